@@ -1,0 +1,72 @@
+"""BiMamba-2: two Mamba-2 mixers, one for each reading direction, that share their projections.
+
+The projections are linear and shared, so ``in_proj`` runs once on x and ``out_proj`` once on the mean of both
+directions. Shapes: T packed positions, D width, K = 2 directions, E = expand * D, H heads of width P, N state width,
+W taps of the convolution.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.ops import Packing, at_least_fp32, full_precision, resolve, rms_norm
+
+SMALLEST_DT, LARGEST_DT, FLOOR_DT = 1e-3, 1e-1, 1e-4
+LARGEST_A = 16.0
+
+
+class BiMamba2(nn.Module):
+    """Mamba-2 (arXiv 2405.21060) in both directions; (T, D) to (T, D)."""
+
+    def __init__(self, config: LDARNetConfig, stage: int) -> None:
+        """Build the mixer of a stage."""
+        super().__init__()
+        ssm, width = config.ssm_cfg, config.d_model[stage]
+        self.ops = config.ops
+        self.d_state, self.headdim, self.chunk_size = ssm["d_state"], ssm["headdim"], ssm["chunk_size"]
+        self.inner = ssm["expand"] * width
+        self.heads = self.inner // self.headdim
+        channels = self.inner + 2 * self.d_state
+        self.in_proj = nn.Linear(width, self.inner + channels + self.heads, bias=False)
+        self.out_proj = nn.Linear(self.inner, width, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(2, channels, ssm["d_conv"]))
+        self.conv_bias = nn.Parameter(torch.empty(2, channels))
+        self.A_log = nn.Parameter(torch.empty(2, self.heads))
+        self.D = nn.Parameter(torch.empty(2, self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(2, self.heads))
+        self.norm_weight = nn.Parameter(torch.empty(2, self.inner))
+
+    @torch.no_grad()
+    def initialize(self) -> None:
+        """Mamba-2's own initialisation of everything that is not a projection."""
+        bound = 1 / math.sqrt(self.conv_weight.shape[-1])
+        init.uniform_(self.conv_weight, -bound, bound)
+        init.uniform_(self.conv_bias, -bound, bound)
+        init.copy_(self.A_log, torch.empty_like(self.A_log).uniform_(1, LARGEST_A).log())
+        init.ones_(self.D)
+        span = math.log(LARGEST_DT) - math.log(SMALLEST_DT)
+        dt = (torch.rand_like(self.dt_bias) * span + math.log(SMALLEST_DT)).exp().clamp(min=FLOOR_DT)
+        init.copy_(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))
+        init.ones_(self.norm_weight)
+
+    def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
+        """Mix along the sequences of a packed row."""
+        device = x_TD.device.type
+        z, xbc, dt = self.in_proj(x_TD).split([self.inner, self.inner + 2 * self.d_state, self.heads], dim=-1)
+        convolve = resolve("convolution", device, self.ops.get("convolution", "auto")).function
+        scan = resolve("ssd", device, self.ops.get("ssd", "auto")).function
+        xbc_TKC = convolve(xbc, self.conv_weight, self.conv_bias, packing)
+        x, b_TKN, c_TKN = xbc_TKC.split([self.inner, self.d_state, self.d_state], dim=-1)
+        with full_precision(x_TD.device):
+            dt_TKH = F.softplus(at_least_fp32(dt)[:, None] + at_least_fp32(self.dt_bias))
+            a_KH = -at_least_fp32(self.A_log).exp()
+        x_TKHP = x.unflatten(-1, (self.heads, self.headdim))
+        y_TKHP = scan(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, at_least_fp32(self.D), packing, self.chunk_size)
+        gated = at_least_fp32(y_TKHP.flatten(2)) * F.silu(at_least_fp32(z))[:, None]
+        return self.out_proj(rms_norm(gated, self.norm_weight).mean(1).to(x_TD.dtype))

@@ -1,0 +1,89 @@
+"""Where chunks begin, and the loss that keeps their number in check.
+
+Shapes: B sequences, T packed positions, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from ldarnet.model.initialization import start_weight
+from ldarnet.ops import Packing, at_least_fp32, full_precision
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """What a router decided for a batch; ``L`` counts bases in the outermost stage and chunks further in.
+
+    Attributes:
+        probability: (B, L), at least float32, 0 on padding.
+        mask: (B, L), whether a chunk begins here; False on padding.
+        lengths: (B,) int64, positions of each sequence that are not padding.
+    """
+
+    probability: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+    def totals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Over the batch, as scalars: number of boundaries, sum of probabilities (with gradient), positions."""
+        exact = self.probability.dtype
+        return self.mask.sum(dtype=exact), self.probability.sum(), self.lengths.sum().to(exact)
+
+
+class Router(nn.Module):
+    """Bidirectional router: a chunk begins where neighbours are unlike.
+
+    cos_t = (q_{t-1}.k_t + q_t.k_{t-1}) / 2 and p_t = (1 - cos_t) / 2 clamped to [0, 1]; p = 1 at the start of a
+    sequence (arXiv 2606.04552). Computed in at least float32 under any autocast.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Projections start as the identity."""
+        super().__init__()
+        self.q_proj = start_weight(nn.Linear(width, width, bias=False), init.eye_)
+        self.k_proj = start_weight(nn.Linear(width, width, bias=False), init.eye_)
+
+    def forward(self, h_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """Boundary probability (T,) and hard boundary (T,); a tie is no boundary."""
+        with full_precision(h_TD.device):
+            h = at_least_fp32(h_TD)
+            q = F.normalize(F.linear(h, at_least_fp32(self.q_proj.weight)), dim=-1)
+            k = F.normalize(F.linear(h, at_least_fp32(self.k_proj.weight)), dim=-1)
+            cos = ((q[:-1] * k[1:]).sum(-1) + (q[1:] * k[:-1]).sum(-1)) / 2
+            p_T = F.pad(((1 - cos) / 2).clamp(0, 1), (1, 0), value=1.0)
+            p_T = torch.where(packing.position == 0, 1.0, p_T)
+        return p_T, p_T > THRESHOLD
+
+
+def straight_through(x: Tensor) -> Tensor:
+    """1 in the forward pass, the identity in the backward pass."""
+    return 1 + (x - x.detach())
+
+
+def ratio_loss(boundary_share: Tensor, mean_probability: Tensor, target: float) -> Tensor:
+    """N/(N-1) ((N-1) F G + (1-F)(1-G)): smallest, and 1, when every N-th position starts a chunk.
+
+    Args:
+        boundary_share: F, share of positions that are boundaries.
+        mean_probability: G, mean boundary probability; the gradient flows through it.
+        target: N, wanted positions per chunk, above 1.
+    """
+    F_, G_ = boundary_share, mean_probability
+    return target / (target - 1) * ((target - 1) * F_ * G_ + (1 - F_) * (1 - G_))
+
+
+def batch_ratio_loss(boundaries: tuple[Boundaries, ...], target: float) -> Tensor:
+    """Sum over the stages of the ratio loss of a batch; 0 where nothing is chunked."""
+    total = torch.zeros(())
+    for stage in boundaries:
+        number, probability, positions = stage.totals()
+        total = total.to(probability) + ratio_loss(number / positions, probability / positions, target)
+    return total

@@ -1,0 +1,144 @@
+"""The model's configuration and the presets of published and small sizes."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ldarnet import alphabet
+from ldarnet.model.layout import check_layout, depth
+
+SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
+ATTENTION_KEYS = ("num_heads", "rotary_emb_dim", "window_size")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ldarnet-110m": {
+        "arch_layout": ["m3t1", ["M10"], "m4"],
+        "d_model": [512, 768],
+        "d_intermediate": [0, 2560],
+        "attn_cfg": {"num_heads": [16, 16], "rotary_emb_dim": [32, 48], "window_size": [1023, -1]},
+    },
+    "ldarnet-2m": {
+        "arch_layout": ["m3t1", ["M6"], "m3"],
+        "d_model": [64, 128],
+        "d_intermediate": [0, 384],
+        "attn_cfg": {"num_heads": [2, 4], "rotary_emb_dim": [32, 32], "window_size": [1023, -1]},
+    },
+    "quickstart": {
+        "arch_layout": ["m1t1", ["M2"], "m1"],
+        "d_model": [64, 96],
+        "d_intermediate": [0, 256],
+        "ssm_cfg": {"d_state": 16, "headdim": 32, "chunk_size": 64},
+        "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [32, 32], "window_size": [63, -1]},
+    },
+    "tiny": {
+        "arch_layout": ["m1t1", ["M1"], "m1"],
+        "d_model": [16, 24],
+        "d_intermediate": [0, 32],
+        "ssm_cfg": {"d_state": 8, "headdim": 8, "chunk_size": 16},
+        "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]},
+    },
+}
+
+
+class LDARNetConfig(PretrainedConfig):
+    """Shape and losses of an LDARNet model (arXiv 2606.04552).
+
+    Lists hold one entry a stage, the outermost first.
+
+    Args:
+        arch_layout: the hierarchy, as in :mod:`ldarnet.model.layout`.
+        d_model: width of every stage; never smaller further in.
+        d_intermediate: hidden width of the SwiGLU MLPs of every stage (rounded up to a multiple of 128), used by
+            capital letters only.
+        ssm_cfg: of BiMamba-2: ``d_state``, ``d_conv``, ``expand``, ``headdim`` and ``chunk_size`` (positions that a
+            Triton kernel takes at a time).
+        attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (to each side; -1 is no limit).
+        target_ratio: bases per chunk that the ratio loss aims at in every stage.
+        ratio_weight: weight of the ratio loss beside the masked-language-modelling loss.
+        ops: a backend demanded for an operation, e.g. ``{"ssd": "torch"}``; the rest is chosen by what runs here.
+
+    Raises:
+        ValueError: parts that do not fit together, naming the field.
+    """
+
+    model_type = "ldarnet"
+
+    arch_layout: list[Any] | None = None
+    d_model: list[int] | None = None
+    d_intermediate: list[int] | None = None
+    ssm_cfg: dict[str, int] | None = None
+    attn_cfg: dict[str, list[int]] | None = None
+    vocab_size: int = alphabet.VOCAB_SIZE
+    target_ratio: float = 4.0
+    ratio_weight: float = 0.03
+    ops: dict[str, str] | None = None
+    pad_token_id: int | None = alphabet.PAD
+    mask_token_id: int = alphabet.MASK
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Fill what was left out with the 2M preset's shape and Mamba-2's defaults, then check that it fits together."""
+        if self.arch_layout is None:
+            for name, value in PRESETS["ldarnet-2m"].items():
+                if getattr(self, name) is None:
+                    setattr(self, name, deepcopy(value))
+        self.d_intermediate = self.d_intermediate or [0] * len(self.d_model or [])
+        self.ssm_cfg = SSM_DEFAULTS | (self.ssm_cfg or {})
+        self.attn_cfg = self.attn_cfg or {}
+        self.ops = self.ops or {}
+        self._check()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> LDARNetConfig:
+        """The configuration of a named size, with some fields changed.
+
+        Raises:
+            ValueError: no preset has this name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        return cls(**(deepcopy(PRESETS[name]) | changes))
+
+    @property
+    def num_stages(self) -> int:
+        """Stages, the innermost included."""
+        return depth(self.arch_layout or [])
+
+    def _check(self) -> None:
+        check_layout(self.arch_layout)
+        stages = self.num_stages
+        for name in ("d_model", "d_intermediate"):
+            if len(getattr(self, name) or []) != stages:
+                raise ValueError(f"{name}: {getattr(self, name)} needs one entry for each of the {stages} stages")
+        if unknown := self.ssm_cfg.keys() - SSM_DEFAULTS.keys():
+            raise ValueError(f"ssm_cfg: unknown {sorted(unknown)}; the keys are {', '.join(SSM_DEFAULTS)}")
+        if unknown := self.attn_cfg.keys() - set(ATTENTION_KEYS):
+            raise ValueError(f"attn_cfg: unknown {sorted(unknown)}; the keys are {', '.join(ATTENTION_KEYS)}")
+        if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
+            raise ValueError(f"d_model: {self.d_model} must not shrink from a stage to the next one in")
+        for width in self.d_model:
+            if width * self.ssm_cfg["expand"] % self.ssm_cfg["headdim"]:
+                raise ValueError(
+                    f"d_model: {width} times expand {self.ssm_cfg['expand']} is no multiple of "
+                    f"headdim {self.ssm_cfg['headdim']}"
+                )
+        if "t" in str(self.arch_layout).lower():
+            self._check_attention(stages)
+
+    def _check_attention(self, stages: int) -> None:
+        for name in ATTENTION_KEYS:
+            if len(self.attn_cfg.get(name, [])) != stages:
+                raise ValueError(f"attn_cfg.{name}: attention needs one entry for each of the {stages} stages")
+        for width, heads, rotary in zip(
+            self.d_model, self.attn_cfg["num_heads"], self.attn_cfg["rotary_emb_dim"], strict=True
+        ):
+            if width % heads:
+                raise ValueError(f"attn_cfg.num_heads: {heads} does not divide the width {width}")
+            if rotary % 2 or rotary > width // heads:
+                raise ValueError(
+                    f"attn_cfg.rotary_emb_dim: {rotary} must be even and at most the head width {width // heads}"
+                )

@@ -1,0 +1,56 @@
+"""The nested list that writes down a hierarchy, e.g. ``["m3t1", ["M10"], "m4"]``.
+
+A stack is a string of letters with repeats: ``m`` BiMamba-2, ``t`` attention, a capital is the same followed by a
+SwiGLU MLP. A stage is ``[encoder, main, decoder]`` around an inner layout, or ``[stack]`` where nothing is chunked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+Layout = list  # list[str | Layout]
+
+_TOKEN = re.compile(r"([mMtT])(\d+)")
+_STACK = re.compile(r"([mMtT][1-9]\d*)+")
+RESIDUAL_BRANCHES = {"m": 1, "t": 1, "M": 2, "T": 2}
+
+
+def layer_letters(stack: str) -> str:
+    """Spell a stack out, one letter a layer: ``m3t1`` becomes ``mmmt``."""
+    return "".join(letter * int(number) for letter, number in _TOKEN.findall(stack))
+
+
+def residual_branches(*stacks: str) -> int:
+    """Count the additions to the residual stream in these stacks."""
+    return sum(RESIDUAL_BRANCHES[letter] for stack in stacks for letter in layer_letters(stack))
+
+
+def is_innermost(layout: Sequence) -> bool:
+    """Whether this layout is one stack, without a chunking."""
+    return len(layout) == 1
+
+
+def depth(layout: Sequence) -> int:
+    """Number of stages, the innermost included: one more than the number of chunkings."""
+    return 1 if is_innermost(layout) else 1 + depth(layout[1])
+
+
+def check_layout(layout: object) -> None:
+    """Raise ValueError where a layout is not of the form above, naming the part that is wrong."""
+    match layout:
+        case [str() as stack]:
+            parts = [stack]
+        case [str() as encoder, list() as inner, str() as decoder]:
+            parts = [encoder, decoder]
+            check_layout(inner)
+        case _:
+            raise ValueError(
+                f"arch_layout: {layout!r} is neither [stack] nor [encoder, inner layout, decoder], "
+                'as in ["m3t1", ["M10"], "m4"]'
+            )
+    for part in parts:
+        if not _STACK.fullmatch(part):
+            raise ValueError(
+                f"arch_layout: {part!r} is not a stack; write letters m, t, M or T, each with a count, as in m3t1"
+            )

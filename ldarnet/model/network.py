@@ -1,0 +1,78 @@
+"""The hierarchy: a stage encodes, chunks, runs the stage inside it on the chunks, dechunks and decodes.
+
+Shapes: T packed positions of this stage, M packed chunks, D width of the stage around, I own width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from ldarnet.model.blocks import Stack
+from ldarnet.model.chunking import Router, straight_through
+from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.initialization import start_weight
+from ldarnet.model.layout import is_innermost, residual_branches
+from ldarnet.ops import Packing, at_least_fp32, full_precision, resolve
+
+Routing = tuple[Tensor, Tensor, Packing]
+
+
+class Stage(nn.Module):
+    """One stage of the hierarchy and all stages inside it; (T, D) to (T, D).
+
+    A wider stage than the one around it lengthens each vector by a learned one and trims the result.
+    """
+
+    def __init__(self, config: LDARNetConfig, layout: list, stage: int = 0, branches: int = 0) -> None:
+        """Build the stage at this depth from its part of the layout.
+
+        Args:
+            config: the model's configuration.
+            layout: ``[stack]`` or ``[encoder, inner layout, decoder]``.
+            stage: depth, 0 the outermost.
+            branches: residual branches of the stages around this one.
+        """
+        super().__init__()
+        self.ops = config.ops
+        width = config.d_model[stage]
+        self.outer_width = config.d_model[max(stage - 1, 0)]
+        widening = width - self.outer_width
+        self.pad_dimension = nn.Parameter(torch.empty(widening)) if widening else None
+        self.innermost = is_innermost(layout)
+        if self.innermost:
+            self.main = Stack(config, stage, layout[0], branches + residual_branches(layout[0]))
+            return
+        encoder, inner, decoder = layout
+        branches += residual_branches(encoder, decoder)
+        self.encoder = Stack(config, stage, encoder, branches)
+        self.residual_proj = start_weight(nn.Linear(width, width), init.zeros_)
+        self.router = Router(width)
+        self.main = Stage(config, inner, stage + 1, branches)
+        self.decoder = Stack(config, stage, decoder, branches)
+
+    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
+        """Run the stage.
+
+        Returns:
+            (T, D), and what each router decided, this stage's first: probability (T,), boundary (T,), packing.
+        """
+        if self.pad_dimension is not None:
+            x_TD = torch.cat([x_TD, self.pad_dimension.expand(len(x_TD), -1).to(x_TD.dtype)], dim=-1)
+        if self.innermost:
+            return self.main(x_TD, packing)[:, : self.outer_width], ()
+        h_TI = self.encoder(x_TD, packing)
+        with full_precision(h_TI.device):
+            weight, bias = at_least_fp32(self.residual_proj.weight), at_least_fp32(self.residual_proj.bias)
+            residual_TI = F.linear(at_least_fp32(h_TI), weight, bias)
+        p_T, boundary_T = self.router(h_TI, packing)
+        kept_M, chunks = packing.select(boundary_T)
+        inner_MI, inner_routings = self.main(h_TI.index_select(0, kept_M), chunks)
+        chunk_of_T = boundary_T.cumsum(0) - 1
+        smooth = resolve("smoothing", h_TI.device.type, self.ops.get("smoothing", "auto")).function
+        u_TI = smooth(inner_MI, p_T.index_select(0, kept_M), chunks, chunk_of_T)
+        confidence_T = straight_through(torch.where(boundary_T, p_T, 1 - p_T))
+        y_TI = self.decoder(u_TI * confidence_T[:, None] + residual_TI, packing)
+        return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings)

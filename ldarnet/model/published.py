@@ -1,0 +1,165 @@
+"""The authors' checkpoint file, read and written.
+
+The file is ``{"model": state dict, "config": dict, "step": int}``. Each BiMamba-2 layer stands there as two mixers,
+``fwd`` and ``bwd``, with the shared projections under both names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldarnet.errors import UserError
+from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.modeling import LDARNetForMaskedLM
+
+_CONFIG_FIELDS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "attn_cfg")
+_DIRECTIONS = ("fwd", "bwd")
+
+# A parameter's name: ours, and the authors'. The order matters: the first that fits is taken.
+_RENAMED = (
+    (".main.", ".main_network."),
+    (".router.q_proj.", ".routing_module.q_proj_layer."),
+    (".router.k_proj.", ".routing_module.k_proj_layer."),
+    (".mixer.qkv_proj.", ".mixer.Wqkv."),
+)
+_PER_DIRECTION = {
+    "conv_weight": "conv1d.weight",
+    "conv_bias": "conv1d.bias",
+    "A_log": "A_log",
+    "D": "D",
+    "dt_bias": "dt_bias",
+    "norm_weight": "norm.weight",
+}
+_SHARED = ("in_proj.weight", "out_proj.weight")
+
+
+def published_names(name: str, bimamba: bool) -> list[str]:
+    """The authors' names for one of our parameters: one, or one for each direction of a BiMamba-2 mixer.
+
+    Args:
+        name: a name in ``LDARNetForMaskedLM.named_parameters()``.
+        bimamba: whether the parameter belongs to a BiMamba-2 mixer.
+    """
+    name = name.removeprefix("model.")
+    name = re.sub(r"(encoder|decoder|main)\.norm\.", r"\1.rmsnorm.", name)
+    for ours, theirs in _RENAMED:
+        # Two stages inside each other share the dot between their names.
+        while ours in name:
+            name = name.replace(ours, theirs)
+    if not bimamba:
+        return [name]
+    layer, _, part = name.partition(".mixer.")
+    part = _PER_DIRECTION.get(part, part)
+    return [f"{layer}.mixer.{direction}.{part}" for direction in _DIRECTIONS]
+
+
+def _in_bimamba(model: LDARNetForMaskedLM, name: str) -> bool:
+    layer, found, _ = name.partition(".mixer.")
+    return bool(found) and hasattr(model.get_submodule(f"{layer}.mixer"), "A_log")
+
+
+def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors that stand under our parameter names, splitting those that hold both directions.
+
+    Shared projections appear under both directions' names.
+    """
+    published = {}
+    for name, tensor in tensors.items():
+        names = published_names(name, _in_bimamba(model, name))
+        if len(names) == 1 or name.endswith(_SHARED):
+            published |= {theirs: tensor for theirs in names}
+        else:
+            parts = [part[:, None] if name.endswith("conv_weight") else part for part in tensor.unbind(0)]
+            published |= {theirs: part.clone() for theirs, part in zip(names, parts, strict=True)}
+    return published
+
+
+def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Rename the authors' tensors to our parameter names, joining directions.
+
+    Args:
+        model: a model of the same architecture.
+        published: the authors' state dict.
+        source: what to call it in an error, e.g. the file.
+
+    Raises:
+        UserError: a tensor is missing, left over, of another shape, or differs between the two names of one matrix.
+    """
+    left, state = dict(published), {}
+    for name, ours in model.state_dict().items():
+        names = published_names(name, _in_bimamba(model, name))
+        if missing := [theirs for theirs in names if theirs not in left]:
+            raise UserError(f"{source}: no tensor {missing[0]!r}; is the file of another architecture than its config?")
+        parts = [left.pop(theirs) for theirs in names]
+        if name.endswith(_SHARED) and not all(torch.equal(parts[0], part) for part in parts):
+            raise UserError(f"{source}: {names[0]!r} and {names[1]!r} differ; only shared projections can be read")
+        tensor = parts[0] if len(names) == 1 or name.endswith(_SHARED) else torch.stack(parts)
+        tensor = tensor.squeeze(2) if name.endswith("conv_weight") else tensor
+        if tensor.shape != ours.shape:
+            raise UserError(f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, expected {tuple(ours.shape)}")
+        state[name] = tensor
+    if left:
+        raise UserError(f"{source}: {len(left)} tensors have no place in this architecture, among them {min(left)!r}")
+    return state
+
+
+def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNetConfig:
+    if missing := [name for name in _CONFIG_FIELDS if name not in published]:
+        raise UserError(f"{source}: its config has no {missing[0]!r}; is this a published LDARNet checkpoint?")
+    fields = {name: published[name] for name in _CONFIG_FIELDS}
+    try:
+        return LDARNetConfig(
+            **fields,
+            tie_word_embeddings=published.get("tie_embeddings", False),
+            pad_token_id=published.get("pad_token_id", LDARNetConfig.pad_token_id),
+            mask_token_id=published.get("mask_token_id", LDARNetConfig.mask_token_id),
+        )
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
+    """Read the authors' ``.pt`` file; nothing in it is executed.
+
+    Returns:
+        The model in float32, in evaluation mode.
+
+    Raises:
+        UserError: the file is missing, not such a checkpoint, or does not fit its own config.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the path of a published LDARNet checkpoint (.pt)") from None
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from error
+    if not isinstance(content, dict) or not {"model", "config"} <= content.keys():
+        raise UserError(f"{path}: holds no 'model' and 'config'; is this a published LDARNet checkpoint?")
+    model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
+    model.load_state_dict(from_published(model, content["model"], str(path)))
+    model.tie_weights()
+    return model.eval()
+
+
+def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step: int = 0) -> None:
+    """Write a model in the authors' form."""
+    from ldarnet.files import atomic_path
+
+    config = model.config
+    published = {name: getattr(config, name) for name in _CONFIG_FIELDS}
+    published["ssm_cfg"] = {key: value for key, value in config.ssm_cfg.items() if key != "headdim" or value != 64}
+    published |= {
+        "tie_embeddings": config.tie_word_embeddings,
+        "mode": "mlm",
+        "pad_token_id": config.pad_token_id,
+        "mask_token_id": config.mask_token_id,
+    }
+    with atomic_path(Path(path)) as staged:
+        torch.save({"model": to_published(model, model.state_dict()), "config": published, "step": step}, staged)

@@ -1,0 +1,36 @@
+"""The Hugging Face tokenizer: one token a base, no tokens added around a sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ldarnet import alphabet
+
+
+def _one_token_a_base() -> Tokenizer:
+    vocabulary = {token: number for number, token in enumerate(alphabet.TOKENS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=alphabet.TOKENS[alphabet.N]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(base.lower(), base) for base in "ACGT"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+class DNATokenizer(PreTrainedTokenizerFast):
+    """Letters to ids 0..6 as in :mod:`ldarnet.alphabet`: lower case is read as upper case, other letters as N."""
+
+    model_input_names = ["input_ids", "attention_mask"]
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Build the tokenizer; it takes no vocabulary, since the alphabet is fixed."""
+        if not {"tokenizer_object", "tokenizer_file"} & kwargs.keys():
+            kwargs["tokenizer_object"] = _one_token_a_base()
+        special = {
+            "unk_token": alphabet.TOKENS[alphabet.N],
+            "mask_token": alphabet.TOKENS[alphabet.MASK],
+            "pad_token": alphabet.TOKENS[alphabet.PAD],
+        }
+        super().__init__(**(special | {"padding_side": "right"} | kwargs))

@@ -1,0 +1,144 @@
+"""The Hugging Face contracts: save, load, Auto classes, tied weights, tokenizer, presets."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from ldarnet import (
+    DNATokenizer,
+    LDARNetConfig,
+    LDARNetForMaskedLM,
+    LDARNetForSequenceClassification,
+    LDARNetModel,
+)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(tied, tmp_path):
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", tie_word_embeddings=tied)).eval()
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(0, 4, (2, 70))
+    wanted = model(ids).logits
+    for loader in (LDARNetForMaskedLM, AutoModelForMaskedLM, AutoModelForMaskedLM):
+        again = loader.from_pretrained(tmp_path).eval()
+        assert type(again) is LDARNetForMaskedLM
+        assert torch.equal(again(ids).logits, wanted)
+        assert (again.lm_head.weight is again.model.embeddings.weight) == tied
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
+
+
+def test_other_heads_take_the_same_weights(tmp_path):
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(0, 4, (1, 33))
+    hidden = model(ids).last_hidden_state
+    assert torch.equal(AutoModel.from_pretrained(tmp_path).eval()(ids).last_hidden_state, hidden)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
+    assert type(classifier) is LDARNetForSequenceClassification
+    assert torch.equal(classifier(ids).last_hidden_state, hidden)
+    assert isinstance(AutoModel.from_config(AutoConfig.from_pretrained(tmp_path)), LDARNetModel)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("ldarnet-110m", 110_687_296), ("ldarnet-2m", 2_011_288)])
+def test_published_sizes(name, parameters):
+    with torch.device("meta"):
+        model = LDARNetForMaskedLM(LDARNetConfig.preset(name))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_initialisation_follows_the_paper():
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("ldarnet-2m"))
+    backbone, inner = model.model.backbone, model.model.backbone.main.main
+
+    def std(weight):
+        return weight.std().item()
+
+    assert std(backbone.encoder.layers[0].mixer.in_proj.weight) == pytest.approx(0.02, rel=0.05)
+    # Seven residual branches in encoder and decoder, twelve more in the main network.
+    assert std(backbone.encoder.layers[3].mixer.out_proj.weight) == pytest.approx(0.02 / 7**0.5, rel=0.05)
+    assert std(inner.layers[5].mlp.fc2.weight) == pytest.approx(0.02 / 19**0.5, rel=0.05)
+    assert torch.equal(backbone.router.q_proj.weight, torch.eye(64))
+    assert not backbone.residual_proj.weight.any()
+    mixer = inner.layers[0].mixer
+    assert (mixer.A_log.exp() >= 1).all()
+    assert (mixer.A_log.exp() <= 16).all()
+    dt = torch.nn.functional.softplus(mixer.dt_bias)
+    assert dt.min() >= 1e-3 * 0.99
+    assert dt.max() <= 1e-1 * 1.01
+    assert (mixer.D == 1).all()
+
+
+def test_what_a_trainer_asks_about_parameters():
+    model = LDARNetForMaskedLM(
+        LDARNetConfig.preset(
+            "tiny",
+            arch_layout=["m1", ["M1", ["M1"], "m1"], "m1"],
+            d_model=[16, 24, 32],
+            d_intermediate=[0, 32, 32],
+            attn_cfg={},
+        )
+    )
+    stages = model.parameter_stage()
+    assert stages.keys() == dict(model.named_parameters()).keys()
+    expected = {
+        "lm_head.weight": 0,
+        "model.embeddings.weight": 0,
+        "model.backbone.router.q_proj.weight": 0,
+        "model.backbone.decoder.norm.weight": 0,
+        "model.backbone.main.pad_dimension": 1,
+        "model.backbone.main.encoder.layers.0.mixer.in_proj.weight": 1,
+        "model.backbone.main.decoder.norm.weight": 1,
+        "model.backbone.main.main.pad_dimension": 2,
+        "model.backbone.main.main.main.layers.0.mlp.fc1.weight": 2,
+        "model.backbone.main.main.main.norm.weight": 2,
+    }
+    assert {name: stages[name] for name in expected} == expected
+    undecayed = model.no_weight_decay()
+    assert {name.rpartition(".")[2] for name in undecayed} == {
+        "weight", "bias", "conv_bias", "norm_weight", "A_log", "D", "dt_bias",
+    }  # fmt: skip
+    assert all("norm" in name for name in undecayed if name.endswith(".weight"))
+    assert not any("proj.weight" in name or "fc" in name or "conv_weight" in name for name in undecayed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch_layout": ["m1t", ["M1"], "m1"]}, "'m1t' is not a stack"),
+        ({"arch_layout": ["m1", "M1", "m1"]}, "is neither"),
+        ({"d_model": [16]}, "d_model.*needs one entry for each of the 2 stages"),
+        ({"d_model": [24, 16]}, "must not shrink"),
+        ({"ssm_cfg": {"state": 8}}, "ssm_cfg: unknown.*state"),
+        ({"ssm_cfg": {"headdim": 7}}, "no multiple of headdim 7"),
+        ({"attn_cfg": {"num_heads": [3, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "3 does not divide"),
+        ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [10, 8], "window_size": [7, -1]}}, "at most the head width 8"),
+        ({"attn_cfg": {}}, "attn_cfg.num_heads: attention needs one entry"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_together_names_the_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        LDARNetConfig.preset("tiny", **changes)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ValueError, match=r"no preset 'huge'.*ldarnet-2m"):
+        LDARNetConfig.preset("huge")
+
+
+def test_the_tokenizer_round_trips(tmp_path):
+    tokenizer = DNATokenizer()
+    assert tokenizer("ACGTNacgtRx")["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4]
+    assert tokenizer("AC[MASK]GT")["input_ids"] == [0, 1, 5, 2, 3]
+    batch = tokenizer(["ACG", "A"], padding=True, return_tensors="pt")
+    assert batch["input_ids"].tolist() == [[0, 1, 2], [0, 6, 6]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert tokenizer.decode([0, 1, 2, 3, 4]) == "ACGTN"
+    assert (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.vocab_size) == (6, 5, 7)
+    tokenizer.save_pretrained(tmp_path)
+    LDARNetConfig.preset("tiny").save_pretrained(tmp_path)
+    for again in (DNATokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert type(again) is DNATokenizer
+        assert again("ACGTNacgtRx[MASK]")["input_ids"] == tokenizer("ACGTNacgtRx[MASK]")["input_ids"]
+        assert (again.pad_token_id, again.mask_token_id) == (6, 5)

@@ -1,0 +1,181 @@
+"""Every operation against the plainest loop that computes it, in float64, forward and backward, packed sequences."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ldarnet.ops import Packing, backends, rms_norm, rotate
+from ldarnet.ops.ssd import blocked_scan
+
+LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
+
+
+def packing_of(lengths):
+    return Packing.of_lengths(torch.tensor(lengths), sum(lengths))
+
+
+def spans(lengths):
+    start = 0
+    for length in lengths:
+        yield range(start, start + length)
+        start += length
+
+
+def random(*shape, seed=0, grad=True):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_(grad)
+
+
+def cpu_backends(operation):
+    return [b.function for b in backends() if b.operation == operation and not b.obstacle("cpu")]
+
+
+def assert_same_with_gradients(ours, plain, inputs, tolerance=1e-9):
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    weight = torch.linspace(-1, 1, plain.numel(), dtype=plain.dtype).view_as(plain)
+    got = torch.autograd.grad((ours * weight).sum(), inputs, retain_graph=True)
+    wanted = torch.autograd.grad((plain * weight).sum(), inputs)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def plain_ssd(x, dt, a, b, c, d, lengths):
+    T, K, H, P = x.shape
+    rows = [[None] * T for _ in range(K)]
+    for span in spans(lengths):
+        for k in range(K):
+            state = x.new_zeros(H, b.shape[-1], P)
+            for t in span if k == 0 else reversed(span):
+                decay = (dt[t, k] * a[k]).exp()[:, None, None]
+                state = decay * state + dt[t, k][:, None, None] * b[t, k][None, :, None] * x[t, k][:, None, :]
+                rows[k][t] = torch.einsum("n,hnp->hp", c[t, k], state) + d[k][:, None] * x[t, k]
+    return torch.stack([torch.stack(row) for row in rows], 1)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("function", cpu_backends("ssd"))
+def test_ssd(function, lengths):
+    T = sum(lengths)
+    x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
+    dt, a = random(T, 2, 3, seed=2), random(2, 3, seed=3)
+    steps, rates = F.softplus(dt), -a.exp()
+    ours = function(x, steps, rates, b, c, d, packing_of(lengths), 64)
+    assert_same_with_gradients(ours, plain_ssd(x, steps, rates, b, c, d, lengths), [x, dt, a, b, c, d])
+
+
+def test_scan_gradients_agree_with_finite_differences():
+    x, log_decay, b, c = random(7, 2, 1, 2), random(7, 2, 1), random(7, 2, 2), random(7, 2, 2, seed=1)
+    packing = packing_of([2, 5])
+    assert torch.autograd.gradcheck(
+        lambda x, r, b, c: blocked_scan(x, -F.softplus(r), b, c, packing, 3), (x, log_decay, b, c)
+    )
+
+
+def test_scan_does_not_depend_on_the_block_size():
+    x, log_decay, b, c = random(50, 2, 1, 2), -random(50, 2, 1).abs(), random(50, 2, 2), random(50, 2, 2, seed=1)
+    packing = packing_of([20, 30])
+    whole = blocked_scan(x, log_decay, b, c, packing, 50)
+    for block in (1, 7, 16):
+        torch.testing.assert_close(blocked_scan(x, log_decay, b, c, packing, block), whole)
+
+
+def plain_convolution(x, weight, bias, lengths):
+    T, C = x.shape
+    K, _, W = weight.shape
+    out = [[bias[k] for _ in range(T)] for k in range(K)]
+    for span in spans(lengths):
+        for t in span:
+            for back in range(W):
+                for k, source in ((0, t - back), (1, t + back)):
+                    if source in span:
+                        out[k][t] = out[k][t] + weight[k, :, W - 1 - back] * x[source]
+    return F.silu(torch.stack([torch.stack(row) for row in out], 1))
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("function", cpu_backends("convolution"))
+def test_convolution(function, lengths):
+    x, weight, bias = random(sum(lengths), 3), random(2, 3, 4), random(2, 3)
+    ours = function(x, weight, bias, packing_of(lengths))
+    assert_same_with_gradients(ours, plain_convolution(x, weight, bias, lengths), [x, weight, bias])
+
+
+def plain_smoothing(chunk, probability, lengths, chunk_of):
+    p = probability.clamp(1e-4, 1 - 1e-4)
+    rows = [torch.zeros_like(chunk[0])] * len(chunk)
+    for span in spans(lengths):
+        for order in (span, reversed(span)):
+            state = torch.zeros_like(chunk[0])
+            for j in order:
+                state = p[j] * chunk[j] + (1 - p[j]) * state
+                rows[j] = rows[j] + state / 2
+    return torch.stack(rows)[chunk_of]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("function", cpu_backends("smoothing"))
+@pytest.mark.parametrize("kind", ["random", "sure", "unsure"])
+def test_smoothing(function, lengths, kind):
+    M = sum(lengths)
+    chunk = random(M, 3)
+    level = random(M, seed=5)
+    probability = {"random": level.sigmoid(), "sure": level * 0 + 1, "unsure": level * 0 + 0.5000001}[kind]
+    chunk_of = torch.arange(M).repeat_interleave(torch.arange(M) % 3 + 1)
+    ours = function(chunk, probability, packing_of(lengths), chunk_of)
+    assert_same_with_gradients(ours, plain_smoothing(chunk, probability, lengths, chunk_of), [chunk, level], 1e-7)
+
+
+@pytest.mark.parametrize("function", cpu_backends("smoothing"))
+def test_smoothing_stays_exact_over_a_long_sequence(function):
+    chunk, level = random(3000, 2, grad=False), random(3000, grad=False)
+    packing, chunk_of = packing_of([3000]), torch.arange(3000)
+    exact = plain_smoothing(chunk, level.sigmoid(), [3000], chunk_of)
+    ours = function(chunk.float(), level.sigmoid().float(), packing, chunk_of)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
+
+
+def plain_attention(q, k, v, lengths, window):
+    out = torch.zeros_like(q)
+    for span in spans(lengths):
+        for t in span:
+            near = [s for s in span if window < 0 or abs(s - t) <= window]
+            score = torch.einsum("hp,shp->hs", q[t], k[near]) / math.sqrt(q.shape[-1])
+            row = torch.einsum("hs,shp->hp", score.softmax(-1), v[near])
+            out = out.index_copy(0, torch.tensor([t]), row[None])
+    return out
+
+
+@pytest.mark.parametrize("lengths", [[1], [40], [5, 5, 1, 33], [3, 0, 20]])
+@pytest.mark.parametrize("window", [-1, 0, 3, 1000])
+@pytest.mark.parametrize("function", cpu_backends("attention"))
+def test_attention(function, lengths, window, monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.attention.BLOCK", 8, raising=False)
+    q, k, v = (random(sum(lengths), 2, 4, seed=seed) for seed in range(3))
+    ours = function(q, k, v, packing_of(lengths), window)
+    assert_same_with_gradients(ours, plain_attention(q, k, v, lengths, window), [q, k, v])
+
+
+def test_norm():
+    x, weight = random(5, 2, 8), random(2, 8)
+    plain = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+    assert_same_with_gradients(rms_norm(x, weight), plain, [x, weight])
+
+
+def test_rotary_scores_depend_on_distance_only():
+    q, k = random(1, 1, 8, grad=False), random(1, 1, 8, grad=False, seed=1)
+
+    def score(i, j):
+        return (rotate(q, torch.tensor([i]), 6) * rotate(k, torch.tensor([j]), 6)).sum()
+
+    torch.testing.assert_close(score(3, 10), score(103, 110))
+    assert not torch.isclose(score(3, 10), score(3, 11))
+
+
+def test_rotary_leaves_the_first_position_and_the_unrotated_features_alone():
+    q = random(2, 1, 8, grad=False)
+    turned = rotate(q, torch.tensor([0, 5]), 4)
+    torch.testing.assert_close(turned[0], q[0])
+    torch.testing.assert_close(turned[..., 4:], q[..., 4:])
