@@ -11,8 +11,8 @@ from transformers import initialization as init
 
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.initialization import INITIAL_STD, start_weight
 from ldarnet.model.layout import layer_letters
+from ldarnet.model.linear import INITIAL_STD, start_weight
 from ldarnet.ops import Packing, at_least_fp32, resolve, rms_norm, rotate
 
 MLP_MULTIPLE = 128
@@ -103,12 +103,13 @@ class Stack(nn.Module):
                 every branch starts with a standard deviation of 0.02 / sqrt(branches).
         """
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config, stage, letter) for letter in layer_letters(stack))
-        self.norm = RMSNorm(config.d_model[stage])
-        branch_ends = [layer.mixer.out_proj for layer in self.layers]
-        branch_ends += [layer.mlp.fc2 for layer in self.layers if layer.mlp is not None]
+        layers = [Layer(config, stage, letter) for letter in layer_letters(stack)]
+        branch_ends = [layer.mixer.out_proj for layer in layers]
+        branch_ends += [layer.mlp.fc2 for layer in layers if layer.mlp is not None]
         for projection in branch_ends:
             start_weight(projection, init.normal_, std=INITIAL_STD / branches**0.5)
+        self.layers = nn.ModuleList(layers)
+        self.norm = RMSNorm(config.d_model[stage])
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Apply to the sequences of a packed row."""

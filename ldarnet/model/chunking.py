@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from ldarnet.model.initialization import start_weight
-from ldarnet.ops import Packing, at_least_fp32, full_precision
+from ldarnet.model.linear import ExactLinear, start_weight
+from ldarnet.ops import Packing
 
 THRESHOLD = 0.5
 
@@ -48,18 +48,16 @@ class Router(nn.Module):
     def __init__(self, width: int) -> None:
         """Projections start as the identity."""
         super().__init__()
-        self.q_proj = start_weight(nn.Linear(width, width, bias=False), init.eye_)
-        self.k_proj = start_weight(nn.Linear(width, width, bias=False), init.eye_)
+        self.q_proj = start_weight(ExactLinear(width, width, bias=False), init.eye_)
+        self.k_proj = start_weight(ExactLinear(width, width, bias=False), init.eye_)
 
     def forward(self, h_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Boundary probability (T,) and hard boundary (T,); a tie is no boundary."""
-        with full_precision(h_TD.device):
-            h = at_least_fp32(h_TD)
-            q = F.normalize(F.linear(h, at_least_fp32(self.q_proj.weight)), dim=-1)
-            k = F.normalize(F.linear(h, at_least_fp32(self.k_proj.weight)), dim=-1)
-            cos = ((q[:-1] * k[1:]).sum(-1) + (q[1:] * k[:-1]).sum(-1)) / 2
-            p_T = F.pad(((1 - cos) / 2).clamp(0, 1), (1, 0), value=1.0)
-            p_T = torch.where(packing.position == 0, 1.0, p_T)
+        q = F.normalize(self.q_proj(h_TD), dim=-1)
+        k = F.normalize(self.k_proj(h_TD), dim=-1)
+        cos = ((q[:-1] * k[1:]).sum(-1) + (q[1:] * k[:-1]).sum(-1)) / 2
+        p_T = F.pad(((1 - cos) / 2).clamp(0, 1), (1, 0), value=1.0)
+        p_T = torch.where(packing.position == 0, 1.0, p_T)
         return p_T, p_T > THRESHOLD
 
 

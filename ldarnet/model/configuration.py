@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import field
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -43,10 +44,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _default(name: str) -> Any:
+    return field(default_factory=lambda: deepcopy(PRESETS["ldarnet-2m"][name]))
+
+
 class LDARNetConfig(PretrainedConfig):
     """Shape and losses of an LDARNet model (arXiv 2606.04552).
 
-    Lists hold one entry a stage, the outermost first.
+    Lists hold one entry a stage, the outermost first. The defaults are those of the ``ldarnet-2m`` preset.
 
     Args:
         arch_layout: the hierarchy, as in :mod:`ldarnet.model.layout`.
@@ -66,29 +71,22 @@ class LDARNetConfig(PretrainedConfig):
 
     model_type = "ldarnet"
 
-    arch_layout: list[Any] | None = None
-    d_model: list[int] | None = None
-    d_intermediate: list[int] | None = None
-    ssm_cfg: dict[str, int] | None = None
-    attn_cfg: dict[str, list[int]] | None = None
+    arch_layout: list[Any] = _default("arch_layout")
+    d_model: list[int] = _default("d_model")
+    d_intermediate: list[int] = _default("d_intermediate")
+    ssm_cfg: dict[str, int] = field(default_factory=SSM_DEFAULTS.copy)
+    attn_cfg: dict[str, list[int]] = _default("attn_cfg")
     vocab_size: int = alphabet.VOCAB_SIZE
     target_ratio: float = 4.0
     ratio_weight: float = 0.03
-    ops: dict[str, str] | None = None
+    ops: dict[str, str] = field(default_factory=dict)
     pad_token_id: int | None = alphabet.PAD
     mask_token_id: int = alphabet.MASK
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill what was left out with the 2M preset's shape and Mamba-2's defaults, then check that it fits together."""
-        if self.arch_layout is None:
-            for name, value in PRESETS["ldarnet-2m"].items():
-                if getattr(self, name) is None:
-                    setattr(self, name, deepcopy(value))
-        self.d_intermediate = self.d_intermediate or [0] * len(self.d_model or [])
-        self.ssm_cfg = SSM_DEFAULTS | (self.ssm_cfg or {})
-        self.attn_cfg = self.attn_cfg or {}
-        self.ops = self.ops or {}
+        """Complete ``ssm_cfg`` with Mamba-2's defaults, and check that everything fits together."""
+        self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         self._check()
         super().__post_init__(**kwargs)
 
@@ -106,13 +104,13 @@ class LDARNetConfig(PretrainedConfig):
     @property
     def num_stages(self) -> int:
         """Stages, the innermost included."""
-        return depth(self.arch_layout or [])
+        return depth(self.arch_layout)
 
     def _check(self) -> None:
         check_layout(self.arch_layout)
         stages = self.num_stages
         for name in ("d_model", "d_intermediate"):
-            if len(getattr(self, name) or []) != stages:
+            if len(getattr(self, name)) != stages:
                 raise ValueError(f"{name}: {getattr(self, name)} needs one entry for each of the {stages} stages")
         if unknown := self.ssm_cfg.keys() - SSM_DEFAULTS.keys():
             raise ValueError(f"ssm_cfg: unknown {sorted(unknown)}; the keys are {', '.join(SSM_DEFAULTS)}")

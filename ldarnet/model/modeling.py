@@ -19,7 +19,7 @@ from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import RMSNorm
 from ldarnet.model.chunking import Boundaries, batch_ratio_loss
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.initialization import INITIAL_STD, initialize_linear
+from ldarnet.model.linear import INITIAL_STD, initialize_linear
 from ldarnet.model.network import Routing, Stage
 from ldarnet.ops import Packing, at_least_fp32
 
@@ -65,6 +65,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
 
     config_class = LDARNetConfig
     base_model_prefix = "model"
+    _input_embed_layer = "embeddings"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = False
 
@@ -104,14 +105,6 @@ class LDARNetModel(LDARNetPreTrainedModel):
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model[0])
         self.backbone = Stage(config, config.arch_layout)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding of letters."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the embedding of letters."""
-        self.embeddings = value
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LDARNetOutput:
         """Encode a batch; each sequence gets what it would get alone.
@@ -210,6 +203,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         """Build with fresh weights for ``config.num_labels`` classes."""
         super().__init__(config)
         self.model = LDARNetModel(config)
+        assert config.num_labels is not None
         self.classifier = nn.Linear(config.d_model[0], config.num_labels)
         self.post_init()
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.blocks import Stack
 from ldarnet.model.chunking import Router, straight_through
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.initialization import start_weight
 from ldarnet.model.layout import is_innermost, residual_branches
-from ldarnet.ops import Packing, at_least_fp32, full_precision, resolve
+from ldarnet.model.linear import ExactLinear, start_weight
+from ldarnet.ops import Packing, resolve
 
 Routing = tuple[Tensor, Tensor, Packing]
 
@@ -48,7 +47,7 @@ class Stage(nn.Module):
         encoder, inner, decoder = layout
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
-        self.residual_proj = start_weight(nn.Linear(width, width), init.zeros_)
+        self.residual_proj = start_weight(ExactLinear(width, width), init.zeros_)
         self.router = Router(width)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
@@ -64,9 +63,7 @@ class Stage(nn.Module):
         if self.innermost:
             return self.main(x_TD, packing)[:, : self.outer_width], ()
         h_TI = self.encoder(x_TD, packing)
-        with full_precision(h_TI.device):
-            weight, bias = at_least_fp32(self.residual_proj.weight), at_least_fp32(self.residual_proj.bias)
-            residual_TI = F.linear(at_least_fp32(h_TI), weight, bias)
+        residual_TI = self.residual_proj(h_TI)
         p_T, boundary_T = self.router(h_TI, packing)
         kept_M, chunks = packing.select(boundary_T)
         inner_MI, inner_routings = self.main(h_TI.index_select(0, kept_M), chunks)

@@ -73,7 +73,7 @@ def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> di
     for name, tensor in tensors.items():
         names = published_names(name, _in_bimamba(model, name))
         if len(names) == 1 or name.endswith(_SHARED):
-            published |= {theirs: tensor for theirs in names}
+            published |= dict.fromkeys(names, tensor)
         else:
             parts = [part[:, None] if name.endswith("conv_weight") else part for part in tensor.unbind(0)]
             published |= {theirs: part.clone() for theirs, part in zip(names, parts, strict=True)}

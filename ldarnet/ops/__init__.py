@@ -1,6 +1,12 @@
 """Operations of the model: each a reference in plain PyTorch, fast backends beside it, one registry that chooses."""
 
-from ldarnet.ops import attention, convolution, smoothing, ssd  # noqa: F401  (they register themselves)
+from ldarnet.ops import (  # noqa: F401  (they register themselves)
+    attention,
+    convolution,
+    kernels,
+    smoothing,
+    ssd,
+)
 from ldarnet.ops.norm import rms_norm
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision

@@ -20,13 +20,17 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
     Returns:
         (T, K, C), in the dtype of x.
     """
-    T, C = x_TC.shape
     W = weight_KCW.shape[-1]
-    place_T = torch.arange(T, device=x_TC.device) + (packing.sequence + 1) * (W - 1)
-    width = T + len(packing.starts) * (W - 1)
-    row = x_TC.new_zeros(width, C).index_copy(0, place_T, x_TC)
-    left, right = weight_KCW.to(x_TC.dtype).unbind(0)
-    both_CKW = torch.stack([F.pad(left, (0, W - 1)), F.pad(right.flip(-1), (W - 1, 0))], 1)
-    y = F.conv1d(row.t()[None], both_CKW.reshape(2 * C, 1, 2 * W - 1), padding=W - 1, groups=C)
-    y_TKC = y[0].view(C, 2, width).index_select(2, place_T).permute(2, 1, 0)
-    return F.silu(y_TKC + bias_KC.to(x_TC.dtype))
+    margin = W - 1
+    place_T = torch.arange(len(x_TC), device=x_TC.device) + packing.sequence * margin
+    width = len(x_TC) + (len(packing.starts) - 2) * margin
+    row = x_TC.new_zeros(width + 2 * margin, x_TC.shape[1]).index_copy(0, place_T + margin, x_TC)
+    weight_KCW, bias_KC = weight_KCW.to(x_TC.dtype), bias_KC.to(x_TC.dtype)
+    directions = []
+    for weight_CW, bias_C, back in zip(weight_KCW, bias_KC, (-1, 1), strict=True):
+        y = bias_C.expand(width, -1)
+        for tap in range(W):
+            first = margin + back * (margin - tap)
+            y = torch.addcmul(y, row[first : first + width], weight_CW[:, tap])
+        directions.append(y)
+    return F.silu(torch.stack(directions, 1).index_select(0, place_T))

@@ -1,7 +1,5 @@
 """Where at least float32 is demanded: islands inside autocast, and float64 kept when the model is float64."""
 
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,6 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
+def full_precision(device: torch.device) -> torch.autocast:
     """A context in which autocast does not lower the precision of products on this device."""
     return torch.autocast(device.type, enabled=False)

@@ -1,7 +1,7 @@
 """One registry that knows every implementation of every operation and chooses between them.
 
 The first registered backend of an operation is its reference in plain PyTorch: it runs on every device and dtype.
-Later ones are faster, need a device or a package, and are preferred where they can run.
+Later ones are faster and need a device or a package; ``auto`` prefers them where they can run.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Backend:
         devices: device types it runs on; empty means all.
         package: the module that must be importable, or none.
         install: the command that installs that package.
+        automatic: whether ``auto`` may choose it; only once it has been shown to agree with the reference.
     """
 
     operation: str
@@ -36,6 +37,7 @@ class Backend:
     devices: frozenset[str] = frozenset()
     package: str = ""
     install: str = ""
+    automatic: bool = True
 
     def obstacle(self, device: str) -> str:
         """Why this backend cannot run on a device type; empty when it can."""
@@ -50,12 +52,18 @@ _BACKENDS: dict[str, dict[str, Backend]] = {}
 
 
 def register(
-    operation: str, name: str, *, devices: tuple[str, ...] = (), package: str = "", install: str = ""
+    operation: str,
+    name: str,
+    *,
+    devices: tuple[str, ...] = (),
+    package: str = "",
+    install: str = "",
+    automatic: bool = True,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function as a backend of an operation."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        backend = Backend(operation, name, function, frozenset(devices), package, install)
+        backend = Backend(operation, name, function, frozenset(devices), package, install, automatic)
         _BACKENDS.setdefault(operation, {})[name] = backend
         return function
 
@@ -83,7 +91,8 @@ def resolve(operation: str, device: str, demand: str = "auto") -> Backend:
     if known is None:
         raise UserError(f"ops: no operation {operation!r}; the operations are {', '.join(_BACKENDS)}")
     if demand == "auto":
-        return next(backend for backend in reversed(known.values()) if not backend.obstacle(device))
+        usable = (backend for backend in reversed(known.values()) if backend.automatic and not backend.obstacle(device))
+        return next(usable)
     if demand not in known:
         raise UserError(f"ops.{operation}: no backend {demand!r}; choose auto or one of {', '.join(known)}")
     if obstacle := known[demand].obstacle(device):

@@ -62,9 +62,7 @@ def blocked_scan(
 
 def _neighbour(value_CK: Tensor, border: int) -> Tensor:
     """The value of the block read before: c-1 in direction 0, c+1 in direction 1."""
-    return torch.stack(
-        [F.pad(value_CK[:-1, 0], (1, 0), value=border), F.pad(value_CK[1:, 1], (0, 1), value=border)], 1
-    )
+    return torch.stack([F.pad(value_CK[:-1, 0], (1, 0), value=border), F.pad(value_CK[1:, 1], (0, 1), value=border)], 1)
 
 
 def _pass_states(states_CKHNP: Tensor, decay_CKH: Tensor, edge_sequence_CK: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ def test_the_ratio_loss_is_smallest_at_the_target(target):
     share = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     loss = ratio_loss(share, share, target)
     assert abs(share[loss.argmin()] - 1 / target) <= 0.01
-    torch.testing.assert_close(ratio_loss(torch.tensor(1 / target), torch.tensor(1 / target), target), torch.tensor(1.0))
+    torch.testing.assert_close(
+        ratio_loss(torch.tensor(1 / target), torch.tensor(1 / target), target), torch.tensor(1.0)
+    )
 
 
 def test_the_ratio_loss_pushes_probabilities_down_where_there_are_too_many_boundaries():

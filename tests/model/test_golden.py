@@ -24,7 +24,10 @@ def relative(ours, theirs):
 
 def test_float64_reproduces_every_number(checkpoint, expected):
     model = load_published_checkpoint(checkpoint).double()
-    assert (model.config.target_ratio, model.config.ratio_weight) == (expected["target_ratio"], expected["ratio_weight"])
+    assert (model.config.target_ratio, model.config.ratio_weight) == (
+        expected["target_ratio"],
+        expected["ratio_weight"],
+    )
     for sequence in expected["sequences"]:
         out = model(sequence["input_ids"], labels=sequence["labels"])
         assert relative(out.logits, sequence["logits"]) < 1e-6

@@ -113,7 +113,10 @@ def test_what_a_trainer_asks_about_parameters():
         ({"ssm_cfg": {"state": 8}}, "ssm_cfg: unknown.*state"),
         ({"ssm_cfg": {"headdim": 7}}, "no multiple of headdim 7"),
         ({"attn_cfg": {"num_heads": [3, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "3 does not divide"),
-        ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [10, 8], "window_size": [7, -1]}}, "at most the head width 8"),
+        (
+            {"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [10, 8], "window_size": [7, -1]}},
+            "at most the head width 8",
+        ),
         ({"attn_cfg": {}}, "attn_cfg.num_heads: attention needs one entry"),
     ],
 )

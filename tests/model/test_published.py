@@ -20,7 +20,10 @@ LAYOUTS = {
         "d_intermediate": [32],
         "attn_cfg": {"num_heads": [2], "rotary_emb_dim": [8], "window_size": [7]},
     },
-    "equal widths": {"d_model": [16, 16], "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [3, 3]}},
+    "equal widths": {
+        "d_model": [16, 16],
+        "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [3, 3]},
+    },
 }
 
 
