@@ -1,0 +1,371 @@
+"""What pretraining has learned, against what counting finds: one dated file for some runs that differ only in seed.
+
+    python -m benchmarks.pretrain_quality --name quickstart runs/quickstart-seed0 runs/quickstart-seed1 ...
+
+Every run's last checkpoint is evaluated again, position by position, on the validation windows and masks of its own
+configuration, and compared with the context models of `benchmarks.context_model`, fitted to the bases it trained on.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from torch.nn import functional as F
+
+from benchmarks.context_counts import Array
+from benchmarks.context_model import (
+    ContextModel,
+    Scores,
+    fit,
+    run_masking,
+    score,
+    training_bases,
+    validation_set,
+)
+from benchmarks.record import provenance, table, write_result
+from benchmarks.repeats import WORD, in_training
+from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import MASK
+from ldarnet.config import RunConfig, flatten, load_config
+from ldarnet.data import ShardSet
+from ldarnet.errors import UserError
+from ldarnet.training.checkpoint import CheckpointStore, TrainingState, read_state
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+from ldarnet.training.metrics_file import read_metrics
+
+MEASURES = ("mask_loss", "copy_loss", "mlm_loss", "accuracy")
+OWN_KEYS = ("run.seed", "run.dir")
+"""Keys in which the runs of one file may differ."""
+NAMED_BASELINES = ("composition", "left 8", "right 8", "joint 4", "mixed 4", "joint 8", "mixed 8")
+CURVE_POINTS = 12
+BATCH = 16
+SMALL_SCALE_BASES = 10**10
+"""Bases seen below which a run is called small."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was found.
+
+    Attributes:
+        folder: the run folder.
+        config: its resolved configuration.
+        valid: lines of its validations, in order of step.
+        checkpoint: its last complete checkpoint.
+        state: the state stored there.
+    """
+
+    folder: Path
+    config: RunConfig
+    valid: list[dict[str, Any]]
+    checkpoint: Path
+    state: TrainingState
+
+    @classmethod
+    def open(cls, folder: Path, overrides: list[str]) -> "Run":
+        """Read a run folder; `overrides` are put over its configuration.
+
+        Raises:
+            UserError: it holds no run, or one without checkpoint or validation.
+        """
+        config = load_config(folder / "config.yaml", overrides)
+        valid = [line for line in read_metrics(folder / METRICS_NAME) if line["split"] == "valid"]
+        checkpoint = CheckpointStore(folder, config.checkpoint.keep).latest()
+        if checkpoint is None or not valid:
+            raise UserError(f"{folder}: nothing to evaluate (a checkpoint and a validation are needed); finish the run")
+        return cls(folder, config, valid, checkpoint, read_state(checkpoint))
+
+    @property
+    def status(self) -> str:
+        """Whether it ran to its end."""
+        whole = self.state.step >= self.state.total_steps
+        return "finished" if whole else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
+
+    def best(self) -> dict[str, Any]:
+        """The validation with the lowest loss over all scored bases."""
+        return min(self.valid, key=lambda line: line["mlm_loss"])
+
+
+def evaluate(run: Run, input_ids: Array, labels: Array) -> Scores:
+    """The losses of a run's last checkpoint at the scored positions, in fp32 on this machine."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = LDARNetForMaskedLM.from_pretrained(run.checkpoint)
+    model.to(device).eval()
+    losses, guesses = [], []
+    with torch.no_grad():
+        for start in range(0, len(labels), BATCH):
+            inputs = torch.from_numpy(input_ids[start : start + BATCH]).to(device)
+            truth = torch.from_numpy(labels[start : start + BATCH]).to(device)
+            logits = model(inputs).logits.float()
+            losses.append(F.cross_entropy(logits.transpose(1, 2), truth, reduction="none").cpu().numpy())
+            guesses.append(logits.argmax(-1).cpu().numpy())
+    rows, columns = np.nonzero(labels >= 0)
+    targets = labels[rows, columns]
+    nats, guess = np.concatenate(losses)[rows, columns], np.concatenate(guesses)[rows, columns]
+    masked = input_ids[rows, columns] == MASK
+    return Scores(rows, columns, targets, masked, {"model": nats.astype(np.float64)}, {"model": guess == targets})
+
+
+def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
+    """Mean of model - baseline over positions (n,), and its standard error with windows as the independent units."""
+    difference = model - baseline
+    mean = difference.mean()
+    by_window = np.bincount(rows, weights=difference - mean)
+    return float(mean), float(np.sqrt((by_window**2).sum()) / len(rows))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that the file reports.
+
+    Attributes:
+        runs: in the order given.
+        shards: what they were trained and validated on.
+        context: the fitted context models.
+        baseline: their scores.
+        models: the score of each run.
+        repeated: (n,) whether each scored position lies in a word that the training bases hold too.
+        training_bases: number of bases in the training split.
+    """
+
+    runs: list[Run]
+    shards: ShardSet
+    context: ContextModel
+    baseline: Scores
+    models: list[Scores]
+    repeated: Array
+    training_bases: int
+
+
+def compare(runs: list[Run]) -> Comparison:
+    """Fit the context models and score everything on the same positions.
+
+    Raises:
+        UserError: the runs differ in more than their seed, or their shard set is not the one they were trained on.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        ours, theirs = flatten(first.config), flatten(run.config)
+        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in OWN_KEYS]
+        if other:
+            raise UserError(f"{run.folder} differs from {first.folder} in {', '.join(other)}; give each its own file")
+    shards = ShardSet.open(first.config.data.shards)
+    input_ids, labels = validation_set(shards, first.config)
+    for run in runs:
+        if run.state.fingerprint != shards.fingerprint or run.valid[-1]["scored"] != (labels >= 0).sum():
+            raise UserError(f"{run.folder} was not trained on {shards.folder}; name its shard set with --shards")
+    train, masking = training_bases(shards), run_masking(first.config)
+    context = fit(train, length=first.config.data.length, masking=masking)
+    baseline = score(context, input_ids, labels, masking)
+    windows = np.where(labels >= 0, labels, input_ids).astype(np.uint8)
+    return Comparison(
+        runs=runs,
+        shards=shards,
+        context=context,
+        baseline=baseline,
+        models=[evaluate(run, input_ids, labels) for run in runs],
+        repeated=in_training(windows, train)[baseline.rows, baseline.columns],
+        training_bases=sum(map(len, train)),
+    )
+
+
+def report(found: Comparison, title: str, command: str, note: str) -> str:
+    """The file as Markdown."""
+    sections = {
+        "Made with": provenance(command),
+        "Question": _question(found),
+        "Answer": _verdict(found),
+        "Each seed": _seeds(found),
+        "Against the baselines": _baselines(found),
+        "Repeats": _repeats(found),
+        "Learning curve": _curve(found),
+        "Every context model": _every_context_model(found),
+        "Scale, and what this is not comparable with": _scale(found),
+        "Configuration": _configuration(found),
+    }
+    if note:
+        sections = {"Note": note} | sections
+    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
+
+
+def _question(found: Comparison) -> str:
+    config, baseline = found.runs[0].config, found.baseline
+    trained, validated = (
+        ", ".join(found.shards.index.contigs[number].name for number in dict.fromkeys(rows[:, 0].tolist()))
+        for rows in (found.shards.index.splits["train"], found.shards.index.splits[config.validation.split])
+    )
+    return (
+        f"Trained on {trained} ({found.training_bases:,} bases), validated on {validated}: "
+        f"{found.runs[0].valid[-1]['windows']:,} windows of {config.data.length:,} bases with {len(baseline.rows):,} scored positions, of which "
+        f"{baseline.masked.sum():,} are shown as [MASK]; shard set {found.shards.fingerprint[:12]}. Losses are in nats "
+        "per base. The context models see the same corrupted windows, were fitted to the same training bases (both "
+        "strands), and were chosen on held-out pieces of those. Where a position shows a base they know the corruption "
+        "rates and use Bayes' rule. `left k`, `right k`: k bases of one side; `joint k`: k bases of both sides as one "
+        "context; `mixed k`: all of these up to k, weighted."
+    )
+
+
+def _verdict(found: Comparison) -> str:
+    best, masked = found.context.best, found.baseline.masked
+    novel = masked & ~found.repeated
+    losses = {name: values["mask_loss"] for name, values in found.baseline.summary(novel).items()}
+    keenest = min(losses, key=lambda name: losses[name])
+    lines = [
+        _versus(found, "composition", masked, "(a) the composition of the training bases"),
+        _versus(found, best, masked, f"(b) the best context model of order up to 8 in both directions (`{best}`)"),
+    ]
+    if novel.any():
+        words = f"the context model that does best there (`{keenest}`, picked in hindsight)"
+        lines.append(_versus(found, keenest, novel, f"{words} where the sequence does not recur in the training bases"))
+    return "\n".join(lines)
+
+
+def _versus(found: Comparison, name: str, where: Array, words: str) -> str:
+    """One line: whether the runs have a lower loss than a context model at the positions picked by `where`."""
+    against, rows = found.baseline.nats[name][where], found.baseline.rows[where]
+    pairs = [paired(scores.nats["model"][where], against, rows) for scores in found.models]
+    wins = sum(mean < 0 for mean, _ in pairs)
+    verb = "beats" if wins == len(pairs) else f"beats in {wins} of {len(pairs)} seeds" if wins else "does not beat"
+    each = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
+    return (
+        f"- On bases shown as [MASK] LDARNet **{verb}** {words}: model minus baseline {each} (by seed; ± is one standard "
+        "error over windows)."
+    )
+
+
+def _seeds(found: Comparison) -> str:
+    rows: list[Sequence[object]] = []
+    for run, scores in zip(found.runs, found.models, strict=True):
+        final, best, again = run.valid[-1], run.best(), scores.summary()["model"]
+        rows.append([
+            run.config.run.seed, run.status, *(again[key] for key in MEASURES), float(final["mask_loss"]),
+            f"{best['mask_loss']:.4f} (step {best['step']:,})",
+            " / ".join(f"{ratio:.2f}" for ratio in final["bases_per_chunk"]), f"{run.state.seconds / 60:.1f}",
+        ])  # fmt: skip
+    values = np.array([[scores.summary()["model"][key] for key in MEASURES] for scores in found.models])
+    rows.append(["mean", "", *values.mean(axis=0).tolist(), "", "", "", ""])
+    if len(found.runs) > 1:
+        rows.append(["spread (sd)", "", *values.std(axis=0, ddof=1).tolist(), "", "", "", ""])
+    header = [
+        "seed", "run", "[MASK]", "shown", "all", "accuracy on [MASK]", "[MASK] as logged", "best [MASK] while training",
+        "bases per chunk", "minutes",
+    ]  # fmt: skip
+    return (
+        table(header, rows) + "\n\nThe losses are those of the last checkpoint, evaluated again in fp32 on the machine "
+        "above; `as logged` is what the run itself recorded last. The best validation while training was picked by "
+        "looking at the validation, and is named for completeness only."
+    )
+
+
+def _baselines(found: Comparison) -> str:
+    named = list(dict.fromkeys([*NAMED_BASELINES, found.context.best]))
+    summary = found.baseline.summary()
+    entropy = found.baseline.entropy()
+    rows: list[Sequence[object]] = [["entropy of the validation bases' own composition", entropy, "", "", ""]]
+    rows += [[_label(name, found), *(summary[name][key] for key in MEASURES)] for name in named]
+    values = np.array([[scores.summary()["model"][key] for key in MEASURES] for scores in found.models])
+    rows.append([f"**LDARNet, mean of {len(values)}**", *values.mean(axis=0).tolist()])
+    return table(["", "[MASK]", "shown", "all", "accuracy on [MASK]"], rows)
+
+
+def _label(name: str, found: Comparison) -> str:
+    if name == "composition":
+        return "(a) composition of the training bases"
+    return f"**(b) {name}, the best**" if name == found.context.best else name
+
+
+def _repeats(found: Comparison) -> str:
+    masked = found.baseline.masked
+    parts = ("not in training", ~found.repeated), ("in training", found.repeated)
+    summaries = [found.baseline.summary(where) for _, where in parts]
+    names = dict.fromkeys(["composition", "mixed 4", "mixed 8", found.context.best])
+    rows: list[Sequence[object]] = [[name, *(part[name]["mask_loss"] for part in summaries)] for name in names]
+    means = [np.mean([m.summary(where)["model"]["mask_loss"] for m in found.models]) for _, where in parts]
+    rows.append(["**LDARNet, mean**", *map(float, means)])
+    header = ["[MASK] loss", *(f"{words} ({(where & masked).sum():,})" for words, where in parts)]
+    return (
+        f"Long contexts recognise sequence that stands in the training bases too. The positions are parted by whether "
+        f"they lie in a word of {WORD} bases that the training bases hold on either strand.\n\n" + table(header, rows)
+    )
+
+
+def _curve(found: Comparison) -> str:
+    steps = [line["step"] for line in found.runs[0].valid]
+    chosen = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(CURVE_POINTS, len(steps)))})
+    rows = []
+    for step in chosen:
+        losses = [next((x["mask_loss"] for x in run.valid if x["step"] == step), float("nan")) for run in found.runs]
+        rows.append([f"{step:,}", *map(float, losses)])
+    return table(["step: [MASK] loss as logged", *(f"seed {run.config.run.seed}" for run in found.runs)], rows)
+
+
+def _every_context_model(found: Comparison) -> str:
+    novel = found.baseline.summary(~found.repeated)
+    rows = [
+        [name, found.context.held_out[name], *(values[key] for key in MEASURES), novel[name]["mask_loss"]]
+        for name, values in found.baseline.summary().items()
+    ]
+    header = [
+        "",
+        "[MASK], held-out training",
+        "[MASK]",
+        "shown",
+        "all",
+        "accuracy on [MASK]",
+        "[MASK], not in training",
+    ]
+    return table(header, rows)
+
+
+def _scale(found: Comparison) -> str:
+    run = found.runs[0]
+    seen = run.state.position * run.config.data.length
+    parameters = sum(p.numel() for p in LDARNetForMaskedLM.from_pretrained(run.checkpoint).parameters())
+    scale = "Small" if seen < SMALL_SCALE_BASES else "Large"
+    return (
+        f"{scale} scale: {parameters:,} parameters, {seen:,} bases seen ({seen / found.training_bases:.2f} times the "
+        "training bases). The published model has 110 million parameters and saw the genomes of man and of many other "
+        "species 15 times in windows of 4,096 bases; its losses are on other sequence. Losses on other chromosomes, "
+        "windows, masks or masking rates are not comparable with these, nor is a loss over all scored bases with one "
+        "over [MASK] alone."
+    )
+
+
+def _configuration(found: Comparison) -> str:
+    tree = found.runs[0].config.model_dump(mode="json")
+    tree["run"] |= {"seed": [run.config.run.seed for run in found.runs], "dir": [run.folder.name for run in found.runs]}
+    tree["data"]["shards"] = Path(tree["data"]["shards"]).name
+    return f"```yaml\n{yaml.safe_dump(tree, sort_keys=False).rstrip()}\n```"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the file and print where it is."""
+    parser = argparse.ArgumentParser(description="Compare finished pretraining runs with context models.")
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
+    parser.add_argument("--name", required=True, help="of the result, such as quickstart; the date is put before it")
+    parser.add_argument("--shards", help="their shard set, if it is not where their configuration says")
+    parser.add_argument("--note", default="", help="what a reader must know, such as runs that failed and why")
+    parser.add_argument("--out", type=Path, help="folder of the result; benchmarks/results by default")
+    options = parser.parse_args(arguments)
+    command = "python -m benchmarks.pretrain_quality " + shlex.join(arguments or sys.argv[1:])
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        overrides = [f"data.shards={options.shards}"] if options.shards else []
+        found = compare([Run.open(folder, overrides) for folder in options.runs])
+        text = report(found, f"Pretraining quality: {options.name}", command, options.note)
+        folder = {"folder": options.out} if options.out else {}
+        print(write_result(f"pretrain-quality-{options.name}", text, **folder))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

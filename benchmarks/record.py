@@ -1,0 +1,85 @@
+"""What every file in `benchmarks/results` is made with: where and on what it was measured, tables, and its name."""
+
+import math
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ldarnet.doctor import examine
+from ldarnet.errors import UserError
+from ldarnet.files import atomic_path
+
+RESULTS = Path(__file__).parent / "results"
+NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-conv1d", "flash-attn")
+
+
+def provenance(command: str) -> str:
+    """Date, commit, hardware, versions and command as a Markdown list."""
+    seen = examine()
+    machine, build = seen["machine"], seen["torch"]
+    gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in build["gpus"]) or "no GPU"
+    versions = {"Python": seen["python"], "ldarnet": seen["ldarnet"], "torch": build["version"], "CUDA": build["cuda"]}
+    versions |= {
+        package["name"]: package["version"] for package in seen["packages"] if package["name"] in NAMED_PACKAGES
+    }
+    facts = {
+        "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Commit": commit(),
+        "Hardware": f"{processor()}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB memory; {gpus}",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "Command": f"`{command}`",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def commit() -> str:
+    """The commit of the working tree, and whether files differ from it."""
+    try:
+        name, changes = (
+            subprocess.run(
+                ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + (" with uncommitted changes" if changes else "")
+
+
+def processor() -> str:
+    """The model of the processor as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return examine()["machine"]["system"]
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU of unknown model"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; numbers get four decimals, and what is not a number a dash."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
+    """Write `YYYY-MM-DD-<name>.md`, whole or not at all; returns the file.
+
+    Raises:
+        UserError: there is such a file of today already (results are never overwritten), or the device is full.
+    """
+    file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
+    if file.exists():
+        raise UserError(f"{file} exists already; give this result another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return file
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4f}"
+    return str(value)

@@ -1,0 +1,43 @@
+"""Which bases of some windows lie in words that also stand, on either strand, in other sequence."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.context_counts import Array
+from ldarnet.alphabet import N, reverse_complement
+
+WORD = 24
+"""Bases in a word: in genomes of up to some hundred million bases it recurs by descent, hardly ever by chance."""
+
+
+def in_training(windows: Array, train: Sequence[Array]) -> Array:
+    """Whether each base of `windows` (w, L) is covered by a word of `WORD` bases found in `train`: (w, L) bool."""
+    known = np.unique(np.concatenate([np.zeros(0, np.uint64), *(_words(piece)[0] for piece in train)]))
+    covered = np.zeros(windows.shape, bool)
+    for row, window in enumerate(windows):
+        for ids, target in ((window, covered[row]), (reverse_complement(window), covered[row, ::-1])):
+            words, starts = _words(ids)
+            found = starts[_contains(known, words)]
+            edges = np.zeros(len(ids) + 1, np.int64)
+            np.add.at(edges, found, 1)
+            np.add.at(edges, found + WORD, -1)
+            target |= np.cumsum(edges[:-1]) > 0
+    return covered
+
+
+def _words(ids: Array) -> tuple[Array, Array]:
+    """The words (n,) of a sequence as numbers of two bits a base, and where each starts; none with N."""
+    count = max(len(ids) - WORD + 1, 0)
+    words, clean = np.zeros(count, np.uint64), np.ones(count, bool)
+    for place in range(WORD):
+        base = ids[place : place + count]
+        words = (words << np.uint64(2)) | (base & 3).astype(np.uint64)
+        clean &= base < N
+    return words[clean], np.flatnonzero(clean)
+
+
+def _contains(known: Array, words: Array) -> Array:
+    if not len(known):
+        return np.zeros(len(words), bool)
+    return known[np.minimum(np.searchsorted(known, words), len(known) - 1)] == words

@@ -1,0 +1,45 @@
+"""Pretrain: `deepspeed launch/pretrain.py --config FILE [section.key=value ...]`, or with plain `python` on one device.
+
+The same command continues an unfinished run and says so; a finished one is left as it is. At the end rank 0 leaves an
+exported Hugging Face folder, figures and a summary in the run folder.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(1, str(ROOT))
+
+from ldarnet.errors import UserError  # noqa: E402
+
+
+def main() -> int:
+    """Run the program; returns its exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML file, such as configs/pretrain/quickstart.yaml")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the configuration")
+    arguments = parser.parse_args()
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        from ldarnet.config import load_config
+        from ldarnet.training import train
+
+        config = load_config(arguments.config, arguments.overrides)
+        result = train(config)
+        if is_main and result.finished:
+            from launch.results import leave_results
+
+            leave_results(config, result)
+    except UserError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

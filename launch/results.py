@@ -1,0 +1,110 @@
+"""What a finished pretraining leaves beside its checkpoints: an exported model, figures, a summary."""
+
+import shutil
+from pathlib import Path
+
+import transformers
+from rich.console import Console
+
+from ldarnet import DNATokenizer, LDARNetForMaskedLM
+from ldarnet.config import RunConfig
+from ldarnet.data import ShardSet
+from ldarnet.files import atomic_path, space_errors
+from ldarnet.training import TrainResult
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+from ldarnet.training.progress import clock, speed
+from ldarnet.training.tracking import Tracker, tracking_uri
+
+FIGURE_BASES = 1024
+
+
+def leave_results(config: RunConfig, result: TrainResult) -> None:
+    """Write and print everything, unless an earlier start has done so already.
+
+    Raises:
+        UserError: the device is full.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    summary = result.run_dir / "summary.txt"
+    if result.resumed_from == result.steps and summary.is_file():
+        console.print(f"{result.run_dir} holds a finished run of this configuration; nothing is left to train.\n")
+        console.print(summary.read_text(encoding="utf-8"), markup=False)
+        return
+    assert result.best_checkpoint is not None
+    export = export_model(result.best_checkpoint, result.run_dir / "export")
+    figures = draw_figures(config, result.run_dir, export)
+    with atomic_path(summary) as temporary:
+        temporary.write_text(describe(config, result, export, figures), encoding="utf-8")
+    tracker = Tracker(config, console.print)
+    for path in (result.run_dir / "config.yaml", *figures, summary):
+        tracker.log_artifact(path)
+    tracker.close("FINISHED")
+    console.print("\n" + summary.read_text(encoding="utf-8"), markup=False)
+
+
+def export_model(checkpoint: Path, folder: Path) -> Path:
+    """Write a Hugging Face folder with model and tokenizer; it appears when complete."""
+    staged = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    with space_errors(folder):
+        staged.mkdir()
+        for name in ("model.safetensors", "config.json"):
+            shutil.copyfile(checkpoint / name, staged / name)
+        DNATokenizer().save_pretrained(staged)
+        shutil.rmtree(folder, ignore_errors=True)
+        staged.rename(folder)
+    return folder
+
+
+def draw_figures(config: RunConfig, run_dir: Path, export: Path) -> list[Path]:
+    """Draw the curves of the run, and the boundaries along a stretch of the held-out split."""
+    from ldarnet.interpret.boundaries import boundary_figure
+    from ldarnet.interpret.figures import training_figure
+
+    folder = run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    curves, boundaries = folder / "training.png", folder / "boundaries.png"
+    training_figure(run_dir / METRICS_NAME, curves)
+    shards = ShardSet.open(config.data.shards)
+    split = config.validation.split if config.validation.windows else "train"
+    contig, begin, end = max(shards.index.splits[split].tolist(), key=lambda interval: interval[2] - interval[1])
+    start = (begin + end) // 2
+    ids = shards.read(contig, start, min(start + FIGURE_BASES, end))
+    transformers.utils.logging.disable_progress_bar()
+    model = LDARNetForMaskedLM.from_pretrained(export).eval()
+    boundary_figure(model, ids, shards.index.contigs[contig].name, start, boundaries)
+    return [curves, boundaries]
+
+
+def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
+    """The summary: what was learnt, where everything is, what to try next."""
+    bases = result.steps * config.training.batch * config.data.length
+    pace = speed(bases / max(result.seconds, 1e-9))
+    lines = [f"{result.steps:,} steps, {bases:,} bases in {clock(result.seconds)} ({pace})"]
+    valid = result.final_validation
+    if valid:
+        chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
+        lines += [
+            f"validation on split {config.validation.split!r}: MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] "
+            f"{valid['mask_loss']:.4f} (a uniform guess has 1.3863)",
+            f"accuracy on [MASK] {valid['accuracy']:.1%}, {chunks} bases a chunk",
+        ]
+    lines += [
+        "",
+        f"best checkpoint   {result.best_checkpoint}",
+        f"exported model    {export}",
+        *(f"figure            {figure}" for figure in figures),
+        f"metrics           {result.run_dir / METRICS_NAME}",
+        f"configuration     {result.run_dir / 'config.yaml'}",
+    ]
+    if config.tracking.mlflow:
+        lines.append(f"MLflow            mlflow ui --backend-store-uri {tracking_uri(result.run_dir)}")
+    lines += [
+        "",
+        "Next:",
+        f"  load it     python -c \"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained('{export}'))\"",
+        "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
+        f"  train it    deepspeed launch/pretrain.py --config {result.run_dir}/config.yaml run.dir=runs/mine "
+        "data.shards=runs/my-shards",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,198 @@
+"""The `ldarnet` command: what is installed, and models in and out.
+
+Anything that a user can mend is printed as one line, ``error: ...``, and ends the program with status 1.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from transformers.utils.logging import disable_progress_bar
+
+from ldarnet.alphabet import encode
+from ldarnet.errors import UserError
+from ldarnet.files import PARTIAL_SUFFIX, space_errors
+from ldarnet.interpret.boundaries import boundary_track
+from ldarnet.model import (
+    DNATokenizer,
+    LDARNetConfig,
+    LDARNetForMaskedLM,
+    load_published_checkpoint,
+    save_published_checkpoint,
+)
+from ldarnet.version import __version__
+from sharding.fasta import read_fasta
+
+app = typer.Typer(
+    help="DNA language models that learn their own tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelFolder = Annotated[Path, typer.Argument(help="A model folder, a checkpoint, or a run (its best checkpoint).")]
+
+
+def main() -> None:
+    """Run the command line."""
+    disable_progress_bar()
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output, `head` for one, had enough. Leave nothing for Python to flush at exit.
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(0)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ldarnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """DNA language models that learn their own tokens."""
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what is installed, what each operation would use here, and how to install what is missing."""
+    from ldarnet.doctor import examine, render
+
+    report = examine()
+    print(json.dumps(report, indent=2) if as_json else render(report))
+
+
+@app.command()
+def export(
+    checkpoint: ModelFolder,
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+) -> None:
+    """Write a checkpoint's model and tokenizer as a Hugging Face folder."""
+    write_model(load_model(checkpoint), out)
+    print(f"{out}: load it with AutoModelForMaskedLM.from_pretrained after `import ldarnet`")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A published checkpoint (.pt), or a model folder.")],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or a file ending in .pt.")],
+) -> None:
+    """Turn the authors' checkpoint file into a Hugging Face folder, or the other way round."""
+    if source.suffix == ".pt":
+        write_model(load_published_checkpoint(source), out)
+    elif out.suffix != ".pt":
+        raise UserError(f"{source} to {out}: one of the two must be a published checkpoint, a file ending in .pt")
+    elif out.exists():
+        raise UserError(f"{out} exists already; remove it or name another file")
+    else:
+        save_published_checkpoint(load_model(source), out)
+    print(f"wrote {out}")
+
+
+@app.command()
+def tokenize(
+    model: ModelFolder,
+    fasta: Annotated[Path, typer.Argument(help="A FASTA file, plain or compressed.")],
+    stage: Annotated[int, typer.Option(min=0, help="Which level of chunks: 0 are the finest, cut from bases.")] = 0,
+    window: Annotated[int, typer.Option(min=1, help="Bases seen at once; each window starts a chunk.")] = 4096,
+) -> None:
+    """Print the chunks that a model cuts sequences into: name, start, end (from 0, end excluded), bases."""
+    network = load_model(model)
+    for name, sequence in read_contigs(fasta):
+        for start, end in chunks(network, sequence, stage=stage, window=window):
+            print(name, start, end, sequence[start:end], sep="\t")
+
+
+def load_model(folder: Path) -> LDARNetForMaskedLM:
+    """Load the model of a model folder, a checkpoint, or a run.
+
+    Args:
+        folder: of a run, its best checkpoint is taken.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    pointers = folder / "checkpoints" / "pointers.json"
+    if pointers.is_file():
+        folder = folder / "checkpoints" / json.loads(pointers.read_text(encoding="utf-8"))["best"]
+    for file in (folder / "config.json", folder / "model.safetensors"):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != LDARNetConfig.model_type:
+        raise UserError(f"{folder / 'config.json'}: holds a model of type {kind!r}, not of ldarnet; name another one")
+    return LDARNetForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+
+
+def write_model(model: LDARNetForMaskedLM, out: Path) -> None:
+    """Write a model and its tokenizer as a Hugging Face folder, which is complete or absent.
+
+    Raises:
+        UserError: the folder exists already, or the device is full.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it or name another folder")
+    staged = out.with_name(f".{out.name}{PARTIAL_SUFFIX}")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        with space_errors(out):
+            staged.mkdir(parents=True)
+            model.save_pretrained(staged)
+            DNATokenizer().save_pretrained(staged)
+            staged.rename(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:
+    """Name and sequence of each contig of a FASTA file, one at a time.
+
+    Raises:
+        UserError: it is missing, damaged or not FASTA.
+    """
+    name = ""
+    for is_name, parts in groupby(read_fasta(fasta), key=lambda part: isinstance(part, str)):
+        if is_name:
+            name = "".join(part for part in parts if isinstance(part, str))
+        else:
+            yield name, b"".join(part for part in parts if isinstance(part, bytes)).decode("ascii")
+
+
+def chunks(model: LDARNetForMaskedLM, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
+    """Cut a sequence as a model does.
+
+    Args:
+        model: the model.
+        sequence: bases.
+        stage: level of chunks, 0 for the finest.
+        window: bases the model sees at once.
+
+    Yields:
+        Start and end of each chunk, in bases from 0, the end excluded.
+
+    Raises:
+        UserError: the model has no such stage.
+    """
+    levels = model.config.num_stages - 1
+    if stage >= levels:
+        raise UserError(f"stage {stage}: choose one of 0 to {levels - 1}; this model cuts {levels} time(s)")
+    for offset in range(0, len(sequence), window):
+        ids = encode(sequence[offset : offset + window])
+        _, begins = boundary_track(model, ids)[stage]
+        yield from pairwise([*(offset + begins.nonzero()[0]).tolist(), offset + len(ids)])

@@ -1,0 +1,8 @@
+"""Shards of packed bases, windows over them, masks, and batches."""
+
+from ldarnet.data.loader import Batch, training_steps, validation_batches
+from ldarnet.data.masking import Masking
+from ldarnet.data.reader import ShardSet
+from ldarnet.data.windows import WindowKey, Windows
+
+__all__ = ["Batch", "Masking", "ShardSet", "WindowKey", "Windows", "training_steps", "validation_batches"]

@@ -1,0 +1,75 @@
+"""Files that exist under their final name only when they are complete."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ldarnet.errors import UserError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def space_errors(path: Path) -> Iterator[None]:
+    """Turn a full device or a lack of permission inside the block into a `UserError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the same command again"
+            raise UserError(f"no space left on device while writing {path}; {remedy}") from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"cannot write {path} ({error.strerror}); name a folder that you may write to") from None
+        raise
+
+
+@contextmanager
+def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``final``; flush it to disk and rename it when the block succeeds.
+
+    When the block fails the temporary file is removed and whatever stood under ``final`` stays as it was.
+
+    Raises:
+        UserError: the device is full or may not be written to.
+    """
+    final = Path(final)
+    partial = final.with_name(f".{final.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        with space_errors(final):
+            yield partial
+            _sync(partial)
+            partial.replace(final)
+            _sync(final.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
+    """Write ``content`` as JSON: the file is complete or absent.
+
+    Raises:
+        UserError: the device is full or may not be written to.
+    """
+    separators = (",", ":") if indent is None else None
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content, indent=indent, separators=separators) + "\n", encoding="utf-8")
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

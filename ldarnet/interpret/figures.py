@@ -1,0 +1,225 @@
+"""The picture of a training run, and the look that all pictures share.
+
+matplotlib is imported only when a picture is drawn, and draws without a display.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldarnet.errors import UserError
+from ldarnet.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT = "#1f2933", "#66727f", "#d5dbe1"
+"""Colours of text, of lesser text, and of grid lines."""
+STAGE_COLOURS = ("#1f6fb2", "#c4622d", "#2f8f5b", "#7a5195")
+"""One for each stage of a hierarchy, from the outermost."""
+TRAIN_COLOUR, VALID_COLOUR, MASK_COLOUR = "#1f6fb2", "#c4622d", "#7a5195"
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+DOTS_PER_INCH = 160
+FEW = 20
+"""Up to this many points a curve is drawn with a marker on each."""
+
+
+@contextmanager
+def picture(out_png: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure in the common style; write it as PNG when the block succeeds, whole or not at all.
+
+    Args:
+        out_png: the file; its folder is made.
+        width: in inches.
+        height: in inches.
+
+    Raises:
+        UserError: the device is full.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    out_png = Path(out_png)
+    out_png.parent.mkdir(parents=True, exist_ok=True)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        yield figure
+        with atomic_path(out_png) as partial:
+            figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
+
+
+def training_figure(
+    metrics_jsonl: str | os.PathLike[str],
+    out_png: str | os.PathLike[str],
+    *,
+    entropy: float | None = None,
+    target_ratio: float | None = None,
+) -> None:
+    """Draw the loss and the compression of a run over the bases it has seen.
+
+    Args:
+        metrics_jsonl: the run's ``metrics.jsonl``; one line is enough, and there may be no validation yet.
+        out_png: the picture to write.
+        entropy: of the composition of the bases, nats per base; a dashed line in the upper panel.
+        target_ratio: bases per chunk that the ratio loss aims at; a dashed line in the lower panel.
+
+    Raises:
+        UserError: the file is missing, has no training line, or a line of it cannot be read.
+    """
+    train, valid = _read_metrics(Path(metrics_jsonl))
+    steps, bases = _column(train, "step"), _column(train, "bases")
+
+    def place(lines: list[dict[str, Any]]) -> np.ndarray:
+        return np.interp(_column(lines, "step"), steps, bases)
+
+    with picture(out_png, 8.0, 5.6) as figure:
+        loss_axes, chunk_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+        _draw_loss(loss_axes, train, valid, place, entropy)
+        _draw_compression(chunk_axes, train, valid, place, target_ratio)
+        chunk_axes.set_xmargin(0.06 if valid else 0.02)  # room for the last numbers
+        chunk_axes.set_xlabel("bases seen")
+        chunk_axes.xaxis.set_major_formatter(_short_number)
+        for axes in (loss_axes, chunk_axes):
+            axes.grid(axis="y", color=FAINT, linewidth=0.6)
+            axes.set_axisbelow(True)
+
+
+def _draw_loss(
+    axes: Axes,
+    train: list[dict[str, Any]],
+    valid: list[dict[str, Any]],
+    place: Callable[[list[dict[str, Any]]], np.ndarray],
+    entropy: float | None,
+) -> None:
+    _draw_curve(axes, place(train), _column(train, "mlm_loss"), TRAIN_COLOUR, "training")
+    if valid:
+        at = place(valid)
+        for key, colour, label in (
+            ("mlm_loss", VALID_COLOUR, "validation"),
+            ("mask_loss", MASK_COLOUR, "validation, [MASK] only"),
+        ):
+            values = _column(valid, key)
+            axes.plot(at, values, color=colour, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
+            axes.annotate(
+                f"{values[-1]:.3f}", (at[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=colour
+            ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+    if entropy is not None:
+        label = f"base composition, {entropy:.3f}"
+        axes.axhline(entropy, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
+    axes.set_title("Loss")
+    axes.set_ylabel("nats per scored base")
+    others = [*_column(valid, "mlm_loss"), *_column(valid, "mask_loss"), *([] if entropy is None else [entropy])]
+    top, (low, high) = _highest_shown(_column(train, "mlm_loss"), others), axes.get_ylim()
+    axes.set_ylim(low, min(high, top + 0.05 * (top - low)))
+    _legend_above(axes)
+
+
+def _draw_compression(
+    axes: Axes,
+    train: list[dict[str, Any]],
+    valid: list[dict[str, Any]],
+    place: Callable[[list[dict[str, Any]]], np.ndarray],
+    target_ratio: float | None,
+) -> None:
+    at = place(train)
+    ratios = np.array([line["bases_per_chunk"] for line in train], dtype=float).reshape(len(train), -1)
+    stages = ratios.shape[1]
+    for stage in range(stages):
+        colour = STAGE_COLOURS[stage % len(STAGE_COLOURS)]
+        name = "training" if stages == 1 else f"training, stage {stage + 1}"
+        _draw_curve(axes, at, ratios[:, stage], colour, name)
+        if valid:
+            label = "validation" if stage == 0 else None
+            values = [line["bases_per_chunk"][stage] for line in valid]
+            axes.plot(
+                place(valid), values, "o", color=colour, markersize=4, markerfacecolor="white", label=label, zorder=3
+            )
+    if target_ratio is not None:
+        label = f"target, {target_ratio:g}"
+        axes.axhline(target_ratio, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
+    axes.set_title("Compression")
+    axes.set_ylabel("bases per chunk")
+    axes.set_ylim(bottom=0)
+    _legend_above(axes)
+
+
+def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
+    """Raw values faintly, their moving average over a fiftieth of the run on top."""
+    marker = "o" if len(x) <= FEW else None
+    axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
+    axes.plot(x, _smooth(y), color=colour, linewidth=1.6, label=label, marker=marker, markersize=2.5)
+
+
+def _highest_shown(training: np.ndarray, others: list[float]) -> float:
+    """The top of what is worth showing: the first steep fall of the training loss would flatten all the rest."""
+    return float(np.nanmax([np.nanquantile(training, 0.98 if len(training) > FEW else 1.0), *others]))
+
+
+def _legend_above(axes: Axes) -> None:
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderaxespad=0.1, columnspacing=1.4)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred mean over about a fiftieth of the values, over fewer towards the ends."""
+    half = len(values) // 100
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(index, len(values) - 1 - index))
+    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
+def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation lines in order of step; of two lines for a step the later counts."""
+    lines: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "valid": {}}
+    try:
+        rows = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the metrics {path}: {error.strerror}") from None
+    for number, row in enumerate(rows, start=1):
+        try:
+            line = json.loads(row)
+            lines[line["split"]][line["step"]] = line
+        except (ValueError, KeyError, TypeError):
+            if number == len(rows):  # cut short while it was being written
+                break
+            raise UserError(f"{path}, line {number}: not a line of metrics; delete it and draw again") from None
+    train, valid = ([by_step[step] for step in sorted(by_step)] for by_step in lines.values())
+    if not train:
+        raise UserError(f"{path}: no training step is recorded yet; train first")
+    return train, valid
+
+
+def _column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
+    """One value a line; not a number where a line has none."""
+    return np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=float)
+
+
+def _short_number(value: float, _: Any = None) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g} {letter}"
+    return f"{value:g}"

@@ -1,0 +1,118 @@
+"""The DeepSpeed engine around the model: fp32 weights, bf16 autocast where asked, any ZeRO stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldarnet.config import RunConfig
+from ldarnet.errors import UserError
+from ldarnet.training.distributed import World, load_deepspeed
+from ldarnet.training.optimizer import build_optimizer, parameter_groups
+from ldarnet.training.schedule import learning_rate_factor
+
+
+class Engine:
+    """A model, its optimiser and its schedule under DeepSpeed.
+
+    The weights of `model` at construction are the ones that are trained, so a checkpoint's weights are loaded before.
+    """
+
+    def __init__(self, model: nn.Module, config: RunConfig, world: World, total_steps: int) -> None:
+        self.config = config
+        self.total_steps = total_steps
+        self.model_config: Any = model.config
+        groups = parameter_groups(model, config.optimizer, self.model_config.d_model, self.model_config.target_ratio)
+        model.to(world.device)
+        optimizer = build_optimizer(groups, config.optimizer, world.device)
+        self.deepspeed = load_deepspeed().initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, world, sum(parameter.numel() for parameter in model.parameters())),
+            dist_init_required=False,
+        )[0]
+        self.model = model
+
+    @property
+    def groups(self) -> list[dict]:
+        """The optimiser's parameter groups."""
+        return self.deepspeed.optimizer.param_groups
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        """The model's output for ids of shape (windows, bases)."""
+        return self.deepspeed(input_ids=input_ids)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate the gradients of one micro-step; DeepSpeed divides by their number and averages over ranks."""
+        self.deepspeed.backward(loss)
+        if not self.deepspeed.is_gradient_accumulation_boundary():
+            self.deepspeed.step()
+
+    def update(self, step: int) -> tuple[dict[str, float], torch.Tensor | float]:
+        """Take optimiser step number `step` (from 0), with the schedule's rates.
+
+        Returns:
+            The learning rate by group, and the norm of the whole gradient before clipping.
+        """
+        schedule = self.config.schedule
+        factor = learning_rate_factor(
+            step, self.total_steps, warmup=schedule.warmup, decay=schedule.decay, decay_shape=schedule.decay_shape
+        )
+        for group in self.groups:
+            group["lr"] = group["base_lr"] * factor
+        norm = self._own_gradient_norm() if self.config.training.zero_stage == 0 else None
+        self.deepspeed.step()
+        if norm is None:
+            norm = self.deepspeed.get_global_grad_norm()
+        return {group["name"]: group["lr"] for group in self.groups}, norm
+
+    def _own_gradient_norm(self) -> torch.Tensor:
+        """DeepSpeed reports no norm without ZeRO."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+
+def deepspeed_config(config: RunConfig, world: World, parameters: int) -> Mapping[str, Any]:
+    """DeepSpeed's own configuration for this run."""
+    stage = config.training.zero_stage
+    zero: dict[str, Any] = {"stage": stage}
+    if stage:
+        # The defaults reserve buffers of 500 million elements whatever the model.
+        bucket = min(parameters, 500_000_000)
+        zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch(config, world.size),
+        "gradient_accumulation_steps": config.training.accumulation,
+        "gradient_clipping": config.optimizer.clip,
+        "steps_per_print": 10**9,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        # Listing no module keeps gradients fp32 on the wire, so that ranks and accumulation steps add up alike.
+        "torch_autocast": {
+            "enabled": autocast(config, world),
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        },
+    }
+
+
+def autocast(config: RunConfig, world: World) -> bool:
+    """Whether matrix products run in bf16."""
+    return config.training.precision == "bf16" or (config.training.precision == "auto" and world.device.type == "cuda")
+
+
+def micro_batch(config: RunConfig, ranks: int) -> int:
+    """Windows that one rank computes at once.
+
+    Raises:
+        UserError: the ranks cannot share a micro-step evenly.
+    """
+    micro_step = config.training.batch // config.training.accumulation
+    if micro_step % ranks:
+        raise UserError(
+            f"training.batch={config.training.batch} in training.accumulation={config.training.accumulation} "
+            f"micro-steps is {micro_step} windows each, which {ranks} ranks cannot share evenly; set training.batch to "
+            f"a multiple of {ranks * config.training.accumulation}"
+        )
+    return micro_step // ranks

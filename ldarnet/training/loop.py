@@ -1,0 +1,188 @@
+"""The training loop, from top to bottom."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldarnet.config import RunConfig
+from ldarnet.data import Batch, training_steps
+from ldarnet.errors import UserError
+from ldarnet.training import distributed
+from ldarnet.training.checkpoint import CheckpointStore, TrainingState
+from ldarnet.training.distributed import World
+from ldarnet.training.engine import Engine, micro_batch
+from ldarnet.training.losses import IGNORED, StepTotals, micro_step_loss
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+from ldarnet.training.metrics_file import read_metrics
+from ldarnet.training.progress import Display
+from ldarnet.training.recorder import Recorder
+from ldarnet.training.run_folder import lock
+from ldarnet.training.session import Inputs, build_engine, describe, find_start, first_state, prepare_inputs
+from ldarnet.training.signals import StopRequest, stop_requests
+from ldarnet.training.validation import validate
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a start of a run left.
+
+    Attributes:
+        run_dir: the run folder.
+        steps: completed optimiser steps, over all starts.
+        total_steps: steps of the whole run.
+        resumed_from: step that this start continued from, 0 in a new run.
+        best_checkpoint: the complete checkpoint with the lowest validation loss.
+        final_validation: the last validation's metrics; empty if there was none.
+        seconds: time in training over all starts.
+    """
+
+    run_dir: Path
+    steps: int
+    total_steps: int
+    resumed_from: int
+    best_checkpoint: Path | None
+    final_validation: dict[str, Any]
+    seconds: float
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.steps >= self.total_steps
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Begin or continue the run that `config` describes, on all ranks of the launcher's environment.
+
+    Raises:
+        UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
+    """
+    world = distributed.start(config.training.timeout_minutes)
+    try:
+        return train_on(world, config)
+    finally:
+        distributed.stop()
+
+
+def train_on(world: World, config: RunConfig) -> TrainResult:
+    """`train` on ranks that have been started already."""
+    held = world.on_main(lambda: lock(config.run.dir))
+    with held or nullcontext():
+        return _train(world, config)
+
+
+def _train(world: World, config: RunConfig) -> TrainResult:
+    inputs = prepare_inputs(config, world)
+    store = CheckpointStore(config.run.dir, config.checkpoint.keep)
+    found = find_start(config, inputs, store, world)
+    state = found.state or first_state(config, inputs)
+    display = Display(world.is_main, inputs.total_steps, state.step)
+    if not found.finished:
+        for text in describe(config, inputs, world):
+            display.say(text)
+        if found.checkpoint is not None:
+            display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
+        engine = build_engine(config, inputs, found, world)
+        weight = engine.model_config.ratio_weight
+        with stop_requests() as request, display, Recorder(config, display, state, world, weight) as recorder:
+            state = _loop(config, inputs, engine, store, state, recorder, request, world)
+    lines = [line for line in read_metrics(config.run.dir / METRICS_NAME) if line["split"] == "valid"]
+    return TrainResult(
+        run_dir=config.run.dir,
+        steps=state.step,
+        total_steps=inputs.total_steps,
+        resumed_from=found.state.step if found.state else 0,
+        best_checkpoint=store.best(),
+        final_validation=lines[-1] if lines else {},
+        seconds=state.seconds,
+    )
+
+
+def _loop(
+    config: RunConfig,
+    inputs: Inputs,
+    engine: Engine,
+    store: CheckpointStore,
+    state: TrainingState,
+    recorder: Recorder,
+    request: StopRequest,
+    world: World,
+) -> TrainingState:
+    """Take steps until the last one, `stop_after` or a signal, and save; return where the run stands."""
+    training, total = config.training, inputs.total_steps
+    last = min(total, max(training.stop_after or total, state.step))
+    saved = state.step
+    steps = _data(config, inputs, world, state.step, last)
+    while state.step < last:
+        batches, scored, stop = _next(steps, request, world)
+        if stop:
+            break
+        totals = _accumulate(engine, batches, scored, world)
+        rates, norm = engine.update(state.step)
+        state = state.advanced(step=state.step + 1, position=state.position + training.batch)
+        recorder.count()
+        if state.step % training.log_every == 0 or state.step in (1, last):
+            recorder.train(state, totals, scored, rates, norm, len(inputs.windows))
+        improved = False
+        if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):
+            with recorder.meter.paused():
+                metrics = validate(engine, inputs.shards, config, world)
+            recorder.validation(state, metrics)
+            improved = state.best_loss is None or metrics["mlm_loss"] < state.best_loss
+            if improved:
+                state = state.advanced(best_step=state.step, best_loss=metrics["mlm_loss"])
+        if improved or state.step % config.checkpoint.every == 0 or state.step == last:
+            state, saved = recorder.save(store, engine, state), state.step
+    if saved < state.step:
+        state = recorder.save(store, engine, state)
+    recorder.finish(state, request)
+    return state
+
+
+def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int) -> Iterator[list[Batch]]:
+    return training_steps(
+        inputs.windows,
+        inputs.masking,
+        micro_batch=micro_batch(config, world.size),
+        accumulation=config.training.accumulation,
+        rank=world.rank,
+        world=world.size,
+        first_step=first,
+        last_step=last,
+        workers=config.data.workers,
+    )
+
+
+def _next(steps: Iterator[list[Batch]], request: StopRequest, world: World) -> tuple[list[Batch], int, bool]:
+    """The next step's micro-batches, the number of scored bases in the global batch, and whether any rank must stop."""
+    error, batches = None, []
+    try:
+        batches = next(steps)
+    except UserError as caught:
+        error = caught
+    own = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+    scored, failures, stops = world.sum_on_host(own, error is not None, request.received is not None)
+    if failures:
+        world.raise_together(error)
+    return batches, scored, stops > 0
+
+
+def _accumulate(engine: Engine, batches: list[Batch], scored: int, world: World) -> StepTotals:
+    """Forward and backward passes of one step."""
+    parts = []
+    for batch in batches:
+        input_ids = batch.input_ids.to(world.device, non_blocking=True)
+        labels = batch.labels.to(world.device, non_blocking=True)
+        loss, part = micro_step_loss(
+            engine.forward(input_ids),
+            labels,
+            scored=scored,
+            accumulation=len(batches),
+            target=engine.model_config.target_ratio,
+            weight=engine.model_config.ratio_weight,
+            world=world,
+        )
+        engine.backward(loss)
+        parts.append(part)
+    return StepTotals.of(parts)

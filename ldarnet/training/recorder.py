@@ -1,0 +1,111 @@
+"""Where a run's numbers go: metrics.jsonl, MLflow, the display, the checkpoints."""
+
+from typing import Any, Self
+
+import torch
+
+from ldarnet.config import RunConfig
+from ldarnet.training.checkpoint import CheckpointStore, TrainingState, save_checkpoint
+from ldarnet.training.distributed import World
+from ldarnet.training.engine import Engine
+from ldarnet.training.losses import StepTotals
+from ldarnet.training.meters import SpeedMeter
+from ldarnet.training.metrics_file import MetricsFile
+from ldarnet.training.progress import Display
+from ldarnet.training.signals import StopRequest
+from ldarnet.training.tracking import Tracker
+from ldarnet.training.validation import stage_metrics
+
+
+class Recorder:
+    """Turns a step's totals into lines; every rank calls it, rank 0 writes.
+
+    Args:
+        config: of the run.
+        display: what the user sees.
+        state: where the run stands; lines of metrics.jsonl beyond it are dropped.
+        world: the ranks.
+        ratio_weight: weight of the ratio loss in the loss.
+    """
+
+    def __init__(
+        self, config: RunConfig, display: Display, state: TrainingState, world: World, ratio_weight: float
+    ) -> None:
+        self.config = config
+        self.world = world
+        self.display = display
+        self.meter = SpeedMeter(state.seconds)
+        self._ratio_weight = ratio_weight
+        self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step))
+        self._tracker = Tracker(config, display.say) if world.is_main else None
+        self._status = "FAILED"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None and self._tracker is not None:
+            self._file.close()
+            self._tracker.close(self._status)
+
+    def count(self) -> None:
+        """Count the bases of a step."""
+        self.meter.add(self.config.training.batch * self.config.data.length)
+
+    def train(
+        self,
+        state: TrainingState,
+        totals: StepTotals,
+        scored: int,
+        rates: dict[str, float],
+        norm: torch.Tensor | float,
+        windows: int,
+    ) -> None:
+        """Record the step just taken; `windows` is the number of training windows in an epoch."""
+        mlm_loss = self.world.sum_on_device(totals.nll).item() / max(scored, 1)
+        ratio_loss = totals.ratio.item()
+        line = {
+            "step": state.step,
+            "split": "train",
+            "epoch": state.position / windows,
+            "loss": mlm_loss + self._ratio_weight * ratio_loss,
+            "mlm_loss": mlm_loss,
+            "ratio_loss": ratio_loss,
+            **stage_metrics(totals.stages),
+            "gradient_norm": float(norm),
+            "lr": rates,
+            "bases_per_second": self.meter.lap(),
+            "bases": state.position * self.config.data.length,
+            "seconds": self.meter.seconds,
+        }
+        self._write(line)
+        self.display.step(line)
+
+    def validation(self, state: TrainingState, metrics: dict[str, Any]) -> None:
+        """Record a validation after `state.step` steps."""
+        line = {"step": state.step, "split": "valid", **metrics}
+        self._write(line)
+        self.display.validation(line)
+
+    def save(self, store: CheckpointStore, engine: Engine, state: TrainingState) -> TrainingState:
+        """Write a checkpoint; returns the state that was written."""
+        run_id = self._tracker.run_id if self._tracker is not None else None
+        state = state.advanced(seconds=self.meter.seconds, mlflow_run=run_id)
+        with self.meter.paused():
+            save_checkpoint(store, engine, state, self.world)
+        return state
+
+    def finish(self, state: TrainingState, request: StopRequest) -> None:
+        """Say how the start ended and how to go on."""
+        self._status = "FINISHED" if state.step == state.total_steps else "KILLED"
+        if state.step < state.total_steps:
+            reason = f"stopped by {request.received}" if request.received else "stopped"
+            self.display.say(
+                f"{reason} after step {state.step} of {state.total_steps}; everything is saved in "
+                f"{self.config.run.dir}. Run the same command again to continue."
+            )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is not None and self._tracker is not None:
+            self._file.write(line)
+            self._tracker.log(line)

@@ -1,0 +1,33 @@
+"""The learning-rate schedule, a pure function of the step: linear warm-up, plateau, decay."""
+
+import math
+
+PUBLISHED_FINAL = 0.05
+"""Share of the base rate at which the published decay ends."""
+
+
+def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, decay_shape: str) -> float:
+    """The factor on every group's base learning rate for the update that follows `step` completed steps.
+
+    Args:
+        step: completed optimiser steps, 0 <= step < total.
+        total: optimiser steps of the whole run.
+        warmup: share of the steps in which the factor rises linearly to 1.
+        decay: share of the steps at the end in which it falls.
+        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)), s set so that it ends
+            at 0.05, and `sqrt` is 1 - sqrt(t/T), which ends at 0.
+    """
+    assert 0 <= step < total
+    warmup_steps, decay_steps = round(warmup * total), round(decay * total)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    t = step + 1 - (total - decay_steps)
+    if t < 1:
+        return 1.0
+    if decay_shape == "sqrt":
+        return 1.0 - math.sqrt(t / decay_steps)
+    assert decay_shape == "published"
+    if decay_steps == 1:
+        return PUBLISHED_FINAL
+    scale = (1.0 - PUBLISHED_FINAL) / (1.0 - 1.0 / math.sqrt(decay_steps))
+    return 1.0 - scale * (1.0 - 1.0 / math.sqrt(t))

@@ -1,0 +1,135 @@
+"""Everything a run consists of, put together once: data, model, engine, checkpoints, and where the run stands."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ldarnet.config import RunConfig
+from ldarnet.data import Masking, ShardSet, Windows
+from ldarnet.errors import UserError
+from ldarnet.model.modeling import LDARNetForMaskedLM
+from ldarnet.ops import choose_backends
+from ldarnet.training.checkpoint import CheckpointStore, TrainingState, check_fits, load_moments, load_weights
+from ldarnet.training.distributed import World
+from ldarnet.training.engine import Engine, autocast, micro_batch
+from ldarnet.training.run_folder import Found, open_run_folder
+from ldarnet.training.state import prepare_optimizer_state, restore_optimizer_state
+from ldarnet.training.validation import validation_windows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads and builds on, checked against the configuration but not yet on a device.
+
+    Attributes:
+        shards: the data set.
+        windows: its training windows in their order.
+        masking: their masks.
+        model: with fresh weights from the run's seed, the same on every rank.
+        kernels: operation -> backend.
+        total_steps: optimiser steps of the run.
+    """
+
+    shards: ShardSet
+    windows: Windows
+    masking: Masking
+    model: LDARNetForMaskedLM
+    kernels: dict[str, str]
+    total_steps: int
+
+
+def prepare_inputs(config: RunConfig, world: World) -> Inputs:
+    """Open the data and build the model.
+
+    Raises:
+        UserError: anything in the configuration, the shards or the installed kernels does not fit; on all ranks.
+    """
+    with world.together():
+        data = config.data
+        micro_batch(config, world.size)
+        kernels = choose_backends(world.device.type, config.ops)
+        try:
+            model_config = config.model.build(config.ops)
+        except ValueError as error:
+            raise UserError(f"model: {error}") from None
+        shards = ShardSet.open(data.shards)
+        windows = Windows(
+            shards,
+            "train",
+            data.length,
+            max_n_run=data.max_n_run,
+            seed=config.run.seed,
+            reverse_complement=data.reverse_complement,
+        )
+        if config.validation.windows:
+            validation_windows(shards, config, world)
+        torch.manual_seed(config.run.seed)
+        model = LDARNetForMaskedLM(model_config)
+    masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
+    return Inputs(shards, windows, masking, model, kernels, _total_steps(config, len(windows)))
+
+
+def find_start(config: RunConfig, inputs: Inputs, store: CheckpointStore, world: World) -> Found:
+    """Where the run in this folder stands; its checkpoint is checked and its weights are loaded into the model.
+
+    Raises:
+        UserError: the folder holds another run, or its newest checkpoint is damaged, of another architecture or of
+            other data; on all ranks.
+    """
+    found = world.from_main(lambda: open_run_folder(config, store))
+    if found.checkpoint is not None:
+        with world.together():
+            if not (found.checkpoint / "manifest.json").is_file():
+                raise UserError(f"rank {world.rank} does not see {found.checkpoint}; run.dir must be on a shared disk")
+            check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint)
+            load_weights(inputs.model, found.checkpoint)
+    return found
+
+
+def build_engine(config: RunConfig, inputs: Inputs, found: Found, world: World) -> Engine:
+    """The engine in the state that was found."""
+    engine = Engine(inputs.model, config, world, inputs.total_steps)
+    prepare_optimizer_state(engine)
+    if found.checkpoint is not None and found.state is not None:
+        restore_optimizer_state(engine, load_moments(found.checkpoint), found.state.step)
+    return engine
+
+
+def first_state(config: RunConfig, inputs: Inputs) -> TrainingState:
+    """The state before the first step."""
+    return TrainingState(
+        step=0,
+        total_steps=inputs.total_steps,
+        position=0,
+        seed=config.run.seed,
+        fingerprint=inputs.shards.fingerprint,
+    )
+
+
+def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
+    """The lines printed at the start of a run."""
+    model: Any = inputs.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    training, length, data = config.training, config.data.length, inputs.shards
+    kernels = ", ".join(f"{operation}: {backend}" for operation, backend in inputs.kernels.items())
+    precision = "bf16 autocast, fp32 weights" if autocast(config, world) else "fp32"
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    return [
+        f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
+        f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
+        f"windows of {length:,} bases an epoch",
+        f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}, {precision}; {training.batch} windows "
+        f"({training.batch * length:,} bases) a step in {training.accumulation} micro-step(s)",
+        f"kernels  {kernels}",
+        f"run      {config.run.dir}, {inputs.total_steps:,} steps "
+        f"({inputs.total_steps * training.batch / len(inputs.windows):.2f} epochs)",
+    ]
+
+
+def _total_steps(config: RunConfig, windows: int) -> int:
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None
+    return math.ceil(config.training.epochs * windows / config.training.batch)

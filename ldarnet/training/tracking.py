@@ -1,0 +1,166 @@
+"""Tracking with MLflow from rank 0, in a thread of its own: importing, connecting and writing never hold up a step.
+
+If the store cannot be reached, training goes on and this is said once; everything is in metrics.jsonl anyway.
+"""
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ldarnet.config import RunConfig, flatten
+from ldarnet.files import write_json_atomic
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+
+RUN_FILE = "mlflow.json"
+FLUSH_SECONDS = 2.0
+CLOSE_SECONDS = 60.0
+MAX_BATCH = 1000
+"""Metrics in one request; the limit of MLflow's REST interface."""
+
+
+class Tracker:
+    """One MLflow run, continued under the id kept in the run folder's mlflow.json.
+
+    Args:
+        config: of the run.
+        say: prints one line for the user.
+    """
+
+    def __init__(self, config: RunConfig, say: Callable[[str], None]) -> None:
+        self.run_dir = Path(config.run.dir)
+        self.config = config
+        self.run_id = _known_run(self.run_dir)
+        self._say = say
+        self._metrics_file = self.run_dir / METRICS_NAME
+        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        if config.tracking.mlflow:
+            self._thread.start()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Queue the numbers of a line of metrics.jsonl, named `<split>/<key>`, at its step."""
+        self._queue.put(("metrics", (line, int(time.time() * 1000))))
+
+    def log_artifact(self, path: Path) -> None:
+        """Queue a file or folder to be kept with the run."""
+        self._queue.put(("artifact", path))
+
+    def close(self, status: str) -> None:
+        """Write what is queued and end the run as FINISHED, FAILED or KILLED; waits a minute at most."""
+        if not self._thread.is_alive():
+            return
+        self._queue.put(("status", status))
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._say(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s; the metrics are in {self._metrics_file}")
+
+    def _work(self) -> None:
+        """Send what was queued every few seconds; what cannot be sent is kept and tried again."""
+        client, pending, complained, ended = None, [], False, False
+        while not ended:
+            items = [self._queue.get()]
+            if items[0] is not None:
+                time.sleep(FLUSH_SECONDS)
+            while not self._queue.empty():
+                items.append(self._queue.get())
+            ended = None in items
+            pending += [item for item in items if item is not None]
+            try:
+                client = client or self._connect()
+                self._send(client, pending)
+                pending = []
+            except Exception as error:  # whatever the store does, training goes on
+                if not complained:
+                    reason = " ".join(str(error).split())[:200] or type(error).__name__
+                    self._say(
+                        f"MLflow cannot be reached ({reason}); training goes on, metrics are in {self._metrics_file}"
+                    )
+                complained = True
+
+    def _send(self, client: Any, items: list[tuple[str, Any]]) -> None:
+        metrics = [metric for kind, value in items if kind == "metrics" for metric in _metrics(*value)]
+        for start in range(0, len(metrics), MAX_BATCH):
+            client.log_batch(self.run_id, metrics=metrics[start : start + MAX_BATCH])
+        for kind, value in items:
+            if kind == "artifact":
+                client.log_artifact(self.run_id, str(value))
+            elif kind == "status":
+                client.set_terminated(self.run_id, value)
+
+    def _connect(self) -> Any:
+        """A client with a running run, new or continued."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # this thread tries again anyway
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        uri = tracking_uri(self.run_dir)
+        client = MlflowClient(tracking_uri=uri)
+        if self.run_id is not None:
+            try:
+                client.update_run(self.run_id, status="RUNNING")
+                return client
+            except MlflowException:
+                self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
+        experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
+        self.run_id = client.create_run(experiment, run_name=self.run_dir.name).info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in flatten(self.config).items()]
+        client.log_batch(self.run_id, params=params)
+        write_json_atomic(self.run_dir / RUN_FILE, {"tracking_uri": _server(), "run_id": self.run_id}, indent=2)
+        return client
+
+
+def tracking_uri(run_dir: Path) -> str:
+    """MLFLOW_TRACKING_URI, or else a sqlite file in the run folder."""
+    return _server() or f"sqlite:///{run_dir.absolute()}/mlflow.db"
+
+
+def _server() -> str | None:
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def _known_run(run_dir: Path) -> str | None:
+    """The id of the run that this folder has in the store, if any."""
+    try:
+        content = json.loads((run_dir / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return content["run_id"] if content["tracking_uri"] == _server() else None
+
+
+def _experiment(client: Any, name: str, run_dir: Path) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    location = None if _server() else (run_dir.absolute() / "mlartifacts").as_uri()
+    return client.create_experiment(name, artifact_location=location)
+
+
+def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
+    """The numbers in a line as MLflow metrics; lists and dicts one metric an entry."""
+    from mlflow.entities import Metric
+
+    def flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                yield from flat(f"{name}/{key}", entry)
+        elif isinstance(value, list):
+            for number, entry in enumerate(value):
+                yield from flat(f"{name}/stage{number}", entry)
+        else:
+            yield name, float(value)
+
+    for key, value in line.items():
+        if key not in ("step", "split"):
+            for name, number in flat(f"{line['split']}/{key}", value):
+                yield Metric(name, number, milliseconds, line["step"])

@@ -1,0 +1,113 @@
+"""Validation in evaluation mode over fixed windows and fixed masks: the same question at every step of every run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldarnet import alphabet
+from ldarnet.config import RunConfig
+from ldarnet.data import Batch, Masking, ShardSet, validation_batches
+from ldarnet.model.chunking import ratio_loss
+from ldarnet.training.distributed import World
+from ldarnet.training.engine import Engine, micro_batch
+from ldarnet.training.losses import IGNORED
+
+MASK_SEED = 0
+"""Not the run's seed: runs with different seeds answer the same question."""
+
+
+def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) -> dict[str, Any]:
+    """The validation metrics over all ranks; every rank must call it.
+
+    Returns:
+        `mlm_loss` over all scored positions (nats per base), `mask_loss` over those shown as [MASK], `copy_loss` over
+        those shown as a base, `accuracy` on the former, `ratio_loss`, `bases_per_chunk` and `boundary_probability`
+        by stage, and the counts `windows` and `scored`. A mean over nothing is 0.
+
+    Raises:
+        UserError: the split is missing or too small, or a shard has changed; on all ranks.
+    """
+    scores = torch.zeros(6, dtype=torch.float64, device=world.device)
+    stages = torch.zeros(engine.model_config.num_stages - 1, 3, dtype=torch.float64, device=world.device)
+    with world.together():
+        batches = list(validation_windows(shards, config, world))
+    engine.deepspeed.eval()
+    with torch.no_grad():
+        for batch in batches:
+            input_ids, labels = batch.input_ids.to(world.device), batch.labels.to(world.device)
+            output = engine.forward(input_ids)
+            scores[:5] += _scores(output.logits, input_ids, labels)
+            scores[5] += batch.windows
+            stages += torch.stack([_totals(stage, batch.windows) for stage in output.boundaries])
+    engine.deepspeed.train()
+    return _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
+
+
+def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
+    """Bases per chunk and mean boundary probability by stage, from (stages, 3): boundaries, probability, positions."""
+    bases = stages[0, 2]
+    return {
+        "bases_per_chunk": (bases / stages[:, 0]).tolist(),
+        "boundary_probability": (stages[:, 1] / stages[:, 2]).tolist(),
+    }
+
+
+def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Iterator[Batch]:
+    """This rank's validation batches.
+
+    Raises:
+        UserError: the split is missing or holds no window, at once; a shard has changed, when it is read.
+    """
+    data = config.data
+    return validation_batches(
+        shards,
+        config.validation.split,
+        length=data.length,
+        max_windows=config.validation.windows,
+        batch=micro_batch(config, world.size),
+        rank=world.rank,
+        world=world.size,
+        masking=Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED),
+        max_n_run=data.max_n_run,
+    )
+
+
+def _scores(logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Loss on [MASK] positions, on copied ones, number of each, and right answers on the former."""
+    losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = losses.double().view_as(labels)
+    masked = (labels != IGNORED) & (input_ids == alphabet.MASK)
+    copied = (labels != IGNORED) & ~masked
+    right = (logits.argmax(-1) == labels) & masked
+    return torch.stack(
+        [(losses * masked).sum(), (losses * copied).sum(), masked.sum(), copied.sum(), right.sum()]
+    ).double()
+
+
+def _totals(boundaries: Any, windows: int) -> Tensor:
+    """Boundaries, summed probability and positions of the windows that count."""
+    return torch.stack(
+        [
+            boundaries.mask[:windows].sum().double(),
+            boundaries.probability[:windows].double().sum(),
+            boundaries.lengths[:windows].sum().double(),
+        ]
+    )
+
+
+def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
+    mask_loss, copy_loss, masked, copied, right, windows = scores.tolist()
+    share, probability = stages[:, 0] / stages[:, 2], stages[:, 1] / stages[:, 2]
+    return {
+        "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
+        "mask_loss": mask_loss / max(masked, 1),
+        "copy_loss": copy_loss / max(copied, 1),
+        "accuracy": right / max(masked, 1),
+        "ratio_loss": ratio_loss(share, probability, target).sum().item(),
+        **stage_metrics(stages),
+        "windows": int(windows),
+        "scored": int(masked + copied),
+    }

@@ -1,0 +1,1 @@
+"""Programs that turn genomes into shards, check them and describe them."""

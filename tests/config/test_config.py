@@ -1,0 +1,130 @@
+"""What a user may write in a configuration, and what is said about mistakes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ldarnet.config import RunConfig, differences, flatten, load_config
+from ldarnet.config.schema import TrainingSection
+from ldarnet.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {"run": {"dir": "runs/x"}, "data": {"shards": "shards"}, "training": {"steps": 10}}
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "minimal.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_overrides_win_over_the_file(minimal):
+    config = load_config(
+        minimal, ["training.steps=7", "optimizer.lr=5e-4", "model.ssm_cfg.d_state=16", "ops.ssd=torch"]
+    )
+    assert config.training.steps == 7
+    assert config.optimizer.lr == 5e-4
+    assert config.model.ssm_cfg == {"d_state": 8}
+    assert config.ops == {"ssd": "torch"}
+
+
+def test_config_is_frozen(minimal):
+    with pytest.raises(ValueError, match="frozen"):
+        load_config(minimal).training.steps = 3  # type: ignore[misc]
+
+
+def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
+    config = load_config(minimal, ["optimizer.betas=[0.8, 0.9]", "validation.windows=0", "training.stop_after=3"])
+    config.save(tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    assert set(flatten(config)) == set(flatten(load_config(tmp_path / "saved.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.leaning_rate=1", "unknown key optimizer.leaning_rate; did you mean optimizer."),
+        ("training.lr=1e-3", "unknown key training.lr; did you mean optimizer.lr?"),
+        ("trainin.steps=1", "unknown key trainin; did you mean training?"),
+        ("optimizer.lr=2", "optimizer.lr=2 is out of range: more than 0, at most 1"),
+        ("data.mask_rate=0", "data.mask_rate=0 is out of range: more than 0, less than 1"),
+        ("training.zero_stage=4", "training.zero_stage=4 is out of range: at least 0, at most 3"),
+        ("training.epochs=2", "set exactly one of steps and epochs"),
+        ("schedule.decay=0.95", "warmup + decay must be at most 1"),
+        ("optimizer.betas=[0.9,1.5]", "out of range: each at least 0 and less than 1"),
+        ("schedule.decay_shape=cosine", "'published' or 'sqrt'"),
+        ("training.accumulation=3", "cannot be divided into accumulation=3"),
+        ("training.steps=ten", "training.steps='ten'"),
+        ("run.dir=null", "run.dir"),
+        ("steps=3", "section.key=value"),
+        ("run.dir.x=3", "is a value, not a section"),
+    ],
+)
+def test_mistakes_are_named(minimal, override, message):
+    with pytest.raises(UserError) as error:
+        load_config(minimal, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: [", "line"),
+        ("just words", "expected sections"),
+        ("run: {dir: x}", "data is missing"),
+        (None, "cannot read"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_config(path)
+    assert str(path) in str(error.value)
+
+
+def test_differences_name_only_what_enters_the_result(minimal):
+    old = load_config(minimal)
+    new = load_config(
+        minimal,
+        ["run.dir=elsewhere", "training.stop_after=2", "checkpoint.every=3", "tracking.mlflow=false", "data.workers=2"],
+    )
+    assert differences(old, new) == []
+    new = load_config(minimal, ["optimizer.lr=0.1", "ops.ssd=torch", "training.zero_stage=0"])
+    assert differences(old, new) == ["optimizer.lr: 0.0005 -> 0.1", "ops: {} -> None", "ops.ssd: None -> torch"]
+
+
+@given(st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
+def test_any_unknown_key_gets_a_valid_suggestion(key):
+    path = ROOT / "configs/pretrain/quickstart.yaml"
+    assume(key not in TrainingSection.model_fields)
+    with pytest.raises(UserError) as error:
+        load_config(path, [f"training.{key}=1"])
+    section, _, name = str(error.value).rpartition("did you mean ")[2].removesuffix("?").partition(".")
+    assert section in RunConfig.model_fields
+    assert not name or name in RunConfig.model_fields[section].annotation.model_fields
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/pretrain").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid(path):
+    config = load_config(path)
+    config.model.build(config.ops)
+
+
+def test_published_run_has_the_published_numbers():
+    config = load_config(ROOT / "configs/pretrain/ldarnet-110m.yaml")
+    assert config.model.preset == "ldarnet-110m"
+    assert config.data.length == 4096
+    assert config.training.batch == 1536
+    assert config.training.epochs == 15
+    assert (config.optimizer.lr, config.optimizer.betas, config.optimizer.eps) == (5e-4, (0.9, 0.95), 1e-8)
+    assert (config.optimizer.weight_decay, config.optimizer.clip) == (0.01, 1.0)
+    assert config.optimizer.stage_multiplier == "published"
+    assert (config.schedule.decay_shape, config.schedule.warmup, config.schedule.decay) == ("published", 0.1, 0.2)
+    assert (config.data.mask_rate, config.data.mask_share, config.data.random_share) == (0.15, 0.8, 0.1)

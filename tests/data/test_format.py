@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldarnet.alphabet import encode
+from ldarnet.data.format import LETTERS, pack_block, unpack_block
+
+ANY_CASE = LETTERS.decode() + LETTERS.decode().lower()
+runs = st.lists(st.tuples(st.sampled_from(ANY_CASE), st.integers(1, 40)), max_size=30).map(
+    lambda parts: "".join(letter * count for letter, count in parts)
+)
+texts = st.one_of(st.text(ANY_CASE, max_size=300), runs).filter(bool)
+
+
+@given(texts, st.data())
+def test_every_letter_and_case_comes_back(text, data):
+    frame, _ = pack_block(text.encode())
+    block = unpack_block(frame)
+    start = data.draw(st.integers(0, len(text)))
+    stop = data.draw(st.integers(start, len(text)))
+    assert block.length == len(text)
+    assert block.text(0, len(text)).decode() == text
+    assert block.text(start, stop).decode() == text[start:stop]
+    np.testing.assert_array_equal(block.ids(start, stop), encode(text[start:stop]))
+
+
+def test_a_frame_is_the_same_in_every_run_and_near_two_bits_a_base():
+    letters = np.random.default_rng(0).choice(np.frombuffer(b"ACGT", np.uint8), 100_000).tobytes()
+    frame, _ = pack_block(letters)
+    assert pack_block(letters)[0] == frame
+    assert 8 * len(frame) / len(letters) < 2.01
+
+
+def test_a_long_run_of_n_costs_almost_nothing():
+    assert len(pack_block(b"N" * 10**6)[0]) < 200
+
+
+@pytest.mark.parametrize("damage", [b"", b"not zstandard", pack_block(b"ACGT")[0][:-3]])
+def test_other_bytes_are_refused(damage):
+    with pytest.raises(ValueError, match="not a packed block"):
+        unpack_block(damage)

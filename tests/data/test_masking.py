@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+
+from ldarnet.alphabet import MASK, PAD, N
+from ldarnet.data import Masking
+from ldarnet.errors import UserError
+
+IDS = np.random.default_rng(0).integers(0, 4, (64, 4001)).astype(np.uint8)
+POSITIONS = np.arange(64)
+
+
+def test_rates_are_those_asked_for():
+    inputs, labels = Masking(rate=0.15, mask=0.8, random=0.1).apply(IDS, "set", POSITIONS)
+    scored = labels != -100
+    shown = inputs[scored]
+    kept = shown == labels[scored]
+    assert scored.mean() == pytest.approx(0.15, abs=0.003)
+    assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.01)
+    assert kept.mean() == pytest.approx(0.1 + 0.1 / 4, abs=0.007)
+    drawn = shown[(shown != MASK) & ~kept]
+    assert np.bincount(drawn, minlength=4)[:4] / len(drawn) == pytest.approx([0.25] * 4, abs=0.03)
+    np.testing.assert_array_equal(labels[scored], IDS[scored])
+    np.testing.assert_array_equal(inputs[~scored], IDS[~scored])
+
+
+def test_scored_bases_have_no_pattern():
+    _, labels = Masking(rate=0.5).apply(IDS, "set", POSITIONS)
+    scored = (labels != -100).astype(float)
+    assert abs(scored.mean(0) - 0.5).max() < 0.35
+    for shift in (1, 2):
+        assert abs(np.corrcoef(scored[:, shift:].ravel(), scored[:, :-shift].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(scored[0], scored[1])[0, 1]) < 0.06
+
+
+def test_n_and_padding_are_never_masked_scored_or_drawn():
+    ids = IDS.copy()
+    ids[:, ::3], ids[:, 1::3] = N, PAD
+    inputs, labels = Masking(rate=1, mask=0, random=1).apply(ids, "set", POSITIONS)
+    np.testing.assert_array_equal(inputs[ids >= N], ids[ids >= N])
+    assert (labels[ids >= N] == -100).all()
+    np.testing.assert_array_equal(labels[ids < N], ids[ids < N])
+    assert set(np.unique(inputs[ids < N])) == {0, 1, 2, 3}
+
+
+def test_a_mask_is_a_function_of_content_seed_stream_and_position_alone():
+    masking = Masking(seed=3)
+    inputs, labels = masking.apply(IDS, "set", POSITIONS)
+    for row in (0, 17, 63):
+        alone = masking.apply(IDS[row : row + 1], "set", POSITIONS[row : row + 1])
+        np.testing.assert_array_equal(alone[0][0], inputs[row])
+        np.testing.assert_array_equal(alone[1][0], labels[row])
+    others = (
+        Masking(seed=4).apply(IDS, "set", POSITIONS),
+        masking.apply(IDS, "other", POSITIONS),
+        masking.apply(IDS, "set", POSITIONS, stream="validation"),
+        masking.apply(IDS, "set", POSITIONS + 64),
+    )
+    for _, other in others:
+        both = ((labels != -100) & (other != -100)).mean()
+        assert both == pytest.approx(0.15**2, abs=0.003)
+
+
+def test_nothing_and_everything():
+    inputs, labels = Masking(rate=0).apply(IDS, "set", POSITIONS)
+    np.testing.assert_array_equal(inputs, IDS)
+    assert (labels == -100).all()
+    inputs, labels = Masking(rate=1, mask=1, random=0).apply(IDS, "set", POSITIONS)
+    assert (inputs == MASK).all()
+    assert inputs.dtype == labels.dtype == np.int64
+
+
+@pytest.mark.parametrize("options", [{"rate": 1.1}, {"mask": -0.1}, {"mask": 0.8, "random": 0.3}])
+def test_probabilities_out_of_range_are_refused(options):
+    with pytest.raises(UserError, match="must be"):
+        Masking(**options)

@@ -1,0 +1,168 @@
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ldarnet.alphabet import encode
+from ldarnet.data import ShardSet
+from ldarnet.data.format import unpack_block
+from ldarnet.errors import UserError
+
+CONTIGS = {
+    "one": "ACGTNNNNacgtRYKM" * 20 + "ACG",
+    "two": "ttNNnnA",
+    "three": "G" * 999,
+}
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.text("ACGTNRYKMSWBDHVUacgtnrykmswbdhvu", min_size=1, max_size=90), min_size=1, max_size=4),
+    st.integers(1, 40),
+    st.integers(1, 200),
+    st.data(),
+)
+def test_what_goes_in_comes_out(make_set, texts, block, shard_size, data):
+    texts[0] += "A"
+    shards = make_set({f"c{number}": text for number, text in enumerate(texts)}, block=block, shard_size=shard_size)
+    for number, text in enumerate(texts):
+        start = data.draw(st.integers(0, len(text)))
+        stop = data.draw(st.integers(start, len(text)))
+        assert shards.text(f"c{number}", 0, len(text)) == text
+        assert shards.text(number, start, stop) == text[start:stop]
+        np.testing.assert_array_equal(shards.read(f"c{number}", start, stop), encode(text[start:stop]))
+
+
+def test_the_index_knows_runs_of_n_across_blocks(make_set):
+    shards = make_set({"a": "ACGTNNNNNNNNRRRACGTN"}, block=5)
+    assert shards.index.contigs[0].n_runs.tolist() == [[4, 15], [19, 20]]
+
+
+def test_lengths_and_splits(make_set):
+    shards = make_set(CONTIGS, {"valid": ["two"]})
+    assert shards.contigs == {"one": 323, "two": 7, "three": 999}
+    assert shards.splits == {"train": 1322, "valid": 7}
+
+
+def test_webdataset_reads_the_shards(make_set):
+    shards = make_set(CONTIGS, block=100, shard_size=150)
+    assert len(shards.index.shards) > 2
+    urls = [str(shards.folder / shard.name) for shard in shards.index.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    keys = [sample["__key__"] for sample in samples]
+    blocks = [unpack_block(sample["2bit.zst"]) for sample in samples]
+    assert keys == sorted(keys)
+    assert "".join(block.text(0, block.length).decode() for block in blocks) == "".join(CONTIGS.values())
+
+
+def test_memory_is_bounded_and_reading_goes_on(make_set):
+    folder = make_set({"a": "ACGT" * 1000}, block=100).folder
+    shards = ShardSet.open(folder, cache_bytes=100)
+    for start in (0, 3900, 17, 2000):
+        assert shards.text("a", start, start + 90) == ("ACGT" * 40)[start % 4 :][:90]
+    assert sum(block.nbytes for block in shards._cache.values()) <= 100
+
+
+def test_a_set_can_be_pickled_without_its_memory(make_set):
+    shards = make_set({"a": "ACGT" * 100_000})
+    before = shards.read("a", 5, 50)
+    copy = pickle.dumps(shards)
+    assert len(copy) < 10_000
+    np.testing.assert_array_equal(pickle.loads(copy).read("a", 5, 50), before)
+
+
+def test_a_forked_process_reads_too(make_set):
+    shards = make_set(CONTIGS, block=50)
+    shards.read("one", 0, 10)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, shards.text("three", 0, 200).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 1000) == b"G" * 200
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("contig", "start", "stop", "message"),
+    [("four", 0, 1, "no contig 'four'"), ("two", 0, 8, "two has 7 bases"), ("two", -1, 3, "not within it")],
+)
+def test_reading_outside_is_refused(make_set, contig, start, stop, message):
+    with pytest.raises(UserError, match=message):
+        make_set(CONTIGS).read(contig, start, stop)
+
+
+def test_a_changed_block_is_found_when_it_is_read_and_others_are_served(make_set):
+    shards = make_set(CONTIGS, block=100)
+    shard = shards.folder / "shard-00000.tar"
+    content = bytearray(shard.read_bytes())
+    content[shards.index.blocks.offset[2] + 20] ^= 1
+    shard.write_bytes(content)
+    assert shards.text("one", 0, 200) == CONTIGS["one"][:200]
+    with pytest.raises(UserError, match=r"shard-00000\.tar: block 2 \(one:200-300\) does not match"):
+        shards.read("one", 199, 201)
+
+
+def test_a_truncated_or_missing_shard_is_named(make_set):
+    shards = make_set({"a": "ACGT" * 100})
+    shard = shards.folder / "shard-00000.tar"
+    os.truncate(shard, 520)
+    with pytest.raises(UserError, match=r"shard-00000\.tar: block 0 \(a:0-400\) does not match"):
+        shards.read("a", 0, 1)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"shard-00000\.tar: missing"):
+        shards.read("a", 0, 1)
+
+
+def test_folders_that_are_no_shard_set_are_refused(make_set, tmp_path):
+    with pytest.raises(UserError, match="not a shard set"):
+        ShardSet.open(tmp_path)
+    with pytest.raises(UserError, match="not a shard set"):
+        ShardSet.open(tmp_path / "absent")
+    (tmp_path / "index.json").write_text("[1, 2]")
+    with pytest.raises(UserError, match="not the index of a shard set"):
+        ShardSet.open(tmp_path)
+    (tmp_path / "index.json").write_text('{"format": ')
+    with pytest.raises(UserError, match=r"index\.json: damaged"):
+        ShardSet.open(tmp_path)
+
+
+def edit(shards, change):
+    path = shards.folder / "index.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_an_index_of_a_newer_format_is_refused(make_set):
+    shards = make_set(CONTIGS)
+    edit(shards, lambda content: content.update(version=2))
+    with pytest.raises(UserError, match=r"format version 2, but this program reads version 1; upgrade"):
+        ShardSet.open(shards.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["contigs"][0].update(length=322),
+        lambda content: content["contigs"][0].update(sha256="0" * 64),
+        lambda content: content["splits"].update(train=[[0, 0, 300]]),
+        lambda content: content.pop("shards"),
+        lambda content: content["blocks"]["start"].__setitem__(1, 101),
+        lambda content: content["blocks"]["shard"].__setitem__(1, 9),
+        lambda content: content["blocks"]["length"].pop(),
+        lambda content: content["blocks"]["contig"].__setitem__(0, "x"),
+    ],
+)
+def test_an_edited_index_is_refused(make_set, change):
+    shards = make_set(CONTIGS, block=100)
+    edit(shards, change)
+    with pytest.raises(UserError, match=r"index\.json: damaged"):
+        ShardSet.open(shards.folder)

@@ -1,0 +1,231 @@
+import errno
+import fcntl
+import hashlib
+import multiprocessing
+import os
+import re
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+import sharding.build
+from ldarnet.data import ShardSet
+from ldarnet.errors import UserError
+from sharding.build import build, main
+from sharding.genomes import BUNDLED_FASTA
+from sharding.program import run
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> Path:
+    path = tmp_path / "genome.fa"
+    path.write_text(">chrI\n" + "ACGTTGCA" * 500 + "\n>chrII\n" + "GATTACAN" * 100 + "\n")
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_bundled_genome_is_what_its_source_file_says(tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "set")]) == 0
+    shards = ShardSet.open(tmp_path / "set")
+    source = (BUNDLED_FASTA.parent / "SOURCE.md").read_text()
+    table = re.findall(r"\| (chr\w+) \| NC_\d+ \| ([\d,]+) \| `(\w{64})` \|", source)
+    assert {name: int(length.replace(",", "")) for name, length, _ in table} == shards.contigs
+    for name, length, digest in table:
+        letters = shards.text(name, 0, int(length.replace(",", "")))
+        assert hashlib.sha256(letters.encode()).hexdigest() == digest
+    assert shards.splits == {"train": 2_126_243, "valid": 270_161}
+    said = capsys.readouterr().out
+    assert "2,126,243" in said
+    assert float(re.search(r"([\d.]+) bits per base", said)[1]) < 2.1
+
+
+def test_several_files_and_splits(tmp_path, fasta):
+    more = tmp_path / "more.fa"
+    more.write_text(">chrIII\nacgtRY\n")
+    index, built = build(tmp_path / "set", [fasta, more], contig_splits={"valid": ["chrII"]})
+    assert built
+    assert [(contig.name, contig.length, contig.source) for contig in index.contigs] == [
+        ("chrI", 4000, 0),
+        ("chrII", 800, 0),
+        ("chrIII", 6, 1),
+    ]
+    assert [source["name"] for source in index.recipe["sources"]] == ["genome.fa", "more.fa"]
+    shards = ShardSet.open(tmp_path / "set")
+    assert shards.text("chrIII", 0, 6) == "acgtRY"
+    assert shards.splits == {"train": 4006, "valid": 800}
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path, fasta):
+    for name in ("one", "two"):
+        build(tmp_path / name, [fasta], block=300, shard_size=200)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    names = sorted(files(tmp_path / "one"))
+    assert names[0] == "index.json"
+    assert len(names) > 3
+    for name in names[1:]:
+        with tarfile.open(tmp_path / "one" / name) as tar:
+            members = tar.getnames()
+        assert members == sorted(members)
+
+
+def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fasta, capsys):
+    arguments = ["--out", str(tmp_path / "set"), str(fasta), "--split", "valid=chrII"]
+    assert main(arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "already built" in capsys.readouterr().out
+    with pytest.raises(UserError, match="other input or options; name another --out folder or delete this one"):
+        main(arguments[:3])
+    fasta.write_text(fasta.read_text().replace("GATT", "CATT"))
+    with pytest.raises(UserError, match="other input"):
+        main(arguments)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
+
+
+def test_a_set_that_lost_a_shard_is_not_called_built(tmp_path, fasta):
+    build(tmp_path / "set", [fasta])
+    (tmp_path / "set" / "shard-00000.tar").unlink()
+    with pytest.raises(
+        UserError, match=r"shard-00000\.tar: missing or of another size; delete .*set and build it again"
+    ):
+        build(tmp_path / "set", [fasta])
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, fasta):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "shard-00000.tar").write_text("precious")
+    with pytest.raises(UserError, match="holds other files; name an empty or a new --out folder"):
+        build(tmp_path / "mine", [fasta])
+    assert files(tmp_path / "mine") == {"shard-00000.tar": b"precious"}
+    with pytest.raises(UserError, match="cannot be used as a folder"):
+        build(fasta, [fasta])
+
+
+def test_contig_names_must_differ_within_and_across_files(tmp_path, fasta):
+    other = tmp_path / "other.fa"
+    other.write_text(">chrV\nA\n>chrII\nA\n")
+    with pytest.raises(UserError, match=rf"{other}: contig 'chrII' is also in {fasta}; give every contig a name"):
+        build(tmp_path / "set", [fasta, other])
+    other.write_text(">chrV\nA\n>chrV\nA\n")
+    with pytest.raises(UserError, match=r"contig 'chrV' is also in the same file"):
+        build(tmp_path / "set", [other])
+
+
+def test_bad_input_leaves_no_index_and_can_be_mended(tmp_path, fasta):
+    good = fasta.read_text()
+    fasta.write_text(good + ">p\nMKLV\n")
+    with pytest.raises(UserError, match="protein"):
+        build(tmp_path / "set", [fasta], block=100, shard_size=100)
+    assert not (tmp_path / "set" / "index.json").exists()
+    assert not list((tmp_path / "set").glob(".*"))
+    with pytest.raises(UserError, match="not a shard set"):
+        ShardSet.open(tmp_path / "set")
+    fasta.write_text(good)
+    build(tmp_path / "set", [fasta])
+    assert sorted(files(tmp_path / "set")) == ["index.json", "shard-00000.tar"]
+
+
+def test_a_split_without_any_base_is_refused(tmp_path):
+    path = tmp_path / "n.fa"
+    path.write_text(">a\nACGT\n>b\nNNNNRY\n")
+    with pytest.raises(UserError, match=r"split 'valid': it holds no A, C, G or T, so no window is left"):
+        build(tmp_path / "set", [path], contig_splits={"valid": ["b"]})
+
+
+def test_options_out_of_range_are_refused(tmp_path, fasta):
+    with pytest.raises(UserError, match="at least 1"):
+        build(tmp_path / "set", [fasta], block=0)
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path / "set"), "--split", "a=b", "--splits-bed", "x"])
+
+
+def test_a_full_device_is_named_and_leaves_nothing_half_written(tmp_path, fasta, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
+    message = (
+        r"no space left on device while writing .*shard-00000\.tar; free some space and run the same command again"
+    )
+    with pytest.raises(UserError, match=message):
+        build(tmp_path / "set", [fasta])
+    assert list(files(tmp_path / "set")) == ["unfinished.json"]
+    monkeypatch.undo()
+    assert build(tmp_path / "set", [fasta])[1]
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_device_that_is_really_full(tiny_disk):
+    with pytest.raises(UserError, match=r"no space left on device while writing .*shard-0000\d\.tar"):
+        build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=100_000)
+    names = sorted(files(tiny_disk / "set"))
+    assert names[-1] == "unfinished.json"
+    assert all(re.fullmatch(r"shard-\d{5}\.tar", name) for name in names[:-1])
+    subprocess.run(["mount", "-o", "remount,size=2m", tiny_disk], check=True)
+    assert build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=100_000)[1]
+    assert sum(ShardSet.open(tiny_disk / "set").contigs.values()) == 2_396_404
+
+
+def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
+    (tmp_path / "set").mkdir()
+    descriptor = os.open(tmp_path / "set", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another build is writing here"):
+        build(tmp_path / "set", [fasta])
+    os.close(descriptor)
+    assert build(tmp_path / "set", [fasta])[1]
+
+
+def _build_slowly(out: Path, fasta: Path) -> None:
+    pack = sharding.build.pack_block
+    sharding.build.pack_block = lambda text: (time.sleep(0.05), pack(text))[1]
+    build(out, [fasta], block=100, shard_size=100)
+
+
+def test_a_killed_build_leaves_no_set_and_the_next_one_finishes(tmp_path, fasta):
+    out = tmp_path / "set"
+    builder = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(out, fasta))
+    builder.start()
+    while not list(out.glob("shard-*.tar")):
+        assert builder.is_alive()
+        time.sleep(0.01)
+    builder.kill()
+    builder.join()
+    assert not (out / "index.json").exists()
+    build(out, [fasta], block=100, shard_size=100)
+    build(tmp_path / "unbroken", [fasta], block=100, shard_size=100)
+    assert files(out) == files(tmp_path / "unbroken")
+
+
+def test_programs_end_with_one_line_and_status_1(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(lambda: main(["--out", str(tmp_path / "set"), str(tmp_path / "absent.fa")]))
+    assert end.value.code == f"error: {tmp_path / 'absent.fa'}: no such file; check the path"
+    with pytest.raises(SystemExit) as end:
+        run(lambda: 0)
+    assert end.value.code == 0
+
+
+def test_human_chromosome_20_takes_less_than_2_1_bits_a_base(tmp_path, shared):
+    source = shared / "data" / "genome_human_chr20_GRCh37" / "20.fa.gz"
+    index, _ = build(tmp_path / "set", [source])
+    size = sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
+    assert index.contigs[0].length == 63_025_520
+    assert 8 * size / 63_025_520 < 2.1

@@ -1,0 +1,186 @@
+"""The `ldarnet` command."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__, doctor, load_published_checkpoint
+from ldarnet.cli import main
+from ldarnet.ops import backends
+
+SEQUENCE = "ACGTTTTTGGGNNNNACGACGTAGCTAGCATCGACTAC"
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model() -> LDARNetForMaskedLM:
+    torch.manual_seed(0)
+    return LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
+
+
+@pytest.fixture
+def folder(model: LDARNetForMaskedLM, tmp_path: Path) -> Path:
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def assert_one_line_error(ended: Ended, *parts: str) -> None:
+    assert ended.status == 1
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    assert all(part in ended.err for part in parts), ended.err
+
+
+def test_version(ldarnet: Run) -> None:
+    assert ldarnet("--version") == (0, f"ldarnet {__version__}\n", "")
+
+
+def test_doctor_names_one_backend_for_every_operation_on_every_device(ldarnet: Run) -> None:
+    report = json.loads(ldarnet("doctor", "--json").out)
+    assert ("cuda" in report["operations"]) == torch.cuda.is_available()
+    for operations in report["operations"].values():
+        assert operations.keys() == {backend.operation for backend in backends()}
+        for choices in operations.values():
+            (chosen,) = (choice for choice in choices if choice["chosen"])
+            assert not chosen["obstacle"]
+
+
+def test_doctor_gives_the_command_for_what_is_missing(ldarnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_version = metadata.version
+
+    def version(name: str) -> str:
+        if name in ("mamba-ssm", "deepspeed"):
+            raise metadata.PackageNotFoundError(name)
+        return real_version(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    ended = ldarnet("doctor")
+    assert ended.status == 0
+    assert 'pip install --no-build-isolation "mamba-ssm==' in ended.out
+    assert "The main job needs deepspeed" in ended.out
+    assert "Nothing is wrong" not in ended.out
+
+
+def test_doctor_finds_a_kernel_that_is_installed_but_does_not_load(
+    ldarnet: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "flash_attn").mkdir()
+    (tmp_path / "flash_attn" / "__init__.py").write_text('raise ImportError("undefined symbol: _ZN3c10")\n')
+    information = tmp_path / "flash_attn-2.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: flash-attn\nVersion: 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    out = ldarnet("doctor").out
+    assert "does not import: ImportError: undefined symbol: _ZN3c10" in out
+    assert "flash-attn is installed but does not import: rebuild it" in out
+
+
+def test_doctor_sees_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_nvidia_driver", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert any("torch was built without CUDA" in line for line in doctor.examine()["advice"])
+
+
+@pytest.mark.parametrize("of_a_run", [False, True])
+def test_export_writes_a_folder_that_transformers_loads(
+    of_a_run: bool, ldarnet: Run, model: LDARNetForMaskedLM, folder: Path, tmp_path: Path
+) -> None:
+    source = folder
+    if of_a_run:
+        source = tmp_path / "run"
+        (source / "checkpoints").mkdir(parents=True)
+        folder.rename(source / "checkpoints" / "step-2")
+        (source / "checkpoints" / "pointers.json").write_text('{"latest": "step-3", "best": "step-2"}')
+    assert ldarnet("export", source, tmp_path / "out").status == 0
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "out")([SEQUENCE], return_tensors="pt")
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(again(**tokens).logits, model(**tokens).logits)
+
+
+def test_convert_goes_to_the_published_form_and_back(
+    ldarnet: Run, model: LDARNetForMaskedLM, folder: Path, tmp_path: Path
+) -> None:
+    assert ldarnet("convert", folder, tmp_path / "published.pt").status == 0
+    assert ldarnet("convert", tmp_path / "published.pt", tmp_path / "back").status == 0
+    for again in (
+        load_published_checkpoint(tmp_path / "published.pt"),
+        LDARNetForMaskedLM.from_pretrained(tmp_path / "back"),
+    ):
+        weights = again.state_dict()
+        assert weights.keys() == model.state_dict().keys()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_nothing_is_overwritten(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.pt").write_text("precious")
+    assert_one_line_error(ldarnet("export", folder, folder), str(folder), "exists already")
+    assert_one_line_error(ldarnet("convert", folder, tmp_path / "there.pt"), "there.pt", "exists already")
+    assert (tmp_path / "there.pt").read_text() == "precious"
+
+
+def test_what_is_no_model_is_named(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    assert_one_line_error(ldarnet("export", tmp_path / "none", tmp_path / "out"), str(tmp_path / "none"))
+    assert_one_line_error(ldarnet("convert", tmp_path / "none.pt", tmp_path / "out"), str(tmp_path / "none.pt"))
+    assert_one_line_error(ldarnet("convert", folder, tmp_path / "out"), ".pt")
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), "config.json", "'bert'")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokenize_prints_the_chunks_of_the_model(
+    ldarnet: Run, model: LDARNetForMaskedLM, folder: Path, tmp_path: Path
+) -> None:
+    fasta = tmp_path / "two.fa"
+    fasta.write_text(f">one some words\n{SEQUENCE[:30]}\n{SEQUENCE[30:]}\n>two\nacgtn\n")
+    ended = ldarnet("tokenize", folder, fasta)
+    assert ended.status == 0
+    rows = [line.split("\t") for line in ended.out.splitlines()]
+    for name, sequence in (("one", SEQUENCE), ("two", "acgtn")):
+        chunks = [(int(start), int(end), bases) for contig, start, end, bases in rows if contig == name]
+        assert "".join(bases for _, _, bases in chunks) == sequence
+        assert all(sequence[start:end] == bases for start, end, bases in chunks)
+    ids = torch.tensor(["ACGTN".index(base) for base in SEQUENCE])[None]
+    with torch.no_grad():
+        starts = model(ids).boundaries[0].mask[0].nonzero()[:, 0].tolist()
+    assert [int(start) for contig, start, _, _ in rows if contig == "one"] == starts
+
+
+def test_every_window_starts_a_chunk_and_loses_no_base(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
+    rows = [row.split("\t") for row in ldarnet("tokenize", folder, tmp_path / "one.fa", "--window", 7).out.splitlines()]
+    assert {int(start) for _, start, _, _ in rows} >= set(range(0, len(SEQUENCE), 7))
+    assert "".join(bases for *_, bases in rows) == SEQUENCE
+
+
+def test_a_level_of_chunks_that_the_model_lacks_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
+    assert_one_line_error(ldarnet("tokenize", folder, tmp_path / "one.fa", "--stage", 7), "stage 7", "0 to 0")

@@ -1,0 +1,59 @@
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+
+from ldarnet.errors import UserError
+from ldarnet.files import atomic_path, sha256_file, space_errors, write_json_atomic
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    final = tmp_path / "out.bin"
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"new")
+        assert not final.exists()
+        assert partial.parent == tmp_path
+    assert final.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+
+def fail_half_way(final):
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    final = tmp_path / "out.bin"
+    final.write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        fail_half_way(final)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"no space left on device while writing .*out\.bin; free some space"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EROFS, r"cannot write .*out\.bin \(Read-only file system\); name a folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, number, message):
+    with pytest.raises(UserError, match=message), atomic_path(tmp_path / "out.bin"):
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(OSError, match="Input/output"), space_errors(tmp_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_json_and_hash(tmp_path):
+    path = tmp_path / "x.json"
+    write_json_atomic(path, {"b": [1, 2]}, indent=1)
+    assert json.loads(path.read_text()) == {"b": [1, 2]}
+    assert sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()

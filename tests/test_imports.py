@@ -1,0 +1,113 @@
+"""The rooms of the project import downwards only, and `import ldarnet` needs little."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# What a room may import of ours. `ldarnet` alone is the face of the package, for programs that stand outside of it.
+FOUNDATION = {"ldarnet.errors", "ldarnet.files", "ldarnet.version", "ldarnet.alphabet"}
+MAY_IMPORT = {
+    "ldarnet": {"ldarnet.model", "ldarnet.version"},
+    "ldarnet.errors": set(),
+    "ldarnet.version": set(),
+    "ldarnet.alphabet": {"ldarnet.errors"},
+    "ldarnet.files": {"ldarnet.errors"},
+    "ldarnet.ops": {"ldarnet.errors"},
+    "ldarnet.model": {"ldarnet.ops", *FOUNDATION},
+    "ldarnet.data": FOUNDATION,
+    "ldarnet.config": {"ldarnet.model", *FOUNDATION},
+    "ldarnet.interpret": {"ldarnet.model", *FOUNDATION},
+    "ldarnet.training": {"ldarnet.model", "ldarnet.ops", "ldarnet.data", "ldarnet.config", *FOUNDATION},
+    "ldarnet.doctor": {"ldarnet.ops", *FOUNDATION},
+    "ldarnet.cli": {"ldarnet.doctor", "ldarnet.model", "ldarnet.interpret", "sharding", *FOUNDATION},
+    "sharding": {"ldarnet.data", *FOUNDATION},
+}
+PROGRAMS = ("launch", "benchmarks")  # nothing imports them; they may import everything
+HEAVY = ("deepspeed", "mlflow", "matplotlib", "ray", "mamba_ssm", "causal_conv1d", "flash_attn")
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module of ours, by dotted name."""
+    found = {}
+    for package in ("ldarnet", "sharding", *PROGRAMS):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    """`ldarnet.data.reader` is in the room `ldarnet.data`, every module of `sharding` in the room `sharding`."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "ldarnet" else parts[0]
+
+
+def imported(module: str, *, when_loaded: bool = False) -> Iterator[str]:
+    """The modules that a module imports: all of them, or only those that it needs to be loaded itself."""
+    pending: list[ast.AST] = [MODULES[module]]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively: write the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in MODULES else str(node.module)
+        elif not (when_loaded and (isinstance(node, ast.FunctionDef) or _for_types_only(node))):
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) not in PROGRAMS])
+def test_a_room_imports_only_rooms_below_it(module: str) -> None:
+    allowed = {room(module), *MAY_IMPORT[room(module)]}
+    ours = {name for name in imported(module) if name.split(".")[0] in ("ldarnet", "sharding", *PROGRAMS)}
+    wrong = {name for name in ours if room(name) not in allowed}
+    assert not wrong, f"{module} may import {sorted(allowed)} of ours; it imports {sorted(wrong)}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        module: {name for name in imported(module, when_loaded=True) if name in MODULES and name != module}
+        for module in MODULES
+    }
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room(module) == "ldarnet.ops"])
+def test_operations_need_torch_alone(module: str) -> None:
+    needed = {name.split(".")[0] for name in imported(module, when_loaded=True)}
+    assert needed <= {"torch", "ldarnet", *sys.stdlib_module_names}
+
+
+def test_the_package_works_without_what_training_and_kernels_need() -> None:
+    program = f"""
+import sys
+for name in {(*HEAVY, "pydantic", "typer", "triton")!r}:
+    sys.modules[name] = None  # an import of it raises ImportError
+import ldarnet
+model = ldarnet.LDARNetForMaskedLM(ldarnet.LDARNetConfig.preset("tiny"))
+assert model(ldarnet.DNATokenizer()(["ACGT"], return_tensors="pt")["input_ids"]).logits.shape == (1, 4, 7)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = f"import sys, ldarnet; print([name for name in {HEAVY!r} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

@@ -1,0 +1,76 @@
+"""A checkpoint is complete or absent, whatever happens while it is written."""
+
+import errno
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from ldarnet.errors import UserError
+from ldarnet.training import checkpoint
+from ldarnet.training.checkpoint import CheckpointStore, TrainingState, verify
+from ldarnet.files import write_json_atomic
+
+
+def state(step, best_step=None):
+    return TrainingState(step, 10, 8 * step, 0, "f" * 64, best_step=best_step)
+
+
+def write(store, step, best_step=None):
+    with store.staged(step) as folder:
+        checkpoint._save({"weight": torch.ones(3)}, folder / "model.safetensors")
+        write_json_atomic(folder / "state.json", vars(state(step, best_step)))
+    store.settle()
+
+
+def test_it_appears_when_complete_and_old_ones_go(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 3, 4, 5):
+        write(store, step, best_step=min(step, 2))
+        verify(store.path(step))
+    assert [path.name for path in store.complete()] == ["step-00000002", "step-00000004", "step-00000005"]
+    assert store.best() == store.path(2)
+    assert sorted(path.name for path in store.folder.iterdir() if path.is_dir()) == [
+        path.name for path in store.complete()
+    ]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_leaves_the_old_ones(tmp_path, monkeypatch, file, number):
+    store = CheckpointStore(tmp_path, keep=1)
+    write(store, 1)
+
+    def full(*arguments, **_):
+        if any(str(argument).endswith(file) for argument in arguments):
+            raise OSError(number, "full")
+        return real[full.name](*arguments, **_)
+
+    real = {"save": checkpoint.save_file, "json": write_json_atomic}
+    if file == "model.safetensors":
+        message = f"Error while serializing: I/O error: No space left on device (os error {number})"
+        monkeypatch.setattr(checkpoint, "save_file", lambda *_, **__: (_ for _ in ()).throw(SafetensorError(message)))
+    else:
+        full.name = "json"
+        monkeypatch.setattr(checkpoint, "write_json_atomic", full)
+        monkeypatch.setitem(globals(), "write_json_atomic", full)
+    with pytest.raises((UserError, OSError)) as error:
+        write(store, 2)
+    assert isinstance(error.value, UserError) or file == "state.json"
+    if isinstance(error.value, UserError):
+        assert file in str(error.value)
+    monkeypatch.undo()
+    assert store.complete() == [store.path(1)]
+    assert [path.name for path in store.folder.glob(".*")] == []
+    verify(store.path(1))
+
+
+def test_leftovers_of_a_killed_save_are_cleaned(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    write(store, 1)
+    (store.folder / ".staged-00000002").mkdir()
+    (store.folder / ".staged-00000002/model.safetensors").write_bytes(b"half")
+    (store.folder / ".doomed-step-00000000").mkdir()
+    assert store.latest() == store.path(1)
+    store.clean()
+    assert sorted(path.name for path in store.folder.iterdir()) == ["pointers.json", "step-00000001"]

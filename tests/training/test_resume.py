@@ -1,0 +1,202 @@
+"""`train 2N` equals `N, stop, resume, N` bit for bit, and so does a run that was killed."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from ldarnet import LDARNetForMaskedLM
+from ldarnet.config import load_config
+from ldarnet.errors import UserError
+from ldarnet.training.checkpoint import CheckpointStore, check_fits, read_state, verify
+from ldarnet.training.metrics_file import read_metrics
+from ldarnet.training.run_folder import lock, open_run_folder
+from ldarnet.training.state import MOMENTS
+
+SEVERAL_RUNS = Path(__file__).with_name("several_runs.py")
+CLOCKED = ("seconds", "bases_per_second")
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, shards):
+    path = tmp_path_factory.mktemp("resume") / "config.yaml"
+    path.write_text(
+        f"""
+run: {{dir: {path.parent}/unbroken}}
+model: {{preset: tiny}}
+data: {{shards: {shards}, length: 64}}
+training: {{steps: 10, batch: 8, accumulation: 2, timeout_minutes: 2}}
+checkpoint: {{every: 4, keep: 2}}
+validation: {{every: 5, windows: 10}}
+tracking: {{mlflow: false}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def runs(request, config_file, run_ranks):
+    """An unbroken run, one stopped after 6 of 10 steps and continued, and one only stopped, by number of ranks."""
+    folder = config_file.parent / f"{request.param}-ranks"
+    resumed, stopped = f"run.dir={folder}/resumed", f"run.dir={folder}/stopped"
+    run_ranks(
+        request.param,
+        f"{config_file} run.dir={folder}/unbroken",
+        f"{config_file} {stopped} training.stop_after=6",
+        f"{config_file} {resumed} training.stop_after=6",
+        f"{config_file} {resumed}",
+        script=SEVERAL_RUNS,
+    ).succeed()
+    return folder
+
+
+def tensors(run, step):
+    checkpoint = run / "checkpoints" / f"step-{step:08d}"
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
+
+
+def logged(run):
+    return [{key: line[key] for key in line if key not in CLOCKED} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def assert_equal_runs(run, other):
+    first, second = tensors(run, 10), tensors(other, 10)
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+    assert logged(run) == logged(other)
+
+
+def test_stop_and_resume_is_exact(runs):
+    assert [line["step"] for line in logged(runs / "unbroken") if line["split"] == "train"] == list(range(1, 11))
+    assert_equal_runs(runs / "unbroken", runs / "resumed")
+
+
+def test_what_a_checkpoint_holds(runs):
+    weights = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010")
+    names = dict(weights.named_parameters())
+    saved = tensors(runs / "unbroken", 10)
+    assert saved.keys() == names.keys() | {f"{moment}.{name}" for moment in MOMENTS for name in names}
+    assert all(saved[name].equal(parameter) for name, parameter in names.items())
+    assert any(saved[f"exp_avg_sq.{name}"].any() for name in names)
+    state = read_state(runs / "unbroken/checkpoints/step-00000010")
+    assert (state.step, state.total_steps, state.position) == (10, 10, 80)
+
+
+def test_retention_keeps_the_last_and_the_best(runs):
+    store = CheckpointStore(runs / "unbroken", keep=2)
+    pointers = json.loads((store.folder / "pointers.json").read_text())
+    losses = {line["step"]: line["mlm_loss"] for line in logged(runs / "unbroken") if line["split"] == "valid"}
+    best = min(losses, key=losses.__getitem__)
+    assert pointers == {"latest": "step-00000010", "best": f"step-{best:08d}"}
+    assert {path.name for path in store.complete()} == {"step-00000008", "step-00000010", f"step-{best:08d}"}
+
+
+@pytest.mark.slow
+def test_elastic_resume_goes_on_where_it_was(config_file, runs, run_ranks):
+    """From 1 rank to 2, or from 2 to 1, and to other ZeRO stages; the order of windows stays."""
+    world = 3 - int(runs.name[0])
+    moved = [runs / f"moved-to-stage-{stage}" for stage in (0, 2)]
+    arguments = []
+    for stage, folder in zip((0, 2), moved, strict=True):
+        shutil.copytree(runs / "stopped", folder)
+        arguments.append(f"{config_file} run.dir={folder} training.zero_stage={stage}")
+    run_ranks(world, *arguments, script=SEVERAL_RUNS).succeed()
+    unbroken = [line["loss"] for line in logged(runs / "unbroken") if line["split"] == "train"]
+    for folder in moved:
+        losses = [line["loss"] for line in logged(folder) if line["split"] == "train"]
+        assert losses[:6] == unbroken[:6]
+        assert losses[6:] == pytest.approx(unbroken[6:], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_run_continues_exactly(config_file, runs, run_ranks):
+    world, folder = int(runs.name[0]), runs / "killed"
+    arguments = ("--config", config_file, f"run.dir={folder}", "checkpoint.every=3")
+    job = run_ranks(world, *arguments, "training.steps=10")
+    deadline = time.monotonic() + 120
+    while len(read_metrics(folder / "metrics.jsonl")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.kill()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "cut sh')
+    assert not (folder / "checkpoints/step-00000010").exists()
+    output = run_ranks(world, *arguments).succeed()
+    assert "continuing from step 3" in output
+    assert_equal_runs(runs / "unbroken", folder)
+
+
+def test_finished_run_is_left_alone(config_file, runs, run_ranks):
+    if runs.name != "1-ranks":
+        pytest.skip("the same with any number of ranks; each start takes seconds")
+    before = (runs / "unbroken/metrics.jsonl").read_text()
+    output = run_ranks(1, "--config", config_file, f"run.dir={runs}/unbroken").succeed()
+    again = run_ranks(1, "--config", runs / "unbroken/config.yaml").succeed()
+    assert "nothing is left to train" in again
+    assert "exported model" in output
+    assert "exported model" in again
+    assert (runs / "unbroken/metrics.jsonl").read_text() == before
+
+
+def test_mistakes_end_all_ranks_with_one_line(config_file, runs, run_ranks):
+    if runs.name != "2-ranks":
+        pytest.skip("needs two ranks")
+    results = run_ranks(2, "--config", config_file, f"run.dir={runs}/unbroken", "optimizer.lr=0.1").wait()
+    assert [status for status, _, _ in results] == [1, 1]
+    (line,) = results[0][2].splitlines()
+    assert line.startswith("error: ")
+    assert "optimizer.lr: 0.0005 -> 0.1" in line
+    assert results[1][2] == ""
+
+
+@pytest.fixture
+def finished(runs, tmp_path):
+    """A copy of a finished run folder to damage."""
+    return shutil.copytree(runs / "unbroken", tmp_path / "run")
+
+
+def test_other_configuration_is_refused(config_file, finished):
+    store = CheckpointStore(finished, keep=2)
+    config = load_config(config_file, [f"run.dir={finished}", "data.length=32"])
+    with pytest.raises(UserError, match=r"data\.length: 64 -> 32.*another run\.dir, or delete"):
+        open_run_folder(config, store)
+    assert open_run_folder(load_config(config_file, [f"run.dir={finished}"]), store).finished
+
+
+def test_changed_file_is_refused(config_file, finished):
+    weights = finished / "checkpoints/step-00000010/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was written"):
+        open_run_folder(load_config(config_file, [f"run.dir={finished}"]), CheckpointStore(finished, keep=2))
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        verify(weights.parent)
+
+
+def test_incomplete_checkpoint_is_not_seen(finished):
+    store = CheckpointStore(finished, keep=2)
+    shutil.copytree(finished / "checkpoints/step-00000010", finished / "checkpoints/step-00000011")
+    (finished / "checkpoints/step-00000011/manifest.json").unlink()
+    assert store.latest() == finished / "checkpoints/step-00000010"
+
+
+def test_other_architecture_and_other_data_are_refused(config_file, finished):
+    checkpoint = finished / "checkpoints/step-00000010"
+    fingerprint = read_state(checkpoint).fingerprint
+    wanted = load_config(config_file, ["model.d_model=[16, 32]"])
+    with pytest.raises(UserError, match=r"another architecture: d_model is \[16, 24\] there and \[16, 32\] here"):
+        check_fits(checkpoint, LDARNetForMaskedLM(wanted.model.build({})), fingerprint)
+    same = LDARNetForMaskedLM(load_config(config_file).model.build({"ssd": "torch"}))
+    check_fits(checkpoint, same, fingerprint)
+    with pytest.raises(UserError, match="another data set"):
+        check_fits(checkpoint, same, "0" * 64)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with lock(tmp_path / "run"), pytest.raises(UserError, match="another training uses"):
+        lock(tmp_path / "run")
+    lock(tmp_path / "run").close()
