@@ -202,14 +202,15 @@ def _question(found: Comparison) -> str:
         ", ".join(found.shards.index.contigs[number].name for number in dict.fromkeys(rows[:, 0].tolist()))
         for rows in (found.shards.index.splits["train"], found.shards.index.splits[config.validation.split])
     )
+    windows, masked = found.runs[0].valid[-1]["windows"], baseline.masked.sum()
     return (
-        f"Trained on {trained} ({found.training_bases:,} bases), validated on {validated}: "
-        f"{found.runs[0].valid[-1]['windows']:,} windows of {config.data.length:,} bases with {len(baseline.rows):,} scored positions, of which "
-        f"{baseline.masked.sum():,} are shown as [MASK]; shard set {found.shards.fingerprint[:12]}. Losses are in nats "
-        "per base. The context models see the same corrupted windows, were fitted to the same training bases (both "
-        "strands), and were chosen on held-out pieces of those. Where a position shows a base they know the corruption "
-        "rates and use Bayes' rule. `left k`, `right k`: k bases of one side; `joint k`: k bases of both sides as one "
-        "context; `mixed k`: all of these up to k, weighted."
+        f"Trained on {trained} ({found.training_bases:,} bases), validated on {validated}: {windows:,} windows of "
+        f"{config.data.length:,} bases with {len(baseline.rows):,} scored positions, of which {masked:,} are shown as "
+        f"[MASK]; shard set {found.shards.fingerprint[:12]}. Losses are in nats per base. The context models see the "
+        "same corrupted windows, were fitted to the same training bases (both strands), and were chosen on held-out "
+        "pieces of those. Where a position shows a base they know the corruption rates and use Bayes' rule. `left k`, "
+        "`right k`: k bases of one side; `joint k`: k bases of both sides as one context; `mixed k`: all of these up "
+        "to k, weighted."
     )
 
 
@@ -236,8 +237,8 @@ def _versus(found: Comparison, name: str, where: Array, words: str) -> str:
     verb = "beats" if wins == len(pairs) else f"beats in {wins} of {len(pairs)} seeds" if wins else "does not beat"
     each = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
     return (
-        f"- On bases shown as [MASK] LDARNet **{verb}** {words}: model minus baseline {each} (by seed; ± is one standard "
-        "error over windows)."
+        f"- On bases shown as [MASK] LDARNet **{verb}** {words}: model minus baseline {each} (by seed; ± is one "
+        "standard error over windows)."
     )
 
 

@@ -194,7 +194,7 @@ def _draw_stretch(axes: Axes, track: Track, start: int) -> None:
     axes.set_yticks([0, THRESHOLD, 1])
     axes.set_title(f"The whole stretch, {len(mask):,} bp")
     axes.set_ylabel("boundary probability", fontsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.1, handlelength=1)
     for handle in legend.get_lines():

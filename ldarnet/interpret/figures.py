@@ -145,6 +145,8 @@ def _draw_compression(
     place: Callable[[list[dict[str, Any]]], np.ndarray],
     target_ratio: float | None,
 ) -> None:
+    from matplotlib.ticker import NullLocator
+
     at = place(train)
     ratios = np.array([line["bases_per_chunk"] for line in train], dtype=float).reshape(len(train), -1)
     stages = ratios.shape[1]
@@ -163,7 +165,10 @@ def _draw_compression(
         axes.axhline(target_ratio, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
     axes.set_title("Compression")
     axes.set_ylabel("bases per chunk")
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log", base=2)  # early in a run whole windows can be one chunk
+    axes.yaxis.set_major_formatter(_short_number)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(1, max(8.0, axes.get_ylim()[1]))
     _legend_above(axes)
 
 

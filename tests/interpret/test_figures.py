@@ -64,6 +64,7 @@ def test_values_stand_at_the_bases_seen(tmp_path, axes_drawn):
     assert set({line.get_label(): line for line in compression.lines}["target, 4"].get_ydata()) == {4.0}
     low, high = loss.get_ylim()
     assert low < 1.3 < 1.358 < high
+    assert compression.get_ylim() == (1, 8)
 
 
 def test_the_smoothed_curve_keeps_the_level(tmp_path, axes_drawn):

@@ -1,0 +1,174 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import context_counts
+from benchmarks.context_counts import REACH, UNKNOWN, CountTable
+from benchmarks.context_model import OFFSETS, fit, score
+from ldarnet.alphabet import MASK, PAD, N, reverse_complement
+from ldarnet.data import Masking
+from ldarnet.errors import UserError
+
+UNIFORM = math.log(4)
+MASKING = Masking()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tables():
+    """Tables of ten bases take seconds to fill; the long form of counting takes over earlier here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_counts, "DENSE", 6)
+        yield
+
+
+def random_bases(length, seed):
+    return np.random.default_rng(seed).integers(0, 4, length).astype(np.uint8)
+
+
+def windows_of(ids, length=128):
+    return ids[: len(ids) // length * length].reshape(-1, length)
+
+
+def masked(ids, length=128, masking=MASKING):
+    windows = windows_of(ids, length)
+    return masking.apply(windows, "test", np.arange(len(windows)))
+
+
+def count_by_hand(pieces, offsets, context, order):
+    counts = np.zeros(4)
+    long = order > context_counts.DENSE
+    for piece in pieces:
+        for strand in (piece, reverse_complement(piece)):
+            padded = np.pad(strand, REACH, constant_values=N)
+            for place, base in enumerate(strand):
+                around = [padded[REACH + place + offset] for offset in offsets]
+                fits = all(c in (UNKNOWN, a) for c, a in zip(context[:order], around, strict=False))
+                if base < N and fits and not (long and max(around) >= N):
+                    counts[base] += 1
+    return counts
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pieces=st.lists(st.lists(st.sampled_from([0, 0, 1, 2, 3, 4]), min_size=1, max_size=60), min_size=1, max_size=3),
+    family=st.sampled_from(sorted(OFFSETS)),
+    data=st.data(),
+)
+def test_counts_are_those_made_by_hand(pieces, family, data):
+    pieces = [np.array(piece, np.uint8) for piece in pieces]
+    offsets = OFFSETS[family]
+    table = CountTable(pieces, offsets)
+    context = np.full(len(offsets), UNKNOWN, np.uint8)
+    known = data.draw(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, UNKNOWN]), max_size=len(offsets)))
+    context[: len(known)] = known
+    for order in range(1, len(offsets) + 1):
+        if order <= context_counts.DENSE or table.informs(context[None], order)[0]:
+            expected = count_by_hand(pieces, offsets, context, order)
+            np.testing.assert_array_equal(table.counts(context[None], order)[0], expected)
+
+
+def test_no_model_predicts_noise():
+    model = fit([random_bases(60_000, 0), random_bases(40_000, 1)], length=128)
+    scores = score(model, *masked(random_bases(60_000, 2)))
+    for name, values in scores.summary().items():
+        assert values["mask_loss"] == pytest.approx(UNIFORM, abs=0.01), name
+        assert values["mask_loss"] > UNIFORM - 0.003, name
+
+
+def test_a_copy_of_training_sequence_is_recognised_on_either_strand():
+    genome = random_bases(40_000, 3)
+    model = fit([genome, genome], length=128)  # twice, so that the held-out pieces recur too
+    assert model.best == "mixed 8"
+    for copy in (genome[10_000:20_000], reverse_complement(genome[10_000:20_000])):
+        values = score(model, *masked(copy)).summary()
+        assert values["mixed 8"]["mask_loss"] < 0.4
+        assert values["mixed 8"]["accuracy"] > 0.7
+        assert values["left 2"]["mask_loss"] > 1.3
+
+
+def test_a_source_of_known_entropy():
+    # Pairs of equal letters; a base at random within a pair, so its neighbour is its twin on one side only.
+    rng = np.random.default_rng(4)
+    genome = np.repeat(rng.integers(0, 4, 100_000), 2).astype(np.uint8)
+    model = fit([genome], length=128)
+    values = score(model, *masked(np.repeat(rng.integers(0, 4, 20_000), 2).astype(np.uint8))).summary()
+    # p(b | left) = 1/2 [b = left] + 1/8, when the left base is shown as it is.
+    ideal = -(5 / 8 * math.log(5 / 8) + 3 / 8 * math.log(1 / 8))
+    assert ideal < values["left 1"]["mask_loss"] < ideal + 0.12
+    assert values["right 1"]["mask_loss"] == pytest.approx(values["left 1"]["mask_loss"], abs=0.02)
+    assert values["joint 2"]["mask_loss"] < values["joint 1"]["mask_loss"] - 0.1
+    assert values["mixed 8"]["mask_loss"] < values["joint 2"]["mask_loss"]
+
+
+@pytest.fixture(scope="module")
+def skewed():
+    """A model of sequence with a skewed composition and no other structure."""
+    rng = np.random.default_rng(5)
+    return fit([rng.choice(4, 100_000, p=[0.4, 0.1, 0.1, 0.4]).astype(np.uint8)], length=128)
+
+
+def test_composition_counts_both_strands():
+    genome = np.random.default_rng(6).choice(4, 50_000, p=[0.7, 0.1, 0.1, 0.1]).astype(np.uint8)
+    np.testing.assert_allclose(fit([genome], length=128).composition, [0.4, 0.1, 0.1, 0.4], atol=0.01)
+
+
+@pytest.mark.parametrize("unknown", [MASK, N, PAD])
+def test_without_a_known_neighbour_the_composition_is_left(skewed, unknown):
+    windows = np.full((1, 40), unknown)
+    for name, p in skewed.predict(windows, np.array([0]), np.array([20])).items():
+        if not name.startswith("mixed"):
+            np.testing.assert_allclose(p[0], skewed.composition, err_msg=name)
+
+
+@pytest.mark.parametrize("place", [0, 5, 39])
+def test_a_guess_is_a_distribution_that_does_not_see_its_own_base(skewed, place):
+    windows = np.repeat(random_bases(40, 7)[None], 5, axis=0).astype(np.int64)
+    windows[:, place] = [0, 1, 2, 3, MASK]
+    for name, p in skewed.predict(windows, np.arange(5), np.full(5, place)).items():
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        np.testing.assert_array_equal(p, np.repeat(p[:1], 5, axis=0), err_msg=name)
+
+
+def test_shown_bases_are_weighed_by_the_masking_rule(skewed):
+    # A at a place that shows A: kept, or drawn by chance; one that shows C was drawn by chance.
+    windows, labels = np.full((2, 9), MASK), np.full((2, 9), -100)
+    windows[:, 4], labels[:, 4] = [0, 1], 0
+    nats = score(skewed, windows, labels, Masking(mask=0.7, random=0.2)).nats["composition"]
+    p = skewed.composition
+    keep, draw = 0.1, 0.2 / 4
+    assert nats[0] == pytest.approx(-math.log(p[0] * (keep + draw) / (p[0] * keep + draw)))
+    assert nats[1] == pytest.approx(-math.log(p[0] * draw / (p[1] * keep + draw)))
+
+
+def test_copy_loss_on_real_masks_is_better_than_not_looking(skewed):
+    ids = np.random.default_rng(8).choice(4, 60_000, p=[0.4, 0.1, 0.1, 0.4]).astype(np.uint8)
+    scores = score(skewed, *masked(ids))
+    values = scores.summary()["composition"]
+    assert values["copy_loss"] < values["mask_loss"] - 0.1
+    assert values["mask_loss"] == pytest.approx(scores.entropy(), abs=0.01)
+    share = scores.masked.mean()
+    assert values["mlm_loss"] == pytest.approx(share * values["mask_loss"] + (1 - share) * values["copy_loss"])
+    assert share == pytest.approx(0.8, abs=0.02)
+
+
+def test_summary_over_some_positions(skewed):
+    scores = score(skewed, *masked(random_bases(1280, 9)))
+    first = scores.rows == 0
+    expected = scores.nats["left 3"][first & scores.masked].mean()
+    assert scores.summary(first)["left 3"]["mask_loss"] == pytest.approx(expected)
+    assert math.isnan(scores.summary(np.zeros_like(first))["left 3"]["mask_loss"])
+
+
+def test_fitting_is_deterministic():
+    genome = random_bases(30_000, 10)
+    once, again = (fit([genome], length=128) for _ in range(2))
+    assert once.held_out == again.held_out
+
+
+@pytest.mark.parametrize("train", [[], [random_bases(5, 0)], [np.full(5000, N, np.uint8)]])
+def test_too_little_to_fit_on_is_said(train):
+    with pytest.raises(UserError, match="too few"):
+        fit(train, length=128)
