@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.ops import backends, choose_backends
+from ldarnet.ops import Backend, backends, choose_backends
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -61,7 +61,7 @@ PACKAGES = (
     Package("xopen", "reading of compressed FASTA"),
     Package("matplotlib", "pictures"),
     Package("ray", "no program uses it in this version", required=False),
-    Package("triton", required=False),
+    Package("triton", "compiles the kernels of mamba-ssm", required=False),
     Package("mamba-ssm", required=False),
     Package("causal-conv1d", required=False),
     Package("flash-attn", required=False),
@@ -114,7 +114,7 @@ def render(report: dict[str, Any]) -> str:
             chosen = next(choice["backend"] for choice in choices if choice["chosen"])
             lines.append(f"  {operation:<14} {chosen}")
             lines += [
-                f"  {'':<14} not {choice['backend']}: {choice['obstacle']}" for choice in choices if choice["obstacle"]
+                f"  {'':<14} ({choice['backend']}: {choice['obstacle']})" for choice in choices if choice["obstacle"]
             ]
     lines += ["", "Advice", *(f"  {line}" for line in report["advice"])]
     return "\n".join(lines)
@@ -147,10 +147,10 @@ def _package(package: Package) -> dict[str, Any]:
         version = metadata.version(package.name)
     except metadata.PackageNotFoundError:
         version = None
-    served = sorted(
-        {backend.operation for backend in backends() if backend.package.partition(".")[0] == package.module}
-    )
-    kernel_purpose = f"faster {', '.join(served)} on GPUs" if served else "no operation uses it in this version"
+    served = [backend for backend in backends() if backend.package.partition(".")[0] == package.module]
+    kernel_purpose = f"{', '.join(sorted({backend.operation for backend in served})) or 'kernels'} on GPUs"
+    if not any(backend.automatic for backend in served):
+        kernel_purpose += ", only on demand" if served else ": used by no operation in this version"
     return {
         "name": package.name,
         "version": version,
@@ -174,9 +174,17 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
     operations: dict[str, list[dict[str, Any]]] = {}
     for backend in backends():
         chosen = choose_backends(device)[backend.operation] == backend.name
-        choice = {"backend": backend.name, "chosen": chosen, "obstacle": backend.obstacle(device)}
+        choice = {"backend": backend.name, "chosen": chosen, "obstacle": _obstacle(backend, device)}
         operations.setdefault(backend.operation, []).append(choice)
     return operations
+
+
+def _obstacle(backend: Backend, device: str) -> str:
+    """Why a backend is not among those to choose from; empty when it is."""
+    if backend.devices and device not in backend.devices:
+        return f"runs on {', '.join(sorted(backend.devices))} only"
+    obstacle = backend.obstacle(device)
+    return obstacle or ("" if backend.automatic else f"only on demand, by ops.{backend.operation}={backend.name}")
 
 
 def _advice(report: dict[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import register
 
-_INSTALL = 'pip install --no-build-isolation "ldarnet[kernels]"'
+_INSTALL = 'pip install --no-build-isolation ".[kernels]"'
 
 
 def _reversed_in_place(packing: Packing) -> Tensor:

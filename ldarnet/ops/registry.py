@@ -41,10 +41,10 @@ class Backend:
 
     def obstacle(self, device: str) -> str:
         """Why this backend cannot run on a device type; empty when it can."""
-        if self.package and find_spec(self.package) is None:
-            return f"{self.package} is not installed; install it with: {self.install}"
         if self.devices and device not in self.devices:
             return f"it runs on {', '.join(sorted(self.devices))}, not on {device}"
+        if self.package and find_spec(self.package) is None:
+            return f"{self.package} is not installed; install it with: {self.install}"
         return ""
 
 
