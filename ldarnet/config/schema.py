@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from ldarnet.model.configuration import LDARNetConfig
 
-MAY_CHANGE = {"may_change": True}
+MAY_CHANGE: JsonDict = {"may_change": True}
 """Marks a key that an unfinished run may be continued with a new value of, because it does not enter the result."""
 
 

@@ -1,5 +1,5 @@
 """Pretraining on DeepSpeed: `train(config)` begins or continues the run that a configuration describes."""
 
-from ldarnet.training.loop import TrainResult, train
+from ldarnet.training.run import TrainResult, train
 
 __all__ = ["TrainResult", "train"]

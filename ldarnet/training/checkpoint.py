@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ldarnet.errors import UserError
 from ldarnet.files import sha256_file, space_errors, write_json_atomic
+from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine
 from ldarnet.training.state import whole_moments, whole_parameters
@@ -190,15 +191,14 @@ def verify(checkpoint: Path) -> None:
             raise UserError(f"{file} is not the file that was written (SHA-256 differs from manifest.json); {remedy}")
 
 
-def check_fits(checkpoint: Path, model: nn.Module, fingerprint: str) -> None:
+def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str) -> None:
     """Check that a checkpoint is of this architecture and was trained on this data.
 
     Raises:
         UserError: it is not; names what differs.
     """
-    model_config: Any = model.config
     saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    wanted = json.loads(model_config.to_json_string(use_diff=False))
+    wanted = json.loads(model.config.to_json_string(use_diff=False))
     keys = [key for key in wanted if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != wanted[key]]
     if keys:
         listed = "; ".join(f"{key} is {saved[key]} there and {wanted[key]} here" for key in keys)

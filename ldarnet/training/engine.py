@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
+from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.training.distributed import World, load_deepspeed
 from ldarnet.training.optimizer import build_optimizer, parameter_groups
 from ldarnet.training.schedule import learning_rate_factor
@@ -19,12 +19,12 @@ class Engine:
     The weights of `model` at construction are the ones that are trained, so a checkpoint's weights are loaded before.
     """
 
-    def __init__(self, model: nn.Module, config: RunConfig, world: World, total_steps: int) -> None:
+    def __init__(self, model: LDARNetForMaskedLM, config: RunConfig, world: World, total_steps: int) -> None:
         self.config = config
         self.total_steps = total_steps
         self.model_config: Any = model.config
-        groups = parameter_groups(model, config.optimizer, self.model_config.d_model, self.model_config.target_ratio)
-        model.to(world.device)
+        groups = parameter_groups(model, config.optimizer)
+        torch.nn.Module.to(model, world.device)
         optimizer = build_optimizer(groups, config.optimizer, world.device)
         self.deepspeed = load_deepspeed().initialize(
             model=model,

@@ -1,105 +1,21 @@
 """The training loop, from top to bottom."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, training_steps
 from ldarnet.errors import UserError
-from ldarnet.training import distributed
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine, micro_batch
 from ldarnet.training.losses import IGNORED, StepTotals, micro_step_loss
-from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.metrics_file import read_metrics
-from ldarnet.training.progress import Display
 from ldarnet.training.recorder import Recorder
-from ldarnet.training.run_folder import lock
-from ldarnet.training.session import Inputs, build_engine, describe, find_start, first_state, prepare_inputs
-from ldarnet.training.signals import StopRequest, stop_requests
+from ldarnet.training.session import Inputs
+from ldarnet.training.signals import StopRequest
 from ldarnet.training.validation import validate
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What a start of a run left.
-
-    Attributes:
-        run_dir: the run folder.
-        steps: completed optimiser steps, over all starts.
-        total_steps: steps of the whole run.
-        resumed_from: step that this start continued from, 0 in a new run.
-        best_checkpoint: the complete checkpoint with the lowest validation loss.
-        final_validation: the last validation's metrics; empty if there was none.
-        seconds: time in training over all starts.
-    """
-
-    run_dir: Path
-    steps: int
-    total_steps: int
-    resumed_from: int
-    best_checkpoint: Path | None
-    final_validation: dict[str, Any]
-    seconds: float
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.steps >= self.total_steps
-
-
-def train(config: RunConfig) -> TrainResult:
-    """Begin or continue the run that `config` describes, on all ranks of the launcher's environment.
-
-    Raises:
-        UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
-    """
-    world = distributed.start(config.training.timeout_minutes)
-    try:
-        return train_on(world, config)
-    finally:
-        distributed.stop()
-
-
-def train_on(world: World, config: RunConfig) -> TrainResult:
-    """`train` on ranks that have been started already."""
-    held = world.on_main(lambda: lock(config.run.dir))
-    with held or nullcontext():
-        return _train(world, config)
-
-
-def _train(world: World, config: RunConfig) -> TrainResult:
-    inputs = prepare_inputs(config, world)
-    store = CheckpointStore(config.run.dir, config.checkpoint.keep)
-    found = find_start(config, inputs, store, world)
-    state = found.state or first_state(config, inputs)
-    display = Display(world.is_main, inputs.total_steps, state.step)
-    if not found.finished:
-        for text in describe(config, inputs, world):
-            display.say(text)
-        if found.checkpoint is not None:
-            display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
-        engine = build_engine(config, inputs, found, world)
-        weight = engine.model_config.ratio_weight
-        with stop_requests() as request, display, Recorder(config, display, state, world, weight) as recorder:
-            state = _loop(config, inputs, engine, store, state, recorder, request, world)
-    lines = [line for line in read_metrics(config.run.dir / METRICS_NAME) if line["split"] == "valid"]
-    return TrainResult(
-        run_dir=config.run.dir,
-        steps=state.step,
-        total_steps=inputs.total_steps,
-        resumed_from=found.state.step if found.state else 0,
-        best_checkpoint=store.best(),
-        final_validation=lines[-1] if lines else {},
-        seconds=state.seconds,
-    )
-
-
-def _loop(
+def loop(
     config: RunConfig,
     inputs: Inputs,
     engine: Engine,
@@ -122,7 +38,7 @@ def _loop(
         rates, norm = engine.update(state.step)
         state = state.advanced(step=state.step + 1, position=state.position + training.batch)
         recorder.count()
-        if state.step % training.log_every == 0 or state.step in (1, last):
+        if state.step % training.log_every == 0 or state.step in (1, total):
             recorder.train(state, totals, scored, rates, norm, len(inputs.windows))
         improved = False
         if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):

@@ -1,11 +1,12 @@
 """AdamW in named groups: one per stage of the hierarchy and weight-decay rule."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
 
 from ldarnet.config.schema import OptimizerSection
+from ldarnet.model import LDARNetForMaskedLM
 
 
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
@@ -28,15 +29,15 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
     return multipliers
 
 
-def parameter_groups(model: nn.Module, config: OptimizerSection, d_model: list[int], target_ratio: float) -> list[dict]:
+def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
     """Groups for torch.optim.AdamW named `stage<depth>/<decay|no_decay>`, with `base_lr` beside `lr`.
 
-    `model` has `parameter_stage` and `no_weight_decay`. A parameter's group depends on its name
+    A parameter's group depends on its name
     only, never on its shape or on how it is partitioned.
     """
-    assert hasattr(model, "parameter_stage") and hasattr(model, "no_weight_decay")
     stages, undecayed = model.parameter_stage(), model.no_weight_decay()
-    multipliers = stage_multipliers(config.stage_multiplier, d_model, target_ratio)
+    shape: Any = model.config
+    multipliers = stage_multipliers(config.stage_multiplier, shape.d_model, shape.target_ratio)
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
         stage, decays = stages[name], name not in undecayed

@@ -9,7 +9,7 @@ import torch
 from ldarnet.config import RunConfig
 from ldarnet.data import Masking, ShardSet, Windows
 from ldarnet.errors import UserError
-from ldarnet.model.modeling import LDARNetForMaskedLM
+from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.ops import choose_backends
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState, check_fits, load_moments, load_weights
 from ldarnet.training.distributed import World

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.config import RunConfig, differences, flatten, load_config
@@ -23,9 +23,7 @@ def minimal(tmp_path):
 
 
 def test_overrides_win_over_the_file(minimal):
-    config = load_config(
-        minimal, ["training.steps=7", "optimizer.lr=5e-4", "model.ssm_cfg.d_state=16", "ops.ssd=torch"]
-    )
+    config = load_config(minimal, ["training.steps=7", "optimizer.lr=5e-4", "model.ssm_cfg.d_state=8", "ops.ssd=torch"])
     assert config.training.steps == 7
     assert config.optimizer.lr == 5e-4
     assert config.model.ssm_cfg == {"d_state": 8}
@@ -100,6 +98,7 @@ def test_differences_name_only_what_enters_the_result(minimal):
     assert differences(old, new) == ["optimizer.lr: 0.0005 -> 0.1", "ops: {} -> None", "ops.ssd: None -> torch"]
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
 def test_any_unknown_key_gets_a_valid_suggestion(key):
     path = ROOT / "configs/pretrain/quickstart.yaml"

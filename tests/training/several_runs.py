@@ -4,7 +4,7 @@ import sys
 
 from ldarnet.config import load_config
 from ldarnet.training import distributed
-from ldarnet.training.loop import train_on
+from ldarnet.training.run import train_on
 
 world = distributed.start(2)
 for argument in sys.argv[1:]:

@@ -24,7 +24,7 @@ def plain_steps(config):
     torch.manual_seed(5)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    groups = parameter_groups(model, config.optimizer, model.config.d_model, model.config.target_ratio)
+    groups = parameter_groups(model, config.optimizer)
     optimizer = build_optimizer(groups, config.optimizer, torch.device("cpu"))
     windows = Windows(ShardSet.open(config.data.shards), "train", config.data.length, seed=config.run.seed)
     steps = training_steps(

@@ -62,6 +62,12 @@ def logged(run):
     return [{key: line[key] for key in line if key not in CLOCKED} for line in read_metrics(run / "metrics.jsonl")]
 
 
+def validation_losses(run):
+    return [
+        line[key] for line in logged(run) if line["split"] == "valid" for key in ("mlm_loss", "mask_loss", "copy_loss")
+    ]
+
+
 def assert_equal_runs(run, other):
     first, second = tensors(run, 10), tensors(other, 10)
     assert first.keys() == second.keys()
@@ -109,6 +115,7 @@ def test_elastic_resume_goes_on_where_it_was(config_file, runs, run_ranks):
         losses = [line["loss"] for line in logged(folder) if line["split"] == "train"]
         assert losses[:6] == unbroken[:6]
         assert losses[6:] == pytest.approx(unbroken[6:], rel=1e-5)
+        assert validation_losses(folder) == pytest.approx(validation_losses(runs / "unbroken"), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -72,5 +72,7 @@ def test_unreachable_store_is_said_once_and_does_not_stop_training(config, monke
 def test_package_needs_no_mlflow(tmp_path):
     program = "import sys; sys.modules['mlflow'] = None; import ldarnet, ldarnet.training; print('fine')"
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
     assert result.stdout == "fine\n"
