@@ -18,6 +18,8 @@ gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 if [ "$gpus" -gt 0 ]; then
     ranks=$gpus
     echo "2/2  Pretraining on $ranks GPUs"
+    # The configuration's 8 windows a step, or the next number that the GPUs can share evenly.
+    if [ $((8 % ranks)) -ne 0 ]; then set -- "training.batch=$(((8 / ranks + 1) * ranks))" "$@"; fi
 else
     ranks=2
     cores=$(getconf _NPROCESSORS_ONLN)

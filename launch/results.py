@@ -6,10 +6,11 @@ from pathlib import Path
 import transformers
 from rich.console import Console
 
-from ldarnet import DNATokenizer, LDARNetForMaskedLM
+from ldarnet import LDARNetForMaskedLM
 from ldarnet.config import RunConfig
 from ldarnet.data import ShardSet
-from ldarnet.files import atomic_path, space_errors
+from ldarnet.files import atomic_path
+from ldarnet.model import write_model
 from ldarnet.training import TrainResult
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
 from ldarnet.training.progress import clock, speed
@@ -31,8 +32,10 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
         console.print(summary.read_text(encoding="utf-8"), markup=False)
         return
     assert result.best_checkpoint is not None
-    export = export_model(result.best_checkpoint, result.run_dir / "export")
-    figures = draw_figures(config, result.run_dir, export)
+    transformers.utils.logging.disable_progress_bar()
+    export = result.run_dir / "export"
+    model = export_model(result.best_checkpoint, export)
+    figures = draw_figures(config, result, model)
     with atomic_path(summary) as temporary:
         temporary.write_text(describe(config, result, export, figures), encoding="utf-8")
     tracker = Tracker(config, console.print)
@@ -42,36 +45,33 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
     console.print("\n" + summary.read_text(encoding="utf-8"), markup=False)
 
 
-def export_model(checkpoint: Path, folder: Path) -> Path:
-    """Write a Hugging Face folder with model and tokenizer; it appears when complete."""
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    with space_errors(folder):
-        staged.mkdir()
-        for name in ("model.safetensors", "config.json"):
-            shutil.copyfile(checkpoint / name, staged / name)
-        DNATokenizer().save_pretrained(staged)
-        shutil.rmtree(folder, ignore_errors=True)
-        staged.rename(folder)
-    return folder
+def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
+    """Write a Hugging Face folder with model and tokenizer, in place of an earlier one; returns the model."""
+    model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_model(model, folder)
+    return model
 
 
-def draw_figures(config: RunConfig, run_dir: Path, export: Path) -> list[Path]:
+def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMaskedLM) -> list[Path]:
     """Draw the curves of the run, and the boundaries along a stretch of the held-out split."""
     from ldarnet.interpret.boundaries import boundary_figure
     from ldarnet.interpret.figures import training_figure
 
-    folder = run_dir / "figures"
+    folder = result.run_dir / "figures"
     folder.mkdir(exist_ok=True)
     curves, boundaries = folder / "training.png", folder / "boundaries.png"
-    training_figure(run_dir / METRICS_NAME, curves)
+    training_figure(
+        result.run_dir / METRICS_NAME,
+        curves,
+        entropy=result.final_validation.get("composition_loss"),
+        target_ratio=model.config.target_ratio,
+    )
     shards = ShardSet.open(config.data.shards)
     split = config.validation.split if config.validation.windows else "train"
     contig, begin, end = max(shards.index.splits[split].tolist(), key=lambda interval: interval[2] - interval[1])
     start = (begin + end) // 2
     ids = shards.read(contig, start, min(start + FIGURE_BASES, end))
-    transformers.utils.logging.disable_progress_bar()
-    model = LDARNetForMaskedLM.from_pretrained(export).eval()
     boundary_figure(model, ids, shards.index.contigs[contig].name, start, boundaries)
     return [curves, boundaries]
 
@@ -86,7 +86,8 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
         lines += [
             f"validation on split {config.validation.split!r}: MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] "
-            f"{valid['mask_loss']:.4f} (a uniform guess has 1.3863)",
+            f"{valid['mask_loss']:.4f}",
+            f"the best guess that knows the base composition alone has {valid['composition_loss']:.4f} on [MASK]",
             f"accuracy on [MASK] {valid['accuracy']:.1%}, {chunks} bases a chunk",
         ]
     lines += [

@@ -6,7 +6,6 @@ Anything that a user can mend is printed as one line, ``error: ...``, and ends t
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from itertools import groupby, pairwise
@@ -18,14 +17,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, space_errors
 from ldarnet.interpret.boundaries import boundary_track
 from ldarnet.model import (
-    DNATokenizer,
     LDARNetConfig,
     LDARNetForMaskedLM,
     load_published_checkpoint,
     save_published_checkpoint,
+    write_model,
 )
 from ldarnet.version import __version__
 from sharding.fasta import read_fasta
@@ -138,26 +136,6 @@ def load_model(folder: Path) -> LDARNetForMaskedLM:
     if kind != LDARNetConfig.model_type:
         raise UserError(f"{folder / 'config.json'}: holds a model of type {kind!r}, not of ldarnet; name another one")
     return LDARNetForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
-
-
-def write_model(model: LDARNetForMaskedLM, out: Path) -> None:
-    """Write a model and its tokenizer as a Hugging Face folder, which is complete or absent.
-
-    Raises:
-        UserError: the folder exists already, or the device is full.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists already; remove it or name another folder")
-    staged = out.with_name(f".{out.name}{PARTIAL_SUFFIX}")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        with space_errors(out):
-            staged.mkdir(parents=True)
-            model.save_pretrained(staged)
-            DNATokenizer().save_pretrained(staged)
-            staged.rename(out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:

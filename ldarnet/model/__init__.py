@@ -10,6 +10,7 @@ from transformers import (
 
 from ldarnet.model.chunking import Boundaries
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
+from ldarnet.model.folder import write_model
 from ldarnet.model.modeling import (
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
@@ -38,4 +39,5 @@ __all__ = [
     "LDARNetOutput",
     "load_published_checkpoint",
     "save_published_checkpoint",
+    "write_model",
 ]

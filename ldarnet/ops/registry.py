@@ -1,7 +1,7 @@
 """One registry that knows every implementation of every operation and chooses between them.
 
-The first registered backend of an operation is its reference in plain PyTorch: it runs on every device and dtype.
-Later ones are faster and need a device or a package; ``auto`` prefers them where they can run.
+An operation's backend named ``torch`` is its reference in plain PyTorch: it runs on every device and dtype. The others
+are faster and need a device or a package; ``auto`` prefers them where they can run.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def register(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         backend = Backend(operation, name, function, frozenset(devices), package, install, automatic)
-        _BACKENDS.setdefault(operation, {})[name] = backend
+        known = _BACKENDS.setdefault(operation, {})
+        known[name] = backend
+        _BACKENDS[operation] = dict(sorted(known.items(), key=lambda item: item[0] != REFERENCE))
         return function
 
     return decorate
@@ -82,7 +84,7 @@ def resolve(operation: str, device: str, demand: str = "auto") -> Backend:
     Args:
         operation: the operation's name.
         device: a torch device type, ``cpu`` or ``cuda``.
-        demand: a backend's name, or ``auto`` for the last registered one that can run.
+        demand: a backend's name, or ``auto`` for the reference or, where one can run, a faster one.
 
     Raises:
         UserError: no such operation or backend, or the demanded one cannot run here.

@@ -102,6 +102,7 @@ def start(timeout_minutes: float) -> World:
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
     host_group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(host_group, dist.ProcessGroup)
     return World(dist.get_rank(), dist.get_world_size(), device, host_group)
 
 

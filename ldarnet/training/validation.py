@@ -1,5 +1,6 @@
 """Validation in evaluation mode over fixed windows and fixed masks: the same question at every step of every run."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine, micro_batch
 from ldarnet.training.losses import IGNORED
 
+BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
 MASK_SEED = 0
 """Not the run's seed: runs with different seeds answer the same question."""
 
@@ -24,13 +26,14 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
 
     Returns:
         `mlm_loss` over all scored positions (nats per base), `mask_loss` over those shown as [MASK], `copy_loss` over
-        those shown as a base, `accuracy` on the former, `ratio_loss`, `bases_per_chunk` and `boundary_probability`
+        those shown as a base, `composition_loss`, the mask_loss of the best guess that knows their composition alone,
+        `accuracy` on [MASK] positions, `ratio_loss`, `bases_per_chunk` and `boundary_probability`
         by stage, and the counts `windows` and `scored`. A mean over nothing is 0.
 
     Raises:
         UserError: the split is missing or too small, or a shard has changed; on all ranks.
     """
-    scores = torch.zeros(6, dtype=torch.float64, device=world.device)
+    scores = torch.zeros(6 + len(BASES), dtype=torch.float64, device=world.device)
     stages = torch.zeros(engine.model_config.num_stages - 1, 3, dtype=torch.float64, device=world.device)
     with world.together():
         batches = list(validation_windows(shards, config, world))
@@ -39,8 +42,8 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
         for batch in batches:
             input_ids, labels = batch.input_ids.to(world.device), batch.labels.to(world.device)
             output = engine.forward(input_ids)
-            scores[:5] += _scores(output.logits, input_ids, labels)
-            scores[5] += batch.windows
+            scores[:-1] += _scores(output.logits, input_ids, labels)
+            scores[-1] += batch.windows
             stages += torch.stack([_totals(stage, batch.windows) for stage in output.boundaries])
     engine.deepspeed.train()
     return _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
@@ -76,15 +79,15 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 
 def _scores(logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Loss on [MASK] positions, on copied ones, number of each, and right answers on the former."""
+    """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
     losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     losses = losses.double().view_as(labels)
     masked = (labels != IGNORED) & (input_ids == alphabet.MASK)
     copied = (labels != IGNORED) & ~masked
     right = (logits.argmax(-1) == labels) & masked
-    return torch.stack(
-        [(losses * masked).sum(), (losses * copied).sum(), masked.sum(), copied.sum(), right.sum()]
-    ).double()
+    bases = [(masked & (labels == base)).sum() for base in BASES]
+    sums = [(losses * masked).sum(), (losses * copied).sum(), copied.sum(), right.sum(), *bases]
+    return torch.stack(sums).double()
 
 
 def _totals(boundaries: Any, windows: int) -> Tensor:
@@ -99,12 +102,14 @@ def _totals(boundaries: Any, windows: int) -> Tensor:
 
 
 def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
-    mask_loss, copy_loss, masked, copied, right, windows = scores.tolist()
+    mask_loss, copy_loss, copied, right, *bases, windows = scores.tolist()
+    masked = sum(bases)
     share, probability = stages[:, 0] / stages[:, 2], stages[:, 1] / stages[:, 2]
     return {
         "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
         "mask_loss": mask_loss / max(masked, 1),
         "copy_loss": copy_loss / max(copied, 1),
+        "composition_loss": -sum(number * math.log(number / masked) for number in bases if number) / max(masked, 1),
         "accuracy": right / max(masked, 1),
         "ratio_loss": ratio_loss(share, probability, target).sum().item(),
         **stage_metrics(stages),
