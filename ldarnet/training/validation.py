@@ -33,7 +33,7 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
     Raises:
         UserError: the split is missing or too small, or a shard has changed; on all ranks.
     """
-    scores = torch.zeros(6 + len(BASES), dtype=torch.float64, device=world.device)
+    scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
     stages = torch.zeros(engine.model_config.num_stages - 1, 3, dtype=torch.float64, device=world.device)
     with world.together():
         batches = list(validation_windows(shards, config, world))

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import MASK
 from ldarnet.config import load_config
+from ldarnet.data import Masking, ShardSet, validation_batches
 from ldarnet.errors import UserError
 from ldarnet.training.checkpoint import CheckpointStore, check_fits, read_state, verify
 from ldarnet.training.metrics_file import read_metrics
@@ -89,6 +92,30 @@ def test_what_a_checkpoint_holds(runs):
     assert any(saved[f"exp_avg_sq.{name}"].any() for name in names)
     state = read_state(runs / "unbroken/checkpoints/step-00000010")
     assert (state.step, state.total_steps, state.position) == (10, 10, 80)
+
+
+def test_validation_is_what_the_saved_model_gives(config_file, runs):
+    config = load_config(config_file)
+    model = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010").eval()
+    shards = ShardSet.open(config.data.shards)
+    (batch,) = validation_batches(
+        shards, "valid", length=64, max_windows=10, batch=10, rank=0, world=1, masking=Masking(), max_n_run=100
+    )
+    out = model(batch.input_ids, labels=batch.labels)
+    masked = batch.input_ids == MASK
+    logged_last = [line for line in logged(runs / "unbroken") if line["split"] == "valid"][-1]
+    mask_loss = torch.nn.functional.cross_entropy(out.logits[masked], batch.labels[masked])
+    shares = torch.bincount(batch.labels[masked], minlength=4) / masked.sum()
+    expected = {
+        "mlm_loss": out.mlm_loss.item(),
+        "mask_loss": mask_loss.item(),
+        "composition_loss": torch.distributions.Categorical(shares).entropy().item(),
+        "accuracy": (out.logits[masked].argmax(-1) == batch.labels[masked]).float().mean().item(),
+        "ratio_loss": out.ratio_loss.item(),
+        "scored": int((batch.labels != -100).sum()),
+        "windows": 10,
+    }
+    assert {key: logged_last[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_retention_keeps_the_last_and_the_best(runs):
