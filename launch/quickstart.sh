@@ -29,7 +29,7 @@ else
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads < 1 ? 1 : threads > 8 ? 8 : threads))}
     # Both ranks are here: talk over the loopback interface, whatever the machine's network is like.
     if [ "$(uname -s)" = Linux ]; then export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}; fi
-    echo "2/2  Pretraining on $ranks CPU ranks of $OMP_NUM_THREADS threads"
+    echo "2/2  Pretraining on $ranks CPU ranks with $OMP_NUM_THREADS thread(s) each"
     if nvidia-smi >/dev/null 2>&1; then
         echo "     There is a GPU here that torch cannot use; \`make doctor\` says why." >&2
     fi
