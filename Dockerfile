@@ -4,8 +4,8 @@
 #   docker run --rm --gpus all ldarnet                        what this machine has, and what each operation would use
 #   docker run --rm --gpus all --ipc=host -v "$PWD/runs:/opt/ldarnet/runs" ldarnet launch/quickstart.sh
 #
-# Not tried: this file was written on a machine without Docker and without a GPU. The pins are versions that exist
-# together, not a combination that has been run; that torch's CUDA is 13.0 was read from its package metadata.
+# Not tried yet: this image has not been built. The pins are versions that exist together, not a combination that has been
+# run; that torch's CUDA is 13.0 was read from its package metadata.
 FROM nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
 
 # nvcc and a compiler stay in the image: Triton and DeepSpeed compile at run time. pdsh and ssh reach other nodes.

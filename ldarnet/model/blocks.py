@@ -19,7 +19,7 @@ MLP_MULTIPLE = 128
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm whose result has the dtype that products of the model are computed in."""
+    """Root-mean-square norm, computed in at least float32; its result has the dtype of the weights."""
 
     def __init__(self, width: int) -> None:
         """Norm over the last dimension, ``width`` long."""
@@ -27,8 +27,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(Tensor(width))
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Normalise; (T, D) in at least float32."""
-        return rms_norm(x_TD, at_least_fp32(self.weight))
+        """Normalise; (T, D)."""
+        return rms_norm(x_TD, at_least_fp32(self.weight)).to(self.weight.dtype)
 
 
 class LocalAttention(nn.Module):
@@ -90,7 +90,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers one after the other and a norm at the end; (T, D) to (T, D) in at least float32."""
+    """Layers one after the other on a residual stream in at least float32, and a norm at the end; (T, D) to (T, D)."""
 
     def __init__(self, config: LDARNetConfig, stage: int, stack: str, branches: int) -> None:
         """Build a stack of a stage.

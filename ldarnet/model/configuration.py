@@ -9,10 +9,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ldarnet import alphabet
-from ldarnet.model.layout import check_layout, depth
+from ldarnet.model.layout import check_layout, depth, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
-ATTENTION_KEYS = ("num_heads", "rotary_emb_dim", "window_size")
+ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
+"""Keys of ``attn_cfg``, and the least value of each."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ldarnet-110m": {
@@ -114,8 +115,9 @@ class LDARNetConfig(PretrainedConfig):
                 raise ValueError(f"{name}: {getattr(self, name)} needs one entry for each of the {stages} stages")
         if unknown := self.ssm_cfg.keys() - SSM_DEFAULTS.keys():
             raise ValueError(f"ssm_cfg: unknown {sorted(unknown)}; the keys are {', '.join(SSM_DEFAULTS)}")
-        if unknown := self.attn_cfg.keys() - set(ATTENTION_KEYS):
+        if unknown := self.attn_cfg.keys() - ATTENTION_KEYS.keys():
             raise ValueError(f"attn_cfg: unknown {sorted(unknown)}; the keys are {', '.join(ATTENTION_KEYS)}")
+        self._check_numbers()
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
             raise ValueError(f"d_model: {self.d_model} must not shrink from a stage to the next one in")
         for width in self.d_model:
@@ -127,10 +129,24 @@ class LDARNetConfig(PretrainedConfig):
         if "t" in str(self.arch_layout).lower():
             self._check_attention(stages)
 
+    def _check_numbers(self) -> None:
+        positive = {"d_model": self.d_model} | {f"ssm_cfg.{key}": [value] for key, value in self.ssm_cfg.items()}
+        for name, values in positive.items():
+            if min(values) < 1:
+                raise ValueError(f"{name}: {min(values)} must be at least 1")
+        for stage, (stacks, hidden) in enumerate(zip(stage_stacks(self.arch_layout), self.d_intermediate, strict=True)):
+            if hidden < (1 if any(letter.isupper() for letter in "".join(stacks)) else 0):
+                raise ValueError(
+                    f"d_intermediate: {hidden} of stage {stage} must be above 0 for the MLPs of {' and '.join(stacks)}"
+                )
+
     def _check_attention(self, stages: int) -> None:
-        for name in ATTENTION_KEYS:
-            if len(self.attn_cfg.get(name, [])) != stages:
+        for name, least in ATTENTION_KEYS.items():
+            values = self.attn_cfg.get(name, [])
+            if len(values) != stages:
                 raise ValueError(f"attn_cfg.{name}: attention needs one entry for each of the {stages} stages")
+            if min(values) < least:
+                raise ValueError(f"attn_cfg.{name}: {min(values)} must be at least {least}")
         for width, heads, rotary in zip(
             self.d_model, self.attn_cfg["num_heads"], self.attn_cfg["rotary_emb_dim"], strict=True
         ):

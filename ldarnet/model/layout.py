@@ -36,6 +36,13 @@ def depth(layout: Sequence) -> int:
     return 1 if is_innermost(layout) else 1 + depth(layout[1])
 
 
+def stage_stacks(layout: Sequence) -> list[list[str]]:
+    """The stacks of every stage, the outermost first."""
+    if is_innermost(layout):
+        return [[layout[0]]]
+    return [[layout[0], layout[2]], *stage_stacks(layout[1])]
+
+
 def check_layout(layout: object) -> None:
     """Raise ValueError where a layout is not of the form above, naming the part that is wrong."""
     match layout:

@@ -28,6 +28,20 @@ def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(tied, tmp_path
     assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_runs_and_stays_near(dtype, tmp_path):
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
+    model.save_pretrained(tmp_path)
+    half = AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=dtype).eval()
+    ids = torch.randint(0, 4, (2, 50))
+    out, exact = half(ids, labels=ids), model(ids, labels=ids)
+    assert out.logits.dtype == dtype
+    assert out.boundaries[0].probability.dtype == torch.float32
+    torch.testing.assert_close(out.loss, exact.loss, rtol=0.05, atol=0.0)
+    out.loss.backward()
+    assert all(p.grad.isfinite().all() for p in half.parameters())
+
+
 def test_other_heads_take_the_same_weights(tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
     model.save_pretrained(tmp_path)
@@ -118,6 +132,10 @@ def test_what_a_trainer_asks_about_parameters():
             "at most the head width 8",
         ),
         ({"attn_cfg": {}}, "attn_cfg.num_heads: attention needs one entry"),
+        ({"attn_cfg": {"num_heads": [0, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "num_heads: 0 must be"),
+        ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [-7, -1]}}, "size: -7 must be"),
+        ({"ssm_cfg": {"headdim": 0}}, "ssm_cfg.headdim: 0 must be at least 1"),
+        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be above 0 for the MLPs of M1"),
     ],
 )
 def test_a_configuration_that_does_not_fit_together_names_the_field(changes, message):
