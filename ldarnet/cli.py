@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
+from ldarnet.files import read_errors
 from ldarnet.interpret.boundaries import boundary_track
 from ldarnet.model import (
     LDARNetConfig,
@@ -82,7 +84,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
 ) -> None:
     """Write a checkpoint's model and tokenizer as a Hugging Face folder."""
-    write_model(load_model(checkpoint), out)
+    write_model(load_model(checkpoint), _with_parent(out))
     print(f"{out}: load it with AutoModelForMaskedLM.from_pretrained after `import ldarnet`")
 
 
@@ -93,13 +95,13 @@ def convert(
 ) -> None:
     """Turn the authors' checkpoint file into a Hugging Face folder, or the other way round."""
     if source.suffix == ".pt":
-        write_model(load_published_checkpoint(source), out)
+        write_model(load_published_checkpoint(source), _with_parent(out))
     elif out.suffix != ".pt":
         raise UserError(f"{source} to {out}: one of the two must be a published checkpoint, a file ending in .pt")
     elif out.exists():
         raise UserError(f"{out} exists already; remove it or name another file")
     else:
-        save_published_checkpoint(load_model(source), out)
+        save_published_checkpoint(load_model(source), _with_parent(out))
     print(f"wrote {out}")
 
 
@@ -124,18 +126,53 @@ def load_model(folder: Path) -> LDARNetForMaskedLM:
         folder: of a run, its best checkpoint is taken.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or a file of it is damaged.
     """
     pointers = folder / "checkpoints" / "pointers.json"
     if pointers.is_file():
-        folder = folder / "checkpoints" / json.loads(pointers.read_text(encoding="utf-8"))["best"]
-    for file in (folder / "config.json", folder / "model.safetensors"):
+        folder = folder / "checkpoints" / str(_read_value(pointers, "best"))
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config, weights):
         if not file.is_file():
             raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = _read_value(config, "model_type")
     if kind != LDARNetConfig.model_type:
-        raise UserError(f"{folder / 'config.json'}: holds a model of type {kind!r}, not of ldarnet; name another one")
-    return LDARNetForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+        raise UserError(f"{config}: holds a model of type {kind!r}, not of ldarnet; name another one")
+    try:
+        return LDARNetForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    except SafetensorError as error:
+        raise UserError(f"{weights}: damaged or cut short ({_first_line(error)}); write or fetch it again") from None
+    except UserError:
+        raise
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = _first_line(error)
+        raise UserError(f"{config}: describes no model or another one ({reason}); write or fetch it again") from None
+
+
+def _read_value(file: Path, key: str) -> object:
+    """One value of a JSON object in a file; None if it has no such key."""
+    with read_errors(file):
+        text = file.read_bytes()
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file}: damaged, not JSON ({error}); write or fetch it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: damaged, not a JSON object; write or fetch it again")
+    return content.get(key)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _with_parent(out: Path) -> Path:
+    """Make the folder that ``out`` is to stand in."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent}: cannot be used as a folder ({error.strerror}); name another place") from None
+    return out
 
 
 def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,39 @@ from typing import Any
 from ldarnet.errors import UserError
 
 PARTIAL_SUFFIX = ".partial"
+
+_READ_FAULTS = {
+    errno.ENOENT: "no such file; check the path",
+    errno.ENOTDIR: "no such file; check the path",
+    errno.EISDIR: "a folder, not a file; name a file",
+    errno.EACCES: "no permission to read it; change its mode or its owner",
+    errno.EPERM: "no permission to read it; change its mode or its owner",
+}
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the operating system to read ``path`` inside the block into a `UserError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror or error}); check the path and the disk"
+        raise UserError(f"{path}: {_READ_FAULTS.get(error.errno or 0, fault)}") from None
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a plain file.
+
+    Raises:
+        UserError: there is none, or it is a folder, a pipe or a device.
+    """
+    with read_errors(path):
+        status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: {_READ_FAULTS[errno.EISDIR]}")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: not a plain file; write its content to one and name that")
+    return status.st_size
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from ldarnet.data.format import pack_block
 from ldarnet.data.index import INDEX_NAME, Contig, Index
 from ldarnet.data.writer import SHARD_PATTERN, PackedBlock, write_shards
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, sha256_file, space_errors, write_json_atomic
+from ldarnet.files import PARTIAL_SUFFIX, file_size, read_errors, sha256_file, space_errors, write_json_atomic
 from ldarnet.version import __version__
 from sharding.fasta import read_fasta
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
 from sharding.program import run
-from sharding.splits import parse_contig_splits, splits_by_contig, splits_from_bed
+from sharding.splits import parse_contig_splits, read_bed, splits_by_contig, splits_by_interval
 
 BLOCK_BASES = 2**20
 SHARD_BYTES = 256 * 2**20
@@ -134,6 +134,7 @@ def build(
     Raises:
         UserError: bad input, a folder with other content, or a full device.
     """
+    intervals = read_bed(splits_bed) if splits_bed else []
     recipe = _recipe(fastas, contig_splits or {}, splits_bed, block, shard_size)
     with _only_builder(out):
         if (out / INDEX_NAME).exists():
@@ -142,7 +143,10 @@ def build(
         reader = ContigReader(fastas, block)
         shards, blocks = write_shards(out, reader.blocks(), shard_size)
         contigs = reader.contigs
-        splits = splits_from_bed(splits_bed, contigs) if splits_bed else splits_by_contig(contig_splits or {}, contigs)
+        if splits_bed:
+            splits = splits_by_interval(splits_bed, intervals, contigs)
+        else:
+            splits = splits_by_contig(contig_splits or {}, contigs)
         index = Index(f"ldarnet {__version__}", recipe, contigs, splits, blocks, shards)
         _demand_bases(index)
         index.save(out)
@@ -166,9 +170,9 @@ def _recipe(
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; check the path")
-    return {"name": path.name, "size": path.stat().st_size, "sha256": sha256_file(path)}
+    size = file_size(path)
+    with read_errors(path):
+        return {"name": path.name, "size": size, "sha256": sha256_file(path)}
 
 
 def _built_before(out: Path, recipe: dict[str, Any]) -> Index:

@@ -7,6 +7,7 @@ from xopen import xopen
 
 from ldarnet.data.format import LETTERS
 from ldarnet.errors import UserError
+from ldarnet.files import file_size, read_errors
 
 _PIECE = 2**20
 _NEWLINE = ord("\n")
@@ -75,18 +76,14 @@ def read_fasta(path: Path, piece: int = _PIECE) -> Iterator[str | bytes]:
 
 def _read(path: Path, piece: int) -> Iterator[bytes]:
     """The decompressed bytes of a file, piece by piece."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise UserError(f"{path}: not a file; name FASTA files")
-    if path.stat().st_size == 0:
+    if file_size(path) == 0:
         raise UserError(f"{path}: empty; name a FASTA file with at least one contig")
+    with read_errors(path):
+        path.open("rb").close()
     try:
         with xopen(path, "rb", threads=0) as file:
             while data := file.read(piece):
                 yield data
-    except PermissionError:
-        raise UserError(f"{path}: no permission to read it; change its mode or its owner") from None
     except EOFError:
         raise UserError(f"{path}: the compressed data end too early; the file is truncated, fetch it again") from None
     except Exception as error:

@@ -1,14 +1,27 @@
 """Which bases belong to which split: whole contigs, or the intervals of a BED file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ldarnet.data.index import Contig, some_names
 from ldarnet.errors import UserError
+from ldarnet.files import file_size, read_errors
 
 TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Interval:
+    """One line of a BED file: contig name, start and stop in bases from 0, line from 1, and split."""
+
+    contig: str
+    start: int
+    stop: int
+    line: int
+    split: str
 
 
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
@@ -58,64 +71,91 @@ def splits_by_contig(wanted: Mapping[str, Sequence[str]], contigs: Sequence[Cont
     return {split: np.array(intervals, dtype=np.int64) for split, intervals in rows.items()}
 
 
-def splits_from_bed(path: Path, contigs: Sequence[Contig]) -> dict[str, np.ndarray]:
-    """Intervals ``contig start end split`` to splits; bases in no interval are in no split.
+def read_bed(path: Path) -> list[Interval]:
+    """Read lines ``contig start end split``, and find every mistake that shows without the contigs.
+
+    Returns:
+        The intervals, in order of the file.
+
+    Raises:
+        UserError: the file is missing or empty, a line is not BED, or intervals of two splits overlap.
+    """
+    intervals = [_interval(path, line, fields) for line, fields in _bed_lines(path)]
+    if not intervals:
+        raise UserError(f"{path}: empty; write one line for each interval: contig, start, end, split")
+    _demand_one_split(path, intervals)
+    return intervals
+
+
+def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Sequence[Contig]) -> dict[str, np.ndarray]:
+    """Intervals of a BED file to splits; bases in no interval are in no split.
 
     Intervals of one split that overlap or touch are joined.
+
+    Args:
+        path: the file, for messages.
+        intervals: what `read_bed` read from it.
+        contigs: those of the input.
 
     Returns:
         Split name -> (s, 3) int64, contig number, start and stop, in order of contig and start.
 
     Raises:
-        UserError: the file is missing or empty, a line is not BED, an interval names an unknown contig or reaches
-            outside its contig, or intervals of two splits overlap.
+        UserError: an interval names an unknown contig or reaches outside its contig.
     """
     numbers = {contig.name: number for number, contig in enumerate(contigs)}
-    rows = []
-    for line, fields in _bed_lines(path):
-        place = f"{path}: line {line}"
-        if len(fields) < 4 or not (fields[1].isdecimal() and fields[2].isdecimal()):
-            raise UserError(f"{place}: not a split interval; write contig, start, end and split with tabs between")
-        name, start, stop, split = fields[0], int(fields[1]), int(fields[2]), fields[3]
+    for interval in intervals:
+        place, name = f"{path}: line {interval.line}", interval.contig
         if name not in numbers:
             raise UserError(f"{place}: no contig {name!r} in the input; it holds {some_names(numbers)}")
         length = contigs[numbers[name]].length
-        if not start < stop <= length:
+        if interval.stop > length:
             raise UserError(
-                f"{place}: {name}:{start}-{stop} is not within the contig's 0-{length}; correct the interval"
+                f"{place}: {name}:{interval.start}-{interval.stop} is not within the contig's 0-{length}; "
+                "correct the interval"
             )
-        rows.append((numbers[name], start, stop, line, split))
-    if not rows:
-        raise UserError(f"{path}: empty; write one line for each interval: contig, start, end, split")
-    return _join(path, sorted(rows))
+    splits: dict[str, list[list[int]]] = {}
+    for number, start, stop, split in sorted((numbers[i.contig], i.start, i.stop, i.split) for i in intervals):
+        rows = splits.setdefault(split, [])
+        if rows and rows[-1][0] == number and start <= rows[-1][2]:
+            rows[-1][2] = max(rows[-1][2], stop)
+        else:
+            rows.append([number, start, stop])
+    return {split: np.array(rows, dtype=np.int64) for split, rows in splits.items()}
 
 
 def _bed_lines(path: Path) -> list[tuple[int, list[str]]]:
+    file_size(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path") from None
-    except (OSError, UnicodeDecodeError) as error:
+        with read_errors(path):
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as a BED file ({error}); name a plain text file") from None
     lines = enumerate((line.strip() for line in text.splitlines()), start=1)
     skipped = ("#", "track", "browser")
     return [(number, line.split()) for number, line in lines if line and not line.startswith(skipped)]
 
 
-def _join(path: Path, rows: list[tuple[int, int, int, int, str]]) -> dict[str, np.ndarray]:
-    splits: dict[str, list[list[int]]] = {}
-    end, owner, owner_line = (-1, -1), "", 0
-    for contig, start, stop, line, split in rows:
-        intervals = splits.setdefault(split, [])
-        if end[0] == contig and start < end[1] and split != owner:
+def _interval(path: Path, line: int, fields: list[str]) -> Interval:
+    place = f"{path}: line {line}"
+    if len(fields) < 4 or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        raise UserError(f"{place}: not a split interval; write contig, start, end and split with tabs between")
+    name, start, stop, split = fields[0], int(fields[1]), int(fields[2]), fields[3]
+    if start >= stop:
+        raise UserError(f"{place}: {name}:{start}-{stop} holds no base; write the start, then the end after the last")
+    return Interval(name, start, stop, line, split)
+
+
+def _demand_one_split(path: Path, intervals: Sequence[Interval]) -> None:
+    """Refuse intervals of two splits that overlap."""
+    farthest: Interval | None = None
+    for interval in sorted(intervals):
+        if farthest is None or farthest.contig != interval.contig or farthest.stop <= interval.start:
+            farthest = interval
+        elif farthest.split != interval.split:
             raise UserError(
-                f"{path}: line {line}: split {split!r} overlaps split {owner!r} of line {owner_line}; "
-                "give each base to one split"
+                f"{path}: line {interval.line}: split {interval.split!r} overlaps split {farthest.split!r} of line "
+                f"{farthest.line}; give each base to one split"
             )
-        if intervals and intervals[-1][0] == contig and start <= intervals[-1][2]:
-            intervals[-1][2] = max(intervals[-1][2], stop)
-        else:
-            intervals.append([contig, start, stop])
-        if (contig, stop) > end:
-            end, owner, owner_line = (contig, stop), split, line
-    return {split: np.array(intervals, dtype=np.int64) for split, intervals in splits.items()}
+        elif farthest.stop < interval.stop:
+            farthest = interval

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file
+from ldarnet.files import read_errors, sha256_file
 from sharding.program import run
 
 
@@ -33,7 +33,12 @@ def _shard_problem(shards: ShardSet, number: int) -> list[str]:
         return [f"{path}: missing; {remedy}"]
     if path.stat().st_size != shard.size:
         return [f"{path}: {path.stat().st_size} bytes where the index says {shard.size}; {remedy}"]
-    if sha256_file(path) != shard.sha256:
+    try:
+        with read_errors(path):
+            digest = sha256_file(path)
+    except UserError as error:
+        return [str(error)]
+    if digest != shard.sha256:
         return [f"{path}: damaged or changed since it was indexed; {remedy}"]
     return []
 

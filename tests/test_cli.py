@@ -1,6 +1,7 @@
 """The `ldarnet` command."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -154,6 +155,38 @@ def test_what_is_no_model_is_named(ldarnet: Run, folder: Path, tmp_path: Path) -
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), "config.json", "'bert'")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ['{"model_type": ', "[]", '{"model_type": "ldarnet", "d_model": [8]}', b"\xff"])
+def test_a_damaged_config_is_named(content: str | bytes, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "config.json"), "again")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [0, 100, 40_000])
+def test_truncated_weights_are_named(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    os.truncate(folder / "model.safetensors", size)
+    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "cut short")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_list_of_checkpoints_is_named(ldarnet: Run, tmp_path: Path) -> None:
+    pointers = tmp_path / "checkpoints" / "pointers.json"
+    pointers.parent.mkdir()
+    pointers.write_text("{")
+    assert_one_line_error(ldarnet("export", tmp_path, tmp_path / "out"), str(pointers), "damaged")
+
+
+def test_the_folder_above_the_output_is_made(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    assert ldarnet("convert", folder, tmp_path / "new" / "er" / "x.pt").status == 0
+    assert ldarnet("export", folder, tmp_path / "newest" / "out").status == 0
+    assert (tmp_path / "new" / "er" / "x.pt").is_file()
+    assert (tmp_path / "newest" / "out" / "config.json").is_file()
+    (tmp_path / "file").write_text("x")
+    for command in ("convert", "export"):
+        ended = ldarnet(command, folder, tmp_path / "file" / "x.pt")
+        assert_one_line_error(ended, f"{tmp_path / 'file'}: cannot be used as a folder")
 
 
 def test_tokenize_prints_the_chunks_of_the_model(

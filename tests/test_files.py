@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path, sha256_file, space_errors, write_json_atomic
+from ldarnet.files import atomic_path, file_size, read_errors, sha256_file, space_errors, write_json_atomic
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
@@ -50,6 +50,34 @@ def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, number, message):
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(OSError, match="Input/output"), space_errors(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOENT, r"in\.fa: no such file; check the path"),
+        (errno.EISDIR, r"in\.fa: a folder, not a file; name a file"),
+        (errno.EACCES, r"in\.fa: no permission to read it; change its mode or its owner"),
+        (errno.EIO, r"in\.fa: cannot be read \(Input/output error\); check the path and the disk"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, number, message):
+    with pytest.raises(UserError, match=message), read_errors(tmp_path / "in.fa"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_only_a_plain_file_has_a_size(tmp_path):
+    (tmp_path / "x").write_bytes(b"123")
+    os.mkfifo(tmp_path / "pipe")
+    assert file_size(tmp_path / "x") == 3
+    for name, message in (
+        ("absent", "no such file"),
+        ("x/y", "no such file"),
+        (".", "a folder"),
+        ("pipe", "not a plain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            file_size(tmp_path / name)
 
 
 def test_json_and_hash(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldarnet.errors import UserError
-from ldarnet.files import write_json_atomic
+from ldarnet.files import read_errors, write_json_atomic
 
 INDEX_NAME = "index.json"
 FORMAT_NAME = "ldarnet-shards"
@@ -139,16 +139,19 @@ class Index:
         """Read and check ``index.json``.
 
         Raises:
-            UserError: the folder is no shard set, or its index is of a newer format or damaged.
+            UserError: the folder is no shard set, or its index is of a newer format, damaged or not ours to read.
         """
         path = folder / INDEX_NAME
+        with read_errors(path):
+            try:
+                text = path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                raise UserError(
+                    f"{folder}: not a shard set (it has no {INDEX_NAME}); "
+                    f"build one with `python -m sharding.build --out {folder}`"
+                ) from None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(
-                f"{folder}: not a shard set (it has no {INDEX_NAME}); "
-                f"build one with `python -m sharding.build --out {folder}`"
-            ) from None
+            content = json.loads(text)
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}); delete {folder} and build it again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:

@@ -11,6 +11,7 @@ import numpy as np
 from ldarnet.data.format import Block, unpack_block
 from ldarnet.data.index import Index, some_names
 from ldarnet.errors import UserError
+from ldarnet.files import read_errors
 
 CACHE_BYTES = 256 * 2**20
 """Packed blocks kept in memory by each process: about a billion bases."""
@@ -59,7 +60,7 @@ class ShardSet:
             stop: base after the last.
 
         Raises:
-            UserError: no such contig or stretch, or a shard is missing, damaged or changed.
+            UserError: no such contig or stretch, or a shard is missing, unreadable, damaged or changed.
         """
         pieces = [block.ids(a, b) for block, a, b in self._pieces(contig, start, stop)]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, dtype=np.uint8), *pieces])
@@ -76,7 +77,7 @@ class ShardSet:
         """A block by its number in the index, from memory where it was read not long ago.
 
         Raises:
-            UserError: its shard is missing, damaged or changed.
+            UserError: its shard is missing, unreadable, damaged or changed.
         """
         block = self._cache.get(number)
         if block is not None:
@@ -93,19 +94,20 @@ class ShardSet:
         """Read a block by its number in the index from its shard, and check it against the index.
 
         Raises:
-            UserError: its shard is missing, damaged or changed.
+            UserError: its shard is missing, unreadable, damaged or changed.
         """
         blocks = self.index.blocks
         path = self.folder / self.index.shards[blocks.shard[number]].name
         size = int(blocks.size[number])
-        try:
-            descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise UserError(f"{path}: missing; delete {self.folder} and build it again") from None
-        try:
-            frame = os.pread(descriptor, size, int(blocks.offset[number]))
-        finally:
-            os.close(descriptor)
+        with read_errors(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                raise UserError(f"{path}: missing; delete {self.folder} and build it again") from None
+            try:
+                frame = os.pread(descriptor, size, int(blocks.offset[number]))
+            finally:
+                os.close(descriptor)
         if hashlib.sha256(frame).hexdigest() != blocks.sha256[number]:
             raise UserError(
                 f"{path}: {self.index.describe_block(number)} does not match {self.folder / 'index.json'}: "

@@ -30,6 +30,7 @@ class Stretches:
         windows: (s,) whole windows that fit, at least 1.
         slack: (s,) bases left over when they are laid end to end.
         first: (s,) number of the first window of each stretch.
+        left_out: stretches too short for one window, and the bases in them.
     """
 
     contig: np.ndarray
@@ -37,6 +38,7 @@ class Stretches:
     windows: np.ndarray
     slack: np.ndarray
     first: np.ndarray
+    left_out: tuple[int, int]
 
     @property
     def total(self) -> int:
@@ -69,16 +71,19 @@ def find_stretches(shards: ShardSet, split: str, length: int, max_n_run: int) ->
         (contig, start, stop)
         for contig, begin, end in shards.index.splits[split].tolist()
         for start, stop in _between_long_runs(shards.index.contigs[contig].n_runs, begin, end, max_n_run)
-        if stop - start >= length
+        if stop > start
     ]
-    if not pieces:
+    contig, start, stop = np.array(pieces, dtype=np.int64).reshape(-1, 3).T
+    windows, slack = np.divmod(stop - start, length)
+    fits = windows > 0
+    if not fits.any():
         raise UserError(
             f"{shards.folder}: split {split!r} ({shards.splits[split]} bases) has no window of {length} bases between "
             f"runs of more than {max_n_run} N; choose a shorter window, a larger max_n_run or a larger split"
         )
-    contig, start, stop = np.array(pieces, dtype=np.int64).T
-    windows, slack = np.divmod(stop - start, length)
-    return Stretches(contig, start, windows, slack, np.cumsum(windows) - windows)
+    left_out = int((~fits).sum()), int(slack[~fits].sum())
+    first = np.cumsum(windows) - windows
+    return Stretches(contig[fits], start[fits], windows[fits], slack[fits], first[fits], left_out)
 
 
 class Windows:
@@ -124,6 +129,15 @@ class Windows:
     def __len__(self) -> int:
         """Windows in an epoch."""
         return self._stretches.total
+
+    @property
+    def left_out(self) -> tuple[int, int]:
+        """Stretches too short for one window, which training never sees, and the bases in them.
+
+        A stretch is what lies between contig ends, interval ends and runs of more than ``max_n_run`` N; the bases of
+        these runs are not counted.
+        """
+        return self._stretches.left_out
 
     def locate(self, position: int) -> WindowKey:
         """The window at a position, which counts on from epoch to epoch. No shard is read."""

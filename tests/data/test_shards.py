@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +121,21 @@ def test_a_truncated_or_missing_shard_is_named(make_set):
     shard.unlink()
     with pytest.raises(UserError, match=r"shard-00000\.tar: missing"):
         shards.read("a", 0, 1)
+    shard.mkdir()
+    with pytest.raises(UserError, match=r"shard-00000\.tar: a folder, not a file"):
+        shards.read("a", 0, 1)
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_a_shard_that_the_system_does_not_give_is_named(make_set, monkeypatch, call):
+    shards = make_set({"a": "ACGT" * 100})
+
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, refuse)
+    with pytest.raises(UserError, match=r"shard-00000\.tar: cannot be read \(Input/output error\)"):
+        shards.read("a", 0, 1)
 
 
 def test_folders_that_are_no_shard_set_are_refused(make_set, tmp_path):
@@ -132,6 +149,21 @@ def test_folders_that_are_no_shard_set_are_refused(make_set, tmp_path):
     (tmp_path / "index.json").write_text('{"format": ')
     with pytest.raises(UserError, match=r"index\.json: damaged"):
         ShardSet.open(tmp_path)
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "index.json").mkdir()
+    with pytest.raises(UserError, match=r"index\.json: a folder, not a file"):
+        ShardSet.open(tmp_path)
+
+
+def test_an_index_that_may_not_be_read_is_named(make_set, monkeypatch):
+    folder = make_set(CONTIGS).folder
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"index\.json: no permission to read it"):
+        ShardSet.open(folder)
 
 
 def edit(shards, change):

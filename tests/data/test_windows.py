@@ -60,6 +60,15 @@ def test_each_stretch_gives_as_many_windows_as_fit(make_set):
     assert len(Windows(shards, "train", 100, max_n_run=20)) == 10 + 0 + 4
 
 
+def test_what_is_too_short_for_a_window_is_counted(make_set):
+    contigs = {"a": text_with(1005), "b": text_with(50), "c": "N" * 20 + text_with(300) + "N" * 20 + text_with(99)}
+    shards = make_set(contigs, {"valid": ["a"]})
+    assert Windows(shards, "train", 100, max_n_run=10).left_out == (2, 50 + 99)
+    assert Windows(shards, "train", 100, max_n_run=20).left_out == (1, 50)
+    assert Windows(shards, "train", 50, max_n_run=20).left_out == (0, 0)
+    assert Windows(shards, "valid", 100).left_out == (0, 0)
+
+
 def test_windows_stay_inside_their_intervals(make_set):
     bed = "a\t10\t60\ttrain\na\t60\t95\tvalid\na\t100\t205\ttrain\n"
     shards = make_set({"a": text_with(300)}, bed=bed)

@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import hashlib
+import io
 import multiprocessing
 import os
 import re
@@ -130,6 +131,55 @@ def test_bad_input_leaves_no_index_and_can_be_mended(tmp_path, fasta):
     fasta.write_text(good)
     build(tmp_path / "set", [fasta])
     assert sorted(files(tmp_path / "set")) == ["index.json", "shard-00000.tar"]
+
+
+def test_a_mistake_within_the_bed_file_is_found_before_anything_is_read_or_written(tmp_path):
+    bed = tmp_path / "splits.bed"
+    bed.write_text("chrI\t0\t9\ttrain\nchrI\t5\t12\tvalid\n")
+    with pytest.raises(UserError, match=r"splits\.bed: line 2: split 'valid' overlaps"):
+        build(tmp_path / "set", [tmp_path / "absent.fa"], splits_bed=bed)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_bed_file_that_does_not_fit_the_contigs_leaves_nothing_that_looks_finished(tmp_path, fasta):
+    bed = tmp_path / "splits.bed"
+    bed.write_text("chrI\t0\t4001\ttrain\n")
+    with pytest.raises(UserError, match=r"splits\.bed: line 1: chrI:0-4001 is not within the contig's 0-4000"):
+        build(tmp_path / "set", [fasta], splits_bed=bed)
+    with pytest.raises(UserError, match="not a shard set"):
+        ShardSet.open(tmp_path / "set")
+    bed.write_text("chrI\t0\t4000\ttrain\n")
+    assert build(tmp_path / "set", [fasta], splits_bed=bed)[1]
+
+
+def test_folders_in_place_of_input_files_are_named(tmp_path, fasta):
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(UserError, match="inner: a folder, not a file; name a file"):
+        build(tmp_path / "set", [tmp_path / "inner"])
+    with pytest.raises(UserError, match="inner: a folder, not a file; name a file"):
+        build(tmp_path / "set", [fasta], splits_bed=tmp_path / "inner")
+
+
+@pytest.mark.parametrize("name", ["genome.fa", "splits.bed"])
+def test_input_that_may_not_be_read_is_named(tmp_path, fasta, monkeypatch, name):
+    bed = tmp_path / "splits.bed"
+    bed.write_text("chrI\t0\t4000\ttrain\n")
+    forbid(monkeypatch, name)
+    with pytest.raises(UserError, match=f"{name}: no permission to read it; change its mode or its owner"):
+        build(tmp_path / "set", [fasta], splits_bed=bed)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the operating system refuse to open files of this name; tests may run as a user it never refuses."""
+    real_open = io.open
+
+    def guarded(file, *args, **kwargs):
+        if Path(file).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return real_open(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", guarded)
+    monkeypatch.setattr("io.open", guarded)
 
 
 def test_a_split_without_any_base_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 import bz2
+import errno
 import gzip
+import os
 from itertools import groupby
 from pathlib import Path
 
@@ -102,5 +104,16 @@ def test_bad_input_is_one_line_with_file_place_and_remedy(tmp_path, case, piece)
 def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(UserError, match=r"absent\.fa: no such file"):
         list(read_fasta(tmp_path / "absent.fa"))
-    with pytest.raises(UserError, match="not a file"):
+    with pytest.raises(UserError, match="a folder, not a file"):
         list(read_fasta(tmp_path))
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "x.fa").write_bytes(TEXT)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"x\.fa: no permission to read it; change its mode or its owner"):
+        list(read_fasta(tmp_path / "x.fa"))

@@ -3,7 +3,7 @@ import pytest
 
 from ldarnet.data.index import Contig
 from ldarnet.errors import UserError
-from sharding.splits import parse_contig_splits, splits_by_contig, splits_from_bed
+from sharding.splits import parse_contig_splits, read_bed, splits_by_contig, splits_by_interval
 
 CONTIGS = [
     Contig(name, length, 0, "", np.zeros((0, 2), np.int64)) for name, length in (("a", 100), ("b", 50), ("c", 9))
@@ -45,7 +45,7 @@ def test_bad_contig_splits_are_refused(options, message):
 def bed(tmp_path, text):
     path = tmp_path / "splits.bed"
     path.write_text(text)
-    return splits_from_bed(path, CONTIGS)
+    return splits_by_interval(path, read_bed(path), CONTIGS)
 
 
 def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
@@ -62,7 +62,7 @@ def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
         ("a\t0\tten\ttrain\n", "line 1: not a split interval"),
         ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z' in the input; it holds a, b, c"),
         ("a\t0\t101\ttrain\n", "line 1: a:0-101 is not within the contig's 0-100"),
-        ("a\t10\t10\ttrain\n", "line 1: a:10-10 is not within"),
+        ("a\t10\t10\ttrain\n", "line 1: a:10-10 holds no base"),
         ("a\t-1\t10\ttrain\n", "line 1: not a split interval"),
         ("a\t0\t10\ttrain\n\na\t9\t20\tvalid\n", "line 3: split 'valid' overlaps split 'train' of line 1"),
         (
@@ -79,7 +79,9 @@ def test_bad_bed_files_are_refused(tmp_path, text, message):
 
 def test_a_bed_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        splits_from_bed(tmp_path / "absent.bed", CONTIGS)
+        read_bed(tmp_path / "absent.bed")
     (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\xff")
     with pytest.raises(UserError, match="cannot be read as a BED file"):
-        splits_from_bed(tmp_path / "x.bed", CONTIGS)
+        read_bed(tmp_path / "x.bed")
+    with pytest.raises(UserError, match="a folder, not a file"):
+        read_bed(tmp_path)

@@ -1,9 +1,12 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import sharding.verify
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from sharding.build import build
@@ -60,6 +63,18 @@ def test_every_problem_is_a_line_of_its_own(folder, tmp_path):
     assert any(line.startswith(f"{first}: block 0 (a:0-300) does not match") for line in lines)
     assert any(line.startswith(f"{second}: ") and "bytes where the index says" in line for line in lines)
     assert any(line.startswith(f"{third}: missing") for line in lines)
+
+
+def test_a_shard_that_cannot_be_read_is_a_line_too(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(sharding.verify, "sha256_file", refuse)
+    shards = ShardSet.open(folder)
+    assert list(problems(shards)) == [
+        f"{folder / shard.name}: no permission to read it; change its mode or its owner"
+        for shard in shards.index.shards
+    ]
 
 
 def test_letters_are_compared_with_those_of_the_input(folder):
