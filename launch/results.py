@@ -54,7 +54,7 @@ def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
 
 
 def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMaskedLM) -> list[Path]:
-    """Draw the curves of the run, and the boundaries along a stretch of the held-out split."""
+    """Draw the curves of the run, and any boundaries along a stretch of the held-out split."""
     from ldarnet.interpret.boundaries import boundary_figure
     from ldarnet.interpret.figures import training_figure
 
@@ -67,6 +67,8 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
         entropy=result.final_validation.get("composition_loss"),
         target_ratio=model.config.target_ratio,
     )
+    if model.config.num_stages == 1:
+        return [curves]
     shards = ShardSet.open(config.data.shards)
     split = config.validation.split if config.validation.windows else "train"
     contig, begin, end = max(shards.index.splits[split].tolist(), key=lambda interval: interval[2] - interval[1])
@@ -88,7 +90,7 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
             f"validation on split {config.validation.split!r}: MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] "
             f"{valid['mask_loss']:.4f}",
             f"the best guess that knows the base composition alone has {valid['composition_loss']:.4f} on [MASK]",
-            f"accuracy on [MASK] {valid['accuracy']:.1%}, {chunks} bases a chunk",
+            f"accuracy on [MASK] {valid['accuracy']:.1%}{f', {chunks} bases a chunk' if chunks else ''}",
         ]
     lines += [
         "",

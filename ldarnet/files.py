@@ -76,9 +76,9 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with space_errors(final):
             yield partial
-            _sync(partial)
+            sync_path(partial)
             partial.replace(final)
-            _sync(final.parent)
+            sync_path(final.parent)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -101,7 +101,8 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Flush a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

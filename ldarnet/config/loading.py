@@ -12,7 +12,6 @@ from pydantic_core import ErrorDetails
 
 from ldarnet.config.schema import RunConfig
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
 
 BOUND_WORDS = {
     annotated_types.Gt: ("gt", "more than"),
@@ -38,12 +37,6 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConf
     except ValidationError as error:
         place = f"{path} with the overrides" if overrides else str(path)
         raise UserError(f"{place}: " + "; ".join(_explain(detail) for detail in error.errors())) from None
-
-
-def save_config(config: RunConfig, path: Path) -> None:
-    """Write `config` with all defaults filled in, so that `load_config(path)` gives an equal one."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:
@@ -155,6 +148,6 @@ def _range(key: str) -> str:
 def _may_change(key: str) -> bool:
     section = key.partition(".")[0]
     extra = RunConfig.model_fields[section].json_schema_extra
-    if extra is None and section != "ops":
+    if extra is None:
         extra = _field(key).json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("may_change"))

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from ldarnet.files import atomic_path
 from ldarnet.model.configuration import LDARNetConfig
 
 MAY_CHANGE: JsonDict = {"may_change": True}
@@ -13,9 +15,9 @@ MAY_CHANGE: JsonDict = {"may_change": True}
 
 
 class Section(BaseModel):
-    """A frozen group of keys; a key that is not declared is an error."""
+    """A frozen group of keys; a key that is not declared is an error, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunSection(Section):
@@ -111,8 +113,8 @@ class TrainingSection(Section):
     accumulation: int = Field(
         1,
         ge=1,
-        description="Micro-steps per optimiser step; a rank computes batch / accumulation / ranks windows at once.",
-        json_schema_extra=MAY_CHANGE,
+        description="Micro-steps per optimiser step; a rank computes batch / accumulation / ranks windows at once. "
+        "The ratio loss is taken micro-step by micro-step, so the number of them enters the result.",
     )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
@@ -164,10 +166,11 @@ class RunConfig(Section):
     checkpoint: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
     validation: ValidationSection = ValidationSection()  # type: ignore[call-arg]
     tracking: TrackingSection = Field(TrackingSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
-    ops: dict[str, str] = Field({}, description="Kernel demanded for an operation, such as {ssd: reference}.")
+    ops: dict[str, str] = Field(
+        {}, description="Kernel demanded for an operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
+    )
 
     def save(self, path: Path) -> None:
         """Write every key with its resolved value as YAML; the file is enough to rerun the run."""
-        from ldarnet.config.loading import save_config
-
-        save_config(self, path)
+        with atomic_path(path) as temporary:
+            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")

@@ -95,9 +95,11 @@ def boundary_figure(
         title: its heading.
 
     Raises:
-        UserError: `ids` is no single sequence, or the device is full.
+        UserError: `ids` is no single sequence, the model has no chunks, or the device is full.
     """
     tracks = boundary_track(model, ids)
+    if not tracks:
+        raise UserError("a model of one stage has no chunks, so there are no boundaries to draw")
     letters = alphabet.decode(np.minimum(ids, alphabet.N))
     rows = min(ROWS, -(-len(letters) // ROW_BASES))
     with picture(out_png, 11.0, 2.9 + 1.55 * rows) as figure:

@@ -79,7 +79,7 @@ def training_figure(
     entropy: float | None = None,
     target_ratio: float | None = None,
 ) -> None:
-    """Draw the loss and the compression of a run over the bases it has seen.
+    """Draw the loss of a run over the bases it has seen, and its compression where the model has chunks.
 
     Args:
         metrics_jsonl: the run's ``metrics.jsonl``; one line is enough, and there may be no validation yet.
@@ -96,14 +96,16 @@ def training_figure(
     def place(lines: list[dict[str, Any]]) -> np.ndarray:
         return np.interp(_column(lines, "step"), steps, bases)
 
-    with picture(out_png, 8.0, 5.6) as figure:
-        loss_axes, chunk_axes = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        _draw_loss(loss_axes, train, valid, place, entropy)
-        _draw_compression(chunk_axes, train, valid, place, target_ratio)
-        chunk_axes.set_xmargin(0.06 if valid else 0.02)  # room for the last numbers
-        chunk_axes.set_xlabel("bases seen")
-        chunk_axes.xaxis.set_major_formatter(_short_number)
-        for axes in (loss_axes, chunk_axes):
+    chunked = bool(np.size(train[-1]["bases_per_chunk"]))
+    with picture(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
+        panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
+        _draw_loss(panels[0], train, valid, place, entropy)
+        if chunked:
+            _draw_compression(panels[1], train, valid, place, target_ratio)
+        panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the last numbers
+        panels[-1].set_xlabel("bases seen")
+        panels[-1].xaxis.set_major_formatter(_short_number)
+        for axes in panels:
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
             axes.set_axisbelow(True)
 

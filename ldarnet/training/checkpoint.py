@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file, space_errors, write_json_atomic
+from ldarnet.files import sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine
@@ -53,7 +53,6 @@ class TrainingState:
         seconds: time spent in training so far, over all starts.
         best_step: checkpoint with the lowest validation loss, if any.
         best_loss: its validation loss.
-        mlflow_run: id of the MLflow run, if any.
         code_version: version of this package that wrote the checkpoint.
         format: version of the checkpoint's form.
     """
@@ -66,7 +65,6 @@ class TrainingState:
     seconds: float = 0.0
     best_step: int | None = None
     best_loss: float | None = None
-    mlflow_run: str | None = None
     code_version: str = __version__
     format: int = FORMAT_VERSION
 
@@ -104,9 +102,9 @@ class CheckpointStore:
 
     def clean(self) -> None:
         """Remove what an interrupted save or removal left behind."""
-        for pattern in (f"{STAGED}*", f"{DOOMED}*"):
-            for path in self.folder.glob(pattern):
-                shutil.rmtree(path)
+        incomplete = set(self.folder.glob(f"{PREFIX}*")) - set(self.complete())
+        for path in (*self.folder.glob(f"{STAGED}*"), *self.folder.glob(f"{DOOMED}*"), *incomplete):
+            shutil.rmtree(path)
 
     def settle(self) -> None:
         """Point to the latest and the best, and remove all others but the last `keep`."""
@@ -129,11 +127,11 @@ class CheckpointStore:
         try:
             with space_errors(staged):
                 staged.mkdir()
-            yield staged
+                yield staged
             with space_errors(staged / "manifest.json"):
                 _seal(staged, step)
                 staged.rename(self.path(step))
-                _sync(self.folder)
+                sync_path(self.folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
@@ -153,7 +151,8 @@ def save_checkpoint(store: CheckpointStore, engine: Engine, state: TrainingState
             _save(moments, folder / "optimizer.safetensors")
             model_config = copy.deepcopy(engine.model_config)
             model_config.architectures = [type(engine.model).__name__]
-            model_config.save_pretrained(folder)
+            with space_errors(folder / "config.json"):
+                model_config.save_pretrained(folder)
             write_json_atomic(folder / "state.json", asdict(state), indent=2)
         store.settle()
 
@@ -172,7 +171,7 @@ def read_state(checkpoint: Path) -> TrainingState:
             f"{checkpoint / 'state.json'}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; continue "
             f"this run with the version of ldarnet that wrote it ({content.get('code_version')})"
         )
-    return TrainingState(**content)
+    return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
 def verify(checkpoint: Path) -> None:
@@ -245,15 +244,7 @@ def _seal(staged: Path, step: int) -> None:
     """Flush every file to disk, then write the manifest over them."""
     files = sorted(staged.iterdir())
     for file in files:
-        _sync(file)
+        sync_path(file)
     entries = {file.name: {"size": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
     write_json_atomic(staged / "manifest.json", {"format": FORMAT_VERSION, "step": step, "files": entries}, indent=2)
-    _sync(staged)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(staged)

@@ -52,15 +52,15 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block on every rank; if it raises UserError on any, all ranks raise the first one's.
+        """Run a block on every rank; if it raises UserError or OSError on any, all ranks raise the first one's.
 
         Without it a rank that fails alone leaves the others waiting in their next collective.
         """
         error: UserError | None = None
         try:
             yield
-        except UserError as caught:
-            error = caught
+        except (UserError, OSError) as caught:
+            error = user_error(caught)
         self.raise_together(error)
 
     def raise_together(self, error: UserError | None) -> None:
@@ -72,15 +72,23 @@ class World:
         raise UserError(next(message for message in messages if message is not None))
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
-        """What `produce` returns on rank 0, None on the others; its UserError is raised on all of them."""
+        """What `produce` returns on rank 0, None on the others; its error is raised on all of them."""
         with self.together():
             return produce() if self.is_main else None
 
     def from_main(self, produce: Callable[[], T]) -> T:
-        """What `produce` returns on rank 0, given to all ranks; its UserError is raised on all of them."""
+        """What `produce` returns on rank 0, given to all ranks; its error is raised on all of them."""
         box = [self.on_main(produce)]
         dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]  # type: ignore[return-value]
+
+
+def user_error(error: UserError | OSError) -> UserError:
+    """The error in one line for the user, with the file that the operating system complains about."""
+    if isinstance(error, UserError):
+        return error
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{error.filename}: {reason}" if error.filename else reason)
 
 
 def start(timeout_minutes: float) -> World:

@@ -6,7 +6,7 @@ from ldarnet.config import RunConfig
 from ldarnet.data import Batch, training_steps
 from ldarnet.errors import UserError
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState
-from ldarnet.training.distributed import World
+from ldarnet.training.distributed import World, user_error
 from ldarnet.training.engine import Engine, micro_batch
 from ldarnet.training.losses import IGNORED, StepTotals, micro_step_loss
 from ldarnet.training.recorder import Recorder
@@ -31,13 +31,13 @@ def loop(
     saved = state.step
     steps = _data(config, inputs, world, state.step, last)
     while state.step < last:
-        batches, scored, stop = _next(steps, request, world)
+        batches, scored, stop = _next(steps, recorder, request, world)
         if stop:
             break
         totals = _accumulate(engine, batches, scored, world)
         rates, norm = engine.update(state.step)
         state = state.advanced(step=state.step + 1, position=state.position + training.batch)
-        recorder.count()
+        recorder.count(norm)
         if state.step % training.log_every == 0 or state.step in (1, total):
             recorder.train(state, totals, scored, rates, norm, len(inputs.windows))
         improved = False
@@ -70,13 +70,19 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
     )
 
 
-def _next(steps: Iterator[list[Batch]], request: StopRequest, world: World) -> tuple[list[Batch], int, bool]:
-    """The next step's micro-batches, the number of scored bases in the global batch, and whether any rank must stop."""
-    error, batches = None, []
+def _next(
+    steps: Iterator[list[Batch]], recorder: Recorder, request: StopRequest, world: World
+) -> tuple[list[Batch], int, bool]:
+    """The next step's micro-batches, the number of scored bases in the global batch, and whether any rank must stop.
+
+    Raises:
+        UserError: a rank cannot read its windows, or rank 0 could not record an earlier step; on all ranks.
+    """
+    error, batches = recorder.failure, []
     try:
         batches = next(steps)
-    except UserError as caught:
-        error = caught
+    except (UserError, OSError) as caught:
+        error = error or user_error(caught)
     own = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
     scored, failures, stops = world.sum_on_host(own, error is not None, request.received is not None)
     if failures:

@@ -25,7 +25,8 @@ class StepTotals:
     Attributes:
         nll: (), summed cross-entropy of this rank's scored bases.
         ratio: (), mean ratio loss of the micro-steps, the same on all ranks.
-        stages: (stages, 3), boundaries, summed probability and positions by stage, over all ranks.
+        stages: (stages, 3), boundaries, summed probability and positions by stage, over all ranks; the innermost
+            stage has none, so a model without chunking has (0, 3).
     """
 
     nll: Tensor
@@ -55,6 +56,8 @@ def ratio_over_ranks(boundaries: tuple[Any, ...], target: float, world: World) -
     Returns:
         The loss, (), and the totals over ranks, (stages, 3): boundaries, summed probability, positions.
     """
+    if not boundaries:
+        return torch.zeros((), dtype=torch.float64, device=world.device), torch.zeros(0, 3, device=world.device)
     own = torch.stack([torch.stack([part.double() for part in stage.totals()]) for stage in boundaries])
     totals = world.sum_on_device(own.detach().clone())
     number, _, positions = totals.unbind(1)

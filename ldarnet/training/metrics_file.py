@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a line, which after any number of restarts reads like one unbroken run."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +49,6 @@ class MetricsFile:
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what could not be written has been told by `write`."""
+        with suppress(OSError):
+            self._file.close()

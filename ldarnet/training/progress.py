@@ -49,8 +49,7 @@ class Display:
 
     def step(self, line: dict[str, Any]) -> None:
         """Show a line of training metrics."""
-        chunks = "/".join(f"{value:.2f}" for value in line["bases_per_chunk"])
-        numbers = f"loss {line['loss']:.4f}  bases/chunk {chunks}  {speed(line['bases_per_second'])}"
+        numbers = f"loss {line['loss']:.4f}{_chunks(line)}  {speed(line['bases_per_second'])}"
         self._live.update(self._task, completed=line["step"], numbers=numbers)
         now = time.monotonic()
         due = now - self._last_line >= PLAIN_SECONDS or line["step"] in (self._first + 1, self._total)
@@ -62,11 +61,16 @@ class Display:
 
     def validation(self, line: dict[str, Any]) -> None:
         """Show a line of validation metrics."""
-        chunks = "/".join(f"{value:.2f}" for value in line["bases_per_chunk"])
         self.say(
             f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  on [MASK] "
-            f"{line['mask_loss']:.4f}, accuracy {line['accuracy']:.1%}  bases/chunk {chunks}"
+            f"{line['mask_loss']:.4f}, accuracy {line['accuracy']:.1%}{_chunks(line)}"
         )
+
+
+def _chunks(line: dict[str, Any]) -> str:
+    """Bases per chunk by stage; nothing for a model without chunking."""
+    values = "/".join(f"{value:.2f}" for value in line["bases_per_chunk"])
+    return f"  bases/chunk {values}" if values else ""
 
 
 def speed(bases_per_second: float) -> str:

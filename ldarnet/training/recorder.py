@@ -1,12 +1,14 @@
 """Where a run's numbers go: metrics.jsonl, MLflow, the display, the checkpoints."""
 
+import math
 from typing import Any, Self
 
 import torch
 
 from ldarnet.config import RunConfig
+from ldarnet.errors import UserError
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState, save_checkpoint
-from ldarnet.training.distributed import World
+from ldarnet.training.distributed import World, user_error
 from ldarnet.training.engine import Engine
 from ldarnet.training.losses import StepTotals
 from ldarnet.training.meters import SpeedMeter
@@ -26,6 +28,10 @@ class Recorder:
         state: where the run stands; lines of metrics.jsonl beyond it are dropped.
         world: the ranks.
         ratio_weight: weight of the ratio loss in the loss.
+
+    Attributes:
+        failure: why rank 0 could not write a line; `train` and `validation` do not raise it, because the other ranks
+            would go on alone. Whoever next speaks to all ranks passes it on.
     """
 
     def __init__(
@@ -38,7 +44,9 @@ class Recorder:
         self._ratio_weight = ratio_weight
         self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step))
         self._tracker = Tracker(config, display.say) if world.is_main else None
+        self.failure: UserError | None = None
         self._status = "FAILED"
+        self._health: torch.Tensor | float = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -48,9 +56,10 @@ class Recorder:
             self._file.close()
             self._tracker.close(self._status)
 
-    def count(self) -> None:
-        """Count the bases of a step."""
+    def count(self, norm: torch.Tensor | float) -> None:
+        """Count the bases of a step, and note without waiting for the device whether its gradient was finite."""
         self.meter.add(self.config.training.batch * self.config.data.length)
+        self._health = self._health + 0 * norm  # 0, or not a number for ever
 
     def train(
         self,
@@ -61,9 +70,14 @@ class Recorder:
         norm: torch.Tensor | float,
         windows: int,
     ) -> None:
-        """Record the step just taken; `windows` is the number of training windows in an epoch."""
+        """Record the step just taken; `windows` is the number of training windows in an epoch.
+
+        Raises:
+            UserError: the loss, or the gradient of a step up to this one, is not finite; on all ranks.
+        """
         mlm_loss = self.world.sum_on_device(totals.nll).item() / max(scored, 1)
         ratio_loss = totals.ratio.item()
+        self._check_finite(state, mlm_loss + ratio_loss)
         line = {
             "step": state.step,
             "split": "train",
@@ -82,15 +96,25 @@ class Recorder:
         self.display.step(line)
 
     def validation(self, state: TrainingState, metrics: dict[str, Any]) -> None:
-        """Record a validation after `state.step` steps."""
+        """Record a validation after `state.step` steps.
+
+        Raises:
+            UserError: its loss is not finite; on all ranks.
+        """
+        self._check_finite(state, metrics["mlm_loss"])
         line = {"step": state.step, "split": "valid", **metrics}
         self._write(line)
         self.display.validation(line)
 
     def save(self, store: CheckpointStore, engine: Engine, state: TrainingState) -> TrainingState:
-        """Write a checkpoint; returns the state that was written."""
-        run_id = self._tracker.run_id if self._tracker is not None else None
-        state = state.advanced(seconds=self.meter.seconds, mlflow_run=run_id)
+        """Write a checkpoint; returns the state that was written.
+
+        Raises:
+            UserError: the device is full, or the gradient of a step up to this one was not finite; on all ranks.
+        """
+        self.world.raise_together(self.failure)
+        self._check_finite(state)
+        state = state.advanced(seconds=self.meter.seconds)
         with self.meter.paused():
             save_checkpoint(store, engine, state, self.world)
         return state
@@ -100,12 +124,24 @@ class Recorder:
         self._status = "FINISHED" if state.step == state.total_steps else "KILLED"
         if state.step < state.total_steps:
             reason = f"stopped by {request.received}" if request.received else "stopped"
-            self.display.say(
-                f"{reason} after step {state.step} of {state.total_steps}; everything is saved in "
-                f"{self.config.run.dir}. Run the same command again to continue."
+            saved = f"; everything is saved in {self.config.run.dir}. Run the same command again to continue."
+            where = f"after step {state.step} of {state.total_steps}{saved}"
+            self.display.say(f"{reason} {where if state.step else 'before the first step; there is nothing to save.'}")
+
+    def _check_finite(self, state: TrainingState, loss: float = 0.0) -> None:
+        """Losses over all ranks and whole gradients are the same on every rank, so all raise or none does."""
+        if not math.isfinite(loss + float(self._health)):
+            raise UserError(
+                f"training has diverged: loss or gradient is not finite at step {state.step}; train in another run.dir "
+                "with a lower optimizer.lr or optimizer.clip, or a longer schedule.warmup (checkpoints of this run "
+                "stay as they are)"
             )
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is not None and self._tracker is not None:
+        if self._file is None or self._tracker is None or self.failure is not None:
+            return
+        try:
             self._file.write(line)
-            self._tracker.log(line)
+        except (UserError, OSError) as error:
+            self.failure = user_error(error)
+        self._tracker.log(line)

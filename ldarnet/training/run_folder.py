@@ -71,4 +71,7 @@ def lock(run_dir: Path) -> IO[str]:
     except BlockingIOError:
         file.close()
         raise UserError(f"another training uses {run_dir}; wait for it to end, or choose another run.dir") from None
+    except OSError:
+        # Some network file systems have no locks; then two trainings in one folder are the user's to avoid.
+        pass
     return file

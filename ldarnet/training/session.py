@@ -115,11 +115,13 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     training, length, data = config.training, config.data.length, inputs.shards
     kernels = ", ".join(f"{operation}: {backend}" for operation, backend in inputs.kernels.items())
     precision = "bf16 autocast, fp32 weights" if autocast(config, world) else "fp32"
+    stretches, bases = inputs.windows.left_out
+    left_out = f"; {stretches:,} stretches of {bases:,} bases are too short for one" if stretches else ""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     return [
         f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
         f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
-        f"windows of {length:,} bases an epoch",
+        f"windows of {length:,} bases an epoch{left_out}",
         f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}, {precision}; {training.batch} windows "
         f"({training.batch * length:,} bases) a step in {training.accumulation} micro-step(s)",
         f"kernels  {kernels}",

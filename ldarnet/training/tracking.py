@@ -19,7 +19,8 @@ from ldarnet.training.metrics_file import NAME as METRICS_NAME
 
 RUN_FILE = "mlflow.json"
 FLUSH_SECONDS = 2.0
-CLOSE_SECONDS = 60.0
+CLOSE_SECONDS = 20.0
+"""Less than the 30 seconds after which the launcher kills a rank that it has told to stop."""
 MAX_BATCH = 1000
 """Metrics in one request; the limit of MLflow's REST interface."""
 
@@ -45,21 +46,25 @@ class Tracker:
 
     def log(self, line: dict[str, Any]) -> None:
         """Queue the numbers of a line of metrics.jsonl, named `<split>/<key>`, at its step."""
-        self._queue.put(("metrics", (line, int(time.time() * 1000))))
+        self._put("metrics", (line, int(time.time() * 1000)))
 
     def log_artifact(self, path: Path) -> None:
         """Queue a file or folder to be kept with the run."""
-        self._queue.put(("artifact", path))
+        self._put("artifact", path)
 
     def close(self, status: str) -> None:
-        """Write what is queued and end the run as FINISHED, FAILED or KILLED; waits a minute at most."""
+        """Write what is queued and end the run as FINISHED, FAILED or KILLED; waits `CLOSE_SECONDS` at most."""
         if not self._thread.is_alive():
             return
-        self._queue.put(("status", status))
+        self._put("status", status)
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self._say(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s; the metrics are in {self._metrics_file}")
+
+    def _put(self, kind: str, value: Any) -> None:
+        if self.config.tracking.mlflow:
+            self._queue.put((kind, value))
 
     def _work(self) -> None:
         """Send what was queued every few seconds; what cannot be sent is kept and tried again."""
@@ -110,7 +115,9 @@ class Tracker:
             try:
                 client.update_run(self.run_id, status="RUNNING")
                 return client
-            except MlflowException:
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
                 self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
         experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
         self.run_id = client.create_run(experiment, run_name=self.run_dir.name).info.run_id

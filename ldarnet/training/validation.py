@@ -44,14 +44,15 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
             output = engine.forward(input_ids)
             scores[:-1] += _scores(output.logits, input_ids, labels)
             scores[-1] += batch.windows
-            stages += torch.stack([_totals(stage, batch.windows) for stage in output.boundaries])
+            for totals, stage in zip(stages, output.boundaries, strict=True):
+                totals += _totals(stage, batch.windows)
     engine.deepspeed.train()
     return _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
 
 
 def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
     """Bases per chunk and mean boundary probability by stage, from (stages, 3): boundaries, probability, positions."""
-    bases = stages[0, 2]
+    bases = stages[:1, 2]
     return {
         "bases_per_chunk": (bases / stages[:, 0]).tolist(),
         "boundary_probability": (stages[:, 1] / stages[:, 2]).tolist(),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ldarnet.config import RunConfig, differences, flatten, load_config
 from ldarnet.config.schema import TrainingSection
 from ldarnet.errors import UserError
+from ldarnet.training import engine
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"dir": "runs/x"}, "data": {"shards": "shards"}, "training": {"steps": 10}}
@@ -57,6 +58,9 @@ def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
         ("schedule.decay_shape=cosine", "'published' or 'sqrt'"),
         ("training.accumulation=3", "cannot be divided into accumulation=3"),
         ("training.steps=ten", "training.steps='ten'"),
+        ("optimizer.clip=.inf", "optimizer.clip=inf: input should be a finite number"),
+        ("optimizer.betas=[0.9, .nan]", "input should be a finite number"),
+        ("model.ratio_weight=.nan", "finite number"),
         ("run.dir=null", "run.dir"),
         ("steps=3", "section.key=value"),
         ("run.dir.x=3", "is a value, not a section"),
@@ -94,8 +98,8 @@ def test_differences_name_only_what_enters_the_result(minimal):
         ["run.dir=elsewhere", "training.stop_after=2", "checkpoint.every=3", "tracking.mlflow=false", "data.workers=2"],
     )
     assert differences(old, new) == []
-    new = load_config(minimal, ["optimizer.lr=0.1", "ops.ssd=torch", "training.zero_stage=0"])
-    assert differences(old, new) == ["optimizer.lr: 0.0005 -> 0.1", "ops: {} -> None", "ops.ssd: None -> torch"]
+    new = load_config(minimal, ["optimizer.lr=0.1", "ops.ssd=torch", "training.accumulation=2"])
+    assert differences(old, new) == ["optimizer.lr: 0.0005 -> 0.1", "training.accumulation: 1 -> 2"]
 
 
 @settings(deadline=None)
@@ -121,6 +125,7 @@ def test_published_run_has_the_published_numbers():
     assert config.model.preset == "ldarnet-110m"
     assert config.data.length == 4096
     assert config.training.batch == 1536
+    assert [engine.micro_batch(config, ranks) for ranks in (8, 64)] == [8, 1]
     assert config.training.epochs == 15
     assert (config.optimizer.lr, config.optimizer.betas, config.optimizer.eps) == (5e-4, (0.9, 0.95), 1e-8)
     assert (config.optimizer.weight_decay, config.optimizer.clip) == (0.01, 1.0)

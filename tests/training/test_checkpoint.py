@@ -62,12 +62,23 @@ def test_full_disk_leaves_the_old_ones(tmp_path, monkeypatch, function, error, f
     verify(store.path(1))
 
 
+def test_full_disk_anywhere_in_the_block_is_told(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    with pytest.raises(UserError, match=r"no space left .*free some space"), store.staged(1):
+        system_error()
+    assert list(store.folder.iterdir()) == []
+
+
 def test_leftovers_of_a_killed_save_are_cleaned(tmp_path):
     store = CheckpointStore(tmp_path, keep=1)
     write(store, 1)
     (store.folder / ".staged-00000002").mkdir()
     (store.folder / ".staged-00000002/model.safetensors").write_bytes(b"half")
     (store.folder / ".doomed-step-00000000").mkdir()
+    (store.folder / "step-00000002").mkdir()
+    (store.folder / "step-00000002/model.safetensors").write_bytes(b"half")
     assert store.latest() == store.path(1)
     store.clean()
     assert sorted(path.name for path in store.folder.iterdir()) == ["pointers.json", "step-00000001"]
+    write(store, 2)
+    verify(store.path(2))

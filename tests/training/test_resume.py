@@ -1,5 +1,7 @@
 """`train 2N` equals `N, stop, resume, N` bit for bit, and so does a run that was killed."""
 
+import errno
+import fcntl
 import json
 import shutil
 import time
@@ -29,8 +31,9 @@ def config_file(tmp_path_factory, shards):
     path.write_text(
         f"""
 run: {{dir: {path.parent}/unbroken}}
-model: {{preset: tiny}}
+model: {{preset: tiny, target_ratio: 2, ratio_weight: 1}}
 data: {{shards: {shards}, length: 64}}
+optimizer: {{lr: 0.02}}
 training: {{steps: 10, batch: 8, accumulation: 2, timeout_minutes: 2}}
 checkpoint: {{every: 4, keep: 2}}
 validation: {{every: 5, windows: 10}}
@@ -81,6 +84,23 @@ def assert_equal_runs(run, other):
 def test_stop_and_resume_is_exact(runs):
     assert [line["step"] for line in logged(runs / "unbroken") if line["split"] == "train"] == list(range(1, 11))
     assert_equal_runs(runs / "unbroken", runs / "resumed")
+
+
+def test_numbers_of_chunks_vary(runs):
+    """Fresh weights can make one chunk of every window, and then ranks could not differ in what they exchange."""
+    chunks = [line["bases_per_chunk"][0] for line in logged(runs / "unbroken")]
+    assert len({round(value, 1) for value in chunks}) > 5
+    assert sum(1.2 < value < 32 for value in chunks) > 5
+
+
+@pytest.mark.slow
+def test_stop_and_resume_is_exact_in_stage_3(config_file, run_ranks):
+    folder = config_file.parent / "stage-3"
+    unbroken, resumed = (
+        f"{config_file} training.zero_stage=3 run.dir={folder}/{name}" for name in ("unbroken", "resumed")
+    )
+    run_ranks(2, unbroken, f"{resumed} training.stop_after=6", resumed, script=SEVERAL_RUNS).succeed()
+    assert_equal_runs(folder / "unbroken", folder / "resumed")
 
 
 def test_what_a_checkpoint_holds(runs):
@@ -181,7 +201,7 @@ def test_mistakes_end_all_ranks_with_one_line(config_file, runs, run_ranks):
     assert [status for status, _, _ in results] == [1, 1]
     (line,) = results[0][2].splitlines()
     assert line.startswith("error: ")
-    assert "optimizer.lr: 0.0005 -> 0.1" in line
+    assert "optimizer.lr: 0.02 -> 0.1" in line
     assert results[1][2] == ""
 
 
@@ -228,6 +248,14 @@ def test_other_architecture_and_other_data_are_refused(config_file, finished):
     check_fits(checkpoint, same, fingerprint)
     with pytest.raises(UserError, match="another data set"):
         check_fits(checkpoint, same, "0" * 64)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    lock(tmp_path / "run").close()
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -67,6 +68,77 @@ def test_unreachable_store_is_said_once_and_does_not_stop_training(config, monke
     assert len(said) == 1
     assert "MLflow cannot be reached" in said[0]
     assert not (config.run.dir / "mlflow.json").exists()
+
+
+def test_only_a_missing_run_is_replaced(config, monkeypatch):
+    """A store that fails while a run is continued is tried again; the run stays the same."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    first = Tracker(config, pytest.fail)
+    first.close("KILLED")
+    update, failures, said = MlflowClient.update_run, [MlflowException("out of order")], []
+
+    def fail_once(client, *arguments, **named):
+        if failures:
+            raise failures.pop()
+        return update(client, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "update_run", fail_once)
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
+    second = Tracker(config, said.append)
+    second.log({"step": 1, **TRAIN})
+    while failures:
+        time.sleep(0.05)
+    second.close("FINISHED")
+    assert ["cannot be reached (out of order)" in line for line in said] == [True]
+    assert second.run_id == first.run_id
+
+    (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": None, "run_id": "0" * 32}))
+    third = Tracker(config, said.append)
+    third.close("FINISHED")
+    assert "is not in" in said[-1]
+    assert third.run_id not in (first.run_id, "0" * 32)
+
+
+def test_nothing_is_queued_without_mlflow(config_file):
+    tracker = Tracker(load_config(config_file), pytest.fail)
+    tracker.log({"step": 1, **TRAIN})
+    tracker.log_artifact(config_file)
+    assert tracker._queue.empty()
+    tracker.close("FINISHED")
+
+
+@pytest.mark.slow
+def test_program_leaves_one_run_with_everything(config_file, run_ranks, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    arguments = ("--config", config_file, "tracking.mlflow=true")
+    run_ranks(1, *arguments, "training.stop_after=4").succeed()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/run/mlflow.db")
+    experiment = client.get_experiment_by_name("ldarnet-pretraining").experiment_id
+    (stopped,) = client.search_runs([experiment])
+    assert stopped.info.status == "KILLED"
+    run_ranks(1, *arguments).succeed()
+    (run,) = client.search_runs([experiment])
+    assert (run.info.run_id, run.info.status) == (stopped.info.run_id, "FINISHED")
+    assert run.data.params["training.steps"] == "10"
+    assert run.data.params["model.preset"] == "tiny"
+    assert run.data.metrics.keys() >= {
+        *(f"train/{name}" for name in ("loss", "mlm_loss", "ratio_loss", "gradient_norm", "bases_per_second")),
+        *(f"train/{name}/stage0" for name in ("bases_per_chunk", "boundary_probability")),
+        *(f"train/lr/stage{stage}/{decay}" for stage in (0, 1) for decay in ("decay", "no_decay")),
+        "valid/mlm_loss",
+    }
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1, 11))
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "config.yaml",
+        "training.png",
+        "boundaries.png",
+        "summary.txt",
+    }
 
 
 def test_package_needs_no_mlflow(tmp_path):

@@ -1,0 +1,59 @@
+"""What goes wrong on one rank ends all of them, with the same line."""
+
+from pathlib import Path
+
+from ldarnet.training.checkpoint import CheckpointStore, read_state, verify
+from ldarnet.training.metrics_file import read_metrics
+
+FAILING_RANKS = Path(__file__).with_name("failing_ranks.py")
+
+
+def test_all_ranks_are_told_the_same(config_file, run_ranks, shards, tmp_path):
+    run_ranks(2, config_file, tmp_path, script=FAILING_RANKS).succeed()
+    told = (tmp_path / "told-0.txt").read_text().splitlines()
+    assert told == (tmp_path / "told-1.txt").read_text().splitlines()
+    unreadable, full, *diverged = told
+    assert unreadable == f"{shards}: Input/output error"
+
+    assert full == f"{tmp_path}/full/metrics.jsonl: No space left on device"
+    assert CheckpointStore(tmp_path / "full", keep=2).latest().name == "step-00000002"
+    assert [line["step"] for line in read_metrics(tmp_path / "full/metrics.jsonl")] == [1, 2]
+
+    steps = {1: 3, 100: 4}  # noticed when the next line is due, or else when the next checkpoint is
+    assert len(diverged) == 6
+    for line, (stage, log_every) in zip(diverged, ((stage, every) for stage in "013" for every in steps), strict=True):
+        assert f"not finite at step {steps[log_every]}; train in another run.dir with a lower optimizer.lr" in line
+        latest = CheckpointStore(tmp_path / f"diverged-{stage}-{log_every}", keep=2).latest()
+        verify(latest)
+        assert read_state(latest).step == 2
+
+
+def test_no_step_is_told_apart_from_a_stopped_run(config_file, run_ranks, tmp_path):
+    script = tmp_path / "stopped_at_once.py"
+    script.write_text(
+        "import sys\n"
+        "from ldarnet.config import load_config\n"
+        "from ldarnet.training import signals, train\n"
+        "def stopped(self):\n"
+        "    self.received = 'SIGTERM'\n"
+        "signals.StopRequest.__init__ = stopped\n"
+        "train(load_config(sys.argv[1]))\n"
+    )
+    output = run_ranks(1, config_file, script=script).succeed()
+    assert "stopped by SIGTERM before the first step; there is nothing to save." in output
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_model_without_chunks_trains(config_file, run_ranks, tmp_path):
+    overrides = ["model.arch_layout=[m1]", "model.d_model=[16]", "model.d_intermediate=[0]"]
+    overrides += ["model.attn_cfg={num_heads: [2], rotary_emb_dim: [8], window_size: [7]}"]
+    output = run_ranks(1, "--config", config_file, *overrides).succeed()
+    lines = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, 11))
+    assert len([line for line in lines if line["split"] == "valid"]) == 2
+    for line in lines:
+        assert (line["ratio_loss"], line["bases_per_chunk"], line["boundary_probability"]) == (0, [], [])
+    assert "bases/chunk" not in output
+    assert "bases a chunk" not in output
+    assert {path.name for path in (tmp_path / "run/figures").iterdir()} == {"training.png"}
+    assert (tmp_path / "run/export/model.safetensors").is_file()
