@@ -230,11 +230,18 @@ def _verdict(found: Comparison) -> str:
 
 
 def _versus(found: Comparison, name: str, where: Array, words: str) -> str:
-    """One line: whether the runs have a lower loss than a context model at the positions picked by `where`."""
+    """One line: whether the runs have a lower loss than a context model at the positions picked by `where`.
+
+    A difference within two standard errors in every seed is called neither a win nor a loss.
+    """
     against, rows = found.baseline.nats[name][where], found.baseline.rows[where]
     pairs = [paired(scores.nats["model"][where], against, rows) for scores in found.models]
-    wins = sum(mean < 0 for mean, _ in pairs)
-    verb = "beats" if wins == len(pairs) else f"beats in {wins} of {len(pairs)} seeds" if wins else "does not beat"
+    wins = sum(mean < -2 * error for mean, error in pairs)
+    if wins:
+        verb = "beats" if wins == len(pairs) else f"beats in {wins} of {len(pairs)} seeds"
+    else:
+        level = all(abs(mean) <= 2 * error for mean, error in pairs)
+        verb = "is level, within two standard errors, with" if level else "does not beat"
     each = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
     return (
         f"- On bases shown as [MASK] LDARNet **{verb}** {words}: model minus baseline {each} (by seed; ± is one "
