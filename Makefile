@@ -13,7 +13,6 @@ PYTEST_ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/ready
-SHORT_RUN := runs/quickstart-short
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test setup lint format typecheck doctor clean-quickstart
@@ -22,7 +21,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 quickstart: $(READY) ## Set up, shard the bundled genome, pretrain a small model on it (about 6 minutes on 2 cores)
-	@launch/quickstart.sh $(if $(STEPS),training.steps=$(STEPS) run.dir=$(SHORT_RUN))
+	@launch/quickstart.sh $(if $(STEPS),training.steps=$(STEPS) run.dir=runs/quickstart-$(STEPS)-steps)
 
 test: $(READY) ## Set up, then run every test, fast and slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
@@ -48,4 +47,4 @@ doctor: $(READY) ## Say what is installed, what each operation would use here, a
 	@$(BIN)/ldarnet doctor
 
 clean-quickstart: ## Remove what the quickstart made, to run it afresh
-	rm -rf runs/quickstart runs/quickstart-shards $(SHORT_RUN)
+	rm -rf runs/quickstart runs/quickstart-shards runs/quickstart-*-steps

@@ -64,19 +64,34 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def result_file(name: str, folder: Path = RESULTS) -> Path:
+    """The file `YYYY-MM-DD-<name>.md` of a result that is to be written; its folder is made.
+
+    Raises:
+        UserError: there is such a file of today already: results are never overwritten.
+    """
+    file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
+    if file.exists():
+        raise UserError(f"{file} exists already; give this result another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    return file
+
+
 def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
     """Write `YYYY-MM-DD-<name>.md`, whole or not at all; returns the file.
 
     Raises:
         UserError: there is such a file of today already (results are never overwritten), or the device is full.
     """
-    file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
-    if file.exists():
-        raise UserError(f"{file} exists already; give this result another --name")
-    folder.mkdir(parents=True, exist_ok=True)
+    file = result_file(name, folder)
+    write_text(file, text)
+    return file
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     with atomic_path(file) as partial:
         partial.write_text(text, encoding="utf-8")
-    return file
 
 
 def _cell(value: object) -> str:

@@ -10,6 +10,9 @@ VOCAB_SIZE = 7
 LETTERS = "ACGTN"
 TOKENS = ("A", "C", "G", "T", "N", "[MASK]", "[PAD]")
 
+NOT_SCORED = -100
+"""The label of a position that is not scored."""
+
 COMPLEMENT = np.array([T, G, C, A, N, MASK, PAD], dtype=np.uint8)
 
 _ENCODE = np.full(256, N, dtype=np.uint8)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.ops import Backend, backends, choose_backends
+from ldarnet.ops import Backend, backends_of, obstacle, operations, resolve
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -108,9 +108,9 @@ def render(report: dict[str, Any]) -> str:
             lines.append(f"  {'':<14} does not import: {package['problem']}")
         if package["install"]:
             lines.append(f"  {'':<14} install it with: {package['install']}")
-    for device, operations in report["operations"].items():
+    for device, by_operation in report["operations"].items():
         lines += ["", f"Operations on {device}: what each uses"]
-        for operation, choices in operations.items():
+        for operation, choices in by_operation.items():
             chosen = next(choice["backend"] for choice in choices if choice["chosen"])
             lines.append(f"  {operation:<14} {chosen}")
             lines += [
@@ -147,15 +147,12 @@ def _package(package: Package) -> dict[str, Any]:
         version = metadata.version(package.name)
     except metadata.PackageNotFoundError:
         version = None
-    served = [backend for backend in backends() if backend.package.partition(".")[0] == package.module]
-    kernel_purpose = f"{', '.join(sorted({backend.operation for backend in served})) or 'kernels'} on GPUs"
-    if not any(backend.automatic for backend in served):
-        kernel_purpose += ", only on demand" if served else ": used by no operation in this version"
+    served = sorted({backend.operation for backend in _backends() if backend.package == package.module})
     return {
         "name": package.name,
         "version": version,
         "required": package.required,
-        "purpose": package.purpose or kernel_purpose,
+        "purpose": package.purpose or f"{', '.join(served)} on GPUs",
         # A compiled kernel can be installed and yet not load, when it was built for another torch.
         "problem": _import_problem(package.module) if version and package.name in KERNEL_PINS else "",
         "install": "" if version else package.install,
@@ -171,20 +168,23 @@ def _import_problem(module: str) -> str:
 
 
 def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
-    operations: dict[str, list[dict[str, Any]]] = {}
-    for backend in backends():
-        chosen = choose_backends(device)[backend.operation] == backend.name
-        choice = {"backend": backend.name, "chosen": chosen, "obstacle": _obstacle(backend, device)}
-        operations.setdefault(backend.operation, []).append(choice)
-    return operations
+    """What ``auto`` chooses in the dtype that the main job takes products in on this device."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    return {
+        operation: [
+            {
+                "backend": backend.name,
+                "chosen": backend is resolve(operation, device, dtype),
+                "obstacle": obstacle(backend, device, dtype),
+            }
+            for backend in backends_of(operation).values()
+        ]
+        for operation in operations()
+    }
 
 
-def _obstacle(backend: Backend, device: str) -> str:
-    """Why a backend is not among those to choose from; empty when it is."""
-    if backend.devices and device not in backend.devices:
-        return f"runs on {', '.join(sorted(backend.devices))} only"
-    obstacle = backend.obstacle(device)
-    return obstacle or ("" if backend.automatic else f"only on demand, by ops.{backend.operation}={backend.name}")
+def _backends() -> list[Backend]:
+    return [backend for operation in operations() for backend in backends_of(operation).values()]
 
 
 def _advice(report: dict[str, Any]) -> list[str]:

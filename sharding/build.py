@@ -178,7 +178,8 @@ def _describe_file(path: Path) -> dict[str, Any]:
 def _built_before(out: Path, recipe: dict[str, Any]) -> Index:
     index = Index.load(out)
     if index.recipe != recipe:
-        raise UserError(f"{out}: holds a set of other input or options; name another --out folder or delete this one")
+        other = ", ".join(key for key in recipe if index.recipe.get(key) != recipe[key])
+        raise UserError(f"{out}: holds a set with other {other}; name another --out folder or delete this one")
     for shard in index.shards:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:
@@ -277,8 +278,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard-size", type=int, default=SHARD_BYTES, help="bytes in a shard (%(default)s)")
     options = parser.parse_args(arguments)
     contig_splits = parse_contig_splits(options.split)
-    if not options.fasta and not options.splits_bed and not contig_splits:
-        contig_splits = BUNDLED_SPLITS
+    console = Console()
+    if not options.fasta:
+        console.print("no FASTA was named: taking the yeast chromosomes that come with LDARNet", soft_wrap=True)
+        if not options.splits_bed and not contig_splits:
+            contig_splits = BUNDLED_SPLITS
     index, built = build(
         options.out,
         options.fasta or [BUNDLED_FASTA],
@@ -287,7 +291,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         block=options.block,
         shard_size=options.shard_size,
     )
-    console = Console()
     console.print(_table(index))
     console.print(_summary(options.out, index, built), soft_wrap=True, highlight=False, markup=False)
     return 0

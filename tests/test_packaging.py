@@ -12,7 +12,7 @@ from zipfile import ZipFile
 import pytest
 
 from ldarnet.doctor import KERNEL_PINS
-from ldarnet.ops import backends
+from ldarnet.ops import backends_of, operations
 from ldarnet.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,7 +104,7 @@ def test_pins_agree_wherever_they_are_written() -> None:
     set_up = (ROOT / "launch" / "setup_env.sh").read_text()
     (torch_version,) = re.findall(r"^TORCH_VERSION=(.+)$", set_up, re.MULTILINE)
     assert f'"torch=={torch_version}"' in dockerfile
-    for backend in backends():
+    for backend in (b for operation in operations() for b in backends_of(operation).values()):
         for name, version in re.findall(r"([\w-]+)==([\w.]+)", backend.install):
             assert KERNEL_PINS.get(name) == version, f"{backend.operation}={backend.name}: {backend.install}"
 

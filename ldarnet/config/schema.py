@@ -117,6 +117,12 @@ class TrainingSection(Section):
         "The ratio loss is taken micro-step by micro-step, so the number of them enters the result.",
     )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
+    recompute: list[int] = Field(
+        [],
+        description="Stages, 0 the outermost, whose layers are computed again in the backward pass: less memory for up "
+        "to a third more work.",
+        json_schema_extra=MAY_CHANGE,
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.", json_schema_extra=MAY_CHANGE)
     timeout_minutes: float = Field(

@@ -148,7 +148,7 @@ class Index:
             except (FileNotFoundError, NotADirectoryError):
                 raise UserError(
                     f"{folder}: not a shard set (it has no {INDEX_NAME}); "
-                    f"build one with `python -m sharding.build --out {folder}`"
+                    f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
                 ) from None
         try:
             content = json.loads(text)

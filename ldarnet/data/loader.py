@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ldarnet.data.masking import NOT_SCORED, Masking
+from ldarnet.alphabet import NOT_SCORED
+from ldarnet.data.masking import Masking
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.windows import Windows, find_stretches, read_windows
 from ldarnet.errors import UserError

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldarnet.alphabet import MASK, N
+from ldarnet.alphabet import MASK, NOT_SCORED, N
 from ldarnet.data.order import counter_hash, stream_key
 from ldarnet.errors import UserError
-
-NOT_SCORED = -100
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,10 @@ def find_stretches(shards: ShardSet, split: str, length: int, max_n_run: int) ->
     if max_n_run < 0:
         raise UserError(f"max_n_run {max_n_run}: it must be at least 0")
     if split not in shards.index.splits:
-        raise UserError(f"{shards.folder}: no split {split!r}; it holds {', '.join(shards.splits)}")
+        raise UserError(
+            f"{shards.folder}: no split {split!r}; it holds {', '.join(shards.splits)}. Build a set that has one "
+            f"(`python -m sharding.build --split {split}=CONTIG`), or name another split"
+        )
     pieces = [
         (contig, start, stop)
         for contig, begin, end in shards.index.splits[split].tolist()

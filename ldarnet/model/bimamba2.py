@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.ops import Packing, at_least_fp32, full_precision, resolve, rms_norm
+from ldarnet.ops import Packing, at_least_fp32, chosen, full_precision
 
 SMALLEST_DT, LARGEST_DT, FLOOR_DT = 1e-3, 1e-1, 1e-4
 LARGEST_A = 16.0
@@ -57,16 +57,14 @@ class BiMamba2(nn.Module):
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Mix along the sequences of a packed row."""
-        device = x_TD.device.type
         z, xbc, dt = self.in_proj(x_TD).split([self.inner, self.inner + 2 * self.d_state, self.heads], dim=-1)
-        convolve = resolve("convolution", device, self.ops.get("convolution", "auto")).function
-        scan = resolve("ssd", device, self.ops.get("ssd", "auto")).function
-        xbc_TKC = convolve(xbc, self.conv_weight, self.conv_bias, packing)
+        xbc_TKC = chosen("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing)
         x, b_TKN, c_TKN = xbc_TKC.split([self.inner, self.d_state, self.d_state], dim=-1)
         with full_precision(x_TD.device):
             dt_TKH = F.softplus(at_least_fp32(dt)[:, None] + at_least_fp32(self.dt_bias))
             a_KH = -at_least_fp32(self.A_log).exp()
         x_TKHP = x.unflatten(-1, (self.heads, self.headdim))
-        y_TKHP = scan(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, at_least_fp32(self.D), packing, self.chunk_size)
-        gated = at_least_fp32(y_TKHP.flatten(2)) * F.silu(at_least_fp32(z))[:, None]
-        return self.out_proj(rms_norm(gated, self.norm_weight).mean(1).to(x_TD.dtype))
+        y_TKHP = chosen("ssd", x, self.ops)(
+            x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, at_least_fp32(self.D), packing, self.chunk_size
+        )
+        return self.out_proj(chosen("gated_norm", z, self.ops)(y_TKHP.flatten(2), z, self.norm_weight))

@@ -5,30 +5,34 @@ Shapes: T packed positions, D width, H heads, P head width.
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import layer_letters
 from ldarnet.model.linear import INITIAL_STD, start_weight
-from ldarnet.ops import Packing, at_least_fp32, resolve, rms_norm, rotate
+from ldarnet.ops import Packing, at_least_fp32, chosen, product_dtype, rotate
 
 MLP_MULTIPLE = 128
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in at least float32; its result has the dtype of the weights."""
+class AddNorm(nn.Module):
+    """Adds a branch to the residual stream and normalises the sum, in at least float32."""
 
-    def __init__(self, width: int) -> None:
-        """Norm over the last dimension, ``width`` long."""
+    def __init__(self, width: int, ops: dict[str, str]) -> None:
+        """Root-mean-square norm over the last dimension, ``width`` long; ``ops`` holds demands for backends."""
         super().__init__()
+        self.ops = ops
         self.weight = nn.Parameter(Tensor(width))
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """Normalise; (T, D)."""
-        return rms_norm(x_TD, at_least_fp32(self.weight)).to(self.weight.dtype)
+    def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The normalised sum in ``dtype``, and the sum; (T, D) each. No branch adds nothing."""
+        return chosen("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
 
 class LocalAttention(nn.Module):
@@ -49,24 +53,24 @@ class LocalAttention(nn.Module):
         """Attend within each sequence of a packed row."""
         q, k, v = self.qkv_proj(x_TD).unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = rotate(q, packing.position, self.rotary), rotate(k, packing.position, self.rotary)
-        attend = resolve("attention", x_TD.device.type, self.ops.get("attention", "auto")).function
-        return self.out_proj(attend(q, k, v, packing, self.window).flatten(1))
+        return self.out_proj(chosen("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
 
 
 class SwiGLU(nn.Module):
     """Gated MLP (Shazeer 2020, arXiv 2002.05202), no biases; (T, D) to (T, D)."""
 
-    def __init__(self, width: int, hidden: int) -> None:
-        """Hidden width is rounded up to a multiple of 128."""
+    def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
+        """Hidden width is rounded up to a multiple of 128; ``ops`` holds demands for backends."""
         super().__init__()
+        self.ops = ops
         hidden = -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
         self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Apply to every position by itself."""
-        y, gate = self.fc1(x_TD).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * y)
+        y_and_gate = self.fc1(x_TD)
+        return self.fc2(chosen("swiglu", y_and_gate, self.ops)(y_and_gate))
 
 
 class Layer(nn.Module):
@@ -76,21 +80,29 @@ class Layer(nn.Module):
         """Build the layer that a letter of the layout names."""
         super().__init__()
         width = config.d_model[stage]
-        self.norm1 = RMSNorm(width)
+        self.norm1 = AddNorm(width, config.ops)
         self.mixer = LocalAttention(config, stage) if letter in "tT" else BiMamba2(config, stage)
-        self.norm2 = RMSNorm(width) if letter.isupper() else None
-        self.mlp = SwiGLU(width, config.d_intermediate[stage]) if letter.isupper() else None
+        self.norm2 = AddNorm(width, config.ops) if letter.isupper() else None
+        self.mlp = SwiGLU(width, config.d_intermediate[stage], config.ops) if letter.isupper() else None
 
-    def forward(self, residual_TD: Tensor, packing: Packing) -> Tensor:
-        """(T, D) residual stream in at least float32, to the same."""
-        residual_TD = residual_TD + self.mixer(self.norm1(residual_TD), packing)
+    def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+        """From what the layer before computed and the residual stream without it, to the same of this layer."""
+        dtype = product_dtype(self.norm1.weight)
+        normed_TD, residual_TD = self.norm1(branch_TD, residual_TD, dtype)
+        out_TD = self.mixer(normed_TD, packing)
         if self.mlp is not None and self.norm2 is not None:
-            residual_TD = residual_TD + self.mlp(self.norm2(residual_TD))
-        return residual_TD
+            normed_TD, residual_TD = self.norm2(out_TD, residual_TD, dtype)
+            out_TD = self.mlp(normed_TD)
+        return out_TD, residual_TD
 
 
 class Stack(nn.Module):
-    """Layers one after the other on a residual stream in at least float32, and a norm at the end; (T, D) to (T, D)."""
+    """Layers one after the other on a residual stream in at least float32, and a norm at the end; (T, D) to (T, D).
+
+    Attributes:
+        gradient_checkpointing: whether layers keep only their inputs and are computed again in the backward pass;
+            transformers' ``Trainer`` and ``LDARNetPreTrainedModel.recompute`` set it.
+    """
 
     def __init__(self, config: LDARNetConfig, stage: int, stack: str, branches: int) -> None:
         """Build a stack of a stage.
@@ -108,12 +120,17 @@ class Stack(nn.Module):
         branch_ends += [layer.mlp.fc2 for layer in layers if layer.mlp is not None]
         for projection in branch_ends:
             start_weight(projection, init.normal_, std=INITIAL_STD / branches**0.5)
+        self.stage = stage
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         self.layers = nn.ModuleList(layers)
-        self.norm = RMSNorm(config.d_model[stage])
+        self.norm = AddNorm(config.d_model[stage], config.ops)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Apply to the sequences of a packed row."""
-        residual_TD = at_least_fp32(x_TD)
+        branch_TD, residual_TD = None, at_least_fp32(x_TD)
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            residual_TD = layer(residual_TD, packing)
-        return self.norm(residual_TD)
+            run = partial(self._gradient_checkpointing_func, layer) if again else layer
+            branch_TD, residual_TD = run(branch_TD, residual_TD, packing)
+        return self.norm(branch_TD, residual_TD, self.norm.weight.dtype)[0]

@@ -61,11 +61,6 @@ class Router(nn.Module):
         return p_T, p_T > THRESHOLD
 
 
-def straight_through(x: Tensor) -> Tensor:
-    """1 in the forward pass, the identity in the backward pass."""
-    return 1 + (x - x.detach())
-
-
 def ratio_loss(boundary_share: Tensor, mean_probability: Tensor, target: float) -> Tensor:
     """N/(N-1) ((N-1) F G + (1-F)(1-G)): smallest, and 1, when every N-th position starts a chunk.
 

@@ -5,25 +5,24 @@ Shapes: B sequences, L positions with padding, T packed positions, V letters, D 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ldarnet.alphabet import NOT_SCORED
 from ldarnet.model.bimamba2 import BiMamba2
-from ldarnet.model.blocks import RMSNorm
+from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.chunking import Boundaries, batch_ratio_loss
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.linear import INITIAL_STD, initialize_linear
+from ldarnet.model.linear import INITIAL_STD, ExactLinear, initialize_linear
 from ldarnet.model.network import Routing, Stage
-from ldarnet.ops import Packing, at_least_fp32
-
-NOT_SCORED = -100
+from ldarnet.ops import Packing
 
 
 @dataclass
@@ -67,14 +66,14 @@ class LDARNetPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     _input_embed_layer = "embeddings"
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         match module:
             case BiMamba2():
                 module.initialize()
-            case RMSNorm():
+            case AddNorm():
                 init.ones_(module.weight)
             case Stage() if module.pad_dimension is not None:
                 init.zeros_(module.pad_dimension)
@@ -82,6 +81,18 @@ class LDARNetPreTrainedModel(PreTrainedModel):
                 initialize_linear(module)
             case nn.Embedding():
                 init.normal_(module.weight, std=INITIAL_STD)
+
+    def recompute(self, stages: Collection[int]) -> None:
+        """Let the layers of these stages, and of no others, be computed again in the backward pass.
+
+        Between the passes such a layer keeps its inputs only: less memory for about a third more work.
+
+        Args:
+            stages: depths, 0 the outermost.
+        """
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.gradient_checkpointing = module.stage in stages
 
     def parameter_stage(self) -> dict[str, int]:
         """Depth of the stage that each parameter belongs to, 0 the outermost; the main network is the deepest."""
@@ -111,7 +122,8 @@ class LDARNetModel(LDARNetPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64; [PAD] may stand anywhere.
-            attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read.
+            attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read. A mask that is kept on the
+                host spares a wait for the device.
 
         Raises:
             ValueError: a batch without a single base.
@@ -120,29 +132,50 @@ class LDARNetModel(LDARNetPreTrainedModel):
         place_T = real_BL.flatten().nonzero().squeeze(1)
         if not len(place_T):
             raise ValueError("input_ids: the batch holds nothing but padding; give at least one base")
-        packing = Packing.of_lengths(real_BL.sum(1), len(place_T))
-        hidden_TD, routings = self.backbone(self.embeddings(input_ids.flatten()[place_T]), packing)
-        hidden = hidden_TD.new_zeros(real_BL.numel(), hidden_TD.shape[-1]).index_copy(0, place_T, hidden_TD)
+        device = input_ids.device
+        lengths = real_BL.sum(1).to(device, non_blocking=True)
+        packing = Packing.of_lengths(lengths, len(place_T), real_BL.shape[1])
+        rows = Rows(real_BL.shape, None if len(place_T) == real_BL.numel() else place_T.to(device, non_blocking=True))
+        hidden_TD, routings = self.backbone(self.embeddings(rows.pack(input_ids)), packing)
         boundaries = tuple(
-            _in_rows(routing, place_T, real_BL) if i == 0 else _in_padded_rows(routing)
-            for i, routing in enumerate(routings)
+            _boundaries(routing, rows if stage == 0 else Rows.of_packing(routing[2]))
+            for stage, routing in enumerate(routings)
         )
-        return LDARNetOutput(last_hidden_state=hidden.view(*real_BL.shape, -1), boundaries=boundaries)
+        return LDARNetOutput(last_hidden_state=rows.unpack(hidden_TD), boundaries=boundaries)
 
 
-def _in_rows(routing: Routing, place_T: Tensor, real_BL: Tensor) -> Boundaries:
+def _boundaries(routing: Routing, rows: Rows) -> Boundaries:
     probability_T, mask_T, packing = routing
-    probability = probability_T.new_zeros(real_BL.numel()).index_copy(0, place_T, probability_T)
-    mask = mask_T.new_zeros(real_BL.numel()).index_copy(0, place_T, mask_T)
-    return Boundaries(probability.view_as(real_BL), mask.view_as(real_BL), packing.lengths)
+    return Boundaries(rows.unpack(probability_T), rows.unpack(mask_T), packing.lengths)
 
 
-def _in_padded_rows(routing: Routing) -> Boundaries:
-    probability_T, mask_T, packing = routing
-    probability, mask = (
-        pad_sequence(list(x.split(packing.host_lengths)), batch_first=True) for x in (probability_T, mask_T)
-    )
-    return Boundaries(probability, mask, packing.lengths)
+@dataclass(frozen=True)
+class Rows:
+    """The way from a padded batch to a packed row and back.
+
+    Attributes:
+        shape: (B, L).
+        place: (T,), where each packed position stands in the flattened batch; None when nothing is padding.
+    """
+
+    shape: torch.Size
+    place: Tensor | None
+
+    @classmethod
+    def of_packing(cls, packing: Packing) -> Rows:
+        """Every sequence of a packed row in a row of its own, as long as the longest may be."""
+        shape = torch.Size([len(packing.starts) - 1, packing.longest])
+        return cls(shape, packing.sequence * packing.longest + packing.position)
+
+    def pack(self, x_BL: Tensor) -> Tensor:
+        """(B, L) to (T,)."""
+        return x_BL.flatten() if self.place is None else x_BL.flatten()[self.place]
+
+    def unpack(self, x_T: Tensor) -> Tensor:
+        """(T, ...) to (B, L, ...), 0 on padding."""
+        if self.place is not None:
+            x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.place, x_T)
+        return x_T.unflatten(0, self.shape)
 
 
 class LDARNetForMaskedLM(LDARNetPreTrainedModel):
@@ -154,7 +187,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         """Build with fresh weights; head and embedding are one matrix if ``config.tie_word_embeddings``."""
         super().__init__(config)
         self.model = LDARNetModel(config)
-        self.lm_head = nn.Linear(config.d_model[0], config.vocab_size, bias=False)
+        self.lm_head = ExactLinear(config.d_model[0], config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -181,10 +214,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         mlm_loss = loss = None
         if labels is not None:
             scored = (labels != NOT_SCORED).sum().clamp(min=1)
-            total = F.cross_entropy(
-                at_least_fp32(logits).flatten(0, 1), labels.flatten(), ignore_index=NOT_SCORED, reduction="sum"
-            )
-            mlm_loss = total / scored
+            mlm_loss = summed_cross_entropy(logits, labels) / scored
             loss = mlm_loss + self.config.ratio_weight * ratio_loss
         return LDARNetHeadOutput(
             loss=loss,
@@ -196,6 +226,16 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         )
 
 
+def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over scored positions, (), in the dtype of the logits.
+
+    Args:
+        logits: (B, L, V), at least float32, as the head gives them.
+        labels: (B, L) int64, -100 where nothing is scored.
+    """
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NOT_SCORED, reduction="sum")
+
+
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
     """LDARNet with a linear classifier on the mean over real bases."""
 
@@ -204,7 +244,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         super().__init__(config)
         self.model = LDARNetModel(config)
         assert config.num_labels is not None
-        self.classifier = nn.Linear(config.d_model[0], config.num_labels)
+        self.classifier = ExactLinear(config.d_model[0], config.num_labels)
         self.post_init()
 
     def forward(
@@ -224,7 +264,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(at_least_fp32(logits), labels) + self.config.ratio_weight * ratio_loss
+            loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
         return LDARNetHeadOutput(
             loss=loss,
             ratio_loss=ratio_loss,

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ldarnet.model.blocks import Stack
-from ldarnet.model.chunking import Router, straight_through
+from ldarnet.model.chunking import Router
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import ExactLinear, start_weight
-from ldarnet.ops import Packing, resolve
+from ldarnet.ops import Packing, chosen
 
 Routing = tuple[Tensor, Tensor, Packing]
 
@@ -68,8 +68,7 @@ class Stage(nn.Module):
         kept_M, chunks = packing.select(boundary_T)
         inner_MI, inner_routings = self.main(h_TI.index_select(0, kept_M), chunks)
         chunk_of_T = boundary_T.cumsum(0) - 1
-        smooth = resolve("smoothing", h_TI.device.type, self.ops.get("smoothing", "auto")).function
-        u_TI = smooth(inner_MI, p_T.index_select(0, kept_M), chunks, chunk_of_T)
-        confidence_T = straight_through(torch.where(boundary_T, p_T, 1 - p_T))
-        y_TI = self.decoder(u_TI * confidence_T[:, None] + residual_TI, packing)
+        p_M, confidence_T = p_T.index_select(0, kept_M), torch.where(boundary_T, p_T, 1 - p_T)
+        dechunk = chosen("dechunk", inner_MI, self.ops)
+        y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings)

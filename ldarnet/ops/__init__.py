@@ -1,26 +1,34 @@
-"""Operations of the model: each a reference in plain PyTorch, fast backends beside it, one registry that chooses."""
+"""Operations of the model: each a reference in plain PyTorch, fast backends beside it, one registry, one choice."""
 
-from ldarnet.ops import (  # noqa: F401  (they register themselves)
+from ldarnet.ops import (  # noqa: F401  (they register themselves, the references first)
     attention,
     convolution,
-    kernels,
-    smoothing,
+    dechunk,
+    gated_norm,
+    norm,
     ssd,
+    swiglu,
 )
-from ldarnet.ops.norm import rms_norm
+
+# Kept apart from the references: those registered later are preferred.
+from ldarnet.ops import packages, kernels  # noqa: F401  isort: skip
+from ldarnet.ops.choice import choose_backends, chosen, obstacle, resolve
 from ldarnet.ops.packing import Packing
-from ldarnet.ops.precision import at_least_fp32, full_precision
-from ldarnet.ops.registry import Backend, backends, choose_backends, resolve
+from ldarnet.ops.precision import at_least_fp32, full_precision, product_dtype
+from ldarnet.ops.registry import Backend, backends_of, operations
 from ldarnet.ops.rotary import rotate
 
 __all__ = [
     "Backend",
     "Packing",
     "at_least_fp32",
-    "backends",
+    "backends_of",
     "choose_backends",
+    "chosen",
     "full_precision",
+    "obstacle",
+    "operations",
+    "product_dtype",
     "resolve",
-    "rms_norm",
     "rotate",
 ]

@@ -3,12 +3,19 @@
 Shapes: T packed positions, C channels, K = 2 directions (0 left to right, 1 right to left), W taps.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from ldarnet.ops.packing import Packing
+from ldarnet.ops.precision import at_least_fp32
 from ldarnet.ops.registry import REFERENCE, register
+from ldarnet.ops.slabs import slabs
 
 
 @register("convolution", REFERENCE)
@@ -18,19 +25,82 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
     Tap W-1 is the position itself. Nothing is read across the border of a sequence: each stands between W-1 zeros.
 
     Returns:
-        (T, K, C), in the dtype of x.
+        (T, K, C), in the dtype of x; computed in at least float32.
     """
-    W = weight_KCW.shape[-1]
-    margin = W - 1
-    place_T = torch.arange(len(x_TC), device=x_TC.device) + packing.sequence * margin
-    width = len(x_TC) + (len(packing.starts) - 2) * margin
-    row = x_TC.new_zeros(width + 2 * margin, x_TC.shape[1]).index_copy(0, place_T + margin, x_TC)
-    weight_KCW, bias_KC = weight_KCW.to(x_TC.dtype), bias_KC.to(x_TC.dtype)
-    directions = []
-    for weight_CW, bias_C, back in zip(weight_KCW, bias_KC, (-1, 1), strict=True):
-        y = bias_C.expand(width, -1)
-        for tap in range(W):
-            first = margin + back * (margin - tap)
-            y = torch.addcmul(y, row[first : first + width], weight_CW[:, tap])
-        directions.append(y)
-    return F.silu(torch.stack(directions, 1).index_select(0, place_T))
+    return _Convolution.apply(x_TC, weight_KCW, bias_KC, packing)
+
+
+class _Convolution(torch.autograd.Function):
+    """Kept for the gradients are the arguments; what goes into SiLU is computed again, slab by slab."""
+
+    @staticmethod
+    def forward(ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+        ctx.save_for_backward(x_TC, weight_KCW, bias_KC)
+        ctx.packing = packing
+        weight_KWC, bias_KC = _in_full(weight_KCW, bias_KC)
+        y_TKC = x_TC.new_empty(len(x_TC), *bias_KC.shape)
+        for rows in slabs(x_TC.device, *x_TC.shape):
+            window = _Window(x_TC, packing, rows, weight_KWC.shape[1] - 1)
+            for k, (weight_WC, bias_C) in enumerate(zip(weight_KWC, bias_KC, strict=True)):
+                before_silu = window.convolve(weight_WC, bias_C, k)
+                torch.mul(before_silu, before_silu.sigmoid(), out=y_TKC[rows, k])
+        return y_TKC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TKC: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_TC, weight_KCW, bias_KC = ctx.saved_tensors
+        weight_KWC, bias = _in_full(weight_KCW, bias_KC)
+        d_weight_KWC, d_bias_KC = torch.zeros_like(weight_KWC), torch.zeros_like(bias)
+        dx_TC = weight_KWC.new_zeros(x_TC.shape)
+        for rows in slabs(x_TC.device, *x_TC.shape):
+            window = _Window(x_TC, ctx.packing, rows, weight_KWC.shape[1] - 1)
+            dx = dx_TC[window.near]
+            for k, weight_WC in enumerate(weight_KWC):
+                before_silu = window.convolve(weight_WC, bias[k], k)
+                d_before = torch.ops.aten.silu_backward(at_least_fp32(dy_TKC[rows, k]), before_silu)
+                d_bias_KC[k] += d_before.sum(0)
+                for tap, target, source, same in window.taps(k):
+                    d_tap = d_before[target] if same is None else d_before[target] * same
+                    dx[source].addcmul_(d_tap, weight_WC[tap])
+                    d_weight_KWC[k, tap] += (d_tap * window.x[source]).sum(0)
+        d_weight_KCW = d_weight_KWC.transpose(1, 2)
+        return dx_TC.to(x_TC.dtype), d_weight_KCW.to(weight_KCW.dtype), d_bias_KC.to(bias_KC.dtype), None
+
+
+def _in_full(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
+    return at_least_fp32(weight_KCW.transpose(1, 2)).contiguous(), at_least_fp32(bias_KC)
+
+
+class _Window:
+    """The positions of a slab, and those up to ``margin`` before and after it: ``near`` in all."""
+
+    def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
+        self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))
+        self.first, self.last = rows.start - self.near.start, rows.stop - self.near.start
+        self.margin = margin
+        self.x = at_least_fp32(x_TC[self.near])
+        self.sequence = packing.sequence[self.near]
+        self.alone = x_TC.device.type == "cpu" and bool(self.sequence[0] == self.sequence[-1])
+
+    def taps(self, k: int) -> Iterator[tuple[int, slice, slice, Tensor | None]]:
+        """For each tap: positions of the slab, those near that it reads for them, and which of them are together."""
+        for distance in range(self.margin + 1):
+            shift = distance if k else -distance
+            first, last = max(self.first, -shift), min(self.last, len(self.x) - shift)
+            target, source = slice(first - self.first, last - self.first), slice(first + shift, last + shift)
+            if first < last:
+                inside = self.alone or distance == 0
+                same = None if inside else (self.sequence[first:last] == self.sequence[source])[:, None]
+                yield self.margin - distance, target, source, same
+
+    def convolve(self, weight_WC: Tensor, bias_C: Tensor, k: int) -> Tensor:
+        """The sum over the taps, for the positions of the slab."""
+        y = bias_C.expand(self.last - self.first, -1)
+        for tap, target, source, same in self.taps(k):
+            x = self.x[source] if same is None else self.x[source] * same
+            if tap == self.margin:
+                y = torch.addcmul(y, x, weight_WC[tap])
+            else:
+                y[target].addcmul_(x, weight_WC[tap])
+        return y

@@ -1,17 +1,65 @@
-"""Root-mean-square normalisation, computed in at least float32."""
+"""Root-mean-square normalisation, computed in at least float32.
 
+Shapes: T packed positions, D width.
+"""
+
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ldarnet.ops.precision import at_least_fp32
+from ldarnet.ops.registry import REFERENCE, register
+from ldarnet.ops.slabs import slabs
 
 EPSILON = 1e-5
 
 
-def rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """x / sqrt(mean(x^2) + 1e-5) over the last dimension, times a weight; the result is in at least float32.
+@register("add_norm", REFERENCE)
+def add_norm(
+    branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Add a branch to the residual stream, and normalise the sum for the next branch.
 
-    A weight of shape (K, D) serves inputs of shape (..., K, D).
+    Args:
+        branch_TD: what a layer computed, or nothing.
+        residual_TD: the residual stream, at least float32.
+        weight_D: of the norm.
+        dtype: of the normalised result.
+
+    Returns:
+        The normalised sum in ``dtype``, and the sum in the dtype of the residual stream; (T, D) each.
     """
-    x = at_least_fp32(x)
-    return F.rms_norm(x, x.shape[-1:], eps=EPSILON) * weight
+    return _AddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
+
+
+class _AddNorm(torch.autograd.Function):
+    """Only the sum, which is an output, and the weight are kept for the gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        sum_TD = residual_TD if branch_TD is None else residual_TD + branch_TD
+        normed_TD = F.rms_norm(sum_TD, weight_D.shape, weight_D.to(sum_TD.dtype), EPSILON)
+        ctx.save_for_backward(sum_TD, weight_D)
+        ctx.branch_dtype = None if branch_TD is None else branch_TD.dtype
+        return normed_TD.to(dtype), sum_TD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_normed_TD: Tensor, d_sum_TD: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        sum_TD, weight_D = ctx.saved_tensors
+        weight = weight_D.to(sum_TD.dtype)
+        d_TD, d_weight = torch.empty_like(sum_TD), torch.zeros_like(weight)
+        for rows in slabs(sum_TD.device, *sum_TD.shape):
+            x, d_normed = sum_TD[rows], d_normed_TD[rows].to(sum_TD.dtype)
+            scale = x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_()
+            x = x * scale
+            d_weight += (d_normed * x).sum(0)
+            pull = d_normed * weight
+            along = (pull * x).mean(-1, keepdim=True)
+            torch.addcmul(d_sum_TD[rows], pull.addcmul_(x, along, value=-1), scale, out=d_TD[rows])
+        d_branch = None if ctx.branch_dtype is None else d_TD.to(ctx.branch_dtype)
+        return d_branch, d_TD, d_weight.to(weight_D.dtype), None

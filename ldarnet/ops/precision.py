@@ -12,3 +12,9 @@ def at_least_fp32(x: Tensor) -> Tensor:
 def full_precision(device: torch.device) -> torch.autocast:
     """A context in which autocast does not lower the precision of products on this device."""
     return torch.autocast(device.type, enabled=False)
+
+
+def product_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype that a product with this weight is taken in: autocast's where it is on, else the weight's own."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,84 +1,44 @@
 """The state-space scan of Mamba-2 (SSD), in both reading directions at once.
 
 Shapes: T packed positions, K = 2 directions (0 reads left to right, 1 right to left), H heads, P head width, N state
-width, C blocks of Q positions.
+width. A row is cut into B blocks of Q positions, a slab of it into C.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision
 from ldarnet.ops.registry import REFERENCE, register
+from ldarnet.ops.slabs import slabs
 
 BLOCK = 64
+
+LAST = (-1, 0)
+"""Index of what each direction reads last."""
+
+SMALLEST_LOG_DECAY = -60.0
 
 
 def blocked_scan(
     x_TKHP: Tensor, log_decay_TKH: Tensor, b_TKN: Tensor, c_TKN: Tensor, packing: Packing, block: int
 ) -> Tensor:
-    """Compute y_t = c_t . s_t with s_t = exp(log_decay_t) s_{t-1} + b_t x_t^T, block by block.
+    """Compute y_t = c_t . s_t with s_t = exp(log_decay_t) s_{t-1} + b_t x_t^T, in blocks of ``block`` positions.
 
-    Direction 1 takes t+1 for t-1. The state starts from zero at the border of every sequence. Within a block the
-    sum over earlier positions is a masked product of matrices; states pass between blocks one after the other
-    (Dao and Gu 2024, arXiv 2405.21060, section 6).
+    Direction 1 takes t+1 for t-1. The state starts from zero at the border of every sequence.
 
     Returns:
-        (T, K, H, P), in the dtype of x.
+        (T, K, H, P), in the dtype of x; computed in at least float32.
     """
-    T, K, H, P = x_TKHP.shape
-    N = b_TKN.shape[-1]
-    fill = -T % block
-    x = F.pad(x_TKHP, (0, 0, 0, 0, 0, 0, 0, fill)).view(-1, block, K, H, P).permute(0, 2, 3, 1, 4)
-    b = F.pad(b_TKN, (0, 0, 0, 0, 0, fill)).view(-1, block, K, N).transpose(1, 2)
-    c = F.pad(c_TKN, (0, 0, 0, 0, 0, fill)).view(-1, block, K, N).transpose(1, 2)
-    log_decay = F.pad(log_decay_TKH, (0, 0, 0, 0, 0, fill)).view(-1, block, K, H).permute(0, 2, 3, 1)
-    sequence_CQ = F.pad(packing.sequence, (0, fill), value=-1).view(-1, block)
-    edge = [block - 1, 0]  # the position a direction leaves a block by
-
-    forward, backward = log_decay.unbind(1)
-    reach_CKHQ = torch.stack([forward.cumsum(-1), backward.flip(-1).cumsum(-1).flip(-1)], 1)
-    seen = torch.ones(block, block, dtype=torch.bool, device=x.device)
-    same_CQQ = sequence_CQ[:, :, None] == sequence_CQ[:, None, :]
-    mask_CKQQ = same_CQQ[:, None] & torch.stack([seen.tril(), seen.triu()])
-    decay = (reach_CKHQ[..., :, None] - reach_CKHQ[..., None, :]).masked_fill(~mask_CKQQ[:, :, None], -torch.inf).exp()
-    y = ((c @ b.transpose(-1, -2))[:, :, None] * decay) @ x
-
-    if len(x) > 1:
-        edge_sequence_CK = sequence_CQ[:, edge]
-        reach_edge = torch.stack([reach_CKHQ[:, k, :, edge[k]] for k in range(K)], 1)
-        leaves = (edge_sequence_CK[:, :, None] == sequence_CQ[:, None])[:, :, None]
-        to_edge = torch.where(leaves, (reach_edge[..., None] - reach_CKHQ).exp(), 0.0)
-        states = b.transpose(-1, -2)[:, :, None] @ (x * to_edge[..., None])
-        entering = _pass_states(states, reach_edge.exp(), edge_sequence_CK)
-        enters = _neighbour(edge_sequence_CK, -1)[:, :, None] == sequence_CQ[:, None]
-        from_edge = torch.where(enters[:, :, None], reach_CKHQ.exp(), 0.0)
-        y = y + (c[:, :, None] @ entering) * from_edge[..., None]
-    return y.permute(0, 3, 1, 2, 4).reshape(-1, K, H, P)[:T]
-
-
-def _neighbour(value_CK: Tensor, border: int) -> Tensor:
-    """The value of the block read before: c-1 in direction 0, c+1 in direction 1."""
-    return torch.stack([F.pad(value_CK[:-1, 0], (1, 0), value=border), F.pad(value_CK[1:, 1], (0, 1), value=border)], 1)
-
-
-def _pass_states(states_CKHNP: Tensor, decay_CKH: Tensor, edge_sequence_CK: Tensor) -> Tensor:
-    """The state that enters every block, (C, K, H, N, P), from what each block adds and how far it lets pass."""
-    passes = edge_sequence_CK == _neighbour(edge_sequence_CK, -1)
-    factors = torch.where(passes[..., None], decay_CKH, 0.0)[..., None, None].unbind(0)
-    added = states_CKHNP.unbind(0)
-    blocks = len(added)
-    zero = torch.zeros_like(added[0][0])
-    entering: list[list[Tensor]] = [[zero] * blocks, [zero] * blocks]
-    for k, order in enumerate((range(blocks - 1), range(blocks - 1, 0, -1))):
-        state = zero
-        for i in order:
-            state = factors[i][k] * state + added[i][k]
-            entering[k][i + 1 - 2 * k] = state
-    return torch.stack([torch.stack(direction) for direction in entering], 1)
+    scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
+    return _Scan.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
 
 
 @register("ssd", REFERENCE)
@@ -109,7 +69,214 @@ def ssd(
         y, (T, K, H, P), in the dtype of x; computed in at least float32.
     """
     del chunk_size
-    with full_precision(x_TKHP.device):
-        x, dt, b, c = map(at_least_fp32, (x_TKHP, dt_TKH, b_TKN, c_TKN))
-        y = blocked_scan(x * dt[..., None], dt * a_KH, b, c, packing, min(BLOCK, packing.total))
-        return (y + x * d_KH[..., None]).to(x_TKHP.dtype)
+    dt_TKH = at_least_fp32(dt_TKH)
+    return _Scan.apply(x_TKHP, dt_TKH, dt_TKH * at_least_fp32(a_KH), b_TKN, c_TKN, d_KH, packing, BLOCK)
+
+
+class _Scan(torch.autograd.Function):
+    """y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
+
+    Within a block the sum over earlier positions is a masked product of matrices; states pass between blocks one after
+    the other (Dao and Gu 2024, arXiv 2405.21060, section 6). Kept for the gradients are the arguments and the state
+    that enters every slab; all else is computed again, slab by slab.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, ctx.packing, ctx.block = arguments
+        x_TKHP, b_TKN = tensors[0], tensors[3]
+        y_TKHP, entering = x_TKHP.new_empty(x_TKHP.shape), []
+        with full_precision(x_TKHP.device):
+            row = _Row(tensors, ctx.packing, ctx.block)
+            for k in range(2):
+                state_NHP = at_least_fp32(x_TKHP.new_zeros(b_TKN.shape[-1], *x_TKHP.shape[2:]))
+                for rows in row.slabs(k):
+                    entering.append(state_NHP)
+                    state_NHP = _write_outputs(row.slab(rows, k), state_NHP, row.blocks(y_TKHP[rows, k]))
+        ctx.save_for_backward(*tensors, *entering)
+        return y_TKHP
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TKHP: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        saved = ctx.saved_tensors
+        tensors, entering = saved[:6], list(saved[6:])
+        gradients = [entering[0].new_empty(2, *tensor[:, 0].shape) for tensor in tensors[:5]]
+        d_skip_KH = entering[0].new_zeros(tensors[5].shape)
+        with full_precision(dy_TKHP.device):
+            row = _Row(tensors, ctx.packing, ctx.block)
+            for k in (1, 0):
+                d_state_NHP = torch.zeros_like(entering[0])
+                for rows in reversed(row.slabs(k)):
+                    slab, state_NHP, dy = row.slab(rows, k), entering.pop(), at_least_fp32(row.blocks(dy_TKHP[rows, k]))
+                    into = [row.blocks(gradient[k, rows]) for gradient in gradients]
+                    d_state_NHP, d_skip_H = _write_gradients(slab, state_NHP, d_state_NHP, dy, into)
+                    d_skip_KH[k] += d_skip_H
+        gradients = [*(gradient.transpose(0, 1) for gradient in gradients), d_skip_KH]
+        return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, tensors, strict=True)), None, None
+
+
+class _Slab(NamedTuple):
+    """C blocks of Q positions in one direction, in at least float32.
+
+    Attributes:
+        x: (C, Q, H, P), the inputs.
+        scaled: (C, Q, H, P), the inputs times their scale.
+        scale: (C, Q, H, 1).
+        b: (C, Q, N).
+        c: (C, Q, N).
+        skip: (H, 1).
+        within: (C, H, Q, Q), at [t, s] the decay from position s to position t, if t sees s.
+        apart: (C, Q, Q), whether t and s are of two sequences; nothing where the slab is of one.
+        enter: (C, Q, H, 1), the decay from before a block to each position in it; 0 across a border.
+        leave: (C, Q, H, 1), the decay from each position in a block to the last one read; 0 across a border.
+        last: index of what is read last.
+    """
+
+    x: Tensor
+    scaled: Tensor
+    scale: Tensor
+    b: Tensor
+    c: Tensor
+    skip: Tensor
+    within: Tensor
+    apart: Tensor | None
+    enter: Tensor
+    leave: Tensor
+    last: int
+
+    def seen(self, scores_CQQ: Tensor) -> Tensor:
+        """The scores, in place, with 0 where t does not see s: s is read later, or of another sequence."""
+        scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
+        return scores_CQQ if self.apart is None else scores_CQQ.masked_fill_(self.apart, 0)
+
+
+class _Row:
+    """The arguments of a scan cut into blocks, and how far every block lets states pass."""
+
+    def __init__(self, tensors: Sequence[Tensor], packing: Packing, block: int) -> None:
+        self.tensors, self.block = tensors, block
+        fill = -packing.total % block
+        log_decay_BQKH = F.pad(at_least_fp32(tensors[2]), (0, 0, 0, 0, 0, fill)).unflatten(0, (-1, block))
+        self.sequence_BQ = sequence = F.pad(packing.sequence, (0, fill), value=-1).view(-1, block)
+        before = F.pad(sequence[:-1, -1], (1, 0), value=-1), F.pad(sequence[1:, 0], (0, 1), value=-1)
+        self.reach_BHQ, self.enter_BQH, self.leave_BQH = [], [], []
+        for k, last in enumerate(LAST):
+            reach = _sum_up_to(log_decay_BQKH[:, :, k], k)
+            enters, leaves = sequence == before[k][:, None], sequence == sequence[:, last, None]
+            self.reach_BHQ.append(reach.transpose(1, 2).contiguous())
+            self.enter_BQH.append(_decay(reach) * enters[..., None])
+            self.leave_BQH.append(_decay(reach[:, last, None] - reach) * leaves[..., None])
+
+    def slabs(self, k: int) -> list[slice]:
+        """The positions of each slab, in reading order; those after the last whole block are a slab by themselves."""
+        T, _, H, P = self.tensors[0].shape
+        whole = T - T % self.block
+        rows = slabs(self.tensors[0].device, whole, H * P, self.block) + ([slice(whole, T)] if whole < T else [])
+        return rows if k == 0 else rows[::-1]
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """Cut the positions of a slab into blocks."""
+        return x.unflatten(0, (-1, min(self.block, len(x))))
+
+    def slab(self, rows: slice, k: int) -> _Slab:
+        """Gather what belongs to a slab."""
+        x, scale, b, c = (at_least_fp32(self.blocks(self.tensors[i][rows, k])) for i in (0, 1, 3, 4))
+        scale = scale[..., None]
+        blocks, inside = slice(rows.start // self.block, -(-rows.stop // self.block)), slice(0, x.shape[1])
+        reach = self.reach_BHQ[k][blocks, :, inside]
+        sequence = self.sequence_BQ[blocks, inside]
+        alone = sequence.is_cpu and bool(sequence[0, 0] == sequence[-1, -1])
+        return _Slab(
+            x=x,
+            scaled=x * scale,
+            scale=scale,
+            b=b,
+            c=c,
+            skip=at_least_fp32(self.tensors[5][k])[:, None],
+            within=_decay(reach[..., :, None] - reach[..., None, :]),
+            apart=None if alone else sequence[:, :, None] != sequence[:, None, :],
+            enter=self.enter_BQH[k][blocks, inside, :, None],
+            leave=self.leave_BQH[k][blocks, inside, :, None],
+            last=LAST[k],
+        )
+
+
+def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
+    """Sums over the positions of a block up to each, in the order that a direction reads them."""
+    return value_CQH.flip(1).cumsum(1).flip(1) if k else value_CQH.cumsum(1)
+
+
+def _decay(log_decay: Tensor) -> Tensor:
+    """exp, but of nothing below -60: the products would be too small for fast arithmetic, and change no sum."""
+    return log_decay.clamp(SMALLEST_LOG_DECAY, 0).exp_()
+
+
+def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP: Tensor, up: bool) -> Tensor:
+    """(C+1, N, H, P): up, s_{i+1} = through_i s_i + left_i right_i from s_0 = start; down, i for i+1 from s_C."""
+    C = len(left_CNQ)
+    states = start_NHP.new_empty(C + 1, *start_NHP.shape)
+    states[0 if up else C] = start_NHP
+    torch.bmm(left_CNQ, right_CQHP.flatten(2), out=(states[1:] if up else states[:-1]).flatten(2))
+    each, through = states.unbind(0), through_CH1.unbind(0)
+    for i in range(C) if up else reversed(range(C)):
+        into, source = (i + 1, i) if up else (i, i + 1)
+        each[into].addcmul_(each[source], through[i])
+    return states
+
+
+def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
+    """The state that enters each block, (C, N, HP), and the one after the slab, (N, H, P)."""
+    up = slab.last != 0
+    states = _chain(slab.b.mT, slab.scaled * slab.leave, slab.enter[:, slab.last], state_NHP, up)
+    return (states[:-1] if up else states[1:]).flatten(2), states[slab.last].clone()
+
+
+def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
+    """Write y of a slab, (C, Q, H, P), and return the state after it."""
+    entering, after_NHP = _states(slab, state_NHP)
+    mixed = slab.within.mul_(slab.seen(slab.c @ slab.b.mT)[:, None])
+    y = (slab.c @ entering).view_as(slab.x).mul_(slab.enter)
+    y += (mixed @ slab.scaled.transpose(1, 2)).transpose(1, 2)
+    torch.addcmul(y, slab.x, slab.skip, out=into)
+    return after_NHP
+
+
+def _write_gradients(
+    slab: _Slab, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Write a slab's gradients of x, scale, log decay, b and c; return those of the state before it and of the skip."""
+    dx, d_scale, d_log_decay, db, dc = into
+    last, entering = slab.last, _states(slab, state_NHP)[0]
+    entered, left = dy * slab.enter, slab.scaled * slab.leave
+    d_states = _chain(slab.c.mT, entered, slab.enter[:, last], d_state_NHP, up=last == 0)
+    d_leaving = (d_states[:-1] if last == 0 else d_states[1:]).flatten(2)
+
+    heads, d_heads = (value.transpose(1, 2).contiguous() for value in (slab.scaled, dy))
+    scores = slab.seen(slab.c @ slab.b.mT)[:, None]
+    d_within = (d_heads @ heads.mT).mul_(slab.within)
+    d_scores = slab.seen(d_within.sum(1))
+    torch.baddbmm(d_scores @ slab.b, entered.flatten(2), entering.mT, out=dc)
+    torch.baddbmm(d_scores.mT @ slab.c, left.flatten(2), d_leaving.mT, out=db)
+    d_left = (slab.b @ d_leaving).view_as(slab.x)
+    d_scaled = (d_left * slab.leave).add_(((slab.within * scores).mT @ d_heads).transpose(1, 2))
+    torch.sum(d_scaled * slab.x, -1, out=d_scale)
+    torch.addcmul(d_scaled.mul_(slab.scale), dy, slab.skip, out=dx)
+
+    d_enter = (entered * (slab.c @ entering).view_as(slab.x)).sum(-1)
+    d_leave = (left * d_left).sum(-1)
+    d_through = (entering * d_leaving).sum(1).view(-1, *state_NHP.shape[1:]).sum(-1) * slab.enter[:, last, :, 0]
+    d_log_decay.copy_(_d_log_decay(d_within.mul_(scores), d_enter, d_leave, d_through, last))
+    return d_states[0 if last else -1].clone(), (dy * slab.x).sum((0, 1, 3))
+
+
+def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
+    """The gradient of the log decays, (C, Q, H), from what each decay passes on, times the gradient of that.
+
+    What a position passes to itself does not decay: it is left out, lest it drown the rest.
+    """
+    within_CHQQ.diagonal(dim1=-2, dim2=-1).zero_()
+    leave_CQH[:, last] = 0
+    reach = (within_CHQQ.sum(-1) - within_CHQQ.sum(-2)).transpose(1, 2) + enter_CQH - leave_CQH
+    reach[:, last] += leave_CQH.sum(1) + through_CH
+    return _sum_up_to(reach, k=-last)

@@ -40,8 +40,8 @@ class Engine:
         return self.deepspeed.optimizer.param_groups
 
     def forward(self, input_ids: torch.Tensor) -> Any:
-        """The model's output for ids of shape (windows, bases)."""
-        return self.deepspeed(input_ids=input_ids)
+        """The model's output for ids of shape (windows, bases), none of them padding."""
+        return self.deepspeed(input_ids=input_ids, attention_mask=torch.ones(input_ids.shape, dtype=torch.bool))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate the gradients of one micro-step; DeepSpeed divides by their number and averages over ranks."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+from ldarnet.alphabet import NOT_SCORED
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, training_steps
 from ldarnet.errors import UserError
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState
 from ldarnet.training.distributed import World, user_error
 from ldarnet.training.engine import Engine, micro_batch
-from ldarnet.training.losses import IGNORED, StepTotals, micro_step_loss
+from ldarnet.training.losses import StepTotals, micro_step_loss
 from ldarnet.training.recorder import Recorder
 from ldarnet.training.session import Inputs
 from ldarnet.training.signals import StopRequest
@@ -83,7 +84,7 @@ def _next(
         batches = next(steps)
     except (UserError, OSError) as caught:
         error = error or user_error(caught)
-    own = sum(int((batch.labels != IGNORED).sum()) for batch in batches)
+    own = sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches)
     scored, failures, stops = world.sum_on_host(own, error is not None, request.received is not None)
     if failures:
         world.raise_together(error)

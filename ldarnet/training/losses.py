@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldarnet.model.chunking import ratio_loss
+from ldarnet.model.modeling import summed_cross_entropy
 from ldarnet.training.distributed import World
-
-IGNORED = -100
 
 
 @dataclass
@@ -40,11 +38,6 @@ class StepTotals:
             torch.stack([getattr(part, name) for part in parts]).sum(0) for name in cls.__annotations__
         )
         return cls(nll, ratio, stages)
-
-
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over scored positions, in float32; logits (B, L, V), labels (B, L) with -100 unscored."""
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def ratio_over_ranks(boundaries: tuple[Any, ...], target: float, world: World) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,8 @@ class Display:
 
     def step(self, line: dict[str, Any]) -> None:
         """Show a line of training metrics."""
-        numbers = f"loss {line['loss']:.4f}{_chunks(line)}  {speed(line['bases_per_second'])}"
+        used = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
+        numbers = f"loss {line['loss']:.4f}{_chunks(line)}  {speed(line['bases_per_second'])}{used}"
         self._live.update(self._task, completed=line["step"], numbers=numbers)
         now = time.monotonic()
         due = now - self._last_line >= PLAIN_SECONDS or line["step"] in (self._first + 1, self._total)
@@ -75,10 +76,15 @@ def _chunks(line: dict[str, Any]) -> str:
 
 def speed(bases_per_second: float) -> str:
     """Bases per second in a readable unit."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if bases_per_second >= size:
-            return f"{bases_per_second / size:.1f} {unit}bases/s"
-    return f"{bases_per_second:.0f} bases/s"
+    return scaled(bases_per_second, "bases/s")
+
+
+def scaled(value: float, unit: str) -> str:
+    """A number in thousands, millions or more of its unit, such as `12.3 kB`."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {prefix}{unit}"
+    return f"{value:.0f} {unit}"
 
 
 def clock(seconds: float) -> str:

@@ -7,11 +7,12 @@ import torch
 
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
+from ldarnet.model import LDARNetConfig
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState, save_checkpoint
 from ldarnet.training.distributed import World, user_error
-from ldarnet.training.engine import Engine
+from ldarnet.training.engine import Engine, autocast
 from ldarnet.training.losses import StepTotals
-from ldarnet.training.meters import SpeedMeter
+from ldarnet.training.meters import SpeedMeter, Utilization, dense_bf16_peak
 from ldarnet.training.metrics_file import MetricsFile
 from ldarnet.training.progress import Display
 from ldarnet.training.signals import StopRequest
@@ -27,7 +28,7 @@ class Recorder:
         display: what the user sees.
         state: where the run stands; lines of metrics.jsonl beyond it are dropped.
         world: the ranks.
-        ratio_weight: weight of the ratio loss in the loss.
+        model_config: of the model.
 
     Attributes:
         failure: why rank 0 could not write a line; `train` and `validation` do not raise it, because the other ranks
@@ -35,13 +36,16 @@ class Recorder:
     """
 
     def __init__(
-        self, config: RunConfig, display: Display, state: TrainingState, world: World, ratio_weight: float
+        self, config: RunConfig, display: Display, state: TrainingState, world: World, model_config: LDARNetConfig
     ) -> None:
         self.config = config
         self.world = world
         self.display = display
         self.meter = SpeedMeter(state.seconds)
-        self._ratio_weight = ratio_weight
+        self._ratio_weight = model_config.ratio_weight
+        gpu = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else ""
+        peak = dense_bf16_peak(gpu) if autocast(config, world) else None
+        self._utilization = Utilization(model_config, config.data.length, world.size, peak)
         self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step))
         self._tracker = Tracker(config, display.say) if world.is_main else None
         self.failure: UserError | None = None
@@ -78,6 +82,7 @@ class Recorder:
         mlm_loss = self.world.sum_on_device(totals.nll).item() / max(scored, 1)
         ratio_loss = totals.ratio.item()
         self._check_finite(state, mlm_loss + ratio_loss)
+        stages, speed = stage_metrics(totals.stages), self.meter.lap()
         line = {
             "step": state.step,
             "split": "train",
@@ -85,10 +90,11 @@ class Recorder:
             "loss": mlm_loss + self._ratio_weight * ratio_loss,
             "mlm_loss": mlm_loss,
             "ratio_loss": ratio_loss,
-            **stage_metrics(totals.stages),
+            **stages,
             "gradient_norm": float(norm),
             "lr": rates,
-            "bases_per_second": self.meter.lap(),
+            "bases_per_second": speed,
+            **self._utilization.metrics(speed, stages["bases_per_chunk"]),
             "bases": state.position * self.config.data.length,
             "seconds": self.meter.seconds,
         }

@@ -79,8 +79,8 @@ def _train(world: World, config: RunConfig) -> TrainResult:
         if found.checkpoint is not None:
             display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
         engine = build_engine(config, inputs, found, world)
-        weight = engine.model_config.ratio_weight
-        with stop_requests() as request, display, Recorder(config, display, state, world, weight) as recorder:
+        recorder = Recorder(config, display, state, world, engine.model_config)
+        with stop_requests() as request, display, recorder:
             state = loop(config, inputs, engine, store, state, recorder, request, world)
     lines = [line for line in read_metrics(config.run.dir / METRICS_NAME) if line["split"] == "valid"]
     return TrainResult(

@@ -10,10 +10,12 @@ from ldarnet.config import RunConfig
 from ldarnet.data import Masking, ShardSet, Windows
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model.cost import cost
 from ldarnet.ops import choose_backends
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState, check_fits, load_moments, load_weights
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine, autocast, micro_batch
+from ldarnet.training.progress import scaled
 from ldarnet.training.run_folder import Found, open_run_folder
 from ldarnet.training.state import prepare_optimizer_state, restore_optimizer_state
 from ldarnet.training.validation import validation_windows
@@ -49,11 +51,18 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     with world.together():
         data = config.data
         micro_batch(config, world.size)
-        kernels = choose_backends(world.device.type, config.ops)
+        kernels = choose_backends(
+            world.device.type, torch.bfloat16 if autocast(config, world) else torch.float32, config.ops
+        )
         try:
             model_config = config.model.build(config.ops)
         except ValueError as error:
             raise UserError(f"model: {error}") from None
+        if wrong := [stage for stage in config.training.recompute if stage not in range(model_config.num_stages)]:
+            raise UserError(
+                f"training.recompute={config.training.recompute}: this model has no stage {wrong[0]}; its stages are "
+                f"{', '.join(map(str, range(model_config.num_stages)))}, 0 the outermost"
+            )
         shards = ShardSet.open(data.shards)
         windows = Windows(
             shards,
@@ -67,6 +76,14 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
             validation_windows(shards, config, world)
         torch.manual_seed(config.run.seed)
         model = LDARNetForMaskedLM(model_config)
+        model.recompute(config.training.recompute)
+    chosen_on_main = world.from_main(lambda: kernels)
+    with world.together():
+        if kernels != chosen_on_main:
+            raise UserError(
+                f"rank {world.rank} would compute with {kernels}, rank 0 with {chosen_on_main}; see `ldarnet doctor` "
+                "on both machines, or demand the same kernels of all by ops.OPERATION=NAME"
+            )
     masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
     return Inputs(shards, windows, masking, model, kernels, _total_steps(config, len(windows)))
 
@@ -125,9 +142,24 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}, {precision}; {training.batch} windows "
         f"({training.batch * length:,} bases) a step in {training.accumulation} micro-step(s)",
         f"kernels  {kernels}",
+        _describe_cost(config, inputs, world),
         f"run      {config.run.dir}, {inputs.total_steps:,} steps "
         f"({inputs.total_steps * training.batch / len(inputs.windows):.2f} epochs)",
     ]
+
+
+def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
+    """Operations and memory of a base, as far as they can be known before the run."""
+    model_config: Any = inputs.model.config
+    length, stages = config.data.length, config.training.recompute
+    spent = cost(model_config, length, recompute=stages, autocast=autocast(config, world), device=world.device.type)
+    chunks = "/".join(f"{bases:g}" for bases in spent.bases_per_chunk)
+    whole = spent.kept * length * micro_batch(config, world.size)
+    return (
+        f"cost     {scaled(spent.forward, 'FLOP')} a base forward, {scaled(spent.training, 'FLOP')} training"
+        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {scaled(spent.kept, 'B')} of activations "
+        f"a base, {scaled(whole, 'B')} a rank{f', recomputing stages {stages}' if stages else ''}"
+    )
 
 
 def _total_steps(config: RunConfig, windows: int) -> int:

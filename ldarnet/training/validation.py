@@ -14,7 +14,6 @@ from ldarnet.data import Batch, Masking, ShardSet, validation_batches
 from ldarnet.model.chunking import ratio_loss
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine, micro_batch
-from ldarnet.training.losses import IGNORED
 
 BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
 MASK_SEED = 0
@@ -81,10 +80,10 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 def _scores(logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
     """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
-    losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=alphabet.NOT_SCORED, reduction="none")
     losses = losses.double().view_as(labels)
-    masked = (labels != IGNORED) & (input_ids == alphabet.MASK)
-    copied = (labels != IGNORED) & ~masked
+    masked = (labels != alphabet.NOT_SCORED) & (input_ids == alphabet.MASK)
+    copied = (labels != alphabet.NOT_SCORED) & ~masked
     right = (logits.argmax(-1) == labels) & masked
     bases = [(masked & (labels == base)).sum() for base in BASES]
     sums = [(losses * masked).sum(), (losses * copied).sum(), copied.sum(), right.sum(), *bases]

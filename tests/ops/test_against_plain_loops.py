@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ldarnet.ops import Packing, backends, rms_norm, rotate
+from ldarnet.ops import Packing, backends_of, rotate
 from ldarnet.ops.ssd import blocked_scan
 
 LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
+
+
+@pytest.fixture(params=["whole", "slabs"])
+def cut(request, monkeypatch):
+    """The row is short enough for one slab, or cut into the smallest slabs."""
+    if request.param == "slabs":
+        monkeypatch.setattr("ldarnet.ops.slabs.NUMBERS", 8)
+        monkeypatch.setattr("ldarnet.ops.slabs.FEWEST_ROWS", 1)
 
 
 def packing_of(lengths):
@@ -29,7 +37,7 @@ def random(*shape, seed=0, grad=True):
 
 
 def cpu_backends(operation):
-    return [b.function for b in backends() if b.operation == operation and not b.obstacle("cpu")]
+    return [b.function for b in backends_of(operation).values() if not b.obstacle("cpu", torch.float64)]
 
 
 def assert_same_with_gradients(ours, plain, inputs, tolerance=1e-9):
@@ -56,6 +64,7 @@ def plain_ssd(x, dt, a, b, c, d, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("ssd"))
+@pytest.mark.usefixtures("cut")
 def test_ssd(function, lengths):
     T = sum(lengths)
     x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
@@ -96,13 +105,24 @@ def plain_convolution(x, weight, bias, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("convolution"))
+@pytest.mark.usefixtures("cut")
 def test_convolution(function, lengths):
     x, weight, bias = random(sum(lengths), 3), random(2, 3, 4), random(2, 3)
     ours = function(x, weight, bias, packing_of(lengths))
     assert_same_with_gradients(ours, plain_convolution(x, weight, bias, lengths), [x, weight, bias])
 
 
-def plain_smoothing(chunk, probability, lengths, chunk_of):
+@pytest.mark.parametrize("T", [1, 7])
+@pytest.mark.parametrize("function", cpu_backends("gated_norm"))
+@pytest.mark.usefixtures("cut")
+def test_gated_norm(function, T):
+    y, z, weight = random(T, 2, 8), random(T, 8), random(2, 8)
+    gated = y * (z * z.sigmoid())[:, None]
+    plain = (gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight).mean(1)
+    assert_same_with_gradients(function(y, z, weight), plain, [y, z, weight])
+
+
+def plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of):
     p = probability.clamp(1e-4, 1 - 1e-4)
     rows = [torch.zeros_like(chunk[0])] * len(chunk)
     for span in spans(lengths):
@@ -111,28 +131,31 @@ def plain_smoothing(chunk, probability, lengths, chunk_of):
             for j in order:
                 state = p[j] * chunk[j] + (1 - p[j]) * state
                 rows[j] = rows[j] + state / 2
-    return torch.stack(rows)[chunk_of]
+    return residual + torch.stack(rows)[chunk_of] * (1 + confidence - confidence.detach())[:, None]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
-@pytest.mark.parametrize("function", cpu_backends("smoothing"))
+@pytest.mark.parametrize("function", cpu_backends("dechunk"))
 @pytest.mark.parametrize("kind", ["random", "sure", "unsure"])
-def test_smoothing(function, lengths, kind):
+@pytest.mark.parametrize("spread", [1, 3], ids=["every base a boundary", "up to three bases a chunk"])
+def test_dechunk(function, lengths, kind, spread):
     M = sum(lengths)
-    chunk = random(M, 3)
-    level = random(M, seed=5)
+    chunk_of = torch.arange(M).repeat_interleave(torch.arange(M) % spread + 1)
+    chunk, level = random(M, 3), random(M, seed=5)
+    confidence, residual = random(len(chunk_of), seed=6), random(len(chunk_of), 3, seed=7)
     probability = {"random": level.sigmoid(), "sure": level * 0 + 1, "unsure": level * 0 + 0.5000001}[kind]
-    chunk_of = torch.arange(M).repeat_interleave(torch.arange(M) % 3 + 1)
-    ours = function(chunk, probability, packing_of(lengths), chunk_of)
-    assert_same_with_gradients(ours, plain_smoothing(chunk, probability, lengths, chunk_of), [chunk, level], 1e-7)
+    ours = function(chunk, probability, confidence, residual, packing_of(lengths), chunk_of)
+    plain = plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of)
+    assert_same_with_gradients(ours, plain, [chunk, level, confidence, residual], 1e-7)
 
 
-@pytest.mark.parametrize("function", cpu_backends("smoothing"))
-def test_smoothing_stays_exact_over_a_long_sequence(function):
-    chunk, level = random(3000, 2, grad=False), random(3000, grad=False)
-    packing, chunk_of = packing_of([3000]), torch.arange(3000)
-    exact = plain_smoothing(chunk, level.sigmoid(), [3000], chunk_of)
-    ours = function(chunk.float(), level.sigmoid().float(), packing, chunk_of)
+@pytest.mark.parametrize("function", cpu_backends("dechunk"))
+def test_dechunk_stays_exact_over_a_long_sequence(function):
+    chunk, level, chunk_of = random(3000, 2, grad=False), random(3000, grad=False), torch.arange(3000)
+    rest = [random(3000, grad=False), random(3000, 2, grad=False, seed=1)]
+    exact = plain_dechunk(chunk, level.sigmoid(), *rest, [3000], chunk_of)
+    single = [x.float() for x in (chunk, level.sigmoid(), *rest)]
+    ours = function(*single, packing_of([3000]), chunk_of)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
 
@@ -158,10 +181,22 @@ def test_attention(function, lengths, window, monkeypatch):
     assert_same_with_gradients(ours, plain_attention(q, k, v, lengths, window), [q, k, v])
 
 
-def test_norm():
-    x, weight = random(5, 2, 8), random(2, 8)
-    plain = x / (x.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
-    assert_same_with_gradients(rms_norm(x, weight), plain, [x, weight])
+@pytest.mark.parametrize("function", cpu_backends("add_norm"))
+@pytest.mark.parametrize("first", [True, False])
+def test_add_norm(function, first):
+    branch, residual, weight = random(5, 8), random(5, 8, seed=1), random(8)
+    total = residual if first else residual + branch
+    plain = total / (total.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+    normed, kept = function(None if first else branch, residual, weight, torch.float64)
+    inputs = [residual, weight] if first else [branch, residual, weight]
+    assert_same_with_gradients(torch.cat([normed, kept]), torch.cat([plain, total]), inputs)
+
+
+@pytest.mark.parametrize("function", cpu_backends("swiglu"))
+def test_swiglu(function):
+    x = random(5, 12)
+    y, gate = x.chunk(2, -1)
+    assert_same_with_gradients(function(x), gate * gate.sigmoid() * y, [x])
 
 
 def test_rotary_scores_depend_on_distance_only():

@@ -82,10 +82,10 @@ def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fast
     capsys.readouterr()
     assert main(arguments) == 0
     assert "already built" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other input or options; name another --out folder or delete this one"):
+    with pytest.raises(UserError, match="other splits; name another --out folder or delete this one"):
         main(arguments[:3])
     fasta.write_text(fasta.read_text().replace("GATT", "CATT"))
-    with pytest.raises(UserError, match="other input"):
+    with pytest.raises(UserError, match="holds a set with other sources;"):
         main(arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
 

@@ -7,10 +7,10 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import save_file
 
+from ldarnet.alphabet import NOT_SCORED
 from ldarnet.config import load_config
 from ldarnet.training import distributed
 from ldarnet.training.loop import _accumulate, _data
-from ldarnet.training.losses import IGNORED
 from ldarnet.training.run_folder import Found
 from ldarnet.training.session import build_engine, prepare_inputs
 from ldarnet.training.state import whole_moments, whole_parameters
@@ -29,7 +29,7 @@ def main(config_file: str, out: str, stages: str) -> None:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
         gradients = {}
         for step, batches in enumerate(_data(config, inputs, world, 0, 2)):
-            scored = world.sum_on_host(sum(int((batch.labels != IGNORED).sum()) for batch in batches))[0]
+            scored = world.sum_on_host(sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches))[0]
             _accumulate(engine, batches, scored, world)
             if step == 0:
                 gradients = {

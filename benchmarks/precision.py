@@ -1,0 +1,132 @@
+"""Does bf16 train as fp32 does? Runs of one configuration in both precisions, over several seeds, side by side.
+
+    python launch/pretrain.py --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # and so on
+    python -m benchmarks.precision --name quickstart runs/fp32-* runs/bf16-*
+
+What precision does to a run (its difference from the fp32 run of the same seed) is read against what chance does to it
+(the differences between fp32 runs of different seeds), on the same validation windows and masks.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import yaml
+
+from benchmarks.record import provenance, table, write_result
+from ldarnet.config import flatten, load_config
+from ldarnet.errors import UserError
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+from ldarnet.training.metrics_file import read_metrics
+
+OWN_KEYS = ("run.seed", "run.dir", "training.precision")
+MEASURE = "mask_loss"
+
+Curve = Mapping[int, float]
+"""Step -> loss on [MASK] positions, in nats."""
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], dict[str, object]]:
+    """The validation curve of every run by precision and seed, and the configuration that they share.
+
+    Raises:
+        UserError: runs that differ in more than seed and precision, stopped early, or lack their counterpart.
+    """
+    curves: dict[tuple[str, int], Curve] = {}
+    shared: dict[str, object] = {}
+    for folder in folders:
+        config = load_config(folder / "config.yaml")
+        rest = {key: value for key, value in flatten(config).items() if key not in OWN_KEYS}
+        if shared and rest != shared:
+            other = ", ".join(key for key in rest if rest[key] != shared.get(key))
+            raise UserError(f"{folder}: differs from {folders[0]} in {other}; compare runs of one configuration")
+        shared = rest
+        lines = read_metrics(folder / METRICS_NAME)
+        curve = {line["step"]: line[MEASURE] for line in lines if line["split"] == "valid"}
+        if config.training.steps not in curve:
+            raise UserError(f"{folder}: not finished; run its training command again")
+        curves[config.training.precision, config.run.seed] = curve
+    seeds = {seed for _, seed in curves}
+    if len(curves) != 2 * len(seeds) or len(seeds) < 2 or {name for name, _ in curves} != {"fp32", "bf16"}:
+        raise UserError("give an fp32 and a bf16 run of each of at least two seeds")
+    return curves, shared
+
+
+def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
+    """For every validated step: mean loss in fp32 and in bf16, mean difference, and two root mean squares.
+
+    The first is of the differences between bf16 and fp32 of the same seed, the second of those between fp32 runs of
+    two seeds.
+    """
+    seeds = sorted({seed for _, seed in curves})
+    rows = []
+    for step in sorted(curves["fp32", seeds[0]]):
+        single, half = ([curves[name, seed][step] for seed in seeds] for name in ("fp32", "bf16"))
+        differences = [b - a for a, b in zip(single, half, strict=True)]
+        between = [b - a for a, b in combinations(single, 2)]
+        rows.append((step, _mean(single), _mean(half), _mean(differences), _root(differences), _root(between)))
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _root(values: Sequence[float]) -> float:
+    return _mean([value**2 for value in values]) ** 0.5
+
+
+def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object], command: str) -> str:
+    """The results file."""
+    rows = compare(curves)
+    *_, last = rows
+    verdict = "within" if last[4] <= last[5] else "beyond"
+    header = ("step", "fp32", "bf16", "bf16 - fp32", "rms, same seed", "rms, two fp32 seeds")
+    runs = [(f"{name}, seed {seed}", *curve.values()) for (name, seed), curve in sorted(curves.items())]
+    steps = [str(step) for step in next(iter(curves.values()))]
+    settings = yaml.safe_dump(dict(shared), sort_keys=False)
+    return f"""# bf16 against fp32
+
+{provenance(command)}
+
+Validation loss on [MASK] positions, nats, over {len(curves) // 2} seeds in each precision. At the last step the
+precision moves a run by {last[4]:.5f} (root mean square), a change of seed by {last[5]:.5f}: {verdict} the noise of
+seed. Small scale. bf16 here is autocast: weights, router, norms, decays, dechunking and losses are float32 in both.
+
+{table(header, rows)}
+
+## Every run
+
+{table(("run", *steps), runs)}
+
+## Configuration
+
+```yaml
+{settings}```
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--name", required=True, help="the results file is DATE-precision-NAME.md")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
+    options = parser.parse_args(arguments)
+    words = [f"--name={options.name}", *map(str, options.runs)]
+    try:
+        curves, shared = read_runs(options.runs)
+        file = write_result(
+            f"precision-{options.name}", report(curves, shared, shlex.join(["python -m benchmarks.precision", *words]))
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

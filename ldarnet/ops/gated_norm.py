@@ -1,0 +1,74 @@
+"""Mamba-2's gated norm, averaged over both reading directions.
+
+Shapes: T packed positions, K = 2 directions, E inner width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ldarnet.ops.norm import EPSILON
+from ldarnet.ops.precision import at_least_fp32
+from ldarnet.ops.registry import REFERENCE, register
+from ldarnet.ops.slabs import slabs
+
+
+@register("gated_norm", REFERENCE)
+def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+    """Mean over the directions of rms_norm(y * silu(z)) * weight, (T, E), in the dtype of y.
+
+    Computed in at least float32; the gate comes before the norm.
+    """
+    return _GatedNorm.apply(y_TKE, z_TE, weight_KE)
+
+
+class _GatedNorm(torch.autograd.Function):
+    """Kept for the gradients are the arguments; all else is computed again, slab by slab."""
+
+    @staticmethod
+    def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+        ctx.save_for_backward(y_TKE, z_TE, weight_KE)
+        share_KE = at_least_fp32(weight_KE) / len(weight_KE)
+        out_TE = y_TKE.new_empty(z_TE.shape)
+        for rows in slabs(z_TE.device, *z_TE.shape):
+            gate = F.silu(at_least_fp32(z_TE[rows]))
+            total = torch.zeros_like(gate)
+            for k, share_E in enumerate(share_KE):
+                normed, _ = _normed(at_least_fp32(y_TKE[rows, k]), gate)
+                total.addcmul_(normed, share_E)
+            out_TE[rows] = total
+        return out_TE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        y_TKE, z_TE, weight_KE = ctx.saved_tensors
+        share_KE = at_least_fp32(weight_KE) / len(weight_KE)
+        dy_TKE, dz_TE, d_share_KE = y_TKE.new_empty(y_TKE.shape), torch.empty_like(z_TE), torch.zeros_like(share_KE)
+        for rows in slabs(z_TE.device, *z_TE.shape):
+            z, d_out = at_least_fp32(z_TE[rows]), at_least_fp32(d_out_TE[rows])
+            gate = F.silu(z)
+            d_gate = torch.zeros_like(z)
+            for k, share_E in enumerate(share_KE):
+                y = at_least_fp32(y_TKE[rows, k])
+                normed, scale = _normed(y, gate)
+                d_share_KE[k] += (d_out * normed).sum(0)
+                d_normed = d_out * share_E
+                along = (d_normed * normed).mean(-1, keepdim=True)
+                d_gated = d_normed.addcmul_(normed, along, value=-1).mul_(scale)
+                d_gate.addcmul_(d_gated, y)
+                torch.mul(d_gated, gate, out=dy_TKE[rows, k])
+            dz_TE[rows] = torch.ops.aten.silu_backward(d_gate, z)
+        return dy_TKE, dz_TE, (d_share_KE / len(weight_KE)).to(weight_KE.dtype)
+
+
+def _normed(y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """y * gate divided by its root mean square, and one over that."""
+    gated = y * gate
+    scale = (torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_() / gated.shape[-1] + EPSILON).rsqrt_()
+    return gated.mul_(scale), scale

@@ -1,0 +1,160 @@
+# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
+"""Mamba-2's gated norm of both reading directions in one pass over the rows.
+
+Shapes: T packed positions, K = 2 directions, E inner width, P programs.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ldarnet.ops.kernels.tiles import PROGRAMS, accumulator, row_tile, silu, silu_slope
+from ldarnet.ops.norm import EPSILON
+
+
+def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+    """As :func:`ldarnet.ops.gated_norm.gated_norm`; keeps only its arguments for the backward pass.
+
+    Rows of z may stand apart, as in a slice of a wider tensor.
+    """
+    return _GatedNorm.apply(y_TKE, z_TE, weight_KE)
+
+
+class _GatedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+        T, _, E = y_TKE.shape
+        y_TKE, weight_KE = y_TKE.contiguous(), weight_KE.contiguous()
+        z_TE = z_TE if z_TE.stride(1) == 1 else z_TE.contiguous()
+        out_TE = y_TKE.new_empty(T, E)
+        rows, columns, warps = row_tile(E)
+        _forward[(triton.cdiv(T, rows),)](
+            y_TKE,
+            z_TE,
+            weight_KE,
+            out_TE,
+            T,
+            z_TE.stride(0),
+            E,
+            EPSILON,
+            accumulator(y_TKE.dtype, z_TE.dtype),
+            rows,
+            columns,
+            num_warps=warps,
+        )
+        ctx.save_for_backward(y_TKE, z_TE, weight_KE)
+        return out_TE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyrefly: ignore[bad-override]
+        y_TKE, z_TE, weight_KE = ctx.saved_tensors
+        T, _, E = y_TKE.shape
+        dy_TKE, dz_TE = torch.empty_like(y_TKE), z_TE.new_empty(T, E)
+        rows, columns, warps = row_tile(E)
+        programs = min(triton.cdiv(T, rows), PROGRAMS)
+        exact = torch.promote_types(torch.promote_types(y_TKE.dtype, z_TE.dtype), torch.float32)
+        dweight_PKE = weight_KE.new_empty(programs, *weight_KE.shape, dtype=exact)
+        _backward[(programs,)](
+            y_TKE,
+            z_TE,
+            weight_KE,
+            dout_TE.contiguous(),
+            dy_TKE,
+            dz_TE,
+            dweight_PKE,
+            T,
+            z_TE.stride(0),
+            E,
+            EPSILON,
+            rows,
+            columns,
+            num_warps=warps,
+        )
+        return dy_TKE, dz_TE, dweight_PKE.sum(0).to(weight_KE.dtype)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _forward(
+    y_ptr,
+    z_ptr,
+    weight_ptr,
+    out_ptr,
+    T,
+    z_stride,
+    E: tl.constexpr,
+    EPSILON: tl.constexpr,
+    KIND: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < T)[:, None] & (column < E)
+    gate = silu(tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(KIND))
+    out = tl.zeros((ROWS, COLUMNS), KIND)
+    for k in tl.static_range(2):
+        y = tl.load(y_ptr + row[:, None] * (2 * E) + k * E + column, mask=inside, other=0.0).to(KIND)
+        weight = tl.load(weight_ptr + k * E + column, mask=column < E, other=0.0).to(KIND)
+        gated = y * gate
+        scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
+        out += gated * scale * weight
+    tl.store(out_ptr + row[:, None] * E + column, out / 2, mask=inside)
+
+
+@triton.jit
+def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
+    """Gradients of the gated values and, one for each row, of the weight; of one direction."""
+    gated = y * gate
+    scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
+    pull = dout * weight
+    along = tl.sum(pull * gated, axis=1)[:, None] / E
+    return scale * (pull - gated * (scale * scale * along)), dout * gated * scale
+
+
+@triton.jit(do_not_specialize=["T"])
+def _backward(
+    y_ptr,
+    z_ptr,
+    weight_ptr,
+    dout_ptr,
+    dy_ptr,
+    dz_ptr,
+    dweight_ptr,
+    T,
+    z_stride,
+    E: tl.constexpr,
+    EPSILON: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    kind = dweight_ptr.dtype.element_ty
+    column = tl.arange(0, COLUMNS)
+    weight_0 = tl.load(weight_ptr + column, mask=column < E, other=0.0).to(kind)
+    weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(kind)
+    dweight_0 = tl.zeros((ROWS, COLUMNS), kind)
+    dweight_1 = tl.zeros((ROWS, COLUMNS), kind)
+    for first in range(tl.program_id(0) * ROWS, T, tl.num_programs(0) * ROWS):
+        row = first + tl.arange(0, ROWS).to(tl.int64)
+        inside = (row < T)[:, None] & (column < E)
+        place_0 = row[:, None] * (2 * E) + column
+        place = row[:, None] * E + column
+        y_0 = tl.load(y_ptr + place_0, mask=inside, other=0.0).to(kind)
+        y_1 = tl.load(y_ptr + place_0 + E, mask=inside, other=0.0).to(kind)
+        z = tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(kind)
+        dout = tl.load(dout_ptr + place, mask=inside, other=0.0).to(kind) / 2
+        gate = silu(z)
+        dgated_0, row_dweight_0 = _direction(y_0, gate, dout, weight_0, E, EPSILON)
+        dgated_1, row_dweight_1 = _direction(y_1, gate, dout, weight_1, E, EPSILON)
+        dweight_0 += row_dweight_0
+        dweight_1 += row_dweight_1
+        tl.store(dy_ptr + place_0, dgated_0 * gate, mask=inside)
+        tl.store(dy_ptr + place_0 + E, dgated_1 * gate, mask=inside)
+        tl.store(dz_ptr + place, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside)
+    target = dweight_ptr + tl.program_id(0) * (2 * E) + column
+    tl.store(target, tl.sum(dweight_0, axis=0), mask=column < E)
+    tl.store(target + E, tl.sum(dweight_1, axis=0), mask=column < E)

@@ -1,0 +1,83 @@
+# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
+"""SwiGLU's gate in one pass, forward and backward.
+
+Shapes: T packed positions, F twice the hidden width.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ldarnet.ops.kernels.tiles import accumulator, row_tile, silu, silu_slope
+
+WIDEST = 1024
+
+
+def swiglu(x_TF: Tensor) -> Tensor:
+    """As :func:`ldarnet.ops.swiglu.swiglu`; keeps only x for the backward pass."""
+    return _SwiGLU.apply(x_TF)
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TF: Tensor) -> Tensor:
+        x_TF = x_TF.contiguous()
+        ctx.save_for_backward(x_TF)
+        out = x_TF.new_empty(len(x_TF), x_TF.shape[1] // 2)
+        _launch(_forward, x_TF, out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
+        (x_TF,) = ctx.saved_tensors
+        dx_TF = torch.empty_like(x_TF)
+        _launch(_backward, x_TF, dout.contiguous(), dx_TF)
+        return dx_TF
+
+
+def _launch(kernel: Any, x_TF: Tensor, *others: Tensor) -> None:
+    T, hidden = len(x_TF), x_TF.shape[1] // 2
+    rows, columns, warps = row_tile(min(hidden, WIDEST))
+    grid = triton.cdiv(T, rows), triton.cdiv(hidden, columns)
+    kernel[grid](x_TF, *others, T, hidden, accumulator(x_TF.dtype), rows, columns, num_warps=warps)
+
+
+@triton.jit
+def _tile(T, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of a program: places in y, places in the output, and which of both exist."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (row < T)[:, None] & (column < HIDDEN)
+    return row[:, None] * (2 * HIDDEN) + column, row[:, None] * HIDDEN + column, inside
+
+
+@triton.jit(do_not_specialize=["T"])
+def _forward(x_ptr, out_ptr, T, HIDDEN: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    source, target, inside = _tile(T, HIDDEN, ROWS, COLUMNS)
+    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(KIND)
+    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(KIND)
+    tl.store(out_ptr + target, silu(gate) * y, mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _backward(
+    x_ptr,
+    dout_ptr,
+    dx_ptr,
+    T,
+    HIDDEN: tl.constexpr,
+    KIND: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    source, target, inside = _tile(T, HIDDEN, ROWS, COLUMNS)
+    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(KIND)
+    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(KIND)
+    dout = tl.load(dout_ptr + target, mask=inside, other=0.0).to(KIND)
+    tl.store(dx_ptr + source, dout * silu(gate), mask=inside)
+    tl.store(dx_ptr + source + HIDDEN, dout * y * silu_slope(gate), mask=inside)

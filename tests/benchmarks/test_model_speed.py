@@ -1,0 +1,184 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from benchmarks import model_cpu, model_gpu
+from benchmarks.measure import Cell, Trial, masked, measure, real_windows
+from benchmarks.worker import Worker, WorkerError
+from ldarnet.alphabet import MASK, NOT_SCORED
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process(monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
+    yield
+    torch.set_flush_denormal(False)
+    transformers.utils.logging.set_verbosity_warning()
+
+
+class Here:
+    """A worker that measures in this process, and fails where it is told to."""
+
+    fails = staticmethod(lambda cell: "")
+
+    def __init__(self, address_space=None):
+        pass
+
+    def __call__(self, function, *arguments, seconds):
+        if isinstance(arguments[0], Cell) and (why := self.fails(arguments[0])):
+            raise WorkerError(why)
+        return function(*arguments)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    for program in (model_cpu, model_gpu):
+        monkeypatch.setattr(program, "Worker", Here)
+    return Here
+
+
+def written(folder):
+    (text,), (tree,) = folder.glob("*.md"), folder.glob("*.json")
+    return text.read_text(), json.loads(tree.read_text())
+
+
+def test_the_cpu_program_says_all_that_a_result_must_say(here, tmp_path, capsys):
+    model_cpu.main(["--quick", "--out", str(tmp_path), "--note", "Tried."])
+    text, tree = written(tmp_path)
+    for needed in (
+        "Tried.", "Commit", "Hardware", "torch 2", "benchmarks.model_cpu", "baker's yeast", "Training tiny",
+        "Training bimamba2-tiny", "Yes, in all 11 comparisons", "bases/s (median)", "MFLOP per base", "kB per base",
+        "stages computed again", "bases per chunk", "gradients by",
+    ):  # fmt: skip
+        assert needed in text, needed
+    assert str(next(tmp_path.glob("*.md"))) in capsys.readouterr().out
+    cells = {(c["cell"]["model"], c["cell"]["arrangement"], c["cell"]["length"]): c["result"] for c in tree["cells"]}
+    assert {arrangement for _, arrangement, _ in cells} == {"ours", "published", "transformers"}
+    assert all(result["bases_per_second"]["best"] >= result["bases_per_second"]["median"] for result in cells.values())
+    ours, published = (cells["tiny", arrangement, 128] for arrangement in ("ours", "published"))
+    assert ours["flops_per_base"] < published["flops_per_base"]
+    assert ours["bases_per_chunk"] == published["bases_per_chunk"]
+
+
+def test_the_cpu_program_writes_down_what_failed_and_goes_on(here, monkeypatch, tmp_path):
+    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "ours" else "no memory"))
+    model_cpu.main(["--quick", "--out", str(tmp_path)])
+    text, tree = written(tmp_path)
+    assert "| transformers | no memory |" in text
+    assert sum("failure" in cell["result"] for cell in tree["cells"]) == 8
+    assert "Yes, in all 3 comparisons" in text
+
+
+def test_the_cpu_program_fails_when_an_arrangement_computes_something_else(here, monkeypatch, tmp_path):
+    monkeypatch.setattr(model_cpu, "GRADIENT_TOLERANCE", 0.0)
+    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "left out"))
+    with pytest.raises(SystemExit, match="does not compute the same function"):
+        model_cpu.main(["--quick", "--out", str(tmp_path)])
+    assert "**No**: tiny, published" in written(tmp_path)[0]
+
+
+def test_the_gpu_program_says_all_that_a_result_must_say(here, tmp_path):
+    model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    text, tree = written(tmp_path)
+    for needed in (
+        "Hardware", "benchmarks.model_gpu", "| ssd | torch | bfloat16 | right", "| ssd | torch | float32 | right",
+        "runs on cuda, not on cpu", "tiny, published", "transformer-tiny", "bimamba2-tiny", "MFU", "peak GiB",
+        "matrix products", "Waiting for the device", "gradients by", "Nothing.",
+    ):  # fmt: skip
+        assert needed in text, needed
+    kinds = {cell["cell"]["kind"] for cell in tree["cells"]}
+    assert kinds == {"backends", "proof", "training", "kernels", "agreement"}
+    comparisons = [c for c in tree["cells"] if c["cell"]["kind"] == "training" and not c["cell"]["recompute"]]
+    assert len(comparisons) == 2 * 4
+    assert all(c["result"]["model_flops_per_base"] > 0 for c in comparisons)
+
+
+def test_the_gpu_program_halves_what_does_not_fit_and_writes_down_what_fails(here, monkeypatch, tmp_path):
+    def fails(cell):
+        if cell.arrangement == "published":
+            return "OutOfMemoryError: too much" if cell.windows > 1 else ""
+        return "RuntimeError: broken" if cell.model == "bimamba2-tiny" else ""
+
+    monkeypatch.setattr(here, "fails", staticmethod(fails))
+    model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
+    text, tree = written(tmp_path)
+    assert "- training, bimamba2-tiny, ours" in text and "RuntimeError: broken" in text
+    published = [cell for cell in tree["cells"] if cell["cell"]["arrangement"] == "published"]
+    assert published and all(cell["cell"]["windows"] == 1 and "failure" not in cell["result"] for cell in published)
+
+
+def test_the_gpu_program_keeps_to_its_time(here, tmp_path):
+    model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
+    text, tree = written(tmp_path)
+    assert all(cell["result"] == {"failure": "the time was up"} for cell in tree["cells"])
+    assert "the time was up" in text
+
+
+def test_a_result_is_never_overwritten(here, tmp_path):
+    model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
+    before = written(tmp_path)
+    for program in (model_gpu, model_cpu):
+        with pytest.raises(SystemExit, match="exists already"):
+            program.main(["--quick", "--name", "model-gpu", "--out", str(tmp_path)])
+    assert written(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_the_gpu_program_runs_by_itself(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.model_gpu", "--device", "cpu", "--quick", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert "## What failed\n\nNothing." in written(tmp_path)[0]
+
+
+def test_windows_are_real_and_masked_as_in_pretraining():
+    ids, source = real_windows(8, 1000)
+    assert "yeast" in source and ids.shape == (8, 1000) and len(set(map(tuple, ids[:, :50].tolist()))) == 8
+    shown, labels = masked(ids)
+    scored = labels != NOT_SCORED
+    assert scored.float().mean().item() == pytest.approx(0.15, abs=0.02)
+    assert (shown[scored] == MASK).float().mean().item() == pytest.approx(0.8, abs=0.04)
+    assert (shown[~scored] == ids[~scored]).all() and (labels[scored] == ids[scored]).all()
+
+
+def test_without_the_packages_that_read_the_genome_bases_are_random(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sharding.fasta", None)
+    ids, source = real_windows(2, 100)
+    assert source.startswith("random bases") and ids.shape == (2, 100) and ids.max() == 3
+
+
+def test_recomputation_and_demanded_backends_reach_the_model():
+    trial = Trial(Cell(recompute=(0,), ops={"ssd": "torch"}))
+    assert trial.model.config.ops == {"ssd": "torch"}
+    assert [stack.gradient_checkpointing for stack in trial.model.modules() if hasattr(stack, "stage")].count(True) == 2
+    assert measure(Cell(recompute=(0,), steps=1))["gradient_difference"] < 1e-5
+
+
+def test_a_worker_says_why_it_failed_and_works_again():
+    worker = Worker(address_space=2**31)
+    try:
+        assert worker(pow, 2, 5, seconds=60) == 32
+        first = worker(os.getpid, seconds=60)
+        with pytest.raises(WorkerError, match="ValueError: invalid literal"):
+            worker(int, "x", seconds=60)
+        assert worker(os.getpid, seconds=60) not in (first, os.getpid())
+        with pytest.raises(WorkerError, match="ended with status 3"):
+            worker(os._exit, 3, seconds=60)
+        with pytest.raises(WorkerError, match="MemoryError"):
+            worker(bytearray, 2**32, seconds=60)
+        with pytest.raises(WorkerError, match="not done after 1 s"):
+            worker(time.sleep, 60, seconds=1)
+        assert worker(abs, -1, seconds=60) == 1
+    finally:
+        worker.close()

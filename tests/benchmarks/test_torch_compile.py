@@ -1,0 +1,14 @@
+"""The formulas that are compiled are the operations that they stand for."""
+
+import pytest
+import torch
+
+from benchmarks.torch_compile import FORMULAS
+from ldarnet.ops import Backend
+from ldarnet.ops.proof import disagreement
+
+
+@pytest.mark.parametrize("operation", FORMULAS)
+def test_formulas_agree_with_the_references(operation):
+    backend = Backend(operation, "formula", FORMULAS[operation])
+    assert disagreement(backend, "cpu", torch.float64, (3, 40, 1)) < 1e-12

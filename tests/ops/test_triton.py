@@ -1,0 +1,193 @@
+"""Our Triton kernels against the float64 references: compiled where there is a GPU, else under Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldarnet.ops import Packing, backends_of, operations
+from ldarnet.ops.proof import disagreement, example
+
+pytest.importorskip("triton", reason="needs Triton: pip install triton")
+ROOT = Path(__file__).resolve().parents[2]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTHS = [[1], [7], [1, 1, 1], [130], [3, 0, 70], [5, 64, 1, 200, 63]]
+KERNELS = {name: backends_of(name)["triton"] for name in operations() if "triton" in backends_of(name)}
+needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+def packing_of(lengths):
+    return Packing.of_lengths(torch.tensor(lengths, device=DEVICE), sum(lengths))
+
+
+def outputs_and_gradients(function, arguments):
+    outputs = function(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    weights = [torch.linspace(-1, 1, y.numel(), device=DEVICE).to(y).view_as(y) for y in outputs]
+    inputs = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return [*outputs, *torch.autograd.grad(outputs, inputs, weights)]
+
+
+def assert_agrees_with_the_reference(operation, arguments, tolerance=1e-9):
+    reference = backends_of(operation)["torch"].function
+    ours = outputs_and_gradients(KERNELS[operation].function, arguments)
+    wanted = outputs_and_gradients(reference, arguments)
+    for a, b in zip(ours, wanted, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_in_float64(kernel, lengths):
+    assert disagreement(kernel, DEVICE, torch.float64, lengths, width=3) < 1e-9
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_in_lower_precision(kernel, dtype, tolerance):
+    assert disagreement(kernel, DEVICE, dtype, [3, 0, 40, 5], width=3) < tolerance
+
+
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_width_beyond_one_block(kernel):
+    assert disagreement(kernel, DEVICE, torch.float64, [5, 4], width=70) < 1e-9
+
+
+@pytest.mark.parametrize("operation", ["convolution", "add_norm", "gated_norm"])
+def test_gradient_of_weights_from_programs_that_take_several_tiles(operation, monkeypatch):
+    module = import_module(f"ldarnet.ops.kernels.{operation}")
+    monkeypatch.setattr(module, "PROGRAMS", 2)
+    assert disagreement(KERNELS[operation], DEVICE, torch.float64, [150, 51], width=40) < 1e-9
+
+
+def test_swiglu_of_rows_wider_than_a_tile(monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.kernels.swiglu.WIDEST", 16)
+    assert disagreement(KERNELS["swiglu"], DEVICE, torch.float64, [9], width=37) < 1e-9
+
+
+def test_slices_of_a_wider_tensor():
+    wide = torch.randn(20, 30, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    _, weight, bias, packing = example("convolution", [12, 8], width=6, device=DEVICE)
+    assert_agrees_with_the_reference("convolution", [wide[:, 7:13], weight, bias, packing])
+    y, _, weight = example("gated_norm", [12, 8], width=6, device=DEVICE)
+    assert_agrees_with_the_reference("gated_norm", [y, wide[:, 20:26], weight])
+
+
+def test_the_first_norm_of_a_stack_has_no_branch_to_add():
+    _, residual, weight, dtype = example("add_norm", [9], width=6, device=DEVICE)
+    assert_agrees_with_the_reference("add_norm", [None, residual, weight, dtype])
+
+
+def dechunk_arguments(chunk_lengths, bases_per_chunk, probability=None):
+    M = sum(chunk_lengths)
+    chunk, p, *_ = example("dechunk", chunk_lengths, width=3, device=DEVICE)
+    p = p if probability is None else torch.full_like(p, probability).requires_grad_()
+    chunk_of = torch.arange(M, device=DEVICE).repeat_interleave(torch.tensor(bases_per_chunk, device=DEVICE))
+    confidence, residual = torch.randn(len(chunk_of)), torch.randn(len(chunk_of), 3)
+    confidence, residual = (x.double().to(DEVICE).requires_grad_() for x in (confidence, residual))
+    return [chunk, p, confidence, residual, packing_of(chunk_lengths), chunk_of]
+
+
+@pytest.mark.parametrize(
+    ("chunk_lengths", "bases_per_chunk"),
+    [([1], [1]), ([1], [37]), ([1, 1, 1], [50, 1, 9]), ([5, 4], [1] * 9), ([3, 0, 2], [1, 30, 2, 4, 5])],
+    ids=["one base", "one chunk", "a chunk for each sequence", "a chunk for each base", "an empty sequence"],
+)
+def test_dechunk_of_many_and_of_few_boundaries(chunk_lengths, bases_per_chunk):
+    assert_agrees_with_the_reference("dechunk", dechunk_arguments(chunk_lengths, bases_per_chunk))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-4, 0.5000001, 1.0])
+def test_dechunk_of_sure_and_unsure_boundaries(probability):
+    assert_agrees_with_the_reference("dechunk", dechunk_arguments([40, 3], [2] * 43, probability), 1e-7)
+
+
+def test_dechunk_stays_exact_over_a_long_sequence():
+    chunk = torch.randn(1500, 1, device=DEVICE)
+    p, zeros = torch.rand(1500, device=DEVICE), torch.zeros(1500, 1, device=DEVICE)
+    packing, chunk_of = packing_of([1500]), torch.arange(1500, device=DEVICE)
+    ours = KERNELS["dechunk"].function(chunk, p, zeros[:, 0], zeros, packing, chunk_of)
+    reference = backends_of("dechunk")["torch"].function
+    exact = reference(chunk.double(), p.double(), zeros[:, 0].double(), zeros.double(), packing, chunk_of)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
+
+
+def test_dechunk_keeps_nothing_of_the_size_of_the_bases_for_the_backward_pass():
+    arguments = dechunk_arguments([6, 4], [20] * 10)
+    bases, width = arguments[3].shape
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        KERNELS["dechunk"].function(*arguments)
+    assert kept and max(kept) < bases * width
+
+
+@needs_gpu
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+def test_never_waits_for_the_device_and_repeats_itself_exactly(kernel):
+    arguments = example(kernel.operation, LENGTHS[-1], device=DEVICE)
+    before = outputs_and_gradients(kernel.function, arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        after = outputs_and_gradients(kernel.function, arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+COMPILE = """
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from ldarnet.ops import backends_of, operations
+from ldarnet.ops.proof import example
+
+
+class HopperWithoutOne:
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+
+compiled = {}
+launch = JITFunction.run
+
+
+def compile_only(self, *arguments, grid, warmup, **options):
+    kernel = launch(self, *arguments, grid=grid, warmup=True, **options)
+    assert "cubin" in kernel.asm
+    compiled.setdefault(self.fn, set()).add(kernel.hash)
+
+
+driver.set_active(HopperWithoutOne())
+JITFunction.run = compile_only
+names = [name for name in operations() if "triton" in backends_of(name)]
+for lengths in ([48], [1], [20, 0, 17]):
+    for name in names:
+        arguments = example(name, lengths)
+        outputs = backends_of(name)["triton"].function(*arguments)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        inputs = [x for x in arguments if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        torch.autograd.grad(outputs, inputs, [torch.ones_like(y) for y in outputs])
+    print(sum(map(len, compiled.values())))
+"""
+
+
+@pytest.mark.slow
+def test_compiles_for_a_hopper_gpu_once_whatever_the_lengths(tmp_path):
+    """Without a GPU: kernels are compiled by the code that launches them, and not launched."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    after_each_length = ended.stdout.split()
+    assert len(after_each_length) == 3
+    assert len(set(after_each_length)) == 1
