@@ -113,6 +113,9 @@ class PaddedStage(Stage):
 class TransformersMixers(BiMamba2):
     """BiMamba-2 from transformers' Mamba-2 mixer in its PyTorch form, once for each direction, padding masked."""
 
+    block = 256
+    """Positions that the mixer takes at a time; this is its own default."""
+
     @cached_property
     def mixer(self) -> nn.Module:
         """The mixer, without parameters of its own; it is no submodule."""
@@ -123,7 +126,7 @@ class TransformersMixers(BiMamba2):
         width, taps = self.in_proj.in_features, self.conv_weight.shape[-1]
         config = Mamba2Config(
             hidden_size=width, num_heads=self.heads, head_dim=self.headdim, state_size=self.d_state, n_groups=1,
-            expand=self.inner // width, conv_kernel=taps, num_hidden_layers=1, chunk_size=TRANSFORMERS_BLOCK,
+            expand=self.inner // width, conv_kernel=taps, num_hidden_layers=1, chunk_size=self.block,
         )  # fmt: skip
         with torch.device("meta"):
             return Mamba2Mixer(config, layer_idx=0)
@@ -155,10 +158,17 @@ class TransformersMixers(BiMamba2):
         return functional_call(self.mixer, parameters, (x_BLD,), {"attention_mask": real_BL})
 
 
-TRANSFORMERS_BLOCK = 64
-"""Positions that transformers' mixer takes at a time; its own default is 256."""
+class TransformersMixersInSmallBlocks(TransformersMixers):
+    """The same in the blocks that it is fastest with on a CPU, of 32, 64, 128 and 256."""
 
-ARRANGEMENTS = ("ours", "published", "transformers")
+    block = 64
+
+
+MIXERS: dict[str, type[BiMamba2]] = {
+    "transformers": TransformersMixers,
+    "transformers-64": TransformersMixersInSmallBlocks,
+}
+ARRANGEMENTS = ("ours", "published", *MIXERS)
 STRENGTHS = [0.05 * number for number in range(41)]
 """Of what all bases have in common, that a router can be calibrated with."""
 
@@ -170,12 +180,13 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
     - ``published``: each direction of a BiMamba-2 layer computes both projections, one reverses what it reads and what
       it returns, and chunks are padded to the longest sequence. Everything else is computed by the same kernels.
     - ``transformers``: each direction is transformers' Mamba-2 mixer, and chunks are padded.
+    - ``transformers-64``: the same in blocks of 64 positions, its fastest on a CPU, in place of 256.
     """
     # Only the code of modules is exchanged: parameters, and their names, stay.
     for module in model.modules() if arrangement != "ours" else ():
         match module:
-            case BiMamba2() if arrangement == "transformers":
-                module.__class__ = TransformersMixers
+            case BiMamba2() if arrangement in MIXERS:
+                module.__class__ = MIXERS[arrangement]
             case BiMamba2():
                 module.in_proj.__class__ = ForEachDirectionReversed
                 module.out_proj.__class__ = ForEachDirection

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS, TRANSFORMERS_BLOCK
+from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
 from benchmarks.measure import FAILURE, Cell, Result, measure
 from benchmarks.record import RESULTS, provenance, result_file, table, write_text
 from benchmarks.worker import Worker, WorkerError, most_memory
@@ -88,8 +88,8 @@ def _question(found: Found, options: argparse.Namespace) -> str:
         "inputs and outputs reversed in memory, and the chunks of a batch padded to its longest sequence. What two "
         "separate passes would keep in memory besides is not counted against it.\n"
         "- `transformers`: transformers' Mamba-2 mixer in PyTorch, run in both directions, with the same weights in "
-        f"the same hierarchy; chunks padded; blocks of {TRANSFORMERS_BLOCK} positions, with which it is faster here "
-        "than with its default of 256.\n\n"
+        "the same hierarchy; chunks padded. It works in blocks of 256 positions; `transformers-64` is the same in "
+        "blocks of 64, with which it is faster here.\n\n"
         "Operations are those of matrix products as executed, counted by PyTorch in forward and backward; what a "
         "kernel computes again counts. Peak memory is the process's; bytes per base are what it grew by during the "
         "steps."

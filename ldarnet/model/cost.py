@@ -288,11 +288,16 @@ def report(preset: str, length: int) -> str:
     """The tables of a preset at its target of bases per chunk; memory as under bf16 autocast on a GPU."""
     config = LDARNetConfig.preset(preset)
     whole = cost(config, length, autocast=True, device="cuda")
-    head = (
-        f"{preset}, windows of {length:,} bases, {config.target_ratio:g} bases per chunk; forward and backward pass "
-        f"{whole.training / 1e6:.1f} MFLOP a base, with what is computed twice {whole.executed / 1e6:.1f}"
-    )
-    return f"{head}\n\n{whole.table()}\n\n{whole.table('operation')}"
+    lines = [
+        f"{preset}, windows of {length:,} bases, {config.target_ratio:g} bases per chunk:",
+        whole.table(),
+        whole.table("operation"),
+        "| recomputed stages | MFLOP a base executed in training | kB kept a base |\n|---|---:|---:|",
+    ]
+    for stages in ([], [0], [*range(config.num_stages)]):
+        spent = cost(config, length, recompute=stages, autocast=True, device="cuda")
+        lines[-1] += f"\n| {stages or 'none'} | {spent.executed / 1e6:.1f} | {spent.kept / 1e3:.1f} |"
+    return "\n\n".join(lines)
 
 
 if __name__ == "__main__":

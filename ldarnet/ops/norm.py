@@ -49,7 +49,9 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_normed_TD: Tensor, d_sum_TD: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(  # type: ignore[override]
+        ctx: Any, d_normed_TD: Tensor, d_sum_TD: Tensor
+    ) -> tuple[Tensor | None, Tensor, Tensor, None]:
         sum_TD, weight_D = ctx.saved_tensors
         weight = weight_D.to(sum_TD.dtype)
         d_TD, d_weight = torch.empty_like(sum_TD), torch.zeros_like(weight)

@@ -31,7 +31,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> Tensor:
+    def backward(ctx: Any, d_out: Tensor) -> Tensor:  # type: ignore[override]
         (x_TF,) = ctx.saved_tensors
         y, gate = at_least_fp32(x_TF).chunk(2, dim=-1)
         d = at_least_fp32(d_out)

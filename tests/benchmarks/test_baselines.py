@@ -37,7 +37,9 @@ def loss_and_gradients(model):
     return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
 
-@pytest.mark.parametrize(("arrangement", "tolerance"), [("published", 1e-9), ("transformers", 1e-4)])
+@pytest.mark.parametrize(
+    ("arrangement", "tolerance"), [("published", 1e-9), ("transformers", 1e-4), ("transformers-64", 1e-4)]
+)
 def test_an_arrangement_computes_the_same_function(name, arrangement, tolerance):
     model = built(name)
     loss, gradients = loss_and_gradients(model)
