@@ -9,13 +9,10 @@ from collections.abc import Sequence
 
 from benchmarks.measure import FAILURE, Cell, Result
 from benchmarks.record import table
+from ldarnet.model.cost import dense_bf16_peak
 
 Found = list[tuple[Cell, Result]]
 """What was measured, and what came of it."""
-
-PEAKS = {"H100 80GB HBM3": 989.4e12, "H200 NVL": 835.5e12, "H200": 989.4e12, "A100": 311.9e12}
-"""Operations per second of products of dense bf16 matrices, by what a device's name holds: half of what NVIDIA's data
-sheets of the H100, H200 and A100 Tensor Core GPUs state with sparsity."""
 
 GROUPS = {
     "scan": r"_Scan|MambaChunkScan|_Exchange",
@@ -57,7 +54,7 @@ def report(found: Found, options: argparse.Namespace, made_with: str) -> str:
 
 def _question(found: Found, options: argparse.Namespace) -> str:
     device = _device(found)
-    peak = peak_of(device)
+    peak = dense_bf16_peak(device)
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
     utilisation = (
         f"the peak of {device} for dense matrices in bf16, {peak / 1e12:,.0f} TFLOP/s by its data sheet"
@@ -84,11 +81,6 @@ def _question(found: Found, options: argparse.Namespace) -> str:
 
 def _device(found: Found) -> str:
     return next((result["device"] for _, result in found if "device" in result), "nothing")
-
-
-def peak_of(device: str) -> float | None:
-    """Operations per second of dense bf16 products, where they are known."""
-    return next((peak for name, peak in PEAKS.items() if name in device), None)
 
 
 def _proofs(found: Found) -> str:
@@ -121,7 +113,7 @@ def _agreement(found: Found) -> str:
 
 
 def _speed(found: Found, options: argparse.Namespace) -> str:
-    peak = peak_of(_device(found))
+    peak = dense_bf16_peak(_device(found))
     measured = [(cell, result) for cell, result in found if _is_comparison(cell, options)]
     ours = {
         cell.length: result["bases_per_second"]["median"]

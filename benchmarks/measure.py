@@ -28,7 +28,7 @@ from benchmarks.baselines import CONFIGURATIONS, arrange, calibrate_router
 from ldarnet.alphabet import MASK, NOT_SCORED, N, encode
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
-from ldarnet.ops import backends_of, choose_backends
+from ldarnet.ops import backends_of, choose_backends, input_dtype
 from ldarnet.ops.proof import TOLERANCES, disagreement
 from sharding.genomes import BUNDLED_FASTA
 
@@ -311,7 +311,7 @@ def backends(cell: Cell) -> Result:
         operation: {
             "chosen": name,
             "others": {
-                other: backend.obstacle(cell.device, dtype)
+                other: backend.obstacle(cell.device, input_dtype(operation, dtype))
                 for other, backend in backends_of(operation).items()
                 if other != name
             },

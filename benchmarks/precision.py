@@ -115,12 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="the results file is DATE-precision-NAME.md")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
     options = parser.parse_args(arguments)
-    words = [f"--name={options.name}", *map(str, options.runs)]
+    words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]
     try:
         curves, shared = read_runs(options.runs)
-        file = write_result(
-            f"precision-{options.name}", report(curves, shared, shlex.join(["python -m benchmarks.precision", *words]))
-        )
+        file = write_result(f"precision-{options.name}", report(curves, shared, shlex.join(words)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

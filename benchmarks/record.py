@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ldarnet.doctor import examine
+from ldarnet.doctor import examine_machine
 from ldarnet.errors import UserError
 from ldarnet.files import atomic_path
 
@@ -16,7 +16,7 @@ NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-con
 
 def provenance(command: str) -> str:
     """Date, commit, hardware, versions and command as a Markdown list."""
-    seen = examine()
+    seen = examine_machine()
     machine, build = seen["machine"], seen["torch"]
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in build["gpus"]) or "no GPU"
     versions = {"Python": seen["python"], "ldarnet": seen["ldarnet"], "torch": build["version"], "CUDA": build["cuda"]}
@@ -52,7 +52,7 @@ def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return examine()["machine"]["system"]
+        return examine_machine()["machine"]["system"]
     return next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU of unknown model"
     )

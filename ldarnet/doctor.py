@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.ops import Backend, backends_of, obstacle, operations, resolve
+from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, obstacle, operations
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -61,7 +61,7 @@ PACKAGES = (
     Package("xopen", "reading of compressed FASTA"),
     Package("matplotlib", "pictures"),
     Package("ray", "no program uses it in this version", required=False),
-    Package("triton", "compiles the kernels of mamba-ssm", required=False),
+    Package("triton", required=False),
     Package("mamba-ssm", required=False),
     Package("causal-conv1d", required=False),
     Package("flash-attn", required=False),
@@ -79,15 +79,25 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
         ``operations`` (device type -> operation -> backends, the chosen one marked) and ``advice`` (lines for people).
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    report = {
+    report: dict[str, Any] = {
+        **examine_machine(folder),
+        "operations": {device: _operations(device) for device in devices},
+    }
+    for package, found in zip(PACKAGES, report["packages"], strict=True):
+        if any(not obstacle(backend, devices[-1], torch.bfloat16) for backend in _served(package)):
+            found["problem"] = ""  # what we need of it works
+    return {**report, "advice": _advice(report)}
+
+
+def examine_machine(folder: Path = Path()) -> dict[str, Any]:
+    """What `examine` finds without trying kernels: all but ``operations`` and ``advice``."""
+    return {
         "ldarnet": __version__,
         "python": platform.python_version(),
         "machine": _machine(folder),
         "torch": _torch(),
         "packages": [_package(package) for package in PACKAGES],
-        "operations": {device: _operations(device) for device in devices},
     }
-    return {**report, "advice": _advice(report)}
 
 
 def render(report: dict[str, Any]) -> str:
@@ -147,7 +157,7 @@ def _package(package: Package) -> dict[str, Any]:
         version = metadata.version(package.name)
     except metadata.PackageNotFoundError:
         version = None
-    served = sorted({backend.operation for backend in _backends() if backend.package == package.module})
+    served = sorted(backend.operation for backend in _served(package))
     return {
         "name": package.name,
         "version": version,
@@ -174,17 +184,19 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
         operation: [
             {
                 "backend": backend.name,
-                "chosen": backend is resolve(operation, device, dtype),
-                "obstacle": obstacle(backend, device, dtype),
+                "chosen": backend.name == name,
+                "obstacle": obstacle(backend, device, input_dtype(operation, dtype)),
             }
             for backend in backends_of(operation).values()
         ]
-        for operation in operations()
+        for operation, name in choose_backends(device, dtype).items()
     }
 
 
-def _backends() -> list[Backend]:
-    return [backend for operation in operations() for backend in backends_of(operation).values()]
+def _served(package: Package) -> list[Backend]:
+    """The backends that need this package."""
+    known = [backend for operation in operations() for backend in backends_of(operation).values()]
+    return [backend for backend in known if backend.package == package.module]
 
 
 def _advice(report: dict[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ class AddNorm(nn.Module):
         """Root-mean-square norm over the last dimension, ``width`` long; ``ops`` holds demands for backends."""
         super().__init__()
         self.ops = ops
-        self.weight = nn.Parameter(Tensor(width))
+        self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The normalised sum in ``dtype``, and the sum; (T, D) each. No branch adds nothing."""

@@ -75,8 +75,8 @@ def ratio_loss(boundary_share: Tensor, mean_probability: Tensor, target: float) 
 
 def batch_ratio_loss(boundaries: tuple[Boundaries, ...], target: float) -> Tensor:
     """Sum over the stages of the ratio loss of a batch; 0 where nothing is chunked."""
-    total = torch.zeros(())
-    for stage in boundaries:
-        number, probability, positions = stage.totals()
-        total = total.to(probability) + ratio_loss(number / positions, probability / positions, target)
-    return total
+    totals = [stage.totals() for stage in boundaries]
+    losses = [
+        ratio_loss(number / positions, probability / positions, target) for number, probability, positions in totals
+    ]
+    return torch.stack(losses).sum() if losses else torch.zeros(())

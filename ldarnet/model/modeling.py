@@ -259,7 +259,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         """
         out = self.model(input_ids, attention_mask)
         real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
-        lengths = real.sum(1, keepdim=True).clamp(min=1)
+        lengths = real.sum(1, keepdim=True).clamp(min=1).to(input_ids.device)
         logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
         ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None

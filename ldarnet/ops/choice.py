@@ -4,6 +4,7 @@ On a device that kernels were written for, ``auto`` tries each one once on a sma
 it is used; one that fails or disagrees with the reference is passed over, and :func:`obstacle` says why.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldarnet.errors import UserError
-from ldarnet.ops.proof import TOLERANCES, disagreement
+from ldarnet.ops.proof import NEVER_LOWERED, TOLERANCES, disagreement
 from ldarnet.ops.registry import REFERENCE, Backend, backends_of, operations
 
 TRIAL_LENGTHS = (5, 64, 1, 200, 63)
@@ -25,7 +26,7 @@ def resolve(operation: str, device: str, dtype: torch.dtype, demand: str = "auto
     Args:
         operation: the operation's name.
         device: a torch device type, ``cpu`` or ``cuda``.
-        dtype: of the operation's inputs.
+        dtype: of the operation's main input.
         demand: a backend's name, or ``auto`` for the most preferred one that runs here and agrees with the reference.
 
     Raises:
@@ -49,14 +50,19 @@ def chosen(operation: str, like: Tensor, demands: Mapping[str, str]) -> Callable
 
 
 def choose_backends(device: str, dtype: torch.dtype, demands: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Name the backend that each operation uses under these demands.
+    """Name the backend that each operation uses in a model that takes its products in ``dtype``, under these demands.
 
     Raises:
         UserError: a demand that cannot be met.
     """
     demands = demands or {}
     names = (*operations(), *(name for name in demands if name not in operations()))
-    return {name: resolve(name, device, dtype, demands.get(name, "auto")).name for name in names}
+    return {name: resolve(name, device, input_dtype(name, dtype), demands.get(name, "auto")).name for name in names}
+
+
+def input_dtype(operation: str, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that an operation is looked up at in a model that takes its products in ``dtype``."""
+    return torch.promote_types(dtype, torch.float32) if operation in NEVER_LOWERED else dtype
 
 
 @cache
@@ -64,13 +70,20 @@ def obstacle(backend: Backend, device: str, dtype: torch.dtype) -> str:
     """Why ``auto`` does not choose this backend; empty when it may."""
     if backend.name == REFERENCE:
         return ""
-    return backend.obstacle(device, dtype) or _flaw(backend, device, dtype)
+    if reason := backend.obstacle(device, dtype):
+        return reason
+    if flaw := _flaw(backend, device, dtype):
+        logging.getLogger(__name__).warning("ops.%s=%s is passed over: it %s", backend.operation, backend.name, flaw)
+        return flaw
+    return ""
 
 
 def _flaw(backend: Backend, device: str, dtype: torch.dtype) -> str:
     """What is wrong with this backend's results on this device; empty when they agree with the reference."""
     try:
         error = disagreement(backend, device, dtype, TRIAL_LENGTHS)
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the kernel
     except Exception as failure:
         return f"does not run here: {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
     if not error <= TOLERANCES[dtype]:

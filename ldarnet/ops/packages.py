@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldarnet.errors import UserError
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import register
 
@@ -83,6 +84,11 @@ def ssd(
     TF32. Chunks have at least 16 positions.
     """
     T, K, H, P = x_TKHP.shape
+    if x_TKHP.numel() >= 2**31:
+        raise UserError(
+            f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} at once are more than its 32-bit addresses reach; "
+            "compute fewer windows at once (double training.accumulation)"
+        )
     index_TK = torch.stack([torch.arange(T, device=x_TKHP.device), _reversed_in_place(packing)], 1) * K
     index = (index_TK + torch.arange(K, device=x_TKHP.device)).flatten()
 
@@ -102,7 +108,14 @@ def ssd(
     return turned(y.view(T, K, H, P))
 
 
-@register("convolution", "causal-conv1d", devices=("cuda",), package="causal_conv1d", install=_INSTALL)
+@register(
+    "convolution",
+    "causal-conv1d",
+    devices=("cuda",),
+    dtypes=(*_HALF, torch.float32),
+    package="causal_conv1d",
+    install=_INSTALL,
+)
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
     """causal-conv1d's kernel; both directions are channels of one call. Takes 2 to 4 taps and C divisible by 4."""
     from causal_conv1d import causal_conv1d_fn

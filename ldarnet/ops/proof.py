@@ -3,7 +3,8 @@
 The reference is run in float64 on the very numbers that the backend gets, so rounding of the inputs does not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from ldarnet.ops.registry import REFERENCE, Backend, backends_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 """Largest error that is accepted, relative to the largest value; float32 leaves room for products in TF32."""
+
+NEVER_LOWERED = {"add_norm", "dechunk"}
+"""Operations whose main input, the residual stream or the chunks, is at least float32 under autocast."""
 
 LOWERED = {
     "ssd": (0, 3, 4),
@@ -45,7 +49,7 @@ def example(
     packing = Packing.of_lengths(torch.tensor(lengths, device=device), T, max(lengths))
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(device)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu").to(device)
 
     arguments: list[Any]
     match operation:
@@ -91,7 +95,7 @@ def disagreement(
         width: as in :func:`example`.
         seed: of the random numbers.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
+    with _apart(device):
         drawn = example(backend.operation, lengths, width=width, device=device, seed=seed)
         exact_dtype = torch.promote_types(dtype, torch.float32)
         given = []
@@ -107,13 +111,21 @@ def disagreement(
         return torch.stack(errors).max().item()
 
 
+@contextmanager
+def _apart(device: str) -> Iterator[None]:
+    """Not touched by what the caller is in the middle of: no gradients, autocast, or a checkpoint's saved tensors."""
+    as_it_is = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False), as_it_is:
+        yield
+
+
 def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:
     """Outputs, and the gradients of a fixed weighted sum of them."""
     outputs = backend.function(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(seed + 1)
     # Eighths, since every dtype holds them exactly.
-    weights = [torch.randint(-16, 17, y.shape, generator=generator).to(y) / 8 for y in outputs]
+    weights = [torch.randint(-16, 17, y.shape, generator=generator, device="cpu").to(y) / 8 for y in outputs]
     inputs = [value for value in arguments if _takes_gradients(value)]
     return [*(y.detach() for y in outputs), *torch.autograd.grad(outputs, inputs, weights)]
 

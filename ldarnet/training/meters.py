@@ -8,29 +8,6 @@ from dataclasses import dataclass
 from ldarnet.model import LDARNetConfig
 from ldarnet.model.cost import cost
 
-PEAKS = {
-    "B200": 2250e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "A40": 150e12,
-    "A30": 165e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-}
-"""Floating-point operations per second of dense bf16 matrix products, from NVIDIA's data sheet of each GPU; the sheets
-of Ada, Hopper and Blackwell give twice as much, for sparse matrices. A variant stands before the plain one."""
-
-
-def dense_bf16_peak(gpu: str) -> float | None:
-    """Operations per second that a GPU of this name can do at most; None if it is unknown or a part of one (MIG)."""
-    words = gpu.replace("-", " ").split()
-    known = (peak for name, peak in PEAKS.items() if set(name.split()) <= set(words))
-    return None if "MIG" in words else next(known, None)
-
 
 @dataclass(frozen=True)
 class Utilization:

@@ -8,11 +8,12 @@ import torch
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetConfig
+from ldarnet.model.cost import dense_bf16_peak
 from ldarnet.training.checkpoint import CheckpointStore, TrainingState, save_checkpoint
 from ldarnet.training.distributed import World, user_error
 from ldarnet.training.engine import Engine, autocast
 from ldarnet.training.losses import StepTotals
-from ldarnet.training.meters import SpeedMeter, Utilization, dense_bf16_peak
+from ldarnet.training.meters import SpeedMeter, Utilization
 from ldarnet.training.metrics_file import MetricsFile
 from ldarnet.training.progress import Display
 from ldarnet.training.signals import StopRequest
@@ -29,6 +30,7 @@ class Recorder:
         state: where the run stands; lines of metrics.jsonl beyond it are dropped.
         world: the ranks.
         model_config: of the model.
+        kernels: operation -> backend.
 
     Attributes:
         failure: why rank 0 could not write a line; `train` and `validation` do not raise it, because the other ranks
@@ -36,7 +38,13 @@ class Recorder:
     """
 
     def __init__(
-        self, config: RunConfig, display: Display, state: TrainingState, world: World, model_config: LDARNetConfig
+        self,
+        config: RunConfig,
+        display: Display,
+        state: TrainingState,
+        world: World,
+        model_config: LDARNetConfig,
+        kernels: dict[str, str],
     ) -> None:
         self.config = config
         self.world = world
@@ -47,7 +55,7 @@ class Recorder:
         peak = dense_bf16_peak(gpu) if autocast(config, world) else None
         self._utilization = Utilization(model_config, config.data.length, world.size, peak)
         self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step))
-        self._tracker = Tracker(config, display.say) if world.is_main else None
+        self._tracker = Tracker(config, display.say, kernels) if world.is_main else None
         self.failure: UserError | None = None
         self._status = "FAILED"
         self._health: torch.Tensor | float = 0.0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.config import RunConfig
+from ldarnet.files import write_json_atomic
 from ldarnet.training import distributed
 from ldarnet.training.checkpoint import CheckpointStore
 from ldarnet.training.distributed import World
@@ -17,6 +18,9 @@ from ldarnet.training.recorder import Recorder
 from ldarnet.training.run_folder import lock
 from ldarnet.training.session import build_engine, describe, find_start, first_state, prepare_inputs
 from ldarnet.training.signals import stop_requests
+
+KERNELS_NAME = "kernels.json"
+"""In the run folder: the backend that each operation used in the last start."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ def _train(world: World, config: RunConfig) -> TrainResult:
         if found.checkpoint is not None:
             display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
         engine = build_engine(config, inputs, found, world)
-        recorder = Recorder(config, display, state, world, engine.model_config)
+        recorder = Recorder(config, display, state, world, engine.model_config, inputs.kernels)
+        world.on_main(lambda: write_json_atomic(config.run.dir / KERNELS_NAME, inputs.kernels, indent=2))
         with stop_requests() as request, display, recorder:
             state = loop(config, inputs, engine, store, state, recorder, request, world)
     lines = [line for line in read_metrics(config.run.dir / METRICS_NAME) if line["split"] == "valid"]

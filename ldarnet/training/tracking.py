@@ -9,8 +9,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ldarnet.config import RunConfig, flatten
@@ -31,11 +32,15 @@ class Tracker:
     Args:
         config: of the run.
         say: prints one line for the user.
+        kernels: operation -> backend of this start, kept as tags ``kernels.<operation>`` of the run.
     """
 
-    def __init__(self, config: RunConfig, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: RunConfig, say: Callable[[str], None], kernels: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.run_dir = Path(config.run.dir)
         self.config = config
+        self.kernels = kernels
         self.run_id = _known_run(self.run_dir)
         self._say = say
         self._metrics_file = self.run_dir / METRICS_NAME
@@ -104,16 +109,18 @@ class Tracker:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # this thread tries again anyway
         from mlflow import MlflowClient
-        from mlflow.entities import Param
+        from mlflow.entities import Param, RunTag
         from mlflow.exceptions import MlflowException
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = tracking_uri(self.run_dir)
         client = MlflowClient(tracking_uri=uri)
+        tags = [RunTag(f"kernels.{operation}", name) for operation, name in self.kernels.items()]
         if self.run_id is not None:
             try:
                 client.update_run(self.run_id, status="RUNNING")
+                client.log_batch(self.run_id, tags=tags)
                 return client
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -122,7 +129,7 @@ class Tracker:
         experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
         self.run_id = client.create_run(experiment, run_name=self.run_dir.name).info.run_id
         params = [Param(key, str(value)[:500]) for key, value in flatten(self.config).items()]
-        client.log_batch(self.run_id, params=params)
+        client.log_batch(self.run_id, params=params, tags=tags)
         write_json_atomic(self.run_dir / RUN_FILE, {"tracking_uri": _server(), "run_id": self.run_id}, indent=2)
         return client
 

@@ -28,6 +28,12 @@ def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(tied, tmp_path
     assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
 
 
+def test_a_model_is_built_on_the_device_of_the_context():
+    with torch.device("meta"):
+        model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_model_in_half_precision_runs_and_stays_near(dtype, tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from ldarnet.errors import UserError
-from ldarnet.ops import Backend, backends_of, choose_backends, obstacle, operations, resolve
+from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, obstacle, operations, resolve
 from ldarnet.ops.proof import TOLERANCES, disagreement
 from ldarnet.ops.registry import register
 
@@ -67,9 +68,10 @@ def test_auto_passes_over_what_takes_other_dtypes(registered):
         resolve("swiglu", "cpu", torch.float32, "half")
 
 
-def test_auto_passes_over_a_kernel_that_is_wrong_here_and_says_why(registered):
+def test_auto_passes_over_a_kernel_that_is_wrong_here_and_says_why(registered, caplog):
     registered("wrong")(lambda x: plain_swiglu(x) * 1.1)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
+    assert "ops.swiglu=wrong is passed over: it differs here" in caplog.text
     assert "differs here from the reference by 0.1" in obstacle(backends_of("swiglu")["wrong"], "cpu", torch.float32)
 
 
@@ -86,6 +88,38 @@ def test_auto_passes_over_a_kernel_that_fails_here_and_says_why(registered):
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
     reason = obstacle(backends_of("swiglu")["broken"], "cpu", torch.float32)
     assert reason == "does not run here: RuntimeError: no image for this device"
+
+
+def test_a_kernel_may_be_tried_for_the_first_time_within_a_recomputed_layer_under_autocast(registered):
+    registered("right")(plain_swiglu)
+    x = torch.randn(4, 6, requires_grad=True)
+
+    def layer(x):
+        return resolve("swiglu", "cpu", torch.float32).function(x * 2)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = checkpoint(layer, x, use_reentrant=False)
+    y.sum().backward()
+    assert resolve("swiglu", "cpu", torch.float32).name == "right"
+    assert x.grad.isfinite().all()
+
+
+def test_what_is_told_of_a_bf16_model_is_what_it_uses():
+    seen = choose_backends("cpu", torch.bfloat16)
+    assert seen == {name: resolve(name, "cpu", input_dtype(name, torch.bfloat16)).name for name in OPERATIONS}
+    assert {name for name in OPERATIONS if input_dtype(name, torch.bfloat16) == torch.float32} == {
+        "add_norm",
+        "dechunk",
+    }
+
+
+def test_no_memory_for_a_trial_is_no_verdict_on_the_kernel(registered):
+    def full(x):
+        raise torch.OutOfMemoryError("full")
+
+    registered("full")(full)
+    with pytest.raises(torch.OutOfMemoryError):
+        resolve("swiglu", "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))

@@ -37,7 +37,7 @@ def test_lines_beyond_the_resumed_step_are_dropped(tmp_path):
 
 def test_mlflow_run_is_continued(config):
     for first in (1, 3):
-        tracker = Tracker(config, pytest.fail)
+        tracker = Tracker(config, pytest.fail, {"ssd": f"of start {first}"})
         for step in (first, first + 1):
             tracker.log({"step": step, **TRAIN})
         tracker.log_artifact(config.run.dir / "mlflow.json" if first > 1 else config.data.shards / "index.json")
@@ -49,6 +49,7 @@ def test_mlflow_run_is_continued(config):
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.lr"] == "0.0005"
+    assert run.data.tags["kernels.ssd"] == "of start 3"
     assert run.data.metrics["train/lr/stage0/decay"] == 0.1
     assert run.data.metrics["train/bases_per_chunk/stage1"] == 16.0
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2, 3, 4]

@@ -4,8 +4,8 @@ import pytest
 
 from ldarnet import LDARNetConfig
 from ldarnet.config import load_config
-from ldarnet.model.cost import cost
-from ldarnet.training.meters import Utilization, dense_bf16_peak
+from ldarnet.model.cost import cost, dense_bf16_peak
+from ldarnet.training.meters import Utilization
 from ldarnet.training.metrics_file import read_metrics
 from ldarnet.training.progress import Display
 from ldarnet.training.tracking import _metrics
