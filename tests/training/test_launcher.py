@@ -62,7 +62,7 @@ def test_it_trains_and_fails_with_the_right_status(config_file, launch, tmp_path
     assert "2 x CPU" in output
     assert output.count("exported model") == 1
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names >= {"config.yaml", "metrics.jsonl", "checkpoints", "export", "figures", "summary.txt"}
+    assert names >= {"config.yaml", "kernels.json", "metrics.jsonl", "checkpoints", "export", "figures", "summary.txt"}
 
     mistake = launch("--config", config_file, "optimizer.leaning_rate=1")
     output, errors = mistake.communicate(timeout=TIMEOUT_SECONDS)

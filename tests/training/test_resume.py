@@ -22,7 +22,7 @@ from ldarnet.training.run_folder import lock, open_run_folder
 from ldarnet.training.state import MOMENTS
 
 SEVERAL_RUNS = Path(__file__).with_name("several_runs.py")
-CLOCKED = ("seconds", "bases_per_second")
+CLOCKED = ("seconds", "bases_per_second", "flops_per_second")
 
 
 @pytest.fixture(scope="module")
