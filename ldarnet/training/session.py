@@ -130,7 +130,8 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     model: Any = inputs.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     training, length, data = config.training, config.data.length, inputs.shards
-    kernels = ", ".join(f"{operation}: {backend}" for operation, backend in inputs.kernels.items())
+    users = {name: [op for op, chosen in inputs.kernels.items() if chosen == name] for name in inputs.kernels.values()}
+    kernels = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in users.items())
     precision = "bf16 autocast, fp32 weights" if autocast(config, world) else "fp32"
     stretches, bases = inputs.windows.left_out
     left_out = f"; {stretches:,} stretches of {bases:,} bases are too short for one" if stretches else ""
