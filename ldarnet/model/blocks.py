@@ -56,6 +56,11 @@ class LocalAttention(nn.Module):
         return self.out_proj(chosen("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
 
 
+def mlp_width(hidden: int) -> int:
+    """The hidden width that an MLP gets for the one it is asked for: the next multiple of 128."""
+    return -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
+
+
 class SwiGLU(nn.Module):
     """Gated MLP (Shazeer 2020, arXiv 2002.05202), no biases; (T, D) to (T, D)."""
 
@@ -63,7 +68,7 @@ class SwiGLU(nn.Module):
         """Hidden width is rounded up to a multiple of 128; ``ops`` holds demands for backends."""
         super().__init__()
         self.ops = ops
-        hidden = -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
+        hidden = mlp_width(hidden)
         self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
         self.fc2 = nn.Linear(hidden, width, bias=False)
 

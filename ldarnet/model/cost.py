@@ -33,7 +33,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ldarnet.model.blocks import MLP_MULTIPLE
+from ldarnet.model.blocks import mlp_width
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, layer_letters
 from ldarnet.ops.slabs import slabs
@@ -287,8 +287,7 @@ class _Counter:
 
     def mlp(self, stage: int) -> list[Item]:
         """What :class:`ldarnet.model.blocks.SwiGLU` computes."""
-        D, F = self.config.d_model[stage], self.config.d_intermediate[stage]
-        F = -(-F // MLP_MULTIPLE) * MLP_MULTIPLE
+        D, F = self.config.d_model[stage], mlp_width(self.config.d_intermediate[stage])
         return [
             Item("MLP", 2 * D * F, 4 * D * F, kept=self.size * (D + 2 * F)),
             Item("MLP", F * D, 2 * F * D, kept=self.size * F),
