@@ -65,6 +65,7 @@ class Cell:
         recompute: stages whose layers are computed again in the backward pass.
         steps: timed steps at most.
         seconds: after which no further step is begun.
+        speed_only: whether to leave out, on a CPU, the count of operations and the comparison with our arrangement.
     """
 
     kind: str = "training"
@@ -79,6 +80,7 @@ class Cell:
     recompute: tuple[int, ...] = ()
     steps: int = 3
     seconds: float = 20.0
+    speed_only: bool = False
 
 
 def measure(cell: Cell) -> Result:
@@ -208,9 +210,14 @@ def training(cell: Cell) -> Result:
         "peak_bytes": peak,
         "bytes_per_base": (peak - at_rest) / trial.bases,
         "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training,
-        **({} if on_gpu else counted_work(trial)),
-        **({} if on_gpu or (cell.arrangement == "ours" and not cell.recompute) else agreement_of(trial)),
+        **({} if on_gpu or cell.speed_only else _checked(trial)),
     }
+
+
+def _checked(trial: Trial) -> Result:
+    """What is counted and compared once, whatever the speed."""
+    ours = trial.cell.arrangement == "ours" and not trial.cell.recompute
+    return counted_work(trial) | ({} if ours else agreement_of(trial))
 
 
 def memory(device: torch.device) -> int:

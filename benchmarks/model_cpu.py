@@ -2,17 +2,19 @@
 
     python -m benchmarks.model_cpu
 
-Every measurement is made in a fresh process; what takes too long or too much memory is written down as such. That the
-arrangements have equal losses and gradients is checked on the very batches that are measured.
+Every measurement is made in a fresh process; what takes too long or too much memory is written down as such. A
+machine's own speed drifts, so the arrangements take turns over several rounds, and are compared round by round. That
+they have equal losses and gradients is checked on the very batches that are measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +33,7 @@ Found = list[tuple[Cell, Result]]
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell]:
-    """What is measured: the arrangements next to each other and in alternating order, then recomputation."""
+    """What is measured: the arrangements in turn, there and back, then recomputation."""
 
     def cell(model: str, length: int, arrangement: str = "ours", recompute: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -45,12 +47,11 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
             seconds=options.seconds,
         )
 
-    order = ARRANGEMENTS
     for model in options.models:
         for length in options.lengths:
-            for arrangement in order:
-                yield cell(model, length, arrangement)
-            order = order[::-1]
+            for turn in range(options.rounds):
+                for arrangement in ARRANGEMENTS[:: -1 if turn % 2 else 1]:
+                    yield replace(cell(model, length, arrangement), speed_only=turn > 0)
     for model in options.models:
         stages = range(CONFIGURATIONS[model]().num_stages)
         for recompute in dict.fromkeys(((0,), tuple(stages))):
@@ -79,10 +80,13 @@ def _question(found: Found, options: argparse.Namespace) -> str:
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
     threads = options.threads or torch.get_num_threads()
     return (
-        f"Steps of forward, backward and AdamW in fp32 on {threads} thread(s), on batches of about {options.bases:,} "
-        f"bases ({source}; masked as in pretraining); subnormal numbers count as zero for all. Each row is a fresh "
-        f"process: one step that is not counted, then up to {options.steps} steps or {options.seconds:.0f} s. Weights "
-        "are untrained, with the router set to begin a chunk at about every fourth base.\n\n"
+        f"Steps of forward, backward and AdamW in fp32 on {threads} thread(s), on batches of {options.bases:,} bases "
+        f"or one longer window ({source}; masked as in pretraining); subnormal numbers count as zero for all. The "
+        f"arrangements take turns over {options.rounds} round(s), each time in a fresh process: one step that is not "
+        f"counted, then up to {options.steps} steps or {options.seconds:.0f} s. `ours is faster by` compares the "
+        "medians of a round; it is the median over the rounds, with the smallest and the largest. Speeds are of all "
+        "rounds, between which the machine's own speed may drift. Weights are untrained, with the router set to begin "
+        "a chunk at about every fourth base.\n\n"
         "- `ours`: the model as it is.\n"
         "- `published`: the same kernels, but both projections of every BiMamba-2 layer computed for each direction, "
         "inputs and outputs reversed in memory, and the chunks of a batch padded to its longest sequence. What two "
@@ -111,26 +115,43 @@ def _agreement(found: Found) -> str:
 def _speed(found: Found, model: str) -> str:
     rows: list[Sequence[object]] = []
     measured = [(cell, result) for cell, result in found if cell.model == model and not cell.recompute]
-    ours = {cell.length: result for cell, result in measured if cell.arrangement == "ours" and FAILURE not in result}
-    for cell, result in sorted(measured, key=lambda pair: (pair[0].length, ARRANGEMENTS.index(pair[0].arrangement))):
-        start = [f"{cell.length:,}", cell.windows, cell.arrangement]
-        if FAILURE in result:
-            rows.append([*start, result[FAILURE], *[""] * 8])
-            continue
-        speed, own = result["bases_per_second"], ours.get(cell.length)
-        rows.append([
-            *start, f"{speed['median']:,.0f}", f"{speed['best']:,.0f}",
-            f"{own['bases_per_second']['median'] / speed['median']:.2f}" if own else "",
-            f"{result['flops_per_base'] / 1e6:.2f}",
-            f"{result['flops_per_base'] / own['flops_per_base']:.2f}" if own else "",
-            f"{result['peak_bytes'] / 2**20:,.0f}", f"{result['bytes_per_base'] / 1e3:.1f}",
-            *(f"{result[key]:.0e}" if key in result else "" for key in ("loss_difference", "gradient_difference")),
-        ])  # fmt: skip
+    for length in sorted({cell.length for cell, _ in measured}):
+        own = _rounds(measured, length, "ours")
+        for arrangement in ARRANGEMENTS:
+            rounds = _rounds(measured, length, arrangement)
+            windows = next(cell.windows for cell, _ in measured if cell.length == length)
+            if any(FAILURE in result for result in rounds) or not rounds:
+                why = next((result[FAILURE] for result in rounds if FAILURE in result), "not measured yet")
+                rows.append([f"{length:,}", windows, arrangement, why, *[""] * 8])
+                continue
+            first, speeds = rounds[0], [result["bases_per_second"] for result in rounds]
+            rows.append([
+                f"{length:,}", windows, arrangement, f"{statistics.median(speed['median'] for speed in speeds):,.0f}",
+                f"{max(speed['best'] for speed in speeds):,.0f}", _faster(own, rounds) if arrangement != "ours" else "",
+                f"{first['flops_per_base'] / 1e6:.2f}",
+                "" if FAILURE in own[0] else f"{first['flops_per_base'] / own[0]['flops_per_base']:.2f}",
+                f"{first['peak_bytes'] / 2**20:,.0f}", f"{first['bytes_per_base'] / 1e3:.1f}",
+                *(f"{first[key]:.0e}" if key in first else "" for key in ("loss_difference", "gradient_difference")),
+            ])  # fmt: skip
     header = [
         "bases in a window", "windows", "arrangement", "bases/s (median)", "(best)", "ours is faster by",
         "MFLOP per base", "times ours", "peak MiB", "kB per base", "loss differs by", "gradients by",
     ]  # fmt: skip
     return table(header, rows) + _chunks(measured)
+
+
+def _rounds(measured: Found, length: int, arrangement: str) -> list[Result]:
+    return [result for cell, result in measured if (cell.length, cell.arrangement) == (length, arrangement)]
+
+
+def _faster(own: list[Result], other: list[Result]) -> str:
+    """How many times the speed of another arrangement ours has, round by round: the median, smallest and largest."""
+    ratios = [
+        a["bases_per_second"]["median"] / b["bases_per_second"]["median"]
+        for a, b in zip(own, other, strict=False)  # the last round may be under way
+        if FAILURE not in a
+    ]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
 
 
 def _chunks(measured: Found) -> str:
@@ -150,7 +171,7 @@ def _memory(found: Found) -> str:
     rows: list[Sequence[object]] = []
     lengths = {cell.length for cell, _ in found if cell.recompute}
     for cell, result in found:
-        if cell.arrangement == "ours" and cell.length in lengths:
+        if cell.arrangement == "ours" and cell.length in lengths and not cell.speed_only:
             again = ", ".join(map(str, cell.recompute)) or "none"
             if FAILURE in result:
                 rows.append([cell.model, f"{cell.length:,}", again, result[FAILURE], ""])
@@ -166,10 +187,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases in a window")
-    add("--bases", type=int, default=16384, help="in a batch")
+    add("--bases", type=int, default=4096, help="in a batch, if a window is no longer")
     add("--threads", type=int, default=0, help="that PyTorch computes with; by default as many as it chooses")
+    add("--rounds", type=int, default=3, help="in which the arrangements take turns")
     add("--steps", type=int, default=5, help="timed in each measurement, at most")
-    add("--seconds", type=float, default=10.0, help="after which a measurement begins no further step")
+    add("--seconds", type=float, default=8.0, help="after which a measurement begins no further step")
     add("--limit", type=float, default=120.0, help="seconds after which a measurement is given up")
     add("--quick", action="store_true", help="tiny models and batches in one process, to see that everything works")
     add("--name", default="model-cpu", help="of the result; the date is put before it")
@@ -177,7 +199,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, default=RESULTS, help="folder of the result")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.models, options.lengths, options.bases, options.steps = ["tiny", "bimamba2-tiny"], [64, 128], 256, 1
+        options.models, options.lengths, options.bases = ["tiny", "bimamba2-tiny"], [64, 128], 256
+        options.rounds, options.steps = 2, 1
     return options
 
 
