@@ -65,7 +65,6 @@ class Cell:
         recompute: stages whose layers are computed again in the backward pass.
         steps: timed steps at most.
         seconds: after which no further step is begun.
-        speed_only: whether to leave out, on a CPU, the count of operations and the comparison with our arrangement.
     """
 
     kind: str = "training"
@@ -76,20 +75,23 @@ class Cell:
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 0
-    ops: dict[str, str] = field(default_factory=dict)
+    ops: dict[str, str] = field(default_factory=dict, hash=False)
     recompute: tuple[int, ...] = ()
     steps: int = 3
     seconds: float = 20.0
-    speed_only: bool = False
 
 
 def measure(cell: Cell) -> Result:
     """What a cell asks for."""
+    _set_up(cell)
+    return KINDS[cell.kind](cell)
+
+
+def _set_up(cell: Cell) -> None:
     if cell.threads:
         torch.set_num_threads(cell.threads)
     torch.set_flush_denormal(True)
     transformers.utils.logging.set_verbosity_error()  # it says that its mixer has no kernels here
-    return KINDS[cell.kind](cell)
 
 
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
@@ -180,44 +182,78 @@ class Trial:
         return time.perf_counter() - start
 
 
+class Training:
+    """Training steps of one model, timed one by one."""
+
+    def __init__(self, cell: Cell) -> None:
+        """Build the model and take a step that is not counted."""
+        self.trial = trial = Trial(cell)
+        if trial.device.type == "cuda":
+            trial.step()  # compiles kernels and makes the optimiser's state, neither of which is a step's own
+        self.at_rest = memory(trial.device)
+        trial.seconds(trial.step)
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        """Take a step and its time."""
+        self.seconds.append(self.trial.seconds(self.trial.step))
+
+    def result(self) -> Result:
+        """Speed, memory and work of the steps; on a CPU also whether another arrangement computes the same."""
+        trial, cell, seconds = self.trial, self.trial.cell, self.seconds
+        on_gpu = trial.device.type == "cuda"
+        peak = peak_memory(trial.device)
+        trial.optimizer.zero_grad()
+        trial.model.load_state_dict(trial.weights)
+        with torch.no_grad():
+            chunks = [stage.mask.sum(1).float() for stage in trial.output().boundaries]
+        bases_per_chunk = [trial.bases / numbers.sum().item() for numbers in chunks]
+        return {
+            "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+            "source": trial.source,
+            "parameters": sum(p.numel() for p in trial.model.parameters()),
+            "bases": trial.bases,
+            "bases_per_chunk": bases_per_chunk,
+            "most_chunks_over_mean": [(numbers.max() / numbers.mean()).item() for numbers in chunks],
+            "seconds": seconds,
+            "bases_per_second": {
+                "median": trial.bases / statistics.median(seconds),
+                "best": trial.bases / min(seconds),
+            },
+            "peak_bytes": peak,
+            "bytes_per_base": (peak - self.at_rest) / trial.bases,
+            "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training,
+            **({} if on_gpu else counted_work(trial)),
+            **({} if on_gpu or (cell.arrangement == "ours" and not cell.recompute) else agreement_of(trial)),
+        }
+
+
 def training(cell: Cell) -> Result:
-    """Speed, memory and work of training steps; on a CPU also whether another arrangement computes the same."""
-    trial = Trial(cell)
-    on_gpu = trial.device.type == "cuda"
-    if on_gpu:
-        trial.step()  # compiles kernels and makes the optimiser's state, neither of which is a step's own
-    at_rest = memory(trial.device)
+    """As many steps as a cell asks for, one after the other."""
+    training = Training(cell)
     begin = time.perf_counter()
-    trial.seconds(trial.step)
-    seconds: list[float] = []
-    while len(seconds) < cell.steps and (not seconds or time.perf_counter() - begin < cell.seconds):
-        seconds.append(trial.seconds(trial.step))
-    peak = peak_memory(trial.device)
-    trial.optimizer.zero_grad()
-    trial.model.load_state_dict(trial.weights)
-    with torch.no_grad():
-        chunks = [stage.mask.sum(1).float() for stage in trial.output().boundaries]
-    bases_per_chunk = [trial.bases / numbers.sum().item() for numbers in chunks]
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else "CPU",
-        "source": trial.source,
-        "parameters": sum(p.numel() for p in trial.model.parameters()),
-        "bases": trial.bases,
-        "bases_per_chunk": bases_per_chunk,
-        "most_chunks_over_mean": [(numbers.max() / numbers.mean()).item() for numbers in chunks],
-        "seconds": seconds,
-        "bases_per_second": {"median": trial.bases / statistics.median(seconds), "best": trial.bases / min(seconds)},
-        "peak_bytes": peak,
-        "bytes_per_base": (peak - at_rest) / trial.bases,
-        "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training,
-        **({} if on_gpu or cell.speed_only else _checked(trial)),
-    }
+    while len(training.seconds) < cell.steps and (not training.seconds or time.perf_counter() - begin < cell.seconds):
+        training.step()
+    return training.result()
 
 
-def _checked(trial: Trial) -> Result:
-    """What is counted and compared once, whatever the speed."""
-    ours = trial.cell.arrangement == "ours" and not trial.cell.recompute
-    return counted_work(trial) | ({} if ours else agreement_of(trial))
+_in_turn: dict[Cell, Training] = {}
+
+
+def begin(cell: Cell) -> None:
+    """Make ready to take steps in turn with other processes."""
+    _set_up(cell)
+    _in_turn[cell] = Training(cell)
+
+
+def step(cell: Cell) -> None:
+    """Take one step of what was begun."""
+    _in_turn[cell].step()
+
+
+def finish(cell: Cell) -> Result:
+    """What was found, as by `training`."""
+    return _in_turn.pop(cell).result()
 
 
 def memory(device: torch.device) -> int:

@@ -3,24 +3,25 @@
     python -m benchmarks.model_cpu
 
 Every measurement is made in a fresh process; what takes too long or too much memory is written down as such. A
-machine's own speed drifts, so the arrangements take turns over several rounds, and are compared round by round. That
-they have equal losses and gradients is checked on the very batches that are measured.
+machine's own speed drifts, so the arrangements take their steps in turn and are compared step by step. That they have
+equal losses and gradients is checked on the very batches that are measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
-from benchmarks.measure import FAILURE, Cell, Result, measure
+from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
 from benchmarks.record import RESULTS, provenance, result_file, table, write_text
 from benchmarks.worker import Worker, WorkerError, most_memory
 from ldarnet.errors import UserError
@@ -32,8 +33,8 @@ MEMORY_LENGTH = 4096
 Found = list[tuple[Cell, Result]]
 
 
-def cells(options: argparse.Namespace) -> Iterator[Cell]:
-    """What is measured: the arrangements in turn, there and back, then recomputation."""
+def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
+    """What is measured together: the arrangements at each length, then what is computed again at one length."""
 
     def cell(model: str, length: int, arrangement: str = "ours", recompute: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -49,13 +50,45 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
 
     for model in options.models:
         for length in options.lengths:
-            for turn in range(options.rounds):
-                for arrangement in ARRANGEMENTS[:: -1 if turn % 2 else 1]:
-                    yield replace(cell(model, length, arrangement), speed_only=turn > 0)
+            yield [cell(model, length, arrangement) for arrangement in ARRANGEMENTS]
     for model in options.models:
         stages = range(CONFIGURATIONS[model]().num_stages)
-        for recompute in dict.fromkeys(((0,), tuple(stages))):
-            yield cell(model, min(MEMORY_LENGTH, max(options.lengths)), recompute=recompute)
+        length = min(MEMORY_LENGTH, max(options.lengths))
+        yield [cell(model, length, recompute=recompute) for recompute in dict.fromkeys(((), (0,), tuple(stages)))]
+
+
+def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
+    """Take the steps of all cells in turn, there and back again, each cell in a process of its own.
+
+    Args:
+        cells: what is measured together; they have the same steps and seconds.
+        limit: seconds after which a single step, or what is counted after the last, is given up.
+        make_worker: starts a process.
+    """
+    workers = {cell: make_worker() for cell in cells}
+    failed: dict[Cell, Result] = {}
+
+    def ask(function: Callable[[Cell], Any], cell: Cell) -> Any:
+        if cell in failed:
+            return failed[cell]
+        try:
+            return workers[cell](function, cell, seconds=limit)
+        except WorkerError as error:
+            return failed.setdefault(cell, {FAILURE: str(error)})
+
+    try:
+        for cell in cells:
+            ask(begin, cell)
+        start, most = time.perf_counter(), len(cells) * cells[0].seconds
+        for turn in range(cells[0].steps):
+            if turn and time.perf_counter() - start > most:
+                break
+            for cell in cells[:: -1 if turn % 2 else 1]:
+                ask(step, cell)
+        return [(cell, ask(finish, cell)) for cell in cells]
+    finally:
+        for worker in workers.values():
+            worker.close()
 
 
 def differs(result: Result) -> bool:
@@ -64,14 +97,14 @@ def differs(result: Result) -> bool:
     return loss > LOSS_TOLERANCE or gradients > GRADIENT_TOLERANCE
 
 
-def report(found: Found, options: argparse.Namespace, made_with: str) -> str:
+def report(compared: Found, recomputed: Found, options: argparse.Namespace, made_with: str) -> str:
     """The file as Markdown."""
-    sections = {"Made with": made_with, "What was measured": _question(found, options)}
+    sections = {"Made with": made_with, "What was measured": _question(compared, options)}
     if options.note:
         sections = {"Note": options.note} | sections
-    sections["Are they the same function?"] = _agreement(found)
-    sections |= {f"Training {model}": _speed(found, model) for model in options.models}
-    sections["Memory, with layers computed again in the backward pass"] = _memory(found)
+    sections["Are they the same function?"] = _agreement(compared + recomputed)
+    sections |= {f"Training {model}": _speed(compared, model) for model in options.models}
+    sections["Memory, with layers computed again in the backward pass"] = _memory(recomputed)
     title = f"Training on a CPU: {', '.join(options.models)}"
     return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
 
@@ -82,11 +115,10 @@ def _question(found: Found, options: argparse.Namespace) -> str:
     return (
         f"Steps of forward, backward and AdamW in fp32 on {threads} thread(s), on batches of {options.bases:,} bases "
         f"or one longer window ({source}; masked as in pretraining); subnormal numbers count as zero for all. The "
-        f"arrangements take turns over {options.rounds} round(s), each time in a fresh process: one step that is not "
-        f"counted, then up to {options.steps} steps or {options.seconds:.0f} s. `ours is faster by` compares the "
-        "medians of a round; it is the median over the rounds, with the smallest and the largest. Speeds are of all "
-        "rounds, between which the machine's own speed may drift. Weights are untrained, with the router set to begin "
-        "a chunk at about every fourth base.\n\n"
+        f"arrangements take their steps in turn, each in a process of its own: one that is not counted, then up to "
+        f"{options.steps} or as many as fit in {options.seconds:.0f} s each. `ours is faster by` compares the steps of "
+        "a turn; it is the median over the turns, with the quartiles. Weights are untrained, with the router set to "
+        "begin a chunk at about every fourth base.\n\n"
         "- `ours`: the model as it is.\n"
         "- `published`: the same kernels, but both projections of every BiMamba-2 layer computed for each direction, "
         "inputs and outputs reversed in memory, and the chunks of a batch padded to its longest sequence. What two "
@@ -114,25 +146,22 @@ def _agreement(found: Found) -> str:
 
 def _speed(found: Found, model: str) -> str:
     rows: list[Sequence[object]] = []
-    measured = [(cell, result) for cell, result in found if cell.model == model and not cell.recompute]
-    for length in sorted({cell.length for cell, _ in measured}):
-        own = _rounds(measured, length, "ours")
-        for arrangement in ARRANGEMENTS:
-            rounds = _rounds(measured, length, arrangement)
-            windows = next(cell.windows for cell, _ in measured if cell.length == length)
-            if any(FAILURE in result for result in rounds) or not rounds:
-                why = next((result[FAILURE] for result in rounds if FAILURE in result), "not measured yet")
-                rows.append([f"{length:,}", windows, arrangement, why, *[""] * 8])
-                continue
-            first, speeds = rounds[0], [result["bases_per_second"] for result in rounds]
-            rows.append([
-                f"{length:,}", windows, arrangement, f"{statistics.median(speed['median'] for speed in speeds):,.0f}",
-                f"{max(speed['best'] for speed in speeds):,.0f}", _faster(own, rounds) if arrangement != "ours" else "",
-                f"{first['flops_per_base'] / 1e6:.2f}",
-                "" if FAILURE in own[0] else f"{first['flops_per_base'] / own[0]['flops_per_base']:.2f}",
-                f"{first['peak_bytes'] / 2**20:,.0f}", f"{first['bytes_per_base'] / 1e3:.1f}",
-                *(f"{first[key]:.0e}" if key in first else "" for key in ("loss_difference", "gradient_difference")),
-            ])  # fmt: skip
+    measured = [(cell, result) for cell, result in found if cell.model == model]
+    ours = {cell.length: result for cell, result in measured if cell.arrangement == "ours" and FAILURE not in result}
+    for cell, result in measured:
+        start = [f"{cell.length:,}", cell.windows, cell.arrangement]
+        if FAILURE in result:
+            rows.append([*start, result[FAILURE], *[""] * 8])
+            continue
+        speed, own = result["bases_per_second"], ours.get(cell.length)
+        rows.append([
+            *start, f"{speed['median']:,.0f}", f"{speed['best']:,.0f}",
+            _faster(own, result) if own and own is not result else "",
+            f"{result['flops_per_base'] / 1e6:.2f}",
+            f"{result['flops_per_base'] / own['flops_per_base']:.2f}" if own else "",
+            f"{result['peak_bytes'] / 2**20:,.0f}", f"{result['bytes_per_base'] / 1e3:.1f}",
+            *(f"{result[key]:.0e}" if key in result else "" for key in ("loss_difference", "gradient_difference")),
+        ])  # fmt: skip
     header = [
         "bases in a window", "windows", "arrangement", "bases/s (median)", "(best)", "ours is faster by",
         "MFLOP per base", "times ours", "peak MiB", "kB per base", "loss differs by", "gradients by",
@@ -140,18 +169,11 @@ def _speed(found: Found, model: str) -> str:
     return table(header, rows) + _chunks(measured)
 
 
-def _rounds(measured: Found, length: int, arrangement: str) -> list[Result]:
-    return [result for cell, result in measured if (cell.length, cell.arrangement) == (length, arrangement)]
-
-
-def _faster(own: list[Result], other: list[Result]) -> str:
-    """How many times the speed of another arrangement ours has, round by round: the median, smallest and largest."""
-    ratios = [
-        a["bases_per_second"]["median"] / b["bases_per_second"]["median"]
-        for a, b in zip(own, other, strict=False)  # the last round may be under way
-        if FAILURE not in a
-    ]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else ""
+def _faster(own: Result, other: Result) -> str:
+    """How many times the speed of another arrangement ours has, turn by turn: the median and the quartiles."""
+    ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
+    low, middle, high = (torch.tensor(ratios).quantile(share).item() for share in (0.25, 0.5, 0.75))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _chunks(measured: Found) -> str:
@@ -169,15 +191,13 @@ def _chunks(measured: Found) -> str:
 
 def _memory(found: Found) -> str:
     rows: list[Sequence[object]] = []
-    lengths = {cell.length for cell, _ in found if cell.recompute}
     for cell, result in found:
-        if cell.arrangement == "ours" and cell.length in lengths and not cell.speed_only:
-            again = ", ".join(map(str, cell.recompute)) or "none"
-            if FAILURE in result:
-                rows.append([cell.model, f"{cell.length:,}", again, result[FAILURE], ""])
-            else:
-                speed = f"{result['bases_per_second']['median']:,.0f}"
-                rows.append([cell.model, f"{cell.length:,}", again, f"{result['bytes_per_base'] / 1e3:.1f}", speed])
+        again = ", ".join(map(str, cell.recompute)) or "none"
+        if FAILURE in result:
+            rows.append([cell.model, f"{cell.length:,}", again, result[FAILURE], ""])
+        else:
+            speed = f"{result['bases_per_second']['median']:,.0f}"
+            rows.append([cell.model, f"{cell.length:,}", again, f"{result['bytes_per_base'] / 1e3:.1f}", speed])
     return table(["model", "bases in a window", "stages computed again", "kB per base", "bases/s (median)"], rows)
 
 
@@ -189,10 +209,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases in a window")
     add("--bases", type=int, default=4096, help="in a batch, if a window is no longer")
     add("--threads", type=int, default=0, help="that PyTorch computes with; by default as many as it chooses")
-    add("--rounds", type=int, default=3, help="in which the arrangements take turns")
-    add("--steps", type=int, default=5, help="timed in each measurement, at most")
-    add("--seconds", type=float, default=8.0, help="after which a measurement begins no further step")
-    add("--limit", type=float, default=120.0, help="seconds after which a measurement is given up")
+    add("--steps", type=int, default=12, help="timed of each arrangement, at most")
+    add("--seconds", type=float, default=25.0, help="that the steps of an arrangement take, about, at most")
+    add("--limit", type=float, default=120.0, help="seconds after which a step is given up")
     add("--quick", action="store_true", help="tiny models and batches in one process, to see that everything works")
     add("--name", default="model-cpu", help="of the result; the date is put before it")
     add("--note", default="", help="what a reader must know")
@@ -200,7 +219,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.models, options.lengths, options.bases = ["tiny", "bimamba2-tiny"], [64, 128], 256
-        options.rounds, options.steps = 2, 1
+        options.steps = 2
     return options
 
 
@@ -214,24 +233,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     made_with = provenance(command.strip())
     worker = Worker(most_memory())
-    found: Found = []
-    for cell in cells(options):
-        result: Result
-        try:
-            result = worker(measure, cell, seconds=options.limit)
-        except WorkerError as error:
-            result = {FAILURE: str(error)}
-        if not options.quick:
-            worker.close()
-        found.append((cell, result))
-        tree = [{"cell": asdict(cell), "result": result} for cell, result in found]
+    found: dict[bool, Found] = {False: [], True: []}
+    for cells in groups(options):
+        measured = measured_in_turn(cells, options.limit, lambda: worker if options.quick else Worker(most_memory()))
+        found[any(cell.recompute for cell in cells)] += measured
+        everything = found[False] + found[True]
+        tree = [{"cell": asdict(cell), "result": result} for cell, result in everything]
         write_json_atomic(file.with_suffix(".json"), {"made_with": made_with.splitlines(), "cells": tree}, indent=1)
-        write_text(file, report(found, options, made_with))
-        outcome = result[FAILURE] if FAILURE in result else f"{result['bases_per_second']['median']:,.0f} bases/s"
-        print(f"{cell.model} {cell.arrangement} L={cell.length} recompute={cell.recompute}: {outcome}", flush=True)
-    worker.close()
+        write_text(file, report(found[False], found[True], options, made_with))
+        for cell, result in measured:
+            outcome = result[FAILURE] if FAILURE in result else f"{result['bases_per_second']['median']:,.0f} bases/s"
+            print(f"{cell.model} {cell.arrangement} L={cell.length} recompute={cell.recompute}: {outcome}", flush=True)
     print(file)
-    if any(differs(result) for _, result in found):
+    if any(differs(result) for _, result in everything):
         sys.exit("error: an arrangement does not compute the same function; see the file")
 
 
