@@ -234,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made_with = provenance(command.strip())
     worker = Worker(most_memory())
     found: dict[bool, Found] = {False: [], True: []}
+    everything: Found = []
     for cells in groups(options):
         measured = measured_in_turn(cells, options.limit, lambda: worker if options.quick else Worker(most_memory()))
         found[any(cell.recompute for cell in cells)] += measured

@@ -199,7 +199,7 @@ def report(found: Comparison, title: str, command: str, note: str) -> str:
 def _question(found: Comparison) -> str:
     config, baseline = found.runs[0].config, found.baseline
     trained, validated = (
-        ", ".join(found.shards.index.contigs[number].name for number in dict.fromkeys(rows[:, 0].tolist()))
+        ", ".join(found.shards.index.name(number) for number in dict.fromkeys(rows[:, 0].tolist()))
         for rows in (found.shards.index.splits["train"], found.shards.index.splits[config.validation.split])
     )
     windows, masked = found.runs[0].valid[-1]["windows"], baseline.masked.sum()

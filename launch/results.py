@@ -8,12 +8,13 @@ from rich.console import Console
 
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.config import RunConfig
-from ldarnet.data import ShardSet
+from ldarnet.data.storage import DamagedError
 from ldarnet.files import atomic_path
 from ldarnet.model import write_model
 from ldarnet.training import TrainResult
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
 from ldarnet.training.progress import clock, speed
+from ldarnet.training.session import open_shards
 from ldarnet.training.tracking import Tracker, tracking_uri
 
 FIGURE_BASES = 1024
@@ -69,12 +70,17 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     )
     if model.config.num_stages == 1:
         return [curves]
-    shards = ShardSet.open(config.data.shards)
+    shards = open_shards(config.data)
     split = config.validation.split if config.validation.windows else "train"
     contig, begin, end = max(shards.index.splits[split].tolist(), key=lambda interval: interval[2] - interval[1])
     start = (begin + end) // 2
-    ids = shards.read(contig, start, min(start + FIGURE_BASES, end))
-    boundary_figure(model, ids, shards.index.contigs[contig].name, start, boundaries)
+    try:
+        ids = shards.read(contig, start, min(start + FIGURE_BASES, end))
+    except DamagedError:
+        if config.data.on_damaged == "stop":
+            raise
+        return [curves]
+    boundary_figure(model, ids, shards.index.name(contig), start, boundaries)
     return [curves, boundaries]
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,37 +49,50 @@ def file_size(path: Path) -> int:
     return status.st_size
 
 
+class NotWritableError(UserError):
+    """The device is full or may not be written to."""
+
+
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Turn a full device or a lack of permission inside the block into a `UserError` that names ``path``."""
+    """Turn a full device or a lack of permission inside the block into a `NotWritableError` that names ``path``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and run the same command again"
-            raise UserError(f"no space left on device while writing {path}; {remedy}") from None
+            raise NotWritableError(f"no space left on device while writing {path}; {remedy}") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"cannot write {path} ({error.strerror}); name a folder that you may write to") from None
+            remedy = "name a folder that you may write to"
+            raise NotWritableError(f"cannot write {path} ({error.strerror}); {remedy}") from None
         raise
 
 
 @contextmanager
-def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``final``; flush it to disk and rename it when the block succeeds.
 
-    When the block fails the temporary file is removed and whatever stood under ``final`` stays as it was.
+    When the block fails the temporary file is removed and whatever stood under ``final`` stays as it was. Of several
+    writers of one file, in whatever process or thread, the last to finish wins.
+
+    Args:
+        final: the path.
+        durable: flush to disk. Without it a crash of the machine may leave an incomplete file: for what is compared
+            with a hash when it is read, and can be had again.
 
     Raises:
-        UserError: the device is full or may not be written to.
+        NotWritableError: the device is full or may not be written to.
     """
     final = Path(final)
-    partial = final.with_name(f".{final.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         with space_errors(final):
             yield partial
-            sync_path(partial)
+            if durable:
+                sync_path(partial)
             partial.replace(final)
-            sync_path(final.parent)
+            if durable:
+                sync_path(final.parent)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

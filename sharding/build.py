@@ -1,190 +1,173 @@
-"""Build a shard set from FASTA files: ``python -m sharding.build --out DIR [FASTA ...]``."""
+"""Build a shard set from genomes: ``python -m sharding.build --out DIR [SPECIES=PATH ...]``."""
 
 import argparse
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zstandard
 from rich.console import Console
 from rich.table import Table
 
-from ldarnet.data.format import pack_block
-from ldarnet.data.index import INDEX_NAME, Contig, Index
-from ldarnet.data.writer import SHARD_PATTERN, PackedBlock, write_shards
+from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, file_size, read_errors, sha256_file, space_errors, write_json_atomic
+from ldarnet.files import read_errors, sha256_file, space_errors
 from ldarnet.version import __version__
-from sharding.fasta import read_fasta
+from sharding.assemble import assemble
+from sharding.executors import Executor, Task, in_process, in_processes, on_ray
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
+from sharding.intervals import bases, intersect
+from sharding.parts import Job, make_plan, make_seal, pack_all, pack_planned
 from sharding.program import run
-from sharding.splits import parse_contig_splits, read_bed, splits_by_contig, splits_by_interval
+from sharding.progress import shown
+from sharding.receipts import Receipts
+from sharding.sources import Source, parse_source, read_genomes
+from sharding.splits import parse_contig_splits, parse_hash_shares
+from sharding.splitting import Hashed, Splitting
 
 BLOCK_BASES = 2**20
-SHARD_BYTES = 256 * 2**20
-_UNFINISHED_NAME = "unfinished.json"
-
-
-class ContigReader:
-    """Cuts FASTA files into packed blocks and keeps what the index must know of each contig.
-
-    Attributes:
-        contigs: those read to their end.
-    """
-
-    def __init__(self, fastas: Sequence[Path], block: int) -> None:
-        """Read ``fastas`` in blocks of ``block`` bases."""
-        self.contigs: list[Contig] = []
-        self._fastas = fastas
-        self._block = block
-
-    def blocks(self) -> Iterator[PackedBlock]:
-        """The blocks of all contigs in order.
-
-        Raises:
-            UserError: bad input, or a contig name that came before.
-        """
-        seen: dict[str, Path] = {}
-        for source, path in enumerate(self._fastas):
-            contig: _OpenContig | None = None
-            for item in read_fasta(path):
-                if isinstance(item, bytes):
-                    assert contig is not None
-                    yield from contig.add(item)
-                    continue
-                if item in seen:
-                    other = "the same file" if seen[item] == path else str(seen[item])
-                    raise UserError(f"{path}: contig {item!r} is also in {other}; give every contig a name of its own")
-                seen[item] = path
-                if contig is not None:
-                    yield from self._close(contig)
-                contig = _OpenContig(item, source, len(self.contigs), self._block)
-            assert contig is not None
-            yield from self._close(contig)
-
-    def _close(self, contig: "_OpenContig") -> Iterator[PackedBlock]:
-        yield from contig.finish()
-        self.contigs.append(contig.summary())
-
-
-class _OpenContig:
-    def __init__(self, name: str, source: int, number: int, block: int) -> None:
-        self._name = name
-        self._source = source
-        self._number = number
-        self._block = block
-        self._pending = bytearray()
-        self._start = 0
-        self._hash = hashlib.sha256()
-        self._runs: list[np.ndarray] = []
-
-    def add(self, letters: bytes) -> Iterator[PackedBlock]:
-        self._hash.update(letters)
-        self._pending += letters
-        while len(self._pending) >= self._block:
-            yield self._cut(self._block)
-
-    def finish(self) -> Iterator[PackedBlock]:
-        if self._pending:
-            yield self._cut(len(self._pending))
-
-    def summary(self) -> Contig:
-        runs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *self._runs])
-        apart = runs[1:, 0] > runs[:-1, 1]
-        begins, ends = np.append(True, apart)[: len(runs)], np.append(apart, True)[: len(runs)]
-        n_runs = np.stack((runs[begins, 0], runs[ends, 1]), axis=1)
-        return Contig(self._name, self._start, self._source, self._hash.hexdigest(), n_runs)
-
-    def _cut(self, length: int) -> PackedBlock:
-        text = bytes(self._pending[:length])
-        del self._pending[:length]
-        frame, runs = pack_block(text)
-        block = PackedBlock(self._number, self._start, length, frame)
-        self._runs.append(runs + self._start)
-        self._start += length
-        return block
+SHARD_BASES = 2**28
+TILE_BASES = 2**20
 
 
 def build(
     out: Path,
-    fastas: Sequence[Path],
+    genomes: Sequence[Source | Path],
     *,
     contig_splits: Mapping[str, Sequence[str]] | None = None,
     splits_bed: Path | None = None,
+    hashed: Hashed | None = None,
+    exclude: Sequence[Path] = (),
     block: int = BLOCK_BASES,
-    shard_size: int = SHARD_BYTES,
+    shard_size: int = SHARD_BASES,
+    workers: int | None = 1,
+    ray: str | None = None,
+    console: Console | None = None,
 ) -> tuple[Index, bool]:
-    """Build a shard set, or find that it is built already. The index is written last.
+    """Build a shard set, go on with one that was stopped, or find that it is built already. The index is written last.
 
     Args:
         out: folder of the set: absent, empty, or begun by an earlier build.
-        fastas: the input, at least one file.
+        genomes: the input, at least one file or URL.
         contig_splits: split name -> contig names; the other contigs are ``train``.
         splits_bed: BED file of splits, in place of ``contig_splits``.
+        hashed: splits of tiles, in place of both.
+        exclude: BED files of what is cut out of every split.
         block: bases in a block.
-        shard_size: bytes of packed blocks in a shard.
+        shard_size: bases in a shard; a part of a source ends with the first contig end after as many.
+        workers: processes; None: as many as there are cores and parts.
+        ray: in place of processes, address of a Ray cluster, or "" for a local one.
+        console: where progress is shown; nowhere by default.
 
     Returns:
         The index, and whether anything was built.
 
     Raises:
-        UserError: bad input, a folder with other content, or a full device.
+        UserError: bad input, a folder with other content, a full device, or a worker that was killed.
     """
-    intervals = read_bed(splits_bed) if splits_bed else []
-    recipe = _recipe(fastas, contig_splits or {}, splits_bed, block, shard_size)
-    with _only_builder(out):
-        if (out / INDEX_NAME).exists():
-            return _built_before(out, recipe), False
-        _prepare(out, recipe)
-        reader = ContigReader(fastas, block)
-        shards, blocks = write_shards(out, reader.blocks(), shard_size)
-        contigs = reader.contigs
-        if splits_bed:
-            splits = splits_by_interval(splits_bed, intervals, contigs)
-        else:
-            splits = splits_by_contig(contig_splits or {}, contigs)
-        index = Index(f"ldarnet {__version__}", recipe, contigs, splits, blocks, shards)
-        _demand_bases(index)
-        index.save(out)
-        (out / _UNFINISHED_NAME).unlink()
-        return index, True
-
-
-def _recipe(
-    fastas: Sequence[Path],
-    contig_splits: Mapping[str, Sequence[str]],
-    splits_bed: Path | None,
-    block: int,
-    shard_size: int,
-) -> dict[str, Any]:
-    """All that decides what a build writes; two builds with equal recipes give the same bytes."""
     if block < 1 or shard_size < 1:
         raise UserError(f"--block {block} --shard-size {shard_size}: both must be at least 1")
-    splits = _describe_file(splits_bed) if splits_bed else {name: list(names) for name, names in contig_splits.items()}
-    sources = [_describe_file(path) for path in fastas]
-    return {"sources": sources, "splits": splits, "block": block, "shard_size": shard_size}
+    splitting = Splitting(contig_splits, splits_bed, hashed, exclude)
+    sources = [genome if isinstance(genome, Source) else Source(str(genome)) for genome in genomes]
+    with ThreadPoolExecutor() as pool:
+        identities = list(pool.map(Source.identity, sources))
+    recipe = {**splitting.recipe, "block": block, "shard_size": shard_size}
+    with _only_builder(out):
+        receipts = Receipts(out)
+        if (out / INDEX_NAME).exists():
+            index = _built_before(out, recipe, sources)
+            receipts.remove()
+            return index, False
+        # What is packed does not depend on splits: to mend these costs nothing.
+        made_by = f"format {FORMAT_VERSION}, zstandard {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
+        receipts.begin({"made_by": made_by, "block": block, "shard_size": shard_size}, identities)
+        jobs = [Job(out, number, source, block, shard_size) for number, source in enumerate(sources)]
+        sizes = [identity["size"] or 0 for identity in identities]
+        count = workers or min(
+            len(os.sched_getaffinity(0)), sum(_most_parts(*job) for job in zip(jobs, sizes, strict=True))
+        )
+        with _executor(count, ray, workers) as executor, shown(console or Console(quiet=True), receipts, sum(sizes)):
+            _pack(jobs, sizes, executor, alone=count == 1 and ray is None)
+        index = _index(receipts, jobs, recipe, splitting)
+        _demand_unchanged(sources, identities)
+        _demand_bases(index)
+        index.save(out)
+        receipts.remove()
+        return Index.load(out), True
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
-    size = file_size(path)
-    with read_errors(path):
-        return {"name": path.name, "size": size, "sha256": sha256_file(path)}
+def _executor(count: int, ray: str | None, asked: int | None) -> AbstractContextManager[Executor]:
+    if ray is not None:
+        return on_ray(ray or None, asked)
+    return in_process() if count == 1 else in_processes(count)
 
 
-def _built_before(out: Path, recipe: dict[str, Any]) -> Index:
+def _most_parts(job: Job, size: int) -> int:
+    return 1 + (size // job.shard_size if job.can_be_planned else 0)
+
+
+def _pack(jobs: Sequence[Job], sizes: Sequence[int], executor: Executor, *, alone: bool) -> None:
+    """Pack what has no receipt yet. A worker that is alone reads each file once, from front to back."""
+    large = [job for job, size in zip(jobs, sizes, strict=True) if size > job.shard_size or job.source.is_2bit]
+    planned = [] if alone else [job for job in large if job.can_be_planned]
+    executor([(make_plan, (job,)) for job in planned if job.plan is None])
+    tasks: list[tuple[int, Task]] = []
+    for job, size in zip(jobs, sizes, strict=True):
+        plan = job.plan
+        missing = [part for part in range(plan.parts) if not job.receipts.has(job.number, part)] if plan else [0]
+        if plan and job in planned:
+            tasks += [(size // plan.parts, (pack_planned, (job, part))) for part in missing]
+            tasks += [(size, (make_seal, (job,)))] if job.seal is None else []
+        elif missing or job.seal is None:
+            tasks.append((size, (pack_all, (job,))))
+    # The longest first, so that no worker is left alone with one at the end.
+    executor([task for _, task in sorted(tasks, key=lambda task: -task[0])])
+
+
+def _index(receipts: Receipts, jobs: Sequence[Job], recipe: dict[str, Any], splitting: Splitting) -> Index:
+    sources = [job.source for job in jobs]
+    packed = assemble(receipts, sources)
+    splits, excluded = splitting.apply(packed.contigs)
+    described = [
+        {"name": job.source.name, "species": job.source.species, **asdict(job.seal)} for job in jobs if job.seal
+    ]
+    recipe = {"sources": described, **recipe, "excluded": excluded}
+    return Index(f"ldarnet {__version__}", recipe, packed.contigs, splits, packed.runs, packed.blocks, packed.shards)
+
+
+def _built_before(out: Path, recipe: dict[str, Any], sources: Sequence[Source]) -> Index:
     index = Index.load(out)
-    if index.recipe != recipe:
-        other = ", ".join(key for key in recipe if index.recipe.get(key) != recipe[key])
-        raise UserError(f"{out}: holds a set with other {other}; name another --out folder or delete this one")
+    with ThreadPoolExecutor() as pool:
+        same = all(pool.map(_is_source, index.recipe["sources"], sources)) and len(index.recipe["sources"]) == len(
+            sources
+        )
+    other = [key for key in recipe if index.recipe.get(key) != recipe[key]] + ([] if same else ["sources"])
+    if other:
+        raise UserError(
+            f"{out}: holds a set with other {', '.join(other)}; name another --out folder or delete this one"
+        )
     for shard in index.shards:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:
             raise UserError(f"{path}: missing or of another size; delete {out} and build it again")
     return index
+
+
+def _is_source(described: dict[str, Any], source: Source) -> bool:
+    """Whether a source is the one that a set was built from; of a remote one, only name and size are compared."""
+    if (described["name"], described["species"]) != (source.name, source.species):
+        return False
+    if source.remote:
+        return source.identity()["size"] in (described["size"], None)
+    path = Path(source.location)
+    with read_errors(path):
+        return path.stat().st_size == described["size"] and sha256_file(path) == described["sha256"]
 
 
 @contextmanager
@@ -213,57 +196,64 @@ def _lock(out: Path, descriptor: int) -> None:
         return
 
 
-def _prepare(out: Path, recipe: dict[str, Any]) -> None:
-    """Mark the folder as ours, and clear what an unfinished build left in it."""
-    if (out / _UNFINISHED_NAME).exists():
-        for leftover in (*out.glob(SHARD_PATTERN), *out.glob(f".*{PARTIAL_SUFFIX}")):
-            leftover.unlink()
-    elif any(out.iterdir()):
-        raise UserError(f"{out}: holds other files; name an empty or a new --out folder")
-    write_json_atomic(out / _UNFINISHED_NAME, recipe)
+def _demand_unchanged(sources: Sequence[Source], identities: Sequence[dict[str, Any]]) -> None:
+    for source, identity in zip(sources, identities, strict=True):
+        if not source.remote and source.identity() != identity:
+            raise UserError(f"{source.location}: was changed while it was read; run the same command again")
 
 
 def _demand_bases(index: Index) -> None:
     """Refuse a split in which there is nothing to learn from."""
     for split, rows in index.splits.items():
-        bases, other = _count(index, rows)
-        if bases == other:
+        if bases(rows) == _other(index, rows):
             raise UserError(f"split {split!r}: it holds no A, C, G or T, so no window is left; give it other contigs")
 
 
-def _count(index: Index, rows: np.ndarray) -> tuple[int, int]:
-    """Letters in the intervals of a split, and how many of them are none of A, C, G, T."""
-    clipped = [np.clip(index.contigs[contig].n_runs, start, stop) for contig, start, stop in rows.tolist()]
-    return int((rows[:, 2] - rows[:, 1]).sum()), sum(int((runs[:, 1] - runs[:, 0]).sum()) for runs in clipped)
+def _other(index: Index, rows: np.ndarray) -> int:
+    """Letters in the intervals of a split that are none of A, C, G, T."""
+    owner = np.repeat(np.arange(len(index.contigs)), index.contigs.runs)
+    return bases(intersect(rows, np.column_stack((owner, index.runs))))
 
 
 def _table(index: Index) -> Table:
-    table = Table(*("split", "contigs", "bases", "N and other letters"), title_justify="left")
+    excluded: dict[str, int] = index.recipe["excluded"]
+    table = Table(*("split", "contigs", "bases", "N and other letters"), *(["excluded"] if excluded else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for split, rows in index.splits.items():
-        bases, other = _count(index, rows)
-        table.add_row(split, f"{len(np.unique(rows[:, 0])):,}", f"{bases:,}", f"{other:,}")
+        counts = (len(np.unique(rows[:, 0])), bases(rows), _other(index, rows))
+        table.add_row(split, *(f"{count:,}" for count in (*counts, *([excluded[split]] if excluded else []))))
     return table
 
 
 def _summary(out: Path, index: Index, built: bool) -> str:
-    bases = sum(contig.length for contig in index.contigs)
-    size = sum(shard.size for shard in index.shards) + (out / INDEX_NAME).stat().st_size
-    counted = ((len(index.contigs), "contig"), (bases, "base"), (len(index.shards), "shard"))
-    counts = (f"{number:,} {noun}{'' if number == 1 else 's'}" for number, noun in counted)
+    total = int(index.contigs.length.sum())
+    size = sum(shard.size for shard in index.shards) + sum(
+        (out / name).stat().st_size for name in (INDEX_NAME, *TABLES)
+    )
+    counted = [(len(index.contigs), "contig"), (total, "base"), (len(index.shards), "shard")]
+    counts = [f"{number:,} {noun}{'' if number == 1 else 's'}" for number, noun in counted]
+    if index.species != [""]:
+        counts.insert(0, f"{len(index.species):,} species")
     return (
         f"{'built' if built else 'already built'}: {out}: {', '.join(counts)}, "
-        f"{8 * size / bases:.3f} bits per base, fingerprint {index.fingerprint[:12]}"
+        f"{8 * size / total:.3f} bits per base, fingerprint {index.fingerprint[:12]}"
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sharding.build", description="Turn FASTA files into a shard set.")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sharding.build",
+        description="Turn genomes into a shard set. A build that was stopped goes on with the same command.",
+    )
     parser.add_argument(
-        "fasta", nargs="*", type=Path, help="FASTA files, plain or compressed; none: the bundled yeast genome"
+        "genomes",
+        nargs="*",
+        metavar="[SPECIES=]PATH",
+        help="FASTA files, plain or packed by gzip, bgzip, zstandard, bzip2 or xz, and .2bit files; paths or URLs "
+        "(http, https, s3, gs ...); none: the bundled yeast genome",
     )
+    parser.add_argument("--genomes", dest="table", type=Path, metavar="FILE", help="more of them: species, tab, path")
     parser.add_argument("--out", required=True, type=Path, help="folder of the shard set")
     splits = parser.add_mutually_exclusive_group()
     splits.add_argument(
@@ -271,25 +261,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=CONTIG,...",
-        help="contigs of a split (repeatable); all others are train",
+        help="contigs of a split, or SPECIES/ for all of a species, or @FILE with one name a line (repeatable); "
+        "all others are train",
     )
     splits.add_argument("--splits-bed", type=Path, metavar="FILE", help="intervals: contig, start, end, split")
+    splits.add_argument(
+        "--split-hash",
+        action="append",
+        default=[],
+        metavar="NAME=SHARE,...",
+        help="deal out tiles of every contig by a hash of species, contig and place; the rest is train",
+    )
+    parser.add_argument("--hash-tile", type=int, default=TILE_BASES, metavar="BASES", help="in a tile (%(default)s)")
+    parser.add_argument("--hash-seed", type=int, default=0, metavar="N", help="another one deals otherwise")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="BED file of what no split may hold, such as loci of benchmarks (repeatable)",
+    )
     parser.add_argument("--block", type=int, default=BLOCK_BASES, help="bases in a block (%(default)s)")
-    parser.add_argument("--shard-size", type=int, default=SHARD_BYTES, help="bytes in a shard (%(default)s)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--shard-size", type=int, default=SHARD_BASES, help="bases in a shard (%(default)s)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (as many as cores and parts of the input)")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="let a Ray cluster do it, all of whose machines see the same folders; without an address, a local one",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers}: it must be at least 1")
     contig_splits = parse_contig_splits(options.split)
+    shares = parse_hash_shares(options.split_hash) if options.split_hash else {}
+    sources = [parse_source(argument) for argument in options.genomes]
+    sources += read_genomes(options.table) if options.table else []
     console = Console()
-    if not options.fasta:
-        console.print("no FASTA was named: taking the yeast chromosomes that come with LDARNet", soft_wrap=True)
-        if not options.splits_bed and not contig_splits:
+    if not sources:
+        console.print("no genome was named: taking the yeast chromosomes that come with LDARNet", soft_wrap=True)
+        sources = [Source(str(BUNDLED_FASTA))]
+        if not (options.splits_bed or contig_splits or shares):
             contig_splits = BUNDLED_SPLITS
     index, built = build(
         options.out,
-        options.fasta or [BUNDLED_FASTA],
+        sources,
         contig_splits=contig_splits,
         splits_bed=options.splits_bed,
+        hashed=Hashed(shares, options.hash_tile, options.hash_seed) if shares else None,
+        exclude=options.exclude,
         block=options.block,
         shard_size=options.shard_size,
+        workers=options.workers,
+        ray=options.ray,
+        console=console,
     )
     console.print(_table(index))
     console.print(_summary(options.out, index, built), soft_wrap=True, highlight=False, markup=False)

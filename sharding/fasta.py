@@ -1,27 +1,50 @@
-"""Reading FASTA files of any size in large pieces, with errors that name the line."""
+"""Reading FASTA text of any size in large pieces, with errors that name the line."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from xopen import xopen
+import numpy as np
 
 from ldarnet.data.format import LETTERS
 from ldarnet.errors import UserError
-from ldarnet.files import file_size, read_errors
+from sharding.sources import PIECE, Raw, text_pieces
 
-_PIECE = 2**20
 _NEWLINE = ord("\n")
 _SPACE = b" \t\r\n"
-_ALLOWED = LETTERS + LETTERS.lower() + _SPACE
+_LAST_SPACE = max(_SPACE)
+_ALLOWED = LETTERS + LETTERS.lower()
 _PROTEIN = b"EFILPQZXJO*"
 
 
-def read_fasta(path: Path, piece: int = _PIECE) -> Iterator[str | bytes]:
-    """Read a FASTA file, plain or compressed (gzip, bgzip, zstandard, bzip2, xz).
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Where a contig begins.
 
-    Memory stays at a few pieces however long a contig or a line is. Whole pieces are checked and joined by byte-string
-    methods: several times the speed of a reader that makes one string of each record, and a bad letter can be traced to
-    its line.
+    Attributes:
+        name: the first word of its header.
+        offset: place of its ``>`` in the text.
+        line: its line, from 1.
+    """
+
+    name: str
+    offset: int
+    line: int
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far the text has been read, for messages: ``line`` counts from 1."""
+
+    where: str
+    line: int = 1
+
+    def error(self, message: str, back: int = 0) -> UserError:
+        return UserError(f"{self.where}: line {self.line - back}: {message}")
+
+
+def read_fasta(path: Path, piece: int = PIECE) -> Iterator[str | bytes]:
+    """Read a FASTA file, plain or compressed (gzip, bgzip, zstandard, bzip2, xz).
 
     Args:
         path: the file.
@@ -35,107 +58,144 @@ def read_fasta(path: Path, piece: int = _PIECE) -> Iterator[str | bytes]:
         UserError: the file is missing, empty, truncated, not FASTA, holds letters that are no nucleotide codes, or a
             contig without a name or without bases.
     """
+    with Raw(str(path)) as raw:
+        for item in parse_fasta(str(path), text_pieces(raw, piece)):
+            yield item.name if isinstance(item, Header) else item
+
+
+def parse_fasta(where: str, pieces: Iterable[bytes], *, offset: int = 0, line: int = 1) -> Iterator[Header | bytes]:
+    """Find the contigs in FASTA text.
+
+    Memory stays at a few pieces however long a contig or a line is. Whole pieces are checked and joined by byte-string
+    methods: several times the speed of a reader that makes one string of each record, and a bad letter can be traced to
+    its line.
+
+    Args:
+        where: what the text is called in messages.
+        pieces: the text, cut anywhere.
+        offset: place of its first byte in the file; other than 0, it begins with a header.
+        line: number of its first line.
+
+    Yields:
+        The header of a contig, then its letters in one or more pieces.
+
+    Raises:
+        UserError: the text is empty, cut within a header or no FASTA, or holds letters that are no nucleotide codes, or
+            a contig without a name or without bases.
+    """
+    place = _Place(where, line)
     name: str | None = None
-    bases = 0
+    bases, line_start = 0, True
+    for header, data, at in _lines(pieces, offset):
+        if header:
+            _demand_bases(place, name, bases, back=True)
+            if not data.endswith(b"\n"):
+                raise place.error("the file ends within a header; it is truncated, fetch it again")
+            name, bases = _name(place, data), 0
+            yield Header(name, at, place.line)
+            place.line += 1
+            continue
+        line_start = data.endswith(b"\n")
+        if letters := _letters(place, data, started=name is not None):
+            bases += len(letters)
+            yield letters
+    if name is None:
+        raise UserError(f"{where}: empty; name a FASTA file with at least one contig")
+    _demand_bases(place, name, bases, back=line_start)
+
+
+def find_parts(pieces: Iterable[bytes], part_size: int) -> list[tuple[int, int]]:
+    """Where parts begin in FASTA text, and where it ends: each in bytes, and in lines from 1.
+
+    Each part but the last ends with the first contig end after ``part_size`` letters. The text is not checked.
+    """
+    starts, letters, end, line = [(0, 1)], 0, 0, 1
+    for header, data, at in _lines(pieces, 0):
+        if not header:
+            characters = np.frombuffer(data, dtype=np.uint8)
+            letters += int(np.count_nonzero(characters > _LAST_SPACE))
+            line += int(np.count_nonzero(characters == _NEWLINE))
+        else:
+            if letters >= part_size:
+                starts.append((at, line))
+                letters = 0
+            line += 1
+        end = at + len(data) + header
+    return [*starts, (end, line)]
+
+
+def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[tuple[bool, bytes, int]]:
+    """Headers, each whole, without ``>`` and with its line end, and what lies between, in pieces.
+
+    Yields:
+        Whether it is a header, the text, and its place in the file: for a header, that of its ``>``.
+    """
     header: bytes | None = None
-    offset, line_start = 0, True
-    for data in _read(path, piece):
+    begin_of_header, line_start = 0, True
+    for data in pieces:
         at = 0
         while at < len(data):
             if header is not None:
-                end = data.find(b"\n", at)
-                header += data[at:] if end < 0 else data[at:end]
-                at = len(data) if end < 0 else end + 1
-                if end >= 0:
-                    name, header, bases, line_start = _name(path, header, offset + end), None, 0, True
-                    yield name
+                end = data.find(b"\n", at) + 1 or len(data)
+                header += data[at:end]
+                at = end
+                if header.endswith(b"\n"):
+                    yield True, header, begin_of_header
+                    header, line_start = None, True
                 continue
             begin = data.find(b">", at)
             if begin < 0 or not (line_start if begin == at else data[begin - 1] == _NEWLINE):
                 begin = len(data)
             if begin > at:
-                body = data[at:begin]
-                line_start = body.endswith(b"\n")
-                letters = _letters(path, body, offset + at, started=name is not None)
-                bases += len(letters)
-                if letters:
-                    yield letters
+                line_start = data[begin - 1] == _NEWLINE
+                yield False, data[at:begin], offset + at
             if begin < len(data):
-                _demand_bases(path, name, bases, offset + begin)
+                begin_of_header = offset + begin
                 header, begin = b"", begin + 1
             at = begin
         offset += len(data)
     if header is not None:
-        raise UserError(
-            f"{path}: line {_line(path, offset)}: the file ends within a header; it is truncated, fetch it again"
-        )
-    if name is None:
-        raise UserError(f"{path}: empty; name a FASTA file with at least one contig")
-    _demand_bases(path, name, bases, offset)
+        yield True, header, begin_of_header
 
 
-def _read(path: Path, piece: int) -> Iterator[bytes]:
-    """The decompressed bytes of a file, piece by piece."""
-    if file_size(path) == 0:
-        raise UserError(f"{path}: empty; name a FASTA file with at least one contig")
-    with read_errors(path):
-        path.open("rb").close()
-    try:
-        with xopen(path, "rb", threads=0) as file:
-            while data := file.read(piece):
-                yield data
-    except EOFError:
-        raise UserError(f"{path}: the compressed data end too early; the file is truncated, fetch it again") from None
-    except Exception as error:
-        # Each decompressor has an exception class of its own.
-        raise UserError(f"{path}: cannot be read ({error}); it is damaged or misnamed, fetch it again") from None
-
-
-def _name(path: Path, header: bytes, offset: int) -> str:
+def _name(place: _Place, header: bytes) -> str:
     words = header.split(maxsplit=1)
     if not words or header[:1].isspace():
-        raise UserError(
-            f"{path}: line {_line(path, offset)}: a header without a name; write the contig's name after '>'"
-        )
+        raise place.error("a header without a name; write the contig's name after '>'")
     try:
         return words[0].decode("utf-8")
     except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: line {_line(path, offset)}: a header that is no UTF-8 text; rename the contig"
-        ) from None
+        raise place.error("a header that is no UTF-8 text; rename the contig") from None
 
 
-def _letters(path: Path, body: bytes, offset: int, *, started: bool) -> bytes:
+def _letters(place: _Place, body: bytes, *, started: bool) -> bytes:
     """The letters of some sequence lines, checked."""
     if not started and body.strip():
-        at = offset + len(body) - len(body.lstrip())
-        first = chr(body.lstrip()[0])
+        before = len(body) - len(body.lstrip())
+        place.line += body.count(b"\n", 0, before)
+        first = chr(body[before])
         kind = "it looks like FASTQ, convert it to FASTA" if first == "@" else "name a FASTA file"
-        raise UserError(f"{path}: line {_line(path, at)}: not FASTA, it begins with {first!r} in place of '>'; {kind}")
-    if wrong := body.translate(None, _ALLOWED):
-        letter = wrong[:1]
-        kind = (
-            "it looks like a protein FASTA, give nucleotide sequences"
-            if letter.upper() in _PROTEIN
-            else "remove it or write N"
-        )
-        line = _line(path, offset + body.index(letter))
-        raise UserError(f"{path}: line {line}: {letter.decode('latin-1')!r} is no nucleotide code; {kind}")
+        raise place.error(f"not FASTA, it begins with {first!r} in place of '>'; {kind}")
     letters = body.replace(b"\n", b"")
-    return letters.translate(None, _SPACE) if any(space in letters for space in (b"\r", b" ", b"\t")) else letters
+    lines = len(body) - len(letters)
+    if others := letters.translate(None, _ALLOWED):
+        if wrong := others.translate(None, _SPACE):
+            _refuse(place, body, wrong[:1])
+        letters = letters.translate(None, _SPACE)
+    place.line += lines
+    return letters
 
 
-def _demand_bases(path: Path, name: str | None, bases: int, offset: int) -> None:
+def _refuse(place: _Place, body: bytes, letter: bytes) -> None:
+    place.line += body.count(b"\n", 0, body.index(letter))
+    kind = (
+        "it looks like a protein FASTA, give nucleotide sequences"
+        if letter.upper() in _PROTEIN
+        else "remove it or write N"
+    )
+    raise place.error(f"{letter.decode('latin-1')!r} is no nucleotide code; {kind}")
+
+
+def _demand_bases(place: _Place, name: str | None, bases: int, *, back: bool) -> None:
     if name is not None and not bases:
-        raise UserError(f"{path}: line {_line(path, offset - 1)}: contig {name!r} has no bases; remove its header")
-
-
-def _line(path: Path, offset: int) -> int:
-    """The line, from 1, that holds a byte of the decompressed file."""
-    line = 1
-    for data in _read(path, _PIECE):
-        line += data.count(b"\n", 0, max(0, offset))
-        offset -= len(data)
-        if offset <= 0:
-            break
-    return line
+        raise place.error(f"contig {name!r} has no bases; remove its header", back=back)

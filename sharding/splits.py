@@ -1,14 +1,17 @@
-"""Which bases belong to which split: whole contigs, or the intervals of a BED file."""
+"""Which bases belong to which split: whole contigs, the intervals of a BED file, or tiles dealt out by a hash."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ldarnet.data.index import Contig, some_names
+from ldarnet.data.contigs import Contigs, some_names
+from ldarnet.data.order import counter_hash, stream_key
 from ldarnet.errors import UserError
 from ldarnet.files import file_size, read_errors
+from sharding.intervals import intersect, merge
 
 TRAIN = "train"
 
@@ -25,16 +28,18 @@ class Interval:
 
 
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
-    """Read ``valid=chrI,chrVI`` options into split name -> contig names.
+    """Read ``valid=chrI,chrVI`` options into split name -> names.
+
+    A name is that of a contig or, with a slash behind it, of a species; ``@FILE`` stands for the lines of a file.
 
     Raises:
-        UserError: an option of another form, a split named twice or a contig named twice.
+        UserError: an option of another form, a split or a name that comes twice, or a file that cannot be read.
     """
     splits: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
     for option in options:
         split, _, names = option.partition("=")
-        contigs = [name for name in names.split(",") if name]
+        contigs = [name for word in names.split(",") if word for name in _names(option, word)]
         if not split or not contigs:
             raise UserError(f"--split {option}: not a split; write it as NAME=CONTIG,CONTIG")
         if split in splits:
@@ -47,7 +52,7 @@ def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
     return splits
 
 
-def splits_by_contig(wanted: Mapping[str, Sequence[str]], contigs: Sequence[Contig]) -> dict[str, np.ndarray]:
+def splits_by_contig(wanted: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
     """Whole contigs to splits; what is in no named split is ``train``.
 
     Returns:
@@ -56,23 +61,86 @@ def splits_by_contig(wanted: Mapping[str, Sequence[str]], contigs: Sequence[Cont
     Raises:
         UserError: a contig that is not in the input, or nothing is left for ``train``.
     """
-    numbers = {contig.name: number for number, contig in enumerate(contigs)}
-    split_of = dict.fromkeys(numbers, TRAIN)
-    for split, names in wanted.items():
-        for name in names:
-            if name not in numbers:
-                raise UserError(f"--split {split}: no contig {name!r} in the input; it holds {some_names(numbers)}")
-            split_of[name] = split
-    rows: dict[str, list[tuple[int, int, int]]] = {split: [] for split in (TRAIN, *wanted)}
-    for name, split in split_of.items():
-        rows[split].append((numbers[name], 0, contigs[numbers[name]].length))
-    if not rows[TRAIN]:
+    names = list(dict.fromkeys((TRAIN, *wanted)))
+    split_of = np.full(len(contigs), names.index(TRAIN))
+    taken: dict[int, str] = {}
+    for split, members in wanted.items():
+        for name in members:
+            for number in _members(f"--split {split}", contigs, name):
+                if (other := taken.setdefault(number, split)) != split:
+                    raise UserError(f"--split {split}: contig {name!r} is in split {other!r} already; name it once")
+                split_of[number] = names.index(split)
+    if not (split_of == names.index(TRAIN)).any():
         raise UserError(f"--split: every contig is taken, nothing is left for {TRAIN!r}; leave it at least one contig")
-    return {split: np.array(intervals, dtype=np.int64) for split, intervals in rows.items()}
+    whole = np.stack((np.arange(len(contigs)), np.zeros(len(contigs), np.int64), contigs.length), axis=1)
+    return {split: whole[split_of == number] for number, split in enumerate(names)}
 
 
-def read_bed(path: Path) -> list[Interval]:
+def parse_hash_shares(options: Sequence[str]) -> dict[str, float]:
+    """Read ``valid=0.05,test=0.05`` into split name -> share of the tiles.
+
+    Raises:
+        UserError: another form, a split named twice, or shares that leave nothing for training.
+    """
+    shares: dict[str, float] = {}
+    for word in ",".join(options).split(","):
+        split, _, share = word.partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = 0.0
+        if not split or not 0 < value < 1:
+            raise UserError(f"--split-hash {word}: not a share; write it as NAME=SHARE with a share between 0 and 1")
+        if split in shares or split == TRAIN:
+            raise UserError(f"--split-hash {word}: name each split once, and leave the rest to {TRAIN!r}")
+        shares[split] = value
+    if sum(shares.values()) >= 1:
+        raise UserError(f"--split-hash: the shares come to {sum(shares.values()):g}; leave some to {TRAIN!r}")
+    return shares
+
+
+def splits_by_hash(shares: Mapping[str, float], tile: int, seed: int, contigs: Contigs) -> dict[str, np.ndarray]:
+    """Deal out tiles of each contig by a hash of its species, its name, the number of the tile and ``seed``.
+
+    Neighbouring tiles of one split are joined. A contig's tiles do not depend on what else is in the set.
+
+    Args:
+        shares: split name -> share of the tiles; the rest is ``train``.
+        tile: bases in a tile.
+        seed: another one deals otherwise.
+        contigs: those of the input.
+
+    Returns:
+        Split name -> (s, 3) int64, contig number, start and stop.
+
+    Raises:
+        UserError: a split that no tile fell to.
+    """
+    tiles = -(-contigs.length // tile)
+    contig = np.repeat(np.arange(len(contigs)), tiles)
+    number = np.arange(len(contig)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+    keys = np.array([stream_key("split", seed, name) for name in contigs.all_names()])
+    draw = counter_hash(keys[contig], number) / 2.0**64
+    split_of = np.searchsorted(np.cumsum(list(shares.values())), draw, side="right")
+    stops = np.minimum((number + 1) * tile, contigs.length[contig])
+    rows = np.stack((contig, number * tile, stops), axis=1)
+    names = (*shares, TRAIN)
+    splits = {name: merge(rows[split_of == number]) for number, name in enumerate(names)}
+    for name, found in splits.items():
+        if not len(found):
+            raise UserError(
+                f"--split-hash: of {len(contig)} tiles none fell to {name!r}; choose a smaller --hash-tile, "
+                "another --hash-seed or a larger share"
+            )
+    return {TRAIN: splits.pop(TRAIN), **splits}
+
+
+def read_bed(path: Path, *, named: bool = True) -> list[Interval]:
     """Read lines ``contig start end split``, and find every mistake that shows without the contigs.
+
+    Args:
+        path: the file.
+        named: whether a line needs a split; if not, further columns are ignored.
 
     Returns:
         The intervals, in order of the file.
@@ -80,14 +148,15 @@ def read_bed(path: Path) -> list[Interval]:
     Raises:
         UserError: the file is missing or empty, a line is not BED, or intervals of two splits overlap.
     """
-    intervals = [_interval(path, line, fields) for line, fields in _bed_lines(path)]
+    intervals = [_interval(path, line, fields, named) for line, fields in _bed_lines(path)]
     if not intervals:
-        raise UserError(f"{path}: empty; write one line for each interval: contig, start, end, split")
+        form = "contig, start, end, split" if named else "contig, start, end"
+        raise UserError(f"{path}: empty; write one line for each interval: {form}")
     _demand_one_split(path, intervals)
     return intervals
 
 
-def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Sequence[Contig]) -> dict[str, np.ndarray]:
+def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Contigs) -> dict[str, np.ndarray]:
     """Intervals of a BED file to splits; bases in no interval are in no split.
 
     Intervals of one split that overlap or touch are joined.
@@ -103,25 +172,69 @@ def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Seque
     Raises:
         UserError: an interval names an unknown contig or reaches outside its contig.
     """
-    numbers = {contig.name: number for number, contig in enumerate(contigs)}
+    rows: dict[str, list[tuple[int, int, int]]] = {}
     for interval in intervals:
         place, name = f"{path}: line {interval.line}", interval.contig
-        if name not in numbers:
-            raise UserError(f"{place}: no contig {name!r} in the input; it holds {some_names(numbers)}")
-        length = contigs[numbers[name]].length
+        number = _number(place, contigs, name)
+        length = int(contigs.length[number])
         if interval.stop > length:
             raise UserError(
                 f"{place}: {name}:{interval.start}-{interval.stop} is not within the contig's 0-{length}; "
                 "correct the interval"
             )
-    splits: dict[str, list[list[int]]] = {}
-    for number, start, stop, split in sorted((numbers[i.contig], i.start, i.stop, i.split) for i in intervals):
-        rows = splits.setdefault(split, [])
-        if rows and rows[-1][0] == number and start <= rows[-1][2]:
-            rows[-1][2] = max(rows[-1][2], stop)
-        else:
-            rows.append([number, start, stop])
-    return {split: np.array(rows, dtype=np.int64) for split, rows in splits.items()}
+        rows.setdefault(interval.split, []).append((number, interval.start, interval.stop))
+    splits = {split: merge(np.array(found, dtype=np.int64)) for split, found in rows.items()}
+    _demand_disjoint(path, splits, contigs)
+    return dict(sorted(splits.items(), key=lambda split: split[1][0].tolist()))
+
+
+def exclusions(path: Path, intervals: Sequence[Interval], contigs: Contigs) -> np.ndarray:
+    """What `read_bed` read from a BED file of no splits, sorted and joined: (e, 3) int64, contig number, start, stop.
+
+    Raises:
+        UserError: an interval names an unknown contig or reaches outside its contig.
+    """
+    (rows,) = splits_by_interval(path, intervals, contigs).values()
+    return rows
+
+
+def _demand_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Contigs) -> None:
+    """Refuse splits that overlap where a contig is called by two names."""
+    for (one, rows), (other, others) in itertools.combinations(splits.items(), 2):
+        if len(shared := intersect(rows, others)):
+            contig, start, stop = shared[0].tolist()
+            raise UserError(
+                f"{path}: splits {one!r} and {other!r} overlap in {contigs.name(contig)}:{start}-{stop}; "
+                "give each base to one split"
+            )
+
+
+def _names(option: str, word: str) -> list[str]:
+    """A name, or those in the file that it stands for."""
+    if not word.startswith("@"):
+        return [word]
+    path = Path(word[1:])
+    with read_errors(path):
+        names = path.read_text(encoding="utf-8", errors="replace").split()
+    if not names:
+        raise UserError(f"--split {option}: {path}: empty; write the names of contigs, or of species with '/', into it")
+    return names
+
+
+def _members(place: str, contigs: Contigs, name: str) -> list[int]:
+    """The numbers of one contig, or of all of a species."""
+    if not name.endswith("/"):
+        return [_number(place, contigs, name)]
+    if name[:-1] not in contigs.species_names:
+        raise UserError(f"{place}: no species {name[:-1]!r} in the input; it holds {some_names(contigs.species_names)}")
+    return np.flatnonzero(contigs.species == contigs.species_names.index(name[:-1])).tolist()
+
+
+def _number(place: str, contigs: Contigs, name: str) -> int:
+    try:
+        return contigs.number(name)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def _bed_lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -136,11 +249,12 @@ def _bed_lines(path: Path) -> list[tuple[int, list[str]]]:
     return [(number, line.split()) for number, line in lines if line and not line.startswith(skipped)]
 
 
-def _interval(path: Path, line: int, fields: list[str]) -> Interval:
+def _interval(path: Path, line: int, fields: list[str], named: bool) -> Interval:
     place = f"{path}: line {line}"
-    if len(fields) < 4 or not (fields[1].isdecimal() and fields[2].isdecimal()):
-        raise UserError(f"{place}: not a split interval; write contig, start, end and split with tabs between")
-    name, start, stop, split = fields[0], int(fields[1]), int(fields[2]), fields[3]
+    if len(fields) < 3 + named or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        form = "a split interval; write contig, start, end and split" if named else "BED; write contig, start and end"
+        raise UserError(f"{place}: not {form} with tabs between")
+    name, start, stop, split = fields[0], int(fields[1]), int(fields[2]), fields[3] if named else ""
     if start >= stop:
         raise UserError(f"{place}: {name}:{start}-{stop} holds no base; write the start, then the end after the last")
     return Interval(name, start, stop, line, split)

@@ -1,75 +1,222 @@
-"""Check every byte of a shard set: ``python -m sharding.verify DIR``."""
+"""Check every byte of a shard set: ``python -m sharding.verify DIR_OR_URL``."""
 
 import argparse
 import hashlib
+import json
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 
-from ldarnet.data import ShardSet
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ldarnet.data.index import INDEX_NAME
+from ldarnet.data.reader import ShardSet
+from ldarnet.data.storage import Storage, remedy
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, sha256_file
 from sharding.program import run
 
+_PIECE_BYTES = 8 * 2**20
+_TASK_BASES = 2**26
+_AHEAD_BLOCKS = 16
+_RECORD = tarfile.BLOCKSIZE
 
-def problems(shards: ShardSet) -> Iterator[str]:
-    """What is wrong with a shard set, one line for each shard, block or contig; nothing when all is well.
+_shards: ShardSet  # of a process of the pool
+Check = tuple[Callable[[ShardSet, int, int], list[str]], int, int, int]
+"""What to call, with which two numbers, and how many bases or bytes of work it is."""
 
-    Shards are compared with their size and SHA-256, blocks with theirs, and the letters of each contig with those that
-    were in the FASTA file.
+
+def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
+    """What is wrong with a shard set, one line for each fault; nothing when all is well.
+
+    Every file of the index and every shard is compared with its size and SHA-256, every block with its own, and the
+    letters of each contig with those that were in the input. In a shard that differs, the blocks, headers and padding
+    at fault are looked for.
+
+    Args:
+        shards: the set, with an index that was checked on opening.
+        workers: processes.
+        advance: called with the share of `total_work` that was done.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for found in pool.map(lambda number: _shard_problem(shards, number), range(len(shards.index.shards))):
-            yield from found
-        for found in pool.map(lambda number: _contig_problems(shards, number), range(len(shards.index.contigs))):
-            yield from found
+    checks = _checks(shards)
+    told: set[str] = set()
+    pool = _pool(shards, workers) if workers > 1 else None
+    with pool or nullcontext():
+        if pool:
+            futures = {pool.submit(_in_pool, check): check for check in checks}
+            results = ((futures[future], future.result()) for future in as_completed(futures))
+        else:
+            results = ((check, _call(shards, check)) for check in checks)
+        try:
+            for check, found in results:
+                advance(check[3])
+                yield from (fault for fault in found if fault not in told)
+                told.update(found)
+        except BrokenProcessPool:
+            raise UserError(
+                f"{shards.place}: a process of the check was killed, perhaps for want of memory; use fewer --workers"
+            ) from None
 
 
-def _shard_problem(shards: ShardSet, number: int) -> list[str]:
-    shard = shards.index.shards[number]
-    path, remedy = shards.folder / shard.name, f"delete {shards.folder} and build it again"
-    if not path.is_file():
-        return [f"{path}: missing; {remedy}"]
-    if path.stat().st_size != shard.size:
-        return [f"{path}: {path.stat().st_size} bytes where the index says {shard.size}; {remedy}"]
+def total_work(shards: ShardSet) -> int:
+    """Bytes of the shards and bases of the contigs, each of which is looked at once."""
+    return sum(work for _, _, _, work in _checks(shards))
+
+
+def _checks(shards: ShardSet) -> list[Check]:
+    index = shards.index
+    checks: list[Check] = [(_shard_faults, number, 0, shard.size) for number, shard in enumerate(index.shards)]
+    checks.append((_index_faults, 0, 0, 0))
+    stops = np.cumsum(index.contigs.length)
+    first, base = 0, 0
+    while first < len(stops):
+        last = max(first + 1, int(stops.searchsorted(base + _TASK_BASES, side="right")))
+        checks.append((_contig_faults, first, last, int(stops[last - 1]) - base))
+        first, base = last, int(stops[last - 1])
+    return sorted(checks, key=lambda check: -check[3])
+
+
+def _pool(shards: ShardSet, workers: int) -> ProcessPoolExecutor:
+    # A fork has all modules loaded; the index is mapped, so that the processes share it.
+    context = multiprocessing.get_context("fork")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shards,))
+
+
+def _begin(shards: ShardSet) -> None:
+    global _shards
+    _shards = shards
+
+
+def _in_pool(check: Check) -> list[str]:
+    return _call(_shards, check)
+
+
+def _call(shards: ShardSet, check: Check) -> list[str]:
+    function, first, last, _ = check
     try:
-        with read_errors(path):
-            digest = sha256_file(path)
+        return function(shards, first, last)
     except UserError as error:
         return [str(error)]
-    if digest != shard.sha256:
-        return [f"{path}: damaged or changed since it was indexed; {remedy}"]
-    return []
 
 
-def _contig_problems(shards: ShardSet, number: int) -> list[str]:
-    index = shards.index
-    contig, digest = index.contigs[number], hashlib.sha256()
+def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
+    """Look at the files themselves: what was opened may be a copy, and JSON has several ways to write one thing."""
+    storage = shards.storage
+    text = storage.read_all(INDEX_NAME)
+    content = json.loads(text)
     found = []
-    for block in range(*index.first_block[number : number + 2].tolist()):
+    if text.decode() != json.dumps(content, indent=1) + "\n":
+        found.append(f"{storage.locate(INDEX_NAME)}: damaged (it is not as it was written)")
+    for name, table in content["tables"].items():
+        if storage.size(name) not in (None, table["size"]) or _sha256(storage, name, table["size"]) != table["sha256"]:
+            found.append(f"{storage.locate(name)}: damaged (it is not what {INDEX_NAME} says)")
+    return found
+
+
+def _sha256(storage: Storage, name: str, size: int) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, size, _PIECE_BYTES):
+        digest.update(storage.read(name, start, min(start + _PIECE_BYTES, size)))
+    return digest.hexdigest()
+
+
+def _shard_faults(shards: ShardSet, number: int, _: int) -> list[str]:
+    shard, storage = shards.index.shards[number], shards.storage
+    path, size = storage.locate(shard.name), storage.size(shard.name)
+    if size not in (None, shard.size):
+        return [f"{path}: {size} bytes where the index says {shard.size}; {remedy(shards.place)}"]
+    if _sha256(storage, shard.name, shard.size) == shard.sha256:
+        return []
+    return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was indexed"]
+
+
+def _differences(shards: ShardSet, number: int) -> Iterator[str]:
+    """Which blocks, headers and paddings of a shard are not as they were written."""
+    shard, blocks = shards.index.shards[number], shards.index.blocks
+    place = shards.storage.locate(shard.name)
+    mine = np.flatnonzero(blocks.shard == number)
+    end = 0
+    for block in mine[np.argsort(blocks.offset[mine])].tolist():
+        offset, size = int(blocks.offset[block]), int(blocks.size[block])
+        if not _is_header(shards.storage.read(shard.name, end, offset), size):
+            yield f"{place}: the tar header of {shards.index.describe_block(block)} is damaged"
         try:
-            unpacked = shards.load(block)
+            shards.load(block)
+        except UserError as error:
+            yield str(error)
+        end = offset + size + -size % _RECORD
+        if any(shards.storage.read(shard.name, offset + size, end)):
+            yield f"{place}: the padding after {shards.index.describe_block(block)} is damaged"
+    for start in range(end, shard.size, _PIECE_BYTES):
+        if any(shards.storage.read(shard.name, start, min(start + _PIECE_BYTES, shard.size))):
+            yield f"{place}: the end of the archive, from byte {end}, is damaged"
+            return
+
+
+def _is_header(header: bytes, size: int) -> bool:
+    """Whether this is what tarfile writes for a member of ``size`` bytes; the header holds a sum of its own bytes."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    except (tarfile.HeaderError, ValueError):
+        return False
+    return member.size == size and member.tobuf(tarfile.USTAR_FORMAT) == header
+
+
+def _contig_faults(shards: ShardSet, first: int, last: int) -> list[str]:
+    return [fault for contig in range(first, last) for fault in _letter_faults(shards, contig)]
+
+
+def _letter_faults(shards: ShardSet, contig: int) -> list[str]:
+    index, digest, found = shards.index, hashlib.sha256(), []
+    first, last = index.first_block[contig : contig + 2].tolist()
+    for number in range(first, last):
+        shards.prefetch(range(number, min(number + _AHEAD_BLOCKS, last)))
+        try:
+            block = shards.load(number)
         except UserError as error:
             found.append(str(error))
             continue
-        digest.update(unpacked.text(0, unpacked.length))
-    if not found and digest.hexdigest() != contig.sha256:
-        found.append(f"{shards.folder}: contig {contig.name}: its letters are not those indexed; build it again")
+        digest.update(block.text(0, block.length))
+    if not found and digest.digest() != index.contigs.sha256[contig].tobytes():
+        found.append(f"{shards.place}: contig {index.name(contig)}: its letters are not those indexed; build it again")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sharding.verify", description="Check every byte of a shard set.")
-    parser.add_argument("folder", type=Path, help="folder of the shard set")
+    parser = argparse.ArgumentParser(
+        prog="python -m sharding.verify",
+        description="Check every byte of a shard set: the files of the index, the shards and their blocks against "
+        "their SHA-256, and the letters of every contig against those of the input. Faults are listed with shard, "
+        "block and stretch. A remote set is read from where it lies, past every cache, twice.",
+    )
+    parser.add_argument("place", help="folder or URL of the shard set")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
     options = parser.parse_args(arguments)
-    shards = ShardSet.open(options.folder)
-    found = list(problems(shards))
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: it must be at least 1")
+    shards = ShardSet.open(options.place, disk_cache_bytes=0)
+    console = Console(stderr=True)
+    columns = (TextColumn("checking"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    # Without a thread of its own, since processes are forked.
+    progress = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
+    with progress:
+        task = progress.add_task("", total=total_work(shards))
+
+        def advance(work: int) -> None:
+            progress.advance(task, work)
+            progress.refresh()
+
+        found = list(problems(shards, options.workers, advance))
     if found:
         raise UserError("\nerror: ".join(found))
-    bases = sum(shards.contigs.values())
-    print(f"all is well: {options.folder}: all {bases:,} bases match the index")
+    bases = int(shards.index.contigs.length.sum())
+    print(f"all is well: {shards.place}: all {bases:,} bases match the index")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The typed, frozen description of one pretraining run: every key, its meaning, its range and its default."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,19 +52,47 @@ class ModelSection(Section):
 class DataSection(Section):
     """What is read, and how windows and masks are cut from it."""
 
-    shards: Path = Field(description="Folder of a shard set made by sharding.build.", json_schema_extra=MAY_CHANGE)
+    shards: str = Field(
+        description="Folder or URL (s3://, gs://, https://) of a shard set made by sharding.build.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    accept_other: bool = Field(
+        False,
+        description="Continue a run on a shard set of another fingerprint, from the same position in its order.",
+        json_schema_extra=MAY_CHANGE,
+    )
     length: int = Field(4096, ge=8, le=2**24, description="Bases per window.")
     max_n_run: int = Field(100, ge=0, description="No window crosses a run of N longer than this.")
     reverse_complement: bool = Field(True, description="Read each window from either strand with probability 1/2.")
+    weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="Weight of each species in the mixture, such as {yeast: 3, human: 1}; a share of the windows."
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="Mix all species by windows ** (1 / temperature): 1 by size, large evenly. Or weights.",
+    )
     mask_rate: float = Field(0.15, gt=0, lt=1, description="Share of A, C, G, T positions that are scored.")
     mask_share: float = Field(0.8, ge=0, le=1, description="Share of the scored positions shown as [MASK].")
     random_share: float = Field(0.1, ge=0, le=1, description="Share of the scored positions shown as a random base.")
     workers: int = Field(0, ge=0, le=256, description="Reading processes per rank.", json_schema_extra=MAY_CHANGE)
+    on_damaged: Literal["stop", "quarantine"] = Field(
+        "stop",
+        description="stop: a damaged or missing shard ends the run. quarantine: windows that touch it are reported and "
+        "not scored, on all ranks alike.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    cache: Path | None = Field(
+        None, description="Folder for what is read from a URL; ~/.cache/ldarnet if null.", json_schema_extra=MAY_CHANGE
+    )
+    cache_gib: float = Field(16, gt=0, description="Largest size of that folder.", json_schema_extra=MAY_CHANGE)
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.mask_share + self.random_share > 1:
             raise ValueError("mask_share + random_share must be at most 1")
+        if self.weights is not None and self.temperature is not None:
+            raise ValueError("set weights or temperature, not both")
         return self
 
 

@@ -1,41 +1,37 @@
-"""The index of a shard set: what it holds, where each block lies, and what the bytes must hash to."""
+"""The index of a shard set: what it holds, where each block lies, and what the bytes must hash to.
+
+``index.json`` is small; what grows with contigs and blocks lies beside it in flat files that are mapped into memory,
+so that all processes of a machine share them and nothing is parsed.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from ldarnet.data.contigs import CONTIG_ROW, Contigs, names_as_lines
+from ldarnet.data.contigs import some_names as some_names
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, write_json_atomic
+from ldarnet.files import atomic_path, read_errors, sha256_file, write_json_atomic
 
 INDEX_NAME = "index.json"
 FORMAT_NAME = "ldarnet-shards"
-FORMAT_VERSION = 1
-BLOCK_COLUMNS = ("contig", "start", "length", "shard", "offset", "size", "sha256")
+FORMAT_VERSION = 2
+TABLES = ("contigs.npy", "names.txt", "letter_runs.npy", "splits.npy", "blocks.npy")
+"""The files that belong to ``index.json``."""
 
-
-@dataclass(frozen=True, slots=True)
-class Contig:
-    """One sequence of the input.
-
-    Attributes:
-        name: first word of its FASTA header.
-        length: bases.
-        source: number of its source file.
-        sha256: of its letters as they stand in the file, without line ends.
-        n_runs: (r, 2) int64, start and stop of each run of letters other than A, C, G, T.
-    """
-
-    name: str
-    length: int
-    source: int
-    sha256: str
-    n_runs: np.ndarray
+BLOCK_ROW = np.dtype(
+    [
+        *((name, "<i8") for name in ("contig", "start", "length", "shard", "offset", "size")),
+        ("sha256", "u1", (32,)),
+    ]
+)
+_COUNT = np.dtype("<i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class Blocks:
         shard: (b,) int64, number of the shard.
         offset: (b,) int64, first byte of the frame in the shard.
         size: (b,) int64, bytes of the frame.
-        sha256: of each frame.
+        sha256: (b, 32) uint8, of each frame.
     """
 
     contig: np.ndarray
@@ -67,13 +63,25 @@ class Blocks:
     shard: np.ndarray
     offset: np.ndarray
     size: np.ndarray
-    sha256: list[str]
+    sha256: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: np.ndarray) -> Self:
+        """Take the columns from rows of `BLOCK_ROW`, which is how they are stored."""
+        return cls(**{name: rows[name] for name in BLOCK_ROW.names or ()})
+
+    def rows(self) -> np.ndarray:
+        """The columns as rows of `BLOCK_ROW`."""
+        rows = np.empty(len(self), dtype=BLOCK_ROW)
+        for name in BLOCK_ROW.names or ():
+            rows[name] = getattr(self, name)
+        return rows
 
     def __len__(self) -> int:
-        return len(self.sha256)
+        return len(self.contig)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """All that is known of a shard set without reading a shard.
 
@@ -82,158 +90,216 @@ class Index:
         recipe: what it was built from (source files with their hashes) and how; equal recipes give equal sets.
         contigs: in the order of the input.
         splits: name -> (s, 3) int64, contig number, start and stop of each interval, in order and without overlap.
+        runs: (r, 2) int64, start and stop of each run of letters other than A, C, G, T, in order of contig.
         blocks: where the bases lie.
         shards: the tar files.
+        folder: where it was loaded from, and where a process that it is sent to maps it again.
     """
 
     tool: str
     recipe: dict[str, Any]
-    contigs: list[Contig]
+    contigs: Contigs
     splits: dict[str, np.ndarray]
+    runs: np.ndarray
     blocks: Blocks
     shards: list[Shard]
+    folder: Path | None = field(default=None, repr=False)
+
+    @property
+    def species(self) -> list[str]:
+        """Names of the species, in order of first appearance; "" where none was named."""
+        return self.contigs.species_names
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the content: contigs, their letters and the splits; not of file names, blocks or compression."""
-        content = {"version": FORMAT_VERSION, "contigs": self._contigs_as_json(), "splits": self._splits_as_json()}
-        for contig in content["contigs"]:
-            del contig["source"]
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        contigs = self.contigs
+        parts = {
+            "species": names_as_lines(self.species),
+            "names": contigs.names,
+            "length": contigs.length,
+            "species of contigs": contigs.species,
+            "sha256": contigs.sha256,
+            "number of runs": contigs.runs,
+            "runs": self.runs,
+        }
+        parts |= {f"split {name}": self.splits[name] for name in sorted(self.splits)}
+        with ThreadPoolExecutor(len(parts)) as pool:
+            digests = pool.map(lambda part: hashlib.sha256(np.ascontiguousarray(part).data).hexdigest(), parts.values())
+        content = [FORMAT_NAME, FORMAT_VERSION, *zip(parts, digests, strict=True)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @cached_property
+    def first_run(self) -> np.ndarray:
+        """(contigs + 1,) int64: the runs of contig c are ``runs[first_run[c]:first_run[c + 1]]``."""
+        return np.concatenate(([0], np.cumsum(self.contigs.runs)))
 
     @cached_property
     def first_block(self) -> np.ndarray:
         """(contigs + 1,) int64: the blocks of contig c are ``first_block[c]`` to ``first_block[c + 1]``."""
-        return np.searchsorted(self.blocks.contig, np.arange(len(self.contigs) + 1))
+        return np.concatenate(([0], np.cumsum(np.bincount(self.blocks.contig, minlength=len(self.contigs)))))
+
+    def name(self, contig: int) -> str:
+        """The full name of a contig: ``species/name``, or ``name`` where no species was named."""
+        return self.contigs.name(contig)
+
+    def number(self, name: str) -> int:
+        """The number of a contig, by its full name or by a bare name that only one species has.
+
+        Raises:
+            UserError: no contig of this name, or several.
+        """
+        return self.contigs.number(name)
 
     def describe_block(self, block: int) -> str:
         """Where a block lies, in words for a message."""
         blocks = self.blocks
         start = int(blocks.start[block])
-        name = self.contigs[blocks.contig[block]].name
-        return f"block {block} ({name}:{start}-{start + blocks.length[block]})"
+        return f"block {block} ({self.name(int(blocks.contig[block]))}:{start}-{start + blocks.length[block]})"
 
     def save(self, folder: Path) -> None:
-        """Write ``index.json``; to be called last, when every shard is in its place.
+        """Write the tables and then ``index.json``; to be called last, when every shard is in its place.
 
         Raises:
             UserError: the device is full.
         """
-        blocks = {name: getattr(self.blocks, name) for name in BLOCK_COLUMNS}
+        arrays = {
+            "contigs.npy": self.contigs.rows(),
+            "letter_runs.npy": self.runs,
+            "splits.npy": np.concatenate([np.zeros((0, 3), dtype=np.int64), *self.splits.values()]),
+            "blocks.npy": self.blocks.rows(),
+        }
+        for name, array in arrays.items():
+            with atomic_path(folder / name) as partial, partial.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+        with atomic_path(folder / "names.txt") as partial:
+            partial.write_bytes(self.contigs.names.tobytes())
         content = {
             "format": FORMAT_NAME,
             "version": FORMAT_VERSION,
             "tool": self.tool,
             "fingerprint": self.fingerprint,
             "recipe": self.recipe,
-            "contigs": self._contigs_as_json(),
-            "splits": self._splits_as_json(),
+            "species": self.species,
+            "splits": {name: len(rows) for name, rows in self.splits.items()},
+            "tables": {name: _describe(folder / name) for name in TABLES},
             "shards": [{"name": shard.name, "size": shard.size, "sha256": shard.sha256} for shard in self.shards],
-            "blocks": {name: column if name == "sha256" else column.tolist() for name, column in blocks.items()},
         }
-        write_json_atomic(folder / INDEX_NAME, content)
+        write_json_atomic(folder / INDEX_NAME, content | {"checksum": _checksum(content)}, indent=1)
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
-        """Read and check ``index.json``.
+    def load(cls, folder: Path) -> Self:
+        """Map and check an index.
 
         Raises:
-            UserError: the folder is no shard set, or its index is of a newer format, damaged or not ours to read.
+            UserError: the folder is no shard set, or its index is of another format, damaged or not ours to read.
         """
-        path = folder / INDEX_NAME
-        with read_errors(path):
-            try:
-                text = path.read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
-                raise UserError(
-                    f"{folder}: not a shard set (it has no {INDEX_NAME}); "
-                    f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
-                ) from None
+        content = _read_json(folder)
+        path, remedy = folder / INDEX_NAME, f"delete {folder} and build it again"
+        if content.pop("checksum", None) != _checksum(content):
+            raise UserError(f"{path}: damaged (it does not match its checksum); {remedy}")
+        with ThreadPoolExecutor(len(TABLES)) as pool:
+            found = dict(zip(TABLES, pool.map(lambda name: _describe(folder / name), TABLES), strict=True))
+        if wrong := [name for name in TABLES if found[name] != content.get("tables", {}).get(name)]:
+            raise UserError(f"{folder / wrong[0]}: damaged (it is not what {path} says); {remedy}")
         try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); delete {folder} and build it again") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
-            raise UserError(f"{path}: not the index of a shard set; name a folder made by `python -m sharding.build`")
-        if content.get("version") != FORMAT_VERSION:
-            raise UserError(
-                f"{path}: format version {content.get('version')}, but this program reads version {FORMAT_VERSION}; "
-                "upgrade ldarnet or build the set again"
-            )
-        try:
-            index = cls._from_json(content)
+            index = cls._map(folder, content)
             if index.fingerprint == content["fingerprint"] and index._tiles():
                 return index
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
             pass
-        raise UserError(
-            f"{path}: damaged (its content does not match its fingerprint); delete {folder} and build it again"
-        )
+        raise UserError(f"{path}: damaged (its content does not match its fingerprint); {remedy}")
 
     @classmethod
-    def _from_json(cls, content: dict[str, Any]) -> "Index":
-        contigs = [
-            Contig(
-                name=contig["name"],
-                length=contig["length"],
-                source=contig["source"],
-                sha256=contig["sha256"],
-                n_runs=_rows(contig["n_runs"], 2),
-            )
-            for contig in content["contigs"]
-        ]
-        columns = content["blocks"]
-        places = (np.array(columns[name], dtype=np.int64) for name in BLOCK_COLUMNS[:-1])
+    def reload(cls, folder: Path, fingerprint: str) -> Self:
+        """Map an index that `load` has checked, perhaps in another process.
+
+        Raises:
+            UserError: the folder holds another index now.
+        """
+        content = _read_json(folder)
+        if content.get("fingerprint") != fingerprint:
+            raise UserError(f"{folder / INDEX_NAME}: was changed while it was in use; start again")
+        return cls._map(folder, content)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self.folder is not None, "only a loaded index can be sent to another process"
+        return type(self).reload, (self.folder.absolute(), self.fingerprint)
+
+    @classmethod
+    def _map(cls, folder: Path, content: dict[str, Any]) -> Self:
+        names = np.asarray(np.memmap(folder / "names.txt", dtype=np.uint8, mode="r"))
+        rows = _map_table(folder / "splits.npy", _COUNT, 3)
+        stops = np.cumsum(list(content["splits"].values()), dtype=np.int64)
+        shards = [Shard(**shard) for shard in content["shards"]]
+        if stops[-1] != len(rows) or any(Path(shard.name).name != shard.name for shard in shards):
+            raise ValueError(f"{folder}: splits of another length, or a shard that lies elsewhere")
         return cls(
             tool=content["tool"],
             recipe=content["recipe"],
-            contigs=contigs,
-            splits={name: _rows(rows, 3) for name, rows in content["splits"].items()},
-            blocks=Blocks(*places, sha256=columns["sha256"]),
-            shards=[Shard(**shard) for shard in content["shards"]],
+            contigs=Contigs.from_rows(content["species"], names, _map_table(folder / "contigs.npy", CONTIG_ROW)),
+            splits=dict(zip(content["splits"], np.split(rows, stops[:-1]), strict=True)),
+            runs=_map_table(folder / "letter_runs.npy", _COUNT, 2),
+            blocks=Blocks.from_rows(_map_table(folder / "blocks.npy", BLOCK_ROW)),
+            shards=shards,
+            folder=folder,
         )
-
-    def _contigs_as_json(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": contig.name,
-                "length": contig.length,
-                "source": contig.source,
-                "sha256": contig.sha256,
-                "n_runs": contig.n_runs.tolist(),
-            }
-            for contig in self.contigs
-        ]
-
-    def _splits_as_json(self) -> dict[str, list[list[int]]]:
-        return {name: rows.tolist() for name, rows in self.splits.items()}
 
     def _tiles(self) -> bool:
         """Whether the blocks cover each contig once from end to end and name only shards there are."""
-        blocks, lengths = self.blocks, np.array([contig.length for contig in self.contigs], dtype=np.int64)
-        columns = (blocks.contig, blocks.start, blocks.length, blocks.shard, blocks.offset, blocks.size)
-        if any(len(column) != len(blocks) for column in columns):
-            return False
+        blocks, lengths = self.blocks, self.contigs.length
         stops = blocks.start + blocks.length
         follows = np.diff(blocks.contig, prepend=-1, append=len(lengths))
         begins, ends = follows[:-1] == 1, follows[1:] == 1
         continues = blocks.start[~begins] == stops[np.flatnonzero(~begins) - 1]
         return bool(
-            np.isin(follows, (0, 1)).all()
+            ((follows == 0) | (follows == 1)).all()
             and (blocks.start[begins] == 0).all()
             and continues.all()
             and (stops[ends] == lengths).all()
             and (blocks.length > 0).all()
             and ((blocks.shard >= 0) & (blocks.shard < len(self.shards))).all()
+            and self.first_run[-1] == len(self.runs)
         )
 
 
-def some_names(names: Iterable[str], most: int = 6) -> str:
-    """The first few names, for a message."""
-    every = list(names)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+def _read_json(folder: Path) -> dict[str, Any]:
+    """``index.json`` of a folder, of our format and version; its content is not yet checked."""
+    path = folder / INDEX_NAME
+    with read_errors(path):
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{folder}: not a shard set (it has no {INDEX_NAME}); "
+                f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
+            ) from None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); delete {folder} and build it again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
+        raise UserError(f"{path}: not the index of a shard set; name a folder made by `python -m sharding.build`")
+    version = content.get("version")
+    if version != FORMAT_VERSION:
+        remedy = "upgrade ldarnet" if isinstance(version, int) and version > FORMAT_VERSION else "build it again"
+        raise UserError(f"{path}: format version {version}, but this program reads version {FORMAT_VERSION}; {remedy}")
+    return content
 
 
-def _rows(values: list[list[int]], width: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64).reshape(-1, width)
+def _checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of all that ``index.json`` says but this."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with read_errors(path):
+        return {"size": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _map_table(path: Path, row: np.dtype, *width: int) -> np.ndarray:
+    """Map a table of a set whose rows have one dtype and shape."""
+    table = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    if table.dtype != row or table.shape[1:] != width:
+        raise ValueError(f"{path}: a table of another form")
+    return table

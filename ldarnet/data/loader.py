@@ -1,18 +1,29 @@
 """Batches for training and validation; the same global batches whatever the ranks, workers and restarts."""
 
 import math
+import signal
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ldarnet.alphabet import NOT_SCORED
 from ldarnet.data.masking import Masking
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.windows import Windows, find_stretches, read_windows
+from ldarnet.data.stretches import find_stretches
+from ldarnet.data.windows import Places, Windows, window_name
 from ldarnet.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A window that could not be read: its name, such as ``chr1:4096-8192``, and why, with shard and block."""
+
+    window: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +35,14 @@ class Batch:
         labels: (b, L) int64, the true base where it is scored, else -100.
         first_position: position of the first window in its stream.
         windows: rows that count; 0 for the filler row that a rank without windows gets in validation.
+        quarantined: windows on damaged blocks: their rows are all N and nothing in them is scored.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     first_position: int
     windows: int
+    quarantined: tuple[Quarantined, ...] = ()
 
 
 class _Steps(Dataset["list[Batch] | UserError"]):
@@ -39,29 +52,67 @@ class _Steps(Dataset["list[Batch] | UserError"]):
     """
 
     def __init__(
-        self, windows: Windows, masking: Masking, micro_batch: int, accumulation: int, rank: int, world: int
+        self,
+        windows: Windows,
+        masking: Masking,
+        *,
+        micro_batch: int,
+        accumulation: int,
+        rank: int,
+        world: int,
+        last_step: int,
     ) -> None:
         self._windows = windows
         self._masking = masking
         self._shape = (accumulation, world, micro_batch)
         self._rank = rank
+        self._last_step = last_step
+        self._ahead: tuple[int, Places] | None = None
 
     def __getitem__(self, index: int) -> list[Batch] | UserError:
-        size = math.prod(self._shape)
-        positions = np.arange(index * size, (index + 1) * size).reshape(self._shape)[:, self._rank]
+        positions = self._positions(index)
         try:
-            ids = self._windows.batch(positions.ravel()).reshape(*positions.shape, -1)
+            places = self._ahead[1] if self._ahead and self._ahead[0] == index else self._places(index)
+            self._look_ahead(index)
+            ids, damaged = self._windows.read(places)
         except UserError as error:
             return error
-        fingerprint = self._windows.shards.fingerprint
-        return [
-            _batch(
-                *self._masking.apply(ids[micro], fingerprint, positions[micro]),
-                int(positions[micro, 0]),
-                self._shape[2],
+        inputs, labels = self._masking.apply(ids, self._windows.shards.fingerprint, positions.ravel())
+        accumulation, _, size = self._shape
+        batches = []
+        for micro in range(accumulation):
+            rows = range(micro * size, (micro + 1) * size)
+            lost = tuple(
+                Quarantined(
+                    window_name(self._windows.shards, places.contig[row], places.start[row], self._windows.length),
+                    damaged[row],
+                )
+                for row in rows
+                if row in damaged
             )
-            for micro in range(self._shape[0])
-        ]
+            part = slice(rows.start, rows.stop)
+            batches.append(
+                Batch(
+                    torch.from_numpy(inputs[part]), torch.from_numpy(labels[part]), int(positions[micro, 0]), size, lost
+                )
+            )
+        return batches
+
+    def _positions(self, index: int) -> np.ndarray:
+        """Positions of this rank's windows in a step: (accumulation, micro_batch) int64."""
+        size = math.prod(self._shape)
+        return np.arange(index * size, (index + 1) * size).reshape(self._shape)[:, self._rank]
+
+    def _places(self, index: int) -> Places:
+        return self._windows.places(self._positions(index).ravel())
+
+    def _look_ahead(self, index: int) -> None:
+        """Let the remote blocks of this process's next step be fetched while it prepares the present one."""
+        worker = get_worker_info()
+        following = index + (worker.num_workers if worker else 1)
+        if following < self._last_step:
+            self._ahead = following, self._places(following)
+            self._windows.prefetch(self._ahead[1])
 
 
 def training_steps(
@@ -97,11 +148,20 @@ def training_steps(
         One list of ``accumulation`` batches for each step.
 
     Raises:
-        UserError: a shard is missing, damaged or changed.
+        UserError: a shard cannot be read; it is missing, damaged or changed, and the set was not told to go on; or a
+            worker was killed.
     """
     assert micro_batch >= 1 and accumulation >= 1 and 0 <= rank < world and 0 <= first_step <= last_step
     loader: DataLoader[list[Batch] | UserError] = DataLoader(
-        _Steps(windows, masking, micro_batch, accumulation, rank, world),
+        _Steps(
+            windows,
+            masking,
+            micro_batch=micro_batch,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+            last_step=last_step,
+        ),
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
@@ -109,10 +169,45 @@ def training_steps(
         # Without a generator of its own the loader would advance the global one.
         generator=torch.Generator(),
     )
-    for step in loader:
-        if isinstance(step, UserError):
-            raise step
-        yield step
+    steps = _started(loader)
+    del loader
+    try:
+        while True:
+            step = next(steps)
+            if isinstance(step, UserError):
+                raise step
+            yield [_widened(batch) for batch in step]
+    except StopIteration:
+        return
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads the shards ended: {error}; if it was killed for want of memory, set fewer "
+            "data.workers; the run goes on from its last checkpoint when it is started again"
+        ) from None
+    finally:
+        # An error keeps this frame alive, and it shall not keep the workers alive.
+        del steps
+
+
+def _started(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch] | UserError]:
+    """Begin to iterate without torch's handler of a worker's death, which raises wherever the program happens to be.
+
+    It is noticed all the same, within seconds of asking for the next batch, and told there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _widened(batch: Batch) -> Batch:
+    """With the integers that models take; between processes and until they are needed, a byte a base will do."""
+    return replace(batch, input_ids=batch.input_ids.long(), labels=batch.labels.long())
 
 
 def _as_it_is(step: list[Batch] | UserError) -> list[Batch] | UserError:
@@ -164,14 +259,14 @@ def validation_batches(
             first = begin + rank * batch
             mine = window[first : first + batch]
             rows = mine if len(mine) else window[-1:]
-            ids = read_windows(shards, *stretches.place(rows, length), length)
+            contig, start = stretches.place(rows, length)
+            ids, damaged = shards.read_windows(contig, start, length)
             inputs, labels = masking.apply(ids, shards.fingerprint, rows, stream="validation")
             if not len(mine):
                 labels[:] = NOT_SCORED
-            yield _batch(inputs, labels, first, len(mine))
+            lost = tuple(
+                Quarantined(window_name(shards, contig[row], start[row], length), reason) for row, reason in damaged
+            )
+            yield _widened(Batch(torch.from_numpy(inputs), torch.from_numpy(labels), first, len(mine), lost))
 
     return batches()
-
-
-def _batch(inputs: np.ndarray, labels: np.ndarray, first_position: int, windows: int) -> Batch:
-    return Batch(torch.from_numpy(inputs), torch.from_numpy(labels), first_position, windows)

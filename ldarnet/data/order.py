@@ -5,7 +5,6 @@ Feistel cipher of Black and Rogaway (2002), a keyed bijection of ``range(n)`` th
 """
 
 import hashlib
-import math
 
 import numpy as np
 
@@ -30,30 +29,35 @@ def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray
     return z
 
 
-def permute(values: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-    """Where a keyed permutation of ``range(n)`` sends each value.
+def below(bits: np.ndarray, n: np.ndarray | int) -> np.ndarray:
+    """Random bits (k,) uint64 as integers of ``range(n)``, int64; ``n`` (k,) or one for all."""
+    return (bits % np.asarray(n).astype(np.uint64)).astype(np.int64)
+
+
+def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """Where keyed permutations of ``range(n)`` send values.
 
     Args:
         values: (k,) integers in ``range(n)``.
-        n: size of the permuted range, at least 1.
-        keys: (k,) uint64, the key of each value; equal keys give one and the same permutation.
+        n: size of the permuted range, at least 1 and below 2**52: (k,), or one for all.
+        keys: (k,) uint64, the key of each value; equal keys and sizes give one and the same permutation.
 
     Returns:
         (k,) int64 in ``range(n)``.
     """
-    rows = math.isqrt(n - 1) + 1
-    columns = -(-n // rows)
-    result = _feistel(np.asarray(values, dtype=np.uint64), rows, columns, keys)
+    sizes = np.broadcast_to(np.asarray(n, dtype=np.uint64), values.shape)
+    rows = np.sqrt(sizes - _ONE).astype(np.uint64) + _ONE
+    columns = (sizes + rows - _ONE) // rows
+    result = _feistel(values.astype(np.uint64), rows, columns, keys)
     # A value that lands in the few places beyond n is sent on until it lands inside: still a bijection of range(n).
-    while len(outside := np.flatnonzero(result >= n)):
-        result[outside] = _feistel(result[outside], rows, columns, keys[outside])
+    while len(out := np.flatnonzero(result >= sizes)):
+        result[out] = _feistel(result[out], rows[out], columns[out], keys[out])
     return result.astype(np.int64)
 
 
-def _feistel(values: np.ndarray, rows: int, columns: int, keys: np.ndarray) -> np.ndarray:
-    r, c = np.uint64(rows), np.uint64(columns)
-    row, column = values // c, values % c
+def _feistel(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    row, column = values // columns, values % columns
     for row_keys, column_keys in counter_hash(keys, np.arange(2 * _ROUNDS)[:, None]).reshape(_ROUNDS, 2, -1):
-        row = (row + (counter_hash(row_keys, column) >> _ONE)) % r
-        column = (column + (counter_hash(column_keys, row) >> _ONE)) % c
-    return row * c + column
+        row = (row + (counter_hash(row_keys, column) >> _ONE)) % rows
+        column = (column + (counter_hash(column_keys, row) >> _ONE)) % columns
+    return row * columns + column

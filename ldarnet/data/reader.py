@@ -1,55 +1,108 @@
 """Reading a shard set at any place: one block is read, checked, and kept packed while there is room."""
 
-import hashlib
+import logging
 import os
-from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ldarnet.data.format import Block, unpack_block
-from ldarnet.data.index import Index, some_names
+from ldarnet.alphabet import N
+from ldarnet.data.cache import DiskCache, default_cache_folder
+from ldarnet.data.format import BLOCK_SUFFIX, Block, unpack_bases, unpack_block
+from ldarnet.data.frames import Frames
+from ldarnet.data.index import Index
+from ldarnet.data.remote_index import load_remote_index
+from ldarnet.data.retry import Retry
+from ldarnet.data.storage import DamagedError, remedy, storage_at
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors
 
-CACHE_BYTES = 256 * 2**20
-"""Packed blocks kept in memory by each process: about a billion bases."""
+CACHE_BYTES = 512 * 2**20
+"""Packed blocks kept in memory by each process: about two billion bases."""
+
+DISK_CACHE_BYTES = 16 * 2**30
+"""Frames of remote blocks kept on disk by each node: about 64 billion bases."""
+
+OnDamaged = Literal["stop", "quarantine"]
+
+_LOG = logging.getLogger(__name__)
+_AHEAD_BLOCKS = 16  # asked for before they are needed when a long stretch is read
 
 
 class ShardSet:
-    """A folder of shards and its index.
+    """A shard set in a folder or at a URL.
 
-    It holds no open file, so that it can be pickled and used on both sides of a fork.
+    It can be pickled and used on both sides of a fork. In one process it is for one thread.
 
     Attributes:
-        folder: where the shards lie.
+        place: the folder or URL.
+        folder: where the files of the index lie: the folder itself, or the copy of a remote index.
+        storage: the place itself.
         index: the checked index.
         fingerprint: hash of the content; equal content has one fingerprint wherever and however it was built.
-        contigs: name -> length in bases.
         splits: name -> bases.
     """
 
-    def __init__(self, folder: Path, index: Index, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, place: str, index: Index, frames: Frames, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
+    ) -> None:
         """Use an index that is loaded already; `open` is the usual way."""
-        self.folder = folder
+        assert index.folder is not None
+        self.place = place
+        self.folder: Path = index.folder
         self.index = index
         self.fingerprint = index.fingerprint
-        self.contigs = {contig.name: contig.length for contig in index.contigs}
         self.splits = {name: int((rows[:, 2] - rows[:, 1]).sum()) for name, rows in index.splits.items()}
-        self._number = {contig.name: number for number, contig in enumerate(index.contigs)}
+        self.storage = frames.storage
+        self._frames = frames
+        self._quarantine = on_damaged == "quarantine"
+        self._damaged: dict[int, str] = {}
         self._cache_bytes = cache_bytes
         self._cached_bytes = 0
-        self._cache: OrderedDict[int, Block] = OrderedDict()
+        self._cache: dict[int, Block] = {}
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, cache_bytes: int = CACHE_BYTES) -> "ShardSet":
+    def open(
+        cls,
+        place: str | os.PathLike[str],
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        disk_cache: str | os.PathLike[str] | None = None,
+        disk_cache_bytes: int = DISK_CACHE_BYTES,
+        on_damaged: OnDamaged = "stop",
+        retry: Retry | None = None,
+    ) -> "ShardSet":
         """Open a shard set; no shard is read yet.
 
+        Args:
+            place: its folder, or a URL that fsspec knows (``s3://``, ``gs://``, ``https://`` ...).
+            cache_bytes: packed blocks kept in memory by each process.
+            disk_cache: folder for what was read of remote sets, shared by the processes of a node; None:
+                ``~/.cache/ldarnet``.
+            disk_cache_bytes: how much of it frames may take; 0: keep only the index there.
+            on_damaged: what `read_windows` does with a window that touches a damaged or missing block: "stop", or
+                "quarantine" to give N in its place. All else stops always.
+            retry: how long to try when a remote read fails.
+
         Raises:
-            UserError: the folder is no shard set, or its index is of a newer format or damaged.
+            UserError: there is no shard set, its index is of another format or damaged, or it cannot be reached.
         """
-        return cls(Path(folder), Index.load(Path(folder)), cache_bytes)
+        storage = storage_at(place, retry)
+        if not storage.remote:
+            folder = Path(storage.place)
+            index = Index.load(folder)
+            return cls(storage.place, index, Frames(index, storage), cache_bytes=cache_bytes, on_damaged=on_damaged)
+        caches = Path(disk_cache) if disk_cache else default_cache_folder()
+        index = load_remote_index(storage, caches)
+        frames = Frames(index, storage, DiskCache(caches, disk_cache_bytes) if disk_cache_bytes else None)
+        return cls(storage.place, index, frames, cache_bytes=cache_bytes, on_damaged=on_damaged)
+
+    @cached_property
+    def contigs(self) -> dict[str, int]:
+        """Full name of each contig -> length in bases."""
+        return dict(zip(self.index.contigs.all_names(), self.index.contigs.length.tolist(), strict=True))
 
     def read(self, contig: str | int, start: int, stop: int) -> np.ndarray:
         """Token ids of a stretch, shape (stop - start,), uint8; all letters but A, C, G, T are N.
@@ -60,7 +113,8 @@ class ShardSet:
             stop: base after the last.
 
         Raises:
-            UserError: no such contig or stretch, or a shard is missing, unreadable, damaged or changed.
+            DamagedError: a shard is missing, damaged or changed.
+            UserError: no such contig or stretch, or a shard cannot be read.
         """
         pieces = [block.ids(a, b) for block, a, b in self._pieces(contig, start, stop)]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, dtype=np.uint8), *pieces])
@@ -69,75 +123,188 @@ class ShardSet:
         """The letters of a stretch exactly as they stand in the input, case and IUPAC codes included.
 
         Raises:
-            UserError: as for `read`.
+            DamagedError, UserError: as for `read`.
         """
         return b"".join(block.text(a, b) for block, a, b in self._pieces(contig, start, stop)).decode("ascii")
+
+    def read_windows(
+        self, contig: np.ndarray, start: np.ndarray, length: int
+    ) -> tuple[np.ndarray, list[tuple[int, str]]]:
+        """Token ids of windows given by contig number and first base, each of shape (b,).
+
+        Returns:
+            Token ids, (b, length) uint8; and row and reason of each window that is all N since a block of it is
+            missing or damaged. Which these are depends on the damage alone. With ``on_damaged="stop"`` there are none.
+
+        Raises:
+            DamagedError: a shard is missing, damaged or changed, with ``on_damaged="stop"``.
+            UserError: a window is not within its contig, or a shard cannot be read.
+        """
+        block, offset = self._locate(contig, start, length)
+        whole = offset + length <= self.index.blocks.length[block]
+        self.prefetch(block.tolist())
+        ids = np.empty((len(start), length), dtype=np.uint8)
+        # Windows within one block are cut from it by whole bytes, and unpacked together.
+        packed = np.zeros((len(start), (length + 3) // 4 + 1), dtype=np.uint8)
+        others: list[tuple[int, int, int]] = []
+        damaged: list[tuple[int, str]] = []
+        places = list(zip(block.tolist(), offset.tolist(), whole.tolist(), strict=True))
+        for row in np.argsort(block, kind="stable").tolist():
+            number, begin, in_one_block = places[row]
+            try:
+                if in_one_block:
+                    if runs := self._cut(self.block(number), begin, length, packed[row]):
+                        others += ((row, *run) for run in runs)
+                else:
+                    ids[row] = self.read(int(contig[row]), int(start[row]), int(start[row]) + length)
+            except DamagedError as error:
+                if not self._quarantine:
+                    raise
+                damaged.append((row, str(error)))
+        codes = unpack_bases(packed)
+        for phase in range(4):
+            rows = (whole & (offset % 4 == phase)).nonzero()[0]
+            ids[rows] = codes[rows, phase : phase + length]
+        for row, run_start, run_stop in others:
+            ids[row, run_start:run_stop] = N
+        ids[[row for row, _ in damaged]] = N
+        return ids, sorted(damaged)
+
+    @staticmethod
+    def _cut(block: Block, start: int, length: int, packed: np.ndarray) -> Sequence[tuple[int, int]]:
+        """Copy the bytes in which a window lies, the first and last perhaps in part; return where N belong in it."""
+        taken = block.packed[start // 4 : start // 4 + len(packed)]
+        packed[: len(taken)] = taken
+        return block.others(start, start + length) if len(block.runs) else ()
+
+    def blocks_of(self, contig: np.ndarray, start: np.ndarray, length: int) -> list[int]:
+        """The blocks that windows touch, each once, in the order in which the windows need them.
+
+        Args:
+            contig: (b,) contig numbers.
+            start: (b,) first bases.
+            length: bases of each window.
+
+        Raises:
+            UserError: a window is not within its contig.
+        """
+        first, _ = self._locate(contig, start, length)
+        last, _ = self._locate(contig, start + (length - 1), 1)
+        touched = (range(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+        return list(dict.fromkeys(block for blocks in touched for block in blocks))
+
+    def prefetch(self, blocks: Sequence[int]) -> None:
+        """Begin to fetch blocks of a remote set in threads, the first ones first; a local set is left alone.
+
+        It returns at once. At most `ahead.AHEAD_BYTES` are on their way at a time; blocks beyond that are left out, and
+        may be asked for again. Errors show when a block is read.
+        """
+        if self.storage.remote:
+            self._frames.prefetch(
+                [block for block in blocks if block not in self._cache and block not in self._damaged]
+            )
 
     def block(self, number: int) -> Block:
         """A block by its number in the index, from memory where it was read not long ago.
 
         Raises:
-            UserError: its shard is missing, unreadable, damaged or changed.
+            DamagedError: its shard is missing, or it is damaged or changed.
+            UserError: its shard cannot be read.
         """
-        block = self._cache.get(number)
-        if block is not None:
-            self._cache.move_to_end(number)
-            return block
-        block = self.load(number)
-        self._cache[number] = block
-        self._cached_bytes += block.nbytes
+        block = self._cache.pop(number, None)
+        if block is None:
+            block = self._load_or_remember(number)
+            self._cached_bytes += block.nbytes
+        self._cache[number] = block  # at the end: the first is the one that was not used for the longest time
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+            self._cached_bytes -= self._cache.pop(next(iter(self._cache))).nbytes
         return block
 
     def load(self, number: int) -> Block:
         """Read a block by its number in the index from its shard, and check it against the index.
 
         Raises:
-            UserError: its shard is missing, unreadable, damaged or changed.
+            DamagedError, UserError: as for `block`.
         """
-        blocks = self.index.blocks
-        path = self.folder / self.index.shards[blocks.shard[number]].name
-        size = int(blocks.size[number])
-        with read_errors(path):
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                raise UserError(f"{path}: missing; delete {self.folder} and build it again") from None
-            try:
-                frame = os.pread(descriptor, size, int(blocks.offset[number]))
-            finally:
-                os.close(descriptor)
-        if hashlib.sha256(frame).hexdigest() != blocks.sha256[number]:
-            raise UserError(
-                f"{path}: {self.index.describe_block(number)} does not match {self.folder / 'index.json'}: "
-                f"the shard was damaged or changed; delete {self.folder} and build it again"
-            )
-        return unpack_block(frame)
+        frame = self._frames.read(number)
+        try:
+            block = unpack_block(frame)
+            if block.length == self.index.blocks.length[number]:
+                return block
+            fault = f"{block.length} bases"
+        except ValueError as error:
+            fault = str(error)
+        shard = self.index.shards[self.index.blocks.shard[number]].name
+        raise DamagedError(
+            f"{self.place}/{shard}: {self.index.describe_block(number)} is not what the index says ({fault}); "
+            f"{remedy(self.place)}"
+        )
 
-    def _pieces(self, contig: str | int, start: int, stop: int) -> list[tuple[Block, int, int]]:
+    def _load_or_remember(self, number: int) -> Block:
+        if number in self._damaged:
+            raise DamagedError(self._damaged[number])
+        try:
+            return self.load(number)
+        except DamagedError as error:
+            if self._quarantine:
+                if str(error) not in self._damaged.values():
+                    _LOG.warning("windows that touch it are left out: %s", error)
+                self._damaged[number] = str(error)
+            raise
+
+    def _pieces(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
+        """The blocks of a stretch, and what of each belongs to it."""
         number = self._contig_number(contig)
-        length = self.index.contigs[number].length
-        if not 0 <= start <= stop <= length:
-            name = self.index.contigs[number].name
-            raise UserError(f"{self.folder}: {name} has {length} bases; {start}-{stop} is not within it")
-        first, last = self.index.first_block[number : number + 2]
-        starts = self.index.blocks.start[first:last]
-        pieces = []
-        at = first + int(np.searchsorted(starts, start, side="right")) - 1
-        while start < stop:
-            block, origin = self.block(int(at)), int(self.index.blocks.start[at])
-            until = min(stop, origin + block.length)
-            pieces.append((block, start - origin, until - origin))
-            start, at = until, at + 1
-        return pieces
+        if not 0 <= start <= stop <= self.index.contigs.length[number]:
+            raise UserError(self._outside(number, start, stop))
+        if start == stop:
+            return
+        base = int(self._first_base[self.index.first_block[number]])
+        first, last = (self._first_base.searchsorted((base + start, base + stop - 1), side="right") - 1).tolist()
+        for block in range(first, last + 1):
+            if first < last:
+                self.prefetch(range(block, min(block + _AHEAD_BLOCKS, last + 1)))
+            origin, unpacked = int(self._first_base[block]) - base, self.block(block)
+            yield unpacked, max(start - origin, 0), min(stop - origin, unpacked.length)
+
+    def _locate(self, contig: np.ndarray, start: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """The block that each base lies in, and its place there, once ``length`` bases are known to follow."""
+        outside = (start < 0) | (start + length > self.index.contigs.length[contig])
+        if outside.any():
+            row = int(outside.argmax())
+            raise UserError(self._outside(int(contig[row]), int(start[row]), int(start[row]) + length))
+        base = self._first_base[self.index.first_block[contig]] + start
+        block = self._first_base.searchsorted(base, side="right") - 1
+        return block, base - self._first_base[block]
+
+    def _outside(self, contig: int, start: int, stop: int) -> str:
+        length = self.index.contigs.length[contig]
+        return f"{self.place}: {self.index.name(contig)} has {length} bases; {start}-{stop} is not within it"
+
+    @cached_property
+    def _first_base(self) -> np.ndarray:
+        """(b + 1,) int64: bases before each block, counted through all contigs."""
+        return np.concatenate(([0], np.cumsum(self.index.blocks.length)))
 
     def _contig_number(self, contig: str | int) -> int:
-        if isinstance(contig, str):
-            if contig not in self._number:
-                raise UserError(f"{self.folder}: no contig {contig!r}; it holds {some_names(self._number)}")
-            return self._number[contig]
-        return contig
+        if not isinstance(contig, str):
+            return contig
+        try:
+            return self.index.number(contig)
+        except UserError as error:
+            raise UserError(f"{self.place}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": OrderedDict(), "_cached_bytes": 0}
+        derived = ("contigs", "_first_base")
+        state = {name: value for name, value in self.__dict__.items() if name not in derived}
+        return state | {"_cache": {}, "_cached_bytes": 0}
+
+
+def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
+    """Letters of a sample that webdataset read from a shard: ``WebDataset(urls).map(decode_sample)``.
+
+    Returns:
+        ``__key__``, and ``text``: the letters of the block as they stood in the input.
+    """
+    block = unpack_block(sample[BLOCK_SUFFIX[1:]])
+    return {"__key__": sample["__key__"], "text": block.text(0, block.length).decode("ascii")}

@@ -1,18 +1,23 @@
-"""Training windows and their order: a pure function of (content, seed, epoch, position)."""
+"""Training windows: which one stands at a position, as a pure function of (content, seed, position), and its bases."""
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ldarnet.alphabet import reverse_complement as other_strand
-from ldarnet.data.order import counter_hash, permute, stream_key
+from ldarnet.data.contigs import some_names
+from ldarnet.data.order import below, counter_hash, stream_key
 from ldarnet.data.reader import ShardSet
+from ldarnet.data.shuffle import Shuffle
+from ldarnet.data.stretches import find_stretches
 from ldarnet.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class WindowKey:
-    """Which window stands at a position: epoch, contig name, first base, and whether it is the other strand."""
+    """Which window stands at a position: epoch of its source, contig, first base, whether on the other strand."""
 
     epoch: int
     contig: str
@@ -21,72 +26,28 @@ class WindowKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretches:
-    """The stretches of a split that windows are cut from: inside one contig, one interval and free of long runs of N.
+class Source:
+    """What is read to one end before it is read again: all species together, or each of a mixture.
 
     Attributes:
-        contig: (s,) contig number.
-        start: (s,) first base.
-        windows: (s,) whole windows that fit, at least 1.
-        slack: (s,) bases left over when they are laid end to end.
-        first: (s,) number of the first window of each stretch.
-        left_out: stretches too short for one window, and the bases in them.
+        name: of the species; "" for all together, or where no species was named.
+        windows: in an epoch of it.
+        share: of all windows that are read.
     """
 
+    name: str
+    windows: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where windows lie, (b,) each: epoch of the source, contig number, first base, whether on the other strand."""
+
+    epoch: np.ndarray
     contig: np.ndarray
     start: np.ndarray
-    windows: np.ndarray
-    slack: np.ndarray
-    first: np.ndarray
-    left_out: tuple[int, int]
-
-    @property
-    def total(self) -> int:
-        """Windows in all."""
-        return int(self.windows.sum())
-
-    def owner(self, window: np.ndarray) -> np.ndarray:
-        """The stretch that each window number belongs to."""
-        return np.searchsorted(self.first, window, side="right") - 1
-
-    def place(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig number and first base of each window number when windows begin where their stretch begins."""
-        owner = self.owner(window)
-        return self.contig[owner], self.start[owner] + (window - self.first[owner]) * length
-
-
-def find_stretches(shards: ShardSet, split: str, length: int, max_n_run: int) -> Stretches:
-    """Cut a split at every run of more than ``max_n_run`` N and keep what holds at least one window of ``length``.
-
-    Raises:
-        UserError: no such split, or no window fits anywhere in it.
-    """
-    if length < 1:
-        raise UserError(f"window length {length}: it must be at least 1")
-    if max_n_run < 0:
-        raise UserError(f"max_n_run {max_n_run}: it must be at least 0")
-    if split not in shards.index.splits:
-        raise UserError(
-            f"{shards.folder}: no split {split!r}; it holds {', '.join(shards.splits)}. Build a set that has one "
-            f"(`python -m sharding.build --split {split}=CONTIG`), or name another split"
-        )
-    pieces = [
-        (contig, start, stop)
-        for contig, begin, end in shards.index.splits[split].tolist()
-        for start, stop in _between_long_runs(shards.index.contigs[contig].n_runs, begin, end, max_n_run)
-        if stop > start
-    ]
-    contig, start, stop = np.array(pieces, dtype=np.int64).reshape(-1, 3).T
-    windows, slack = np.divmod(stop - start, length)
-    fits = windows > 0
-    if not fits.any():
-        raise UserError(
-            f"{shards.folder}: split {split!r} ({shards.splits[split]} bases) has no window of {length} bases between "
-            f"runs of more than {max_n_run} N; choose a shorter window, a larger max_n_run or a larger split"
-        )
-    left_out = int((~fits).sum()), int(slack[~fits].sum())
-    first = np.cumsum(windows) - windows
-    return Stretches(contig[fits], start[fits], windows[fits], slack[fits], first[fits], left_out)
+    reverse: np.ndarray
 
 
 class Windows:
@@ -95,6 +56,17 @@ class Windows:
     A stretch of S bases gives ``S // length`` windows laid end to end from an offset of 0 to ``S % length`` that is
     drawn anew for each stretch and epoch, so that every epoch has the same number of windows and none overlap. Nothing
     is stored for each window.
+
+    Without weights and temperature all species are one source, and its windows are read once before any is read again.
+    With one of them every species is a source of its own, read at its share of all windows.
+
+    Attributes:
+        shards: the bases.
+        split: name of the split.
+        length: bases in a window.
+        sources: what is read, at which share.
+        stretches: what the windows are cut from, the sources one after the other.
+        shuffle: their order.
     """
 
     def __init__(
@@ -106,6 +78,8 @@ class Windows:
         max_n_run: int = 100,
         seed: int = 0,
         reverse_complement: bool = True,
+        weights: Mapping[str, float] | None = None,
+        temperature: float | None = None,
     ) -> None:
         """Lay out the windows of ``split``.
 
@@ -116,22 +90,43 @@ class Windows:
             max_n_run: the longest run of N that a window may hold.
             seed: of order, offsets and strands.
             reverse_complement: read half of the windows, drawn at random, on the other strand.
+            weights: species -> its weight among all windows; species that are not named are not read.
+            temperature: read every species in proportion to its windows to the power of 1/temperature: 1 for their
+                sizes, more to favour the small ones.
 
         Raises:
-            UserError: no such split, or no window fits in it.
+            UserError: no such split or species, no window fits in it, or a weight or the temperature is not above 0.
         """
         self.shards = shards
         self.split = split
         self.length = length
-        self._stretches = find_stretches(shards, split, length, max_n_run)
-        self._reverse_complement = reverse_complement
-        self._order, self._phase, self._strand = (
+        species = _species(shards, weights, temperature)
+        self.stretches = find_stretches(shards, split, length, max_n_run, species)
+        names, counts = [""], np.array([self.stretches.total])
+        if species is not None:
+            of_stretch = shards.index.contigs.species[self.stretches.contig]
+            counts = np.bincount(of_stretch, np.diff(self.stretches.first), minlength=len(shards.index.species))
+            names, counts = [shards.index.species[number] for number in species], counts[species].astype(np.int64)
+        if weights is not None and not counts.all():
+            empty = [name for name, count in zip(names, counts, strict=True) if not count]
+            raise UserError(
+                f"{shards.place}: split {split!r} has no window of {length} bases of {some_names(map(repr, empty))}; "
+                "leave out the weight, or choose a shorter window or another split"
+            )
+        names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
+        wanted = counts ** (1 / (temperature or 1)) if weights is None else np.array([weights[name] for name in names])
+        order, self._phase, self._strand = (
             stream_key(shards.fingerprint, seed, purpose) for purpose in ("order", "phase", "strand")
         )
+        self._reverse_complement = reverse_complement
+        self.shuffle = Shuffle(counts, length, order, wanted / wanted.sum())
+        self._first_window = np.cumsum(counts) - counts
+        shares = self.shuffle.shares.tolist()
+        self.sources = [Source(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
 
     def __len__(self) -> int:
-        """Windows in an epoch."""
-        return self._stretches.total
+        """Windows in an epoch; with several sources, in an epoch of each of them together."""
+        return self.stretches.total
 
     @property
     def left_out(self) -> tuple[int, int]:
@@ -140,13 +135,18 @@ class Windows:
         A stretch is what lies between contig ends, interval ends and runs of more than ``max_n_run`` N; the bases of
         these runs are not counted.
         """
-        return self._stretches.left_out
+        return self.stretches.left_out
+
+    def epochs(self, position: int) -> dict[str, float]:
+        """How often each source was read through before a position, by name."""
+        taken = self.shuffle.taken(position) / self.shuffle.windows
+        return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
     def locate(self, position: int) -> WindowKey:
         """The window at a position, which counts on from epoch to epoch. No shard is read."""
-        contig, start, reverse = (column[0] for column in self._locate(np.array([position])))
-        name = self.shards.index.contigs[contig].name
-        return WindowKey(position // len(self), name, int(start), bool(reverse))
+        places = self.places(np.array([position]))
+        name = self.shards.index.name(int(places.contig[0]))
+        return WindowKey(int(places.epoch[0]), name, int(places.start[0]), bool(places.reverse[0]))
 
     def ids(self, position: int) -> np.ndarray:
         """Token ids of the window at a position, shape (length,), uint8.
@@ -154,7 +154,7 @@ class Windows:
         Raises:
             UserError: a shard is missing, damaged or changed.
         """
-        return self.batch(np.array([position]))[0]
+        return self.read(self.places(np.array([position])))[0][0]
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
         """Token ids of the windows at positions of shape (b,): shape (b, length), uint8.
@@ -162,35 +162,60 @@ class Windows:
         Raises:
             UserError: a shard is missing, damaged or changed.
         """
-        contig, start, reverse = self._locate(positions)
-        ids = read_windows(self.shards, contig, start, self.length)
-        ids[reverse] = other_strand(ids[reverse])
-        return ids
+        return self.read(self.places(positions))[0]
 
-    def _locate(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Contig number, first base and strand of the windows at positions of shape (b,)."""
-        stretches = self._stretches
-        epoch, place = np.divmod(positions, len(self))
-        window = permute(place, len(self), counter_hash(self._order, epoch))
+    def read(self, places: Places) -> tuple[np.ndarray, dict[int, str]]:
+        """Token ids of windows, (b, length) uint8, and why rows of nothing but N could not be read.
+
+        Raises:
+            UserError: a shard cannot be read; or it is missing, damaged or changed, and the set was not told to go on.
+        """
+        ids, damaged = self.shards.read_windows(places.contig, places.start, self.length)
+        ids[places.reverse] = other_strand(ids[places.reverse])
+        return ids, dict(damaged)
+
+    def prefetch(self, places: Places) -> None:
+        """Begin to fetch the blocks of windows that will be read soon, where the set is not local."""
+        self.shards.prefetch(self.shards.blocks_of(places.contig, places.start, self.length))
+
+    def places(self, positions: np.ndarray) -> Places:
+        """Where the windows at positions of shape (b,) lie; no shard is read."""
+        source, epoch, window = self.shuffle.place(positions)
+        stretches, window = self.stretches, window + self._first_window[source]
         owner = stretches.owner(window)
-        spread = (stretches.slack[owner] + 1).astype(np.uint64)
-        phase = (counter_hash(counter_hash(self._phase, epoch), owner) % spread).astype(np.int64)
+        phase = below(counter_hash(counter_hash(self._phase, epoch), owner), stretches.slack[owner] + 1)
         contig, start = stretches.place(window, self.length)
         reverse = (counter_hash(self._strand, positions) & np.uint64(1)).astype(bool) & self._reverse_complement
-        return contig, start + phase, reverse
+        return Places(epoch, contig, start + phase, reverse)
 
 
-def read_windows(shards: ShardSet, contig: np.ndarray, start: np.ndarray, length: int) -> np.ndarray:
-    """Token ids of windows given by contig number and first base, each of shape (b,): shape (b, length), uint8."""
-    ids = np.empty((len(start), length), dtype=np.uint8)
-    for row, (number, first) in enumerate(zip(contig.tolist(), start.tolist(), strict=True)):
-        ids[row] = shards.read(number, first, first + length)
-    return ids
+def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
+    """A window in words, such as ``chr1:4096-8192``."""
+    return f"{shards.index.name(int(contig))}:{start}-{start + length}"
 
 
-def _between_long_runs(runs: np.ndarray, begin: int, end: int, max_n_run: int) -> list[tuple[int, int]]:
-    """What is left of ``begin`` to ``end`` when runs longer than ``max_n_run`` are taken out."""
-    long = runs[runs[:, 1] - runs[:, 0] > max_n_run]
-    long = np.clip(long[(long[:, 0] < end) & (long[:, 1] > begin)], begin, end)
-    edges = [begin, *long.ravel().tolist(), end]
-    return list(zip(edges[::2], edges[1::2], strict=True))
+def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature: float | None) -> np.ndarray | None:
+    """The numbers of the species of a mixture, in order; None without one."""
+    names = shards.index.species
+    if weights is not None and temperature is not None:
+        raise UserError("weights and a temperature are both given: choose one of the two")
+    if temperature is not None:
+        if not 0 < temperature < np.inf:
+            raise UserError(f"temperature {temperature}: it must be above 0")
+        return np.arange(len(names))
+    if weights is None:
+        return None
+    number = {name: number for number, name in enumerate(names)}
+    if unknown := [name for name in weights if name not in number]:
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        raise UserError(
+            f"{shards.place}: a weight is given to species {unknown[0]!r}, which is not in it"
+            + (f"; did you mean {near[0]!r}?" if near else f"; it holds {some_names(map(repr, names))}")
+        )
+    if not weights:
+        raise UserError("weights of no species: name at least one, or give no weights to read all as they come")
+    if wrong := [name for name in weights if not 0 < weights[name] < np.inf]:
+        raise UserError(
+            f"weight {weights[wrong[0]]} of species {wrong[0]!r}: it must be above 0; leave out what is not to be read"
+        )
+    return np.sort([number[name] for name in weights])

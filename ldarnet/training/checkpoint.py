@@ -190,8 +190,8 @@ def verify(checkpoint: Path) -> None:
             raise UserError(f"{file} is not the file that was written (SHA-256 differs from manifest.json); {remedy}")
 
 
-def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str) -> None:
-    """Check that a checkpoint is of this architecture and was trained on this data.
+def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
+    """Check that a checkpoint is of this architecture and was trained on this data, or that other data is accepted.
 
     Raises:
         UserError: it is not; names what differs.
@@ -203,10 +203,11 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str) ->
         listed = "; ".join(f"{key} is {saved[key]} there and {wanted[key]} here" for key in keys)
         raise UserError(f"{checkpoint} holds another architecture: {listed}; give this run another run.dir")
     found = read_state(checkpoint).fingerprint
-    if found != fingerprint:
+    if found != fingerprint and not accept_other:
         raise UserError(
             f"{checkpoint} was trained on another data set (fingerprint {found[:12]}, data.shards has "
-            f"{fingerprint[:12]}); point data.shards to the former set, or give this run another run.dir"
+            f"{fingerprint[:12]}); point data.shards to the former set, give this run another run.dir, "
+            "or set data.accept_other=true to go on with the other data"
         )
 
 

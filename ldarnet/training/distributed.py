@@ -67,9 +67,14 @@ class World:
         """Raise on all ranks if any of them passes an error; every rank must call it."""
         if not self.sum_on_host(error is not None)[0]:
             return
-        messages: list[str | None] = [None] * self.size
-        dist.all_gather_object(messages, None if error is None else str(error), group=self.host_group)
-        raise UserError(next(message for message in messages if message is not None))
+        messages = self.gather([] if error is None else [str(error)])
+        raise UserError(messages[0])
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all ranks in their order; every rank must call it."""
+        lists: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, items, group=self.host_group)
+        return [item for of_rank in lists for item in of_rank]
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
         """What `produce` returns on rank 0, None on the others; its error is raised on all of them."""

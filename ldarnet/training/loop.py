@@ -76,6 +76,8 @@ def _next(
 ) -> tuple[list[Batch], int, bool]:
     """The next step's micro-batches, the number of scored bases in the global batch, and whether any rank must stop.
 
+    Windows that any rank could not read, and that quarantine leaves unscored, are reported.
+
     Raises:
         UserError: a rank cannot read its windows, or rank 0 could not record an earlier step; on all ranks.
     """
@@ -85,9 +87,14 @@ def _next(
     except (UserError, OSError) as caught:
         error = error or user_error(caught)
     own = sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches)
-    scored, failures, stops = world.sum_on_host(own, error is not None, request.received is not None)
+    lost = [lost for batch in batches for lost in batch.quarantined]
+    scored, failures, stops, missing = world.sum_on_host(
+        own, error is not None, request.received is not None, len(lost)
+    )
     if failures:
         world.raise_together(error)
+    if missing:
+        recorder.quarantined(world.gather(lost))
     return batches, scored, stops > 0
 
 

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 
 from ldarnet.config import RunConfig
+from ldarnet.data import Quarantined
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetConfig
 from ldarnet.model.cost import dense_bf16_peak
@@ -59,6 +60,8 @@ class Recorder:
         self.failure: UserError | None = None
         self._status = "FAILED"
         self._health: torch.Tensor | float = 0.0
+        self._quarantined = 0
+        self._reasons: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +75,14 @@ class Recorder:
         """Count the bases of a step, and note without waiting for the device whether its gradient was finite."""
         self.meter.add(self.config.training.batch * self.config.data.length)
         self._health = self._health + 0 * norm  # 0, or not a number for ever
+
+    def quarantined(self, windows: list[Quarantined]) -> None:
+        """Count the windows of a step, of all ranks, that could not be read; say each reason once."""
+        self._quarantined += len(windows)
+        for window in windows:
+            if window.reason not in self._reasons:
+                self._reasons.add(window.reason)
+                self.display.say(f"not scored: window {window.window} and others like it: {window.reason}")
 
     def train(
         self,
@@ -105,6 +116,7 @@ class Recorder:
             **self._utilization.metrics(speed, stages["bases_per_chunk"]),
             "bases": state.position * self.config.data.length,
             "seconds": self.meter.seconds,
+            **({"quarantined": self._quarantined} if self._quarantined else {}),
         }
         self._write(line)
         self.display.step(line)

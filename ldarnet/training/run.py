@@ -75,7 +75,7 @@ def _train(world: World, config: RunConfig) -> TrainResult:
     inputs = prepare_inputs(config, world)
     store = CheckpointStore(config.run.dir, config.checkpoint.keep)
     found = find_start(config, inputs, store, world)
-    state = found.state or first_state(config, inputs)
+    state = (found.state or first_state(config, inputs)).advanced(fingerprint=inputs.shards.fingerprint)
     display = Display(world.is_main, inputs.total_steps, state.step)
     if not found.finished:
         for text in describe(config, inputs, world):

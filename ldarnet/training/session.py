@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.config import RunConfig
+from ldarnet.config import DataSection, RunConfig
 from ldarnet.data import Masking, ShardSet, Windows
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetForMaskedLM
@@ -19,6 +19,9 @@ from ldarnet.training.progress import scaled
 from ldarnet.training.run_folder import Found, open_run_folder
 from ldarnet.training.state import prepare_optimizer_state, restore_optimizer_state
 from ldarnet.training.validation import validation_windows
+
+MOST_SOURCES = 8
+"""Species of a mixture that are named at the start of a run."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
                 f"training.recompute={config.training.recompute}: this model has no stage {wrong[0]}; its stages are "
                 f"{', '.join(map(str, range(model_config.num_stages)))}, 0 the outermost"
             )
-        shards = ShardSet.open(data.shards)
+        shards = open_shards(data)
         windows = Windows(
             shards,
             "train",
@@ -71,6 +74,8 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
             max_n_run=data.max_n_run,
             seed=config.run.seed,
             reverse_complement=data.reverse_complement,
+            weights=data.weights,
+            temperature=data.temperature,
         )
         if config.validation.windows:
             validation_windows(shards, config, world)
@@ -88,6 +93,20 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     return Inputs(shards, windows, masking, model, kernels, _total_steps(config, len(windows)))
 
 
+def open_shards(data: DataSection) -> ShardSet:
+    """Open the shard set that a configuration names.
+
+    Raises:
+        UserError: there is none, or it is damaged or cannot be reached.
+    """
+    return ShardSet.open(
+        data.shards,
+        disk_cache=data.cache,
+        disk_cache_bytes=int(data.cache_gib * 2**30),
+        on_damaged=data.on_damaged,
+    )
+
+
 def find_start(config: RunConfig, inputs: Inputs, store: CheckpointStore, world: World) -> Found:
     """Where the run in this folder stands; its checkpoint is checked and its weights are loaded into the model.
 
@@ -100,7 +119,7 @@ def find_start(config: RunConfig, inputs: Inputs, store: CheckpointStore, world:
         with world.together():
             if not (found.checkpoint / "manifest.json").is_file():
                 raise UserError(f"rank {world.rank} does not see {found.checkpoint}; run.dir must be on a shared disk")
-            check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint)
+            check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint, accept_other=config.data.accept_other)
             load_weights(inputs.model, found.checkpoint)
     return found
 
@@ -140,6 +159,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
         f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
         f"windows of {length:,} bases an epoch{left_out}",
+        *_describe_mixture(inputs),
         f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}, {precision}; {training.batch} windows "
         f"({training.batch * length:,} bases) a step in {training.accumulation} micro-step(s)",
         f"kernels  {kernels}",
@@ -147,6 +167,16 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"run      {config.run.dir}, {inputs.total_steps:,} steps "
         f"({inputs.total_steps * training.batch / len(inputs.windows):.2f} epochs)",
     ]
+
+
+def _describe_mixture(inputs: Inputs) -> list[str]:
+    """Which species are read at which share, if they are mixed."""
+    sources = sorted(inputs.windows.sources, key=lambda source: -source.share)
+    if sources[0].name == "":
+        return []
+    listed = ", ".join(f"{source.name} {source.share:.1%}" for source in sources[:MOST_SOURCES])
+    rest = f" and {len(sources) - MOST_SOURCES} more" if len(sources) > MOST_SOURCES else ""
+    return [f"mixture  {listed}{rest}"]
 
 
 def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:

@@ -1,10 +1,17 @@
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ldarnet.data import Masking, Windows, training_steps, validation_batches
+from ldarnet.alphabet import N
+from ldarnet.data import Masking, ShardSet, Windows, training_steps, validation_batches
 from ldarnet.errors import UserError
 
 L = 20
@@ -86,16 +93,118 @@ def test_batches_hold_masked_windows(shards):
         assert torch.equal(shown[~scored], truth[~scored])
 
 
+def damage(shards, contig, base):
+    """Flip a bit of the block that holds a base; returns the first and last base of that block."""
+    blocks, number = shards.index.blocks, shards.index.number(contig)
+    block = int(np.flatnonzero((blocks.contig == number) & (blocks.start <= base))[-1])
+    shard = shards.folder / shards.index.shards[blocks.shard[block]].name
+    content = bytearray(shard.read_bytes())
+    content[blocks.offset[block] + 10] ^= 1
+    shard.write_bytes(content)
+    return int(blocks.start[block]), int(blocks.start[block] + blocks.length[block])
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_shard_stops_with_its_name_in_one_line(shards, workers):
-    shard = shards.folder / "shard-00000.tar"
-    content = bytearray(shard.read_bytes())
-    for offset in shards.index.blocks.offset:
-        content[offset + 10] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"shard-00000.tar: block \d+ \([abv]:\d+-\d+\)") as error:
-        steps(shards, workers=workers)
+    damage(shards, "a", 300)
+    with pytest.raises(UserError, match=r"shard-\S+.tar: block \d+ \(a:256-384\)") as error:
+        steps(shards, workers=workers, last_step=20)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_windows_on_damaged_blocks_are_left_out_alike_by_all_ranks_and_named(shards, workers):
+    sound = steps(shards, micro_batch=4, last_step=10)
+    begin, end = damage(shards, "a", 300)
+    shards = ShardSet.open(shards.folder, on_damaged="quarantine")
+    alone = steps(shards, micro_batch=4, last_step=10)
+    ranks = [steps(shards, rank=rank, world=2, last_step=10, workers=workers) for rank in range(2)]
+    windows, lost = Windows(shards, "train", L), 0
+    for number, step in enumerate(alone):
+        for micro, batch in enumerate(step):
+            parts = [rank[number][micro] for rank in ranks]
+            assert torch.equal(batch.input_ids, torch.cat([part.input_ids for part in parts]))
+            assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
+            assert batch.quarantined == parts[0].quarantined + parts[1].quarantined
+            named = []
+            for row in range(4):
+                key = windows.locate(batch.first_position + row)
+                if key.contig == "a" and key.start < end and key.start + L > begin:
+                    assert (batch.input_ids[row] == N).all() and (batch.labels[row] == -100).all()
+                    named.append(f"a:{key.start}-{key.start + L}")
+                else:
+                    assert torch.equal(batch.input_ids[row], sound[number][micro].input_ids[row])
+                    assert torch.equal(batch.labels[row], sound[number][micro].labels[row])
+            assert [window.window for window in batch.quarantined] == named
+            assert all("block" in window.reason and "(a:256-384)" in window.reason for window in batch.quarantined)
+            lost += len(named)
+    assert lost
+
+
+def test_a_worker_that_was_killed_is_told_in_one_line_and_does_not_hang(shards):
+    before = {child.pid for child in multiprocessing.active_children()}
+    stream = training_steps(
+        Windows(shards, "train", L),
+        Masking(),
+        micro_batch=2,
+        accumulation=1,
+        rank=0,
+        world=1,
+        first_step=0,
+        last_step=10**6,
+        workers=2,
+    )
+    next(stream)
+    victim = next(child for child in multiprocessing.active_children() if child.pid not in before)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join()
+    time.sleep(0.2)  # what else the program does is not disturbed
+    with pytest.raises(UserError, match=rf"reads the shards ended.*{victim.pid}.*data.workers") as error:
+        list(itertools.islice(stream, 100))
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_interruptions_and_other_numbers_of_ranks_lose_and_repeat_nothing(shards, data):
+    batch, last = data.draw(st.sampled_from([1, 4, 6, 12])), 12
+    whole = steps(shards, micro_batch=batch, accumulation=1, last_step=last)
+    step = 0
+    while step < last:
+        stop = data.draw(st.integers(step + 1, last))
+        world = data.draw(st.sampled_from([size for size in (1, 2, 3, 4, 6) if batch % size == 0]))
+        micro = data.draw(st.sampled_from([m for m in range(1, batch // world + 1) if batch // world % m == 0]))
+        accumulation = batch // world // micro
+        ranks = [
+            steps(
+                shards,
+                micro_batch=micro,
+                accumulation=accumulation,
+                rank=rank,
+                world=world,
+                first_step=step,
+                last_step=stop,
+            )
+            for rank in range(world)
+        ]
+        for number in range(step, stop):
+            # Micro-batch by micro-batch, and in it rank by rank.
+            parts = [ranks[rank][number - step][m] for m in range(accumulation) for rank in range(world)]
+            for name in ("input_ids", "labels"):
+                together = torch.cat([getattr(part, name) for part in parts])
+                assert torch.equal(together, getattr(whole[number][0], name))
+        step = stop
+
+
+@pytest.mark.parametrize("world", [2, 4, 64])
+def test_any_number_of_ranks_sees_the_same_global_batches(shards, world):
+    alone = steps(shards, micro_batch=64, accumulation=1, last_step=2)
+    ranks = [
+        steps(shards, micro_batch=64 // world, accumulation=1, rank=r, world=world, last_step=2) for r in range(world)
+    ]
+    for number in range(2):
+        together = torch.cat([rank[number][0].input_ids for rank in ranks])
+        assert torch.equal(together, alone[number][0].input_ids)
 
 
 def validation(shards, rank, world, batch=3, most=10, split="valid"):
@@ -140,3 +249,25 @@ def test_a_window_keeps_its_mask_when_more_windows_are_asked_for(shards):
 def test_validation_of_a_split_that_is_not_there_is_refused_at_once(shards):
     with pytest.raises(UserError, match="no split 'test'"):
         validation_batches(shards, "test", length=L, max_windows=1, batch=1, rank=0, world=1, masking=Masking())
+
+
+def test_the_blocks_of_the_next_step_are_asked_for_before_those_of_this_one_are_read(shards, monkeypatch):
+    calls = []
+    prefetch, read_windows = ShardSet.prefetch, ShardSet.read_windows
+
+    def note_prefetch(self, blocks):
+        calls.append(("ahead", set(blocks)))
+        prefetch(self, blocks)
+
+    def note_read(self, contig, start, length):
+        calls.append(("read", set(self.blocks_of(contig, start, length))))
+        with monkeypatch.context() as inner:
+            inner.setattr(ShardSet, "prefetch", prefetch)  # what reading asks for itself does not count
+            return read_windows(self, contig, start, length)
+
+    monkeypatch.setattr(ShardSet, "prefetch", note_prefetch)
+    monkeypatch.setattr(ShardSet, "read_windows", note_read)
+    steps(shards, last_step=6)
+    assert [kind for kind, _ in calls] == ["ahead", "read"] * 5 + ["read"]
+    ahead, read = ([blocks for kind, blocks in calls if kind == name] for name in ("ahead", "read"))
+    assert ahead == read[1:]

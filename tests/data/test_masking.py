@@ -66,10 +66,31 @@ def test_nothing_and_everything():
     assert (labels == -100).all()
     inputs, labels = Masking(rate=1, mask=1, random=0).apply(IDS, "set", POSITIONS)
     assert (inputs == MASK).all()
-    assert inputs.dtype == labels.dtype == np.int64
+    assert (inputs.dtype, labels.dtype) == (np.uint8, np.int8)
 
 
 @pytest.mark.parametrize("options", [{"rate": 1.1}, {"mask": -0.1}, {"mask": 0.8, "random": 0.3}])
 def test_probabilities_out_of_range_are_refused(options):
     with pytest.raises(UserError, match="must be"):
         Masking(**options)
+
+
+@pytest.mark.parametrize("length", [1, 3, 2**15 - 1, 2**16 + 2])
+def test_a_mask_does_not_depend_on_how_many_windows_are_worked_on_together(length):
+    ids = np.random.default_rng(1).integers(0, 5, (3, length)).astype(np.uint8)
+    together = Masking(rate=0.5).apply(ids, "set", np.arange(3))
+    for row in range(3):
+        alone = Masking(rate=0.5).apply(ids[row : row + 1], "set", np.array([row]))
+        for whole, part in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(whole[row], part[0])
+
+
+def test_a_mask_never_changes():
+    """A changed number would hide other bases from a resumed run."""
+    inputs, labels = Masking(rate=0.5).apply(np.zeros((1, 40), dtype=np.uint8), "set", np.array([7]))
+    assert "".join(map(str, inputs[0])) == INPUTS
+    assert np.flatnonzero(labels[0] == 0).tolist() == SCORED
+
+
+INPUTS = "1050050000500555555050050000005005505005"
+SCORED = [0, 2, 4, 5, 8, 10, 13, 14, 15, 16, 17, 18, 19, 20, 23, 27, 30, 33, 34, 36, 39]

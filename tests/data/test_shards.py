@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -13,13 +14,24 @@ from hypothesis import strategies as st
 from ldarnet.alphabet import encode
 from ldarnet.data import ShardSet
 from ldarnet.data.format import unpack_block
+from ldarnet.data.index import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
+from ldarnet.files import sha256_file
+from sharding.build import build
 
 CONTIGS = {
     "one": "ACGTNNNNacgtRYKM" * 20 + "ACG",
     "two": "ttNNnnA",
     "three": "G" * 999,
 }
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "in.fa").write_text("".join(f">{name}\n{text}\n" for name, text in CONTIGS.items()))
+    build(folder / "set", [folder / "in.fa"], contig_splits={"valid": ["two"]}, block=100)
+    return folder / "set"
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -42,7 +54,7 @@ def test_what_goes_in_comes_out(make_set, texts, block, shard_size, data):
 
 def test_the_index_knows_runs_of_n_across_blocks(make_set):
     shards = make_set({"a": "ACGTNNNNNNNNRRRACGTN"}, block=5)
-    assert shards.index.contigs[0].n_runs.tolist() == [[4, 15], [19, 20]]
+    assert shards.index.runs.tolist() == [[4, 15], [19, 20]]
 
 
 def test_lengths_and_splits(make_set):
@@ -103,26 +115,26 @@ def test_reading_outside_is_refused(make_set, contig, start, stop, message):
 
 def test_a_changed_block_is_found_when_it_is_read_and_others_are_served(make_set):
     shards = make_set(CONTIGS, block=100)
-    shard = shards.folder / "shard-00000.tar"
+    shard = shards.folder / "shard-00000-0000-0000.tar"
     content = bytearray(shard.read_bytes())
     content[shards.index.blocks.offset[2] + 20] ^= 1
     shard.write_bytes(content)
     assert shards.text("one", 0, 200) == CONTIGS["one"][:200]
-    with pytest.raises(UserError, match=r"shard-00000\.tar: block 2 \(one:200-300\) does not match"):
+    with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: block 2 \(one:200-300\) does not match"):
         shards.read("one", 199, 201)
 
 
 def test_a_truncated_or_missing_shard_is_named(make_set):
     shards = make_set({"a": "ACGT" * 100})
-    shard = shards.folder / "shard-00000.tar"
+    shard = shards.folder / "shard-00000-0000-0000.tar"
     os.truncate(shard, 520)
-    with pytest.raises(UserError, match=r"shard-00000\.tar: block 0 \(a:0-400\) does not match"):
+    with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: block 0 \(a:0-400\) does not match"):
         shards.read("a", 0, 1)
     shard.unlink()
-    with pytest.raises(UserError, match=r"shard-00000\.tar: missing"):
+    with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: missing"):
         shards.read("a", 0, 1)
     shard.mkdir()
-    with pytest.raises(UserError, match=r"shard-00000\.tar: a folder, not a file"):
+    with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: a folder, not a file"):
         shards.read("a", 0, 1)
 
 
@@ -134,7 +146,7 @@ def test_a_shard_that_the_system_does_not_give_is_named(make_set, monkeypatch, c
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, call, refuse)
-    with pytest.raises(UserError, match=r"shard-00000\.tar: cannot be read \(Input/output error\)"):
+    with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: cannot be read \(Input/output error\)"):
         shards.read("a", 0, 1)
 
 
@@ -166,35 +178,101 @@ def test_an_index_that_may_not_be_read_is_named(make_set, monkeypatch):
         ShardSet.open(folder)
 
 
-def edit(shards, change):
-    path = shards.folder / "index.json"
+def edit(folder: Path, change, *, sign: bool = True) -> None:
+    """Change what index.json says; signed, its checksum is made to fit."""
+    path = folder / "index.json"
     content = json.loads(path.read_text())
     change(content)
+    if sign:
+        del content["checksum"]
+        content["checksum"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     path.write_text(json.dumps(content))
 
 
-def test_an_index_of_a_newer_format_is_refused(make_set):
-    shards = make_set(CONTIGS)
-    edit(shards, lambda content: content.update(version=2))
-    with pytest.raises(UserError, match=r"format version 2, but this program reads version 1; upgrade"):
-        ShardSet.open(shards.folder)
+def edit_table(folder: Path, name: str, change) -> None:
+    """Change a table of the index and all hashes that would tell."""
+    table = np.load(folder / name)
+    changed = change(table)
+    np.save(folder / name, table if changed is None else changed)
+    size, digest = (folder / name).stat().st_size, sha256_file(folder / name)
+    edit(folder, lambda content: content["tables"].update({name: {"size": size, "sha256": digest}}))
+
+
+@pytest.mark.parametrize(("version", "remedy"), [(1, "build it again"), (3, "upgrade ldarnet")])
+def test_an_index_of_another_format_is_refused(make_set, version, remedy):
+    folder = make_set(CONTIGS).folder
+    edit(folder, lambda content: content.update(version=version))
+    with pytest.raises(UserError, match=f"format version {version}, but this program reads version 2; {remedy}"):
+        ShardSet.open(folder)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_of_the_index_is_found_and_its_file_named(small_set, data):
+    path = small_set / data.draw(st.sampled_from([INDEX_NAME, *TABLES]))
+    content = path.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    try:
+        path.write_bytes(changed)
+        with pytest.raises(UserError) as error:
+            ShardSet.open(small_set)
+    finally:
+        path.write_bytes(content)
+    assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_missing_or_cut_table_is_named(small_set, name):
+    path = small_set / name
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:-1])
+        with pytest.raises(UserError, match=f"{name}: damaged"):
+            ShardSet.open(small_set)
+        path.unlink()
+        with pytest.raises(UserError, match=f"{name}: no such file"):
+            ShardSet.open(small_set)
+    finally:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("contigs.npy", lambda rows: rows["length"].__setitem__(0, 322)),
+        ("contigs.npy", lambda rows: rows["sha256"].__setitem__((0, 0), 77)),
+        ("contigs.npy", lambda rows: rows["runs"].__setitem__(0, 900)),
+        ("contigs.npy", lambda rows: rows[:-1]),
+        ("splits.npy", lambda rows: rows.__setitem__((0, 2), 300)),
+        ("splits.npy", lambda rows: rows[:-1]),
+        ("splits.npy", lambda rows: rows[:, :2]),
+        ("letter_runs.npy", lambda rows: rows.astype("<f8")),
+        ("blocks.npy", lambda rows: rows["start"].__setitem__(1, 101)),
+        ("blocks.npy", lambda rows: rows["contig"].__setitem__(0, -5)),
+        ("blocks.npy", lambda rows: rows["shard"].__setitem__(1, 9)),
+    ],
+)
+def test_an_index_that_contradicts_itself_is_refused(make_set, table, change):
+    folder = make_set(CONTIGS, block=100).folder
+    edit_table(folder, table, change)
+    with pytest.raises(UserError, match=r"index\.json: damaged"):
+        ShardSet.open(folder)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda content: content["contigs"][0].update(length=322),
-        lambda content: content["contigs"][0].update(sha256="0" * 64),
-        lambda content: content["splits"].update(train=[[0, 0, 300]]),
         lambda content: content.pop("shards"),
-        lambda content: content["blocks"]["start"].__setitem__(1, 101),
-        lambda content: content["blocks"]["shard"].__setitem__(1, 9),
-        lambda content: content["blocks"]["length"].pop(),
-        lambda content: content["blocks"]["contig"].__setitem__(0, "x"),
+        lambda content: content["shards"][0].update(name="../shard.tar"),
+        lambda content: content.update(splits={"train": 900}),
+        lambda content: content.update(splits=[]),
+        lambda content: content.update(species=["other"]),
     ],
 )
 def test_an_edited_index_is_refused(make_set, change):
-    shards = make_set(CONTIGS, block=100)
-    edit(shards, change)
+    folder = make_set(CONTIGS, block=100).folder
+    edit(folder, change)
     with pytest.raises(UserError, match=r"index\.json: damaged"):
-        ShardSet.open(shards.folder)
+        ShardSet.open(folder)

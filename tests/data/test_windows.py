@@ -1,4 +1,5 @@
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,8 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.alphabet import encode, reverse_complement
-from ldarnet.data import Windows
+from ldarnet.data import ShardSet, Windows
+from ldarnet.data.stretches import find_stretches
 from ldarnet.errors import UserError
+from sharding.build import build
+from sharding.sources import Source
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 letters = st.lists(
@@ -132,3 +136,139 @@ def test_a_split_without_a_window_is_refused(make_set, split, length, max_n_run,
     shards = make_set({"a": text_with(45) + "N" * 10 + text_with(45)})
     with pytest.raises(UserError, match=message):
         Windows(shards, split, length, max_n_run=max_n_run)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    """Three species; the windows of the smallest are too few for the others to wait for."""
+    folder = tmp_path_factory.mktemp("zoo")
+    sources = []
+    for seed, (name, bases) in enumerate((("yeast", 4000), ("fly", 16_000), ("mite", 300))):
+        fasta = folder / f"{name}.fa"
+        fasta.write_text(f">chr1\n{text_with(bases, seed)}\n>chr2\n{text_with(bases // 4, 10 + seed)}\n>tiny\nACGT\n")
+        sources.append(Source(str(fasta), name))
+    build(folder / "set", sources, contig_splits={"valid": ["yeast/chr2", "fly/chr2"]})
+    return ShardSet.open(folder / "set")
+
+
+def seen(windows: Windows, positions: range) -> list[tuple[str, int, str, int]]:
+    keys = map(windows.locate, positions)
+    return [(key.contig.split("/")[0], key.epoch, key.contig, key.start) for key in keys]
+
+
+def test_without_weights_all_species_are_one_source(zoo):
+    windows = Windows(zoo, "train", 100)
+    assert [(source.name, source.windows, source.share) for source in windows.sources] == [("", 203, 1.0)]
+    first = seen(windows, range(203))
+    assert len(set(first)) == 203
+    assert {name for name, *_ in first} == {"yeast", "fly", "mite"}
+    assert windows.epochs(3 * 203 + 20) == {"": pytest.approx(3 + 20 / 203)}
+
+
+def test_weights_are_the_shares_of_species_whatever_their_size(zoo):
+    windows = Windows(zoo, "train", 100, weights={"fly": 1, "mite": 1, "yeast": 2})
+    assert [(source.name, source.windows) for source in windows.sources] == [("yeast", 40), ("fly", 160), ("mite", 3)]
+    assert [source.share for source in windows.sources] == pytest.approx([0.5, 0.25, 0.25], abs=1e-4)
+    assert len(windows) == 203
+    keys = seen(windows, range(4096))
+    count = {name: sum(key[0] == name for key in keys) for name in ("yeast", "fly", "mite")}
+    assert count["yeast"] == pytest.approx(2048, abs=20)
+    assert count["mite"] == pytest.approx(1024, abs=20)
+    epochs = windows.epochs(4096)
+    for source in windows.sources:
+        assert epochs[source.name] == count[source.name] / source.windows
+        for epoch in range(int(epochs[source.name])):
+            one = [key[2:] for key in keys if key[:2] == (source.name, epoch)]
+            assert len(one) == len(set(one)) == source.windows
+
+
+def test_species_without_a_weight_are_left_out(zoo):
+    windows = Windows(zoo, "train", 100, weights={"yeast": 3})
+    assert {name for name, *_ in seen(windows, range(100))} == {"yeast"}
+    assert windows.left_out == (1, 4)
+    assert len(windows) == 40
+
+
+def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
+    def shares(temperature):
+        return [source.share for source in Windows(zoo, "train", 100, temperature=temperature).sources]
+
+    sizes = np.array([40, 160, 3])
+    assert shares(1) == pytest.approx(sizes / sizes.sum(), abs=1e-4)
+    assert shares(2) == pytest.approx(np.sqrt(sizes) / np.sqrt(sizes).sum(), abs=1e-4)
+    assert shares(1e6) == pytest.approx([1 / 3] * 3, abs=1e-4)
+    # What has no window of this length has no share.
+    assert [source.name for source in Windows(zoo, "train", 1000, temperature=2).sources] == ["yeast", "fly"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"yest": 1}}, "'yest', which is not in it; did you mean 'yeast'"),
+        ({"weights": {"cow": 1}}, "it holds 'yeast', 'fly', 'mite'"),
+        ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': it must be above 0"),
+        ({"weights": {"yeast": float("inf")}}, "must be above 0"),
+        ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),
+        ({"weights": {}}, "name at least one"),
+        ({"weights": {"yeast": 1}, "temperature": 2}, "choose one"),
+        ({"temperature": 0}, "temperature 0: it must be above 0"),
+        ({"weights": {"yeast": 1, "mite": 1}, "length": 500}, "no window of 500 bases of 'mite'"),
+        ({"weights": {"mite": 1}, "split": "valid"}, "split 'valid'"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(zoo, options, message):
+    with pytest.raises(UserError, match=message):
+        Windows(zoo, **{"split": "train", "length": 100} | options)
+
+
+def test_windows_stay_out_of_excluded_intervals(tmp_path):
+    (tmp_path / "in.fa").write_text(f">a\n{text_with(1000)}\n>b\n{text_with(500, 1)}\n")
+    (tmp_path / "out.bed").write_text("a\t200\t260\na\t900\t1000\nb\t0\t100\n")
+    build(tmp_path / "set", [tmp_path / "in.fa"], exclude=[tmp_path / "out.bed"])
+    windows = Windows(ShardSet.open(tmp_path / "set"), "train", 30)
+    assert len(windows) == 200 // 30 + 640 // 30 + 400 // 30
+    for position in range(3 * len(windows)):
+        key = windows.locate(position)
+        begins = {"a": (range(171), range(260, 871)), "b": (range(100, 471),)}
+        assert any(key.start in allowed for allowed in begins[key.contig])
+
+
+@quick
+@given(st.data())
+def test_stretches_are_what_a_plain_loop_finds(make_set, data):
+    texts = data.draw(st.lists(letters, min_size=1, max_size=4))
+    shards = make_set({f"c{number}": f"A{text}" for number, text in enumerate(texts)}, bed=_intervals(data, texts))
+    length, max_n_run = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 6))
+    wanted, left_out = [], [0, 0]
+    for contig, begin, end in shards.index.splits["train"].tolist():
+        text, edges = f"A{texts[contig]}", [begin]
+        for start, stop in runs_of_n(text):
+            if stop - start > max_n_run and start < end and stop > begin:
+                edges += [max(start, begin), min(stop, end)]
+        for start, stop in zip(edges[::2], [*edges[1::2], end], strict=True):
+            if stop - start >= length:
+                wanted.append((contig, start, (stop - start) // length, (stop - start) % length))
+            elif stop > start:
+                left_out = [left_out[0] + 1, left_out[1] + stop - start]
+    if not wanted:
+        with pytest.raises(UserError, match="has no window"):
+            find_stretches(shards, "train", length, max_n_run)
+        return
+    found = find_stretches(shards, "train", length, max_n_run)
+    columns = (found.contig, found.start, np.diff(found.first), found.slack)
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == wanted
+    assert list(found.left_out) == left_out
+
+
+def _intervals(data: st.DataObject, texts: list[str]) -> str:
+    """A BED file that cuts the contigs at a few places; parts of two of three are in the split."""
+    lines = []
+    for number, text in enumerate(texts):
+        cuts = sorted(data.draw(st.sets(st.integers(1, len(text)), max_size=4)))
+        edges = [0, *cuts, len(text) + 1]
+        lines += [
+            f"c{number}\t{start}\t{stop}\ttrain\n"
+            for place, (start, stop) in enumerate(pairwise(edges))
+            if place % 3 != 1
+        ]
+    return "".join(lines)

@@ -2,18 +2,19 @@ import errno
 import fcntl
 import hashlib
 import io
-import multiprocessing
 import os
 import re
 import subprocess
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-import sharding.build
+import ldarnet.data.writer
+import sharding.progress
 from ldarnet.data import ShardSet
+from ldarnet.data.index import TABLES
 from ldarnet.errors import UserError
 from sharding.build import build, main
 from sharding.genomes import BUNDLED_FASTA
@@ -51,11 +52,9 @@ def test_several_files_and_splits(tmp_path, fasta):
     more.write_text(">chrIII\nacgtRY\n")
     index, built = build(tmp_path / "set", [fasta, more], contig_splits={"valid": ["chrII"]})
     assert built
-    assert [(contig.name, contig.length, contig.source) for contig in index.contigs] == [
-        ("chrI", 4000, 0),
-        ("chrII", 800, 0),
-        ("chrIII", 6, 1),
-    ]
+    assert index.contigs.all_names() == ["chrI", "chrII", "chrIII"]
+    assert index.contigs.length.tolist() == [4000, 800, 6]
+    assert index.contigs.source.tolist() == [0, 0, 1]
     assert [source["name"] for source in index.recipe["sources"]] == ["genome.fa", "more.fa"]
     shards = ShardSet.open(tmp_path / "set")
     assert shards.text("chrIII", 0, 6) == "acgtRY"
@@ -67,12 +66,13 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, fasta):
         build(tmp_path / name, [fasta], block=300, shard_size=200)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     names = sorted(files(tmp_path / "one"))
-    assert names[0] == "index.json"
-    assert len(names) > 3
-    for name in names[1:]:
+    shards = [name for name in names if name.endswith(".tar")]
+    assert len(shards) > 2
+    for name in shards:
         with tarfile.open(tmp_path / "one" / name) as tar:
-            members = tar.getnames()
-        assert members == sorted(members)
+            members = tar.getmembers()
+        assert [member.name for member in members] == sorted(member.name for member in members)
+        assert {(member.mode, member.mtime, member.uid, member.uname) for member in members} == {(0o644, 0, 0, "")}
 
 
 def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fasta, capsys):
@@ -92,19 +92,19 @@ def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fast
 
 def test_a_set_that_lost_a_shard_is_not_called_built(tmp_path, fasta):
     build(tmp_path / "set", [fasta])
-    (tmp_path / "set" / "shard-00000.tar").unlink()
+    (tmp_path / "set" / "shard-00000-0000-0000.tar").unlink()
     with pytest.raises(
-        UserError, match=r"shard-00000\.tar: missing or of another size; delete .*set and build it again"
+        UserError, match=r"shard-00000-0000-0000\.tar: missing or of another size; delete .*set and build it again"
     ):
         build(tmp_path / "set", [fasta])
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path, fasta):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "shard-00000.tar").write_text("precious")
+    (tmp_path / "mine" / "shard-00000-0000-0000.tar").write_text("precious")
     with pytest.raises(UserError, match="holds other files; name an empty or a new --out folder"):
         build(tmp_path / "mine", [fasta])
-    assert files(tmp_path / "mine") == {"shard-00000.tar": b"precious"}
+    assert files(tmp_path / "mine") == {"shard-00000-0000-0000.tar": b"precious"}
     with pytest.raises(UserError, match="cannot be used as a folder"):
         build(fasta, [fasta])
 
@@ -130,7 +130,7 @@ def test_bad_input_leaves_no_index_and_can_be_mended(tmp_path, fasta):
         ShardSet.open(tmp_path / "set")
     fasta.write_text(good)
     build(tmp_path / "set", [fasta])
-    assert sorted(files(tmp_path / "set")) == ["index.json", "shard-00000.tar"]
+    assert sorted(files(tmp_path / "set")) == sorted(["index.json", *TABLES, "shard-00000-0000-0000.tar"])
 
 
 def test_a_mistake_within_the_bed_file_is_found_before_anything_is_read_or_written(tmp_path):
@@ -200,13 +200,11 @@ def test_a_full_device_is_named_and_leaves_nothing_half_written(tmp_path, fasta,
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
-    message = (
-        r"no space left on device while writing .*shard-00000\.tar; free some space and run the same command again"
-    )
+    monkeypatch.setattr(ldarnet.data.writer, "_header", full)
+    message = r"no space left on device while writing .*shard-00000-0000-0000\.tar; free some space and run the same"
     with pytest.raises(UserError, match=message):
         build(tmp_path / "set", [fasta])
-    assert list(files(tmp_path / "set")) == ["unfinished.json"]
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["unfinished"]
     monkeypatch.undo()
     assert build(tmp_path / "set", [fasta])[1]
 
@@ -223,14 +221,24 @@ def tiny_disk(tmp_path: Path):
 
 
 def test_a_device_that_is_really_full(tiny_disk):
-    with pytest.raises(UserError, match=r"no space left on device while writing .*shard-0000\d\.tar"):
-        build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=100_000)
-    names = sorted(files(tiny_disk / "set"))
-    assert names[-1] == "unfinished.json"
-    assert all(re.fullmatch(r"shard-\d{5}\.tar", name) for name in names[:-1])
+    with pytest.raises(UserError, match=r"no space left on device while writing "):
+        build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=300_000)
+    kept = {path: path.stat().st_ino for path in (tiny_disk / "set").glob("*.tar")}
+    assert kept
+    assert not (tiny_disk / "set" / "index.json").exists()
     subprocess.run(["mount", "-o", "remount,size=2m", tiny_disk], check=True)
-    assert build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=100_000)[1]
+    assert build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=300_000)[1]
+    assert {path: path.stat().st_ino for path in kept} == kept
     assert sum(ShardSet.open(tiny_disk / "set").contigs.values()) == 2_396_404
+
+
+def test_a_device_that_may_not_be_written_to(tiny_disk, fasta):
+    subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
+    with pytest.raises(UserError, match=r"Read-only file system"):
+        build(tiny_disk / "set", [fasta])
+    (tiny_disk.parent / "link").symlink_to(tiny_disk)
+    with pytest.raises(UserError, match=r"cannot write .*unfinished \(Read-only file system\)"):
+        build(tiny_disk.parent / "link", [fasta])
 
 
 def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
@@ -241,27 +249,6 @@ def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
         build(tmp_path / "set", [fasta])
     os.close(descriptor)
     assert build(tmp_path / "set", [fasta])[1]
-
-
-def _build_slowly(out: Path, fasta: Path) -> None:
-    pack = sharding.build.pack_block
-    sharding.build.pack_block = lambda text: (time.sleep(0.05), pack(text))[1]
-    build(out, [fasta], block=100, shard_size=100)
-
-
-def test_a_killed_build_leaves_no_set_and_the_next_one_finishes(tmp_path, fasta):
-    out = tmp_path / "set"
-    builder = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(out, fasta))
-    builder.start()
-    while not list(out.glob("shard-*.tar")):
-        assert builder.is_alive()
-        time.sleep(0.01)
-    builder.kill()
-    builder.join()
-    assert not (out / "index.json").exists()
-    build(out, [fasta], block=100, shard_size=100)
-    build(tmp_path / "unbroken", [fasta], block=100, shard_size=100)
-    assert files(out) == files(tmp_path / "unbroken")
 
 
 def test_programs_end_with_one_line_and_status_1(tmp_path, capsys):
@@ -277,5 +264,35 @@ def test_human_chromosome_20_takes_less_than_2_1_bits_a_base(tmp_path, shared):
     source = shared / "data" / "genome_human_chr20_GRCh37" / "20.fa.gz"
     index, _ = build(tmp_path / "set", [source])
     size = sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
-    assert index.contigs[0].length == 63_025_520
+    assert index.contigs.length[0] == 63_025_520
     assert 8 * size / 63_025_520 < 2.1
+
+
+def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
+    (tmp_path / "loci.bed").write_text("chrI\t100\t300\tlocus\nchrII\t0\t50\n")
+    options = ["--split-hash", "valid=0.2,test=0.1", "--hash-tile", "100", "--exclude", str(tmp_path / "loci.bed")]
+    arguments = ["--out", str(tmp_path / "set"), str(fasta), *options]
+    assert main(arguments) == 0
+    shards = ShardSet.open(tmp_path / "set")
+    assert sum(shards.splits.values()) == 4800 - 250
+    assert sum(shards.index.recipe["excluded"].values()) == 250
+    for rows in shards.index.splits.values():
+        assert not ((rows[:, 0] == 0) & (rows[:, 1] < 300) & (rows[:, 2] > 100)).any()
+    assert len(shards.text("chrI", 0, 4000)) == 4000
+    assert "excluded" in capsys.readouterr().out
+    assert main(arguments) == 0
+    with pytest.raises(UserError, match="holds a set with other splits, exclude"):
+        main([*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
+
+
+def test_a_split_that_is_excluded_altogether_is_refused(tmp_path, fasta):
+    (tmp_path / "loci.bed").write_text("chrII\t0\t800\n")
+    with pytest.raises(UserError, match="split 'valid': it holds no A, C, G or T"):
+        build(tmp_path / "set", [fasta], contig_splits={"valid": ["chrII"]}, exclude=[tmp_path / "loci.bed"])
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, fasta, monkeypatch):
+    monkeypatch.setattr(sharding.progress, "_LINE_EVERY", 0.0)
+    said = io.StringIO()
+    build(tmp_path / "set", [fasta], console=Console(file=said))
+    assert re.search(r"packed 100% of the input, \d+ Mb/s", said.getvalue())

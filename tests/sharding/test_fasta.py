@@ -111,7 +111,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.fa").write_bytes(TEXT)
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "open", refuse)

@@ -1,13 +1,25 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ldarnet.data.index import Contig
+from ldarnet.data.contigs import Contigs, names_as_lines
 from ldarnet.errors import UserError
-from sharding.splits import parse_contig_splits, read_bed, splits_by_contig, splits_by_interval
+from sharding.intervals import bases, intersect
+from sharding.splits import (
+    parse_contig_splits,
+    parse_hash_shares,
+    read_bed,
+    splits_by_contig,
+    splits_by_hash,
+    splits_by_interval,
+)
+from sharding.splitting import Splitting
 
-CONTIGS = [
-    Contig(name, length, 0, "", np.zeros((0, 2), np.int64)) for name, length in (("a", 100), ("b", 50), ("c", 9))
-]
+NONE = np.zeros(3, np.int64)
+CONTIGS = Contigs(
+    [""], names_as_lines(["a", "b", "c"]), NONE, NONE, np.array([100, 50, 9]), NONE, np.zeros((3, 32), np.uint8)
+)
 
 
 def as_lists(splits):
@@ -33,7 +45,7 @@ def test_contigs_in_no_named_split_are_for_training():
         (["=a"], "not a split"),
         (["v=a", "v=b"], "split 'v' is given twice"),
         (["v=a", "w=b,a"], "contig 'a' is in split 'v' already"),
-        (["v=a,x"], "no contig 'x' in the input; it holds a, b, c"),
+        (["v=a,x"], "no contig 'x'; it holds a, b, c"),
         (["v=a,b,c"], "nothing is left for 'train'"),
     ],
 )
@@ -60,7 +72,7 @@ def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
         ("", "empty"),
         ("a\t0\t10\n", "line 1: not a split interval"),
         ("a\t0\tten\ttrain\n", "line 1: not a split interval"),
-        ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z' in the input; it holds a, b, c"),
+        ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z'; it holds a, b, c"),
         ("a\t0\t101\ttrain\n", "line 1: a:0-101 is not within the contig's 0-100"),
         ("a\t10\t10\ttrain\n", "line 1: a:10-10 holds no base"),
         ("a\t-1\t10\ttrain\n", "line 1: not a split interval"),
@@ -85,3 +97,112 @@ def test_a_bed_file_that_is_not_there_or_not_text_is_refused(tmp_path):
         read_bed(tmp_path / "x.bed")
     with pytest.raises(UserError, match="a folder, not a file"):
         read_bed(tmp_path)
+
+
+def contigs_of(names: list[str], lengths: list[int], species: list[int] | None = None) -> Contigs:
+    none = np.zeros(len(names), np.int64)
+    numbers = np.array(species) if species else none
+    digests = np.zeros((len(names), 32), np.uint8)
+    species_names = [f"s{number}" for number in range(numbers.max() + 1)] if species else [""]
+    return Contigs(species_names, names_as_lines(names), numbers, none, np.array(lengths), none, digests)
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 3))
+def test_hashed_tiles_share_out_every_base_once(lengths, tile, seed):
+    lengths = [*lengths, 60 * tile]
+    contigs = contigs_of([f"c{number}" for number in range(len(lengths))], lengths)
+    # The last contig has tiles enough for every split.
+    splits = splits_by_hash({"valid": 0.3, "test": 0.2}, tile, seed, contigs)
+    assert list(splits) == ["train", "valid", "test"]
+    taken = [np.zeros(length, int) for length in lengths]
+    for rows in splits.values():
+        for contig, start, stop in rows.tolist():
+            assert start % tile == 0
+            assert stop % tile == 0 or stop == lengths[contig]
+            taken[contig][start:stop] += 1
+    assert all((count == 1).all() for count in taken)
+
+
+def test_hashed_shares_are_near_those_asked_for_and_move_with_the_seed():
+    contigs = contigs_of(["a", "b"], [10**6, 10**6], [0, 1])
+    splits = splits_by_hash({"valid": 0.05, "test": 0.2}, 100, 0, contigs)
+    assert abs(bases(splits["valid"]) / 2e6 - 0.05) < 0.005
+    assert abs(bases(splits["test"]) / 2e6 - 0.2) < 0.01
+    other = splits_by_hash({"valid": 0.05, "test": 0.2}, 100, 1, contigs)
+    assert bases(intersect(splits["valid"], other["valid"])) < 0.1 * bases(splits["valid"])
+
+
+def test_the_tiles_of_a_contig_do_not_depend_on_what_else_is_there():
+    shares = {"valid": 0.3}
+    alone = splits_by_hash(shares, 10, 0, contigs_of(["b"], [1000], [0]))
+    among = splits_by_hash(shares, 10, 0, contigs_of(["b", "x", "b"], [1000, 400, 1000], [0, 0, 1]))
+    assert among["valid"][among["valid"][:, 0] == 0].tolist() == alone["valid"].tolist()
+    assert among["valid"][among["valid"][:, 0] == 2, 1:].tolist() != alone["valid"][:, 1:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["valid"], "not a share"),
+        (["valid=0"], "not a share"),
+        (["valid=x"], "not a share"),
+        (["valid=0.1,valid=0.2"], "name each split once"),
+        (["train=0.1"], "leave the rest to 'train'"),
+        (["valid=0.5", "test=0.5"], "the shares come to 1; leave some to 'train'"),
+    ],
+)
+def test_bad_hash_shares_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        parse_hash_shares(options)
+
+
+def test_a_split_that_no_tile_falls_to_is_refused():
+    with pytest.raises(UserError, match="of 3 tiles none fell to 'valid'; choose a smaller --hash-tile"):
+        splits_by_hash({"valid": 0.001}, 100, 0, CONTIGS)
+
+
+def test_contigs_of_several_species_are_named_in_full_where_they_must():
+    contigs = contigs_of(["a", "b", "a"], [10, 20, 30], [0, 0, 1])
+    wanted = parse_contig_splits(["valid=s1/a,b"])
+    assert as_lists(splits_by_contig(wanted, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
+    with pytest.raises(UserError, match="'a' is in several species; name one: s0/a, s1/a"):
+        splits_by_contig({"valid": ["a"]}, contigs)
+    with pytest.raises(UserError, match="contig 'b' is in split 'valid' already"):
+        splits_by_contig({"valid": ["s0/b"], "test": ["b"]}, contigs)
+
+
+def test_whole_species_and_lists_of_names_make_a_split(tmp_path):
+    contigs = contigs_of(["a", "b", "a", "c"], [10, 20, 30, 40], [0, 0, 1, 2])
+    (tmp_path / "valid.txt").write_text("s0/\ns1/a\n")
+    wanted = parse_contig_splits([f"valid=@{tmp_path / 'valid.txt'}"])
+    assert as_lists(splits_by_contig(wanted, contigs)) == {
+        "train": [[3, 0, 40]],
+        "valid": [[0, 0, 10], [1, 0, 20], [2, 0, 30]],
+    }
+    with pytest.raises(UserError, match="no species 's7' in the input; it holds s0, s1, s2"):
+        splits_by_contig({"valid": ["s7/"]}, contigs)
+    with pytest.raises(UserError, match="'s0/' is in split 'test' already"):
+        splits_by_contig({"test": ["b"], "valid": ["s0/"]}, contigs)
+    with pytest.raises(UserError, match=r"absent\.txt: no such file"):
+        parse_contig_splits([f"valid=@{tmp_path / 'absent.txt'}"])
+
+
+def test_intervals_that_overlap_under_two_names_of_a_contig_are_refused(tmp_path):
+    path = tmp_path / "splits.bed"
+    path.write_text("b\t0\t10\ttrain\ns0/b\t5\t15\tvalid\n")
+    with pytest.raises(UserError, match="splits 'train' and 'valid' overlap in s0/b:5-10"):
+        splits_by_interval(path, read_bed(path), contigs_of(["a", "b"], [10, 20], [0, 0]))
+
+
+def test_exclusions_are_cut_out_of_every_split_and_counted(tmp_path):
+    (tmp_path / "one.bed").write_text("a\t10\t20\tname\t0\t+\nb\t0\t5\n")
+    (tmp_path / "two.bed").write_text("a 15 30\n")
+    exclude = [tmp_path / "one.bed", tmp_path / "two.bed"]
+    splits, cut = Splitting({"valid": ["b"]}, exclude=exclude).apply(CONTIGS)
+    assert as_lists(splits) == {"train": [[0, 0, 10], [0, 30, 100], [2, 0, 9]], "valid": [[1, 5, 50]]}
+    assert cut == {"train": 20, "valid": 5}
+    with pytest.raises(UserError, match=r"two\.bed: line 1: no contig 'a'"):
+        Splitting(exclude=exclude[1:]).apply(contigs_of(["x"], [100]))
+    (tmp_path / "two.bed").write_text("a\t15\n")
+    with pytest.raises(UserError, match=r"two\.bed: line 1: not BED; write contig, start and end"):
+        Splitting(exclude=exclude)

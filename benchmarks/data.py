@@ -1,0 +1,398 @@
+"""How fast genomes become shards and shards become batches, against the ways in use.
+
+    python -m benchmarks.data genome.fa.gz
+
+Building is compared with one tar member per window, written by webdataset; loading with the published way, rewritten
+here in a few lines: pyfaidx, a dictionary look-up per base, and BERT's masking of a batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from xopen import xopen
+
+from benchmarks.record import RESULTS, provenance, result_file, table, write_text
+from benchmarks.synthetic import synthetic_set
+from benchmarks.worker import Worker, WorkerError
+from ldarnet.alphabet import MASK, NOT_SCORED, N
+from ldarnet.data import Masking, ShardSet, Windows, training_steps
+from ldarnet.errors import UserError
+from sharding.build import build
+from sharding.fasta import read_fasta
+
+Result = dict[str, Any]
+BATCH = 8
+FAR = 10**9
+IDS = {letter: number for number, letter in enumerate("ACGT")}
+PUBLISHED_READ_AHEAD = 10**6
+
+
+def timed(function: Callable[[], int]) -> Result:
+    """Seconds and bases of something that says how many bases it took, and the process's peak memory."""
+    start = time.perf_counter()
+    bases = function()
+    seconds = time.perf_counter() - start
+    return {"bases": bases, "seconds": seconds, "speed": bases / seconds, "peak": peak_memory()}
+
+
+def peak_memory() -> int:
+    """The most bytes that this process ever used."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# Building
+
+
+def decompress(fasta: Path) -> Result:
+    """What the decompressor alone takes; with plain files, what reading takes."""
+
+    def run() -> int:
+        with xopen(fasta, "rb", threads=0) as file:
+            return sum(len(piece) for piece in iter(lambda: file.read(2**20), b""))
+
+    return timed(run)
+
+
+def build_shards(fasta: Path, out: Path) -> Result:
+    """Our shards, by one process."""
+
+    def run() -> int:
+        index, _ = build(out, [fasta], workers=1)
+        return int(index.contigs.length.sum())
+
+    result = timed(run)
+    return result | {"bits": 8 * sum(file.stat().st_size for file in out.iterdir()) / result["bases"]}
+
+
+def write_windows(fasta: Path, out: Path, length: int) -> Result:
+    """The naive way: every window a member of a tar file, as letters."""
+    import webdataset
+
+    def run() -> int:
+        with webdataset.TarWriter(str(out)) as sink:
+            for number, window in enumerate(cut(fasta, length)):
+                sink.write({"__key__": f"{number:09d}", "txt": window})
+        return (number + 1) * length
+
+    result = timed(run)
+    return result | {"bits": 8 * out.stat().st_size / result["bases"]}
+
+
+def cut(fasta: Path, length: int) -> Iterator[bytes]:
+    """The whole windows of a genome from its start."""
+    rest = b""
+    for piece in read_fasta(fasta):
+        rest = b"" if isinstance(piece, str) else rest + piece
+        for start in range(0, len(rest) - length + 1, length):
+            yield rest[start : start + length]
+        rest = rest[len(rest) // length * length :]
+
+
+# Loading
+
+
+def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | None) -> Result:
+    """Windows at random places by pyfaidx, a dictionary per base, and BERT's masking of a batch."""
+    from pyfaidx import Fasta
+
+    genome = Fasta(str(fasta), sequence_always_upper=True, read_ahead=read_ahead)
+    places = [(name, start) for name, record in genome.items() for start in range(0, len(record) - length + 1, length)]
+    order = np.random.default_rng(0).permutation(len(places)).tolist()
+
+    def window(number: int) -> torch.Tensor:
+        name, start = places[number]
+        return torch.tensor([IDS.get(letter, N) for letter in str(genome[name][start : start + length])])
+
+    def batch(step: int) -> torch.Tensor:
+        ids = torch.stack([window(order[(step * BATCH + row) % len(order)]) for row in range(BATCH)])
+        labels = ids.clone()
+        scored = torch.bernoulli(torch.full(ids.shape, 0.15)).bool() & (ids < N)
+        labels[~scored] = NOT_SCORED
+        masked = torch.bernoulli(torch.full(ids.shape, 0.8)).bool() & scored
+        ids[masked] = MASK
+        other = torch.bernoulli(torch.full(ids.shape, 0.5)).bool() & scored & ~masked
+        ids[other] = torch.randint(4, ids.shape)[other]
+        return ids
+
+    return steady(batch, length, seconds)
+
+
+def load_tar(tar: Path, length: int, seconds: float) -> Result:
+    """The naive windows through webdataset's own pipeline and shuffle buffer, encoded and masked as ours are."""
+    import webdataset
+
+    from ldarnet.alphabet import encode
+
+    stream: Any = webdataset.WebDataset(str(tar), shardshuffle=False)
+    windows, masking = iter(stream.shuffle(1000).repeat()), Masking()
+
+    def batch(step: int) -> np.ndarray:
+        ids = np.stack([encode(next(windows)["txt"]) for _ in range(BATCH)])
+        return masking.apply(ids, "", np.arange(step * BATCH, (step + 1) * BATCH))[0]
+
+    return steady(batch, length, seconds)
+
+
+def load_ours(shards: Path, length: int, seconds: float) -> Result:
+    """Our loader, in the process that trains."""
+    steps = our_steps(shards, length)
+    return steady(lambda _: next(steps), length, seconds)
+
+
+def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
+    """Training steps of one rank."""
+    return training_steps(
+        Windows(ShardSet.open(shards), "train", length),
+        Masking(),
+        micro_batch=BATCH,
+        accumulation=1,
+        rank=0,
+        world=1,
+        first_step=first,
+        last_step=2**40,
+    )
+
+
+def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
+    """Bases a second after the first batch, which is timed apart."""
+    start = time.perf_counter()
+    batch(0)
+    first = time.perf_counter()
+    taken = 0
+    while time.perf_counter() - first < seconds:
+        taken += 1
+        batch(taken)
+    spent = time.perf_counter() - first
+    return {"first": first - start, "speed": taken * BATCH * length / spent, "peak": peak_memory()}
+
+
+# Latency
+
+
+def first_batch(shards: Path, length: int) -> Result:
+    """From a closed set to the first batch, and to the batch of a resumed run far on."""
+    seconds = []
+    for first in (0, FAR // BATCH):
+        start = time.perf_counter()
+        next(our_steps(shards, length, first))
+        seconds.append(time.perf_counter() - start)
+    return {"first": seconds[0], "resumed": seconds[1], "peak": peak_memory()}
+
+
+def far_position(folder: Path, length: int) -> Result:
+    """Opening a huge set, of which there is only the index, and finding the windows of a step far on."""
+    bare = peak_memory()
+    start = time.perf_counter()
+    shards = ShardSet.open(folder)
+    opened = time.perf_counter()
+    windows = Windows(shards, "train", length)
+    laid_out = time.perf_counter()
+    windows.locate(FAR)
+    found = time.perf_counter()
+    many = np.arange(FAR, FAR + 10**5)
+    windows.places(many)
+    located = time.perf_counter()
+    return {
+        "bases": sum(shards.splits.values()),
+        "open": opened - start,
+        "lay out": laid_out - opened,
+        "locate": found - laid_out,
+        "resumed": found - start,
+        "locate each": (located - found) / len(many),
+        "memory": peak_memory() - bare,
+    }
+
+
+# The program
+
+
+def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Result]) -> dict[str, Result]:
+    """Every measurement by name; each is made in a fresh process."""
+    length, seconds = options.length, options.seconds
+    with tempfile.TemporaryDirectory(dir=options.work) as work:
+        folder = Path(work)
+        plain, packed, tar = folder / "genome.fa", folder / "genome.fa.gz", folder / "windows.tar"
+        for copy in (plain, packed):
+            with xopen(fasta, "rb") as source, xopen(copy, "wb") as sink:
+                while piece := source.read(2**24):
+                    sink.write(piece)
+        found = {
+            "read plain": ask(decompress, plain),
+            "build plain": ask(build_shards, plain, folder / "plain"),
+            "decompress gz": ask(decompress, packed),
+            "build gz": ask(build_shards, packed, folder / "packed"),
+            "naive tar": ask(write_windows, plain, tar, length),
+        }
+        load_published(plain, length, 0.0, None)  # writes the index of the FASTA file
+        found |= {
+            "published": ask(load_published, plain, length, seconds, PUBLISHED_READ_AHEAD),
+            "published, no read-ahead": ask(load_published, plain, length, seconds, None),
+            "naive tar, webdataset": ask(load_tar, tar, length, seconds),
+            "ours": ask(load_ours, folder / "plain", length, seconds),
+            "first batch": ask(first_batch, folder / "plain", length),
+        }
+        found["ours, all cores"] = together(load_ours, options.cores, folder / "plain", length, seconds)
+        synthetic_set(folder / "synthetic", int(options.synthetic * 1e9))
+        found["synthetic"] = ask(far_position, folder / "synthetic", length)
+    return found
+
+
+def together(function: Callable[..., Result], processes: int, *arguments: Any) -> Result:
+    """The sum of the speeds of some processes at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    workers = [Worker() for _ in range(processes)]
+    try:
+        with ThreadPoolExecutor(processes) as pool:
+            found = list(pool.map(lambda worker: worker(function, *arguments, seconds=LIMIT), workers))
+    except WorkerError as error:
+        return {"failure": str(error)}
+    finally:
+        for worker in workers:
+            worker.close()
+    return {"speed": sum(result["speed"] for result in found), "processes": processes}
+
+
+LIMIT = 600.0
+
+
+def alone(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function finds in a process of its own, or why it found nothing."""
+    worker = Worker()
+    try:
+        return worker(function, *arguments, seconds=LIMIT)
+    except WorkerError as error:
+        return {"failure": str(error)}
+    finally:
+        worker.close()
+
+
+def report(found: dict[str, Result], options: argparse.Namespace, made_with: str) -> str:
+    """The file as Markdown."""
+    sections = {"Made with": made_with}
+    if options.note:
+        sections = {"Note": options.note} | sections
+    sections["Building"] = _building(found, options)
+    sections["Loading"] = _loading(found, options)
+    sections["Latency and memory"] = _latency(found, options)
+    title = f"Shards and batches of {options.fasta.name}"
+    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
+
+
+def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
+    naive = found["naive tar"]
+    rows: list[Sequence[object]] = []
+    for label, name in (
+        ("reading the plain FASTA file, nothing else", "read plain"),
+        ("sharding.build from plain FASTA", "build plain"),
+        ("decompressing the .gz file, nothing else", "decompress gz"),
+        ("sharding.build from .gz", "build gz"),
+        (f"one tar member a window of {options.length:,} bases (webdataset)", "naive tar"),
+    ):
+        result = found[name]
+        if "failure" in result:
+            rows.append([label, result["failure"], "", "", ""])
+            continue
+        bits = f"{result['bits']:.3f}" if "bits" in result else ""
+        ratio = f"{result['speed'] / naive['speed']:.1f}" if "speed" in naive else ""
+        rows.append([label, f"{result['speed'] / 1e6:,.0f}", ratio, bits, f"{result['peak'] / 2**20:,.0f}"])
+    note = (
+        "Each in one process. Reading and decompressing count bytes, headers and line ends included; the others bases. "
+        "Bits per base are of all files. The naive way keeps letters in one case and leaves out what fills no window."
+    )
+    return note + "\n\n" + table(["", "Mb/s", "times the naive way", "bits per base", "peak MiB"], rows)
+
+
+def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
+    base = found["published"]
+    rows: list[Sequence[object]] = []
+    for label, name in (
+        ("published way: pyfaidx with its read-ahead of a million bases", "published"),
+        ("the same without read-ahead", "published, no read-ahead"),
+        ("webdataset over one member a window, our encoding and masks", "naive tar, webdataset"),
+        ("ours, one process", "ours"),
+        (f"ours, {options.cores} processes together", "ours, all cores"),
+    ):
+        result = found[name]
+        if "failure" in result:
+            rows.append([label, result["failure"], "", "", ""])
+            continue
+        ratio = f"{result['speed'] / base['speed']:.1f}" if "speed" in base else ""
+        first = f"{result['first'] * 1e3:,.0f}" if "first" in result else ""
+        peak = f"{result['peak'] / 2**20:,.0f}" if "peak" in result else ""
+        rows.append([label, f"{result['speed'] / 1e6:,.2f}", ratio, first, peak])
+    note = (
+        f"Batches of {BATCH} windows of {options.length:,} bases in random order, masked and with labels, for "
+        f"{options.seconds:.0f} s after the first batch. The published way is rewritten here in a few lines."
+    )
+    header = ["", "million bases/s", "times the published way", "first batch, ms", "peak MiB"]
+    return note + "\n\n" + table(header, rows)
+
+
+def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
+    rows: list[Sequence[object]] = []
+    batch, far = found["first batch"], found["synthetic"]
+    if "failure" in batch:
+        rows.append(["first batch of this genome", batch["failure"]])
+    else:
+        rows += [
+            ["from a closed set to its first batch", f"{batch['first'] * 1e3:,.0f} ms"],
+            [f"the same, resumed at position {FAR:,}", f"{batch['resumed'] * 1e3:,.0f} ms"],
+        ]
+    if "failure" in far:
+        rows.append(["synthetic index", far["failure"]])
+    else:
+        rows += [
+            [f"opening an index of {far['bases'] / 1e9:,.0f} Gb, every hash checked", f"{far['open'] * 1e3:,.0f} ms"],
+            ["laying out its windows", f"{far['lay out'] * 1e3:,.0f} ms"],
+            [f"finding the window at position {FAR:,}", f"{far['locate'] * 1e3:,.1f} ms"],
+            ["these three together", f"{far['resumed'] * 1e3:,.0f} ms"],
+            ["finding each of many windows", f"{far['locate each'] * 1e6:,.2f} us"],
+            ["memory that all this took, the mapped index included", f"{far['memory'] / 2**20:,.0f} MiB"],
+        ]
+    return table(["", ""], rows)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Measure how fast genomes become shards and shards become batches.")
+    add = parser.add_argument
+    add("fasta", type=Path, help="a genome, plain or compressed")
+    add("--length", type=int, default=4096, help="bases in a window")
+    add("--seconds", type=float, default=10.0, help="that each loader is timed")
+    add("--cores", type=int, default=os.cpu_count() or 1, help="processes that load at once")
+    add("--synthetic", type=float, default=174.0, help="billion bases of the synthetic index")
+    add("--work", type=Path, help="folder for temporary files, twice the genome's letters in all")
+    add("--name", default="data", help="of the result; the date is put before it")
+    add("--note", default="", help="what a reader must know")
+    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the file, and print where it is."""
+    options = parse(arguments)
+    command = "python -m benchmarks.data " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    try:
+        file = result_file(options.name, options.out)
+        found = measure_all(options.fasta, options, alone)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    write_text(file, report(found, options, provenance(command.strip())))
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Many genomes as one shard set, from FASTA files to training on their mixture: what is lost, how large, how fast.
+
+    python -m benchmarks.genomes human=chr20.fa.gz yeast=S288C.fsa.gz ecoli=K12.fasta.gz
+
+Every program is run as a user runs it, in a process of its own. That nothing is lost is checked by exporting the set
+and comparing all letters with the input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.record import RESULTS, provenance, table, write_result
+from ldarnet.config import load_config
+from ldarnet.data import ShardSet, Windows
+from ldarnet.errors import UserError
+from ldarnet.training.metrics_file import NAME as METRICS_NAME
+from ldarnet.training.metrics_file import read_metrics
+from sharding.fasta import read_fasta
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs/pretrain/mixture.yaml"
+
+
+def program(*command: object) -> tuple[float, str]:
+    """Run one of our programs; its seconds and what it printed.
+
+    Raises:
+        UserError: it failed; with the last line that it wrote.
+    """
+    start = time.perf_counter()
+    words = [sys.executable, *map(str, command)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    if done.returncode:
+        raise UserError(f"{shlex.join(words[1:])} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    return time.perf_counter() - start, done.stdout
+
+
+def letters(fasta: Path) -> dict[str, tuple[int, str]]:
+    """Length and SHA-256 of the letters of each contig, case and all, by name."""
+    found: dict[str, tuple[int, str]] = {}
+    name, length, digest = "", 0, hashlib.sha256()
+    for item in read_fasta(fasta):
+        if isinstance(item, str):
+            name, length, digest = item, 0, hashlib.sha256()
+        else:
+            digest.update(item)
+            length += len(item)
+            found[name] = length, digest.copy().hexdigest()
+    return found
+
+
+def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
+    """A row for each species: contigs, bases, N, lower case, bits per base in the shards."""
+    index, rows = shards.index, []
+    blocks = index.blocks
+    run_owner = np.repeat(index.contigs.species, index.contigs.runs)
+    members = -(-blocks.size // 512) * 512 + 512  # a tar member with its header
+    for number, name in enumerate(index.species):
+        mine = index.contigs.species == number
+        bases = int(index.contigs.length[mine].sum())
+        other = int((index.runs[run_owner == number] @ [-1, 1]).sum())
+        stored = int(members[index.contigs.species[blocks.contig] == number].sum())
+        rows.append([name, mine.sum(), bases, other / bases, lower[name] / bases, 8 * stored / bases])
+    return rows
+
+
+def lower_case(fasta: Path) -> int:
+    """Soft-masked bases of a FASTA file."""
+    return sum(
+        int((np.frombuffer(item, np.uint8) & 0x20 != 0).sum()) for item in read_fasta(fasta) if type(item) is bytes
+    )
+
+
+def measure(genomes: dict[str, Path], options: argparse.Namespace, work: Path) -> str:
+    """Build, verify, export, compare and train; the result as Markdown."""
+    shards, exported, run = work / "shards", work / "export", work / "run"
+    named = [f"{species}={path.absolute()}" for species, path in genomes.items()]
+    build, _ = program(
+        "-m", "sharding.build", "--out", shards, "--split-hash", "valid=0.05", "--hash-tile", 2**18, *named
+    )
+    verify, _ = program("-m", "sharding.verify", shards)
+    exported.mkdir()
+    export, differing = 0.0, []
+    for species, path in genomes.items():
+        file = exported / f"{species}.fa"
+        export += program("-m", "sharding.export", shards, "--species", species, "--out", file)[0]
+        if letters(file) != letters(path):
+            differing.append(species)
+        file.unlink()
+    returned = (
+        f"Exported again, {', '.join(differing)} DIFFERS from the input."
+        if differing
+        else "Exported again, every contig equals its input, letter by letter, case included."
+    )
+    opened = ShardSet.open(shards)
+    rows = sizes(opened, {species: lower_case(path) for species, path in genomes.items()})
+    bases = int(opened.index.contigs.length.sum())
+    stored = sum(file.stat().st_size for file in shards.iterdir())
+    seconds, _ = program(
+        "launch/pretrain.py", "--config", CONFIG, f"run.dir={run}", f"data.shards={shards}",
+        f"training.steps={options.steps}", "tracking.mlflow=false",
+    )  # fmt: skip
+    spent = {"building": build, "verifying": verify, "exporting": export}
+    speeds = [[name, f"{time:.1f}", f"{bases / time / 1e6:.0f}"] for name, time in spent.items()]
+    return "\n\n".join([
+        "## The genomes",
+        table(
+            ["species", "contigs", "bases", "not A, C, G, T", "lower case", "bits per base"],
+            [[name, f"{contigs:,}", f"{number:,}", *rest] for name, contigs, number, *rest in rows],
+        ),
+        f"All {bases:,} bases take {8 * stored / bases:.3f} bits each, index included. {returned}",
+        "## The programs",
+        table(["", "seconds", "Mb/s"], speeds),
+        f"With the start of Python in each, on {os.cpu_count()} cores.",
+        f"## {options.steps} steps on the mixture",
+        _training(opened, run, seconds),
+    ])  # fmt: skip
+
+
+def _training(shards: ShardSet, run: Path, seconds: float) -> str:
+    lines = read_metrics(run / METRICS_NAME)
+    config = load_config(run / "config.yaml")
+    windows = Windows(
+        shards, "train", config.data.length, max_n_run=config.data.max_n_run, temperature=config.data.temperature
+    )
+    position = config.training.batch * lines[-1]["step"]
+    epochs = windows.epochs(position)
+    counts = {source.name: source.windows for source in windows.sources}
+    sources = [
+        [source.name, f"{source.windows:,}", source.share, f"{epochs[source.name] * counts[source.name]:,.0f}"]
+        for source in windows.sources
+    ]
+    train = [line for line in lines if line["split"] == "train"]
+    valid = [line for line in lines if line["split"] == "valid"]
+    marks = [train[0], *train[len(train) // 4 - 1 :: len(train) // 4]]
+    return "\n\n".join([
+        f"{CONFIG.relative_to(ROOT)}: preset {config.model.preset}, {config.training.batch} windows of "
+        f"{config.data.length:,} bases a step, temperature {config.data.temperature:g}, one process; small scale. "
+        f"{seconds:.0f} s in all, {np.median([line['bases_per_second'] for line in train]):,.0f} bases/s.",
+        table(["species", "windows in an epoch", "share of the mixture", "windows read"], sources),
+        table(["step", "training loss, nats per scored base"], [[line["step"], line["mlm_loss"]] for line in marks]),
+        table(
+            ["step", "on [MASK] positions of the held-out split", "guess by composition", "bases per chunk"],
+            [[line["step"], line["mask_loss"], line["composition_loss"], line["bases_per_chunk"][0]] for line in valid],
+        ),
+    ])  # fmt: skip
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Shard several genomes as one set and train on their mixture.")
+    add = parser.add_argument
+    add("genomes", nargs="+", metavar="SPECIES=FASTA")
+    add("--steps", type=int, default=200, help="of training")
+    add("--work", type=Path, help="folder for temporary files")
+    add("--name", default="genomes", help="of the result; the date is put before it")
+    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the file, and print where it is."""
+    options = parse(arguments)
+    command = "python -m benchmarks.genomes " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    try:
+        genomes = {name: Path(path) for name, _, path in (word.partition("=") for word in options.genomes)}
+        with tempfile.TemporaryDirectory(dir=options.work) as work:
+            found = measure(genomes, options, Path(work))
+        text = f"# {len(genomes)} genomes in one shard set\n\n{provenance(command)}\n\n{found}\n"
+        print(write_result(options.name, text, options.out))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

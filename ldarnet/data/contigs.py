@@ -1,0 +1,116 @@
+"""The contigs of a shard set as columns, and their names."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+
+from ldarnet.errors import UserError
+
+CONTIG_ROW = np.dtype(
+    [("species", "<i8"), ("source", "<i8"), ("length", "<i8"), ("runs", "<i8"), ("sha256", "u1", (32,))]
+)
+_NEWLINE = ord("\n")
+
+
+@dataclass(frozen=True, eq=False)
+class Contigs:
+    """The sequences of the input, in its order.
+
+    Attributes:
+        species_names: in order of first appearance; "" where none was named.
+        names: (n,) uint8, UTF-8 text: the name of each contig, the first word of its header, and a line end.
+        species: (c,) int64, number of the species.
+        source: (c,) int64, number of the source file.
+        length: (c,) int64, bases.
+        runs: (c,) int64, how many runs of letters other than A, C, G, T it has.
+        sha256: (c, 32) uint8, of its letters as they stand in the file, without line ends.
+    """
+
+    species_names: list[str]
+    names: np.ndarray
+    species: np.ndarray
+    source: np.ndarray
+    length: np.ndarray
+    runs: np.ndarray
+    sha256: np.ndarray
+
+    @classmethod
+    def from_rows(cls, species_names: list[str], names: np.ndarray, rows: np.ndarray) -> Self:
+        """Take the columns from rows of `CONTIG_ROW`, which is how they are stored.
+
+        Raises:
+            ValueError: rows of another form, or another number of names.
+        """
+        if rows.dtype != CONTIG_ROW or np.count_nonzero(names == _NEWLINE) != len(rows):
+            raise ValueError("not the contigs of a shard set")
+        return cls(species_names, names, **{name: rows[name] for name in CONTIG_ROW.names or ()})
+
+    def rows(self) -> np.ndarray:
+        """The columns as rows of `CONTIG_ROW`."""
+        rows = np.empty(len(self), dtype=CONTIG_ROW)
+        for name in CONTIG_ROW.names or ():
+            rows[name] = getattr(self, name)
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    def name(self, contig: int) -> str:
+        """The full name of a contig: ``species/name``, or ``name`` where no species was named."""
+        ends = self._line_ends
+        begin = ends[contig - 1] + 1 if contig else 0
+        bare = self.names[begin : ends[contig]].tobytes().decode()
+        return full_name(self.species_names[self.species[contig]], bare)
+
+    def all_names(self) -> list[str]:
+        """The full name of each contig."""
+        return [
+            full_name(self.species_names[species], bare)
+            for species, bare in zip(self.species.tolist(), self._bare_names(), strict=True)
+        ]
+
+    def number(self, name: str) -> int:
+        """The number of a contig, by its full name or by a bare name that only one species has.
+
+        Raises:
+            UserError: no contig of this name, or several.
+        """
+        if name in self._numbers:
+            return self._numbers[name]
+        owners = [number for number, bare in enumerate(self._bare_names()) if bare == name]
+        if len(owners) == 1:
+            return owners[0]
+        if owners:
+            raise UserError(f"contig {name!r} is in several species; name one: {some_names(map(self.name, owners))}")
+        raise UserError(f"no contig {name!r}; it holds {some_names(self._numbers)}")
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Full name -> number."""
+        return {name: number for number, name in enumerate(self.all_names())}
+
+    @cached_property
+    def _line_ends(self) -> np.ndarray:
+        return np.flatnonzero(self.names == _NEWLINE)
+
+    def _bare_names(self) -> list[str]:
+        return self.names.tobytes().decode().split("\n")[:-1]
+
+
+def names_as_lines(names: Sequence[str]) -> np.ndarray:
+    """Names as `Contigs` keeps them: (n,) uint8."""
+    return np.frombuffer("".join(f"{name}\n" for name in names).encode(), dtype=np.uint8)
+
+
+def full_name(species: str, name: str) -> str:
+    """How a contig is called among several species."""
+    return f"{species}/{name}" if species else name
+
+
+def some_names(names: Iterable[str], most: int = 6) -> str:
+    """The first few names, for a message."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")

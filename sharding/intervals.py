@@ -1,0 +1,54 @@
+"""Arithmetic of many intervals at once: rows of contig number, start and stop, shape (n, 3), int64."""
+
+import numpy as np
+
+Rows = np.ndarray
+
+
+def merge(rows: Rows) -> Rows:
+    """Sort intervals, and join those that overlap or touch within a contig."""
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    if not len(rows):
+        return rows
+    # Contigs are laid out one behind the other, with a gap, so that the farthest stop so far is that of one contig.
+    shift = rows[:, 0] * (rows[:, 2].max() + 1)
+    farthest = np.maximum.accumulate(rows[:, 2] + shift)
+    begins = np.append(True, (rows[1:, 1] + shift[1:]) > farthest[:-1])
+    ends = np.append(begins[1:], True)
+    return np.stack((rows[begins, 0], rows[begins, 1], (farthest - shift)[ends]), axis=1)
+
+
+def intersect(rows: Rows, others: Rows) -> Rows:
+    """What both hold. Each of the two is sorted and disjoint, and so is the result."""
+    if not len(rows) or not len(others):
+        return np.zeros((0, 3), dtype=np.int64)
+    width = max(int(rows[:, 2].max()), int(others[:, 2].max())) + 1
+    edges, other_edges = (table[:, :1] * width + table[:, 1:] for table in (rows, others))
+    first = np.searchsorted(other_edges[:, 1], edges[:, 0], side="right")
+    last = np.searchsorted(other_edges[:, 0], edges[:, 1], side="left")
+    count = np.maximum(last - first, 0)
+    row = np.repeat(np.arange(len(rows)), count)
+    other = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    starts = np.maximum(rows[row, 1], others[other, 1])
+    stops = np.minimum(rows[row, 2], others[other, 2])
+    return np.stack((rows[row, 0], starts, stops), axis=1)
+
+
+def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
+    """What ``rows`` hold and ``others`` do not, in contigs of ``lengths``; each of the two is sorted and disjoint."""
+    return intersect(rows, _complement(others, lengths))
+
+
+def bases(rows: Rows) -> int:
+    """How many bases they hold."""
+    return int((rows[:, 2] - rows[:, 1]).sum())
+
+
+def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
+    """The rest of each contig."""
+    contigs = np.arange(len(lengths))
+    starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
+    stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))
+    starts, stops = (edges[np.lexsort((edges[:, 1], edges[:, 0]))] for edges in (starts, stops))
+    gaps = np.column_stack((starts, stops[:, 1]))
+    return gaps[gaps[:, 1] < gaps[:, 2]]

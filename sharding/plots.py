@@ -1,0 +1,161 @@
+"""Plots of what `sharding.stats` counts; colours by Okabe and Ito, which all kinds of sight tell apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from ldarnet.data.index import Index
+from ldarnet.files import atomic_path
+from sharding.composition import GC_BINS, GC_WINDOW
+
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_GREY = "#999999"
+_LETTER_COLOURS = {
+    "A": "#009E73",
+    "C": "#0072B2",
+    "G": "#E69F00",
+    "T": "#D55E00",
+    "N": "#BBBBBB",
+    "other": "#000000",
+}
+_MOST_BARS = 25
+_MOST_LINES = len(_COLOURS)
+
+
+def draw(out: Path, figures: dict[str, Any], index: Index) -> list[Path]:
+    """Draw composition, GC, contig lengths and splits into PNG files of a folder; returns their paths.
+
+    Of many species the largest are shown by name.
+
+    Raises:
+        UserError: the device is full.
+    """
+    species = figures["species"]
+    largest = sorted(species, key=lambda name: -species[name]["bases"])
+    pictures = {
+        "composition": _composition(species, largest[:_MOST_BARS]),
+        "gc": _gc(species, largest[:_MOST_LINES]),
+        "contigs": _contigs(index, species, largest[:_MOST_LINES]),
+        "splits": _splits(figures, largest[: _MOST_LINES - 1]),
+    }
+    paths = []
+    for name, figure in pictures.items():
+        paths.append(out / f"{name}.png")
+        with atomic_path(paths[-1]) as partial:
+            figure.savefig(partial, format="png", dpi=150)
+    return paths
+
+
+def _composition(species: dict[str, Any], names: Sequence[str]) -> Figure:
+    """Bars of letters and, beside them, of the soft-masked share."""
+    figure = Figure(figsize=(8, 1.8 + 0.35 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    rows = np.arange(len(names))[::-1]
+    before = np.zeros(len(names))
+    for letter, colour in _LETTER_COLOURS.items():
+        shares = np.array([species[name]["letters"][letter] / species[name]["bases"] for name in names])
+        left.barh(rows, shares, left=before, color=colour, label=letter, edgecolor="white", linewidth=0.5)
+        for row, share, begin in zip(rows, shares, before, strict=True):
+            if share > 0.06:
+                place, ink = begin + share / 2, "black" if letter in "GN" else "white"
+                left.text(place, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, size=8)
+        before += shares
+    right.barh(rows, [species[name]["masked_share"] for name in names], color=_COLOURS[3])
+    left.set_yticks(rows, names)
+    right.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    _title(left, "Letters", "share of bases")
+    _title(right, "Soft-masked", "share of bases")
+    for axes, most in ((left, 1), (right, max(0.1, *(1.05 * species[name]["masked_share"] for name in names)))):
+        axes.set_xlim(0, most)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def _gc(species: dict[str, Any], names: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    edges = np.arange(GC_BINS + 1) / GC_BINS
+    for name, colour in zip(names, _COLOURS, strict=False):
+        windows = np.array(species[name][f"gc_of_{GC_WINDOW}_base_windows"])
+        if windows.any():
+            label = f"{name}, {species[name]['gc']:.1%}"
+            axes.stairs(windows / windows.sum(), edges, color=colour, linewidth=1.8, label=label)
+    shown = np.sum([species[name][f"gc_of_{GC_WINDOW}_base_windows"] for name in names], axis=0)
+    if shown.any():
+        inside = np.flatnonzero(shown)
+        axes.set_xlim(max(0, edges[inside[0]] - 0.03), min(1, edges[inside[-1] + 1] + 0.03))
+        axes.legend(frameon=False, title="species, GC of all")
+    axes.set_ylim(0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _title(axes, f"GC along the genomes, in windows of {GC_WINDOW // 1000} kb", "GC of a window", "share of windows")
+    return figure
+
+
+def _contigs(index: Index, species: dict[str, Any], names: Sequence[str]) -> Figure:
+    """For each species, what share of its bases lies in contigs of at least a length; a dot marks N50."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    histogram, shares = figure.subplots(1, 2)
+    lengths = index.contigs.length
+    low, high = np.floor(8 * np.log10(lengths.min())), np.ceil(8 * np.log10(lengths.max()) + 1e-9)
+    bins = 10 ** (np.arange(low, high + 1) / 8)
+    histogram.hist(lengths, bins=bins.tolist(), color=_COLOURS[0], edgecolor="white", linewidth=0.5)
+    for name, colour in zip(names, _COLOURS, strict=False):
+        own = np.sort(lengths[index.contigs.species == list(species).index(name)])[::-1]
+        held = np.cumsum(own) / own.sum()
+        axes_x, axes_y = np.repeat(own, 2), np.concatenate(([0], np.repeat(held, 2)[:-1]))
+        shares.plot(axes_x, axes_y, color=colour, linewidth=1.8, label=name)
+        shares.plot(species[name]["n50"], 0.5, "o", color=colour, markeredgecolor="white", markersize=7)
+    for axes in (histogram, shares):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter("b", places=0, sep=" "))
+    if len(lengths) > 1000:
+        histogram.set_yscale("log")
+    else:
+        histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
+    shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    shares.legend(frameon=False)
+    _title(histogram, "Lengths of contigs", "length", "contigs")
+    _title(shares, "Bases in contigs this long or longer (dot: N50)", "length", "share of bases")
+    return figure
+
+
+def _splits(figures: dict[str, Any], names: Sequence[str]) -> Figure:
+    """Bars of the bases of each split, by species."""
+    splits, species = figures["splits"], figures["species"]
+    figure = Figure(figsize=(8, 1.8 + 0.5 * len(splits)), layout="constrained")
+    axes = figure.subplots()
+    rows, before = np.arange(len(splits))[::-1], np.zeros(len(splits))
+    others = [name for name in species if name not in names]
+    parts = [([name], name, colour) for name, colour in zip(names, _COLOURS, strict=False)]
+    if others:
+        parts.append((others, f"{len(others)} others", _GREY))
+    for members, label, colour in parts:
+        bases = np.array(
+            [sum(species[name]["splits"].get(split, {"bases": 0})["bases"] for name in members) for split in splits]
+        )
+        axes.barh(rows, bases, left=before, color=colour, label=label, edgecolor="white", linewidth=0.5)
+        before += bases
+    for row, total in zip(rows, before, strict=True):
+        share = total / figures["total"]["bases"]
+        axes.text(total, row, f"  {total / 1e6:,.1f} Mb, {share:.1%}", va="center", size=9)
+    axes.set_yticks(rows, list(splits))
+    axes.set_xlim(0, 1.25 * before.max())
+    axes.xaxis.set_major_formatter(EngFormatter("b", sep=" "))
+    _title(axes, "Sizes of splits", "bases")
+    if len(parts) > 1:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _title(axes: Axes, title: str, x: str, y: str = "") -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)

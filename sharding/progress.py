@@ -1,0 +1,77 @@
+"""How far a build is: a bar on a terminal, a line now and then elsewhere."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sharding.receipts import Receipts
+
+_LOOK_EVERY = 0.5
+_LINE_EVERY = 30.0
+
+
+@contextmanager
+def shown(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
+    """Show, while the block runs, what the receipts of a set say of it: workers tell nothing else.
+
+    Args:
+        console: where to.
+        receipts: of the set.
+        total: bytes of input in all, if known.
+    """
+    bar = Progress(
+        TextColumn("packing"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        follower = _Follower(console, bar, receipts, total)
+        thread = threading.Thread(target=follower.run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            follower.done.set()
+            thread.join()
+
+
+class _Follower:
+    def __init__(self, console: Console, bar: Progress, receipts: Receipts, total: int | None) -> None:
+        self.done = threading.Event()
+        self._console = console
+        self._bar = bar
+        self._receipts = receipts
+        self._total = total
+        self._task = bar.add_task("packing", total=total, speed="")
+        self._known: set[str] = set()
+        self._read, _ = self._news()
+        self._bases = 0
+
+    def run(self) -> None:
+        began = said = time.monotonic()
+        ended = False
+        while not ended:
+            ended = self.done.wait(_LOOK_EVERY)
+            read, bases = self._news()
+            self._read += read
+            self._bases += bases
+            now = time.monotonic()
+            speed = f"{self._bases / (now - began) / 1e6:,.0f} Mb/s"
+            self._bar.update(self._task, completed=self._read, speed=speed)
+            if not self._console.is_terminal and now - said >= _LINE_EVERY:
+                said = now
+                share = f"{self._read / self._total:.0%} of the input" if self._total else f"{self._read:,} bytes"
+                self._console.print(f"packed {share}, {speed}", highlight=False, soft_wrap=True)
+
+    def _news(self) -> tuple[int, int]:
+        """Bytes read for, and bases in, the parts packed since the last look."""
+        news = list(self._receipts.news(self._known))
+        return sum(receipt.read for receipt in news), sum(int(receipt.contigs["length"].sum()) for receipt in news)

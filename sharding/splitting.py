@@ -1,0 +1,94 @@
+"""Everything that decides which bases of a set are in which split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldarnet.data.contigs import Contigs
+from ldarnet.errors import UserError
+from ldarnet.files import file_size, read_errors, sha256_file
+from sharding.intervals import bases, intersect, merge, subtract
+from sharding.splits import Interval, exclusions, read_bed, splits_by_contig, splits_by_hash, splits_by_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Splits of tiles: split name -> share, bases in a tile, and a seed."""
+
+    shares: Mapping[str, float]
+    tile: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise UserError(f"--hash-tile {self.tile}: it must be at least 1")
+
+
+class Splitting:
+    """The rule by which the bases of a set get their splits: one of three kinds, and what is cut out of all splits.
+
+    Attributes:
+        recipe: all that decides it, with the hashes of the files it was read from.
+    """
+
+    def __init__(
+        self,
+        contigs: Mapping[str, Sequence[str]] | None = None,
+        bed: Path | None = None,
+        hashed: Hashed | None = None,
+        exclude: Sequence[Path] = (),
+    ) -> None:
+        """Read the BED files.
+
+        Args:
+            contigs: split name -> contigs; all others are ``train``. It holds where neither of the next two is given.
+            bed: a BED file of splits.
+            hashed: tiles to deal out.
+            exclude: BED files of intervals that no split may hold.
+
+        Raises:
+            UserError: a BED file has a mistake that shows without the contigs.
+        """
+        self._contigs = contigs or {}
+        self._bed = (bed, read_bed(bed)) if bed else None
+        self._hashed = hashed
+        self._exclude: list[tuple[Path, list[Interval]]] = [(path, read_bed(path, named=False)) for path in exclude]
+        splits: dict[str, Any] = {name: list(names) for name, names in self._contigs.items()}
+        if bed:
+            splits = _describe(bed)
+        elif hashed:
+            splits = {"shares": dict(hashed.shares), "tile": hashed.tile, "seed": hashed.seed}
+        self.recipe = {"splits": splits, "exclude": [_describe(path) for path in exclude]}
+
+    def apply(self, contigs: Contigs) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """The splits of a set, and how many bases were cut out of each.
+
+        Returns:
+            Split name -> (s, 3) int64, contig number, start and stop; and split name -> bases that were cut out of it,
+            empty without exclusions.
+
+        Raises:
+            UserError: a rule does not fit the contigs.
+        """
+        splits = self._splits(contigs)
+        if not self._exclude:
+            return splits, {}
+        excluded = merge(np.concatenate([exclusions(path, found, contigs) for path, found in self._exclude]))
+        cut = {name: bases(intersect(rows, excluded)) for name, rows in splits.items()}
+        return {name: subtract(rows, excluded, contigs.length) for name, rows in splits.items()}, cut
+
+    def _splits(self, contigs: Contigs) -> dict[str, np.ndarray]:
+        if self._bed:
+            return splits_by_interval(*self._bed, contigs)
+        if self._hashed:
+            return splits_by_hash(self._hashed.shares, self._hashed.tile, self._hashed.seed, contigs)
+        return splits_by_contig(self._contigs, contigs)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    size = file_size(path)
+    with read_errors(path):
+        return {"name": path.name, "size": size, "sha256": sha256_file(path)}

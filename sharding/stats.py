@@ -1,0 +1,226 @@
+"""Describe a shard set by tables and plots: ``python -m sharding.stats DIR [--out FOLDER]``."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ldarnet.data import ShardSet
+from ldarnet.errors import UserError
+from ldarnet.files import atomic_path, space_errors, write_json_atomic
+from sharding.composition import GC_WINDOW, LETTERS, Counts, count_set
+from sharding.program import run
+
+_MOST_ROWS = 40
+_IN_NO_SPLIT = "(in no split)"
+_WHOLE = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table: its title, its columns (the first one holds names) and its rows, as text."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def as_markdown(self) -> str:
+        """The table in Markdown."""
+        lines = (self.columns, ("---", *("---:" for _ in self.columns[1:])), *self.rows)
+        return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def as_rich(self) -> Table:
+        """The table for a terminal, its first rows only if there are many."""
+        table = Table(
+            title=self.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
+        )
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+        for row in self.rows[:_MOST_ROWS]:
+            table.add_row(*row)
+        if len(self.rows) > _MOST_ROWS:
+            table.add_row(f"and {len(self.rows) - _MOST_ROWS} more (--out writes all)")
+        return table
+
+
+def describe(shards: ShardSet, counts: Counts) -> dict[str, Any]:
+    """All figures of a set, as they are written to ``stats.json``.
+
+    Shares are of all letters, but that of G and C is of A, C, G and T. ``bits_per_base`` counts the packed blocks; for
+    the whole set, also the tar files around them and the index.
+    """
+    index = shards.index
+    names = [*index.splits, _IN_NO_SPLIT]
+    lengths, of_species = index.contigs.length, index.contigs.species
+    block_bytes = np.bincount(of_species[index.blocks.contig], index.blocks.size, minlength=len(index.species))
+    species: dict[str, Any] = {}
+    for number, name in enumerate(index.species):
+        own = lengths[of_species == number]
+        species[name or _WHOLE] = {
+            **_letters(counts.letters[number].sum(axis=0)),
+            "contigs": len(own),
+            "longest": int(own.max()),
+            "n50": n50(own),
+            "bits_per_base": 8 * float(block_bytes[number]) / float(own.sum()),
+            "splits": {
+                split: _letters(row) for split, row in zip(names, counts.letters[number], strict=True) if row.any()
+            },
+            f"gc_of_{GC_WINDOW}_base_windows": counts.gc[number].tolist(),
+        }
+    return {
+        "fingerprint": shards.fingerprint,
+        "tool": index.tool,
+        "total": {
+            **_letters(counts.letters.sum(axis=(0, 1))),
+            "species": len(index.species),
+            "contigs": len(lengths),
+            "longest": int(lengths.max()),
+            "n50": n50(lengths),
+            "shards": len(index.shards),
+            "blocks": len(index.blocks),
+            "bytes": (size := _size(shards)),
+            "bits_per_base": 8 * size / int(lengths.sum()),
+        },
+        "splits": {
+            name: {**_letters(row), "intervals": len(index.splits.get(name, ()))}
+            for name, row in zip(names, counts.letters.sum(axis=0), strict=True)
+            if row.any()
+        },
+        "species": species,
+    }
+
+
+def n50(lengths: np.ndarray) -> int:
+    """The length that contigs of at least this length hold half of all bases."""
+    sizes = np.sort(lengths)[::-1]
+    return int(sizes[np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)])
+
+
+def sheets(figures: dict[str, Any]) -> list[Sheet]:
+    """The tables: the set, its splits, its species (the largest first), and the splits of each species."""
+    total, splits, species = figures["total"], figures["splits"], figures["species"]
+    largest = sorted(species, key=lambda name: -species[name]["bases"])
+    named = len(species) > 1 or _WHOLE not in species
+    rows: list[tuple[str, ...]] = [
+        ("fingerprint", figures["fingerprint"][:16]),
+        *((key, f"{total[key]:,}") for key in ("bases", "species", "contigs", "shards", "blocks", "bytes")),
+        ("bits per base", f"{total['bits_per_base']:.3f}"),
+    ]
+    found = [
+        Sheet("Set", ("", "value"), rows),
+        Sheet(
+            "Splits",
+            ("split", "intervals", *_HEADS),
+            [(name, f"{entry['intervals']:,}", *_cells(entry)) for name, entry in splits.items()],
+        ),
+        Sheet(
+            "Species" if named else "Contigs",
+            ("species", "contigs", "N50", *_HEADS, "bits/base"),
+            [(name, *_contig_cells(species[name])) for name in largest],
+        ),
+    ]
+    if named and len(splits) > 1:
+        rows = [(name, split, *_cells(entry)) for name in largest for split, entry in species[name]["splits"].items()]
+        found.append(Sheet("Splits of each species", ("species", "split", *_HEADS), rows))
+    return found
+
+
+_HEADS = ("bases", "GC", "N", "other", "masked")
+
+
+def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    shares = (f"{entry[key]:.1%}" for key in ("gc", "n_share"))
+    return short(entry["bases"]), *shares, f"{entry['letters']['other']:,}", f"{entry['masked_share']:.1%}"
+
+
+def _contig_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    return f"{entry['contigs']:,}", short(entry["n50"]), *_cells(entry), f"{entry['bits_per_base']:.3f}"
+
+
+def short(bases: int) -> str:
+    """A length with three digits or more, as 924 kb or 63.0 Mb."""
+    for unit, size in (("Gb", 10**9), ("Mb", 10**6), ("kb", 10**3)):
+        if bases >= size:
+            return f"{bases / size:.3g} {unit}" if bases < 1000 * size else f"{bases / size:,.0f} {unit}"
+    return f"{bases} b"
+
+
+def _letters(row: np.ndarray) -> dict[str, Any]:
+    letters = dict(zip(LETTERS, row.tolist(), strict=True))
+    masked = letters.pop("masked")
+    bases, known = sum(letters.values()), sum(letters[base] for base in "ACGT")
+    return {
+        "bases": bases,
+        "letters": letters,
+        "gc": (letters["C"] + letters["G"]) / max(known, 1),
+        "n_share": letters["N"] / max(bases, 1),
+        "masked": masked,
+        "masked_share": masked / max(bases, 1),
+    }
+
+
+def _size(shards: ShardSet) -> int:
+    tables = sum(path.stat().st_size for path in shards.folder.iterdir() if path.suffix in (".json", ".npy", ".txt"))
+    return tables + sum(shard.size for shard in shards.index.shards)
+
+
+def write(out: Path, shards: ShardSet, figures: dict[str, Any]) -> list[Path]:
+    """Write ``stats.json``, ``stats.md`` and the plots into a folder.
+
+    Raises:
+        UserError: the folder cannot be used, or the device is full.
+    """
+    from sharding.plots import draw
+
+    try:
+        with space_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out}: a file, not a folder; name another --out") from None
+    write_json_atomic(out / "stats.json", figures, indent=1)
+    pictures = draw(out, figures, shards.index)
+    text = "\n".join(sheet.as_markdown() for sheet in sheets(figures))
+    images = "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
+    with atomic_path(out / "stats.md") as partial:
+        partial.write_text(f"# {shards.place}\n\n{text}{images}", encoding="utf-8")
+    return [out / "stats.json", out / "stats.md", *pictures]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sharding.stats",
+        description="Describe a shard set: composition, GC, N, soft-masked repeats, contig lengths, splits and sizes, "
+        "by species and split. Every block is read once and compared with its hash.",
+    )
+    parser.add_argument("place", help="folder or URL of the shard set")
+    parser.add_argument("--out", type=Path, help="folder for stats.json, stats.md and plots; none: tables only")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        raise UserError(f"--workers {options.workers}: it must be at least 1")
+    console = Console()
+    shards = ShardSet.open(options.place)
+    columns = (TextColumn("counting"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=int(shards.index.contigs.length.sum()))
+        counts = count_set(shards, options.workers, lambda bases: progress.advance(task, bases))
+    figures = describe(shards, counts)
+    for sheet in sheets(figures):
+        console.print(sheet.as_rich(), highlight=False)
+    if options.out:
+        paths = write(options.out, shards, figures)
+        console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, highlight=False, markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

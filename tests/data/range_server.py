@@ -1,0 +1,130 @@
+"""A web server for tests, which knows Range and can be told to fail."""
+
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class RangeServer:
+    """Serves the files of a folder.
+
+    Attributes:
+        url: its address.
+        requests: path and range, "" where the whole file was asked for, of each request so far.
+        faults: tried before a request is answered; one that returns True has answered it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.requests: list[tuple[str, str]] = []
+        self.faults: list[Callable] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer._answer(self)
+
+            def do_HEAD(self):
+                outer._answer(self, body=False)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def shard_requests(self) -> list[str]:
+        return [asked for path, asked in self.requests if path.endswith(".tar")]
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, handler, body=True):
+        self.requests.append((handler.path, handler.headers.get("Range", "")))
+        if any(fault(handler) for fault in self.faults):
+            return
+        path = self.folder / handler.path.lstrip("/")
+        if not path.is_file():
+            handler.send_error(404)
+            return
+        content, asked = path.read_bytes(), handler.headers.get("Range")
+        part = content
+        if asked:
+            start, stop = asked.removeprefix("bytes=").split("-")
+            part = content[int(start) : int(stop) + 1]
+            if not part:
+                handler.send_error(416)
+                return
+        handler.send_response(206 if asked else 200)
+        handler.send_header("Content-Length", str(len(part)))
+        if asked:
+            handler.send_header("Content-Range", f"bytes {start}-{int(start) + len(part) - 1}/{len(content)}")
+        handler.end_headers()
+        if body:
+            handler.wfile.write(part)
+
+
+def times(count, fault, path=".tar"):
+    """The fault in the first ``count`` requests for files of this name."""
+    left = [count]
+
+    def limited(handler):
+        if not handler.path.endswith(path) or left[0] <= 0:
+            return False
+        left[0] -= 1
+        return fault(handler)
+
+    return limited
+
+
+def status(code):
+    def answer(handler):
+        handler.send_error(code)
+        return True
+
+    return answer
+
+
+def break_off(handler):
+    """Promise 1,000 bytes, give 10, and hang up."""
+    handler.send_response(206)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"x" * 10)
+    handler.close_connection = True
+    return True
+
+
+def end_early(handler):
+    """Give 10 bytes without saying how many there are."""
+    handler.send_response(206)
+    handler.end_headers()
+    handler.wfile.write(b"x" * 10)
+    handler.close_connection = True
+    return True
+
+
+def hang_up(handler):
+    handler.connection.close()
+    handler.close_connection = True
+    return True
+
+
+def be_slow(seconds):
+    def wait(_):
+        time.sleep(seconds)
+        return False
+
+    return wait
+
+
+def ignore_range(handler):
+    """Send all of the file in place of a range, as the server of Python's standard library does."""
+    if handler.headers.get("Range"):
+        del handler.headers["Range"]
+    return False

@@ -1,0 +1,349 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ldarnet.errors import UserError
+from sharding.download import Patience
+from sharding.fetch import fetch, main
+from sharding.published import Registry
+from tests.sharding.publishers import Server
+
+YEAST = "ucsc/goldenPath/sacCer3/bigZips/sacCer3.fa.gz"
+YEAST_SUMS = "ucsc/goldenPath/sacCer3/bigZips/md5sum.txt"
+LIST = "huggingface/datasets/InstaDeepAI/multi_species_genomes/resolve/main/urls.txt"
+CONTENT = os.urandom(3_000_000)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def yeast(server: Server) -> Server:
+    server.add(YEAST, CONTENT, YEAST_SUMS)
+    return server
+
+
+def get(server: Server, name: str, out: Path, **options) -> str:
+    return fetch(Registry(server.mirrors), name, out, patience=Patience(attempts=3, pause=0.01), **options)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_fetched_checked_and_given_a_receipt(yeast, tmp_path, capsys):
+    assert main(["sacCer3", "--out", str(tmp_path / "y"), *(f"--mirror={mirror}" for mirror in yeast.mirrors)]) == 0
+    assert names(tmp_path / "y") == ["fetched.json", "sacCer3.fa.gz"]
+    assert (tmp_path / "y" / "sacCer3.fa.gz").read_bytes() == CONTENT
+    receipt = json.loads((tmp_path / "y" / "fetched.json").read_text())["sacCer3.fa.gz"]
+    assert receipt["sha256"] == hashlib.sha256(CONTENT).hexdigest()
+    assert receipt["size"] == len(CONTENT)
+    assert receipt["url"].endswith(YEAST)
+    assert receipt["checked_against"].startswith(f"md5:{hashlib.md5(CONTENT).hexdigest()} in http")
+    assert re.match(r"20\d\d-\d\d-\d\dT", receipt["date"])
+    said = capsys.readouterr().out
+    assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, checked" in said
+    assert f"python -m sharding.build --out {tmp_path / 'y'}-shards {tmp_path / 'y'}/sacCer3.fa.gz --split" in said
+
+
+def test_what_is_there_is_not_fetched_again(yeast, tmp_path):
+    get(yeast, "sacCer3", tmp_path)
+    asked = len(yeast.asked)
+    get(yeast, "sacCer3", tmp_path)
+    assert len(yeast.asked) == asked
+
+
+def test_files_of_the_user_are_left_alone(yeast, tmp_path):
+    (tmp_path / "sacCer3.fa.gz").write_text("precious")
+    with pytest.raises(UserError, match=r"sacCer3\.fa\.gz: is there, but not as this program left it; move it away"):
+        get(yeast, "sacCer3", tmp_path)
+    assert (tmp_path / "sacCer3.fa.gz").read_text() == "precious"
+
+
+def test_a_file_without_a_list_of_checksums_is_told(server, tmp_path, capsys):
+    server.add("ucsc/goldenPath/hg38/bigZips/hg38.fa.gz", CONTENT, "ucsc/goldenPath/hg38/bigZips/md5sum.txt")
+    server.add("google/basenji_barnyard2/sequences_human.bed", b"chr1\t0\t131072\ttrain\n")
+    build = get(server, "hg38", tmp_path)
+    assert build == f"{tmp_path}/hg38.fa.gz --splits-bed {tmp_path}/human-sequences.bed"
+    digest = hashlib.sha256(b"chr1\t0\t131072\ttrain\n").hexdigest()
+    said = capsys.readouterr().out
+    assert f"human-sequences.bed: 20 bytes, NOT CHECKED (its publisher serves no checksum), sha256 {digest}" in said
+    assert "hg38.fa.gz: 3,000,000 bytes, checked" in said
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(yeast, tmp_path):
+    yeast.breaks = 4
+    get(yeast, "sacCer3", tmp_path)
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
+    assert [asked for path, asked in yeast.asked if path == YEAST][:3] == [None, "bytes=1500000-", "bytes=2250000-"]
+    assert yeast.sent[YEAST] == len(CONTENT)
+
+
+def test_a_server_without_ranges_is_begun_anew(yeast, tmp_path):
+    yeast.ranges, yeast.breaks = False, 1
+    get(yeast, "sacCer3", tmp_path)
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
+    assert yeast.sent[YEAST] == 1.5 * len(CONTENT)
+
+
+def test_a_server_that_always_breaks_off_is_given_up_and_what_came_is_kept(yeast, tmp_path):
+    yeast.ranges, yeast.breaks = False, 99
+    with pytest.raises(UserError, match=r"\(the connection broke off; 3 attempts\); check") as error:
+        get(yeast, "sacCer3", tmp_path)
+    assert "http" in str(error.value) and "run the same command again: it goes on where it stopped" in str(error.value)
+    assert names(tmp_path) == [".fetching"]
+    yeast.ranges, yeast.breaks = True, 0
+    get(yeast, "sacCer3", tmp_path)
+    assert yeast.asked[-1] == (YEAST, "bytes=1500000-")
+    assert names(tmp_path) == ["fetched.json", "sacCer3.fa.gz"]
+
+
+def test_a_file_that_changed_meanwhile_is_begun_anew(yeast, tmp_path):
+    yeast.breaks, other = 99, os.urandom(2_000_000)
+    with pytest.raises(UserError, match="the connection broke off; 1 attempts"):
+        fetch(Registry(yeast.mirrors), "sacCer3", tmp_path, patience=Patience(attempts=1))
+    del yeast.files[YEAST_SUMS]
+    yeast.add(YEAST, other, YEAST_SUMS)
+    yeast.tag, yeast.breaks = '"two"', 0
+    get(yeast, "sacCer3", tmp_path)
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == other
+
+
+def test_a_busy_server_is_asked_again_and_a_gone_one_given_up(yeast, tmp_path):
+    yeast.errors = [503, 429]
+    get(yeast, "sacCer3", tmp_path / "a")
+    yeast.errors = [500, 502, 503]
+    with pytest.raises(UserError, match=r"md5sum\.txt: cannot be fetched from http.*HTTP 503; 3 attempts"):
+        get(yeast, "sacCer3", tmp_path / "b")
+
+
+def test_no_network_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match=r"md5sum\.txt: cannot be fetched from .* \(the server refuses connections; 2"):
+        fetch(Registry(["ucsc=http://127.0.0.1:1"]), "sacCer3", tmp_path, patience=Patience(attempts=2, pause=0.01))
+    with pytest.raises(UserError, match=r"cannot be fetched from http://nowhere\.invalid/.*check the network"):
+        fetch(Registry(["ucsc=http://nowhere.invalid"]), "sacCer3", tmp_path, patience=Patience(attempts=1))
+
+
+def test_absence_is_one_clear_error(yeast, tmp_path):
+    del yeast.files[YEAST]
+    with pytest.raises(UserError, match=rf"sacCer3\.fa\.gz: nothing lies at .*{YEAST} \(HTTP 404\).*name a --mirror"):
+        get(yeast, "sacCer3", tmp_path)
+    yeast.files[YEAST] = CONTENT
+    yeast.errors = [403]
+    with pytest.raises(UserError, match=r"is refused \(HTTP 403\)"):
+        get(yeast, "sacCer3", tmp_path)
+
+
+def test_a_wrong_checksum_is_refused_and_the_next_run_begins_anew(yeast, tmp_path):
+    yeast.files[YEAST] = b"X" + CONTENT[1:]
+    with pytest.raises(UserError, match=r"sacCer3\.fa\.gz: what came from http.* has not the checksum md5:[0-9a-f]"):
+        get(yeast, "sacCer3", tmp_path)
+    assert names(tmp_path) == [".fetching"]
+    assert names(tmp_path / ".fetching") == []
+    yeast.files[YEAST] = CONTENT
+    get(yeast, "sacCer3", tmp_path)
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
+
+
+def test_a_missing_checksum_must_be_allowed(yeast, tmp_path, capsys):
+    yeast.files[YEAST_SUMS] = b"00000000000000000000000000000000  other.gz\n"
+    with pytest.raises(UserError, match=r"md5sum\.txt does not name it; --unchecked takes it without a checksum"):
+        get(yeast, "sacCer3", tmp_path)
+    del yeast.files[YEAST_SUMS]
+    with pytest.raises(UserError, match=r"md5sum\.txt, which says its checksum, is gone; --unchecked does without"):
+        get(yeast, "sacCer3", tmp_path)
+    get(yeast, "sacCer3", tmp_path, unchecked=True)
+    assert "NOT CHECKED (it is not in http" in capsys.readouterr().out
+
+
+def test_kill_9_and_go_on(yeast, tmp_path):
+    yeast.pause = 0.05
+    process = multiprocessing.get_context("fork").Process(target=get, args=(yeast, "sacCer3", tmp_path))
+    process.start()
+    part = tmp_path / ".fetching" / "sacCer3.fa.gz.part"
+    while not (part.exists() and part.stat().st_size > 300_000):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    have = part.stat().st_size
+    assert 300_000 < have < len(CONTENT)
+    assert names(tmp_path) == [".fetching"]
+    yeast.pause = 0
+    get(yeast, "sacCer3", tmp_path)
+    assert yeast.asked[-1] == (YEAST, f"bytes={have}-")
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
+
+
+def test_a_second_program_on_one_folder_is_refused(yeast, tmp_path):
+    yeast.pause = 0.02
+    first = threading.Thread(target=get, args=(yeast, "sacCer3", tmp_path))
+    first.start()
+    while not (tmp_path / ".fetching" / "sacCer3.fa.gz.part").exists():
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="another program fetches into it"):
+        get(yeast, "sacCer3", tmp_path)
+    first.join()
+    assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
+
+
+def test_a_disk_that_is_too_small_is_found_at_the_start(yeast, tmp_path, tiny_disk):
+    with pytest.raises(UserError, match=r"sacCer3\.fa\.gz: its 3,000,000 bytes do not fit on the disk of .* free some"):
+        get(yeast, "sacCer3", tiny_disk / "y")
+    assert yeast.sent[YEAST] < 2**20
+
+
+def test_a_disk_that_fills_up_is_named_and_what_came_is_used_later(yeast, tiny_disk, monkeypatch):
+    monkeypatch.setattr("sharding.download._free", lambda _: 10**9)
+    with pytest.raises(UserError, match=r"no space left on device while writing .*sacCer3\.fa\.gz\.part; free some"):
+        get(yeast, "sacCer3", tiny_disk / "y")
+    subprocess.run(["mount", "-o", "remount,size=8m", tiny_disk], check=True)
+    get(yeast, "sacCer3", tiny_disk / "y")
+    assert (tiny_disk / "y" / "sacCer3.fa.gz").read_bytes() == CONTENT
+    assert yeast.asked[-1][1] is not None
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+NCBI = "https://ftp.ncbi.nlm.nih.gov"
+
+
+@pytest.fixture
+def assemblies(server: Server) -> list[str]:
+    """A list in the publisher's form: of 104 assemblies the last 50 are for test, the 50 before for validation."""
+    lines = []
+    for number in range(104):
+        stem = f"GCF_{number:09d}.1_ASM{number}v1"
+        inner = f"{stem[4:7]}/{stem[7:10]}/{stem[10:13]}"
+        folder = f"genomes/all/GCF/{inner}/{stem}"
+        content = f">c{number}\nACGT\n".encode()
+        server.add(f"ncbi/{folder}/{stem}_genomic.fna.gz", content, f"ncbi/{folder}/md5checksums.txt")
+        lines.append(f"{NCBI}/{folder}/{stem}_genomic.fna.gz")
+    server.files[LIST] = "\n".join(lines).encode()
+    return lines
+
+
+def test_many_assemblies_are_fetched_several_at_a_time(server, assemblies, tmp_path):
+    server.pause = 0.02
+    get(server, "multispecies", tmp_path, jobs=4)
+    assert 2 <= server.most_at_once <= 4
+    assert names(tmp_path) == ["assemblies", "fetched.json", "genomes.tsv", "test.txt", "urls.txt", "valid.txt"]
+    rows = [line.split("\t") for line in (tmp_path / "genomes.tsv").read_text().splitlines()]
+    assert len(rows) == 104
+    assert rows[7][0] == "GCF_000000007.1_ASM7v1"
+    assert (tmp_path / rows[7][1]).read_text() == ">c7\nACGT\n"
+    asked = len(server.asked)
+    get(server, "multispecies", tmp_path)
+    assert len(server.asked) == asked
+
+
+def test_the_split_is_the_publishers_own(server, assemblies):
+    registry = Registry()
+    parsed = registry.parse_assemblies(registry["multispecies"], "\n".join(assemblies))
+    assert [assembly.split for assembly in parsed] == ["train"] * 4 + ["valid"] * 50 + ["test"] * 50
+
+
+def test_held_out_species_are_listed_for_the_build(server, assemblies, tmp_path):
+    build = get(server, "multispecies", tmp_path)
+    assert build.startswith(f"--genomes {tmp_path}/genomes.tsv --split valid=@{tmp_path}/valid.txt --split test=@")
+    valid, test = ((tmp_path / f"{split}.txt").read_text().splitlines() for split in ("valid", "test"))
+    assert (valid[0], len(valid), test[-1]) == ("GCF_000000004.1_ASM4v1/", 50, "GCF_000000103.1_ASM103v1/")
+
+
+def test_an_assembly_is_named_by_its_species_where_the_url_tells_it(server, assemblies, tmp_path):
+    stem = "GCF_000968595.1_ASM96859v1"
+    folder = f"genomes/refseq/fungi/Rasamsonia_emersonii/latest_assembly_versions/{stem}"
+    assemblies[0] = f"ftp://ftp.ncbi.nlm.nih.gov/{folder}/{stem}_genomic.fna.gz"
+    server.files[LIST] = "\n".join(assemblies).encode()
+    home = f"ncbi/genomes/all/GCF/000/968/595/{stem}"
+    server.add(f"{home}/{stem}_genomic.fna.gz", b">r\nAC\n", f"{home}/md5checksums.txt")
+    get(server, "multispecies", tmp_path)
+    assert (
+        (tmp_path / "genomes.tsv").read_text().startswith(f"Rasamsonia_emersonii\tassemblies/{stem}_genomic.fna.gz\n")
+    )
+    receipt = json.loads((tmp_path / "fetched.json").read_text())[f"assemblies/{stem}_genomic.fna.gz"]
+    assert receipt["url"].endswith(f"{home}/{stem}_genomic.fna.gz")
+
+
+def test_assemblies_that_are_nowhere_any_more_are_told_and_can_be_done_without(server, assemblies, tmp_path):
+    for number in (5, 99):
+        path = assemblies[number].removeprefix(f"{NCBI}/")
+        del server.files[f"ncbi/{path}"], server.files[f"ncbi/{path.rpartition('/')[0]}/md5checksums.txt"]
+    with pytest.raises(UserError, match=r"2 of 104 assemblies are no longer .*GCF_000000005\.1.*--skip-missing does"):
+        get(server, "multispecies", tmp_path)
+    assert not (tmp_path / "genomes.tsv").exists()
+    get(server, "multispecies", tmp_path, skip_missing=True)
+    assert len((tmp_path / "genomes.tsv").read_text().splitlines()) == 102
+
+
+def test_a_fault_among_many_stops_all_and_the_next_run_goes_on(server, assemblies, tmp_path):
+    path = assemblies[60].removeprefix(f"{NCBI}/")
+    good, server.files[f"ncbi/{path}"] = server.files[f"ncbi/{path}"], b"damaged"
+    with pytest.raises(UserError, match=r"GCF_000000060\.1_ASM60v1_genomic\.fna\.gz: what came from http.* checksum"):
+        get(server, "multispecies", tmp_path, jobs=2)
+    before = set(names(tmp_path / "assemblies"))
+    assert 50 < len(before) < 104
+    server.files[f"ncbi/{path}"] = good
+    server.asked.clear()
+    get(server, "multispecies", tmp_path, jobs=2)
+    assert len(names(tmp_path / "assemblies")) == 104
+    assert not before & {path.rsplit("/", 1)[-1] for path, _ in server.asked}
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("https://example.org/genomes/all/GCF_000000001.1_A_genomic.fna.gz", "is no assembly at"),
+        (f"{NCBI}/genomes/../../GCF_000000001.1_A_genomic.fna.gz", "is no assembly at"),
+        (f"{NCBI}/genomes/all/evil.sh", "is no assembly at"),
+        (f"{NCBI}/genomes/all/GCF/000/000/002/GCF_000000002.1_ASM2v1/GCF_000000002.1_ASM2v1_genomic.fna.gz", "twice"),
+    ],
+)
+def test_a_strange_list_of_assemblies_is_refused(assemblies, line, text):
+    registry = Registry()
+    lines = [*assemblies[:3], line, *assemblies[3:]]
+    with pytest.raises(UserError, match=rf"urls\.txt: line 4: .*{text}"):
+        registry.parse_assemblies(registry["multispecies"], "\n".join(lines))
+
+
+def test_the_list_tells_size_licence_and_host(capsys):
+    assert main(["--list"]) == 0
+    said = capsys.readouterr().out
+    for name in ("hg38", "hs1", "mm39", "mm10", "dm6", "ce11", "sacCer3", "ecoli", "multispecies"):
+        assert f"\n{name} " in f"\n{said}"
+    assert "licence: " in said and "hgdownload.soe.ucsc.edu" in said and "0.98 GB" in said
+
+
+def test_unknown_names_and_mirrors_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"hg19: no published set of that name; there are hg38, hs1"):
+        main(["hg19", "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="not a mirror; write PUBLISHER=URL with one of ucsc, google"):
+        main(["--list", "--mirror", "ensembl=http://x"])
+    with pytest.raises(UserError, match="--jobs 0: it must be at least 1"):
+        main(["hg38", "--jobs", "0"])
+    with pytest.raises(SystemExit):
+        main([])
