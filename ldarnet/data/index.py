@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 
 from ldarnet.data.contigs import CONTIG_ROW, Contigs, names_as_lines
-from ldarnet.data.contigs import some_names as some_names
 from ldarnet.errors import UserError
 from ldarnet.files import atomic_path, read_errors, sha256_file, write_json_atomic
 
