@@ -313,8 +313,9 @@ def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
         ratio = f"{result['speed'] / naive['speed']:.1f}" if "speed" in naive else ""
         rows.append([label, f"{result['speed'] / 1e6:,.0f}", ratio, bits, f"{result['peak'] / 2**20:,.0f}"])
     note = (
-        "Each in one process but where said. Reading and decompressing count bytes, headers and line ends included; the others bases. "
-        "Bits per base are of all files. The naive way keeps letters in one case and leaves out what fills no window."
+        "Each in one process but where said. Reading and decompressing count bytes, headers and line ends included; the "
+        "others bases. Bits per base are of all files. The naive way keeps letters in one case and leaves out what "
+        "fills no window."
     )
     return note + "\n\n" + table(["", "Mb/s", "times the naive way", "bits per base", "peak MiB"], rows)
 
