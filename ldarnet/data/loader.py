@@ -17,6 +17,8 @@ from ldarnet.data.stretches import find_stretches
 from ldarnet.data.windows import Places, Windows, window_name
 from ldarnet.errors import UserError
 
+_LOOKED_UP_TOGETHER = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
@@ -67,12 +69,12 @@ class _Steps(Dataset["list[Batch] | UserError"]):
         self._shape = (accumulation, world, micro_batch)
         self._rank = rank
         self._last_step = last_step
-        self._ahead: tuple[int, Places] | None = None
+        self._planned: tuple[int, Places] | None = None
 
     def __getitem__(self, index: int) -> list[Batch] | UserError:
         positions = self._positions(index)
         try:
-            places = self._ahead[1] if self._ahead and self._ahead[0] == index else self._places(index)
+            places = self._places(index)
             self._look_ahead(index)
             ids, damaged = self._windows.read(places)
         except UserError as error:
@@ -104,15 +106,22 @@ class _Steps(Dataset["list[Batch] | UserError"]):
         return np.arange(index * size, (index + 1) * size).reshape(self._shape)[:, self._rank]
 
     def _places(self, index: int) -> Places:
-        return self._windows.places(self._positions(index).ravel())
+        """Where this rank's windows of a step lie; many steps are looked up together, which takes hardly longer."""
+        size = self._shape[0] * self._shape[2]
+        together = max(1, _LOOKED_UP_TOGETHER // size)
+        number, place = divmod(index, together)
+        if self._planned is None or self._planned[0] != number:
+            steps = range(number * together, (number + 1) * together)
+            positions = np.concatenate([self._positions(step).ravel() for step in steps])
+            self._planned = number, self._windows.places(positions)
+        return self._planned[1].rows(place * size, (place + 1) * size)
 
     def _look_ahead(self, index: int) -> None:
         """Let the remote blocks of this process's next step be fetched while it prepares the present one."""
         worker = get_worker_info()
         following = index + (worker.num_workers if worker else 1)
         if following < self._last_step:
-            self._ahead = following, self._places(following)
-            self._windows.prefetch(self._ahead[1])
+            self._windows.prefetch(self._places(following))
 
 
 def training_steps(

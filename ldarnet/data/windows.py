@@ -49,6 +49,11 @@ class Places:
     start: np.ndarray
     reverse: np.ndarray
 
+    def rows(self, begin: int, end: int) -> "Places":
+        """Those of some of the windows."""
+        part = slice(begin, end)
+        return Places(self.epoch[part], self.contig[part], self.start[part], self.reverse[part])
+
 
 class Windows:
     """Windows of one length over one split, in a new random order and at new random offsets in each epoch.
