@@ -168,7 +168,8 @@ def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
 
 
 def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
-    """Bases a second after the first batch, which is timed apart."""
+    """Bases a second after the first batch, which is timed apart; on one thread, as beside other ranks."""
+    torch.set_num_threads(1)
     start = time.perf_counter()
     batch(0)
     first = time.perf_counter()

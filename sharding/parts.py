@@ -5,13 +5,19 @@ and compressed files give the same bytes, and so do any number of workers. What 
 FASTA, .2bit) is packed part by part; the rest is read from front to back by one worker.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +29,12 @@ from sharding.fasta import Header, find_parts, parse_fasta
 from sharding.receipts import Plan, Receipt, Receipts, Seal, part_name
 from sharding.sources import PIECE, Raw, Source, is_packed, local_copy, read_ahead, text_pieces
 from sharding.twobit import find_2bit_parts, read_2bit
+
+PACKERS = min(4, os.cpu_count() or 1)
+"""Threads that pack blocks in each worker: with more, reading a compressed file is the slower half."""
+
+WORTH_A_THREAD = 2**16
+"""Letters of a block that is handed to another thread."""
 
 _NO_RUNS = np.zeros((0, 2), dtype=np.int64)
 Items = Iterator[Header | bytes]
@@ -233,72 +245,94 @@ def _pack(job: Job, part: int, items: Iterable[Header | bytes]) -> dict[str, Any
 
 
 class _Cutter:
-    """Cuts contigs into packed blocks and keeps what the index must know of each.
+    """Cuts contigs into blocks, which threads pack side by side, and keeps what the index must know of each contig.
 
     Attributes:
         names: of the contigs.
         lengths: of those read to their end.
         hashes: of their letters.
-        runs: of each, (r, 2) int64, the runs of letters other than A, C, G, T.
+        runs: of each contig, block by block, (r, 2) int64: the runs of letters other than A, C, G, T.
     """
 
     def __init__(self, items: Iterable[Header | bytes], block: int) -> None:
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.hashes: list[bytes] = []
-        self.runs: list[np.ndarray] = []
+        self.runs: list[list[np.ndarray]] = []
         self._items = items
         self._block = block
-        self._pending = bytearray()
-        self._start = 0
-        self._hash = hashlib.sha256()
-        self._runs: list[np.ndarray] = []
 
     def blocks(self) -> Iterator[PackedBlock]:
         """The blocks of all contigs in order."""
-        for item in self._items:
-            if isinstance(item, Header):
-                yield from self._close()
-                self.names.append(item.name)
-                continue
-            self._hash.update(item)
-            self._pending += item
-            while len(self._pending) >= self._block:
-                yield self._cut(self._block)
-        yield from self._close()
+        begun: deque[tuple[_Cut, Callable[[], tuple[bytes, np.ndarray]]]] = deque()
+        with ThreadPoolExecutor(PACKERS) as pool:
+            for cut in self._cuts():
+                large = len(cut.text) >= WORTH_A_THREAD
+                pack = pool.submit(pack_block, cut.text).result if large else partial(pack_block, cut.text)
+                begun.append((cut, pack))
+                if len(begun) > 2 * PACKERS:
+                    yield self._packed(*begun.popleft())
+            while begun:
+                yield self._packed(*begun.popleft())
 
     def contigs(self) -> np.ndarray:
         """Rows of `CONTIG_ROW`."""
         rows = np.zeros(len(self.lengths), dtype=CONTIG_ROW)
         rows["length"] = self.lengths
-        rows["runs"] = [len(runs) for runs in self.runs]
+        rows["runs"] = [len(_join(runs)) for runs in self.runs]
         rows["sha256"] = np.frombuffer(b"".join(self.hashes), dtype=np.uint8).reshape(-1, 32)
         return rows
 
     def all_runs(self) -> np.ndarray:
         """(r, 2) int64, in order of contig."""
-        return np.concatenate(self.runs)
+        return np.concatenate([_join(runs) for runs in self.runs])
 
-    def _close(self) -> Iterator[PackedBlock]:
-        if not self.names:
-            return
-        if self._pending:
-            yield self._cut(len(self._pending))
-        self.lengths.append(self._start)
-        self.hashes.append(self._hash.digest())
-        self.runs.append(_join(self._runs))
-        self._start, self._hash, self._runs = 0, hashlib.sha256(), []
+    def _cuts(self) -> Iterator[_Cut]:
+        """The blocks as they are cut from the input."""
+        pending, start, digest = bytearray(), 0, hashlib.sha256()
 
-    def _cut(self, length: int) -> PackedBlock:
-        with memoryview(self._pending) as pending:
-            text = bytes(pending[:length])
-        del self._pending[:length]
-        frame, runs = pack_block(text)
-        block = PackedBlock(len(self.names) - 1, self._start, length, frame)
+        def cut(length: int) -> _Cut:
+            nonlocal start
+            with memoryview(pending) as view:
+                text = bytes(view[:length])
+            del pending[:length]
+            start += length
+            return _Cut(len(self.names) - 1, start - length, text)
+
+        def finish() -> Iterator[_Cut]:
+            if pending:
+                yield cut(len(pending))
+            self.lengths.append(start)
+            self.hashes.append(digest.digest())
+
+        for item in self._items:
+            if isinstance(item, Header):
+                if self.names:
+                    yield from finish()
+                self.names.append(item.name)
+                self.runs.append([])
+                start, digest = 0, hashlib.sha256()
+                continue
+            digest.update(item)
+            pending += item
+            while len(pending) >= self._block:
+                yield cut(self._block)
+        if self.names:
+            yield from finish()
+
+    def _packed(self, cut: _Cut, pack: Callable[[], tuple[bytes, np.ndarray]]) -> PackedBlock:
+        frame, runs = pack()
         if len(runs):
-            self._runs.append(runs + self._start)
-        self._start += length
-        return block
+            self.runs[cut.contig].append(runs + cut.start)
+        return PackedBlock(cut.contig, cut.start, len(cut.text), frame)
+
+
+class _Cut(NamedTuple):
+    """A block to be: number of its contig in the part, first base, letters."""
+
+    contig: int
+    start: int
+    text: bytes
 
 
 def _join(runs: list[np.ndarray]) -> np.ndarray:

@@ -25,7 +25,7 @@ LETTERS = b"ACGTUNRYKMSWBDHV"
 
 _MAGIC = b"2BL1"
 _HEADER = struct.Struct("<4s3I")
-_LEVEL = 3
+_LEVEL = 1
 
 
 _PLAIN = b"ACGTacgt"
