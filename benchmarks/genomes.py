@@ -83,20 +83,20 @@ def lower_case(fasta: Path) -> int:
     )
 
 
-def measure(genomes: dict[str, Path], options: argparse.Namespace, work: Path) -> str:
+def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: Path) -> str:
     """Build, verify, export, compare and train; the result as Markdown."""
     shards, exported, run = work / "shards", work / "export", work / "run"
-    named = [f"{species}={path.absolute()}" for species, path in genomes.items()]
+    named = [f"{species}={path.absolute()}" for species, paths in genomes.items() for path in paths]
     build, _ = program(
         "-m", "sharding.build", "--out", shards, "--split-hash", "valid=0.05", "--hash-tile", 2**18, *named
     )
     verify, _ = program("-m", "sharding.verify", shards)
     exported.mkdir()
     export, differing = 0.0, []
-    for species, path in genomes.items():
+    for species, paths in genomes.items():
         file = exported / f"{species}.fa"
         export += program("-m", "sharding.export", shards, "--species", species, "--out", file)[0]
-        if letters(file) != letters(path):
+        if letters(file) != {name: found for path in paths for name, found in letters(path).items()}:
             differing.append(species)
         file.unlink()
     returned = (
@@ -105,7 +105,7 @@ def measure(genomes: dict[str, Path], options: argparse.Namespace, work: Path) -
         else "Exported again, every contig equals its input, letter by letter, case included."
     )
     opened = ShardSet.open(shards)
-    rows = sizes(opened, {species: lower_case(path) for species, path in genomes.items()})
+    rows = sizes(opened, {species: sum(map(lower_case, paths)) for species, paths in genomes.items()})
     bases = int(opened.index.contigs.length.sum())
     stored = sum(file.stat().st_size for file in shards.iterdir())
     seconds, _ = program(
@@ -175,10 +175,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     command = "python -m benchmarks.genomes " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
-        genomes = {name: Path(path) for name, _, path in (word.partition("=") for word in options.genomes)}
+        genomes: dict[str, list[Path]] = {}
+        for name, _, path in (word.partition("=") for word in options.genomes):
+            genomes.setdefault(name, []).append(Path(path))
         with tempfile.TemporaryDirectory(dir=options.work) as work:
             found = measure(genomes, options, Path(work))
-        text = f"# {len(genomes)} genomes in one shard set\n\n{provenance(command)}\n\n{found}\n"
+        text = f"# {len(genomes)} species in one shard set\n\n{provenance(command)}\n\n{found}\n"
         print(write_result(options.name, text, options.out))
     except UserError as error:
         sys.exit(f"error: {error}")
