@@ -198,7 +198,7 @@ def _lock(out: Path, descriptor: int) -> None:
 
 def _demand_unchanged(sources: Sequence[Source], identities: Sequence[dict[str, Any]]) -> None:
     for source, identity in zip(sources, identities, strict=True):
-        if not source.remote and source.identity() != identity:
+        if source.identity() != identity:
             raise UserError(f"{source.location}: was changed while it was read; run the same command again")
 
 

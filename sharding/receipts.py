@@ -94,16 +94,22 @@ class Receipts:
         Raises:
             UserError: the folder holds other files, or may not be written to.
         """
-        if not self._folder.exists():
-            if any(self._out.iterdir()):
+        if not (self._folder / _REQUEST).is_file():
+            if any(path != self._folder for path in self._out.iterdir()) or not self._is_new():
                 raise UserError(f"{self._out}: holds other files; name an empty or a new --out folder")
             with space_errors(self._folder):
-                self._folder.mkdir()
+                self._folder.mkdir(exist_ok=True)
         before = self._json(_REQUEST)
         old = before["sources"] if before.get("request") == request else []
         same = [number for number, source in enumerate(sources) if old[number : number + 1] == [source]]
         self._clear(same)
         write_json_atomic(self._folder / _REQUEST, {"request": request, "sources": sources}, indent=1)
+
+    def _is_new(self) -> bool:
+        """Whether there is no folder of receipts, or one in which a build was stopped before it said what it builds."""
+        if not self._folder.is_dir():
+            return not self._folder.exists()
+        return all(path.name.endswith(PARTIAL_SUFFIX) for path in self._folder.iterdir())
 
     def has(self, source: int, part: int) -> bool:
         """Whether a part is packed."""

@@ -105,7 +105,8 @@ def _explain(detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"{key} is missing; set it in the file or with {key}=..."
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return f"{key}={detail['input']} is out of range: {_range(key)}"
+        allowed = _range(key) or detail["msg"].removeprefix("Input should be ")
+        return f"{key}={detail['input']} is out of range: {allowed}"
     if kind == "value_error":
         return f"{key}: {str(detail['msg']).removeprefix('Value error, ')}"
     return f"{key}={detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

@@ -14,6 +14,18 @@ AHEAD_BYTES = 64 * 2**20
 THREADS = 4
 
 
+class _Task:
+    """Something that is done once, by whoever claims it first, or given up."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self._unclaimed = threading.Semaphore(1)
+
+    def claim(self) -> bool:
+        """Whether nobody claimed it before."""
+        return self._unclaimed.acquire(blocking=False)
+
+
 class Ahead:
     """A few daemon threads, begun when first needed, and the blocks that they are fetching.
 
@@ -27,7 +39,7 @@ class Ahead:
         self.process = os.getpid()
         self.kept = MemoryCache(AHEAD_BYTES)
         self.bytes = 0
-        self._under_way: dict[int, threading.Event] = {}
+        self._under_way: dict[int, _Task] = {}
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -37,19 +49,20 @@ class Ahead:
 
     def begin(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
         """Have a thread call ``fetch``, for ``blocks`` of ``size`` bytes together. What it raises is dropped."""
-        done = threading.Event()
+        task = _Task()
         with self._lock:
             self.bytes += size
-            self._under_way |= dict.fromkeys(blocks, done)
+            self._under_way |= dict.fromkeys(blocks, task)
 
         def work() -> None:
-            with suppress(Exception):
-                fetch()
+            if task.claim():
+                with suppress(Exception):
+                    fetch()
             with self._lock:
                 self.bytes -= size
                 for block in blocks:
                     del self._under_way[block]
-            done.set()
+            task.done.set()
 
         self._queue.put(work)
         if len(self._threads) < THREADS:
@@ -57,10 +70,13 @@ class Ahead:
             self._threads[-1].start()
 
     def wait_for(self, block: int) -> None:
-        """Return when nothing is fetching ``block``."""
-        done = self._under_way.get(block)
-        if done is not None:
-            done.wait()
+        """Return when nothing is fetching ``block``; what has not begun to is given up, lest it wait for others."""
+        task = self._under_way.get(block)
+        if task is None:
+            return
+        if task.claim():
+            task.done.set()
+        task.done.wait()
 
     def _work(self) -> None:
         while True:

@@ -80,7 +80,7 @@ class Contigs:
         """
         if name in self._numbers:
             return self._numbers[name]
-        owners = [number for number, bare in enumerate(self._bare_names()) if bare == name]
+        owners = self._owners.get(name, [])
         if len(owners) == 1:
             return owners[0]
         if owners:
@@ -91,6 +91,14 @@ class Contigs:
     def _numbers(self) -> dict[str, int]:
         """Full name -> number."""
         return {name: number for number, name in enumerate(self.all_names())}
+
+    @cached_property
+    def _owners(self) -> dict[str, list[int]]:
+        """Bare name -> numbers of the contigs that have it."""
+        owners: dict[str, list[int]] = {}
+        for number, bare in enumerate(self._bare_names()):
+            owners.setdefault(bare, []).append(number)
+        return owners
 
     @cached_property
     def _line_ends(self) -> np.ndarray:

@@ -197,7 +197,15 @@ class RemoteFiles:
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None where that is not told."""
         url = self.locate(name)
-        return self._patiently(name, url, lambda timeout: self._call(timeout, "info", url)).get("size")
+
+        def attempt(timeout: float) -> Any:
+            try:
+                return self._call(timeout, "info", url)
+            except FileNotFoundError as error:
+                # fsspec calls every failure of a web server so.
+                raise error.__cause__ or error from None
+
+        return self._patiently(name, url, attempt).get("size")
 
     def forget(self, name: str) -> None:
         """Nothing is kept."""

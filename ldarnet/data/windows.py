@@ -8,6 +8,7 @@ import numpy as np
 
 from ldarnet.alphabet import reverse_complement as other_strand
 from ldarnet.data.contigs import some_names
+from ldarnet.data.mixture import ROUND
 from ldarnet.data.order import below, counter_hash, stream_key
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.shuffle import Shuffle
@@ -119,12 +120,16 @@ class Windows:
                 "leave out the weight, or choose a shorter window or another split"
             )
         names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
-        wanted = counts ** (1 / (temperature or 1)) if weights is None else np.array([weights[name] for name in names])
+        wanted = (
+            _shares(counts, temperature or 1.0)
+            if weights is None
+            else _shares(np.array([weights[name] for name in names]), 1.0)
+        )
         order, self._phase, self._strand = (
             stream_key(shards.fingerprint, seed, purpose) for purpose in ("order", "phase", "strand")
         )
         self._reverse_complement = reverse_complement
-        self.shuffle = Shuffle(counts, length, order, wanted / wanted.sum())
+        self.shuffle = Shuffle(counts, length, order, wanted)
         self._first_window = np.cumsum(counts) - counts
         shares = self.shuffle.shares.tolist()
         self.sources = [Source(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
@@ -197,6 +202,20 @@ class Windows:
 def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
     """A window in words, such as ``chr1:4096-8192``."""
     return f"{shards.index.name(int(contig))}:{start}-{start + length}"
+
+
+def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
+    """Shares of sources in proportion to sizes ** (1 / temperature); they sum to 1."""
+    if len(sizes) > ROUND:
+        raise UserError(f"a mixture of {len(sizes):,} species: at most {ROUND:,} can be mixed; weight fewer of them")
+    logarithm = np.log(sizes) / temperature
+    wanted = np.exp(logarithm - logarithm.max())
+    if not (wanted > 0).all():
+        raise UserError(
+            "the weights or the temperature leave a species without any share; choose weights that differ less, or a "
+            "higher temperature"
+        )
+    return wanted / wanted.sum()
 
 
 def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature: float | None) -> np.ndarray | None:

@@ -46,7 +46,8 @@ def loop(
             with recorder.meter.paused():
                 metrics = validate(engine, inputs.shards, config, world)
             recorder.validation(state, metrics)
-            improved = state.best_loss is None or metrics["mlm_loss"] < state.best_loss
+            complete = "quarantined" not in metrics  # other windows, another question
+            improved = complete and (state.best_loss is None or metrics["mlm_loss"] < state.best_loss)
             if improved:
                 state = state.advanced(best_step=state.step, best_loss=metrics["mlm_loss"])
         if improved or state.step % config.checkpoint.every == 0 or state.step == last:

@@ -75,9 +75,14 @@ def _train(world: World, config: RunConfig) -> TrainResult:
     inputs = prepare_inputs(config, world)
     store = CheckpointStore(config.run.dir, config.checkpoint.keep)
     found = find_start(config, inputs, store, world)
-    state = (found.state or first_state(config, inputs)).advanced(fingerprint=inputs.shards.fingerprint)
+    state = found.state or first_state(config, inputs)
+    if state.fingerprint != inputs.shards.fingerprint:
+        # Other data was accepted: its epochs are others, and so are its validation windows.
+        state = state.advanced(
+            fingerprint=inputs.shards.fingerprint, total_steps=inputs.total_steps, best_step=None, best_loss=None
+        )
     display = Display(world.is_main, inputs.total_steps, state.step)
-    if not found.finished:
+    if state.step < state.total_steps:
         for text in describe(config, inputs, world):
             display.say(text)
         if found.checkpoint is not None:

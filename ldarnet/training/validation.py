@@ -26,8 +26,8 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
     Returns:
         `mlm_loss` over all scored positions (nats per base), `mask_loss` over those shown as [MASK], `copy_loss` over
         those shown as a base, `composition_loss`, the mask_loss of the best guess that knows their composition alone,
-        `accuracy` on [MASK] positions, `ratio_loss`, `bases_per_chunk` and `boundary_probability`
-        by stage, and the counts `windows` and `scored`. A mean over nothing is 0.
+        `accuracy` on [MASK] positions, `ratio_loss`, `bases_per_chunk` and `boundary_probability` by stage, and the
+        counts `windows` and `scored`; `quarantined`, if windows could not be read, how many. A mean over nothing is 0.
 
     Raises:
         UserError: the split is missing or too small, or a shard has changed; on all ranks.
@@ -46,7 +46,9 @@ def validate(engine: Engine, shards: ShardSet, config: RunConfig, world: World) 
             for totals, stage in zip(stages, output.boundaries, strict=True):
                 totals += _totals(stage, batch.windows)
     engine.deepspeed.train()
-    return _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
+    (lost,) = world.sum_on_host(sum(len(batch.quarantined) for batch in batches if batch.windows))
+    metrics = _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
+    return metrics | {"windows": metrics["windows"] - lost, "quarantined": lost} if lost else metrics
 
 
 def stage_metrics(stages: Tensor) -> dict[str, list[float]]:

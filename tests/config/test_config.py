@@ -51,6 +51,7 @@ def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
         ("trainin.steps=1", "unknown key trainin; did you mean training?"),
         ("optimizer.lr=2", "optimizer.lr=2 is out of range: more than 0, at most 1"),
         ("data.mask_rate=0", "data.mask_rate=0 is out of range: more than 0, less than 1"),
+        ("data.weights.yeast=-1", "data.weights.yeast=-1 is out of range: greater than 0"),
         ("training.zero_stage=4", "training.zero_stage=4 is out of range: at least 0, at most 3"),
         ("training.epochs=2", "set exactly one of steps and epochs"),
         ("schedule.decay=0.95", "warmup + decay must be at most 1"),

@@ -206,6 +206,8 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
     [
         ({"weights": {"yest": 1}}, "'yest', which is not in it; did you mean 'yeast'"),
         ({"weights": {"cow": 1}}, "it holds 'yeast', 'fly', 'mite'"),
+        ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "without any share"),
+        ({"temperature": 1e-5}, "without any share"),
         ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': it must be above 0"),
         ({"weights": {"yeast": float("inf")}}, "must be above 0"),
         ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),

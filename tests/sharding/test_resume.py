@@ -239,3 +239,20 @@ def test_a_truncated_file_is_told_and_its_good_copy_goes_on(tmp_path, genomes):
     build(tmp_path / "set", [packed, *genomes[1:]], workers=2, **SMALL)
     build(tmp_path / "unbroken", [packed, *genomes[1:]], **SMALL)
     assert files(tmp_path / "set") == files(tmp_path / "unbroken")
+
+
+def test_a_folder_of_the_user_that_is_called_unfinished_is_left_alone(tmp_path, genomes):
+    mine = tmp_path / "mine"
+    (mine / "unfinished").mkdir(parents=True)
+    for name in ("unfinished/thesis.txt", "shard-data.tar"):
+        (mine / name).write_text("mine")
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds other files"):
+        build(mine, genomes, **SMALL)
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
+
+
+def test_a_build_that_was_killed_before_it_said_what_it_builds_begins_anew(tmp_path, genomes, unbroken):
+    (tmp_path / "begun/unfinished").mkdir(parents=True)
+    build(tmp_path / "begun", genomes, **SMALL)
+    assert files(tmp_path / "begun") == unbroken

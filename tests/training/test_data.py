@@ -1,6 +1,8 @@
 """Runs on mixtures, on damaged shards, and on other shards than they began with."""
 
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,5 +91,33 @@ def test_another_shard_set_is_refused_unless_accepted(config_file, other_shards,
     assert status != 0 and "data.accept_other=true" in errors
     run_ranks(1, *other, "data.accept_other=true", "training.stop_after=8").succeed()
     assert read_state(run / "checkpoints/step-00000008").fingerprint != before
+    assert read_state(run / "checkpoints/step-00000008").best_step in (None, 5, 8)
     run_ranks(1, *other).succeed()
     assert read_state(run / "checkpoints/step-00000010").position == 80
+
+
+@pytest.mark.slow
+def test_epochs_of_the_other_shard_set_count(config_file, two_species, run_ranks):
+    run = ["--config", config_file, "training.steps=null", "validation.windows=0"]
+    run_ranks(1, *run, "training.epochs=0.1", "training.stop_after=2").succeed()
+    run = [*run, f"data.shards={two_species}", "data.accept_other=true", "training.epochs=0.1"]
+    output = run_ranks(1, *run).succeed()
+    windows = int(re.search(r"([\d,]+) training windows", output)[1].replace(",", ""))
+    steps = math.ceil(0.1 * windows / 8)
+    assert f"{steps:,} steps" in output and f"step {steps}/{steps}" in output
+
+
+@pytest.mark.slow
+def test_a_validation_on_damaged_shards_is_not_the_best(config_file, two_species, run_ranks, tmp_path):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in two_species.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    shards = json.loads((damaged / "index.json").read_text())["shards"]
+    (damaged / shards[-1]["name"]).unlink()
+    run_ranks(
+        2, "--config", config_file, f"data.shards={damaged}", "data.on_damaged=quarantine", "training.steps=5"
+    ).succeed()
+    (line,) = [line for line in read_metrics(tmp_path / "run/metrics.jsonl") if line["split"] == "valid"]
+    assert line["quarantined"] > 0 and line["windows"] == 10 - line["quarantined"]
+    assert read_state(tmp_path / "run/checkpoints/step-00000005").best_step is None
