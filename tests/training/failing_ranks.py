@@ -23,7 +23,7 @@ def attempt(*overrides: str) -> None:
         told.append(str(error))
 
 
-def unreadable(folder: Path) -> ShardSet:
+def unreadable(folder: str, **_: object) -> ShardSet:
     raise OSError(errno.EIO, "Input/output error", str(folder))
 
 
