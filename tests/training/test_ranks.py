@@ -65,7 +65,10 @@ def assert_same_steps(config_file, run_ranks, tmp_path, world, stages):
         for name, gradient in gradients.items():
             found = tensors[f"gradient.{name}"]
             assert (found - gradient).norm() <= 2e-5 * gradient.norm() + 1e-9, (stage, name)
-            assert torch.allclose(tensors[name], weights[name], rtol=1e-4, atol=2e-6), (stage, name)
+            # A gradient near AdamW's eps of 1e-8 is little but rounding, of which AdamW makes a whole step.
+            firm = gradient.abs() > 1e-7
+            assert firm.float().mean() > 0.5, (stage, name)
+            assert torch.allclose(tensors[name][firm], weights[name][firm], rtol=1e-4, atol=2e-6), (stage, name)
 
 
 def test_two_ranks_take_the_step_of_one(config_file, run_ranks, tmp_path):

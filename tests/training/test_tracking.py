@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_mlflow_run_is_continued(config):
         tracker = Tracker(config, pytest.fail, {"ssd": f"of start {first}"})
         for step in (first, first + 1):
             tracker.log({"step": step, **TRAIN})
-        tracker.log_artifact(config.run.dir / "mlflow.json" if first > 1 else config.data.shards / "index.json")
+        tracker.log_artifact(config.run.dir / "mlflow.json" if first > 1 else Path(config.data.shards) / "index.json")
         tracker.close("FINISHED")
     from mlflow import MlflowClient
 
