@@ -18,7 +18,7 @@ from tests.data import range_server as faults
 from tests.data.range_server import RangeServer, times
 from tests.data.sample_set import CONTIGS, change_block, damage, every_window, everything
 
-QUICK = Retry(first=0.001, longest=0.002, total=0.5, attempt=0.2)
+QUICK = Retry(first=0.001, longest=0.01, total=4, attempt=1.5)
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_without_a_cache_folder_all_is_read_still(open_remote, tmp_path, in_the_
 
 
 def test_a_tiny_cache_is_shared_by_processes(open_remote, tmp_path):
-    shards = open_remote(disk_cache_bytes=600, cache_bytes=1)
+    shards = open_remote(disk_cache_bytes=600, cache_bytes=1, retry=Retry(0.001, 0.01, 60, 20))
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe() for _ in range(3)]
     children = [context.Process(target=read_in_child, args=(shards, theirs)) for _, theirs in pipes]
