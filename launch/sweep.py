@@ -27,7 +27,7 @@ def main() -> int:
     def work() -> int:
         config = load_config(arguments.config, arguments.overrides, schema=SweepConfig)
         sweep = run_sweep(config, ROOT / "launch" / "finetune.py")
-        if sweep.interrupted:
+        if sweep.interrupted and not sweep.done:
             return STOPPED_STATUS
         return FAILED_STATUS if sweep.failed else 0 if sweep.done else 1
 

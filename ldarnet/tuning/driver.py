@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
+from ldarnet.files import NotWritableError
 from ldarnet.tuning import trial as trial_module
 from ldarnet.tuning.display import Display
 from ldarnet.tuning.folders import Folders
@@ -66,7 +67,6 @@ class Driver:
                 search_alg=_Suggester(self),
                 scheduler=self._scheduler(base),
                 num_samples=-1,
-                reuse_actors=True,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
@@ -80,8 +80,10 @@ class Driver:
                 verbose=0,
             ),
         )
-        tuner.fit()
-        shutil.rmtree(storage, ignore_errors=True)
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
         if self.error is not None:
             raise self.error
 
@@ -91,17 +93,20 @@ class Driver:
 
     def suggest(self, trial_id: str) -> Job | None:
         """The next trial; None if there is none, or none yet."""
-        if (place := self.plan.next()) is None:
-            return None
-        task, setting, fold = place
-        try:
-            job = self._job(place)
-        except UserError as error:
-            self.error = error
-            return None
-        task.mark(setting, fold, "queued")
-        self._places[trial_id] = place
-        return job
+        while self.error is None and (place := self.plan.next()) is not None:
+            task, setting, fold = place
+            try:
+                job = self._job(place)
+            except NotWritableError as error:
+                self.error = error
+            except UserError as error:
+                task.fail(setting, fold, str(error), lasting=True)
+                self.display.ended(task, setting, fold, f"error: {error}")
+            else:
+                task.mark(setting, fold, "queued")
+                self._places[trial_id] = place
+                return job
+        return None
 
     def begun(self, trial: Trial) -> None:
         """A trial runs now, perhaps not for the first time."""
@@ -118,9 +123,7 @@ class Driver:
             task.mark(setting, fold, "finished", score)
             text = f"{score:.4f}"
         elif outcome == "mistake":
-            if not last["began"]:  # the task's data or what all trials share is wrong, not the setting
-                task.mistake = task.mistake or last["reason"]
-            task.fail(setting, fold, last["reason"], lasting=True)
+            task.fail(setting, fold, last["reason"], lasting=True, began=last["began"])
             text = f"error: {last['reason']}"
         else:
             task.fold(setting, fold).epochs = self._folders.epochs(task.task, setting.name, fold)

@@ -10,6 +10,7 @@ trials/<task>/<setting>/fold<k>/                run.dir of a trial
 
 import math
 import shutil
+import time
 from pathlib import Path
 from typing import IO
 
@@ -19,12 +20,15 @@ from ldarnet.errors import UserError
 from ldarnet.files import space_errors, write_json_atomic
 from ldarnet.finetuning.results import read_result
 from ldarnet.training.run_folder import FolderInUseError, lock
-from ldarnet.tuning.plan import Fold, TaskPlan
+from ldarnet.tuning.keeper import GRACE_SECONDS
+from ldarnet.tuning.plan import Fold, Plan, TaskPlan
 from ldarnet.tuning.settings import Setting, trials_folder, value_of
-from ldarnet.tuning.trial import STOP, best_by_epoch
+from ldarnet.tuning.trial import STOP, best_by_epoch, undefined
 
 SWEEP, BASE, OF_SETTING = "sweep.yaml", "finetune.yaml", "finetune.yaml"
 EXPORT, WEIGHTS = "export", ("best", "last")
+POLL_SECONDS = 0.2
+SAVING_SECONDS = 2 * GRACE_SECONDS
 
 
 class Folders:
@@ -93,26 +97,43 @@ class Folders:
         # The name is the folder's: it may have been made of an equal value that is written in another way (4 and 4.0).
         return [Setting(path.parent.name, found) for path, found in zip(configs, values, strict=True)]
 
-    def fold(self, task: str, name: str, fold: int) -> Fold:
+    def fold(self, task: str, name: str, fold: int, *, rivals: bool) -> Fold:
         """How far earlier starts have come with a trial.
+
+        Args:
+            task: its name.
+            name: of the setting.
+            fold: its number.
+            rivals: whether settings are compared on it; if not, one that was stopped early is to go on.
 
         Raises:
             UserError: its result is damaged, of other data than those of the task read before, or of other weights
                 than those of the setting.
         """
-        if self._asha and (self.of_fold(task, name, fold) / STOP).is_file():
+        if self._asha and rivals and (self.of_fold(task, name, fold) / STOP).is_file():
             return Fold("stopped", epochs=self.epochs(task, name, fold))
         path = self.result(task, name, fold)
         if (result := read_result(path.parent)) is None:
             return Fold()
         self._demand_equal((task,), path, result["data_fingerprint"], "on other data")
         self._demand_equal((task, name), path, result.get("checkpoint_sha256"), "from other weights of checkpoint")
-        return Fold("finished", result["valid"][self._metric], self.epochs(task, name, fold))
+        if (score := result["valid"][self._metric]) is None:
+            return Fold("failed", reason=undefined(self._metric), lasting=True)
+        return Fold("finished", score, self.epochs(task, name, fold))
 
     def _demand_equal(self, group: tuple[str, ...], path: Path, origin: str | None, what: str) -> None:
         first, known = self._origins.setdefault(group, (path, origin))
         if origin != known:
             raise UserError(f"{path} was trained {what} than {first}; delete the one that is wrong")
+
+    def wait_for_saving(self, plan: Plan) -> None:
+        """Wait until the trials that were under way have saved and ended, or have had their time for it."""
+        until = time.monotonic() + SAVING_SECONDS
+        for task in plan.tasks.values():
+            for one, fold, cell in task.cells():
+                folder = self.of_fold(task.task, one.name, fold)
+                while cell.state == "running" and time.monotonic() < until and _is_held(folder):
+                    time.sleep(POLL_SECONDS)
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
         """The best validation metric up to each epoch."""
@@ -147,3 +168,11 @@ class Folders:
         if before != config.space.keys():
             found.append(f"keys of space: {', '.join(before) or 'none'} -> {', '.join(config.space) or 'none'}")
         return found
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        lock(folder).close()
+    except FolderInUseError:
+        return True
+    return False

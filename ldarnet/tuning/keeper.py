@@ -18,6 +18,7 @@ from pathlib import Path
 GRACE_SECONDS = 60.0
 """For saving after SIGTERM, before SIGKILL."""
 POLL_SECONDS = 0.2
+LOST = -9
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
             break
     end_group(child)
     with contextlib.suppress(BrokenPipeError):
-        print(child.returncode, flush=True)
+        print(LOST if child.returncode is None else child.returncode, flush=True)
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:

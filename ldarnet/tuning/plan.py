@@ -71,7 +71,7 @@ class TaskPlan:
     ) -> None:
         self.task, self.settings, self.folds = task, list(settings), list(folds)
         self.search_folds = list(search_folds)
-        self.mistake = ""
+        self.mistake, self._early = "", set[str]()
         self._proposer, self._proposing, self._learnt = proposer, proposer is not None, set[str]()
         self._cells = {(one.name, fold): Fold() for one in settings for fold in folds} | dict(known or {})
         for one in self.settings:
@@ -162,10 +162,16 @@ class TaskPlan:
         cell.state, cell.score = state, score
         self._learn(setting)
 
-    def fail(self, setting: Setting, fold: int, reason: str, *, lasting: bool) -> None:
-        """A fold has failed, and perhaps would again."""
+    def fail(self, setting: Setting, fold: int, reason: str, *, lasting: bool, began: bool = True) -> None:
+        """A fold has failed, and perhaps would again.
+
+        What ends two settings before they have begun to train is a mistake in what they share, and ends the task.
+        """
         cell = self.fold(setting, fold)
         cell.state, cell.reason, cell.lasting = "failed", reason, lasting
+        if not began:
+            self.mistake = self.mistake or (reason if reason in self._early else "")
+            self._early.add(reason)
         self._learn(setting)
 
     def _learn(self, setting: Setting) -> None:

@@ -78,22 +78,24 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
         plan = plan_of(config, base, tasks, folders)
         console.print(_greeting(config, base, plan), markup=False)
         received: list[str] = []
-        parent = None
-        if plan.most_left():
-            with joined(config.ray.address):
-                gpus = gpus_of_a_trial(config.resources)
-                if config.ray.address is not None:
-                    check_shared(folders.root)
-                parent = ParentRun(config, lambda text: console.print(text, markup=False))
-                jobs = Jobs(config, metric, tasks, folders, program, gpus, parent)
-                with _signals(received), Display(plan, NAMES[metric], console) as display:
-                    Driver(config, plan, folders, display, jobs).run(base, gpus, lambda: bool(received))
-        files = _leave(config, plan, folders, metric)
-        compared = report.compare(plan, folders)
-        sweep = Sweep(plan, bool(received))
-        if parent is not None:
+        parent = ParentRun(config, lambda text: console.print(text, markup=False))
+        try:
+            if plan.most_left():
+                with joined(config.ray.address):
+                    gpus = gpus_of_a_trial(config.resources)
+                    if config.ray.address is not None:
+                        check_shared(folders.root)
+                    jobs = Jobs(config, metric, tasks, folders, program, gpus, parent)
+                    with _signals(received), Display(plan, NAMES[metric], console) as display:
+                        Driver(config, plan, folders, display, jobs).run(base, gpus, lambda: bool(received))
+            if received:
+                folders.wait_for_saving(plan)
+        finally:
+            sweep = Sweep(plan, bool(received))
+            files = _leave(config, plan, folders, metric)
             status = "FINISHED" if sweep.done else "KILLED" if sweep.interrupted else "FAILED"
             parent.end(status, report.numbers(plan, metric), files)
+        compared = report.compare(plan, folders)
         console.print(files[1].read_text(encoding="utf-8"), end="", markup=False)
         if compared is not None:
             console.print(f"results on test rows     {compared}", markup=False)
@@ -132,7 +134,11 @@ def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str |
             settings = [one for one in folders.settings(task, list(config.space)) if study.covers(one)]
         else:
             settings = grid(config.space)
-        known = {(one.name, fold): folders.fold(task, one.name, fold) for one in settings for fold in folds}
+        known = {
+            (one.name, fold): folders.fold(task, one.name, fold, rivals=fold in search_folds)
+            for one in settings
+            for fold in folds
+        }
         plans.append(TaskPlan(task, settings, folds, search_folds, known, study))
     return Plan(plans, config.resources.concurrent)
 
@@ -149,7 +155,11 @@ def _greeting(config: SweepConfig, base: FinetuneConfig, plan: Plan) -> str:
 
 
 def _leave(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> list[Path]:
-    """Write what was found so far."""
+    """Write what was found so far, and delete the weights that nobody needs when a task is done."""
+    if config.sweep.keep_weights == "chosen":
+        for task in plan.tasks.values():
+            if task.done:
+                folders.tidy(task)
     paths = [folders.root / report.REPORT, folders.root / report.SUMMARY]
     write_json_atomic(paths[0], report.content(config, plan, folders, metric), indent=2)
     with atomic_path(paths[1]) as temporary:

@@ -62,7 +62,7 @@ class ParentRun:
         # The trials would all make the tables and the experiment at once.
         self._experiment = self._find_experiment(client)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if known.get("tracking_uri") == self.uri:
+        if known.get("tracking_uri") == self.uri and _is_there(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             self.run_id = known["run_id"]
             self._close_children(client)
@@ -92,6 +92,18 @@ class ParentRun:
         except Exception as error:  # whatever the store does, the sweep goes on
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             self._say(f"MLflow: {reason}; the sweep goes on, its results are in {self._root}")
+
+
+def _is_there(client: "MlflowClient", run_id: str) -> bool:
+    """Whether a run has not been deleted, alone or with its whole store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def _client(uri: str) -> "MlflowClient":

@@ -76,6 +76,11 @@ def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
     return best
 
 
+def undefined(metric: str) -> str:
+    """Why a finished fold cannot be compared."""
+    return f"{metric} is not defined on the validation rows; use another metric"
+
+
 class FoldTrial(tune.Trainable):
     """Starts the program, and reports each epoch's best validation metric so far, then the fold's.
 
@@ -92,12 +97,6 @@ class FoldTrial(tune.Trainable):
         self._said = b""
         self._log_begin = 0
         self._keeper = None if self._result() else self._start()
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in this worker."""
-        self.cleanup()
-        self.setup(new_config)
-        return True
 
     def step(self) -> dict[str, Any]:
         """Wait for the next epoch, or for the end."""
@@ -147,7 +146,7 @@ class FoldTrial(tune.Trainable):
         if result is not None:
             score = result["valid"][self._job["metric"]]
             if score is None:
-                return self._mistake(f"{self._job['metric']} is not defined on the validation rows; use another metric")
+                return self._mistake(undefined(self._job["metric"]))
             return {"epoch": self._epoch, "score": score, "done": True, "outcome": "finished"}
         lines = self._printed()
         errors = [line for line in lines if line.startswith("error: ")]
@@ -168,6 +167,8 @@ class FoldTrial(tune.Trainable):
 
     def _printed(self) -> list[str]:
         """The last lines of what the program printed this time."""
+        if not (self._folder / LOG).exists():
+            return []
         with open(self._folder / LOG, "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - MOST_READ, self._log_begin))
             return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]

@@ -4,6 +4,7 @@ What happens is told by a file script.yaml in the folder of the sweep:
 
 scores: {nt/H3: {"0.0001": 0.5}}      validation of the first epoch, by task and learning rate; else the best is 1e-4
 seconds: 0.1                          that an epoch takes
+saving: 5.0                           seconds between a signal and the end
 faults: {nt/H3 0.0001 fold1: {...}}   {mistake: TEXT, epoch: N}, or {kind: kill or transient, times: N}, in epoch 2
 """
 
@@ -47,6 +48,8 @@ def main() -> int:
             continue
         time.sleep(script.get("seconds", 0.0))
         if stopped:
+            time.sleep(script.get("saving", 0.0))
+            (run_dir / "saved").touch()
             return 75
         if attempt <= fault.get("times", 0) and epoch == 2:
             if fault["kind"] == "kill":

@@ -25,6 +25,23 @@ def test_folds_of_other_data_or_weights_are_not_mixed(tmp_path: Path, other: dic
         result = {"valid": {"mcc": 0.5}, "data_fingerprint": "a", "checkpoint_sha256": "a"}
         file.write_text(json.dumps(result | (other if fold else {})))
         file.with_name("metrics.jsonl").touch()
-    assert folders.fold("nt/H3", "lr=0.001", 0).state == "finished"
+    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=True).state == "finished"
     with pytest.raises(UserError, match=message):
-        folders.fold("nt/H3", "lr=0.001", 1)
+        folders.fold("nt/H3", "lr=0.001", 1, rivals=True)
+
+
+def test_a_fold_that_was_stopped_goes_on_when_it_is_no_longer_compared(tmp_path: Path) -> None:
+    folders = Folders(load(write(tmp_path), "search.asha.grace=1"), "mcc")
+    folders.of_fold("nt/H3", "lr=0.001", 0).mkdir(parents=True)
+    folders.stop("nt/H3", "lr=0.001", 0, epoch=1)
+    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=True).state == "stopped"
+    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=False).state == "waiting"
+
+
+def test_a_fold_without_a_score_does_not_hold_up_the_choice(tmp_path: Path) -> None:
+    folders = Folders(load(write(tmp_path)), "auroc")
+    file = folders.result("nt/H3", "lr=0.001", 0)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"valid": {"auroc": None}, "data_fingerprint": "a"}))
+    cell = folders.fold("nt/H3", "lr=0.001", 0, rivals=True)
+    assert cell.state == "failed" and "auroc is not defined" in cell.reason

@@ -78,9 +78,12 @@ def test_what_is_known_from_earlier_is_not_done_again():
     assert plan.chosen == A
 
 
-def test_a_mistake_ends_its_task():
+def test_a_mistake_of_one_setting_is_its_own_and_that_of_two_before_training_ends_the_task():
     plan = task()
-    plan.mistake = "no such file"
+    plan.fail(A, 0, "no such file", lasting=True, began=False)
+    plan.fail(B, 0, "diverged", lasting=True)
+    assert plan.next() == (C, 0)
+    plan.fail(C, 0, "no such file", lasting=True, began=False)
     assert plan.next() is None and plan.most_left() == 0 and plan.chosen is None
 
 

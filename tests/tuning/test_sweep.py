@@ -60,7 +60,7 @@ def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
     assert sum(starts(path).values()) == 6 + 2 + 2 + 4
 
 
-def test_a_mistake_ends_a_task_a_setting_that_diverges_only_itself(tmp_path: Path) -> None:
+def test_a_mistake_of_every_setting_ends_the_task_divergence_only_its_setting(tmp_path: Path) -> None:
     faults = {
         "nt/H3 0.001 fold0": {"mistake": "fold 0 has diverged", "epoch": 2},
         **{f"nt/H4 {lr} fold0": {"mistake": "H4.csv: no such file", "epoch": 1} for lr in (0.0001, 0.001)},
@@ -71,7 +71,7 @@ def test_a_mistake_ends_a_task_a_setting_that_diverges_only_itself(tmp_path: Pat
     assert sweep.failed and not sweep.done
     found = starts(path)
     assert "H3/lr=0.001/fold1" not in found and found["H3/lr=0.001/fold0"] == 1
-    assert {name: times for name, times in found.items() if name.startswith("H4/")} == {"H4/lr=0.0001/fold0": 1}
+    assert {name for name in found if name.startswith("H4/")} == {"H4/lr=0.0001/fold0", "H4/lr=0.001/fold0"}
     assert found["H4ac/lr=0.0001/fold0"] == 2 and "H4ac/lr=0.0001/fold1" not in found
     tasks = report["tasks"]
     assert tasks["nt/H3"]["chosen"]["setting"] == "lr=0.0001" and tasks["nt/H4ac"]["chosen"]["setting"] == "lr=0.001"
@@ -98,6 +98,20 @@ def test_folds_that_fall_behind_are_stopped_for_good(tmp_path: Path) -> None:
     _, _, report = run(path, "sweep.tasks=H3", "space.optimizer.lr=[1e-4, 1e-3, 1e-2]")
     assert report["tasks"]["nt/H3"]["settings"]["lr=0.01"]["stopped"] == {"0": 1}
     assert starts(path)["H3/lr=0.001/fold0"] == 1
+
+
+def test_what_cannot_stand_together_is_not_tried(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        set={"optimizer.lr": 1e-4},
+        space={"model.baseline": ["cnn", "kmers"], "training.mode": ["full", "probe"]},
+        search={"kind": "optuna", "trials": 4, "folds": [0]},
+    )
+    sweep, printed, report = run(path, "sweep.tasks=H3")
+    settings = report["tasks"]["nt/H3"]["settings"]
+    failed = {name for name, setting in settings.items() if "training.mode=probe" in setting["failed"].get("0", "")}
+    assert failed == {name for name in settings if "probe" in name} and 0 < len(failed) < len(settings)
+    assert sweep.done and "training.mode=probe is for LDARNet" in printed
 
 
 def test_optuna_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -150,7 +164,7 @@ def wait_for(path: Path, epochs: int) -> None:
 
 
 def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
-    path = write(tmp_path, epochs=6, script={"seconds": 0.3})
+    path = write(tmp_path, epochs=6, script={"seconds": 0.3, "saving": 8.0})
     environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
         wait_for(path, 15)
@@ -164,6 +178,8 @@ def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
     interrupted, printed, _ = run(path)
     assert interrupted.interrupted and not interrupted.done and not interrupted.failed
     assert "done by earlier starts" in printed and "the search is not finished" in printed
+    begun = {file.parent for file in path.parent.rglob("starts")}
+    assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in begun), "left too early"
 
     sweep, _, _ = run(path)
     assert sweep.done and len(list(path.parent.rglob("result.json"))) == 8

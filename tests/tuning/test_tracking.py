@@ -34,6 +34,9 @@ def test_a_restart_continues_the_run_and_closes_those_of_killed_trials(
         run.data.params["space.optimizer.lr"] == "['1e-4', '1e-3']" or "0.001" in run.data.params["space.optimizer.lr"]
     )
     assert [file.path for file in client.list_artifacts(first.run_id)] == ["sweep.yaml"]
+    client.delete_run(first.run_id)
+    anew = ParentRun(config, said.append)
+    assert anew.run_id not in (None, first.run_id) and client.get_run(anew.run_id).info.status == "RUNNING"
     assert said == []
 
 
