@@ -81,7 +81,7 @@ class FoldStore:
         Raises:
             UserError: a file is damaged, or it was written by another version or with other rows.
         """
-        verify(checkpoint)
+        verify(checkpoint, remedy=f"delete {self.folder.parent} to train this fold anew")
         content = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         if content.get("format") != FORMAT_VERSION:
             raise UserError(f"{checkpoint} is of another version of ldarnet; delete {self.folder.parent} to begin anew")

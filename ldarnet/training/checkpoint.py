@@ -163,19 +163,20 @@ def read_state(checkpoint: Path) -> TrainingState:
     return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
-def verify(checkpoint: Path, place: str | None = None) -> None:
+def verify(checkpoint: Path, place: str | None = None, remedy: str | None = None) -> None:
     """Check every file of a checkpoint against its manifest.
 
     Args:
         checkpoint: its folder.
         place: where it was copied from, which messages name.
+        remedy: what to do if it is damaged; that of a run by default.
 
     Raises:
         UserError: a file is missing or is not the one that was written.
     """
     manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     place = place or str(checkpoint)
-    remedy = f"restore it, or delete {place} to continue from the checkpoint before it"
+    remedy = remedy or f"restore it, or delete {place} to continue from the checkpoint before it"
     for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():

@@ -1,6 +1,7 @@
 """A fold that was stopped or killed goes on as if nothing had been."""
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldarnet.errors import UserError
 from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.training.run_folder import lock
@@ -46,22 +48,44 @@ def assert_equal_runs(one, other):
     assert not (other / "fold0/last").exists()
 
 
-@pytest.mark.parametrize("stopped_at", [1, STEPS - 1, STEPS, 2 * STEPS + 2])
-def test_stopped_fold_continues_exactly(world, config_file, unbroken, tmp_path, monkeypatch, stopped_at):
-    config = read_config(config_file, f"run.dir={tmp_path / 'stopped'}")
-    step, taken = FoldTraining._step, []
+@pytest.fixture
+def stopped(world, config_file, tmp_path, monkeypatch):
+    """A function that begins a fold and stops it after some steps; returns its configuration."""
 
-    def stopping(training, epoch):
-        taken.append(step(training, epoch))
-        if len(taken) == stopped_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+    def stop(after):
+        config = read_config(config_file, f"run.dir={tmp_path / 'stopped'}")
+        step, taken = FoldTraining._step, []
 
-    with monkeypatch.context() as patch:
-        patch.setattr(FoldTraining, "_step", stopping)
-        ended = finetune_on(world, config)
-    assert (ended.finished, ended.signal) == (False, "SIGTERM")
-    assert len(taken) == stopped_at
-    assert not (config.run.dir / "fold0/result.json").exists()
+        def stopping(training, epoch):
+            taken.append(step(training, epoch))
+            if len(taken) == after:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FoldTraining, "_step", stopping)
+            ended = finetune_on(world, config)
+        assert (ended.finished, ended.signal) == (False, "SIGTERM")
+        assert len(taken) == after
+        assert not (config.run.dir / "fold0/result.json").exists()
+        return config
+
+    return stop
+
+
+@pytest.mark.parametrize("after", [1, STEPS - 1, STEPS, 2 * STEPS + 2])
+def test_stopped_fold_continues_exactly(world, unbroken, stopped, after):
+    config = stopped(after)
+    assert finetune_on(world, config).finished
+    assert_equal_runs(unbroken, config.run.dir)
+
+
+def test_a_damaged_checkpoint_is_an_error_and_its_remedy_works(world, unbroken, stopped):
+    config = stopped(2)
+    (weights,) = config.run.dir.glob("fold0/last/*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=r"model\.safetensors is not .* delete \S+/fold0 to train this fold anew"):
+        finetune_on(world, config)
+    shutil.rmtree(config.run.dir / "fold0")
     assert finetune_on(world, config).finished
     assert_equal_runs(unbroken, config.run.dir)
 
