@@ -8,12 +8,12 @@ from rich.console import Console
 
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.config import RunConfig
+from ldarnet.console import clock, speed
 from ldarnet.data.storage import DamagedError
 from ldarnet.files import atomic_path
 from ldarnet.model import write_model
 from ldarnet.training import TrainResult
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.progress import clock, speed
 from ldarnet.training.session import open_shards
 from ldarnet.training.tracking import Tracker, tracking_uri
 

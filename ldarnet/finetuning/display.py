@@ -1,16 +1,14 @@
 """What rank 0 shows of fine-tuning: a live bar on a terminal, one line an epoch, and the table of folds."""
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ldarnet.console import Printer, chunks, console_of, speed
 from ldarnet.tasks.metrics import NAMES
-from ldarnet.training.progress import speed
 
 
-class Display:
+class Display(Printer):
     """Prints for the one rank that may.
 
     Args:
@@ -18,37 +16,22 @@ class Display:
     """
 
     def __init__(self, shown: bool) -> None:
-        self.console = Console(quiet=not shown, highlight=False, soft_wrap=True)
-        self._live = Progress(
+        console = console_of(shown)
+        self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
             TimeRemainingColumn(),
-            console=self.console,
+            console=console,
             transient=True,
-            disable=not (shown and self.console.is_terminal),
         )
-        self._bar = self._live.add_task("", total=1, visible=False)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print one line, above the live one if there is one."""
-        self.console.print(text, markup=False)
-
-    def warn(self, text: str) -> None:
-        """Print one line that should not be overlooked."""
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
+        self._task = self._bar.add_task("", total=1, visible=False)
+        super().__init__(console, self._bar)
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
         """So many steps of an epoch are done."""
-        self._live.update(
-            self._bar, description=f"fold {fold}  epoch {epoch}", completed=done, total=steps, visible=done < steps
+        self._bar.update(
+            self._task, description=f"fold {fold}  epoch {epoch}", completed=done, total=steps, visible=done < steps
         )
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
@@ -64,9 +47,3 @@ class Display:
 def number(value: float | None) -> str:
     """A metric in four digits; a dash where it is not defined."""
     return "-" if value is None else f"{value:.4f}"
-
-
-def chunks(bases_per_chunk: Sequence[float]) -> str:
-    """Bases per chunk by stage; nothing for a model without chunks."""
-    values = "/".join(f"{value:.2f}" for value in bases_per_chunk)
-    return f"  bases/chunk {values}" if values else ""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ldarnet.config import DataSection, RunConfig
+from ldarnet.console import scaled
 from ldarnet.data import Masking, Part, Regions, ShardSet, Windows, plan
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetForMaskedLM
@@ -18,7 +19,6 @@ from ldarnet.training.contents import check_fits, load_weights, moments_of
 from ldarnet.training.distributed import World
 from ldarnet.training.engine import Engine, EngineOptions, autocast, micro_batch
 from ldarnet.training.optimizer import parameter_groups
-from ldarnet.training.progress import scaled
 from ldarnet.training.run_folder import Found, open_run_folder
 from ldarnet.training.schedule import Schedule
 from ldarnet.training.state import prepare_optimizer_state, restore_optimizer_state

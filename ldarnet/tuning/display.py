@@ -1,20 +1,18 @@
 """What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
 
-import sys
 import time
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ldarnet.training.progress import clock
+from ldarnet.console import Printer, clock
 from ldarnet.tuning.plan import Plan, TaskPlan
 from ldarnet.tuning.settings import Setting
 
 
-class Display:
+class Display(Printer):
     """Shows how far the plan has come.
 
     Args:
@@ -24,28 +22,12 @@ class Display:
     """
 
     def __init__(self, plan: Plan, metric: str, console: Console) -> None:
-        self._plan, self._metric, self._console = plan, metric, console
+        live = Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
+        super().__init__(console, live)
+        self._plan, self._metric = plan, metric
         self._begin = time.monotonic()
         self._begun: dict[tuple[str, str, int], float] = {}
         self._done = 0
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-        sys.stdout.flush()
-
-    def say(self, text: str) -> None:
-        """Print one line, above the table if there is one."""
-        self._console.print(text, markup=False)
-
-    def warn(self, text: str) -> None:
-        """Print one line that should not be overlooked."""
-        self._console.print(f"warning: {text}", markup=False, style="yellow")
 
     def begun(self, task: TaskPlan, setting: Setting, fold: int) -> None:
         """A trial runs now."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.sweep import SweepConfig
+from ldarnet.console import console_of
 from ldarnet.files import atomic_path, write_json_atomic
 from ldarnet.tasks.metrics import NAMES
 from ldarnet.tasks.registry import all_tasks, find_task
@@ -69,7 +70,7 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
         TransientError: the cluster does not answer.
         UserError: the configuration is wrong, the folder is taken, or the cluster has not what a trial takes.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or console_of(shown=True)
     tasks = tasks_of(config)
     config, base = check(config, next(iter(tasks.values())))
     metric = base.evaluation.metric
