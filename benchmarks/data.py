@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from xopen import xopen
 
-from benchmarks.record import RESULTS, provenance, result_file, table, write_text
+from benchmarks.data_report import BATCH, FAR, Result, report
+from benchmarks.record import RESULTS, provenance, result_file, write_text
 from benchmarks.synthetic import synthetic_set
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import MASK, NOT_SCORED, N
@@ -32,9 +33,6 @@ from sharding.build import build
 from sharding.fasta import read_fasta
 from sharding.sources import Source
 
-Result = dict[str, Any]
-BATCH = 32
-FAR = 10**9
 IDS = {letter: number for number, letter in enumerate("ACGT")}
 PUBLISHED_READ_AHEAD = 10**6
 
@@ -280,98 +278,6 @@ def alone(function: Callable[..., Result], *arguments: Any) -> Result:
         return {"failure": str(error)}
     finally:
         worker.close()
-
-
-def report(found: dict[str, Result], options: argparse.Namespace, made_with: str) -> str:
-    """The file as Markdown."""
-    sections = {"Made with": made_with}
-    if options.note:
-        sections = {"Note": options.note} | sections
-    sections["Building"] = _building(found, options)
-    sections["Loading"] = _loading(found, options)
-    sections["Latency and memory"] = _latency(found, options)
-    title = f"Shards and batches of {options.fasta.name}"
-    return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
-
-
-def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
-    naive = found["naive tar"]
-    rows: list[Sequence[object]] = []
-    for label, name in (
-        ("reading the plain FASTA file, nothing else", "read plain"),
-        ("sharding.build from plain FASTA", "build plain"),
-        (f"the same of {options.cores} copies, {options.cores} processes together", "build plain, all cores"),
-        ("decompressing the .gz file, nothing else", "decompress gz"),
-        ("sharding.build from .gz", "build gz"),
-        (f"one tar member a window of {options.length:,} bases (webdataset)", "naive tar"),
-    ):
-        result = found[name]
-        if "failure" in result:
-            rows.append([label, result["failure"], "", "", ""])
-            continue
-        bits = f"{result['bits']:.3f}" if "bits" in result else ""
-        ratio = f"{result['speed'] / naive['speed']:.1f}" if "speed" in naive else ""
-        rows.append([label, f"{result['speed'] / 1e6:,.0f}", ratio, bits, f"{result['peak'] / 2**20:,.0f}"])
-    note = (
-        "Each in one process but where said. Reading and decompressing count bytes, headers and line ends included; "
-        "the others bases. Bits per base are of all files. The naive way keeps letters in one case and leaves out "
-        "what fills no window."
-    )
-    return note + "\n\n" + table(["", "Mb/s", "times the naive way", "bits per base", "peak MiB"], rows)
-
-
-def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
-    base = found["published"]
-    rows: list[Sequence[object]] = []
-    for label, name in (
-        ("published way: pyfaidx with its read-ahead of a million bases", "published"),
-        ("the same without read-ahead", "published, no read-ahead"),
-        ("webdataset over one member a window, our encoding and masks", "naive tar, webdataset"),
-        ("ours, one process", "ours"),
-        (f"ours, {options.cores} processes together", "ours, all cores"),
-    ):
-        result = found[name]
-        if "failure" in result:
-            rows.append([label, result["failure"], "", "", ""])
-            continue
-        ratio = f"{result['speed'] / base['speed']:.1f}" if "speed" in base else ""
-        first = f"{result['first'] * 1e3:,.0f}" if "first" in result else ""
-        peak = f"{result['peak'] / 2**20:,.0f}" if "peak" in result else ""
-        rows.append([label, f"{result['speed'] / 1e6:,.2f}", ratio, first, peak])
-    note = (
-        f"Batches of {BATCH} windows of {options.length:,} bases in random order, masked and with labels, for "
-        f"{options.seconds:.0f} s after the first batch. The published way is rewritten here in a few lines."
-    )
-    header = ["", "million bases/s", "times the published way", "first batch, ms", "peak MiB"]
-    return note + "\n\n" + table(header, rows)
-
-
-def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
-    rows: list[Sequence[object]] = []
-    batch, far = found["first batch"], found["synthetic"]
-    if "failure" in batch:
-        rows.append(["first batch of this genome", batch["failure"]])
-    else:
-        rows += [
-            ["from a closed set to its first batch", f"{batch['first'] * 1e3:,.0f} ms"],
-            [f"the same, resumed at position {FAR:,}", f"{batch['resumed'] * 1e3:,.0f} ms"],
-        ]
-    if "failure" in far or "failure" in batch:
-        rows.append(["synthetic index", far.get("failure", "see above")])
-    else:
-        rows += [
-            [f"opening an index of {far['bases'] / 1e9:,.0f} Gb, every hash checked", f"{far['open'] * 1e3:,.0f} ms"],
-            ["laying out its windows", f"{far['lay out'] * 1e3:,.0f} ms"],
-            [f"finding the window at position {FAR:,}", f"{far['locate'] * 1e3:,.1f} ms"],
-            ["these three together", f"{far['resumed'] * 1e3:,.0f} ms"],
-            ["finding each of many windows", f"{far['locate each'] * 1e6:,.2f} us"],
-            [
-                "peak memory of a process that did all this, the mapped index included",
-                f"{far['peak'] / 2**20:,.0f} MiB",
-            ],
-            ["peak memory of a process that took the first batch of this genome", f"{batch['peak'] / 2**20:,.0f} MiB"],
-        ]
-    return table(["", ""], rows)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
