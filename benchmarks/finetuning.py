@@ -1,12 +1,12 @@
-"""What pretraining is worth on classification tasks: one dated file for four arms on the same rows and folds.
+"""What pretraining is worth on classification tasks: one dated file for six arms on the same rows and folds.
 
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-The arms: the checkpoint; the same network from new weights; a small convolutional network; logistic regression on
-counts of 6-mers. Each is a run of `launch/finetune.py` for each task, in OUT/<arm>/<task>. The same command continues
-where it was stopped; when all folds are there it writes the comparison to OUT/comparison and the dated file, with its
-picture, to benchmarks/results.
+The arms: the checkpoint; the same network from new weights; both of them frozen, under a linear probe; a small
+convolutional network; logistic regression on counts of 6-mers. Each is a run of `launch/finetune.py` for each task, in
+OUT/<arm>/<task>. The same command continues where it was stopped; when all folds are there it writes the comparison to
+OUT/comparison and the dated file, with its picture, to benchmarks/results.
 """
 
 import argparse
@@ -35,8 +35,9 @@ from ldarnet.training.metrics_file import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"
 PRETRAINED, RANDOM, CNN, KMERS = "pretrained", "new weights", "CNN", "6-mers"
+FROZEN, FROZEN_RANDOM = f"{PRETRAINED}, frozen", f"{RANDOM}, frozen"
 CNN_LR, CNN_EPOCHS = 1e-3, 30
-"""The tasks' published rates are LDARNet's; a small network from new weights takes more epochs, and they cost little."""
+"""The tasks' published rates are LDARNet's; and a small network takes more epochs, which cost little."""
 SHAPE = ("arch_layout", "d_model", "d_intermediate", "ssm_cfg", "attn_cfg", "tie_word_embeddings", "target_ratio")
 """Fields of a model's configuration that make it the same network, with the ratio loss that it was trained with."""
 OWN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
@@ -64,16 +65,19 @@ class Plan:
         """The overrides that make each arm what it is."""
         config = load_backbone(self.checkpoint).config
         shape = [f"model.{field}={json.dumps(getattr(config, field))}" for field in (*SHAPE, "ratio_weight")]
+        pretrained, probe = f"checkpoint={self.checkpoint}", "training.mode=probe"
         return {
-            PRETRAINED: [f"checkpoint={self.checkpoint}"],
+            PRETRAINED: [pretrained],
             RANDOM: shape,
+            FROZEN: [pretrained, probe],
+            FROZEN_RANDOM: [*shape, probe],
             CNN: ["model.baseline=cnn", f"optimizer.lr={CNN_LR}", f"training.epochs={CNN_EPOCHS}"],
             KMERS: ["model.baseline=kmers"],
         }
 
     def run_dir(self, arm: str, task: str) -> Path:
         """Where the run of an arm on a task lies."""
-        return self.out / arm.replace(" ", "-") / task.replace("/", "-")
+        return self.out / arm.replace(",", "").replace(" ", "-") / task.replace("/", "-")
 
     def config(self, arm: str, task: str) -> FinetuneConfig:
         """The configuration of one run."""
@@ -140,8 +144,8 @@ def _question(plan: Plan) -> str:
     return (
         f"Does a pretrained network classify better than the same network from new weights, and better than what needs "
         f"no such network? `{PRETRAINED}`: {parameters:,} parameters without a head, {trained}. `{RANDOM}`: the same "
-        f"network, not pretrained. `{CNN}`: three convolutions, 225 thousand parameters, learning rate {CNN_LR:g}, at most "
-        f"{CNN_EPOCHS} epochs. "
+        f"network, not pretrained. `{FROZEN}`, `{FROZEN_RANDOM}`: logistic regression on the mean output of each. "
+        f"`{CNN}`: three convolutions, 225 thousand parameters, learning rate {CNN_LR:g}, at most {CNN_EPOCHS} epochs. "
         f"`{KMERS}`: logistic regression on counts of 6-mers, on one strand or on both, whichever the validation rows "
         "prefer. All have the same rows, folds and choice of the best epoch. One seed each."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.finetuning import CNN, KMERS, PRETRAINED, RANDOM, Plan, main, write_results
+from benchmarks.finetuning import CNN, FROZEN, FROZEN_RANDOM, KMERS, PRETRAINED, RANDOM, Plan, main, write_results
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.config import flatten
 from ldarnet.model import write_model
@@ -27,14 +27,18 @@ def test_arms_differ_in_nothing_but_the_model(checkpoint: Path, tmp_path: Path) 
     assert {arm: config.arm for arm, config in configs.items()} == {
         PRETRAINED: "checkpoint",
         RANDOM: "random",
+        FROZEN: "checkpoint",
+        FROZEN_RANDOM: "random",
         CNN: "cnn",
         KMERS: "kmers",
     }
     first = flatten(configs[PRETRAINED])
-    for config in configs.values():
-        assert config.training.epochs == 3 and config.folds.only == [0]
+    for arm, config in configs.items():
+        assert config.training.epochs == (30 if arm == CNN else 3) and config.folds.only == [0]
+        assert config.training.mode == ("probe" if arm in (FROZEN, FROZEN_RANDOM) else "full")
         other = {key for key, value in flatten(config).items() if value != first.get(key)}
-        assert {key.partition(".")[0] for key in other} <= {"model", "checkpoint", "run", "optimizer"}
+        allowed = {"model", "checkpoint", "run", "optimizer"}
+        assert {key.partition(".")[0] for key in other - {"training.epochs", "training.mode"}} <= allowed
     assert configs[CNN].optimizer.lr == 1e-3 and configs[RANDOM].optimizer.lr is None
     shape, wanted = configs[RANDOM].model.build({}), LDARNetConfig.preset("tiny", ratio_weight=0.07)
     assert shape.to_dict() == wanted.to_dict()
