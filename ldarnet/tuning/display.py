@@ -22,12 +22,12 @@ class Display(Printer):
     """
 
     def __init__(self, plan: Plan, metric: str, console: Console) -> None:
-        live = Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
-        super().__init__(console, live)
         self._plan, self._metric = plan, metric
         self._begin = time.monotonic()
         self._begun: dict[tuple[str, str, int], float] = {}
         self._done = 0
+        live = Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
+        super().__init__(console, live)
 
     def begun(self, task: TaskPlan, setting: Setting, fold: int) -> None:
         """A trial runs now."""
