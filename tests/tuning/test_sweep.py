@@ -164,14 +164,15 @@ def wait_for(path: Path, epochs: int) -> None:
 
 
 def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
-    path = write(tmp_path, epochs=6, script={"seconds": 0.3, "saving": 8.0})
+    saving = 14.0  # Ray Tune itself waits for 10 seconds
+    path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
     environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
         wait_for(path, 15)
         killed.kill()
 
     def interrupt() -> None:
-        wait_for(path, 30)
+        wait_for(path, 33)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
