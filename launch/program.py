@@ -21,7 +21,9 @@ def read_arguments(text: str | None, example: str, *, ranks: bool) -> argparse.N
     parser.add_argument("--config", required=True, help=f"YAML file, such as {example}")
     if ranks:
         parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the configuration")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="changes to its keys, which ldarnet/config describes"
+    )
     return parser.parse_args()
 
 

@@ -118,5 +118,7 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
         f"  train it    deepspeed launch/pretrain.py --config {result.run_dir}/config.yaml run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
+        "  classify    python launch/finetune.py --config configs/finetune/classify.yaml data.train=my.csv "
+        f"checkpoint={result.run_dir} run.dir=runs/my-classifier",
     ]
     return "\n".join(lines) + "\n"

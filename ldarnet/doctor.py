@@ -62,7 +62,7 @@ PACKAGES = (
     Package("matplotlib", "pictures"),
     Package("fsspec", "reading of remote files"),
     Package("pooch", "fetching of published genomes"),
-    Package("ray", "sharding on several machines", required=False),
+    Package("ray", "sharding on several machines, sweeps", required=False),
     Package("triton", required=False),
     Package("mamba-ssm", required=False),
     Package("causal-conv1d", required=False),

@@ -84,8 +84,8 @@ class PlateauSection(Section):
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="rising: the rate falls when the validation metric stops rising. published: as in the released "
-        "code, which waits for it to stop falling.",
+        description="rising: the rate falls when the validation metric stops rising, or its loss to fall where it "
+        "stays equal. published: as in the released code, which waits for the metric to stop falling.",
     )
     factor: float = Field(0.5, gt=0, lt=1, description="By which the rate falls.")
     patience: int = Field(2, ge=0, description="Epochs without a better metric that are let pass before it falls.")
@@ -130,7 +130,9 @@ class FinetuneTrainingSection(Section):
 class EvaluationSection(Section):
     """What is measured, and which number decides."""
 
-    metric: Metric = Field("mcc", description="Of validation: chooses the best epoch, lowers the rate and ends a fold.")
+    metric: Metric = Field(
+        "mcc", description="Of validation: chooses the best epoch (of equals by loss), lowers the rate and ends a fold."
+    )
     batch: int = Field(128, ge=1, description="Sequences a rank computes at once.", json_schema_extra=MAY_CHANGE)
     strands: Literal[1, 2] = Field(1, description="2: classify both strands and take the mean of the probabilities.")
     leak_free: int | None = Field(
@@ -147,6 +149,7 @@ class FinetuneTrackingSection(Section):
 
     mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the run folder.")
     experiment: str = Field("ldarnet-finetuning", min_length=1, description="Name of the MLflow experiment.")
+    name: str | None = Field(None, min_length=1, description="Of the MLflow runs; null for that of the run folder.")
     parent: str | None = Field(None, description="Id of the MLflow run that this one belongs under.")
 
 

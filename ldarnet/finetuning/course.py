@@ -19,8 +19,10 @@ class Course:
 
     Attributes:
         epoch: completed epochs.
-        best_epoch: the one with the best validation metric, the earlier of equals; 0 before the first.
+        best_epoch: the one with the best validation metric, of equals that with the lowest loss, of these the earliest;
+            by the published course the earliest of equals. 0 before the first.
         best_value: its metric.
+        best_loss: its validation loss.
         factor: on the learning rate of the next epoch.
     """
 
@@ -28,7 +30,7 @@ class Course:
         assert config.optimizer.lr is not None
         self._training, self._lr = config.training, config.optimizer.lr
         # The released code steps PyTorch's plateau with the metric and leaves its mode at `min`.
-        published = config.schedule.plateau == "published"
+        self._published = published = config.schedule.plateau == "published"
         self._optimizer = torch.optim.SGD([torch.zeros(())], lr=self._lr)
         self._plateau = ReduceLROnPlateau(
             self._optimizer,
@@ -37,7 +39,7 @@ class Course:
             patience=config.schedule.patience,
             threshold=PUBLISHED_THRESHOLD if published else 0.0,
         )
-        self.epoch, self.best_epoch, self.best_value = 0, 0, float("-inf")
+        self.epoch, self.best_epoch, self.best_value, self.best_loss = 0, 0, float("-inf"), float("inf")
 
     @property
     def factor(self) -> float:
@@ -49,12 +51,17 @@ class Course:
         """Whether the last epoch is done: there are no more, or too many in a row were not the best."""
         return self.epoch >= self._training.epochs or self.epoch - self.best_epoch >= self._training.stop_patience
 
-    def note(self, value: float) -> None:
-        """An epoch is done, with this validation metric."""
+    def is_better(self, value: float, loss: float) -> bool:
+        """Whether an epoch with this validation metric and loss is better than the best so far."""
+        # While a network still gives one class to every row, its MCC does not move, but its loss does.
+        return value > self.best_value or (not self._published and value == self.best_value and loss < self.best_loss)
+
+    def note(self, value: float, loss: float) -> None:
+        """An epoch is done, with this validation metric and loss."""
         self.epoch += 1
-        if value > self.best_value:
-            self.best_epoch, self.best_value = self.epoch, value
-        self._plateau.step(value)
+        if self.is_better(value, loss):
+            self.best_epoch, self.best_value, self.best_loss = self.epoch, value, loss
+        self._plateau.step(value if self._published else self.best_epoch)
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
@@ -62,12 +69,14 @@ class Course:
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
+            "best_loss": self.best_loss,
             "lr": self._optimizer.param_groups[0]["lr"],
             "plateau": {"best": self._plateau.best, "num_bad_epochs": self._plateau.num_bad_epochs},
         }
 
     def restore(self, memory: dict[str, Any]) -> None:
         """Go on from what `memory` gave."""
-        self.epoch, self.best_epoch, self.best_value = memory["epoch"], memory["best_epoch"], memory["best_value"]
+        self.epoch, self.best_epoch = memory["epoch"], memory["best_epoch"]
+        self.best_value, self.best_loss = memory["best_value"], memory["best_loss"]
         self._optimizer.param_groups[0]["lr"] = memory["lr"]
         self._plateau.load_state_dict(self._plateau.state_dict() | memory["plateau"])

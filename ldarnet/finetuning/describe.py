@@ -46,7 +46,7 @@ def _model(job: Job) -> str:
 def _schedule(job: Job) -> str:
     training, optimizer = job.config.training, job.config.optimizer
     if training.mode == "probe":
-        return "frozen network, logistic regression on its mean output"
+        return "frozen network, logistic regression on its mean output (no learning rate, batch or epochs)"
     if job.network is None:
         return "no epochs"
     return (
@@ -58,6 +58,8 @@ def _schedule(job: Job) -> str:
 def _engine(job: Job, world: World) -> str:
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     precision = "bf16 autocast, fp32 weights" if job.autocast else "fp32"
+    if job.network is None:
+        return device
     users = {name: [op for op, chosen in job.kernels.items() if chosen == name] for name in job.kernels.values()}
     kernels = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in users.items())
     return f"{world.size} x {device}, ZeRO stage {job.config.training.zero_stage}, {precision}; kernels {kernels}"

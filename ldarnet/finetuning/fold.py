@@ -75,6 +75,7 @@ class FoldTraining:
             self.state = self._store.read(checkpoint, fingerprint) if checkpoint else FoldState(fingerprint)
         if self.state.course:
             self.course.restore(self.state.course)
+            self._display.say(f"fold {fold}  continues after step {self.state.step}, in epoch {self.course.epoch + 1}")
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
         self._labels = torch.from_numpy(job.rows.labels[train])
@@ -173,7 +174,7 @@ class FoldTraining:
             self._display.warn(f"fold {self.fold}: {skipped} of {steps} steps were skipped, as they were not finite")
         self.state.taken += steps - skipped
         line = self._line(float(self._loss) / len(self._ids))
-        self.course.note(line[self.job.config.evaluation.metric])
+        self.course.note(line[self.job.config.evaluation.metric], line["loss"])
         if self.course.best_epoch == self.course.epoch:
             self.state.best_step, self.state.best = self.state.step, line
         self.state.batch = 0
@@ -223,7 +224,7 @@ class FoldTraining:
     def _record(self, line: dict[str, Any]) -> None:
         config = self.job.config
         metric, value = config.evaluation.metric, line[config.evaluation.metric]
-        best = line["epoch"] > 0 and value is not None and value > self.course.best_value
+        best = line["epoch"] > 0 and value is not None and self.course.is_better(value, line["loss"])
         self._display.epoch(self.fold, config.training.epochs, line, metric, best)
         self.world.on_main(lambda: self._file.write(line) if self._file else None)
         if self._tracker is not None:

@@ -21,7 +21,7 @@ from ldarnet.files import PARTIAL_SUFFIX, space_errors, sync_path, write_json_at
 from ldarnet.training.checkpoint import MANIFEST, seal, verify
 from ldarnet.training.contents import MOMENTS, WEIGHTS, save_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass

@@ -32,7 +32,7 @@ def split(labels: np.ndarray, config: FoldsSection) -> list[tuple[np.ndarray, np
     if least < config.count:
         raise UserError(
             f"folds.stratified=true: the smallest class has {least} training rows, fewer than folds.count="
-            f"{config.count}; use fewer folds"
+            f"{config.count}; use fewer folds, or set folds.stratified=false"
         )
     return list(StratifiedKFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows), labels))
 

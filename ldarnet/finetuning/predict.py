@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+import yaml
 
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import cropped, encoded
@@ -17,6 +18,7 @@ from ldarnet.model import LDARNetForSequenceClassification, load_model
 from ldarnet.tasks.labels import ambiguity, clean_sequence, fits_a_table
 from ldarnet.training.distributed import World
 from ldarnet.training.phases import Phases
+from ldarnet.training.run_folder import CONFIG_NAME
 
 MOST_BASES = 2**22
 """Of the sequences that are looked at together, so that those of like length share a batch."""
@@ -50,6 +52,7 @@ class Classifier:
     def __init__(
         self, place: Path, *, max_length: int | None = None, strands: int | None = None, batch: int = 64
     ) -> None:
+        _refuse_baseline(place)
         model = load_model(place, LDARNetForSequenceClassification)
         config: Any = model.config
         self.classes = [config.id2label[number] for number in range(config.num_labels)]
@@ -113,6 +116,16 @@ class Classifier:
                 f"; {self.beyond:,} are longer than the {self.longest:,} bases that the model was trained on: {fate}"
             )
         return "; ".join([text, *ambiguity(self.ambiguous)])
+
+
+def _refuse_baseline(place: Path) -> None:
+    file = place / CONFIG_NAME
+    tree = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if baseline := tree.get("model", {}).get("baseline"):
+        raise UserError(
+            f"{place}: a run of model.baseline={baseline}, which is only to be compared with; name a run that has "
+            "fine-tuned LDARNet"
+        )
 
 
 def _error(source: str | Path, name: str, message: str) -> UserError:

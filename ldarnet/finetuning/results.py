@@ -69,7 +69,8 @@ def leave(job: Job, fold: int, learned: Learned, outputs: Outputs) -> list[str]:
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / ROC)
     result = _result(job, fold, learned, rows.labels, None if job.test is None else probabilities)
     write_json_atomic(folder / RESULT, result, indent=2)
-    told = [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
+    told = _nothing_learned(probabilities, job.data.classes, fold)
+    told += [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
     told += [
         f"fold {fold}: {' and '.join(missing)} of {name} are not defined for rows of one class"
         for name in ("test", "test_leak_free")
@@ -146,6 +147,16 @@ def versions(job: Job) -> dict[str, Any]:
     packages = ("torch", "transformers", "deepspeed", "scikit-learn", "numpy")
     own = {"ldarnet": __version__, "python": platform.python_version(), "kernels": job.kernels}
     return own | {name: metadata.version(name) for name in packages}
+
+
+def _nothing_learned(probabilities: np.ndarray, classes: list[str], fold: int) -> list[str]:
+    given = np.unique(probabilities.argmax(1))
+    if len(given) > 1 or len(probabilities) == 1:
+        return []
+    return [
+        f"fold {fold}: every row is given the class {classes[given[0]]!r}, so nothing was learned; a higher "
+        "optimizer.lr, a smaller training.batch or more epochs may help"
+    ]
 
 
 def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:

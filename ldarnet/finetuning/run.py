@@ -181,7 +181,7 @@ def _tracker(job: Job, fold: int, display: Display) -> Tracker:
     tags = {"task": job.data.task, "suite": job.data.suite, "arm": config.arm, "fold": str(fold)}
     if config.tracking.parent is not None:
         tags["mlflow.parentRunId"] = config.tracking.parent
-    return Tracker(config, display.say, job.kernels, part=f"fold{fold}", tags=tags)
+    return Tracker(config, display.say, job.kernels, name=config.tracking.name, part=f"fold{fold}", tags=tags)
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:

@@ -83,20 +83,26 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
     others = [name for name in NAMES if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("fold", "best epoch", f"valid {NAMES[metric]}", NAMES[metric]):
+    tested = [f"valid {NAMES[metric]}"] if split == "test" else []
+    for name in ("fold", "best epoch", *tested, NAMES[metric]):
         table.add_column(name, justify="right")
     for name in ([f"leak-free {NAMES[metric]}"] if free else []) + [NAMES[name] for name in others]:
         table.add_column(name, justify="right")
     if summary["bases_per_chunk"]["after"]:
         table.add_column("bases/chunk before, after", justify="right")
     for result in results:
-        row = [result["valid"][metric], result[split][metric]]
+        row = ([result["valid"][metric]] if tested else []) + [result[split][metric]]
         row += [result["test_leak_free"][metric]] if free else []
         row += [result[split][name] for name in others]
         drift = _drift(result["bases_per_chunk"])
         table.add_row(str(result["fold"]), str(result["best_epoch"]), *map(number, row), *drift)
     if len(results) > 1:
-        over = [summary["valid"], summary, *([free] if free else []), *(summary["metrics"][name] for name in others)]
+        over = [
+            *([summary["valid"]] if tested else []),
+            summary,
+            *([free] if free else []),
+            *(summary["metrics"][name] for name in others),
+        ]
         table.add_section()
         drift = _drift(summary["bases_per_chunk"])
         table.add_row("mean", "", *(number(values["mean"]) for values in over), *drift)
@@ -114,6 +120,8 @@ def _lines(job: Job, summary: dict[str, Any]) -> list[str]:
     """What the table does not say."""
     run_dir, missing = job.config.run.dir, len(job.folds) - len(summary["numbers"])
     lines = ["±: half of the 95% interval of the mean over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
+    if summary["split"] == "valid" and summary["arm"] != "kmers":
+        lines.append("these rows also chose the best epoch, so the numbers are too high; data.test names others")
     lines += [f"{missing} of {len(job.folds)} folds are not trained"] if missing else []
     lines += [f"results      {run_dir / SUMMARY}", f"predictions  {run_dir}/fold*/predictions.tsv"]
     if summary["export"]:

@@ -104,6 +104,8 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
         UserError: there is no model of ours.
     """
     config, weights = folder / "config.json", folder / "model.safetensors"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name a model folder, a checkpoint or a run that has saved one")
     for file in (config, weights):
         if not file.is_file():
             raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")

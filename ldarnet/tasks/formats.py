@@ -76,7 +76,9 @@ def file_format(path: Path) -> str:
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
     known = (*TABLE_SUFFIXES, *FASTA_SUFFIXES, PARQUET_SUFFIX)
     if suffix not in known:
-        raise UserError(f"{path}: not a known format of labelled sequences; it must end in {', '.join(known)} (or .gz)")
+        raise UserError(
+            f"{path}: not a known format of labelled sequences; rename it to what it is: {', '.join(known)} (or .gz)"
+        )
     if suffix == PARQUET_SUFFIX and suffixes[-1] == ".gz":
         raise UserError(f"{path}: Parquet is not read from .gz, it is compressed within; unpack it with gunzip")
     return suffix
@@ -256,6 +258,8 @@ def _find_columns(place: str, header: Sequence[str], columns: Columns) -> tuple[
     for what, column in (("sequence", sequence), ("label", label)):
         if column is None:
             remedy = f"the first line names the columns, and data.{what}_column the one that holds it"
+            if len(plain) == 1:
+                remedy += "; .csv has commas between columns, .tsv tabs"
             raise UserError(f"{place}: no column for the {what} among {there}; {remedy}")
     assert sequence is not None and label is not None
     return sequence, label, find("name", columns.name, NAME_COLUMNS)

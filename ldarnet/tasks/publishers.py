@@ -72,7 +72,7 @@ def read_task(task: Task, folder: Path, columns: Columns = COMMON) -> Found:
         if any(place.glob("train/*.csv*")):
             splits, notes = read_coordinates(task, place, folder)
             return Found(splits, place, notes)
-    fetch = "leave data.folder null to fetch it" if task.files else f"{task.source} says where it is"
+    fetch = "leave data.folder null to fetch it" if task.files else f"get it from {task.source}"
     raise UserError(
         f"{folder}: nothing of {task.key} in it: looked for {task.folder}/train.* and the like; name the folder that "
         f"holds {task.folder}, or {fetch}"

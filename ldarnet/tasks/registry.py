@@ -121,7 +121,9 @@ def find_task(name: str) -> Task:
     for task in known.values():
         if task.name == rest and suite in ("", task.short, task.suite):
             return task
-    near = get_close_matches(name, dict.fromkeys([*(task.name for task in known.values()), *known]), n=3)
+    names = [task.name for task in known.values()]
+    near = [one for one in dict.fromkeys([*names, *known]) if one.lower() == name.lower()]
+    near = near or get_close_matches(name, dict.fromkeys([*names, *known]), n=3)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
         f"task={name}: no published task of that name{guess} (`ldarnet tasks` lists them); for your own data name "

@@ -42,6 +42,7 @@ class Tracker:
         config: of the run.
         say: prints one line for the user.
         kernels: operation -> backend of this start, kept as tags ``kernels.<operation>`` of the run.
+        name: of the run; the run folder's by default.
         part: folder inside the run's that has an MLflow run of its own, such as a fold's.
         tags: others of the run.
     """
@@ -52,6 +53,7 @@ class Tracker:
         say: Callable[[str], None],
         kernels: Mapping[str, str] = MappingProxyType({}),
         *,
+        name: str | None = None,
         part: str = "",
         tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -60,7 +62,7 @@ class Tracker:
         self.config = config
         self.tags = {f"kernels.{operation}": name for operation, name in kernels.items()} | dict(tags)
         self.run_id = _known_run(self.folder)
-        self._name = f"{self.run_dir.name}/{part}".rstrip("/")
+        self._name = f"{name or self.run_dir.name}/{part}".rstrip("/")
         self._say = say
         self._metrics_file = self.folder / METRICS_NAME
         self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()

@@ -62,7 +62,7 @@ class Jobs:
             metric=self._metric,
             program=str(self._program),
             config=str(folder.parent / OF_SETTING),
-            changes=self._changes(folder, fold),
+            changes=self._changes(folder, fold, f"{task.task} {setting.name}"),
             launcher=self._config.resources.launcher,
             ranks=self._config.resources.ranks,
             gpus=self._gpus,
@@ -71,11 +71,12 @@ class Jobs:
             variables=self._environment(),
         )
 
-    def _changes(self, folder: Path, fold: int) -> dict[str, Any]:
+    def _changes(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
         own = {"run.dir": str(folder), "folds.only": [fold], "tracking.mlflow": self._parent.run_id is not None}
         if self._parent.run_id is None:
             return own
         return own | {
+            "tracking.name": name,
             "tracking.parent": self._parent.run_id,
             "tracking.experiment": self._config.tracking.experiment,
         }

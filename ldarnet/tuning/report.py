@@ -113,6 +113,7 @@ def _choice(task: TaskPlan, metric: str) -> str:
     text = f"{best.name}, mean validation {NAMES[metric]} {mean:.4f} over {folds}"
     text += f", best of {len(ranking)}" if settings > 1 else ""
     text += f"; next {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
+    text += "; no better than chance, so nothing was learned" if metric == "mcc" and mean <= 0 else ""
     stopped = sum(any(cell.state == "stopped" for cell in _search(task, one)) for one in task.settings)
     failed = sum(any(cell.state == "failed" for cell in _search(task, one)) for one in task.settings)
     text += f"; {stopped} stopped early" if stopped else ""

@@ -97,6 +97,9 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
             status = "FINISHED" if sweep.done else "KILLED" if sweep.interrupted else "FAILED"
             parent.end(status, report.numbers(plan, metric), files)
         compared = report.compare(plan, folders)
+        if sweep.interrupted and not sweep.done:
+            saved = f"stopped by {received[0]}; everything is saved in {folders.root}"
+            console.print(f"{saved}. Run the same command again to continue.\n", markup=False)
         console.print(files[1].read_text(encoding="utf-8"), end="", markup=False)
         if compared is not None:
             console.print(f"results on test rows     {compared}", markup=False)

@@ -108,7 +108,11 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, 
     assert status == 1
     assert said.startswith("error: ")
     assert "holds a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in said
-    with pytest.raises(UserError, match="no such file"):
+    (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
+    for place, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
+        status, _, said = command(monkeypatch, capsys, "predict", place, fasta)
+        assert status == 1 and message in said
+    with pytest.raises(UserError, match="no such folder"):
         Classifier(tmp_path / "nothing")
 
 

@@ -321,14 +321,25 @@ def test_the_probe_finds_the_motif_on_a_frozen_network(world, finished, pretrain
     assert all(torch.equal(frozen[name], kept[name]) for name in frozen)
 
 
+def test_a_classifier_that_learned_nothing_and_numbers_of_chosen_rows_are_told(world, tmp_path, capsys):
+    path = write_config(tmp_path)
+    rows = (tmp_path / "train.csv").read_text().splitlines()
+    few = [row.replace(",yes", ",no") if number > 16 else row for number, row in enumerate(rows)]
+    (tmp_path / "train.csv").write_text("\n".join(few))
+    folder = run(world, path, "folds.only=[0]", "training.epochs=1", "data.test=null")
+    printed = capsys.readouterr().out
+    assert "fold 0: every row is given the class " in printed and "nothing was learned" in printed
+    assert "these rows also chose the best epoch, so the numbers are too high" in (folder / "summary.txt").read_text()
+
+
 def test_mlflow_has_every_fold_under_its_parent(world, tmp_path):
     from mlflow import MlflowClient
 
-    path = write_config(tmp_path, tracking={"mlflow": True, "parent": "0" * 32})
+    path = write_config(tmp_path, tracking={"mlflow": True, "parent": "0" * 32, "name": "a trial"})
     folder = run(world, path, "folds.only=[0]", "training.epochs=1")
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     kept = client.get_run(json.loads((folder / "fold0/mlflow.json").read_text())["run_id"])
-    assert kept.info.status == "FINISHED"
+    assert (kept.info.status, kept.info.run_name) == ("FINISHED", "a trial/fold0")
     assert kept.data.tags["mlflow.parentRunId"] == "0" * 32
     assert (kept.data.tags["task"], kept.data.tags["fold"]) == ("train", "0")
     assert kept.data.metrics["test/mcc"] == result(folder)["test"]["mcc"]

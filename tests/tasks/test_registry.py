@@ -81,6 +81,8 @@ def test_a_task_is_found_by_its_name_alone_or_with_its_suite():
     assert find_task("nucleotide_transformer/H3") is find_task("nt/H3")
     assert find_task("gue/H3").key == "gue/H3"
     assert find_task("prom_core_all").key == "gue/prom_core_all"
+    with pytest.raises(UserError, match=r"task=h3k9AC: no published task .*did you mean H3K9ac"):
+        find_task("h3k9AC")
     with pytest.raises(UserError, match=r"task=H3K9: no published task .*did you mean H3K9ac"):
         find_task("H3K9")
     with pytest.raises(UserError, match=r"gb/H3: no published task"):

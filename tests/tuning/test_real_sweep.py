@@ -92,4 +92,5 @@ def test_a_trial_of_two_ranks_is_a_deepspeed_job_tracked_under_the_sweep(
     child, parent = sorted(client.search_runs([experiment]), key=lambda one: "mlflow.parentRunId" not in one.data.tags)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.info.status == parent.info.status == "FINISHED"
+    assert child.info.run_name == "nt/H3 as-given/fold1"
     assert "valid/mcc" in child.data.metrics and "nt/H3/valid/mcc" in parent.data.metrics

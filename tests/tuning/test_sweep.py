@@ -179,6 +179,7 @@ def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
     interrupted, printed, _ = run(path)
     assert interrupted.interrupted and not interrupted.done and not interrupted.failed
     assert "done by earlier starts" in printed and "the search is not finished" in printed
+    assert "stopped by SIGINT" in printed and "Run the same command again to continue" in printed
     begun = {file.parent for file in path.parent.rglob("starts")}
     assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in begun), "left too early"
 
