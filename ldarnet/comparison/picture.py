@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.statistics import mean_and_interval
 from ldarnet.comparison.tables import AUTHORS, SUITES, arms_of, by_arm_and_task, tasks_of
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
-from ldarnet.tasks.metrics import NAMES, interval
+from ldarnet.tasks.metrics import NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +22,11 @@ ARM = 0.11
 """Inches that each further arm adds to a task."""
 AROUND = 0.95
 """Inches of a panel's title and its axis."""
+COLOURS = (*STAGE_COLOURS, "#d9a400", "#56b4e9")
 MARKERS = "osD^vPX"
+"""One more than colours, so that no two of 42 arms have both alike."""
+LOWEST = {"mcc": -1.0}
+"""What a metric cannot fall below, where that is not 0; none can be more than 1."""
 SPREAD = 0.62
 """Share of a task's row that the arms take."""
 LEGEND_LETTERS = 80
@@ -55,8 +57,8 @@ def draw(results: list[TaskResults], out: Path) -> None:
             _published(axes, tasks)
             axes.set_title(SUITES.get(suite, suite))
             here = [result for result in results if result.key in {task.key for task in tasks}]
-            hollow = "   (hollow: not on the rows of the published numbers)" if any(r.shortfall for r in here) else ""
-            axes.set_xlabel(NAMES[metric] + hollow)
+            notes = _notes(here)
+            axes.set_xlabel(NAMES[metric] + (f"   ({notes})" if notes else ""))
         _legend(figure, arms)
 
 
@@ -94,7 +96,7 @@ def _published(axes: Axes, tasks: list[TaskResults]) -> None:
     if others:
         _strokes(axes, others, OTHERS, size=9, width=1.0, color=MUTED)
     folds = [(place, list(task.authors_folds().values())) for place, task in enumerate(tasks)]
-    authors = [(*interval(values), place) for place, values in folds if values]
+    authors = [(*mean_and_interval(values), place) for place, values in folds if values]
     for mean, half, place in authors:
         axes.barh(place, 2 * (half or 0), 0.84, left=mean - (half or 0), color=INK, alpha=0.13, linewidth=0, zorder=1)
     if authors:
@@ -107,27 +109,46 @@ def _strokes(axes: Axes, points: list[tuple[float, int]], label: str, *, size: f
 
 
 def _arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults | None]) -> None:
-    """The means of one arm with their intervals; hollow where the rows are not the official ones."""
+    """The means of one arm with their intervals, or else folds; hollow where the rows are not the official ones."""
     offset = SPREAD * (number / (arms - 1) - 0.5) if arms > 1 else 0.0
-    colour, marker = STAGE_COLOURS[number % len(STAGE_COLOURS)], MARKERS[number % len(MARKERS)]
-    for place, mean, half, comparable in _points(results):
-        axes.errorbar(
-            mean,
-            place + offset,
-            xerr=half,
-            color=colour,
-            marker=marker,
-            markersize=4.6,
-            markerfacecolor=colour if comparable else "white",
-            linestyle="",
-            elinewidth=1.3,
-            label=arm,
-            zorder=3,
-        )
-
-
-def _points(results: list[TaskResults | None]) -> Iterator[tuple[int, float, float, bool]]:
-    """Place, mean, half width of the interval, and whether published numbers are comparable."""
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     for place, result in enumerate(results):
-        if result is not None and (mean := result.mean(result.metric)):
-            yield place, mean[0], mean[1] or np.nan, result.shortfall is None
+        if result is None or not (mean := result.mean(result.metric)):
+            continue
+        (x, _), y, span = mean, place + offset, _span(result)
+        if span is None:
+            dots = _dots(result)
+            axes.plot(dots, [y] * len(dots), ".", color=colour, markersize=4, alpha=0.7, zorder=3)
+        else:
+            for (inner, outer), arrow in zip(span, "<>", strict=True):
+                axes.plot([x, inner], [y, y], color=colour, linewidth=1.3, zorder=3)
+                if inner != outer:
+                    axes.plot(inner, y, arrow, color=colour, markersize=5, zorder=3)
+        face = colour if result.shortfall is None else "white"
+        axes.plot(x, y, marker, color=colour, markersize=4.6, markerfacecolor=face, label=arm, zorder=4)
+
+
+def _span(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """The lower and the upper end of the interval, each cut to what the metric can be, and as it is."""
+    mean = result.mean(result.metric)
+    if mean is None or mean[1] is None:
+        return None
+    low, high = mean[0] - mean[1], mean[0] + mean[1]
+    return (max(low, LOWEST.get(result.metric, 0.0)), low), (min(high, 1.0), high)
+
+
+def _dots(result: TaskResults) -> list[float]:
+    """The folds that are drawn one by one; none where there is an interval, or no more to see than their mean."""
+    folds = list(result.values(result.metric).values())
+    return [] if _span(result) or len(set(folds)) == 1 else folds
+
+
+def _notes(results: list[TaskResults]) -> str:
+    """What a reader of the panel with these results must know, under its axis."""
+    spans = [_span(result) for result in results]
+    told = {
+        "hollow: not on the rows of the published numbers": any(result.shortfall for result in results),
+        "dots: single folds, too few for an interval": any(_dots(result) for result in results),
+        "arrow: cut where the metric ends": any(inner != outer for span in spans if span for inner, outer in span),
+    }
+    return "; ".join(words for words, is_so in told.items() if is_so)

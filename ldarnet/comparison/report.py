@@ -2,10 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-
+from ldarnet.comparison.pairs import pairs
 from ldarnet.comparison.published import Number, Source, published
 from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.runs import runs
+from ldarnet.comparison.statistics import FEWEST, mean_and_interval
 from ldarnet.comparison.tables import (
     AUTHORS,
     SUITES,
@@ -16,8 +17,9 @@ from ldarnet.comparison.tables import (
     table,
     tasks_of,
 )
-from ldarnet.comparison.versus import HOW_TO_READ, against_authors, pairs, ranking
-from ldarnet.tasks.metrics import NAMES, interval
+from ldarnet.comparison.versus import HOW_TO_READ, against_authors, ranking
+from ldarnet.comparison.zeros import zeros
+from ldarnet.tasks.metrics import NAMES
 
 INTERVALS = {
     "t95": "95% interval by Student's t over folds",
@@ -41,7 +43,7 @@ def report(results: list[TaskResults], picture: str) -> str:
     for suite in dict.fromkeys(task.suite for task in tasks_of(results)):
         of_suite = [result for result in results if result.suite == suite]
         parts += [f"## {SUITES.get(suite, suite)}", *_suite(of_suite)]
-    parts += ["## Runs", _runs(results), "## How to read this", HOW_TO_READ]
+    parts += ["## Runs", runs(results), "## How to read this", HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,7 +51,8 @@ def _opening(results: list[TaskResults]) -> str:
     arms = ", ".join(f"**{arm}**" for arm in arms_of(results))
     lines = [
         f"Compared: {arms}. Numbers are means over folds and, behind ±, half the width of their 95% interval by "
-        "Student's t, on test rows that no fold trained or chose on. What all this can say stands at the end."
+        "Student's t, on test rows that no fold trained or chose on; there is no interval of fewer than "
+        f"{FEWEST} folds, nor where all have the same number. What all this can say stands at the end."
     ]
     short = {f"{result.task}: {result.shortfall}": None for result in results if result.shortfall}
     if short:
@@ -81,7 +84,7 @@ def _missing_folds(results: list[TaskResults]) -> str:
 
 def _suite(results: list[TaskResults]) -> list[str]:
     """The sections of one suite."""
-    parts = [_means(results)]
+    parts = [_means(results), *filter(None, [zeros(results)])]
     for title, text in (
         ("Leak-free test rows", _leak_free(results)),
         ("Wins and mean rank", ranking(results)),
@@ -113,7 +116,7 @@ def _means(results: list[TaskResults]) -> str:
 
 def _authors(task: TaskResults) -> str:
     folds = list(task.authors_folds().values())
-    return cell(interval(folds)) if folds else "-"
+    return cell(mean_and_interval(folds)) if folds else "-"
 
 
 def _best_published(task: TaskResults) -> str:
@@ -181,37 +184,6 @@ def _cells(found: dict[str, Number], models: list[str], one_each: bool) -> list[
         ((model, number),) = found.items()
         return [model, f"{number.value:.3f}"]
     return [cell((number.value, number.interval)) if (number := found.get(model)) else "-" for model in models]
-
-
-def _runs(results: list[TaskResults]) -> str:
-    """What was run: a line for each arm and task."""
-    head = ["arm", "task", "model", "settings", "folds", "rows", "bases per chunk", "minutes a fold", "data", "commit"]
-    return table(head, [_run(result) for result in results])
-
-
-def _run(result: TaskResults) -> list[object]:
-    content, settings = result.content, result.content["settings"]
-    model = [content["arm"], *([content["checkpoint_sha256"][:12]] if content.get("checkpoint_sha256") else [])]
-    steps = {"lr": settings.get("optimizer.lr"), "batch": settings.get("training.batch")}
-    told = ({} if content["arm"] == "kmers" else steps) | {"seed": content["seed"]}
-    rows = {split: number for split, number in content["rows"].items() if split in ("train", "valid", "test")}
-    chunks = [
-        "/".join(f"{np.mean(stage):.2f}" for stage in zip(*stages, strict=True))
-        for when in ("before", "after")
-        if all(stages := [fold.content["bases_per_chunk"][when] for fold in result.folds])
-    ]
-    return [
-        result.arm,
-        result.task,
-        ", ".join([*model, *([] if content["mode"] == "full" else [content["mode"]])]),
-        ", ".join(f"{name} {value:g}" for name, value in told.items() if value is not None),
-        f"{len(result.folds)} of {content['folds']}",
-        ", ".join(f"{number:,} {split}" for split, number in rows.items()),
-        " to ".join(chunks) or "-",
-        f"{np.mean([fold.content['seconds'] for fold in result.folds]) / 60:.1f}",
-        content["data_fingerprint"][:12],
-        (content.get("commit") or "-")[:12],
-    ]
 
 
 def _with_size(source: Source, model: str) -> str:

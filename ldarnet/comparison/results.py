@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.comparison.published import FOLDS_SOURCE, Number, published
+from ldarnet.comparison.statistics import mean_and_interval
 from ldarnet.errors import UserError
 from ldarnet.files import read_errors
 from ldarnet.finetuning.results import RESULT
-from ldarnet.tasks.metrics import interval
 from ldarnet.tasks.registry import Task, all_tasks
 
 _OF_A_RUN = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
@@ -99,9 +99,9 @@ class TaskResults:
         return {number: value for number, found in scored.items() if (value := found.get(metric)) is not None}
 
     def mean(self, metric: str, *, leak_free: bool = False) -> tuple[float, float | None] | None:
-        """Mean over folds and half width of its 95% interval by Student's t, if there is a value."""
+        """Mean over folds and half width of its 95% interval (`mean_and_interval`), if there is a value."""
         values = list(self.values(metric, leak_free=leak_free).values())
-        return interval(values) if values else None
+        return mean_and_interval(values) if values else None
 
     @property
     def same_folds(self) -> tuple[Any, ...]:

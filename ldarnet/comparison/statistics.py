@@ -10,6 +10,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from ldarnet.tasks.metrics import interval
+
+FEWEST = 3
+"""Folds that an interval or a test over folds takes. Two of them can say next to nothing: one degree of freedom."""
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half width of its 95% interval by Student's t.
+
+    Args:
+        values: of folds, at least one.
+
+    Returns:
+        None for the width with fewer than FEWEST folds, or when all are equal: mostly because all rows
+        are given one class, and ± 0 would look like precision.
+    """
+    mean, half = interval(values)
+    return mean, half if len(values) >= FEWEST and np.ptp(values) > 0 else None
+
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
     """The corrected resampled t-test of Nadeau and Bengio (2003): p, two-sided, of no difference.
@@ -27,10 +46,10 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
         test_rows: that it is tested on.
 
     Returns:
-        None with fewer than two folds, or when all differ by the same.
+        None with fewer than FEWEST folds, or when all differ by the same.
     """
     k = len(differences)
-    if k < 2 or np.ptp(differences) == 0:
+    if k < FEWEST or np.ptp(differences) == 0:
         return None
     variance = float(np.var(differences, ddof=1))
     t = float(np.mean(differences)) / math.sqrt((1 / k + test_rows / train_rows) * variance)
@@ -44,9 +63,9 @@ def signed_rank(differences: Sequence[float]) -> float | None:
     0.002 with ten, 0.06 with five.
 
     Returns:
-        None when all differences are zero.
+        None with fewer than FEWEST folds, or when all differences are zero.
     """
-    if not np.any(differences):
+    if len(differences) < FEWEST or not np.any(differences):
         return None
     return float(stats.wilcoxon(differences).pvalue)
 
@@ -55,9 +74,9 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Welch's unpaired t-test: p, two-sided, of equal means. It takes the folds of each side for independent.
 
     Returns:
-        None when a side has fewer than two folds, or neither varies.
+        None when a side has fewer than FEWEST folds, or neither varies.
     """
-    if min(len(ours), len(theirs)) < 2 or np.ptp(ours) == np.ptp(theirs) == 0:
+    if min(len(ours), len(theirs)) < FEWEST or np.ptp(ours) == np.ptp(theirs) == 0:
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 

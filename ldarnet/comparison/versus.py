@@ -1,13 +1,10 @@
-"""The sections of a comparison that weigh: wins and ranks, tests between arms, tests against the authors' folds."""
-
-from itertools import combinations
+"""The sections of a comparison that hold arms against published results: ranks, and the folds of LDARNet's authors."""
 
 import numpy as np
 
 from ldarnet.comparison.published import Number
-from ldarnet.comparison.resampling import METRICS, interval_over_test_rows, read_predictions
 from ldarnet.comparison.results import TaskResults
-from ldarnet.comparison.statistics import corrected_t, signed_rank, welch, wins_and_ranks
+from ldarnet.comparison.statistics import FEWEST, corrected_t, mean_and_interval, welch, wins_and_ranks
 from ldarnet.comparison.tables import (
     AUTHORS,
     arms_of,
@@ -18,12 +15,13 @@ from ldarnet.comparison.tables import (
     tasks_of,
     with_holm,
 )
-from ldarnet.tasks.metrics import NAMES, interval
+from ldarnet.tasks.metrics import NAMES
 
 HOW_TO_READ = """\
 - **Intervals** (95%, Student's t over folds) are over training rows, order and weights. Folds share most of their \
 training rows, so that they are too narrow for other training rows, and all of them share the test rows, so that \
-they say nothing of others. A published "±" may be something else; its kind stands above its table.
+they say nothing of others. Where there are fewer than 3 folds, or all have the same number, there is none: the \
+picture and `results.csv` have every fold. A published "±" may be something else; its kind stands above its table.
 - **Corrected t** (Nadeau and Bengio 2003): the variance of the differences between folds is multiplied by 1/k + \
 (test rows / training rows) in place of 1/k, because folds are not independent. A small p says: trained on other \
 rows of this size, one arm would still be ahead of the other, on these test rows. It cannot say so of other test \
@@ -33,10 +31,10 @@ split; here, where they are fixed, it is a guard against too small p, not an exa
 - **Over test rows**: the 95% interval of the same difference when the test rows are drawn anew with replacement and \
 the trained models stay (paired bootstrap, 2,000 times). It is the other half: what the choice of test rows alone \
 could do. On small test sets it is by far the wider one.
-- **Holm**: p corrected over the tasks of one table, so that the chance of one false finding in the whole table \
+- **Holm**: p corrected over all rows of one table, so that the chance of one false finding in the whole table \
 stays at the level that one looks at.
 - **Against the authors' folds**: paired only when our folds are theirs (the same official rows in the publisher's \
-order, KFold(10, shuffle, seed 42)), otherwise Welch's test; on other rows there is no test.
+order, KFold(10, shuffle, seed 42)), otherwise Welch's test; on other rows, or with fewer than 3 folds, there is none.
 - **Wins and ranks** are of means, without regard to intervals. Published numbers were made with other settings and \
 searches; a model's number differs between publications (Caduceus-Ph on H3: 0.815 in its own paper, 0.794 as \
 LDARNet's authors say).
@@ -66,15 +64,16 @@ AMONG = "our arms and every published model that has them all in the same metric
 
 
 def _ranked(tasks: list[TaskResults], values: dict[str, dict[tuple[str, str], float]], among: str) -> str:
-    """One ranking; nothing where there is nothing to rank."""
-    if not tasks or len(values) < 2:
+    """One ranking; nothing where a single task or model is no ranking."""
+    if min(len(tasks), len(values)) < 2:
         return ""
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
     rows = [[model, wins, f"{rank:.2f}"] for model, (wins, rank) in wins_and_ranks(by_model).items()]
     names = ", ".join(task.task for task in tasks)
     metrics = " and ".join(dict.fromkeys(NAMES[task.metric] for task in tasks))
-    number = "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks"
-    return f"Over {number} by {metrics}, among {among}: {names}.\n\n" + table(["model", "wins", "mean rank"], rows)
+    return f"Over {len(tasks)} tasks by {metrics}, among {among}: {names}.\n\n" + table(
+        ["model", "wins", "mean rank"], rows
+    )
 
 
 def _ranked_numbers(task: TaskResults) -> list[Number]:
@@ -91,71 +90,24 @@ def _published_models(tasks: list[TaskResults]) -> dict[str, dict[tuple[str, str
     return {name: by_task for name, by_task in found.items() if len(by_task) == len(tasks)}
 
 
-def pairs(results: list[TaskResults]) -> str:
-    """Every two arms on the same rows and folds."""
-    parts = []
-    by_key = by_arm_and_task(results)
-    for ours, theirs in combinations(arms_of(results), 2):
-        both = [t.key for t in tasks_of(results) if (ours, t.key) in by_key and (theirs, t.key) in by_key]
-        rows, refused = [], []
-        for key in both:
-            left, right = by_key[ours, key], by_key[theirs, key]
-            if left.same_folds == right.same_folds:
-                rows.append(_pair(left, right))
-            else:
-                refused.append(key[1])
-        if rows:
-            head = ["task", "folds", "difference", "over test rows", "corrected t: p", "Holm", "signed rank: p", "Holm"]
-            parts.append(f"**{ours} - {theirs}**\n\n" + table(head, with_holm(rows, (4, 5))))
-        if refused:
-            parts.append(f"**{ours} - {theirs}** are not paired on {', '.join(refused)}: other rows, or other folds.")
-    return "\n\n".join(parts)
-
-
-def _pair(left: TaskResults, right: TaskResults) -> list:
-    """Task, folds, mean difference, its interval over test rows, and two p."""
-    ours, theirs = left.values(left.metric), right.values(left.metric)
-    numbers = sorted(ours.keys() & theirs.keys())
-    differences = [ours[number] - theirs[number] for number in numbers]
-    if not differences:
-        return [left.task, "0", "-", "-", None, None]
-    p = corrected_t(differences, left.train_rows, left.test_rows), signed_rank(differences)
-    return [left.task, str(len(numbers)), f"{np.mean(differences):+.3f}", _over_test_rows(left, right, numbers), *p]
-
-
-def _over_test_rows(left: TaskResults, right: TaskResults, numbers: list[int]) -> str:
-    """The interval of the difference when test rows are drawn anew, where both have their predictions."""
-    if left.metric not in METRICS:
-        return "-"
-    sides = []
-    for result in (left, right):
-        chosen = [fold for fold in result.folds if fold.number in numbers]
-        found = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
-        sides.append([predictions for predictions in found if predictions is not None])
-        if len(sides[-1]) < len(numbers):
-            return "-"
-    names, labels, _ = sides[0][0]
-    assert all(found[0] == names for side in sides for found in side), "the same rows in the same order"
-    ours, theirs = (np.stack([predicted for _, _, predicted in side]) for side in sides)
-    low, high = interval_over_test_rows(labels, ours, theirs, left.metric)
-    return f"{low:+.3f} to {high:+.3f}"
-
-
 def against_authors(results: list[TaskResults]) -> str:
     """Each arm against the authors' folds: paired where they hold the same rows, and not at all on other rows."""
     parts = []
+    refused: dict[str, list[str]] = {}
     for arm in arms_of(results):
-        rows, refused = [], []
+        rows, apart = [], []
         for result in (result for result in results if result.arm == arm and result.authors_folds()):
             if result.shortfall is not None:
-                refused.append(f"{result.task} {result.shortfall}")
+                apart.append(f"{result.task} {result.shortfall}")
             elif ours := result.values(result.metric):
                 rows.append(_against(result, ours, result.authors_folds()))
         if rows:
             head = ["task", arm, AUTHORS, "difference", "test", "p", "Holm"]
             parts.append(table(head, with_holm(rows, (5,))))
-        if refused:
-            parts.append(f"**{arm}** is not tested against them: {'; '.join(refused)}.")
+        if apart:
+            refused.setdefault("; ".join(apart), []).append(f"**{arm}**")
+    for apart, arms in refused.items():
+        parts.append(f"{', '.join(arms)} {'is' if len(arms) == 1 else 'are'} not tested against them: {apart}.")
     return "\n\n".join(parts)
 
 
@@ -165,9 +117,10 @@ def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, floa
     if result.folds_as_published and common:
         differences = [ours[number] - theirs[number] for number in common]
         p = corrected_t(differences, result.train_rows, result.test_rows)
-        words, difference = f"paired, corrected t, {len(common)} folds", np.mean(differences)
+        kind, test, difference = "paired", f"corrected t, {len(common)} folds", np.mean(differences)
     else:
         p = welch(list(ours.values()), list(theirs.values()))
-        words, difference = "unpaired, Welch", np.mean(list(ours.values())) - np.mean(list(theirs.values()))
-    means = (cell(interval(list(values.values()))) for values in (ours, theirs))
+        kind, test, difference = "unpaired", "Welch", np.mean(list(ours.values())) - np.mean(list(theirs.values()))
+    words = f"{kind}, {test if len(ours) >= FEWEST else 'no test'}"
+    means = (cell(mean_and_interval(list(values.values()))) for values in (ours, theirs))
     return [result.task, *means, f"{difference:+.3f}", words, p]

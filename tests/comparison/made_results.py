@@ -52,6 +52,11 @@ def make_run(folder: Path, published: str, values: Sequence[float], **changes: A
     return files
 
 
+def make_tasks(folder: Path, tasks: Sequence[str], values: Sequence[float], **changes: Any) -> list[Path]:
+    """A run for each task, all with the same values."""
+    return [file for task in tasks for file in make_run(folder / task.replace("/", "-"), task, values, **changes)]
+
+
 def make_predictions(run: Path, labels: Sequence[int], predicted: Sequence[Sequence[int]]) -> None:
     """The predictions of each fold of a run, for as many test rows as there are labels."""
     for fold, classes in enumerate(predicted):

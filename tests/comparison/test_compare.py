@@ -13,7 +13,7 @@ from ldarnet.comparison.published import published
 from ldarnet.comparison.statistics import corrected_t
 from ldarnet.errors import UserError
 from ldarnet.tasks.metrics import interval
-from tests.comparison.made_results import make_predictions, make_run
+from tests.comparison.made_results import make_predictions, make_run, make_tasks
 
 OURS = [0.80, 0.81, 0.82, 0.80, 0.83, 0.81, 0.82, 0.80, 0.79, 0.85]
 OTHERS = [0.78, 0.80, 0.80, 0.79, 0.80, 0.81, 0.79, 0.80, 0.78, 0.80]
@@ -60,7 +60,7 @@ def test_means_and_intervals_are_those_of_the_folds_in_the_table(tmp_path: Path)
 def test_two_arms_on_the_same_folds_are_paired(tmp_path: Path) -> None:
     report = write(tmp_path, a=make_run(tmp_path / "a", "nt/H3", OURS), b=make_run(tmp_path / "b", "nt/H3", OTHERS[:8]))
     section = report.partition("fold by fold")[2]
-    task, folds, difference, over_rows, p, holm, signed, _ = rows(section, "H3")[0]
+    _, task, folds, difference, over_rows, p, holm, signed, _ = rows(section, "a - b")[0]
     differences = np.subtract(OURS[:8], OTHERS[:8])
     assert (task, folds, over_rows) == ("H3", "8", "-")
     assert float(difference) == pytest.approx(differences.mean(), abs=5e-4)
@@ -83,7 +83,7 @@ def test_arms_on_other_rows_or_folds_are_never_paired(tmp_path: Path) -> None:
     for name, change in changes.items():
         report = write(tmp_path, ours=ours, theirs=make_run(tmp_path / name, "nt/H3", OTHERS, **change))
         assert "**ours - theirs** are not paired on H3" in report, name
-        assert not rows(report.partition("fold by fold")[2].partition("### ")[0], "H3"), name
+        assert not rows(report, "ours - theirs"), name
 
 
 def test_equal_limits_are_the_same_rows_only_with_equal_seeds(tmp_path: Path) -> None:
@@ -119,27 +119,34 @@ def test_equal_means_of_one_fold_and_of_several_are_both_the_best(tmp_path: Path
 
 
 def test_wins_and_ranks_count_published_models_on_the_published_rows_alone(tmp_path: Path) -> None:
-    full = make_run(tmp_path / "full", "nt/H3", OURS, rows=FULL)
-    section = write(tmp_path, ours=full).partition("Wins and mean rank")[2].partition("### ")[0]
-    best = {row[0]: row[1:] for row in rows(section, "JanusDNA") + rows(section, "ours")}
-    assert best == {"JanusDNA": ["1", "1.00"], "ours": ["0", "5.00"]}
+    full = [make_run(tmp_path / task, f"nt/{task}", values) for task, values in (("H3", OURS), ("H4", OTHERS))]
+    section = write(tmp_path, ours=[*full[0], *full[1]]).partition("Wins and mean rank")[2].partition("### ")[0]
+    best = {row[0]: row[1:] for row in rows(section, "JanusDNA without attention") + rows(section, "ours")}
+    assert best == {"JanusDNA without attention": ["1", "1.50"], "ours": ["0", "6.50"]}  # 2nd and 1st; 5th and 8th
     assert not rows(section, "HyenaDNA")  # tested on rows of its own
-    subset = make_run(tmp_path / "subset", "nt/H3", OURS, rows=SUBSET)
-    other = make_run(tmp_path / "other", "nt/H3", OTHERS, rows=SUBSET)
+    subset = make_tasks(tmp_path / "subset", ["nt/H3", "nt/H4"], OURS, rows=SUBSET)
+    other = make_tasks(tmp_path / "other", ["nt/H3", "nt/H4"], OTHERS, rows=SUBSET)
     section = write(tmp_path, ours=subset, other=other).partition("Wins and mean rank")[2].partition("### ")[0]
     assert "among our arms alone" in section
     assert len(re.findall(r"^\| (?!model|---)", section, re.MULTILINE)) == 2
 
 
+def test_a_single_task_has_no_ranking(tmp_path: Path) -> None:
+    arms = {"a": make_run(tmp_path / "a", "nt/H3", OURS), "b": make_run(tmp_path / "b", "nt/H3", OTHERS)}
+    assert "### Wins and mean rank" not in write(tmp_path, **arms)
+
+
 def test_a_metric_of_another_kind_is_not_compared(tmp_path: Path) -> None:
-    report = write(tmp_path, ours=make_run(tmp_path / "a", "nt/promoter_all", OURS))
+    report = write(tmp_path, ours=make_tasks(tmp_path / "a", ["nt/promoter_all", "nt/promoter_tata"], OURS))
     wins = report.partition("Wins and mean rank")[2].partition("### ")[0]
+    assert rows(wins, "ours")
     assert "Caduceus" not in wins  # it has F1 of class 1 there, we have MCC
     assert "| promoter_all | f1, binary |" in report
 
 
 def test_genomic_benchmarks_are_compared_by_accuracy(tmp_path: Path) -> None:
-    report = write(tmp_path, ours=make_run(tmp_path / "a", "gb/human_enhancers_cohn", OURS))
+    tasks = ["gb/human_enhancers_cohn", "gb/human_enhancers_ensembl"]
+    report = write(tmp_path, ours=make_tasks(tmp_path / "a", tasks, OURS))
     assert rows(report, "human_enhancers_cohn")[0][1] == "accuracy"
     assert rows(report, "Caduceus-Ph")
 
@@ -150,7 +157,7 @@ def test_predictions_give_the_interval_over_test_rows(tmp_path: Path) -> None:
     make_predictions(tmp_path / "a", labels, [labels, labels])
     make_predictions(tmp_path / "b", labels, [[0] * 100] * 2)
     section = write(tmp_path, **arms).partition("fold by fold")[2]
-    assert rows(section, "H3")[0][3] == "+1.000 to +1.000"
+    assert rows(section, "a - b")[0][4] == "+1.000 to +1.000"
 
 
 def test_an_own_task_needs_no_published_number(tmp_path: Path) -> None:
@@ -159,7 +166,7 @@ def test_an_own_task_needs_no_published_number(tmp_path: Path) -> None:
     report = write(tmp_path, **arms)
     assert rows(report, "mine")[0][:2] == ["mine", "accuracy"]
     assert "LDARNet, its authors" not in report
-    assert "among our arms: mine" in report
+    assert rows(report, "a - b")[0][1] == "mine"
 
 
 def test_results_of_several_runs_are_found_and_those_missing_are_told(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ldarnet.comparison.resampling import METRICS, _counter, interval_over_test_rows
-from ldarnet.comparison.statistics import corrected_t, holm, signed_rank, welch, wins_and_ranks
+from ldarnet.comparison.statistics import (
+    corrected_t,
+    holm,
+    mean_and_interval,
+    signed_rank,
+    welch,
+    wins_and_ranks,
+)
+from ldarnet.tasks.metrics import interval
 
 
 def test_the_corrected_t_on_a_worked_example() -> None:
@@ -27,11 +35,18 @@ def test_without_test_rows_the_correction_is_the_plain_paired_test() -> None:
 
 
 def test_what_cannot_be_tested_has_no_p() -> None:
-    assert corrected_t([0.1], 9, 1) is None
-    assert corrected_t([0.1, 0.1], 9, 1) is None
-    assert signed_rank([0.0, 0.0]) is None
-    assert welch([0.1], [0.2, 0.3]) is None
-    assert welch([0.1, 0.1], [0.2, 0.2]) is None
+    assert corrected_t([0.1, 0.2], 9, 1) is None
+    assert corrected_t([0.1, 0.1, 0.1], 9, 1) is None
+    assert signed_rank([0.1, 0.2]) is None
+    assert signed_rank([0.0, 0.0, 0.0]) is None
+    assert welch([0.1, 0.2], [0.2, 0.3, 0.4]) is None
+    assert welch([0.1, 0.1, 0.1], [0.2, 0.2, 0.2]) is None
+
+
+def test_an_interval_takes_three_folds_that_differ() -> None:
+    assert mean_and_interval([0.1, 0.4, 0.3]) == interval([0.1, 0.4, 0.3])
+    assert mean_and_interval([0.1, 0.4]) == (0.25, None)
+    assert mean_and_interval([0.25, 0.25, 0.25]) == (0.25, None)  # ± 0 would look like precision
 
 
 def test_signed_rank_and_welch_are_those_of_scipy() -> None:

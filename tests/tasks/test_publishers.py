@@ -246,7 +246,7 @@ def test_a_folder_without_the_task_is_named(tmp_path: Path):
         open_task("H3", folder=tmp_path / "none")
     with pytest.raises(UserError, match=r"nothing of nt/H3 in it: looked for H3/train\.\*.* leave data\.folder null"):
         open_task("H3", folder=tmp_path)
-    with pytest.raises(UserError, match=r"nothing of gue/mouse_0 in it: looked for mouse/0/train\.\*.*get it from .*DNABERT_2"):
+    with pytest.raises(UserError, match=r"nothing of gue/mouse_0 .* for mouse/0/train\.\*.*get it from .*DNABERT_2"):
         open_task("mouse_0", folder=tmp_path)
     with pytest.raises(UserError, match=r"task=gue/mouse_0: cannot be fetched by a program; .* name the folder with"):
         open_task("mouse_0", cache=tmp_path)

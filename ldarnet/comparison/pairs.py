@@ -1,0 +1,145 @@
+"""The section of a comparison that holds each two arms against each other: over all tasks, and task by task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from ldarnet.comparison.resampling import METRICS, interval_over_test_rows, read_predictions
+from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.statistics import FEWEST, corrected_t, signed_rank
+from ldarnet.comparison.tables import arms_of, by_arm_and_task, table, tasks_of, with_holm
+from ldarnet.tasks.metrics import NAMES
+
+NO_TEST = f"There is no test over folds where two arms share fewer than {FEWEST}."
+OVER_TASKS = (
+    "Mean differences of the tasks' means. In brackets: on how many of these tasks the interval over test rows leaves "
+    "out 0."
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms on the same rows and folds of a task.
+
+    Attributes:
+        arms: both names, the one that the difference is taken from first.
+        task, metric: what is compared, by what.
+        differences: of the folds that both have; at least one.
+        over_test_rows: 95% interval of their mean when test rows are drawn anew; None without predictions.
+        p: corrected t, signed rank.
+    """
+
+    arms: str
+    task: str
+    metric: str
+    differences: Sequence[float]
+    over_test_rows: tuple[float, float] | None
+    p: tuple[float | None, float | None]
+
+    @property
+    def mean(self) -> float:
+        """Of the differences."""
+        return float(np.mean(self.differences))
+
+    @property
+    def is_beyond_test_rows(self) -> bool:
+        """Whether the interval over test rows leaves out 0."""
+        return self.over_test_rows is not None and not self.over_test_rows[0] <= 0 <= self.over_test_rows[1]
+
+
+def pairs(results: list[TaskResults]) -> str:
+    """Every two arms on the same rows and folds, over all tasks and task by task; and which are not paired."""
+    found, refused = _all_pairs(results)
+    parts = []
+    if len({pair.task for pair in found}) > 1:
+        opening = f"<details><summary>Task by task: {len(found)} rows</summary>"
+        parts += [OVER_TASKS, _over_tasks(found), opening, _by_task(found), "</details>"]
+    elif found:
+        parts.append(_by_task(found))
+    if any(len(pair.differences) < FEWEST for pair in found):
+        parts.append(NO_TEST)
+    if refused:
+        parts.append("\n".join(refused))
+    return "\n\n".join(parts)
+
+
+def _all_pairs(results: list[TaskResults]) -> tuple[list[Pair], list[str]]:
+    """The pairs in order of arms, then of tasks; and a line on each two arms that are not paired on all tasks."""
+    by_key = by_arm_and_task(results)
+    found, refused = [], []
+    for ours, theirs in combinations(arms_of(results), 2):
+        both = [t.key for t in tasks_of(results) if (ours, t.key) in by_key and (theirs, t.key) in by_key]
+        paired = {key[1]: _pair(by_key[ours, key], by_key[theirs, key]) for key in both}
+        found += [pair for pair in paired.values() if pair is not None]
+        if apart := ", ".join(task for task, pair in paired.items() if pair is None):
+            refused.append(f"- **{ours} - {theirs}** are not paired on {apart}: other rows, or other folds.")
+    return found, refused
+
+
+def _over_tasks(found: list[Pair]) -> str:
+    """A line for each two arms and metric."""
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for pair in found:
+        groups.setdefault((pair.arms, pair.metric), []).append(pair)
+    head = ["arms", "metric", "tasks", "mean difference", "smallest to largest", "ahead on", "behind on"]
+    rows = []
+    for (arms, metric), group in groups.items():
+        means = [pair.mean for pair in group]
+        sides = ([p for p in group if p.mean > 0], [p for p in group if p.mean < 0])
+        spread = f"{min(means):+.3f} to {max(means):+.3f}"
+        rows.append([arms, NAMES[metric], len(group), f"{np.mean(means):+.3f}", spread, *map(_counted, sides)])
+    return table(head, rows)
+
+
+def _counted(side: list[Pair]) -> str:
+    """How many tasks, and on how many of them test rows alone would not make the difference."""
+    beyond = sum(pair.is_beyond_test_rows for pair in side)
+    return f"{len(side)} ({beyond})" if any(pair.over_test_rows for pair in side) else str(len(side))
+
+
+def _by_task(found: list[Pair]) -> str:
+    """A line for each two arms and task, with the tests over folds where there are folds enough."""
+    head, rows = ["arms", "task", "folds", "difference", "over test rows"], []
+    for pair in found:
+        between = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)
+        rows.append([pair.arms, pair.task, len(pair.differences), f"{pair.mean:+.3f}", between])
+    if all(len(pair.differences) < FEWEST for pair in found):
+        return table(head, rows)
+    tested = [[*row, *pair.p] for row, pair in zip(rows, found, strict=True)]
+    return table([*head, "corrected t: p", "Holm", "signed rank: p", "Holm"], with_holm(tested, (5, 6)))
+
+
+def _pair(left: TaskResults, right: TaskResults) -> Pair | None:
+    """Two arms on a task; None where they have no fold in common."""
+    ours, theirs = left.values(left.metric), right.values(right.metric)
+    numbers = sorted(ours.keys() & theirs.keys()) if left.same_folds == right.same_folds else []
+    if not numbers:
+        return None
+    differences = [ours[number] - theirs[number] for number in numbers]
+    return Pair(
+        arms=f"{left.arm} - {right.arm}",
+        task=left.task,
+        metric=left.metric,
+        differences=differences,
+        over_test_rows=_over_test_rows(left, right, numbers),
+        p=(corrected_t(differences, left.train_rows, left.test_rows), signed_rank(differences)),
+    )
+
+
+def _over_test_rows(left: TaskResults, right: TaskResults, numbers: list[int]) -> tuple[float, float] | None:
+    """The interval of the difference when test rows are drawn anew, where both have their predictions."""
+    if left.metric not in METRICS:
+        return None
+    sides = []
+    for result in (left, right):
+        chosen = [fold for fold in result.folds if fold.number in numbers]
+        found = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
+        sides.append([predictions for predictions in found if predictions is not None])
+        if len(sides[-1]) < len(numbers):
+            return None
+    names, labels, _ = sides[0][0]
+    assert all(found[0] == names for side in sides for found in side), "the same rows in the same order"
+    ours, theirs = (np.stack([predicted for _, _, predicted in side]) for side in sides)
+    return interval_over_test_rows(labels, ours, theirs, left.metric)

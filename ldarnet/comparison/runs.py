@@ -1,0 +1,99 @@
+"""The section of a comparison that says what was run, with every setting in which runs differ."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.tables import table
+
+ALWAYS = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
+"""Settings that are told wherever they were used, and what they are called."""
+ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
+"""Settings that columns of their own tell of."""
+PLAIN = ("data", "optimizer", "schedule", "training", "evaluation")
+"""Sections whose keys need not be named with their section."""
+OF_STEPS = tuple(f"training.{key}" for key in ("accumulation", "batch", "epochs", "ratio_weight", "stop_patience"))
+"""Settings of training step by step."""
+UNUSED = {
+    "checkpoint": ("model.",),
+    "random": (),
+    "cnn": ("model.", "training.ratio_weight"),
+    "kmers": ("model.", "optimizer.", "schedule.", "training."),
+    "probe": ("optimizer.", "schedule.", *OF_STEPS),
+}
+"""What the keys begin with that do nothing, by kind of model, and under a probe."""
+
+Settings = dict[str, Any]
+
+
+def runs(results: list[TaskResults]) -> str:
+    """A line for each arm and task: model, settings, rows, and what it took."""
+    used = [_used(result) for result in results]
+    keys = dict.fromkeys(key for settings in used for key in settings if key not in ALWAYS)
+    differing = [key for key in keys if len({_text(one.get(key)) for one in _using(key, results, used)}) > 1]
+    head = ["arm", "task", "model", "settings", "folds", "rows", "bases per chunk", "minutes a fold", "data", "commit"]
+    return (
+        "Settings: learning rate, batch and seed, and all others in which these runs differ; of each run only those "
+        "that it used.\n\n"
+        + table(head, [_run(one, _told(own, differing)) for one, own in zip(results, used, strict=True)])
+    )
+
+
+def _unused(result: TaskResults) -> tuple[str, ...]:
+    """What the keys begin with that this run did not use."""
+    content = result.content
+    probe = UNUSED["probe"] if content["mode"] == "probe" else ()
+    fixed = content["arm"] == "kmers" or (content["arm"] == "checkpoint" and bool(probe))
+    drawn = content["settings"].get("data.limit") is not None  # of training rows, by the seed
+    return (*ELSEWHERE, *UNUSED[content["arm"]], *probe, *(("run.seed",) if fixed and not drawn else ()))
+
+
+def _used(result: TaskResults) -> Settings:
+    """The recorded settings that entered a run's result."""
+    recorded = {**result.content["settings"], "run.seed": result.content["seed"]}
+    return {key: value for key, value in recorded.items() if not key.startswith(_unused(result))}
+
+
+def _using(key: str, results: list[TaskResults], used: list[Settings]) -> list[Settings]:
+    """The settings of the runs that a key means something to, whether it is recorded or not."""
+    return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
+
+
+def _told(used: Settings, differing: list[str]) -> str:
+    always = [f"{name} {_text(used[key])}" for key, name in ALWAYS.items() if used.get(key) is not None]
+    return ", ".join([*always, *(f"{_name(key)} {_text(used[key])}" for key in differing if key in used)])
+
+
+def _name(key: str) -> str:
+    section, _, rest = key.partition(".")
+    return rest if section in PLAIN else key
+
+
+def _text(value: Any) -> str:
+    """A value as a configuration has it."""
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _run(result: TaskResults, settings: str) -> list[object]:
+    content = result.content
+    model = [content["arm"], *([content["checkpoint_sha256"][:12]] if content.get("checkpoint_sha256") else [])]
+    rows = {split: number for split, number in content["rows"].items() if split in ("train", "valid", "test")}
+    chunks = [
+        "/".join(f"{np.mean(stage):.2f}" for stage in zip(*stages, strict=True))
+        for when in ("before", "after")
+        if all(stages := [fold.content["bases_per_chunk"][when] for fold in result.folds])
+    ]
+    return [
+        result.arm,
+        result.task,
+        ", ".join([*model, *([] if content["mode"] == "full" else [content["mode"]])]),
+        settings or "-",
+        f"{len(result.folds)} of {content['folds']}",
+        ", ".join(f"{number:,} {split}" for split, number in rows.items()),
+        " to ".join(chunks) or "-",
+        f"{np.mean([fold.content['seconds'] for fold in result.folds]) / 60:.1f}",
+        content["data_fingerprint"][:12],
+        (content.get("commit") or "-")[:12],
+    ]
