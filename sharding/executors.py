@@ -1,6 +1,5 @@
 """Doing many tasks: in this process, in several, or on a Ray cluster."""
 
-import logging
 import multiprocessing
 import os
 import threading
@@ -12,6 +11,7 @@ from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from ldarnet.errors import UserError
+from ldarnet.ray_cluster import connect
 
 Task = tuple[Callable[..., None], tuple[Any, ...]]
 """A function of a module, and its arguments; both can be pickled."""
@@ -81,13 +81,7 @@ def on_ray(address: str | None, workers: int | None) -> Iterator[Executor]:
         import ray
     except ImportError:
         raise UserError("--ray: Ray is not installed; `pip install ray`, or use --workers") from None
-    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--ray {address or ''}: no cluster answers ({error}); start one or correct the address"
-        ) from None
+    connect(address, "--ray ", {"num_cpus": workers, "include_dashboard": False})
     attempt = ray.remote(num_cpus=1)(_attempt)
 
     def execute(tasks: Sequence[Task]) -> None:

@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ldarnet.config.sweep import ResourcesSection
 from ldarnet.errors import TransientError, UserError
+from ldarnet.ray_cluster import connect
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Trials pass a few numbers."""
@@ -43,19 +44,7 @@ def joined(address: str | None) -> Iterator[None]:
         yield
         return
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    try:
-        ray.init(
-            address or "local",
-            log_to_driver=False,
-            configure_logging=False,
-            **({} if address else own),
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise TransientError(
-            f"ray.address={address}: no cluster answers ({reason}); start one, correct the address, or set the "
-            "environment variable RAY_AUTH_MODE=token if it asks for a token"
-        ) from None
+    connect(address, "ray.address=", own)
     try:
         yield
     finally:
