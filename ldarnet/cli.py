@@ -127,11 +127,11 @@ def report(
 
 
 @app.command()
-def tasks() -> None:
+def tasks(suite: Annotated[str | None, typer.Argument(help="nt, gb or gue; all by default.")] = None) -> None:
     """List the published tasks to fine-tune on: rows, bases, classes, metric, published settings, known leakage."""
     from ldarnet.tasks.listing import list_tasks
 
-    print("\n".join(list_tasks()))
+    print("\n".join(list_tasks(suite)))
 
 
 @app.command()

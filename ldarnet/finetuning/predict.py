@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,8 +100,10 @@ class Classifier:
 
     def write(self, records: Iterable[Record], file: TextIO, source: str | Path = "sequences") -> None:
         """Predict, and write a table as it comes; arguments and errors as of `predict`."""
+        predictions = self.predict(records, source)
+        first = list(islice(predictions, 1))  # a mistake in it shows before anything is written
         print("name", *columns(self.classes), sep="\t", file=file)
-        for name, probabilities in self.predict(records, source):
+        for name, probabilities in chain(first, predictions):
             print(name, *cells(self.classes, probabilities), sep="\t", file=file)
 
     def note(self) -> str:

@@ -3,15 +3,26 @@
 from collections.abc import Iterator
 from itertools import groupby
 
+from ldarnet.errors import UserError
 from ldarnet.tasks.registry import Task, all_tasks
 
 _HEADER = ("task", "train", "valid", "test", "bases", "classes", "metric", "lr", "batch", "leakage")
 
 
-def list_tasks() -> Iterator[str]:
-    """The lines: every task with rows, bases, classes, metric and published settings, and what is known of leakage."""
+def list_tasks(suite: str | None = None) -> Iterator[str]:
+    """The lines: every task with rows, bases, classes, metric and published settings, and what is known of leakage.
+
+    Args:
+        suite: the only one to list, by its short name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     notes: dict[str, int] = {}
-    for _, group in groupby(all_tasks().values(), key=lambda task: task.suite):
+    known = [task for task in all_tasks().values() if suite in (None, task.short)]
+    if not known:
+        raise UserError(f"{suite}: no suite of that name; name nt, gb or gue, or none for all")
+    for _, group in groupby(known, key=lambda task: task.suite):
         tasks = list(group)
         first = tasks[0]
         revision = f" at {first.revision}" if first.revision and first.revision not in first.source else ""

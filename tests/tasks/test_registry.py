@@ -95,6 +95,10 @@ def test_the_command_lists_every_task():
     for task in all_tasks().values():
         assert re.search(rf"^  {task.name} .* {task.metric} ", ended.stdout, re.MULTILINE)
         assert task.leakage is None or task.leakage in ended.stdout
+    of_one = CliRunner().invoke(app, ["tasks", "gb"]).stdout
+    assert all((f"  {task.name} " in of_one) == (task.short == "gb") for task in all_tasks().values())
+    with pytest.raises(UserError, match="gbb: no suite of that name"):
+        CliRunner().invoke(app, ["tasks", "gbb"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("name", GB)
