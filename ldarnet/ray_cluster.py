@@ -24,11 +24,10 @@ def connect(address: str | None, option: str, local: Mapping[str, Any]) -> None:
     import ray
 
     try:
-        if address is None:
-            ray.init("local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
-            return
-        _knock(address)
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        if address is not None:
+            _knock(address)
+        own = local if address is None else {}
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
     except (OSError, RuntimeError, ValueError) as error:
         raise TransientError(
             f"{option}{address or ''}: no cluster answers ({' '.join(str(error).split())}); start one, correct the "

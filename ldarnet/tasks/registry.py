@@ -121,9 +121,8 @@ def find_task(name: str) -> Task:
     for task in known.values():
         if task.name == rest and suite in ("", task.short, task.suite):
             return task
-    names = [task.name for task in known.values()]
-    near = [one for one in dict.fromkeys([*names, *known]) if one.lower() == name.lower()]
-    near = near or get_close_matches(name, dict.fromkeys([*names, *known]), n=3)
+    by_lower = {one.lower(): one for one in [*(task.name for task in known.values()), *known]}
+    near = [by_lower[one] for one in get_close_matches(name.lower(), by_lower, n=3)]
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
         f"task={name}: no published task of that name{guess} (`ldarnet tasks` lists them); for your own data name "

@@ -130,7 +130,7 @@ class Driver:
             task.mark(setting, fold, "stopped")
             text = f"stopped after epoch {last['epoch']} with {score:.4f}"
         self.display.ended(task, setting, fold, text)
-        self._tidy(task)
+        self._folders.tidy(task)
 
     def failed(self, trial: Trial, again: bool) -> None:
         """A trial has failed, and is begun again or given up."""
@@ -141,12 +141,7 @@ class Driver:
             return
         task.fail(setting, fold, reason, lasting=False)
         self.display.ended(task, setting, fold, f"failed: {reason}")
-        self._tidy(task)
-
-    def _tidy(self, task: TaskPlan) -> None:
-        """Delete weights that nobody needs when a task is done: they can take terabytes."""
-        if self._config.sweep.keep_weights == "chosen" and task.done:
-            self._folders.tidy(task)
+        self._folders.tidy(task)
 
     def _scheduler(self, base: FinetuneConfig) -> FIFOScheduler:
         if self._config.search.asha is None:

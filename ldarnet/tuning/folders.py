@@ -41,6 +41,7 @@ class Folders:
 
     def __init__(self, config: SweepConfig, metric: str) -> None:
         self.root, self.trials, self._metric = config.sweep.dir.absolute(), trials_folder(config), metric
+        self._keeps_all = config.sweep.keep_weights == "all"
         self._asha = config.search.asha is not None
         self._origins: dict[tuple[str, ...], tuple[Path, str | None]] = {}
 
@@ -140,8 +141,12 @@ class Folders:
         return best_by_epoch(self.result(task, name, fold).with_name("metrics.jsonl"), self._metric)
 
     def tidy(self, task: TaskPlan) -> None:
-        """Delete the weights of a task's settings that were not chosen, and all exports but the best fold's."""
-        assert task.chosen is not None
+        """Delete what nobody needs when a task is done, unless all is to be kept: it can take terabytes.
+
+        These are the weights of settings that were not chosen, and all exports but the best fold's.
+        """
+        if self._keeps_all or not task.done:
+            return
         best = self.best_fold(task)
         for one, fold, _ in task.cells():
             folder = self.of_fold(task.task, one.name, fold)

@@ -160,10 +160,8 @@ def _greeting(config: SweepConfig, base: FinetuneConfig, plan: Plan) -> str:
 
 def _leave(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> list[Path]:
     """Write what was found so far, and delete the weights that nobody needs when a task is done."""
-    if config.sweep.keep_weights == "chosen":
-        for task in plan.tasks.values():
-            if task.done:
-                folders.tidy(task)
+    for task in plan.tasks.values():
+        folders.tidy(task)
     paths = [folders.root / report.REPORT, folders.root / report.SUMMARY]
     write_json_atomic(paths[0], report.content(config, plan, folders, metric), indent=2)
     with atomic_path(paths[1]) as temporary:
