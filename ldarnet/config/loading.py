@@ -42,7 +42,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
             of the wrong type or out of range (the range is named).
     """
     path = Path(path)
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     for override in overrides or []:
         _apply_override(tree, override, schema)
     try:
@@ -77,7 +77,12 @@ def differences(old: Config, new: Config) -> list[str]:
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a configuration as they stand in its file.
+
+    Raises:
+        UserError: it cannot be read, is not valid YAML, or holds no sections.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

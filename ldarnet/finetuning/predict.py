@@ -8,8 +8,8 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-import yaml
 
+from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import cropped, encoded
 from ldarnet.finetuning.classifier import CUT, LONGEST, STRANDS, scorer
@@ -123,8 +123,8 @@ class Classifier:
 
 def _refuse_baseline(place: Path) -> None:
     file = place / CONFIG_NAME
-    tree = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if baseline := tree.get("model", {}).get("baseline"):
+    tree = read_yaml(file) if file.is_file() else {}
+    if baseline := (tree.get("model") or {}).get("baseline"):
         raise UserError(
             f"{place}: a run of model.baseline={baseline}, which is only to be compared with; name a run that has "
             "fine-tuned LDARNet"
