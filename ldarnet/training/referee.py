@@ -5,6 +5,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ SILENT_SECONDS = 30
 
 GRACE_SECONDS = 1.0
 """A rank's death makes others fail: so long it may be reported after them, and is still the cause."""
+
+FAREWELL_SECONDS = 5.0
+"""How long ranks that have been told of the end may take to go before rank 0 goes, and the referee with it."""
 
 LONGEST_LINE = 65536
 
@@ -105,8 +109,7 @@ class Referee:
     def _listen(self) -> None:
         beat, judged = 0.0, None
         while not self._closing.is_set():
-            for key, _ in self._selector.select(BEAT_SECONDS / 4):
-                self._accept() if key.data is None else self._hear(key.data)
+            self._hear_all()
             now = time.monotonic()
             if now - beat > BEAT_SECONDS:
                 beat = now
@@ -117,8 +120,20 @@ class Referee:
                 judged = judged or now
                 if now - judged > GRACE_SECONDS:
                     _, rank, text = min(self._causes, key=lambda cause: not cause[0])
-                    self._tell({"end": text, "rank": rank})
+                    self._end({"end": text, "rank": rank})
                     return
+
+    def _end(self, message: dict[str, Any]) -> None:
+        """Rank 0 is told last: its end would reset connections, and what others have not read yet would be lost."""
+        self._tell(message, [number for number in self._ranks if number])
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while any(self._ranks) and time.monotonic() < deadline:
+            self._hear_all()
+        self._tell(message, [0])
+
+    def _hear_all(self) -> None:
+        for key, _ in self._selector.select(BEAT_SECONDS / 4):
+            self._accept() if key.data is None else self._hear(key.data)
 
     def _accept(self) -> None:
         try:
@@ -177,10 +192,10 @@ class Referee:
         text = f"{which} {rank.where} for {now - rank.since:.0f} seconds, longer than training.timeout_minutes"
         self._causes.append((True, behind[0], f"{text}; the ends of logs/rank-*.log tell what each rank was doing"))
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        for rank in self._ranks.values():
-            with suppress(OSError):  # noticed when it is read
-                rank.connection.sendall(json.dumps(message).encode() + b"\n")
+    def _tell(self, message: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
+        for number in list(self._ranks if ranks is None else ranks):
+            with suppress(OSError, KeyError):  # noticed when it is read; gone in the meantime
+                self._ranks[number].connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _listen_on(host: str, size: int) -> socket.socket:

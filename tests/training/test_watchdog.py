@@ -73,6 +73,21 @@ def test_the_rank_that_all_wait_for_is_named(referee):
     assert 4 < time.monotonic() - begin < 15
 
 
+def test_rank_0_is_told_last_and_all_else_is_read_first(referee):
+    """A process that ends with unread messages resets its connections, and the others would not hear of the end."""
+    own, other = (connect(referee, token="secret", rank=rank) for rank in range(2))
+    own.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
+    other.sendall(b'{"failed": "RuntimeError: broken"}\n')
+    assert last_word(other)["rank"] == 1
+    other.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
+    own.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
+    own.settimeout(1)
+    assert not any("end" in message for message in Lines(own).read())
+    other.close()
+    own.settimeout(10)
+    assert last_word(own)["rank"] == 1
+
+
 def test_a_rank_that_leaves_is_not_missed(referee):
     ranks = [connect(referee, token="secret", rank=rank) for rank in range(2)]
     ranks[0].sendall(b'{"bye": true}\n')
