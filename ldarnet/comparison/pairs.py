@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ldarnet.comparison.resampling import METRICS, interval_over_test_rows, read_predictions
+from ldarnet.comparison.resampling import METRICS, interval_of_difference, read_predictions, redrawn
 from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.statistics import FEWEST, corrected_t, signed_rank
 from ldarnet.comparison.tables import arms_of, by_arm_and_task, table, tasks_of, with_holm
@@ -49,6 +49,41 @@ class Pair:
         return self.over_test_rows is not None and not self.over_test_rows[0] <= 0 <= self.over_test_rows[1]
 
 
+class Draws:
+    """The metrics of arms when test rows are drawn anew: made once for each, however many it is held against."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[list[str], np.ndarray] | None] = {}
+
+    def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
+        """Of the difference of two arms on some folds; None where one of them has not kept its predictions."""
+        ours, theirs = self._of(left, folds), self._of(right, folds)
+        if ours is None or theirs is None:
+            return None
+        assert ours[0] == theirs[0], "the same rows in the same order"
+        return interval_of_difference(ours[1], theirs[1])
+
+    def _of(self, result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
+        key = (result.arm, result.key, *folds)
+        if key not in self._known:
+            self._known[key] = _redrawn(result, folds)
+        return self._known[key]
+
+
+def _redrawn(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
+    """Names of the test rows, and the metric over draws of them."""
+    if result.metric not in METRICS:
+        return None
+    chosen = [fold for fold in result.folds if fold.number in folds]
+    read = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
+    found = [predictions for predictions in read if predictions is not None]
+    if len(found) < len(folds):
+        return None
+    names, labels, _ = found[0]
+    assert all(other == names for other, _, _ in found), "the same rows in the same order"
+    return names, redrawn(labels, np.stack([predicted for _, _, predicted in found]), result.metric)
+
+
 def pairs(results: list[TaskResults]) -> str:
     """Every two arms on the same rows and folds, over all tasks and task by task; and which are not paired."""
     found, refused = _all_pairs(results)
@@ -67,11 +102,11 @@ def pairs(results: list[TaskResults]) -> str:
 
 def _all_pairs(results: list[TaskResults]) -> tuple[list[Pair], list[str]]:
     """The pairs in order of arms, then of tasks; and a line on each two arms that are not paired on all tasks."""
-    by_key = by_arm_and_task(results)
+    by_key, draws = by_arm_and_task(results), Draws()
     found, refused = [], []
     for ours, theirs in combinations(arms_of(results), 2):
         both = [t.key for t in tasks_of(results) if (ours, t.key) in by_key and (theirs, t.key) in by_key]
-        paired = {key[1]: _pair(by_key[ours, key], by_key[theirs, key]) for key in both}
+        paired = {key[1]: _pair(by_key[ours, key], by_key[theirs, key], draws) for key in both}
         found += [pair for pair in paired.values() if pair is not None]
         if apart := ", ".join(task for task, pair in paired.items() if pair is None):
             refused.append(f"- **{ours} - {theirs}** are not paired on {apart}: other rows, or other folds.")
@@ -111,7 +146,7 @@ def _by_task(found: list[Pair]) -> str:
     return table([*head, "corrected t: p", "Holm", "signed rank: p", "Holm"], with_holm(tested, (5, 6)))
 
 
-def _pair(left: TaskResults, right: TaskResults) -> Pair | None:
+def _pair(left: TaskResults, right: TaskResults, draws: Draws) -> Pair | None:
     """Two arms on a task; None where they have no fold in common."""
     ours, theirs = left.values(left.metric), right.values(right.metric)
     numbers = sorted(ours.keys() & theirs.keys()) if left.same_folds == right.same_folds else []
@@ -123,23 +158,6 @@ def _pair(left: TaskResults, right: TaskResults) -> Pair | None:
         task=left.task,
         metric=left.metric,
         differences=differences,
-        over_test_rows=_over_test_rows(left, right, numbers),
+        over_test_rows=draws.interval(left, right, numbers),
         p=(corrected_t(differences, left.train_rows, left.test_rows), signed_rank(differences)),
     )
-
-
-def _over_test_rows(left: TaskResults, right: TaskResults, numbers: list[int]) -> tuple[float, float] | None:
-    """The interval of the difference when test rows are drawn anew, where both have their predictions."""
-    if left.metric not in METRICS:
-        return None
-    sides = []
-    for result in (left, right):
-        chosen = [fold for fold in result.folds if fold.number in numbers]
-        found = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
-        sides.append([predictions for predictions in found if predictions is not None])
-        if len(sides[-1]) < len(numbers):
-            return None
-    names, labels, _ = sides[0][0]
-    assert all(found[0] == names for side in sides for found in side), "the same rows in the same order"
-    ours, theirs = (np.stack([predicted for _, _, predicted in side]) for side in sides)
-    return interval_over_test_rows(labels, ours, theirs, left.metric)

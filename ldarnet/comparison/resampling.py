@@ -34,33 +34,31 @@ def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndar
     return [row["name"] for row in rows], labels, predicted
 
 
-def interval_over_test_rows(
-    labels_N: np.ndarray, ours_KN: np.ndarray, theirs_KN: np.ndarray, metric: str, seed: int = 0
-) -> tuple[float, float]:
-    """The 95% bootstrap interval of the difference of two mean metrics over folds, when test rows are drawn anew.
+def redrawn(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
+    """The mean of a metric over folds in each of 2,000 draws of as many test rows: (R,).
 
-    The same rows are drawn for all folds of both models (percentiles of 2,000 resamples). Training stays as it was, so
-    that this is the other half of what a test over folds says.
+    The same rows are drawn for all folds, and for every model that is given the same rows and seed. Training stays as
+    it was, so that this is the other half of what a test over folds says.
 
     Args:
         labels_N: int, 0..C-1.
-        ours_KN: classes that one model predicts.
-        theirs_KN: those that the other one predicts.
+        predicted_KN: classes that the model predicts.
         metric: one of METRICS.
-        seed: of the resamples.
+        seed: of the draws.
     """
-    classes = int(max(labels_N.max(), ours_KN.max(), theirs_KN.max())) + 1
-    counters = [[_counter(labels_N, fold, classes) for fold in side] for side in (ours_KN, theirs_KN)]
-    rng, rows = np.random.default_rng(seed), len(labels_N)
-    differences = []
+    classes, rows = int(max(labels_N.max(), predicted_KN.max())) + 1, len(labels_N)
+    counters = [_counter(labels_N, fold, classes) for fold in predicted_KN]
+    rng, means = np.random.default_rng(seed), []
     for _ in range(RESAMPLES // AT_ONCE):
         weights_RN = rng.multinomial(rows, np.full(rows, 1 / rows), size=AT_ONCE)
-        means = [
-            np.mean([METRICS[metric]((weights_RN @ counter).reshape(-1, classes, classes)) for counter in side], axis=0)
-            for side in counters
-        ]
-        differences.append(means[0] - means[1])
-    low, high = np.quantile(np.concatenate(differences), [0.025, 0.975])
+        counts = [(weights_RN @ counter).reshape(-1, classes, classes) for counter in counters]
+        means.append(np.mean([METRICS[metric](counts_RCC) for counts_RCC in counts], axis=0))
+    return np.concatenate(means)
+
+
+def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[float, float]:
+    """The 95% bootstrap interval (percentiles) of the difference of two models over the same draws of test rows."""
+    low, high = np.quantile(ours_R - theirs_R, [0.025, 0.975])
     return float(low), float(high)
 
 

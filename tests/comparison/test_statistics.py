@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ldarnet.comparison.resampling import METRICS, _counter, interval_over_test_rows
+from ldarnet.comparison.resampling import METRICS, _counter, interval_of_difference, redrawn
 from ldarnet.comparison.statistics import (
     corrected_t,
     holm,
@@ -83,9 +83,9 @@ def test_the_interval_over_test_rows_is_that_of_a_paired_difference() -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 400)
     ours, theirs = (np.stack([np.where(rng.random(400) < right, labels, 1 - labels)] * 2) for right in (0.9, 0.7))
-    low, high = interval_over_test_rows(labels, ours, theirs, "accuracy")
+    low, high = interval_of_difference(redrawn(labels, ours, "accuracy"), redrawn(labels, theirs, "accuracy"))
     difference = (ours[0] == labels).astype(float) - (theirs[0] == labels)
     half = 1.96 * difference.std() / math.sqrt(400)
     assert low == pytest.approx(difference.mean() - half, abs=0.01)
     assert high == pytest.approx(difference.mean() + half, abs=0.01)
-    assert interval_over_test_rows(labels, ours, ours, "mcc") == (0.0, 0.0)
+    assert interval_of_difference(redrawn(labels, ours, "mcc"), redrawn(labels, ours, "mcc")) == (0.0, 0.0)
