@@ -6,6 +6,7 @@ trials/<task>/<setting>/fold<k>/                run.dir of a trial
     log.txt                                     what it printed
     stopped.json                                there if it was ended early because it fell behind
     fold<k>/metrics.jsonl, fold<k>/result.json  written by fine-tuning
+    summary.json                                written by it last of all
 """
 
 import math
@@ -23,7 +24,7 @@ from ldarnet.training.run_folder import FolderInUseError, lock
 from ldarnet.tuning.keeper import GRACE_SECONDS
 from ldarnet.tuning.plan import Fold, Plan, TaskPlan
 from ldarnet.tuning.settings import Setting, trials_folder, value_of
-from ldarnet.tuning.trial import STOP, best_by_epoch, undefined
+from ldarnet.tuning.trial import STOP, SUMMARY, best_by_epoch, undefined
 
 SWEEP, BASE, OF_SETTING = "sweep.yaml", "finetune.yaml", "finetune.yaml"
 EXPORT, WEIGHTS = "export", ("best", "last")
@@ -75,7 +76,7 @@ class Folders:
         return self.of_setting(task, name) / f"fold{fold}"
 
     def result(self, task: str, name: str, fold: int) -> Path:
-        """The result of a trial, written last."""
+        """The numbers of a trial; it is finished when there is a summary, too."""
         return self.of_fold(task, name, fold) / f"fold{fold}" / "result.json"
 
     def prepare(self, task: str, name: str, fold: int, config: FinetuneConfig) -> None:
@@ -109,15 +110,17 @@ class Folders:
 
         Raises:
             UserError: its result is damaged, of other data than those of the task read before, or of other weights
-                than those of the setting.
+                than those of another with the same checkpoint.
         """
         if self._asha and rivals and (self.of_fold(task, name, fold) / STOP).is_file():
             return Fold("stopped", epochs=self.epochs(task, name, fold))
         path = self.result(task, name, fold)
-        if (result := read_result(path.parent)) is None:
+        if not (self.of_fold(task, name, fold) / SUMMARY).is_file() or (result := read_result(path.parent)) is None:
             return Fold()
         self._demand_equal((task,), path, result["data_fingerprint"], "on other data")
-        self._demand_equal((task, name), path, result.get("checkpoint_sha256"), "from other weights of checkpoint")
+        if (checkpoint := result.get("checkpoint")) is not None:
+            key, weights = ("checkpoint", checkpoint), result["checkpoint_sha256"]
+            self._demand_equal(key, path, weights, f"from other weights of {checkpoint}")
         if (score := result["valid"][self._metric]) is None:
             return Fold("failed", reason=undefined(self._metric), lasting=True)
         return Fold("finished", score, self.epochs(task, name, fold))
@@ -141,11 +144,11 @@ class Folders:
         return best_by_epoch(self.result(task, name, fold).with_name("metrics.jsonl"), self._metric)
 
     def tidy(self, task: TaskPlan) -> None:
-        """Delete what nobody needs when a task is done, unless all is to be kept: it can take terabytes.
+        """Delete what nobody needs when a task is settled, unless all is to be kept: it can take terabytes.
 
         These are the weights of settings that were not chosen, and all exports but the best fold's.
         """
-        if self._keeps_all or not task.done:
+        if self._keeps_all or not task.settled:
             return
         best = self.best_fold(task)
         for one, fold, _ in task.cells():
@@ -155,6 +158,13 @@ class Folders:
                     shutil.rmtree(folder / f"fold{fold}" / weights, ignore_errors=True)
             if (one, fold) != (task.chosen, best):
                 shutil.rmtree(folder / EXPORT, ignore_errors=True)
+
+    def classifier(self, task: TaskPlan) -> str | None:
+        """The chosen setting's fold whose exported classifier is the task's; None where there is none."""
+        if not task.done or task.chosen is None:
+            return None
+        best = self.best_fold(task)
+        return f"fold{best}" if (self.of_fold(task.task, task.chosen.name, best) / EXPORT).is_dir() else None
 
     def best_fold(self, task: TaskPlan) -> int:
         """The fold of a task's chosen setting with the best validation metric."""

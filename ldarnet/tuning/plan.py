@@ -72,7 +72,8 @@ class TaskPlan:
         self.task, self.settings, self.folds = task, list(settings), list(folds)
         self.search_folds = list(search_folds)
         self.mistake, self._early = "", set[str]()
-        self._proposer, self._proposing, self._learnt = proposer, proposer is not None, set[str]()
+        self._proposer, self._learnt = proposer, set[str]()
+        self._proposing = proposer is not None and proposer.most_left(self.settings) > 0
         self._cells = {(one.name, fold): Fold() for one in settings for fold in folds} | dict(known or {})
         for one in self.settings:
             self._learn(one)
@@ -103,9 +104,9 @@ class TaskPlan:
         return sum(numbers) / len(numbers) if len(numbers) == len(scores) else None
 
     def ranking(self) -> list[tuple[Setting, float]]:
-        """Settings that have finished all search folds with their mean score, the best first, the earlier of equals."""
+        """Settings that have finished all search folds with their mean score, the best first; equals by name."""
         complete = [(one, mean) for one in self.settings if (mean := self.mean(one)) is not None]
-        return sorted(complete, key=lambda pair: -pair[1])
+        return sorted(complete, key=lambda pair: (-pair[1], pair[0].name))
 
     @property
     def chosen(self) -> Setting | None:
@@ -119,6 +120,12 @@ class TaskPlan:
         """Whether the chosen setting has finished all folds."""
         chosen = self.chosen
         return chosen is not None and all(self.fold(chosen, fold).state == "finished" for fold in self.folds)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is done, and no other fold is under way or would be tried again by another start."""
+        lost = any(cell.state == "failed" and not cell.lasting for _, _, cell in self.cells())
+        return self.done and not self.running and not lost
 
     def waiting(self) -> Iterator[tuple[Setting, int]]:
         """The folds to begin, in their order, as far as is known.

@@ -84,7 +84,7 @@ def _task(task: TaskPlan, folders: Folders, metric: str) -> dict[str, Any]:
         "why": _choice(task, metric),
         "search_folds": task.search_folds,
         "settings": {one.name: _setting(task, one) for one in task.settings},
-        "classifier": None if not task.done else f"fold{folders.best_fold(task)}",
+        "classifier": folders.classifier(task),
         "results": [str(path.relative_to(folders.root)) for path in chosen_results(task, folders)],
     }
 

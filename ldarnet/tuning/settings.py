@@ -36,7 +36,11 @@ class Setting:
 
 
 def setting(values: dict[str, Any]) -> Setting:
-    """The setting with these values, named by the last parts of their keys where these are unambiguous."""
+    """The setting with these values, named by the last parts of their keys where these are unambiguous.
+
+    The order of the keys does not matter.
+    """
+    values = dict(sorted(values.items()))
     short = [key.rsplit(".", 1)[-1] for key in values]
     names = short if len(set(short)) == len(short) else list(values)
     whole = ",".join(f"{name}={_text(value)}" for name, value in zip(names, values.values(), strict=True)) or "as-given"

@@ -95,7 +95,7 @@ class Study:
     def covers(self, setting: Setting) -> bool:
         """Whether a setting lies in the space."""
         return setting.values.keys() == self._space.keys() and all(
-            value in values if isinstance(values, list) else values.low <= value <= values.high
+            value in values if isinstance(values, list) else _lies_in(values, value)
             for (key, value) in setting.values.items()
             for values in [self._space[key]]
         )
@@ -105,6 +105,15 @@ def _distribution(values: list[Any] | Range) -> BaseDistribution:
     """Of a list, places in it: Optuna keeps no choices but numbers and texts."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
-    if isinstance(values.low, int) and isinstance(values.high, int):
+    if _of_integers(values):
         return IntDistribution(values.low, values.high, log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _of_integers(values: Range) -> bool:
+    return isinstance(values.low, int) and isinstance(values.high, int)
+
+
+def _lies_in(values: Range, value: Any) -> bool:
+    kinds = int if _of_integers(values) else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and values.low <= value <= values.high

@@ -19,6 +19,7 @@ from ray import tune
 POLL_SECONDS = 0.5
 LOG = "log.txt"
 STOP = "stopped.json"
+SUMMARY = "summary.json"
 MISTAKE = 1
 LOST = -9
 MOST_READ = 20_000
@@ -160,6 +161,9 @@ class FoldTrial(tune.Trainable):
         return {"done": True, "outcome": "mistake", "reason": reason, "began": self._metrics.exists()}
 
     def _result(self) -> dict[str, Any] | None:
+        """The numbers of the fold once the program has left all that it leaves, the summary last."""
+        if not (self._folder / SUMMARY).is_file():
+            return None
         try:
             return json.loads(self._metrics.with_name("result.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

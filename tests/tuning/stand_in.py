@@ -5,7 +5,8 @@ What happens is told by a file script.yaml in the folder of the sweep:
 scores: {nt/H3: {"0.0001": 0.5}}      validation of the first epoch, by task and learning rate; else the best is 1e-4
 seconds: 0.1                          that an epoch takes
 saving: 5.0                           seconds between a signal and the end
-faults: {nt/H3 0.0001 fold1: {...}}   {mistake: TEXT, epoch: N}, or {kind: kill or transient, times: N}, in epoch 2
+faults: {nt/H3 0.0001 fold1: {...}}   {mistake: TEXT, epoch: N}, or {kind: kill or transient, times: N}, in epoch 2,
+                                      or {kind: late, times: N}, killed between its result and its summary
 """
 
 import fcntl
@@ -51,7 +52,7 @@ def main() -> int:
             time.sleep(script.get("saving", 0.0))
             (run_dir / "saved").touch()
             return 75
-        if attempt <= fault.get("times", 0) and epoch == 2:
+        if attempt <= fault.get("times", 0) and epoch == 2 and fault["kind"] != "late":
             if fault["kind"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             print("error: a network did not answer", file=sys.stderr)
@@ -64,6 +65,10 @@ def main() -> int:
     result = {"valid": {"mcc": max(scores)}, "test": {"mcc": 1 - max(scores)}, "data_fingerprint": "abc"}
     (folder / ".result").write_text(json.dumps(result))
     (folder / ".result").replace(folder / "result.json")
+    if attempt <= fault.get("times", 0) and fault["kind"] == "late":
+        os.kill(os.getpid(), signal.SIGKILL)
+    (run_dir / "export").mkdir(exist_ok=True)
+    (run_dir / "summary.json").touch()
     return 0
 
 

@@ -36,13 +36,37 @@ def test_the_best_mean_is_chosen_not_the_best_fold():
     plan = task(folds=2)
     do(plan, {(A.name, 0): 0.9, (A.name, 1): 0.1, (B.name, 0): 0.6, (B.name, 1): 0.6, (C.name, 0): 0.5})
     assert plan.chosen == B and plan.done
-    assert [one for one, _ in plan.ranking()] == [B, A, C]
+    assert [one for one, _ in plan.ranking()] == [B, C, A]
+
+
+def test_of_equals_the_same_is_chosen_in_whatever_order_they_are_known():
+    plans = [TaskPlan("H3", order, [0], [0]) for order in ([A, B, C], [C, B, A])]
+    for plan in plans:
+        do(plan, {})
+    assert plans[0].chosen == plans[1].chosen
+
+
+def test_a_task_is_settled_when_nothing_else_may_come():
+    plan = task(folds=1)
+    plan.mark(A, 0, "finished", 0.5)
+    plan.fail(B, 0, "killed", lasting=False)
+    plan.mark(C, 0, "stopped")
+    assert plan.done and not plan.settled
+    plan.fail(B, 0, "diverged", lasting=True)
+    assert plan.settled
+    plan = task(folds=2)
+    plan.mark(B, 0, "running")
+    plan.mark(B, 1, "stopped")
+    for one, score in ((A, 0.5), (C, 0.4)):
+        for fold in (0, 1):
+            plan.mark(one, fold, "finished", score)
+    assert plan.done and not plan.settled
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])
 def test_a_setting_that_is_stopped_or_fails_is_tried_no_further_and_not_chosen(state: str):
     plan = task()
-    order = do(plan, {(B.name, 0): 0.9, (B.name, 1): state})
+    order = do(plan, {(B.name, 0): 0.9, (B.name, 1): state, (A.name, 0): 0.6})
     assert (B.name, 2) not in order
     assert plan.chosen == A
 

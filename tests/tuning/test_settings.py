@@ -23,6 +23,8 @@ def test_a_grid_has_every_combination_once():
     ]
     assert found[2].values == {"optimizer.lr": 5e-5, "training.batch": 32}
     assert [one.name for one in grid({})] == ["as-given"]
+    other = grid({"training.batch": [32, 64], "optimizer.lr": [1e-4, 5e-5]})
+    assert {one.name for one in other} == {one.name for one in found}
 
 
 def test_names_are_whole_keys_where_short_ones_clash_and_can_be_folders():

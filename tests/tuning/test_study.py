@@ -41,7 +41,8 @@ def test_a_restart_knows_what_was_tried_and_tries_the_rest():
     assert again.settings[:12] == first.settings and len(again.settings) == 30
     late = [score(one) for one in again.settings[12:]]
     assert sum(late) / len(late) > sum(score(one) for one in first.settings[:10]) / 10
-    assert search(12, known, first.settings).settings == first.settings
+    done = TaskPlan("H3", first.settings, [0], [0], known, Study(SPACE, 12, seed=1))
+    assert done.done and done.chosen == first.chosen and done.most_left() == 0
 
 
 def test_a_small_space_is_exhausted():
@@ -75,3 +76,7 @@ def test_only_settings_of_the_space_are_taken_up():
     assert study.covers(inside)
     assert not study.covers(Setting("x", inside.values | {"optimizer.lr": 1.0}))
     assert not study.covers(Setting("x", inside.values | {"training.batch": 64}))
+    assert not study.covers(Setting("x", inside.values | {"optimizer.lr": None}))
+    whole = Study({"training.epochs": Range(low=1, high=9)}, 30, seed=1)
+    assert whole.covers(Setting("x", {"training.epochs": 3}))
+    assert not whole.covers(Setting("x", {"training.epochs": 3.5}))
