@@ -150,7 +150,9 @@ def compare(
         if not (name and separator and folder) or name in folders:
             raise UserError(f"{arm}: give each arm once, as NAME=FOLDER")
         folders[name] = Path(folder)
-    write_comparison({name: find_results(folder) for name, folder in folders.items()}, out)
+    write_comparison(
+        {name: find_results(folder) for name, folder in folders.items()}, _with_parent(out / "results.md").parent
+    )
     print(f"wrote {out / 'results.md'}, {out / 'results.csv'} and {out / 'results.png'}")
 
 

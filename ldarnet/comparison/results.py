@@ -14,9 +14,12 @@ from typing import Any
 from ldarnet.comparison.published import FOLDS_SOURCE, Number, published
 from ldarnet.comparison.statistics import mean_and_interval
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors
+from ldarnet.files import read_errors, read_json
 from ldarnet.finetuning.results import RESULT
 from ldarnet.tasks.registry import Task, all_tasks
+
+SWEEP_REPORT = "sweep.json"
+"""In the folder of a sweep: for each task, what was chosen and where its results are."""
 
 _OF_A_RUN = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
 """What all folds of a run have in common, beside their settings."""
@@ -49,12 +52,14 @@ class TaskResults:
     Attributes:
         arm: its name in the comparison.
         folds: at least one.
+        metric: that the task's results are published in; of an own task, the one that the first arm's run chose by.
         official: the task in the registry; None for one of the user's own.
         place: of the task in the registry; behind all others for one of the user's own.
     """
 
     arm: str
     folds: tuple[Fold, ...]
+    metric: str
     official: Task | None
     place: int
 
@@ -77,11 +82,6 @@ class TaskResults:
     def key(self) -> tuple[str, str]:
         """Suite and task."""
         return self.suite, self.task
-
-    @property
-    def metric(self) -> str:
-        """The metric that the task's results are published in; of an own task, the one that its run chose by."""
-        return self.official.metric if self.official else self.content["metric"]
 
     @property
     def train_rows(self) -> int:
@@ -146,12 +146,16 @@ class TaskResults:
 
 
 def find_results(folder: Path) -> list[Path]:
-    """The `result.json` of every finished fold of the runs in a folder, at any depth.
+    """The `result.json` of every finished fold of the runs in a folder, at any depth; of a sweep, of those it chose.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(folder.glob(f"**/fold*/{RESULT}"))
+    if (sweep := folder / SWEEP_REPORT).is_file():
+        tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
+        found = [folder / path for task in tasks.values() for path in task["results"]]
+    else:
+        found = sorted(folder.glob(f"**/fold*/{RESULT}"))
     if not found:
         raise UserError(f"{folder}: no finished fold in it (fold*/{RESULT}); name the folder of a fine-tuning run")
     return found
@@ -165,6 +169,7 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> list[TaskResults]:
     """
     official = {(task.suite, task.name): task for task in all_tasks().values()}
     place = {key: number for number, key in enumerate(official)}
+    metrics = {key: task.metric for key, task in official.items()}
     results = []
     for arm, files in arms.items():
         by_task: defaultdict[tuple[str, str], list[Fold]] = defaultdict(list)
@@ -174,7 +179,8 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> list[TaskResults]:
         for key, found in sorted(by_task.items(), key=lambda item: (place.get(item[0], len(place)), item[0])):
             folds = sorted(found, key=lambda fold: fold.number)
             _check_one_run(arm, folds)
-            results.append(TaskResults(arm, tuple(folds), official.get(key), place.get(key, len(place))))
+            metric = metrics.setdefault(key, folds[0].content["metric"])
+            results.append(TaskResults(arm, tuple(folds), metric, official.get(key), place.get(key, len(place))))
     return results
 
 

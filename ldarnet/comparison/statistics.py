@@ -15,6 +15,9 @@ from ldarnet.tasks.metrics import interval
 FEWEST = 3
 """Folds that an interval or a test over folds takes. Two of them can say next to nothing: one degree of freedom."""
 
+ROUNDING = 1e-9
+"""Numbers that differ by less are the same but for rounding."""
+
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half width of its 95% interval by Student's t.
@@ -27,7 +30,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
         are given one class, and ± 0 would look like precision.
     """
     mean, half = interval(values)
-    return mean, half if len(values) >= FEWEST and np.ptp(values) > 0 else None
+    return mean, half if len(values) >= FEWEST and np.ptp(values) > ROUNDING else None
 
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
@@ -36,9 +39,9 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
     t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired test
     has 1/k alone, as if folds were independent, and finds differences where there are none.
 
-    Nadeau and Bengio draw training and test rows anew together. Here the test rows are fixed, so that the variance is
-    that of training rows, of the order of batches and of weights: a small p says that the difference would be there
-    with other training rows of the same size, judged by these very test rows. It says nothing on other test rows.
+    Nadeau and Bengio draw training and test rows anew together. Here both are fixed, but for the tenth that a fold
+    leaves out: a small p says that the difference would be there in another order, with other new weights, and with
+    other rows of these left out. It says nothing on other training rows, nor on other test rows.
 
     Args:
         differences: of the two models, a value for each fold.
@@ -49,7 +52,7 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
         None with fewer than FEWEST folds, or when all differ by the same.
     """
     k = len(differences)
-    if k < FEWEST or np.ptp(differences) == 0:
+    if k < FEWEST or np.ptp(differences) < ROUNDING:
         return None
     variance = float(np.var(differences, ddof=1))
     t = float(np.mean(differences)) / math.sqrt((1 / k + test_rows / train_rows) * variance)
@@ -76,7 +79,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     Returns:
         None when a side has fewer than FEWEST folds, or neither varies.
     """
-    if min(len(ours), len(theirs)) < FEWEST or np.ptp(ours) == np.ptp(theirs) == 0:
+    if min(len(ours), len(theirs)) < FEWEST or max(np.ptp(ours), np.ptp(theirs)) < ROUNDING:
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 

@@ -23,10 +23,11 @@ training rows, so that they are too narrow for other training rows, and all of t
 they say nothing of others. Where there are fewer than 3 folds, or all have the same number, there is none: the \
 picture and `results.csv` have every fold. A published "±" may be something else; its kind stands above its table.
 - **Corrected t** (Nadeau and Bengio 2003): the variance of the differences between folds is multiplied by 1/k + \
-(test rows / training rows) in place of 1/k, because folds are not independent. A small p says: trained on other \
-rows of this size, one arm would still be ahead of the other, on these test rows. It cannot say so of other test \
-rows, of other settings, or of another pretraining. The correction was derived for test rows drawn anew with each \
-split; here, where they are fixed, it is a guard against too small p, not an exact level.
+(test rows / training rows) in place of 1/k, because folds are not independent. A small p says: in another order, \
+from other new weights, with another tenth of these training rows left out, one arm would still be ahead of the other \
+on these test rows. It cannot say so of other training rows (folds share most of theirs, and differ far less than \
+new draws would), of other test rows, of other settings, or of another pretraining. The correction was derived for \
+rows drawn anew with each split; here it is a guard against too small p, not an exact level.
 - **Signed rank** (Wilcoxon) takes folds for independent. With k folds p cannot be smaller than 2 / 2^k.
 - **Over test rows**: the 95% interval of the same difference when the test rows are drawn anew with replacement and \
 the trained models stay (paired bootstrap, 2,000 times). It is the other half: what the choice of test rows alone \
@@ -54,7 +55,7 @@ def ranking(results: list[TaskResults]) -> str:
     every = {number.source.key for task in tasks for number in _ranked_numbers(task)}
     shared = [task for task in tasks if every == {number.source.key for number in _ranked_numbers(task)}]
     parts = [
-        _ranked(chosen, values | _published_models(chosen), AMONG if every else "our arms")
+        _ranked(chosen, values | _published_models(chosen, besides=arms), AMONG if every else "our arms")
         for chosen in ([tasks] if shared == tasks else [tasks, shared])
     ]
     return "\n\n".join(filter(None, parts))
@@ -80,12 +81,16 @@ def _ranked_numbers(task: TaskResults) -> list[Number]:
     return [number for number in task.published() if number.source.ranked]
 
 
-def _published_models(tasks: list[TaskResults]) -> dict[str, dict[tuple[str, str], float]]:
-    """By model and task: of models with a number on each of the tasks, from one source that may be ranked."""
+def _published_models(tasks: list[TaskResults], besides: list[str]) -> dict[str, dict[tuple[str, str], float]]:
+    """By model and task: of models with a number on each of the tasks, from one source that may be ranked.
+
+    One that has the name of an arm is told apart from it.
+    """
     found: dict[str, dict[tuple[str, str], float]] = {}
     for task in tasks:
         for number in _ranked_numbers(task):
             name = AUTHORS if number.folds else named(number)
+            name += ", published" if name in besides else ""
             found.setdefault(name, {})[task.key] = float(np.mean(number.folds)) if number.folds else number.value
     return {name: by_task for name, by_task in found.items() if len(by_task) == len(tasks)}
 
@@ -114,7 +119,10 @@ def against_authors(results: list[TaskResults]) -> str:
 def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, float]) -> list:
     """Task, both means, their difference, the test, and its p."""
     common = sorted(ours.keys() & theirs.keys())
+    means = [cell(mean_and_interval(list(values.values()))) for values in (ours, theirs)]
     if result.folds_as_published and common:
+        if len(common) < len(theirs):
+            means[1] += f"; {np.mean([theirs[number] for number in common]):.3f} on the same {len(common)} folds"
         differences = [ours[number] - theirs[number] for number in common]
         p = corrected_t(differences, result.train_rows, result.test_rows)
         kind, test, difference = "paired", f"corrected t, {len(common)} folds", np.mean(differences)
@@ -122,5 +130,4 @@ def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, floa
         p = welch(list(ours.values()), list(theirs.values()))
         kind, test, difference = "unpaired", "Welch", np.mean(list(ours.values())) - np.mean(list(theirs.values()))
     words = f"{kind}, {test if len(ours) >= FEWEST else 'no test'}"
-    means = (cell(mean_and_interval(list(values.values()))) for values in (ours, theirs))
     return [result.task, *means, f"{difference:+.3f}", words, p]

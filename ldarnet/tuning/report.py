@@ -5,6 +5,7 @@ from typing import Any
 
 from ldarnet.comparison.compare import REPORT as COMPARED
 from ldarnet.comparison.compare import write_comparison
+from ldarnet.comparison.results import SWEEP_REPORT
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.finetuning.results import read_result
 from ldarnet.tasks.metrics import NAMES
@@ -13,7 +14,7 @@ from ldarnet.tuning.plan import Plan, TaskPlan
 from ldarnet.tuning.settings import Setting
 from ldarnet.tuning.trial import LOG
 
-REPORT, SUMMARY, COMPARISON = "sweep.json", "summary.txt", "comparison"
+REPORT, SUMMARY, COMPARISON = SWEEP_REPORT, "summary.txt", "comparison"
 
 
 def content(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _distribution(values: list[Any] | Range) -> BaseDistribution:
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
     if _of_integers(values):
-        return IntDistribution(values.low, values.high, log=values.log)
+        return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
 
 

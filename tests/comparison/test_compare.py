@@ -1,6 +1,7 @@
 """The report says what the folds say, and pairs only what belongs together."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -105,6 +106,10 @@ def test_the_authors_folds_are_paired_with_the_same_folds_only(tmp_path: Path) -
         row = rows(section, "H3")[0]
         assert row[4] == words
         assert float(row[3]) == pytest.approx(np.mean(OURS) - np.mean(AUTHORS), abs=1e-3)
+    section = write(tmp_path, ours=make_run(tmp_path / "few", "nt/H3", OURS[:3], rows=FULL))
+    row = rows(section.partition("Against the folds")[2], "H3")[0]
+    assert row[2].endswith(f"; {np.mean(AUTHORS[:3]):.3f} on the same 3 folds")
+    assert float(row[3]) == pytest.approx(np.mean(OURS[:3]) - np.mean(AUTHORS[:3]), abs=1e-3)
     subset = make_run(tmp_path / "subset", "nt/H3", OURS, rows=SUBSET, data_fingerprint="e" * 64)
     report = write(tmp_path, ours=subset, theirs=cases["unpaired, Welch"])
     assert "> **Not all arms have the same rows and folds** of H3." in report
@@ -124,6 +129,9 @@ def test_wins_and_ranks_count_published_models_on_the_published_rows_alone(tmp_p
     best = {row[0]: row[1:] for row in rows(section, "JanusDNA without attention") + rows(section, "ours")}
     assert best == {"JanusDNA without attention": ["1", "1.50"], "ours": ["0", "6.50"]}  # 2nd and 1st; 5th and 8th
     assert not rows(section, "HyenaDNA")  # tested on rows of its own
+    section = write(tmp_path, JanusDNA=[*full[0], *full[1]]).partition("Wins and mean rank")[2].partition("### ")[0]
+    assert rows(section, "JanusDNA")[0][1:] == best["ours"]
+    assert len(rows(section, "JanusDNA, published")) == 1
     subset = make_tasks(tmp_path / "subset", ["nt/H3", "nt/H4"], OURS, rows=SUBSET)
     other = make_tasks(tmp_path / "other", ["nt/H3", "nt/H4"], OTHERS, rows=SUBSET)
     section = write(tmp_path, ours=subset, other=other).partition("Wins and mean rank")[2].partition("### ")[0]
@@ -167,6 +175,26 @@ def test_an_own_task_needs_no_published_number(tmp_path: Path) -> None:
     assert rows(report, "mine")[0][:2] == ["mine", "accuracy"]
     assert "LDARNet, its authors" not in report
     assert rows(report, "a - b")[0][1] == "mine"
+
+
+def test_an_own_task_has_one_metric_whatever_its_arms_chose_by(tmp_path: Path) -> None:
+    own = {"suite": "own", "task": "mine"}
+    arms = {name: make_run(tmp_path / name, "nt/H3", OURS, metric=name, **own) for name in ("accuracy", "mcc")}
+    for file in (*arms["accuracy"], *arms["mcc"]):
+        content = json.loads(file.read_text())
+        content["test"]["mcc"] = 0.1
+        file.write_text(json.dumps(content))
+    report = write(tmp_path, **arms)
+    assert rows(report, "mine")[0][1] == "accuracy"
+    assert rows(report, "accuracy - mcc")[0][3] == "+0.000"
+
+
+def test_of_a_sweep_the_chosen_settings_are_compared(tmp_path: Path) -> None:
+    chosen = make_run(tmp_path / "sweep" / "trials" / "lr=1", "nt/H3", OURS)
+    make_run(tmp_path / "sweep" / "trials" / "lr=2", "nt/H3", OTHERS)
+    results = [str(path.relative_to(tmp_path / "sweep")) for path in chosen]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"tasks": {"nt/H3": {"results": results}}}))
+    assert find_results(tmp_path / "sweep") == chosen
 
 
 def test_results_of_several_runs_are_found_and_those_missing_are_told(tmp_path: Path) -> None:

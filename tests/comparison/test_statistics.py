@@ -37,6 +37,7 @@ def test_without_test_rows_the_correction_is_the_plain_paired_test() -> None:
 def test_what_cannot_be_tested_has_no_p() -> None:
     assert corrected_t([0.1, 0.2], 9, 1) is None
     assert corrected_t([0.1, 0.1, 0.1], 9, 1) is None
+    assert corrected_t([a / 400 - b / 400 for a, b in ((301, 300), (304, 303), (307, 306))], 9, 1) is None
     assert signed_rank([0.1, 0.2]) is None
     assert signed_rank([0.0, 0.0, 0.0]) is None
     assert welch([0.1, 0.2], [0.2, 0.3, 0.4]) is None
