@@ -27,7 +27,9 @@ from benchmarks.record import RESULTS, provenance, result_file, write_text
 from ldarnet.comparison.compare import PICTURE, REPORT, find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
+from ldarnet.files import atomic_path, read_json
 from ldarnet.model import load_backbone
+from ldarnet.model.folder import model_folder
 from ldarnet.tasks.registry import find_task
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
 from ldarnet.training.metrics_file import read_metrics
@@ -119,7 +121,8 @@ def write_results(plan: Plan, name: str, command: str, note: str, folder: Path) 
         comparison,
     )
     picture = file.with_suffix(".png")
-    shutil.copyfile(comparison / PICTURE, picture)
+    with atomic_path(picture) as partial:
+        shutil.copyfile(comparison / PICTURE, partial)
     report = (comparison / REPORT).read_text(encoding="utf-8").replace(f"({PICTURE})", f"({picture.name})")
     found = "\n".join(f"#{line}" if line.startswith("#") else line for line in report.splitlines()[2:])
     sections = {
@@ -139,8 +142,8 @@ def write_results(plan: Plan, name: str, command: str, note: str, folder: Path) 
 def _question(plan: Plan) -> str:
     network = load_backbone(plan.checkpoint)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    seen = [line["bases"] for line in read_metrics(plan.checkpoint / METRICS_NAME) if line["split"] == "train"]
-    trained = f"pretrained on {seen[-1]:,} bases" if seen else "pretrained, on how many bases is not known here"
+    seen = _bases_seen(plan.checkpoint)
+    trained = f"pretrained on {seen:,} bases" if seen else "pretrained, on how many bases is not known here"
     return (
         f"Does a pretrained network classify better than the same network from new weights, and better than what needs "
         f"no such network? `{PRETRAINED}`: {parameters:,} parameters without a head, {trained}. `{RANDOM}`: the same "
@@ -149,6 +152,16 @@ def _question(plan: Plan) -> str:
         f"`{KMERS}`: logistic regression on counts of 6-mers, on one strand or on both, whichever the validation rows "
         "prefer. All have the same rows, folds and choice of the best epoch. One seed each."
     )
+
+
+def _bases_seen(checkpoint: Path) -> int | None:
+    """The bases that the weights of a run's best checkpoint have seen; None of what is no run."""
+    state = model_folder(checkpoint) / "state.json"
+    if not state.is_file():
+        return None
+    step = read_json(state, "name another checkpoint")["step"]
+    lines = read_metrics(checkpoint / METRICS_NAME)
+    return max((line["bases"] for line in lines if line["split"] == "train" and line["step"] <= step), default=None)
 
 
 def _data(plan: Plan) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ldarnet.version import __version__
 
 _PIECE = 2**18
 _TIMEOUT = (20, 60)
+_POLL_SECONDS = 0.5
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"ldarnet/{__version__}"}
 _GONE = (404, 410)
 _BUSY = (408, 425, 429)
@@ -40,18 +42,19 @@ class _PassingError(Exception):
 class Patience:
     """How faults that may pass are met: attempts without any progress, and seconds before the second (then doubled).
 
-    Setting ``stop`` ends every download that shares it.
+    Setting ``stop`` ends every download that shares it, and so does ``asked`` once it says yes.
     """
 
     attempts: int = 6
     pause: float = 1.0
     stop: threading.Event = field(default_factory=threading.Event)
+    asked: Callable[[], bool] = lambda: False
 
     def keep_trying(self, url: str, receive: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> Any:
         """Call ``receive`` until it succeeds; attempts are counted anew whenever ``progress`` has grown.
 
         Raises:
-            UserError: too many attempts in a row failed, or another thread asked to stop.
+            UserError: too many attempts in a row failed, or somebody asked to stop.
         """
         failures = 0
         while True:
@@ -68,12 +71,14 @@ class Patience:
             pause = min(60.0, self.pause * 2 ** (failures - 1))
             if failures > 1:
                 print(f"{_name(url)}: no answer for the {failures}. time, waiting {pause:.0f} s", file=sys.stderr)
-            if self.stop.wait(pause):
+            until = time.monotonic() + pause
+            while time.monotonic() < until:
+                self.stop.wait(min(pause, _POLL_SECONDS))
                 self.check()
 
     def check(self) -> None:
-        """Raise when another thread asked to stop."""
-        if self.stop.is_set():
+        """Raise when somebody has asked to stop."""
+        if self.stop.is_set() or self.asked():
             raise UserError("stopped; run the same command again: it goes on where it stopped")
 
 

@@ -3,8 +3,12 @@
 Shapes: B sequences, L positions, C channels.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +21,6 @@ from torch.nn import functional as F
 from ldarnet.alphabet import PAD, A, N, T, encode
 from ldarnet.model.modeling import LDARNetHeadOutput
 from ldarnet.tasks.dataset import Examples
-from ldarnet.tasks.metrics import scores
 
 CHANNELS = (64, 128, 128)
 KERNEL = 9
@@ -108,7 +111,15 @@ class KmerModel:
         return found
 
 
-def fit_kmers(train: Examples, valid: Examples, classes: int, metric: str) -> KmerModel:
+Fitted = tuple[float | None, KmerModel]
+
+
+def fit_kmers(
+    train: Examples,
+    classes: int,
+    score: Callable[[KmerModel], float | None],
+    turn: Callable[[Callable[[], Fitted]], Fitted] = lambda work: work(),
+) -> KmerModel:
     """Fit counts of 6-mers; the validation rows choose the penalty, and whether the strand matters.
 
     Both forms are tried because neither is fair to all tasks: a histone mark has no strand, a splice site has one. The
@@ -116,21 +127,23 @@ def fit_kmers(train: Examples, valid: Examples, classes: int, metric: str) -> Km
 
     Args:
         train: rows to fit.
-        valid: rows to choose by.
         classes: number of classes.
-        metric: of `metrics.NAMES`, to choose by.
+        score: how good a model is on the validation rows; None where that is not defined.
+        turn: is given each of the fits to call.
     """
+
+    def one(strands: str, strength: float, scaler: StandardScaler, features: Any) -> Fitted:
+        regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=0)
+        model = KmerModel(strands, strength, classes, scaler, regression.fit(features, train.labels))
+        return score(model), model
+
     candidates = []
     for strands in ("one", "both"):
         counts = kmer_counts(train.sequences, strands)
         scaler = StandardScaler(with_mean=False).fit(counts)  # to centre them would fill the zeros
         features = scaler.transform(counts)
-        for strength in STRENGTHS:
-            regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=0)
-            model = KmerModel(strands, strength, classes, scaler, regression.fit(features, train.labels))
-            value = scores(valid.labels, model.probabilities(valid.sequences))[metric]
-            candidates.append((-np.inf if value is None else value, model))
-    return max(candidates, key=lambda candidate: candidate[0])[1]
+        candidates += [turn(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
+    return max(candidates, key=lambda fitted: -math.inf if fitted[0] is None else fitted[0])[1]
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:

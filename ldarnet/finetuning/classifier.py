@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from ldarnet.config import FinetuneConfig
+from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
 from ldarnet.files import sha256_file
 from ldarnet.finetuning.baselines import build_cnn
@@ -67,7 +67,11 @@ def window_length(checkpoint: Path | None) -> int | None:
     folder = model_folder(checkpoint)
     for file in (folder / "config.yaml", folder.parent / "config.yaml"):
         if file.is_file():
-            length = (yaml.safe_load(file.read_text(encoding="utf-8")).get("data") or {}).get("length")
+            try:
+                data = read_yaml(file).get("data")
+            except UserError:  # of something else
+                return None
+            length = data.get("length") if isinstance(data, dict) else None
             return length if isinstance(length, int) else None
     return None
 

@@ -173,7 +173,8 @@ class FoldTraining:
         if skipped:
             self._display.warn(f"fold {self.fold}: {skipped} of {steps} steps were skipped, as they were not finite")
         self.state.taken += steps - skipped
-        line = self._line(float(self._loss) / len(self._ids))
+        share = (steps - skipped) / steps  # of the epoch's rows; batches differ by one row at most
+        line = self._line(float(self._loss) / (share * len(self._ids)))
         self.course.note(line[self.job.config.evaluation.metric], line["loss"])
         if self.course.best_epoch == self.course.epoch:
             self.state.best_step, self.state.best = self.state.step, line

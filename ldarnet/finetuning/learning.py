@@ -3,12 +3,12 @@
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ldarnet.alphabet import decode, reverse_complement
-from ldarnet.finetuning.baselines import fit_kmers
+from ldarnet.finetuning.baselines import KmerModel, fit_kmers
 from ldarnet.finetuning.classifier import scorer
 from ldarnet.finetuning.evaluation import Outputs, run_over
 from ldarnet.finetuning.fold import FoldTraining, Start, fold_folder
@@ -20,6 +20,7 @@ from ldarnet.training.contents import load_weights
 from ldarnet.training.metrics_file import MetricsFile
 from ldarnet.training.tracking import Tracker
 
+T = TypeVar("T")
 Outcome = tuple[Learned, Outputs]
 """How training went, and what is then said of the rows that results are about."""
 Arm = Callable[[int, Tracker | None], Outcome | None]
@@ -62,10 +63,10 @@ def _learn_network(job: Job, fold: int, start: Start, tracker: Tracker | None) -
 
 
 def _learn_probe(job: Job, fold: int, features: Features, start: Start, tracker: Tracker | None) -> Outcome:
-    """Fit the head of the frozen network; one line of metrics. Rank 0 fits, as the features are the same on all."""
+    """Fit the head of the frozen network; one line of metrics."""
     begin = time.perf_counter()
     rows = features.rows
-    probe, metrics = start.world.from_main(lambda: fit(job, fold, rows))
+    probe, metrics = fit(job, fold, rows, lambda work: _turn(start, work))
     line = {"strength": probe.strength, **metrics}
     line = _record(job, fold, line, time.perf_counter() - begin, start, tracker)
     test = features.test if job.test is not None else features.rows
@@ -76,24 +77,35 @@ def _learn_probe(job: Job, fold: int, features: Features, start: Start, tracker:
 
 
 def _learn_kmers(job: Job, fold: int, start: Start, tracker: Tracker | None) -> Outcome:
-    """Fit logistic regression on counts of 6-mers; on rank 0, for the others wait."""
+    """Fit logistic regression on counts of 6-mers."""
     begin = time.perf_counter()
     train, valid = (job.rows.subset(index) for index in job.folds[fold])
-    metric = job.config.evaluation.metric
+    valid_ids = [job.ids[row] for row in job.folds[fold][1]]
+    metric, strands = job.config.evaluation.metric, job.config.evaluation.strands
 
-    def fitted() -> tuple[Outputs, Outputs]:
-        model = fit_kmers(train, valid, len(job.data.classes), metric)
+    def metrics(model: KmerModel) -> dict[str, Any]:
+        return _of_kmers(model, valid_ids, strands).metrics(valid.labels)
 
-        def outputs(ids: list[np.ndarray]) -> Outputs:
-            strands = [ids, [reverse_complement(row) for row in ids]][: job.config.evaluation.strands]
-            found = [model.probabilities([decode(row) for row in strand]) for strand in strands]
-            return Outputs(np.log(np.maximum(found, np.finfo(np.float32).tiny)).astype(np.float32), [])
+    def score(model: KmerModel) -> float | None:
+        return metrics(model)[metric]
 
-        return outputs([job.ids[row] for row in job.folds[fold][1]]), outputs(job.reported(fold)[1])
-
-    on_valid, reported = start.world.from_main(fitted)
-    line = _record(job, fold, on_valid.metrics(valid.labels), time.perf_counter() - begin, start, tracker)
+    model = fit_kmers(train, len(job.data.classes), score, lambda work: _turn(start, work))
+    line = _record(job, fold, metrics(model), time.perf_counter() - begin, start, tracker)
+    reported = _turn(start, lambda: _of_kmers(model, job.reported(fold)[1], strands))
     return Learned(None, 1, line, [], line["seconds"]), reported
+
+
+def _turn(start: Start, work: Callable[[], T]) -> T:
+    """What rank 0 finds, for all; a phase of its own, so that many of them are no rank that hangs."""
+    with start.phases.phase(0, "fit"):
+        return start.world.from_main(work)
+
+
+def _of_kmers(model: KmerModel, ids: list[np.ndarray], strands: int) -> Outputs:
+    """What a model says of rows, on one strand or on both."""
+    read = [ids, [reverse_complement(row) for row in ids]][:strands]
+    found = [model.probabilities([decode(row) for row in strand]) for strand in read]
+    return Outputs(np.log(np.maximum(found, np.finfo(np.float32).tiny)).astype(np.float32), [])
 
 
 def _record(

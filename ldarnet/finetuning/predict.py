@@ -43,7 +43,8 @@ class Classifier:
         longest: bases of the longest sequence that it was trained on; None where that is not known.
         max_length: as above; None for no limit.
         seen: sequences so far.
-        beyond: those of them with more bases than `longest`, before they were cropped.
+        cropped: those of them that were cropped.
+        beyond: those that were read with more bases than `longest`.
         ambiguous: letters so far that stand for several bases, which were read as N.
 
     Raises:
@@ -59,7 +60,7 @@ class Classifier:
         self.classes = [config.id2label[number] for number in range(config.num_labels)]
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CUT, None)
-        self.seen = self.beyond = self.ambiguous = 0
+        self.seen = self.cropped = self.beyond = self.ambiguous = 0
         self._strands, self._batch = strands or getattr(config, STRANDS, 1), batch
         self._world = World.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         device: Any = self._world.device
@@ -77,9 +78,11 @@ class Classifier:
         """
         for names, sequences in _gathered(self._checked(records, source)):
             self.seen += len(names)
-            self.beyond += sum(self.longest is not None and len(sequence) > self.longest for sequence in sequences)
+            read = [cropped(sequence, self.max_length) for sequence in sequences]
+            self.cropped += sum(len(part) < len(sequence) for part, sequence in zip(read, sequences, strict=True))
+            self.beyond += sum(self.longest is not None and len(part) > self.longest for part in read)
             outputs = run_over(
-                encoded([cropped(sequence, self.max_length) for sequence in sequences]),
+                encoded(read),
                 self._forward,
                 len(self.classes),
                 batch=self._batch,
@@ -108,17 +111,15 @@ class Classifier:
 
     def note(self) -> str:
         """What a reader of the predictions should know."""
-        text = f"{self.seen:,} sequences"
+        parts = [f"{self.seen:,} sequences"]
+        if self.cropped:
+            parts.append(f"{self.cropped:,} were cropped to the {self.max_length:,} bases of their centre")
         if self.beyond:
-            fate = (
-                "they were read whole, which it has not learned"
-                if self.max_length is None
-                else f"they were cropped to the {self.max_length:,} bases of their centre"
+            parts.append(
+                f"{self.beyond:,} were read with more bases than the {self.longest:,} that the model was trained on, "
+                "which it has not learned"
             )
-            text += (
-                f"; {self.beyond:,} are longer than the {self.longest:,} bases that the model was trained on: {fate}"
-            )
-        return "; ".join([text, *ambiguity(self.ambiguous)])
+        return "; ".join([*parts, *ambiguity(self.ambiguous)])
 
 
 def _refuse_baseline(place: Path) -> None:

@@ -4,8 +4,10 @@ Shapes: n rows, D features, C classes.
 """
 
 import copy
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -92,20 +94,37 @@ class Features:
         )
 
 
-def fit(job: Job, fold: int, features: Outputs) -> tuple[Probe, dict[str, Any]]:
-    """Fit the training rows of a fold with each penalty; returns the best on its validation rows, and its metrics."""
+Fitted = tuple[Probe, dict[str, Any]]
+
+
+def fit(
+    job: Job, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted] = lambda work: work()
+) -> Fitted:
+    """Fit the training rows of a fold with each penalty; returns the best on its validation rows, and its metrics.
+
+    Args:
+        job: what all folds share.
+        fold: its number.
+        features: of the rows for training and validation.
+        turn: is given each of the fits to call.
+    """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
     x, y = features.values[:strands, train].reshape(-1, features.values.shape[2]), job.rows.labels[train]
     scaler = StandardScaler().fit(x)
-    tried = []
-    for strength in STRENGTHS:
+    seen = Outputs(features.values[: config.evaluation.strands], features.bases_per_chunk)
+
+    def one(strength: float) -> Fitted:
         regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=config.run.seed)
         regression.fit(scaler.transform(x), np.tile(y, strands))
         probe = _as_layer(regression, scaler, len(job.data.classes), strength)
-        seen = Outputs(features.values[: config.evaluation.strands], features.bases_per_chunk)
-        tried.append((probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])))
-    return max(tried, key=lambda pair: pair[1][config.evaluation.metric])
+        return probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])
+
+    def value(fitted: Fitted) -> float:
+        found = fitted[1][config.evaluation.metric]
+        return -math.inf if found is None else found
+
+    return max((turn(partial(one, strength)) for strength in STRENGTHS), key=value)
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:

@@ -57,12 +57,16 @@ def leave(job: Job, fold: int, learned: Learned, outputs: Outputs) -> list[str]:
 
     Returns:
         Sentences on what could not be told.
+
+    Raises:
+        UserError: not all probabilities are finite.
     """
     folder, split = fold_folder(job, fold), "validation" if job.test is None else "test"
     rows, _ = job.reported(fold)
     if learned.network is not None:
         _write_weights(learned.network, folder / BEST)
     probabilities = np.exp(outputs.log_probabilities)
+    _demand_finite(probabilities, rows.names, f"fold {fold}")
     _write_predictions(job, rows.names, rows.labels, probabilities, folder / PREDICTIONS)
     title = f"{job.data.task}, fold {fold}: {len(rows):,} {split} rows"
     draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / CONFUSION)
@@ -147,6 +151,15 @@ def versions(job: Job) -> dict[str, Any]:
     packages = ("torch", "transformers", "deepspeed", "scikit-learn", "numpy")
     own = {"ldarnet": __version__, "python": platform.python_version(), "kernels": job.kernels}
     return own | {name: metadata.version(name) for name in packages}
+
+
+def _demand_finite(probabilities: np.ndarray, names: list[str], fold: str) -> None:
+    wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(wrong):
+        raise UserError(
+            f"{fold}: the probabilities of {len(wrong):,} rows are not finite, the first of {names[wrong[0]]!r}; "
+            "fine-tune in another run.dir with a lower optimizer.lr"
+        )
 
 
 def _nothing_learned(probabilities: np.ndarray, classes: list[str], fold: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import IO
 from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.config import FinetuneConfig, differences, load_config
+from ldarnet.download import Patience
 from ldarnet.errors import UserError
 from ldarnet.finetuning.describe import describe
 from ldarnet.finetuning.display import Display
@@ -111,7 +112,14 @@ def _finetune(config: FinetuneConfig, start: Start) -> bool:
     """Train and test all folds; returns whether they are finished."""
     world, display = start.world, start.display
     disable_progress_bar()  # transformers' own, while it writes weights
-    job = prepare(config, world)
+    try:
+        with start.phases.phase(0, "prepare"):
+            job = prepare(config, world, Patience(asked=lambda: start.request.received is not None))
+    except UserError:
+        if not _stopped(start):
+            raise
+        display.say(f"stopped by {start.request.received} before training; run the same command again to continue")
+        return False
     world.on_main(lambda: _open_folder(job))
     for text in describe(job, world):
         display.say(text)
@@ -141,7 +149,9 @@ def _fold(job: Job, arm: Arm, fold: int, start: Start) -> bool:
         if outcome is None:
             status = "KILLED"
             return False
-        for text in world.on_main(lambda: leave(job, fold, *outcome)) or []:
+        with start.phases.phase(0, "leave"):
+            told = world.on_main(lambda: leave(job, fold, *outcome))
+        for text in told or []:
             start.display.warn(text)
         world.on_main(FoldStore(folder).remove)
         status = "FINISHED"

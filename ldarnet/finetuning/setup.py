@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ldarnet.config import FinetuneConfig
+from ldarnet.download import Patience
 from ldarnet.errors import UserError
 from ldarnet.files import read_errors, write_json_atomic
 from ldarnet.finetuning.batches import check_shares, cropped, encoded
@@ -95,15 +96,20 @@ class Job:
         }
 
 
-def prepare(config: FinetuneConfig, world: World) -> Job:
+def prepare(config: FinetuneConfig, world: World, patience: Patience) -> Job:
     """Open the task, build the network and check that they and the configuration fit together.
 
+    Args:
+        config: of the run.
+        world: the ranks.
+        patience: of a download.
+
     Raises:
-        UserError: they do not; on all ranks.
+        UserError: they do not, or the download was ended; on all ranks.
     """
-    data = world.on_main(lambda: _open(config))  # the first fetches what the others find
+    data = world.on_main(lambda: _open(config, patience))  # the first fetches what the others find
     with world.together():
-        data = data or _open(config)
+        data = data or _open(config, patience)
         config = resolve(config, data, autocast(config.training.precision, world))
         rows, folds = _rows_and_folds(config, data)
         in_bf16 = config.training.precision == "bf16"
@@ -171,12 +177,13 @@ def keep_record(job: Job) -> None:
     write_json_atomic(path, now, indent=2)
 
 
-def _open(config: FinetuneConfig) -> TaskData:
+def _open(config: FinetuneConfig, patience: Patience) -> TaskData:
     data = config.data
     return open_task(
         config.task,
         folder=data.folder,
         cache=data.cache,
+        patience=patience,
         train=data.train,
         test=data.test,
         sequence_column=data.sequence_column,

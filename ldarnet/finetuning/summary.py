@@ -120,8 +120,9 @@ def _lines(job: Job, summary: dict[str, Any]) -> list[str]:
     """What the table does not say."""
     run_dir, missing = job.config.run.dir, len(job.folds) - len(summary["numbers"])
     lines = ["±: half of the 95% interval of the mean over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
-    if summary["split"] == "valid" and summary["arm"] != "kmers":
-        lines.append("these rows also chose the best epoch, so the numbers are too high; data.test names others")
+    if summary["split"] == "valid":
+        what = "penalty" if summary["arm"] == "kmers" or summary["mode"] == "probe" else "best epoch"
+        lines.append(f"these rows also chose the {what}, so the numbers are too high; data.test names others")
     lines += [f"{missing} of {len(job.folds)} folds are not trained"] if missing else []
     lines += [f"results      {run_dir / SUMMARY}", f"predictions  {run_dir}/fold*/predictions.tsv"]
     if summary["export"]:

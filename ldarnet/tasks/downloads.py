@@ -16,6 +16,8 @@ from ldarnet.files import read_errors, read_json, sha256_file, space_errors, wri
 from ldarnet.tasks.registry import Remote, Task
 
 RECEIPTS_NAME = "fetched.json"
+BEGINNINGS = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".gz": b"\x1f\x8b"}
+"""What files begin with, by the end of their name."""
 _TRUSTED = "nothing: its publisher states no hash"
 
 
@@ -74,11 +76,13 @@ def _fetch(remote: Remote, folder: Path, receipts: dict[str, Any], patience: Pat
         if remote.sha256:
             stated, remedy = "the registry states", "report it"
         else:
-            stated, remedy = f"it had on {first['date'][:10]}", f"delete {folder / RECEIPTS_NAME} to take the new one"
+            stated, remedy = f"it had on {first['date'][:10]}", f"delete the folder {folder} to take the new one"
         raise UserError(
             f"{remote.name}: what came from {remote.url} has SHA-256 {digest}, not {expected} as {stated}: damaged on "
             f"its way, or changed; run the same command again, and if it stays so {remedy}"
         )
+    if not expected:
+        _demand_form(remote, whole)
     receipt = {
         "url": remote.url,
         "size": whole.stat().st_size,
@@ -93,9 +97,24 @@ def _fetch(remote: Remote, folder: Path, receipts: dict[str, Any], patience: Pat
     print(f"{folder / remote.name}: {receipt['size']:,} bytes, {checked}, sha256 {digest}", file=sys.stderr)
 
 
+def _demand_form(remote: Remote, whole: Path) -> None:
+    """Refuse what is plainly another thing, such as the page of a login, before it is trusted for good."""
+    with whole.open("rb") as file:
+        begins = file.read(40)
+    if not begins.startswith(BEGINNINGS.get(Path(remote.name).suffix, b"")):
+        whole.unlink()
+        raise UserError(
+            f"{remote.name}: what came from {remote.url} is something else, it begins with {begins!r}; open that "
+            "address in a browser to see what stands between (a proxy, a login), then run the same command again"
+        )
+
+
 def _demand_unchanged(path: Path, receipt: dict[str, Any] | None) -> None:
     if receipt is None:
-        raise UserError(f"{path}: is there, but not as this program left it; move it away or name another data.cache")
+        raise UserError(
+            f"{path}: is there, but not as this program left it; delete the folder {path.parent} or name another "
+            "data.cache"
+        )
     with read_errors(path):
         digest = sha256_file(path)
     if digest != receipt["sha256"]:

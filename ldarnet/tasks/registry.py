@@ -141,6 +141,7 @@ def _task(
     classes, length, rows = entry["classes"], entry["length"], entry["rows"] or []
     folder, named = entry.get("folder", name), not isinstance(classes, int)
     urls = [f"{suite['source']}/{path.format(folder=folder, revision=suite['revision'])}" for path in suite["files"]]
+    names, hashes = [url.rpartition("/")[2].partition("?")[0] for url in urls], entry.get("sha256", {})
     return Task(
         name=name,
         suite=suite_name,
@@ -149,7 +150,7 @@ def _task(
         source=suite["source"],
         revision=suite["revision"],
         licence=suite["licence"],
-        files=tuple(Remote(url.rpartition("/")[2].partition("?")[0], url) for url in urls),
+        files=tuple(Remote(file, url, hashes.get(file)) for file, url in zip(names, urls, strict=True)),
         rows=dict(zip(_SPLITS[len(rows)], rows, strict=True)) if rows else {},
         length=(length, length) if isinstance(length, int) else tuple(length),
         classes=tuple(sorted(classes)) if named else tuple(map(str, range(classes))),

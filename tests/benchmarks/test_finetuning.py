@@ -6,7 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.finetuning import CNN, FROZEN, FROZEN_RANDOM, KMERS, PRETRAINED, RANDOM, Plan, main, write_results
+from benchmarks.finetuning import (
+    CNN,
+    FROZEN,
+    FROZEN_RANDOM,
+    KMERS,
+    PRETRAINED,
+    RANDOM,
+    Plan,
+    _bases_seen,
+    main,
+    write_results,
+)
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.config import flatten
 from ldarnet.model import write_model
@@ -58,6 +69,17 @@ def test_the_dated_file_holds_every_arm_and_its_picture(checkpoint: Path, tmp_pa
     assert "a note on nt/H4" in text and "20,900 parameters" in text
     assert "> **Not all folds are there.** 2 of 10 of every arm and task." in text
     assert str(tmp_path) not in text
+
+
+def test_bases_are_those_that_the_best_weights_have_seen(tmp_path: Path) -> None:
+    best = tmp_path / "checkpoints" / "step-00000010"
+    best.mkdir(parents=True)
+    (best.parent / "pointers.json").write_text(json.dumps({"best": best.name}))
+    lines = [{"split": "train", "step": step, "bases": 1000 * step} for step in (5, 10, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert _bases_seen(tmp_path) is None
+    (best / "state.json").write_text(json.dumps({"step": 10}))
+    assert _bases_seen(tmp_path) == 10_000
 
 
 def test_what_is_no_setting_is_refused_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The baselines compute what they say, and learn what is there to learn."""
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from ldarnet.alphabet import PAD, encode
-from ldarnet.finetuning.baselines import build_cnn, fit_kmers, kmer_counts
+from ldarnet.finetuning.baselines import KmerModel, build_cnn, fit_kmers, kmer_counts
 from ldarnet.tasks.dataset import Examples
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
@@ -56,21 +57,25 @@ def test_counts_of_both_strands_are_the_same_for_either() -> None:
     assert (kmer_counts(sequences) != kmer_counts([other_strand(sequence) for sequence in sequences])).nnz > 0
 
 
+def accuracy_on(valid: Examples) -> Callable[[KmerModel], float]:
+    return lambda model: float((model.probabilities(valid.sequences).argmax(axis=1) == valid.labels).mean())
+
+
 def test_kmers_find_a_motif_and_its_strand() -> None:
     strands = {"first": other_strand(MOTIF), "second": MOTIF}
-    model = fit_kmers(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
+    model = fit_kmers(planted(400, 0, **strands), 2, accuracy_on(planted(100, 1, **strands)))
     test = planted(100, 2, **strands)
     found = model.probabilities(test.sequences)
     assert found.shape == (100, 2)
     assert found.sum(axis=1) == pytest.approx(np.ones(100))
     assert (found.argmax(axis=1) == test.labels).mean() > 0.9
     assert model.strands == "one"  # both together know nothing of it
-    again = fit_kmers(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
+    again = fit_kmers(planted(400, 0, **strands), 2, accuracy_on(planted(100, 1, **strands)))
     assert np.array_equal(again.probabilities(test.sequences), found)
 
 
 def test_kmers_give_a_class_without_training_rows_no_chance() -> None:
-    model = fit_kmers(planted(60, 0), planted(40, 1), classes=3, metric="accuracy")
+    model = fit_kmers(planted(60, 0), 3, accuracy_on(planted(40, 1)))
     assert np.array_equal(model.probabilities(["ACGTACGTAC"])[:, 2], [0])
 
 

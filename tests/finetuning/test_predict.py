@@ -89,10 +89,15 @@ def test_longer_sequences_are_counted_and_cropped(run):
     records = [("short", "ACGT" * 10), ("long", "A" * 10 + "ACGT" * 13 + "C" * 10)]
     as_trained = Classifier(run)
     (_, (_, cropped)) = as_trained.predict(records)
-    assert as_trained.note() == (
-        "2 sequences; 1 are longer than the 52 bases that the model was trained on: they were cropped to the 52 "
-        "bases of their centre"
+    assert as_trained.note() == "2 sequences; 1 were cropped to the 52 bases of their centre"
+    whole = Classifier(run, max_length=100)
+    list(whole.predict(records))
+    assert whole.note() == (
+        "2 sequences; 1 were read with more bases than the 52 that the model was trained on, which it has not learned"
     )
+    less = Classifier(run, max_length=30)
+    list(less.predict(records))
+    assert less.note() == "2 sequences; 2 were cropped to the 30 bases of their centre"
     ((_, centre),) = Classifier(run).predict([("centre", "ACGT" * 13)])
     assert cropped == pytest.approx(centre, abs=1e-6)
     ((_, both),) = Classifier(run, strands=2).predict([("centre", "ACGT" * 13)])

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.errors import UserError
-from ldarnet.finetuning.classifier import build_classifier, parameter_groups
+from ldarnet.finetuning.classifier import build_classifier, parameter_groups, window_length
 from ldarnet.finetuning.folds import split
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.model import load_backbone, write_model
@@ -330,6 +332,40 @@ def test_a_classifier_that_learned_nothing_and_numbers_of_chosen_rows_are_told(w
     printed = capsys.readouterr().out
     assert "fold 0: every row is given the class " in printed and "nothing was learned" in printed
     assert "these rows also chose the best epoch, so the numbers are too high" in (folder / "summary.txt").read_text()
+    kmers = run(world, path, "folds.only=[0]", "data.test=null", "model.baseline=kmers", f"run.dir={tmp_path}/kmers")
+    assert "these rows also chose the penalty, so the numbers are too high" in (kmers / "summary.txt").read_text()
+
+
+def test_class_names_are_no_formulas(world, tmp_path):
+    path = write_config(tmp_path)
+    for name in ("train.csv", "test.csv"):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace(",yes", ",$a^$").replace(",no", ",$b_$"))
+    folder = run(world, path, "folds.only=[0]", "training.epochs=1", "model.baseline=kmers")
+    assert (folder / "fold0/confusion.png").is_file() and (folder / "fold0/roc.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arm", "overrides"), [("kmers", ["model.baseline=kmers"]), ("probe", ["training.mode=probe"])]
+)
+def test_fits_one_after_the_other_are_no_rank_that_hangs(world, tmp_path, monkeypatch, arm, overrides):
+    """Each is shorter than the timeout, all together are longer."""
+    fit = LogisticRegression.fit
+
+    def slow(*arguments, **options):
+        time.sleep(1.5)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(LogisticRegression, "fit", slow)
+    path = write_config(tmp_path, training={"timeout_minutes": 5 / 60})
+    assert result(run(world, path, "folds.only=[0]", *overrides))["fold"] == 0
+
+
+def test_what_lies_beside_a_checkpoint_may_be_anything(tmp_path):
+    write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
+    for text in ("data: /somewhere", "", "- a list", "a: [", "data: {length: 100}"):
+        (tmp_path / "config.yaml").write_text(text)
+        assert window_length(tmp_path / "model") == (100 if "100" in text else None)
 
 
 def test_mlflow_has_every_fold_under_its_parent(world, tmp_path):

@@ -124,7 +124,7 @@ def test_what_changed_at_the_publisher_is_told(server, tmp_path):
     (home(tmp_path) / "test.fna").unlink()
     server.files["H3/test.fna"] = TEST.replace(b"A", b"G")
     with pytest.raises(
-        UserError, match=r"test\.fna: what came from http.* has SHA-256 .*, not .* as it had on 20.*fetched\.json"
+        UserError, match=r"test\.fna: what came from http.* has SHA-256 .*, not .* as it had on 20.*delete the folder"
     ):
         fetch_task(at(server), tmp_path, QUICK)
     assert not (home(tmp_path) / "test.fna").exists()
@@ -137,6 +137,24 @@ def test_a_hash_of_the_registry_is_kept_to(server, tmp_path, capsys):
     assert "bytes, checked, sha256" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"train\.fna: what came .* as the registry states: damaged .* report it"):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
+
+
+def test_what_is_plainly_another_thing_is_not_trusted(server, tmp_path):
+    """The page of a login comes with status 200."""
+    server.files["H3/train.fna"] = b"<!DOCTYPE html><title>Log in</title>"
+    with pytest.raises(UserError, match=r"train\.fna: what came from .* is something else, it begins with b'<!DOCTYPE"):
+        fetch_task(at(server), tmp_path, QUICK)
+    server.files["H3/train.fna"] = TRAIN
+    folder, _ = fetch_task(at(server), tmp_path, QUICK)
+    assert (folder / "H3" / "train.fna").read_bytes() == TRAIN
+
+
+def test_a_request_to_stop_ends_the_waiting_for_a_server(tmp_path):
+    nowhere = replace(find_task("H3"), files=(replace(find_task("H3").files[0], url="http://127.0.0.1:1/train.fna"),))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="stopped; run the same command again"):
+        fetch_task(nowhere, tmp_path, Patience(pause=100, asked=lambda: time.monotonic() - begin > 1))
+    assert time.monotonic() - begin < 50
 
 
 def test_files_of_the_user_are_left_alone(server, tmp_path):
