@@ -9,7 +9,7 @@ from benchmarks.soak import PATIENCE_SECONDS, differences, live, report, soak
 from ldarnet.training.metrics_file import read_metrics
 from ldarnet.training.watchdog import FAILED_STATUS
 
-STEPS = 150
+STEPS = 100
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ def test_a_run_killed_at_random_ends_like_one_left_alone(config_file, tmp_path):
     arguments = ["--config", str(config_file), f"training.steps={STEPS}", "checkpoint.every=10", "validation.every=40"]
     undisturbed = live(arguments, tmp_path / "undisturbed", 2, None, random.Random(0))
     assert undisturbed.statuses == [0, 0], (tmp_path / "undisturbed.log").read_text()
-    lives = soak(arguments, tmp_path, ranks=2, between=(1, 3), seed=1, in_training=True, kills=4)
+    lives = soak(arguments, tmp_path, ranks=2, between=(1, 3), seed=1, in_training=True, kills=3)
     killed = [life for life in lives if life.killed is not None]
     assert len(killed) > 1
     assert max(life.ended for life in killed) < PATIENCE_SECONDS
