@@ -5,7 +5,6 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ GRACE_SECONDS = 1.0
 """A rank's death makes others fail: so long it may be reported after them, and is still the cause."""
 
 FAREWELL_SECONDS = 5.0
-"""How long ranks that have been told of the end may take to go before rank 0 goes, and the referee with it."""
+"""How long ranks that have been told of the end may take to go."""
 
 LONGEST_LINE = 65536
 
@@ -72,6 +71,8 @@ class Referee:
 
     Attributes:
         port: that it listens on.
+        alone: not set while other ranks hear of the end and go. Rank 0 goes after them: its end would reset their
+            connections, and what they have not read yet would be lost.
     """
 
     def __init__(self, host: str, size: int, token: str, timeout: float) -> None:
@@ -82,7 +83,8 @@ class Referee:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._causes: list[tuple[bool, int, str]] = []
-        self._closing = threading.Event()
+        self._closing, self.alone = threading.Event(), threading.Event()
+        self.alone.set()
         self._thread = threading.Thread(target=self._run, name="referee", daemon=True)
         self._thread.start()
 
@@ -105,6 +107,8 @@ class Referee:
             for key in self._selector.get_map().values():
                 if isinstance(key.fileobj, socket.socket):
                     key.fileobj.close()  # which ends a rank that has not been heard yet
+        finally:
+            self.alone.set()
 
     def _listen(self) -> None:
         beat, judged = 0.0, None
@@ -120,16 +124,15 @@ class Referee:
                 judged = judged or now
                 if now - judged > GRACE_SECONDS:
                     _, rank, text = min(self._causes, key=lambda cause: not cause[0])
-                    self._end({"end": text, "rank": rank})
+                    self.alone.clear()
+                    self._tell({"end": text, "rank": rank})
+                    self._wait_for_others()
                     return
 
-    def _end(self, message: dict[str, Any]) -> None:
-        """Rank 0 is told last: its end would reset connections, and what others have not read yet would be lost."""
-        self._tell(message, [number for number in self._ranks if number])
+    def _wait_for_others(self) -> None:
         deadline = time.monotonic() + FAREWELL_SECONDS
         while any(self._ranks) and time.monotonic() < deadline:
             self._hear_all()
-        self._tell(message, [0])
 
     def _hear_all(self) -> None:
         for key, _ in self._selector.select(BEAT_SECONDS / 4):
@@ -192,10 +195,10 @@ class Referee:
         text = f"{which} {rank.where} for {now - rank.since:.0f} seconds, longer than training.timeout_minutes"
         self._causes.append((True, behind[0], f"{text}; the ends of logs/rank-*.log tell what each rank was doing"))
 
-    def _tell(self, message: dict[str, Any], ranks: Iterable[int] | None = None) -> None:
-        for number in list(self._ranks if ranks is None else ranks):
-            with suppress(OSError, KeyError):  # noticed when it is read; gone in the meantime
-                self._ranks[number].connection.sendall(json.dumps(message).encode() + b"\n")
+    def _tell(self, message: dict[str, Any]) -> None:
+        for rank in self._ranks.values():
+            with suppress(OSError):  # noticed when it is read
+                rank.connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _listen_on(host: str, size: int) -> socket.socket:

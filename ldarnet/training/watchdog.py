@@ -139,6 +139,8 @@ class Watchdog:
             if self._world.rank == about and self._error is not None:
                 traceback.print_exception(self._error)
             sys.stdout.flush()
+            if self._referee is not None:
+                self._referee.alone.wait(LAST_WORD_SECONDS)
         finally:  # console and log may be gone
             os._exit(FAILED_STATUS)
 

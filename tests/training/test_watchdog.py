@@ -15,7 +15,7 @@ import pytest
 
 from ldarnet.training.metrics_file import read_metrics
 from ldarnet.training.phases import Phases
-from ldarnet.training.referee import Lines, Referee
+from ldarnet.training.referee import FAREWELL_SECONDS, Lines, Referee
 from ldarnet.training.watchdog import FAILED_STATUS, Watchdog
 
 STUCK_RANK = Path(__file__).with_name("stuck_rank.py")
@@ -73,19 +73,19 @@ def test_the_rank_that_all_wait_for_is_named(referee):
     assert 4 < time.monotonic() - begin < 15
 
 
-def test_rank_0_is_told_last_and_all_else_is_read_first(referee):
+def test_rank_0_waits_until_the_others_have_gone(referee):
     """A process that ends with unread messages resets its connections, and the others would not hear of the end."""
     own, other = (connect(referee, token="secret", rank=rank) for rank in range(2))
     own.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
     other.sendall(b'{"failed": "RuntimeError: broken"}\n')
-    assert last_word(other)["rank"] == 1
-    other.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
-    own.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
-    own.settimeout(1)
-    assert not any("end" in message for message in Lines(own).read())
+    assert last_word(other)["rank"] == last_word(own)["rank"] == 1
+    for connection in (own, other):
+        connection.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
+    assert not referee.alone.wait(1)
+    begin = time.monotonic()
     other.close()
-    own.settimeout(10)
-    assert last_word(own)["rank"] == 1
+    assert referee.alone.wait(10)
+    assert time.monotonic() - begin < FAREWELL_SECONDS - 1
 
 
 def test_a_rank_that_leaves_is_not_missed(referee):

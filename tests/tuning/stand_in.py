@@ -5,6 +5,7 @@ What happens is told by a file script.yaml in the folder of the sweep:
 scores: {nt/H3: {"0.0001": 0.5}}      validation of the first epoch, by task and learning rate; else the best is 1e-4
 seconds: 0.1                          that an epoch takes
 saving: 5.0                           seconds between a signal and the end
+wait: 2                               after so many epochs it goes on once there is a file `go` beside script.yaml
 faults: {nt/H3 0.0001 fold1: {...}}   {mistake: TEXT, epoch: N}, or {kind: kill or transient, times: N}, in epoch 2,
                                       or {kind: late, times: N}, killed between its result and its summary
 """
@@ -26,7 +27,8 @@ def main() -> int:
     config = yaml.safe_load(Path(arguments[arguments.index("--config") + 1]).read_text())
     changes = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     run_dir, (fold,) = Path(yaml.safe_load(changes["run.dir"])), yaml.safe_load(changes["folds.only"])
-    script = yaml.safe_load(next(path for up in run_dir.parents if (path := up / "script.yaml").exists()).read_text())
+    script_file = next(path for up in run_dir.parents if (path := up / "script.yaml").exists())
+    script, go = yaml.safe_load(script_file.read_text()), script_file.with_name("go")
     lr, task, folder = config["optimizer"]["lr"], config["task"], run_dir / f"fold{fold}"
     folder.mkdir(parents=True, exist_ok=True)
     lock = (run_dir / ".lock").open("w")
@@ -48,6 +50,8 @@ def main() -> int:
         if epoch <= done:
             continue
         time.sleep(script.get("seconds", 0.0))
+        while epoch > script.get("wait", epoch) and not go.exists() and not stopped:
+            time.sleep(0.1)
         if stopped:
             time.sleep(script.get("saving", 0.0))
             (run_dir / "saved").touch()

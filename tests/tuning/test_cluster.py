@@ -38,17 +38,23 @@ def machines() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+def wait_for_files(folder: Path, name: str, number: int) -> None:
+    until = time.monotonic() + 120
+    while len(list(folder.rglob(name))) < number:
+        assert time.monotonic() < until, f"{number} of {name}"
+        time.sleep(0.1)
+
+
 def test_a_sweep_on_a_running_cluster_outlives_a_machine(machines: Cluster, tmp_path: Path) -> None:
-    path = write(tmp_path, epochs=4, script={"seconds": 2.0})
+    path = write(tmp_path, epochs=4, script={"wait": 1})
     environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
     command = [sys.executable, "-c", DRIVER, str(path), f"ray.address={machines.address}", "sweep.tasks=H3"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        until = time.monotonic() + 120
-        while sum(0 < len(file.read_text().splitlines()) < 3 for file in path.parent.rglob("metrics.jsonl")) < 2:
-            assert driver.poll() is None and time.monotonic() < until
-            time.sleep(0.1)
+        wait_for_files(path.parent, "metrics.jsonl", 2)
         (lost,) = machines.worker_nodes
         machines.remove_node(lost, allow_graceful=False)
+        wait_for_files(path.parent, "saved", 1)
+        (path.parent / "out" / "go").touch()
         assert driver.stdout is not None
         printed = driver.stdout.read()
     assert driver.returncode == 0, printed
