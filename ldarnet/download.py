@@ -16,7 +16,7 @@ import requests
 import urllib3.exceptions
 
 from ldarnet.errors import UserError
-from ldarnet.files import space_errors, write_json_atomic
+from ldarnet.files import space_errors, sync_path, write_json_atomic
 from ldarnet.version import __version__
 
 _PIECE = 2**18
@@ -120,6 +120,7 @@ class Download:
         """
         with space_errors(self._part):
             self._patience.keep_trying(url, lambda: self._receive(url), self._size)
+            sync_path(self._part)
             self._part.replace(output_file)
             self._state.unlink(missing_ok=True)
 

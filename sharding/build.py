@@ -87,7 +87,9 @@ def build(
         # What is packed does not depend on splits: to mend these costs nothing.
         made_by = f"format {FORMAT_VERSION}, zstandard {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
         receipts.begin({"made_by": made_by, "block": block, "shard_size": shard_size}, identities)
-        jobs = [Job(out, number, source, block, shard_size) for number, source in enumerate(sources)]
+        # Ray's workers have a working folder of their own.
+        shared, read = (out, sources) if ray is None else (out.absolute(), [source.absolute() for source in sources])
+        jobs = [Job(shared, number, source, block, shard_size) for number, source in enumerate(read)]
         sizes = [identity["size"] or 0 for identity in identities]
         count = workers or min(
             len(os.sched_getaffinity(0)), sum(_most_parts(*job) for job in zip(jobs, sizes, strict=True))

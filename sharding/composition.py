@@ -1,8 +1,8 @@
 """Counting the letters of a shard set: every block is read once, and counted four bases at a time."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,6 +11,7 @@ import numpy as np
 from ldarnet.data import ShardSet
 from ldarnet.data.format import Block, unpack_bases
 from ldarnet.data.index import Index
+from ldarnet.errors import UserError
 
 LETTERS = ("A", "C", "G", "T", "N", "other", "masked")
 """What is counted: the four bases in either case, N, the other codes of IUPAC, and lower case of any letter."""
@@ -75,7 +76,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
     """Count all letters of a set in ``workers`` processes; ``report`` is told the bases that were counted since.
 
     Raises:
-        UserError: a shard is missing, damaged or cannot be read.
+        UserError: a shard is missing, damaged or cannot be read, or a process was killed.
     """
     total, blocks = Counts.zeros(shards.index), len(shards.index.blocks)
     lots = (range(at, min(at + _BLOCKS_AT_A_TIME, blocks)) for at in range(0, blocks, _BLOCKS_AT_A_TIME))
@@ -87,6 +88,10 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
                     total.add(done.result())
                     report(int(shards.index.blocks.length[pending.pop(done)].sum()))
                     pending |= {pool.submit(_count_lot, lot): lot for lot in islice(lots, 1)}
+        except BrokenProcessPool:
+            raise UserError(
+                f"{shards.place}: a process was killed, perhaps for want of memory; use fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -118,7 +123,6 @@ _segments: Segments
 def _begin(shards: ShardSet) -> None:
     """What each process keeps from lot to lot."""
     global _shards, _segments
-    os.environ["OMP_NUM_THREADS"] = "1"
     _shards, _segments = shards, Segments(shards.index)
 
 

@@ -167,6 +167,8 @@ def _opened(out: str) -> Iterator[BinaryIO]:
         return
     if not Path(out).parent.is_dir():
         raise UserError(f"{out}: there is no folder {Path(out).parent}; make it or name another --out")
+    if Path(out).exists() and not Path(out).is_file():
+        raise UserError(f"{out}: is there, and is no file; name another --out, or - for the standard output")
     packing = _FORMATS.get(Path(out).suffix)
     with atomic_path(out) as partial:
         if packing:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ldarnet.download import Download, GoneError, Patience, Report, read_text
 from ldarnet.errors import UserError
-from ldarnet.files import read_json, sha256_file, space_errors, write_json_atomic
+from ldarnet.files import read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from sharding.published import Remote
 
 RECEIPTS_NAME = "fetched.json"
@@ -117,6 +117,7 @@ class Store:
             self.receipts[name] = receipt
             write_json_atomic(self.folder / RECEIPTS_NAME, self.receipts, indent=2)
             whole.replace(final)
+            sync_path(final.parent)
         return receipt
 
     def _retrieve(self, name: str, url: str, expected: str | None, report: Report) -> Path:

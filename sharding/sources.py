@@ -1,14 +1,16 @@
 """Where genomes come from: files and URLs, plain or packed, each with the species it belongs to."""
 
+import bz2
 import contextlib
 import hashlib
 import io
+import lzma
 import queue
 import re
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -26,7 +28,8 @@ PATIENCE = Retry()
 
 _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_STREAMS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": lzma.LZMADecompressor}
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", *_STREAMS)
 _VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
 
 
@@ -51,6 +54,10 @@ class Source:
     def name(self) -> str:
         """Its last word: what a set keeps of a path."""
         return self.location.rstrip("/").rsplit("/", 1)[-1]
+
+    def absolute(self) -> "Source":
+        """The same file for a process in another working folder."""
+        return self if self.remote else replace(self, location=str(Path(self.location).absolute()))
 
     @property
     def is_2bit(self) -> bool:
@@ -163,9 +170,14 @@ def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
     where = raw.location
     try:
         buffered = io.BufferedReader(raw, PIECE)
-        with xopen(buffered, "rb", threads=0) as text:  # type: ignore[arg-type]
-            while data := text.read(piece):
-                yield data
+        head = buffered.peek(8)
+        new = next((new for magic, new in _STREAMS.items() if head.startswith(magic)), None)
+        if new is not None:
+            yield from _unpacked(buffered, new, piece)
+        else:
+            with xopen(buffered, "rb", threads=0) as text:  # type: ignore[arg-type]
+                while data := text.read(piece):
+                    yield data
         while not raw.closed and buffered.read(PIECE):
             pass
     except UserError:
@@ -175,6 +187,30 @@ def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
     except Exception as error:
         # Each decompressor has an exception class of its own.
         raise UserError(f"{where}: cannot be read ({error}); it is damaged or misnamed, fetch it again") from None
+
+
+def _unpacked(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[bytes]:
+    """What one compressed stream after the other holds.
+
+    Python's own files of .bz2 and .xz take what follows a stream and begins no other one for rubbish, and drop it.
+
+    Raises:
+        EOFError: the last stream is not whole.
+        Exception: what follows a stream is none, in a class of the decompressor.
+    """
+    stream, data = new(), b""
+    while True:
+        if stream.eof:
+            rest = stream.unused_data
+            while not (rest := rest.lstrip(b"\0")):  # padding
+                if not (rest := file.read(PIECE)):
+                    return
+            stream, data = new(), rest
+        elif stream.needs_input and not (data := file.read(PIECE)):
+            raise EOFError
+        if text := stream.decompress(data, piece):
+            yield text
+        data = b""
 
 
 def read_ahead(pieces: Iterator[bytes], most: int = 8) -> Generator[bytes, None, None]:

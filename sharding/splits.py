@@ -9,6 +9,7 @@ import numpy as np
 
 from ldarnet.data.contigs import Contigs, some_names
 from ldarnet.data.order import counter_hash, stream_key
+from ldarnet.data.regions import is_bed_comment
 from ldarnet.errors import UserError
 from ldarnet.files import file_size, read_errors
 from sharding.intervals import intersect, merge
@@ -251,8 +252,7 @@ def _bed_lines(path: Path) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as a BED file ({error}); name a plain text file") from None
     lines = enumerate((line.strip() for line in text.splitlines()), start=1)
-    skipped = ("#", "track", "browser")
-    return [(number, line.split()) for number, line in lines if line and not line.startswith(skipped)]
+    return [(number, line.split()) for number, line in lines if not is_bed_comment(line)]
 
 
 def _interval(path: Path, line: int, fields: list[str], named: bool) -> Interval:

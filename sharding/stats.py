@@ -210,9 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     shards = ShardSet.open(options.place)
     columns = (TextColumn("counting"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # Without a thread of its own, since processes are forked.
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=int(shards.index.contigs.length.sum()))
-        counts = count_set(shards, options.workers, lambda bases: progress.advance(task, bases))
+
+        def advance(bases: int) -> None:
+            progress.advance(task, bases)
+            progress.refresh()
+
+        counts = count_set(shards, options.workers, advance)
     figures = describe(shards, counts)
     for sheet in sheets(figures):
         console.print(sheet.as_rich(), highlight=False)

@@ -69,7 +69,7 @@ class Contigs:
         """The full name of each contig."""
         return [
             full_name(self.species_names[species], bare)
-            for species, bare in zip(self.species.tolist(), self._bare_names(), strict=True)
+            for species, bare in zip(self.species.tolist(), self.bare_names(), strict=True)
         ]
 
     def number(self, name: str) -> int:
@@ -96,7 +96,7 @@ class Contigs:
     def _owners(self) -> dict[str, list[int]]:
         """Bare name -> numbers of the contigs that have it."""
         owners: dict[str, list[int]] = {}
-        for number, bare in enumerate(self._bare_names()):
+        for number, bare in enumerate(self.bare_names()):
             owners.setdefault(bare, []).append(number)
         return owners
 
@@ -104,7 +104,8 @@ class Contigs:
     def _line_ends(self) -> np.ndarray:
         return np.flatnonzero(self.names == _NEWLINE)
 
-    def _bare_names(self) -> list[str]:
+    def bare_names(self) -> list[str]:
+        """The name of each contig without its species."""
         return self.names.tobytes().decode().split("\n")[:-1]
 
 

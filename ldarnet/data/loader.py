@@ -26,7 +26,7 @@ _LOOKED_UP_TOGETHER = 1024
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A window that could not be read: its name, such as ``chr1:4096-8192``, and why, with shard and block."""
+    """A window that could not be read: its name, such as ``chr1:4097-8192``, and why, with shard and block."""
 
     window: str
     reason: str

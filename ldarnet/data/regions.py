@@ -1,6 +1,6 @@
 """Named regions of a genome from a BED file, such as repeats and genes, laid over windows."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -76,15 +76,15 @@ class Regions:
 
     def _lines(self) -> Iterator[tuple[str, int, int, str]]:
         """Contig, first base, base after the last, name."""
-        with read_errors(self._path):
-            file = xopen(self._path, encoding="utf-8")
-        with file:
-            try:
+        try:
+            with read_errors(self._path), xopen(self._path, encoding="utf-8", threads=0) as file:
                 for number, line in enumerate(file, start=1):
-                    if line.strip() and not line.startswith(("#", "track", "browser")):
+                    if not is_bed_comment(line):
                         yield self._parsed(number, line)
-            except (EOFError, OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{self._path}: cannot be read ({error}); write or fetch it again") from None
+        except UserError:
+            raise
+        except Exception as error:  # each decompressor has a class of its own
+            raise UserError(f"{self._path}: cannot be read ({error}); write or fetch it again") from None
 
     def _parsed(self, number: int, line: str) -> tuple[str, int, int, str]:
         columns = line.rstrip("\r\n").split("\t")
@@ -103,13 +103,18 @@ class Regions:
         return contig, start, end, name
 
 
+def is_bed_comment(line: str) -> bool:
+    """Whether a line of a BED file holds no interval; a contig may be called track1."""
+    words = line.split(maxsplit=1)
+    return not words or words[0].startswith("#") or words[0] in ("track", "browser")
+
+
 def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
     """Numbers of the contigs of a split by full name, and by bare name where that tells one contig."""
     numbers = {shards.index.name(int(number)): int(number) for number in np.unique(shards.index.splits[split][:, 0])}
-    bare = [name.rpartition("/")[2] for name in numbers]
-    return numbers | {
-        short: number for short, number in zip(bare, numbers.values(), strict=True) if bare.count(short) == 1
-    }
+    names = shards.index.contigs.bare_names()
+    owners = Counter(names[number] for number in numbers.values())
+    return {names[number]: number for number in numbers.values() if owners[names[number]] == 1} | numbers
 
 
 def _merged(pairs: np.ndarray) -> Intervals:

@@ -236,9 +236,12 @@ def _draw_lengths(axes: Axes, lengths: np.ndarray) -> None:
 
     counts = np.bincount(np.minimum(lengths, LONGEST_SHOWN), minlength=LONGEST_SHOWN + 1)
     axes.bar(np.arange(1, LONGEST_SHOWN + 1), counts[1:], width=0.8, color=STAGE_COLOURS[0])
-    mean = lengths.mean()
-    axes.axvline(min(mean, LONGEST_SHOWN), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-    axes.set_title(f"{mean:.2f} bases per chunk")
+    title = "no chunk begins here"
+    if len(lengths):
+        mean = lengths.mean()
+        title = f"{mean:.2f} bases per chunk"
+        axes.axvline(min(mean, LONGEST_SHOWN), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.set_title(title)
     axes.set_xlabel("chunk length (bases)", fontsize=8)
     axes.set_ylabel("chunks", fontsize=8)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))

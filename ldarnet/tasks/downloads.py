@@ -12,7 +12,7 @@ from typing import Any
 from ldarnet.data.cache import default_cache_folder, locked
 from ldarnet.download import Download, Patience
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, read_json, sha256_file, space_errors, write_json_atomic
+from ldarnet.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.tasks.registry import Remote, Task
 
 RECEIPTS_NAME = "fetched.json"
@@ -93,6 +93,7 @@ def _fetch(remote: Remote, folder: Path, receipts: dict[str, Any], patience: Pat
     receipts[remote.name] = receipt
     write_json_atomic(folder / RECEIPTS_NAME, receipts, indent=2)
     whole.replace(folder / remote.name)
+    sync_path(folder)
     checked = "checked" if expected else f"NOT CHECKED ({_TRUSTED.removeprefix('nothing: ')})"
     print(f"{folder / remote.name}: {receipt['size']:,} bytes, {checked}, sha256 {digest}", file=sys.stderr)
 

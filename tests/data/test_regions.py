@@ -1,13 +1,14 @@
 """Regions of a BED file over windows."""
 
 import gzip
+import lzma
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldarnet.data.regions import OTHER, Regions, _covered, _merged
+from ldarnet.data.regions import OTHER, Regions, _covered, _merged, is_bed_comment
 from ldarnet.errors import UserError
 
 LINES = """# a comment
@@ -90,3 +91,13 @@ def test_a_missing_or_damaged_file_is_told(shards, tmp_path):
     broken.write_bytes(gzip.compress(LINES.encode() * 999)[:100])
     with pytest.raises(UserError, match="cannot be read"):
         Regions(broken, shards, "valid")
+    packed = bytearray(lzma.compress(LINES.encode() * 999))
+    packed[len(packed) // 2] ^= 255
+    broken.with_suffix(".xz").write_bytes(packed)
+    with pytest.raises(UserError, match="cannot be read"):
+        Regions(broken.with_suffix(".xz"), shards, "valid")
+
+
+def test_only_whole_words_are_comments():
+    assert all(map(is_bed_comment, ("", "  \n", "# x", "#x\t1\t2", "track name=x", "browser position", "track\tname")))
+    assert not any(map(is_bed_comment, ("track1\t0\t10\ta", "browser_2 0 10", "chr1\t0\t10\ttrack")))

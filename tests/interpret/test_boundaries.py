@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.errors import UserError
 from ldarnet.interpret import boundary_figure, boundary_track
-from ldarnet.interpret.boundaries import chunk_lengths
+from ldarnet.interpret.boundaries import chunk_lengths, draw_boundaries
 
 
 class Scripted(torch.nn.Module):
@@ -129,3 +129,9 @@ def test_figure_of_two_stages_marks_inner_chunks(tmp_path, axes_drawn):
     boundary_figure(Scripted([1, 0] * 20, [1, 0, 0, 0] * 5), random_ids(40), "c", 0, tmp_path / "b.png")
     brackets = [line for line in axes_drawn[0].lines if np.diff(line.get_xdata())[0] > 1]
     assert [round(np.diff(line.get_xdata())[0]) for line in brackets] == [8] * 5
+
+
+def test_a_stretch_in_which_no_chunk_begins_says_so():
+    figure = Figure()
+    draw_boundaries(figure, "ACGT", [(np.zeros(4), np.zeros(4, dtype=bool))], 0)
+    assert figure.axes[-1].get_title() == "no chunk begins here"

@@ -110,6 +110,8 @@ def test_a_split_comes_as_its_intervals(small, capfd):
         (["--species", "yeast"], "--species yeast: not in the set"),
         (["--width", "0"], "--width 0: it must be at least 1"),
         (["--out", "absent/x.fa"], "there is no folder absent; make it"),
+        (["--out", "."], r"\.: is there, and is no file"),
+        (["--out", "/dev/null"], "/dev/null: is there, and is no file"),
     ],
 )
 def test_mistakes_are_told(small, arguments, message):

@@ -1,6 +1,7 @@
 import bz2
 import errno
 import gzip
+import lzma
 import os
 from itertools import groupby
 from pathlib import Path
@@ -57,6 +58,9 @@ PACKED = {
     "x.fa.bgz": gzip.compress(TEXT[:15]) + gzip.compress(TEXT[15:]) + gzip.compress(b""),
     "x.fa.zst": zstandard.compress(TEXT[:15]) + zstandard.compress(TEXT[15:]),
     "x.fa.bz2": bz2.compress(TEXT),
+    "several.bz2": bz2.compress(TEXT[:15]) + bz2.compress(TEXT[15:]),
+    "x.fa.xz": lzma.compress(TEXT),
+    "several.xz": lzma.compress(TEXT[:15]) + b"\0" * 8 + lzma.compress(TEXT[15:]) + b"\0" * 4,
     "x.fna": gzip.compress(TEXT),
 }
 
@@ -85,6 +89,10 @@ BAD = {
     "cut header": (b">a\nA\n>chr", "line 3: the file ends within a header"),
     "truncated gzip": (gzip.compress(TEXT * 50)[:-9], "truncated"),
     "truncated zstandard": (zstandard.compress(TEXT * 50)[:-9], "truncated"),
+    "truncated bzip2": (bz2.compress(TEXT * 50)[:-9], "truncated"),
+    "truncated xz": (lzma.compress(TEXT * 50) + lzma.compress(TEXT)[:-9], "truncated"),
+    "bzip2 and no stream": (bz2.compress(TEXT) + b"BZx" + bz2.compress(TEXT)[3:], "cannot be read"),
+    "xz and no stream": (lzma.compress(TEXT) + b"a piece of text", "cannot be read"),
     "damaged gzip": (gzip.compress(TEXT)[:-6] + b"xxxxxx", "cannot be read"),
 }
 
