@@ -11,7 +11,6 @@
 Nothing is pickled. This module knows folders; :mod:`ldarnet.training.contents` knows what is in the files.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.files import PARTIAL_SUFFIX, read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.version import __version__
 
 FORMAT_VERSION = 2
@@ -154,7 +153,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     Raises:
         UserError: it was written in a form that this version does not know.
     """
-    content = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    content = read_json(checkpoint / "state.json", f"restore it, or delete {checkpoint}")
     if content.get("format") != FORMAT_VERSION:
         raise UserError(
             f"{checkpoint / 'state.json'}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; continue "
@@ -174,9 +173,9 @@ def verify(checkpoint: Path, place: str | None = None, remedy: str | None = None
     Raises:
         UserError: a file is missing or is not the one that was written.
     """
-    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     place = place or str(checkpoint)
     remedy = remedy or f"restore it, or delete {place} to continue from the checkpoint before it"
+    manifest = read_json(checkpoint / MANIFEST, remedy)
     for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():

@@ -1,6 +1,7 @@
 """How fast a run goes, and how much of what its devices can do it uses."""
 
 import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
         since its start (`host`), and of its tensors on the device since it was asked last (`device`).
     """
     on_gpu = world.device.type == "cuda"
-    memory = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]
+    unit = 1 if sys.platform == "darwin" else 1024
+    memory = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit]
     if on_gpu:
         memory.append(torch.cuda.max_memory_allocated(world.device))
         torch.cuda.reset_peak_memory_stats(world.device)

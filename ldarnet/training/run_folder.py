@@ -51,9 +51,11 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     """
     run_dir = config.run.dir
     store.clean()
-    checkpoint = store.latest()
+    checkpoint = own = store.latest()
     saved = run_dir / CONFIG_NAME
     if checkpoint is not None:
+        read_state(checkpoint)  # one of another version may have other files
+        verify(checkpoint)
         _check_same(config, checkpoint, f"run.dir={run_dir}")
     elif saved.is_file() and differences(load_config(saved), config):
         # Nothing was learnt yet, so there is nothing to mix.
@@ -80,13 +82,14 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     save_config(config, saved)
     if checkpoint is None:
         return Found()
-    verify(checkpoint)
+    if checkpoint != own:
+        verify(checkpoint)
     store.settle()
     return Found(checkpoint, read_state(checkpoint), unreached)
 
 
 def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:
-    state = read_state(checkpoint)  # a checkpoint of another version may have no configuration
+    state = read_state(checkpoint)
     changed = differences(load_config(checkpoint / CONFIG), config)
     if changed:
         key, _, folder = place.partition("=")

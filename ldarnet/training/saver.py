@@ -84,18 +84,26 @@ class Writer:
             with self._store.staged(step) as folder:
                 contents.write(folder)
                 seal(folder, step)
-            self._store.settle()
         except (UserError, OSError) as error:
             failure = user_error(error)
         except Exception as error:  # whatever it is, it is no reason to lose the run
             LOG.exception("writing the checkpoint of step %d", step)
             failure = TransientError(f"{self._store.path(step)}: {type(error).__name__}: {error}")
         else:
+            self._settle(step)
             if self._mirror is not None:
                 _copy(self._store, self._mirror, self._shout)
             return None
         self._shout(f"checkpoint of step {step} is NOT SAVED: {str(failure).partition(';')[0]}; those before it stay")
         return failure
+
+    def _settle(self, step: int) -> None:
+        """What cannot be tidied is tidied with the next checkpoint or by the next start."""
+        try:
+            self._store.settle()
+        except (UserError, OSError) as error:
+            reason = str(user_error(error)).partition(";")[0]
+            self._shout(f"checkpoint of step {step} is saved, but older ones could not be tidied away: {reason}")
 
 
 class Saver:

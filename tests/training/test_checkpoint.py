@@ -126,6 +126,27 @@ def test_what_cannot_be_written_leaves_the_old_ones(run, monkeypatch, module, fu
     assert run.steps() == [1, 3]
 
 
+def test_one_that_is_complete_is_saved_though_older_ones_cannot_be_tidied_away(run, monkeypatch):
+    run.write(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.store, "settle", system_error)
+        assert run.write(2) is None
+    (told,) = run.told
+    assert told.startswith("checkpoint of step 2 is saved, but older ones could not be tidied away: ")
+    verify(run.store.path(2))
+    assert run.write(3) is None
+    assert run.steps() == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["state.json", "manifest.json", "config.yaml", "model.safetensors"])
+def test_a_damaged_file_is_named_with_a_remedy(run, name):
+    run.write(1)
+    file = run.store.path(1) / name
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match=rf"{name}.*; restore it, or delete .*step-00000001"):
+        run.open()
+
+
 def test_writing_does_not_wait_and_is_waited_for(run, monkeypatch):
     go = threading.Event()
     save = contents.save_file
