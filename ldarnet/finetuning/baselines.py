@@ -3,7 +3,6 @@
 Shapes: B sequences, L positions, C channels.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ldarnet.alphabet import PAD, A, N, T, encode
+from ldarnet.finetuning.evaluation import best_by
 from ldarnet.model.modeling import LDARNetHeadOutput
 from ldarnet.tasks.dataset import Examples
 
@@ -111,15 +111,16 @@ class KmerModel:
         return found
 
 
-Fitted = tuple[float | None, KmerModel]
+Fitted = tuple[KmerModel, dict[str, Any]]
 
 
 def fit_kmers(
     train: Examples,
     classes: int,
-    score: Callable[[KmerModel], float | None],
-    turn: Callable[[Callable[[], Fitted]], Fitted] = lambda work: work(),
-) -> KmerModel:
+    validate: Callable[[KmerModel], dict[str, Any]],
+    metric: str,
+    turn: Callable[[Callable[[], Fitted]], Fitted],
+) -> Fitted:
     """Fit counts of 6-mers; the validation rows choose the penalty, and whether the strand matters.
 
     Both forms are tried because neither is fair to all tasks: a histone mark has no strand, a splice site has one. The
@@ -128,14 +129,18 @@ def fit_kmers(
     Args:
         train: rows to fit.
         classes: number of classes.
-        score: how good a model is on the validation rows; None where that is not defined.
+        validate: the metrics of a model on the validation rows.
+        metric: of these, to choose by.
         turn: is given each of the fits to call.
+
+    Returns:
+        The best model, and its metrics.
     """
 
     def one(strands: str, strength: float, scaler: StandardScaler, features: Any) -> Fitted:
         regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=0)
         model = KmerModel(strands, strength, classes, scaler, regression.fit(features, train.labels))
-        return score(model), model
+        return model, validate(model)
 
     candidates = []
     for strands in ("one", "both"):
@@ -143,7 +148,7 @@ def fit_kmers(
         scaler = StandardScaler(with_mean=False).fit(counts)  # to centre them would fill the zeros
         features = scaler.transform(counts)
         candidates += [turn(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
-    return max(candidates, key=lambda fitted: -math.inf if fitted[0] is None else fitted[0])[1]
+    return best_by(metric, candidates)
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:

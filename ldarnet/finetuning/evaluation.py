@@ -1,8 +1,9 @@
 """What a model says of many rows, computed by all ranks together, and the metrics of it."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ldarnet.tasks.metrics import scores
 from ldarnet.training.distributed import World
 from ldarnet.training.phases import Phases
 
+T = TypeVar("T")
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Any, ...]]]
 """Ids on the device and the host's mask of real bases, both (B, L), to (B, width) and the boundaries of the routers."""
 
@@ -42,6 +44,11 @@ class Outputs:
         logs = self.log_probabilities
         loss = -float(logs[np.arange(len(labels)), labels].mean())
         return {"loss": loss, **scores(labels, np.exp(logs)), "bases_per_chunk": self.bases_per_chunk}
+
+
+def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
+    """Of models with their metrics on validation rows, the first of the best; last comes what has no such metric."""
+    return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 
 
 def run_over(

@@ -86,11 +86,8 @@ def _learn_kmers(job: Job, fold: int, start: Start, tracker: Tracker | None) -> 
     def metrics(model: KmerModel) -> dict[str, Any]:
         return _of_kmers(model, valid_ids, strands).metrics(valid.labels)
 
-    def score(model: KmerModel) -> float | None:
-        return metrics(model)[metric]
-
-    model = fit_kmers(train, len(job.data.classes), score, lambda work: _turn(start, work))
-    line = _record(job, fold, metrics(model), time.perf_counter() - begin, start, tracker)
+    model, found = fit_kmers(train, len(job.data.classes), metrics, metric, lambda work: _turn(start, work))
+    line = _record(job, fold, found, time.perf_counter() - begin, start, tracker)
     reported = _turn(start, lambda: _of_kmers(model, job.reported(fold)[1], strands))
     return Learned(None, 1, line, [], line["seconds"]), reported
 

@@ -4,7 +4,6 @@ Shapes: n rows, D features, C classes.
 """
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.finetuning.classifier import pooler
-from ldarnet.finetuning.evaluation import Outputs, run_over
+from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.setup import Job
 from ldarnet.training.distributed import World
 from ldarnet.training.phases import Phases
@@ -97,9 +96,7 @@ class Features:
 Fitted = tuple[Probe, dict[str, Any]]
 
 
-def fit(
-    job: Job, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted] = lambda work: work()
-) -> Fitted:
+def fit(job: Job, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
     """Fit the training rows of a fold with each penalty; returns the best on its validation rows, and its metrics.
 
     Args:
@@ -120,11 +117,7 @@ def fit(
         probe = _as_layer(regression, scaler, len(job.data.classes), strength)
         return probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])
 
-    def value(fitted: Fitted) -> float:
-        found = fitted[1][config.evaluation.metric]
-        return -math.inf if found is None else found
-
-    return max((turn(partial(one, strength)) for strength in STRENGTHS), key=value)
+    return best_by(config.evaluation.metric, [turn(partial(one, strength)) for strength in STRENGTHS])
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:

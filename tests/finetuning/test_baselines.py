@@ -1,7 +1,7 @@
 """The baselines compute what they say, and learn what is there to learn."""
 
-from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 from ldarnet.alphabet import PAD, encode
 from ldarnet.finetuning.baselines import KmerModel, build_cnn, fit_kmers, kmer_counts
 from ldarnet.tasks.dataset import Examples
+from ldarnet.tasks.metrics import scores
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
@@ -57,25 +58,28 @@ def test_counts_of_both_strands_are_the_same_for_either() -> None:
     assert (kmer_counts(sequences) != kmer_counts([other_strand(sequence) for sequence in sequences])).nnz > 0
 
 
-def accuracy_on(valid: Examples) -> Callable[[KmerModel], float]:
-    return lambda model: float((model.probabilities(valid.sequences).argmax(axis=1) == valid.labels).mean())
+def fitted(train: Examples, valid: Examples, classes: int, metric: str) -> KmerModel:
+    def validate(model: KmerModel) -> dict[str, Any]:
+        return scores(valid.labels, model.probabilities(valid.sequences))
+
+    return fit_kmers(train, classes, validate, metric, lambda work: work())[0]
 
 
 def test_kmers_find_a_motif_and_its_strand() -> None:
     strands = {"first": other_strand(MOTIF), "second": MOTIF}
-    model = fit_kmers(planted(400, 0, **strands), 2, accuracy_on(planted(100, 1, **strands)))
+    model = fitted(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
     test = planted(100, 2, **strands)
     found = model.probabilities(test.sequences)
     assert found.shape == (100, 2)
     assert found.sum(axis=1) == pytest.approx(np.ones(100))
     assert (found.argmax(axis=1) == test.labels).mean() > 0.9
     assert model.strands == "one"  # both together know nothing of it
-    again = fit_kmers(planted(400, 0, **strands), 2, accuracy_on(planted(100, 1, **strands)))
+    again = fitted(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
     assert np.array_equal(again.probabilities(test.sequences), found)
 
 
 def test_kmers_give_a_class_without_training_rows_no_chance() -> None:
-    model = fit_kmers(planted(60, 0), 3, accuracy_on(planted(40, 1)))
+    model = fitted(planted(60, 0), planted(40, 1), classes=3, metric="accuracy")
     assert np.array_equal(model.probabilities(["ACGTACGTAC"])[:, 2], [0])
 
 
