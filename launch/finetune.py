@@ -14,21 +14,21 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(1, str(ROOT))
 
-from launch.program import exit_status, is_main, read_arguments  # noqa: E402
+from launch.program import exit_status, read_arguments, read_config  # noqa: E402
 
 
 def main() -> int:
     """Run the program; returns its exit status."""
     arguments = read_arguments(__doc__, "configs/finetune/nt.yaml", ranks=True)
-    from ldarnet.config import FinetuneConfig, load_config
+    from ldarnet.config import FinetuneConfig
     from ldarnet.finetuning.run import finetune
     from ldarnet.training import STOPPED_STATUS
 
     def work() -> int:
-        config = load_config(arguments.config, arguments.overrides, schema=FinetuneConfig)
+        config = read_config(arguments, FinetuneConfig)
         return 0 if finetune(config).finished else STOPPED_STATUS
 
-    return exit_status(work, tells=is_main())
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(1, str(ROOT))
 
-from launch.program import exit_status, is_main, read_arguments  # noqa: E402
+from launch.program import exit_status, is_main, read_arguments, read_config  # noqa: E402
 
 
 def main() -> int:
     """Run the program; returns its exit status."""
     arguments = read_arguments(__doc__, "configs/pretrain/quickstart.yaml", ranks=True)
-    from ldarnet.config import load_config
+    from ldarnet.config import RunConfig
     from ldarnet.training import STOPPED_STATUS, train
 
     def work() -> int:
-        config = load_config(arguments.config, arguments.overrides)
+        config = read_config(arguments, RunConfig)
         result = train(config)
         if is_main() and result.finished:
             from launch.results import leave_results
@@ -33,7 +33,7 @@ def main() -> int:
             leave_results(config, result)
         return STOPPED_STATUS if not result.finished and result.signal is not None else 0
 
-    return exit_status(work, tells=is_main())
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,18 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(1, str(ROOT))
 
-from launch.program import exit_status, read_arguments  # noqa: E402
+from launch.program import exit_status, read_arguments, read_config  # noqa: E402
 
 
 def main() -> int:
     """Run the program; returns its exit status."""
     arguments = read_arguments(__doc__, "configs/sweep/nt18.yaml", ranks=False)
-    from ldarnet.config import load_config
     from ldarnet.config.sweep import SweepConfig
     from ldarnet.training import FAILED_STATUS, STOPPED_STATUS
     from ldarnet.tuning import run_sweep
 
     def work() -> int:
-        config = load_config(arguments.config, arguments.overrides, schema=SweepConfig)
+        config = read_config(arguments, SweepConfig)
         sweep = run_sweep(config, ROOT / "launch" / "finetune.py")
         if sweep.interrupted and not sweep.done:
             return STOPPED_STATUS

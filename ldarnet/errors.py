@@ -5,7 +5,12 @@ class UserError(ValueError):
     """A one-line message that names the file, the place in it and the remedy.
 
     Programs print it as ``error: ...`` without a traceback and exit with status 1.
+
+    Attributes:
+        own: whether this process tells it whichever rank it is; otherwise rank 0 tells it, and raises the same.
     """
+
+    own = False
 
 
 class TransientError(UserError):

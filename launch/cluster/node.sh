@@ -7,7 +7,7 @@
 # MASTER_PORT, by default 29500). TERM, INT and USR1 let all ranks save and end; the status is then 75: run it again.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-[ $# -ge 5 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 5 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 nodes=$1 node_rank=$2 master=$3 slots=$4
 shift 4
 [ ! -d .venv ] || export PATH="$PWD/.venv/bin:$PATH"
@@ -15,6 +15,14 @@ shift 4
 hostfile=$(mktemp)
 trap 'rm -f "$hostfile"' EXIT
 for ((node = 0; node < nodes; node++)); do echo "node$node slots=$slots"; done >"$hostfile"
+
+# Until they can save, ranks ignore USR1, so it is sent to them until they have ended.
+group='' stopping=''
+stop() {
+    stopping=yes
+    [ -z "$group" ] || while kill -USR1 -- "-$group" 2>/dev/null; do sleep 2; done &
+}
+trap stop TERM INT USR1
 
 # In a process group of its own, in which launchers ignore USR1, while ranks catch it, save and end.
 set -m
@@ -24,7 +32,7 @@ set -m
         --master_addr "$master" --master_port "${MASTER_PORT:-29500}" launch/pretrain.py "$@"
 ) &
 group=$!
-trap 'kill -USR1 -- "-$group" 2>/dev/null || true' TERM INT USR1
+[ -z "$stopping" ] || stop
 while :; do
     status=0
     wait "$group" || status=$?

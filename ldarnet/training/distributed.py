@@ -134,10 +134,12 @@ def start(timeout_minutes: float) -> World:
     local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
-            raise UserError(
+            error = UserError(
                 f"rank {os.environ['RANK']} has no GPU of its own: {torch.cuda.device_count()} are visible on this "
                 "machine; start fewer ranks (--num_gpus)"
             )
+            error.own = True
+            raise error
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     else:

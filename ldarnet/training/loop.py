@@ -58,14 +58,15 @@ def loop(
         recorder.count()
         if looked_at:
             length = part_at(inputs.parts, state.step - 1).length
-            recorder.train(state, totals, scored, rates, norm, length)
+            with phases.phase(state.step - 1, "record"):
+                recorder.train(state, totals, scored, rates, norm, length)
         if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):
             state = _validated(config, inputs, engine, saver, state, recorder, world)
         if state.step % config.checkpoint.every == 0 or state.step in (last, state.best_step):
             state, saved = recorder.save(saver, engine, state), state.step
     if saved < state.step:
         state = recorder.save(saver, engine, state)
-    with phases.phase(state.step, "save"):
+    with phases.phase(state.step - 1, "save"):
         saver.finish()
     recorder.finish(state, request)
     return state
@@ -81,7 +82,7 @@ def _validated(
     world: World,
 ) -> TrainingState:
     """Validate; the state says whether this step is the best now."""
-    with recorder.phases.phase(state.step, "validate"), recorder.meter.paused():
+    with recorder.phases.phase(state.step - 1, "validate"), recorder.meter.paused():
         metrics = validate(engine, inputs.shards, config, world, inputs.regions)
         sample = boundary_sample(engine, inputs.shards, config, world)
         state = saver.settle(state)

@@ -203,7 +203,7 @@ class Recorder:
         """
         self._look()
         state = state.advanced(seconds=self.meter.seconds, guard=engine.guard.memory())
-        with self.phases.phase(state.step, "save"), self.meter.paused():
+        with self.phases.phase(state.step - 1, "save"), self.meter.paused():
             return saver.save(engine, state)
 
     def not_saved(self, text: str) -> None:

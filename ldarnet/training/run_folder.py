@@ -99,8 +99,8 @@ def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:
         )
 
 
-class FolderInUseError(UserError):
-    """Another process trains in the folder."""
+class FolderInUseError(TransientError):
+    """Another process trains in the folder, perhaps one that is about to end."""
 
 
 def lock(run_dir: Path) -> IO[str]:

@@ -26,13 +26,15 @@ CLOSE_SECONDS = 20.0
 NOT_TRACKED = ("boundary_histogram",)
 """Keys of a line that are no single numbers; `ldarnet report` draws them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
-"""What MLflow refuses in the name of a metric; regions of a BED file may be called anything."""
+"""What MLflow refuses in names; regions of a BED file and species may be called anything."""
 MOST_LETTERS = 250
 """Of such a name."""
 MOST_KEPT = 20_000
 """Lines kept for a store that does not answer, some 100 MB; of more the oldest are in metrics.jsonl alone."""
 MAX_BATCH = 1000
 """Metrics in one request; the limit of MLflow's REST interface."""
+MAX_PARAMETERS = 100
+"""Parameters in one request, likewise."""
 
 
 class Tracker:
@@ -138,21 +140,24 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = tracking_uri(self.run_dir)
         client = MlflowClient(tracking_uri=uri)
-        tags = [RunTag(key, value) for key, value in self.tags.items()]
         if self.run_id is not None:
             try:
                 client.update_run(self.run_id, status="RUNNING")
-                client.log_batch(self.run_id, tags=tags)
-                return client
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
-        experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
-        self.run_id = client.create_run(experiment, run_name=self._name).info.run_id
-        params = [Param(key, str(value)[:500]) for key, value in flatten(self.config).items()]
-        client.log_batch(self.run_id, params=params, tags=tags)
-        write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _server(), "run_id": self.run_id}, indent=2)
+                self.run_id = None
+        if self.run_id is None:
+            experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
+            self.run_id = client.create_run(experiment, run_name=self._name).info.run_id
+            write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _server(), "run_id": self.run_id}, indent=2)
+        known = client.get_run(self.run_id).data.params
+        values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
+        params = [Param(key, value) for key, value in values.items() if key not in known]
+        for start in range(0, len(params), MAX_PARAMETERS):
+            client.log_batch(self.run_id, params=params[start : start + MAX_PARAMETERS])
+        client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self.tags.items()])
         return client
 
 
@@ -182,6 +187,10 @@ def _experiment(client: Any, name: str, run_dir: Path) -> str:
     return client.create_experiment(name, artifact_location=location)
 
 
+def _allowed(name: str) -> str:
+    return NOT_IN_NAMES.sub("_", name)[:MOST_LETTERS]
+
+
 def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
     """The numbers in a line as MLflow metrics; lists and dicts one metric an entry."""
     from mlflow.entities import Metric
@@ -200,4 +209,4 @@ def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
     for key, value in line.items():
         if key not in ("step", "split", *NOT_TRACKED):
             for name, number in flat(f"{line['split']}/{key}", value):
-                yield Metric(NOT_IN_NAMES.sub("_", name)[:MOST_LETTERS], number, milliseconds, line["step"])
+                yield Metric(_allowed(name), number, milliseconds, line["step"])

@@ -30,11 +30,12 @@ call = {{"arguments": sys.argv[1:], "hosts": Path(sys.argv[2]).read_text(), "pid
 starts = len(list(here.glob("call-*")))
 (here / f"call-{{starts}}-{{os.getpid()}}").write_text(json.dumps(call))
 behaviour = (here / "behaviour").read_text().split()
-if behaviour[0] == "train":  # a launcher with one rank that saves when it is told to
-    rank = "import sys, time; from signal import *; signal(SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True)"
-    rank += "; time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", rank], stdout=subprocess.PIPE)
-    child.stdout.readline()
+if behaviour[0] == "train":  # a launcher with one rank that saves when it is told to, at once or some seconds later
+    rank = "import sys, time; from signal import *; time.sleep(float(sys.argv[1])); "
+    rank += "signal(SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", rank, behaviour[1]], stdout=subprocess.PIPE)
+    if behaviour[1] == "0":
+        child.stdout.readline()
     (here / "up").touch()
     sys.exit(child.wait())
 sys.exit(int(behaviour[min(starts // int(os.environ.get("NODES", "1")), len(behaviour) - 1)]))
@@ -83,9 +84,13 @@ def test_a_node_starts_its_part(cluster):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("to", ["the node", "everything on it"])
-def test_a_signal_lets_ranks_save(cluster, number, to):
-    """Kubernetes and Ray signal the first process, Slurm all of them; launchers shall wait for their ranks."""
-    (cluster / "behaviour").write_text("train")
+@pytest.mark.parametrize("ready_after", [0, 1])
+def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
+    """Kubernetes and Ray signal the first process, Slurm all of them; launchers shall wait for their ranks.
+
+    A rank that is still starting is told as soon as it can save.
+    """
+    (cluster / "behaviour").write_text(f"train {ready_after}")
     command = [cluster / HERE / "node.sh", "1", "0", "first", "1", "--config", "x"]
     # A shell ignores for good what its parent ignores, and programs in the background begin with SIGINT ignored.
     node = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Run by each rank: training in which the last rank stops being of use in step 4.
 
-Arguments: how (sleeps, blocks: without letting another thread run, fails), configuration, overrides.
+Arguments: how (sleeps, blocks: without letting another thread run, fails, fails-later: while it records the step),
+configuration, overrides.
 """
 
 import ctypes
@@ -8,19 +9,19 @@ import sys
 import time
 
 from ldarnet.config import load_config
-from ldarnet.training import distributed, loop
+from ldarnet.training import distributed, loop, recorder
 from ldarnet.training.run import train_on
 
 how, config_file, *overrides = sys.argv[1:]
 config = load_config(config_file, overrides)
 world = distributed.start(config.training.timeout_minutes)
-read, steps = loop._next, 0
+read, stage_metrics, steps = loop._next, recorder.stage_metrics, 0
 
 
 def stuck_in_reading(*arguments):
     global steps
     steps += 1
-    if steps == 4 and world.rank == world.size - 1:
+    if how != "fails-later" and steps == 4 and world.rank == world.size - 1:
         if how == "sleeps":
             time.sleep(1000)
         if how == "blocks":
@@ -29,5 +30,12 @@ def stuck_in_reading(*arguments):
     return read(*arguments)
 
 
+def stuck_in_recording(*arguments):
+    if how == "fails-later" and steps == 4 and world.rank == world.size - 1:
+        raise RuntimeError("broken")
+    return stage_metrics(*arguments)
+
+
 loop._next = stuck_in_reading
+recorder.stage_metrics = stuck_in_recording
 train_on(world, config)

@@ -108,6 +108,39 @@ def test_only_a_missing_run_is_replaced(config, monkeypatch):
     assert third.run_id not in (first.run_id, "0" * 32)
 
 
+def test_parameters_come_later_if_they_must(config_file, config, monkeypatch):
+    """A store that fails just after it has made the run keeps that run; many species with any names are no obstacle."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    weights = {f"species {number} (a)": 1.0 for number in range(120)}
+    config = load_config(config_file, ["tracking.mlflow=true", f"data.weights={json.dumps(weights)}"])
+    log_batch, failures, said = MlflowClient.log_batch, [MlflowException("out of order")], []
+
+    def fail_once(client, *arguments, **named):
+        if failures:
+            raise failures.pop()
+        return log_batch(client, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fail_once)
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
+    tracker = Tracker(config, said.append)
+    tracker.log({"step": 1, **TRAIN})
+    while failures:
+        time.sleep(0.05)
+    tracker.close("FINISHED")
+    assert ["cannot be reached (out of order)" in line for line in said] == [True]
+    client = MlflowClient(tracking_uri=tracking.tracking_uri(config.run.dir))
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == tracker.run_id
+    assert {name for name in run.data.params if name.startswith("data.weights.")} == {
+        f"data.weights.species {number} _a_" for number in range(120)
+    }
+    assert run.data.params["optimizer.lr"] == "0.0005"
+    assert run.data.metrics["train/loss"] == 1.5
+
+
 def test_nothing_is_queued_without_mlflow(config_file):
     tracker = Tracker(load_config(config_file), pytest.fail)
     tracker.log({"step": 1, **TRAIN})

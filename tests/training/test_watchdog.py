@@ -203,7 +203,7 @@ def test_a_rank_that_is_killed_ends_the_job(config_file, run_ranks, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["sleeps", "fails"])
+@pytest.mark.parametrize("how", ["sleeps", "fails", "fails-later"])
 def test_a_rank_that_is_stuck_or_fails_ends_the_job(config_file, run_ranks, tmp_path, how):
     job = run_ranks(2, how, config_file, "training.timeout_minutes=0.2", script=STUCK_RANK)
     wait_for_steps(tmp_path / "run", 3)
@@ -212,9 +212,10 @@ def test_a_rank_that_is_stuck_or_fails_ends_the_job(config_file, run_ranks, tmp_
     assert time.monotonic() - begin < BOUND_SECONDS
     assert (status, stuck_status) == (FAILED_STATUS, FAILED_STATUS)
     log = (tmp_path / "run/logs/rank-00001.log").read_text()
-    assert "stuck_in_reading" in log
-    if how == "fails":
-        assert "error: rank 1 failed in phase data of step 4: RuntimeError: broken" in told
+    assert f"stuck_in_{'recording' if how == 'fails-later' else 'reading'}" in log
+    if how != "sleeps":
+        phase = "record" if how == "fails-later" else "data"
+        assert f"error: rank 1 failed in phase {phase} of step 4: RuntimeError: broken" in told
         assert 'raise RuntimeError("broken")' in errors
     else:
         assert "error: rank 1 hangs in phase data of step 4 for 1" in told
