@@ -1,11 +1,12 @@
 """A run on several nodes as a Ray job: one `node.sh` a node, started again after faults.
 
-    ray job submit --address http://HEAD:8265 --working-dir . -- \
+    ray job submit --address http://HEAD:8265 --working-dir . \
+        --runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "300"}}' -- \
         python launch/cluster/ray_job.py --nodes 2 --gpus 8 --config FILE [section.key=value ...]
 
 Ray's workers run in the project's environment; `run.dir` and `data.shards` lie on a disk that all nodes share, under
 absolute paths, or the shards at a URL. Without GPUs (`--gpus 0`) each node has one rank on its CPU. `ray job stop` lets
-all ranks save and end.
+all ranks save and end, within these 300 seconds; without them Ray kills the job after three.
 """
 
 import argparse
@@ -31,6 +32,7 @@ class Node:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
 
     def address(self) -> str:
         """Where the other nodes find this one."""
@@ -40,10 +42,13 @@ class Node:
         """Run this node's ranks to their end; returns the status of `node.sh`."""
         command = [str(NODE), str(nodes), str(rank), master, str(slots), *arguments]
         self._process = subprocess.Popen(command, env=os.environ | {"MASTER_PORT": str(PORT)})
+        if self._stopping:
+            self.stop()
         return self._process.wait()
 
     def stop(self) -> None:
-        """Let the ranks save and end."""
+        """Let the ranks save and end, also those that are yet to begin."""
+        self._stopping = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
@@ -75,6 +80,8 @@ class Job:
         """One start on nodes of its own; returns the highest of their statuses."""
         group = self._reserve()
         try:
+            if self._stopping:
+                return os.EX_TEMPFAIL
             self._actors = [self._node(group, rank) for rank in range(self.nodes)]
             master = ray.get(self._actors[0].address.remote())
             slots = max(self.gpus, 1)
@@ -82,6 +89,8 @@ class Job:
                 actor.run.remote(self.nodes, rank, master, slots, self.arguments)
                 for rank, actor in enumerate(self._actors)
             ]
+            if self._stopping:
+                self.stop()
             return max(_status(run) for run in runs)
         except ray.exceptions.RayError as error:  # a node was lost before it began
             print(error, file=sys.stderr)
@@ -91,10 +100,10 @@ class Job:
             remove_placement_group(group)
 
     def _reserve(self) -> PlacementGroup:
-        """Whole nodes, waited for: a lost one may have to be replaced."""
+        """Whole nodes, waited for, for a lost one may have to be replaced; or less if the job is to stop."""
         bundle = {"GPU": self.gpus} if self.gpus else {"CPU": 1}
         group = placement_group([bundle] * self.nodes, strategy="STRICT_SPREAD")
-        while not group.wait(60):
+        while not group.wait(30) and not self._stopping:
             print(f"waiting for {self.nodes} nodes with {bundle} each; see `ray status`", file=sys.stderr, flush=True)
         return group
 

@@ -131,7 +131,8 @@ def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
     if kind == "extra_forbidden":
         return f"unknown key {key}{_suggestion(key, schema)}"
     if kind == "missing":
-        return f"{key} is missing; set it in the file or with {key}=..."
+        missing = f"{key}.{_foremost(section)}" if (section := _section(_field(schema, key))) else key
+        return f"{missing} is missing; set it in the file or with {missing}=..."
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         allowed = _range(_field(schema, key)) or reason.removeprefix("Input should be ")
         return f"{key}={detail['input']} is out of range: {allowed}"
@@ -163,6 +164,11 @@ def _known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
             yield from _known_keys(section, f"{prefix}{key}.")
 
 
+def _foremost(section: type[Section]) -> str:
+    """The key that a section cannot do without, or else its first."""
+    return min(section.model_fields, key=lambda key: not section.model_fields[key].is_required())
+
+
 def _section(field: FieldInfo) -> type[Section] | None:
     """The section that a field is, if it is one."""
     kind = field.annotation
@@ -183,7 +189,8 @@ def _range(field: FieldInfo) -> str:
     for constraint in field.metadata:
         for kind, (attribute, words) in BOUND_WORDS.items():
             if isinstance(constraint, kind):
-                bounds.append(f"{words} {getattr(constraint, attribute):g}")
+                bound = getattr(constraint, attribute)
+                bounds.append(f"{words} {bound if isinstance(bound, int) else f'{bound:g}'}")
     return ", ".join(bounds)
 
 

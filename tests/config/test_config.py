@@ -49,6 +49,7 @@ def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
         ("optimizer.leaning_rate=1", "unknown key optimizer.leaning_rate; did you mean optimizer."),
         ("training.lr=1e-3", "unknown key training.lr; did you mean optimizer.lr?"),
         ("trainin.steps=1", "unknown key trainin; did you mean training?"),
+        ("data.length=20000000", "data.length=20000000 is out of range: at least 8, at most 16777216"),
         ("optimizer.lr=2", "optimizer.lr=2 is out of range: more than 0, at most 1"),
         ("data.mask_rate=0", "data.mask_rate=0 is out of range: more than 0, less than 1"),
         ("data.weights.yeast=-1", "data.weights.yeast=-1 is out of range: greater than 0"),
@@ -79,7 +80,7 @@ def test_mistakes_are_named(minimal, override, message):
     [
         ("run: [", "line"),
         ("just words", "expected sections"),
-        ("run: {dir: x}", "data is missing"),
+        ("run: {dir: x}", "data.shards is missing; set it in the file or with data.shards=..."),
         (None, "cannot read"),
     ],
 )

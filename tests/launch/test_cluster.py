@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -138,9 +139,19 @@ def test_slurm_gives_up_in_the_end(slurm, monkeypatch):
     assert slurm(70) == (70, [])
 
 
+def test_a_ray_job_that_waits_for_nodes_can_be_stopped(monkeypatch):
+    ray_job = pytest.importorskip("launch.cluster.ray_job")
+    job, removed = ray_job.Job(2, 0, ["--config", "x"]), []
+    nodes = SimpleNamespace(wait=lambda _: job.stop())
+    monkeypatch.setattr(ray_job, "placement_group", lambda *_, **__: nodes)
+    monkeypatch.setattr(ray_job, "remove_placement_group", removed.append)
+    assert job.run(restarts=3) == STOPPED_STATUS
+    assert removed == [nodes]
+
+
 @pytest.mark.slow
-def test_ray_starts_again_after_a_fault(cluster, monkeypatch):
-    """Two nodes; the first start fails on both, the second is well."""
+def test_ray_starts_again_after_a_fault_and_lets_ranks_save(cluster, monkeypatch):
+    """Two nodes; the first start fails on both, the second is well; then a job that is told to stop."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
@@ -154,12 +165,18 @@ def test_ray_starts_again_after_a_fault(cluster, monkeypatch):
         job = subprocess.run(
             command, env=os.environ | {"RAY_ADDRESS": nodes.address}, capture_output=True, text=True, timeout=300
         )
+        started = calls(cluster)
+        (cluster / "behaviour").write_text("train 0")
+        told = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": nodes.address})
+        wait_for(cluster / "up")
+        told.send_signal(signal.SIGTERM)
+        assert told.wait(60) == STOPPED_STATUS
     finally:
         ray.shutdown()
         nodes.shutdown()
     assert job.returncode == 0, job.stderr
     assert "ended with status 70; 20 restarts are left" in job.stderr
-    ranks = [call["arguments"][call["arguments"].index("--node_rank") + 1] for call in calls(cluster)]
+    ranks = [call["arguments"][call["arguments"].index("--node_rank") + 1] for call in started]
     assert sorted(ranks[:2]) == sorted(ranks[2:]) == ["0", "1"]
 
 
