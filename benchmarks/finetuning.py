@@ -27,10 +27,11 @@ from benchmarks.record import RESULTS, provenance, result_file, write_text
 from ldarnet.comparison.compare import PICTURE, REPORT, find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path, read_json
+from ldarnet.files import atomic_path
 from ldarnet.model import load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.tasks.registry import find_task
+from ldarnet.training.checkpoint import read_state
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
 from ldarnet.training.metrics_file import read_metrics
 
@@ -159,7 +160,7 @@ def _bases_seen(checkpoint: Path) -> int | None:
     state = model_folder(checkpoint) / "state.json"
     if not state.is_file():
         return None
-    step = read_json(state, "name another checkpoint")["step"]
+    step = read_state(state.parent).step
     lines = read_metrics(checkpoint / METRICS_NAME)
     return max((line["bases"] for line in lines if line["split"] == "train" and line["step"] <= step), default=None)
 

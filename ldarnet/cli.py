@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.files import atomic_path, make_folder
 from ldarnet.interpret.boundaries import boundary_track
 from ldarnet.interpret.report import NAME as REPORT_NAME
 from ldarnet.interpret.report import write_report
@@ -150,9 +150,7 @@ def compare(
         if not (name and separator and folder) or name in folders:
             raise UserError(f"{arm}: give each arm once, as NAME=FOLDER")
         folders[name] = Path(folder)
-    write_comparison(
-        {name: find_results(folder) for name, folder in folders.items()}, _with_parent(out / "results.md").parent
-    )
+    write_comparison({name: find_results(folder) for name, folder in folders.items()}, out)
     print(f"wrote {out / 'results.md'}, {out / 'results.csv'} and {out / 'results.png'}")
 
 
@@ -194,10 +192,7 @@ def tokenize(
 
 def _with_parent(out: Path) -> Path:
     """Make the folder that ``out`` is to stand in."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out.parent}: cannot be used as a folder ({error.strerror}); name another place") from None
+    make_folder(out.parent)
     return out
 
 

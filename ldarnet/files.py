@@ -80,6 +80,19 @@ def space_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder and those that it lies in, unless they are there.
+
+    Raises:
+        UserError: it cannot be one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be used as a folder ({error.strerror}); name another place") from None
+    return path
+
+
 @contextmanager
 def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``final``; flush it to disk and rename it when the block succeeds.

@@ -1,6 +1,7 @@
 """Fetch published genomes: ``python -m sharding.fetch NAME --out DIR``."""
 
 import argparse
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -125,7 +126,7 @@ def fetch(
         console: where progress is shown.
 
     Returns:
-        The arguments of ``sharding.build`` that make a shard set of it.
+        The arguments of ``sharding.build`` that make a shard set of it, as a shell reads them.
 
     Raises:
         UserError: no such set, or a file that cannot be had, is not what it should be, or does not fit.
@@ -146,7 +147,7 @@ def fetch(
                 gone = fetch_all(store, [assembly.remote for assembly in assemblies], display, jobs, _ASSEMBLIES)
             _demand_all(assemblies, gone, skip_missing)
             _write_genomes(out, [assembly for assembly in assemblies if assembly.remote not in gone])
-    return published.build.format(folder=out)
+    return published.build.format(folder=shlex.quote(str(out)))
 
 
 def _demand_all(assemblies: Sequence[Assembly], gone: Mapping[Remote, GoneError], skip_missing: bool) -> None:
@@ -214,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     build = fetch(registry, name, out, jobs=options.jobs, console=console, **switches)
     console.print(f"{name} is in {out}. Licence: {registry[name].licence}.", soft_wrap=True, highlight=False)
     console.print("Turn it into shards with", soft_wrap=True)
-    command = f"  python -m sharding.build --out {out}-shards {build}"
+    shards = shlex.quote(f"{out}-shards")
+    command = f"  python -m sharding.build --out {shards} {build}"
     console.print(command, soft_wrap=True, highlight=False, markup=False)
     return 0
 

@@ -29,7 +29,9 @@ PATIENCE = Retry()
 _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
 _STREAMS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": lzma.LZMADecompressor}
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", *_STREAMS)
+_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
+"""Frames of zstandard without content, which some of its files begin with (RFC 8878, section 3.1.2)."""
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", *_SKIPPABLE, *_STREAMS)
 _VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
 
 
@@ -175,7 +177,8 @@ def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
         if new is not None:
             yield from _unpacked(buffered, new, piece)
         else:
-            with xopen(buffered, "rb", threads=0) as text:  # type: ignore[arg-type]
+            form = "zst" if head.startswith(_SKIPPABLE) else None
+            with xopen(buffered, "rb", threads=0, format=form) as text:  # type: ignore[arg-type]
                 while data := text.read(piece):
                     yield data
         while not raw.closed and buffered.read(PIECE):

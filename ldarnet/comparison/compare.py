@@ -8,7 +8,7 @@ from ldarnet.comparison.picture import draw
 from ldarnet.comparison.published import FOLDS_SOURCE, published
 from ldarnet.comparison.report import report
 from ldarnet.comparison.results import TaskResults, find_results, read_arms
-from ldarnet.files import atomic_path
+from ldarnet.files import atomic_path, make_folder
 from ldarnet.tasks.metrics import NAMES
 
 __all__ = ["find_results", "write_comparison"]
@@ -44,10 +44,11 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
         out: folder; files of these names are replaced.
 
     Raises:
-        UserError: a result cannot be read, or the folds of an arm are not of one run; the device is full.
+        UserError: a result cannot be read, or the folds of an arm are not of one run; `out` cannot be made; the device
+            is full.
     """
     results = read_arms(arms)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with atomic_path(out / TABLE) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()

@@ -1,6 +1,7 @@
 """The arms are what they are called, and the dated file is made of what the runs left."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from benchmarks.finetuning import (
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.config import flatten
 from ldarnet.model import write_model
+from ldarnet.training.checkpoint import TrainingState
 from tests.comparison.made_results import make_run
 
 
@@ -78,7 +80,8 @@ def test_bases_are_those_that_the_best_weights_have_seen(tmp_path: Path) -> None
     lines = [{"split": "train", "step": step, "bases": 1000 * step} for step in (5, 10, 20)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert _bases_seen(tmp_path) is None
-    (best / "state.json").write_text(json.dumps({"step": 10}))
+    state = TrainingState(step=10, total_steps=20, position=80, seed=0, fingerprint="")
+    (best / "state.json").write_text(json.dumps(asdict(state)))
     assert _bases_seen(tmp_path) == 10_000
 
 

@@ -52,11 +52,13 @@ def test_contigs_come_out_whatever_the_lines_and_pieces(tmp_path, parts, end, la
 
 
 TEXT = b">chrI one\nACGTN\nacgtn\n>chrII\nRYKM\n"
+EMPTY_FRAME = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"  # as pzstd writes them
 PACKED = {
     "x.fa": TEXT,
     "x.fa.gz": gzip.compress(TEXT),
     "x.fa.bgz": gzip.compress(TEXT[:15]) + gzip.compress(TEXT[15:]) + gzip.compress(b""),
     "x.fa.zst": zstandard.compress(TEXT[:15]) + zstandard.compress(TEXT[15:]),
+    "several.zst": EMPTY_FRAME + zstandard.compress(TEXT[:15]) + EMPTY_FRAME + zstandard.compress(TEXT[15:]),
     "x.fa.bz2": bz2.compress(TEXT),
     "several.bz2": bz2.compress(TEXT[:15]) + bz2.compress(TEXT[15:]),
     "x.fa.xz": lzma.compress(TEXT),

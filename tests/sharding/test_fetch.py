@@ -47,10 +47,11 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_fetched_checked_and_given_a_receipt(yeast, tmp_path, capsys):
-    assert main(["sacCer3", "--out", str(tmp_path / "y"), *(f"--mirror={mirror}" for mirror in yeast.mirrors)]) == 0
-    assert names(tmp_path / "y") == ["fetched.json", "sacCer3.fa.gz"]
-    assert (tmp_path / "y" / "sacCer3.fa.gz").read_bytes() == CONTENT
-    receipt = json.loads((tmp_path / "y" / "fetched.json").read_text())["sacCer3.fa.gz"]
+    out = tmp_path / "y and z"
+    assert main(["sacCer3", "--out", str(out), *(f"--mirror={mirror}" for mirror in yeast.mirrors)]) == 0
+    assert names(out) == ["fetched.json", "sacCer3.fa.gz"]
+    assert (out / "sacCer3.fa.gz").read_bytes() == CONTENT
+    receipt = json.loads((out / "fetched.json").read_text())["sacCer3.fa.gz"]
     assert receipt["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     assert receipt["size"] == len(CONTENT)
     assert receipt["url"].endswith(YEAST)
@@ -58,7 +59,7 @@ def test_a_file_is_fetched_checked_and_given_a_receipt(yeast, tmp_path, capsys):
     assert re.match(r"20\d\d-\d\d-\d\dT", receipt["date"])
     said = capsys.readouterr().out
     assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, checked" in said
-    assert f"python -m sharding.build --out {tmp_path / 'y'}-shards {tmp_path / 'y'}/sacCer3.fa.gz --split" in said
+    assert f"python -m sharding.build --out '{out}-shards' '{out}'/sacCer3.fa.gz --split" in said
 
 
 def test_what_is_there_is_not_fetched_again(yeast, tmp_path):
