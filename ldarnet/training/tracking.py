@@ -134,31 +134,40 @@ class Tracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         from mlflow import MlflowClient
         from mlflow.entities import Param, RunTag
-        from mlflow.exceptions import MlflowException
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        uri = tracking_uri(self.run_dir)
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=tracking_uri(self.run_dir))
+        self.run_id = run_id = self._continued(client) or self._begun(client)
+        known = client.get_run(run_id).data.params
+        values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
+        params = [Param(key, value) for key, value in values.items() if key not in known]
+        for start in range(0, len(params), MAX_PARAMETERS):
+            client.log_batch(run_id, params=params[start : start + MAX_PARAMETERS])
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in self.tags.items()])
+        return client
+
+    def _continued(self, client: Any) -> str | None:
+        """The run of this folder, which runs again; None if the store has none."""
+        from mlflow.exceptions import MlflowException
+
         if self.run_id is not None:
             try:
                 client.update_run(self.run_id, status="RUNNING")
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
+                uri = tracking_uri(self.run_dir)
                 self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
                 self.run_id = None
-        if self.run_id is None:
-            experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
-            self.run_id = client.create_run(experiment, run_name=self._name).info.run_id
-            write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _server(), "run_id": self.run_id}, indent=2)
-        known = client.get_run(self.run_id).data.params
-        values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
-        params = [Param(key, value) for key, value in values.items() if key not in known]
-        for start in range(0, len(params), MAX_PARAMETERS):
-            client.log_batch(self.run_id, params=params[start : start + MAX_PARAMETERS])
-        client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self.tags.items()])
-        return client
+        return self.run_id
+
+    def _begun(self, client: Any) -> str:
+        """A new run, kept in the folder before anything else is asked of the store."""
+        experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
+        run_id = client.create_run(experiment, run_name=self._name).info.run_id
+        write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _server(), "run_id": run_id}, indent=2)
+        return run_id
 
 
 def tracking_uri(run_dir: Path) -> str:
