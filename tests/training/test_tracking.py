@@ -77,28 +77,38 @@ def test_unreachable_store_is_said_once_and_does_not_stop_training(config, monke
     assert not (config.run.dir / "mlflow.json").exists()
 
 
-def test_only_a_missing_run_is_replaced(config, monkeypatch):
-    """A store that fails while a run is continued is tried again; the run stays the same."""
+@pytest.fixture
+def tracked_past_a_failure(monkeypatch):
+    """Tracks a step while the first call of one of the client's methods fails; returns the tracker, and what it said."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    def track(config, method):
+        works, failures, said = getattr(MlflowClient, method), [MlflowException("out of order")], []
+
+        def fail_once(client, *arguments, **named):
+            if failures:
+                raise failures.pop()
+            return works(client, *arguments, **named)
+
+        monkeypatch.setattr(MlflowClient, method, fail_once)
+        monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
+        tracker = Tracker(config, said.append)
+        tracker.log({"step": 1, **TRAIN})
+        while failures:
+            time.sleep(0.05)
+        tracker.close("FINISHED")
+        assert ["cannot be reached (out of order)" in line for line in said] == [True]
+        return tracker, said
+
+    return track
+
+
+def test_only_a_missing_run_is_replaced(config, tracked_past_a_failure):
+    """A store that fails while a run is continued is tried again; the run stays the same."""
     first = Tracker(config, pytest.fail)
     first.close("KILLED")
-    update, failures, said = MlflowClient.update_run, [MlflowException("out of order")], []
-
-    def fail_once(client, *arguments, **named):
-        if failures:
-            raise failures.pop()
-        return update(client, *arguments, **named)
-
-    monkeypatch.setattr(MlflowClient, "update_run", fail_once)
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
-    second = Tracker(config, said.append)
-    second.log({"step": 1, **TRAIN})
-    while failures:
-        time.sleep(0.05)
-    second.close("FINISHED")
-    assert ["cannot be reached (out of order)" in line for line in said] == [True]
+    second, said = tracked_past_a_failure(config, "update_run")
     assert second.run_id == first.run_id
 
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": None, "run_id": "0" * 32}))
@@ -108,28 +118,13 @@ def test_only_a_missing_run_is_replaced(config, monkeypatch):
     assert third.run_id not in (first.run_id, "0" * 32)
 
 
-def test_parameters_come_later_if_they_must(config_file, config, monkeypatch):
+def test_parameters_come_later_if_they_must(config_file, config, tracked_past_a_failure):
     """A store that fails just after it has made the run keeps that run; many species with any names are no obstacle."""
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     weights = {f"species {number} (a)": 1.0 for number in range(120)}
     config = load_config(config_file, ["tracking.mlflow=true", f"data.weights={json.dumps(weights)}"])
-    log_batch, failures, said = MlflowClient.log_batch, [MlflowException("out of order")], []
-
-    def fail_once(client, *arguments, **named):
-        if failures:
-            raise failures.pop()
-        return log_batch(client, *arguments, **named)
-
-    monkeypatch.setattr(MlflowClient, "log_batch", fail_once)
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
-    tracker = Tracker(config, said.append)
-    tracker.log({"step": 1, **TRAIN})
-    while failures:
-        time.sleep(0.05)
-    tracker.close("FINISHED")
-    assert ["cannot be reached (out of order)" in line for line in said] == [True]
+    tracker, _ = tracked_past_a_failure(config, "log_batch")
     client = MlflowClient(tracking_uri=tracking.tracking_uri(config.run.dir))
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     (run,) = client.search_runs([experiment.experiment_id])
