@@ -79,7 +79,7 @@ def test_unreachable_store_is_said_once_and_does_not_stop_training(config, monke
 
 @pytest.fixture
 def tracked_past_a_failure(monkeypatch):
-    """Tracks a step while the first call of one of the client's methods fails; returns the tracker, and what it said."""
+    """Tracks a step while the first call of one of the client's methods fails; returns it, and what it said."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
