@@ -1,6 +1,7 @@
 """The `ldarnet` command: what is installed, and models in and out.
 
-Anything that a user can mend is printed as one line, ``error: ...``, and ends the program with status 1.
+Anything that a user can mend is printed as one line, ``error: ...``, and ends the program with status 1. Each command
+imports what it needs, so that none waits for what another one does.
 """
 
 from __future__ import annotations
@@ -10,30 +11,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, TextIO
 
 import typer
-from transformers.utils.logging import disable_progress_bar
 
-from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
 from ldarnet.files import atomic_path, make_folder
-from ldarnet.interpret.boundaries import boundary_track
-from ldarnet.interpret.report import NAME as REPORT_NAME
-from ldarnet.interpret.report import write_report
-from ldarnet.model import (
-    LDARNetForMaskedLM,
-    LDARNetModel,
-    load_backbone,
-    load_model,
-    load_published_checkpoint,
-    save_published_checkpoint,
-    write_model,
-)
 from ldarnet.version import __version__
-from sharding.fasta import read_fasta
 
 app = typer.Typer(
     help="DNA language models that learn their own tokens.",
@@ -47,7 +34,6 @@ ModelFolder = Annotated[Path, typer.Argument(help="A model folder, a checkpoint,
 
 def main() -> None:
     """Run the command line."""
-    disable_progress_bar()
     try:
         app()
     except UserError as error:
@@ -89,8 +75,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
 ) -> None:
     """Write a checkpoint's model and tokenizer as a Hugging Face folder."""
-    write_model(load_model(checkpoint, LDARNetForMaskedLM), _with_parent(out))
-    print(f"{out}: load it with AutoModelForMaskedLM.from_pretrained after `import ldarnet`")
+    models = _models()
+    models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), _with_parent(out))
+    print(f"{out}: load it with AutoModelForMaskedLM.from_pretrained after `import ldarnet.model`")
 
 
 @app.command()
@@ -99,14 +86,15 @@ def convert(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or a file ending in .pt.")],
 ) -> None:
     """Turn the authors' checkpoint file into a Hugging Face folder, or the other way round."""
+    models = _models()
     if source.suffix == ".pt":
-        write_model(load_published_checkpoint(source), _with_parent(out))
+        models.write_model(models.load_published_checkpoint(source), _with_parent(out))
     elif out.suffix != ".pt":
         raise UserError(f"{source} to {out}: one of the two must be a published checkpoint, a file ending in .pt")
     elif out.exists():
         raise UserError(f"{out} exists already; remove it or name another file")
     else:
-        save_published_checkpoint(load_model(source, LDARNetForMaskedLM), _with_parent(out))
+        models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), _with_parent(out))
     print(f"wrote {out}")
 
 
@@ -117,7 +105,9 @@ def report(
     every: Annotated[int | None, typer.Option(min=5, help="Draw it again and again, so many seconds apart.")] = None,
 ) -> None:
     """Draw a run on one HTML page: curves, boundaries, router health, configuration and versions."""
-    page = _with_parent(out) if out else run / REPORT_NAME
+    from ldarnet.interpret.report import NAME, write_report
+
+    page = _with_parent(out) if out else run / NAME
     while True:
         drawn = write_report(run, page, refresh=every)
         print(f"{page}: step {drawn.last['step']:,}, {len(drawn.last.get('warnings', {}))} warnings in force")
@@ -170,6 +160,7 @@ def predict(
     """Classify sequences: a table of name, predicted class and the probability of each class."""
     from ldarnet.finetuning.predict import Classifier
 
+    _models()
     classifier = Classifier(model, max_length=max_length, strands=strands, batch=batch)
     with nullcontext(sys.stdout) if out is None else _written(out) as file:
         classifier.write(read_contigs(fasta), file, fasta)
@@ -184,10 +175,22 @@ def tokenize(
     window: Annotated[int, typer.Option(min=1, help="Bases seen at once; each window starts a chunk.")] = 4096,
 ) -> None:
     """Print the chunks that a model cuts sequences into: name, start, end (from 0, end excluded), bases."""
-    network = load_backbone(model)
+    from ldarnet.interpret.boundaries import chunks
+
+    network = _models().load_backbone(model)
     for name, sequence in read_contigs(fasta):
         for start, end in chunks(network, sequence, stage=stage, window=window):
             print(name, start, end, sequence[start:end], sep="\t")
+
+
+def _models() -> ModuleType:
+    """The room of the model, after which transformers draws no progress bars about weights."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from ldarnet import model
+
+    disable_progress_bar()
+    return model
 
 
 def _with_parent(out: Path) -> Path:
@@ -209,33 +212,11 @@ def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: it is missing, damaged or not FASTA.
     """
+    from sharding.fasta import read_fasta
+
     name = ""
     for is_name, parts in groupby(read_fasta(fasta), key=lambda part: isinstance(part, str)):
         if is_name:
             name = "".join(part for part in parts if isinstance(part, str))
         else:
             yield name, b"".join(part for part in parts if isinstance(part, bytes)).decode("ascii")
-
-
-def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
-    """Cut a sequence as a model does.
-
-    Args:
-        model: the model.
-        sequence: bases.
-        stage: level of chunks, 0 for the finest.
-        window: bases the model sees at once.
-
-    Yields:
-        Start and end of each chunk, in bases from 0, the end excluded.
-
-    Raises:
-        UserError: the model has no such stage.
-    """
-    levels = model.config.num_stages - 1
-    if stage >= levels:
-        raise UserError(f"stage {stage}: choose one of 0 to {levels - 1}; this model cuts {levels} time(s)")
-    for offset in range(0, len(sequence), window):
-        ids = encode(sequence[offset : offset + window])
-        _, begins = boundary_track(model, ids)[stage]
-        yield from pairwise([*(offset + begins.nonzero()[0]).tolist(), offset + len(ids)])

@@ -32,6 +32,7 @@ Run = Callable[..., Ended]
 def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
+        capsys.readouterr()  # printed by what is not the command
         with pytest.raises(SystemExit) as ended:
             main()
         return Ended(int(ended.value.code or 0), *capsys.readouterr())

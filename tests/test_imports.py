@@ -1,4 +1,4 @@
-"""The rooms of the project import downwards only, and `import ldarnet` needs little."""
+"""The rooms of the project import downwards only, and a part loads only what it needs."""
 
 import ast
 import subprocess
@@ -8,6 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import ldarnet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,7 +155,24 @@ assert model(ldarnet.DNATokenizer()(["ACGT"], return_tensors="pt")["input_ids"])
     assert ended.returncode == 0, ended.stderr
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    program = f"import sys, ldarnet; print([name for name in {HEAVY!r} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("ldarnet", (*HEAVY, "transformers", "torch", "numpy")),
+        ("ldarnet.model", HEAVY),
+        ("ldarnet.cli", (*HEAVY, "transformers", "torch")),
+        ("sharding.build", (*HEAVY, "transformers")),
+        ("sharding.fetch", (*HEAVY, "transformers", "torch", "numpy")),
+    ],
+)
+def test_importing_a_part_loads_only_what_it_needs(module: str, heavy: tuple[str, ...]) -> None:
+    program = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_the_package_names_what_it_has() -> None:
+    assert {*ldarnet.__all__} <= {*dir(ldarnet)}
+    assert all(hasattr(ldarnet, name) for name in ldarnet.__all__)
+    with pytest.raises(AttributeError, match="module 'ldarnet' has no attribute 'nothing'"):
+        ldarnet.nothing  # noqa: B018

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,6 +76,30 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
 def chunk_lengths(mask: np.ndarray) -> np.ndarray:
     """Lengths (M,) in bases of the chunks that begin where `mask` (L,) is true; the last one ends with the stretch."""
     return np.diff(np.append(np.flatnonzero(mask), len(mask)))
+
+
+def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
+    """Cut a sequence as a model does.
+
+    Args:
+        model: the model.
+        sequence: bases.
+        stage: level of chunks, 0 for the finest.
+        window: bases the model sees at once.
+
+    Yields:
+        Start and end of each chunk, in bases from 0, the end excluded.
+
+    Raises:
+        UserError: the model has no such stage.
+    """
+    levels = model.config.num_stages - 1
+    if stage >= levels:
+        raise UserError(f"stage {stage}: choose one of 0 to {levels - 1}; this model cuts {levels} time(s)")
+    for offset in range(0, len(sequence), window):
+        ids = alphabet.encode(sequence[offset : offset + window])
+        _, begins = boundary_track(model, ids)[stage]
+        yield from pairwise([*(offset + begins.nonzero()[0]).tolist(), offset + len(ids)])
 
 
 def boundary_figure(

@@ -44,6 +44,7 @@ def fasta(run, rows):
 def command(monkeypatch, capsys, *arguments):
     """Status, output and errors of the ldarnet command."""
     monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
+    capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0), *capsys.readouterr()
