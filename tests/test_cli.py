@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__, doctor, load_published_checkpoint
@@ -170,6 +171,28 @@ def test_truncated_weights_are_named(size: int, ldarnet: Run, folder: Path, tmp_
     os.truncate(folder / "model.safetensors", size)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "cut short")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.pop("lm_head.weight"), "lacks 'lm_head.weight'"),
+        (lambda weights: weights.update(another=torch.zeros(1)), "has too much, 'another'"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_configuration_are_named(
+    change: Callable[[dict[str, torch.Tensor]], object], message: str, ldarnet: Run, folder: Path, tmp_path: Path
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), message)
+
+
+def test_weights_in_half_precision_are_exported_in_full(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+    LDARNetForMaskedLM.from_pretrained(folder).bfloat16().save_pretrained(tmp_path / "half")
+    assert ldarnet("export", tmp_path / "half", tmp_path / "out").status == 0
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
 
 
 def test_a_damaged_list_of_checkpoints_is_named(ldarnet: Run, tmp_path: Path) -> None:

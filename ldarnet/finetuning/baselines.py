@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ldarnet.alphabet import PAD, A, N, T, encode
 from ldarnet.finetuning.evaluation import best_by
-from ldarnet.model.modeling import LDARNetHeadOutput
+from ldarnet.model.modeling import LDARNetClassifierOutput
 from ldarnet.tasks.dataset import Examples
 
 CHANNELS = (64, 128, 128)
@@ -52,7 +52,7 @@ class SmallCNN(nn.Module):
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> LDARNetHeadOutput:
+    ) -> LDARNetClassifierOutput:
         """Classify a batch.
 
         Args:
@@ -77,7 +77,9 @@ class SmallCNN(nn.Module):
         mean_BC = x_BCL.sum(2) / real_BL.sum(1, keepdim=True)
         logits = self.head(torch.cat([mean_BC, x_BCL.amax(2)], dim=1))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        return LDARNetHeadOutput(loss=loss, logits=logits, ratio_loss=logits.new_zeros(()), boundaries=())
+        output = LDARNetClassifierOutput(loss=loss, logits=logits)
+        output.ratio_loss, output.boundaries = logits.new_zeros(()), ()
+        return output
 
 
 def build_cnn(classes: int, seed: int) -> SmallCNN:

@@ -191,7 +191,6 @@ def _write_weights(network: nn.Module, out: Path) -> None:
     """The best weights: a Hugging Face folder of an LDARNet classifier; of another network, its weights alone."""
     shutil.rmtree(out, ignore_errors=True)
     if isinstance(network, LDARNetForSequenceClassification):
-        network.config.ops = {}  # a kernel that was demanded here may not be there where the classifier is used
         write_model(network, out)
         return
     staged = out.with_name(f".{out.name}{PARTIAL_SUFFIX}")

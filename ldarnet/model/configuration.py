@@ -64,13 +64,15 @@ class LDARNetConfig(PretrainedConfig):
         attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (to each side; -1 is no limit).
         target_ratio: bases per chunk that the ratio loss aims at in every stage.
         ratio_weight: weight of the ratio loss beside the masked-language-modelling loss.
-        ops: a backend demanded for an operation, e.g. ``{"ssd": "torch"}``; the rest is chosen by what runs here.
+        ops: a backend demanded for an operation, e.g. ``{"ssd": "torch"}``; the rest is chosen by what runs here. It is
+            not saved with a model, for it may not run where the model is loaded.
 
     Raises:
         ValueError: parts that do not fit together, naming the field.
     """
 
     model_type = "ldarnet"
+    keys_to_ignore_at_inference = ["last_hidden_state"]
 
     arch_layout: list[Any] = _default("arch_layout")
     d_model: list[int] = _default("d_model")
@@ -90,6 +92,10 @@ class LDARNetConfig(PretrainedConfig):
         self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         self._check()
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that is saved."""
+        return {key: value for key, value in super().to_dict().items() if key != "ops"}
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LDARNetConfig:
@@ -130,6 +136,12 @@ class LDARNetConfig(PretrainedConfig):
             self._check_attention(stages)
 
     def _check_numbers(self) -> None:
+        if self.pad_token_id is None:
+            raise ValueError("pad_token_id: None; padding must have a number")
+        if self.vocab_size <= max(self.pad_token_id, self.mask_token_id):
+            raise ValueError(f"vocab_size: {self.vocab_size} must be above the ids of [MASK] and [PAD]")
+        if self.target_ratio <= 1:
+            raise ValueError(f"target_ratio: {self.target_ratio} must be more than 1 base per chunk")
         positive = {"d_model": self.d_model} | {f"ssm_cfg.{key}": [value] for key, value in self.ssm_cfg.items()}
         for name, values in positive.items():
             if min(values) < 1:

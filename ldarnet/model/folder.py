@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 
 from ldarnet.errors import UserError
@@ -119,14 +120,19 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
 def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
     config, weights = folder / "config.json", folder / "model.safetensors"
     try:
-        return kind.from_pretrained(folder, local_files_only=True).eval()
+        loaded: Any = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
     except SafetensorError as error:
         raise UserError(f"{weights}: damaged or cut short ({_first_line(error)}); write or fetch it again") from None
     except UserError:
         raise
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = _first_line(error)
         raise UserError(f"{config}: describes no model or another one ({reason}); write or fetch it again") from None
+    model, found = loaded
+    for state, names in (("lacks", found["missing_keys"]), ("has too much,", found["unexpected_keys"])):
+        if names:
+            raise UserError(f"{weights}: {state} {min(names)!r}; write or fetch it again, with its config.json")
+    return model.eval()
 
 
 def _read_value(file: Path, key: str) -> object:

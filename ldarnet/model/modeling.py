@@ -24,53 +24,51 @@ from ldarnet.model.linear import INITIAL_STD, ExactLinear, initialize_linear
 from ldarnet.model.network import Routing, Stage
 from ldarnet.ops import Packing
 
-
-@dataclass
-class LDARNetOutput(ModelOutput):
-    """What the model alone returns.
-
-    Attributes:
-        last_hidden_state: (B, L, D), zero on padding.
-        boundaries: one entry for each router, the outermost first.
-    """
-
-    last_hidden_state: Tensor | None = None
-    boundaries: tuple[Boundaries, ...] | None = None
-
-
-@dataclass
-class LDARNetHeadOutput(ModelOutput):
-    """What the masked language model returns.
-
-    Attributes:
-        loss: mlm_loss + ratio_weight * ratio_loss; only with labels.
-        mlm_loss: mean cross-entropy over scored positions, in nats; only with labels.
-        ratio_loss: sum of the ratio loss over all stages.
-        logits: (B, L, V).
-        last_hidden_state: (B, L, D), zero on padding.
-        boundaries: one entry for each router, the outermost first.
-    """
-
-    loss: Tensor | None = None
-    mlm_loss: Tensor | None = None
-    ratio_loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    boundaries: tuple[Boundaries, ...] | None = None
+PROBLEM = "single_label_classification"
+"""The one `problem_type` of transformers that the classifier is for."""
 
 
 class OfBatch:
     """Attributes of an output that are no entries of it.
 
-    A pipeline of transformers cuts every entry into the sequences of its batch, which these cannot be.
+    Pipelines of transformers cut every entry into the sequences of its batch, and its trainer gathers it by sequence;
+    these cannot be treated so.
 
     Attributes:
-        ratio_loss: sum of the ratio loss over all stages.
+        mlm_loss: mean cross-entropy over scored positions, in nats; of a masked language model with labels.
+        ratio_loss: sum of the ratio loss over all stages; with a head.
         boundaries: one entry for each router, the outermost first.
     """
 
+    mlm_loss: Tensor | None = None
     ratio_loss: Tensor | None = None
     boundaries: tuple[Boundaries, ...] | None = None
+
+
+@dataclass
+class LDARNetOutput(ModelOutput, OfBatch):
+    """What the model alone returns.
+
+    Attributes:
+        last_hidden_state: (B, L, D), zero on padding.
+    """
+
+    last_hidden_state: Tensor | None = None
+
+
+@dataclass
+class LDARNetHeadOutput(ModelOutput, OfBatch):
+    """What the masked language model returns.
+
+    Attributes:
+        loss: mlm_loss + ratio_weight * ratio_loss; only with labels.
+        logits: (B, L, V).
+        last_hidden_state: (B, L, D), zero on padding.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
 
 
 @dataclass
@@ -155,8 +153,12 @@ class LDARNetModel(LDARNetPreTrainedModel):
                 host spares a wait for the device.
 
         Raises:
-            ValueError: a batch without a single base.
+            ValueError: a batch without a single base, or a mask of another shape.
         """
+        if attention_mask is not None and attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"attention_mask of shape {tuple(attention_mask.shape)}: input_ids have {tuple(input_ids.shape)}"
+            )
         real_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         place_T = real_BL.flatten().nonzero().squeeze(1)
         if not len(place_T):
@@ -170,7 +172,9 @@ class LDARNetModel(LDARNetPreTrainedModel):
             _boundaries(routing, rows if stage == 0 else Rows.of_packing(routing[2]))
             for stage, routing in enumerate(routings)
         )
-        return LDARNetOutput(last_hidden_state=rows.unpack(hidden_TD), boundaries=boundaries)
+        output = LDARNetOutput(last_hidden_state=rows.unpack(hidden_TD))
+        output.boundaries = boundaries
+        return output
 
 
 def _boundaries(routing: Routing, rows: Rows) -> Boundaries:
@@ -245,14 +249,9 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
             scored = (labels != NOT_SCORED).sum().clamp(min=1)
             mlm_loss = cross_entropy_by_window(logits, labels).sum() / scored
             loss = mlm_loss + self.config.ratio_weight * ratio_loss
-        return LDARNetHeadOutput(
-            loss=loss,
-            mlm_loss=mlm_loss,
-            ratio_loss=ratio_loss,
-            logits=logits,
-            last_hidden_state=out.last_hidden_state,
-            boundaries=out.boundaries,
-        )
+        output = LDARNetHeadOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
+        output.mlm_loss, output.ratio_loss, output.boundaries = mlm_loss, ratio_loss, out.boundaries
+        return output
 
 
 def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
@@ -270,7 +269,16 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
     """LDARNet with a linear classifier on the mean over real bases."""
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with fresh weights for ``config.num_labels`` classes."""
+        """Build with fresh weights for ``config.num_labels`` classes.
+
+        Raises:
+            ValueError: less than two classes, or a ``problem_type`` other than one class of several.
+        """
+        if (config.num_labels or 0) < 2 or config.problem_type not in (None, PROBLEM):
+            raise ValueError(
+                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: this classifier chooses one of "
+                f"two classes or more ({PROBLEM})"
+            )
         super().__init__(config)
         self.model = LDARNetModel(config)
         assert config.num_labels is not None
@@ -286,6 +294,9 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
             input_ids: (B, L) int64.
             attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read.
             labels: (B,) int64.
+
+        Raises:
+            ValueError: labels that are no classes.
         """
         out = self.model(input_ids, attention_mask)
         real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
@@ -294,6 +305,8 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None
         if labels is not None:
+            if labels.is_floating_point():
+                raise ValueError(f"labels of {labels.dtype}: give the number of a class for each sequence, int64")
             loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
         output = LDARNetClassifierOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
         output.ratio_loss, output.boundaries = ratio_loss, out.boundaries

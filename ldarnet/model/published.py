@@ -37,6 +37,7 @@ _PER_DIRECTION = {
     "norm_weight": "norm.weight",
 }
 _SHARED = ("in_proj.weight", "out_proj.weight")
+_TIED = ("lm_head.weight", "model.embeddings.weight")
 
 
 def published_names(name: str, bimamba: bool) -> list[str]:
@@ -104,6 +105,8 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
         if tensor.shape != ours.shape:
             raise UserError(f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, expected {tuple(ours.shape)}")
         state[name] = tensor
+    if model.config.tie_word_embeddings and not torch.equal(*(state[name] for name in _TIED)):
+        raise UserError(f"{source}: says that head and embedding are one matrix, and holds two different ones")
     if left:
         raise UserError(f"{source}: {len(left)} tensors have no place in this architecture, among them {min(left)!r}")
     return state
@@ -120,8 +123,8 @@ def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNet
             pad_token_id=published.get("pad_token_id", LDARNetConfig.pad_token_id),
             mask_token_id=published.get("mask_token_id", LDARNetConfig.mask_token_id),
         )
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{source}: its config does not describe a model ({error})") from error
 
 
 def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
@@ -140,7 +143,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from error
-    if not isinstance(content, dict) or not {"model", "config"} <= content.keys():
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("model", "config")):
         raise UserError(f"{path}: holds no 'model' and 'config'; is this a published LDARNet checkpoint?")
     model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
     model.load_state_dict(from_published(model, content["model"], str(path)))

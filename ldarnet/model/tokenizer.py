@@ -20,7 +20,10 @@ def _one_token_a_base() -> Tokenizer:
 
 
 class DNATokenizer(PreTrainedTokenizerFast):
-    """Letters to ids 0..6 as in :mod:`ldarnet.alphabet`: lower case is read as upper case, other letters as N."""
+    """Letters to ids 0..6 as in :mod:`ldarnet.alphabet`: lower case is read as upper case, other letters as N.
+
+    N is a letter like the others, which decoding keeps; data collators that ask for special tokens leave it unmasked.
+    """
 
     model_input_names = ["input_ids", "attention_mask"]
 
@@ -29,8 +32,13 @@ class DNATokenizer(PreTrainedTokenizerFast):
         if not {"tokenizer_object", "tokenizer_file"} & kwargs.keys():
             kwargs["tokenizer_object"] = _one_token_a_base()
         special = {
-            "unk_token": alphabet.TOKENS[alphabet.N],
             "mask_token": alphabet.TOKENS[alphabet.MASK],
             "pad_token": alphabet.TOKENS[alphabet.PAD],
         }
         super().__init__(**(special | {"padding_side": "right"} | kwargs))
+
+    def get_special_tokens_mask(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 where no base is to be predicted: at N, [MASK] and [PAD]; 0 at A, C, G and T."""
+        return [int(token >= alphabet.N) for token in [*token_ids_0, *(token_ids_1 or [])]]

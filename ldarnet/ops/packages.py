@@ -81,10 +81,12 @@ def ssd(
     """mamba-ssm's Triton scan; both directions are heads of one call, each with its own group of B and C.
 
     What direction 1 reads is turned round within each sequence, and its result turned back. float32 is multiplied as
-    TF32. Chunks have at least 16 positions.
+    TF32. Chunks have at least 16 positions, whatever `chunk_size`.
     """
     T, K, H, P = x_TKHP.shape
-    if x_TKHP.numel() >= 2**31:
+    chunk_size = max(chunk_size, 16)
+    states = x_TKHP.numel() / chunk_size * b_TKN.shape[2]  # (P, N) for each chunk and head
+    if max(x_TKHP.numel(), states) >= 2**31:
         raise UserError(
             f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} at once are more than its 32-bit addresses reach; "
             "compute fewer windows at once (double training.accumulation)"
@@ -134,9 +136,19 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
     return torch.stack([forward, _Exchange.apply(backward, backwards)], 1)
 
 
+def _demand_heads(name: str, q_THP: Tensor) -> None:
+    features = q_THP.shape[2]
+    if features % 8 or features > 256:
+        raise UserError(
+            f"ops.attention={name}: a head of {features} features is no multiple of 8, or more than 256; set "
+            "ops.attention=torch, or choose another attn_cfg.num_heads"
+        )
+
+
 @register("attention", "torch-varlen", devices=("cuda",), dtypes=_HALF)
 def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
     """The FlashAttention 2 that comes with torch. Takes heads of up to 256 features, a multiple of 8."""
+    _demand_heads("torch-varlen", q_THP)
     from torch.nn.attention.varlen import varlen_attn
 
     starts, longest = packing.starts.int(), packing.longest
@@ -148,6 +160,7 @@ def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packi
 @register("attention", "flash-attn", devices=("cuda",), dtypes=_HALF, package="flash_attn", install=_INSTALL)
 def flash_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
     """FlashAttention 2. Takes heads of up to 256 features, a multiple of 8."""
+    _demand_heads("flash-attn", q_THP)
     from flash_attn import flash_attn_varlen_func
 
     starts, longest = packing.starts.int(), packing.longest
@@ -167,6 +180,7 @@ def flash_attention_3(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Pack
 
     It is compiled for 64 features and more: of the work on heads of 32, half is spent on zeros.
     """
+    _demand_heads("flash-attn-3", q_THP)
     from flash_attn_interface import flash_attn_varlen_func
 
     starts, longest = packing.starts.int(), packing.longest

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
 
 from ldarnet import (
     DNATokenizer,
@@ -142,6 +149,9 @@ def test_what_a_trainer_asks_about_parameters():
         ({"attn_cfg": {"num_heads": [0, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "num_heads: 0 must be"),
         ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [-7, -1]}}, "size: -7 must be"),
         ({"ssm_cfg": {"headdim": 0}}, "ssm_cfg.headdim: 0 must be at least 1"),
+        ({"pad_token_id": None}, "pad_token_id: None"),
+        ({"vocab_size": 6}, "vocab_size: 6 must be above"),
+        ({"target_ratio": 1.0}, "target_ratio: 1.0 must be more than 1"),
         ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be above 0 for the MLPs of M1"),
     ],
 )
@@ -170,3 +180,79 @@ def test_the_tokenizer_round_trips(tmp_path):
         assert type(again) is DNATokenizer
         assert again("ACGTNacgtRx[MASK]")["input_ids"] == tokenizer("ACGTNacgtRx[MASK]")["input_ids"]
         assert (again.pad_token_id, again.mask_token_id) == (6, 5)
+
+
+def test_decoding_keeps_every_base():
+    tokenizer = DNATokenizer()
+    assert tokenizer.decode([0, 4, 1, 6], skip_special_tokens=True) == "ANC"
+    assert (
+        tokenizer.get_special_tokens_mask([0, 1, 2, 3, 4, 5, 6], already_has_special_tokens=True) == [0] * 4 + [1] * 3
+    )
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
+    fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
+    for guess in fill("ACGN[MASK]TTNNA", targets=["A", "C", "G", "T"]):
+        assert guess["sequence"] == f"ACGN{guess['token_str']}TTNNA"
+
+
+def test_pipelines_take_batches():
+    """Sequences of different lengths together give what each gives alone."""
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
+    sequences = ["ACGT[MASK]ACGTA", "TT[MASK]", "ACG[MASK]TTT"]
+    for task, network in (("fill-mask", model), ("feature-extraction", model.model)):
+        run = pipeline(task, model=network, tokenizer=DNATokenizer())
+        alone, together = [run(sequence) for sequence in sequences], run(sequences, batch_size=2)
+        if task == "fill-mask":
+            alone, together = ([[guess["score"] for guess in one] for one in guesses] for guesses in (alone, together))
+        for one, other in zip(alone, together, strict=True):
+            other = torch.tensor(other)
+            torch.testing.assert_close(
+                torch.tensor(one), other[:, : torch.tensor(one).shape[1]] if other.ndim == 3 else other
+            )
+
+
+def test_an_output_has_entries_of_sequences_only():
+    """What a trainer of transformers gathers at inference: logits, and nothing that is of the batch as a whole."""
+    ids, labels = torch.randint(0, 4, (3, 20)), torch.tensor([0, 1, 1])
+    masked = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+    classifier = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny"))
+    for model, wanted in ((masked, ids), (classifier, labels)):
+        out = model(ids, labels=wanted)
+        gathered = [name for name in out if name not in ("loss", *model.config.keys_to_ignore_at_inference)]
+        assert gathered == ["logits"]
+        assert len(out.boundaries) == 1
+        assert out.ratio_loss > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_labels": 1},
+        {"problem_type": "regression"},
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ],
+)
+def test_what_is_no_choice_of_one_class_is_refused(changes):
+    with pytest.raises(ValueError, match="this classifier chooses one of two classes or more"):
+        LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", **changes))
+
+
+def test_labels_that_are_no_classes_are_refused():
+    model = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", num_labels=3))
+    with pytest.raises(ValueError, match=r"labels of torch.float32: give the number of a class"):
+        model(torch.zeros(2, 9, dtype=torch.long), labels=torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 10), (3, 9), (18,)])
+def test_a_mask_of_another_shape_is_refused(shape):
+    model = LDARNetModel(LDARNetConfig.preset("tiny"))
+    with pytest.raises(ValueError, match=r"attention_mask of shape .* input_ids have \(2, 9\)"):
+        model(torch.zeros(2, 9, dtype=torch.long), torch.ones(shape))
+
+
+def test_a_demand_for_a_kernel_is_not_saved(tmp_path):
+    config = LDARNetConfig.preset("tiny", ops={"ssd": "mamba-ssm"})
+    LDARNetForMaskedLM(config).save_pretrained(tmp_path)
+    assert config.ops == {"ssd": "mamba-ssm"}
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert again.config.ops == {}
+    again(torch.zeros(1, 9, dtype=torch.long))

@@ -18,7 +18,7 @@ OURS = [operation for operation in operations() if "triton" in backends_of(opera
 
 @pytest.fixture
 def demand_triton(monkeypatch):
-    """Lets our kernels compute the operations of a model, on any device; checks at the end that all of them did."""
+    """Lets our kernels, or at first the references, compute a model on any device; checks at the end that all did."""
     used = set()
 
     def spy(operation, function):
@@ -29,7 +29,12 @@ def demand_triton(monkeypatch):
         anywhere = replace(kernel, devices=(), function=spy(operation, kernel.function))
         monkeypatch.setitem(backends_of(operation), "triton", anywhere)
     resolve.cache_clear()
-    yield lambda model: model.config.ops.update(dict.fromkeys(OURS, "triton"))
+
+    def demand(model, backend="triton"):
+        assert not used  # by what went before
+        model.config.ops.update(dict.fromkeys(OURS, backend))
+
+    yield demand
     resolve.cache_clear()
     assert used == set(OURS)
 
@@ -55,6 +60,7 @@ def test_logits_and_gradients_are_those_of_the_references_and_of_each_sequence_a
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     sequences = [torch.randint(0, 5, (length,)).to(DEVICE) for length in (20, 1, 9)]
+    demand_triton(model, "torch")
     alone = [model(sequence[None]).logits[0] for sequence in sequences]
     wanted = torch.autograd.grad(torch.cat(alone).sin().sum(), list(model.parameters()))
     demand_triton(model)

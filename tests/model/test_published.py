@@ -59,6 +59,11 @@ def published_file(tmp_path, change):
             lambda c: c["model"]["backbone.encoder.layers.0.mixer.bwd.in_proj.weight"].add_(1),
             "differ; only shared projections",
         ),
+        (lambda c: c.update(config="text"), "holds no 'model' and 'config'"),
+        (lambda c: c.update(model=[1]), "holds no 'model' and 'config'"),
+        (lambda c: c["config"].update(d_model=16), "its config does not describe a model"),
+        (lambda c: c["config"].update(attn_cfg=None), "its config does not describe a model"),
+        (lambda c: c["config"].update(tie_embeddings=True), "are one matrix, and holds two different ones"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(change, message, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ldarnet.errors import UserError
 from ldarnet.ops import Packing, backends_of, operations, packages
 from ldarnet.ops.proof import TOLERANCES, disagreement
 
@@ -32,6 +33,14 @@ def test_on_a_gpu(adapter, lengths, width):
     if obstacle := adapter.obstacle(DEVICE, torch.bfloat16):
         pytest.skip(obstacle)
     assert disagreement(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("features", [12, 264])
+@pytest.mark.parametrize("name", [name for _, _, name in ATTENTION])
+def test_heads_that_flash_attention_does_not_take_are_named(name, features):
+    q = torch.zeros(5, 2, features)
+    with pytest.raises(UserError, match=f"ops.attention={name}: a head of {features} features.*ops.attention=torch"):
+        backends_of("attention")[name].function(q, q, q, Packing.of_lengths(torch.tensor([5]), 5, 5), -1)
 
 
 @pytest.fixture
