@@ -2,7 +2,7 @@
 # pyproject.toml has changed since.
 #
 #   PYTHON=python3.12      the Python to make .venv from (3.11 or later)
-#   TORCH=auto|cpu|cuda    which build of torch; auto looks for an NVIDIA GPU
+#   TORCH=auto|cpu|cuda    which build of torch; auto is the one in .venv, or else looks for an NVIDIA GPU
 #   STEPS=20               quickstart: stop after so many steps, in a folder of its own
 #   TESTS_AT_ONCE=2        test: so many at a time; many of them start two processes or more
 #   PYTEST_ARGS="-x"       test: more arguments for pytest
@@ -14,7 +14,7 @@ TESTS_AT_ONCE ?= 2
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
-READY := .venv/ready
+READY := .venv/ready-$(TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test setup lint format typecheck doctor clean-quickstart
@@ -32,7 +32,6 @@ setup: $(READY) ## Make the environment in .venv, when there is none or pyprojec
 
 $(READY): pyproject.toml launch/setup_env.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" launch/setup_env.sh
-	@touch $@
 
 lint: $(READY) ## Check style and format
 	$(BIN)/ruff check .

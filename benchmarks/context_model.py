@@ -160,8 +160,8 @@ class Scores:
         }
 
     def entropy(self) -> float:
-        """Entropy of the composition of the true bases, in nats: the least that one guess for all can cost."""
-        share = np.bincount(self.targets, minlength=BASES) / max(len(self.targets), 1)
+        """Entropy of the composition of the true bases at [MASK], in nats: the least that one guess for all costs."""
+        share = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
         return float(-sum(p * np.log(p) for p in share if p > 0))
 
 
@@ -355,7 +355,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     scores = score(model, input_ids, labels, run_masking(config))
-    print(f"entropy of the composition of the scored bases: {scores.entropy():.4f}\n")
+    print(f"entropy of the composition of the bases shown as [MASK]: {scores.entropy():.4f}\n")
     print(f"{'nats per base':16}{'held out':>10}{'[MASK]':>10}{'shown':>10}{'all':>10}{'accuracy':>10}")
     for name, row in scores.summary().items():
         print(f"{name:16}{model.held_out[name]:10.4f}" + "".join(f"{value:10.4f}" for value in row.values()))

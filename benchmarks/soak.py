@@ -10,7 +10,6 @@ equal, bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is 
 import argparse
 import json
 import random
-import shutil
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from benchmarks.ranks import start_ranks
 from benchmarks.record import provenance, table, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
+from ldarnet.files import make_folder
 from ldarnet.training.checkpoint import CheckpointStore
 from ldarnet.training.metrics_file import read_metrics
 
@@ -190,7 +190,7 @@ def report(lives: Sequence[Life], wrong: Sequence[str], undisturbed: Life, confi
 def main() -> int:
     """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the two runs; made anew")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the two runs that does not exist yet")
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--between", type=float, nargs=2, default=(10.0, 40.0), metavar=("LEAST", "MOST"))
@@ -198,10 +198,11 @@ def main() -> int:
     parser.add_argument("--name", help="write a result of this name")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the configuration")
     arguments = parser.parse_args()
-    shutil.rmtree(arguments.out, ignore_errors=True)
-    arguments.out.mkdir(parents=True)
+    if arguments.out.exists():
+        raise UserError(f"{arguments.out} exists already; remove it or name another folder")
     passed = ["--config", arguments.config, *arguments.overrides]
     config = load_config(arguments.config, [*arguments.overrides, f"run.dir={arguments.out}/soaked"])
+    make_folder(arguments.out)
     undisturbed = live(passed, arguments.out / "undisturbed", arguments.ranks, None, random.Random(0))
     if any(undisturbed.statuses):
         raise UserError(f"the undisturbed run ended with {undisturbed.statuses}; see {arguments.out}/undisturbed.log")

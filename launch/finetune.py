@@ -19,7 +19,7 @@ from launch.program import exit_status, read_arguments, read_config  # noqa: E40
 
 def main() -> int:
     """Run the program; returns its exit status."""
-    arguments = read_arguments(__doc__, "configs/finetune/nt.yaml", ranks=True)
+    arguments = read_arguments(__doc__, "configs/finetune/nt.yaml", ranks=True, program="finetune")
     from ldarnet.config import FinetuneConfig
     from ldarnet.finetuning.run import finetune
     from ldarnet.training import STOPPED_STATUS

@@ -26,20 +26,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(1, f"error: {message}\n")
 
 
-def read_arguments(text: str | None, example: str, *, ranks: bool) -> argparse.Namespace:
+def read_arguments(text: str | None, example: str, *, ranks: bool, program: str = "pretrain") -> argparse.Namespace:
     """The command line: `config`, the path of a file, and `overrides`, changes to it.
 
     Args:
         text: of the program; its first line is shown as help.
         example: a configuration.
         ranks: whether a launcher may start the program, and tell it its local rank.
+        program: its name to `ldarnet settings`.
     """
     parser = _Parser(description=(text or "").split("\n")[0])
     parser.add_argument("--config", required=True, help=f"YAML file, such as {example}")
     if ranks:
         parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="changes to its keys, which ldarnet/config describes"
+        "overrides",
+        nargs="*",
+        metavar="section.key=value",
+        help=f"changes to its keys; `ldarnet settings {program}` lists them",
     )
     return parser.parse_intermixed_args()
 

@@ -1,5 +1,7 @@
 """What a finished pretraining leaves beside its checkpoints: an exported model, figures, a summary."""
 
+import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -7,15 +9,16 @@ import transformers
 from rich.console import Console
 
 from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import N
 from ldarnet.config import RunConfig
 from ldarnet.console import clock, speed
-from ldarnet.data.storage import DamagedError
 from ldarnet.files import atomic_path
 from ldarnet.model import write_model
 from ldarnet.training import TrainResult
+from ldarnet.training.boundary_sample import middle_window
 from ldarnet.training.metrics_file import NAME as METRICS_NAME
 from ldarnet.training.session import open_shards
-from ldarnet.training.tracking import Tracker, tracking_uri
+from ldarnet.training.tracking import Tracker, server, tracking_uri
 
 FIGURE_BASES = 1024
 
@@ -67,22 +70,18 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
         training_figure(
             result.run_dir / METRICS_NAME,
             drawn[0],
-            entropy=result.final_validation.get("composition_loss"),
+            entropy=result.validation.get("composition_loss"),
             target_ratio=model.config.target_ratio,
         )
     if model.config.num_stages == 1:
         return drawn
     shards = open_shards(config.data)
-    split = config.validation.split if config.validation.windows else "train"
-    contig, begin, end = max(shards.index.splits[split].tolist(), key=lambda interval: interval[2] - interval[1])
-    start = (begin + end) // 2
-    try:
-        ids = shards.read(contig, start, min(start + FIGURE_BASES, end))
-    except DamagedError:
-        if config.data.on_damaged == "stop":
-            raise
+    window, contig, start = middle_window(shards, config)
+    skipped = max(window.shape[1] - FIGURE_BASES, 0) // 2
+    ids = window[0, skipped : skipped + FIGURE_BASES].numpy()
+    if (ids == N).all():  # damaged, and quarantined
         return drawn
-    boundary_figure(model, ids, shards.index.name(contig), start, boundaries)
+    boundary_figure(model, ids, shards.index.name(contig), start + skipped, boundaries)
     return [*drawn, boundaries]
 
 
@@ -91,12 +90,12 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
     bases = result.steps * config.training.batch * config.data.length
     pace = speed(bases / max(result.seconds, 1e-9))
     lines = [f"{result.steps:,} steps, {bases:,} bases in {clock(result.seconds)} ({pace})"]
-    valid = result.final_validation
+    valid = result.validation
     if valid:
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
         lines += [
-            f"validation on split {config.validation.split!r}: MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] "
-            f"{valid['mask_loss']:.4f}",
+            f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
+            f"MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] {valid['mask_loss']:.4f}",
             f"the best guess that knows the base composition alone has {valid['composition_loss']:.4f} on [MASK]",
             f"accuracy on [MASK] {valid['accuracy']:.1%}{f', {chunks} bases a chunk' if chunks else ''}",
         ]
@@ -109,16 +108,21 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         f"configuration     {result.run_dir / 'config.yaml'}",
     ]
     if config.tracking.mlflow:
-        lines.append(f"MLflow            mlflow ui --backend-store-uri {tracking_uri(result.run_dir)}")
-    lines += [
-        "",
-        "Next:",
-        f"  look at it  ldarnet report {result.run_dir}",
-        f"  load it     python -c \"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained('{export}'))\"",
+        browse = f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri(result.run_dir))}"
+        lines.append(f"MLflow            {'at MLFLOW_TRACKING_URI' if server() else browse}")
+    return "\n".join([*lines, "", "Next:", *_next_commands(config, result.run_dir, export)]) + "\n"
+
+
+def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
+    quoted = shlex.quote(str(run_dir))
+    path = json.dumps(str(export), ensure_ascii=False)
+    load = f"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained({path}))"
+    return [
+        f"  look at it  ldarnet report {quoted}",
+        f"  load it     python -c {shlex.quote(load)}",
         "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
-        f"  train it    deepspeed launch/pretrain.py --config {result.run_dir}/config.yaml run.dir=runs/mine "
+        f"  train it    deepspeed launch/pretrain.py --config {quoted}/config.yaml run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
         "  classify    python launch/finetune.py --config configs/finetune/classify.yaml data.train=my.csv "
-        f"checkpoint={result.run_dir} run.dir=runs/my-classifier",
+        f"checkpoint={quoted} run.dir=runs/my-classifier",
     ]
-    return "\n".join(lines) + "\n"

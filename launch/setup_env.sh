@@ -3,8 +3,9 @@
 #
 #   launch/setup_env.sh             (`make setup`, and every other make target, call it when it is needed)
 #   PYTHON=python3.12               the Python to start from, 3.11 or later; default python3
-#   TORCH=auto|cpu|cuda             which build of torch; auto takes CUDA where an NVIDIA GPU answers, else the CPU build.
-#                                   TORCH=cuda is for a login node without a GPU whose .venv is used on nodes with one.
+#   TORCH=auto|cpu|cuda             which build of torch; auto keeps the one that .venv has, and in a new .venv takes CUDA
+#                                   where an NVIDIA GPU answers, else the CPU build. TORCH=cuda is for a login node
+#                                   without a GPU whose .venv is used on nodes with one.
 #
 # One line is printed for each stage; what the installers say goes to .venv/setup.log, and its end is shown on failure.
 set -euo pipefail
@@ -15,6 +16,7 @@ TORCH=${TORCH:-auto}
 TORCH_VERSION=2.13.0
 LOG=.venv/setup.log
 UNFINISHED=.venv/unfinished # exists while an installer runs: what a killed one leaves cannot be trusted
+BUILD=.venv/torch-build     # cpu or cuda: the build of torch in .venv
 
 fail() {
     echo "error: $1" >&2
@@ -51,7 +53,16 @@ install_cpu_torch() {
     return 1
 }
 
-if [ "$TORCH" = auto ]; then
+case "$TORCH" in
+auto | cpu | cuda) ;;
+*) fail "TORCH=$TORCH is not one of auto, cpu, cuda" ;;
+esac
+if [ -s "$BUILD" ]; then
+    built=$(<"$BUILD")
+    [ "$TORCH" = auto ] || [ "$TORCH" = "$built" ] ||
+        fail "the torch in .venv is the $built build; remove it (rm -r .venv) and run the same command again"
+    TORCH=$built
+elif [ "$TORCH" = auto ]; then
     if nvidia-smi >/dev/null 2>&1; then TORCH=cuda; else TORCH=cpu; fi
 fi
 
@@ -73,13 +84,17 @@ case "$TORCH-$(uname -s)" in
 cpu-Darwin) stage "torch $TORCH_VERSION" install "torch==$TORCH_VERSION" ;; # its only build has no CUDA
 cpu-*) stage "torch $TORCH_VERSION for CPU (about 200 MB)" install_cpu_torch ;;
 cuda-*) stage "torch $TORCH_VERSION with CUDA (about 3 GB, some minutes)" install "torch==$TORCH_VERSION" ;;
-*) fail "TORCH=$TORCH is not one of auto, cpu, cuda" ;;
 esac
+echo "$TORCH" >"$BUILD"
 stage "LDARNet and what it needs (some minutes the first time)" install --editable ".[dev]"
 
 cuda_version=$(.venv/bin/python -c 'import torch; print(torch.version.cuda or "")')
 if [ "$TORCH" = cuda ]; then
-    [ -n "$cuda_version" ] || fail "the torch in .venv has no CUDA; remove it (rm -r .venv) and run the same command again"
+    if [ -z "$cuda_version" ]; then
+        rm "$BUILD"
+        fail "the torch in .venv has no CUDA; remove it (rm -r .venv) and run the same command again"
+    fi
 elif cuda_packages=$(.venv/bin/python -m pip list --format=freeze 2>/dev/null | grep -E '^(nvidia|cuda)-'); then
     fail "CUDA packages on a CPU machine: $(echo $cuda_packages); remove them (rm -r .venv) and run the same command again"
 fi
+touch .venv/ready-auto ".venv/ready-$TORCH" # for make: older than pyproject.toml, they are made anew

@@ -18,7 +18,7 @@ from launch.program import exit_status, read_arguments, read_config  # noqa: E40
 
 def main() -> int:
     """Run the program; returns its exit status."""
-    arguments = read_arguments(__doc__, "configs/sweep/nt18.yaml", ranks=False)
+    arguments = read_arguments(__doc__, "configs/sweep/nt18.yaml", ranks=False, program="sweep")
     from ldarnet.config.sweep import SweepConfig
     from ldarnet.training import FAILED_STATUS, STOPPED_STATUS
     from ldarnet.tuning import run_sweep

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -86,11 +87,14 @@ def convert(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet, or a file ending in .pt.")],
 ) -> None:
     """Turn the authors' checkpoint file into a Hugging Face folder, or the other way round."""
+    if (source.suffix == ".pt") == (out.suffix == ".pt"):
+        raise UserError(
+            f"{source} to {out}: one of the two must be a published checkpoint, a file ending in .pt, and the other a "
+            "model folder"
+        )
     models = _models()
     if source.suffix == ".pt":
         models.write_model(models.load_published_checkpoint(source), _with_parent(out))
-    elif out.suffix != ".pt":
-        raise UserError(f"{source} to {out}: one of the two must be a published checkpoint, a file ending in .pt")
     elif out.exists():
         raise UserError(f"{out} exists already; remove it or name another file")
     else:
@@ -114,6 +118,25 @@ def report(
         if every is None:
             return
         time.sleep(every)
+
+
+class Program(StrEnum):
+    """A program of `launch` that a configuration is for."""
+
+    PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
+    SWEEP = "sweep"
+
+
+@app.command()
+def settings(program: Annotated[Program, typer.Argument(help="Whose configuration.")]) -> None:
+    """List every key that a configuration may have, with its default, its range and its meaning."""
+    from ldarnet.config import FinetuneConfig, RunConfig
+    from ldarnet.config.listing import list_settings
+    from ldarnet.config.sweep import SweepConfig
+
+    schemas = {Program.PRETRAIN: RunConfig, Program.FINETUNE: FinetuneConfig, Program.SWEEP: SweepConfig}
+    print("\n".join(list_settings(schemas[program])))
 
 
 @app.command()

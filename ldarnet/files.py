@@ -106,12 +106,15 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
             with a hash when it is read, and can be had again.
 
     Raises:
+        UserError: ``final`` is a folder; raised before the block.
         NotWritableError: the device is full or may not be written to.
     """
     final = Path(final)
     partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         with space_errors(final):
+            if final.is_dir():
+                raise UserError(f"{final}: {_READ_FAULTS[errno.EISDIR]}")
             yield partial
             if durable:
                 sync_path(partial)

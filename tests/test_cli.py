@@ -154,6 +154,7 @@ def test_what_is_no_model_is_named(ldarnet: Run, folder: Path, tmp_path: Path) -
     assert_one_line_error(ldarnet("export", tmp_path / "none", tmp_path / "out"), str(tmp_path / "none"))
     assert_one_line_error(ldarnet("convert", tmp_path / "none.pt", tmp_path / "out"), str(tmp_path / "none.pt"))
     assert_one_line_error(ldarnet("convert", folder, tmp_path / "out"), ".pt")
+    assert_one_line_error(ldarnet("convert", tmp_path / "a.pt", tmp_path / "b.pt"), "one of the two", "a model folder")
     (folder / "config.json").write_text('{"model_type": "bert"}')
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), "config.json", "'bert'")
     assert not (tmp_path / "out").exists()
@@ -164,6 +165,22 @@ def test_a_damaged_config_is_named(content: str | bytes, ldarnet: Run, folder: P
     (folder / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "config.json"), "again")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("pretrain", "training.zero_stage = 1  (at least 0, at most 3)  DeepSpeed ZeRO stage.  [a run may go on with"),
+        ("pretrain", "run.dir = ...  Folder of the run"),
+        ("finetune", "evaluation.strands = 1  (1 or 2)  2: classify both strands"),
+        ("finetune", "optimizer.betas = [0.9, 0.95]  Decay of the two moments"),
+        ("sweep", "resources.launcher = python  (python or deepspeed)  What starts"),
+    ],
+)
+def test_every_setting_is_listed(program: str, line: str, ldarnet: Run) -> None:
+    listed = ldarnet("settings", program).out.splitlines()
+    assert len([one for one in listed if one.startswith(line)]) == 1
+    assert all(" = " in one and one.endswith((".", "]")) for one in listed)
 
 
 @pytest.mark.parametrize("size", [0, 100, 40_000])

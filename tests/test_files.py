@@ -33,6 +33,13 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
+def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
+    with pytest.raises(UserError, match="a folder, not a file; name a file"), atomic_path(tmp_path):
+        pytest.fail("begun")
+    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [

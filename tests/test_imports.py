@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "ldarnet.doctor": {"ldarnet.ops", *FOUNDATION},
     "ldarnet.cli": {
         "ldarnet.doctor",
+        "ldarnet.config",
         "ldarnet.model",
         "ldarnet.interpret",
         "ldarnet.tasks",

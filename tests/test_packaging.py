@@ -104,9 +104,9 @@ def test_pins_agree_wherever_they_are_written() -> None:
     set_up = (ROOT / "launch" / "setup_env.sh").read_text()
     (torch_version,) = re.findall(r"^TORCH_VERSION=(.+)$", set_up, re.MULTILINE)
     assert f'"torch=={torch_version}"' in dockerfile
-    for backend in (b for operation in operations() for b in backends_of(operation).values()):
-        for name, version in re.findall(r"([\w-]+)==([\w.]+)", backend.install):
-            assert KERNEL_PINS.get(name) == version, f"{backend.operation}={backend.name}: {backend.install}"
+    # What is said of a missing kernel names the extra, and so the versions that are compared above.
+    told = {backend.install for operation in operations() for backend in backends_of(operation).values()}
+    assert {text for text in told if "pip" in text} == {'pip install --no-build-isolation ".[kernels]"'}
 
 
 def test_the_changelog_tells_of_this_version() -> None:

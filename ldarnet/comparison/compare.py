@@ -72,7 +72,7 @@ def _our_rows(results: list[TaskResults]) -> list[dict[str, object]]:
             "value": value,
             "train_rows": fold.content["rows"]["train"],
             "test_rows": fold.content["rows"]["test" if which == "all" else "test_leak_free"],
-            "comparable_with_published": "yes" if result.shortfall is None else f"no: {result.shortfall}",
+            "comparable_with_published": _comparable(result),
             "data_fingerprint": fold.content["data_fingerprint"],
         }
         for result in results
@@ -102,3 +102,10 @@ def _published_rows(results: list[TaskResults]) -> list[dict[str, object]]:
             if number.source.key == FOLDS_SOURCE:
                 rows += [common | {"fold": fold, "value": value} for fold, value in enumerate(number.folds)]
     return rows
+
+
+def _comparable(result: TaskResults) -> str:
+    """Whether its rows are those of published numbers; empty where none are published."""
+    if result.official is None:
+        return ""
+    return "yes" if result.shortfall is None else f"no: {result.shortfall}"

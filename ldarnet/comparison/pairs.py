@@ -8,9 +8,9 @@ import numpy as np
 
 from ldarnet.comparison.resampling import METRICS, interval_of_difference, read_predictions, redrawn
 from ldarnet.comparison.results import TaskResults
-from ldarnet.comparison.statistics import FEWEST, corrected_t, signed_rank
+from ldarnet.comparison.statistics import corrected_t, signed_rank
 from ldarnet.comparison.tables import arms_of, by_arm_and_task, table, tasks_of, with_holm
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import FEWEST, NAMES
 
 NO_TEST = f"There is no test over folds where two arms share fewer than {FEWEST}."
 OVER_TASKS = (

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ldarnet.comparison.results import TaskResults
-from ldarnet.comparison.statistics import mean_and_interval
 from ldarnet.comparison.tables import AUTHORS, SUITES, arms_of, by_arm_and_task, tasks_of
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import NAMES, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +95,7 @@ def _published(axes: Axes, tasks: list[TaskResults]) -> None:
     if others:
         _strokes(axes, others, OTHERS, size=9, width=1.0, color=MUTED)
     folds = [(place, list(task.authors_folds().values())) for place, task in enumerate(tasks)]
-    authors = [(*mean_and_interval(values), place) for place, values in folds if values]
+    authors = [(*interval(values), place) for place, values in folds if values]
     for mean, half, place in authors:
         axes.barh(place, 2 * (half or 0), 0.84, left=mean - (half or 0), color=INK, alpha=0.13, linewidth=0, zorder=1)
     if authors:

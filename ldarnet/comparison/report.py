@@ -1,12 +1,12 @@
 """The report of a comparison, as Markdown."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from ldarnet.comparison.pairs import pairs
 from ldarnet.comparison.published import Number, Source, published
 from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.runs import runs
-from ldarnet.comparison.statistics import FEWEST, mean_and_interval
 from ldarnet.comparison.tables import (
     AUTHORS,
     SUITES,
@@ -19,7 +19,7 @@ from ldarnet.comparison.tables import (
 )
 from ldarnet.comparison.versus import HOW_TO_READ, against_authors, ranking
 from ldarnet.comparison.zeros import zeros
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import FEWEST, NAMES, interval
 
 INTERVALS = {
     "t95": "95% interval by Student's t over folds",
@@ -116,7 +116,7 @@ def _means(results: list[TaskResults]) -> str:
 
 def _authors(task: TaskResults) -> str:
     folds = list(task.authors_folds().values())
-    return cell(mean_and_interval(folds)) if folds else "-"
+    return cell(interval(folds)) if folds else "-"
 
 
 def _best_published(task: TaskResults) -> str:
@@ -139,17 +139,23 @@ def _leak_free(results: list[TaskResults]) -> str:
         found = [by_key.get((arm, task.key)) for arm in arms]
         if not any(result and result.values(task.metric, leak_free=True) for result in found):
             continue
-        free = task.content["rows"].get("test_leak_free")
+        rows_of = [result.content["rows"] for result in found if result]
+        tested, free = (_counts(one.get(key) for one in rows_of) for key in ("test", "test_leak_free"))
         cells = [
             cell(result.mean(task.metric, leak_free=which) if result else None)
             for result in found
             for which in (False, True)
         ]
-        rows.append([task.task, f"{task.test_rows:,}", "-" if free is None else f"{free:,}", *cells])
+        rows.append([task.task, tested, free, *cells])
     if not rows:
         return ""
     head = [words for arm in arms for words in (arm, f"{arm}, leak-free")]
     return table(["task", "test rows", "leak-free", *head], rows)
+
+
+def _counts(numbers: Iterable[int | None]) -> str:
+    """Numbers of rows, each once."""
+    return " or ".join(dict.fromkeys("-" if number is None else f"{number:,}" for number in numbers))
 
 
 def _published(results: list[TaskResults]) -> str:

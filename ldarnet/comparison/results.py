@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.comparison.published import FOLDS_SOURCE, Number, published
-from ldarnet.comparison.statistics import mean_and_interval
 from ldarnet.errors import UserError
 from ldarnet.files import read_errors, read_json
 from ldarnet.finetuning.results import RESULT
+from ldarnet.tasks.metrics import interval
 from ldarnet.tasks.registry import Task, all_tasks
 
 SWEEP_REPORT = "sweep.json"
@@ -99,9 +99,9 @@ class TaskResults:
         return {number: value for number, found in scored.items() if (value := found.get(metric)) is not None}
 
     def mean(self, metric: str, *, leak_free: bool = False) -> tuple[float, float | None] | None:
-        """Mean over folds and half width of its 95% interval (`mean_and_interval`), if there is a value."""
+        """Mean over folds and half width of its 95% interval (`interval`), if there is a value."""
         values = list(self.values(metric, leak_free=leak_free).values())
-        return mean_and_interval(values) if values else None
+        return interval(values) if values else None
 
     @property
     def same_folds(self) -> tuple[Any, ...]:
@@ -165,12 +165,14 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> list[TaskResults]:
     """Read the finished folds of each arm, its tasks in the order of the registry and then the user's own.
 
     Raises:
-        UserError: a file cannot be read, there are two of one fold, or folds of a task differ in more than their rows.
+        UserError: a file cannot be read, there are two of one fold, folds of a task differ in more than their rows, or
+            arms have other rows of an own task.
     """
     official = {(task.suite, task.name): task for task in all_tasks().values()}
     place = {key: number for number, key in enumerate(official)}
     metrics = {key: task.metric for key, task in official.items()}
     results = []
+    begun: dict[tuple[str, str], tuple[str, Fold]] = {}
     for arm, files in arms.items():
         by_task: defaultdict[tuple[str, str], list[Fold]] = defaultdict(list)
         for file in files:
@@ -180,6 +182,7 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> list[TaskResults]:
             folds = sorted(found, key=lambda fold: fold.number)
             _check_one_run(arm, folds)
             metric = metrics.setdefault(key, folds[0].content["metric"])
+            _check_same_data(folds[0], begun.setdefault(key, (arm, folds[0])), arm, key in official)
             results.append(TaskResults(arm, tuple(folds), metric, official.get(key), place.get(key, len(place))))
     return results
 
@@ -216,3 +219,18 @@ def _check_one_run(arm: str, folds: list[Fold]) -> None:
             raise UserError(
                 f"{fold.file} and {first.file} differ in {', '.join(other)}: not one arm {arm!r}; {one_each}"
             )
+
+
+def _check_same_data(fold: Fold, first: tuple[str, Fold], arm: str, official: bool) -> None:
+    """Check that two arms on a task of the user's own, which has but the name of a file, were given the same rows.
+
+    Raises:
+        UserError: they were not.
+    """
+    before, other = first
+    if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:
+        raise UserError(
+            f"{fold.file} and {other.file} are both of a task called {fold.content['task']!r}, but {arm!r} and "
+            f"{before!r} were given other rows; compare runs with the same data.train and data.test, or call their "
+            "tasks by other names (task=NAME)"
+        )

@@ -33,7 +33,18 @@ def runs(results: list[TaskResults]) -> str:
     used = [_used(result) for result in results]
     keys = dict.fromkeys(key for settings in used for key in settings if key not in ALWAYS)
     differing = [key for key in keys if len({_text(one.get(key)) for one in _using(key, results, used)}) > 1]
-    head = ["arm", "task", "model", "settings", "folds", "rows", "bases per chunk", "minutes a fold", "data", "commit"]
+    head = [
+        "arm",
+        "task",
+        "model",
+        "settings",
+        "folds",
+        "rows",
+        "bases per chunk before, after",
+        "minutes a fold",
+        "data",
+        "commit",
+    ]
     return (
         "Settings: learning rate, batch and seed, and all others in which these runs differ; of each run only those "
         "that it used.\n\n"
@@ -92,7 +103,7 @@ def _run(result: TaskResults, settings: str) -> list[object]:
         settings or "-",
         f"{len(result.folds)} of {content['folds']}",
         ", ".join(f"{number:,} {split}" for split, number in rows.items()),
-        " to ".join(chunks) or "-",
+        ", ".join(chunks) or "-",
         f"{np.mean([fold.content['seconds'] for fold in result.folds]) / 60:.1f}",
         content["data_fingerprint"][:12],
         (content.get("commit") or "-")[:12],

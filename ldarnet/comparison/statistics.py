@@ -10,27 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from ldarnet.tasks.metrics import interval
-
-FEWEST = 3
-"""Folds that an interval or a test over folds takes. Two of them can say next to nothing: one degree of freedom."""
-
-ROUNDING = 1e-9
-"""Numbers that differ by less are the same but for rounding."""
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half width of its 95% interval by Student's t.
-
-    Args:
-        values: of folds, at least one.
-
-    Returns:
-        None for the width with fewer than FEWEST folds, or when all are equal: mostly because all rows
-        are given one class, and ± 0 would look like precision.
-    """
-    mean, half = interval(values)
-    return mean, half if len(values) >= FEWEST and np.ptp(values) > ROUNDING else None
+from ldarnet.tasks.metrics import FEWEST, ROUNDING
 
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
@@ -39,7 +19,7 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
     t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired test
     has 1/k alone, as if folds were independent, and finds differences where there are none.
 
-    Nadeau and Bengio draw training and test rows anew together. Here both are fixed, but for the tenth that a fold
+    Nadeau and Bengio draw training and test rows anew together. Here both are fixed, but for the part that a fold
     leaves out: a small p says that the difference would be there in another order, with other new weights, and with
     other rows of these left out. It says nothing on other training rows, nor on other test rows.
 

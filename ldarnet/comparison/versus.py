@@ -4,7 +4,7 @@ import numpy as np
 
 from ldarnet.comparison.published import Number
 from ldarnet.comparison.results import TaskResults
-from ldarnet.comparison.statistics import FEWEST, corrected_t, mean_and_interval, welch, wins_and_ranks
+from ldarnet.comparison.statistics import corrected_t, welch, wins_and_ranks
 from ldarnet.comparison.tables import (
     AUTHORS,
     arms_of,
@@ -15,7 +15,7 @@ from ldarnet.comparison.tables import (
     tasks_of,
     with_holm,
 )
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import FEWEST, NAMES, interval
 
 HOW_TO_READ = """\
 - **Intervals** (95%, Student's t over folds) are over training rows, order and weights. Folds share most of their \
@@ -24,7 +24,7 @@ they say nothing of others. Where there are fewer than 3 folds, or all have the 
 picture and `results.csv` have every fold. A published "±" may be something else; its kind stands above its table.
 - **Corrected t** (Nadeau and Bengio 2003): the variance of the differences between folds is multiplied by 1/k + \
 (test rows / training rows) in place of 1/k, because folds are not independent. A small p says: in another order, \
-from other new weights, with another tenth of these training rows left out, one arm would still be ahead of the other \
+from other new weights, with another part of these training rows left out, one arm would still be ahead of the other \
 on these test rows. It cannot say so of other training rows (folds share most of theirs, and differ far less than \
 new draws would), of other test rows, of other settings, or of another pretraining. The correction was derived for \
 rows drawn anew with each split; here it is a guard against too small p, not an exact level.
@@ -119,7 +119,7 @@ def against_authors(results: list[TaskResults]) -> str:
 def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, float]) -> list:
     """Task, both means, their difference, the test, and its p."""
     common = sorted(ours.keys() & theirs.keys())
-    means = [cell(mean_and_interval(list(values.values()))) for values in (ours, theirs)]
+    means = [cell(interval(list(values.values()))) for values in (ours, theirs)]
     if result.folds_as_published and common:
         if len(common) < len(theirs):
             means[1] += f"; {np.mean([theirs[number] for number in common]):.3f} on the same {len(common)} folds"

@@ -179,7 +179,7 @@ class FinetuneConfig(Config):
     @model_validator(mode="after")
     def _one_model(self) -> Self:
         if self.model.baseline is not None and self.checkpoint is not None:
-            raise ValueError(f"model.baseline={self.model.baseline} has no checkpoint (checkpoint=null takes it back)")
+            raise ValueError(f"model.baseline={self.model.baseline} takes no checkpoint; set checkpoint=null")
         if self.model.baseline is not None and self.training.mode == "probe":
             raise ValueError("training.mode=probe is for LDARNet; take model.baseline or training.mode back")
         if self.task is None and self.data.train is None:

@@ -67,7 +67,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def lasting(config: Config) -> list[str]:
     """The dotted keys that enter the result, and that an unfinished run therefore keeps."""
-    return [key for key in flatten(config) if not _may_change(type(config), key)]
+    return [key for key in flatten(config) if not may_change(type(config), key)]
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -112,7 +112,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
 
 def _is_section(schema: type[Section], key: str) -> bool:
     """Whether a key of the outermost level is, or would have to be, a section."""
-    return key not in schema.model_fields or _section(schema.model_fields[key]) is not None
+    return key not in schema.model_fields or section_of(schema.model_fields[key]) is not None
 
 
 def _descend(node: dict[str, Any], part: str, override: str) -> dict[str, Any]:
@@ -131,10 +131,10 @@ def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
     if kind == "extra_forbidden":
         return f"unknown key {key}{_suggestion(key, schema)}"
     if kind == "missing":
-        missing = f"{key}.{_foremost(section)}" if (section := _section(_field(schema, key))) else key
+        missing = f"{key}.{_foremost(section)}" if (section := section_of(field_of(schema, key))) else key
         return f"{missing} is missing; set it in the file or with {missing}=..."
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        allowed = _range(_field(schema, key)) or reason.removeprefix("Input should be ")
+        allowed = range_of(field_of(schema, key)) or reason.removeprefix("Input should be ")
         return f"{key}={detail['input']} is out of range: {allowed}"
     if kind == "value_error":
         return (f"{key}: " if key else "") + reason.removeprefix("Value error, ")
@@ -149,7 +149,7 @@ def _suggestion(key: str, schema: type[Config], least: float = 0.0) -> str:
         schema: what there is.
         least: similarity from 0 to 1 that is worth a word.
     """
-    known = [candidate for candidate in _known_keys(schema) if candidate != key]
+    known = [candidate for candidate in known_keys(schema) if candidate != key]
     name = key.rsplit(".", 1)[-1]
     near = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == name]
     section = [candidate for candidate in known if candidate.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
@@ -157,11 +157,12 @@ def _suggestion(key: str, schema: type[Config], least: float = 0.0) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
+def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
+    """All dotted keys, those of sections themselves included."""
     for key, field in schema.model_fields.items():
         yield prefix + key
-        if (section := _section(field)) is not None:
-            yield from _known_keys(section, f"{prefix}{key}.")
+        if (section := section_of(field)) is not None:
+            yield from known_keys(section, f"{prefix}{key}.")
 
 
 def _foremost(section: type[Section]) -> str:
@@ -169,21 +170,21 @@ def _foremost(section: type[Section]) -> str:
     return min(section.model_fields, key=lambda key: not section.model_fields[key].is_required())
 
 
-def _section(field: FieldInfo) -> type[Section] | None:
+def section_of(field: FieldInfo) -> type[Section] | None:
     """The section that a field is, if it is one."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
-def _field(schema: type[Section], key: str) -> FieldInfo:
+def field_of(schema: type[Section], key: str) -> FieldInfo:
     """The field that a dotted key names, or that it names an entry of."""
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
-    section = _section(field)
-    return _field(section, rest) if section is not None and rest else field
+    section = section_of(field)
+    return field_of(section, rest) if section is not None and rest else field
 
 
-def _range(field: FieldInfo) -> str:
+def range_of(field: FieldInfo) -> str:
     """The allowed range in words, such as `more than 0, at most 1`."""
     bounds = []
     for constraint in field.metadata:
@@ -194,8 +195,9 @@ def _range(field: FieldInfo) -> str:
     return ", ".join(bounds)
 
 
-def _may_change(schema: type[Config], key: str) -> bool:
-    for field in (schema.model_fields[key.partition(".")[0]], _field(schema, key)):
+def may_change(schema: type[Config], key: str) -> bool:
+    """Whether a key does not enter the result, so that an unfinished run may go on with another value."""
+    for field in (schema.model_fields[key.partition(".")[0]], field_of(schema, key)):
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("may_change"):
             return True
     return False

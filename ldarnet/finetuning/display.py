@@ -1,11 +1,15 @@
 """What rank 0 shows of fine-tuning: a live bar on a terminal, one line an epoch, and the table of folds."""
 
+import time
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ldarnet.console import Printer, chunks, console_of, speed
+from ldarnet.console import Printer, chunks, clock, console_of, speed
 from ldarnet.tasks.metrics import NAMES
+
+TELL_SECONDS = 60.0
+"""Between lines on an epoch that takes long."""
 
 
 class Display(Printer):
@@ -26,13 +30,21 @@ class Display(Printer):
             transient=True,
         )
         self._task = self._bar.add_task("", total=1, visible=False)
+        self._epoch: tuple[str, float, int] | None = None
+        self._told = 0.0
         super().__init__(console, self._bar)
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
-        """So many steps of an epoch are done."""
-        self._bar.update(
-            self._task, description=f"fold {fold}  epoch {epoch}", completed=done, total=steps, visible=done < steps
-        )
+        """So many steps of an epoch are done: told by the bar, or where there is none once a minute."""
+        now, place = time.monotonic(), f"fold {fold}  epoch {epoch}"
+        self._bar.update(self._task, description=place, completed=done, total=steps, visible=done < steps)
+        if self._epoch is None or self._epoch[0] != place:
+            self._epoch, self._told = (place, now, done), now
+        elif not self.on_terminal and now - self._told >= TELL_SECONDS:
+            _, begin, before = self._epoch
+            left = (now - begin) / (done - before) * (steps - done)
+            self.say(f"{place}  step {done:,} of {steps:,}  {clock(left)} left in this epoch")
+            self._told = now
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
         """Show a line of metrics.jsonl."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldarnet.config.schema import GuardSection
+from ldarnet.console import clock
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
 from ldarnet.finetuning.classifier import parameter_groups
@@ -37,6 +38,9 @@ from ldarnet.training.state import (
     whole_parameters,
 )
 from ldarnet.training.tracking import Tracker
+
+LONG_SECONDS = 600.0
+"""What is left of a run is told where it can take longer."""
 
 ONLY_FINITE = GuardSection(spike_sigma=None)  # type: ignore[call-arg]
 
@@ -102,12 +106,26 @@ class FoldTraining:
         """Train to the end, or until a signal; returns whether the last epoch is done. Everything is saved."""
         if not self.state.first:
             self.state.first = self._line(None)
+        told = False
         while not self.course.over:
             if not self._epoch():
                 self._save()
                 return False
             self._end_epoch()
+            if not told:
+                self._tell_time()
+                told = True
         return True
+
+    def _tell_time(self) -> None:
+        """Say what all that is left can take at most, where that is long, once an epoch has been seen."""
+        seconds, epochs = self.state.seconds["all"] / self.course.epoch, self.job.config.training.epochs
+        folds = len(self.job.wanted) - self.job.wanted.index(self.fold)
+        if (most := seconds * (epochs * folds - self.course.epoch)) > LONG_SECONDS:
+            self._display.say(
+                f"fold {self.fold}  an epoch takes {clock(seconds)}; all that are left of {folds} fold(s) at most "
+                f"{clock(most)}, less where folds end early"
+            )
 
     def _epoch(self) -> bool:
         """Take the steps of an epoch that are left; False if a signal came between."""

@@ -7,7 +7,7 @@ from ldarnet.config.finetune import FoldsSection
 from ldarnet.errors import UserError
 
 
-def split(labels: np.ndarray, config: FoldsSection) -> list[tuple[np.ndarray, np.ndarray]]:
+def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows for training and for validation of every fold, each in ascending order.
 
     With the defaults these are the published folds: scikit-learn's KFold over the official training rows in their
@@ -15,6 +15,7 @@ def split(labels: np.ndarray, config: FoldsSection) -> list[tuple[np.ndarray, np
 
     Args:
         labels: (n,) of the training rows.
+        classes: their names.
         config: number, seed and stratification of the folds.
 
     Raises:
@@ -28,11 +29,12 @@ def split(labels: np.ndarray, config: FoldsSection) -> list[tuple[np.ndarray, np
         )
     if not config.stratified:
         return list(KFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows)))
-    least = int(np.bincount(labels)[np.unique(labels)].min())
-    if least < config.count:
+    rarest = min(np.unique(labels), key=lambda label: np.sum(labels == label))
+    if (least := int(np.sum(labels == rarest))) < config.count:
         raise UserError(
-            f"folds.stratified=true: the smallest class has {least} training rows, fewer than folds.count="
-            f"{config.count}; use fewer folds, or set folds.stratified=false"
+            f"folds.stratified=true: the class {classes[rarest]!r} has {least} training row(s), fewer than folds.count="
+            f"{config.count}; correct or remove them if they are a mistake, use fewer folds, or set "
+            "folds.stratified=false"
         )
     return list(StratifiedKFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows), labels))
 

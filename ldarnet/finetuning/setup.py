@@ -200,7 +200,7 @@ def _rows_and_folds(
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
     if data.valid is None:
-        return rows, dict(enumerate(split(rows.labels, config.folds)))
+        return rows, dict(enumerate(split(rows.labels, data.classes, config.folds)))
     both = Examples(
         [*rows.names, *data.valid.names],
         [*rows.sequences, *data.valid.sequences],

@@ -91,9 +91,11 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
         Start and end of each chunk, in bases from 0, the end excluded.
 
     Raises:
-        UserError: the model has no such stage.
+        UserError: the model has no such stage, or no chunks at all.
     """
     levels = model.config.num_stages - 1
+    if levels == 0:
+        raise UserError("a model of one stage has no chunks")
     if stage >= levels:
         raise UserError(f"stage {stage}: choose one of 0 to {levels - 1}; this model cuts {levels} time(s)")
     for offset in range(0, len(sequence), window):

@@ -92,7 +92,7 @@ def training_figure(
         metrics_jsonl: the run's ``metrics.jsonl``; one line is enough, and there may be no validation yet.
         out_png: the picture to write.
         entropy: of the composition of the bases, nats per base; a dashed line in the upper panel.
-        target_ratio: bases per chunk that the ratio loss aims at; a dashed line in the lower panel.
+        target_ratio: shortening by each stage that the ratio loss aims at; a dashed line for each in the lower panel.
 
     Raises:
         UserError: the file is missing, has no training line, or a line of it cannot be read.
@@ -159,7 +159,7 @@ def _draw_compression(
     stages = ratios.shape[1]
     for stage in range(stages):
         colour = STAGE_COLOURS[stage % len(STAGE_COLOURS)]
-        name = "training" if stages == 1 else f"training, stage {stage + 1}"
+        name = "training" if stages == 1 else f"training, stage {stage}"
         _draw_curve(axes, at, ratios[:, stage], colour, name)
         if valid:
             label = "validation" if stage == 0 else None
@@ -167,9 +167,9 @@ def _draw_compression(
             axes.plot(
                 place(valid), values, "o", color=colour, markersize=4, markerfacecolor="white", label=label, zorder=3
             )
-    if target_ratio is not None:
-        label = f"target, {target_ratio:g}"
-        axes.axhline(target_ratio, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
+        if target_ratio is not None:
+            target = target_ratio ** (stage + 1)
+            axes.axhline(target, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=f"target, {target:g}")
     axes.set_title("Compression")
     axes.set_ylabel("bases per chunk")
     powers_of_two(axes)

@@ -77,7 +77,8 @@ def draw_regions(figure: Figure, run: RunRecord) -> bool:
         styled(axes, label)
         for number, name in enumerate(names):
             values = [np.ravel(line["regions"].get(name, {}).get(key, np.nan))[0] for line in lines]
-            axes.plot(at, values, color=COLOURS[number % len(COLOURS)], marker="o", markersize=3, label=name)
+            # The space: matplotlib leaves labels that begin with _ out of legends.
+            axes.plot(at, values, color=COLOURS[number % len(COLOURS)], marker="o", markersize=3, label=f" {name}")
     legend_above(panels[0])
     return True
 
@@ -108,7 +109,13 @@ def draw_rates(figure: Figure, run: RunRecord) -> bool:
 
 
 PANELS = [
-    Panel("Loss", "Masked-language-model loss; faint: every recorded step.", draw_loss, wide=True, height=2.9),
+    Panel(
+        "Loss",
+        "Masked-language-model loss; faint: recorded steps, thinned in long runs.",
+        draw_loss,
+        wide=True,
+        height=2.9,
+    ),
     Panel("Compression", "Bases per chunk of each stage, on a logarithmic scale.", draw_compression),
     Panel("Learning rate", "By stage of the hierarchy.", draw_rates),
     Panel("By region", "Validation within each region of the BED file.", draw_regions, wide=True),

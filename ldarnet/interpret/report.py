@@ -35,20 +35,20 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
         What was drawn.
 
     Raises:
-        UserError: it is no run or has not recorded a step yet, or the device is full.
+        UserError: it is no run or has not recorded a step yet, `out` is a folder, or the device is full.
     """
     run = RunRecord.read(folder)
-    page = _template().render(
-        run=run,
-        name=folder.resolve().name,
-        facts=facts(run),
-        groups={group: [it for panel in panels if (it := _drawn(panel, run))] for group, panels in PANELS.items()},
-        regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
-        written=_time((folder / METRICS).stat().st_mtime),
-        now=_time(time.time()),
-        refresh=refresh,
-    )
     with atomic_path(out) as partial:
+        page = _template().render(
+            run=run,
+            name=folder.resolve().name,
+            facts=facts(run),
+            groups={group: [it for panel in panels if (it := _drawn(panel, run))] for group, panels in PANELS.items()},
+            regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
+            written=_time((folder / METRICS).stat().st_mtime),
+            now=_time(time.time()),
+            refresh=refresh,
+        )
         partial.write_text(page, encoding="utf-8")
     return run
 

@@ -35,7 +35,8 @@ class RunRecord:
 
     Attributes:
         folder: of the run.
-        train: lines of training metrics, in order; of many, some `MOST_LINES` evenly spread ones and the last.
+        train: lines of training metrics, in order; of many, some `MOST_LINES` evenly spread ones and the last, each
+            with the stalls and the peaks of memory of those left out before it.
         valid: lines of validation metrics, in order.
         samples: boundaries along one stretch, one line a validation.
         starts: when, where and with which versions.
@@ -105,20 +106,36 @@ def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], li
         every = max(1, -(-sum(1 for _ in file) // MOST_LINES))
     train: list[dict[str, Any]] = []
     valid: list[dict[str, Any]] = []
-    warnings, last, seen = _Warnings(), None, 0
+    warnings, dropped, seen = _Warnings(), None, 0
     for line in _json_lines(path):
         if line.get("split") == "train":
             warnings.look(line)
+            if dropped is not None:
+                line = _joined(dropped, line)
             if seen % every == 0:
                 train.append(line)
-            last, seen = line, seen + 1
+                dropped = None
+            else:
+                dropped = line
+            seen += 1
         else:
             valid.append(line)
-    if last is None:
+    if dropped is not None:
+        train.append(dropped)
+    if not train:
         raise UserError(f"{path}: no training step is recorded yet; train first")
-    if train[-1:] != [last]:
-        train.append(last)
     return train, valid, warnings.found
+
+
+def _joined(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """A line that also tells of the time of the dropped one before it: all stalls, and the highest peaks of memory."""
+    joined, stall, memory = dict(line), "checkpoint_stall_seconds", dropped.get("memory", {})
+    if stall in dropped:
+        joined[stall] = dropped[stall] + line.get(stall, 0.0)
+    if memory:
+        own = line.get("memory", {})
+        joined["memory"] = memory | {name: max(peak, memory.get(name, peak)) for name, peak in own.items()}
+    return joined
 
 
 class _Warnings:

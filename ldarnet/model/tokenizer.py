@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ldarnet import alphabet
+
+_STRANGE = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\[(MASK|PAD)\]")
 
 
 def _one_token_a_base() -> Tokenizer:
@@ -23,6 +28,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
     """Letters to ids 0..6 as in :mod:`ldarnet.alphabet`: lower case is read as upper case, other letters as N.
 
     N is a letter like the others, which decoding keeps; data collators that ask for special tokens leave it unmasked.
+    Letters that are no code of IUPAC for a base or several become N with a warning.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -36,6 +42,13 @@ class DNATokenizer(PreTrainedTokenizerFast):
             "pad_token": alphabet.TOKENS[alphabet.PAD],
         }
         super().__init__(**(special | {"padding_side": "right"} | kwargs))
+
+    def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> BatchEncoding:
+        for sequence in [text] if isinstance(text, str) else text:
+            if isinstance(sequence, str) and (strange := _STRANGE.search(_IN_BRACKETS.sub("", sequence))):
+                remedy = "write T for U, as in DNA" if strange[0] in "Uu" else "is this DNA?"
+                warnings.warn(f"{strange[0]!r} is no letter of DNA and is read as N; {remedy}", stacklevel=3)
+        return super()._encode_plus(text, *arguments, **options)
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False

@@ -77,7 +77,7 @@ def file_format(path: Path) -> str:
     known = (*TABLE_SUFFIXES, *FASTA_SUFFIXES, PARQUET_SUFFIX)
     if suffix not in known:
         raise UserError(
-            f"{path}: not a known format of labelled sequences; rename it to what it is: {', '.join(known)} (or .gz)"
+            f"{path}: not a known format of labelled sequences; save it as one of {', '.join(known)} (or .gz)"
         )
     if suffix == PARQUET_SUFFIX and suffixes[-1] == ".gz":
         raise UserError(f"{path}: Parquet is not read from .gz, it is compressed within; unpack it with gunzip")

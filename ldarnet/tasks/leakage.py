@@ -48,13 +48,19 @@ class Duplicates:
                 self.test_in_train,
                 self.test_in_train_conflicts,
                 "test sequences are equal to one of training or validation",
+                "",
             ),
-            (self.train, self.train_conflicts, "sequences of training or validation repeat an earlier one"),
-            (self.test, self.test_conflicts, "test sequences repeat an earlier one"),
+            (
+                self.train,
+                self.train_conflicts,
+                "sequences of training or validation repeat an earlier one",
+                "; where these are in two folds, validation numbers are too high",
+            ),
+            (self.test, self.test_conflicts, "test sequences repeat an earlier one", ""),
         )
         return [
-            f"{count:,} {what} (on either strand), {conflicts:,} of them with another label"
-            for count, conflicts, what in kinds
+            f"{count:,} {what} (on either strand), {conflicts:,} of them with another label{so}"
+            for count, conflicts, what, so in kinds
             if count
         ]
 

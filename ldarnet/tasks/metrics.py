@@ -22,6 +22,11 @@ NAMES = {
 }
 """The metrics by key, as they are written for people."""
 
+FEWEST = 3
+"""Folds that an interval or a test over folds takes. Two of them can say next to nothing: one degree of freedom."""
+ROUNDING = 1e-9
+"""Numbers that differ by less are the same but for rounding."""
+
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
     """All metrics of NAMES; None where one is not defined: MCC, AUROC and AUPRC of rows of one class.
@@ -49,9 +54,13 @@ def undefined(values: dict[str, float | None]) -> list[str]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half width of its 95% interval by Student's t; None for the latter where there is one value."""
+    """Mean and half width of its 95% interval by Student's t, of at least one value.
+
+    The width is None with fewer than FEWEST values, or when all are equal: mostly because all rows are given one class,
+    and ± 0 would look like precision.
+    """
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < FEWEST or np.ptp(values) <= ROUNDING:
         return mean, None
     return mean, float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
 

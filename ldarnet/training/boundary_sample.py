@@ -28,7 +28,7 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
     if engine.model_config.num_stages == 1:
         return {}
     with world.together():
-        ids, contig, start = _middle_window(shards, config)
+        ids, contig, start = middle_window(shards, config)
     engine.deepspeed.eval()
     with torch.no_grad():
         stages = engine.forward(ids.to(world.device)).boundaries
@@ -44,11 +44,18 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
     }
 
 
-def _middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
-    """Token ids (1, L), contig number and first base."""
+def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
+    """A window in the middle of the validation split, or of the training split in a run without validation.
+
+    Returns:
+        Token ids (1, L), all N where a quarantined shard is damaged; contig number and first base.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     (batch,) = validation_batches(
         shards,
-        config.validation.split,
+        config.validation.split if config.validation.windows else "train",
         length=config.data.length,
         max_windows=2,
         batch=2,

@@ -34,7 +34,7 @@ class TrainResult:
         total_steps: steps of the whole run.
         resumed_from: step that this start continued from, 0 in a new run.
         best_checkpoint: the complete checkpoint with the lowest validation loss.
-        final_validation: the last validation's metrics; empty if there was none.
+        validation: metrics of the validation of that checkpoint; empty if there was none.
         seconds: time in training over all starts.
         signal: name of the one that stopped this start before the last step, if any.
     """
@@ -44,7 +44,7 @@ class TrainResult:
     total_steps: int
     resumed_from: int
     best_checkpoint: Path | None
-    final_validation: dict[str, Any]
+    validation: dict[str, Any]
     seconds: float
     signal: str | None
 
@@ -111,14 +111,20 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
         display.warn(f"checkpoints may not be copied: {found.unreached}")
     else:
         world.on_main(lambda: bring_up_to_date(config, store, display.warn))
-    lines = [line for line in read_metrics(config.run.dir / METRICS_NAME) if line["split"] == "valid"]
     return TrainResult(
         run_dir=config.run.dir,
         steps=state.step,
         total_steps=inputs.total_steps,
         resumed_from=found.state.step if found.state else 0,
         best_checkpoint=store.best(),
-        final_validation=lines[-1] if lines else {},
+        validation=best_validation(store, config.run.dir / METRICS_NAME),
         seconds=state.seconds,
         signal=request.received,
     )
+
+
+def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
+    """The line of a metrics file that tells of the validation of the best checkpoint; empty if there is none."""
+    best = store.best()
+    lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
+    return next((line for line in lines if store.path(line["step"]) == best), {})

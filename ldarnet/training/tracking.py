@@ -27,6 +27,8 @@ NOT_TRACKED = ("boundary_histogram",)
 """Keys of a line that are no single numbers; `ldarnet report` draws them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 """What MLflow refuses in names; regions of a BED file and species may be called anything."""
+USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
+"""Name and password in a URI, or in a message that quotes one."""
 MOST_LETTERS = 250
 """Of such a name."""
 MOST_KEPT = 20_000
@@ -111,7 +113,7 @@ class Tracker:
                 pending = []
             except Exception as error:  # whatever the store does, training goes on
                 if not complained:
-                    reason = " ".join(str(error).split())[:200] or type(error).__name__
+                    reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
                     self._say(
                         f"MLflow cannot be reached ({reason}); training goes on, metrics are in {self._metrics_file}"
                     )
@@ -157,7 +159,7 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                uri = tracking_uri(self.run_dir)
+                uri = without_user(tracking_uri(self.run_dir))
                 self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
                 self.run_id = None
         return self.run_id
@@ -166,17 +168,29 @@ class Tracker:
         """A new run, kept in the folder before anything else is asked of the store."""
         experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
         run_id = client.create_run(experiment, run_name=self._name).info.run_id
-        write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _server(), "run_id": run_id}, indent=2)
+        write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
         return run_id
 
 
 def tracking_uri(run_dir: Path) -> str:
     """MLFLOW_TRACKING_URI, or else a sqlite file in the run folder."""
-    return _server() or f"sqlite:///{run_dir.absolute()}/mlflow.db"
+    return server() or f"sqlite:///{run_dir.absolute()}/mlflow.db"
 
 
-def _server() -> str | None:
+def server() -> str | None:
+    """MLFLOW_TRACKING_URI; None where it is not set."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def without_user(text: str) -> str:
+    """A URI, or a text that quotes some, without names and passwords."""
+    return USER_INFORMATION.sub("", text)
+
+
+def _kept_uri() -> str | None:
+    """What mlflow.json says of the store; passwords change, and files are passed on."""
+    uri = server()
+    return uri and without_user(uri)
 
 
 def _known_run(folder: Path) -> str | None:
@@ -185,14 +199,14 @@ def _known_run(folder: Path) -> str | None:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return content["run_id"] if content["tracking_uri"] == _server() else None
+    return content["run_id"] if content["tracking_uri"] == _kept_uri() else None
 
 
 def _experiment(client: Any, name: str, run_dir: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    location = None if _server() else (run_dir.absolute() / "mlartifacts").as_uri()
+    location = None if server() else (run_dir.absolute() / "mlartifacts").as_uri()
     return client.create_experiment(name, artifact_location=location)
 
 

@@ -9,7 +9,7 @@ from ldarnet.comparison.results import SWEEP_REPORT
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.finetuning.results import read_result
 from ldarnet.tasks.metrics import NAMES
-from ldarnet.tuning.folders import Folders
+from ldarnet.tuning.folders import EXPORT, Folders
 from ldarnet.tuning.plan import Plan, TaskPlan
 from ldarnet.tuning.settings import Setting
 from ldarnet.tuning.trial import LOG
@@ -70,6 +70,9 @@ def summary(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> s
     lines = [f"{searched(config)}, by validation {NAMES[metric]} alone", ""]
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")
+        if task.chosen is not None and (best := folders.classifier(task)) is not None:
+            model = folders.of_setting(task.task, task.chosen.name) / best / EXPORT
+            lines.append(f"  use it: ldarnet predict {model} my.fa --out predictions.tsv")
         for one, fold, cell in task.cells():
             if cell.state == "failed" and not task.mistake:
                 log = folders.of_fold(task.task, one.name, fold) / LOG
@@ -114,7 +117,8 @@ def _choice(task: TaskPlan, metric: str) -> str:
     text = f"{best.name}, mean validation {NAMES[metric]} {mean:.4f} over {folds}"
     text += f", best of {len(ranking)}" if settings > 1 else ""
     text += f"; next {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
-    text += "; no better than chance, so nothing was learned" if metric == "mcc" and mean <= 0 else ""
+    blind = sum((cell.score or 0) <= 0 for cell in _search(task, best)) if metric == "mcc" else 0
+    text += f"; no better than chance in {blind} of them, where nothing was learned" if blind else ""
     stopped = sum(any(cell.state == "stopped" for cell in _search(task, one)) for one in task.settings)
     failed = sum(any(cell.state == "failed" for cell in _search(task, one)) for one in task.settings)
     text += f"; {stopped} stopped early" if stopped else ""

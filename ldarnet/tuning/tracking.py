@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ldarnet.config import flatten
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.files import write_json_atomic
-from ldarnet.training.tracking import RUN_FILE, tracking_uri
+from ldarnet.training.tracking import RUN_FILE, tracking_uri, without_user
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +62,7 @@ class ParentRun:
         # The trials would all make the tables and the experiment at once.
         self._experiment = self._find_experiment(client)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if known.get("tracking_uri") == self.uri and _is_there(client, known["run_id"]):
+        if known.get("tracking_uri") == without_user(self.uri) and _is_there(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             self.run_id = known["run_id"]
             self._close_children(client)
@@ -70,7 +70,7 @@ class ParentRun:
         run_id = client.create_run(self._experiment, run_name=self._root.name).info.run_id
         for key, value in flatten(self._config).items():
             client.log_param(run_id, key, str(value)[:MOST_LETTERS])
-        write_json_atomic(file, {"tracking_uri": self.uri, "run_id": run_id}, indent=2)
+        write_json_atomic(file, {"tracking_uri": without_user(self.uri), "run_id": run_id}, indent=2)
         self.run_id = run_id
 
     def _find_experiment(self, client: "MlflowClient") -> str:
@@ -90,7 +90,7 @@ class ParentRun:
         try:
             action()
         except Exception as error:  # whatever the store does, the sweep goes on
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
             self._say(f"MLflow: {reason}; the sweep goes on, its results are in {self._root}")
 
 

@@ -154,6 +154,13 @@ def test_copy_loss_on_real_masks_is_better_than_not_looking(skewed):
     assert share == pytest.approx(0.8, abs=0.02)
 
 
+def test_entropy_is_that_of_the_hidden_bases(skewed):
+    windows, labels = np.zeros((1, 9), dtype=np.int64), np.full((1, 9), -100)
+    windows[0, :2], labels[0, :2] = MASK, [0, 3]  # and three that are shown, all of them A
+    labels[0, 4:7] = 0
+    assert score(skewed, windows, labels).entropy() == pytest.approx(math.log(2))
+
+
 def test_summary_over_some_positions(skewed):
     scores = score(skewed, *masked(random_bases(1280, 9)))
     first = scores.rows == 0

@@ -177,6 +177,26 @@ def test_an_own_task_needs_no_published_number(tmp_path: Path) -> None:
     assert rows(report, "a - b")[0][1] == "mine"
 
 
+def test_own_tasks_of_one_name_and_other_rows_are_not_compared(tmp_path: Path) -> None:
+    own = {"suite": "own", "task": "train"}
+    a = make_run(tmp_path / "a", "nt/H3", OURS, **own)
+    b = make_run(tmp_path / "b", "nt/H3", OURS, data_fingerprint="e" * 64, **own)
+    with pytest.raises(UserError, match=r"both of a task called 'train', but 'b' and 'a' were given other rows"):
+        write_comparison({"a": a, "b": b}, tmp_path / "out")
+    write_comparison({"a": a}, tmp_path / "out")
+    with open(tmp_path / "out" / "results.csv", newline="", encoding="utf-8") as file:
+        assert {row["comparable_with_published"] for row in csv.DictReader(file)} == {""}
+
+
+def test_other_test_rows_of_a_published_task_are_counted_arm_by_arm(tmp_path: Path) -> None:
+    counts = {"train": 1000, "valid": 100, "test": 50, "test_leak_free": 40}
+    a = make_run(tmp_path / "a", "nt/H3", OURS)
+    b = make_run(tmp_path / "b", "nt/H3", OTHERS, data_fingerprint="e" * 64, rows=counts)
+    write_comparison({"a": a, "b": b}, tmp_path / "out")
+    report = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert "| H3 | 1,497 or 50 | 100 or 40 |" in report
+
+
 def test_an_own_task_has_one_metric_whatever_its_arms_chose_by(tmp_path: Path) -> None:
     own = {"suite": "own", "task": "mine"}
     arms = {name: make_run(tmp_path / name, "nt/H3", OURS, metric=name, **own) for name in ("accuracy", "mcc")}

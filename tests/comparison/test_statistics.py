@@ -11,12 +11,10 @@ from ldarnet.comparison.resampling import METRICS, _counter, interval_of_differe
 from ldarnet.comparison.statistics import (
     corrected_t,
     holm,
-    mean_and_interval,
     signed_rank,
     welch,
     wins_and_ranks,
 )
-from ldarnet.tasks.metrics import interval
 
 
 def test_the_corrected_t_on_a_worked_example() -> None:
@@ -42,12 +40,6 @@ def test_what_cannot_be_tested_has_no_p() -> None:
     assert signed_rank([0.0, 0.0, 0.0]) is None
     assert welch([0.1, 0.2], [0.2, 0.3, 0.4]) is None
     assert welch([0.1, 0.1, 0.1], [0.2, 0.2, 0.2]) is None
-
-
-def test_an_interval_takes_three_folds_that_differ() -> None:
-    assert mean_and_interval([0.1, 0.4, 0.3]) == interval([0.1, 0.4, 0.3])
-    assert mean_and_interval([0.1, 0.4]) == (0.25, None)
-    assert mean_and_interval([0.25, 0.25, 0.25]) == (0.25, None)  # ± 0 would look like precision
 
 
 def test_signed_rank_and_welch_are_those_of_scipy() -> None:

@@ -12,7 +12,7 @@ LABELS = np.arange(203) % 5 // 4  # four of five rows have label 0
 
 
 def folds(labels=LABELS, **settings):
-    return split(labels, FoldsSection(**settings))
+    return split(labels, ["low", "high", "other"], FoldsSection(**settings))
 
 
 def test_default_folds_are_the_published_ones():
@@ -45,7 +45,7 @@ def test_another_seed_makes_other_folds():
     ("labels", "settings", "message"),
     [
         (LABELS[:12], {}, "12 training rows are too few for folds.count=10"),
-        (np.arange(40) // 37, {"stratified": True}, "smallest class has 3 training rows, fewer than folds.count=10"),
+        (np.arange(40) // 37, {"stratified": True}, r"class 'high' has 3 training row\(s\), fewer than folds.count=10"),
     ],
 )
 def test_too_few_rows_are_named(labels, settings, message):

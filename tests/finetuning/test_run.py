@@ -14,6 +14,7 @@ from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassif
 from ldarnet.errors import UserError
 from ldarnet.finetuning.classifier import build_classifier, parameter_groups, window_length
 from ldarnet.finetuning.folds import split
+from ldarnet.finetuning.results import _nothing_learned
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.model import load_backbone, write_model
 from ldarnet.model.published import published_names
@@ -176,7 +177,7 @@ def test_without_test_rows_results_are_of_validation(world, tmp_path):
     folder = run(world, write_config(tmp_path), "data.test=null", "folds.only=[0]", "training.epochs=1")
     left, rows = result(folder), predictions(folder)
     assert left["test"] is None
-    _, valid = split(np.arange(96) % 2, read_config(tmp_path / "config.yaml").folds)[0]
+    _, valid = split(np.arange(96) % 2, ["no", "yes"], read_config(tmp_path / "config.yaml").folds)[0]
     assert [row["name"] for row in rows] == [f"row1-{row}" for row in valid]
     assert json.loads((folder / "summary.json").read_text())["split"] == "valid"
 
@@ -332,6 +333,9 @@ def test_a_classifier_that_learned_nothing_and_numbers_of_chosen_rows_are_told(w
     printed = capsys.readouterr().out
     assert "fold 0: every row is given the class " in printed and "nothing was learned" in printed
     assert "these rows also chose the best epoch, so the numbers are too high" in (folder / "summary.txt").read_text()
+    assert _nothing_learned(np.eye(2), ["no", "yes"], 3, 0.1) == []
+    (told,) = _nothing_learned(np.eye(2), ["no", "yes"], 3, -0.0001)
+    assert told.startswith("fold 3: the best epoch has an MCC of -0.0001 on validation rows")
     kmers = run(world, path, "folds.only=[0]", "data.test=null", "model.baseline=kmers", f"run.dir={tmp_path}/kmers")
     assert "these rows also chose the penalty, so the numbers are too high" in (kmers / "summary.txt").read_text()
 

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.errors import UserError
 from ldarnet.interpret import boundary_figure, boundary_track
-from ldarnet.interpret.boundaries import chunk_lengths, draw_boundaries
+from ldarnet.interpret.boundaries import chunk_lengths, chunks, draw_boundaries
 
 
 class Scripted(torch.nn.Module):
@@ -79,6 +79,15 @@ def test_track_of_a_model_is_that_of_its_output_in_evaluation_mode(dtype):
 def test_only_one_sequence_has_a_track(ids):
     with pytest.raises(UserError, match="at least one base"):
         boundary_track(Scripted([1]), ids)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"), [(1, "a model of one stage has no chunks"), (2, "choose one of 0 to 0")]
+)
+def test_a_level_of_chunks_that_is_not_there_is_told(stages, message):
+    model = SimpleNamespace(config=SimpleNamespace(num_stages=stages))
+    with pytest.raises(UserError, match=message):
+        list(chunks(model, "ACGT", stage=stages - 1))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

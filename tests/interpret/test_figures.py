@@ -67,6 +67,14 @@ def test_values_stand_at_the_bases_seen(tmp_path, axes_drawn):
     assert compression.get_ylim() == (1, 8)
 
 
+def test_every_stage_has_its_own_target(tmp_path, axes_drawn):
+    training_figure(write_metrics(tmp_path / "m.jsonl", 40, stages=2), tmp_path / "o.png", target_ratio=3.0)
+    lines = {line.get_label(): line for line in axes_drawn[1].lines}
+    assert set(lines["target, 3"].get_ydata()) == {3.0}
+    assert set(lines["target, 9"].get_ydata()) == {9.0}
+    assert {"training, stage 0", "training, stage 1"} <= lines.keys()
+
+
 def test_the_smoothed_curve_keeps_the_level(tmp_path, axes_drawn):
     path = tmp_path / "m.jsonl"
     noise = np.random.default_rng(0).normal(0, 0.1, 1000)

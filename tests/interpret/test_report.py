@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from ldarnet.cli import app
 from ldarnet.errors import UserError
+from ldarnet.interpret.learning_panels import draw_regions
 from ldarnet.interpret.report import write_report
 from ldarnet.interpret.run_record import MOST_LINES, RunRecord
 
@@ -161,6 +163,39 @@ def test_long_runs_are_thinned_and_keep_their_end_and_their_warnings(run):
     assert len(record.train) <= MOST_LINES + 1
     assert record.last["step"] == MOST_LINES * 2 + 7
     assert [it.name for it in record.warned] == ["grid/stage0"]
+
+
+def test_thinning_loses_no_stall_and_no_peak_of_memory(run):
+    steps = MOST_LINES * 2 + 7
+
+    def train(step, stages):
+        stall = 0.25 if step in (902, 903, steps - 1) else 0.0
+        memory = {"host": 5.0, "device": 9.0 if step == 1001 else 4.0}
+        return train_line(step, stages, checkpoint_stall_seconds=stall, memory=memory)
+
+    record = RunRecord.read(run(steps=steps, train=train))
+    (stalls,), memory = record.series("checkpoint_stall_seconds").values(), record.series("memory")
+    assert len(stalls) < steps / 2
+    assert stalls.sum() == 0.75
+    assert [it for it, stall in zip(record.steps, stalls, strict=True) if stall] == [904, steps]
+    assert [it for it, peak in zip(record.steps, memory["device"], strict=True) if peak == 9] == [1003]
+    assert set(memory["host"]) == {5.0}
+
+
+@pytest.mark.parametrize("name", ["_LTR", "__", "gene"])
+def test_a_region_of_any_name_stands_in_the_legend(run, name):
+    folder = run()
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"gene"', f'"{name}"'))
+    figure = Figure()
+    assert draw_regions(figure, RunRecord.read(folder))
+    assert [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()] == [name, "other"]
+
+
+def test_a_folder_in_place_of_the_page_is_refused_before_anything_is_drawn(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ldarnet.interpret.report._drawn", lambda *_: pytest.fail("drawn in vain"))
+    with pytest.raises(UserError, match=r"a folder, not a file; name a file"):
+        write_report(run(), tmp_path)
 
 
 def test_the_command_writes_into_the_run(run):

@@ -1,5 +1,7 @@
 """The Hugging Face contracts: save, load, Auto classes, tied weights, tokenizer, presets."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -167,7 +169,7 @@ def test_an_unknown_preset_names_the_known_ones():
 
 def test_the_tokenizer_round_trips(tmp_path):
     tokenizer = DNATokenizer()
-    assert tokenizer("ACGTNacgtRx")["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4]
+    assert tokenizer("ACGTNacgtRy")["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 4]
     assert tokenizer("AC[MASK]GT")["input_ids"] == [0, 1, 5, 2, 3]
     batch = tokenizer(["ACG", "A"], padding=True, return_tensors="pt")
     assert batch["input_ids"].tolist() == [[0, 1, 2], [0, 6, 6]]
@@ -178,7 +180,7 @@ def test_the_tokenizer_round_trips(tmp_path):
     LDARNetConfig.preset("tiny").save_pretrained(tmp_path)
     for again in (DNATokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
         assert type(again) is DNATokenizer
-        assert again("ACGTNacgtRx[MASK]")["input_ids"] == tokenizer("ACGTNacgtRx[MASK]")["input_ids"]
+        assert again("ACGTNacgtRy[MASK]")["input_ids"] == tokenizer("ACGTNacgtRy[MASK]")["input_ids"]
         assert (again.pad_token_id, again.mask_token_id) == (6, 5)
 
 
@@ -256,3 +258,14 @@ def test_a_demand_for_a_kernel_is_not_saved(tmp_path):
     again = AutoModelForMaskedLM.from_pretrained(tmp_path)
     assert again.config.ops == {}
     again(torch.zeros(1, 9, dtype=torch.long))
+
+
+def test_what_is_no_dna_is_read_with_a_warning():
+    tokenizer = DNATokenizer()
+    with pytest.warns(UserWarning, match="'U' is no letter of DNA and is read as N; write T for U"):
+        assert tokenizer(["ACGT", "ACGU"])["input_ids"][1] == [0, 1, 2, 4]
+    with pytest.warns(UserWarning, match="'L' is no letter of DNA and is read as N; is this DNA"):
+        tokenizer.encode("MKVLLPSYE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tokenizer("acgtnNRYSWKMBDHVryswkmbdhv[MASK][PAD]")["input_ids"] == [0, 1, 2, 3] + [4] * 22 + [5, 6]

@@ -106,6 +106,25 @@ def test_letters_for_several_bases_are_read_as_n_and_counted(tmp_path):
     assert data.notes == ["3 letters that are not A, C, G, T or N were read as N"]
 
 
+def test_sequences_that_are_mostly_n_are_counted(tmp_path):
+    data = read(
+        tmp_path / "x.csv", table([("ACGTNNNN", "0", "half"), ("ACNNN", "1", "more"), ("NNNN", "0", "all")], ",")
+    )
+    assert data.notes == ["2 train sequences are N in more than half of their bases"]
+
+
+@pytest.mark.parametrize(
+    ("file", "task"), [("peaks.csv", "peaks"), ("train.csv", "promoters"), ("Data.csv.gz", "promoters")]
+)
+def test_an_own_task_has_a_name_that_tells_it_from_others(tmp_path, file, task):
+    path = tmp_path / "promoters" / file
+    path.parent.mkdir()
+    content = table(ROWS, ",").encode()
+    path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
+    assert open_task(None, train=path).task == task
+    assert open_task("mine", train=path).task == "mine"
+
+
 def test_equal_sequences_are_counted_and_told(tmp_path):
     train = write(tmp_path / "train.csv", table([*ROWS, ("ACGTACGT", "1", "again")], ","))
     test = write(tmp_path / "test.csv", table([("CCCCAAAA", "0", "other strand"), ("AAAAAAAA", "1", "new")], ","))
@@ -191,7 +210,7 @@ BAD = {
     "names alone": ("x.csv", "sequence,label\n", r"x\.csv: no sequences; name a file"),
     "no FASTA": ("x.fa", "ACGT\n", r"x\.fa: line 1: not FASTA, it begins with 'ACGT'"),
     "nothing, compressed": ("x.csv.gz", "", r"x\.csv\.gz: no sequences; name a file"),
-    "another format": ("x.xlsx", "PK", r"x\.xlsx: not a known format .*; rename it to what it is: \.tsv"),
+    "another format": ("x.xlsx", "PK", r"x\.xlsx: not a known format .*; save it as one of \.tsv"),
 }
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow.utils import validation
@@ -102,6 +103,40 @@ def tracked_past_a_failure(monkeypatch):
         return tracker, said
 
     return track
+
+
+def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.01)
+    said = []
+    tracker = Tracker(config, said.append)
+    tracker.close("FINISHED")
+    assert "127.0.0.1" in said[0]
+    assert "secret" not in said[0]
+    made = SimpleNamespace(info=SimpleNamespace(run_id="7"), experiment_id="1")
+    tracker._begun(SimpleNamespace(get_experiment_by_name=lambda _: made, create_run=lambda *_, **__: made))
+    kept = json.loads((config.run.dir / "mlflow.json").read_text())
+    assert kept == {"tracking_uri": "http://127.0.0.1:9", "run_id": "7"}
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("https://ada:pass@mlflow.example:443/a?b=c@d", "https://mlflow.example:443/a?b=c@d"),
+        ("https://ada:p@ss@host", "https://host"),
+        ("sqlite:///runs/a@b/mlflow.db", "sqlite:///runs/a@b/mlflow.db"),
+        ("postgresql://ada:pass@db:5432/x", "postgresql://db:5432/x"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_run_is_known_by_its_store_without_the_password(config, monkeypatch, address, kept):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert tracking.without_user(address) == kept
+    (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": kept, "run_id": "7"}))
+    assert Tracker(config, pytest.fail).run_id == "7"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://another.example")
+    assert tracking._known_run(config.run.dir) is None
 
 
 def test_only_a_missing_run_is_replaced(config, tracked_past_a_failure):

@@ -3,6 +3,7 @@
 import pytest
 
 from ldarnet.tuning.plan import Fold, Plan, TaskPlan
+from ldarnet.tuning.report import _choice as choice
 from ldarnet.tuning.settings import setting
 
 A, B, C = (setting({"optimizer.lr": lr}) for lr in (1e-5, 1e-4, 1e-3))
@@ -37,6 +38,15 @@ def test_the_best_mean_is_chosen_not_the_best_fold():
     do(plan, {(A.name, 0): 0.9, (A.name, 1): 0.1, (B.name, 0): 0.6, (B.name, 1): 0.6, (C.name, 0): 0.5})
     assert plan.chosen == B and plan.done
     assert [one for one, _ in plan.ranking()] == [B, C, A]
+
+
+@pytest.mark.parametrize(("scores", "blind"), [((0.4, 0.2), 0), ((0.4, 0.0), 1), ((0.0, -0.1), 2)])
+def test_folds_in_which_the_chosen_setting_learned_nothing_are_told(scores, blind):
+    plan = TaskPlan("H3", [A], range(2), range(2))
+    do(plan, {(A.name, fold): score for fold, score in enumerate(scores)})
+    told = f"; no better than chance in {blind} of them, where nothing was learned"
+    assert (told in choice(plan, "mcc")) == (blind > 0)
+    assert "chance" not in choice(plan, "accuracy")
 
 
 def test_of_equals_the_same_is_chosen_in_whatever_order_they_are_known():

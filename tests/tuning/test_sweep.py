@@ -45,6 +45,8 @@ def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
     found = starts(path)
     assert [found.pop(f"H{name}") for name in ("3/lr=0.0001/fold0", "4/lr=0.001/fold1", "4/lr=0.001/fold0")] == [2] * 3
     assert set(found.values()) == {1} and len(found) == 5
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert f"use it: ldarnet predict {tmp_path}/out/trials/nt/H3/lr=0.0001/fold1/export my.fa" in summary
     assert {entry["classifier"] for entry in report["tasks"].values()} == {"fold1"}
     settings = report["tasks"]["nt/H3"]["settings"]
     assert settings["lr=0.0001"]["validation"] == {"0": 0.5, "1": 0.501}

@@ -1,0 +1,38 @@
+"""Every setting of a program with its default, its range and its meaning, for those who do not read the schema."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from ldarnet.config.loading import field_of, known_keys, may_change, range_of, section_of
+from ldarnet.config.schema import Config
+
+
+def list_settings(schema: type[Config]) -> Iterator[str]:
+    """A line for each key: `key = default  (what it may be)  what it means  [whether a run may change it]`."""
+    for key in known_keys(schema):
+        field = field_of(schema, key)
+        if section_of(field) is not None:
+            continue
+        allowed = ", ".join(filter(None, (_choices(field.annotation), range_of(field))))
+        parts = [f"{key} = {_default(field)}", f"({allowed})" if allowed else "", field.description or ""]
+        parts.append("[a run may go on with another]" if may_change(schema, key) else "")
+        yield "  ".join(filter(None, parts))
+
+
+def _default(field: FieldInfo) -> str:
+    """The default as it is written in YAML."""
+    if field.is_required():
+        return "..."
+    value: Any = field.get_default(call_default_factory=True)
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+
+
+def _choices(annotation: Any) -> str:
+    """The values of a Literal, be it one of several types."""
+    if get_origin(annotation) is Literal:
+        return " or ".join(str(value) for value in get_args(annotation))
+    return next(filter(None, map(_choices, get_args(annotation))), "")

@@ -1,0 +1,26 @@
+"""What the soak says before it begins; tests/training/test_soak.py runs it in short."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def soak(out, config):
+    command = [sys.executable, "-m", "benchmarks.soak", "--out", out, "--config", config]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    ended = soak(tmp_path, "configs/pretrain/quickstart.yaml")
+    assert ended.returncode == 1
+    assert ended.stderr == f"error: {tmp_path} exists already; remove it or name another folder\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_mistake_in_the_configuration_leaves_no_folder(tmp_path):
+    ended = soak(tmp_path / "out", "not-there.yaml")
+    assert ended.stderr.startswith("error: cannot read the configuration")
+    assert not (tmp_path / "out").exists()

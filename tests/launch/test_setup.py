@@ -1,0 +1,95 @@
+"""The environment in .venv, made with stubs in place of Python and its installers."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = """#!/bin/sh
+echo "$@" >>calls
+case "$*" in
+*"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+*"+cpu") echo cpu >.venv/installed ;;
+*"check torch=="*) [ -e .venv/installed ] || echo cuda >.venv/installed ;;
+*torch.version.cuda*) grep -q cuda .venv/installed && echo 13.0 ;;
+esac
+exit 0
+"""
+"""Keeps the first build of torch that it is asked for, as pip does."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What `make setup` reads, on a Linux machine without a GPU."""
+    for name in ("Makefile", "launch/setup_env.sh", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "bin").mkdir()
+    stubs = {"python": PYTHON, "nvidia-smi": "#!/bin/sh\nexit 1\n", "uname": "#!/bin/sh\necho Linux\n"}
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def make(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs `make setup` with some variables."""
+
+    def run(**variables: str) -> subprocess.CompletedProcess[str]:
+        names = ("TORCH", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        environment["PATH"] = f"{project / 'bin'}{os.pathsep}{environment['PATH']}"
+        settings = [f"{name}={value}" for name, value in ({"PYTHON": project / "bin" / "python"} | variables).items()]
+        command = ["make", "setup", *settings]
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def installs(project: Path) -> int:
+    return (project / "calls").read_text().count("install --disable-pip-version-check --editable")
+
+
+def test_a_cuda_build_for_other_nodes_is_kept_by_every_later_command(project, make):
+    assert make(TORCH="cuda").returncode == 0
+    assert make().returncode == make(TORCH="cuda").returncode == 0
+    assert installs(project) == 1
+    os.utime(project / ".venv" / "ready-auto", (0, 0))
+    assert make().returncode == 0  # as after a change of pyproject.toml
+    assert installs(project) == 2
+    assert "+cpu" not in (project / "calls").read_text()
+
+
+def test_without_a_gpu_a_new_environment_has_the_cpu_build_and_is_ready_for_it(project, make):
+    assert make().returncode == make().returncode == make(TORCH="cpu").returncode == 0
+    assert installs(project) == 1
+    assert "+cpu" in (project / "calls").read_text()
+
+
+def test_another_build_is_not_taken_for_ready_and_changes_nothing(project, make):
+    assert make().returncode == 0
+    refused = make(TORCH="cuda")
+    assert refused.returncode != 0
+    assert "the torch in .venv is the cpu build; remove it" in refused.stderr
+    assert make().returncode == 0
+    assert installs(project) == 1
+    shutil.rmtree(project / ".venv")
+    assert make(TORCH="cuda").returncode == 0
+
+
+def test_an_older_environment_without_a_record_is_not_called_what_it_is_not(project, make):
+    assert make().returncode == 0
+    for name in ("torch-build", "ready-auto"):
+        (project / ".venv" / name).unlink()
+    refused = make(TORCH="cuda")
+    assert "the torch in .venv has no CUDA; remove it" in refused.stderr
+    assert make().returncode == 0
+
+
+def test_an_unknown_build_is_refused(make):
+    assert "TORCH=rocm is not one of auto, cpu, cuda" in make(TORCH="rocm").stderr
