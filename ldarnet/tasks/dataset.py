@@ -102,7 +102,7 @@ def open_task(
 
     Args:
         task: a published task (``H3``, ``nt/H3``, ``gue/prom_core_all``); or a name for one's own data, None for that
-            of the training file, or of its folder if it is called train or data.
+            of the training file.
         folder: where the files of the publisher are already; None to fetch them.
         cache: folder for what is fetched; ``~/.cache/ldarnet/tasks`` if None.
         patience: how faults of the network that may pass are met.
@@ -155,13 +155,7 @@ def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns
     named = ", ".join(f"{name} is {number}" for number, name in enumerate(classes[:20]))
     notes = [f"the classes are numbered in order: {named}"] if classes != numbers else []
     source = f"own data: {train}" + (f", {test}" if test else "")
-    return _build(name or _own_name(train), OWN, classes, splits, source, notes, str(train))
-
-
-def _own_name(train: Path) -> str:
-    """That of the file, or of its folder where the file is called what everyone calls it."""
-    stem = file_stem(train)
-    return train.resolve().parent.name or stem if stem.lower() in ("train", "training", "data") else stem
+    return _build(name or file_stem(train), OWN, classes, splits, source, notes, str(train))
 
 
 def _build(

@@ -54,7 +54,7 @@ def test_arms(minimal):
     assert load(minimal).arm == "random"
     assert load(minimal, "checkpoint=runs/some").arm == "checkpoint"
     assert load(minimal, "model.baseline=cnn").arm == "cnn"
-    with pytest.raises(UserError, match=r"model\.baseline=cnn has no checkpoint"):
+    with pytest.raises(UserError, match=r"model\.baseline=cnn takes no checkpoint"):
         load(minimal, "model.baseline=cnn", "checkpoint=runs/some")
     with pytest.raises(UserError, match=r"training\.mode=probe is for LDARNet"):
         load(minimal, "model.baseline=kmers", "training.mode=probe")

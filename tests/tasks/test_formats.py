@@ -113,18 +113,6 @@ def test_sequences_that_are_mostly_n_are_counted(tmp_path):
     assert data.notes == ["2 train sequences are N in more than half of their bases"]
 
 
-@pytest.mark.parametrize(
-    ("file", "task"), [("peaks.csv", "peaks"), ("train.csv", "promoters"), ("Data.csv.gz", "promoters")]
-)
-def test_an_own_task_has_a_name_that_tells_it_from_others(tmp_path, file, task):
-    path = tmp_path / "promoters" / file
-    path.parent.mkdir()
-    content = table(ROWS, ",").encode()
-    path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
-    assert open_task(None, train=path).task == task
-    assert open_task("mine", train=path).task == "mine"
-
-
 def test_equal_sequences_are_counted_and_told(tmp_path):
     train = write(tmp_path / "train.csv", table([*ROWS, ("ACGTACGT", "1", "again")], ","))
     test = write(tmp_path / "test.csv", table([("CCCCAAAA", "0", "other strand"), ("AAAAAAAA", "1", "new")], ","))

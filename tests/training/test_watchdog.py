@@ -1,5 +1,6 @@
 """A rank that dies, fails or hangs: the job ends within a bound, and says which rank it was and where."""
 
+import gc
 import json
 import os
 import resource
@@ -102,6 +103,7 @@ def test_a_rank_that_leaves_is_not_missed(referee):
 @contextmanager
 def open_files(limit, leave=0):
     """All descriptors below `limit` are taken, but for some; there are no others if none are left."""
+    gc.collect()  # what other tests have left would be closed, and free its descriptor, at any time
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit + leave, hard))
     taken = []
