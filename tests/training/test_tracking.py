@@ -64,10 +64,20 @@ def test_mlflow_run_is_continued(config):
     assert (config.run.dir / "mlartifacts").is_dir()
 
 
-def test_unreachable_store_is_said_once_and_does_not_stop_training(config, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.01)
+@pytest.fixture
+def no_store_at(monkeypatch):
+    """Makes an address where nothing answers that of the store."""
+
+    def unreachable(address):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.01)
+
+    return unreachable
+
+
+def test_unreachable_store_is_said_once_and_does_not_stop_training(config, no_store_at):
+    no_store_at("http://127.0.0.1:9")
     said = []
     tracker = Tracker(config, said.append)
     for step in range(3):
@@ -105,10 +115,8 @@ def tracked_past_a_failure(monkeypatch):
     return track
 
 
-def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.01)
+def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, no_store_at):
+    no_store_at("http://ada:secret@127.0.0.1:9")
     said = []
     tracker = Tracker(config, said.append)
     tracker.close("FINISHED")
