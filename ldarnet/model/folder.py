@@ -109,7 +109,7 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
         raise UserError(f"{folder}: no such folder; name a model folder, a checkpoint or a run that has saved one")
     for file in (config, weights):
         if not file.is_file():
-            if (folder / "config.yaml").is_file():
+            if file is config and (folder / "config.yaml").is_file():  # a checkpoint has both
                 raise UserError(f"{folder}: a run that has no finished model yet; run its command again")
             raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
     kind = _read_value(config, "model_type")
