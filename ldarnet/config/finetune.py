@@ -133,7 +133,7 @@ class EvaluationSection(Section):
     metric: Metric = Field(
         "mcc", description="Of validation: chooses the best epoch (of equals by loss), lowers the rate and ends a fold."
     )
-    batch: int = Field(128, ge=1, description="Sequences a rank computes at once.", json_schema_extra=MAY_CHANGE)
+    batch: int = Field(32, ge=1, description="Sequences a rank computes at once.", json_schema_extra=MAY_CHANGE)
     strands: Literal[1, 2] = Field(1, description="2: classify both strands and take the mean of the probabilities.")
     leak_free: int | None = Field(
         32,
