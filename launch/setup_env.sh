@@ -53,12 +53,23 @@ install_cpu_torch() {
     return 1
 }
 
+# The version of CUDA that the torch in .venv was built with; nothing for a CPU build, failure without torch.
+torch_cuda() {
+    .venv/bin/python -c 'import torch; print(torch.version.cuda or "")'
+}
+
 case "$TORCH" in
 auto | cpu | cuda) ;;
 *) fail "TORCH=$TORCH is not one of auto, cpu, cuda" ;;
 esac
+built=''
 if [ -s "$BUILD" ]; then
     built=$(<"$BUILD")
+elif [ ! -e "$UNFINISHED" ] && found=$(torch_cuda 2>/dev/null); then # made before that was written down
+    built=${found:+cuda}
+    built=${built:-cpu}
+fi
+if [ -n "$built" ]; then
     [ "$TORCH" = auto ] || [ "$TORCH" = "$built" ] ||
         fail "the torch in .venv is the $built build; remove it (rm -r .venv) and run the same command again"
     TORCH=$built
@@ -88,7 +99,7 @@ esac
 echo "$TORCH" >"$BUILD"
 stage "LDARNet and what it needs (some minutes the first time)" install --editable ".[dev]"
 
-cuda_version=$(.venv/bin/python -c 'import torch; print(torch.version.cuda or "")')
+cuda_version=$(torch_cuda)
 if [ "$TORCH" = cuda ]; then
     if [ -z "$cuda_version" ]; then
         rm "$BUILD"

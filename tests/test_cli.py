@@ -175,6 +175,11 @@ def test_a_damaged_config_is_named(content: str | bytes, ldarnet: Run, folder: P
         ("finetune", "evaluation.strands = 1  (1 or 2)  2: classify both strands"),
         ("finetune", "optimizer.betas = [0.9, 0.95]  Decay of the two moments"),
         ("sweep", "resources.launcher = python  (python or deepspeed)  What starts"),
+        ("sweep", "search.asha = null  Stop folds early"),
+        (
+            "sweep",
+            "search.asha.grace = 5  (at least 1)  Epochs before which no fold is stopped.  [a run may go on with",
+        ),
     ],
 )
 def test_every_setting_is_listed(program: str, line: str, ldarnet: Run) -> None:

@@ -6,6 +6,15 @@
 # NODES nodes with SLOTS ranks each; this is number NODE_RANK from 0, and node 0 has the address MASTER_ADDR (port
 # MASTER_PORT, by default 29500). TERM, INT and USR1 let all ranks save and end; the status is then 75: run it again.
 set -euo pipefail
+
+# Until they can save, ranks ignore USR1, so it is sent to them until they have ended.
+group='' stopping=''
+stop() {
+    stopping=yes
+    [ -z "$group" ] || while kill -USR1 -- "-$group" 2>/dev/null; do sleep 2; done &
+}
+trap stop TERM INT USR1
+
 cd "$(dirname "$0")/../.."
 [ $# -ge 5 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 1; }
 nodes=$1 node_rank=$2 master=$3 slots=$4
@@ -15,14 +24,6 @@ shift 4
 hostfile=$(mktemp)
 trap 'rm -f "$hostfile"' EXIT
 for ((node = 0; node < nodes; node++)); do echo "node$node slots=$slots"; done >"$hostfile"
-
-# Until they can save, ranks ignore USR1, so it is sent to them until they have ended.
-group='' stopping=''
-stop() {
-    stopping=yes
-    [ -z "$group" ] || while kill -USR1 -- "-$group" 2>/dev/null; do sleep 2; done &
-}
-trap stop TERM INT USR1
 
 # In a process group of its own, in which launchers ignore USR1, while ranks catch it, save and end.
 set -m

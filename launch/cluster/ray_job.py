@@ -40,11 +40,14 @@ class Node:
 
     def run(self, nodes: int, rank: int, master: str, slots: int, arguments: list[str]) -> int:
         """Run this node's ranks to their end; returns the status of `node.sh`."""
+        if self._stopping:
+            return os.EX_TEMPFAIL
         command = [str(NODE), str(nodes), str(rank), master, str(slots), *arguments]
         self._process = subprocess.Popen(command, env=os.environ | {"MASTER_PORT": str(PORT)})
         if self._stopping:
             self.stop()
-        return self._process.wait()
+        status = self._process.wait()
+        return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # node.sh was not ready for the signal yet
 
     def stop(self) -> None:
         """Let the ranks save and end, also those that are yet to begin."""

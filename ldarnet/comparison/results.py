@@ -232,5 +232,5 @@ def _check_same_data(fold: Fold, first: tuple[str, Fold], arm: str, official: bo
         raise UserError(
             f"{fold.file} and {other.file} are both of a task called {fold.content['task']!r}, but {arm!r} and "
             f"{before!r} were given other rows; compare runs with the same data.train and data.test, or call their "
-            "tasks by other names (task=NAME)"
+            "tasks by other names (task=NAME, in another run.dir)"
         )

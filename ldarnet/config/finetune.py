@@ -38,9 +38,15 @@ class TaskDataSection(Section):
         json_schema_extra=MAY_CHANGE,
     )
     train: Path | None = Field(
-        None, description="Your own training sequences with labels.", json_schema_extra=MAY_CHANGE
+        None,
+        description="Your own training sequences with labels; the same ones may lie in another place later.",
+        json_schema_extra=MAY_CHANGE,
     )
-    test: Path | None = Field(None, description="Your own test sequences with labels.", json_schema_extra=MAY_CHANGE)
+    test: Path | None = Field(
+        None,
+        description="Your own test sequences with labels; likewise.",
+        json_schema_extra=MAY_CHANGE,
+    )
     sequence_column: str | None = Field(None, description="Its name in your files; null to find it by common names.")
     label_column: str | None = Field(None, description="Its name in your files; null to find it by common names.")
     name_column: str | None = Field(None, description="Its name in your files; null to find it, or number the rows.")

@@ -7,7 +7,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from ldarnet.config.loading import field_of, known_keys, may_change, range_of, section_of
-from ldarnet.config.schema import Config
+from ldarnet.config.schema import Config, Section
 
 
 def list_settings(schema: type[Config]) -> Iterator[str]:
@@ -16,10 +16,22 @@ def list_settings(schema: type[Config]) -> Iterator[str]:
         field = field_of(schema, key)
         if section_of(field) is not None:
             continue
-        allowed = ", ".join(filter(None, (_choices(field.annotation), range_of(field))))
-        parts = [f"{key} = {_default(field)}", f"({allowed})" if allowed else "", field.description or ""]
-        parts.append("[a run may go on with another]" if may_change(schema, key) else "")
-        yield "  ".join(filter(None, parts))
+        yield _line(key, field, may_change(schema, key))
+        for section in _sections_in(field.annotation):
+            for name, inner in section.model_fields.items():
+                yield _line(f"{key}.{name}", inner, may_change(schema, key))
+
+
+def _line(key: str, field: FieldInfo, changeable: bool) -> str:
+    allowed = ", ".join(filter(None, (_choices(field.annotation), range_of(field))))
+    parts = [f"{key} = {_default(field)}", f"({allowed})" if allowed else "", field.description or ""]
+    parts.append("[a run may go on with another]" if changeable else "")
+    return "  ".join(filter(None, parts))
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a key may hold in place of null."""
+    return [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def _default(field: FieldInfo) -> str:

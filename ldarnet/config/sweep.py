@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ldarnet.config.schema import Config, Section
+from ldarnet.config.schema import MAY_CHANGE, Config, Section
 
 RANGE_KEYS = frozenset({"low", "high", "log"})
 
@@ -115,17 +115,17 @@ class SweepConfig(Config):
     stay as they are while tasks, values and the way of searching may change from one start of a sweep to the next.
     """
 
-    sweep: SweepSection
+    sweep: SweepSection = Field(json_schema_extra=MAY_CHANGE)
     finetune: Path = Field(description="Configuration of fine-tuning that all trials share.")
     set: dict[str, Any] = Field({}, description="Changes to it, such as {training.epochs: 20}.")
     checkpoint: Path | None = Field(None, description="Of the model that is tuned; null for that of `finetune`.")
     space: dict[str, Values] = Field(
         {}, description="What is searched: key of fine-tuning -> list of values, or with optuna {low, high, log}."
     )
-    search: SearchSection = SearchSection()  # type: ignore[call-arg]
-    resources: ResourcesSection = ResourcesSection()  # type: ignore[call-arg]
-    ray: RaySection = RaySection()  # type: ignore[call-arg]
-    tracking: SweepTrackingSection = SweepTrackingSection()  # type: ignore[call-arg]
+    search: SearchSection = Field(SearchSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
+    resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
+    ray: RaySection = Field(RaySection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
+    tracking: SweepTrackingSection = Field(SweepTrackingSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
 
     @field_validator("set", "space", mode="before")
     @classmethod

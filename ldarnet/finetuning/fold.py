@@ -120,10 +120,11 @@ class FoldTraining:
     def _tell_time(self) -> None:
         """Say what all that is left can take at most, where that is long, once an epoch has been seen."""
         seconds, epochs = self.state.seconds["all"] / self.course.epoch, self.job.config.training.epochs
-        folds = len(self.job.wanted) - self.job.wanted.index(self.fold)
-        if (most := seconds * (epochs * folds - self.course.epoch)) > LONG_SECONDS:
+        others = len(self.job.wanted) - self.job.wanted.index(self.fold) - 1
+        here = 0 if self.course.over else epochs - self.course.epoch
+        if (most := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.say(
-                f"fold {self.fold}  an epoch takes {clock(seconds)}; all that are left of {folds} fold(s) at most "
+                f"fold {self.fold}  an epoch takes {clock(seconds)}; all that are left of {others + 1} fold(s) at most "
                 f"{clock(most)}, less where folds end early"
             )
 

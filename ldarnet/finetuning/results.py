@@ -73,7 +73,7 @@ def leave(job: Job, fold: int, learned: Learned, outputs: Outputs) -> list[str]:
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / ROC)
     result = _result(job, fold, learned, rows.labels, None if job.test is None else probabilities)
     write_json_atomic(folder / RESULT, result, indent=2)
-    told = _nothing_learned(probabilities, job.data.classes, fold, learned.best["mcc"])
+    told = _nothing_learned(probabilities, job, fold, learned.best)
     told += [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
     told += [
         f"fold {fold}: {' and '.join(missing)} of {name} are not defined for rows of one class"
@@ -162,19 +162,26 @@ def _demand_finite(probabilities: np.ndarray, names: list[str], fold: str) -> No
         )
 
 
-def _nothing_learned(probabilities: np.ndarray, classes: list[str], fold: int, mcc: float | None) -> list[str]:
-    """A sentence if a fold has learned nothing; `mcc` is that of the best epoch on its validation rows."""
+def _nothing_learned(probabilities: np.ndarray, job: Job, fold: int, best: dict[str, Any]) -> list[str]:
+    """A sentence if a fold gives one class to all, or might as well; `best` is the metrics of its best epoch."""
+    mcc, auroc = best["mcc"], best["auroc"]
     given = np.unique(probabilities.argmax(1))
     if len(given) == 1 and len(probabilities) > 1:
-        found = f"every row is given the class {classes[given[0]]!r}"
+        found = f"every row is given the class {job.data.classes[given[0]]!r}"
     elif mcc is not None and mcc <= 0:
         found = f"the best epoch has an MCC of {mcc:.4f} on validation rows, no better than one class for all"
     else:
         return []
-    return [
-        f"fold {fold}: {found}, so nothing was learned; a higher optimizer.lr, a smaller training.batch or more epochs "
-        "may help, and model.baseline=kmers says in seconds what counting 6-mers can do"
-    ]
+    if auroc is None or auroc <= 0.5:
+        found += ", so nothing was learned"
+    else:
+        found += f", though its probabilities rank validation rows with an AUROC of {auroc:.2f} (0.5 is chance)"
+    remedy = (
+        "; a higher optimizer.lr, a smaller training.batch or more epochs may help, and model.baseline=kmers says in "
+        "seconds what counting 6-mers can do"
+    )
+    trained = job.config.model.baseline != "kmers" and job.config.training.mode != "probe"
+    return [f"fold {fold}: {found}{remedy if trained else ''}"]
 
 
 def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:

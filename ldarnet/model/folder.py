@@ -110,13 +110,19 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
     for file in (config, weights):
         if not file.is_file():
             if file is config and (folder / "config.yaml").is_file():  # a checkpoint has both
-                raise UserError(f"{folder}: a run that has no finished model yet; run its command again")
+                raise UserError(f"{folder}: a run without a model of ours; {_why_none(folder)}")
             raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
     kind = _read_value(config, "model_type")
     if kind != LDARNetConfig.model_type:
         raise UserError(f"{config}: holds a model of type {kind!r}, not of ldarnet; name another one")
     names = _read_value(config, "architectures")
     return HEADS.get(str(names[0]) if isinstance(names, list) and names else "", LDARNetForMaskedLM)
+
+
+def _why_none(run_dir: Path) -> str:
+    if (run_dir / "summary.json").is_file():  # of fine-tuning, written when its folds are finished
+        return "it was a baseline, or its sweep has chosen another setting and deleted these weights"
+    return "it has not saved one yet, so run its command again"
 
 
 def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:

@@ -44,11 +44,12 @@ class DNATokenizer(PreTrainedTokenizerFast):
         super().__init__(**(special | {"padding_side": "right"} | kwargs))
 
     def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> BatchEncoding:
+        encoded = super()._encode_plus(text, *arguments, **options)
         for sequence in [text] if isinstance(text, str) else text:
             if isinstance(sequence, str) and (strange := _STRANGE.search(_IN_BRACKETS.sub("", sequence))):
                 remedy = "write T for U, as in DNA" if strange[0] in "Uu" else "is this DNA?"
                 warnings.warn(f"{strange[0]!r} is no letter of DNA and is read as N; {remedy}", stacklevel=3)
-        return super()._encode_plus(text, *arguments, **options)
+        return encoded
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False

@@ -54,7 +54,7 @@ class Duplicates:
                 self.train,
                 self.train_conflicts,
                 "sequences of training or validation repeat an earlier one",
-                "; where these are in two folds, validation numbers are too high",
+                "; where one trains and the other validates, validation numbers are too high",
             ),
             (self.test, self.test_conflicts, "test sequences repeat an earlier one", ""),
         )

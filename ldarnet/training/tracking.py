@@ -27,10 +27,12 @@ NOT_TRACKED = ("boundary_histogram",)
 """Keys of a line that are no single numbers; `ldarnet report` draws them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 """What MLflow refuses in names; regions of a BED file and species may be called anything."""
+NOT_IN_PATHS = ("", ".", "..")
+"""Parts of a name between slashes that it refuses."""
 USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
 """Name and password in a URI, or in a message that quotes one."""
-MOST_LETTERS = 250
-"""Of such a name."""
+MOST_LETTERS = 200
+"""Of such a name; MLflow takes 250, and parts that were empty become one letter more."""
 MOST_KEPT = 20_000
 """Lines kept for a store that does not answer, some 100 MB; of more the oldest are in metrics.jsonl alone."""
 MAX_BATCH = 1000
@@ -141,6 +143,8 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         client = MlflowClient(tracking_uri=tracking_uri(self.run_dir))
         self.run_id = run_id = self._continued(client) or self._begun(client)
+        if _known_run(self.folder) != run_id:
+            write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
         known = client.get_run(run_id).data.params
         values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
@@ -165,11 +169,8 @@ class Tracker:
         return self.run_id
 
     def _begun(self, client: Any) -> str:
-        """A new run, kept in the folder before anything else is asked of the store."""
         experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
-        run_id = client.create_run(experiment, run_name=self._name).info.run_id
-        write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
-        return run_id
+        return client.create_run(experiment, run_name=self._name).info.run_id
 
 
 def tracking_uri(run_dir: Path) -> str:
@@ -199,7 +200,7 @@ def _known_run(folder: Path) -> str | None:
         content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return content["run_id"] if content["tracking_uri"] == _kept_uri() else None
+    return content["run_id"] if without_user(content["tracking_uri"] or "") == (_kept_uri() or "") else None
 
 
 def _experiment(client: Any, name: str, run_dir: Path) -> str:
@@ -211,7 +212,8 @@ def _experiment(client: Any, name: str, run_dir: Path) -> str:
 
 
 def _allowed(name: str) -> str:
-    return NOT_IN_NAMES.sub("_", name)[:MOST_LETTERS]
+    parts = NOT_IN_NAMES.sub("_", name)[:MOST_LETTERS].split("/")
+    return "/".join("_" if part in NOT_IN_PATHS else part for part in parts)
 
 
 def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:

@@ -113,8 +113,10 @@ def tasks_of(config: SweepConfig) -> dict[str, str | None]:
         UserError: there is no task of a name; the nearest ones are named.
     """
     if config.sweep.tasks is None:
-        task = describe(config, None, {}).task
-        return {OWN: None} if task is None else {find_task(task).key: task}
+        described = describe(config, None, {})
+        if described.task is None or described.data.train is not None:
+            return {OWN: None}
+        return {find_task(described.task).key: described.task}
     asked = [config.sweep.tasks] if isinstance(config.sweep.tasks, str) else config.sweep.tasks
     suites = {task.short for task in all_tasks().values()}
     known = list(all_tasks().values())

@@ -14,7 +14,7 @@ from ldarnet.cli import main
 from ldarnet.errors import UserError
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.finetuning.run import finetune_on
-from ldarnet.model import write_model
+from ldarnet.model import load_backbone, write_model
 from tests.finetuning.planted import predictions, read_config, write_config
 
 
@@ -115,6 +115,11 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, 
     assert said.startswith("error: ")
     assert "holds a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in said
     (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
+    with pytest.raises(UserError, match=r"without a model of ours; it has not saved one yet, so run its command again"):
+        load_backbone(tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"without a model of ours; it was a baseline, or its sweep has chosen another"):
+        load_backbone(tmp_path)
     for place, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
         status, _, said = command(monkeypatch, capsys, "predict", place, fasta)
         assert status == 1 and message in said

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ldarnet.finetuning.classifier import build_classifier, parameter_groups, wi
 from ldarnet.finetuning.folds import split
 from ldarnet.finetuning.results import _nothing_learned
 from ldarnet.finetuning.run import finetune_on
+from ldarnet.finetuning.summary import _over_folds
 from ldarnet.model import load_backbone, write_model
 from ldarnet.model.published import published_names
 from ldarnet.tasks.metrics import interval, scores
@@ -333,11 +335,38 @@ def test_a_classifier_that_learned_nothing_and_numbers_of_chosen_rows_are_told(w
     printed = capsys.readouterr().out
     assert "fold 0: every row is given the class " in printed and "nothing was learned" in printed
     assert "these rows also chose the best epoch, so the numbers are too high" in (folder / "summary.txt").read_text()
-    assert _nothing_learned(np.eye(2), ["no", "yes"], 3, 0.1) == []
-    (told,) = _nothing_learned(np.eye(2), ["no", "yes"], 3, -0.0001)
-    assert told.startswith("fold 3: the best epoch has an MCC of -0.0001 on validation rows")
     kmers = run(world, path, "folds.only=[0]", "data.test=null", "model.baseline=kmers", f"run.dir={tmp_path}/kmers")
     assert "these rows also chose the penalty, so the numbers are too high" in (kmers / "summary.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mcc", "auroc", "said"),
+    [
+        (0.1, 0.4, None),
+        (
+            -0.0001,
+            None,
+            "the best epoch has an MCC of -0.0001 on validation rows, no better than one class for all, so",
+        ),
+        (0.0, 0.5, "so nothing was learned; a higher optimizer.lr"),
+        (0.0, 0.97, "though its probabilities rank validation rows with an AUROC of 0.97 (0.5 is chance); a higher"),
+    ],
+)
+def test_what_ranks_rows_has_learned_something(tmp_path, mcc, auroc, said):
+    told = {}
+    for arm, change in (("network", "task=own"), ("kmers", "model.baseline=kmers")):
+        config = read_config(write_config(tmp_path), change)
+        job = SimpleNamespace(config=config, data=SimpleNamespace(classes=["no", "yes"]))
+        told[arm] = _nothing_learned(np.eye(2), job, 3, {"mcc": mcc, "auroc": auroc})
+    assert len(told["network"]) == len(told["kmers"]) == (said is not None)
+    if said is not None:
+        assert said in told["network"][0] and "optimizer.lr" not in told["kmers"][0]
+
+
+def test_the_interval_is_over_three_folds_or_more():
+    assert _over_folds([0.1, 0.2]) == {"folds": [0.1, 0.2], "mean": pytest.approx(0.15), "interval": None}
+    assert _over_folds([0.1, 0.2, 0.6])["interval"] == pytest.approx(4.302653 * 0.2645751 / 3**0.5)
+    assert _over_folds([0.1, None, 0.6])["mean"] is None
 
 
 def test_class_names_are_no_formulas(world, tmp_path):

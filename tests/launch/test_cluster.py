@@ -149,6 +149,14 @@ def test_a_ray_job_that_waits_for_nodes_can_be_stopped(monkeypatch):
     assert removed == [nodes]
 
 
+def test_a_node_that_is_stopped_before_it_begins_starts_nothing(monkeypatch):
+    ray_job = pytest.importorskip("launch.cluster.ray_job")
+    monkeypatch.setattr(ray_job.subprocess, "Popen", pytest.fail)
+    node = ray_job.Node.__ray_metadata__.modified_class()
+    node.stop()
+    assert node.run(2, 0, "127.0.0.1", 1, []) == STOPPED_STATUS
+
+
 @pytest.mark.slow
 def test_ray_starts_again_after_a_fault_and_lets_ranks_save(cluster, monkeypatch):
     """Two nodes; the first start fails on both, the second is well; then a job that is told to stop."""

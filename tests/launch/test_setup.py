@@ -82,13 +82,14 @@ def test_another_build_is_not_taken_for_ready_and_changes_nothing(project, make)
     assert make(TORCH="cuda").returncode == 0
 
 
-def test_an_older_environment_without_a_record_is_not_called_what_it_is_not(project, make):
-    assert make().returncode == 0
-    for name in ("torch-build", "ready-auto"):
+@pytest.mark.parametrize(("build", "other"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_an_older_environment_without_a_record_keeps_its_build(project, make, build, other):
+    assert make(TORCH=build).returncode == 0
+    for name in ("torch-build", "ready-auto", f"ready-{build}"):
         (project / ".venv" / name).unlink()
-    refused = make(TORCH="cuda")
-    assert "the torch in .venv has no CUDA; remove it" in refused.stderr
+    assert f"the torch in .venv is the {build} build; remove it" in make(TORCH=other).stderr
     assert make().returncode == 0
+    assert ("+cpu" in (project / "calls").read_text()) == (build == "cpu")
 
 
 def test_an_unknown_build_is_refused(make):

@@ -266,6 +266,8 @@ def test_what_is_no_dna_is_read_with_a_warning():
         assert tokenizer(["ACGT", "ACGU"])["input_ids"][1] == [0, 1, 2, 4]
     with pytest.warns(UserWarning, match="'L' is no letter of DNA and is read as N; is this DNA"):
         tokenizer.encode("MKVLLPSYE")
+    with pytest.raises(ValueError, match="text input must be of type"):
+        tokenizer(5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tokenizer("acgtnNRYSWKMBDHVryswkmbdhv[MASK][PAD]")["input_ids"] == [0, 1, 2, 3] + [4] * 22 + [5, 6]

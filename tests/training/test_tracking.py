@@ -90,19 +90,19 @@ def test_unreachable_store_is_said_once_and_does_not_stop_training(config, no_st
 
 @pytest.fixture
 def tracked_past_a_failure(monkeypatch):
-    """Tracks a step while the first call of one of the client's methods fails; returns it, and what it said."""
+    """Tracks a step while the first call of a function fails, by default of the client; returns it and what it said."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    def track(config, method):
-        works, failures, said = getattr(MlflowClient, method), [MlflowException("out of order")], []
+    def track(config, method, owner=MlflowClient):
+        works, failures, said = getattr(owner, method), [MlflowException("out of order")], []
 
-        def fail_once(client, *arguments, **named):
+        def fail_once(*arguments, **named):
             if failures:
                 raise failures.pop()
-            return works(client, *arguments, **named)
+            return works(*arguments, **named)
 
-        monkeypatch.setattr(MlflowClient, method, fail_once)
+        monkeypatch.setattr(owner, method, fail_once)
         monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
         tracker = Tracker(config, said.append)
         tracker.log({"step": 1, **TRAIN})
@@ -115,7 +115,7 @@ def tracked_past_a_failure(monkeypatch):
     return track
 
 
-def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, no_store_at):
+def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, no_store_at, monkeypatch):
     no_store_at("http://ada:secret@127.0.0.1:9")
     said = []
     tracker = Tracker(config, said.append)
@@ -123,7 +123,14 @@ def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, n
     assert "127.0.0.1" in said[0]
     assert "secret" not in said[0]
     made = SimpleNamespace(info=SimpleNamespace(run_id="7"), experiment_id="1")
-    tracker._begun(SimpleNamespace(get_experiment_by_name=lambda _: made, create_run=lambda *_, **__: made))
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda _: made,
+        create_run=lambda *_, **__: made,
+        get_run=lambda _: SimpleNamespace(data=SimpleNamespace(params={})),
+        log_batch=lambda *_, **__: None,
+    )
+    monkeypatch.setattr("mlflow.MlflowClient", lambda **_: client)
+    tracker._connect()
     kept = json.loads((config.run.dir / "mlflow.json").read_text())
     assert kept == {"tracking_uri": "http://127.0.0.1:9", "run_id": "7"}
 
@@ -143,8 +150,24 @@ def test_a_run_is_known_by_its_store_without_the_password(config, monkeypatch, a
     assert tracking.without_user(address) == kept
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": kept, "run_id": "7"}))
     assert Tracker(config, pytest.fail).run_id == "7"
+    (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": address, "run_id": "7"}))
+    assert Tracker(config, pytest.fail).run_id == "7"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://another.example")
     assert tracking._known_run(config.run.dir) is None
+
+
+def runs_of(config):
+    """All runs of its experiment in its store."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.tracking_uri(config.run.dir))
+    return client.search_runs([client.get_experiment_by_name(config.tracking.experiment).experiment_id])
+
+
+def test_a_full_disk_makes_no_second_run(config, tracked_past_a_failure):
+    tracker, _ = tracked_past_a_failure(config, "write_json_atomic", tracking)
+    (run,) = runs_of(config)
+    assert json.loads((config.run.dir / "mlflow.json").read_text())["run_id"] == run.info.run_id == tracker.run_id
 
 
 def test_only_a_missing_run_is_replaced(config, tracked_past_a_failure):
@@ -163,14 +186,10 @@ def test_only_a_missing_run_is_replaced(config, tracked_past_a_failure):
 
 def test_parameters_come_later_if_they_must(config_file, config, tracked_past_a_failure):
     """A store that fails just after it has made the run keeps that run; many species with any names are no obstacle."""
-    from mlflow import MlflowClient
-
     weights = {f"species {number} (a)": 1.0 for number in range(120)}
     config = load_config(config_file, ["tracking.mlflow=true", f"data.weights={json.dumps(weights)}"])
     tracker, _ = tracked_past_a_failure(config, "log_batch")
-    client = MlflowClient(tracking_uri=tracking.tracking_uri(config.run.dir))
-    experiment = client.get_experiment_by_name(config.tracking.experiment)
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs_of(config)
     assert run.info.run_id == tracker.run_id
     assert {name for name in run.data.params if name.startswith("data.weights.")} == {
         f"data.weights.species {number} _a_" for number in range(120)
@@ -238,6 +257,11 @@ def test_regions_of_any_name_are_tracked():
     line = {"step": 1, "split": "valid", "regions": {"LINE(L1)+ 5'": {"mlm_loss": 1.5}, "x" * 300: {"mlm_loss": 2.5}}}
     names = [metric.key for metric in tracking._metrics(line, 0)]
     assert names[0] == "valid/regions/LINE_L1__ 5_/mlm_loss"
+    of_beds = [".", "..", "DNA/", "/x", "a//b", "", "/" * 300]
+    names += [
+        metric.key for name in of_beds for metric in tracking._metrics(line | {"regions": {name: {"loss": 1.0}}}, 0)
+    ]
+    assert "valid/regions/_/loss" in names
     for name in names:
         validation._validate_metric_name(name)
 

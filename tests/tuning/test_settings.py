@@ -48,6 +48,7 @@ def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
     assert len(tasks_of(load(path, "sweep.tasks=[gb, H3, nt/H3]"))) == 10
     assert tasks_of(load(path, "sweep.tasks=null")) == {"nt/H3": "H3"}
     assert tasks_of(load(path, "sweep.tasks=null", "set.task=null", "set.data.train=a.csv")) == {"own": None}
+    assert tasks_of(load(path, "sweep.tasks=null", "set.task=mine", "set.data.train=a.csv")) == {"own": None}
 
 
 @pytest.mark.parametrize(
