@@ -31,8 +31,8 @@ NOT_IN_PATHS = ("", ".", "..")
 """Parts of a name between slashes that it refuses."""
 USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
 """Name and password in a URI, or in a message that quotes one."""
-MOST_LETTERS = 200
-"""Of such a name; MLflow takes 250, and parts that were empty become one letter more."""
+MOST_LETTERS = 250
+"""Of such a name."""
 MOST_KEPT = 20_000
 """Lines kept for a store that does not answer, some 100 MB; of more the oldest are in metrics.jsonl alone."""
 MAX_BATCH = 1000
@@ -212,8 +212,8 @@ def _experiment(client: Any, name: str, run_dir: Path) -> str:
 
 
 def _allowed(name: str) -> str:
-    parts = NOT_IN_NAMES.sub("_", name)[:MOST_LETTERS].split("/")
-    return "/".join("_" if part in NOT_IN_PATHS else part for part in parts)
+    parts = NOT_IN_NAMES.sub("_", name).split("/")
+    return "/".join("_" if part in NOT_IN_PATHS else part for part in parts)[:MOST_LETTERS].rstrip("/")
 
 
 def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:

@@ -264,6 +264,7 @@ def test_regions_of_any_name_are_tracked():
     assert "valid/regions/_/loss" in names
     for name in names:
         validation._validate_metric_name(name)
+        assert len(name) <= 250
 
 
 def test_a_dead_store_takes_no_endless_memory(config, monkeypatch):
