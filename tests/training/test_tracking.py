@@ -323,7 +323,7 @@ def test_a_server_that_hangs_and_comes_back_has_everything_in_the_end(config, tm
         for step in range(2, 12):
             begin = time.perf_counter()
             tracker.log({"step": step, **TRAIN})
-            assert time.perf_counter() - begin < 0.1
+            assert time.perf_counter() - begin < 0.9, "it waited for the server"
             time.sleep(0.1)
         wait_for(lambda: said)
         assert "MLflow cannot be reached" in said[0]
