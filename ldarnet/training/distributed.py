@@ -1,6 +1,7 @@
 """The ranks of a run: starting them, agreeing on numbers, and turning one rank's error into everyone's."""
 
 import functools
+import importlib
 import logging
 import os
 import platform
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -163,8 +165,8 @@ def stop() -> None:
 def load_deepspeed() -> ModuleType:
     """Import DeepSpeed, quietly and without what training never uses.
 
-    Its autotuner imports MLflow (seconds per rank), and on CPU it compiles a shared-memory operation that only
-    inference calls (a minute, and a compiler).
+    Its autotuner imports MLflow and its Muon optimizer the whole of torch's compiler (seconds per rank), and on CPU it
+    compiles a shared-memory operation that only inference calls (a minute, and a compiler).
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
@@ -179,6 +181,9 @@ def load_deepspeed() -> ModuleType:
     finally:
         if hidden:
             del sys.modules["mlflow"]
+    compiler = importlib.import_module("deepspeed.runtime.compiler")
+    with patch.object(compiler, "compile", lambda: compiler.dummy_decorator):
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel(logging.ERROR)
     return deepspeed
