@@ -23,13 +23,13 @@ from benchmarks.record import provenance, table, write_result
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetForMaskedLM
-from ldarnet.training import distributed
-from ldarnet.training.checkpoint import CheckpointStore, TrainingState
-from ldarnet.training.distributed import World
-from ldarnet.training.engine import Engine, EngineOptions
-from ldarnet.training.optimizer import parameter_groups
-from ldarnet.training.saver import Saver
-from ldarnet.training.state import prepare_optimizer_state
+from ldarnet.pretraining.async_checkpoint import Saver
+from ldarnet.runtime import distributed
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine, EngineOptions
+from ldarnet.runtime.optimizer import parameter_groups
+from ldarnet.runtime.zero_state import prepare_optimizer_state
 
 HEADER = (
     "preset",

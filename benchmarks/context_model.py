@@ -28,7 +28,7 @@ from ldarnet.alphabet import MASK, PAD
 from ldarnet.config import RunConfig, load_config
 from ldarnet.data import Masking, ShardSet, validation_batches
 from ldarnet.errors import UserError
-from ldarnet.training.validation import MASK_SEED
+from ldarnet.pretraining.validation import MASK_SEED
 
 OFFSETS = {
     "left": tuple(range(-1, -REACH - 1, -1)),

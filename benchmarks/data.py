@@ -29,9 +29,9 @@ from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import MASK, NOT_SCORED, N
 from ldarnet.data import Masking, ShardSet, Windows, training_steps
 from ldarnet.errors import UserError
+from ldarnet.genome.fasta import read_fasta
+from ldarnet.genome.sources import Source
 from sharding.build import build
-from sharding.fasta import read_fasta
-from sharding.sources import Source
 
 IDS = {letter: number for number, letter in enumerate("ACGT")}
 PUBLISHED_READ_AHEAD = 10**6

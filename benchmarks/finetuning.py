@@ -27,13 +27,13 @@ from benchmarks.record import RESULTS, provenance, result_file, write_text
 from ldarnet.comparison.compare import PICTURE, REPORT, find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 from ldarnet.model import load_backbone
 from ldarnet.model.folder import model_folder
+from ldarnet.runtime.checkpoint import read_state
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tasks.registry import find_task
-from ldarnet.training.checkpoint import read_state
-from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"

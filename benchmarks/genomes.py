@@ -25,9 +25,9 @@ from benchmarks.record import RESULTS, provenance, table, write_result
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
 from ldarnet.errors import UserError
-from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.metrics_file import read_metrics
-from sharding.fasta import read_fasta
+from ldarnet.genome.fasta import read_fasta
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs/pretrain/mixture.yaml"

@@ -29,7 +29,7 @@ from ldarnet.alphabet import MASK, NOT_SCORED, N, encode
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
 from ldarnet.ops import backends_of, choose_backends, input_dtype
-from ldarnet.ops.proof import TOLERANCES, disagreement
+from ldarnet.ops.verify import TOLERANCES, disagreement
 from sharding.genomes import BUNDLED_FASTA
 
 Result = dict[str, Any]
@@ -100,7 +100,7 @@ def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
     Where the packages that read it are missing, the bases are random.
     """
     try:
-        from sharding.fasta import read_fasta
+        from ldarnet.genome.fasta import read_fasta
 
         genome = encode(b"".join(piece for piece in read_fasta(BUNDLED_FASTA) if isinstance(piece, bytes)))
     except ImportError as missing:

@@ -25,7 +25,7 @@ from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
 from benchmarks.record import RESULTS, provenance, result_file, table, write_text
 from benchmarks.worker import Worker, WorkerError, most_memory
 from ldarnet.errors import UserError
-from ldarnet.files import write_json_atomic
+from ldarnet.io.files import write_json_atomic
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
 MEMORY_LENGTH = 4096

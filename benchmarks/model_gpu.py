@@ -23,7 +23,7 @@ from benchmarks.measure import FAILURE, Cell, Result, measure
 from benchmarks.record import RESULTS, provenance, result_file, write_text
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.errors import UserError
-from ldarnet.files import write_json_atomic
+from ldarnet.io.files import write_json_atomic
 
 DETAIL_LENGTH = 4096
 """Bases in the windows of what is measured at one length only: the published training's."""

@@ -19,8 +19,8 @@ import yaml
 from benchmarks.record import provenance, table, write_result
 from ldarnet.config import flatten, load_config
 from ldarnet.errors import UserError
-from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.metrics_file import read_metrics
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.metrics_file import read_metrics
 
 OWN_KEYS = ("run.seed", "run.dir", "training.precision")
 MEASURE = "mask_loss"

@@ -37,9 +37,9 @@ from ldarnet.alphabet import MASK
 from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.training.checkpoint import CheckpointStore, TrainingState, read_state
-from ldarnet.training.metrics_file import NAME as METRICS_NAME
-from ldarnet.training.metrics_file import read_metrics
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.metrics_file import read_metrics
 
 MEASURES = ("mask_loss", "copy_loss", "mlm_loss", "accuracy")
 OWN_KEYS = ("run.seed", "run.dir")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from ldarnet.training.distributed import free_port
+from ldarnet.runtime.distributed import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ldarnet.doctor import examine_machine
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-conv1d", "flash-attn")

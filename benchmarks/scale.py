@@ -1,7 +1,6 @@
 """How fast and how dear a run on a cluster would be: reckoned from a description of it, before anything is rented.
 
     python -m benchmarks.scale benchmarks/clusters/h100.yaml [key=value ...]    a row for each number of GPUs
-    python -m benchmarks.scale --check --name NAME                              against one and two ranks of this CPU
 
 A step is `accumulation` micro-steps, an exchange and an update, one after the other, as DeepSpeed runs them here (only
 stage 3 overlaps them). What a device does by itself is measured, or its speed is assumed; the rest is reckoned:
@@ -272,20 +271,11 @@ def read_plan(path: Path, changes: list[str]) -> Plan:
 def main() -> int:
     """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("plan", type=Path, nargs="?", help="YAML file, such as benchmarks/clusters/h100.yaml")
+    parser.add_argument("plan", type=Path, help="YAML file, such as benchmarks/clusters/h100.yaml")
     parser.add_argument("changes", nargs="*", metavar="key=value")
-    parser.add_argument("--check", action="store_true", help="compare with one and two ranks of this machine")
-    parser.add_argument("--name", default="scale-check", help="of the results file of --check")
     options = parser.parse_args()
     try:
-        if options.check:
-            from benchmarks.scale_check import check
-
-            print(check(options.name))
-        elif options.plan is None:
-            parser.error("name a cluster's description, or --check")
-        else:
-            print(report(read_plan(options.plan, options.changes)))
+        print(report(read_plan(options.plan, options.changes)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

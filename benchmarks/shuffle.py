@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.record import RESULTS, provenance, table, write_result
 from benchmarks.synthetic import synthetic_set
 from ldarnet.data import ShardSet, Windows
-from ldarnet.data.order import permute, stream_key
-from ldarnet.data.shuffle import LANES
+from ldarnet.data.counter_rng import permute, stream_key
+from ldarnet.data.order import LANES
 
 NEAR = 10**6
 """Two windows of one contig are near when they begin less than this many bases apart."""

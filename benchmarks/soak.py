@@ -23,9 +23,9 @@ from benchmarks.ranks import start_ranks
 from benchmarks.record import provenance, table, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
-from ldarnet.files import make_folder
-from ldarnet.training.checkpoint import CheckpointStore
-from ldarnet.training.metrics_file import read_metrics
+from ldarnet.io.files import make_folder
+from ldarnet.runtime.checkpoint import CheckpointStore
+from ldarnet.runtime.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 

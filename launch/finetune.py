@@ -22,7 +22,7 @@ def main() -> int:
     arguments = read_arguments(__doc__, "configs/finetune/nt.yaml", ranks=True, program="finetune")
     from ldarnet.config import FinetuneConfig
     from ldarnet.finetuning.run import finetune
-    from ldarnet.training import STOPPED_STATUS
+    from ldarnet.runtime import STOPPED_STATUS
 
     def work() -> int:
         config = read_config(arguments, FinetuneConfig)

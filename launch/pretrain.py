@@ -22,13 +22,14 @@ def main() -> int:
     """Run the program; returns its exit status."""
     arguments = read_arguments(__doc__, "configs/pretrain/quickstart.yaml", ranks=True)
     from ldarnet.config import RunConfig
-    from ldarnet.training import STOPPED_STATUS, train
+    from ldarnet.pretraining import train
+    from ldarnet.runtime import STOPPED_STATUS
 
     def work() -> int:
         config = read_config(arguments, RunConfig)
         result = train(config)
         if is_main() and result.finished:
-            from launch.results import leave_results
+            from ldarnet.pretraining.results import leave_results
 
             leave_results(config, result)
         return STOPPED_STATUS if not result.finished and result.signal is not None else 0

@@ -65,7 +65,7 @@ def read_config(arguments: argparse.Namespace, schema: type[C]) -> C:
 
 def exit_status(work: Callable[[], int]) -> int:
     """What `work` returns, or the status that its error means; rank 0 prints a mistake, or the rank whose own it is."""
-    from ldarnet.training import FAILED_STATUS
+    from ldarnet.runtime import FAILED_STATUS
 
     try:
         return work()

@@ -20,8 +20,8 @@ def main() -> int:
     """Run the program; returns its exit status."""
     arguments = read_arguments(__doc__, "configs/sweep/nt18.yaml", ranks=False, program="sweep")
     from ldarnet.config.sweep import SweepConfig
-    from ldarnet.training import FAILED_STATUS, STOPPED_STATUS
-    from ldarnet.tuning import run_sweep
+    from ldarnet.runtime import FAILED_STATUS, STOPPED_STATUS
+    from ldarnet.sweeps import run_sweep
 
     def work() -> int:
         config = read_config(arguments, SweepConfig)

@@ -20,7 +20,7 @@ from typing import Annotated, TextIO
 import typer
 
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path, make_folder
+from ldarnet.io.files import atomic_path, make_folder
 from ldarnet.version import __version__
 
 app = typer.Typer(
@@ -109,7 +109,7 @@ def report(
     every: Annotated[int | None, typer.Option(min=5, help="Draw it again and again, so many seconds apart.")] = None,
 ) -> None:
     """Draw a run on one HTML page: curves, boundaries, router health, configuration and versions."""
-    from ldarnet.interpret.report import NAME, write_report
+    from ldarnet.report.page import NAME, write_report
 
     page = _with_parent(out) if out else run / NAME
     while True:
@@ -235,7 +235,7 @@ def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: it is missing, damaged or not FASTA.
     """
-    from sharding.fasta import read_fasta
+    from ldarnet.genome.fasta import read_fasta
 
     name = ""
     for is_name, parts in groupby(read_fasta(fasta), key=lambda part: isinstance(part, str)):

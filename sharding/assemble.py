@@ -8,8 +8,8 @@ import numpy as np
 from ldarnet.data.contigs import Contigs
 from ldarnet.data.index import Blocks, Shard
 from ldarnet.errors import UserError
+from ldarnet.genome.sources import Source
 from sharding.receipts import Receipt, Receipts
-from sharding.sources import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,17 +17,17 @@ from rich.table import Table
 
 from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, sha256_file, space_errors
+from ldarnet.genome.intervals import bases, intersect
+from ldarnet.genome.sources import Source, parse_source, read_genomes
+from ldarnet.io.files import read_errors, sha256_file, space_errors
 from ldarnet.version import __version__
 from sharding.assemble import assemble
 from sharding.executors import Executor, Task, in_process, in_processes, on_ray
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
-from sharding.intervals import bases, intersect
 from sharding.parts import Job, make_plan, make_seal, pack_all, pack_planned
 from sharding.program import run
 from sharding.progress import shown
 from sharding.receipts import Receipts
-from sharding.sources import Source, parse_source, read_genomes
 from sharding.splits import parse_contig_splits, parse_hash_shares
 from sharding.splitting import Hashed, Splitting
 

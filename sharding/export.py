@@ -19,7 +19,7 @@ from ldarnet.data import ShardSet
 from ldarnet.data.contigs import some_names
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 from sharding.program import run
 
 _WIDTH = 60

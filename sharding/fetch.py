@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from ldarnet.download import GoneError, Patience, Report
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.io.download import GoneError, Patience, Report
+from ldarnet.io.files import atomic_path
 from sharding.fetched import Store
 from sharding.program import run
 from sharding.published import Assembly, Registry, Remote

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ldarnet.download import Download, GoneError, Patience, Report, read_text
 from ldarnet.errors import UserError
-from ldarnet.files import read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.download import Download, GoneError, Patience, Report, read_text
+from ldarnet.io.files import read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from sharding.published import Remote
 
 RECEIPTS_NAME = "fetched.json"

@@ -24,11 +24,11 @@ import numpy as np
 from ldarnet.data.contigs import CONTIG_ROW, names_as_lines
 from ldarnet.data.format import pack_block
 from ldarnet.data.writer import PackedBlock, write_shards
-from ldarnet.files import file_size, read_errors, sha256_file
-from sharding.fasta import Header, find_parts, parse_fasta
+from ldarnet.genome.fasta import Header, find_parts, parse_fasta
+from ldarnet.genome.sources import PIECE, Raw, Source, is_packed, local_copy, read_ahead, text_pieces
+from ldarnet.genome.twobit import find_2bit_parts, read_2bit
+from ldarnet.io.files import file_size, read_errors, sha256_file
 from sharding.receipts import Plan, Receipt, Receipts, Seal, part_name
-from sharding.sources import PIECE, Raw, Source, is_packed, local_copy, read_ahead, text_pieces
-from sharding.twobit import find_2bit_parts, read_2bit
 
 PACKERS = min(4, os.cpu_count() or 1)
 """Threads that pack blocks in each worker: with more, reading a compressed file is the slower half."""

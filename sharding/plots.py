@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from ldarnet.data.index import Index
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 from sharding.composition import GC_BINS, GC_WINDOW
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")

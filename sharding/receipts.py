@@ -17,7 +17,7 @@ import numpy as np
 from ldarnet.data.index import UNFINISHED, Shard
 from ldarnet.data.writer import SHARD_PATTERN
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, atomic_path, sha256_file, space_errors, write_json_atomic
+from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, sha256_file, space_errors, write_json_atomic
 
 _REQUEST = "request.json"
 _ARRAYS = ("names", "contigs", "runs", "blocks")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ldarnet.data.contigs import Contigs, some_names
-from ldarnet.data.order import counter_hash, stream_key
+from ldarnet.data.counter_rng import counter_hash, stream_key
 from ldarnet.data.regions import is_bed_comment
 from ldarnet.errors import UserError
-from ldarnet.files import file_size, read_errors
-from sharding.intervals import intersect, merge
+from ldarnet.genome.intervals import intersect, merge
+from ldarnet.io.files import file_size, read_errors
 
 TRAIN = "train"
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ldarnet.data.contigs import Contigs
 from ldarnet.errors import UserError
-from ldarnet.files import file_size, read_errors, sha256_file
-from sharding.intervals import bases, intersect, merge, subtract
+from ldarnet.genome.intervals import bases, intersect, merge, subtract
+from ldarnet.io.files import file_size, read_errors, sha256_file
 from sharding.splits import Interval, exclusions, read_bed, splits_by_contig, splits_by_hash, splits_by_interval
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path, space_errors, write_json_atomic
+from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
 from sharding.composition import GC_WINDOW, LETTERS, Counts, count_set
 from sharding.program import run
 

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ldarnet.data.index import INDEX_NAME
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.storage import Storage, remedy
 from ldarnet.errors import UserError
+from ldarnet.io.storage import Storage, remedy
 from sharding.program import run
 
 _PIECE_BYTES = 8 * 2**20

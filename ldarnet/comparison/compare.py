@@ -4,11 +4,11 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ldarnet.comparison.picture import draw
+from ldarnet.comparison.figure import draw
 from ldarnet.comparison.published import FOLDS_SOURCE, published
 from ldarnet.comparison.report import report
 from ldarnet.comparison.results import TaskResults, find_results, read_arms
-from ldarnet.files import atomic_path, make_folder
+from ldarnet.io.files import atomic_path, make_folder
 from ldarnet.tasks.metrics import NAMES
 
 __all__ = ["find_results", "write_comparison"]

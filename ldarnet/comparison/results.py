@@ -13,8 +13,8 @@ from typing import Any
 
 from ldarnet.comparison.published import FOLDS_SOURCE, Number, published
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, read_json
 from ldarnet.finetuning.results import RESULT
+from ldarnet.io.files import read_errors, read_json
 from ldarnet.tasks.metrics import interval
 from ldarnet.tasks.registry import Task, all_tasks
 

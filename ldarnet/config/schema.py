@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 from ldarnet.model.configuration import LDARNetConfig
 
 MAY_CHANGE: JsonDict = {"may_change": True}

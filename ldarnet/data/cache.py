@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ldarnet.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
+from ldarnet.io.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
 
 _LOG = logging.getLogger(__name__)
 _KEEP = 0.9  # of the bound, when room is made: it is made rarely

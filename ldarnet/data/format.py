@@ -20,8 +20,6 @@ import zstandard
 from ldarnet.alphabet import N
 
 BLOCK_SUFFIX = ".2bit.zst"
-LETTERS = b"ACGTUNRYKMSWBDHV"
-"""The nucleotide codes of IUPAC; every one of them, in either case, comes back as it was written."""
 
 _MAGIC = b"2BL1"
 _HEADER = struct.Struct("<4s3I")
@@ -98,7 +96,7 @@ class Block:
 
 
 def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
-    """Pack the letters of a contig stretch, in the codes of `LETTERS` and either case.
+    """Pack the letters of a contig stretch, in the codes of `genome.iupac` and either case.
 
     Returns:
         The frame, and start and stop of each run of one letter other than A, C, G, T: (r, 2) int64.

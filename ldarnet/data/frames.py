@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldarnet.data.ahead import AHEAD_BYTES, Ahead
 from ldarnet.data.cache import DiskCache
 from ldarnet.data.index import INDEX_NAME, Index
-from ldarnet.data.storage import DamagedError, MissingError, Storage, remedy
+from ldarnet.data.prefetch import AHEAD_BYTES, Ahead
 from ldarnet.errors import UserError
+from ldarnet.io.storage import DamagedError, MissingError, Storage, remedy
 
 REQUEST_BYTES = 8 * 2**20
 """The longest range that is asked for at once when several blocks that lie together are wanted."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from ldarnet.data.contigs import CONTIG_ROW, Contigs, names_as_lines
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path, read_errors, sha256_file, write_json_atomic
+from ldarnet.io.files import atomic_path, read_errors, sha256_file, write_json_atomic
 
 INDEX_NAME = "index.json"
 UNFINISHED = "unfinished"

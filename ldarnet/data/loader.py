@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ldarnet.alphabet import NOT_SCORED
 from ldarnet.data.masking import Masking
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.stretches import find_stretches
+from ldarnet.data.segments import find_stretches
 from ldarnet.data.windows import Places, Windows, window_name
 from ldarnet.errors import TransientError, UserError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldarnet.alphabet import MASK, NOT_SCORED, N
-from ldarnet.data.order import counter_hash, stream_key
+from ldarnet.data.counter_rng import counter_hash, stream_key
 from ldarnet.errors import UserError
 
 _SLAB = 2**15  # bases worked on together: what that needs stays in the cache of the processor

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ldarnet.data.order import counter_hash
+from ldarnet.data.counter_rng import counter_hash
 
 ROUND = 2**16
 """Slots after which the sources come in the same order again; in each round every source has its exact number."""

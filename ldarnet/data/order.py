@@ -1,63 +1,108 @@
-"""Random numbers and permutations as pure functions: nothing is drawn in turn.
+"""The order of windows: from a position in the stream to a window of a source. Integers only; nothing stored a window.
 
-`counter_hash` is SplitMix64 (Steele, Lea and Flood 2014) read at any place of its stream; `permute` is the generalised
-Feistel cipher of Black and Rogaway (2002), a keyed bijection of ``range(n)`` that stores nothing.
+Positions are dealt to `LANES` lanes in turn, and a lane reads *pieces*, runs of neighbouring windows, from end to end.
+Whoever takes LANES positions that follow each other reads from as many places all over the set; whoever takes every
+LANES-th position reads one place after the other. In steps, each of them a bijection:
+
+1. The windows of a source are numbered along its contigs, from a place drawn anew in each epoch, and cut into pieces.
+2. The pieces are permuted, and the windows of each group, a part of a piece, are permuted among themselves. This gives
+   the *row* of an epoch. A source that fits into memory has pieces of one window: its row is a random permutation.
+3. One source: the row is cut into LANES stretches of equal length, one for each lane.
+   Several sources: lanes are cut into slots of as many windows as a piece has, and `Mixture` deals the slots to the
+   sources. The slots that a source has side by side share a stretch of its row, and each reads a part from end to end;
+   where its epoch ends inside, what is left of that epoch is shared first, then what the next one begins with.
 """
-
-import hashlib
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ONE = np.uint64(1)
-_ROUNDS = 3
+from ldarnet.data.counter_rng import below, counter_hash, permute
+from ldarnet.data.mixture import Mixture
+
+LANES = 2**10
+PIECE_BASES = 2**22
+SLOT_BASES = 2**20
+"""Bases in a piece where there are several sources, and after which a lane may go from one of them to another."""
+
+GROUP_BASES = 2**18
+POOL_BASES = 2**30
+"""Sources of at most so many bases together are kept in memory."""
+
+_ENDLESS = 2**50
 
 
-def stream_key(*parts: int | str) -> np.uint64:
-    """A 64-bit key for one independent stream, from whatever names it (seed, fingerprint, purpose)."""
-    return np.frombuffer(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), dtype="<u8")[0]
+class Shuffle:
+    """Windows of some sources in an order that is a pure function of the key and the position.
 
-
-def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """64 random bits, uint64, for each counter (integers) of each key (uint64); the two broadcast."""
-    z = (counter.astype(np.uint64, copy=False) + _ONE) * _GOLDEN + key
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
-
-
-def below(bits: np.ndarray, n: np.ndarray | int) -> np.ndarray:
-    """Random bits (k,) uint64 as integers of ``range(n)``, int64; ``n`` (k,) or one for all."""
-    return (bits % np.asarray(n).astype(np.uint64)).astype(np.int64)
-
-
-def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
-    """Where keyed permutations of ``range(n)`` send values.
-
-    Args:
-        values: (k,) integers in ``range(n)``.
-        n: size of the permuted range, at least 1 and below 2**52: (k,), or one for all.
-        keys: (k,) uint64, the key of each value; equal keys and sizes give one and the same permutation.
-
-    Returns:
-        (k,) int64 in ``range(n)``.
+    Attributes:
+        windows: (s,) int64, windows in an epoch of each source.
+        shares: (s,) float64, realised share of each source; exact over a round of `mixture.ROUND` slots.
     """
-    sizes = np.broadcast_to(np.asarray(n, dtype=np.uint64), values.shape)
-    rows = np.sqrt(sizes - _ONE).astype(np.uint64) + _ONE
-    columns = (sizes + rows - _ONE) // rows
-    result = _feistel(values.astype(np.uint64), rows, columns, keys)
-    # A value that lands in the few places beyond n is sent on until it lands inside: still a bijection of range(n).
-    while len(out := np.flatnonzero(result >= sizes)):
-        result[out] = _feistel(result[out], rows[out], columns[out], keys[out])
-    return result.astype(np.int64)
 
+    def __init__(self, windows: np.ndarray, length: int, key: np.uint64, shares: np.ndarray) -> None:
+        """Plan the order.
 
-def _feistel(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    row, column = values // columns, values % columns
-    for row_keys, column_keys in counter_hash(keys, np.arange(2 * _ROUNDS)[:, None]).reshape(_ROUNDS, 2, -1):
-        row = (row + (counter_hash(row_keys, column) >> _ONE)) % rows
-        column = (column + (counter_hash(column_keys, row) >> _ONE)) % columns
-    return row * columns + column
+        Args:
+            windows: (s,) windows of each source, at least 1.
+            length: bases in a window.
+            key: of the order.
+            shares: (s,) positive, of each source; they sum to 1.
+        """
+        assert len(windows) == len(shares) and (windows > 0).all() and (shares > 0).all()
+        self.windows = windows.astype(np.int64)
+        order, mixture = counter_hash(key, np.arange(2))
+        self._mixture = Mixture(shares, LANES, mixture)
+        self.shares = self._mixture.slots / self._mixture.slots.sum()
+        group, most = max(1, GROUP_BASES // length), (PIECE_BASES if len(windows) == 1 else SLOT_BASES) // GROUP_BASES
+        self._slot = _ENDLESS if len(windows) == 1 else group * most
+        # Lanes that read from one row at a time are never in the same piece: there are two pieces a lane at least.
+        piece = group * np.clip(windows / (2 * LANES * shares * group), 1, most).astype(np.int64)
+        small = windows * length <= POOL_BASES * np.maximum(shares, windows / windows.sum())
+        self._group, self._piece = np.where(small, 1, group), np.where(small, 1, piece)
+        self._keys = counter_hash(order, np.arange(len(windows)))
+
+    def place(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What stands at positions (k,) from 0 to 2**52.
+
+        Returns:
+            Number of the source, its epoch, and the number of the window in that source: (k,) int64 each.
+        """
+        depth, lane = np.divmod(position, LANES)
+        row, depth = np.divmod(depth, self._slot)
+        source = self._mixture.source(row * LANES + lane)
+        first, lanes, own = self._slots(source, row, lane)
+        # Its number among all windows of its source in the order of time, and the stretch of those slots.
+        epoch, number = np.divmod(first * self._slot + depth * lanes + own, self.windows[source])
+        begin, end = ((slots * self._slot) - epoch * self.windows[source] for slots in (first, first + lanes))
+        begin, end = np.maximum(begin, 0), np.minimum(end, self.windows[source])
+        depth, lane = np.divmod(number - begin, lanes)
+        length, longer = np.divmod(end - begin, lanes)
+        return source, epoch, self._window(source, epoch, begin + lane * length + np.minimum(lane, longer) + depth)
+
+    def taken(self, position: int) -> np.ndarray:
+        """How many windows of each source stand before a position, (s,) int64; over `windows`, its epochs so far."""
+        depth, lane = divmod(position, LANES)
+        row, depth = divmod(depth, self._slot)
+        first, lanes, own = self._slots(np.arange(len(self.windows)), np.array(row), np.array(lane))
+        return first * self._slot + depth * lanes + own
+
+    def _slots(
+        self, source: np.ndarray, row: np.ndarray, lane: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Slots of a source before a row of slots, in that row, and in that row before a lane."""
+        first, own, after = (self._mixture.before(source, row * LANES + place) for place in (0, lane, LANES))
+        return first, after - first, own - first
+
+    def _window(self, source: np.ndarray, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The window at a place of the row of an epoch."""
+        windows, piece, group = self.windows[source], self._piece[source], self._group[source]
+        keys = counter_hash(counter_hash(self._keys[source], epoch), np.arange(3)[:, None])
+        whole = windows // piece
+        number, offset = np.divmod(place, piece)
+        # What is left over behind the last whole piece stays there; the numbering begins elsewhere in each epoch.
+        moved = permute(np.minimum(number, np.maximum(whole - 1, 0)), np.maximum(whole, 1), keys[0])
+        number = np.where(number < whole, moved, number)
+        if (group > 1).any():
+            begin = place // group * group
+            inside = permute(place - begin, np.minimum(group, windows - begin), counter_hash(keys[1], begin))
+            offset = offset // group * group + inside
+        return (number * piece + offset + below(keys[2], windows)) % windows

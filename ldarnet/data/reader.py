@@ -15,9 +15,9 @@ from ldarnet.data.format import BLOCK_SUFFIX, Block, unpack_bases, unpack_block
 from ldarnet.data.frames import Frames
 from ldarnet.data.index import Index
 from ldarnet.data.remote_index import load_remote_index
-from ldarnet.data.retry import Retry
-from ldarnet.data.storage import DamagedError, remedy, storage_at
 from ldarnet.errors import UserError
+from ldarnet.io.retry import Retry
+from ldarnet.io.storage import DamagedError, remedy, storage_at
 
 CACHE_BYTES = 512 * 2**20
 """Packed blocks kept in memory by each process: about two billion bases."""

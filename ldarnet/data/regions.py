@@ -10,7 +10,7 @@ from xopen import xopen
 
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors
+from ldarnet.io.files import read_errors
 
 OTHER = "other"
 """The region of all bases that no line of the file covers."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ldarnet.data.cache import locked
 from ldarnet.data.index import INDEX_NAME, TABLES, Index
-from ldarnet.data.storage import MissingError, Storage
 from ldarnet.errors import UserError
-from ldarnet.files import NotWritableError, atomic_path
+from ldarnet.io.files import NotWritableError, atomic_path
+from ldarnet.io.storage import MissingError, Storage
 
 PIECE_BYTES = 16 * 2**20
 """Tables are fetched in pieces, each of which is tried again by itself."""

@@ -8,11 +8,11 @@ import numpy as np
 
 from ldarnet.alphabet import reverse_complement as other_strand
 from ldarnet.data.contigs import some_names
+from ldarnet.data.counter_rng import below, counter_hash, stream_key
 from ldarnet.data.mixture import ROUND
-from ldarnet.data.order import below, counter_hash, stream_key
+from ldarnet.data.order import Shuffle
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.shuffle import Shuffle
-from ldarnet.data.stretches import find_stretches
+from ldarnet.data.segments import find_stretches
 from ldarnet.errors import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldarnet.data.format import BLOCK_SUFFIX
 from ldarnet.data.index import BLOCK_ROW, Shard
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 
 SHARD_PATTERN = "shard-*.tar"
 _SECTOR = 512

@@ -11,8 +11,8 @@ from torch import nn
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file
 from ldarnet.finetuning.baselines import build_cnn
+from ldarnet.io.files import sha256_file
 from ldarnet.model import LDARNetForSequenceClassification, load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel

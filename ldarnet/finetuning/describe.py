@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ldarnet.finetuning.setup import Job
+from ldarnet.runtime.distributed import World
 from ldarnet.tasks.metrics import NAMES
-from ldarnet.training.distributed import World
 
 
 def describe(job: Job, world: World) -> list[str]:

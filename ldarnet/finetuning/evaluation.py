@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ldarnet.alphabet import reverse_complement
 from ldarnet.finetuning.batches import padded
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.timers import Phases
 from ldarnet.tasks.metrics import scores
-from ldarnet.training.distributed import World
-from ldarnet.training.phases import Phases
 
 T = TypeVar("T")
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Any, ...]]]

@@ -18,26 +18,26 @@ from ldarnet.console import clock
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
 from ldarnet.finetuning.classifier import parameter_groups
-from ldarnet.finetuning.course import Course
 from ldarnet.finetuning.display import Display
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
+from ldarnet.finetuning.plateau import Course
 from ldarnet.finetuning.setup import Job
-from ldarnet.training.contents import load_weights, moments_of
-from ldarnet.training.distributed import World
-from ldarnet.training.engine import Engine, EngineOptions
-from ldarnet.training.losses import ratio_over_ranks
-from ldarnet.training.metrics_file import MetricsFile
-from ldarnet.training.phases import Phases
-from ldarnet.training.signals import StopRequest
-from ldarnet.training.state import (
+from ldarnet.runtime.checkpoint_files import load_weights, moments_of
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine, EngineOptions
+from ldarnet.runtime.losses import ratio_over_ranks
+from ldarnet.runtime.metrics_file import MetricsFile
+from ldarnet.runtime.signals import StopRequest
+from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.tracking import Tracker
+from ldarnet.runtime.zero_state import (
     on_host,
     prepare_optimizer_state,
     restore_optimizer_state,
     whole_moments,
     whole_parameters,
 )
-from ldarnet.training.tracking import Tracker
 
 LONG_SECONDS = 600.0
 """What is left of a run is told where it can take longer."""

@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, space_errors, sync_path, write_json_atomic
-from ldarnet.training.checkpoint import MANIFEST, seal, verify
-from ldarnet.training.contents import MOMENTS, WEIGHTS, save_tensors
+from ldarnet.io.files import PARTIAL_SUFFIX, space_errors, sync_path, write_json_atomic
+from ldarnet.runtime.checkpoint import MANIFEST, seal, verify
+from ldarnet.runtime.checkpoint_files import MOMENTS, WEIGHTS, save_tensors
 
 FORMAT_VERSION = 2
 

@@ -16,9 +16,9 @@ from ldarnet.finetuning.fold_store import FoldStore
 from ldarnet.finetuning.probe import Features, fit
 from ldarnet.finetuning.results import Learned
 from ldarnet.finetuning.setup import Job
-from ldarnet.training.contents import load_weights
-from ldarnet.training.metrics_file import MetricsFile
-from ldarnet.training.tracking import Tracker
+from ldarnet.runtime.checkpoint_files import load_weights
+from ldarnet.runtime.metrics_file import MetricsFile
+from ldarnet.runtime.tracking import Tracker
 
 T = TypeVar("T")
 Outcome = tuple[Learned, Outputs]

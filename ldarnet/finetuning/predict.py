@@ -16,10 +16,10 @@ from ldarnet.finetuning.classifier import CUT, LONGEST, STRANDS, scorer
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.model import LDARNetForSequenceClassification, load_model
+from ldarnet.runtime.checkpoint_files import CONFIG as CONFIG_NAME
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.timers import Phases
 from ldarnet.tasks.labels import ambiguity, clean_sequence, fits_a_table
-from ldarnet.training.distributed import World
-from ldarnet.training.phases import Phases
-from ldarnet.training.run_folder import CONFIG_NAME
 
 MOST_BASES = 2**22
 """Of the sequences that are looked at together, so that those of like length share a batch."""

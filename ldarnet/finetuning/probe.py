@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from ldarnet.finetuning.classifier import pooler
 from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.setup import Job
-from ldarnet.training.distributed import World
-from ldarnet.training.phases import Phases
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.timers import Phases
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C) that the validation rows choose among."""

@@ -13,15 +13,15 @@ from torch import nn
 
 from ldarnet.config import flatten, lasting
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, atomic_path, read_errors, write_json_atomic
 from ldarnet.finetuning.evaluation import Outputs
+from ldarnet.finetuning.figures import CONFUSION, ROC, draw_confusion, draw_roc
 from ldarnet.finetuning.fold import fold_folder
-from ldarnet.finetuning.pictures import CONFUSION, ROC, draw_confusion, draw_roc
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.finetuning.setup import Job
+from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, read_errors, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification, write_model
+from ldarnet.runtime.checkpoint_files import WEIGHTS, code_commit, save_tensors
 from ldarnet.tasks.metrics import scores, undefined
-from ldarnet.training.contents import WEIGHTS, code_commit, save_tensors
 from ldarnet.version import __version__
 
 RESULT, PREDICTIONS, BEST = "result.json", "predictions.tsv", "best"

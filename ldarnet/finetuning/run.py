@@ -9,25 +9,26 @@ from typing import IO
 from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.config import FinetuneConfig, differences, load_config
-from ldarnet.download import Patience
 from ldarnet.errors import UserError
 from ldarnet.finetuning.describe import describe
 from ldarnet.finetuning.display import Display
+from ldarnet.finetuning.figures import CONFUSION, ROC
 from ldarnet.finetuning.fold import Start, fold_folder
 from ldarnet.finetuning.fold_store import FoldStore
 from ldarnet.finetuning.learning import Arm, arm_of
-from ldarnet.finetuning.pictures import CONFUSION, ROC
 from ldarnet.finetuning.results import PREDICTIONS, RESULT, leave, read_result
 from ldarnet.finetuning.setup import Job, keep_record, prepare
 from ldarnet.finetuning.summary import summarize
-from ldarnet.training import distributed
-from ldarnet.training.distributed import World
-from ldarnet.training.phases import Phases
-from ldarnet.training.rank_log import LOG, rank_log
-from ldarnet.training.run_folder import CONFIG_NAME, FolderInUseError, lock
-from ldarnet.training.signals import stop_requests
-from ldarnet.training.tracking import Tracker
-from ldarnet.training.watchdog import Watchdog
+from ldarnet.io.download import Patience
+from ldarnet.runtime import distributed
+from ldarnet.runtime.checkpoint_files import CONFIG as CONFIG_NAME
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.lock import FolderInUseError, lock
+from ldarnet.runtime.rank_log import LOG, rank_log
+from ldarnet.runtime.signals import stop_requests
+from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.tracking import Tracker
+from ldarnet.runtime.watchdog import Watchdog
 
 POLL_SECONDS = 1.0
 

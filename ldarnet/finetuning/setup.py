@@ -10,19 +10,18 @@ import torch
 from torch import nn
 
 from ldarnet.config import FinetuneConfig
-from ldarnet.download import Patience
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, write_json_atomic
 from ldarnet.finetuning.batches import check_shares, cropped, encoded
 from ldarnet.finetuning.classifier import build_classifier, checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
+from ldarnet.io.download import Patience
+from ldarnet.io.files import read_errors, write_json_atomic
 from ldarnet.ops import choose_backends
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import autocast, same_kernels
 from ldarnet.tasks.dataset import Examples, TaskData, open_task
 from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
-from ldarnet.training.distributed import World
-from ldarnet.training.engine import autocast
-from ldarnet.training.session import same_kernels
 
 DATA_NAME = "data.json"
 LR, BATCH = 1e-4, 64

@@ -10,11 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ldarnet.files import PARTIAL_SUFFIX, atomic_path, space_errors, write_json_atomic
 from ldarnet.finetuning.display import Display, number
 from ldarnet.finetuning.fold import fold_folder
 from ldarnet.finetuning.results import BEST, read_result
 from ldarnet.finetuning.setup import Job
+from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, space_errors, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification
 from ldarnet.tasks.metrics import NAMES, interval
 

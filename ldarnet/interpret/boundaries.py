@@ -14,7 +14,7 @@ from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
 from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
-from ldarnet.model.chunking import THRESHOLD
+from ldarnet.model.router import THRESHOLD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

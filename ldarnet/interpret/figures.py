@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ldarnet.errors import UserError
-from ldarnet.files import atomic_path
+from ldarnet.io.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,6 @@ from transformers import (
     AutoTokenizer,
 )
 
-from ldarnet.model.chunking import Boundaries
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
 from ldarnet.model.folder import load_backbone, load_model, write_model
 from ldarnet.model.modeling import (
@@ -20,6 +19,7 @@ from ldarnet.model.modeling import (
     LDARNetOutput,
 )
 from ldarnet.model.published import load_published_checkpoint, save_published_checkpoint
+from ldarnet.model.router import Boundaries
 from ldarnet.model.tokenizer import DNATokenizer
 
 AutoConfig.register(LDARNetConfig.model_type, LDARNetConfig)

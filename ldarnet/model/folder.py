@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from ldarnet.errors import UserError
-from ldarnet.files import PARTIAL_SUFFIX, read_errors, space_errors
+from ldarnet.io.files import PARTIAL_SUFFIX, read_errors, space_errors
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.modeling import (
     LDARNetForMaskedLM,

@@ -18,10 +18,10 @@ from transformers.utils import ModelOutput
 from ldarnet.alphabet import NOT_SCORED
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
-from ldarnet.model.chunking import Boundaries, batch_ratio_loss
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.linear import INITIAL_STD, ExactLinear, initialize_linear
 from ldarnet.model.network import Routing, Stage
+from ldarnet.model.router import Boundaries, batch_ratio_loss
 from ldarnet.ops import Packing
 
 PROBLEM = "single_label_classification"

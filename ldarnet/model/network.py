@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ldarnet.model.blocks import Stack
-from ldarnet.model.chunking import Router
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import ExactLinear, start_weight
+from ldarnet.model.router import Router
 from ldarnet.ops import Packing, chosen
 
 Routing = tuple[Tensor, Tensor, Packing]

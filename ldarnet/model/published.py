@@ -153,7 +153,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
 
 def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step: int = 0) -> None:
     """Write a model in the authors' form."""
-    from ldarnet.files import atomic_path
+    from ldarnet.io.files import atomic_path
 
     config = model.config
     published = {name: getattr(config, name) for name in _CONFIG_FIELDS}

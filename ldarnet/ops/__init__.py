@@ -11,8 +11,8 @@ from ldarnet.ops import (  # noqa: F401  (they register themselves, the referenc
 )
 
 # Kept apart from the references: those registered later are preferred.
-from ldarnet.ops import packages, kernels  # noqa: F401  isort: skip
-from ldarnet.ops.choice import choose_backends, chosen, input_dtype, obstacle, resolve
+from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
+from ldarnet.ops.dispatch import choose_backends, chosen, input_dtype, obstacle, resolve
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision, product_dtype
 from ldarnet.ops.registry import Backend, backends_of, operations

@@ -1,7 +1,7 @@
 """Every implementation of every operation of the model.
 
 An operation's backend named ``torch`` is its reference in plain PyTorch: it runs on every device and dtype. The others
-are faster and need a device or a package; :mod:`ldarnet.ops.choice` chooses between them.
+are faster and need a device or a package; :mod:`ldarnet.ops.dispatch` chooses between them.
 """
 
 from __future__ import annotations

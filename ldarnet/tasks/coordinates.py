@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file
+from ldarnet.io.files import sha256_file
 from ldarnet.tasks.formats import FASTA_SUFFIXES, Records, open_text, read_fasta
 from ldarnet.tasks.registry import Assembly, Task
 

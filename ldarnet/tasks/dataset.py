@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldarnet.download import Patience
 from ldarnet.errors import UserError
+from ldarnet.io.download import Patience
 from ldarnet.tasks.downloads import fetch_task
 from ldarnet.tasks.formats import Columns, Records, read_records
 from ldarnet.tasks.labels import ambiguity, clean_sequences, file_stem, find_classes, number_labels, unique_names

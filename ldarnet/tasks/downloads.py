@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.data.cache import default_cache_folder, locked
-from ldarnet.download import Download, Patience
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.download import Download, Patience
+from ldarnet.io.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.tasks.registry import Remote, Task
 
 RECEIPTS_NAME = "fetched.json"

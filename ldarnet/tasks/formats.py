@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ldarnet.errors import UserError
-from ldarnet.files import file_size, read_errors
+from ldarnet.io.files import file_size, read_errors
 
 SEQUENCE_COLUMNS = ("sequence", "seq", "dna_sequence", "dna_seq", "dna", "text")
 LABEL_COLUMNS = ("label", "labels", "class", "y")

@@ -17,7 +17,7 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from ldarnet.errors import UserError
-from ldarnet.files import read_errors
+from ldarnet.io.files import read_errors
 from ldarnet.tasks.coordinates import read_coordinates
 from ldarnet.tasks.formats import (
     COMMON,

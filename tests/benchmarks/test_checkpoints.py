@@ -14,7 +14,7 @@ def test_a_row_is_told(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from benchmarks.checkpoints import measure\n"
-        "from ldarnet.training import distributed\n"
+        "from ldarnet.runtime import distributed\n"
         "world = distributed.start(2)\n"
         "print(*measure('tiny', 1, 2, Path(sys.argv[1]), world))\n"
         "distributed.stop()\n"

@@ -22,8 +22,8 @@ from benchmarks.finetuning import (
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.config import flatten
 from ldarnet.model import write_model
-from ldarnet.training.checkpoint import TrainingState
-from tests.comparison.made_results import make_run
+from ldarnet.runtime.checkpoint import TrainingState
+from tests.support.made_results import make_run
 
 
 @pytest.fixture(scope="module")

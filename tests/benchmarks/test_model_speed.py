@@ -154,7 +154,7 @@ def test_windows_are_real_and_masked_as_in_pretraining():
 
 
 def test_without_the_packages_that_read_the_genome_bases_are_random(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sharding.fasta", None)
+    monkeypatch.setitem(sys.modules, "ldarnet.genome.fasta", None)
     ids, source = real_windows(2, 100)
     assert source.startswith("random bases") and ids.shape == (2, 100) and ids.max() == 3
 

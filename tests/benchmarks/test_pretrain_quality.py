@@ -15,7 +15,7 @@ from ldarnet.alphabet import MASK, decode, reverse_complement
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.training.checkpoint import TrainingState
+from ldarnet.runtime.checkpoint import TrainingState
 from sharding.build import build
 
 LENGTH = 64

@@ -1,4 +1,4 @@
-"""What the soak says before it begins; tests/training/test_soak.py runs it in short."""
+"""What the soak says before it begins; tests/pretraining/test_soak.py runs it in short."""
 
 import subprocess
 import sys

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.torch_compile import FORMULAS
 from ldarnet.ops import Backend
-from ldarnet.ops.proof import disagreement
+from ldarnet.ops.verify import disagreement
 
 
 @pytest.mark.parametrize("operation", FORMULAS)

@@ -14,7 +14,7 @@ from ldarnet.comparison.published import published
 from ldarnet.comparison.statistics import corrected_t
 from ldarnet.errors import UserError
 from ldarnet.tasks.metrics import interval
-from tests.comparison.made_results import make_predictions, make_run, make_tasks
+from tests.support.made_results import make_predictions, make_run, make_tasks
 
 OURS = [0.80, 0.81, 0.82, 0.80, 0.83, 0.81, 0.82, 0.80, 0.79, 0.85]
 OTHERS = [0.78, 0.80, 0.80, 0.79, 0.80, 0.81, 0.79, 0.80, 0.78, 0.80]

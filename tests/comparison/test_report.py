@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.comparison.made_results import make_predictions, make_run, make_tasks
 from tests.comparison.test_compare import rows, write
+from tests.support.made_results import make_predictions, make_run, make_tasks
 
 USED = {
     "training.epochs": 4,

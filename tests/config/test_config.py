@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ldarnet.config import RunConfig, differences, flatten, load_config
 from ldarnet.config.schema import TrainingSection
 from ldarnet.errors import UserError
-from ldarnet.training import engine
+from ldarnet.runtime import engine
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"run": {"dir": "runs/x"}, "data": {"shards": "shards"}, "training": {"steps": 10}}

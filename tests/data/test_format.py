@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldarnet.alphabet import encode
-from ldarnet.data.format import LETTERS, pack_block, unpack_block
+from ldarnet.data.format import pack_block, unpack_block
+from ldarnet.genome.iupac import IUPAC_CODES
 
-ANY_CASE = LETTERS.decode() + LETTERS.decode().lower()
+ANY_CASE = IUPAC_CODES.decode() + IUPAC_CODES.decode().lower()
 runs = st.lists(st.tuples(st.sampled_from(ANY_CASE), st.integers(1, 40)), max_size=30).map(
     lambda parts: "".join(letter * count for letter, count in parts)
 )

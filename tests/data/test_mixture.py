@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ldarnet.data.counter_rng import stream_key
 from ldarnet.data.mixture import ROUND, Mixture, allot
-from ldarnet.data.order import stream_key
 
 quick = settings(max_examples=40, deadline=None)
 all_shares = st.lists(st.floats(1e-6, 1), min_size=1, max_size=60).map(lambda shares: np.array(shares) / sum(shares))

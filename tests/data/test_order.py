@@ -1,64 +1,119 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldarnet.data.order import counter_hash, permute, stream_key
+from ldarnet.data.counter_rng import stream_key
+from ldarnet.data.mixture import ROUND
+from ldarnet.data.order import LANES, Shuffle
+
+quick = settings(max_examples=40, deadline=None)
+MEGABASE = 2**20
 
 
-def permutation(n: int, name: str = "a") -> np.ndarray:
-    return permute(np.arange(n), n, np.full(n, stream_key(name)))
+def one_source(windows: int, length: int, name: str = "a") -> Shuffle:
+    return Shuffle(np.array([windows]), length, stream_key(name), np.ones(1))
 
 
-@given(st.integers(1, 500), st.text(max_size=3))
-def test_a_permutation_hits_every_place_once(n, name):
-    np.testing.assert_array_equal(np.sort(permutation(n, name)), np.arange(n))
+def mixture(windows: list[int], shares: list[float], length: int = 4096) -> Shuffle:
+    return Shuffle(np.array(windows), length, stream_key("mixture"), np.array(shares) / sum(shares))
 
 
-@pytest.mark.parametrize("n", [2**40 + 7, 3 * 10**12])
-def test_a_huge_range_needs_no_memory_and_has_no_clash(n):
-    values = np.arange(n - 10_000, n)
-    sent = permute(values, n, np.full(len(values), stream_key("huge")))
-    assert len(np.unique(sent)) == len(values)
-    assert sent.min() >= 0
-    assert sent.max() < n
+# From sets that fit into memory, whose windows are permuted one by one, to sets that are read in pieces.
+@quick
+@given(st.integers(1, 20_000), st.sampled_from([16, 2**15, 2**17, 2**20, 2**24]), st.integers(0, 3))
+def test_one_source_is_read_through_before_it_is_read_again(windows, length, epoch):
+    order = one_source(windows, length)
+    source, epochs, numbers = order.place(np.arange(epoch * windows, (epoch + 1) * windows))
+    assert not source.any()
+    assert (epochs == epoch).all()
+    np.testing.assert_array_equal(np.sort(numbers), np.arange(windows))
 
 
-def test_a_value_is_sent_to_the_same_place_alone_and_among_others():
-    together = permutation(100)
-    alone = [permute(np.array([value]), 100, np.array([stream_key("a")]))[0] for value in range(100)]
-    assert together.tolist() == alone
+@quick
+@given(
+    st.lists(st.tuples(st.integers(1, 4000), st.floats(0.01, 1)), min_size=2, max_size=5),
+    st.sampled_from([16, 2**17, 2**18]),
+    st.integers(1, 2**18),
+)
+def test_every_source_of_a_mixture_is_read_through_before_it_is_read_again(sources, length, count):
+    windows, shares = zip(*sources, strict=True)
+    order = mixture(list(windows), list(shares), length)
+    source, epoch, number = order.place(np.arange(count))
+    for name in range(len(windows)):
+        mine = source == name
+        np.testing.assert_array_equal(epoch[mine], np.arange(mine.sum()) // windows[name])
+        last = epoch[mine].max(initial=0)
+        for turn in (0, last // 2, last - 1):
+            if 0 <= turn < last:
+                np.testing.assert_array_equal(np.sort(number[mine][epoch[mine] == turn]), np.arange(windows[name]))
+        unfinished = number[mine][epoch[mine] == last]
+        assert len(np.unique(unfinished)) == len(unfinished)
+    np.testing.assert_array_equal(order.taken(count), np.bincount(source, minlength=len(windows)))
 
 
-def test_neighbours_are_spread_and_keys_differ():
-    n = 10_000
-    first, second = permutation(n, "a"), permutation(n, "b")
-    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.05
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
-    assert abs(np.corrcoef(first, np.arange(n))[0, 1]) < 0.05
+@quick
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=40), st.integers(0, 10**9))
+def test_shares_hold_in_every_row_of_slots(shares, row):
+    order = mixture([10**6] * len(shares), shares, 2**16)
+    wanted = np.array(shares) / sum(shares)
+    source, _, _ = order.place(row * 16 * LANES + np.arange(16 * LANES))
+    seen = np.bincount(source, minlength=len(shares)) / 16
+    assert (abs(seen - order.shares * LANES) <= 2 * (1 + order.shares * len(shares))).all()
+    assert abs(order.shares - wanted).max() <= 1 / ROUND
 
 
-def test_every_value_of_a_small_range_reaches_every_place_about_equally_often():
-    n, keys = 6, counter_hash(stream_key("keys"), np.arange(12_000))
-    for value in range(n):
-        counts = np.bincount(permute(np.full(len(keys), value), n, keys), minlength=n)
-        assert abs(counts - len(keys) / n).max() < 5 * np.sqrt(len(keys) / n)
+def test_shares_are_exact_over_a_round():
+    order, windows = mixture([10**6] * 3, [5, 3, 0.001], 2**18), 4 * ROUND  # 4 windows a slot
+    taken = order.taken(5 * windows) - order.taken(4 * windows)
+    np.testing.assert_array_equal(taken, np.round(order.shares * windows))
+    assert taken.min() >= 4
 
 
-def test_bits_are_even_and_streams_independent():
-    bits = counter_hash(np.array([stream_key("x"), stream_key("y")])[:, None], np.arange(20_000))
-    ones = ((bits[..., None] >> np.arange(64).astype(np.uint64)) & np.uint64(1)).mean(1)
-    assert abs(ones - 0.5).max() < 0.02
-    agree = (((bits[0] ^ bits[1])[:, None] >> np.arange(64).astype(np.uint64)) & np.uint64(1)).mean(0)
-    assert abs(agree - 0.5).max() < 0.02
+def test_a_position_means_the_same_alone_and_among_others():
+    for order in (one_source(10**6, 4096), mixture([10**6, 70, 10**5], [1, 2, 0.1])):
+        positions = np.random.default_rng(0).integers(0, 10**7, 50)
+        together = np.stack(order.place(positions))
+        for column, position in enumerate(positions):
+            alone = np.stack(order.place(np.array([position])))
+            np.testing.assert_array_equal(alone[:, 0], together[:, column])
 
 
-def test_numbers_never_change():
-    """A changed number would send a resumed run to other windows and masks."""
-    assert stream_key("fingerprint", 0, "order") == 10081889879970229642
-    assert permutation(10).tolist() == [0, 5, 9, 4, 2, 1, 7, 8, 6, 3]
+@pytest.mark.parametrize("windows", [300_000, 4 * 10**6, 40 * 10**6])
+def test_neighbours_in_the_stream_lie_far_apart_and_a_lane_reads_piece_after_piece(windows):
+    length = 4096
+    order = one_source(windows, length)
+    _, _, numbers = order.place(np.arange(64 * LANES) + windows // 3)
+    rows = numbers.reshape(64, LANES)
+    # A row of positions comes from as many places: hardly any two of them within a megabase.
+    gaps = np.diff(np.sort(rows, axis=1), axis=1) * length
+    assert (gaps < MEGABASE).mean() < 1.5 * LANES * MEGABASE / (windows * length) + 0.01
+    # What a lane reads in 64 turns lies in few megabases.
+    megabases = [len(np.unique(rows[:, lane] * length // MEGABASE)) for lane in range(0, LANES, 64)]
+    assert np.mean(megabases) < 4
 
 
-def test_the_hash_is_splitmix64():
-    first_outputs_for_seed_0 = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    assert counter_hash(np.uint64(0), np.arange(3)).tolist() == first_outputs_for_seed_0
+def test_pieces_and_order_change_from_epoch_to_epoch():
+    order = one_source(400_000, 4096)
+    lanes = [order.place(np.arange(64) * LANES + epoch * 400_000)[2] for epoch in range(2)]
+    assert len(np.intersect1d(*lanes)) < 8
+
+
+def test_a_small_source_beside_a_large_one_is_permuted_window_by_window():
+    order = mixture([10**7, 1000], [9, 1])
+    source, epoch, number = order.place(np.arange(2 * LANES * 64))
+    small = number[(source == 1) & (epoch == 0)]
+    assert abs(np.corrcoef(small[:-1], small[1:])[0, 1]) < 0.15
+    assert (abs(np.diff(small)) > 3).mean() > 0.95
+
+
+def test_a_resumed_run_finds_the_order_that_it_left():
+    """A changed number would send it to other windows."""
+    positions = np.array([0, 1, 1023, 1024, 10**6, 10**9])
+    assert one_source(10**6, 4096).place(positions)[2].tolist() == ONE
+    source, epoch, number = mixture([10**6, 70, 10**5], [1, 2, 0.1]).place(positions)
+    assert [source.tolist(), epoch.tolist(), number.tolist()] == SEVERAL
+
+
+ONE = [643047, 551730, 955313, 643030, 958658, 870491]
+SEVERAL = [[1, 0, 1, 1, 1, 1], [0, 0, 9, 9, 9217, 9216527], [52, 485117, 41, 15, 18, 18]]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ldarnet.alphabet import N
 from ldarnet.data import ShardSet
-from ldarnet.data.storage import DamagedError
 from ldarnet.errors import UserError
-from tests.data.sample_set import CONTIGS, change_block, damage, every_window, everything
+from ldarnet.io.storage import DamagedError
+from tests.support.sample_set import CONTIGS, change_block, damage, every_window, everything
 
 
 @pytest.fixture

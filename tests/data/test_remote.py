@@ -11,12 +11,12 @@ import webdataset
 from ldarnet.data import ShardSet
 from ldarnet.data.index import INDEX_NAME, TABLES
 from ldarnet.data.reader import decode_sample
-from ldarnet.data.retry import Retry
-from ldarnet.data.storage import DamagedError
 from ldarnet.errors import UserError
-from tests.data import range_server as faults
-from tests.data.range_server import RangeServer, times
-from tests.data.sample_set import CONTIGS, change_block, damage, every_window, everything
+from ldarnet.io.retry import Retry
+from ldarnet.io.storage import DamagedError
+from tests.support import range_server as faults
+from tests.support.range_server import RangeServer, times
+from tests.support.sample_set import CONTIGS, change_block, damage, every_window, everything
 
 QUICK = Retry(first=0.001, longest=0.01, total=4, attempt=1.5)
 

@@ -16,7 +16,7 @@ from ldarnet.data import ShardSet
 from ldarnet.data.format import unpack_block
 from ldarnet.data.index import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file
+from ldarnet.io.files import sha256_file
 from sharding.build import build
 
 CONTIGS = {

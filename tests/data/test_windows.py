@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from ldarnet.alphabet import encode, reverse_complement
 from ldarnet.data import ShardSet, Windows
-from ldarnet.data.stretches import find_stretches
+from ldarnet.data.segments import find_stretches
 from ldarnet.errors import UserError
+from ldarnet.genome.sources import Source
 from sharding.build import build
-from sharding.sources import Source
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 letters = st.lists(

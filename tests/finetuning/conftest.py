@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ldarnet.training import distributed
-from ldarnet.training.distributed import World
+from ldarnet.runtime import distributed
+from ldarnet.runtime.distributed import World
 
 RANK_OF_ONE = {
     "RANK": "0",

@@ -15,7 +15,7 @@ from ldarnet.errors import UserError
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.model import load_backbone, write_model
-from tests.finetuning.planted import predictions, read_config, write_config
+from tests.support.planted import predictions, read_config, write_config
 
 
 @pytest.fixture(scope="module")

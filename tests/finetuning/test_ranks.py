@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.finetuning.planted import lines, predictions, result, write_config
-from tests.training.conftest import Ranks
+from tests.support.planted import lines, predictions, result, write_config
+from tests.support.ranks import WORKERS, Ranks
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("several_finetunings.py")
+SCRIPT = WORKERS / "several_finetunings.py"
 WAYS = {
     "plain": "",
     "accumulated": "training.accumulation=2 training.epochs=1",

@@ -5,7 +5,6 @@ import shutil
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,9 @@ from safetensors.torch import load_file
 from ldarnet.errors import UserError
 from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.run import finetune_on
-from ldarnet.training.run_folder import lock
-from tests.finetuning.planted import lines, predictions, read_config, result, write_config
-from tests.training.conftest import Ranks
+from ldarnet.runtime.lock import lock
+from tests.support.planted import lines, predictions, read_config, result, write_config
+from tests.support.ranks import WORKERS, Ranks
 
 EPOCHS = 3
 STEPS = 5  # an epoch
@@ -107,7 +106,7 @@ def test_a_second_start_waits_for_the_first(world, config_file, unbroken, tmp_pa
 def test_killed_at_any_point_it_goes_on_or_is_finished(config_file, tmp_path):
     places, killed = tmp_path / "runs", 6
     places.mkdir()
-    script = Path(__file__).with_name("killed_finetuning.py")
+    script = WORKERS / "killed_finetuning.py"
     Ranks(1, script, [str(config_file), str(places), str(killed)]).succeed()
     runs = list(places.glob("killed-*"))
     assert len(runs) >= killed // 2

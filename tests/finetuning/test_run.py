@@ -21,7 +21,7 @@ from ldarnet.finetuning.summary import _over_folds
 from ldarnet.model import load_backbone, write_model
 from ldarnet.model.published import published_names
 from ldarnet.tasks.metrics import interval, scores
-from tests.finetuning.planted import lines, predictions, read_config, result, write_config, write_rows
+from tests.support.planted import lines, predictions, read_config, result, write_config, write_rows
 
 SPLITS = {"valid", "test", "test_leak_free"}
 

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ldarnet.config import load_config
-from ldarnet.training import STOPPED_STATUS
+from ldarnet.runtime import STOPPED_STATUS
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/cluster"

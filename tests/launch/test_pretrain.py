@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from launch import pretrain, program
-from ldarnet import training
+from ldarnet import pretraining
 from ldarnet.errors import TransientError, UserError
+from ldarnet.runtime import FAILED_STATUS
 
 QUICKSTART = Path(__file__).parents[2] / "configs/pretrain/quickstart.yaml"
 
@@ -16,15 +17,15 @@ QUICKSTART = Path(__file__).parents[2] / "configs/pretrain/quickstart.yaml"
     ("error", "status", "told"),
     [
         (UserError("data.shards: a mistake"), 1, "error: data.shards: a mistake\n"),
-        (TransientError("no answer"), training.FAILED_STATUS, "error: no answer\n"),
-        (RuntimeError("no rendezvous"), training.FAILED_STATUS, "Traceback (most recent call last)"),
+        (TransientError("no answer"), FAILED_STATUS, "error: no answer\n"),
+        (RuntimeError("no rendezvous"), FAILED_STATUS, "Traceback (most recent call last)"),
     ],
 )
 def test_only_a_mistake_is_final(monkeypatch, capsys, error, status, told):
     def fails(_):
         raise error
 
-    monkeypatch.setattr(training, "train", fails)
+    monkeypatch.setattr(pretraining, "train", fails)
     monkeypatch.setattr(sys, "argv", ["pretrain.py", "--config", str(QUICKSTART)])
     assert pretrain.main() == status
     assert capsys.readouterr().err.startswith(told)
@@ -63,7 +64,7 @@ def test_rank_0_tells_what_all_have_and_another_what_is_its_own(monkeypatch, cap
         raise error
 
     monkeypatch.setattr(program, "TELLING_SECONDS", 0)
-    monkeypatch.setattr(training, "train", fails)
+    monkeypatch.setattr(pretraining, "train", fails)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setattr(sys, "argv", ["pretrain.py", "--config", str(QUICKSTART)])
     assert pretrain.main() == 1

@@ -7,8 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
-from ldarnet.model.chunking import Router
 from ldarnet.model.cost import cost, keys_per_query
+from ldarnet.model.router import Router
 from ldarnet.ops.attention import BLOCK as QUERY_BLOCK
 
 # PyTorch counts attention on a GPU but not on a CPU.

@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ldarnet.ops import resolve
-from ldarnet.ops.proof import LOWERED, example
+from ldarnet.ops.verify import LOWERED, example
 
 LENGTHS = [90, 0, 1, 37, 200]
 

@@ -6,8 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ldarnet.errors import UserError
 from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, obstacle, operations, resolve
-from ldarnet.ops.proof import TOLERANCES, disagreement
 from ldarnet.ops.registry import register
+from ldarnet.ops.verify import TOLERANCES, disagreement
 
 OPERATIONS = {"ssd", "convolution", "dechunk", "attention", "add_norm", "gated_norm", "swiglu"}
 

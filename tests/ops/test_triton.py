@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldarnet.ops import Packing, backends_of, operations
-from ldarnet.ops.proof import disagreement, example
+from ldarnet.ops.verify import disagreement, example
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from ldarnet.ops import backends_of, operations
-from ldarnet.ops.proof import example
+from ldarnet.ops.verify import example
 
 
 class HopperWithoutOne:

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.data import ShardSet
-from ldarnet.data.format import LETTERS
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
+from ldarnet.genome.iupac import IUPAC_CODES
 from sharding.build import build
 from sharding.export import export, main, whole_contigs
 from sharding.genomes import BUNDLED_FASTA
 
-LETTER = st.sampled_from((LETTERS + LETTERS.lower()).decode())
+LETTER = st.sampled_from((IUPAC_CODES + IUPAC_CODES.lower()).decode())
 RUN = st.builds(lambda letter, times: letter * times, LETTER, st.integers(1, 40))
 SEQUENCE = st.lists(RUN, min_size=1, max_size=12).map("".join)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ldarnet.download import Patience
 from ldarnet.errors import UserError
+from ldarnet.io.download import Patience
 from sharding.fetch import fetch, main
 from sharding.published import Registry
-from tests.sharding.publishers import Server
+from tests.support.publishers import Server
 
 YEAST = "ucsc/goldenPath/sacCer3/bigZips/sacCer3.fa.gz"
 YEAST_SUMS = "ucsc/goldenPath/sacCer3/bigZips/md5sum.txt"
@@ -211,7 +211,7 @@ def test_a_disk_that_is_too_small_is_found_at_the_start(yeast, tmp_path, tiny_di
 
 
 def test_a_disk_that_fills_up_is_named_and_what_came_is_used_later(yeast, tiny_disk, monkeypatch):
-    monkeypatch.setattr("ldarnet.download._free", lambda _: 10**9)
+    monkeypatch.setattr("ldarnet.io.download._free", lambda _: 10**9)
     with pytest.raises(UserError, match=r"no space left on device while writing .*sacCer3\.fa\.gz\.part; free some"):
         get(yeast, "sacCer3", tiny_disk / "y")
     subprocess.run(["mount", "-o", "remount,size=8m", tiny_disk], check=True)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from ldarnet.data.contigs import Contigs, names_as_lines
 from ldarnet.errors import UserError
-from sharding.intervals import bases, intersect
+from ldarnet.genome.intervals import bases, intersect
 from sharding.splits import (
     parse_contig_splits,
     parse_hash_shares,

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.data import ShardSet
-from ldarnet.data.format import LETTERS
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
+from ldarnet.genome.iupac import IUPAC_CODES
 from sharding.build import build
 from sharding.composition import GC_BINS, GC_WINDOW, Segments, count_blocks, count_set
 from sharding.stats import main, n50, short
 
-RUN = st.tuples(st.sampled_from((LETTERS + LETTERS.lower()).decode()), st.integers(1, 30))
+RUN = st.tuples(st.sampled_from((IUPAC_CODES + IUPAC_CODES.lower()).decode()), st.integers(1, 30))
 SEQUENCE = st.lists(RUN, min_size=1, max_size=15).map(lambda runs: "".join(letter * times for letter, times in runs))
 
 

@@ -17,7 +17,7 @@ from ldarnet.data.index import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
 from sharding.build import build
 from sharding.verify import main, problems, total_work
-from tests.data.range_server import RangeServer
+from tests.support.range_server import RangeServer
 
 CONTIGS = {
     "a": "".join(random.Random(1).choices("ACGTN", (9, 9, 9, 9, 1), k=1600)),

@@ -11,11 +11,11 @@ from zipfile import ZipFile
 
 import pytest
 
-from ldarnet.download import Patience
 from ldarnet.errors import UserError
+from ldarnet.io.download import Patience
 from ldarnet.tasks import Task, find_task, open_task
 from ldarnet.tasks.downloads import fetch_task
-from tests.sharding.publishers import Server
+from tests.support.publishers import Server
 
 TRAIN = b"".join(b">r%d|%d\n%s\n" % (row, row % 2, b"ACGT" * 100) for row in range(4000))
 TEST = b">t0|0\nAAAA\n>t1|1\nCCCC\n"

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ldarnet.cli import app
 from ldarnet.errors import UserError
-from ldarnet.files import sha256_file
+from ldarnet.io.files import sha256_file
 from ldarnet.tasks import all_tasks, find_task
 from ldarnet.tasks.formats import read_records
 

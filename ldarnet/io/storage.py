@@ -1,0 +1,276 @@
+"""Where a shard set lies: a local folder, or a URL of any kind that fsspec knows."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ldarnet.errors import UserError
+from ldarnet.io.files import read_errors
+from ldarnet.io.retry import Result, Retry, ShortReadError, status_of
+
+MOST_OPEN = 64
+"""Files that a process keeps open."""
+
+
+class DamagedError(UserError):
+    """A file of a set is missing, or its bytes are not those that the index lists: what a run may be told to leave out.
+
+    A failing network and a lack of permission are never this error.
+    """
+
+
+class MissingError(DamagedError):
+    """There is no such file."""
+
+
+class Storage(Protocol):
+    """Named files in one place. It can be pickled and used on both sides of a fork.
+
+    Attributes:
+        place: folder or URL.
+        remote: whether reads are slow enough to be worth a cache.
+    """
+
+    place: str
+    remote: bool
+
+    def locate(self, name: str) -> str:
+        """Where a file lies, for messages."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``.
+
+        Raises:
+            MissingError: there is no such file.
+            UserError: it cannot be read.
+        """
+        ...
+
+    def read_all(self, name: str) -> bytes:
+        """A whole file, which should be small.
+
+        Raises:
+            MissingError: there is no such file.
+            UserError: it cannot be read.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None where that is not told.
+
+        Raises:
+            MissingError: there is no such file.
+            UserError: it cannot be read.
+        """
+        ...
+
+    def forget(self, name: str) -> None:
+        """Let the next read find the file anew, since what came was wrong."""
+        ...
+
+
+def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Storage:
+    """The storage of a folder (a path or a ``file://`` URL) or of any other URL."""
+    place = os.fspath(place)
+    if "://" in place and not place.startswith("file://"):
+        return RemoteFiles(place, retry or Retry())
+    return LocalFiles(Path(place.removeprefix("file://")))
+
+
+class _OpenFile:
+    """A file descriptor that is closed when nobody reads from it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class LocalFiles:
+    """A folder. The files last read stay open: positions are given with every read, so that forks may share them."""
+
+    remote = False
+
+    def __init__(self, folder: Path) -> None:
+        self.place = str(folder)
+        self._folder = folder
+        self._open: dict[str, _OpenFile] = {}
+
+    def locate(self, name: str) -> str:
+        """Where a file lies, for messages."""
+        return str(self._folder / name)
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``."""
+        path = self._folder / name
+        with read_errors(path), self._missing(path):
+            return self._read(name, path, start, stop)
+
+    def read_all(self, name: str) -> bytes:
+        """A whole file, which should be small."""
+        path = self._folder / name
+        with read_errors(path), self._missing(path):
+            return path.read_bytes()
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file."""
+        path = self._folder / name
+        with read_errors(path), self._missing(path):
+            return path.stat().st_size
+
+    def forget(self, name: str) -> None:
+        """Let the next read find the file anew, since what came was wrong."""
+        self._open.pop(name, None)
+
+    @contextmanager
+    def _missing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingError(f"{path}: missing; {remedy(self.place)}") from None
+
+    def _read(self, name: str, path: Path, start: int, stop: int) -> bytes:
+        # Taken out and put in again, each of which is atomic: the last used stand last, and no thread needs a lock.
+        file = self._open.pop(name, None) or _OpenFile(path)
+        data = os.pread(file.descriptor, stop - start, start)
+        while len(data) < stop - start:
+            more = os.pread(file.descriptor, stop - start - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        self._open[name] = file
+        for other in list(self._open)[:-MOST_OPEN]:
+            self._open.pop(other, None)
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}
+
+
+class RemoteFiles:
+    """A URL, read in ranges through fsspec, with patience."""
+
+    remote = True
+
+    def __init__(self, url: str, retry: Retry) -> None:
+        self.place = url.rstrip("/")
+        self._retry = retry
+        self._used_in = 0
+        self._system: Any = None
+
+    def locate(self, name: str) -> str:
+        """Where a file lies, for messages."""
+        return f"{self.place}/{name}"
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``."""
+
+        def attempt(timeout: float) -> bytes:
+            try:
+                data = self._range(self.locate(name), start, stop, timeout)
+            except Exception as error:
+                if not _is_beyond_end(error):
+                    raise
+                data = b""
+            if len(data) > stop - start:
+                raise ValueError("it sends whole files in place of the range that was asked for")
+            if len(data) < stop - start:
+                raise ShortReadError(data, stop - start)
+            return data
+
+        try:
+            return self._patiently(name, f"{self.locate(name)} (bytes {start}-{stop})", attempt)
+        except ShortReadError as short:
+            return short.data
+
+    def read_all(self, name: str) -> bytes:
+        """A whole file, which should be small."""
+        url = self.locate(name)
+        return self._patiently(name, url, lambda timeout: self._call(timeout, "cat_file", url))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None where that is not told."""
+        url = self.locate(name)
+
+        def attempt(timeout: float) -> Any:
+            try:
+                return self._call(timeout, "info", url)
+            except FileNotFoundError as error:
+                # fsspec calls every failure of a web server so.
+                raise error.__cause__ or error from None
+
+        return self._patiently(name, url, attempt).get("size")
+
+    def forget(self, name: str) -> None:
+        """Nothing is kept."""
+
+    def _patiently(self, name: str, what: str, attempt: Callable[[float], Result]) -> Result:
+        """Try, and say in one line what cannot be mended by trying again."""
+        url = self.locate(name)
+        try:
+            return self._retry(what, attempt)
+        except (UserError, ShortReadError):
+            raise
+        except Exception as error:
+            status = status_of(error)
+            if isinstance(error, FileNotFoundError) or status in (404, 410):
+                raise MissingError(f"{url}: missing; {remedy(self.place)}") from None
+            if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in type(error).__name__:
+                cause = f"{status or error or type(error).__name__}"
+                raise UserError(f"{url}: no permission to read it ({cause}); check your credentials") from None
+            if isinstance(error, ImportError):
+                raise UserError(f"{url}: {error}; install the package that it names") from None
+            if isinstance(error, ValueError) and "range" in str(error):
+                raise UserError(
+                    f"{url}: the server does not give parts of files ({error}); copy the set to a folder, "
+                    "or serve it by one that knows the header Range"
+                ) from None
+            raise UserError(f"{url}: cannot be read ({type(error).__name__}: {error}); check the address") from None
+
+    def _range(self, url: str, start: int, stop: int, timeout: float) -> bytes:
+        if url.startswith(("http://", "https://")):
+            # Unlike cat_file, it looks whether the answer is the range before it takes it in.
+            file = self._filesystem().open(url, size=stop, cache_type="none")
+            return _wait_for(self._filesystem(), file.async_fetch_range, start, stop, timeout=timeout)
+        return self._call(timeout, "cat_file", url, start=start, end=stop)
+
+    def _call(self, timeout: float, method: str, url: str, **options: int) -> Any:
+        system = self._filesystem()
+        if system.async_impl:
+            return _wait_for(system, getattr(system, f"_{method}"), url, timeout=timeout, **options)
+        return getattr(system, method)(url, **options)
+
+    def _filesystem(self) -> Any:
+        """The file system of this process: its connections must not cross a fork."""
+        if self._used_in != os.getpid():
+            from fsspec.core import url_to_fs
+
+            encoding = {"headers": {"Accept-Encoding": "identity"}} if self.place.startswith("http") else {}
+            self._system, _ = url_to_fs(self.place, **encoding)
+            self._used_in = os.getpid()
+        return self._system
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_system": None, "_used_in": 0}
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    """Whether an object store says (s3fs by EINVAL) that it has nothing in the range that was asked for."""
+    return status_of(error) == 416 or (isinstance(error, OSError) and error.errno == errno.EINVAL)
+
+
+def _wait_for(system: Any, function: Any, *arguments: Any, timeout: float, **options: int) -> Any:
+    from fsspec.asyn import sync
+
+    return sync(system.loop, function, *arguments, timeout=timeout, **options)
+
+
+def remedy(place: str) -> str:
+    """What to do about damage in a set."""
+    return f"copy the set to {place} anew, or delete it and build it again"

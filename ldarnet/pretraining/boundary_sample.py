@@ -1,0 +1,68 @@
+"""boundaries.jsonl: the boundaries that a model chooses along one held-out stretch, after each validation."""
+
+from typing import Any
+
+import torch
+
+from ldarnet.alphabet import N, decode
+from ldarnet.config import RunConfig
+from ldarnet.data import Masking, ShardSet, validation_batches
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine
+from ldarnet.runtime.router_metrics import boundaries_at_bases
+
+NAME = "boundaries.jsonl"
+MOST_BASES = 512
+
+
+def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: World) -> dict[str, Any]:
+    """The boundaries in a window in the middle of the validation split, without masks; every rank must call it.
+
+    Returns:
+        `contig`, `start` (from 0) and `bases` of the stretch; by stage `boundaries`, the bases that a chunk begins at,
+        counted from `start`; and `probability` of the outermost stage in percent. Empty for a model without chunks.
+
+    Raises:
+        UserError: the window cannot be read; on all ranks.
+    """
+    if engine.model_config.num_stages == 1:
+        return {}
+    with world.together():
+        ids, contig, start = middle_window(shards, config)
+    engine.deepspeed.eval()
+    with torch.no_grad():
+        stages = engine.forward(ids.to(world.device)).boundaries
+    engine.deepspeed.train()
+    skipped = max(ids.shape[1] - MOST_BASES, 0) // 2
+    shown = slice(skipped, skipped + MOST_BASES)
+    return {
+        "contig": shards.index.name(contig),
+        "start": start + skipped,
+        "bases": decode(ids[0, shown].clamp(max=N).numpy()),
+        "boundaries": [mask[0, shown].nonzero()[:, 0].tolist() for mask in boundaries_at_bases(stages)],
+        "probability": (100 * stages[0].probability[0, shown]).round().int().tolist(),
+    }
+
+
+def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
+    """A window in the middle of the validation split, or of the training split in a run without validation.
+
+    Returns:
+        Token ids (1, L), all N where a quarantined shard is damaged; contig number and first base.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    (batch,) = validation_batches(
+        shards,
+        config.validation.split if config.validation.windows else "train",
+        length=config.data.length,
+        max_windows=2,
+        batch=2,
+        rank=0,
+        world=1,
+        masking=Masking(rate=0),
+        max_n_run=config.data.max_n_run,
+    )
+    assert batch.places is not None
+    return batch.input_ids[-1:], int(batch.places.contig[-1]), int(batch.places.start[-1])

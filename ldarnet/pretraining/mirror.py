@@ -1,0 +1,153 @@
+"""A copy of a run's checkpoints under a URL of any kind that fsspec writes to (s3://, gs://, file:// ...).
+
+An object store cannot rename. There a checkpoint is complete when its manifest is present and whole: the manifest is
+sent last and removed first.
+"""
+
+import errno
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ldarnet.errors import TransientError, UserError
+from ldarnet.io.files import sync_path
+from ldarnet.io.retry import is_final
+from ldarnet.runtime.checkpoint import MANIFEST, PREFIX, CheckpointStore, read_state, verify
+from ldarnet.runtime.checkpoint_files import CONFIG
+
+KEY = "checkpoint.remote"
+
+
+class Mirror:
+    """The complete checkpoints of a store, under a URL.
+
+    Args:
+        url: of a folder, which need not exist.
+
+    Raises:
+        UserError: no such kind of URL is known, or the package for it is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url.rstrip("/")
+        with self._errors("cannot be used"):
+            # The only file system of fsspec that does not make folders unless told to.
+            options = {"auto_mkdir": True} if url.startswith(("file://", "local://")) or "://" not in url else {}
+            self._files, self._root = url_to_fs(self.url, **options)
+
+    def complete(self) -> list[str]:
+        """Names of the complete checkpoints, oldest first."""
+        with self._errors("cannot be read"):
+            return sorted(name for name in self._listing() if self._manifest(name))
+
+    def fetch(self, store: CheckpointStore, check: Callable[[Path], None]) -> None:
+        """Bring the newest checkpoint, and the best it knows of, unless the store has it or a newer one.
+
+        Args:
+            store: where to.
+            check: given a folder with state and configuration of the newest, raises UserError if it is of another run.
+
+        Raises:
+            TransientError: it cannot be read at the moment.
+            UserError: it cannot be read, has changed, or `check` refuses it.
+        """
+        there, latest = self.complete(), store.latest()
+        if not there:
+            return
+        with TemporaryDirectory() as folder:
+            with self._errors("cannot be read"):
+                for file in ("state.json", CONFIG):
+                    self._files.get_file(f"{self._root}/{there[-1]}/{file}", f"{folder}/{file}")
+            check(Path(folder))
+            best = read_state(Path(folder)).best_step
+        if latest is not None and there[-1] <= latest.name:
+            return
+        wanted = {there[-1], *({store.path(best).name} & set(there) if best else ())}
+        # The newest comes last: a start that follows an interrupted one finds all of it still to be done.
+        for name in sorted(wanted - {path.name for path in store.complete()}):
+            self._download(name, store)
+
+    def update(self, store: CheckpointStore) -> None:
+        """Make the URL hold what the store holds: send what it lacks, remove what is gone.
+
+        Raises:
+            UserError: it cannot be written to.
+        """
+        with self._errors("cannot be written to"):
+            there = self._listing()
+            kept = {path.name: path for path in store.complete()}
+            for name, path in kept.items():
+                if MANIFEST not in there.get(name, {}) or self._manifest(name) != (path / MANIFEST).read_bytes():
+                    self._upload(path, replacing=MANIFEST in there.get(name, {}))
+            for name in sorted(there.keys() - kept.keys()):
+                self._remove(name, there[name])
+
+    def _listing(self) -> dict[str, set[str]]:
+        """Files by checkpoint, complete or not."""
+        self._files.invalidate_cache()
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        try:
+            paths = self._files.find(self._root, withdirs=True)
+        except FileNotFoundError:
+            return {}
+        for path in paths:
+            name, _, file = path.removeprefix(self._root).lstrip("/").partition("/")
+            if name.startswith(PREFIX):
+                found[name] |= {file} - {""}
+        return dict(found)
+
+    def _manifest(self, name: str) -> bytes | None:
+        """The manifest of a checkpoint; None if it is not there or was cut short."""
+        try:
+            content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+            json.loads(content)
+        except (FileNotFoundError, ValueError):
+            return None
+        return content
+
+    def _upload(self, checkpoint: Path, *, replacing: bool) -> None:
+        target = f"{self._root}/{checkpoint.name}"
+        if replacing:
+            self._files.rm_file(f"{target}/{MANIFEST}")
+        files = sorted(checkpoint.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
+        for file in files:
+            self._files.put_file(str(file), f"{target}/{file.name}")
+
+    def _remove(self, name: str, files: set[str]) -> None:
+        if MANIFEST in files:
+            self._files.rm_file(f"{self._root}/{name}/{MANIFEST}")
+        with suppress(FileNotFoundError):  # an object store knows no folder that nothing is in
+            self._files.rm(f"{self._root}/{name}", recursive=True)
+
+    def _download(self, name: str, store: CheckpointStore) -> None:
+        with store.staged(int(name.removeprefix(PREFIX))) as folder:
+            with self._errors("cannot be read"):
+                manifest = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+                for file in json.loads(manifest)["files"]:
+                    self._files.get_file(f"{self._root}/{name}/{file}", str(folder / file))
+                    sync_path(folder / file)
+            (folder / MANIFEST).write_bytes(manifest)
+            sync_path(folder / MANIFEST)
+            verify(folder, place=f"{self.url}/{name}")
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Every file system has errors of its own."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise
+            reason = str(error).partition("\n")[0]
+            kind = UserError if is_final(error) else TransientError
+            raise kind(
+                f"{KEY}={self.url} {what} ({type(error).__name__}: {reason}); check the address, your credentials and "
+                f"the network, or set {KEY}=null"
+            ) from None

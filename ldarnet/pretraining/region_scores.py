@@ -1,0 +1,45 @@
+"""Validation by region of the genome."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldarnet.alphabet import NOT_SCORED
+from ldarnet.data import Batch, Regions
+from ldarnet.model.router import Boundaries
+from ldarnet.runtime.router_metrics import boundaries_at_bases
+
+
+class RegionScores:
+    """Sums over validation windows by region, (regions, 3 + stages) float64 on the device.
+
+    Attributes:
+        sums: loss, scored bases, bases, and boundaries by stage.
+    """
+
+    def __init__(self, regions: Regions, length: int, stages: int, device: torch.device) -> None:
+        self._regions, self._length = regions, length
+        self.sums = torch.zeros(len(regions.names), 3 + stages, dtype=torch.float64, device=device)
+
+    def add(self, batch: Batch, labels: Tensor, losses: Tensor, stages: Sequence[Boundaries]) -> None:
+        """Add the windows of a batch that count, given labels and losses (B, L) and what the routers did."""
+        if not batch.windows:
+            return
+        assert batch.places is not None
+        rows = slice(batch.windows)
+        masks = self._regions.masks(batch.places.contig[rows], batch.places.start[rows], self._length)
+        masks_RT = torch.from_numpy(masks).to(losses.device).flatten(1).double()
+        bases = [losses, labels != NOT_SCORED, torch.ones_like(losses), *boundaries_at_bases(stages)]
+        columns_TC = torch.stack([column[rows].flatten().double() for column in bases], dim=1)
+        self.sums += masks_RT @ columns_TC
+
+    def metrics(self, sums: Tensor) -> dict[str, Any]:
+        """`mlm_loss`, `bases_per_chunk` by stage and number of `scored` bases of each region; if 0, it alone."""
+        told = {}
+        for name, (loss, scored, bases, *boundaries) in zip(self._regions.names, sums.tolist(), strict=True):
+            chunks = [bases / max(number, 1) for number in boundaries]
+            means = {"mlm_loss": loss / scored, "bases_per_chunk": chunks} if scored else {}
+            told[name] = {**means, "scored": int(scored)}
+        return told

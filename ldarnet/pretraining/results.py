@@ -1,0 +1,128 @@
+"""What a finished pretraining leaves beside its checkpoints: an exported model, figures, a summary."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import transformers
+from rich.console import Console
+
+from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import N
+from ldarnet.config import RunConfig
+from ldarnet.console import clock, speed
+from ldarnet.io.files import atomic_path
+from ldarnet.model import write_model
+from ldarnet.pretraining import TrainResult
+from ldarnet.pretraining.boundary_sample import middle_window
+from ldarnet.pretraining.setup import open_shards
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.tracking import Tracker, server, tracking_uri
+
+FIGURE_BASES = 1024
+
+
+def leave_results(config: RunConfig, result: TrainResult) -> None:
+    """Write and print everything, unless an earlier start has done so already.
+
+    Raises:
+        UserError: the device is full.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    summary = result.run_dir / "summary.txt"
+    if result.resumed_from == result.steps and summary.is_file():
+        console.print(f"{result.run_dir} holds a finished run of this configuration; nothing is left to train.\n")
+        console.print(summary.read_text(encoding="utf-8"), markup=False)
+        return
+    assert result.best_checkpoint is not None
+    transformers.utils.logging.disable_progress_bar()
+    export = result.run_dir / "export"
+    model = export_model(result.best_checkpoint, export)
+    figures = draw_figures(config, result, model)
+    with atomic_path(summary) as temporary:
+        temporary.write_text(describe(config, result, export, figures), encoding="utf-8")
+    tracker = Tracker(config, console.print)
+    for path in (result.run_dir / "config.yaml", *figures, summary):
+        tracker.log_artifact(path)
+    tracker.close("FINISHED")
+    console.print("\n" + summary.read_text(encoding="utf-8"), markup=False)
+
+
+def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
+    """Write a Hugging Face folder with model and tokenizer, in place of an earlier one; returns the model."""
+    model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_model(model, folder)
+    return model
+
+
+def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMaskedLM) -> list[Path]:
+    """Draw the curves of the run, and any boundaries along a stretch of the held-out split."""
+    from ldarnet.interpret.boundaries import boundary_figure
+    from ldarnet.interpret.figures import training_figure
+
+    folder = result.run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn, boundaries = [], folder / "boundaries.png"
+    if (result.run_dir / METRICS_NAME).is_file():  # lost with its folder, if the model came from checkpoint.remote
+        drawn.append(folder / "training.png")
+        training_figure(
+            result.run_dir / METRICS_NAME,
+            drawn[0],
+            entropy=result.validation.get("composition_loss"),
+            target_ratio=model.config.target_ratio,
+        )
+    if model.config.num_stages == 1:
+        return drawn
+    shards = open_shards(config.data)
+    window, contig, start = middle_window(shards, config)
+    skipped = max(window.shape[1] - FIGURE_BASES, 0) // 2
+    ids = window[0, skipped : skipped + FIGURE_BASES].numpy()
+    if (ids == N).all():  # damaged, and quarantined
+        return drawn
+    boundary_figure(model, ids, shards.index.name(contig), start + skipped, boundaries)
+    return [*drawn, boundaries]
+
+
+def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
+    """The summary: what was learnt, where everything is, what to try next."""
+    bases = result.steps * config.training.batch * config.data.length
+    pace = speed(bases / max(result.seconds, 1e-9))
+    lines = [f"{result.steps:,} steps, {bases:,} bases in {clock(result.seconds)} ({pace})"]
+    valid = result.validation
+    if valid:
+        chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
+        lines += [
+            f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
+            f"MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] {valid['mask_loss']:.4f}",
+            f"the best guess that knows the base composition alone has {valid['composition_loss']:.4f} on [MASK]",
+            f"accuracy on [MASK] {valid['accuracy']:.1%}{f', {chunks} bases a chunk' if chunks else ''}",
+        ]
+    lines += [
+        "",
+        f"best checkpoint   {result.best_checkpoint}",
+        f"exported model    {export}",
+        *(f"figure            {figure}" for figure in figures),
+        f"metrics           {result.run_dir / METRICS_NAME}",
+        f"configuration     {result.run_dir / 'config.yaml'}",
+    ]
+    if config.tracking.mlflow:
+        browse = f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri(result.run_dir))}"
+        lines.append(f"MLflow            {'at MLFLOW_TRACKING_URI' if server() else browse}")
+    return "\n".join([*lines, "", "Next:", *_next_commands(config, result.run_dir, export)]) + "\n"
+
+
+def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
+    quoted = shlex.quote(str(run_dir))
+    path = json.dumps(str(export), ensure_ascii=False)
+    load = f"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained({path}))"
+    return [
+        f"  look at it  ldarnet report {quoted}",
+        f"  load it     python -c {shlex.quote(load)}",
+        "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
+        f"  train it    deepspeed launch/pretrain.py --config {quoted}/config.yaml run.dir=runs/mine "
+        f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
+        "  classify    python launch/finetune.py --config configs/finetune/classify.yaml data.train=my.csv "
+        f"checkpoint={quoted} run.dir=runs/my-classifier",
+    ]

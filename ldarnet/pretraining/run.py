@@ -1,0 +1,130 @@
+"""One start of a run: put it together, find where it stands, train, and tell what is left."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldarnet.config import RunConfig
+from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
+from ldarnet.pretraining.loop import loop
+from ldarnet.pretraining.progress import Display
+from ldarnet.pretraining.provenance import record_start
+from ldarnet.pretraining.recorder import Recorder
+from ldarnet.pretraining.setup import build_engine, describe, find_start, first_state, prepare_inputs
+from ldarnet.runtime import distributed
+from ldarnet.runtime.checkpoint import CheckpointStore
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.lock import lock
+from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.rank_log import rank_log
+from ldarnet.runtime.signals import StopRequest, stop_requests
+from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.watchdog import Watchdog
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a start of a run left.
+
+    Attributes:
+        run_dir: the run folder.
+        steps: completed optimiser steps, over all starts.
+        total_steps: steps of the whole run.
+        resumed_from: step that this start continued from, 0 in a new run.
+        best_checkpoint: the complete checkpoint with the lowest validation loss.
+        validation: metrics of the validation of that checkpoint; empty if there was none.
+        seconds: time in training over all starts.
+        signal: name of the one that stopped this start before the last step, if any.
+    """
+
+    run_dir: Path
+    steps: int
+    total_steps: int
+    resumed_from: int
+    best_checkpoint: Path | None
+    validation: dict[str, Any]
+    seconds: float
+    signal: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.steps >= self.total_steps
+
+
+def train(config: RunConfig) -> TrainResult:
+    """Begin or continue the run that `config` describes, on all ranks of the launcher's environment.
+
+    Raises:
+        UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
+    """
+    world = distributed.start(config.training.timeout_minutes)
+    try:
+        return train_on(world, config)
+    finally:
+        distributed.stop()
+
+
+def train_on(world: World, config: RunConfig) -> TrainResult:
+    """`train` on ranks that have been started already."""
+    phases = Phases()
+    with (
+        stop_requests() as request,
+        world.on_main(lambda: lock(config.run.dir)) or nullcontext(),
+        rank_log(config.run.dir, world) as log,
+        Watchdog(world, phases, log, 60 * config.training.timeout_minutes),
+    ):
+        return _train(world, config, phases, request)
+
+
+def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest) -> TrainResult:
+    inputs = prepare_inputs(config, world)
+    store = CheckpointStore(config.run.dir, config.checkpoint.keep)
+    found = find_start(config, inputs, store, world)
+    state = found.state or first_state(config, inputs)
+    if state.fingerprint != inputs.shards.fingerprint:
+        # Other data was accepted: its epochs are others, and so are its validation windows and its losses.
+        state = state.advanced(
+            fingerprint=inputs.shards.fingerprint,
+            total_steps=inputs.total_steps,
+            best_step=None,
+            best_loss=None,
+            guard=state.guard | {"losses": []},
+        )
+    display = Display(world.is_main, inputs.total_steps, state.step)
+    if state.step < state.total_steps:
+        if found.unreached is not None:
+            raise found.unreached
+        for text in describe(config, inputs, world):
+            display.say(text)
+        if found.checkpoint is not None:
+            display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
+        engine = build_engine(config, inputs, found.checkpoint, state, world)
+        recorder = Recorder(config, inputs, display, state, world, engine, phases)
+        world.on_main(lambda: record_start(config, state.step, inputs.kernels, world))
+        saver = Saver(config, store, world, state, recorder.not_saved)
+        with display, recorder, saver:
+            state = loop(config, inputs, engine, saver, state, recorder, request, world)
+    elif found.unreached is not None:
+        display.warn(f"checkpoints may not be copied: {found.unreached}")
+    else:
+        world.on_main(lambda: bring_up_to_date(config, store, display.warn))
+    return TrainResult(
+        run_dir=config.run.dir,
+        steps=state.step,
+        total_steps=inputs.total_steps,
+        resumed_from=found.state.step if found.state else 0,
+        best_checkpoint=store.best(),
+        validation=best_validation(store, config.run.dir / METRICS_NAME),
+        seconds=state.seconds,
+        signal=request.received,
+    )
+
+
+def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
+    """The line of a metrics file that tells of the validation of the best checkpoint; empty if there is none."""
+    best = store.best()
+    lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
+    return next((line for line in lines if store.path(line["step"]) == best), {})

@@ -1,0 +1,94 @@
+"""What stands in a run folder, and so what a start has to do: begin, continue, or nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldarnet.config import RunConfig, differences, load_config
+from ldarnet.errors import TransientError, UserError
+from ldarnet.pretraining.mirror import Mirror
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
+from ldarnet.runtime.checkpoint_files import CONFIG, save_config
+from ldarnet.runtime.tracking import RUN_FILE
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands in a run folder.
+
+    Attributes:
+        checkpoint: to continue from; None in a new run.
+        state: of it.
+        unreached: why the mirror of a finished run could not be looked at, if so.
+    """
+
+    checkpoint: Path | None = None
+    state: TrainingState | None = None
+    unreached: TransientError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.state is not None and self.state.step >= self.state.total_steps
+
+
+def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str) -> Found:
+    """Prepare the run folder and find the newest complete checkpoint, of it and its mirror; rank 0 only.
+
+    Args:
+        config: of the run.
+        store: its checkpoints.
+        fingerprint: of its data, which what is brought from the mirror was trained on, unless other data is accepted.
+
+    Raises:
+        TransientError: the mirror cannot be read at the moment, and the run is not finished.
+        UserError: folder or mirror holds a run of another configuration, or a checkpoint that has changed; or the
+            mirror cannot be read.
+    """
+    run_dir = config.run.dir
+    store.clean()
+    checkpoint = own = store.latest()
+    saved = run_dir / CONFIG
+    if checkpoint is not None:
+        read_state(checkpoint)  # one of another version may have other files
+        verify(checkpoint)
+        _check_same(config, checkpoint, f"run.dir={run_dir}")
+    elif saved.is_file() and differences(load_config(saved), config):
+        # Nothing was learnt yet, so there is nothing to mix.
+        (run_dir / RUN_FILE).unlink(missing_ok=True)
+    unreached = None
+    if config.checkpoint.remote is not None:
+        remote = f"checkpoint.remote={config.checkpoint.remote}"
+
+        def check(folder: Path) -> None:
+            _check_same(config, folder, remote)
+            if read_state(folder).fingerprint != fingerprint and not config.data.accept_other:
+                raise UserError(
+                    f"{remote} holds a run on another data set; give this one another checkpoint.remote, or set "
+                    "data.accept_other=true to go on from there with the other data"
+                )
+
+        try:
+            Mirror(config.checkpoint.remote).fetch(store, check)
+        except TransientError as error:
+            if checkpoint is None or not Found(checkpoint, read_state(checkpoint)).finished:
+                raise
+            unreached = error
+        checkpoint = store.latest()
+    save_config(config, saved)
+    if checkpoint is None:
+        return Found()
+    if checkpoint != own:
+        verify(checkpoint)
+    store.settle()
+    return Found(checkpoint, read_state(checkpoint), unreached)
+
+
+def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:
+    state = read_state(checkpoint)
+    changed = differences(load_config(checkpoint / CONFIG), config)
+    if changed:
+        key, _, folder = place.partition("=")
+        raise UserError(
+            f"{folder} holds a run of another configuration, at step {state.step} ({'; '.join(changed)}); give this "
+            f"one another {key}, or delete {folder}"
+        )

@@ -1,0 +1,245 @@
+"""Everything a run consists of, put together once: data, model, engine, checkpoints, and where the run stands."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldarnet.config import DataSection, RunConfig
+from ldarnet.console import scaled
+from ldarnet.data import Masking, Part, Regions, ShardSet, Windows, plan
+from ldarnet.errors import UserError
+from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model.cost import cost
+from ldarnet.ops import choose_backends
+from ldarnet.pretraining.run_folder import Found, open_run_folder
+from ldarnet.pretraining.schedule import Schedule
+from ldarnet.pretraining.validation import validation_windows
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
+from ldarnet.runtime.checkpoint_files import check_fits, load_weights, moments_of
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine, EngineOptions, autocast, micro_batch, same_kernels
+from ldarnet.runtime.optimizer import parameter_groups
+from ldarnet.runtime.zero_state import prepare_optimizer_state, restore_optimizer_state
+
+MOST_SOURCES = 8
+"""Species of a mixture that are named at the start of a run."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads and builds on, checked against the configuration but not yet on a device.
+
+    Attributes:
+        shards: the data set.
+        windows: its training windows of the full length in their order.
+        parts: of the run, by the length of their windows.
+        by_length: the training windows of each of these lengths.
+        masking: their masks.
+        regions: of the validation split, if they are validated apart.
+        model: with fresh weights from the run's seed, the same on every rank.
+        kernels: operation -> backend.
+        schedule: of the run, and its number of optimiser steps.
+    """
+
+    shards: ShardSet
+    windows: Windows
+    parts: tuple[Part, ...]
+    by_length: dict[int, Windows]
+    masking: Masking
+    regions: Regions | None
+    model: LDARNetForMaskedLM
+    kernels: dict[str, str]
+    schedule: Schedule
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.schedule.total
+
+
+def prepare_inputs(config: RunConfig, world: World) -> Inputs:
+    """Open the data and build the model.
+
+    Raises:
+        UserError: anything in the configuration, the shards or the installed kernels does not fit; on all ranks.
+    """
+    with world.together():
+        data = config.data
+        micro_batch(config, world.size)
+        in_bf16 = autocast(config.training.precision, world)
+        kernels = choose_backends(world.device.type, torch.bfloat16 if in_bf16 else torch.float32, config.ops)
+        try:
+            model_config = config.model.build(config.ops)
+        except ValueError as error:
+            raise UserError(f"model: {error}") from None
+        if wrong := [stage for stage in config.training.recompute if stage not in range(model_config.num_stages)]:
+            raise UserError(
+                f"training.recompute={config.training.recompute}: this model has no stage {wrong[0]}; its stages are "
+                f"{', '.join(map(str, range(model_config.num_stages)))}, 0 the outermost"
+            )
+        shards = open_shards(data)
+        windows = training_windows(config, shards, data.length)
+        total_steps = _total_steps(config, len(windows))
+        parts = plan([(part.length, part.share) for part in data.curriculum], data.length, total_steps)
+        shorter = {part.length for part in parts} - {data.length}
+        by_length = {data.length: windows} | {length: training_windows(config, shards, length) for length in shorter}
+        regions = None
+        if config.validation.windows:
+            validation_windows(shards, config, world)
+            if config.validation.regions is not None:
+                regions = Regions(config.validation.regions, shards, config.validation.split)
+        torch.manual_seed(config.run.seed)
+        model = LDARNetForMaskedLM(model_config)
+        model.recompute(config.training.recompute)
+    same_kernels(kernels, world)
+    masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
+    schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
+    return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule)
+
+
+def open_shards(data: DataSection) -> ShardSet:
+    """Open the shard set that a configuration names.
+
+    Raises:
+        UserError: there is none, or it is damaged or cannot be reached.
+    """
+    return ShardSet.open(
+        data.shards,
+        disk_cache=data.cache,
+        disk_cache_bytes=int(data.cache_gib * 2**30),
+        on_damaged=data.on_damaged,
+    )
+
+
+def training_windows(config: RunConfig, shards: ShardSet, length: int) -> Windows:
+    """The training windows of a length.
+
+    Raises:
+        UserError: none fits into the training split, or a species of the mixture is not there.
+    """
+    data = config.data
+    return Windows(
+        shards,
+        "train",
+        length,
+        max_n_run=data.max_n_run,
+        seed=config.run.seed,
+        reverse_complement=data.reverse_complement,
+        weights=data.weights,
+        temperature=data.temperature,
+    )
+
+
+def find_start(config: RunConfig, inputs: Inputs, store: CheckpointStore, world: World) -> Found:
+    """Where the run in this folder stands; its checkpoint is checked and its weights are loaded into the model.
+
+    Raises:
+        UserError: the folder holds another run, or its newest checkpoint is damaged, of another architecture or of
+            other data; on all ranks.
+    """
+    found = world.from_main(lambda: open_run_folder(config, store, inputs.shards.fingerprint))
+    if found.checkpoint is not None:
+        with world.together():
+            if not (found.checkpoint / "manifest.json").is_file():
+                raise UserError(f"rank {world.rank} does not see {found.checkpoint}; run.dir must be on a shared disk")
+            check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint, accept_other=config.data.accept_other)
+            load_weights(inputs.model, found.checkpoint)
+    return found
+
+
+def build_engine(
+    config: RunConfig, inputs: Inputs, checkpoint: Path | None, state: TrainingState, world: World
+) -> Engine:
+    """The engine in the state of a checkpoint, or in the first one."""
+    groups = parameter_groups(inputs.model, config.optimizer)
+    engine = Engine(inputs.model, groups, EngineOptions.of(config, world), world)
+    prepare_optimizer_state(engine)
+    if checkpoint is not None:
+        with moments_of(checkpoint) as moments:
+            restore_optimizer_state(engine, moments, state.guard["accepted"])
+        engine.guard.restore(state.guard)
+    return engine
+
+
+def first_state(config: RunConfig, inputs: Inputs) -> TrainingState:
+    """The state before the first step."""
+    return TrainingState(
+        step=0,
+        total_steps=inputs.total_steps,
+        position=0,
+        seed=config.run.seed,
+        fingerprint=inputs.shards.fingerprint,
+    )
+
+
+def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
+    """The lines printed at the start of a run."""
+    model: Any = inputs.model
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    training, length, data = config.training, config.data.length, inputs.shards
+    users = {name: [op for op, chosen in inputs.kernels.items() if chosen == name] for name in inputs.kernels.values()}
+    kernels = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in users.items())
+    precision = "bf16 autocast, fp32 weights" if autocast(training.precision, world) else "fp32"
+    stretches, bases = inputs.windows.left_out
+    left_out = f"; {stretches:,} stretches of {bases:,} bases are too short for one" if stretches else ""
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
+    offload = " with the optimiser on the CPU" if training.offload else ""
+    return [
+        f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
+        f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
+        f"windows of {length:,} bases an epoch{left_out}",
+        *_describe_mixture(inputs),
+        *_describe_curriculum(config, inputs),
+        f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}{offload}, {precision}; {training.batch} "
+        f"windows ({training.batch * length:,} bases) a step in {training.accumulation} micro-step(s)",
+        f"kernels  {kernels}",
+        _describe_cost(config, inputs, world),
+        f"run      {config.run.dir}, {inputs.total_steps:,} steps "
+        f"({inputs.total_steps * training.batch / len(inputs.windows):.2f} epochs)",
+    ]
+
+
+def _describe_mixture(inputs: Inputs) -> list[str]:
+    """Which species are read at which share, if they are mixed."""
+    sources = sorted(inputs.windows.sources, key=lambda source: -source.share)
+    if sources[0].name == "":
+        return []
+    listed = ", ".join(f"{source.name} {source.share:.1%}" for source in sources[:MOST_SOURCES])
+    rest = f" and {len(sources) - MOST_SOURCES} more" if len(sources) > MOST_SOURCES else ""
+    return [f"mixture  {listed}{rest}"]
+
+
+def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
+    """Which steps read how many windows of which length, if they grow."""
+    if len(inputs.parts) == 1:
+        return []
+    parts = (
+        f"{config.training.batch * part.times:,} windows of {part.length:,} bases to step {part.last:,}"
+        for part in inputs.parts
+    )
+    return [f"lengths  {', '.join(parts)}"]
+
+
+def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
+    """Operations and memory of a base, as far as they can be known before the run."""
+    model_config: Any = inputs.model.config
+    length, stages = config.data.length, config.training.recompute
+    in_bf16 = autocast(config.training.precision, world)
+    spent = cost(model_config, length, recompute=stages, autocast=in_bf16, device=world.device.type)
+    chunks = "/".join(f"{bases:g}" for bases in spent.bases_per_chunk)
+    whole = spent.kept * length * micro_batch(config, world.size)
+    return (
+        f"cost     {scaled(spent.forward, 'FLOP')} a base forward, {scaled(spent.training, 'FLOP')} training"
+        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {scaled(spent.kept, 'B')} of activations "
+        f"a base, {scaled(whole, 'B')} a rank{f', recomputing stages {stages}' if stages else ''}"
+    )
+
+
+def _total_steps(config: RunConfig, windows: int) -> int:
+    if config.training.steps is not None:
+        return config.training.steps
+    assert config.training.epochs is not None
+    return math.ceil(config.training.epochs * windows / config.training.batch)

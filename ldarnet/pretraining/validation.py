@@ -1,0 +1,135 @@
+"""Validation in evaluation mode over fixed windows and fixed masks: the same question at every step of every run."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldarnet import alphabet
+from ldarnet.config import RunConfig
+from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
+from ldarnet.model.router import ratio_loss
+from ldarnet.pretraining.region_scores import RegionScores
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine, micro_batch
+
+BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
+MASK_SEED = 0
+"""Not the run's seed: runs with different seeds answer the same question."""
+
+
+def validate(
+    engine: Engine, shards: ShardSet, config: RunConfig, world: World, regions: Regions | None = None
+) -> dict[str, Any]:
+    """The validation metrics over all ranks; every rank must call it.
+
+    Returns:
+        `mlm_loss` over all scored positions (nats per base), `mask_loss` over those shown as [MASK], `copy_loss` over
+        those shown as a base, `composition_loss`, the mask_loss of the best guess that knows their composition alone,
+        `accuracy` on [MASK] positions, `ratio_loss`, `bases_per_chunk` and `boundary_probability` by stage, and the
+        counts `windows` and `scored`; `quarantined`, if windows could not be read, how many; `regions`, if there are
+        any, what `RegionScores.metrics` tells of each. A mean over nothing is 0.
+
+    Raises:
+        UserError: the split is missing or too small, or a shard has changed; on all ranks.
+    """
+    scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
+    routers = engine.model_config.num_stages - 1
+    stages = torch.zeros(routers, 3, dtype=torch.float64, device=world.device)
+    by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
+    with world.together():
+        batches = list(validation_windows(shards, config, world))
+    engine.deepspeed.eval()
+    with torch.no_grad():
+        for batch in batches:
+            input_ids, labels = batch.input_ids.to(world.device), batch.labels.to(world.device)
+            output = engine.forward(input_ids)
+            losses = _losses(output.logits, labels)
+            scores[:-1] += _scores(losses, output.logits, input_ids, labels)
+            scores[-1] += batch.windows
+            for totals, stage in zip(stages, output.boundaries, strict=True):
+                totals += _totals(stage, batch.windows)
+            if by_region is not None:
+                by_region.add(batch, labels, losses, output.boundaries)
+    engine.deepspeed.train()
+    (lost,) = world.sum_on_host(sum(len(batch.quarantined) for batch in batches if batch.windows))
+    metrics = _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
+    if by_region is not None:
+        metrics["regions"] = by_region.metrics(world.sum_on_device(by_region.sums))
+    return metrics | {"windows": metrics["windows"] - lost, "quarantined": lost} if lost else metrics
+
+
+def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
+    """Bases per chunk and mean boundary probability by stage, from (stages, 3): boundaries, probability, positions."""
+    bases = stages[:1, 2]
+    return {
+        "bases_per_chunk": (bases / stages[:, 0]).tolist(),
+        "boundary_probability": (stages[:, 1] / stages[:, 2]).tolist(),
+    }
+
+
+def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Iterator[Batch]:
+    """This rank's validation batches.
+
+    Raises:
+        UserError: the split is missing or holds no window, at once; a shard has changed, when it is read.
+    """
+    data = config.data
+    return validation_batches(
+        shards,
+        config.validation.split,
+        length=data.length,
+        max_windows=config.validation.windows,
+        batch=micro_batch(config, world.size),
+        rank=world.rank,
+        world=world.size,
+        masking=Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED),
+        max_n_run=data.max_n_run,
+    )
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of every base, (B, L) float64; 0 where it is not scored."""
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=alphabet.NOT_SCORED, reduction="none")
+    return losses.double().view_as(labels)
+
+
+def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
+    masked = (labels != alphabet.NOT_SCORED) & (input_ids == alphabet.MASK)
+    copied = (labels != alphabet.NOT_SCORED) & ~masked
+    right = (logits.argmax(-1) == labels) & masked
+    bases = [(masked & (labels == base)).sum() for base in BASES]
+    sums = [(losses * masked).sum(), (losses * copied).sum(), copied.sum(), right.sum(), *bases]
+    return torch.stack(sums).double()
+
+
+def _totals(boundaries: Any, windows: int) -> Tensor:
+    """Boundaries, summed probability and positions of the windows that count."""
+    return torch.stack(
+        [
+            boundaries.mask[:windows].sum().double(),
+            boundaries.probability[:windows].double().sum(),
+            boundaries.lengths[:windows].sum().double(),
+        ]
+    )
+
+
+def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
+    mask_loss, copy_loss, copied, right, *bases, windows = scores.tolist()
+    masked = sum(bases)
+    share, probability = stages[:, 0] / stages[:, 2], stages[:, 1] / stages[:, 2]
+    return {
+        "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
+        "mask_loss": mask_loss / max(masked, 1),
+        "copy_loss": copy_loss / max(copied, 1),
+        "composition_loss": -sum(number * math.log(number / masked) for number in bases if number) / max(masked, 1),
+        "accuracy": right / max(masked, 1),
+        "ratio_loss": ratio_loss(share, probability, target).sum().item(),
+        **stage_metrics(stages),
+        "windows": int(windows),
+        "scored": int(masked + copied),
+    }

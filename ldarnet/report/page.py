@@ -1,0 +1,105 @@
+"""`report.html`: a run on one page that needs nothing beside it, drawn from what the run folder holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from ldarnet.interpret.figures import short_number, styled_figure
+from ldarnet.io.files import atomic_path
+from ldarnet.report import learning_panels, machine_panels, router_panels
+from ldarnet.report.panels import Panel
+from ldarnet.report.run_record import METRICS, RunRecord
+
+NAME = "report.html"
+PANELS = {"Learning": learning_panels.PANELS, "Routers": router_panels.PANELS, "Machine": machine_panels.PANELS}
+WIDE, NARROW = 11.0, 5.4
+"""Widths of pictures in inches."""
+
+
+def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunRecord:
+    """Draw a run, finished or under way.
+
+    Args:
+        folder: of the run.
+        out: the page to write.
+        refresh: seconds after which a browser is to load the page again.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        UserError: it is no run or has not recorded a step yet, `out` is a folder, or the device is full.
+    """
+    run = RunRecord.read(folder)
+    with atomic_path(out) as partial:
+        page = _template().render(
+            run=run,
+            name=folder.resolve().name,
+            facts=facts(run),
+            groups={group: [it for panel in panels if (it := _drawn(panel, run))] for group, panels in PANELS.items()},
+            regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
+            written=_time((folder / METRICS).stat().st_mtime),
+            now=_time(time.time()),
+            refresh=refresh,
+        )
+        partial.write_text(page, encoding="utf-8")
+    return run
+
+
+def facts(run: RunRecord) -> list[tuple[str, str, str]]:
+    """The numbers at the head of the page: what it is, the number, and a word about it."""
+    last, valid = run.last, run.valid[-1] if run.valid else {}
+    total = run.config.get("training.steps")
+    found = [
+        ("step", f"{last['step']:,}", f"of {total:,}" if total else f"epoch {last.get('epoch', 0):.2f}"),
+        ("bases seen", short_number(float(f"{last['bases']:.3g}")), _clock(last.get("seconds", 0.0))),
+        ("training loss", f"{last['mlm_loss']:.4f}", "nats a scored base"),
+    ]
+    if valid:
+        found.append(("validation loss", f"{valid['mlm_loss']:.4f}", f"at step {valid['step']:,}"))
+        if "accuracy" in valid:
+            found.append(("accuracy", f"{valid['accuracy']:.1%}", "on [MASK]"))
+    if run.stages:
+        wanted = f"wanted {last['target_ratio']:.3g}{' a stage' * (run.stages > 1)}" if "target_ratio" in last else ""
+        found.append(("bases per chunk", " / ".join(f"{value:.2f}" for value in last["bases_per_chunk"]), wanted))
+    used = f"MFU {last['mfu']:.0%}" if "mfu" in last else "all ranks together"
+    found.append(("bases a second", short_number(float(f"{last['bases_per_second']:.3g}")), used))
+    if last.get("data_wait", 0.0) >= 0.01:
+        found.append(("waiting for data", f"{last['data_wait']:.0%}", "of the time of a rank"))
+    for key, name in (("skipped", "skipped steps"), ("checkpoint_failures", "failed checkpoints")):
+        if last.get(key):
+            found.append((name, f"{last[key]:,}", "see the console and logs/"))
+    return found
+
+
+def _drawn(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
+    """A panel with its picture as SVG in base64; None where there is nothing to draw."""
+    with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
+        if not panel.draw(figure, run):
+            return None
+        text = io.BytesIO()
+        figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
+    return {"panel": panel, "picture": base64.b64encode(text.getvalue()).decode("ascii")}
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("ldarnet.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"in {minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,73 @@
+"""What the pictures of a run's report have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldarnet.interpret.figures import FAINT, FEW, MUTED, STAGE_COLOURS, short_number, smooth
+from ldarnet.report.run_record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = (*STAGE_COLOURS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
+"""In turn, where curves are many."""
+DASHED = (0, (5, 3))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture: its heading, a sentence about it, whether it takes the page's width, its height in inches.
+
+    `draw` fills the figure and returns whether there was anything to draw.
+    """
+
+    title: str
+    note: str
+    draw: Callable[[Figure, RunRecord], bool]
+    wide: bool = False
+    height: float = 2.7
+
+
+def one_axes(figure: Figure, label: str) -> Axes:
+    """Axes that fill the figure, over steps, with a label for the values."""
+    axes = figure.subplots()
+    styled(axes, label)
+    return axes
+
+
+def styled(axes: Axes, label: str) -> None:
+    """Label and grid of axes over steps."""
+    axes.set_ylabel(label)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter(short_number)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
+    """Raw values faintly, their moving average on top."""
+    if len(x) <= FEW:
+        axes.plot(x, y, color=colour, linewidth=1.4, label=label, marker="o", markersize=2.5)
+        return
+    axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
+    axes.plot(x, smooth(y), color=colour, linewidth=1.5, label=label)
+
+
+def from_zero(axes: Axes) -> None:
+    """Let the values begin at 0."""
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1)
+
+
+def legend_above(axes: Axes, columns: int = 6) -> None:
+    """The names of the curves in a line above them."""
+    above = (0.0, 1.0)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=above, borderaxespad=0.2, ncols=columns, columnspacing=1.2, handlelength=1.4
+    )
+    axes.tick_params(colors=MUTED)

@@ -1,0 +1,186 @@
+"""Checkpoints: folders that exist under their final name only when complete, and that any number of ranks can read.
+
+    checkpoints/step-00000100/
+        model.safetensors, config.json   fp32 weights by name; `from_pretrained` reads the folder
+        optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, whole, fp32
+        state.json                       step, position in the data, seed, fingerprint, code, best so far, ...
+        config.yaml                      the configuration of the run
+        manifest.json                    size and SHA-256 of each file, written last
+    checkpoints/pointers.json            names of the latest and the best, for people and programs
+
+Nothing is pickled. This module knows folders; :mod:`ldarnet.runtime.checkpoint_files` knows what is in the files.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ldarnet.errors import UserError
+from ldarnet.io.files import PARTIAL_SUFFIX, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.version import __version__
+
+FORMAT_VERSION = 2
+PREFIX = "step-"
+STAGED = ".staged-"
+DOOMED = ".doomed-"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything about a run that is not a tensor, after `step` completed optimiser steps.
+
+    Attributes:
+        step: completed optimiser steps.
+        total_steps: steps of the whole run, which the schedule's shares refer to.
+        position: windows consumed; the order of windows is a pure function of it.
+        seed: of weights, order and masks.
+        fingerprint: of the shard set.
+        seconds: time spent in training so far, over all starts.
+        best_step: checkpoint with the lowest validation loss, if any.
+        best_loss: its validation loss.
+        guard: steps taken, steps skipped in a row, and the last accepted losses.
+        code_version: version of this package that wrote the checkpoint.
+        commit: of the code that wrote it, with a `+` where files differed from it; None outside of a repository.
+        format: version of the checkpoint's form.
+    """
+
+    step: int
+    total_steps: int
+    position: int
+    seed: int
+    fingerprint: str
+    seconds: float = 0.0
+    best_step: int | None = None
+    best_loss: float | None = None
+    guard: dict[str, Any] = field(default_factory=lambda: {"accepted": 0, "in_a_row": 0, "losses": []})
+    code_version: str = __version__
+    commit: str | None = None
+    format: int = FORMAT_VERSION
+
+    def advanced(self, **changes: Any) -> "TrainingState":
+        """A copy with some attributes changed."""
+        return replace(self, **changes)
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder; only complete ones are seen."""
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        self.folder = run_dir / "checkpoints"
+        self.keep = keep
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies or will lie."""
+        return self.folder / f"{PREFIX}{step:08d}"
+
+    def has(self, step: int) -> bool:
+        """Whether the checkpoint of a step is there and complete."""
+        return (self.path(step) / MANIFEST).is_file()
+
+    def complete(self) -> list[Path]:
+        """All complete checkpoints, oldest first."""
+        return sorted(path.parent for path in self.folder.glob(f"{PREFIX}*/{MANIFEST}"))
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return next(reversed(self.complete()), None)
+
+    def best(self) -> Path | None:
+        """The complete checkpoint with the lowest validation loss; the newest where nothing was validated."""
+        latest = self.latest()
+        if latest is None:
+            return None
+        step = read_state(latest).best_step
+        return self.path(step) if step is not None and self.has(step) else latest
+
+    def clean(self) -> None:
+        """Remove what an interrupted save or removal left behind."""
+        incomplete = set(self.folder.glob(f"{PREFIX}*")) - set(self.complete())
+        for path in (*self.folder.glob(f"{STAGED}*"), *self.folder.glob(f"{DOOMED}*"), *incomplete):
+            shutil.rmtree(path)
+        for path in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
+            path.unlink()
+
+    def settle(self) -> None:
+        """Point to the latest and the best, and remove all others but the last `keep`."""
+        latest, best = self.latest(), self.best()
+        assert latest is not None and best is not None
+        write_json_atomic(self.folder / "pointers.json", {"latest": latest.name, "best": best.name}, indent=2)
+        kept = {*self.complete()[-self.keep :], best}
+        for path in self.complete():
+            if path not in kept:
+                doomed = path.with_name(DOOMED + path.name)
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+
+    @contextmanager
+    def staged(self, step: int) -> Iterator[Path]:
+        """A folder to write in and to `seal`; it becomes the checkpoint of `step` when the block succeeds.
+
+        Otherwise it is removed, and checkpoints written before stay.
+
+        Raises:
+            NotWritableError: the device is full or may not be written to.
+        """
+        staged = self.folder / f"{STAGED}{step:08d}"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            with space_errors(staged):
+                staged.mkdir(parents=True)
+                yield staged
+                staged.rename(self.path(step))
+                sync_path(self.folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def seal(folder: Path, step: int) -> None:
+    """Flush every file of a folder to disk, then write the manifest over them."""
+    files = sorted(folder.iterdir())
+    for file in files:
+        sync_path(file)
+    entries = {file.name: {"size": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
+    write_json_atomic(folder / MANIFEST, {"format": FORMAT_VERSION, "step": step, "files": entries}, indent=2)
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """The state a checkpoint was written with.
+
+    Raises:
+        UserError: it was written in a form that this version does not know.
+    """
+    content = read_json(checkpoint / "state.json", f"restore it, or delete {checkpoint}")
+    if content.get("format") != FORMAT_VERSION:
+        raise UserError(
+            f"{checkpoint / 'state.json'}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; continue "
+            f"this run with the version of ldarnet that wrote it ({content.get('code_version')})"
+        )
+    return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
+
+
+def verify(checkpoint: Path, place: str | None = None, remedy: str | None = None) -> None:
+    """Check every file of a checkpoint against its manifest.
+
+    Args:
+        checkpoint: its folder.
+        place: where it was copied from, which messages name.
+        remedy: what to do if it is damaged; that of a run by default.
+
+    Raises:
+        UserError: a file is missing or is not the one that was written.
+    """
+    place = place or str(checkpoint)
+    remedy = remedy or f"restore it, or delete {place} to continue from the checkpoint before it"
+    manifest = read_json(checkpoint / MANIFEST, remedy)
+    for name, entry in manifest["files"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            raise UserError(f"{place}/{name} is missing; {remedy}")
+        if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
+            raise UserError(
+                f"{place}/{name} is not the file that was written (SHA-256 differs from manifest.json); {remedy}"
+            )

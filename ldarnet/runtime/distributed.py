@@ -1,0 +1,215 @@
+"""The ranks of a run: starting them, agreeing on numbers, and turning one rank's error into everyone's."""
+
+import functools
+import importlib
+import logging
+import os
+import platform
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType
+from typing import TypeVar
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ldarnet.errors import TransientError, UserError
+from ldarnet.io.files import may_pass
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all ranks, and the device it computes on.
+
+    Small decisions (counts of masked bases, stop signals, errors) go through `host_group`, which lives on the CPU, so
+    that agreeing on them never waits for the accelerator.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    host_group: dist.ProcessGroup
+
+    @classmethod
+    def alone(cls, device: torch.device) -> "World":
+        """A process without others, which has nobody to agree with: for `sum_array` only."""
+        return cls(0, 1, device, dist.group.WORLD)  # type: ignore[arg-type]
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank prints, tracks and writes."""
+        return self.rank == 0
+
+    @property
+    def device_name(self) -> str:
+        """The GPU's name; that of the kind of machine where there is none."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
+
+    def sum_on_host(self, *numbers: int) -> list[int]:
+        """The sums over ranks of a few integers; every rank must call it."""
+        totals = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(totals, group=self.host_group)
+        return totals.tolist()
+
+    def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks of a tensor on the device, in place; every rank must call it."""
+        dist.all_reduce(values)
+        return values
+
+    def sum_array(self, values: np.ndarray) -> np.ndarray:
+        """The sum over ranks of an array on the host, in place; every rank must call it."""
+        if self.size > 1:
+            dist.all_reduce(torch.from_numpy(values), group=self.host_group)
+        return values
+
+    def gather_numbers(self, numbers: list[float]) -> torch.Tensor:
+        """As many numbers of every rank, (size, numbers) float64 on the host; every rank must call it."""
+        rows = torch.zeros(self.size, len(numbers), dtype=torch.float64)
+        rows[self.rank] = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(rows, group=self.host_group)
+        return rows
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block on every rank; if it raises UserError or OSError on any, all ranks raise the first one's.
+
+        Without it a rank that fails alone leaves the others waiting in their next collective.
+        """
+        error: UserError | None = None
+        try:
+            yield
+        except (UserError, OSError) as caught:
+            error = user_error(caught)
+        self.raise_together(error)
+
+    def raise_together(self, error: UserError | None) -> None:
+        """Raise on all ranks if any of them passes an error; every rank must call it."""
+        if not self.sum_on_host(error is not None)[0]:
+            return
+        raise self.gather([] if error is None else [error])[0]
+
+    def gather(self, items: list[T]) -> list[T]:
+        """The items of all ranks in their order; every rank must call it."""
+        lists: list[list[T]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, items, group=self.host_group)
+        return [item for of_rank in lists for item in of_rank]
+
+    def on_main(self, produce: Callable[[], T]) -> T | None:
+        """What `produce` returns on rank 0, None on the others; its error is raised on all of them."""
+        with self.together():
+            return produce() if self.is_main else None
+
+    def from_main(self, produce: Callable[[], T]) -> T:
+        """What `produce` returns on rank 0, given to all ranks; its error is raised on all of them."""
+        box = [self.on_main(produce)]
+        dist.broadcast_object_list(box, src=0, group=self.host_group)
+        return box[0]  # type: ignore[return-value]
+
+
+def user_error(error: UserError | OSError) -> UserError:
+    """The error in one line for the user, with the file that the operating system complains about."""
+    if isinstance(error, UserError):
+        return error
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    kind = TransientError if may_pass(error) else UserError
+    return kind(f"{error.filename}: {reason}" if error.filename else reason)
+
+
+def start(timeout_minutes: float) -> World:
+    """Join the process group that the launcher's environment describes; alone when there is none.
+
+    Raises:
+        UserError: there are more ranks than GPUs, or the launcher could not restart this job.
+    """
+    _default_environment()
+    _check_restarts()
+    deepspeed = load_deepspeed()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            error = UserError(
+                f"rank {os.environ['RANK']} has no GPU of its own: {torch.cuda.device_count()} are visible on this "
+                "machine; start fewer ranks (--num_gpus)"
+            )
+            error.own = True
+            raise error
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    # The watchdog ends the job after `timeout_minutes`, and knows more than an operation that has waited too long.
+    timeout = timedelta(minutes=1.25 * timeout_minutes, seconds=30)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    host_group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(host_group, dist.ProcessGroup)
+    return World(dist.get_rank(), dist.get_world_size(), device, host_group)
+
+
+def stop() -> None:
+    """Leave the process group; the last thing a rank does."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@functools.cache
+def load_deepspeed() -> ModuleType:
+    """Import DeepSpeed, quietly and without what training never uses.
+
+    Its autotuner imports MLflow and its Muon optimizer the whole of torch's compiler (seconds per rank), and on CPU it
+    compiles a shared-memory operation that only inference calls (a minute, and a compiler).
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*(reduce_scatter|all_gather)_.*deprecated.*")
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+    compiler = importlib.import_module("deepspeed.runtime.compiler")
+    with patch.object(compiler, "compile", lambda: compiler.dummy_decorator):
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def _default_environment() -> None:
+    """Make a plain `python` process a world of one; launchers set all five variables themselves."""
+    if "RANK" in os.environ:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        return
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
+
+
+def _check_restarts() -> None:
+    """torchrun gives a restarted job the store of the start before, with keys that the ranks take for their own."""
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UserError(
+            "torchrun --max-restarts needs the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes, "
+            "or a job that it restarts would hang"
+        )
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at the moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

@@ -1,0 +1,95 @@
+"""The norm of the gradient by part of the model, under any ZeRO stage.
+
+DeepSpeed frees gradients as it goes and leaves each rank a flat piece of them, so they are looked at by a hook of the
+optimiser that it calls: just before an update, already clipped. Clipping changes all parts by one factor, and in stage
+0 every rank holds everything, so only the parts' shares of the whole are taken from there.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.runtime.distributed import World
+
+
+def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
+    """The part that each parameter belongs to: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
+    stages = model.parameter_stage()
+    return {name: _part(name, stages[name]) for name, _ in model.named_parameters()}
+
+
+def _part(name: str, stage: int) -> str:
+    name = name.removeprefix("model.")
+    if not name.startswith("backbone."):
+        return name.partition(".")[0]
+    rest = name.removeprefix("backbone.").removeprefix("main." * stage)
+    return f"stage{stage}/{rest.partition('.')[0]}"
+
+
+class GradientParts:
+    """Watches the updates that it is told to, and gives the norms by part.
+
+    Args:
+        model: whose parameters are updated.
+        optimizer: DeepSpeed's, or torch's in ZeRO stage 0.
+        zero_stage: of the run.
+        world: the ranks.
+    """
+
+    def __init__(self, model: LDARNetForMaskedLM, optimizer: Any, zero_stage: int, world: World) -> None:
+        self._model, self._optimizer, self._stage, self._world = model, optimizer, zero_stage, world
+        self._parts = parts_of(model)
+        self.names = sorted(set(self._parts.values()))
+        self._squares: Tensor | None = None
+        getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._look)
+
+    def watch(self) -> None:
+        """Look at the next update."""
+        self._squares = torch.zeros(len(self.names), dtype=torch.float64, device=self._world.device)
+
+    def norms(self, whole: float) -> dict[str, float]:
+        """The norms by part in the update that was watched, given that of the whole; every rank must call it.
+
+        Empty after an update that did not happen or whose gradient was not finite.
+        """
+        assert self._squares is not None
+        squares, self._squares = self._world.sum_on_device(self._squares).cpu(), None
+        if not 0 < squares.sum() < torch.inf:
+            return {}
+        norms = whole * (squares / squares.sum()).sqrt()
+        return dict(zip(self.names, norms.tolist(), strict=True))
+
+    def _look(self, inner: torch.optim.Optimizer, *_: Any) -> None:
+        """Add what this rank holds of the gradients that `inner` is about to use: of all groups, or of one."""
+        if self._squares is None:
+            return
+        held = {id(flat) for group in inner.param_groups for flat in group["params"]}
+        places, pieces = [], []
+        for name, parameter in self._model.named_parameters():
+            for flat, piece in self._pieces(parameter):
+                if id(flat) in held and piece is not None:
+                    places.append(self.names.index(self._parts[name]))
+                    pieces.append(piece)
+        if pieces:
+            norms = torch.stack(torch._foreach_norm(pieces)).to(self._squares)
+            self._squares.index_add_(0, torch.tensor(places, device=norms.device), norms.square())
+
+    def _pieces(self, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The tensor that the optimiser updates in place of a parameter, and this parameter's piece of its gradient."""
+        holder: Any = parameter
+        if self._stage == 0:
+            yield parameter, parameter.grad
+            return
+        if self._stage == 3:
+            group, start, size = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
+            flat = self._optimizer.fp32_partitioned_groups_flat[group]
+        elif holder._hp_mapping is not None:
+            address = holder._hp_mapping.hp_fragment_address
+            flat = self._optimizer.single_partition_of_fp32_groups[holder._hp_mapping.param_group_index]
+            start, size = address.start, address.numel
+        else:
+            return
+        yield flat, None if flat.grad is None else flat.grad.view(-1).narrow(0, start, size)

@@ -1,0 +1,78 @@
+"""metrics.jsonl and files like it: JSON objects, one a line, that read like one unbroken run after any restarts."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ldarnet.io.files import atomic_path, space_errors
+
+NAME = "metrics.jsonl"
+
+Line = dict[str, Any]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut short by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class MetricsFile:
+    """Appends lines, each flushed, so that a crash loses at most the one being written."""
+
+    def __init__(
+        self, run_dir: Path, completed_steps: int, name: str = NAME, kept: Callable[[Line], object] | None = None
+    ) -> None:
+        """Open for appending after dropping what lies beyond `completed_steps`: those steps will be run again.
+
+        Args:
+            run_dir: of the run.
+            completed_steps: of it.
+            name: of the file.
+            kept: called with each line that stays.
+
+        Raises:
+            UserError: the device is full.
+        """
+        self.path = run_dir / name
+        lines = [line for line in read_metrics(self.path) if line["step"] <= completed_steps]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        if kept is not None:
+            for line in lines:
+                kept(line)
+        self._file = self.path.open("ab", buffering=0)
+        self._pending = b""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one line, and before it what could not be written earlier.
+
+        Raises:
+            OSError: it waits in memory, for the next call.
+        """
+        self._pending += (json.dumps(line) + "\n").encode()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits in memory.
+
+        Raises:
+            OSError: some of it still waits.
+        """
+        with space_errors(self.path):
+            while self._pending:
+                self._pending = self._pending[self._file.write(self._pending) :]
+
+    def close(self) -> None:
+        """Close the file; what could not be written has been told before."""
+        with suppress(OSError):
+            self._file.close()

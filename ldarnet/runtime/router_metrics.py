@@ -1,0 +1,139 @@
+"""What the routers did in one step: counted on the device, summed over ranks, told as numbers of a log line.
+
+The first position of a sequence is a boundary by rule and says nothing, so that all counts but `chunks` leave it out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldarnet.alphabet import TOKENS
+from ldarnet.model.router import Boundaries
+from ldarnet.runtime.distributed import World
+
+BINS = 20
+"""Of the histogram of boundary probabilities, equally wide from 0 to 1."""
+LAGS = range(2, 33)
+"""Distances between boundaries that a grid is looked for at; neighbouring boundaries are no grid."""
+SHOWN = TOKENS[:6]
+"""What a router reads: A, C, G, T, N, [MASK]."""
+NEARLY = 0.95
+"""Of the multiples of a period, which are all as strong, the first that comes this near to the strongest is told."""
+
+
+@dataclass(frozen=True)
+class RouterCounts:
+    """Counts of some windows, int64 on the device; a stage is one with a router, the outermost first.
+
+    Attributes:
+        histogram: (stages, BINS), positions by their boundary probability.
+        boundaries: (stages,).
+        pairs: (stages, len(LAGS)), boundaries with another one so many positions further on.
+        possible: (stages, len(LAGS)), positions with another one so many positions further on.
+        tokens: (2, len(SHOWN)), boundaries of the outermost stage, and all positions, by what stands there.
+        chunks: (stages,), chunks of all sequences.
+    """
+
+    histogram: Tensor
+    boundaries: Tensor
+    pairs: Tensor
+    possible: Tensor
+    tokens: Tensor
+    chunks: Tensor
+
+    @classmethod
+    def of(cls, stages: Sequence[Boundaries], input_ids: Tensor) -> "RouterCounts":
+        """Count what the routers did with a batch of ids (B, L) without padding; there is at least one router."""
+        histogram, boundaries, pairs, possible = (
+            torch.stack(parts) for parts in zip(*map(_count_stage, stages), strict=True)
+        )
+        mask, ids = stages[0].mask[:, 1:], input_ids[:, 1:]
+        tokens = torch.stack([torch.stack([(mask & (ids == token)).sum(), (ids == token).sum()]) for token in range(6)])
+        chunks = torch.stack([stage.mask.sum() for stage in stages])
+        return cls(histogram, boundaries, pairs, possible, tokens.T.contiguous(), chunks)
+
+    @classmethod
+    def of_step(cls, micro_steps: list["RouterCounts"]) -> "RouterCounts | None":
+        """The counts of a step from those of its micro-steps; None of none."""
+        if not micro_steps:
+            return None
+        return cls(*(torch.stack([getattr(part, field.name) for part in micro_steps]).sum(0) for field in fields(cls)))
+
+
+def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
+    """The numbers of a log line; every rank must call it, and a model without routers has none.
+
+    Returns:
+        By stage: `boundary_histogram`, the share of positions in each of the BINS; `periodicity`, how much more often
+        than by chance a boundary follows another one at the distance `period` (1: always, a grid; 0: as by chance);
+        `chunk_imbalance`, the chunks of the rank with the most over their mean. Of the outermost stage by what is
+        shown: `boundary_tokens`, shares of all boundaries, and `boundary_rate`, boundaries a position.
+    """
+    if counts is None:
+        return {}
+    by_rank = counts.chunks.new_zeros(world.size, len(counts.chunks))
+    by_rank[world.rank] = counts.chunks
+    parts = [getattr(counts, field.name) for field in fields(counts)[:-1]] + [by_rank]
+    summed = world.sum_on_device(torch.cat([part.flatten() for part in parts])).double().cpu()
+    sums = [piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)]
+    histogram, boundaries, pairs, possible, tokens, chunks = sums
+    grids = [_grid(*stage) for stage in zip(boundaries, histogram.sum(1), pairs, possible, strict=True)]
+    return {
+        "boundary_histogram": _rounded(histogram / histogram.sum(1, keepdim=True).clamp(min=1)),
+        "boundary_tokens": _by_token(tokens[0] / tokens[0].sum().clamp(min=1), tokens[1]),
+        "boundary_rate": _by_token(tokens[0] / tokens[1].clamp(min=1), tokens[1]),
+        "periodicity": [strength for strength, _ in grids],
+        "period": [period for _, period in grids],
+        "chunk_imbalance": _rounded(chunks.amax(0) / chunks.mean(0)),
+    }
+
+
+def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
+    """The boundaries of every stage at the bases that its chunks begin with: (B, L) bool each, the outermost first."""
+    masks: list[Tensor] = []
+    for stage in stages:
+        if not masks:
+            masks.append(stage.mask)
+            continue
+        chunk = (masks[-1].cumsum(1) - 1).clamp(min=0)
+        masks.append(masks[-1] & stage.mask.gather(1, chunk))
+    return masks
+
+
+def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Histogram (BINS,), boundaries (), pairs and possible pairs (len(LAGS),) of one stage."""
+    width = stage.mask.shape[1]
+    inside = torch.arange(1, width, device=stage.mask.device) < stage.lengths[:, None]
+    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # of a step that the guard will skip
+    bins = (probability * BINS).long().clamp(max=BINS - 1)
+    histogram = inside.new_zeros(BINS, dtype=torch.int64).scatter_add_(0, bins.flatten(), inside.flatten().long())
+    mask = stage.mask[:, 1:]
+    pairs = torch.stack([(mask[:, lag:] & mask[:, : max(width - 1 - lag, 0)]).sum() for lag in LAGS])
+    lags = torch.arange(LAGS.start, LAGS.stop, device=mask.device)
+    possible = (stage.lengths[:, None] - 1 - lags).clamp(min=0).sum(0)
+    return histogram, mask.sum(), pairs, possible
+
+
+def _grid(boundaries: Tensor, positions: Tensor, pairs: Tensor, possible: Tensor) -> tuple[float, int]:
+    """The strongest autocorrelation of the boundaries of a stage and its distance; (0.0, 0) where there is none."""
+    share = boundaries / positions.clamp(min=1)
+    if not 0 < share < 1 or not possible.any():
+        return 0.0, 0
+    correlation = (pairs / possible.clamp(min=1) - share**2) / (share - share**2)
+    correlation = torch.where(possible > 0, correlation, 0.0)
+    strongest = correlation.max()
+    first = int((correlation >= NEARLY * strongest).nonzero()[0]) if strongest > 0 else int(correlation.argmax())
+    return round(float(strongest), 4), LAGS[first]
+
+
+def _rounded(values: Tensor) -> Any:
+    return [[round(entry, 5) for entry in row] if isinstance(row, list) else round(row, 5) for row in values.tolist()]
+
+
+def _by_token(values: Tensor, positions: Tensor) -> dict[str, float]:
+    """Values by token, of those that occur."""
+    shown = zip(SHOWN, values.tolist(), positions.tolist(), strict=True)
+    return {name.strip("[]"): round(value, 5) for name, value, number in shown if number}

@@ -1,0 +1,95 @@
+"""From a fold that is next to what a worker must know to train it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldarnet.config.sweep import SweepConfig
+from ldarnet.sweeps import supervisor
+from ldarnet.sweeps.folders import OF_SETTING, Folders
+from ldarnet.sweeps.plan import TaskPlan
+from ldarnet.sweeps.settings import Setting, describe
+from ldarnet.sweeps.tracking import ParentRun
+from ldarnet.sweeps.trial import Job
+
+SECRETS = ("PASSWORD", "TOKEN")
+"""How names of variables end that hold some."""
+
+
+class Jobs:
+    """Prepares the folder of a trial and describes it.
+
+    Args:
+        config: of the sweep.
+        metric: of validation.
+        tasks: name -> what fine-tuning is given as `task`.
+        folders: of the sweep.
+        program: launch/finetune.py.
+        gpus: of a trial.
+        parent: MLflow run of the sweep.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        metric: str,
+        tasks: Mapping[str, str | None],
+        folders: Folders,
+        program: Path,
+        gpus: float,
+        parent: ParentRun,
+    ) -> None:
+        self._config, self._metric, self._tasks, self._folders = config, metric, tasks, folders
+        self._program, self._gpus, self._parent = program.absolute(), gpus, parent
+
+    def __call__(self, place: tuple[TaskPlan, Setting, int]) -> Job:
+        """Make ready for a trial.
+
+        Raises:
+            UserError: the values of its setting cannot stand together, or its folder cannot be written.
+        """
+        task, setting, fold = place
+        config = describe(self._config, self._tasks[task.task], setting.values)
+        self._folders.prepare(task.task, setting.name, fold, config)
+        folder = self._folders.of_fold(task.task, setting.name, fold)
+        return Job(
+            task=task.task,
+            setting=setting.name,
+            fold=fold,
+            final=fold not in task.search_folds,
+            folder=str(folder),
+            metric=self._metric,
+            program=str(self._program),
+            config=str(folder.parent / OF_SETTING),
+            changes=self._changes(folder, fold, f"{task.task} {setting.name}"),
+            launcher=self._config.resources.launcher,
+            ranks=self._config.resources.ranks,
+            gpus=self._gpus,
+            keeper=str(Path(supervisor.__file__).absolute()),
+            cwd=str(Path.cwd()),
+            variables=self._environment(),
+        )
+
+    def _changes(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
+        own = {"run.dir": str(folder), "folds.only": [fold], "tracking.mlflow": self._parent.run_id is not None}
+        if self._parent.run_id is None:
+            return own
+        return own | {
+            "tracking.name": name,
+            "tracking.parent": self._parent.run_id,
+            "tracking.experiment": self._config.tracking.experiment,
+        }
+
+    def _environment(self) -> dict[str, str]:
+        """What a worker on another machine does not know, and what Ray does not say."""
+        told = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        # Ray writes these down: secrets are left to the workers' own environment.
+        variables = {name: value for name, value in told.items() if not name.endswith(SECRETS)}
+        if self._parent.run_id is not None:
+            variables["MLFLOW_TRACKING_URI"] = self._parent.uri
+        resources = self._config.resources
+        variables["OMP_NUM_THREADS"] = str(max(int(resources.cpus / resources.ranks), 1))
+        if not self._gpus:
+            variables |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        return variables

@@ -1,5 +1,0 @@
-"""Sweeps over tasks, folds and settings on Ray Tune: `run_sweep(config, program)`."""
-
-from ldarnet.tuning.sweep import Sweep, run_sweep
-
-__all__ = ["Sweep", "run_sweep"]

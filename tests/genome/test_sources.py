@@ -1,0 +1,222 @@
+"""Input of every kind: species, tables of genomes, .2bit files, servers."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ldarnet.genome.sources
+from ldarnet.data import ShardSet
+from ldarnet.errors import UserError
+from ldarnet.genome.sources import Source, parse_source, read_genomes
+from ldarnet.io.retry import Retry
+from sharding.build import build, main
+from tests.support import range_server as faults
+from tests.support.range_server import RangeServer
+from tests.support.twobit_writer import write_2bit
+
+SMALL = {"block": 2000, "shard_size": 5000}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def as_fasta(contigs: dict[str, str]) -> str:
+    return "".join(f">{name}\n{letters}\n" for name, letters in contigs.items())
+
+
+def test_a_source_is_a_path_or_url_with_or_without_a_species():
+    assert parse_source("x/a=b.fa") == Source("x/a=b.fa")
+    assert parse_source("fly=x/a=b.fa") == Source("x/a=b.fa", "fly")
+    assert parse_source("https://host/a?b=c") == Source("https://host/a?b=c")
+    assert parse_source("D.simulans=s3://bucket/a.fa.gz") == Source("s3://bucket/a.fa.gz", "D.simulans")
+
+
+def test_several_species_may_share_names(tmp_path, capsys):
+    (tmp_path / "fly.fa").write_text(">chr1\nACGT\n>chr2\nAAAA\n")
+    (tmp_path / "fly_more.fa").write_text(">chr3\nACGTA\n")
+    (tmp_path / "worm.fa").write_text(">chr1\nGGGGGG\n")
+    (tmp_path / "list.tsv").write_text("# genomes\n\nworm\tworm.fa\nfly\tfly_more.fa\n")
+    out = tmp_path / "set"
+    arguments = [f"fly={tmp_path / 'fly.fa'}", "--genomes", str(tmp_path / "list.tsv"), "--out", str(out)]
+    assert main([*arguments, "--split", "valid=worm/chr1,chr2"]) == 0
+    assert "2 species, 4 contigs" in capsys.readouterr().out
+    shards = ShardSet.open(out)
+    assert shards.contigs == {"fly/chr1": 4, "fly/chr2": 4, "worm/chr1": 6, "fly/chr3": 5}
+    assert shards.index.species == ["fly", "worm"]
+    assert shards.index.contigs.species.tolist() == [0, 0, 1, 0]
+    assert shards.text("worm/chr1", 0, 6) == "GGGGGG"
+    assert shards.text("chr3", 0, 5) == "ACGTA"
+    assert {name: rows[:, 0].tolist() for name, rows in shards.index.splits.items()} == {
+        "train": [0, 3],
+        "valid": [1, 2],
+    }
+    with pytest.raises(UserError, match="'chr1' is in several species; name one: fly/chr1, worm/chr1"):
+        shards.text("chr1", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), ("fly fly.fa\n", "line 1: not a genome"), ("fly\ta\na/b\tc\n", "line 2: not a genome")],
+)
+def test_bad_tables_of_genomes_are_refused(tmp_path, text, message):
+    (tmp_path / "list.tsv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_genomes(tmp_path / "list.tsv")
+
+
+letters = st.one_of(
+    st.text("ACGTNacgtn", min_size=1, max_size=60), st.text("Nn", min_size=1), st.text("ac", min_size=1)
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(letters, min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 50))
+def test_a_2bit_file_gives_the_shards_of_its_fasta(tmp_path_factory, texts, block, shard_size):
+    tmp_path = tmp_path_factory.mktemp("twobit")
+    contigs = {f"c{number}": text for number, text in enumerate(texts)} | {"last": "ACGT"}
+    write_2bit(tmp_path / "x.2bit", contigs)
+    (tmp_path / "x.fa").write_text(as_fasta(contigs))
+    for name in ("x.2bit", "x.fa"):
+        build(tmp_path / name.replace(".", "_"), [tmp_path / name], block=block, shard_size=shard_size)
+    two, fasta = files(tmp_path / "x_2bit"), files(tmp_path / "x_fa")
+    assert two.pop("index.json") != fasta.pop("index.json")
+    assert two == fasta
+    assert ShardSet.open(tmp_path / "x_2bit").text("c0", 0, len(texts[0])) == texts[0]
+
+
+def test_another_program_reads_the_2bit_files_of_these_tests_alike(tmp_path):
+    py2bit = pytest.importorskip("py2bit")
+    contigs = {"a": "ACGTNNNacgtRn".replace("R", "G").upper(), "b": "aaCCgg" * 99 + "N"}
+    write_2bit(tmp_path / "x.2bit", contigs)
+    theirs = py2bit.open(str(tmp_path / "x.2bit"), True)
+    assert {name: theirs.sequence(name) for name in theirs.chroms()} == contigs
+
+
+def test_parts_of_a_2bit_file_may_be_packed_by_several_workers(tmp_path):
+    random = np.random.default_rng(0)
+    contigs = {f"c{number}": "".join(random.choice(list("ACGTacgtNn"), 900)) for number in range(20)}
+    write_2bit(tmp_path / "x.2bit", contigs)
+    for workers in (1, 3):
+        build(tmp_path / str(workers), [tmp_path / "x.2bit"], workers=workers, block=500, shard_size=1500)
+    assert files(tmp_path / "1") == files(tmp_path / "3")
+    assert len(ShardSet.open(tmp_path / "1").index.shards) > 9
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_2bit_file_is_named(tmp_path, workers):
+    write_2bit(tmp_path / "x.2bit", {"a": "ACGT" * 2000})
+    whole = (tmp_path / "x.2bit").read_bytes()
+    for damaged in (whole[:-100], whole[:10], b"", b">a\nACGT\n"):
+        (tmp_path / "x.2bit").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"x\.2bit: .*(damaged|truncated)"):
+            build(tmp_path / "set", [tmp_path / "x.2bit"], workers=workers)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A server, and the folder that it serves: one genome in three forms, larger than what is asked for at a time."""
+    monkeypatch.setattr(ldarnet.genome.sources, "PATIENCE", Retry(first=0.01, longest=0.05, total=2.0, attempt=5.0))
+    folder = tmp_path / "served"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    contigs = {
+        f"c{number}": random.choice(np.frombuffer(b"ACGT", np.uint8), 2_000_000).tobytes().decode()
+        for number in range(4)
+    }
+    (folder / "x.fa").write_text(as_fasta(contigs))
+    (folder / "x.fa.gz").write_bytes(gzip.compress((folder / "x.fa").read_bytes(), 1))
+    write_2bit(folder / "x.2bit", {"c": "ACGTNnacgt" * 500})
+    server = RangeServer(folder)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("name", ["x.fa", "x.fa.gz", "x.2bit"])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_url_gives_what_its_file_gives(tmp_path, served, name, ranges):
+    if not ranges:
+        served.faults.append(faults.ignore_range)
+    options = {"block": 2**20, "shard_size": 3_000_000, "workers": 2}
+    build(tmp_path / "remote", [Source(f"{served.url}/{name}")], **options)
+    build(tmp_path / "local", [served.folder / name], **options)
+    assert files(tmp_path / "remote") == files(tmp_path / "local")
+    assert not build(tmp_path / "remote", [Source(f"{served.url}/{name}")], **options)[1]
+
+
+def cut_after(count: int):
+    """Send no more than so many bytes of what was promised."""
+
+    def fault(handler):
+        write = handler.wfile.write
+        sent = 0
+
+        def writing(data):
+            nonlocal sent
+            if sent + len(data) > 2000 + count:
+                write(data[:count])
+                handler.connection.close()
+                raise ConnectionAbortedError
+            sent += len(data)
+            return write(data)
+
+        handler.wfile.write = writing
+        return False
+
+    return fault
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_connection_that_breaks_is_taken_up_again(tmp_path, served, ranges):
+    if not ranges:
+        served.faults.append(faults.ignore_range)
+    build(tmp_path / "local", [served.folder / "x.fa"])
+    served.faults.append(faults.times(2, cut_after(1_500_000), "x.fa"))
+    served.faults.append(faults.times(2, faults.status(500), "x.fa"))
+    build(tmp_path / "remote", [Source(f"{served.url}/x.fa")])
+    assert files(tmp_path / "remote") == files(tmp_path / "local")
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (faults.status(404), "no such file; check the address"),
+        (faults.status(403), "no permission to read it"),
+        (faults.status(500), r"could not be read in \d+ attempts"),
+    ],
+)
+def test_a_server_that_does_not_give_it_is_named(tmp_path, served, fault, message):
+    served.faults.append(fault)
+    with pytest.raises(UserError, match=rf"{served.url}/x\.fa\.gz: {message}"):
+        build(tmp_path / "set", [Source(f"{served.url}/x.fa.gz")])
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_server_that_goes_away_is_told_and_what_is_packed_is_kept(tmp_path, served):
+    source, options = Source(f"{served.url}/x.fa"), {"shard_size": 1_500_000}
+    asked = 0
+
+    def die(handler):
+        nonlocal asked
+        asked += handler.command == "GET"
+        return asked > 1 and faults.status(503)(handler)
+
+    served.faults.append(die)
+    with pytest.raises(UserError, match=r"x\.fa: could not be read in \d+ attempts"):
+        build(tmp_path / "set", [source], **options)
+    kept = {path: path.stat().st_ino for path in (tmp_path / "set").glob("*.tar")}
+    assert len(kept) >= 2
+    served.faults.clear()
+    build(tmp_path / "set", [source], **options)
+    assert {path: path.stat().st_ino for path in kept} == kept
+    build(tmp_path / "local", [served.folder / "x.fa"], **options)
+    assert files(tmp_path / "set") == files(tmp_path / "local")
+
+
+def test_an_address_that_means_nothing_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"zzz://host/x\.fa: .*zzz"):
+        build(tmp_path / "set", [Source("zzz://host/x.fa")])

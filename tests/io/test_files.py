@@ -1,0 +1,95 @@
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+
+from ldarnet.errors import TransientError, UserError
+from ldarnet.io.files import atomic_path, file_size, read_errors, sha256_file, space_errors, write_json_atomic
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    final = tmp_path / "out.bin"
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"new")
+        assert not final.exists()
+        assert partial.parent == tmp_path
+    assert final.read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+
+def fail_half_way(final):
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    final = tmp_path / "out.bin"
+    final.write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        fail_half_way(final)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
+    with pytest.raises(UserError, match="a folder, not a file; name a file"), atomic_path(tmp_path):
+        pytest.fail("begun")
+    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, r"no space left on device while writing .*out\.bin; free some space"),
+        (errno.EDQUOT, "no space left"),
+        (errno.EROFS, r"cannot write .*out\.bin \(Read-only file system\); name a folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, number, message):
+    with pytest.raises(UserError, match=message), atomic_path(tmp_path / "out.bin"):
+        raise OSError(number, os.strerror(number))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(OSError, match="Input/output"), space_errors(tmp_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "message"),
+    [
+        (errno.ENOENT, UserError, r"in\.fa: no such file; check the path"),
+        (errno.EISDIR, UserError, r"in\.fa: a folder, not a file; name a file"),
+        (errno.EACCES, UserError, r"in\.fa: no permission to read it; change its mode or its owner"),
+        (errno.EIO, TransientError, r"in\.fa: cannot be read \(Input/output error\); check the path and the disk"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(tmp_path, number, kind, message):
+    with pytest.raises(kind, match=message) as raised, read_errors(tmp_path / "in.fa"):
+        raise OSError(number, os.strerror(number))
+    assert type(raised.value) is kind
+
+
+def test_only_a_plain_file_has_a_size(tmp_path):
+    (tmp_path / "x").write_bytes(b"123")
+    os.mkfifo(tmp_path / "pipe")
+    assert file_size(tmp_path / "x") == 3
+    for name, message in (
+        ("absent", "no such file"),
+        ("x/y", "no such file"),
+        (".", "a folder"),
+        ("pipe", "not a plain"),
+    ):
+        with pytest.raises(UserError, match=message):
+            file_size(tmp_path / name)
+
+
+def test_json_and_hash(tmp_path):
+    path = tmp_path / "x.json"
+    write_json_atomic(path, {"b": [1, 2]}, indent=1)
+    assert json.loads(path.read_text()) == {"b": [1, 2]}
+    assert sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()

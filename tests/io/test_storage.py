@@ -1,0 +1,365 @@
+import contextlib
+import errno
+import hashlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldarnet.data import ShardSet
+from ldarnet.data.cache import DiskCache, MemoryCache, default_cache_folder, locked
+from ldarnet.errors import TransientError, UserError
+from ldarnet.io.retry import Retry
+from ldarnet.io.storage import MOST_OPEN, DamagedError, MissingError, storage_at
+from tests.support import range_server as faults
+from tests.support.range_server import RangeServer, times
+
+QUICK = Retry(first=0.001, longest=0.002, total=0.5, attempt=0.2)
+CONTENT = bytes(range(256)) * 20
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "a.tar").write_bytes(CONTENT)
+    server = RangeServer(folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def remote(server):
+    return storage_at(server.url, QUICK)
+
+
+# A folder
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 6000), st.integers(0, 6000))
+def test_a_file_is_read_in_ranges_and_ends_where_it_ends(tmp_path_factory, start, size):
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "a.tar").write_bytes(CONTENT)
+    storage = storage_at(folder)
+    assert storage.read("a.tar", start, start + size) == CONTENT[start : start + size]
+    assert (storage.size("a.tar"), storage.read_all("a.tar")) == (len(CONTENT), CONTENT)
+
+
+def test_files_stay_open_but_few_of_them_and_none_is_pickled(tmp_path):
+    storage = storage_at(f"file://{tmp_path}")
+    for number in range(2 * MOST_OPEN):
+        (tmp_path / f"{number}.tar").write_bytes(b"%d" % number)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        assert [storage.read(f"{number}.tar", 0, 9) for number in range(2 * MOST_OPEN)] == [
+            b"%d" % number for number in range(2 * MOST_OPEN)
+        ]
+    assert MOST_OPEN - 1 <= len(list(Path("/proc/self/fd").iterdir())) - before <= MOST_OPEN + 1
+    assert pickle.loads(pickle.dumps(storage)).read("7.tar", 0, 9) == b"7"
+
+
+def test_a_file_that_was_replaced_is_found_once_the_old_one_is_forgotten(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"old")
+    storage = storage_at(tmp_path)
+    assert storage.read("a.tar", 0, 9) == b"old"
+    (tmp_path / "b.tar").write_bytes(b"new")
+    (tmp_path / "b.tar").rename(tmp_path / "a.tar")
+    storage.forget("a.tar")
+    assert storage.read("a.tar", 0, 9) == b"new"
+
+
+def test_what_is_missing_is_damage_and_what_may_not_be_read_is_not(tmp_path, monkeypatch):
+    storage = storage_at(tmp_path)
+    for read in (lambda: storage.read("a.tar", 0, 1), lambda: storage.read_all("a.tar"), lambda: storage.size("a.tar")):
+        with pytest.raises(MissingError, match=r"a\.tar: missing; copy .* anew, or delete it and build it again"):
+            read()
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"a\.tar: no permission to read it") as refused:
+        storage.read("a.tar", 0, 1)
+    assert not isinstance(refused.value, DamagedError)
+
+
+# A server
+
+
+def test_ranges_and_whole_files_of_a_server(server, remote):
+    assert remote.read("a.tar", 100, 300) == CONTENT[100:300]
+    assert remote.read_all("a.tar") == CONTENT
+    assert remote.size("a.tar") == len(CONTENT)
+    assert server.requests[:2] == [("/a.tar", "bytes=100-299"), ("/a.tar", "")]
+    assert pickle.loads(pickle.dumps(remote)).read("a.tar", 5, 7) == CONTENT[5:7]
+
+
+PASSING = {
+    "500": faults.status(500),
+    "503": faults.status(503),
+    "429": faults.status(429),
+    "broken in the middle": faults.break_off,
+    "ended early": faults.end_early,
+    "reset": faults.hang_up,
+    "slow": faults.be_slow(0.4),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_faults_that_pass_are_sat_out(server, fault, caplog):
+    server.faults = [times(2, fault)]
+    storage = storage_at(server.url, Retry(first=0.001, longest=0.002, total=20, attempt=0.3))
+    assert storage.read("a.tar", 1000, 1200) == CONTENT[1000:1200]
+    assert len(server.requests) == 3
+    told = [record.message.split(" failed")[0] for record in caplog.records]
+    attempts = 1 if fault is faults.hang_up else 2  # the HTTP library tries a lost connection again by itself
+    assert told == [f"{server.url}/a.tar (bytes 1000-1200): attempt {number + 1}" for number in range(attempts)]
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_a_fault_that_stays_ends_with_address_attempts_and_cause(server, remote, fault):
+    server.faults = [fault]
+    began = time.monotonic()
+    if fault is faults.end_early:
+        assert remote.read("a.tar", 1000, 1200) == b"x" * 10  # as a file would be that ends there; hashes will tell
+    else:
+        with pytest.raises(
+            TransientError, match=r"/a\.tar \(bytes 1000-1200\): could not be read in \d+ attempts"
+        ) as failed:
+            remote.read("a.tar", 1000, 1200)
+        assert "failed with" in str(failed.value)
+        assert not isinstance(failed.value, DamagedError)
+    assert time.monotonic() - began < 5
+    assert len(server.requests) > 1
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    server = RangeServer(tmp_path)
+    server.close()
+    with pytest.raises(UserError, match=r"could not be read in \d+ attempts .* check the network and the server"):
+        storage_at(server.url, QUICK).read("a.tar", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message"),
+    [
+        (404, MissingError, "missing; copy"),
+        (410, MissingError, "missing; copy"),
+        (401, UserError, r"no permission to read it \(401\); check your credentials"),
+        (403, UserError, r"no permission to read it \(403\); check your credentials"),
+        (400, UserError, "cannot be read .*400.*; check the address"),
+    ],
+)
+def test_what_trying_again_cannot_mend_is_told_at_once(server, remote, code, kind, message):
+    server.faults = [faults.status(code)]
+    for read in (lambda: remote.read("a.tar", 10, 20), lambda: remote.read_all("a.tar")):
+        with pytest.raises(UserError, match=message) as refused:
+            read()
+        assert type(refused.value) is kind
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_file(server, remote):
+    server.faults = [faults.ignore_range]
+    with pytest.raises(UserError, match="the server does not give parts of files"):
+        remote.read("a.tar", 1000, 1200)
+    assert remote.read("a.tar", 0, 200) == CONTENT[:200]
+    assert len(server.requests) == 2
+
+
+def test_addresses_that_nobody_knows_are_refused():
+    with pytest.raises(UserError, match=r"cannot be read .*Protocol not known: nowhere"):
+        storage_at("nowhere://set", QUICK).read("a.tar", 0, 1)
+
+
+def test_waits_double_up_to_a_limit(monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    failures = iter([OSError()] * 8)
+
+    def read(_):
+        for failure in failures:
+            raise failure
+        return "read"
+
+    assert Retry(first=1, longest=20, total=1e9)("it", read) == "read"
+    for wait, longest in zip(waits, (1, 2, 4, 8, 16, 20, 20, 20), strict=True):
+        assert longest / 2 <= wait <= longest
+
+
+# Caches
+
+
+def frame(number, size=1000):
+    content = number.to_bytes(4, "little") * (size // 4)
+    return hashlib.sha256(content).hexdigest(), content
+
+
+def held(folder):
+    return sum(path.stat().st_size for path in folder.glob("frames/??/*"))
+
+
+def test_frames_are_kept_and_the_longest_unused_make_room(tmp_path):
+    cache = DiskCache(tmp_path, 10_000)
+    for number in range(10):
+        cache.put(*frame(number))
+        os.utime(cache._path(frame(number)[0]), (number, number))
+    assert [frame(number)[0] in cache for number in range(10)] == [True] * 10
+    assert cache.get(frame(0)[0]) == frame(0)[1]
+    assert cache.put(*frame(10))
+    kept = [number for number in range(11) if frame(number)[0] in cache]
+    assert kept == [0, *range(3, 11)]
+    assert held(tmp_path) <= 10_000
+    assert cache.get("0" * 64) is None
+    assert not cache.put(*frame(11, 20_000))
+
+
+def test_a_damaged_frame_is_forgotten(tmp_path):
+    cache, (digest, content) = DiskCache(tmp_path, 10_000), frame(1)
+    for damage in (content[:-1], content[:-1] + b"x", b""):
+        cache.put(digest, content)
+        cache._path(digest).write_bytes(damage)
+        assert cache.get(digest) is None
+        assert digest not in cache
+
+
+def test_a_damaged_count_is_set_right(tmp_path):
+    cache = DiskCache(tmp_path, 3000)
+    cache.put(*frame(0))
+    for text in (b"", b"many", b"-7\n", b"99999999"):
+        (tmp_path / "frames" / "bytes").write_bytes(text)
+        for number in range(1, 9):
+            assert cache.put(*frame(number))
+        assert 1000 <= held(tmp_path) <= 3000
+
+
+def put_many(folder, seed):
+    cache = DiskCache(folder, 20_000)
+    for number in range(150):
+        digest, content = frame(seed * 75 + number)
+        assert cache.put(digest, content)
+        assert cache.get(digest) in (None, content)
+
+
+def test_processes_share_one_folder_and_its_bound(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=put_many, args=(tmp_path, seed)) for seed in range(4)]
+    for writer in writers:
+        writer.start()
+    largest = 0
+    while any(writer.is_alive() for writer in writers):
+        with contextlib.suppress(FileNotFoundError), locked(tmp_path / "frames" / "bytes"):
+            largest = max(largest, held(tmp_path))
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    assert 10_000 < held(tmp_path) <= 20_000
+    assert largest <= 20_000 + 4 * 1000
+    assert not list(tmp_path.glob("frames/??/.*"))
+
+
+def put_without_end(folder):
+    cache = DiskCache(folder, 10**6)
+    for number in range(10**9):
+        cache.put(*frame(number, 40_000))
+
+
+def test_a_writer_may_be_killed_at_any_time(tmp_path):
+    for _ in range(5):
+        writer = multiprocessing.get_context("fork").Process(target=put_without_end, args=(tmp_path,))
+        writer.start()
+        deadline = time.monotonic() + 10
+        while not held_safely(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+    cache = DiskCache(tmp_path, 10**6)
+    # What it left half written goes when it is old.
+    left = tmp_path / "frames" / "00" / ".half.partial"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x" * 1000)
+    os.utime(left, (0, 0))
+    for number in range(30):
+        digest, content = frame(number, 40_000)
+        assert cache.put(digest, content)
+        assert cache.get(digest) == content
+    assert held(tmp_path) <= 10**6
+    assert not left.exists()
+    for path in tmp_path.glob("frames/??/[0-9a-f]*"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+
+
+def held_safely(folder):
+    with contextlib.suppress(FileNotFoundError):
+        return held(folder)
+    return 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_once_and_reading_goes_on(small_disk, caplog):
+    cache = DiskCache(small_disk, 10**6)
+    with caplog.at_level(logging.WARNING):
+        kept = [cache.put(*frame(number, 10_000)) for number in range(10)]
+    assert kept[0] and not kept[-1]
+    assert len(caplog.records) == 1
+    assert "blocks are not kept on disk from here on: no space left on device" in caplog.text
+    assert cache.get(frame(0, 10_000)[0]) == frame(0, 10_000)[1]
+    assert not list(small_disk.glob("frames/??/.*"))
+
+
+def test_a_set_is_read_with_a_full_disk_under_its_cache(make_set, small_disk, caplog):
+    local = make_set({"a": "ACGTTTGA" * 100}, block=100)
+    server = RangeServer(local.folder)
+    with contextlib.suppress(OSError):
+        (small_disk / "filler").write_bytes(bytes(10**6))
+    try:
+        shards = ShardSet.open(server.url, disk_cache=small_disk, retry=QUICK)
+        assert shards.text("a", 0, 800) == "ACGTTTGA" * 100
+    finally:
+        server.close()
+    assert f"the index of {server.url} lies in" in caplog.text
+    assert "blocks are not kept on disk from here on" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_told_once(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    cache = DiskCache(tmp_path / "file" / "cache", 10**6)
+    assert not cache.put(*frame(0)) and not cache.put(*frame(1))
+    assert cache.get(frame(0)[0]) is None
+    assert len(caplog.records) == 1
+
+
+def test_frames_in_memory_are_bounded():
+    cache = MemoryCache(3500)
+    for number in range(10):
+        cache.put(*frame(number))
+    assert [number for number in range(10) if frame(number)[0] in cache] == [7, 8, 9]
+    assert cache.get(frame(9)[0]) == frame(9)[1]
+
+
+def test_where_the_cache_lies(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / ".cache" / "ldarnet"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert default_cache_folder() == tmp_path / "x" / "ldarnet"

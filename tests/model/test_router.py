@@ -1,0 +1,63 @@
+"""The router, the ratio loss and what the hierarchy does with boundaries."""
+
+import pytest
+import torch
+
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model.router import Router, ratio_loss
+from ldarnet.ops import Packing
+
+
+def packing_of(*lengths):
+    return Packing.of_lengths(torch.tensor(lengths), sum(lengths))
+
+
+def identity_router(width):
+    router = Router(width)
+    torch.nn.init.eye_(router.q_proj.weight)
+    torch.nn.init.eye_(router.k_proj.weight)
+    return router
+
+
+def test_a_chunk_begins_where_neighbours_point_apart_and_at_every_start():
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    row = torch.stack([a, a, -a, -a, a, a, b])
+    probability, boundary = identity_router(2)(row, packing_of(4, 3))
+    torch.testing.assert_close(probability, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.5]))
+    # The last is a tie, which is no boundary.
+    assert boundary.tolist() == [True, False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("target", [2.0, 4.0, 7.5])
+def test_the_ratio_loss_is_smallest_at_the_target(target):
+    share = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    loss = ratio_loss(share, share, target)
+    assert abs(share[loss.argmin()] - 1 / target) <= 0.01
+    torch.testing.assert_close(
+        ratio_loss(torch.tensor(1 / target), torch.tensor(1 / target), target), torch.tensor(1.0)
+    )
+
+
+def test_the_ratio_loss_pushes_probabilities_down_where_there_are_too_many_boundaries():
+    for share, sign in ((0.9, 1), (0.05, -1)):
+        mean = torch.tensor(share, requires_grad=True)
+        ratio_loss(torch.tensor(share), mean, 4.0).backward()
+        assert torch.sign(mean.grad) == sign
+
+
+def test_router_logits_and_losses_stay_in_float32_under_autocast():
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+    ids = torch.randint(0, 4, (1, 64))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(ids, labels=ids)
+    assert out.boundaries[0].probability.dtype == torch.float32
+    assert out.logits.dtype == torch.float32
+    assert out.loss.dtype == torch.float32
+
+
+def test_chunks_decide_what_the_main_network_sees():
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+    seen = []
+    model.model.backbone.main.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    out = model(torch.randint(0, 4, (3, 50)))
+    assert seen == [int(out.boundaries[0].mask.sum())]

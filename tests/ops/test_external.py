@@ -1,0 +1,113 @@
+"""Adapters to packages of GPU kernels: on a GPU against their references, elsewhere as far as that can be shown."""
+
+import sys
+from contextlib import nullcontext
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ldarnet.errors import UserError
+from ldarnet.ops import Packing, backends_of, external, operations
+from ldarnet.ops.verify import TOLERANCES, disagreement
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTHS = [[17], [1000], [5, 64, 1, 200, 63], [30, 0, 70]]
+ADAPTERS = [
+    backend
+    for operation in operations()
+    for backend in backends_of(operation).values()
+    if backend.function.__module__ == external.__name__
+]
+ATTENTION = [("torch.nn.attention.varlen", "varlen_attn", "torch-varlen")]
+ATTENTION += [("flash_attn", "flash_attn_varlen_func", "flash-attn")]
+ATTENTION += [("flash_attn_interface", "flash_attn_varlen_func", "flash-attn-3")]
+
+
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda backend: f"{backend.operation}={backend.name}")
+def test_on_a_gpu(adapter, lengths, width):
+    if obstacle := adapter.obstacle(DEVICE, torch.bfloat16):
+        pytest.skip(obstacle)
+    assert disagreement(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("features", [12, 264])
+@pytest.mark.parametrize("name", [name for _, _, name in ATTENTION])
+def test_heads_that_flash_attention_does_not_take_are_named(name, features):
+    q = torch.zeros(5, 2, features)
+    with pytest.raises(UserError, match=f"ops.attention={name}: a head of {features} features.*ops.attention=torch"):
+        backends_of("attention")[name].function(q, q, q, Packing.of_lengths(torch.tensor([5]), 5, 5), -1)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """mamba-ssm's scan under Triton's interpreter, which it was not written for."""
+    pytest.importorskip("triton", reason="needs Triton: pip install triton")
+    if find_spec("mamba_ssm") is None:
+        pytest.skip(
+            "needs mamba-ssm; its Triton part alone is enough: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "
+            "pip install --no-build-isolation --no-deps mamba-ssm einops"
+        )
+    if DEVICE == "cuda":
+        pytest.skip("on a GPU Triton compiles")
+    from triton.runtime.autotuner import Autotuner
+
+    external._mamba_scan()
+    loaded = [module for name, module in sys.modules.items() if name.startswith("mamba_ssm.ops.triton")]
+    for kernel in {value for module in loaded for value in vars(module).values() if isinstance(value, Autotuner)}:
+        monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(multi_processor_count=4))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
+def test_scan_of_mamba_ssm_under_the_interpreter(dtype, tolerance):
+    # Not in bfloat16, whose products the interpreter takes of the bits.
+    adapter = backends_of("ssd")["mamba-ssm"]
+    assert disagreement(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
+    assert "mamba_ssm" not in sys.modules
+
+
+def plain_causal_conv(x, weight, bias, seq_idx, activation):
+    """What causal-conv1d promises, for its arguments: (1, C, T), (C, W), (C,), (1, T)."""
+    assert seq_idx.dtype == torch.int32 and activation == "silu" and x.stride(1) == 1
+    W = weight.shape[1]
+    out = bias[None, :, None].expand_as(x)
+    for back in range(W):
+        same = F.pad(seq_idx, (back, 0), value=-1)[:, : seq_idx.shape[1]] == seq_idx
+        out = out + weight[:, W - 1 - back, None] * F.pad(x, (back, 0))[..., : x.shape[2]] * same
+    return F.silu(out)
+
+
+def test_convolution_turns_round_what_causal_conv1d_reads(monkeypatch):
+    fake = ModuleType("causal_conv1d")
+    fake.causal_conv1d_fn = plain_causal_conv
+    monkeypatch.setitem(sys.modules, "causal_conv1d", fake)
+    adapter = backends_of("convolution")["causal-conv1d"]
+    assert disagreement(adapter, "cpu", torch.float64, [5, 20, 1, 0, 30], width=8) < 1e-9
+
+
+@pytest.mark.parametrize(("module", "function", "name"), ATTENTION, ids=[name for *_, name in ATTENTION])
+def test_attention_tells_the_packages_where_sequences_lie(module, function, name, monkeypatch):
+    seen = {}
+
+    def fake_function(q, k, v, starts_q, starts_k, longest_q, longest_k, *, window_size):
+        seen.update(starts=[starts_q, starts_k], longest=[longest_q, longest_k], window=window_size)
+        return q + k + v
+
+    fake = ModuleType(module)
+    setattr(fake, function, fake_function)
+    monkeypatch.setitem(sys.modules, module, fake)
+    q, k, v = torch.randn(3, 12, 2, 8).unbind()
+    packing = Packing(torch.tensor([0, 5, 5, 12]), total=12, longest=10)
+    out = backends_of("attention")[name].function(q, k, v, packing, 3)
+    assert torch.equal(out, q + k + v)
+    assert seen["longest"] == [10, 10] and seen["window"] == (3, 3)
+    assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
+    assert packing.__dict__.keys() == {"starts", "total", "longest"}, "asked the device for more than it needs"

@@ -1,0 +1,83 @@
+"""Windows that grow: stopped after every step and continued, a run is the unbroken one; and very long windows."""
+
+import re
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from ldarnet.config import load_config
+from ldarnet.errors import UserError
+from ldarnet.model.cost import cost
+from ldarnet.runtime.metrics_file import read_metrics
+from sharding.build import build
+from tests.support.ranks import WORKERS
+
+STEPS = 10
+LONG = 131_072
+
+
+def tensors(run):
+    checkpoint = run / f"checkpoints/step-{STEPS:08d}"
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
+
+
+def losses(run):
+    return [line["loss"] for line in read_metrics(run / "metrics.jsonl") if line["split"] == "train"]
+
+
+@pytest.fixture
+def grown(config_file):
+    """A configuration with borders after steps 3 and 5."""
+    tree = yaml.safe_load(config_file.read_text())
+    tree["data"]["curriculum"] = [{"length": 16, "share": 0.3}, {"length": 32, "share": 0.2}]
+    config_file.write_text(yaml.safe_dump(tree))
+    return config_file
+
+
+def test_stopped_at_borders_and_between_a_run_is_the_unbroken_one(grown, run_ranks, tmp_path):
+    unbroken, pieces = tmp_path / "unbroken", tmp_path / "pieces"
+    starts = [f"{grown} run.dir={pieces} training.stop_after={step}" for step in (2, 3, 4, 5, STEPS)]
+    output = run_ranks(2, f"{grown} run.dir={unbroken}", *starts, script=WORKERS / "several_runs.py").succeed()
+    assert "lengths  32 windows of 16 bases to step 3, 16 windows of 32 bases to step 5, 8 windows of 64" in output
+    whole, joined = tensors(unbroken), tensors(pieces)
+    assert all(whole[name].equal(joined[name]) for name in whole)
+    assert losses(unbroken) == losses(pieces)
+    lines = [line for line in read_metrics(unbroken / "metrics.jsonl") if line["split"] == "train"]
+    assert [line["bases"] for line in lines] == [512 * step for step in range(1, STEPS + 1)]
+    assert [line["length"] for line in lines] == [16] * 3 + [32] * 2 + [64] * 5
+
+
+@pytest.mark.slow
+def test_windows_of_131072_bases_train_on_a_cpu_in_linear_memory(tmp_path, run_ranks):
+    """After some shorter ones; the activations take what the line `cost` says, and little else does."""
+    fasta, shards = tmp_path / "long.fa", tmp_path / "shards"
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 440_000))
+    fasta.write_text(f">first\n{letters[:300_000]}\n>second\n{letters[300_000:]}\n")
+    build(shards, [fasta], contig_splits={"valid": ["second"]})
+    config_file = tmp_path / "config.yaml"
+    tree = {
+        "run": {"dir": str(tmp_path / "run")},
+        "model": {"preset": "tiny"},
+        "data": {"shards": str(shards), "length": LONG, "curriculum": [{"length": 4096, "share": 0.5}]},
+        "training": {"steps": 2, "batch": 1},
+        "validation": {"every": 2, "windows": 1},
+        "tracking": {"mlflow": False},
+    }
+    config_file.write_text(yaml.safe_dump(tree))
+    output = run_ranks(1, config_file, tmp_path / "short", script=WORKERS / "long_windows.py").succeed()
+    assert len(losses(tmp_path / "run")) == 2
+    config = load_config(config_file).model.build({})
+    (chunk,) = read_metrics(tmp_path / "run/metrics.jsonl")[1]["bases_per_chunk"]
+    added = int(re.search(r"bytes added: (\d+)", output)[1])
+    reckoned = cost(config, LONG, [chunk]).kept * LONG
+    print(f"{added / 2**20:.0f} MiB added, {reckoned / 2**20:.0f} MiB reckoned")
+    assert added < 3 * reckoned
+
+
+def test_lengths_that_do_not_fit_are_refused(config_file):
+    with pytest.raises(UserError, match=r"data: curriculum length 24 does not divide length=64"):
+        load_config(config_file, ["data.curriculum=[{length: 24, share: 0.1}]"])
+    with pytest.raises(UserError, match=r"shares of curriculum must add up to less than 1"):
+        load_config(config_file, ["data.curriculum=[{length: 16, share: 0.5}, {length: 32, share: 0.5}]"])

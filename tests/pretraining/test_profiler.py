@@ -1,0 +1,53 @@
+"""Traces by configuration and by signal."""
+
+import gzip
+import json
+import os
+import signal
+
+import torch
+
+from ldarnet.pretraining.profiler import STEPS_ON_REQUEST, Profiler
+
+
+def steps(profiler, first, last):
+    for completed in range(first, last):
+        profiler.between(completed)
+        torch.ones(8, 8) @ torch.ones(8, 8)
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "profiles").glob("*"))
+
+
+def test_configured_steps_are_traced(tmp_path):
+    said = []
+    with Profiler(tmp_path, 3, (2, 3), said.append) as profiler:
+        steps(profiler, 0, 6)
+    assert names(tmp_path) == ["rank-00003-step-00000003.json.gz"]
+    assert "ui.perfetto.dev" in said[0]
+    trace = json.loads(gzip.decompress((tmp_path / "profiles" / names(tmp_path)[0]).read_bytes()))
+    products = [event for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
+    assert len(products) == 2
+
+
+def test_a_signal_traces_the_next_steps(tmp_path):
+    before = signal.getsignal(signal.SIGUSR2)
+    with Profiler(tmp_path, 0, None, lambda text: None) as profiler:
+        steps(profiler, 0, 5)
+        assert not (tmp_path / "profiles").exists()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        steps(profiler, 5, 20)
+    assert names(tmp_path) == [f"rank-00000-step-{5 + STEPS_ON_REQUEST:08d}.json.gz"]
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
+def test_a_trace_that_is_cut_off_or_cannot_be_written_does_not_end_the_run(tmp_path):
+    with Profiler(tmp_path, 0, (1, 100), lambda text: None) as profiler:
+        steps(profiler, 0, 3)
+    assert names(tmp_path) == ["rank-00000-step-00000003.json.gz"]
+    said = []
+    (tmp_path / "full").write_text("no folder")
+    with Profiler(tmp_path / "full", 0, (1, 1), said.append) as profiler:
+        steps(profiler, 0, 3)
+    assert "could not be written" in said[0]

@@ -1,0 +1,276 @@
+"""`train 2N` equals `N, stop, resume, N` bit for bit, and so does a run that was killed."""
+
+import errno
+import fcntl
+import json
+import shutil
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import MASK
+from ldarnet.config import load_config
+from ldarnet.data import Masking, ShardSet, validation_batches
+from ldarnet.errors import UserError
+from ldarnet.pretraining.run_folder import open_run_folder
+from ldarnet.runtime.checkpoint import CheckpointStore, read_state, verify
+from ldarnet.runtime.checkpoint_files import check_fits
+from ldarnet.runtime.lock import lock
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.zero_state import MOMENTS
+from tests.support.ranks import WORKERS
+
+SEVERAL_RUNS = WORKERS / "several_runs.py"
+CLOCKED = {
+    "seconds",
+    "bases_per_second",
+    "flops_per_second",
+    "checkpoint_stall_seconds",
+    "phase_share",
+    "data_wait",
+    "memory",
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, shards):
+    path = tmp_path_factory.mktemp("resume") / "config.yaml"
+    path.write_text(
+        f"""
+run: {{dir: {path.parent}/unbroken}}
+model: {{preset: tiny, target_ratio: 2, ratio_weight: 1}}
+data: {{shards: {shards}, length: 64}}
+optimizer: {{lr: 0.02}}
+training: {{steps: 10, batch: 8, accumulation: 2, timeout_minutes: 2}}
+checkpoint: {{every: 4, keep: 2}}
+validation: {{every: 5, windows: 10}}
+tracking: {{mlflow: false}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def runs(request, config_file, run_ranks):
+    """An unbroken run, one stopped after 6 of 10 steps and continued, and one only stopped, by number of ranks."""
+    folder = config_file.parent / f"{request.param}-ranks"
+    resumed, stopped = f"run.dir={folder}/resumed", f"run.dir={folder}/stopped"
+    run_ranks(
+        request.param,
+        f"{config_file} run.dir={folder}/unbroken",
+        f"{config_file} {stopped} training.stop_after=6",
+        f"{config_file} {resumed} training.stop_after=6",
+        f"{config_file} {resumed}",
+        script=SEVERAL_RUNS,
+    ).succeed()
+    return folder
+
+
+def tensors(run, step):
+    checkpoint = run / "checkpoints" / f"step-{step:08d}"
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
+
+
+def logged(run):
+    return [{key: line[key] for key in line if key not in CLOCKED} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def validation_losses(run):
+    return [
+        line[key] for line in logged(run) if line["split"] == "valid" for key in ("mlm_loss", "mask_loss", "copy_loss")
+    ]
+
+
+def assert_equal_runs(run, other):
+    first, second = tensors(run, 10), tensors(other, 10)
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+    assert logged(run) == logged(other)
+
+
+def test_stop_and_resume_is_exact(runs):
+    assert [line["step"] for line in logged(runs / "unbroken") if line["split"] == "train"] == list(range(1, 11))
+    assert_equal_runs(runs / "unbroken", runs / "resumed")
+
+
+def test_numbers_of_chunks_vary(runs):
+    """Fresh weights can make one chunk of every window, and then ranks could not differ in what they exchange."""
+    chunks = [line["bases_per_chunk"][0] for line in logged(runs / "unbroken")]
+    assert len({round(value, 1) for value in chunks}) > 5
+    assert sum(1.2 < value < 32 for value in chunks) > 5
+
+
+@pytest.mark.slow
+def test_stop_and_resume_is_exact_in_stage_3(config_file, run_ranks):
+    folder = config_file.parent / "stage-3"
+    unbroken, resumed = (
+        f"{config_file} training.zero_stage=3 run.dir={folder}/{name}" for name in ("unbroken", "resumed")
+    )
+    run_ranks(2, unbroken, f"{resumed} training.stop_after=6", resumed, script=SEVERAL_RUNS).succeed()
+    assert_equal_runs(folder / "unbroken", folder / "resumed")
+
+
+def test_what_a_checkpoint_holds(runs):
+    weights = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010")
+    names = dict(weights.named_parameters())
+    saved = tensors(runs / "unbroken", 10)
+    assert saved.keys() == names.keys() | {f"{moment}.{name}" for moment in MOMENTS for name in names}
+    assert all(saved[name].equal(parameter) for name, parameter in names.items())
+    assert any(saved[f"exp_avg_sq.{name}"].any() for name in names)
+    state = read_state(runs / "unbroken/checkpoints/step-00000010")
+    assert (state.step, state.total_steps, state.position) == (10, 10, 80)
+
+
+def test_validation_is_what_the_saved_model_gives(config_file, runs):
+    config = load_config(config_file)
+    model = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010").eval()
+    shards = ShardSet.open(config.data.shards)
+    (batch,) = validation_batches(
+        shards, "valid", length=64, max_windows=10, batch=10, rank=0, world=1, masking=Masking(), max_n_run=100
+    )
+    out = model(batch.input_ids, labels=batch.labels)
+    masked = batch.input_ids == MASK
+    logged_last = [line for line in logged(runs / "unbroken") if line["split"] == "valid"][-1]
+    mask_loss = torch.nn.functional.cross_entropy(out.logits[masked], batch.labels[masked])
+    shares = torch.bincount(batch.labels[masked], minlength=4) / masked.sum()
+    expected = {
+        "mlm_loss": out.mlm_loss.item(),
+        "mask_loss": mask_loss.item(),
+        "composition_loss": torch.distributions.Categorical(shares).entropy().item(),
+        "accuracy": (out.logits[masked].argmax(-1) == batch.labels[masked]).float().mean().item(),
+        "ratio_loss": out.ratio_loss.item(),
+        "scored": int((batch.labels != -100).sum()),
+        "windows": 10,
+    }
+    assert {key: logged_last[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_retention_keeps_the_last_and_the_best(runs):
+    store = CheckpointStore(runs / "unbroken", keep=2)
+    pointers = json.loads((store.folder / "pointers.json").read_text())
+    losses = {line["step"]: line["mlm_loss"] for line in logged(runs / "unbroken") if line["split"] == "valid"}
+    best = min(losses, key=losses.__getitem__)
+    assert pointers == {"latest": "step-00000010", "best": f"step-{best:08d}"}
+    assert {path.name for path in store.complete()} == {"step-00000008", "step-00000010", f"step-{best:08d}"}
+
+
+@pytest.mark.slow
+def test_elastic_resume_goes_on_where_it_was(config_file, runs, run_ranks):
+    """From 1 rank to 2, or from 2 to 1, and to other ZeRO stages; the order of windows stays."""
+    world = 3 - int(runs.name[0])
+    moved = [runs / f"moved-to-stage-{stage}" for stage in (0, 2)]
+    arguments = []
+    for stage, folder in zip((0, 2), moved, strict=True):
+        shutil.copytree(runs / "stopped", folder)
+        arguments.append(f"{config_file} run.dir={folder} training.zero_stage={stage}")
+    run_ranks(world, *arguments, script=SEVERAL_RUNS).succeed()
+    unbroken = [line["loss"] for line in logged(runs / "unbroken") if line["split"] == "train"]
+    for folder in moved:
+        losses = [line["loss"] for line in logged(folder) if line["split"] == "train"]
+        assert losses[:6] == unbroken[:6]
+        assert losses[6:] == pytest.approx(unbroken[6:], rel=1e-5)
+        assert validation_losses(folder) == pytest.approx(validation_losses(runs / "unbroken"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_run_continues_exactly(config_file, runs, run_ranks):
+    world, folder = int(runs.name[0]), runs / "killed"
+    arguments = ("--config", config_file, f"run.dir={folder}", "checkpoint.every=3")
+    job = run_ranks(world, *arguments, "training.steps=10")
+    deadline = time.monotonic() + 120
+    while len(read_metrics(folder / "metrics.jsonl")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job.kill()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "cut sh')
+    assert not (folder / "checkpoints/step-00000010").exists()
+    step = read_state(CheckpointStore(folder, keep=2).latest()).step
+    assert step in (3, 6, 9)
+    output = run_ranks(world, *arguments).succeed()
+    assert f"continuing from step {step}, " in output
+    assert_equal_runs(runs / "unbroken", folder)
+
+
+def test_finished_run_is_left_alone(config_file, runs, run_ranks):
+    if runs.name != "1-ranks":
+        pytest.skip("the same with any number of ranks; each start takes seconds")
+    before = (runs / "unbroken/metrics.jsonl").read_text()
+    output = run_ranks(1, "--config", config_file, f"run.dir={runs}/unbroken").succeed()
+    again = run_ranks(1, "--config", runs / "unbroken/config.yaml").succeed()
+    assert "nothing is left to train" in again
+    assert "exported model" in output
+    assert "exported model" in again
+    assert (runs / "unbroken/metrics.jsonl").read_text() == before
+
+
+def test_mistakes_end_all_ranks_with_one_line(config_file, runs, run_ranks):
+    if runs.name != "2-ranks":
+        pytest.skip("needs two ranks")
+    results = run_ranks(2, "--config", config_file, f"run.dir={runs}/unbroken", "optimizer.lr=0.1").wait()
+    assert [status for status, _, _ in results] == [1, 1]
+    (line,) = results[0][2].splitlines()
+    assert line.startswith("error: ")
+    assert "optimizer.lr: 0.02 -> 0.1" in line
+    assert results[1][2] == ""
+
+
+@pytest.fixture
+def finished(runs, tmp_path):
+    """A copy of a finished run folder to damage."""
+    return shutil.copytree(runs / "unbroken", tmp_path / "run")
+
+
+def test_other_configuration_is_refused(config_file, finished):
+    store = CheckpointStore(finished, keep=2)
+    config = load_config(config_file, [f"run.dir={finished}", "data.length=32"])
+    with pytest.raises(UserError, match=r"data\.length: 64 -> 32.*another run\.dir, or delete"):
+        open_run_folder(config, store, "")
+    assert open_run_folder(load_config(config_file, [f"run.dir={finished}"]), store, "").finished
+
+
+def test_changed_file_is_refused(config_file, finished):
+    weights = finished / "checkpoints/step-00000010/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was written"):
+        open_run_folder(load_config(config_file, [f"run.dir={finished}"]), CheckpointStore(finished, keep=2), "")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        verify(weights.parent)
+
+
+def test_incomplete_checkpoint_is_not_seen(finished):
+    store = CheckpointStore(finished, keep=2)
+    shutil.copytree(finished / "checkpoints/step-00000010", finished / "checkpoints/step-00000011")
+    (finished / "checkpoints/step-00000011/manifest.json").unlink()
+    assert store.latest() == finished / "checkpoints/step-00000010"
+
+
+def test_other_architecture_and_other_data_are_refused(config_file, finished):
+    checkpoint = finished / "checkpoints/step-00000010"
+    fingerprint = read_state(checkpoint).fingerprint
+    wanted = load_config(config_file, ["model.d_model=[16, 32]"])
+    with pytest.raises(UserError, match=r"another architecture: d_model is \[16, 24\] there and \[16, 32\] here"):
+        check_fits(checkpoint, LDARNetForMaskedLM(wanted.model.build({})), fingerprint)
+    same = LDARNetForMaskedLM(load_config(config_file).model.build({"ssd": "torch"}))
+    check_fits(checkpoint, same, fingerprint)
+    with pytest.raises(UserError, match="another data set"):
+        check_fits(checkpoint, same, "0" * 64)
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    lock(tmp_path / "run").close()
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    with lock(tmp_path / "run"), pytest.raises(UserError, match="another training uses"):
+        lock(tmp_path / "run")
+    lock(tmp_path / "run").close()

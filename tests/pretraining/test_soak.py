@@ -1,0 +1,29 @@
+"""Ranks that are killed again and again: the run ends as if it had been left alone. The short form of a benchmark."""
+
+import random
+import signal
+
+import pytest
+
+from benchmarks.soak import PATIENCE_SECONDS, differences, live, report, soak
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.watchdog import FAILED_STATUS
+
+STEPS = 100
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_ends_like_one_left_alone(config_file, tmp_path):
+    arguments = ["--config", str(config_file), f"training.steps={STEPS}", "checkpoint.every=10", "validation.every=40"]
+    undisturbed = live(arguments, tmp_path / "undisturbed", 2, None, random.Random(0))
+    assert undisturbed.statuses == [0, 0], (tmp_path / "undisturbed.log").read_text()
+    lives = soak(arguments, tmp_path, ranks=2, between=(1, 3), seed=1, in_training=True, kills=3)
+    killed = [life for life in lives if life.killed is not None]
+    assert len(killed) > 1
+    assert max(life.ended for life in killed) < PATIENCE_SECONDS
+    assert {status for life in killed for status in life.statuses} <= {0, FAILED_STATUS, -signal.SIGKILL}
+    assert differences(tmp_path / "undisturbed", tmp_path / "soaked") == []
+    assert "equal bit for bit" in report(lives, [], undisturbed, "", "")
+    lines = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("undisturbed", "soaked")]
+    first, second = ([(line["step"], line["split"], line["mlm_loss"]) for line in of_run] for of_run in lines)
+    assert first == second

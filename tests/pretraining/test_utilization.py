@@ -1,0 +1,68 @@
+"""What a run says of the operations it takes, and of how much of its devices it uses."""
+
+import pytest
+
+from ldarnet import LDARNetConfig
+from ldarnet.config import load_config
+from ldarnet.model.cost import cost, dense_bf16_peak
+from ldarnet.pretraining.meters import Utilization
+from ldarnet.pretraining.progress import Display
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.tracking import _metrics
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A1000", None),
+        ("Tesla V100-SXM2-32GB", None),
+        ("", None),
+    ],
+)
+def test_peak_is_that_of_the_very_gpu(gpu, peak):
+    assert dense_bf16_peak(gpu) == peak
+
+
+def test_utilization_follows_speed_chunks_and_devices():
+    config = LDARNetConfig.preset("ldarnet-110m")
+    one = Utilization(config, 4096, devices=1, peak=1e15)
+    flops = one.metrics(1e6, [4.0])["flops_per_second"]
+    assert flops == cost(config, 4096).training * 1e6
+    assert one.metrics(1e6, [4.0])["mfu"] == flops / 1e15
+    assert one.metrics(1e6, [2.0])["mfu"] > one.metrics(1e6, [4.0])["mfu"]
+    assert Utilization(config, 4096, devices=4, peak=1e15).metrics(1e6, [4.0])["mfu"] == flops / 4e15
+    assert Utilization(config, 4096, devices=1, peak=None).metrics(1e6, [4.0]) == {"flops_per_second": flops}
+
+
+def test_utilization_is_shown_and_tracked_where_it_is_known(capsys):
+    line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
+    for known in ({}, {"mfu": 0.376}):
+        display = Display(True, total=1)
+        display.step(line | known)
+        assert ("MFU 38%" in capsys.readouterr().out) == bool(known)
+        names = {metric.key for metric in _metrics(line | known, 0)}
+        assert ("train/mfu" in names) == bool(known)
+
+
+def test_a_run_tells_what_it_costs(config_file, run_ranks, tmp_path):
+    arguments = ("--config", config_file, "training.stop_after=2", "validation.windows=0")
+    said = run_ranks(2, *arguments).succeed()
+    config = load_config(config_file)
+    model = config.model.build({})
+    expected = cost(model, config.data.length)
+    (shown,) = [line for line in said.splitlines() if line.startswith("cost ")]
+    assert f"{expected.forward / 1e3:.1f} kFLOP a base forward" in shown
+    assert f"{expected.kept / 1e3:.1f} kB of activations a base" in shown
+    assert f"{expected.kept * 64 * 2 / 1e3:.1f} kB a rank" in shown
+    assert "MFU" not in said
+    for line in read_metrics(tmp_path / "run/metrics.jsonl"):
+        flops = cost(model, config.data.length, line["bases_per_chunk"]).training * line["bases_per_second"] / 2
+        assert line["flops_per_second"] == pytest.approx(flops)
+        assert "mfu" not in line

@@ -1,0 +1,332 @@
+"""A checkpoint is complete or absent, whatever happens while it is written."""
+
+import errno
+import json
+import threading
+
+import fsspec
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__
+from ldarnet.config import load_config
+from ldarnet.errors import TransientError, UserError
+from ldarnet.pretraining.async_checkpoint import Writer, bring_up_to_date
+from ldarnet.pretraining.mirror import Mirror
+from ldarnet.pretraining.run_folder import open_run_folder
+from ldarnet.runtime import checkpoint
+from ldarnet.runtime import checkpoint_files as contents
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
+from ldarnet.runtime.checkpoint_files import Contents, code_commit
+
+
+class Run:
+    """The writer of a run, and what it was told of."""
+
+    def __init__(self, config_file, folder, *overrides):
+        self.config = load_config(config_file, [f"run.dir={folder}", *overrides])
+        self.store = CheckpointStore(folder, self.config.checkpoint.keep)
+        self.told = []
+        self.writer = Writer(self.config, self.store, self.told.append)
+        torch.manual_seed(0)
+        self.model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
+
+    def begin(self, step, best_step=None):
+        weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        state = TrainingState(step, 10, 8 * step, 0, FINGERPRINT, best_step=best_step)
+        self.writer.begin(Contents(weights, {"exp_avg.a": torch.ones(3)}, self.model.config, self.config, state))
+
+    def write(self, step, best_step=None):
+        self.begin(step, best_step)
+        return self.writer.wait()
+
+    def steps(self):
+        return [int(path.name[-8:]) for path in self.store.complete()]
+
+    def open(self):
+        return open_run_folder(self.config, self.store, FINGERPRINT)
+
+
+@pytest.fixture
+def run(config_file, tmp_path):
+    return Run(config_file, tmp_path / "run", "checkpoint.keep=2")
+
+
+def test_it_appears_when_complete_and_old_ones_go(run):
+    for step in (1, 2, 3, 4, 5):
+        assert run.write(step, best_step=min(step, 2)) is None
+        verify(run.store.path(step))
+    assert run.steps() == [2, 4, 5]
+    assert run.store.best() == run.store.path(2)
+    assert sorted(path.name for path in run.store.folder.iterdir() if path.is_dir()) == [
+        path.name for path in run.store.complete()
+    ]
+
+
+def test_what_it_holds(run):
+    run.write(3)
+    folder = run.store.path(3)
+    state = read_state(folder)
+    assert (state.step, state.position, state.fingerprint) == (3, 24, FINGERPRINT)
+    assert (state.code_version, state.commit) == (__version__, code_commit())
+    assert load_config(folder / "config.yaml") == run.config
+    model = LDARNetForMaskedLM.from_pretrained(folder)
+    assert all(a.equal(b) for a, b in zip(model.parameters(), run.model.parameters(), strict=True))
+    assert set(load_file(folder / "optimizer.safetensors")) == {"exp_avg.a"}
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    assert {path.name for path in folder.iterdir()} == set(listed) | {"manifest.json"}
+
+
+def test_commit_is_none_where_git_does_not_know_the_code(tmp_path, monkeypatch):
+    assert code_commit() is None or len(code_commit().rstrip("+")) >= 12
+    monkeypatch.setattr(contents, "__file__", str(tmp_path / "contents.py"))
+    assert code_commit() is None
+
+
+def library_error(*_, **__):
+    raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})")
+
+
+def system_error(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def mistake(*_, **__):
+    raise KeyError("a mistake of ours")
+
+
+FINGERPRINT = "f" * 64
+FULL = r"no space left .*{}; free some space"
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "error", "told"),
+    [
+        (contents, "save_file", library_error, FULL.format("model.safetensors")),
+        (contents, "save_file", system_error, FULL.format("model.safetensors")),
+        (contents, "save_config", system_error, FULL.format(".staged-00000002")),
+        (contents, "write_json_atomic", system_error, FULL.format(".staged-00000002")),
+        (checkpoint, "write_json_atomic", system_error, FULL.format(".staged-00000002")),
+        (contents, "save_config", mistake, "step-00000002: KeyError: 'a mistake of ours'"),
+    ],
+)
+def test_what_cannot_be_written_leaves_the_old_ones(run, monkeypatch, module, function, error, told):
+    run.write(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, error)
+        failure = run.write(2)
+    assert isinstance(failure, UserError)
+    assert run.told == [f"checkpoint of step 2 is NOT SAVED: {str(failure).split(';')[0]}; those before it stay"]
+    with pytest.raises(UserError, match=told):
+        raise failure
+    assert sorted(path.name for path in run.store.folder.iterdir()) == ["pointers.json", "step-00000001"]
+    verify(run.store.path(1))
+    assert run.write(3) is None
+    assert run.steps() == [1, 3]
+
+
+def test_one_that_is_complete_is_saved_though_older_ones_cannot_be_tidied_away(run, monkeypatch):
+    run.write(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(run.store, "settle", system_error)
+        assert run.write(2) is None
+    (told,) = run.told
+    assert told.startswith("checkpoint of step 2 is saved, but older ones could not be tidied away: ")
+    verify(run.store.path(2))
+    assert run.write(3) is None
+    assert run.steps() == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["state.json", "manifest.json", "config.yaml", "model.safetensors"])
+def test_a_damaged_file_is_named_with_a_remedy(run, name):
+    run.write(1)
+    file = run.store.path(1) / name
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match=rf"{name}.*; restore it, or delete .*step-00000001"):
+        run.open()
+
+
+def test_writing_does_not_wait_and_is_waited_for(run, monkeypatch):
+    go = threading.Event()
+    save = contents.save_file
+    monkeypatch.setattr(contents, "save_file", lambda *a, **k: (go.wait(60), save(*a, **k)))
+    run.begin(1)
+    assert run.steps() == []
+    go.set()
+    assert run.writer.wait() is None
+    assert run.steps() == [1]
+
+
+def test_leftovers_of_a_killed_save_are_cleaned(run):
+    run.write(1)
+    folder = run.store.folder
+    (folder / ".staged-00000002").mkdir()
+    (folder / ".staged-00000002/model.safetensors").write_bytes(b"half")
+    (folder / ".doomed-step-00000000").mkdir()
+    (folder / "step-00000002").mkdir()
+    (folder / "step-00000002/model.safetensors").write_bytes(b"half")
+    (folder / ".pointers.json.0a1b2c3d.partial").write_text("{")
+    assert run.store.latest() == run.store.path(1)
+    run.store.clean()
+    assert sorted(path.name for path in folder.iterdir()) == ["pointers.json", "step-00000001"]
+    run.write(2)
+    verify(run.store.path(2))
+
+
+def test_another_version_of_the_form_is_told(run):
+    run.write(1)
+    state = run.store.path(1) / "state.json"
+    state.write_text(json.dumps({"format": 1, "code_version": "0.1"}))
+    (run.store.path(1) / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"state\.json: checkpoint format 1 is not 2; .* \(0\.1\)"):
+        run.open()
+
+
+@pytest.fixture
+def memory():
+    """An object store: files without folders."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def mirrored(config_file, tmp_path, memory):
+    def make(name="run", *overrides):
+        return Run(
+            config_file, tmp_path / name, "checkpoint.keep=1", "checkpoint.remote=memory://bucket/run", *overrides
+        )
+
+    return make
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("step-*/*")}
+
+
+def sent(memory):
+    return {path.removeprefix("/bucket/run/"): memory.cat_file(path) for path in memory.find("/bucket/run")}
+
+
+def test_a_mirror_holds_what_the_folder_holds(mirrored, memory, monkeypatch):
+    asked = []
+    for name in ("put_file", "rm_file", "rm"):
+        function = getattr(memory, name)
+
+        def told(*paths, function=function, name=name, **named):
+            asked.append((name, paths[-1].removeprefix("/bucket/run/")))
+            return function(*paths, **named)
+
+        monkeypatch.setattr(memory, name, told)
+    run = mirrored()
+    for step in (1, 2, 3):
+        assert run.write(step, best_step=1) is None
+        assert sent(memory) == files_of(run.store.folder)
+    puts = [path for name, path in asked if name == "put_file" and path.startswith("step-00000003")]
+    assert len(puts) == 6
+    assert puts[-1] == "step-00000003/manifest.json"
+    removed = [request for request in asked if request[1].startswith("step-00000002") and request[0] != "put_file"]
+    assert removed[:2] == [("rm_file", "step-00000002/manifest.json"), ("rm", "step-00000002")]
+
+
+def test_a_run_whose_folder_is_lost_continues(mirrored, memory):
+    run = mirrored()
+    for step in (1, 2, 3):
+        run.write(step, best_step=1)
+    other = mirrored("other")
+    found = other.open()
+    assert found.state == read_state(run.store.path(3))
+    assert files_of(other.store.folder) == files_of(run.store.folder)
+    assert other.store.best() == other.store.path(1)
+    other.write(4, best_step=1)
+    assert other.steps() == [1, 4]
+    assert sent(memory) == files_of(other.store.folder)
+
+
+def test_what_is_not_complete_under_a_url_is_not_seen(mirrored, memory):
+    run = mirrored()
+    run.write(1)
+    memory.pipe("/bucket/run/step-00000002/manifest.json", b'{"format": 2, "fi')
+    memory.pipe("/bucket/run/step-00000003/model.safetensors", b"half")
+    memory.pipe("/bucket/run/notes.txt", b"kept")
+    assert mirrored("other").open().state.step == 1
+    assert run.write(4) is None
+    assert set(sent(memory)) == set(files_of(run.store.folder)) | {"notes.txt"}
+
+
+def test_the_newer_of_both_is_continued_from(config_file, tmp_path, mirrored):
+    mirrored().write(3)
+    Run(config_file, tmp_path / "behind").write(2)
+    assert mirrored("behind").open().state.step == 3
+    Run(config_file, tmp_path / "ahead").write(4)
+    assert mirrored("ahead").open().state.step == 4
+
+
+def test_another_run_under_the_url_is_refused(config_file, tmp_path, mirrored):
+    """Also where it has not come as far: its checkpoints are not ours to remove."""
+    mirrored().write(1)
+    Run(config_file, tmp_path / "ahead", "data.length=32").write(4)
+    with pytest.raises(UserError, match="holds a run of another configuration"):
+        mirrored("ahead", "data.length=32").open()
+    other = mirrored("other", "data.length=32")
+    with pytest.raises(
+        UserError, match=r"memory://bucket/run holds a run of another .* step 1 \(data\.length: 64 -> 32"
+    ):
+        other.open()
+    assert other.steps() == []
+    with pytest.raises(UserError, match="memory://bucket/run holds a run on another data set; give this one another"):
+        open_run_folder(mirrored("third").config, CheckpointStore(other.store.folder.parent, 2), "0" * 64)
+    assert other.steps() == []
+
+
+def test_a_changed_file_under_the_url_is_refused(mirrored, memory):
+    mirrored().write(1)
+    memory.pipe("/bucket/run/step-00000001/model.safetensors", b"changed")
+    with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors is not the file that"):
+        mirrored("other").open()
+
+
+def test_a_server_that_fails_is_told_and_caught_up_with(mirrored, memory, monkeypatch):
+    """It was written. A start that continues has to know what is there, a finished run not."""
+
+    def fails(*_, **__):
+        raise ConnectionError("no answer\nand more")
+
+    def denies(*_, **__):
+        raise PermissionError("no access")
+
+    run = mirrored()
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "put_file", fails)
+        assert run.write(1) is None
+        told = (
+            "checkpoints are saved here but NOT COPIED (checkpoint.remote=memory://bucket/run cannot be written to "
+            "(ConnectionError: no answer); check the address, your credentials and the network, or set "
+            "checkpoint.remote=null); the next save or start tries again"
+        )
+        bring_up_to_date(run.config, run.store, run.told.append)
+        assert run.told == [told, told]
+        assert run.open().state.step == 1
+    bring_up_to_date(run.config, run.store, run.told.append)
+    assert sent(memory) == files_of(run.store.folder)
+    assert len(run.told) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "find", fails)
+        with pytest.raises(TransientError, match="cannot be read"):
+            run.open()
+        assert run.write(10) is None
+        found = run.open()
+        assert found.finished
+        assert "cannot be read" in str(found.unreached)
+        patch.setattr(memory, "find", denies)
+        with pytest.raises(UserError, match="cannot be read") as refused:
+            run.open()
+        assert not isinstance(refused.value, TransientError)
+
+
+def test_an_unknown_kind_of_url_is_told(run):
+    with pytest.raises(UserError, match=r"checkpoint\.remote=nowhere://a cannot be used .*nowhere"):
+        Mirror("nowhere://a")

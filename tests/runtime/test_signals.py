@@ -1,0 +1,23 @@
+"""A signal to any rank: all ranks finish their step, save, and ask to be run again; the same command continues."""
+
+import signal
+import time
+
+from ldarnet.runtime import STOPPED_STATUS
+from ldarnet.runtime.metrics_file import read_metrics
+
+
+def test_one_rank_that_is_told_to_stop_stops_all(config_file, run_ranks, tmp_path):
+    metrics = tmp_path / "run/metrics.jsonl"
+    job = run_ranks(2, "--config", config_file, "training.steps=5000", "checkpoint.every=5000")
+    deadline = time.monotonic() + 120
+    while len(read_metrics(metrics)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.processes[1].send_signal(signal.SIGUSR1)
+    results = job.wait()
+    assert [status for status, _, _ in results] == [STOPPED_STATUS, STOPPED_STATUS], results
+    output = results[0][1]
+    step = read_metrics(metrics)[-1]["step"]
+    assert f"stopped by SIGUSR1 after step {step} of 5000" in output
+    assert "Run the same command again to continue" in output
+    assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()

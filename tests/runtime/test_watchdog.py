@@ -1,0 +1,231 @@
+"""A rank that dies, fails or hangs: the job ends within a bound, and says which rank it was and where."""
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.referee import FAREWELL_SECONDS, Lines, Referee
+from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.watchdog import FAILED_STATUS, Watchdog
+from tests.support.ranks import WORKERS
+
+STUCK_RANK = WORKERS / "stuck_rank.py"
+START_SECONDS = 120
+BOUND_SECONDS = 60  # some seconds beyond the timeout of 12, and patience with a machine that has other work
+READER_SECONDS = 2  # by itself a reader looks for its rank every five seconds
+
+
+def connect(referee, **hello):
+    connection = socket.create_connection(("127.0.0.1", referee.port), timeout=10)
+    connection.sendall(json.dumps(hello).encode() + b"\n")
+    return connection
+
+
+def last_word(connection):
+    lines = Lines(connection)
+    while True:
+        for message in lines.read():
+            if "end" in message:
+                return message
+
+
+@pytest.fixture
+def referee():
+    referee = Referee("127.0.0.1", size=2, token="secret", timeout=5)
+    yield referee
+    referee.close()
+
+
+def test_strangers_are_not_heard(referee):
+    first, second = (connect(referee, token="secret", rank=rank) for rank in range(2))
+    for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank": 1, "token": "guess"}\n', b"x" * 200_000):
+        stranger = socket.create_connection(("127.0.0.1", referee.port))
+        stranger.sendall(text)
+        stranger.close()
+    second.sendall(b'{"number": 7, "step": 3, "phase": "forward"}\n')
+    second.close()
+    assert last_word(first) == {"end": "rank 1 died, last heard of in phase forward of step 4", "rank": 1}
+
+
+def test_a_death_comes_before_the_failures_that_it_causes(referee):
+    ranks = [connect(referee, token="secret", rank=rank) for rank in range(3)]
+    ranks[0].sendall(b'{"failed": "RuntimeError: Connection closed by peer"}\n')
+    time.sleep(0.2)
+    ranks[2].close()
+    assert last_word(ranks[1])["end"] == "rank 2 died, last heard of before training"
+
+
+def test_the_rank_that_all_wait_for_is_named(referee):
+    ranks = [connect(referee, token="secret", rank=rank) for rank in range(3)]
+    for rank, number in enumerate((9, 8, 9)):
+        ranks[rank].sendall(json.dumps({"number": number, "step": 1, "phase": "data"}).encode() + b"\n")
+    begin = time.monotonic()
+    assert last_word(ranks[0])["end"].startswith("rank 1 hangs in phase data of step 2 for ")
+    assert 4 < time.monotonic() - begin < 15
+
+
+def test_rank_0_waits_until_the_others_have_gone(referee):
+    """A process that ends with unread messages resets its connections, and the others would not hear of the end."""
+    own, other = (connect(referee, token="secret", rank=rank) for rank in range(2))
+    own.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
+    other.sendall(b'{"failed": "RuntimeError: broken"}\n')
+    assert last_word(other)["rank"] == last_word(own)["rank"] == 1
+    for connection in (own, other):
+        connection.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
+    assert not referee.alone.wait(1)
+    begin = time.monotonic()
+    other.close()
+    assert referee.alone.wait(10)
+    assert time.monotonic() - begin < FAREWELL_SECONDS - 1
+
+
+def test_a_rank_that_leaves_is_not_missed(referee):
+    ranks = [connect(referee, token="secret", rank=rank) for rank in range(2)]
+    ranks[0].sendall(b'{"bye": true}\n')
+    ranks[0].close()
+    time.sleep(2)
+    referee.close()
+    messages = Lines(ranks[1]).read()
+    assert messages[-1] == {"bye": True}
+    assert not any("end" in message for message in messages)
+
+
+@contextmanager
+def open_files(limit, leave=0):
+    """All descriptors below `limit` are taken, but for some; there are no others if none are left."""
+    gc.collect()  # what other tests have left would be closed, and free its descriptor, at any time
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit + leave, hard))
+    taken = []
+    try:
+        while not taken or taken[-1] < limit - 1:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+def test_a_rank_waits_while_there_are_no_descriptors(referee):
+    with socket.socket() as first:
+        first.settimeout(10)
+        with open_files(256):
+            first.connect(("127.0.0.1", referee.port))
+            first.sendall(b'{"token": "secret", "rank": 0}\n')
+            time.sleep(1)
+        assert first.recv(1)
+
+
+@pytest.fixture
+def watchdog(monkeypatch, tmp_path):
+    """One of a single rank; instead of this process it ends its thread, and notes the status."""
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    ended = []
+
+    def end(status):
+        ended.append(status)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "_exit", end)
+    world = SimpleNamespace(rank=0, size=1, is_main=True, from_main=lambda produce: produce(), together=nullcontext)
+    with (tmp_path / "log").open("w") as log:
+        yield Watchdog(world, Phases(), log, timeout=60), ended
+
+
+def test_many_open_files_are_no_obstacle(watchdog):
+    watchdog, ended = watchdog
+    with open_files(1100, leave=100), watchdog:
+        assert watchdog._socket.fileno() >= 1100
+        time.sleep(0.5)
+        assert watchdog._thread.is_alive()
+    assert not ended
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("part", ["rank", "referee"])
+def test_training_does_not_go_on_unwatched(watchdog, monkeypatch, capsys, part):
+    watchdog, ended = watchdog
+
+    def breaks(*_):
+        raise KeyError("a mistake of ours")
+
+    with watchdog:
+        if part == "rank":
+            monkeypatch.setattr(watchdog, "_tell_progress", breaks)
+        else:
+            while not watchdog._referee._ranks:
+                time.sleep(0.01)
+            monkeypatch.setattr(watchdog._referee, "_hear", breaks)
+        watchdog._thread.join(10)
+        assert ended == [FAILED_STATUS]
+    told = capsys.readouterr().err
+    assert f"error: the {'watchdog of rank' if part == 'rank' else 'referee on rank'} 0 failed: KeyError(" in told
+
+
+def wait_for_steps(run, steps):
+    deadline = time.monotonic() + START_SECONDS
+    while len(read_metrics(run / "metrics.jsonl")) < steps and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def running(process):
+    """A process that has ended may be a zombie for ever where nothing takes its status."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_job(config_file, run_ranks, tmp_path):
+    job = run_ranks(2, "--config", config_file, "training.steps=5000", "checkpoint.every=5000", "data.workers=1")
+    wait_for_steps(tmp_path / "run", 3)
+    (reader,) = psutil.Process(job.processes[0].pid).children()
+    job.processes[0].send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    while running(reader) and time.monotonic() - begin < BOUND_SECONDS:
+        time.sleep(0.05)
+    assert time.monotonic() - begin < READER_SECONDS
+    (killed, _, _), (status, _, errors) = job.wait()
+    assert time.monotonic() - begin < BOUND_SECONDS
+    assert (killed, status) == (-signal.SIGKILL, FAILED_STATUS)
+    assert "error: rank 0 died" in errors
+    assert "Traceback" not in errors
+    log = (tmp_path / "run/logs/rank-00001.log").read_text()
+    assert "error: rank 0 died" in log
+    assert "Thread" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sleeps", "fails", "fails-later"])
+def test_a_rank_that_is_stuck_or_fails_ends_the_job(config_file, run_ranks, tmp_path, how):
+    job = run_ranks(2, how, config_file, "training.timeout_minutes=0.2", script=STUCK_RANK)
+    wait_for_steps(tmp_path / "run", 3)
+    begin = time.monotonic()
+    (status, _, told), (stuck_status, _, errors) = job.wait()
+    assert time.monotonic() - begin < BOUND_SECONDS
+    assert (status, stuck_status) == (FAILED_STATUS, FAILED_STATUS)
+    log = (tmp_path / "run/logs/rank-00001.log").read_text()
+    assert f"stuck_in_{'recording' if how == 'fails-later' else 'reading'}" in log
+    if how != "sleeps":
+        phase = "record" if how == "fails-later" else "data"
+        assert f"error: rank 1 failed in phase {phase} of step 4: RuntimeError: broken" in told
+        assert 'raise RuntimeError("broken")' in errors
+    else:
+        assert "error: rank 1 hangs in phase data of step 4 for 1" in told
+        assert "_agree" in (tmp_path / "run/logs/rank-00000.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_rank_that_lets_no_thread_run_ends(config_file, run_ranks, tmp_path):
+    ((status, _, _),) = run_ranks(1, "blocks", config_file, "training.timeout_minutes=0.1", script=STUCK_RANK).wait()
+    assert status == -signal.SIGALRM
+    assert "stuck_in_reading" in (tmp_path / "run/logs/rank-00000.log").read_text()

@@ -1,0 +1,207 @@
+"""Sweeps on Ray with stand-ins for fine-tuning: what is tried, retried, stopped, chosen, and known after a restart."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ldarnet.errors import UserError
+from tests.support.sample_sweep import STAND_IN, run, starts, write
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+
+
+@pytest.fixture(autouse=True)
+def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
+    """What the last sweep has had compared with published numbers: stand-ins know none."""
+    arms: dict[str, list[Path]] = {}
+    monkeypatch.setattr("ldarnet.sweeps.report.write_comparison", lambda results, folder: arms.update(results))
+    return arms
+
+
+def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
+    tmp_path: Path, compared: dict[str, list[Path]]
+) -> None:
+    faults = {
+        "nt/H3 0.0001 fold0": {"kind": "kill", "times": 1},
+        "nt/H4 0.001 fold1": {"kind": "transient", "times": 1},
+        "nt/H4 0.001 fold0": {"kind": "late", "times": 1},
+    }
+    path = write(tmp_path, script={"faults": faults})
+    sweep, printed, report = run(path)
+    assert sweep.done and not sweep.failed and not sweep.interrupted
+    # The stand-in's test numbers are the worse, the better its validation is.
+    assert {task: entry["chosen"]["setting"] for task, entry in report["tasks"].items()} == {
+        "nt/H3": "lr=0.0001",
+        "nt/H4": "lr=0.001",
+    }
+    assert "killed by SIGKILL" in printed and "a network did not answer" in printed
+    found = starts(path)
+    assert [found.pop(f"H{name}") for name in ("3/lr=0.0001/fold0", "4/lr=0.001/fold1", "4/lr=0.001/fold0")] == [2] * 3
+    assert set(found.values()) == {1} and len(found) == 5
+    summary = (tmp_path / "out" / "summary.txt").read_text()
+    assert f"use it: ldarnet predict {tmp_path}/out/trials/nt/H3/lr=0.0001/fold1/export my.fa" in summary
+    assert {entry["classifier"] for entry in report["tasks"].values()} == {"fold1"}
+    settings = report["tasks"]["nt/H3"]["settings"]
+    assert settings["lr=0.0001"]["validation"] == {"0": 0.5, "1": 0.501}
+    assert settings["lr=0.0001"]["mean"] == pytest.approx(0.5005)
+    trials = tmp_path / "out" / "trials" / "nt" / "H3"
+    assert (trials / "lr=0.0001" / "fold1" / "fold1" / "best" / "weights").exists()
+    assert not (trials / "lr=0.001" / "fold1" / "fold1" / "best").exists()
+    assert {str(file.relative_to(trials.parent)) for file in compared["out"]} == {
+        f"{setting}/fold{fold}/fold{fold}/result.json" for setting in ("H3/lr=0.0001", "H4/lr=0.001") for fold in (0, 1)
+    }
+    # Nothing is left to do, and one task more is nothing but its own folds.
+    run(path)
+    assert sum(starts(path).values()) == 5 + 3 * 2
+    run(path, "sweep.tasks=[H3, H4, H4ac]")
+    assert sum(starts(path).values()) == 5 + 3 * 2 + 4
+
+
+def test_a_mistake_of_every_setting_ends_the_task_divergence_only_its_setting(tmp_path: Path) -> None:
+    faults = {
+        "nt/H3 0.001 fold0": {"mistake": "fold 0 has diverged", "epoch": 2},
+        **{f"nt/H4 {lr} fold0": {"mistake": "H4.csv: no such file", "epoch": 1} for lr in (0.0001, 0.001)},
+        "nt/H4ac 0.0001 fold0": {"kind": "kill", "times": 99},
+    }
+    path = write(tmp_path, script={"faults": faults})
+    sweep, printed, report = run(path, "sweep.tasks=[H3, H4, H4ac]", "sweep.retries=1", "resources.concurrent=1")
+    assert sweep.failed and not sweep.done
+    found = starts(path)
+    assert "H3/lr=0.001/fold1" not in found and found["H3/lr=0.001/fold0"] == 1
+    assert {name for name in found if name.startswith("H4/")} == {"H4/lr=0.0001/fold0", "H4/lr=0.001/fold0"}
+    assert found["H4ac/lr=0.0001/fold0"] == 2 and "H4ac/lr=0.0001/fold1" not in found
+    tasks = report["tasks"]
+    assert tasks["nt/H3"]["chosen"]["setting"] == "lr=0.0001" and tasks["nt/H4ac"]["chosen"]["setting"] == "lr=0.001"
+    assert tasks["nt/H4"]["chosen"] is None and "H4.csv: no such file" in tasks["nt/H4"]["why"]
+    assert "1 failed and not considered" in tasks["nt/H3"]["why"]
+    assert "fold 0 has diverged" in printed and "log.txt" in printed
+    # What failed is tried again by the next start.
+    (tmp_path / "out" / "script.yaml").write_text(json.dumps({"scores": {}}))
+    sweep, _, report = run(path, "sweep.tasks=[H3, H4, H4ac]")
+    assert sweep.done and not sweep.failed
+
+
+def test_folds_that_fall_behind_are_stopped_for_good(tmp_path: Path) -> None:
+    search = {"folds": [0], "asha": {"grace": 1, "reduction": 2}}
+    path = write(tmp_path, epochs=6, script={"seconds": 0.7}, search=search)
+    _, printed, report = run(path, "sweep.tasks=H3", "resources.concurrent=1")
+    entry = report["tasks"]["nt/H3"]
+    assert entry["chosen"]["setting"] == "lr=0.0001" and "1 stopped early" in entry["why"]
+    assert entry["settings"]["lr=0.001"]["stopped"] == {"0": 1} and "stopped after epoch 1" in printed
+    assert starts(path) == {"H3/lr=0.0001/fold0": 1, "H3/lr=0.001/fold0": 1, "H3/lr=0.0001/fold1": 1}
+    stopped = tmp_path / "out" / "trials" / "nt" / "H3" / "lr=0.001" / "fold0"
+    assert len((stopped / "fold0" / "metrics.jsonl").read_text().splitlines()) < 6
+    # A setting that is added is compared with what an earlier start has done.
+    _, _, report = run(path, "sweep.tasks=H3", "space.optimizer.lr=[1e-4, 1e-3, 1e-2]")
+    assert report["tasks"]["nt/H3"]["settings"]["lr=0.01"]["stopped"] == {"0": 1}
+    assert starts(path)["H3/lr=0.001/fold0"] == 1
+
+
+def test_what_cannot_stand_together_is_not_tried(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        set={"optimizer.lr": 1e-4},
+        space={"model.baseline": ["cnn", "kmers"], "training.mode": ["full", "probe"]},
+        search={"kind": "optuna", "trials": 4, "folds": [0]},
+    )
+    sweep, printed, report = run(path, "sweep.tasks=H3")
+    settings = report["tasks"]["nt/H3"]["settings"]
+    failed = {name for name, setting in settings.items() if "training.mode=probe" in setting["failed"].get("0", "")}
+    assert failed == {name for name in settings if "probe" in name} and 0 < len(failed) < len(settings)
+    assert sweep.done and "training.mode=probe is for LDARNet" in printed
+
+
+def test_optuna_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        space={"optimizer.lr": {"low": 1e-6, "high": 1e-2, "log": True}},
+        search={"kind": "optuna", "trials": 3, "folds": [0]},
+    )
+    _, _, report = run(path, "sweep.tasks=H3")
+    first = report["tasks"]["nt/H3"]["settings"]
+    assert len(first) == 3 and len(report["tasks"]["nt/H3"]["results"]) == 2
+    _, _, report = run(path, "sweep.tasks=H3", "search.trials=6")
+    entry = report["tasks"]["nt/H3"]
+    assert len(entry["settings"]) == 6 and first.keys() <= entry["settings"].keys()
+    assert entry["chosen"]["setting"] == max(entry["settings"], key=lambda name: entry["settings"][name]["mean"])
+    assert set(starts(path).values()) == {1}
+
+
+def test_trials_share_a_gpu(tmp_path: Path) -> None:
+    path = write(tmp_path, script={"wait": 0}, space={"optimizer.lr": [1e-4]})
+    together: list[bool] = []
+
+    def meet() -> None:
+        """Let the trials go on when both have started, or at last after two minutes."""
+        until = time.monotonic() + 120
+        while len(starts(path)) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        together.append(len(starts(path)) == 2)
+        (tmp_path / "out" / "go").touch()
+
+    meeting = threading.Thread(target=meet)
+    meeting.start()
+    run(path, "sweep.tasks=[H3]", "resources.gpus=0.5")
+    meeting.join()
+    lines = [file.read_text().split() for file in path.parent.rglob("starts")]
+    assert [line[1:] for line in lines] == [["GPUs", "[0]"]] * 2
+    assert together == [True], "one after the other"
+
+
+def test_more_than_the_cluster_has_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"resources\.gpus=64, and no machine of the cluster has that"):
+        run(write(tmp_path), "resources.gpus=64", "resources.ranks=64", "resources.launcher=deepspeed")
+
+
+def test_a_folder_with_another_sweep_is_not_mixed_with_it(tmp_path: Path) -> None:
+    path = write(tmp_path, folds=2)
+    run(path, "sweep.tasks=H3", "space.optimizer.lr=[1e-4]")
+    with pytest.raises(UserError, match=r"training\.epochs: 2 -> 3"):
+        run(path, "set.training.epochs=3")
+    with pytest.raises(UserError, match=r"keys of space: optimizer\.lr -> optimizer\.weight_decay"):
+        run(path, "space={optimizer.weight_decay: [0.1]}", "set.optimizer.lr=1e-4")
+
+
+DRIVER = "import pathlib, sys; from tests.support.sample_sweep import run; run(pathlib.Path(sys.argv[1]))"
+
+
+def wait_for(path: Path, epochs: int) -> None:
+    """Wait until so many epochs have been trained in all."""
+    until = time.monotonic() + 120
+    while sum(len(file.read_text().splitlines()) for file in path.parent.rglob("metrics.jsonl")) < epochs:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
+    saving = 14.0  # Ray Tune itself waits for 10 seconds
+    path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
+    environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
+    with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
+        wait_for(path, 15)
+        killed.kill()
+
+    def interrupt() -> None:
+        wait_for(path, 33)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    interrupted, printed, _ = run(path)
+    assert interrupted.interrupted and not interrupted.done and not interrupted.failed
+    assert "done by earlier starts" in printed and "the search is not finished" in printed
+    assert "stopped by SIGINT" in printed and "Run the same command again to continue" in printed
+    begun = {file.parent for file in path.parent.rglob("starts")}
+    assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in begun), "left too early"
+
+    sweep, _, _ = run(path)
+    assert sweep.done and len(list(path.parent.rglob("result.json"))) == 8
+    assert sum(starts(path).values()) <= 8 + 2 * 2  # two at a time were under way, twice
+    for file in path.parent.rglob("metrics.jsonl"):
+        assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

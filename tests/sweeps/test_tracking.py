@@ -1,0 +1,50 @@
+"""The MLflow run of a sweep."""
+
+from pathlib import Path
+
+import pytest
+
+from ldarnet.sweeps.tracking import ParentRun
+from tests.support.sample_sweep import load, write
+
+
+@pytest.mark.slow
+def test_a_restart_continues_the_run_and_closes_those_of_killed_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = load(write(tmp_path), "tracking.mlflow=true")
+    said: list[str] = []
+    first = ParentRun(config, said.append)
+    client = MlflowClient(tracking_uri=first.uri)
+    (experiment,) = [one for one in client.search_experiments() if one.name == "ldarnet-sweeps"]
+    tags = {"mlflow.parentRunId": first.run_id}
+    killed = client.create_run(experiment.experiment_id, tags=tags).info.run_id
+    other = client.create_run(experiment.experiment_id).info.run_id
+
+    again = ParentRun(config, said.append)
+    assert again.run_id == first.run_id
+    assert client.get_run(killed).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
+    again.end("FINISHED", {"nt/H3/valid/mcc": 0.5}, [tmp_path / "sweep.yaml"])
+    run = client.get_run(first.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"nt/H3/valid/mcc": 0.5}
+    assert (
+        run.data.params["space.optimizer.lr"] == "['1e-4', '1e-3']" or "0.001" in run.data.params["space.optimizer.lr"]
+    )
+    assert [file.path for file in client.list_artifacts(first.run_id)] == ["sweep.yaml"]
+    client.delete_run(first.run_id)
+    anew = ParentRun(config, said.append)
+    assert anew.run_id not in (None, first.run_id) and client.get_run(anew.run_id).info.status == "RUNNING"
+    assert said == []
+
+
+def test_a_store_that_cannot_be_reached_is_told_once_and_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
+    said: list[str] = []
+    parent = ParentRun(load(write(tmp_path), "tracking.mlflow=true"), said.append)
+    parent.end("FINISHED", {}, [])
+    assert parent.run_id is None and len(said) == 1 and "the sweep goes on" in said[0]

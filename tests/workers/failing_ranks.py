@@ -1,0 +1,58 @@
+"""Run by each rank: starts that fail on one rank only; each rank writes what it was told, a line a start."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+from ldarnet.config import load_config
+from ldarnet.data import ShardSet
+from ldarnet.errors import UserError
+from ldarnet.pretraining import recorder
+from ldarnet.pretraining.run import train_on
+from ldarnet.runtime import distributed
+
+config_file, out = sys.argv[1], Path(sys.argv[2])
+world = distributed.start(2)
+told: list[str] = []
+
+
+def attempt(*overrides: str) -> None:
+    try:
+        train_on(world, load_config(config_file, [*overrides]))
+        told.append("trained")
+    except UserError as error:
+        told.append(f"{type(error).__name__}: {error}")
+
+
+def unreadable(folder: str, **_: object) -> ShardSet:
+    raise OSError(errno.EIO, "Input/output error", str(folder))
+
+
+open_shards, flush = ShardSet.open, recorder.MetricsFile.flush
+
+if not world.is_main:
+    ShardSet.open = unreadable
+attempt(f"run.dir={out}/unreadable")
+ShardSet.open = open_shards
+
+
+def full(file: recorder.MetricsFile) -> None:
+    waiting = file._pending.splitlines()
+    if waiting and 3 <= json.loads(waiting[-1])["step"] <= 6:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
+    flush(file)
+
+
+def never(file: recorder.MetricsFile) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
+
+
+recorder.MetricsFile.flush = full
+attempt(f"run.dir={out}/full-for-a-while")
+recorder.MetricsFile.flush = never
+attempt(f"run.dir={out}/full")
+recorder.MetricsFile.flush = flush
+
+(out / f"told-{world.rank}.txt").write_text("\n".join(told))
+distributed.stop()

@@ -1,0 +1,106 @@
+"""Points at which the writer of checkpoints can be killed: each thing that it asks of the system."""
+
+import builtins
+import io
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ldarnet.pretraining import async_checkpoint as saver
+from ldarnet.runtime import checkpoint_files as contents
+
+AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+WRITING = os.O_WRONLY | os.O_RDWR
+
+
+class Points:
+    """Counts what the writer asks of the system while it writes the checkpoint of a step, and dies at one of these.
+
+    Args:
+        step: of the checkpoint.
+        deadly: number of the point to die at, from 0; None to live on.
+
+    Attributes:
+        passed: the points, in words.
+    """
+
+    def __init__(self, step: int, deadly: int | None = None) -> None:
+        self.passed: list[str] = []
+        self._deadly = deadly
+        self._armed = False
+        sys.addaudithook(self._audit)
+        os.fsync = self._flushed  # what a killed process has written stays written
+        io.open = builtins.open = self._after_open(builtins.open)
+        contents.save_file = self._half_written(contents.save_file)
+        shutil.copyfile = self._half_written(shutil.copyfile)
+        write = saver.Writer._write
+
+        def armed(writer: saver.Writer, content: contents.Contents) -> Any:
+            self._armed = content.state.step == step
+            failure = write(writer, content)
+            self._armed = False
+            return failure
+
+        saver.Writer._write = armed
+
+    def point(self, words: str) -> bool:
+        """Whether this is the point to die at."""
+        if not self._armed or not threading.current_thread().name.startswith("checkpoint"):
+            return False
+        self.passed.append(words)
+        return len(self.passed) - 1 == self._deadly
+
+    def _audit(self, event: str, arguments: tuple) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (event in AUDITED or writes) and self.point(f"{event} {Path(os.fsdecode(arguments[0])).name}"):
+            die()
+
+    def _flushed(self, _: int) -> None:
+        if self.point("fsync"):
+            die()
+
+    def _after_open(self, function: Callable) -> Callable:
+        def hooked(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+            opened = function(file, mode, *arguments, **named)
+            if set(mode) & set("wax+") and self.point(f"opened {Path(file).name}"):
+                die()
+            return opened
+
+        return hooked
+
+    def _half_written(self, function: Callable) -> Callable:
+        def hooked(source: Any, file: Any, *arguments: Any, **named: Any) -> Any:
+            result = function(source, file, *arguments, **named)
+            file = Path(file)
+            if self.point(f"half of {file.name}"):
+                os.truncate(file, file.stat().st_size // 2)
+                die()
+            if self.point(f"all of {file.name}"):
+                die()
+            return result
+
+        return hooked
+
+
+def die() -> None:
+    """End this process as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run something in a forked process; its status, negative if a signal ended it."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

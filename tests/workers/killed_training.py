@@ -1,0 +1,37 @@
+"""Kills a training of one rank while it saves, at points spread over the save, and lets another start continue it."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from kill_points import Points, forked
+
+from ldarnet.config import load_config
+from ldarnet.pretraining import train
+from ldarnet.runtime.distributed import load_deepspeed
+
+config_file, folder, killed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+STEP = 4
+
+
+def run(name: str, deadly: int | None = None, report: Path | None = None) -> None:
+    points = Points(STEP, deadly)
+    place = folder / name
+    overrides = ["training.steps=6", "validation.windows=0", f"checkpoint.remote=file://{place}/remote"]
+    train(load_config(config_file, [f"run.dir={place}", *overrides]))
+    if report is not None:
+        report.write_text(json.dumps(points.passed))
+
+
+load_deepspeed()
+assert forked(lambda: run("unbroken", report=folder / "points.json")) == 0
+points = json.loads((folder / "points.json").read_text())
+for number in range(0, len(points), -(-len(points) // killed)):
+    name = f"killed-{number}"
+    assert forked(lambda name=name, number=number: run(name, number)) == -9, points[number]
+    if number % 2:  # the machine is lost: all that is left is under the URL
+        for path in (folder / name).iterdir():
+            if path.name != "remote":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert forked(lambda name=name: run(name)) == 0, points[number]

@@ -1,0 +1,87 @@
+"""Kills the writer of a checkpoint at every point, and prints what a start finds after each, as lines of JSON."""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from kill_points import Points, forked
+
+from ldarnet import LDARNetConfig
+from ldarnet.config import RunConfig, load_config
+from ldarnet.io.files import sha256_file
+from ldarnet.pretraining.async_checkpoint import Writer
+from ldarnet.pretraining.run_folder import open_run_folder
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
+from ldarnet.runtime.checkpoint_files import Contents
+
+folder = Path(sys.argv[2])
+run, remote, fresh = folder / "run", folder / "remote", folder / "fresh"
+STEP = 6
+
+
+def config_of(run_dir: Path) -> RunConfig:
+    return load_config(sys.argv[1], [f"run.dir={run_dir}", f"checkpoint.remote=file://{remote}", "checkpoint.keep=1"])
+
+
+def content(step: int) -> Contents:
+    tensors = {name: torch.full((64, 32), float(step)) for name in "ab"}
+    state = TrainingState(step, 10, 8 * step, 0, "f" * 64, best_step=2)
+    return Contents(tensors, tensors, LDARNetConfig.preset("tiny"), config_of(run), state)
+
+
+def save(*steps: int, deadly: int | None = None, report: Path | None = None) -> None:
+    """Write checkpoints; die at a point of STEP's, or report the points of it."""
+    points = Points(STEP, deadly)
+    writer = Writer(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
+    for step in steps:
+        writer.begin(content(step))
+        assert writer.wait() is None
+    writer.close()
+    if report is not None:
+        report.write_text(json.dumps(points.passed))
+
+
+def listing(place: Path) -> dict[str, str]:
+    return {str(path.relative_to(place)): sha256_file(path) for path in sorted(place.rglob("*")) if path.is_file()}
+
+
+def start(run_dir: Path) -> dict:
+    """What a start in a run folder finds: the step, and the checkpoints there, each as written."""
+    store = CheckpointStore(run_dir, keep=1)
+    found = open_run_folder(config_of(run_dir), store, "f" * 64)
+    left = {path.name for path in store.folder.iterdir()} - {path.name for path in store.complete()}
+    return {
+        "step": found.state.step,
+        "steps": [int(path.name[-8:]) for path in store.complete()],
+        "left": sorted(left),
+        "as_written": all(listing(path) == written[path.name] for path in store.complete()),
+    }
+
+
+def again() -> None:
+    for path in (run, remote, fresh):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(before / "run", run)
+    shutil.copytree(before / "remote", remote)
+
+
+before, written = folder / "before", {}
+assert forked(lambda: save(2, 4)) == 0
+for place in (run, remote):
+    shutil.copytree(place, before / place.name)
+written |= {path.name: listing(path) for path in CheckpointStore(run, 1).complete()}
+assert forked(lambda: save(STEP, report=folder / "points.json")) == 0
+written |= {path.name: listing(path) for path in CheckpointStore(run, 1).complete()}
+
+for number, point in enumerate(json.loads((folder / "points.json").read_text())):
+    again()
+    status = forked(lambda number=number: save(STEP, deadly=number))
+    after = {"point": point, "status": status, "remote_only": start(fresh), "here": start(run)}
+    after["continued"] = forked(lambda: save(8))
+    after["in_the_end"] = [
+        sorted(path.name for path in place.glob("step-*")) for place in (run / "checkpoints", remote)
+    ]
+    print(json.dumps(after), flush=True)

@@ -1,0 +1,20 @@
+"""Run by a rank: trains on `CONFIG`, first with short windows, then as it says, and prints what memory that added."""
+
+import resource
+import sys
+
+from ldarnet.config import load_config
+from ldarnet.pretraining.run import train_on
+from ldarnet.runtime import distributed
+
+
+def peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+world = distributed.start(5)
+train_on(world, load_config(sys.argv[1], ["data.length=1024", "data.curriculum=[]", "run.dir=" + sys.argv[2]]))
+before = peak()
+train_on(world, load_config(sys.argv[1]))
+print("bytes added:", peak() - before)
+distributed.stop()

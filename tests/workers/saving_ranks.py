@@ -1,0 +1,86 @@
+"""Run by each rank: starts whose checkpoints are slow, or cannot be written; each rank writes what it was told."""
+
+import errno
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+from ldarnet.config import load_config
+from ldarnet.errors import UserError
+from ldarnet.pretraining import loop
+from ldarnet.pretraining import mirror as remote
+from ldarnet.pretraining.run import train_on
+from ldarnet.runtime import checkpoint_files as contents
+from ldarnet.runtime import distributed
+
+config_file, out = sys.argv[1], Path(sys.argv[2])
+world = distributed.start(2)
+told: list[str] = []
+write, take, validate = contents.Contents.write, loop._accumulate, loop.validate
+validated: list[dict] = []
+full: set[int] = set()
+late = threading.Event()
+
+
+def attempt(name: str, *overrides: str) -> None:
+    try:
+        train_on(world, load_config(config_file, [f"run.dir={out}/{name}", *overrides]))
+        told.append(f"{name}: trained")
+    except UserError as error:
+        told.append(f"{name}: {error}")
+
+
+def hooked(content: contents.Contents, folder: Path) -> None:
+    """The disk is full at some steps, and the checkpoint of step 2 waits for step 3 to be taken."""
+    if content.state.step in full:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if content.state.step == 2:
+        told.append("written late" if late.wait(60) else "training waited for the checkpoint")
+    write(content, folder)
+
+
+def counted(*arguments, **named):  # the step is the fifth argument
+    if arguments[4] == 3:
+        late.set()
+    return take(*arguments, **named)
+
+
+def cut_off(mirror: remote.Mirror, *_):
+    with mirror._errors("cannot be reached"):
+        raise ConnectionError("no answer")
+
+
+def worse_and_worse(*arguments):
+    validated.append(validate(*arguments))
+    return validated[-1] | {"mlm_loss": float(len(validated))}
+
+
+contents.Contents.write, loop._accumulate = hooked, counted
+late.set()
+attempt("unbroken", "checkpoint.every=6")
+late.clear()
+update, remote.Mirror.update = remote.Mirror.update, cut_off
+attempt("late", "checkpoint.every=2", "training.stop_after=4", f"checkpoint.remote=file://{out}/late-remote")
+remote.Mirror.update = update
+full = {6, 8}
+loop.validate = worse_and_worse
+attempt("full-for-a-while", "checkpoint.every=2", "checkpoint.keep=5", "validation.every=6")
+loop.validate = validate
+full = {10}
+attempt("full-at-the-end", "checkpoint.every=4")
+full = set()
+attempt("full-at-the-end", "checkpoint.every=4")
+
+copied = f"checkpoint.remote=file://{out}/remote"
+attempt("lost", copied, "training.stop_after=6")
+if world.is_main:
+    shutil.rmtree(out / "lost")
+world.sum_on_host(0)
+attempt("lost", copied)
+remote.Mirror.complete = cut_off
+attempt("lost", copied)
+attempt("begun", copied)
+
+(out / f"told-{world.rank}.txt").write_text("\n".join(told))
+distributed.stop()

@@ -1,0 +1,42 @@
+"""Run by each rank: training in which the last rank stops being of use in step 4.
+
+Arguments: how (sleeps, blocks: without letting another thread run, fails, fails-later: while it records the step),
+configuration, overrides.
+"""
+
+import ctypes
+import sys
+import time
+
+from ldarnet.config import load_config
+from ldarnet.pretraining import loop, recorder
+from ldarnet.pretraining.run import train_on
+from ldarnet.runtime import distributed
+
+how, config_file, *overrides = sys.argv[1:]
+config = load_config(config_file, overrides)
+world = distributed.start(config.training.timeout_minutes)
+read, stage_metrics, steps = loop._next, recorder.stage_metrics, 0
+
+
+def stuck_in_reading(*arguments):
+    global steps
+    steps += 1
+    if how != "fails-later" and steps == 4 and world.rank == world.size - 1:
+        if how == "sleeps":
+            time.sleep(1000)
+        if how == "blocks":
+            ctypes.PyDLL(None).sleep(1000)
+        raise RuntimeError("broken")
+    return read(*arguments)
+
+
+def stuck_in_recording(*arguments):
+    if how == "fails-later" and steps == 4 and world.rank == world.size - 1:
+        raise RuntimeError("broken")
+    return stage_metrics(*arguments)
+
+
+loop._next = stuck_in_reading
+recorder.stage_metrics = stuck_in_recording
+train_on(world, config)
