@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.support.make_set import make_set  # noqa: F401
 from tests.support.ranks import config_file, other_shards, run_ranks, shards, shards_of  # noqa: F401
 
 settings.register_profile("ldarnet", deadline=None)  # no test is about how busy a machine is

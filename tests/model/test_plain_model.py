@@ -1,16 +1,10 @@
 """The whole model against the plainest form of it, for hierarchies of several shapes."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, load_published_checkpoint, save_published_checkpoint
-
-_spec = importlib.util.spec_from_file_location("plain_model", Path(__file__).with_name("plain_model.py"))
-plain_model = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(plain_model)
+from tests.support import plain_model
 
 SHAPES = {
     "one stack": {

@@ -1,3 +1,5 @@
+"""A fixture that builds small shard sets."""
+
 from pathlib import Path
 
 import pytest
