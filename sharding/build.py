@@ -1,11 +1,10 @@
 """Build a shard set from genomes: ``python -m sharding.build --out DIR [SPECIES=PATH ...]``."""
 
 import argparse
-import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ldarnet.errors import UserError
 from ldarnet.genome.intervals import bases, intersect
 from ldarnet.genome.sources import Source, parse_source, read_genomes
 from ldarnet.io.files import read_errors, sha256_file, space_errors
+from ldarnet.io.lock import Lock, acquire
 from ldarnet.version import __version__
 from sharding.assemble import assemble
 from sharding.executors import Executor, Task, in_process, in_processes, on_ray
@@ -172,30 +172,14 @@ def _is_source(described: dict[str, Any], source: Source) -> bool:
         return path.stat().st_size == described["size"] and sha256_file(path) == described["sha256"]
 
 
-@contextmanager
-def _only_builder(out: Path) -> Iterator[None]:
-    """Make the folder and hold a lock on it; a killed builder leaves no lock behind."""
+def _only_builder(out: Path) -> Lock:
+    """Create the folder and lock it."""
     try:
         with space_errors(out):
             out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise UserError(f"{out}: cannot be used as a folder ({error.strerror}); name another --out") from None
-    try:
-        _lock(out, descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(out: Path, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{out}: another build is writing here; wait for it or name another --out") from None
-    except OSError:
-        # Some network file systems have no locks; then two builds on one folder are the user's to avoid.
-        return
+    return acquire(out, f"{out}: another build is writing here; wait for it or name another --out")
 
 
 def _demand_unchanged(sources: Sequence[Source], identities: Sequence[dict[str, Any]]) -> None:

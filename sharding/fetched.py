@@ -1,8 +1,6 @@
 """The folder that `sharding.fetch` fills: whole and checked files, and receipts of where they came from."""
 
-import fcntl
 import logging
-import os
 import re
 import shutil
 import threading
@@ -15,6 +13,7 @@ from typing import Any
 from ldarnet.errors import UserError
 from ldarnet.io.download import Download, GoneError, Patience, Report, read_text
 from ldarnet.io.files import read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.lock import acquire
 from sharding.published import Remote
 
 RECEIPTS_NAME = "fetched.json"
@@ -51,20 +50,10 @@ class Store:
                 self._parts.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{self.folder}: a file, not a folder; name another --out") from None
-        descriptor = os.open(self._parts, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(
-                f"{self.folder}: another program fetches into it; wait for it or name another --out"
-            ) from None
-        try:
+        with acquire(self._parts, f"{self.folder}: another program fetches into it; wait for it or name another --out"):
             self.receipts = self._read_receipts()
             yield self
             shutil.rmtree(self._parts)
-        finally:
-            os.close(descriptor)
 
     def stop(self) -> None:
         """End all that is being fetched; what is there is kept."""

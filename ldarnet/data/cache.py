@@ -4,18 +4,17 @@ A cache folder holds ``frames/ab/abcd...``, named by SHA-256, and ``frames/bytes
 what they wrote, under a lock.
 """
 
-import fcntl
 import hashlib
 import logging
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ldarnet.io.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
+from ldarnet.io.lock import acquire
 
 _LOG = logging.getLogger(__name__)
 _KEEP = 0.9  # of the bound, when room is made: it is made rarely
@@ -103,12 +102,12 @@ class DiskCache:
         return self.folder / digest[:2] / digest
 
     def _make_room(self, size: int) -> None:
-        with locked(self.folder / "bytes") as descriptor:
-            count = os.pread(descriptor, 32, 0)
+        with acquire(self.folder / "bytes") as lock:
+            count = os.pread(lock.descriptor, 32, 0)
             held = int(count) + size if count.strip().isdigit() else self._limit + 1
             if held > self._limit:
                 held = self._evict(int(_KEEP * self._limit) - size) + size
-            os.pwrite(descriptor, f"{held:<31}\n".encode(), 0)
+            os.pwrite(lock.descriptor, f"{held:<31}\n".encode(), 0)
 
     def _evict(self, target: int) -> int:
         """Remove the frames used longest ago until at most ``target`` bytes are left; return how many are."""
@@ -127,21 +126,6 @@ class DiskCache:
                     path.unlink(missing_ok=True)
                     held -= size
         return held
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold a file, made where there is none, against other processes; give its descriptor.
-
-    Some network file systems have no locks: there it is not held.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def default_cache_folder() -> Path:

@@ -10,10 +10,10 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ldarnet.data.cache import locked
 from ldarnet.data.index import INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
 from ldarnet.io.files import NotWritableError, atomic_path
+from ldarnet.io.lock import acquire
 from ldarnet.io.storage import MissingError, Storage
 
 PIECE_BYTES = 16 * 2**20
@@ -39,7 +39,7 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
         return Index.load(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / "lock"):
+        with acquire(folder / "lock"):
             with suppress(UserError):
                 return Index.load(folder)
             return _fetch(storage, text, folder)

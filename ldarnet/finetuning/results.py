@@ -18,7 +18,7 @@ from ldarnet.finetuning.figures import CONFUSION, ROC, draw_confusion, draw_roc
 from ldarnet.finetuning.fold import fold_folder
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.finetuning.setup import Job
-from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, read_errors, write_json_atomic
+from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification, write_model
 from ldarnet.runtime.checkpoint_files import WEIGHTS, code_commit, save_tensors
 from ldarnet.tasks.metrics import scores, undefined
@@ -205,8 +205,5 @@ def _write_weights(network: nn.Module, out: Path) -> None:
     if isinstance(network, LDARNetForSequenceClassification):
         write_model(network, out)
         return
-    staged = out.with_name(f".{out.name}{PARTIAL_SUFFIX}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, staged / WEIGHTS)
-    staged.rename(out)
+    with staged_folder(out) as staged:
+        save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, staged / WEIGHTS)

@@ -4,7 +4,6 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -20,10 +19,11 @@ from ldarnet.finetuning.results import PREDICTIONS, RESULT, leave, read_result
 from ldarnet.finetuning.setup import Job, keep_record, prepare
 from ldarnet.finetuning.summary import summarize
 from ldarnet.io.download import Patience
+from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint_files import CONFIG as CONFIG_NAME
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.lock import FolderInUseError, lock
+from ldarnet.runtime.lock import lock
 from ldarnet.runtime.rank_log import LOG, rank_log
 from ldarnet.runtime.signals import stop_requests
 from ldarnet.runtime.timers import Phases
@@ -75,7 +75,7 @@ def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
         return FinetuneResult(config.run.dir, finished, request.received)
 
 
-def _hold(run_dir: Path, start: Start) -> IO[str] | None:
+def _hold(run_dir: Path, start: Start) -> Lock | None:
     """Lock the run folder; while another process has it, all ranks wait for that to end.
 
     Returns:
@@ -94,7 +94,7 @@ def _hold(run_dir: Path, start: Start) -> IO[str] | None:
     return None
 
 
-def _try_lock(run_dir: Path) -> IO[str] | None:
+def _try_lock(run_dir: Path) -> Lock | None:
     try:
         return lock(run_dir)
     except FolderInUseError:

@@ -14,7 +14,7 @@ from ldarnet.finetuning.display import Display, number
 from ldarnet.finetuning.fold import fold_folder
 from ldarnet.finetuning.results import BEST, read_result
 from ldarnet.finetuning.setup import Job
-from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, space_errors, write_json_atomic
+from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification
 from ldarnet.tasks.metrics import NAMES, interval
 
@@ -142,10 +142,6 @@ def _export(job: Job, results: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not there:
         return None
     best = max(there, key=lambda result: result["valid"][metric])
-    staged = out.with_name(f".{EXPORT}{PARTIAL_SUFFIX}")
-    shutil.rmtree(staged, ignore_errors=True)
-    with space_errors(out):
-        shutil.copytree(fold_folder(job, best["fold"]) / BEST, staged)
-        shutil.rmtree(out, ignore_errors=True)
-        staged.rename(out)
+    with staged_folder(out, replace=True) as staged:
+        shutil.copytree(fold_folder(job, best["fold"]) / BEST, staged, dirs_exist_ok=True)
     return {"fold": best["fold"], metric: best["valid"][metric]}

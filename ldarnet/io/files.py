@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,6 +125,42 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty hidden folder beside ``final``; flush its files to disk and rename it when the block succeeds.
+
+    When the block fails, the hidden folder is removed and ``final`` stays as it was. What a killed process left of an
+    earlier attempt is removed first. Only one process may write ``final`` at a time.
+
+    Args:
+        final: path of the folder; its parents are created.
+        replace: remove an existing ``final`` just before the rename.
+
+    Raises:
+        NotWritableError: no permission to write, or the device is full.
+        OSError: ``final`` exists and is not empty, and ``replace`` is not set.
+    """
+    staged = staging_path(final)
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        with space_errors(final):
+            staged.mkdir(parents=True)
+            yield staged
+            for path in (*staged.rglob("*"), staged):
+                sync_path(path)
+            if replace:
+                shutil.rmtree(final, ignore_errors=True)
+            staged.rename(final)
+            sync_path(final.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def staging_path(final: Path) -> Path:
+    """Name of the hidden folder in which ``final`` is written."""
+    return final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
 
 
 def read_json(path: Path, remedy: str) -> Any:

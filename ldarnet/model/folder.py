@@ -1,7 +1,6 @@
 """Models on disk in the Hugging Face form, and where they lie in the folders that training leaves."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from ldarnet.errors import UserError
-from ldarnet.io.files import PARTIAL_SUFFIX, read_errors, space_errors
+from ldarnet.io.files import read_errors, staged_folder
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.modeling import (
     LDARNetForMaskedLM,
@@ -36,18 +35,11 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     """
     if out.exists():
         raise UserError(f"{out} exists already; remove it or name another folder")
-    staged = out.with_name(f".{out.name}{PARTIAL_SUFFIX}")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        with space_errors(out):
-            staged.mkdir(parents=True)
-            model.save_pretrained(staged)
-            DNATokenizer().save_pretrained(staged)
-            for file in staged.iterdir():  # the library leaves weights to their owner alone
-                file.chmod(staged.stat().st_mode & 0o666)
-            staged.rename(out)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with staged_folder(out) as staged:
+        model.save_pretrained(staged)
+        DNATokenizer().save_pretrained(staged)
+        for file in staged.iterdir():  # the library leaves weights to their owner alone
+            file.chmod(staged.stat().st_mode & 0o666)
 
 
 def model_folder(place: Path) -> Path:

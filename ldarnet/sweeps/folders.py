@@ -13,14 +13,14 @@ import math
 import shutil
 import time
 from pathlib import Path
-from typing import IO
 
 from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.finetuning.results import read_result
 from ldarnet.io.files import space_errors, write_json_atomic
-from ldarnet.runtime.lock import FolderInUseError, lock
+from ldarnet.io.lock import FolderInUseError, Lock
+from ldarnet.runtime.lock import lock
 from ldarnet.sweeps.plan import Fold, Plan, TaskPlan
 from ldarnet.sweeps.settings import Setting, trials_folder, value_of
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
@@ -46,7 +46,7 @@ class Folders:
         self._asha = config.search.asha is not None
         self._origins: dict[tuple[str, ...], tuple[Path, str | None]] = {}
 
-    def open(self, config: SweepConfig, base: FinetuneConfig) -> IO[str]:
+    def open(self, config: SweepConfig, base: FinetuneConfig) -> Lock:
         """Hold the folder until the returned file is closed, and write down what is searched.
 
         Raises:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ldarnet.data.cache import default_cache_folder, locked
+from ldarnet.data.cache import default_cache_folder
 from ldarnet.errors import UserError
 from ldarnet.io.download import Download, Patience
 from ldarnet.io.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.lock import acquire
 from ldarnet.tasks.registry import Remote, Task
 
 RECEIPTS_NAME = "fetched.json"
@@ -49,7 +50,7 @@ def fetch_task(task: Task, cache: Path | None = None, patience: Patience | None 
             folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{folder}: cannot be made a folder; name another data.cache") from None
-    with locked(folder / ".lock"):
+    with acquire(folder / ".lock"):
         receipts = _read_receipts(folder)
         for remote in task.files:
             if (folder / remote.name).exists():

@@ -6,7 +6,15 @@ import os
 import pytest
 
 from ldarnet.errors import TransientError, UserError
-from ldarnet.io.files import atomic_path, file_size, read_errors, sha256_file, space_errors, write_json_atomic
+from ldarnet.io.files import (
+    atomic_path,
+    file_size,
+    read_errors,
+    sha256_file,
+    space_errors,
+    staged_folder,
+    write_json_atomic,
+)
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
@@ -86,6 +94,48 @@ def test_only_a_plain_file_has_a_size(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             file_size(tmp_path / name)
+
+
+def test_a_folder_appears_only_when_it_is_complete(tmp_path):
+    final = tmp_path / "parent" / "folder"
+    with staged_folder(final) as staged:
+        (staged / "inner").mkdir()
+        (staged / "inner" / "x").write_bytes(b"new")
+        assert not final.exists()
+        assert staged.parent == final.parent
+    assert (final / "inner" / "x").read_bytes() == b"new"
+    assert [path.name for path in final.parent.iterdir()] == ["folder"]
+
+
+def write_half_a_folder(final):
+    with staged_folder(final, replace=True) as staged:
+        (staged / "x").write_bytes(b"half")
+        raise RuntimeError
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    final = tmp_path / "folder"
+    with staged_folder(final) as staged:
+        (staged / "x").write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        write_half_a_folder(final)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (final / "x").read_bytes() == b"old"
+
+
+def test_an_existing_folder_is_replaced_only_on_request(tmp_path):
+    final = tmp_path / "folder"
+    (tmp_path / ".folder.partial").mkdir()
+    (tmp_path / ".folder.partial" / "leftover").touch()
+    for name in ("a", "b"):
+        with staged_folder(final, replace=True) as staged:
+            (staged / name).touch()
+    assert [path.name for path in final.iterdir()] == ["b"]
+    with pytest.raises(OSError, match="not empty"), staged_folder(final):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(UserError, match="no space left"), staged_folder(final):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_json_and_hash(tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldarnet.data import ShardSet
-from ldarnet.data.cache import DiskCache, MemoryCache, default_cache_folder, locked
+from ldarnet.data.cache import DiskCache, MemoryCache, default_cache_folder
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io.lock import acquire
 from ldarnet.io.retry import Retry
 from ldarnet.io.storage import MOST_OPEN, DamagedError, MissingError, storage_at
 from tests.support import range_server as faults
@@ -257,7 +258,7 @@ def test_processes_share_one_folder_and_its_bound(tmp_path):
         writer.start()
     largest = 0
     while any(writer.is_alive() for writer in writers):
-        with contextlib.suppress(FileNotFoundError), locked(tmp_path / "frames" / "bytes"):
+        with contextlib.suppress(FileNotFoundError), acquire(tmp_path / "frames" / "bytes"):
             largest = max(largest, held(tmp_path))
     assert [writer.exitcode for writer in writers] == [0] * 4
     assert 10_000 < held(tmp_path) <= 20_000
