@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.record import provenance, table, write_result
+from benchmarks.record import provenance, write_result
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
+from ldarnet.markdown import table
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.pretraining.async_checkpoint import Saver
 from ldarnet.runtime import distributed

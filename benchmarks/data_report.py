@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.record import table
+from ldarnet.markdown import table
 
 Result = dict[str, Any]
 BATCH = 32

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, table, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
 from ldarnet.errors import UserError
 from ldarnet.genome.fasta import read_fasta
+from ldarnet.markdown import table
 from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks.measure import FAILURE, Cell, Result
-from benchmarks.record import table
+from ldarnet.markdown import table
 from ldarnet.model.cost import dense_bf16_peak
 
 Found = list[tuple[Cell, Result]]

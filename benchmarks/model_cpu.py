@@ -22,10 +22,11 @@ import torch
 
 from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
 from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
-from benchmarks.record import RESULTS, provenance, result_file, table, write_text
+from benchmarks.record import RESULTS, provenance, result_file, write_text
 from benchmarks.worker import Worker, WorkerError, most_memory
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
+from ldarnet.markdown import table
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
 MEMORY_LENGTH = 4096

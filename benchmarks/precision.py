@@ -16,9 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.record import provenance, table, write_result
+from benchmarks.record import provenance, write_result
 from ldarnet.config import flatten, load_config
 from ldarnet.errors import UserError
+from ldarnet.markdown import table
 from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 

@@ -30,13 +30,14 @@ from benchmarks.context_model import (
     training_bases,
     validation_set,
 )
-from benchmarks.record import provenance, table, write_result
+from benchmarks.record import provenance, write_result
 from benchmarks.repeats import WORD, in_training
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import MASK
 from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
+from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state
 from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics

@@ -1,8 +1,6 @@
 """What every file in `benchmarks/results` is made with: where and on what it was measured, tables, and its name."""
 
-import math
 import subprocess
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,12 +56,6 @@ def processor() -> str:
     )
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; numbers get four decimals, and what is not a number a dash."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def result_file(name: str, folder: Path = RESULTS) -> Path:
     """The file `YYYY-MM-DD-<name>.md` of a result that is to be written; its folder is made.
 
@@ -92,9 +84,3 @@ def write_text(file: Path, text: str) -> None:
     """Write a file, whole or not at all."""
     with atomic_path(file) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}"
-    return str(value)

@@ -30,9 +30,9 @@ import torch
 import yaml
 from pydantic import Field, ValidationError
 
-from benchmarks.record import table
 from ldarnet.config.schema import Section
 from ldarnet.errors import UserError
+from ldarnet.markdown import table
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.cost import Cost, cost
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, table, write_result
+from benchmarks.record import RESULTS, provenance, write_result
 from benchmarks.synthetic import synthetic_set
 from ldarnet.data import ShardSet, Windows
 from ldarnet.data.counter_rng import permute, stream_key
 from ldarnet.data.order import LANES
+from ldarnet.markdown import table
 
 NEAR = 10**6
 """Two windows of one contig are near when they begin less than this many bases apart."""

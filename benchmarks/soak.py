@@ -20,10 +20,11 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from benchmarks.ranks import start_ranks
-from benchmarks.record import provenance, table, write_result
+from benchmarks.record import provenance, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.io.files import make_folder
+from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.metrics_file import read_metrics
 

@@ -20,7 +20,8 @@ from torch._dynamo.utils import counters
 from torch._inductor import config as inductor
 from torch.nn import functional as F
 
-from benchmarks.record import provenance, table, write_result
+from benchmarks.record import provenance, write_result
+from ldarnet.markdown import table
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.blocks import Layer
 from ldarnet.ops import at_least_fp32, choose_backends, resolve

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ldarnet import markdown
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
@@ -34,8 +35,7 @@ class Sheet:
 
     def as_markdown(self) -> str:
         """The table in Markdown."""
-        lines = (self.columns, ("---", *("---:" for _ in self.columns[1:])), *self.rows)
-        return f"## {self.title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return f"## {self.title}\n\n{markdown.table(self.columns, self.rows)}\n"
 
     def as_rich(self) -> Table:
         """The table for a terminal, its first rows only if there are many."""

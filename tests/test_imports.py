@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The floors of the house, from the ground up. A room imports only from floors below its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.errors", "ldarnet.version"),
-    ("ldarnet.alphabet", "ldarnet.console", "ldarnet.plugins", "ldarnet.ray_cluster"),
+    ("ldarnet.alphabet", "ldarnet.console", "ldarnet.markdown", "ldarnet.plugins", "ldarnet.ray_cluster"),
     ("ldarnet.ops", "ldarnet.io"),
     ("ldarnet.model", "ldarnet.genome"),
     ("ldarnet", "ldarnet.data"),

@@ -1,7 +1,9 @@
 """What the sections of a comparison share: tables in Markdown, cells, and the order of arms and tasks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
+from ldarnet import markdown
 from ldarnet.comparison.published import Number
 from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.statistics import holm
@@ -15,10 +17,7 @@ SUITES = {
 }
 
 
-def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+table = partial(markdown.table, align_right=False)
 
 
 def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ldarnet import markdown
 from ldarnet.model.blocks import mlp_width
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, layer_letters
@@ -139,16 +140,19 @@ class Cost:
 
     def table(self, attribute: str = "part") -> str:
         """A row for every part, or every operation, and one for the whole, as Markdown."""
-        lines = [
-            f"| {attribute} | parameters | MFLOP a base, forward | training | share | kB kept a base |",
-            "|---|---:|---:|---:|---:|---:|",
-        ]
-        for name, cost in {**self.by(attribute), "all": self}.items():
-            lines.append(
-                f"| {name} | {cost.parameters:,} | {cost.forward / 1e6:.3f} | {cost.training / 1e6:.3f} "
-                f"| {cost.forward / self.forward:.1%} | {cost.kept / 1e3:.1f} |"
+        rows = [
+            (
+                name,
+                f"{cost.parameters:,}",
+                f"{cost.forward / 1e6:.3f}",
+                f"{cost.training / 1e6:.3f}",
+                f"{cost.forward / self.forward:.1%}",
+                f"{cost.kept / 1e3:.1f}",
             )
-        return "\n".join(lines)
+            for name, cost in {**self.by(attribute), "all": self}.items()
+        ]
+        header = (attribute, "parameters", "MFLOP a base, forward", "training", "share", "kB kept a base")
+        return markdown.table(header, rows)
 
 
 def cost(
@@ -311,16 +315,18 @@ def report(preset: str, length: int) -> str:
     """The tables of a preset at its target of bases per chunk; memory as under bf16 autocast on a GPU."""
     config = LDARNetConfig.preset(preset)
     whole = cost(config, length, autocast=True, device="cuda")
-    lines = [
-        f"{preset}, windows of {length:,} bases, {config.target_ratio:g} bases per chunk:",
-        whole.table(),
-        whole.table("operation"),
-        "| recomputed stages | MFLOP a base executed in training | kB kept a base |\n|---|---:|---:|",
-    ]
+    rows = []
     for stages in ([], [0], [*range(config.num_stages)]):
         spent = cost(config, length, recompute=stages, autocast=True, device="cuda")
-        lines[-1] += f"\n| {stages or 'none'} | {spent.executed / 1e6:.1f} | {spent.kept / 1e3:.1f} |"
-    return "\n\n".join(lines)
+        rows.append((stages or "none", f"{spent.executed / 1e6:.1f}", f"{spent.kept / 1e3:.1f}"))
+    return "\n\n".join(
+        [
+            f"{preset}, windows of {length:,} bases, {config.target_ratio:g} bases per chunk:",
+            whole.table(),
+            whole.table("operation"),
+            markdown.table(("recomputed stages", "MFLOP a base executed in training", "kB kept a base"), rows),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 from benchmarks import context_counts, record
 from benchmarks.context_model import validation_set
 from benchmarks.pretrain_quality import Run, compare, evaluate, main, paired
-from benchmarks.record import table, write_result
+from benchmarks.record import write_result
 from benchmarks.repeats import WORD, in_training
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.alphabet import MASK, decode, reverse_complement
@@ -157,12 +157,6 @@ def test_words_are_found_on_both_strands():
     assert np.flatnonzero(covered[1]).tolist() == list(range(50, 50 + WORD))
     assert not covered[2].any()
     assert not in_training(np.full((1, 60), 4, np.uint8), [np.full(100, 4, np.uint8)]).any()
-
-
-def test_table_writes_numbers_and_gaps():
-    assert table(["", "x"], [["a", 1.23456], ["b", float("nan")], ["c", 3]]).splitlines() == [
-        "|  | x |", "| --- | ---: |", "| a | 1.2346 |", "| b | - |", "| c | 3 |",
-    ]  # fmt: skip
 
 
 def test_provenance_outside_a_repository_says_so(monkeypatch, tmp_path):
