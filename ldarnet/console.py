@@ -1,29 +1,78 @@
-"""What programs print: lines above something live on a terminal, and numbers in readable units."""
+"""Console output of all programs: plain lines, a live bar on a terminal, and numbers in readable units."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+
+REFRESH_SECONDS = 0.1
 
 
-def console_of(shown: bool) -> Console:
-    """A console that does not break lines; a silent one for a rank that may not print."""
-    return Console(quiet=not shown, highlight=False, soft_wrap=True)
+def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
+    """A console that neither wraps lines nor interprets markup in them."""
+    return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = False, thread: bool = True) -> Progress:
+    """A progress bar that is disabled unless `console` is a terminal.
+
+    Args:
+        console: where to draw it.
+        columns: left to right.
+        transient: whether to erase the bar at the end.
+        thread: whether a thread redraws it; without one, which is safe to fork, call `refresh`.
+    """
+    shown = console.is_terminal and not console.quiet
+    return Progress(*columns, console=console, transient=transient, auto_refresh=thread, disable=not shown)
+
+
+@contextmanager
+def percent_bar(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a percentage bar on stderr if that is a terminal; yields a function that advances it. Starts no thread."""
+    columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
+    task, throttle = bar.add_task("", total=total), Throttle(REFRESH_SECONDS)
+
+    def advance(amount: int) -> None:
+        bar.advance(task, amount)
+        if throttle.ready():
+            bar.refresh()
+
+    with bar:
+        yield advance
+
+
+class Throttle:
+    """Limits how often something is printed or redrawn."""
+
+    def __init__(self, seconds: float) -> None:
+        """Be ready `seconds` from now."""
+        self._seconds = seconds
+        self.reset()
+
+    def reset(self) -> None:
+        """Restart the interval."""
+        self._last = time.monotonic()
+
+    def ready(self, *, force: bool = False) -> bool:
+        """Whether the interval has passed or `force` is set; restarts it if so."""
+        if not force and time.monotonic() - self._last < self._seconds:
+            return False
+        self.reset()
+        return True
 
 
 class Printer:
-    """Prints lines, above something live inside its `with` block where there is a terminal.
-
-    Args:
-        console: to print on.
-        live: what is shown there.
+    """Prints lines and, on a terminal, keeps a live display below them inside its `with` block.
 
     Attributes:
-        console: to print on.
-        on_terminal: whether `live` is shown.
+        console: where to print.
+        on_terminal: whether the live display is shown.
     """
 
     def __init__(self, console: Console, live: Live | Progress) -> None:
@@ -39,35 +88,35 @@ class Printer:
         self._live.stop()
         sys.stdout.flush()
 
-    def say(self, text: str) -> None:
-        """Print one line, above what is live."""
+    def info(self, text: str) -> None:
+        """Print one line."""
         self.console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print one line that should not be overlooked."""
+        """Print one line in yellow, prefixed with `warning:`."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
 
-def chunks(bases_per_chunk: Sequence[float]) -> str:
-    """Bases per chunk by stage; nothing for a model without chunks."""
+def format_chunks(bases_per_chunk: Sequence[float]) -> str:
+    """Bases per chunk of each stage, with a leading separator; empty for a model without chunks."""
     values = "/".join(f"{value:.2f}" for value in bases_per_chunk)
     return f"  bases/chunk {values}" if values else ""
 
 
-def speed(bases_per_second: float) -> str:
-    """Bases per second in a readable unit."""
-    return scaled(bases_per_second, "bases/s")
+def format_speed(bases_per_second: float) -> str:
+    """Throughput with an SI prefix, such as `1.2 Mbases/s`."""
+    return format_si(bases_per_second, "bases/s")
 
 
-def scaled(value: float, unit: str) -> str:
-    """A number in thousands, millions or more of its unit, such as `12.3 kB`."""
+def format_si(value: float, unit: str) -> str:
+    """A number with an SI prefix, such as `12.3 kB`."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.1f} {prefix}{unit}"
     return f"{value:.0f} {unit}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

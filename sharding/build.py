@@ -14,6 +14,7 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
+from ldarnet.console import make_console
 from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
 from ldarnet.genome.intervals import bases, intersect
@@ -94,7 +95,10 @@ def build(
         count = workers or min(
             len(os.sched_getaffinity(0)), sum(_most_parts(*job) for job in zip(jobs, sizes, strict=True))
         )
-        with _executor(count, ray, workers) as executor, shown(console or Console(quiet=True), receipts, sum(sizes)):
+        with (
+            _executor(count, ray, workers) as executor,
+            shown(console or make_console(quiet=True), receipts, sum(sizes)),
+        ):
             _pack(jobs, sizes, executor, alone=count == 1 and ray is None)
         index = _index(receipts, jobs, recipe, splitting)
         _demand_unchanged(sources, identities)
@@ -290,9 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares = parse_hash_shares(options.split_hash) if options.split_hash else {}
     sources = [parse_source(argument) for argument in options.genomes]
     sources += read_genomes(options.table) if options.table else []
-    console = Console()
+    console = make_console()
     if not sources:
-        console.print("no genome was named: taking the yeast chromosomes that come with LDARNet", soft_wrap=True)
+        console.print("no genome was named: taking the yeast chromosomes that come with LDARNet")
         sources = [Source(str(BUNDLED_FASTA))]
         if not (options.splits_bed or contig_splits or shares):
             contig_splits = BUNDLED_SPLITS
@@ -310,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console=console,
     )
     console.print(_table(index))
-    console.print(_summary(options.out, index, built), soft_wrap=True, highlight=False, markup=False)
+    console.print(_summary(options.out, index, built))
     return 0
 
 

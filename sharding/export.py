@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from xopen import xopen
 
+from ldarnet.console import percent_bar
 from ldarnet.data import ShardSet
 from ldarnet.data.contigs import some_names
 from ldarnet.data.index import Index
@@ -147,15 +146,11 @@ def export(shards: ShardSet, records: Sequence[Record], out: str, *, width: int 
     if width < 1:
         raise UserError(f"--width {width}: it must be at least 1")
     total = sum(record.stop - record.start for record in records)
-    console = Console(stderr=True)
-    columns = (TextColumn("exporting"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-    with _opened(out) as file, progress:
-        task = progress.add_task("", total=total)
+    with _opened(out) as file, percent_bar("exporting", total, quiet=quiet) as advance:
         for record in records:
             for piece in fasta(shards, record, width):
                 file.write(piece)
-                progress.advance(task, len(piece))
+                advance(len(piece))
     return total
 
 

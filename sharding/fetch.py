@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
+from ldarnet.console import Printer, make_console, progress_bar
 from ldarnet.errors import UserError
 from ldarnet.io.download import GoneError, Patience, Report
 from ldarnet.io.files import atomic_path
@@ -23,52 +25,43 @@ GENOMES_NAME = "genomes.tsv"
 _ASSEMBLIES = "assemblies"
 
 
-class Display:
+class FetchProgress(Printer):
     """Progress of several downloads: bars on a terminal, a line for each finished file elsewhere."""
 
     def __init__(self, console: Console, total: int) -> None:
         """Show ``total`` files."""
-        self._console = console
         self._total = total
         self._done = 0
-        self._progress = Progress(
+        self._bar = progress_bar(
+            console,
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
             TimeRemainingColumn(),
-            console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> "Display":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        super().__init__(console, self._bar)
 
     @contextmanager
     def file(self, name: str) -> Iterator[Report]:
         """A bar for one file."""
-        task = self._progress.add_task(name, total=None)
+        task = self._bar.add_task(name, total=None)
         try:
-            yield lambda have, total: self._progress.update(task, completed=have, total=total)
+            yield lambda have, total: self._bar.update(task, completed=have, total=total)
         finally:
-            self._progress.remove_task(task)
+            self._bar.remove_task(task)
 
     def finished(self, name: str, receipt: Mapping[str, Any]) -> None:
         """Say that a file is there."""
         self._done += 1
         checked = receipt["checked_against"]
         said = f"NOT CHECKED ({checked.removeprefix('nothing: ')})" if checked.startswith("nothing") else "checked"
-        line = f"[{self._done}/{self._total}] {name}: {receipt['size']:,} bytes, {said}, sha256 {receipt['sha256']}"
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self.info(f"[{self._done}/{self._total}] {name}: {receipt['size']:,} bytes, {said}, sha256 {receipt['sha256']}")
 
 
 def fetch_all(
-    store: Store, remotes: Sequence[Remote], display: Display, jobs: int, folder: str = ""
+    store: Store, remotes: Sequence[Remote], display: FetchProgress, jobs: int, folder: str = ""
 ) -> dict[Remote, GoneError]:
     """Fetch files, ``jobs`` at a time; the first fault but the absence of a file stops all of them.
 
@@ -131,19 +124,19 @@ def fetch(
     Raises:
         UserError: no such set, or a file that cannot be had, is not what it should be, or does not fit.
     """
-    published, patience, console = registry[name], patience or Patience(), console or Console()
+    published, patience, console = registry[name], patience or Patience(), console or make_console()
     with Store(out, patience, unchecked=unchecked).opened() as store:
         if published.assemblies is None:
-            with Display(console, len(published.files)) as display:
+            with FetchProgress(console, len(published.files)) as display:
                 for error in fetch_all(store, published.files, display, jobs).values():
                     raise error
         else:
-            with Display(console, 1) as display:
+            with FetchProgress(console, 1) as display:
                 for error in fetch_all(store, [published.assemblies], display, jobs).values():
                     raise error
             text = (out / published.assemblies.name).read_text(encoding="utf-8", errors="replace")
             assemblies = registry.parse_assemblies(published, text)
-            with Display(console, len(assemblies)) as display:
+            with FetchProgress(console, len(assemblies)) as display:
                 gone = fetch_all(store, [assembly.remote for assembly in assemblies], display, jobs, _ASSEMBLIES)
             _demand_all(assemblies, gone, skip_missing)
             _write_genomes(out, [assembly for assembly in assemblies if assembly.remote not in gone])
@@ -177,8 +170,8 @@ def list_sets(registry: Registry, console: Console) -> None:
         files = (*published.files, *((published.assemblies,) if published.assemblies else ()))
         hosts = dict.fromkeys(f"{file.url.split('/')[2]}{'' if file.checksums else ' (no checksum)'}" for file in files)
         rows = (published.title, published.size, f"licence: {published.licence}", f"from {', '.join(hosts)}", "")
-        table.add_row(f"[bold]{published.name}", "\n".join(rows))
-    console.print(table, highlight=False)
+        table.add_row(Text(published.name, style="bold"), "\n".join(rows))
+    console.print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--unchecked", action="store_true", help="take files that no list of checksums names")
     parser.add_argument("--skip-missing", action="store_true", help="do without assemblies that are nowhere any more")
     options = parser.parse_args(arguments)
-    registry, console = Registry(options.mirror), Console()
+    registry, console = Registry(options.mirror), make_console()
     if options.list:
         list_sets(registry, console)
         return 0
@@ -213,11 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, out = options.name, options.out or Path(options.name)
     switches = {"unchecked": options.unchecked, "skip_missing": options.skip_missing}
     build = fetch(registry, name, out, jobs=options.jobs, console=console, **switches)
-    console.print(f"{name} is in {out}. Licence: {registry[name].licence}.", soft_wrap=True, highlight=False)
-    console.print("Turn it into shards with", soft_wrap=True)
+    console.print(f"{name} is in {out}. Licence: {registry[name].licence}.")
+    console.print("Turn it into shards with")
     shards = shlex.quote(f"{out}-shards")
-    command = f"  python -m sharding.build --out {shards} {build}"
-    console.print(command, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"  python -m sharding.build --out {shards} {build}")
     return 0
 
 

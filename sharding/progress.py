@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ldarnet.console import Throttle, progress_bar
 from sharding.receipts import Receipts
 
 _LOOK_EVERY = 0.5
@@ -23,14 +24,13 @@ def shown(console: Console, receipts: Receipts, total: int | None) -> Iterator[N
         receipts: of the set.
         total: bytes of input in all, if known.
     """
-    bar = Progress(
+    bar = progress_bar(
+        console,
         TextColumn("packing"),
         BarColumn(),
         DownloadColumn(),
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
     )
     with bar:
         follower = _Follower(console, bar, receipts, total)
@@ -56,18 +56,16 @@ class _Follower:
         self._bases = 0
 
     def run(self) -> None:
-        began = said = time.monotonic()
+        began, throttle = time.monotonic(), Throttle(_LINE_EVERY)
         ended = False
         while not ended:
             ended = self.done.wait(_LOOK_EVERY)
             read, bases = self._news()
             self._read += read
             self._bases += bases
-            now = time.monotonic()
-            speed = f"{self._bases / (now - began) / 1e6:,.0f} Mb/s"
+            speed = f"{self._bases / (time.monotonic() - began) / 1e6:,.0f} Mb/s"
             self._bar.update(self._task, completed=self._read, speed=speed)
-            if not self._console.is_terminal and now - said >= _LINE_EVERY:
-                said = now
+            if not self._console.is_terminal and throttle.ready():
                 share = f"{self._read / self._total:.0%} of the input" if self._total else f"{self._read:,} bytes"
                 self._console.print(f"packed {share}, {speed}", highlight=False, soft_wrap=True)
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ldarnet import markdown
+from ldarnet.console import make_console, percent_bar
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
@@ -207,24 +206,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.workers < 1:
         raise UserError(f"--workers {options.workers}: it must be at least 1")
-    console = Console()
+    console = make_console()
     shards = ShardSet.open(options.place)
-    columns = (TextColumn("counting"), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn())
-    # Without a thread of its own, since processes are forked.
-    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
-        task = progress.add_task("", total=int(shards.index.contigs.length.sum()))
-
-        def advance(bases: int) -> None:
-            progress.advance(task, bases)
-            progress.refresh()
-
+    with percent_bar("counting", int(shards.index.contigs.length.sum())) as advance:
         counts = count_set(shards, options.workers, advance)
     figures = describe(shards, counts)
     for sheet in sheets(figures):
-        console.print(sheet.as_rich(), highlight=False)
+        console.print(sheet.as_rich())
     if options.out:
         paths = write(options.out, shards, figures)
-        console.print(f"written: {', '.join(map(str, paths))}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"written: {', '.join(map(str, paths))}")
     return 0
 
 

@@ -12,9 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ldarnet.console import percent_bar
 from ldarnet.data.index import INDEX_NAME
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
@@ -201,17 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.workers < 1:
         raise UserError(f"--workers {options.workers}: it must be at least 1")
     shards = ShardSet.open(options.place, disk_cache_bytes=0)
-    console = Console(stderr=True)
-    columns = (TextColumn("checking"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
-    # Without a thread of its own, since processes are forked.
-    progress = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
-    with progress:
-        task = progress.add_task("", total=total_work(shards))
-
-        def advance(work: int) -> None:
-            progress.advance(task, work)
-            progress.refresh()
-
+    with percent_bar("checking", total_work(shards)) as advance:
         found = list(problems(shards, options.workers, advance))
     if found:
         raise UserError("\nerror: ".join(found))

@@ -3,16 +3,16 @@
 import time
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from ldarnet.console import Printer, chunks, clock, console_of, speed
+from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
 from ldarnet.tasks.metrics import NAMES
 
 TELL_SECONDS = 60.0
 """Between lines on an epoch that takes long."""
 
 
-class Display(Printer):
+class FinetuneProgress(Printer):
     """Prints for the one rank that may.
 
     Args:
@@ -20,18 +20,18 @@ class Display(Printer):
     """
 
     def __init__(self, shown: bool) -> None:
-        console = console_of(shown)
-        self._bar = Progress(
+        console = make_console(quiet=not shown)
+        self._bar = progress_bar(
+            console,
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
             TimeRemainingColumn(),
-            console=console,
             transient=True,
         )
         self._task = self._bar.add_task("", total=1, visible=False)
         self._epoch: tuple[str, float, int] | None = None
-        self._told = 0.0
+        self._throttle = Throttle(TELL_SECONDS)
         super().__init__(console, self._bar)
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
@@ -39,20 +39,21 @@ class Display(Printer):
         now, place = time.monotonic(), f"fold {fold}  epoch {epoch}"
         self._bar.update(self._task, description=place, completed=done, total=steps, visible=done < steps)
         if self._epoch is None or self._epoch[0] != place:
-            self._epoch, self._told = (place, now, done), now
-        elif not self.on_terminal and now - self._told >= TELL_SECONDS:
+            self._epoch = (place, now, done)
+            self._throttle.reset()
+        elif not self.on_terminal and self._throttle.ready():
             _, begin, before = self._epoch
             left = (now - begin) / (done - before) * (steps - done)
-            self.say(f"{place}  step {done:,} of {steps:,}  {clock(left)} left in this epoch")
-            self._told = now
+            self.info(f"{place}  step {done:,} of {steps:,}  {format_duration(left)} left in this epoch")
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
         """Show a line of metrics.jsonl."""
         trained = "" if line["train_loss"] is None else f"  loss {line['train_loss']:.4f}"
-        pace = "" if line["bases_per_second"] is None else f"  {speed(line['bases_per_second'])}"
-        self.say(
+        pace = "" if line["bases_per_second"] is None else f"  {format_speed(line['bases_per_second'])}"
+        chunks = format_chunks(line["bases_per_chunk"])
+        self.info(
             f"fold {fold}  epoch {line['epoch']}/{epochs}{trained}  validation: loss {line['loss']:.4f}  "
-            f"{NAMES[metric]} {number(line[metric])}{chunks(line['bases_per_chunk'])}{pace}{'  best' if best else ''}"
+            f"{NAMES[metric]} {number(line[metric])}{chunks}{pace}{'  best' if best else ''}"
         )
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldarnet.config.schema import GuardSection
-from ldarnet.console import clock
+from ldarnet.console import format_duration
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
 from ldarnet.finetuning.classifier import parameter_groups
-from ldarnet.finetuning.display import Display
+from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
 from ldarnet.finetuning.plateau import Course
@@ -52,7 +52,7 @@ class Start:
     world: World
     phases: Phases
     request: StopRequest
-    display: Display
+    display: FinetuneProgress
 
 
 class FoldTraining:
@@ -79,7 +79,7 @@ class FoldTraining:
             self.state = self._store.read(checkpoint, fingerprint) if checkpoint else FoldState(fingerprint)
         if self.state.course:
             self.course.restore(self.state.course)
-            self._display.say(f"fold {fold}  continues after step {self.state.step}, in epoch {self.course.epoch + 1}")
+            self._display.info(f"fold {fold}  continues after step {self.state.step}, in epoch {self.course.epoch + 1}")
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
         self._labels = torch.from_numpy(job.rows.labels[train])
@@ -123,9 +123,9 @@ class FoldTraining:
         others = len(self.job.wanted) - self.job.wanted.index(self.fold) - 1
         here = 0 if self.course.over else epochs - self.course.epoch
         if (most := seconds * (epochs * others + here)) > LONG_SECONDS:
-            self._display.say(
-                f"fold {self.fold}  an epoch takes {clock(seconds)}; all that are left of {others + 1} fold(s) at most "
-                f"{clock(most)}, less where folds end early"
+            self._display.info(
+                f"fold {self.fold}  an epoch takes {format_duration(seconds)}; all that are left of {others + 1} "
+                f"fold(s) at most {format_duration(most)}, less where folds end early"
             )
 
     def _epoch(self) -> bool:

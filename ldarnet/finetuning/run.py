@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.errors import UserError
 from ldarnet.finetuning.describe import describe
-from ldarnet.finetuning.display import Display
+from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.figures import CONFUSION, ROC
 from ldarnet.finetuning.fold import Start, fold_folder
 from ldarnet.finetuning.fold_store import FoldStore
@@ -65,7 +65,7 @@ def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
     """`finetune` on ranks that have been started already."""
     with (
         stop_requests() as request,
-        Display(world.is_main) as display,
+        FinetuneProgress(world.is_main) as display,
         rank_log(config.run.dir, world) as log,
         Watchdog(world, phases := Phases(), log, 60 * config.training.timeout_minutes),
     ):
@@ -88,7 +88,7 @@ def _hold(run_dir: Path, start: Start) -> Lock | None:
             if start.world.sum_on_host(held is not None)[0]:
                 return held
             if not told:
-                start.display.say(f"another fine-tuning is at work in {run_dir}; waiting for it to end")
+                start.display.info(f"another fine-tuning is at work in {run_dir}; waiting for it to end")
                 told = True
             time.sleep(POLL_SECONDS)
     return None
@@ -119,19 +119,19 @@ def _finetune(config: FinetuneConfig, start: Start) -> bool:
     except UserError:
         if not _stopped(start):
             raise
-        display.say(f"stopped by {start.request.received} before training; run the same command again to continue")
+        display.info(f"stopped by {start.request.received} before training; run the same command again to continue")
         return False
     world.on_main(lambda: _open_folder(job))
     for text in describe(job, world):
-        display.say(text)
+        display.info(text)
     arm = arm_of(job, start)
     for fold in job.wanted:
         result = fold_folder(job, fold) / RESULT
         if world.from_main(result.is_file):
-            display.say(f"fold {fold} is finished: {result}")
+            display.info(f"fold {fold} is finished: {result}")
             world.on_main(FoldStore(result.parent).remove)
         elif not _fold(job, arm, fold, start):
-            display.say(
+            display.info(
                 f"stopped by {start.request.received} in fold {fold}; everything is saved in {config.run.dir}. Run the "
                 "same command again to continue."
             )
@@ -187,12 +187,12 @@ def _open_folder(job: Job) -> None:
         config.model_copy(update={"folds": alone}).save(folder / CONFIG_NAME)
 
 
-def _tracker(job: Job, fold: int, display: Display) -> Tracker:
+def _tracker(job: Job, fold: int, display: FinetuneProgress) -> Tracker:
     config = job.config
     tags = {"task": job.data.task, "suite": job.data.suite, "arm": config.arm, "fold": str(fold)}
     if config.tracking.parent is not None:
         tags["mlflow.parentRunId"] = config.tracking.parent
-    return Tracker(config, display.say, job.kernels, name=config.tracking.name, part=f"fold{fold}", tags=tags)
+    return Tracker(config, display.info, job.kernels, name=config.tracking.name, part=f"fold{fold}", tags=tags)
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ldarnet.finetuning.display import Display, number
+from ldarnet.finetuning.display import FinetuneProgress, number
 from ldarnet.finetuning.fold import fold_folder
 from ldarnet.finetuning.results import BEST, read_result
 from ldarnet.finetuning.setup import Job
@@ -22,7 +22,7 @@ SUMMARY, TEXT, EXPORT = "summary.json", "summary.txt", "export"
 WIDTH = 118
 
 
-def summarize(job: Job, display: Display) -> None:
+def summarize(job: Job, display: FinetuneProgress) -> None:
     """Write and print what the folds that are finished come to; rank 0 only."""
     run_dir = Path(job.config.run.dir)
     results = [result for fold in job.folds if (result := read_result(fold_folder(job, fold))) is not None]
@@ -34,7 +34,7 @@ def summarize(job: Job, display: Display) -> None:
     lines = [line.rstrip() for line in printed.get().splitlines()] + _lines(job, summary)
     with atomic_path(run_dir / TEXT) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    display.say("\n" + "\n".join(lines))
+    display.info("\n" + "\n".join(lines))
 
 
 def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:

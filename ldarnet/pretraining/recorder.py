@@ -15,7 +15,7 @@ from ldarnet.pretraining.boundary_sample import NAME as SAMPLES_NAME
 from ldarnet.pretraining.health import RouterHealth
 from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
 from ldarnet.pretraining.profiler import Profiler
-from ldarnet.pretraining.progress import Display
+from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.setup import Inputs
 from ldarnet.pretraining.validation import stage_metrics
 from ldarnet.runtime.checkpoint import TrainingState
@@ -52,7 +52,7 @@ class Recorder:
         self,
         config: RunConfig,
         inputs: Inputs,
-        display: Display,
+        display: PretrainProgress,
         state: TrainingState,
         world: World,
         engine: Engine,
@@ -64,7 +64,7 @@ class Recorder:
         self.meter = SpeedMeter(state.seconds)
         self.phases = phases
         self.profiler = Profiler(
-            config.run.dir, world.rank, config.tracking.profile if world.is_main else None, display.say
+            config.run.dir, world.rank, config.tracking.profile if world.is_main else None, display.info
         )
         self._engine = engine
         self._windows = inputs.by_length
@@ -75,7 +75,7 @@ class Recorder:
         self._routers = RouterHealth(state.total_steps, inputs.schedule.target_ratio)
         self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step, kept=self._judge))
         self._samples = world.on_main(lambda: MetricsFile(config.run.dir, state.step, SAMPLES_NAME))
-        self._tracker = Tracker(config, display.say, inputs.kernels) if world.is_main else None
+        self._tracker = Tracker(config, display.info, inputs.kernels) if world.is_main else None
         self._told_of: set[str] = set()
         self._status = "FAILED"
         self._total_steps = state.total_steps
@@ -127,7 +127,7 @@ class Recorder:
         for window in windows:
             if window.reason not in self._reasons:
                 self._reasons.add(window.reason)
-                self.display.say(f"not scored: window {window.window} and others like it: {window.reason}")
+                self.display.info(f"not scored: window {window.window} and others like it: {window.reason}")
 
     def train(
         self,
@@ -225,7 +225,7 @@ class Recorder:
             reason = f"stopped by {request.received}" if request.received else "stopped"
             saved = f"; everything is saved in {self.config.run.dir}. Run the same command again to continue."
             where = f"after step {state.step} of {state.total_steps}{saved}"
-            self.display.say(f"{reason} {where if state.step else 'before the first step; there is nothing to save.'}")
+            self.display.info(f"{reason} {where if state.step else 'before the first step; there is nothing to save.'}")
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is None or self._tracker is None:

@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 
 import transformers
-from rich.console import Console
 
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import N
 from ldarnet.config import RunConfig
-from ldarnet.console import clock, speed
+from ldarnet.console import format_duration, format_speed, make_console
 from ldarnet.io.files import atomic_path
 from ldarnet.model import write_model
 from ldarnet.pretraining import TrainResult
@@ -29,7 +28,7 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
     Raises:
         UserError: the device is full.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = make_console()
     summary = result.run_dir / "summary.txt"
     if result.resumed_from == result.steps and summary.is_file():
         console.print(f"{result.run_dir} holds a finished run of this configuration; nothing is left to train.\n")
@@ -88,8 +87,8 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
 def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
     """The summary: what was learnt, where everything is, what to try next."""
     bases = result.steps * config.training.batch * config.data.length
-    pace = speed(bases / max(result.seconds, 1e-9))
-    lines = [f"{result.steps:,} steps, {bases:,} bases in {clock(result.seconds)} ({pace})"]
+    pace = format_speed(bases / max(result.seconds, 1e-9))
+    lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]
     valid = result.validation
     if valid:
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])

@@ -8,7 +8,7 @@ from typing import Any
 from ldarnet.config import RunConfig
 from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
 from ldarnet.pretraining.loop import loop
-from ldarnet.pretraining.progress import Display
+from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.provenance import record_start
 from ldarnet.pretraining.recorder import Recorder
 from ldarnet.pretraining.setup import build_engine, describe, find_start, first_state, prepare_inputs
@@ -93,14 +93,14 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
             best_loss=None,
             guard=state.guard | {"losses": []},
         )
-    display = Display(world.is_main, inputs.total_steps, state.step)
+    display = PretrainProgress(world.is_main, inputs.total_steps, state.step)
     if state.step < state.total_steps:
         if found.unreached is not None:
             raise found.unreached
         for text in describe(config, inputs, world):
-            display.say(text)
+            display.info(text)
         if found.checkpoint is not None:
-            display.say(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
+            display.info(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
         engine = build_engine(config, inputs, found.checkpoint, state, world)
         recorder = Recorder(config, inputs, display, state, world, engine, phases)
         world.on_main(lambda: record_start(config, state.step, inputs.kernels, world))

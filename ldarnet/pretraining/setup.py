@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ldarnet.config import DataSection, RunConfig
-from ldarnet.console import scaled
+from ldarnet.console import format_si
 from ldarnet.data import Masking, Part, Regions, ShardSet, Windows, plan
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetForMaskedLM
@@ -232,9 +232,9 @@ def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
     chunks = "/".join(f"{bases:g}" for bases in spent.bases_per_chunk)
     whole = spent.kept * length * micro_batch(config, world.size)
     return (
-        f"cost     {scaled(spent.forward, 'FLOP')} a base forward, {scaled(spent.training, 'FLOP')} training"
-        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {scaled(spent.kept, 'B')} of activations "
-        f"a base, {scaled(whole, 'B')} a rank{f', recomputing stages {stages}' if stages else ''}"
+        f"cost     {format_si(spent.forward, 'FLOP')} a base forward, {format_si(spent.training, 'FLOP')} training"
+        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {format_si(spent.kept, 'B')} of activations "
+        f"a base, {format_si(whole, 'B')} a rank{f', recomputing stages {stages}' if stages else ''}"
     )
 
 

@@ -7,12 +7,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ldarnet.console import Printer, clock
+from ldarnet.console import Printer, format_duration
 from ldarnet.sweeps.plan import Plan, TaskPlan
 from ldarnet.sweeps.settings import Setting
 
 
-class Display(Printer):
+class SweepProgress(Printer):
     """Shows how far the plan has come.
 
     Args:
@@ -39,8 +39,8 @@ class Display(Printer):
         seconds = time.monotonic() - self._begun.get((task.task, setting.name, fold), time.monotonic())
         done = self._plan.count("finished") + self._plan.count("stopped") + self._plan.count("failed")
         left = self._plan.running + self._plan.most_left()
-        self.say(
-            f"[{done}/{done + left}] {task.task} {setting.name} fold {fold}: {outcome} in {clock(seconds)}  "
+        self.info(
+            f"[{done}/{done + left}] {task.task} {setting.name} fold {fold}: {outcome} in {format_duration(seconds)}  "
             f"best {self._best(task)}  ETA {self._eta()}"
         )
 
@@ -51,7 +51,7 @@ class Display(Printer):
             done = states.count("finished") + states.count("stopped")
             numbers = (done, states.count("running"), states.count("failed"), task.most_left())
             table.add_row(task.task, *map(str, numbers), Text(self._best(task)))
-        return Group(table, Text(f"{clock(time.monotonic() - self._begin)} so far, ETA {self._eta()}"))
+        return Group(table, Text(f"{format_duration(time.monotonic() - self._begin)} so far, ETA {self._eta()}"))
 
     def _best(self, task: TaskPlan) -> str:
         """The best mean of a setting over the folds that it has finished, most folds first."""
@@ -69,4 +69,4 @@ class Display(Printer):
         if not self._done:
             return "-"
         left = self._plan.most_left() + self._plan.running / 2
-        return clock((time.monotonic() - self._begin) / self._done * left)
+        return format_duration((time.monotonic() - self._begin) / self._done * left)

@@ -17,7 +17,7 @@ from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.io.files import NotWritableError
 from ldarnet.sweeps import trial as trial_module
-from ldarnet.sweeps.display import Display
+from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.halving import Halving
 from ldarnet.sweeps.plan import Plan, TaskPlan
@@ -40,7 +40,7 @@ class Driver:
     """
 
     def __init__(
-        self, config: SweepConfig, plan: Plan, folders: Folders, display: Display, job: Callable[[Place], Job]
+        self, config: SweepConfig, plan: Plan, folders: Folders, display: SweepProgress, job: Callable[[Place], Job]
     ) -> None:
         self.plan, self.display = plan, display
         self._config, self._folders, self._job = config, folders, job

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.sweep import SweepConfig
-from ldarnet.console import console_of
+from ldarnet.console import make_console
 from ldarnet.io.files import atomic_path, write_json_atomic
 from ldarnet.sweeps import report
 from ldarnet.sweeps.cluster import check_shared, gpus_of_a_trial, joined
-from ldarnet.sweeps.display import Display
+from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.driver import Driver
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.jobs import Jobs
@@ -70,7 +70,7 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
         TransientError: the cluster does not answer.
         UserError: the configuration is wrong, the folder is taken, or the cluster has not what a trial takes.
     """
-    console = console or console_of(shown=True)
+    console = console or make_console()
     tasks = tasks_of(config)
     config, base = check(config, next(iter(tasks.values())))
     metric = base.evaluation.metric
@@ -87,7 +87,7 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
                     if config.ray.address is not None:
                         check_shared(folders.root)
                     jobs = Jobs(config, metric, tasks, folders, program, gpus, parent)
-                    with _signals(received), Display(plan, NAMES[metric], console) as display:
+                    with _signals(received), SweepProgress(plan, NAMES[metric], console) as display:
                         Driver(config, plan, folders, display, jobs).run(base, gpus, lambda: bool(received))
             if received:
                 folders.wait_for_saving(plan)

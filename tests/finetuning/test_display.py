@@ -3,7 +3,7 @@
 import pytest
 
 from ldarnet.finetuning import display
-from ldarnet.finetuning.display import Display
+from ldarnet.finetuning.display import FinetuneProgress
 
 
 def test_a_long_epoch_is_told_of_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -11,7 +11,7 @@ def test_a_long_epoch_is_told_of_once_a_minute(monkeypatch: pytest.MonkeyPatch, 
     now = 1000.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
     for shown in (True, False):
-        with Display(shown) as told:
+        with FinetuneProgress(shown) as told:
             for epoch in (1, 2):
                 for done in range(1, 9):
                     told.step(0, epoch, done, 8)

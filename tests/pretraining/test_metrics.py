@@ -6,7 +6,7 @@ import math
 import pytest
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
-from ldarnet.pretraining.progress import Display
+from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.runtime.gradients import parts_of
 from ldarnet.runtime.metrics_file import MetricsFile, read_metrics
 from tests.support.ranks import WORKERS
@@ -52,7 +52,7 @@ def test_files_beside_the_metrics_are_cut_alike(tmp_path):
 def test_waiting_and_warnings_are_shown(capsys):
     line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for waits, shown in ((0.02, False), (0.25, True)):
-        display = Display(True, total=1)
+        display = PretrainProgress(True, total=1)
         display.step(line | {"data_wait": waits})
         assert ("waiting for data 25%" in capsys.readouterr().out) == shown
     display.warn("stage 0: [odd] brackets")

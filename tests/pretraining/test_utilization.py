@@ -6,7 +6,7 @@ from ldarnet import LDARNetConfig
 from ldarnet.config import load_config
 from ldarnet.model.cost import cost, dense_bf16_peak
 from ldarnet.pretraining.meters import Utilization
-from ldarnet.pretraining.progress import Display
+from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.tracking import _metrics
 
@@ -44,7 +44,7 @@ def test_utilization_follows_speed_chunks_and_devices():
 def test_utilization_is_shown_and_tracked_where_it_is_known(capsys):
     line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for known in ({}, {"mfu": 0.376}):
-        display = Display(True, total=1)
+        display = PretrainProgress(True, total=1)
         display.step(line | known)
         assert ("MFU 38%" in capsys.readouterr().out) == bool(known)
         names = {metric.key for metric in _metrics(line | known, 0)}
