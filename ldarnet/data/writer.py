@@ -1,9 +1,11 @@
-"""Writing shards: plain tar files of packed blocks with sorted names, each complete or absent."""
+"""Writing shards: tar files of packed blocks with sorted names, by `webdataset.TarWriter`."""
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import BLOCKSIZE
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -11,18 +13,22 @@ from ldarnet.data.format import BLOCK_SUFFIX
 from ldarnet.data.index import BLOCK_ROW, Shard
 from ldarnet.io.files import atomic_path
 
+if TYPE_CHECKING:
+    from webdataset import TarWriter
+
 SHARD_PATTERN = "shard-*.tar"
-_SECTOR = 512
-_RECORD = 20 * _SECTOR
-# Fields of a ustar header between size and check sum, and after it; owner, time and mode are the same in every build.
-_BEFORE_SIZE = b"0000644\0" + b"0000000\0" * 2
-_TIME = b"00000000000\0"
-_AFTER_SUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:
-    """A packed block on its way into a shard: number of its contig in the part, first base, bases, and the frame."""
+    """A packed block to be written into a shard.
+
+    Attributes:
+        contig: number of its contig in the part.
+        start: first base, 0-based.
+        length: bases.
+        frame: the packed bytes.
+    """
 
     contig: int
     start: int
@@ -35,51 +41,61 @@ def write_shards(
 ) -> tuple[list[Shard], np.ndarray]:
     """Write the blocks of one part, in order of contig and start, into ``shard-<part>-0000.tar`` ... of ``folder``.
 
-    A new shard is begun when the next block would bring the present one above ``shard_size`` bases. The same blocks
-    give the same bytes.
+    A shard ends where the next block would bring it above ``shard_size`` bases. Equal blocks give equal bytes. Every
+    shard appears under its name only once it is complete.
 
     Returns:
-        The shards, and where each block lies in them: rows of `BLOCK_ROW`, counted from the first contig and shard of
-        the part.
+        The shards, and the location of each block: rows of `BLOCK_ROW`, with contigs and shards numbered from the first
+        of the part.
 
     Raises:
-        UserError: the device is full; and whatever ``blocks`` raises. No shard is left half written.
+        UserError: the device is full. Errors raised by ``blocks`` pass through.
     """
     shards: list[Shard] = []
-    rows: list[tuple[int | bytes, ...]] = []
+    rows: list[tuple[int, ...]] = []
+    digests: list[bytes] = []
     stream = iter(blocks)
     block = next(stream, None)
     while block is not None:
         path = folder / f"shard-{part}-{len(shards):04d}.tar"
-        digest, filled, offset = hashlib.sha256(), 0, 0
-        with atomic_path(path) as partial, partial.open("wb") as file:
-            while block is not None and (not filled or filled + block.length <= shard_size):
-                name = f"{part}-{block.contig:07d}-{block.start:012d}{BLOCK_SUFFIX}"
-                place = (block.contig, block.start, block.length, len(shards), offset + _SECTOR, len(block.frame))
-                rows.append((*place, hashlib.sha256(block.frame).digest()))
-                member = _header(name, len(block.frame)) + block.frame + bytes(-len(block.frame) % _SECTOR)
-                digest.update(member)
-                file.write(member)
-                offset += len(member)
-                filled += block.length
-                block = next(stream, None)
-            end = bytes(2 * _SECTOR + (-offset - 2 * _SECTOR) % _RECORD)
-            digest.update(end)
-            file.write(end)
-        shards.append(Shard(path.name, offset + len(end), digest.hexdigest()))
-    return shards, _block_rows(rows)
-
-
-def _block_rows(rows: list[tuple[int | bytes, ...]]) -> np.ndarray:
+        bases = 0
+        with atomic_path(path) as partial, partial.open("wb") as raw:
+            file = _HashedFile(raw)
+            with _tar_writer(file) as tar:
+                while block is not None and (not bases or bases + block.length <= shard_size):
+                    offset = tar.tarstream.offset + BLOCKSIZE  # the frame follows its header
+                    rows.append((block.contig, block.start, block.length, len(shards), offset, len(block.frame)))
+                    digests.append(hashlib.sha256(block.frame).digest())
+                    tar.write(
+                        {"__key__": f"{part}-{block.contig:07d}-{block.start:012d}", BLOCK_SUFFIX[1:]: block.frame}
+                    )
+                    tar.tarstream.members.clear()  # else tarfile keeps a record of each, and there may be a million
+                    bases += block.length
+                    block = next(stream, None)
+        shards.append(Shard(path.name, file.size, file.digest.hexdigest()))
     table = np.empty(len(rows), dtype=BLOCK_ROW)
-    *places, digests = zip(*rows, strict=True)
-    for name, column in zip(BLOCK_ROW.names or (), places, strict=False):
+    for name, column in zip(BLOCK_ROW.names or (), zip(*rows, strict=True), strict=False):
         table[name] = column
     table["sha256"] = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
-    return table
+    return shards, table
 
 
-def _header(name: str, size: int) -> bytes:
-    """What tarfile writes for a plain file, in a tenth of the time: genomes may come in a million of contigs."""
-    before = name.encode().ljust(100, b"\0") + _BEFORE_SIZE + b"%011o\0" % size + _TIME
-    return before + b"%06o\0 " % (sum(before) + 8 * ord(" ") + sum(_AFTER_SUM)) + _AFTER_SUM
+def _tar_writer(file: "_HashedFile") -> "TarWriter":
+    """A writer whose bytes depend on the members alone: no time, owner or user name."""
+    from webdataset import TarWriter
+
+    return TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
+
+
+class _HashedFile:
+    """A file opened for writing that counts and hashes what is written."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        self.digest.update(data)
+        return self._raw.write(data)

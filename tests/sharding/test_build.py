@@ -200,7 +200,7 @@ def test_a_full_device_is_named_and_leaves_nothing_half_written(tmp_path, fasta,
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ldarnet.data.writer, "_header", full)
+    monkeypatch.setattr(ldarnet.data.writer, "_tar_writer", full)
     message = r"no space left on device while writing .*shard-00000-0000-0000\.tar; free some space and run the same"
     with pytest.raises(UserError, match=message):
         build(tmp_path / "set", [fasta])
