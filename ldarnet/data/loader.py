@@ -58,7 +58,7 @@ class Batch:
         return (self.labels != NOT_SCORED).sum(1)
 
 
-class _Steps(Dataset["list[Batch] | UserError"]):
+class StepDataset(Dataset["list[Batch] | UserError"]):
     """The micro-batches of one rank by step.
 
     An error is an item like any other: raised in a worker it would come wrapped in that worker's traceback.
@@ -74,16 +74,18 @@ class _Steps(Dataset["list[Batch] | UserError"]):
         rank: int,
         world: int,
         last_step: int,
+        start: int = 0,
     ) -> None:
         self._windows = windows
         self._masking = masking
         self._shape = (accumulation, world, micro_batch)
         self._rank = rank
         self._last_step = last_step
+        self._start = start
         self._planned: tuple[int, Places] | None = None
 
     def __getitem__(self, index: int) -> list[Batch] | UserError:
-        positions = self._positions(index)
+        positions = self.positions(index)
         try:
             places = self._places(index)
             self._look_ahead(index)
@@ -111,10 +113,10 @@ class _Steps(Dataset["list[Batch] | UserError"]):
             )
         return batches
 
-    def _positions(self, index: int) -> np.ndarray:
+    def positions(self, index: int) -> np.ndarray:
         """Positions of this rank's windows in a step: (accumulation, micro_batch) int64."""
         size = math.prod(self._shape)
-        return np.arange(index * size, (index + 1) * size).reshape(self._shape)[:, self._rank]
+        return (self._start + np.arange(index * size, (index + 1) * size)).reshape(self._shape)[:, self._rank]
 
     def _places(self, index: int) -> Places:
         """Where this rank's windows of a step lie; many steps are looked up together, which takes hardly longer."""
@@ -123,7 +125,7 @@ class _Steps(Dataset["list[Batch] | UserError"]):
         number, place = divmod(index, together)
         if self._planned is None or self._planned[0] != number:
             steps = range(number * together, (number + 1) * together)
-            positions = np.concatenate([self._positions(step).ravel() for step in steps])
+            positions = np.concatenate([self.positions(step).ravel() for step in steps])
             self._planned = number, self._windows.places(positions)
         return self._planned[1].rows(place * size, (place + 1) * size)
 
@@ -173,7 +175,7 @@ def training_steps(
     """
     assert micro_batch >= 1 and accumulation >= 1 and 0 <= rank < world and 0 <= first_step <= last_step
     loader: DataLoader[list[Batch] | UserError] = DataLoader(
-        _Steps(
+        StepDataset(
             windows,
             masking,
             micro_batch=micro_batch,

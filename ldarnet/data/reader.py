@@ -11,7 +11,7 @@ import numpy as np
 
 from ldarnet.alphabet import N
 from ldarnet.data.cache import DiskCache, default_cache_folder
-from ldarnet.data.format import BLOCK_SUFFIX, Block, unpack_bases, unpack_block
+from ldarnet.data.format import Block, unpack_bases, unpack_block
 from ldarnet.data.frames import Frames
 from ldarnet.data.index import Index
 from ldarnet.data.remote_index import load_remote_index
@@ -298,13 +298,3 @@ class ShardSet:
         derived = ("contigs", "_first_base")
         state = {name: value for name, value in self.__dict__.items() if name not in derived}
         return state | {"_cache": {}, "_cached_bytes": 0}
-
-
-def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    """Letters of a sample that webdataset read from a shard: ``WebDataset(urls).map(decode_sample)``.
-
-    Returns:
-        ``__key__``, and ``text``: the letters of the block as they stood in the input.
-    """
-    block = unpack_block(sample[BLOCK_SUFFIX[1:]])
-    return {"__key__": sample["__key__"], "text": block.text(0, block.length).decode("ascii")}

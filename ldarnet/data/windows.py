@@ -1,7 +1,7 @@
 """Training windows: which one stands at a position, as a pure function of (content, seed, position), and its bases."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from ldarnet.data.order import Shuffle
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.segments import find_stretches
 from ldarnet.errors import UserError
+
+MAX_POSITION = 2**52
+"""Positions of the stream are below this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Windows:
         order, self._phase, self._strand = (
             stream_key(shards.fingerprint, seed, purpose) for purpose in ("order", "phase", "strand")
         )
-        self._reverse_complement = reverse_complement
+        self.reverse_complement = reverse_complement
         self.shuffle = Shuffle(counts, length, order, wanted)
         self._first_window = np.cumsum(counts) - counts
         shares = self.shuffle.shares.tolist()
@@ -193,10 +196,29 @@ class Windows:
         source, epoch, window = self.shuffle.place(positions)
         stretches, window = self.stretches, window + self._first_window[source]
         owner = stretches.owner(window)
-        phase = below(counter_hash(counter_hash(self._phase, epoch), owner), stretches.slack[owner] + 1)
+        phase = self._offset(epoch, owner)
         contig, start = stretches.place(window, self.length)
-        reverse = (counter_hash(self._strand, positions) & np.uint64(1)).astype(bool) & self._reverse_complement
+        reverse = (counter_hash(self._strand, positions) & np.uint64(1)).astype(bool) & self.reverse_complement
         return Places(epoch, contig, start + phase, reverse)
+
+    def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Number and first base of the windows of an epoch whose last base is in an interval of a contig.
+
+        For windows without mixture weights, whose segments are in the order of the set.
+        """
+        segments, length = self.stretches, self.length
+        first, last = np.searchsorted(segments.contig, (contig, contig + 1))
+        last = first + np.searchsorted(segments.start[first:last], stop)
+        owner = np.arange(first, last)
+        begins = segments.start[owner] + self._offset(np.array([epoch]), owner)
+        counts = np.diff(segments.first[first : last + 1])
+        for number, begin, count in zip(segments.first[owner], begins, counts, strict=True):
+            for window in range(max(0, (start - begin) // length), min(count, (stop - begin) // length)):
+                yield int(number) + window, int(begin) + window * length
+
+    def _offset(self, epoch: np.ndarray, segment: np.ndarray) -> np.ndarray:
+        """Bases between the start of a segment and its first window, (k,) int64."""
+        return below(counter_hash(counter_hash(self._phase, epoch), segment), self.stretches.slack[segment] + 1)
 
 
 def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:

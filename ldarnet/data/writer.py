@@ -5,16 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import BLOCKSIZE
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ldarnet.data.format import BLOCK_SUFFIX
 from ldarnet.data.index import BLOCK_ROW, Shard
 from ldarnet.io.files import atomic_path
-
-if TYPE_CHECKING:
-    from webdataset import TarWriter
 
 SHARD_PATTERN = "shard-*.tar"
 
@@ -80,11 +77,12 @@ def write_shards(
     return shards, table
 
 
-def _tar_writer(file: "_HashedFile") -> "TarWriter":
+def _tar_writer(file: "_HashedFile") -> Any:
     """A writer whose bytes depend on the members alone: no time, owner or user name."""
     from webdataset import TarWriter
 
-    return TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
+    stream: Any = file
+    return TarWriter(stream, user="", group="", mode=0o644, mtime=0, encoder=False)
 
 
 class _HashedFile:

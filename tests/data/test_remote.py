@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from ldarnet.data import ShardSet
+from ldarnet.data import ShardSet, decode_sample
 from ldarnet.data.index import INDEX_NAME, TABLES
-from ldarnet.data.reader import decode_sample
 from ldarnet.errors import UserError
 from ldarnet.io.retry import Retry
 from ldarnet.io.storage import DamagedError

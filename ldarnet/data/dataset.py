@@ -1,0 +1,80 @@
+"""Windows in the exact order of pretraining, as a PyTorch dataset for any training loop."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ldarnet.data.loader import StepDataset
+from ldarnet.data.masking import Masking
+from ldarnet.data.windows import MAX_POSITION, Windows
+from ldarnet.errors import UserError
+
+
+class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
+    """Batches of masked windows in the order of pretraining.
+
+    Batch ``k`` of rank ``r`` holds the windows at ``start + (k * world + r) * batch_size`` and the ``batch_size - 1``
+    positions after it: strands and masks included, micro-batch ``k`` of a pretraining run with these settings. Load it
+    with ``DataLoader(dataset, batch_size=None, num_workers=n)``: the batches and their order do not depend on ``n``.
+    To resume, pass as ``start`` the number of windows that all ranks together have consumed; ``batch_size`` and
+    ``world`` may change.
+
+    Yields:
+        ``input_ids`` and ``labels`` (-100 where not a target), (batch_size, length) int64 each, and ``positions``,
+        (batch_size,) int64. A window on a damaged block is all N, without targets, in a set opened with
+        ``on_damaged="quarantine"``.
+
+    Raises:
+        UserError: a shard cannot be read; or it is missing, damaged or changed.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        masking: Masking | None = None,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        stop: int = MAX_POSITION,
+    ) -> None:
+        """Select positions of the stream.
+
+        Args:
+            windows: the stream.
+            masking: how to mask; by default as pretraining does. ``Masking(rate=0)`` masks nothing.
+            batch_size: windows in a batch of one rank.
+            rank: this rank.
+            world: number of ranks.
+            start: first position.
+            stop: position after the last; windows that do not fill one batch of every rank are dropped. By default the
+                stream does not end. Epoch e of windows without weights is positions ``e * len(windows)`` onwards.
+        """
+        assert batch_size >= 1 and 0 <= rank < world and 0 <= start <= stop <= MAX_POSITION
+        self._batches = (stop - start) // (world * batch_size)
+        self._steps = StepDataset(
+            windows,
+            masking or Masking(),
+            micro_batch=batch_size,
+            accumulation=1,
+            rank=rank,
+            world=world,
+            last_step=self._batches,
+            start=start,
+        )
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches of this rank; in a DataLoader worker, every n-th of them."""
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in range(first, self._batches, stride):
+            batches = self._steps[number]
+            if isinstance(batches, UserError):
+                raise batches
+            yield {
+                "input_ids": batches[0].input_ids.long(),
+                "labels": batches[0].labels.long(),
+                "positions": torch.from_numpy(self._steps.positions(number)[0]),
+            }
