@@ -1,5 +1,7 @@
-"""Packages whose modules register themselves: dropping one file into the folder is all that an extension takes."""
+"""Registries: folders whose modules register themselves, and look-up with a suggestion for mistyped names."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -18,3 +20,10 @@ def load_folder(package: str) -> list[ModuleType]:
     """
     names = sorted(module.name for module in iter_modules(import_module(package).__path__))
     return [import_module(f"{package}.{name}") for name in names if not name.startswith("_")]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Second half of an error about an unknown name, such as `did you mean 'mcc'? (mcc, f1, accuracy)`."""
+    known = list(known)
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? ({', '.join(known)})" if near else f"use one of {', '.join(known)}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ldarnet.plugins import load_folder
+from ldarnet.plugins import load_folder, suggestion
 
 
 def test_every_module_of_a_folder_is_imported_in_alphabetical_order(
@@ -24,3 +24,8 @@ def test_every_module_of_a_folder_is_imported_in_alphabetical_order(
 
     assert [module.__name__ for module in modules] == ["extension_folder.first", "extension_folder.second"]
     assert sys.modules["extension_folder"].LOADED == ["first", "second"]
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
+    assert suggestion("CNM", ["cnn", "kmers"]) == "did you mean 'cnn'? (cnn, kmers)"
+    assert suggestion("transformer", ["cnn", "kmers"]) == "use one of cnn, kmers"

@@ -9,7 +9,7 @@ from ldarnet.comparison.published import FOLDS_SOURCE, published
 from ldarnet.comparison.report import report
 from ldarnet.comparison.results import TaskResults, find_results, read_arms
 from ldarnet.io.files import atomic_path, make_folder
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import METRICS
 
 __all__ = ["find_results", "write_comparison"]
 
@@ -78,7 +78,7 @@ def _our_rows(results: list[TaskResults]) -> list[dict[str, object]]:
         for result in results
         for fold in result.folds
         for which, scored in (("all", fold.test), ("leak_free", fold.leak_free))
-        for metric in NAMES
+        for metric in METRICS
         if (value := (scored or {}).get(metric)) is not None
     ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.tables import AUTHORS, SUITES, arms_of, by_arm_and_task, tasks_of
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
-from ldarnet.tasks.metrics import NAMES, interval
+from ldarnet.tasks.metrics import METRICS, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,6 @@ AROUND = 0.95
 COLOURS = (*STAGE_COLOURS, "#d9a400", "#56b4e9")
 MARKERS = "osD^vPX"
 """One more than colours, so that no two of 42 arms have both alike."""
-LOWEST = {"mcc": -1.0}
-"""What a metric cannot fall below, where that is not 0; none can be more than 1."""
 SPREAD = 0.62
 """Share of a task's row that the arms take."""
 LEGEND_LETTERS = 80
@@ -57,7 +55,7 @@ def draw(results: list[TaskResults], out: Path) -> None:
             axes.set_title(SUITES.get(suite, suite))
             here = [result for result in results if result.key in {task.key for task in tasks}]
             notes = _notes(here)
-            axes.set_xlabel(NAMES[metric] + (f"   ({notes})" if notes else ""))
+            axes.set_xlabel(METRICS[metric].name + (f"   ({notes})" if notes else ""))
         _legend(figure, arms)
 
 
@@ -133,7 +131,7 @@ def _span(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]
     if mean is None or mean[1] is None:
         return None
     low, high = mean[0] - mean[1], mean[0] + mean[1]
-    return (max(low, LOWEST.get(result.metric, 0.0)), low), (min(high, 1.0), high)
+    return (max(low, METRICS[result.metric].minimum), low), (min(high, 1.0), high)
 
 
 def _dots(result: TaskResults) -> list[float]:

@@ -6,13 +6,13 @@ from itertools import combinations
 
 import numpy as np
 
-from ldarnet.comparison.resampling import METRICS, interval_of_difference, read_predictions, redrawn
+from ldarnet.comparison.resampling import interval_of_difference, read_predictions, redrawn
 from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
 from ldarnet.comparison.tables import arms_of, by_arm_and_task, table, tasks_of, with_holm
-from ldarnet.tasks.metrics import FEWEST, NAMES
+from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
-NO_TEST = f"There is no test over folds where two arms share fewer than {FEWEST}."
+NO_TEST = f"There is no test over folds where two arms share fewer than {MIN_FOLDS}."
 OVER_TASKS = (
     "Mean differences of the tasks' means. In brackets: on how many of these tasks the interval over test rows leaves "
     "out 0."
@@ -72,7 +72,7 @@ class Draws:
 
 def _redrawn(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
     """Names of the test rows, and the metric over draws of them."""
-    if result.metric not in METRICS:
+    if METRICS[result.metric].from_confusion is None:
         return None
     chosen = [fold for fold in result.folds if fold.number in folds]
     read = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
@@ -93,7 +93,7 @@ def pairs(results: list[TaskResults]) -> str:
         parts += [OVER_TASKS, _over_tasks(found), opening, _by_task(found), "</details>"]
     elif found:
         parts.append(_by_task(found))
-    if any(len(pair.differences) < FEWEST for pair in found):
+    if any(len(pair.differences) < MIN_FOLDS for pair in found):
         parts.append(NO_TEST)
     if refused:
         parts.append("\n".join(refused))
@@ -124,7 +124,7 @@ def _over_tasks(found: list[Pair]) -> str:
         means = [pair.mean for pair in group]
         sides = ([p for p in group if p.mean > 0], [p for p in group if p.mean < 0])
         spread = f"{min(means):+.3f} to {max(means):+.3f}"
-        rows.append([arms, NAMES[metric], len(group), f"{np.mean(means):+.3f}", spread, *map(_counted, sides)])
+        rows.append([arms, METRICS[metric].name, len(group), f"{np.mean(means):+.3f}", spread, *map(_counted, sides)])
     return table(head, rows)
 
 
@@ -140,7 +140,7 @@ def _by_task(found: list[Pair]) -> str:
     for pair in found:
         between = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)
         rows.append([pair.arms, pair.task, len(pair.differences), f"{pair.mean:+.3f}", between])
-    if all(len(pair.differences) < FEWEST for pair in found):
+    if all(len(pair.differences) < MIN_FOLDS for pair in found):
         return table(head, rows)
     tested = [[*row, *pair.p] for row, pair in zip(rows, found, strict=True)]
     return table([*head, "corrected t: p", "Holm", "signed rank: p", "Holm"], with_holm(tested, (5, 6)))

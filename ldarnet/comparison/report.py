@@ -19,7 +19,7 @@ from ldarnet.comparison.tables import (
 )
 from ldarnet.comparison.versus import HOW_TO_READ, against_authors, ranking
 from ldarnet.comparison.zeros import zeros
-from ldarnet.tasks.metrics import FEWEST, NAMES, interval
+from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
 
 INTERVALS = {
     "t95": "95% interval by Student's t over folds",
@@ -52,7 +52,7 @@ def _opening(results: list[TaskResults]) -> str:
     lines = [
         f"Compared: {arms}. Numbers are means over folds and, behind ±, half the width of their 95% interval by "
         "Student's t, on test rows that no fold trained or chose on; there is no interval of fewer than "
-        f"{FEWEST} folds, nor where all have the same number. What all this can say stands at the end."
+        f"{MIN_FOLDS} folds, nor where all have the same number. What all this can say stands at the end."
     ]
     short = {f"{result.task}: {result.shortfall}": None for result in results if result.shortfall}
     if short:
@@ -108,7 +108,7 @@ def _means(results: list[TaskResults]) -> str:
             cell(mean, bold=len(means) > 1 and mean is not None and mean[0] == best) for mean in map(means.get, arms)
         ]
         folds = dict.fromkeys(str(len(by_key[arm, task.key].folds)) for arm in arms if (arm, task.key) in by_key)
-        told = [task.task, NAMES[task.metric], " or ".join(folds)]
+        told = [task.task, METRICS[task.metric].name, " or ".join(folds)]
         rows.append([*told, *cells, _authors(task), _best_published(task)])
     shown = [AUTHORS, "best other published"] if any(row[-2] != "-" or row[-1] != "-" for row in rows) else []
     return table(["task", "metric", "folds", *arms, *shown], [row if shown else row[:-2] for row in rows])
@@ -174,10 +174,7 @@ def _source(source: Source, numbers: list[Number]) -> str:
         by_task.setdefault((number.task, number.metric), {})[number.model] = number
     one_each = all(len(found) == 1 for found in by_task.values()) and len(models) > 1
     head = ["model", "value"] if one_each else [_with_size(source, model) for model in models]
-    rows = [
-        [task, NAMES.get(metric, metric.replace("_", ", ")), *_cells(found, models, one_each)]
-        for (task, metric), found in by_task.items()
-    ]
+    rows = [[task, _metric_name(metric), *_cells(found, models, one_each)] for (task, metric), found in by_task.items()]
     lines = (
         f"**{source.title}** ([{source.where}]({source.url}); read from {source.read}). Protocol: {source.protocol}. "
         f"Behind ±: {INTERVALS[source.interval]}."
@@ -195,3 +192,8 @@ def _cells(found: dict[str, Number], models: list[str], one_each: bool) -> list[
 def _with_size(source: Source, model: str) -> str:
     size = source.parameters.get(model)
     return model if size is None else f"{model} ({size:g}M)"
+
+
+def _metric_name(metric: str) -> str:
+    """Display name, also of metrics that only publications use."""
+    return METRICS[metric].name if metric in METRICS else metric.replace("_", ", ")

@@ -4,13 +4,13 @@ Shapes: R resamples, K folds, N test rows, C classes.
 """
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 
 from ldarnet.finetuning.results import PREDICTIONS
+from ldarnet.tasks.metrics import METRICS
 
 RESAMPLES = 2000
 AT_ONCE = 100
@@ -43,16 +43,18 @@ def redrawn(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: i
     Args:
         labels_N: int, 0..C-1.
         predicted_KN: classes that the model predicts.
-        metric: one of METRICS.
+        metric: one with `from_confusion`.
         seed: of the draws.
     """
     classes, rows = int(max(labels_N.max(), predicted_KN.max())) + 1, len(labels_N)
     counters = [_counter(labels_N, fold, classes) for fold in predicted_KN]
+    values_of = METRICS[metric].from_confusion
+    assert values_of is not None
     rng, means = np.random.default_rng(seed), []
     for _ in range(RESAMPLES // AT_ONCE):
         weights_RN = rng.multinomial(rows, np.full(rows, 1 / rows), size=AT_ONCE)
         counts = [(weights_RN @ counter).reshape(-1, classes, classes) for counter in counters]
-        means.append(np.mean([METRICS[metric](counts_RCC) for counts_RCC in counts], axis=0))
+        means.append(np.mean([values_of(counts_RCC) for counts_RCC in counts], axis=0))
     return np.concatenate(means)
 
 
@@ -66,29 +68,3 @@ def _counter(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> spa
     """(N, C * C): a one in the cell of the confusion matrix that each row belongs to."""
     cell = labels_N * classes + predicted_N
     return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))
-
-
-def _accuracy(counts_RCC: np.ndarray) -> np.ndarray:
-    return np.trace(counts_RCC, axis1=1, axis2=2) / counts_RCC.sum(axis=(1, 2))
-
-
-def _mcc(counts_RCC: np.ndarray) -> np.ndarray:
-    """Matthews' correlation for any number of classes (Gorodkin 2004); 0 where not defined, as in scikit-learn."""
-    true_RC, predicted_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
-    rows = counts_RCC.sum(axis=(1, 2))
-    above = np.trace(counts_RCC, axis1=1, axis2=2) * rows - (true_RC * predicted_RC).sum(axis=1)
-    below = np.sqrt((rows**2 - (true_RC**2).sum(axis=1)) * (rows**2 - (predicted_RC**2).sum(axis=1)))
-    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-
-
-def _f1(counts_RCC: np.ndarray) -> np.ndarray:
-    """The mean over classes weighted by their rows."""
-    true_RC, predicted_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
-    hits_RC = np.diagonal(counts_RCC, axis1=1, axis2=2)
-    both_RC = true_RC + predicted_RC
-    f1_RC = np.divide(2 * hits_RC, both_RC, out=np.zeros_like(both_RC), where=both_RC > 0)
-    return (f1_RC * true_RC).sum(axis=1) / true_RC.sum(axis=1)
-
-
-METRICS: Mapping = {"mcc": _mcc, "accuracy": _accuracy, "f1": _f1}
-"""Those that counts of predicted classes are enough for."""

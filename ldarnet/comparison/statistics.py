@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from ldarnet.tasks.metrics import FEWEST, ROUNDING
+from ldarnet.tasks.metrics import MIN_FOLDS, TOLERANCE
 
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
@@ -29,10 +29,10 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
         test_rows: that it is tested on.
 
     Returns:
-        None with fewer than FEWEST folds, or when all differ by the same.
+        None with fewer than MIN_FOLDS folds, or when all differ by the same.
     """
     k = len(differences)
-    if k < FEWEST or np.ptp(differences) < ROUNDING:
+    if k < MIN_FOLDS or np.ptp(differences) < TOLERANCE:
         return None
     variance = float(np.var(differences, ddof=1))
     t = float(np.mean(differences)) / math.sqrt((1 / k + test_rows / train_rows) * variance)
@@ -46,9 +46,9 @@ def signed_rank(differences: Sequence[float]) -> float | None:
     0.002 with ten, 0.06 with five.
 
     Returns:
-        None with fewer than FEWEST folds, or when all differences are zero.
+        None with fewer than MIN_FOLDS folds, or when all differences are zero.
     """
-    if len(differences) < FEWEST or not np.any(differences):
+    if len(differences) < MIN_FOLDS or not np.any(differences):
         return None
     return float(stats.wilcoxon(differences).pvalue)
 
@@ -57,9 +57,9 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Welch's unpaired t-test: p, two-sided, of equal means. It takes the folds of each side for independent.
 
     Returns:
-        None when a side has fewer than FEWEST folds, or neither varies.
+        None when a side has fewer than MIN_FOLDS folds, or neither varies.
     """
-    if min(len(ours), len(theirs)) < FEWEST or max(np.ptp(ours), np.ptp(theirs)) < ROUNDING:
+    if min(len(ours), len(theirs)) < MIN_FOLDS or max(np.ptp(ours), np.ptp(theirs)) < TOLERANCE:
         return None
     return float(stats.ttest_ind(ours, theirs, equal_var=False).pvalue)
 

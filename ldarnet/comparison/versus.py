@@ -15,7 +15,7 @@ from ldarnet.comparison.tables import (
     tasks_of,
     with_holm,
 )
-from ldarnet.tasks.metrics import FEWEST, NAMES, interval
+from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
 
 HOW_TO_READ = """\
 - **Intervals** (95%, Student's t over folds) are over training rows, order and weights. Folds share most of their \
@@ -71,7 +71,7 @@ def _ranked(tasks: list[TaskResults], values: dict[str, dict[tuple[str, str], fl
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
     rows = [[model, wins, f"{rank:.2f}"] for model, (wins, rank) in wins_and_ranks(by_model).items()]
     names = ", ".join(task.task for task in tasks)
-    metrics = " and ".join(dict.fromkeys(NAMES[task.metric] for task in tasks))
+    metrics = " and ".join(dict.fromkeys(METRICS[task.metric].name for task in tasks))
     return f"Over {len(tasks)} tasks by {metrics}, among {among}: {names}.\n\n" + table(
         ["model", "wins", "mean rank"], rows
     )
@@ -129,5 +129,5 @@ def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, floa
     else:
         p = welch(list(ours.values()), list(theirs.values()))
         kind, test, difference = "unpaired", "Welch", np.mean(list(ours.values())) - np.mean(list(theirs.values()))
-    words = f"{kind}, {test if len(ours) >= FEWEST else 'no test'}"
+    words = f"{kind}, {test if len(ours) >= MIN_FOLDS else 'no test'}"
     return [result.task, *means, f"{difference:+.3f}", words, p]

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ldarnet.config.schema import MAY_CHANGE, AdamWSection, Config, ModelSection, RunSection, Section
-
-Metric = Literal["mcc", "f1", "accuracy", "auroc", "auprc"]
+from ldarnet.plugins import suggestion
+from ldarnet.tasks.metrics import METRICS
 
 
 class FinetuneRunSection(RunSection):
@@ -136,8 +136,10 @@ class FinetuneTrainingSection(Section):
 class EvaluationSection(Section):
     """What is measured, and which number decides."""
 
-    metric: Metric = Field(
-        "mcc", description="Of validation: chooses the best epoch (of equals by loss), lowers the rate and ends a fold."
+    metric: str = Field(
+        "mcc",
+        description=f"Validation metric that selects the best epoch (ties: lower loss), lowers the learning rate and "
+        f"stops a fold: {', '.join(METRICS)}.",
     )
     batch: int = Field(32, ge=1, description="Sequences a rank computes at once.", json_schema_extra=MAY_CHANGE)
     strands: Literal[1, 2] = Field(1, description="2: classify both strands and take the mean of the probabilities.")
@@ -148,6 +150,13 @@ class EvaluationSection(Section):
         description="Test sequences that share no stretch of so many bases with training, on either strand, are "
         "scored apart as well; null to leave that out.",
     )
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, name: str) -> str:
+        if name not in METRICS:
+            raise ValueError(f"{name!r} is not a metric; {suggestion(name, METRICS)}")
+        return name
 
 
 class FinetuneTrackingSection(Section):

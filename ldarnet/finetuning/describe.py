@@ -7,7 +7,7 @@ import torch
 
 from ldarnet.finetuning.setup import Job
 from ldarnet.runtime.distributed import World
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import METRICS
 
 
 def describe(job: Job, world: World) -> list[str]:
@@ -24,7 +24,7 @@ def describe(job: Job, world: World) -> list[str]:
         f"source   {data.source}",
         f"classes  {classes}",
         f"model    {_model(job)}",
-        f"protocol {folds}, chosen by validation {NAMES[config.evaluation.metric]}; {_schedule(job)}",
+        f"protocol {folds}, chosen by validation {METRICS[config.evaluation.metric].name}; {_schedule(job)}",
         f"engine   {_engine(job, world)}",
         f"run      {config.run.dir}",
         *(f"note     {note}" for note in job.notes),

@@ -6,7 +6,7 @@ from typing import Any
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import METRICS
 
 TELL_SECONDS = 60.0
 """Between lines on an epoch that takes long."""
@@ -53,7 +53,7 @@ class FinetuneProgress(Printer):
         chunks = format_chunks(line["bases_per_chunk"])
         self.info(
             f"fold {fold}  epoch {line['epoch']}/{epochs}{trained}  validation: loss {line['loss']:.4f}  "
-            f"{NAMES[metric]} {number(line[metric])}{chunks}{pace}{'  best' if best else ''}"
+            f"{METRICS[metric].name} {number(line[metric])}{chunks}{pace}{'  best' if best else ''}"
         )
 
 

@@ -21,7 +21,7 @@ from ldarnet.finetuning.setup import Job
 from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification, write_model
 from ldarnet.runtime.checkpoint_files import WEIGHTS, code_commit, save_tensors
-from ldarnet.tasks.metrics import scores, undefined
+from ldarnet.tasks.metrics import METRICS, scores, undefined
 from ldarnet.version import __version__
 
 RESULT, PREDICTIONS, BEST = "result.json", "predictions.tsv", "best"
@@ -129,7 +129,7 @@ def _result(
         "best_epoch": best["epoch"],
         "best_step": best["step"],
         "epochs": learned.epochs,
-        "valid": {key: best[key] for key in ("loss", "mcc", "f1", "accuracy", "auroc", "auprc")},
+        "valid": {key: best.get(key) for key in ("loss", *METRICS)},
         "test": None if probabilities is None else _metrics(labels, probabilities),
         "test_leak_free": (
             None

@@ -16,7 +16,7 @@ from ldarnet.finetuning.results import BEST, read_result
 from ldarnet.finetuning.setup import Job
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification
-from ldarnet.tasks.metrics import NAMES, interval
+from ldarnet.tasks.metrics import METRICS, interval
 
 SUMMARY, TEXT, EXPORT = "summary.json", "summary.txt", "export"
 WIDTH = 118
@@ -45,10 +45,10 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     """
     first = results[0]
     split = "test" if first["test"] else "valid"
-    metrics = {name: _over_folds([result[split][name] for result in results]) for name in NAMES}
+    metrics = {name: _over_folds([result[split].get(name) for result in results]) for name in METRICS}
     free = None
     if all(result["test_leak_free"] for result in results):
-        of_free = {name: _over_folds([result["test_leak_free"][name] for result in results]) for name in NAMES}
+        of_free = {name: _over_folds([result["test_leak_free"].get(name) for result in results]) for name in METRICS}
         free = {"rows": first["rows"]["test_leak_free"], **of_free[metric], "metrics": of_free}
     return {
         "task": first["task"],
@@ -80,20 +80,20 @@ def _over_folds(values: list[float | None]) -> dict[str, Any]:
 def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
     """A row for each fold, one for their mean, and one for half of its interval."""
     metric, split, free = summary["metric"], summary["split"], summary["leak_free"]
-    others = [name for name in NAMES if name != metric]
+    others = [name for name in METRICS if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    tested = [f"valid {NAMES[metric]}"] if split == "test" else []
-    for name in ("fold", "best epoch", *tested, NAMES[metric]):
+    tested = [f"valid {METRICS[metric].name}"] if split == "test" else []
+    for name in ("fold", "best epoch", *tested, METRICS[metric].name):
         table.add_column(name, justify="right")
-    for name in ([f"leak-free {NAMES[metric]}"] if free else []) + [NAMES[name] for name in others]:
+    for name in ([f"leak-free {METRICS[metric].name}"] if free else []) + [METRICS[name].name for name in others]:
         table.add_column(name, justify="right")
     if summary["bases_per_chunk"]["after"]:
         table.add_column("bases/chunk before, after", justify="right")
     for result in results:
         row = ([result["valid"][metric]] if tested else []) + [result[split][metric]]
         row += [result["test_leak_free"][metric]] if free else []
-        row += [result[split][name] for name in others]
+        row += [result[split].get(name) for name in others]
         drift = _drift(result["bases_per_chunk"])
         table.add_row(str(result["fold"]), str(result["best_epoch"]), *map(number, row), *drift)
     if len(results) > 1:

@@ -12,7 +12,7 @@ from ldarnet.sweeps.folders import EXPORT, Folders
 from ldarnet.sweeps.plan import Plan, TaskPlan
 from ldarnet.sweeps.settings import Setting
 from ldarnet.sweeps.trial import LOG
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import METRICS
 
 REPORT, SUMMARY, COMPARISON = SWEEP_REPORT, "summary.txt", "comparison"
 
@@ -67,7 +67,7 @@ def searched(config: SweepConfig) -> str:
 
 def summary(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> str:
     """In words: what was searched, what was chosen for each task, what failed."""
-    lines = [f"{searched(config)}, by validation {NAMES[metric]} alone", ""]
+    lines = [f"{searched(config)}, by validation {METRICS[metric].name} alone", ""]
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")
         if task.chosen is not None and (best := folders.classifier(task)) is not None:
@@ -114,7 +114,7 @@ def _choice(task: TaskPlan, metric: str) -> str:
         return "no setting has finished the search folds" if over and settings else "the search is not finished"
     best, mean = ranking[0]
     folds = f"{len(task.search_folds)} fold{'s' if len(task.search_folds) > 1 else ''}"
-    text = f"{best.name}, mean validation {NAMES[metric]} {mean:.4f} over {folds}"
+    text = f"{best.name}, mean validation {METRICS[metric].name} {mean:.4f} over {folds}"
     text += f", best of {len(ranking)}" if settings > 1 else ""
     text += f"; next {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
     blind = sum((cell.score or 0) <= 0 for cell in _search(task, best)) if metric == "mcc" else 0

@@ -23,7 +23,7 @@ from ldarnet.sweeps.plan import Plan, TaskPlan
 from ldarnet.sweeps.settings import check, describe, folds_of, grid
 from ldarnet.sweeps.study import Study
 from ldarnet.sweeps.tracking import ParentRun
-from ldarnet.tasks.metrics import NAMES
+from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import all_tasks, find_task
 
 OWN = "own"
@@ -87,7 +87,7 @@ def run_sweep(config: SweepConfig, program: Path, console: Console | None = None
                     if config.ray.address is not None:
                         check_shared(folders.root)
                     jobs = Jobs(config, metric, tasks, folders, program, gpus, parent)
-                    with _signals(received), SweepProgress(plan, NAMES[metric], console) as display:
+                    with _signals(received), SweepProgress(plan, METRICS[metric].name, console) as display:
                         Driver(config, plan, folders, display, jobs).run(base, gpus, lambda: bool(received))
             if received:
                 folders.wait_for_saving(plan)
@@ -154,9 +154,10 @@ def _greeting(config: SweepConfig, base: FinetuneConfig, plan: Plan) -> str:
     earlier = f", {done} done by earlier starts" if done else ""
     folds = ", ".join(map(str, next(iter(plan.tasks.values())).search_folds))
     tasks = f"{len(plan.tasks)} task{'s' if len(plan.tasks) > 1 else ''}"
+    metric = METRICS[base.evaluation.metric].name
     return (
         f"sweep    {config.sweep.dir}: {tasks}, at most {done + plan.most_left()} trials{earlier}\n"
-        f"search   {report.searched(config)}, by mean validation {NAMES[base.evaluation.metric]} over folds {folds}"
+        f"search   {report.searched(config)}, by mean validation {metric} over folds {folds}"
     )
 
 

@@ -1,85 +1,134 @@
-"""The metrics of classification, and the interval over folds."""
+"""The registry of classification metrics, and the confidence interval over folds.
+
+To add a metric, add an entry to `METRICS`: configuration, results, summaries, sweeps and comparisons read it.
+
+Shapes: n rows, C classes, R resamples.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    matthews_corrcoef,
-    roc_auc_score,
-)
 
-NAMES = {
-    "mcc": "MCC",
-    "f1": "F1 (weighted)",
-    "accuracy": "accuracy",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-}
-"""The metrics by key, as they are written for people."""
+MIN_FOLDS = 3
+"""Folds that an interval or a test over folds needs. Two folds leave a single degree of freedom."""
+TOLERANCE = 1e-9
+"""Values that differ by less are equal up to rounding."""
 
-FEWEST = 3
-"""Folds that an interval or a test over folds takes. Two of them can say next to nothing: one degree of freedom."""
-ROUNDING = 1e-9
-"""Numbers that differ by less are the same but for rounding."""
+
+@dataclass(frozen=True)
+class Metric:
+    """A classification metric; higher is better, 1 is perfect.
+
+    Attributes:
+        name: display name, used in tables and figures.
+        score: value for labels (n,) and class probabilities (n, C); None where the metric is undefined.
+        minimum: lowest possible value.
+        from_confusion: values (R,) for confusion matrices (R, C, C), labels by predictions, if the predicted classes
+            determine the metric; comparisons then bootstrap it over test rows.
+    """
+
+    name: str
+    score: Callable[[np.ndarray, np.ndarray], float | None]
+    minimum: float = 0.0
+    from_confusion: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """All metrics of NAMES; None where one is not defined: MCC, AUROC and AUPRC of rows of one class.
-
-    F1 is the mean over classes weighted by their rows. AUROC and AUPRC (average precision) are those of class 1 where
-    there are two classes; of more, the mean of one class against the rest, weighted by its rows.
+    """Compute every registered metric; None where one is undefined.
 
     Args:
-        labels: (n,) int64, 0..classes-1, at least one.
-        probabilities: (n, classes), each row with sum 1.
+        labels: (n,) int64, 0..C-1, at least one.
+        probabilities: (n, C), rows sum to 1.
     """
-    predicted = probabilities.argmax(1)
-    one = (labels == labels[0]).all()
-    return {
-        "mcc": None if one else float(matthews_corrcoef(labels, predicted)),  # which would say 0
-        "f1": float(f1_score(labels, predicted, average="weighted", zero_division=0)),
-        "accuracy": float(accuracy_score(labels, predicted)),
-        **_ranked(labels, probabilities),
-    }
+    return {key: metric.score(labels, probabilities) for key, metric in METRICS.items()}
 
 
 def undefined(values: dict[str, float | None]) -> list[str]:
-    """The names of the metrics that have no value."""
-    return [name for key, name in NAMES.items() if values[key] is None]
+    """Display names of the metrics without a value."""
+    return [metric.name for key, metric in METRICS.items() if values.get(key) is None]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half width of its 95% interval by Student's t, of at least one value.
+    """Mean and half-width of its 95% confidence interval (Student's t), for at least one value.
 
-    The width is None with fewer than FEWEST values, or when all are equal: mostly because all rows are given one class,
-    and ± 0 would look like precision.
+    The half-width is None for fewer than MIN_FOLDS values, and when all are equal: usually every row is predicted as
+    one class then, and ± 0 would suggest precision.
     """
+    from scipy import stats
+
     mean = float(np.mean(values))
-    if len(values) < FEWEST or np.ptp(values) <= ROUNDING:
+    if len(values) < MIN_FOLDS or np.ptp(values) <= TOLERANCE:
         return mean, None
     return mean, float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def _ranked(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """AUROC and AUPRC, which are about the order of rows."""
-    number = np.bincount(labels, minlength=probabilities.shape[1])
-    if (number > 0).sum() < 2 or not np.isfinite(probabilities).all():
-        return {"auroc": None, "auprc": None}
-    if len(number) == 2:
-        auroc, auprc = roc_auc_score(labels, probabilities[:, 1]), average_precision_score(labels, probabilities[:, 1])
-        return {"auroc": float(auroc), "auprc": float(auprc)}
-    # Class by class, so that a class without rows, which would have weight 0, is no obstacle.
-    present = number.nonzero()[0]
-    parts = np.array(
-        [
-            [metric(labels == of, probabilities[:, of]) for metric in (roc_auc_score, average_precision_score)]
-            for of in present
-        ]
-    )
-    auroc, auprc = np.average(parts, axis=0, weights=number[present])
-    return {"auroc": float(auroc), "auprc": float(auprc)}
+def _mcc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """Matthews correlation coefficient; None for rows of a single class, where scikit-learn returns 0."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return None if (labels == labels[0]).all() else float(matthews_corrcoef(labels, probabilities.argmax(1)))
+
+
+def _f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """F1 averaged over classes, weighted by their number of rows."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, probabilities.argmax(1), average="weighted", zero_division=0))
+
+
+def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, probabilities.argmax(1)))
+
+
+def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """A ranking metric of scikit-learn: of class 1 for two classes, else one-vs-rest, weighted by rows of the class.
+
+    None for rows of a single class or non-finite probabilities.
+    """
+    import sklearn.metrics
+
+    rank = getattr(sklearn.metrics, function)
+    rows = np.bincount(labels, minlength=probabilities.shape[1])
+    if (rows > 0).sum() < 2 or not np.isfinite(probabilities).all():
+        return None
+    if len(rows) == 2:
+        return float(rank(labels, probabilities[:, 1]))
+    present = rows.nonzero()[0]  # a class without rows has weight 0, and no value of its own
+    by_class = np.array([rank(labels == label, probabilities[:, label]) for label in present])
+    return float(np.cumsum(by_class * rows[present])[-1] / rows[present].sum())  # summed in the order of classes
+
+
+def _mcc_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:
+    """Matthews correlation for any number of classes (Gorodkin 2004); 0 where undefined, as in scikit-learn."""
+    true_RC, predicted_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
+    rows = counts_RCC.sum(axis=(1, 2))
+    numerator = np.trace(counts_RCC, axis1=1, axis2=2) * rows - (true_RC * predicted_RC).sum(axis=1)
+    denominator = np.sqrt((rows**2 - (true_RC**2).sum(axis=1)) * (rows**2 - (predicted_RC**2).sum(axis=1)))
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _f1_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:
+    true_RC, predicted_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
+    hits_RC = np.diagonal(counts_RCC, axis1=1, axis2=2)
+    both_RC = true_RC + predicted_RC
+    f1_RC = np.divide(2 * hits_RC, both_RC, out=np.zeros_like(both_RC), where=both_RC > 0)
+    return (f1_RC * true_RC).sum(axis=1) / true_RC.sum(axis=1)
+
+
+def _accuracy_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:
+    return np.trace(counts_RCC, axis1=1, axis2=2) / counts_RCC.sum(axis=(1, 2))
+
+
+METRICS: dict[str, Metric] = {
+    "mcc": Metric("MCC", _mcc, minimum=-1.0, from_confusion=_mcc_from_confusion),
+    "f1": Metric("F1 (weighted)", _f1, from_confusion=_f1_from_confusion),
+    "accuracy": Metric("accuracy", _accuracy, from_confusion=_accuracy_from_confusion),
+    "auroc": Metric("AUROC", partial(_ranking, "roc_auc_score")),
+    "auprc": Metric("AUPRC", partial(_ranking, "average_precision_score")),
+}
+"""Metrics by configuration key, in the order in which results list them."""

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import find_task
-
-METRICS = ("mcc", "f1", "accuracy", "auroc", "auprc")
 
 
 def make_run(folder: Path, published: str, values: Sequence[float], **changes: Any) -> list[Path]:
