@@ -136,7 +136,7 @@ class TransformersMixers(BiMamba2):
         if isinstance(packing, PaddedRows):
             length, real_BL = packing.length, (packing.sequence % 2 == 0).view(-1, packing.length)
         else:
-            length, real_BL = packing.longest, None
+            length, real_BL = packing.max_length, None
             assert packing.total == length * len(packing.lengths), "windows must be of equal length"
         x_BLD = x_TD.unflatten(0, (-1, length))
         forward_BLD = self.one_way(x_BLD, real_BL, 0)

@@ -29,7 +29,7 @@ from ldarnet.alphabet import MASK, NOT_SCORED, N, encode
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
 from ldarnet.ops import backends_of, choose_backends, input_dtype
-from ldarnet.ops.verify import TOLERANCES, disagreement
+from ldarnet.ops.verify import TOLERANCES, max_error
 from sharding.genomes import BUNDLED_FASTA
 
 Result = dict[str, Any]
@@ -144,7 +144,7 @@ class Trial:
             calibrate_router(self.model, self.input_ids[:, : max(CALIBRATION_BASES // cell.windows, 64)])
         self.weights = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
         arrange(self.model, cell.arrangement)
-        self.model.recompute(cell.recompute)
+        self.model.set_activation_checkpointing(cell.recompute)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
 
     @property
@@ -222,7 +222,7 @@ class Training:
             },
             "peak_bytes": peak,
             "bytes_per_base": (peak - self.at_rest) / trial.bases,
-            "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training,
+            "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training_flops,
             **({} if on_gpu else counted_work(trial)),
             **({} if on_gpu or (cell.arrangement == "ours" and not cell.recompute) else agreement_of(trial)),
         }
@@ -354,7 +354,7 @@ def backends(cell: Cell) -> Result:
         operation: {
             "chosen": name,
             "others": {
-                other: backend.obstacle(cell.device, input_dtype(operation, dtype))
+                other: backend.unsupported_reason(cell.device, input_dtype(operation, dtype))
                 for other, backend in backends_of(operation).items()
                 if other != name
             },
@@ -367,9 +367,9 @@ def proof(cell: Cell) -> Result:
     """Whether the one backend that a cell demands is right here."""
     ((operation, name),) = cell.ops.items()
     backend, dtype = backends_of(operation)[name], DTYPES[cell.dtype]
-    if obstacle := backend.obstacle(cell.device, dtype):
+    if obstacle := backend.unsupported_reason(cell.device, dtype):
         return {"obstacle": obstacle}
-    error = disagreement(backend, cell.device, dtype, PROOF_LENGTHS)
+    error = max_error(backend, cell.device, dtype, PROOF_LENGTHS)
     return {"error": error, "tolerance": TOLERANCES[dtype], "right": error <= TOLERANCES[dtype]}
 
 

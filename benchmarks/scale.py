@@ -136,8 +136,9 @@ def predict(plan: Plan, devices: int) -> Prediction:
         number for number in range(1, own + 1) if own % number == 0 and own // number <= plan.micro_batch
     )
     micro_batch = own // accumulation
-    spent, device = cost(LDARNetConfig.preset(plan.model), plan.length, recompute=plan.recompute), plan.device
-    speed = device.bases_per_second or device.utilisation * device.peak / spent.executed
+    spent = cost(LDARNetConfig.preset(plan.model), plan.length, activation_checkpointing=plan.recompute)
+    device = plan.device
+    speed = device.bases_per_second or device.utilisation * device.peak / spent.hardware_flops
     mean, slowest = (
         accumulation * max(micro_batch * plan.length / speed * factor, device.launch)
         for factor in (1.0, 1.0 + unevenness(spent, plan.spread, devices, micro_batch))
@@ -163,7 +164,7 @@ def predict(plan: Plan, devices: int) -> Prediction:
         update=update,
         stall=stall,
         writing=writing,
-        utilisation=spent.training * bases / (seconds * devices * device.peak),
+        utilisation=spent.training_flops * bases / (seconds * devices * device.peak),
         price=PRICED_BASES / bases * seconds / 3600 * devices * plan.price,
     )
 
@@ -176,7 +177,8 @@ def tensors(preset: str) -> int:
 
 def unevenness(spent: Cost, spread: float, devices: int, windows: int) -> float:
     """By which part of the mean the device with most chunks takes longer than the mean."""
-    inside = sum(part.forward for name, part in spent.by("part").items() if name == "main network") / spent.forward
+    parts = spent.group_by("part").items()
+    inside = sum(part.forward_flops for name, part in parts if name == "main network") / spent.forward_flops
     return inside * spread * math.sqrt(2 * math.log(devices) / windows)
 
 

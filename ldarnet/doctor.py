@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, obstacle, operations
+from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, skip_reason
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -90,7 +90,7 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
         "operations": {device: _operations(device) for device in devices},
     }
     for package, found in zip(PACKAGES, report["packages"], strict=True):
-        if any(not obstacle(backend, devices[-1], torch.bfloat16) for backend in _served(package)):
+        if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _served(package)):
             found["problem"] = ""  # what we need of it works
     return {**report, "advice": _advice(report)}
 
@@ -191,7 +191,7 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
             {
                 "backend": backend.name,
                 "chosen": backend.name == name,
-                "obstacle": obstacle(backend, device, input_dtype(operation, dtype)),
+                "obstacle": skip_reason(backend, device, input_dtype(operation, dtype)),
             }
             for backend in backends_of(operation).values()
         ]

@@ -1,6 +1,7 @@
 """Reading a run's configuration from YAML and overrides, with errors that a user can act on."""
 
 import difflib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -21,6 +22,8 @@ BOUND_WORDS = {
     annotated_types.Le: ("le", "at most"),
 }
 
+RENAMED_KEYS = {"training.recompute": "training.activation_checkpointing"}
+"""Deprecated config key -> current key. Files (including configs saved in checkpoints) and overrides accept both."""
 
 C = TypeVar("C", bound=Config)
 
@@ -43,6 +46,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
     """
     path = Path(path)
     tree = read_yaml(path)
+    _rename_deprecated(tree, schema, path)
     for override in overrides or []:
         _apply_override(tree, override, schema)
     try:
@@ -96,8 +100,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _current_key(key: str, schema: type[Config]) -> str:
+    """Translate a deprecated key, with a warning; other keys are returned unchanged."""
+    new = RENAMED_KEYS.get(key)
+    if new is None or new not in known_keys(schema):
+        return key
+    warnings.warn(f"config key {key} is deprecated; use {new}", FutureWarning, stacklevel=2)
+    return new
+
+
+def _rename_deprecated(tree: dict[str, Any], schema: type[Config], path: Path) -> None:
+    """Move the values of deprecated keys to their new names."""
+    for old in RENAMED_KEYS:
+        *parents, name = old.split(".")
+        node: Any = tree
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name not in node or (new := _current_key(old, schema)) == old:
+            continue
+        *parents, new_name = new.split(".")
+        target = tree
+        for parent in parents:
+            target = _descend(target, parent, new)
+        if new_name in target:
+            raise UserError(f"{path}: {old} is the deprecated name of {new}; remove {old}")
+        target[new_name] = node.pop(name)
+
+
 def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -> None:
     key, equals, text = override.partition("=")
+    key = _current_key(key, schema)
     parts = key.split(".")
     if not equals or not all(parts) or (len(parts) == 1 and _is_section(schema, key)):
         raise UserError(f"override {override!r}: write it as section.key=value{_suggestion(key, schema, least=0.6)}")

@@ -184,10 +184,10 @@ class TrainingSection(Section):
         description="Keep the optimiser's state, and take its steps, in the memory of the CPU; ZeRO stage 1, 2 or 3.",
         json_schema_extra=MAY_CHANGE,
     )
-    recompute: list[int] = Field(
+    activation_checkpointing: list[int] = Field(
         [],
-        description="Stages, 0 the outermost, whose layers are computed again in the backward pass: less memory for up "
-        "to a third more work.",
+        description="Stages (0 = outermost) whose layers are recomputed in the backward pass; saves activation memory "
+        "for up to a third more compute.",
         json_schema_extra=MAY_CHANGE,
     )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.ops import Packing, at_least_fp32, chosen, full_precision
+from ldarnet.ops import Packing, at_least_fp32, full_precision, kernel_for
 
-SMALLEST_DT, LARGEST_DT, FLOOR_DT = 1e-3, 1e-1, 1e-4
-LARGEST_A = 16.0
+MIN_DT, MAX_DT, DT_FLOOR = 1e-3, 1e-1, 1e-4
+MAX_A = 16.0
 
 
 class BiMamba2(nn.Module):
@@ -48,23 +48,23 @@ class BiMamba2(nn.Module):
         bound = 1 / math.sqrt(self.conv_weight.shape[-1])
         init.uniform_(self.conv_weight, -bound, bound)
         init.uniform_(self.conv_bias, -bound, bound)
-        init.copy_(self.A_log, torch.empty_like(self.A_log).uniform_(1, LARGEST_A).log())
+        init.copy_(self.A_log, torch.empty_like(self.A_log).uniform_(1, MAX_A).log())
         init.ones_(self.D)
-        span = math.log(LARGEST_DT) - math.log(SMALLEST_DT)
-        dt = (torch.rand_like(self.dt_bias) * span + math.log(SMALLEST_DT)).exp().clamp(min=FLOOR_DT)
+        span = math.log(MAX_DT) - math.log(MIN_DT)
+        dt = (torch.rand_like(self.dt_bias) * span + math.log(MIN_DT)).exp().clamp(min=DT_FLOOR)
         init.copy_(self.dt_bias, dt + torch.log(-torch.expm1(-dt)))
         init.ones_(self.norm_weight)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Mix along the sequences of a packed row."""
         z, xbc, dt = self.in_proj(x_TD).split([self.inner, self.inner + 2 * self.d_state, self.heads], dim=-1)
-        xbc_TKC = chosen("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing)
+        xbc_TKC = kernel_for("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing)
         x, b_TKN, c_TKN = xbc_TKC.split([self.inner, self.d_state, self.d_state], dim=-1)
         with full_precision(x_TD.device):
             dt_TKH = F.softplus(at_least_fp32(dt)[:, None] + at_least_fp32(self.dt_bias))
             a_KH = -at_least_fp32(self.A_log).exp()
         x_TKHP = x.unflatten(-1, (self.heads, self.headdim))
-        y_TKHP = chosen("ssd", x, self.ops)(
+        y_TKHP = kernel_for("ssd", x, self.ops)(
             x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, at_least_fp32(self.D), packing, self.chunk_size
         )
-        return self.out_proj(chosen("gated_norm", z, self.ops)(y_TKHP.flatten(2), z, self.norm_weight))
+        return self.out_proj(kernel_for("gated_norm", z, self.ops)(y_TKHP.flatten(2), z, self.norm_weight))

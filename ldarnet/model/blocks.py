@@ -15,8 +15,8 @@ from transformers import initialization as init
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import layer_letters
-from ldarnet.model.linear import INITIAL_STD, start_weight
-from ldarnet.ops import Packing, at_least_fp32, chosen, product_dtype, rotate
+from ldarnet.model.linear import INITIAL_STD, init_weight
+from ldarnet.ops import Packing, at_least_fp32, kernel_for, matmul_dtype, rotate
 
 MLP_MULTIPLE = 128
 
@@ -25,14 +25,14 @@ class AddNorm(nn.Module):
     """Adds a branch to the residual stream and normalises the sum, in at least float32."""
 
     def __init__(self, width: int, ops: dict[str, str]) -> None:
-        """Root-mean-square norm over the last dimension, ``width`` long; ``ops`` holds demands for backends."""
+        """Root-mean-square norm over the last dimension, ``width`` long; ``ops`` holds overrides for backends."""
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The normalised sum in ``dtype``, and the sum; (T, D) each. No branch adds nothing."""
-        return chosen("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
+        return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
 
 class LocalAttention(nn.Module):
@@ -53,7 +53,7 @@ class LocalAttention(nn.Module):
         """Attend within each sequence of a packed row."""
         q, k, v = self.qkv_proj(x_TD).unflatten(-1, (3, self.heads, -1)).unbind(1)
         q, k = rotate(q, packing.position, self.rotary), rotate(k, packing.position, self.rotary)
-        return self.out_proj(chosen("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
+        return self.out_proj(kernel_for("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
 
 
 def mlp_width(hidden: int) -> int:
@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
     """Gated MLP (Shazeer 2020, arXiv 2002.05202), no biases; (T, D) to (T, D)."""
 
     def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
-        """Hidden width is rounded up to a multiple of 128; ``ops`` holds demands for backends."""
+        """Hidden width is rounded up to a multiple of 128; ``ops`` holds overrides for backends."""
         super().__init__()
         self.ops = ops
         hidden = mlp_width(hidden)
@@ -75,7 +75,7 @@ class SwiGLU(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         """Apply to every position by itself."""
         y_and_gate = self.fc1(x_TD)
-        return self.fc2(chosen("swiglu", y_and_gate, self.ops)(y_and_gate))
+        return self.fc2(kernel_for("swiglu", y_and_gate, self.ops)(y_and_gate))
 
 
 class Layer(nn.Module):
@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """From what the layer before computed and the residual stream without it, to the same of this layer."""
-        dtype = product_dtype(self.norm1.weight)
+        dtype = matmul_dtype(self.norm1.weight)
         normed_TD, residual_TD = self.norm1(branch_TD, residual_TD, dtype)
         out_TD = self.mixer(normed_TD, packing)
         if self.mlp is not None and self.norm2 is not None:
@@ -124,7 +124,7 @@ class Stack(nn.Module):
         branch_ends = [layer.mixer.out_proj for layer in layers]
         branch_ends += [layer.mlp.fc2 for layer in layers if layer.mlp is not None]
         for projection in branch_ends:
-            start_weight(projection, init.normal_, std=INITIAL_STD / branches**0.5)
+            init_weight(projection, init.normal_, std=INITIAL_STD / branches**0.5)
         self.stage = stage
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)

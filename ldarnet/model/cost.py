@@ -1,26 +1,26 @@
-"""What a model costs: its parameters, the floating-point operations of a base, and the bytes kept for its gradient.
+"""Analytical cost of a model: parameters, FLOPs per base, and activation memory per base.
 
-Operations are those of matrix products, 2 for every multiplication with its addition; all else (convolution, norms,
-gates, decays) is elementwise and not counted. Per position of a stage of width D, inner width E = expand * D, state
-width N, H heads of the scan, hidden width F of the MLP (rounded up to 128), in the forward pass:
+FLOPs are those of matrix products (2 per multiply-add); elementwise work (convolution, norms, gates, decays) is not
+counted. Forward FLOPs per position of a stage, for width D, inner width E = expand * D, state width N, H scan heads and
+MLP hidden width F (rounded up to a multiple of 128):
 
-    projections   2 D (2E + 2N + H) in, 2 E D out: once, for both reading directions
-    scan          2QN for C.B^T, 2QE within a block of Q positions, 4NE for states in and out; in each of 2 directions
-                  (arXiv 2405.21060, section 6; B and C are shared by the heads)
-    attention     6 D^2 in, 2 D^2 out, 4 D for every key that the position sees
-    MLP           4 D F in, 2 F D out
-    router        4 D^2
-    residual path 2 D^2
-    dechunking    a scan per chunk with E = D, N = 1 and blocks of 32
-    head          2 D V for V letters
+    projections    2 D (2E + 2N + H) in, 2 E D out; once for both directions
+    scan           2QN for C.B^T, 2QE within a block of Q positions, 4NE for states in and out; per direction
+                   (arXiv 2405.21060, section 6; B and C are shared by the heads)
+    attention      6 D^2 in, 2 D^2 out, 4 D per visible key
+    MLP            4 D F in, 2 F D out
+    router         4 D^2
+    residual path  2 D^2
+    dechunking     a scan per chunk with E = D, N = 1 and blocks of 32
+    head           2 D V for vocabulary size V
 
-The backward pass takes twice as much. That sum is the model's operations, which utilisation (MFU) is reckoned from
-(arXiv 2204.02311, appendix B). What a machine executes is more where it saves memory: the scan computes all but
-what happens within a block again, attention its scores, and a stage that is recomputed all of its layers but their last
-products.
+The backward pass costs twice the forward pass. The sum of both is the model FLOPs that MFU is computed from (arXiv
+2204.02311, appendix B). Hardware FLOPs are higher where memory is saved: the backward pass recomputes the scan except
+for its within-block part, the attention scores, and, in a stage with activation checkpointing, every layer except its
+last projection.
 
-The larger Q, the more operations for the same result. Q is 64 here whatever a kernel takes (mamba-ssm: 256), so that a
-run is not credited for a larger block.
+Scan FLOPs grow with Q for the same result. Q is fixed at 64 here, whatever block size a kernel uses (mamba-ssm: 256),
+so that a run is not credited for a larger block.
 
     python -m ldarnet.model.cost ldarnet-110m
 """
@@ -40,12 +40,11 @@ from ldarnet.model.layout import is_innermost, layer_letters
 from ldarnet.ops.slabs import slabs
 
 SCAN_BLOCK, DECHUNK_BLOCK = 64, 32
-EXACT, IDENTIFIER = 4, 8
-"""Bytes of a float32 and of an int64."""
+FP32_BYTES, INT64_BYTES = 4, 8
 LONG_ROW = 2**16
+"""Row length at which the number of slabs per position is measured."""
 
-
-PEAKS = {
+PEAK_BF16_FLOPS = {
     "B200": 2250e12,
     "H200 NVL": 835e12,
     "H200": 989e12,
@@ -58,80 +57,79 @@ PEAKS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""Floating-point operations per second of dense bf16 matrix products, from NVIDIA's data sheet of each GPU; the sheets
-of Ada, Hopper and Blackwell give twice as much, for sparse matrices. A variant stands before the plain one."""
+"""Peak dense bf16 FLOP/s from NVIDIA's data sheets (for Ada, Hopper and Blackwell the sheets list the sparse peak,
+twice as high). More specific names come first."""
 
 
 def dense_bf16_peak(gpu: str) -> float | None:
-    """Operations per second that a GPU of this name can do at most; None if it is unknown or a part of one (MIG)."""
+    """Peak dense bf16 FLOP/s of a GPU by name; None if the GPU is unknown or a MIG slice."""
     words = gpu.replace("-", " ").split()
-    known = (peak for name, peak in PEAKS.items() if set(name.split()) <= set(words))
+    known = (peak for name, peak in PEAK_BF16_FLOPS.items() if set(name.split()) <= set(words))
     return None if "MIG" in words else next(known, None)
 
 
 @dataclass(frozen=True)
-class Item:
-    """What one operation in one part of the model costs; all but the parameters per base.
+class CostItem:
+    """Cost of one operation in one part of the model; everything but ``parameters`` is per base.
 
     Attributes:
-        operation: such as ``scan``.
-        parameters: number of them.
-        forward: operations of the forward pass.
-        again: operations that the backward pass repeats.
-        kept: bytes kept from the forward to the backward pass.
-        part: such as ``encoder``; ``encoder 1`` in the stage after the outermost.
+        operation: for example ``scan``.
+        forward_flops: FLOPs of the forward pass.
+        recomputed_flops: forward FLOPs that the backward pass repeats.
+        activation_bytes: saved by the forward pass for the backward pass.
+        part: for example ``encoder``; ``encoder 1`` in stage 1.
     """
 
     operation: str
     parameters: int = 0
-    forward: float = 0.0
-    again: float = 0.0
-    kept: float = 0.0
+    forward_flops: float = 0.0
+    recomputed_flops: float = 0.0
+    activation_bytes: float = 0.0
     part: str = ""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """Cost of a model.
 
     Attributes:
-        items: in the order of the network.
-        bases_per_chunk: by chunking, the outermost first, counted in bases.
+        items: in network order.
+        bases_per_chunk: one entry per router, outermost first, each in bases.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[CostItem, ...]
     bases_per_chunk: tuple[float, ...]
 
     @property
     def parameters(self) -> int:
-        """Parameters of the model; tied ones counted once."""
+        """Number of parameters; tied parameters count once."""
         return sum(item.parameters for item in self.items)
 
     @property
-    def forward(self) -> float:
-        """Operations per base of the forward pass."""
-        return sum(item.forward for item in self.items)
+    def forward_flops(self) -> float:
+        """FLOPs per base of the forward pass."""
+        return sum(item.forward_flops for item in self.items)
 
     @property
-    def training(self) -> float:
-        """Operations per base of forward and backward pass; what is repeated does not count."""
-        return 3 * self.forward
+    def training_flops(self) -> float:
+        """Model FLOPs per base of forward and backward pass, without recomputation."""
+        return 3 * self.forward_flops
 
     @property
-    def executed(self) -> float:
-        """Operations per base of forward and backward pass, with what is repeated to save memory."""
-        return self.training + sum(item.again for item in self.items)
+    def hardware_flops(self) -> float:
+        """FLOPs per base of forward and backward pass, including recomputation."""
+        return self.training_flops + sum(item.recomputed_flops for item in self.items)
 
     @property
-    def kept(self) -> float:
-        """Bytes per base kept from the forward to the backward pass.
+    def activation_bytes(self) -> float:
+        """Bytes per base saved for the backward pass.
 
-        A layer that is recomputed keeps its inputs; while its gradient is taken it needs the rest for a moment.
+        A checkpointed layer counts with its inputs only, without the transient memory of its recomputation.
         """
-        return sum(item.kept for item in self.items)
+        return sum(item.activation_bytes for item in self.items)
 
-    def by(self, attribute: str) -> dict[str, Cost]:
-        """The cost of every ``part`` or ``operation``."""
+    def group_by(self, attribute: str) -> dict[str, Cost]:
+        """Costs by ``part`` or by ``operation``."""
         names = dict.fromkeys(getattr(item, attribute) for item in self.items)
         return {
             name: replace(self, items=tuple(item for item in self.items if getattr(item, attribute) == name))
@@ -139,19 +137,19 @@ class Cost:
         }
 
     def table(self, attribute: str = "part") -> str:
-        """A row for every part, or every operation, and one for the whole, as Markdown."""
+        """Markdown table with one row per part (or operation) and one for the total."""
         rows = [
             (
                 name,
                 f"{cost.parameters:,}",
-                f"{cost.forward / 1e6:.3f}",
-                f"{cost.training / 1e6:.3f}",
-                f"{cost.forward / self.forward:.1%}",
-                f"{cost.kept / 1e3:.1f}",
+                f"{cost.forward_flops / 1e6:.3f}",
+                f"{cost.training_flops / 1e6:.3f}",
+                f"{cost.forward_flops / self.forward_flops:.1%}",
+                f"{cost.activation_bytes / 1e3:.1f}",
             )
-            for name, cost in {**self.by(attribute), "all": self}.items()
+            for name, cost in {**self.group_by(attribute), "total": self}.items()
         ]
-        header = (attribute, "parameters", "MFLOP a base, forward", "training", "share", "kB kept a base")
+        header = (attribute, "parameters", "MFLOP/base, forward", "training", "share", "activation kB/base")
         return markdown.table(header, rows)
 
 
@@ -160,29 +158,30 @@ def cost(
     length: int,
     bases_per_chunk: Sequence[float] | None = None,
     *,
-    recompute: Collection[int] = (),
+    activation_checkpointing: Collection[int] = (),
     autocast: bool = False,
     device: str = "cpu",
 ) -> Cost:
-    """What a model costs on windows of a length, computed by the reference operations.
+    """Estimate the cost of a model on windows of ``length`` bases with the reference kernels.
 
     Args:
-        config: the model's configuration.
-        length: bases of a window.
-        bases_per_chunk: of every chunking, the outermost first, each counted in bases; by default what
-            ``config.target_ratio`` aims at.
-        recompute: stages whose layers are computed again in the backward pass.
-        autocast: whether matrix products take and give 2 bytes a number instead of 4.
-        device: a torch device type; on a CPU the scan keeps more states.
+        config: model configuration.
+        length: window length in bases.
+        bases_per_chunk: one entry per router, outermost first, each in bases; default: powers of
+            ``config.target_ratio``.
+        activation_checkpointing: stages whose layers are recomputed in the backward pass.
+        autocast: whether matrix products run in a 2-byte dtype instead of float32.
+        device: torch device type; the CPU scan saves more states.
     """
     if bases_per_chunk is None:
         bases_per_chunk = [config.target_ratio**stage for stage in range(1, config.num_stages)]
-    counter = _Counter(config, length, (1.0, *bases_per_chunk), recompute, 2 if autocast else EXACT, device)
+    size = 2 if autocast else FP32_BYTES
+    counter = _Counter(config, length, (1.0, *bases_per_chunk), activation_checkpointing, size, device)
     return Cost((counter.ends(), *counter.network(config.arch_layout, 0)), tuple(bases_per_chunk))
 
 
 def keys_per_query(length: float, window: int) -> float:
-    """Positions seen by a position on average, itself among them: those up to ``window`` away, all if it is -1."""
+    """Mean number of visible keys per query, itself included; ``window`` is the reach per side, -1 for no limit."""
     if window < 0 or window >= length - 1:
         return length
     return 2 * window + 1 - window * (window + 1) / length
@@ -190,34 +189,33 @@ def keys_per_query(length: float, window: int) -> float:
 
 @dataclass(frozen=True)
 class _Counter:
-    """Items of the operations; those of a layer are counted per position of its stage and get their part later.
+    """Cost items of a model; methods for layers count per position of their stage, `_part` converts to bases.
 
     Attributes:
-        config: of the model.
-        length: bases of a window.
+        length: window length in bases.
         bases: bases per position, by stage.
-        recompute: stages.
-        size: bytes of a number that goes into a matrix product.
-        device: a torch device type.
+        checkpointed: stages with activation checkpointing.
+        size: bytes per element of matrix product inputs and outputs.
     """
 
     config: LDARNetConfig
     length: int
     bases: tuple[float, ...]
-    recompute: Collection[int]
+    checkpointed: Collection[int]
     size: int
     device: str
 
-    def ends(self) -> Item:
-        """Embedding, head and loss: kept are ids, labels and the logarithms of the probabilities."""
-        width, letters = self.config.d_model[0], self.config.vocab_size
+    def ends(self) -> CostItem:
+        """Embedding, head and loss; saves ids, labels and log-probabilities."""
+        width, vocab = self.config.d_model[0], self.config.vocab_size
         tables = 1 if self.config.tie_word_embeddings else 2
-        kept = letters * EXACT + 2 * IDENTIFIER
-        return Item("head", tables * letters * width, 2 * letters * width, kept=kept, part="embedding and head")
+        saved = vocab * FP32_BYTES + 2 * INT64_BYTES
+        parameters = tables * vocab * width
+        return CostItem("head", parameters, 2 * vocab * width, activation_bytes=saved, part="embedding and head")
 
-    def network(self, layout: list, stage: int) -> Iterator[Item]:
-        """A stage and all inside it."""
-        widening = Item("widening", self.config.d_model[stage] - self.config.d_model[max(stage - 1, 0)])
+    def network(self, layout: list, stage: int) -> Iterator[CostItem]:
+        """A stage and all stages inside it."""
+        widening = CostItem("widening", self.config.d_model[stage] - self.config.d_model[max(stage - 1, 0)])
         if is_innermost(layout):
             yield from self._part("main network", stage, [widening, *self.stack(layout[0], stage)])
             return
@@ -229,102 +227,112 @@ class _Counter:
         yield from self.network(inner, stage + 1)
         yield from self._part(f"decoder{number}", stage, self.stack(decoder, stage))
 
-    def _part(self, part: str, stage: int, items: Iterable[Item]) -> Iterator[Item]:
-        """Items that were counted per position of a stage, per base."""
+    def _part(self, part: str, stage: int, items: Iterable[CostItem]) -> Iterator[CostItem]:
+        """Convert items counted per position of a stage to items per base."""
         bases = self.bases[stage]
         for item in items:
-            forward, again, kept = item.forward / bases, item.again / bases, item.kept / bases
-            yield replace(item, part=part, forward=forward, again=again, kept=kept)
+            forward, again, kept = (
+                item.forward_flops / bases,
+                item.recomputed_flops / bases,
+                item.activation_bytes / bases,
+            )
+            yield replace(item, part=part, forward_flops=forward, recomputed_flops=again, activation_bytes=kept)
 
-    def stack(self, letters: str, stage: int) -> Iterator[Item]:
-        """Layers and the last norm, which keeps the sum of the residual stream and its result."""
+    def stack(self, letters: str, stage: int) -> Iterator[CostItem]:
+        """Layers and the final norm, which saves the residual sum and its output."""
         D = self.config.d_model[stage]
         letters = layer_letters(letters)
         for number, letter in enumerate(letters):
             items = self.layer(letter, stage)
-            if stage in self.recompute:
-                # Nothing is added before the first layer, so without an MLP it hands on the stream that it got.
+            if stage in self.checkpointed:
+                # Layer 0 adds no branch before its mixer, so without an MLP layer 1 saves the same residual tensor.
                 same = number == 1 and letters[0].islower()
-                inputs = (0 if same else EXACT * D) + (self.size * D if number else 0)
-                items = [replace(item, again=item.again + item.forward, kept=0) for item in items]
-                items[0] = replace(items[0], kept=inputs)
-                items[-1] = replace(items[-1], again=items[-1].again - items[-1].forward)
+                inputs = (0 if same else FP32_BYTES * D) + (self.size * D if number else 0)
+                items = [
+                    replace(item, recomputed_flops=item.recomputed_flops + item.forward_flops, activation_bytes=0)
+                    for item in items
+                ]
+                items[0] = replace(items[0], activation_bytes=inputs)
+                items[-1] = replace(items[-1], recomputed_flops=items[-1].recomputed_flops - items[-1].forward_flops)
             yield from items
-        yield Item("norms", D, kept=2 * EXACT * D)
+        yield CostItem("norms", D, activation_bytes=2 * FP32_BYTES * D)
 
-    def layer(self, letter: str, stage: int) -> list[Item]:
-        """A layer's operations in their order."""
-        norm = Item("norms", self.config.d_model[stage], kept=EXACT * self.config.d_model[stage])
+    def layer(self, letter: str, stage: int) -> list[CostItem]:
+        """Items of a layer in execution order."""
+        norm = CostItem("norms", self.config.d_model[stage], activation_bytes=FP32_BYTES * self.config.d_model[stage])
         mixer = self.attention(stage) if letter in "tT" else self.bimamba(stage)
         return [norm, *mixer, *([norm, *self.mlp(stage)] if letter.isupper() else [])]
 
-    def bimamba(self, stage: int) -> list[Item]:
-        """What :class:`ldarnet.model.bimamba2.BiMamba2` computes."""
+    def bimamba(self, stage: int) -> list[CostItem]:
+        """Items of :class:`ldarnet.model.bimamba2.BiMamba2`."""
         ssm, D, Q = self.config.ssm_cfg, self.config.d_model[stage], SCAN_BLOCK
         E, N = ssm["expand"] * D, ssm["d_state"]
         H, C = E // ssm["headdim"], E + 2 * N
         states = len(slabs(torch.device(self.device), LONG_ROW, E, Q)) / LONG_ROW
         return [
-            Item("projections", (E + C + H) * D, 2 * (E + C + H) * D, kept=self.size * (D + E + C + H)),
-            Item("convolution", 2 * (ssm["d_conv"] + 1) * C, kept=2 * self.size * C),
-            Item(
+            CostItem("projections", (E + C + H) * D, 2 * (E + C + H) * D, activation_bytes=self.size * (D + E + C + H)),
+            CostItem("convolution", 2 * (ssm["d_conv"] + 1) * C, activation_bytes=2 * self.size * C),
+            CostItem(
                 "scan",
                 6 * H,
                 2 * (2 * Q * N + 2 * Q * E + 4 * N * E),
                 2 * (2 * Q * N + 4 * N * E),
-                2 * EXACT * (3 * H + N * E * states),
+                2 * FP32_BYTES * (3 * H + N * E * states),
             ),
-            Item("norms", 2 * E, kept=2 * self.size * E),
-            Item("projections", E * D, 2 * E * D, kept=self.size * E),
+            CostItem("norms", 2 * E, activation_bytes=2 * self.size * E),
+            CostItem("projections", E * D, 2 * E * D, activation_bytes=self.size * E),
         ]
 
-    def attention(self, stage: int) -> list[Item]:
-        """What :class:`ldarnet.model.blocks.LocalAttention` computes."""
+    def attention(self, stage: int) -> list[CostItem]:
+        """Items of :class:`ldarnet.model.blocks.LocalAttention`."""
         settings, D = self.config.attn_cfg, self.config.d_model[stage]
         keys = keys_per_query(self.length / self.bases[stage], settings["window_size"][stage])
         heads, angles = settings["num_heads"][stage], 2 * settings["rotary_emb_dim"][stage]
         return [
-            Item("projections", 3 * D * D, 6 * D * D, kept=self.size * 4 * D),
-            Item("attention", 0, 4 * D * keys, 2 * D * keys, self.size * 3 * D + EXACT * (heads + angles)),
-            Item("projections", D * D, 2 * D * D, kept=self.size * D),
+            CostItem("projections", 3 * D * D, 6 * D * D, activation_bytes=self.size * 4 * D),
+            CostItem("attention", 0, 4 * D * keys, 2 * D * keys, self.size * 3 * D + FP32_BYTES * (heads + angles)),
+            CostItem("projections", D * D, 2 * D * D, activation_bytes=self.size * D),
         ]
 
-    def mlp(self, stage: int) -> list[Item]:
-        """What :class:`ldarnet.model.blocks.SwiGLU` computes."""
+    def mlp(self, stage: int) -> list[CostItem]:
+        """Items of :class:`ldarnet.model.blocks.SwiGLU`."""
         D, F = self.config.d_model[stage], mlp_width(self.config.d_intermediate[stage])
         return [
-            Item("MLP", 2 * D * F, 4 * D * F, kept=self.size * (D + 2 * F)),
-            Item("MLP", F * D, 2 * F * D, kept=self.size * F),
+            CostItem("MLP", 2 * D * F, 4 * D * F, activation_bytes=self.size * (D + 2 * F)),
+            CostItem("MLP", F * D, 2 * F * D, activation_bytes=self.size * F),
         ]
 
-    def router(self, stage: int) -> list[Item]:
-        """Kept are queries and keys, before and after they are normalised, and some numbers a base."""
+    def router(self, stage: int) -> list[CostItem]:
+        """Router and residual path; saves queries and keys before and after normalization."""
         D = self.config.d_model[stage]
         return [
-            Item("router", 2 * D * D, 4 * D * D, kept=EXACT * (4 * D + 5) + 2),
-            Item("residual path", D * D + D, 2 * D * D, kept=EXACT * (D + 1) + IDENTIFIER),
+            CostItem("router", 2 * D * D, 4 * D * D, activation_bytes=FP32_BYTES * (4 * D + 5) + 2),
+            CostItem("residual path", D * D + D, 2 * D * D, activation_bytes=FP32_BYTES * (D + 1) + INT64_BYTES),
         ]
 
-    def dechunking(self, stage: int) -> Item:
-        """The smoothing of chunks; per chunk."""
+    def dechunking(self, stage: int) -> CostItem:
+        """Bidirectional smoothing of chunks; per chunk."""
         D, Q = self.config.d_model[stage], DECHUNK_BLOCK
-        return Item("dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), EXACT * (D + 8) + IDENTIFIER)
+        return CostItem(
+            "dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), FP32_BYTES * (D + 8) + INT64_BYTES
+        )
 
 
 def report(preset: str, length: int) -> str:
-    """The tables of a preset at its target of bases per chunk; memory as under bf16 autocast on a GPU."""
+    """Cost tables of a preset at its target compression; memory for bf16 autocast on a GPU."""
     config = LDARNetConfig.preset(preset)
-    whole = cost(config, length, autocast=True, device="cuda")
+    total = cost(config, length, autocast=True, device="cuda")
     rows = []
     for stages in ([], [0], [*range(config.num_stages)]):
-        spent = cost(config, length, recompute=stages, autocast=True, device="cuda")
-        rows.append((stages or "none", f"{spent.executed / 1e6:.1f}", f"{spent.kept / 1e3:.1f}"))
+        spent = cost(config, length, activation_checkpointing=stages, autocast=True, device="cuda")
+        rows.append((stages or "none", f"{spent.hardware_flops / 1e6:.1f}", f"{spent.activation_bytes / 1e3:.1f}"))
+    header = ("activation checkpointing (stages)", "hardware MFLOP/base, training", "activation kB/base")
     return "\n\n".join(
         [
-            f"{preset}, windows of {length:,} bases, {config.target_ratio:g} bases per chunk:",
-            whole.table(),
-            whole.table("operation"),
-            markdown.table(("recomputed stages", "MFLOP a base executed in training", "kB kept a base"), rows),
+            f"{preset}, {length:,}-base windows, {config.target_ratio:g} bases per chunk:",
+            total.table(),
+            total.table("operation"),
+            markdown.table(header, rows),
         ]
     )
 

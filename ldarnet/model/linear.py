@@ -15,7 +15,7 @@ INITIAL_STD = 0.02
 Linear = TypeVar("Linear", bound=nn.Linear)
 
 
-class ExactLinear(nn.Linear):
+class Fp32Linear(nn.Linear):
     """A linear layer computed in at least float32, under any autocast and whatever its weights are stored in."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -25,15 +25,15 @@ class ExactLinear(nn.Linear):
             return F.linear(at_least_fp32(input), at_least_fp32(self.weight), bias)
 
 
-def start_weight(linear: Linear, fill: Callable[..., Tensor], **settings: Any) -> Linear:
+def init_weight(linear: Linear, fill: Callable[..., Tensor], **settings: Any) -> Linear:
     """Let a layer's weight start as ``fill(weight, **settings)``; ``fill`` is from transformers' initialization."""
-    linear.__dict__["fill_weight"] = partial(fill, **settings)
+    linear.__dict__["init_fn"] = partial(fill, **settings)
     return linear
 
 
 def initialize_linear(linear: nn.Linear) -> None:
     """Fill the weight as asked for, or from N(0, 0.02), and the bias with zeros."""
-    fill = getattr(linear, "fill_weight", None) or partial(init.normal_, std=INITIAL_STD)
+    fill = getattr(linear, "init_fn", None) or partial(init.normal_, std=INITIAL_STD)
     fill(linear.weight)
     if linear.bias is not None:
         init.zeros_(linear.bias)

@@ -19,7 +19,7 @@ from ldarnet.alphabet import NOT_SCORED
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.linear import INITIAL_STD, ExactLinear, initialize_linear
+from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
 from ldarnet.model.network import Routing, Stage
 from ldarnet.model.router import Boundaries, batch_ratio_loss
 from ldarnet.ops import Packing
@@ -28,7 +28,7 @@ PROBLEM = "single_label_classification"
 """The one `problem_type` of transformers that the classifier is for."""
 
 
-class OfBatch:
+class BatchOutputs:
     """Attributes of an output that are no entries of it.
 
     Pipelines of transformers cut every entry into the sequences of its batch, and its trainer gathers it by sequence;
@@ -46,7 +46,7 @@ class OfBatch:
 
 
 @dataclass
-class LDARNetOutput(ModelOutput, OfBatch):
+class LDARNetOutput(ModelOutput, BatchOutputs):
     """What the model alone returns.
 
     Attributes:
@@ -57,7 +57,7 @@ class LDARNetOutput(ModelOutput, OfBatch):
 
 
 @dataclass
-class LDARNetHeadOutput(ModelOutput, OfBatch):
+class LDARNetHeadOutput(ModelOutput, BatchOutputs):
     """What the masked language model returns.
 
     Attributes:
@@ -72,7 +72,7 @@ class LDARNetHeadOutput(ModelOutput, OfBatch):
 
 
 @dataclass
-class LDARNetClassifierOutput(ModelOutput, OfBatch):
+class LDARNetClassifierOutput(ModelOutput, BatchOutputs):
     """What the classifier returns.
 
     Attributes:
@@ -109,7 +109,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
             case nn.Embedding():
                 init.normal_(module.weight, std=INITIAL_STD)
 
-    def recompute(self, stages: Collection[int]) -> None:
+    def set_activation_checkpointing(self, stages: Collection[int]) -> None:
         """Let the layers of these stages, and of no others, be computed again in the backward pass.
 
         Between the passes such a layer keeps its inputs only: less memory for about a third more work.
@@ -122,8 +122,12 @@ class LDARNetPreTrainedModel(PreTrainedModel):
                 module.gradient_checkpointing = module.stage in stages
 
     def parameter_stage(self) -> dict[str, int]:
-        """Depth of the stage that each parameter belongs to, 0 the outermost; the main network is the deepest."""
-        return {name: name.count("main.") - ("main.layers" in name or "main.norm" in name) for name in self._names()}
+        """Stage of each parameter: 0 for the outermost stage, embedding and head; largest in the main network."""
+        stages = dict.fromkeys(self._names(), 0)
+        for prefix, module in self.named_modules():  # inner stages come after the stages that contain them
+            if isinstance(module, Stage):
+                stages |= {name: module.depth for name, _ in module.named_parameters(prefix)}
+        return stages
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are never decayed: biases, norms, A_log, D and dt_bias."""
@@ -196,9 +200,9 @@ class Rows:
 
     @classmethod
     def of_packing(cls, packing: Packing) -> Rows:
-        """Every sequence of a packed row in a row of its own, as long as the longest may be."""
-        shape = torch.Size([len(packing.starts) - 1, packing.longest])
-        return cls(shape, packing.sequence * packing.longest + packing.position)
+        """Every sequence of a packed row in a row of its own, as long as the max_length may be."""
+        shape = torch.Size([len(packing.starts) - 1, packing.max_length])
+        return cls(shape, packing.sequence * packing.max_length + packing.position)
 
     def pack(self, x_BL: Tensor) -> Tensor:
         """(B, L) to (T,)."""
@@ -220,7 +224,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         """Build with fresh weights; head and embedding are one matrix if ``config.tie_word_embeddings``."""
         super().__init__(config)
         self.model = LDARNetModel(config)
-        self.lm_head = ExactLinear(config.d_model[0], config.vocab_size, bias=False)
+        self.lm_head = Fp32Linear(config.d_model[0], config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -282,7 +286,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         super().__init__(config)
         self.model = LDARNetModel(config)
         assert config.num_labels is not None
-        self.classifier = ExactLinear(config.d_model[0], config.num_labels)
+        self.classifier = Fp32Linear(config.d_model[0], config.num_labels)
         self.post_init()
 
     def forward(

@@ -12,9 +12,9 @@ from transformers import initialization as init
 from ldarnet.model.blocks import Stack
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, residual_branches
-from ldarnet.model.linear import ExactLinear, start_weight
+from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.model.router import Router
-from ldarnet.ops import Packing, chosen
+from ldarnet.ops import Packing, kernel_for
 
 Routing = tuple[Tensor, Tensor, Packing]
 
@@ -35,7 +35,7 @@ class Stage(nn.Module):
             branches: residual branches of the stages around this one.
         """
         super().__init__()
-        self.ops = config.ops
+        self.ops, self.depth = config.ops, stage
         width = config.d_model[stage]
         self.outer_width = config.d_model[max(stage - 1, 0)]
         widening = width - self.outer_width
@@ -47,7 +47,7 @@ class Stage(nn.Module):
         encoder, inner, decoder = layout
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
-        self.residual_proj = start_weight(ExactLinear(width, width), init.zeros_)
+        self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
         self.router = Router(width)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
@@ -69,6 +69,6 @@ class Stage(nn.Module):
         inner_MI, inner_routings = self.main(h_TI.index_select(0, kept_M), chunks)
         chunk_of_T = boundary_T.cumsum(0) - 1
         p_M, confidence_T = p_T.index_select(0, kept_M), torch.where(boundary_T, p_T, 1 - p_T)
-        dechunk = chosen("dechunk", inner_MI, self.ops)
+        dechunk = kernel_for("dechunk", inner_MI, self.ops)
         y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from ldarnet.model.linear import ExactLinear, start_weight
+from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.ops import Packing
 
 THRESHOLD = 0.5
@@ -48,8 +48,8 @@ class Router(nn.Module):
     def __init__(self, width: int) -> None:
         """Projections start as the identity."""
         super().__init__()
-        self.q_proj = start_weight(ExactLinear(width, width, bias=False), init.eye_)
-        self.k_proj = start_weight(ExactLinear(width, width, bias=False), init.eye_)
+        self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
+        self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
 
     def forward(self, h_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Boundary probability (T,) and hard boundary (T,); a tie is no boundary."""

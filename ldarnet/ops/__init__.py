@@ -12,9 +12,9 @@ from ldarnet.ops import (  # noqa: F401  (they register themselves, the referenc
 
 # Kept apart from the references: those registered later are preferred.
 from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
-from ldarnet.ops.dispatch import choose_backends, chosen, input_dtype, obstacle, resolve
+from ldarnet.ops.dispatch import choose_backends, input_dtype, kernel_for, resolve, skip_reason
 from ldarnet.ops.packing import Packing
-from ldarnet.ops.precision import at_least_fp32, full_precision, product_dtype
+from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype
 from ldarnet.ops.registry import Backend, backends_of, operations
 from ldarnet.ops.rotary import rotate
 
@@ -24,12 +24,12 @@ __all__ = [
     "at_least_fp32",
     "backends_of",
     "choose_backends",
-    "chosen",
     "full_precision",
     "input_dtype",
-    "obstacle",
+    "kernel_for",
+    "matmul_dtype",
     "operations",
-    "product_dtype",
     "resolve",
     "rotate",
+    "skip_reason",
 ]

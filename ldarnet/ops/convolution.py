@@ -27,10 +27,10 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
     Returns:
         (T, K, C), in the dtype of x; computed in at least float32.
     """
-    return _Convolution.apply(x_TC, weight_KCW, bias_KC, packing)
+    return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing)
 
 
-class _Convolution(torch.autograd.Function):
+class _ConvolutionFunction(torch.autograd.Function):
     """Kept for the gradients are the arguments; what goes into SiLU is computed again, slab by slab."""
 
     @staticmethod

@@ -12,7 +12,7 @@ from ldarnet.ops.registry import REFERENCE, register
 from ldarnet.ops.ssd import blocked_scan
 
 BLOCK = 32
-SMALLEST_PROBABILITY = 1e-4
+MIN_PROBABILITY = 1e-4
 
 
 @register("dechunk", REFERENCE)
@@ -43,7 +43,7 @@ def dechunk(
     """
     with full_precision(chunk_MD.device):
         chunk = at_least_fp32(chunk_MD)
-        p = at_least_fp32(probability_M).clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY).to(chunk.dtype)
+        p = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(chunk.dtype)
         M, D = chunk.shape
         x = (p[:, None] * chunk).view(M, 1, 1, D).expand(M, 2, 1, D)
         log_decay = torch.log1p(-p).view(M, 1, 1).expand(M, 2, 1)

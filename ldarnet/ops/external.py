@@ -136,7 +136,7 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
     return torch.stack([forward, _Exchange.apply(backward, backwards)], 1)
 
 
-def _demand_heads(name: str, q_THP: Tensor) -> None:
+def _check_head_dim(name: str, q_THP: Tensor) -> None:
     features = q_THP.shape[2]
     if features % 8 or features > 256:
         raise UserError(
@@ -148,10 +148,10 @@ def _demand_heads(name: str, q_THP: Tensor) -> None:
 @register("attention", "torch-varlen", devices=("cuda",), dtypes=_HALF)
 def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
     """The FlashAttention 2 that comes with torch. Takes heads of up to 256 features, a multiple of 8."""
-    _demand_heads("torch-varlen", q_THP)
+    _check_head_dim("torch-varlen", q_THP)
     from torch.nn.attention.varlen import varlen_attn
 
-    starts, longest = packing.starts.int(), packing.longest
+    starts, longest = packing.starts.int(), packing.max_length
     out = varlen_attn(q_THP, k_THP, v_THP, starts, starts, longest, longest, window_size=(window, window))
     assert isinstance(out, Tensor)
     return out
@@ -160,10 +160,10 @@ def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packi
 @register("attention", "flash-attn", devices=("cuda",), dtypes=_HALF, package="flash_attn", install=_INSTALL)
 def flash_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
     """FlashAttention 2. Takes heads of up to 256 features, a multiple of 8."""
-    _demand_heads("flash-attn", q_THP)
+    _check_head_dim("flash-attn", q_THP)
     from flash_attn import flash_attn_varlen_func
 
-    starts, longest = packing.starts.int(), packing.longest
+    starts, longest = packing.starts.int(), packing.max_length
     return flash_attn_varlen_func(q_THP, k_THP, v_THP, starts, starts, longest, longest, window_size=(window, window))
 
 
@@ -180,9 +180,9 @@ def flash_attention_3(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Pack
 
     It is compiled for 64 features and more: of the work on heads of 32, half is spent on zeros.
     """
-    _demand_heads("flash-attn-3", q_THP)
+    _check_head_dim("flash-attn-3", q_THP)
     from flash_attn_interface import flash_attn_varlen_func
 
-    starts, longest = packing.starts.int(), packing.longest
+    starts, longest = packing.starts.int(), packing.max_length
     out = flash_attn_varlen_func(q_THP, k_THP, v_THP, starts, starts, longest, longest, window_size=(window, window))
     return out[0] if isinstance(out, tuple) else out  # older releases return the log-sum-exp, too

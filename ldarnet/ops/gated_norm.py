@@ -24,10 +24,10 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
 
     Computed in at least float32; the gate comes before the norm.
     """
-    return _GatedNorm.apply(y_TKE, z_TE, weight_KE)
+    return _GatedNormFunction.apply(y_TKE, z_TE, weight_KE)
 
 
-class _GatedNorm(torch.autograd.Function):
+class _GatedNormFunction(torch.autograd.Function):
     """Kept for the gradients are the arguments; all else is computed again, slab by slab."""
 
     @staticmethod

@@ -31,10 +31,10 @@ def add_norm(
     Returns:
         The normalised sum in ``dtype``, and the sum in the dtype of the residual stream; (T, D) each.
     """
-    return _AddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
+    return _AddNormFunction.apply(branch_TD, residual_TD, weight_D, dtype)
 
 
-class _AddNorm(torch.autograd.Function):
+class _AddNormFunction(torch.autograd.Function):
     """Only the sum, which is an output, and the weight are kept for the gradients."""
 
     @staticmethod

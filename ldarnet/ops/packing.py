@@ -20,17 +20,17 @@ class Packing:
     Attributes:
         starts: (S+1,) int64, the first position of every sequence, then T.
         total: T.
-        longest: an upper bound of the lengths, known without asking the device.
+        max_length: an upper bound of the lengths, known without asking the device.
     """
 
     starts: Tensor
     total: int
-    longest: int
+    max_length: int
 
     @classmethod
-    def of_lengths(cls, lengths: Tensor, total: int, longest: int | None = None) -> Packing:
+    def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
         """The packing of sequences with these lengths, (S,) int64, whose sum is ``total``."""
-        return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if longest is None else longest)
+        return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -63,4 +63,4 @@ class Packing:
         """
         index_M = mask_T.nonzero().squeeze(1)
         kept_before = F.pad(mask_T.cumsum(0), (1, 0))
-        return index_M, Packing(kept_before[self.starts], len(index_M), min(self.longest, len(index_M)))
+        return index_M, Packing(kept_before[self.starts], len(index_M), min(self.max_length, len(index_M)))

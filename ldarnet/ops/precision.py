@@ -14,7 +14,7 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def product_dtype(weight: Tensor) -> torch.dtype:
+def matmul_dtype(weight: Tensor) -> torch.dtype:
     """The dtype that a product with this weight is taken in: autocast's where it is on, else the weight's own."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -38,7 +38,7 @@ class Backend:
     package: str = ""
     install: str = ""
 
-    def obstacle(self, device: str, dtype: torch.dtype) -> str:
+    def unsupported_reason(self, device: str, dtype: torch.dtype) -> str:
         """Why this backend cannot run on a device type and dtype; empty when it can."""
         if self.devices and device not in self.devices:
             return f"runs on {', '.join(self.devices)}, not on {device}"

@@ -24,7 +24,7 @@ BLOCK = 64
 LAST = (-1, 0)
 """Index of what each direction reads last."""
 
-SMALLEST_LOG_DECAY = -60.0
+MIN_LOG_DECAY = -60.0
 
 
 def blocked_scan(
@@ -38,7 +38,7 @@ def blocked_scan(
         (T, K, H, P), in the dtype of x; computed in at least float32.
     """
     scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
-    return _Scan.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
+    return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
 
 
 @register("ssd", REFERENCE)
@@ -70,10 +70,10 @@ def ssd(
     """
     del chunk_size
     dt_TKH = at_least_fp32(dt_TKH)
-    return _Scan.apply(x_TKHP, dt_TKH, dt_TKH * at_least_fp32(a_KH), b_TKN, c_TKN, d_KH, packing, BLOCK)
+    return _ScanFunction.apply(x_TKHP, dt_TKH, dt_TKH * at_least_fp32(a_KH), b_TKN, c_TKN, d_KH, packing, BLOCK)
 
 
-class _Scan(torch.autograd.Function):
+class _ScanFunction(torch.autograd.Function):
     """y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
 
     Within a block the sum over earlier positions is a masked product of matrices; states pass between blocks one after
@@ -87,7 +87,7 @@ class _Scan(torch.autograd.Function):
         x_TKHP, b_TKN = tensors[0], tensors[3]
         y_TKHP, entering = x_TKHP.new_empty(x_TKHP.shape), []
         with full_precision(x_TKHP.device):
-            row = _Row(tensors, ctx.packing, ctx.block)
+            row = _BlockedArguments(tensors, ctx.packing, ctx.block)
             for k in range(2):
                 state_NHP = at_least_fp32(x_TKHP.new_zeros(b_TKN.shape[-1], *x_TKHP.shape[2:]))
                 for rows in row.slabs(k):
@@ -104,7 +104,7 @@ class _Scan(torch.autograd.Function):
         gradients = [entering[0].new_empty(2, *tensor[:, 0].shape) for tensor in tensors[:5]]
         d_skip_KH = entering[0].new_zeros(tensors[5].shape)
         with full_precision(dy_TKHP.device):
-            row = _Row(tensors, ctx.packing, ctx.block)
+            row = _BlockedArguments(tensors, ctx.packing, ctx.block)
             for k in (1, 0):
                 d_state_NHP = torch.zeros_like(entering[0])
                 for rows in reversed(row.slabs(k)):
@@ -151,7 +151,7 @@ class _Slab(NamedTuple):
         return scores_CQQ if self.apart is None else scores_CQQ.masked_fill_(self.apart, 0)
 
 
-class _Row:
+class _BlockedArguments:
     """The arguments of a scan cut into blocks, and how far every block lets states pass."""
 
     def __init__(self, tensors: Sequence[Tensor], packing: Packing, block: int) -> None:
@@ -209,7 +209,7 @@ def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
 
 def _decay(log_decay: Tensor) -> Tensor:
     """exp, but of nothing below -60: the products would be too small for fast arithmetic, and change no sum."""
-    return log_decay.clamp(SMALLEST_LOG_DECAY, 0).exp_()
+    return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
 
 
 def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP: Tensor, up: bool) -> Tensor:

@@ -17,10 +17,10 @@ from ldarnet.ops.registry import REFERENCE, register
 @register("swiglu", REFERENCE)
 def swiglu(x_TF: Tensor) -> Tensor:
     """silu(gate) * y of x = [y, gate], (T, F) to (T, F/2), in the dtype of x; computed in at least float32."""
-    return _SwiGLU.apply(x_TF)
+    return _SwiGLUFunction.apply(x_TF)
 
 
-class _SwiGLU(torch.autograd.Function):
+class _SwiGLUFunction(torch.autograd.Function):
     """Only x is kept for the gradients."""
 
     @staticmethod

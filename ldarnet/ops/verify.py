@@ -17,10 +17,10 @@ from ldarnet.ops.registry import REFERENCE, Backend, backends_of
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 """Largest error that is accepted, relative to the largest value; float32 leaves room for products in TF32."""
 
-NEVER_LOWERED = {"add_norm", "dechunk"}
+FP32_OPERATIONS = {"add_norm", "dechunk"}
 """Operations whose main input, the residual stream or the chunks, is at least float32 under autocast."""
 
-LOWERED = {
+LOW_PRECISION_ARGUMENTS = {
     "ssd": (0, 3, 4),
     "convolution": (0,),
     "dechunk": (0,),
@@ -82,7 +82,7 @@ def example(
     return [value.requires_grad_() if _takes_gradients(value) else value for value in arguments]
 
 
-def disagreement(
+def max_error(
     backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
 ) -> float:
     """Largest error of a backend's outputs and gradients, each relative to the reference's largest value.
@@ -90,7 +90,7 @@ def disagreement(
     Args:
         backend: what is tried.
         device: where it runs.
-        dtype: of the arguments that :data:`LOWERED` names; float64 is kept in all of them.
+        dtype: of the arguments that :data:`LOW_PRECISION_ARGUMENTS` names; float64 is kept in all of them.
         lengths: positions of each packed sequence.
         width: as in :func:`example`.
         seed: of the random numbers.
@@ -100,7 +100,7 @@ def disagreement(
         exact_dtype = torch.promote_types(dtype, torch.float32)
         given = []
         for place, value in enumerate(drawn):
-            target = dtype if place in LOWERED[backend.operation] else exact_dtype
+            target = dtype if place in LOW_PRECISION_ARGUMENTS[backend.operation] else exact_dtype
             given.append(value.detach().to(target).requires_grad_() if _takes_gradients(value) else value)
         exact = [value.detach().double().requires_grad_() if _takes_gradients(value) else value for value in given]
         if backend.operation == "add_norm":

@@ -39,7 +39,7 @@ class Utilization:
 
         What is computed twice to save memory does not count; see :mod:`ldarnet.model.cost`.
         """
-        flops = cost(self.config, self.length, bases_per_chunk).training * bases_per_second / self.devices
+        flops = cost(self.config, self.length, bases_per_chunk).training_flops * bases_per_second / self.devices
         return {"flops_per_second": flops, **({"mfu": flops / self.peak} if self.peak else {})}
 
 

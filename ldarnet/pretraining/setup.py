@@ -75,9 +75,10 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
             model_config = config.model.build(config.ops)
         except ValueError as error:
             raise UserError(f"model: {error}") from None
-        if wrong := [stage for stage in config.training.recompute if stage not in range(model_config.num_stages)]:
+        stages = config.training.activation_checkpointing
+        if wrong := [stage for stage in stages if stage not in range(model_config.num_stages)]:
             raise UserError(
-                f"training.recompute={config.training.recompute}: this model has no stage {wrong[0]}; its stages are "
+                f"training.activation_checkpointing={stages}: this model has no stage {wrong[0]}; its stages are "
                 f"{', '.join(map(str, range(model_config.num_stages)))}, 0 the outermost"
             )
         shards = open_shards(data)
@@ -93,7 +94,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
                 regions = Regions(config.validation.regions, shards, config.validation.split)
         torch.manual_seed(config.run.seed)
         model = LDARNetForMaskedLM(model_config)
-        model.recompute(config.training.recompute)
+        model.set_activation_checkpointing(stages)
     same_kernels(kernels, world)
     masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
@@ -226,14 +227,15 @@ def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
 def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
     """Operations and memory of a base, as far as they can be known before the run."""
     model_config: Any = inputs.model.config
-    length, stages = config.data.length, config.training.recompute
+    length, stages = config.data.length, config.training.activation_checkpointing
     in_bf16 = autocast(config.training.precision, world)
-    spent = cost(model_config, length, recompute=stages, autocast=in_bf16, device=world.device.type)
+    spent = cost(model_config, length, activation_checkpointing=stages, autocast=in_bf16, device=world.device.type)
     chunks = "/".join(f"{bases:g}" for bases in spent.bases_per_chunk)
-    whole = spent.kept * length * micro_batch(config, world.size)
+    whole = spent.activation_bytes * length * micro_batch(config, world.size)
+    forward, both, kept = spent.forward_flops, spent.training_flops, spent.activation_bytes
     return (
-        f"cost     {format_si(spent.forward, 'FLOP')} a base forward, {format_si(spent.training, 'FLOP')} training"
-        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {format_si(spent.kept, 'B')} of activations "
+        f"cost     {format_si(forward, 'FLOP')} a base forward, {format_si(both, 'FLOP')} training"
+        f"{f', at {chunks} bases per chunk' if chunks else ''}; about {format_si(kept, 'B')} of activations "
         f"a base, {format_si(whole, 'B')} a rank{f', recomputing stages {stages}' if stages else ''}"
     )
 

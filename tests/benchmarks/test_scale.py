@@ -19,10 +19,10 @@ LINKS = Links(inside=1e11, between=2e11, latency=1e-5, host=1e10, disk=1e9)
 
 def test_one_device_does_what_it_does_alone():
     plan = read_plan(H100, ["recompute=[0]", "every=1000000", "device.launch=0"])
-    it, spent = predict(plan, 1), cost(LDARNetConfig.preset(plan.model), plan.length, recompute=[0])
+    it, spent = predict(plan, 1), cost(LDARNetConfig.preset(plan.model), plan.length, activation_checkpointing=[0])
     assert (it.waiting, it.exchange) == (0, 0)
-    assert it.compute == pytest.approx(it.bases * spent.executed / (0.25 * 989e12))
-    assert it.utilisation == pytest.approx(0.25 * spent.training / spent.executed, rel=0.01)
+    assert it.compute == pytest.approx(it.bases * spent.hardware_flops / (0.25 * 989e12))
+    assert it.utilisation == pytest.approx(0.25 * spent.training_flops / spent.hardware_flops, rel=0.01)
     assert it.price == pytest.approx(100e9 / it.bases * it.step / 3600 * 2.5, rel=0.01)
 
 

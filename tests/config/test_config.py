@@ -7,8 +7,10 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ldarnet.config import RunConfig, differences, flatten, load_config
+from ldarnet.config import FinetuneConfig, RunConfig, differences, flatten, load_config
+from ldarnet.config.loading import RENAMED_KEYS, known_keys
 from ldarnet.config.schema import TrainingSection
+from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.runtime import engine
 
@@ -102,6 +104,38 @@ def test_differences_name_only_what_enters_the_result(minimal):
     assert differences(old, new) == []
     new = load_config(minimal, ["optimizer.lr=0.1", "ops.ssd=torch", "training.accumulation=2"])
     assert differences(old, new) == ["optimizer.lr: 0.0005 -> 0.1", "training.accumulation: 1 -> 2"]
+
+
+@pytest.mark.parametrize("where", ["file", "override"])
+def test_a_deprecated_key_is_accepted_with_a_warning_that_names_the_new_key(minimal, where):
+    old, new = "training.recompute", "training.activation_checkpointing"
+    overrides = [f"{old}=[0, 1]"] if where == "override" else []
+    if where == "file":
+        minimal.write_text(yaml.safe_dump(MINIMAL | {"training": {"steps": 10, "recompute": [0, 1]}}))
+    with pytest.warns(FutureWarning, match=f"config key {old} is deprecated; use {new}"):
+        config = load_config(minimal, overrides)
+    assert config.training.activation_checkpointing == [0, 1]
+    minimal.write_text(yaml.safe_dump(MINIMAL))
+    assert differences(config, load_config(minimal, [f"{new}=[0, 1]"])) == []
+    assert set(flatten(config)) == set(flatten(load_config(minimal)))
+
+
+@pytest.mark.filterwarnings("ignore:config key")
+def test_a_deprecated_key_beside_its_new_name(minimal):
+    minimal.write_text(
+        yaml.safe_dump(MINIMAL | {"training": {"steps": 10, "recompute": [0], "activation_checkpointing": [1]}})
+    )
+    with pytest.raises(UserError, match=r"training.recompute is the deprecated name of .*; remove training.recompute"):
+        load_config(minimal)
+    minimal.write_text(yaml.safe_dump(MINIMAL | {"training": {"steps": 10, "recompute": [0]}}))
+    override = "training.activation_checkpointing=[1]"
+    assert load_config(minimal, [override]).training.activation_checkpointing == [1]
+
+
+def test_every_deprecated_key_has_a_current_name():
+    schemas = (RunConfig, FinetuneConfig, SweepConfig)
+    known = {key for schema in schemas for key in known_keys(schema)}
+    assert set(RENAMED_KEYS.values()) <= known and not known & RENAMED_KEYS.keys()
 
 
 @settings(deadline=None)

@@ -73,7 +73,7 @@ def expected(config, length, **options):
 def counted(config, length, windows, recompute=()):
     """Operations per base of the forward pass, and of both passes."""
     model = LDARNetForMaskedLM(config)
-    model.recompute(recompute)
+    model.set_activation_checkpointing(recompute)
     ids = torch.randint(0, 4, (windows, length))
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as forward:
         loss = model(ids, labels=ids).loss
@@ -101,10 +101,10 @@ def counted(config, length, windows, recompute=()):
     ],
 )
 def test_operations_are_those_that_run(name, recompute):
-    wanted = expected(CONFIGS[name], 256, recompute=recompute)
-    assert counted(CONFIGS[name], 256, windows=4, recompute=recompute) == (wanted.forward, wanted.executed)
-    assert wanted.training == 3 * wanted.forward
-    assert wanted.executed >= wanted.training
+    wanted = expected(CONFIGS[name], 256, activation_checkpointing=recompute)
+    assert counted(CONFIGS[name], 256, windows=4, recompute=recompute) == (wanted.forward_flops, wanted.hardware_flops)
+    assert wanted.training_flops == 3 * wanted.forward_flops
+    assert wanted.hardware_flops >= wanted.training_flops
 
 
 @pytest.mark.parametrize("length", [200, 515])
@@ -114,9 +114,10 @@ def test_unfinished_blocks_take_less_and_windows_of_the_reference_a_little_more(
     forward, both = counted(config, length, windows=1)
     width, window = config.d_model[0], config.attn_cfg["window_size"][0]
     beyond_window = 4 * width * (min(length, QUERY_BLOCK + 2 * window) - keys_per_query(length, window))
-    scans = wanted.by("operation")["scan"].forward + wanted.by("operation")["dechunking"].forward
-    assert wanted.forward - scans < forward <= wanted.forward + beyond_window
-    assert wanted.executed - 4 * scans < both <= wanted.executed + 4 * beyond_window
+    operations = wanted.group_by("operation")
+    scans = operations["scan"].forward_flops + operations["dechunking"].forward_flops
+    assert wanted.forward_flops - scans < forward <= wanted.forward_flops + beyond_window
+    assert wanted.hardware_flops - 4 * scans < both <= wanted.hardware_flops + 4 * beyond_window
 
 
 def test_keys_per_query_counts_pairs():
@@ -131,8 +132,8 @@ def test_every_parameter_belongs_to_a_part(config):
     model, whole = LDARNetForMaskedLM(config), cost(config, 256)
     assert whole.parameters == model.num_parameters()
     for attribute in ("part", "operation"):
-        assert sum(part.parameters for part in whole.by(attribute).values()) == whole.parameters
-    named = {name: part.parameters for name, part in whole.by("part").items()}
+        assert sum(part.parameters for part in whole.group_by(attribute).values()) == whole.parameters
+    named = {name: part.parameters for name, part in whole.group_by("part").items()}
     if "encoder" in named:
         assert named["encoder"] == sum(p.numel() for p in model.model.backbone.encoder.parameters())
         assert named["decoder"] == sum(p.numel() for p in model.model.backbone.decoder.parameters())
@@ -168,25 +169,25 @@ def kept(model, windows, length, autocast):
 def test_bytes_are_those_that_are_kept(preset, recompute, autocast):
     config, length = configuration(preset), 512
     model = LDARNetForMaskedLM(config)
-    model.recompute(recompute)
+    model.set_activation_checkpointing(recompute)
     # The difference of two batches leaves out what does not grow with them: casts of weights, masks of windows.
     grown = kept(model, 4, length, autocast) - kept(model, 2, length, autocast)
-    wanted = expected(config, length, recompute=recompute, autocast=autocast).kept
+    wanted = expected(config, length, activation_checkpointing=recompute, autocast=autocast).activation_bytes
     assert grown / (2 * length) == pytest.approx(wanted, rel=0.02)
 
 
 def test_recomputing_a_stage_keeps_less_and_computes_more():
     config = CONFIGS["ldarnet-2m"]
-    nothing, outer, both = (cost(config, 4096, recompute=stages) for stages in ([], [0], [0, 1]))
-    assert both.kept < outer.kept < nothing.kept
-    assert nothing.executed < outer.executed < both.executed < nothing.executed * 4 / 3
-    assert nothing.training == outer.training == both.training
+    nothing, outer, both = (cost(config, 4096, activation_checkpointing=stages) for stages in ([], [0], [0, 1]))
+    assert both.activation_bytes < outer.activation_bytes < nothing.activation_bytes
+    assert nothing.hardware_flops < outer.hardware_flops < both.hardware_flops < nothing.hardware_flops * 4 / 3
+    assert nothing.training_flops == outer.training_flops == both.training_flops
 
 
 def test_cost_follows_the_measured_chunks():
     config = CONFIGS["two chunkings"]
     coarse, fine = cost(config, 4096, [8, 64]), cost(config, 4096, [2, 4])
-    assert coarse.forward < cost(config, 4096).forward < fine.forward
+    assert coarse.forward_flops < cost(config, 4096).forward_flops < fine.forward_flops
     assert cost(config, 4096).bases_per_chunk == (4, 16)
 
 
@@ -198,7 +199,7 @@ def test_table_adds_up():
         "chunking",
         "main network",
         "decoder",
-        "all",
+        "total",
     ]
     assert "110,687,296" in lines[-1]
     assert "100.0%" in lines[-1]

@@ -21,6 +21,7 @@ from ldarnet import (
     LDARNetForSequenceClassification,
     LDARNetModel,
 )
+from ldarnet.model import PRESETS
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -131,6 +132,15 @@ def test_what_a_trainer_asks_about_parameters():
     }  # fmt: skip
     assert all("norm" in name for name in undecayed if name.endswith(".weight"))
     assert not any("proj.weight" in name or "fc" in name or "conv_weight" in name for name in undecayed)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_parameter_stages_of_the_presets(preset):
+    with torch.device("meta"):
+        model = LDARNetForMaskedLM(LDARNetConfig.preset(preset))
+    for name, stage in model.parameter_stage().items():
+        assert stage == name.startswith("model.backbone.main."), name
+    assert set(model.parameter_stage()) == {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize(

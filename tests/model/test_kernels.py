@@ -30,11 +30,11 @@ def demand_triton(monkeypatch):
         monkeypatch.setitem(backends_of(operation), "triton", anywhere)
     resolve.cache_clear()
 
-    def demand(model, backend="triton"):
+    def override(model, backend="triton"):
         assert not used  # by what went before
         model.config.ops.update(dict.fromkeys(OURS, backend))
 
-    yield demand
+    yield override
     resolve.cache_clear()
     assert used == set(OURS)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, load_published_checkpoint, save_published_checkpoint
-from tests.support import plain_model
+from tests.support.plain_model import PlainModel
 
 SHAPES = {
     "one stack": {
@@ -41,7 +41,7 @@ def test_logits_and_boundaries(shape, seed, tmp_path):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_published_checkpoint(model, tmp_path / "model.pt")
-    plain = plain_model.PlainModel(torch.load(tmp_path / "model.pt", weights_only=True))
+    plain = PlainModel(torch.load(tmp_path / "model.pt", weights_only=True))
     model = load_published_checkpoint(tmp_path / "model.pt").double()
     for length in (1, 2, 40):
         ids = torch.randint(0, 7, (length,))
@@ -56,7 +56,7 @@ def test_logits_and_boundaries(shape, seed, tmp_path):
 
 def test_the_plain_form_is_the_authors(shared):
     """The plain form is held to the authors' numbers as well, where they are at hand."""
-    plain = plain_model.PlainModel(torch.load(shared / "golden" / "parity_tiny.ckpt.pt", weights_only=True))
+    plain = PlainModel(torch.load(shared / "golden" / "parity_tiny.ckpt.pt", weights_only=True))
     expected = torch.load(shared / "golden" / "parity_tiny.expected.pt", weights_only=True)
     for sequence in expected["sequences"]:
         logits, ((probability, mask),) = plain(sequence["input_ids"][0])

@@ -16,8 +16,8 @@ LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
 def cut(request, monkeypatch):
     """The row is short enough for one slab, or cut into the smallest slabs."""
     if request.param == "slabs":
-        monkeypatch.setattr("ldarnet.ops.slabs.NUMBERS", 8)
-        monkeypatch.setattr("ldarnet.ops.slabs.FEWEST_ROWS", 1)
+        monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 8)
+        monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
 
 
 def packing_of(lengths):
@@ -37,7 +37,7 @@ def random(*shape, seed=0, grad=True):
 
 
 def cpu_backends(operation):
-    return [b.function for b in backends_of(operation).values() if not b.obstacle("cpu", torch.float64)]
+    return [b.function for b in backends_of(operation).values() if not b.unsupported_reason("cpu", torch.float64)]
 
 
 def assert_same_with_gradients(ours, plain, inputs, tolerance=1e-9):

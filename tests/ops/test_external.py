@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ldarnet.errors import UserError
 from ldarnet.ops import Packing, backends_of, external, operations
-from ldarnet.ops.verify import TOLERANCES, disagreement
+from ldarnet.ops.verify import TOLERANCES, max_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = [[17], [1000], [5, 64, 1, 200, 63], [30, 0, 70]]
@@ -30,9 +30,9 @@ ATTENTION += [("flash_attn_interface", "flash_attn_varlen_func", "flash-attn-3")
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda backend: f"{backend.operation}={backend.name}")
 def test_on_a_gpu(adapter, lengths, width):
-    if obstacle := adapter.obstacle(DEVICE, torch.bfloat16):
+    if obstacle := adapter.unsupported_reason(DEVICE, torch.bfloat16):
         pytest.skip(obstacle)
-    assert disagreement(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
+    assert max_error(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
 
 
 @pytest.mark.parametrize("features", [12, 264])
@@ -70,7 +70,7 @@ def interpreted(monkeypatch):
 def test_scan_of_mamba_ssm_under_the_interpreter(dtype, tolerance):
     # Not in bfloat16, whose products the interpreter takes of the bits.
     adapter = backends_of("ssd")["mamba-ssm"]
-    assert disagreement(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
+    assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
     assert "mamba_ssm" not in sys.modules
 
 
@@ -90,7 +90,7 @@ def test_convolution_turns_round_what_causal_conv1d_reads(monkeypatch):
     fake.causal_conv1d_fn = plain_causal_conv
     monkeypatch.setitem(sys.modules, "causal_conv1d", fake)
     adapter = backends_of("convolution")["causal-conv1d"]
-    assert disagreement(adapter, "cpu", torch.float64, [5, 20, 1, 0, 30], width=8) < 1e-9
+    assert max_error(adapter, "cpu", torch.float64, [5, 20, 1, 0, 30], width=8) < 1e-9
 
 
 @pytest.mark.parametrize(("module", "function", "name"), ATTENTION, ids=[name for *_, name in ATTENTION])
@@ -105,9 +105,9 @@ def test_attention_tells_the_packages_where_sequences_lie(module, function, name
     setattr(fake, function, fake_function)
     monkeypatch.setitem(sys.modules, module, fake)
     q, k, v = torch.randn(3, 12, 2, 8).unbind()
-    packing = Packing(torch.tensor([0, 5, 5, 12]), total=12, longest=10)
+    packing = Packing(torch.tensor([0, 5, 5, 12]), total=12, max_length=10)
     out = backends_of("attention")[name].function(q, k, v, packing, 3)
     assert torch.equal(out, q + k + v)
     assert seen["longest"] == [10, 10] and seen["window"] == (3, 3)
     assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
-    assert packing.__dict__.keys() == {"starts", "total", "longest"}, "asked the device for more than it needs"
+    assert packing.__dict__.keys() == {"starts", "total", "max_length"}, "asked the device for more than it needs"

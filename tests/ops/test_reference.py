@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ldarnet.ops import resolve
-from ldarnet.ops.verify import LOWERED, example
+from ldarnet.ops.verify import LOW_PRECISION_ARGUMENTS, example
 
 LENGTHS = [90, 0, 1, 37, 200]
 
@@ -13,8 +13,8 @@ LENGTHS = [90, 0, 1, 37, 200]
 @pytest.fixture(params=["ssd", "convolution", "gated_norm"])
 def operation(request, monkeypatch):
     """Its name; rows are cut into several slabs."""
-    monkeypatch.setattr("ldarnet.ops.slabs.NUMBERS", 64 * 64)
-    monkeypatch.setattr("ldarnet.ops.slabs.FEWEST_ROWS", 1)
+    monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 64 * 64)
+    monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
     return request.param
 
 
@@ -24,7 +24,7 @@ def reference(operation):
 
 def leaves(operation, lengths=LENGTHS, width=32, dtype=torch.float32, low=torch.float32):
     def leaf(place, value):
-        target = low if place in LOWERED[operation] else dtype
+        target = low if place in LOW_PRECISION_ARGUMENTS[operation] else dtype
         return value.detach().to(target).requires_grad_() if torch.is_tensor(value) else value
 
     return [leaf(place, value) for place, value in enumerate(example(operation, lengths, width=width))]
@@ -57,7 +57,7 @@ def kept(function, arguments):
 
 
 def test_gradients_agree_with_finite_differences(operation, monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.slabs.NUMBERS", 8)
+    monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 8)
     monkeypatch.setattr("ldarnet.ops.ssd.BLOCK", 2)
     arguments = leaves(operation, [5, 0, 2], width=2, dtype=torch.float64, low=torch.float64)
     assert torch.autograd.gradcheck(reference(operation), arguments)

@@ -5,9 +5,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ldarnet.errors import UserError
-from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, obstacle, operations, resolve
+from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, resolve, skip_reason
 from ldarnet.ops.registry import register
-from ldarnet.ops.verify import TOLERANCES, disagreement
+from ldarnet.ops.verify import TOLERANCES, max_error
 
 OPERATIONS = {"ssd", "convolution", "dechunk", "attention", "add_norm", "gated_norm", "swiglu"}
 
@@ -33,7 +33,7 @@ def test_every_operation_has_a_reference_that_runs_everywhere():
     for operation in operations():
         first = next(iter(backends_of(operation).values()))
         assert first.name == "torch"
-        assert not first.obstacle("anything", torch.float64)
+        assert not first.unsupported_reason("anything", torch.float64)
 
 
 def test_auto_on_a_cpu_is_the_reference():
@@ -41,16 +41,16 @@ def test_auto_on_a_cpu_is_the_reference():
 
 
 @pytest.mark.parametrize(
-    ("demand", "message"),
+    ("override", "message"),
     [
-        ({"ssd": "mamba-ssm"}, "ops.ssd=mamba-ssm cannot be met: runs on cuda, not on cpu"),
+        ({"ssd": "mamba-ssm"}, "ops.ssd=mamba-ssm is not supported: runs on cuda, not on cpu"),
         ({"ssd": "nonesuch"}, "no backend 'nonesuch'; choose auto or one of torch"),
         ({"nonesuch": "torch"}, "no operation 'nonesuch'; the operations are"),
     ],
 )
-def test_a_demand_that_cannot_be_met_fails_with_the_remedy(demand, message):
+def test_a_demand_that_cannot_be_met_fails_with_the_remedy(override, message):
     with pytest.raises(UserError, match=message):
-        choose_backends("cpu", torch.float32, demand)
+        choose_backends("cpu", torch.float32, override)
 
 
 def test_auto_prefers_the_backend_that_was_registered_last(registered):
@@ -71,13 +71,13 @@ def test_auto_passes_over_what_takes_other_dtypes(registered):
 def test_auto_passes_over_a_kernel_that_is_wrong_here_and_says_why(registered, caplog):
     registered("wrong")(lambda x: plain_swiglu(x) * 1.1)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
-    assert "ops.swiglu=wrong is passed over: it differs here" in caplog.text
-    assert "differs here from the reference by 0.1" in obstacle(backends_of("swiglu")["wrong"], "cpu", torch.float32)
+    assert "skipping ops.swiglu=wrong: differs here" in caplog.text
+    assert "differs here from the reference by 0.1" in skip_reason(backends_of("swiglu")["wrong"], "cpu", torch.float32)
 
 
 def test_auto_passes_over_a_kernel_whose_gradient_is_wrong(registered):
     registered("wrong")(lambda x: plain_swiglu(x) * 2 - plain_swiglu(x).detach())
-    assert "differs here" in obstacle(backends_of("swiglu")["wrong"], "cpu", torch.float32)
+    assert "differs here" in skip_reason(backends_of("swiglu")["wrong"], "cpu", torch.float32)
 
 
 def test_auto_passes_over_a_kernel_that_fails_here_and_says_why(registered):
@@ -86,7 +86,7 @@ def test_auto_passes_over_a_kernel_that_fails_here_and_says_why(registered):
 
     registered("broken")(broken)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
-    reason = obstacle(backends_of("swiglu")["broken"], "cpu", torch.float32)
+    reason = skip_reason(backends_of("swiglu")["broken"], "cpu", torch.float32)
     assert reason == "does not run here: RuntimeError: no image for this device"
 
 
@@ -127,7 +127,7 @@ def test_no_memory_for_a_trial_is_no_verdict_on_the_kernel(registered):
 def test_the_reference_agrees_with_itself_in_every_dtype(operation, dtype):
     reference = backends_of(operation)["torch"]
     assert isinstance(reference, Backend)
-    error = disagreement(reference, "cpu", dtype, [5, 1, 70], width=16)
+    error = max_error(reference, "cpu", dtype, [5, 1, 70], width=16)
     assert error <= TOLERANCES[dtype]
     assert (error == 0) == (dtype == torch.float64)
 
@@ -135,4 +135,4 @@ def test_the_reference_agrees_with_itself_in_every_dtype(operation, dtype):
 @pytest.mark.parametrize("operation", sorted(OPERATIONS - {"attention", "convolution"}))
 def test_bf16_inputs_are_computed_in_float32_and_rounded_once(operation):
     reference = backends_of(operation)["torch"]
-    assert disagreement(reference, "cpu", torch.bfloat16, [5, 1, 400], width=16) <= 2**-8
+    assert max_error(reference, "cpu", torch.bfloat16, [5, 1, 400], width=16) <= 2**-8

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ldarnet.ops import Packing, backends_of, operations
-from ldarnet.ops.verify import disagreement, example
+from ldarnet.ops.verify import example, max_error
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,30 +44,30 @@ def assert_agrees_with_the_reference(operation, arguments, tolerance=1e-9):
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_in_float64(kernel, lengths):
-    assert disagreement(kernel, DEVICE, torch.float64, lengths, width=3) < 1e-9
+    assert max_error(kernel, DEVICE, torch.float64, lengths, width=3) < 1e-9
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_in_lower_precision(kernel, dtype, tolerance):
-    assert disagreement(kernel, DEVICE, dtype, [3, 0, 40, 5], width=3) < tolerance
+    assert max_error(kernel, DEVICE, dtype, [3, 0, 40, 5], width=3) < tolerance
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_width_beyond_one_block(kernel):
-    assert disagreement(kernel, DEVICE, torch.float64, [5, 4], width=70) < 1e-9
+    assert max_error(kernel, DEVICE, torch.float64, [5, 4], width=70) < 1e-9
 
 
 @pytest.mark.parametrize("operation", ["convolution", "add_norm", "gated_norm"])
 def test_gradient_of_weights_from_programs_that_take_several_tiles(operation, monkeypatch):
     module = import_module(f"ldarnet.ops.kernels.{operation}")
     monkeypatch.setattr(module, "PROGRAMS", 2)
-    assert disagreement(KERNELS[operation], DEVICE, torch.float64, [150, 51], width=40) < 1e-9
+    assert max_error(KERNELS[operation], DEVICE, torch.float64, [150, 51], width=40) < 1e-9
 
 
 def test_swiglu_of_rows_wider_than_a_tile(monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.kernels.swiglu.WIDEST", 16)
-    assert disagreement(KERNELS["swiglu"], DEVICE, torch.float64, [9], width=37) < 1e-9
+    monkeypatch.setattr("ldarnet.ops.kernels.swiglu.MAX_TILE_WIDTH", 16)
+    assert max_error(KERNELS["swiglu"], DEVICE, torch.float64, [9], width=37) < 1e-9
 
 
 def test_slices_of_a_wider_tensor():

@@ -17,7 +17,7 @@ def test_loss_and_gradients_are_the_same_to_the_bit(stages):
     ids = torch.randint(0, 4, (3, 150))
     results = []
     for recomputed in ([], stages):
-        model.recompute(recomputed)
+        model.set_activation_checkpointing(recomputed)
         model.zero_grad()
         loss = model(ids, labels=ids).loss
         loss.backward()
@@ -26,13 +26,17 @@ def test_loss_and_gradients_are_the_same_to_the_bit(stages):
 
 
 def test_a_run_may_be_continued_with_other_stages(config_file):
-    assert differences(load_config(config_file), load_config(config_file, ["training.recompute=[0]"])) == []
+    assert (
+        differences(load_config(config_file), load_config(config_file, ["training.activation_checkpointing=[0]"])) == []
+    )
 
 
 def test_a_stage_that_the_model_does_not_have_is_named(config_file, run_ranks):
-    ((status, output, errors),) = run_ranks(1, "--config", config_file, "training.recompute=[0,2]").wait()
+    ((status, output, errors),) = run_ranks(
+        1, "--config", config_file, "training.activation_checkpointing=[0,2]"
+    ).wait()
     assert status
-    assert "training.recompute=[0, 2]: this model has no stage 2; its stages are 0, 1" in output + errors
+    assert "training.activation_checkpointing=[0, 2]: this model has no stage 2; its stages are 0, 1" in output + errors
 
 
 @pytest.mark.slow
@@ -43,7 +47,7 @@ def test_ranks_that_share_the_weights_take_the_same_step(config_file, run_ranks,
     for stages in ("[]", "[0, 1]"):
         folder = tmp_path / f"recompute{stages}"
         folder.mkdir()
-        config = load_config(config_file, [f"training.recompute={stages}", "validation.windows=0"])
+        config = load_config(config_file, [f"training.activation_checkpointing={stages}", "validation.windows=0"])
         config.save(folder / "config.yaml")
         jobs.append((folder / "config.yaml", weights, folder, "1,3"))
     run_ranks(2, *(":".join(map(str, job)) for job in jobs), script=ONE_STEP).succeed()

@@ -34,7 +34,7 @@ def test_utilization_follows_speed_chunks_and_devices():
     config = LDARNetConfig.preset("ldarnet-110m")
     one = Utilization(config, 4096, devices=1, peak=1e15)
     flops = one.metrics(1e6, [4.0])["flops_per_second"]
-    assert flops == cost(config, 4096).training * 1e6
+    assert flops == cost(config, 4096).training_flops * 1e6
     assert one.metrics(1e6, [4.0])["mfu"] == flops / 1e15
     assert one.metrics(1e6, [2.0])["mfu"] > one.metrics(1e6, [4.0])["mfu"]
     assert Utilization(config, 4096, devices=4, peak=1e15).metrics(1e6, [4.0])["mfu"] == flops / 4e15
@@ -58,11 +58,11 @@ def test_a_run_tells_what_it_costs(config_file, run_ranks, tmp_path):
     model = config.model.build({})
     expected = cost(model, config.data.length)
     (shown,) = [line for line in said.splitlines() if line.startswith("cost ")]
-    assert f"{expected.forward / 1e3:.1f} kFLOP a base forward" in shown
-    assert f"{expected.kept / 1e3:.1f} kB of activations a base" in shown
-    assert f"{expected.kept * 64 * 2 / 1e3:.1f} kB a rank" in shown
+    assert f"{expected.forward_flops / 1e3:.1f} kFLOP a base forward" in shown
+    assert f"{expected.activation_bytes / 1e3:.1f} kB of activations a base" in shown
+    assert f"{expected.activation_bytes * 64 * 2 / 1e3:.1f} kB a rank" in shown
     assert "MFU" not in said
     for line in read_metrics(tmp_path / "run/metrics.jsonl"):
-        flops = cost(model, config.data.length, line["bases_per_chunk"]).training * line["bases_per_second"] / 2
+        flops = cost(model, config.data.length, line["bases_per_chunk"]).training_flops * line["bases_per_second"] / 2
         assert line["flops_per_second"] == pytest.approx(flops)
         assert "mfu" not in line

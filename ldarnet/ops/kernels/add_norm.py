@@ -20,10 +20,10 @@ def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """As :func:`ldarnet.ops.norm.add_norm`; keeps only the sum for the backward pass."""
-    return _AddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
+    return _TritonAddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
 
 
-class _AddNorm(torch.autograd.Function):
+class _TritonAddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype

@@ -26,10 +26,10 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
 
     Rows of x may stand apart, as in a slice of a wider tensor.
     """
-    return _Convolution.apply(x_TC, weight_KCW, bias_KC, packing.starts, packing.sequence)
+    return _TritonConvolution.apply(x_TC, weight_KCW, bias_KC, packing.starts, packing.sequence)
 
 
-class _Convolution(torch.autograd.Function):
+class _TritonConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, starts: Tensor, sequence_T: Tensor

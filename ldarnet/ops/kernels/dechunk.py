@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldarnet.ops.dechunk import SMALLEST_PROBABILITY
+from ldarnet.ops.dechunk import MIN_PROBABILITY
 from ldarnet.ops.kernels.tiles import row_tile
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32
@@ -37,11 +37,11 @@ def dechunk(
 ) -> Tensor:
     """As :func:`ldarnet.ops.dechunk.dechunk`; keeps tensors of chunks alone for the backward pass."""
     exact = torch.promote_types(chunk_MD.dtype, torch.float32)
-    p_M = at_least_fp32(probability_M).clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY).to(exact)
-    return _Dechunk.apply(chunk_MD, p_M, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)
+    p_M = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(exact)
+    return _TritonDechunk.apply(chunk_MD, p_M, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)
 
 
-class _Dechunk(torch.autograd.Function):
+class _TritonDechunk(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

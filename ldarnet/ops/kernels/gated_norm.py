@@ -21,10 +21,10 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
 
     Rows of z may stand apart, as in a slice of a wider tensor.
     """
-    return _GatedNorm.apply(y_TKE, z_TE, weight_KE)
+    return _TritonGatedNorm.apply(y_TKE, z_TE, weight_KE)
 
 
-class _GatedNorm(torch.autograd.Function):
+class _TritonGatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
         T, _, E = y_TKE.shape

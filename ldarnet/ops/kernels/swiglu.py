@@ -14,15 +14,15 @@ from torch.autograd.function import once_differentiable
 
 from ldarnet.ops.kernels.tiles import accumulator, row_tile, silu, silu_slope
 
-WIDEST = 1024
+MAX_TILE_WIDTH = 1024
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
     """As :func:`ldarnet.ops.swiglu.swiglu`; keeps only x for the backward pass."""
-    return _SwiGLU.apply(x_TF)
+    return _TritonSwiGLU.apply(x_TF)
 
 
-class _SwiGLU(torch.autograd.Function):
+class _TritonSwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TF: Tensor) -> Tensor:
         x_TF = x_TF.contiguous()
@@ -42,7 +42,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def _launch(kernel: Any, x_TF: Tensor, *others: Tensor) -> None:
     T, hidden = len(x_TF), x_TF.shape[1] // 2
-    rows, columns, warps = row_tile(min(hidden, WIDEST))
+    rows, columns, warps = row_tile(min(hidden, MAX_TILE_WIDTH))
     grid = triton.cdiv(T, rows), triton.cdiv(hidden, columns)
     kernel[grid](x_TF, *others, T, hidden, accumulator(x_TF.dtype), rows, columns, num_warps=warps)
 
