@@ -1,15 +1,16 @@
-"""Build a shard set from genomes: ``python -m sharding.build --out DIR [SPECIES=PATH ...]``."""
+"""Build a shard set from genomes: ``ldarnet shard --out DIR [SPECIES=PATH ...]``."""
 
-import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 import zstandard
 from rich.console import Console
 from rich.table import Table
@@ -21,12 +22,12 @@ from ldarnet.genome.intervals import bases, intersect
 from ldarnet.genome.sources import Source, parse_source, read_genomes
 from ldarnet.io.files import read_errors, sha256_file, space_errors
 from ldarnet.io.lock import Lock, acquire
+from ldarnet.program import run
 from ldarnet.version import __version__
 from sharding.assemble import assemble
 from sharding.executors import Executor, Task, in_process, in_processes, on_ray
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
 from sharding.parts import Job, make_plan, make_seal, pack_all, pack_planned
-from sharding.program import run
 from sharding.progress import shown
 from sharding.receipts import Receipts
 from sharding.splits import parse_contig_splits, parse_hash_shares
@@ -231,92 +232,93 @@ def _summary(out: Path, index: Index, built: bool) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m sharding.build",
-        description="Turn genomes into a shard set. A build that was stopped goes on with the same command.",
-    )
-    parser.add_argument(
-        "genomes",
-        nargs="*",
-        metavar="[SPECIES=]PATH",
-        help="FASTA files, plain or packed by gzip, bgzip, zstandard, bzip2 or xz, and .2bit files; paths or URLs "
-        "(http, https, s3, gs ...); none: the bundled yeast genome",
-    )
-    parser.add_argument("--genomes", dest="table", type=Path, metavar="FILE", help="more of them: species, tab, path")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the shard set")
-    splits = parser.add_mutually_exclusive_group()
-    splits.add_argument(
-        "--split",
-        action="append",
-        default=[],
-        metavar="NAME=CONTIG,...",
-        help="contigs of a split, or SPECIES/ for all of a species, or @FILE with one name a line (repeatable); "
-        "all others are train",
-    )
-    splits.add_argument("--splits-bed", type=Path, metavar="FILE", help="intervals: contig, start, end, split")
-    splits.add_argument(
-        "--split-hash",
-        action="append",
-        default=[],
-        metavar="NAME=SHARE,...",
-        help="deal out tiles of every contig by a hash of species, contig and place; the rest is train",
-    )
-    parser.add_argument("--hash-tile", type=int, default=TILE_BASES, metavar="BASES", help="in a tile (%(default)s)")
-    parser.add_argument("--hash-seed", type=int, default=0, metavar="N", help="another one deals otherwise")
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="BED file of what no split may hold, such as loci of benchmarks (repeatable)",
-    )
-    parser.add_argument("--block", type=int, default=BLOCK_BASES, help="bases in a block (%(default)s)")
-    parser.add_argument("--shard-size", type=int, default=SHARD_BASES, help="bases in a shard (%(default)s)")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (as many as cores and parts of the input)")
-    parser.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        metavar="ADDRESS",
-        help="let a Ray cluster do it, all of whose machines see the same folders; without an address, a local one",
-    )
-    return parser
+def main(
+    genomes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPECIES=]PATH",
+            help="FASTA files (plain, gzip, bgzip, zstandard, bzip2 or xz) and .2bit files, as paths or URLs (http, "
+            "https, s3, gs ...). Default: the bundled yeast chromosomes.",
+        ),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the shard set.", metavar="DIR")],
+    table: Annotated[
+        Path | None,
+        typer.Option("--genomes", metavar="FILE", help="Table of more genomes: species, tab, path or URL."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CONTIG,...",
+            help="Contigs of a split, SPECIES/ for all contigs of a species, or @FILE with one name per line "
+            "(repeatable). All other contigs are train.",
+        ),
+    ] = None,
+    splits_bed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="BED file with the split in the fourth column.")
+    ] = None,
+    split_hash: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FRACTION,...",
+            help="Assign tiles of all contigs to splits by a hash of species, contig and position; the rest is train.",
+        ),
+    ] = None,
+    hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,
+    hash_seed: Annotated[int, typer.Option(metavar="N", help="Seed for --split-hash.")] = 0,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="BED file of intervals to exclude from every split, such as benchmark loci (repeatable).",
+        ),
+    ] = None,
+    block: Annotated[int, typer.Option(metavar="BASES", help="Block length.")] = BLOCK_BASES,
+    shard_size: Annotated[int, typer.Option(metavar="BASES", help="Shard length.")] = SHARD_BASES,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes. Default: one per core.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Build on a Ray cluster whose machines share the folders; without an address, start a local cluster.",
+        ),
+    ] = None,
+) -> None:
+    """Build a shard set from genomes.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers {options.workers}: it must be at least 1")
-    contig_splits = parse_contig_splits(options.split)
-    shares = parse_hash_shares(options.split_hash) if options.split_hash else {}
-    sources = [parse_source(argument) for argument in options.genomes]
-    sources += read_genomes(options.table) if options.table else []
+    Run the same command again to resume an interrupted build.
+    """
+    if sum(map(bool, (split, splits_bed, split_hash))) > 1:
+        raise UserError("--split, --splits-bed and --split-hash exclude each other; use one of them")
+    contig_splits = parse_contig_splits(split or [])
+    shares = parse_hash_shares(split_hash) if split_hash else {}
+    sources = [parse_source(argument) for argument in genomes or []]
+    sources += read_genomes(table) if table else []
     console = make_console()
     if not sources:
-        console.print("no genome was named: taking the yeast chromosomes that come with LDARNet")
+        console.print("no genome given: using the bundled yeast chromosomes")
         sources = [Source(str(BUNDLED_FASTA))]
-        if not (options.splits_bed or contig_splits or shares):
+        if not (splits_bed or contig_splits or shares):
             contig_splits = BUNDLED_SPLITS
     index, built = build(
-        options.out,
+        out,
         sources,
         contig_splits=contig_splits,
-        splits_bed=options.splits_bed,
-        hashed=Hashed(shares, options.hash_tile, options.hash_seed) if shares else None,
-        exclude=options.exclude,
-        block=options.block,
-        shard_size=options.shard_size,
-        workers=options.workers,
-        ray=options.ray,
+        splits_bed=splits_bed,
+        hashed=Hashed(shares, hash_tile, hash_seed) if shares else None,
+        exclude=exclude or [],
+        block=block,
+        shard_size=shard_size,
+        workers=workers,
+        ray=ray,
         console=console,
     )
     console.print(_table(index))
-    console.print(_summary(options.out, index, built))
-    return 0
+    console.print(_summary(out, index, built))
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(run(main, name="python -m sharding.build"))

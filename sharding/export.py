@@ -1,16 +1,15 @@
-"""Give back the sequences of a shard set as FASTA: ``python -m sharding.export DIR --out FILE``."""
+"""Write the sequences of a shard set as FASTA: ``ldarnet unshard SET --out FILE``."""
 
-import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import numpy as np
+import typer
 from xopen import xopen
 
 from ldarnet.console import percent_bar
@@ -19,7 +18,7 @@ from ldarnet.data.contigs import some_names
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path
-from sharding.program import run
+from ldarnet.program import run
 
 _WIDTH = 60
 _FORMATS = {".gz": ("gz", 1), ".zst": ("zst", 3)}
@@ -174,44 +173,43 @@ def _opened(out: str) -> Iterator[BinaryIO]:
                 yield file
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sharding.export",
-        description="Give back the sequences of a shard set as FASTA: case, N and IUPAC codes as they were. Of a "
-        "header its first word is kept.",
-        epilog="Regions are written as for samtools: chr1:101-200 is 100 bases, from the 101st, counted from 1, to the "
-        "200th; chr1:101- goes on to the end; thousands may be parted by commas. (BED files count from 0 and leave the "
-        "end out: `chr1 100 200` is the same stretch.)",
-    )
-    parser.add_argument("place", help="folder or URL of the shard set")
-    parser.add_argument("region", nargs="*", help="contigs or regions contig:first-last; none: all contigs")
-    parser.add_argument(
-        "--out", default="-", help="FASTA file, packed if it ends with .gz or .zst (default: standard output)"
-    )
-    others = parser.add_mutually_exclusive_group()
-    others.add_argument("--species", action="append", default=[], help="all contigs of a species (repeatable)")
-    others.add_argument("--split", help="the intervals of a split, each named contig:first-last")
-    parser.add_argument("--width", type=int, default=_WIDTH, help="letters in a line (%(default)s)")
-    options = parser.parse_args(arguments)
-    if options.region and (options.species or options.split):
-        parser.error("name regions, --species or --split, but one of them only")
-    shards = ShardSet.open(options.place)
-    if options.region:
-        records = regions(shards.index, options.region)
-    elif options.split:
-        records = intervals(shards.index, options.split)
+def main(
+    place: Annotated[str, typer.Argument(metavar="SET", help="Folder or URL of the shard set.")],
+    region: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="REGION", help="Contigs, or regions contig:first-last. Default: all contigs."),
+    ] = None,
+    *,
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="FASTA file; .gz and .zst are compressed; - is standard output.")
+    ] = "-",
+    species: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="All contigs of a species (repeatable).")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The intervals of a split, each named contig:first-last.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, metavar="BASES", help="Line length.")] = _WIDTH,
+) -> None:
+    """Write the sequences of a shard set as FASTA.
+
+    Case, N and IUPAC codes are those of the input; a header is cut after its first word. Regions are 1-based and
+    inclusive, as in samtools: chr1:101-200 has 100 bases, chr1:101- extends to the end of chr1; commas in numbers are
+    ignored.
+    """
+    if sum(map(bool, (region, species, split))) > 1:
+        raise UserError("regions, --species and --split exclude each other; use one of them")
+    shards = ShardSet.open(place)
+    if region:
+        records = regions(shards.index, region)
+    elif split:
+        records = intervals(shards.index, split)
     else:
-        records = whole_contigs(shards.index, options.species)
-    try:
-        bases = export(shards, records, options.out, width=options.width)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever reads, as `head` does, has enough
-        return 0
-    if options.out != "-":
-        print(f"exported: {options.out}: {len(records):,} records, {bases:,} bases")
-    return 0
+        records = whole_contigs(shards.index, species or [])
+    bases = export(shards, records, out, width=width)
+    if out != "-":
+        print(f"exported: {out}: {len(records):,} records, {bases:,} bases")
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(run(main, name="python -m sharding.export"))

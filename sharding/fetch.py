@@ -1,13 +1,14 @@
-"""Fetch published genomes: ``python -m sharding.fetch NAME --out DIR``."""
+"""Download published genomes: ``ldarnet fetch NAME --out DIR``."""
 
-import argparse
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
@@ -17,8 +18,8 @@ from ldarnet.console import Printer, make_console, progress_bar
 from ldarnet.errors import UserError
 from ldarnet.io.download import GoneError, Patience, Report
 from ldarnet.io.files import atomic_path
+from ldarnet.program import run
 from sharding.fetched import Store
-from sharding.program import run
 from sharding.published import Assembly, Registry, Remote
 
 GENOMES_NAME = "genomes.tsv"
@@ -34,7 +35,7 @@ class FetchProgress(Printer):
         self._done = 0
         self._bar = progress_bar(
             console,
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -174,44 +175,43 @@ def list_sets(registry: Registry, console: Console) -> None:
     console.print(table)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sharding.fetch",
-        description="Fetch published genomes. Files are checked against the checksums that their publishers serve. "
-        "Stopped for any reason, the same command goes on where it stopped.",
-    )
-    parser.add_argument("name", nargs="?", help="of the set; --list shows them")
-    parser.add_argument("--list", action="store_true", help="show what there is: size, licence and publisher")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: the name of the set)")
-    parser.add_argument("--jobs", type=int, default=4, help="files to fetch at a time (%(default)s)")
-    parser.add_argument(
-        "--mirror",
-        action="append",
-        default=[],
-        metavar="PUBLISHER=URL",
-        help="another host for a publisher (repeatable)",
-    )
-    parser.add_argument("--unchecked", action="store_true", help="take files that no list of checksums names")
-    parser.add_argument("--skip-missing", action="store_true", help="do without assemblies that are nowhere any more")
-    options = parser.parse_args(arguments)
-    registry, console = Registry(options.mirror), make_console()
-    if options.list:
+def main(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Name of the genome set; --list shows them.")
+    ] = None,
+    *,
+    show: Annotated[
+        bool, typer.Option("--list", help="List the genome sets with size, licence and publisher.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Download folder. Default: the name of the set.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Parallel downloads.")] = 4,
+    mirror: Annotated[
+        list[str] | None, typer.Option(metavar="PUBLISHER=URL", help="Mirror of a publisher (repeatable).")
+    ] = None,
+    unchecked: Annotated[bool, typer.Option("--unchecked", help="Accept files without a published checksum.")] = False,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Skip assemblies that their publisher no longer serves.")
+    ] = False,
+) -> None:
+    """Download published genomes and verify them against their publishers' checksums.
+
+    Run the same command again to resume an interrupted download.
+    """
+    registry, console = Registry(mirror or []), make_console()
+    if show:
         list_sets(registry, console)
-        return 0
-    if options.name is None:
-        parser.error("name a set, or ask for the --list of them")
-    if options.jobs < 1:
-        raise UserError(f"--jobs {options.jobs}: it must be at least 1")
-    name, out = options.name, options.out or Path(options.name)
-    switches = {"unchecked": options.unchecked, "skip_missing": options.skip_missing}
-    build = fetch(registry, name, out, jobs=options.jobs, console=console, **switches)
-    console.print(f"{name} is in {out}. Licence: {registry[name].licence}.")
-    console.print("Turn it into shards with")
+        return
+    if name is None:
+        raise UserError("no genome set given; --list shows them")
+    out = out or Path(name)
+    build = fetch(registry, name, out, jobs=jobs, unchecked=unchecked, skip_missing=skip_missing, console=console)
+    console.print(f"downloaded {name} to {out}; licence: {registry[name].licence}")
+    console.print("build shards with")
     shards = shlex.quote(f"{out}-shards")
-    console.print(f"  python -m sharding.build --out {shards} {build}")
-    return 0
+    console.print(f"  ldarnet shard --out {shards} {build}")
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(run(main, name="python -m sharding.fetch"))

@@ -1,13 +1,13 @@
-"""Describe a shard set by tables and plots: ``python -m sharding.stats DIR [--out FOLDER]``."""
+"""Summarize a shard set in tables and plots: ``ldarnet stats SET [--out DIR]``."""
 
-import argparse
 import os
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -16,8 +16,8 @@ from ldarnet.console import make_console, percent_bar
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
+from ldarnet.program import run
 from sharding.composition import GC_WINDOW, LETTERS, Counts, count_set
-from sharding.program import run
 
 _MOST_ROWS = 40
 _IN_NO_SPLIT = "(in no split)"
@@ -193,31 +193,32 @@ def write(out: Path, shards: ShardSet, figures: dict[str, Any]) -> list[Path]:
     return [out / "stats.json", out / "stats.md", *pictures]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sharding.stats",
-        description="Describe a shard set: composition, GC, N, soft-masked repeats, contig lengths, splits and sizes, "
-        "by species and split. Every block is read once and compared with its hash.",
-    )
-    parser.add_argument("place", help="folder or URL of the shard set")
-    parser.add_argument("--out", type=Path, help="folder for stats.json, stats.md and plots; none: tables only")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    options = parser.parse_args(arguments)
-    if options.workers < 1:
-        raise UserError(f"--workers {options.workers}: it must be at least 1")
+def main(
+    place: Annotated[str, typer.Argument(metavar="SET", help="Folder or URL of the shard set.")],
+    *,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write stats.json, stats.md and plots to this folder.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes. Default: one per core.")
+    ] = None,
+) -> None:
+    """Summarize a shard set by species and split.
+
+    Reports base composition, GC, N, soft-masked bases, contig lengths, splits and sizes. Every block is read once and
+    verified against its hash.
+    """
     console = make_console()
-    shards = ShardSet.open(options.place)
+    shards = ShardSet.open(place)
     with percent_bar("counting", int(shards.index.contigs.length.sum())) as advance:
-        counts = count_set(shards, options.workers, advance)
+        counts = count_set(shards, workers or os.cpu_count() or 1, advance)
     figures = describe(shards, counts)
     for sheet in sheets(figures):
         console.print(sheet.as_rich())
-    if options.out:
-        paths = write(options.out, shards, figures)
+    if out:
+        paths = write(out, shards, figures)
         console.print(f"written: {', '.join(map(str, paths))}")
-    return 0
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(run(main, name="python -m sharding.stats"))

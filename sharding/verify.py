@@ -1,24 +1,26 @@
-"""Check every byte of a shard set: ``python -m sharding.verify DIR_OR_URL``."""
+"""Verify every byte of a shard set: ``ldarnet verify SET``."""
 
-import argparse
 import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from ldarnet.console import percent_bar
 from ldarnet.data.index import INDEX_NAME
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.storage import Storage, remedy
-from sharding.program import run
+from ldarnet.program import run
 
 _PIECE_BYTES = 8 * 2**20
 _TASK_BASES = 2**26
@@ -186,28 +188,26 @@ def _letter_faults(shards: ShardSet, contig: int) -> list[str]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sharding.verify",
-        description="Check every byte of a shard set: the files of the index, the shards and their blocks against "
-        "their SHA-256, and the letters of every contig against those of the input. Faults are listed with shard, "
-        "block and stretch. A remote set is read from where it lies, past every cache, twice.",
-    )
-    parser.add_argument("place", help="folder or URL of the shard set")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (%(default)s)")
-    options = parser.parse_args(arguments)
-    if options.workers < 1:
-        raise UserError(f"--workers {options.workers}: it must be at least 1")
-    shards = ShardSet.open(options.place, disk_cache_bytes=0)
+def main(
+    place: Annotated[str, typer.Argument(metavar="SET", help="Folder or URL of the shard set.")],
+    *,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Worker processes. Default: one per core.")
+    ] = None,
+) -> None:
+    """Verify every byte of a shard set.
+
+    Index files, shards and blocks are compared with their SHA-256, contigs with the hash of their input sequence. Each
+    mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing all caches.
+    """
+    shards = ShardSet.open(place, disk_cache_bytes=0)
     with percent_bar("checking", total_work(shards)) as advance:
-        found = list(problems(shards, options.workers, advance))
+        found = list(problems(shards, workers or os.cpu_count() or 1, advance))
     if found:
         raise UserError("\nerror: ".join(found))
     bases = int(shards.index.contigs.length.sum())
-    print(f"all is well: {shards.place}: all {bases:,} bases match the index")
-    return 0
+    print(f"OK: {shards.place}: all {bases:,} bases match the index")
 
 
 if __name__ == "__main__":
-    run(main)
+    sys.exit(run(main, name="python -m sharding.verify"))

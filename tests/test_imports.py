@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.errors", "ldarnet.version"),
     ("ldarnet.alphabet", "ldarnet.console", "ldarnet.markdown", "ldarnet.plugins", "ldarnet.ray_cluster"),
+    ("ldarnet.extras",),
+    ("ldarnet.program",),
     ("ldarnet.ops", "ldarnet.io"),
     ("ldarnet.model", "ldarnet.genome"),
     ("ldarnet", "ldarnet.data"),

@@ -13,6 +13,7 @@ from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.genome.sources import Source, parse_source, read_genomes
 from ldarnet.io.retry import Retry
+from ldarnet.program import call
 from sharding.build import build, main
 from tests.support import range_server as faults
 from tests.support.range_server import RangeServer
@@ -43,7 +44,7 @@ def test_several_species_may_share_names(tmp_path, capsys):
     (tmp_path / "list.tsv").write_text("# genomes\n\nworm\tworm.fa\nfly\tfly_more.fa\n")
     out = tmp_path / "set"
     arguments = [f"fly={tmp_path / 'fly.fa'}", "--genomes", str(tmp_path / "list.tsv"), "--out", str(out)]
-    assert main([*arguments, "--split", "valid=worm/chr1,chr2"]) == 0
+    assert call(main, [*arguments, "--split", "valid=worm/chr1,chr2"]) == 0
     assert "2 species, 4 contigs" in capsys.readouterr().out
     shards = ShardSet.open(out)
     assert shards.contigs == {"fly/chr1": 4, "fly/chr2": 4, "worm/chr1": 6, "fly/chr3": 5}

@@ -12,13 +12,14 @@ import pytest
 from rich.console import Console
 
 import ldarnet.data.writer
+import sharding.build
 import sharding.progress
 from ldarnet.data import ShardSet
 from ldarnet.data.index import TABLES
 from ldarnet.errors import UserError
+from ldarnet.program import USER_ERROR, call, run
 from sharding.build import build, main
 from sharding.genomes import BUNDLED_FASTA
-from sharding.program import run
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_bundled_genome_is_what_its_source_file_says(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "set")]) == 0
+    assert call(main, ["--out", str(tmp_path / "set")]) == 0
     shards = ShardSet.open(tmp_path / "set")
     source = (BUNDLED_FASTA.parent / "SOURCE.md").read_text()
     table = re.findall(r"\| (chr\w+) \| NC_\d+ \| ([\d,]+) \| `(\w{64})` \|", source)
@@ -77,16 +78,16 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, fasta):
 
 def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fasta, capsys):
     arguments = ["--out", str(tmp_path / "set"), str(fasta), "--split", "valid=chrII"]
-    assert main(arguments) == 0
+    assert call(main, arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
     capsys.readouterr()
-    assert main(arguments) == 0
+    assert call(main, arguments) == 0
     assert "already built" in capsys.readouterr().out
     with pytest.raises(UserError, match="other splits; name another --out folder or delete this one"):
-        main(arguments[:3])
+        call(main, arguments[:3])
     fasta.write_text(fasta.read_text().replace("GATT", "CATT"))
     with pytest.raises(UserError, match="holds a set with other sources;"):
-        main(arguments)
+        call(main, arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
 
 
@@ -192,8 +193,8 @@ def test_a_split_without_any_base_is_refused(tmp_path):
 def test_options_out_of_range_are_refused(tmp_path, fasta):
     with pytest.raises(UserError, match="at least 1"):
         build(tmp_path / "set", [fasta], block=0)
-    with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "set"), "--split", "a=b", "--splits-bed", "x"])
+    with pytest.raises(UserError, match="exclude each other; use one of them"):
+        call(main, ["--out", str(tmp_path / "set"), "--split", "a=b", "--splits-bed", "x"])
 
 
 def test_a_full_device_is_named_and_leaves_nothing_half_written(tmp_path, fasta, monkeypatch):
@@ -251,13 +252,23 @@ def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
     assert build(tmp_path / "set", [fasta])[1]
 
 
-def test_programs_end_with_one_line_and_status_1(tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        run(lambda: main(["--out", str(tmp_path / "set"), str(tmp_path / "absent.fa")]))
-    assert end.value.code == f"error: {tmp_path / 'absent.fa'}: no such file; check the path"
-    with pytest.raises(SystemExit) as end:
-        run(lambda: 0)
-    assert end.value.code == 0
+def test_an_error_is_one_line_and_status_1(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path / "set"), str(tmp_path / "absent.fa")]
+    assert run(main, arguments, name="build") == USER_ERROR
+    assert capsys.readouterr().err == f"error: {tmp_path / 'absent.fa'}: no such file; check the path\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [([], None), (["--ray"], ""), (["--ray", "--workers", "2"], ""), (["--ray", "auto"], "auto"), (["--ray="], "")],
+)
+def test_the_address_of_a_ray_cluster_is_optional(tmp_path, monkeypatch, arguments, address):
+    def stub(*_, ray, **__):
+        raise UserError(f"address {ray!r}")
+
+    monkeypatch.setattr(sharding.build, "build", stub)
+    with pytest.raises(UserError, match=f"^address {address!r}$"):
+        call(main, ["--out", str(tmp_path / "set"), *arguments])
 
 
 def test_human_chromosome_20_takes_less_than_2_1_bits_a_base(tmp_path, shared):
@@ -272,7 +283,7 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
     (tmp_path / "loci.bed").write_text("chrI\t100\t300\tlocus\nchrII\t0\t50\n")
     options = ["--split-hash", "valid=0.2,test=0.1", "--hash-tile", "100", "--exclude", str(tmp_path / "loci.bed")]
     arguments = ["--out", str(tmp_path / "set"), str(fasta), *options]
-    assert main(arguments) == 0
+    assert call(main, arguments) == 0
     shards = ShardSet.open(tmp_path / "set")
     assert sum(shards.splits.values()) == 4800 - 250
     assert sum(shards.index.recipe["excluded"].values()) == 250
@@ -280,9 +291,9 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
         assert not ((rows[:, 0] == 0) & (rows[:, 1] < 300) & (rows[:, 2] > 100)).any()
     assert len(shards.text("chrI", 0, 4000)) == 4000
     assert "excluded" in capsys.readouterr().out
-    assert main(arguments) == 0
+    assert call(main, arguments) == 0
     with pytest.raises(UserError, match="holds a set with other splits, exclude"):
-        main([*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
+        call(main, [*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
 
 
 def test_a_split_that_is_excluded_altogether_is_refused(tmp_path, fasta):

@@ -16,6 +16,7 @@ from ldarnet.data import ShardSet
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
 from ldarnet.genome.iupac import IUPAC_CODES
+from ldarnet.program import call, run
 from sharding.build import build
 from sharding.export import export, main, whole_contigs
 from sharding.genomes import BUNDLED_FASTA
@@ -59,7 +60,7 @@ def test_what_was_built_comes_back_letter_by_letter(tmp_path_factory, sequences,
 
 def test_the_bundled_genome_comes_back_byte_by_byte(tmp_path):
     build(tmp_path / "set", [BUNDLED_FASTA])
-    assert main([str(tmp_path / "set"), "--out", str(tmp_path / "back.fa")]) == 0
+    assert call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "back.fa")]) == 0
     with zstandard.open(BUNDLED_FASTA, "rt") as file:
         assert parse((tmp_path / "back.fa").read_text()) == {
             name.split()[0]: sequence for name, sequence in parse(file.read()).items()
@@ -69,7 +70,7 @@ def test_the_bundled_genome_comes_back_byte_by_byte(tmp_path):
 @pytest.mark.parametrize("suffix", ["fa", "fa.gz", "fa.zst"])
 def test_files_are_packed_by_their_names(small, tmp_path, suffix, capsys):
     out = tmp_path / f"out.{suffix}"
-    assert main([str(small), "chrI", "--out", str(out)]) == 0
+    assert call(main, [str(small), "chrI", "--out", str(out)]) == 0
     content = out.read_bytes()
     if suffix == "fa.gz":
         content = gzip.decompress(content)
@@ -80,7 +81,7 @@ def test_files_are_packed_by_their_names(small, tmp_path, suffix, capsys):
 
 
 def said(capfd, small: Path, *arguments: str) -> str:
-    assert main([str(small), *arguments]) == 0
+    assert call(main, [str(small), *arguments]) == 0
     return capfd.readouterr().out
 
 
@@ -108,7 +109,7 @@ def test_a_split_comes_as_its_intervals(small, capfd):
         (["chrI:5-4"], "write first-last from 1 to 14"),
         (["--split", "test"], "--split test: not in the set; it holds train, valid"),
         (["--species", "yeast"], "--species yeast: not in the set"),
-        (["--width", "0"], "--width 0: it must be at least 1"),
+        (["--width", "0"], "--width.*greater than or equal to 1"),
         (["--out", "absent/x.fa"], "there is no folder absent; make it"),
         (["--out", "."], r"\.: is there, and is no file"),
         (["--out", "/dev/null"], "/dev/null: is there, and is no file"),
@@ -116,12 +117,12 @@ def test_a_split_comes_as_its_intervals(small, capfd):
 )
 def test_mistakes_are_told(small, arguments, message):
     with pytest.raises(UserError, match=message):
-        main([str(small), *arguments])
+        call(main, [str(small), *arguments])
 
 
 def test_only_one_kind_of_choice(small):
-    with pytest.raises(SystemExit):
-        main([str(small), "chrI", "--split", "train"])
+    with pytest.raises(UserError, match="exclude each other"):
+        call(main, [str(small), "chrI", "--split", "train"])
 
 
 def test_damage_leaves_no_file(small, tmp_path):
@@ -132,7 +133,7 @@ def test_damage_leaves_no_file(small, tmp_path):
     shard.write_bytes(content)
     (tmp_path / "out.fa").write_text("older")
     with pytest.raises(UserError, match=shard.name):
-        main([str(tmp_path / "set"), "--out", str(tmp_path / "out.fa")])
+        call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "out.fa")])
     assert (tmp_path / "out.fa").read_text() == "older"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.fa", "set"]
 
@@ -142,7 +143,7 @@ def _export_to(folder: Path, reading: int, writing: int) -> None:
     os.dup2(writing, 1)
     os.close(writing)
     with open(1, "w", closefd=False) as sys.stdout:
-        sys.exit(main([str(folder)]))
+        sys.exit(run(main, [str(folder)], name="export"))
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(tmp_path):

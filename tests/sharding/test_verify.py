@@ -15,6 +15,7 @@ from ldarnet.alphabet import encode
 from ldarnet.data import ShardSet
 from ldarnet.data.index import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
+from ldarnet.program import call
 from sharding.build import build
 from sharding.verify import main, problems, total_work
 from tests.support.range_server import RangeServer
@@ -47,14 +48,14 @@ def flip(path: Path, bit: int) -> None:
 
 def faults(folder: Path | str) -> list[str]:
     with pytest.raises(UserError) as error:
-        main([str(folder), "--workers", "1"])
+        call(main, [str(folder), "--workers", "1"])
     return str(error.value).split("\nerror: ")
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_a_sound_set_passes(folder, capsys, workers):
-    assert main([str(folder), "--workers", workers]) == 0
-    assert capsys.readouterr().out == f"all is well: {folder}: all 1,614 bases match the index\n"
+    assert call(main, [str(folder), "--workers", workers]) == 0
+    assert capsys.readouterr().out == f"OK: {folder}: all 1,614 bases match the index\n"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,7 +160,7 @@ def test_a_remote_set_is_checked_past_the_cache(copy, monkeypatch, tmp_path, cap
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     server = RangeServer(copy)
     try:
-        assert main([server.url, "--workers", "2"]) == 0
+        assert call(main, [server.url, "--workers", "2"]) == 0
         shards = ShardSet.open(copy)
         name = shards.index.shards[0].name
         flip(copy / name, 8 * (int(shards.index.blocks.offset[0]) + 5))

@@ -1,0 +1,133 @@
+"""Exit statuses, and the one place that turns the outcome of a command into a line on stderr and a status."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ldarnet.errors import TransientError, UserError
+
+if TYPE_CHECKING:
+    from typer.core import TyperCommand
+
+OK = 0
+USER_ERROR = 1
+"""Wrong input, configuration or command line: only the user can fix it, do not restart."""
+FAILED = 70
+"""A rank died, failed or hung, or a fault that may pass: restart from the last checkpoint."""
+STOPPED = 75
+"""Stopped by a signal with everything saved: restart to resume."""
+INTERRUPTED = 130
+"""Interrupted from the keyboard, as shells report it."""
+
+REPORT_SECONDS = 1.0
+"""How long a rank waits for rank 0 to report a shared error; a launcher kills all ranks as soon as one exits."""
+
+
+def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *, name: str) -> int:
+    """Run a command line and return its exit status; any error is reported on stderr.
+
+    Args:
+        function: the command, a function with typer annotations that returns a status or None.
+        arguments: those of this process by default.
+        name: of the program, for its usage line.
+    """
+    return exit_status(lambda: call(function, arguments, name=name))
+
+
+def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *, name: str = "ldarnet") -> int:
+    """Parse a command line, call the command and return its status.
+
+    Raises:
+        UserError: by the command, or because the command line is wrong, after a usage line on stderr.
+    """
+    return invoke(build_command(function), sys.argv[1:] if arguments is None else arguments, name=name)
+
+
+def build_command(function: Callable[..., Any]) -> TyperCommand:
+    """The command of a function with typer annotations; its docstring is the help text.
+
+    An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" when its value is left out.
+    """
+    import typer
+    from typer.core import TyperCommand
+
+    class Command(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            bare = {name for option in self.params if (option.metavar or "").startswith("[") for name in option.opts}
+            filled: list[str] = []
+            for argument, following in zip(args, [*args, "-"][1:], strict=True):
+                filled += [argument, ""] if argument in bare and following.startswith("-") else [argument]
+            return super().parse_args(ctx, filled)
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 100})
+    app.command(cls=Command)(function)
+    command: Any = typer.main.get_command(app)
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = lambda ctx: None  # "PATH", not "PATH <list[Path]>"
+    return command
+
+
+def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
+    """Parse arguments and run a typer command, whose errors are raised as `call` does."""
+    import typer
+
+    usage_error: Any = typer.BadParameter.__base__  # all of them; its own name depends on the version of typer
+    try:
+        with command.make_context(name, list(arguments)) as context:
+            return command.invoke(context) or OK
+    except typer.Exit as end:
+        return end.exit_code
+    except usage_error as error:
+        hint = ""
+        if error.ctx is not None:
+            hint = f"; see {error.ctx.command_path} --help"
+            if is_rank_0():
+                print(error.ctx.get_usage(), file=sys.stderr)
+        raise UserError(error.format_message().rstrip(".") + hint) from None
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """Call `work` and return its status, or the status of its error after reporting it on stderr.
+
+    An error that all ranks share is printed by rank 0 only; one with `UserError.own` by its own rank.
+    """
+    try:
+        return work()
+    except UserError as error:
+        if is_rank_0() or error.own:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(REPORT_SECONDS)
+        return FAILED if isinstance(error, TransientError) else USER_ERROR
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+            return OK
+        traceback.print_exc()
+        return FAILED
+
+
+def is_rank_0() -> bool:
+    """Whether this process is rank 0, or was started without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _stdout_is_closed() -> bool:
+    """Whether the reader of stdout, such as `head`, has closed it; if so, drop what is still buffered."""
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return True
+    return False
