@@ -17,7 +17,7 @@ OURS = [operation for operation in operations() if "triton" in backends_of(opera
 
 
 @pytest.fixture
-def demand_triton(monkeypatch):
+def use_triton(monkeypatch):
     """Lets our kernels, or at first the references, compute a model on any device; checks at the end that all did."""
     used = set()
 
@@ -39,9 +39,9 @@ def demand_triton(monkeypatch):
     assert used == set(OURS)
 
 
-def test_the_goldens(shared, demand_triton):
+def test_the_goldens(shared, use_triton):
     model = load_published_checkpoint(shared / "golden" / "parity_tiny.ckpt.pt").double().to(DEVICE)
-    demand_triton(model)
+    use_triton(model)
     expected = torch.load(shared / "golden" / "parity_tiny.expected.pt", weights_only=True)
     sequence = min(expected["sequences"], key=lambda sequence: sequence["input_ids"].numel())
     out = model(sequence["input_ids"].to(DEVICE), labels=sequence["labels"].to(DEVICE))
@@ -54,16 +54,16 @@ def test_the_goldens(shared, demand_triton):
     assert torch.equal(out.boundaries[0].mask.cpu(), sequence["boundary_mask"][0])
 
 
-def test_logits_and_gradients_are_those_of_the_references_and_of_each_sequence_alone(demand_triton):
+def test_logits_and_gradients_are_those_of_the_references_and_of_each_sequence_alone(use_triton):
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).double().to(DEVICE)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     sequences = [torch.randint(0, 5, (length,)).to(DEVICE) for length in (20, 1, 9)]
-    demand_triton(model, "torch")
+    use_triton(model, "torch")
     alone = [model(sequence[None]).logits[0] for sequence in sequences]
     wanted = torch.autograd.grad(torch.cat(alone).sin().sum(), list(model.parameters()))
-    demand_triton(model)
+    use_triton(model)
     batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=model.config.pad_token_id)
     logits = model(batch).logits
     together = torch.cat([logits[row, : len(sequence)] for row, sequence in enumerate(sequences)])

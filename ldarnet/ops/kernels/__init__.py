@@ -1,23 +1,33 @@
-"""Our own kernels, written in Triton: one file for each operation, with the operation's name.
+"""Our Triton kernels: one module per operation, named after it, with a function of the same name.
 
-A file is imported when its operation is first called, since Triton comes only with the CUDA build of torch. None has
-been run on a GPU yet: without one, tests compare them with their references under Triton's interpreter and compile them
-for a Hopper GPU, and ``auto`` tries each one on the GPU at hand before it is used.
+To add one, put ``<operation>.py`` in this folder; its function takes the same arguments as the reference in
+``ldarnet/ops/<operation>.py``. Modules are registered by file name and imported on first use, because Triton ships
+only with the CUDA build of torch.
+
+None of these kernels has been run on a GPU yet. Tests compare them with their references under Triton's interpreter and
+compile them for Hopper; ``auto`` verifies each one on the GPU at hand before using it.
 """
 
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldarnet.ops.registry import register
+from ldarnet.ops.registry import operations, register
 
 _INSTALL = "make setup TORCH=cuda"
 
 
-def _imported_when_called(operation: str) -> Callable[..., Any]:
+def register_kernels() -> None:
+    """Register every module of this folder that is named after an operation."""
+    for name in sorted({module.name for module in iter_modules(__path__)} & set(operations())):
+        register(name, "triton", devices=("cuda",), package="triton", install=_INSTALL)(_lazy_kernel(name))
+
+
+def _lazy_kernel(operation: str) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         function = getattr(import_module(f"{__name__}.{operation}"), operation)
         like = next(value for value in arguments if isinstance(value, Tensor))
@@ -27,7 +37,4 @@ def _imported_when_called(operation: str) -> Callable[..., Any]:
     return call
 
 
-for _operation in ("convolution", "dechunk", "add_norm", "gated_norm", "swiglu"):
-    register(_operation, "triton", devices=("cuda",), package="triton", install=_INSTALL)(
-        _imported_when_called(_operation)
-    )
+register_kernels()

@@ -1,0 +1,34 @@
+"""Reversal of every sequence of a packed row, for kernels that read in one direction only."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ldarnet.ops.packing import Packing
+
+
+def reversal_index(packing: Packing) -> Tensor:
+    """(T,) index that reverses each sequence in place; it is its own inverse."""
+    first_T = packing.starts[packing.sequence]
+    return first_T + packing.lengths[packing.sequence] - 1 - packing.position
+
+
+def permute_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """Select rows by an index that is its own inverse."""
+    return _PermuteRowsFunction.apply(rows, index)
+
+
+class _PermuteRowsFunction(torch.autograd.Function):
+    """The gradient is permuted by the same index, without the atomic adds of ``index_select``'s own backward."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, drows: Tensor) -> tuple[Tensor, None]:  # pyrefly: ignore[bad-override]
+        return drows.index_select(0, ctx.saved_tensors[0]), None

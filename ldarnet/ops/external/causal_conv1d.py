@@ -1,0 +1,35 @@
+"""The depthwise convolution of causal-conv1d. Shapes as in :mod:`ldarnet.ops.convolution`."""
+
+import torch
+from torch import Tensor
+
+from ldarnet.ops.external._requirements import HALF, INSTALL_KERNELS
+from ldarnet.ops.external._reversal import permute_rows, reversal_index
+from ldarnet.ops.packing import Packing
+from ldarnet.ops.registry import register
+
+
+@register(
+    "convolution",
+    "causal-conv1d",
+    devices=("cuda",),
+    dtypes=(*HALF, torch.float32),
+    package="causal_conv1d",
+    install=INSTALL_KERNELS,
+)
+def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+    """Both directions as channels of one call. Supports 2 to 4 taps and C divisible by 4."""
+    from causal_conv1d import causal_conv1d_fn
+
+    T, C = x_TC.shape
+    reverse = reversal_index(packing)
+    both = torch.cat([x_TC, permute_rows(x_TC, reverse)], 1)
+    y = causal_conv1d_fn(
+        both.t()[None],
+        weight_KCW.flatten(0, 1).to(x_TC.dtype),
+        bias_KC.flatten().to(x_TC.dtype),
+        seq_idx=packing.sequence.int()[None],
+        activation="silu",
+    )
+    forward, backward = y[0].t().view(T, 2, C).unbind(1)
+    return torch.stack([forward, permute_rows(backward, reverse)], 1)

@@ -1,0 +1,90 @@
+"""The SSD scan of mamba-ssm (Triton). Shapes as in :mod:`ldarnet.ops.ssd`."""
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec, module_from_spec
+
+import torch
+from torch import Tensor
+
+from ldarnet.errors import UserError
+from ldarnet.ops.external._requirements import HALF, INSTALL_KERNELS
+from ldarnet.ops.external._reversal import permute_rows, reversal_index
+from ldarnet.ops.packing import Packing
+from ldarnet.ops.registry import register
+
+MIN_CHUNK_SIZE = 16
+
+
+@cache
+def mamba_scan() -> Callable[..., Tensor]:
+    """Import mamba-ssm's scan without its compiled extensions.
+
+    ``mamba_ssm/__init__`` imports every model of the package and with them the compiled extensions. An empty module
+    stands in for it during the import, so that a build without CUDA extensions is enough and the import is ten times
+    faster.
+    """
+    loaded, spec = sys.modules.get("mamba_ssm"), find_spec("mamba_ssm")
+    assert spec is not None
+    sys.modules["mamba_ssm"] = module_from_spec(spec)
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    finally:
+        del sys.modules["mamba_ssm"]
+        if loaded:
+            sys.modules["mamba_ssm"] = loaded
+    return mamba_chunk_scan_combined
+
+
+@register(
+    "ssd",
+    "mamba-ssm",
+    devices=("cuda",),
+    dtypes=(*HALF, torch.float32),
+    package="mamba_ssm",
+    install=INSTALL_KERNELS,
+)
+def ssd(
+    x_TKHP: Tensor,
+    dt_TKH: Tensor,
+    a_KH: Tensor,
+    b_TKN: Tensor,
+    c_TKN: Tensor,
+    d_KH: Tensor,
+    packing: Packing,
+    chunk_size: int,
+) -> Tensor:
+    """Both directions as heads of one call, each with its own group of B and C.
+
+    The inputs of direction 1 are reversed within each sequence and its output is reversed back. float32 is multiplied
+    as TF32. ``chunk_size`` is raised to at least 16.
+
+    Raises:
+        UserError: the row is too long for the kernel's 32-bit offsets.
+    """
+    T, K, H, P = x_TKHP.shape
+    chunk_size = max(chunk_size, MIN_CHUNK_SIZE)
+    states = x_TKHP.numel() / chunk_size * b_TKN.shape[2]  # one (P, N) state per chunk and head
+    if max(x_TKHP.numel(), states) >= 2**31:
+        raise UserError(
+            f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} exceed its 32-bit offsets; use a smaller micro-batch "
+            "(double training.accumulation)"
+        )
+    index_TK = torch.stack([torch.arange(T, device=x_TKHP.device), reversal_index(packing)], 1) * K
+    index = (index_TK + torch.arange(K, device=x_TKHP.device)).flatten()
+
+    def reverse(value: Tensor) -> Tensor:
+        return permute_rows(value.flatten(0, 1), index).unflatten(0, (T, K))
+
+    y = mamba_scan()(
+        reverse(x_TKHP).view(1, T, K * H, P),
+        reverse(dt_TKH).view(1, T, K * H),
+        a_KH.flatten(),
+        reverse(b_TKN)[None],
+        reverse(c_TKN)[None],
+        chunk_size,
+        D=d_KH.flatten(),
+        seq_idx=packing.sequence.int()[None],
+    )
+    return reverse(y.view(T, K, H, P))

@@ -1,0 +1,62 @@
+"""The recipe for a new kernel: one file, found, verified and dispatched without any other change."""
+
+import sys
+
+import pytest
+import torch
+
+from ldarnet.ops import backends_of, external, kernel_for, kernels, resolve, skip_reason
+from ldarnet.ops.verify import TOLERANCES, max_error
+from ldarnet.plugins import load_folder
+
+EXTERNAL = """
+from ldarnet.ops.registry import register
+
+@register("swiglu", "toy")
+def swiglu(x_TF):
+    y, gate = x_TF.chunk(2, dim=-1)
+    return gate.sigmoid() * gate * y
+"""
+TRITON = """
+def ssd(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, d_KH, packing, chunk_size):
+    from ldarnet.ops import backends_of
+    return backends_of("ssd")["torch"].function(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, d_KH, packing, chunk_size)
+"""
+
+
+@pytest.fixture(autouse=True)
+def unchanged_registry():
+    before = {operation: dict(backends_of(operation)) for operation in ("swiglu", "ssd")}
+    resolve.cache_clear()
+    yield
+    for operation, backends in before.items():
+        backends_of(operation).clear()
+        backends_of(operation).update(backends)
+    resolve.cache_clear()
+    for name in ("ldarnet.ops.external.toy", "ldarnet.ops.kernels.ssd"):
+        sys.modules.pop(name, None)
+
+
+def test_a_file_in_external_is_registered_verified_and_dispatched(tmp_path, monkeypatch):
+    (tmp_path / "toy.py").write_text(EXTERNAL)
+    monkeypatch.setattr(external, "__path__", [*external.__path__, str(tmp_path)])
+    load_folder(external.__name__)
+    toy = backends_of("swiglu")["toy"]
+    for dtype in (torch.float64, torch.float32):
+        assert max_error(toy, "cpu", dtype, [5, 1, 70]) <= TOLERANCES[dtype]
+    assert skip_reason(toy, "cpu", torch.float32) == ""
+    x = torch.randn(4, 6)
+    assert resolve("swiglu", "cpu", torch.float32) is toy  # auto prefers the backend registered last
+    assert kernel_for("swiglu", x, {"swiglu": "toy"}) is toy.function
+    assert kernel_for("swiglu", x, {"swiglu": "torch"}) is backends_of("swiglu")["torch"].function
+
+
+def test_a_file_in_kernels_named_after_an_operation_is_registered_and_imported_on_first_use(tmp_path, monkeypatch):
+    (tmp_path / "ssd.py").write_text(TRITON)
+    (tmp_path / "helpers.py").write_text("raise AssertionError('not named after an operation')")
+    monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
+    kernels.register_kernels()
+    kernel = backends_of("ssd")["triton"]
+    assert "ldarnet.ops.kernels.ssd" not in sys.modules
+    assert kernel.unsupported_reason("cpu", torch.float32) == "runs on cuda, not on cpu"
+    assert max_error(kernel, "cpu", torch.float32, [5, 1, 70], width=16) <= TOLERANCES[torch.float32]
