@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
-from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, TextIO
@@ -182,6 +181,7 @@ def predict(
 ) -> None:
     """Classify sequences: a table of name, predicted class and the probability of each class."""
     from ldarnet.finetuning.predict import Classifier
+    from ldarnet.genome.fasta import read_contigs
 
     _models()
     classifier = Classifier(model, max_length=max_length, strands=strands, batch=batch)
@@ -198,6 +198,7 @@ def tokenize(
     window: Annotated[int, typer.Option(min=1, help="Bases seen at once; each window starts a chunk.")] = 4096,
 ) -> None:
     """Print the chunks that a model cuts sequences into: name, start, end (from 0, end excluded), bases."""
+    from ldarnet.genome.fasta import read_contigs
     from ldarnet.interpret.boundaries import chunks
 
     network = _models().load_backbone(model)
@@ -227,19 +228,3 @@ def _written(out: Path) -> Iterator[TextIO]:
     """A text file that is complete or absent."""
     with atomic_path(_with_parent(out)) as partial, partial.open("w", encoding="utf-8") as file:
         yield file
-
-
-def read_contigs(fasta: Path) -> Iterator[tuple[str, str]]:
-    """Name and sequence of each contig of a FASTA file, one at a time.
-
-    Raises:
-        UserError: it is missing, damaged or not FASTA.
-    """
-    from ldarnet.genome.fasta import read_fasta
-
-    name = ""
-    for is_name, parts in groupby(read_fasta(fasta), key=lambda part: isinstance(part, str)):
-        if is_name:
-            name = "".join(part for part in parts if isinstance(part, str))
-        else:
-            yield name, b"".join(part for part in parts if isinstance(part, bytes)).decode("ascii")

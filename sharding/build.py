@@ -18,7 +18,7 @@ from rich.table import Table
 from ldarnet.console import make_console
 from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
-from ldarnet.genome.intervals import bases, intersect
+from ldarnet.genome.intervals import intersect, total_bases
 from ldarnet.genome.sources import Source, parse_source, read_genomes
 from ldarnet.io.files import read_errors, sha256_file, space_errors
 from ldarnet.io.lock import Lock, acquire
@@ -196,14 +196,14 @@ def _demand_unchanged(sources: Sequence[Source], identities: Sequence[dict[str, 
 def _demand_bases(index: Index) -> None:
     """Refuse a split in which there is nothing to learn from."""
     for split, rows in index.splits.items():
-        if bases(rows) == _other(index, rows):
+        if total_bases(rows) == _other(index, rows):
             raise UserError(f"split {split!r}: it holds no A, C, G or T, so no window is left; give it other contigs")
 
 
 def _other(index: Index, rows: np.ndarray) -> int:
     """Letters in the intervals of a split that are none of A, C, G, T."""
     owner = np.repeat(np.arange(len(index.contigs)), index.contigs.runs)
-    return bases(intersect(rows, np.column_stack((owner, index.runs))))
+    return total_bases(intersect(rows, np.column_stack((owner, index.runs))))
 
 
 def _table(index: Index) -> Table:
@@ -212,7 +212,7 @@ def _table(index: Index) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for split, rows in index.splits.items():
-        counts = (len(np.unique(rows[:, 0])), bases(rows), _other(index, rows))
+        counts = (len(np.unique(rows[:, 0])), total_bases(rows), _other(index, rows))
         table.add_row(split, *(f"{count:,}" for count in (*counts, *([excluded[split]] if excluded else []))))
     return table
 

@@ -2,30 +2,18 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ldarnet.data.contigs import Contigs, some_names
 from ldarnet.data.counter_rng import counter_hash, stream_key
-from ldarnet.data.regions import is_bed_comment
 from ldarnet.errors import UserError
+from ldarnet.genome.bed import BedInterval, read_bed
 from ldarnet.genome.intervals import intersect, merge
-from ldarnet.io.files import file_size, read_errors
+from ldarnet.io.files import read_errors
 
 TRAIN = "train"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
-    """One line of a BED file: contig name, start and stop in bases from 0, line from 1, and split."""
-
-    contig: str
-    start: int
-    stop: int
-    line: int
-    split: str
 
 
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
@@ -142,35 +130,25 @@ def _enough_tiles(shares: Mapping[str, float], contigs: Contigs) -> int:
     return 1 << max(0, int(wanted).bit_length() - 1)
 
 
-def read_bed(path: Path, *, named: bool = True) -> list[Interval]:
-    """Read lines ``contig start end split``, and find every mistake that shows without the contigs.
-
-    Args:
-        path: the file.
-        named: whether a line needs a split; if not, further columns are ignored.
-
-    Returns:
-        The intervals, in order of the file.
+def read_splits_bed(path: Path) -> list[BedInterval]:
+    """Read the split intervals of a BED file whose column 4 is the split.
 
     Raises:
         UserError: the file is missing or empty, a line is not BED, or intervals of two splits overlap.
     """
-    intervals = [_interval(path, line, fields, named) for line, fields in _bed_lines(path)]
-    if not intervals:
-        form = "contig, start, end, split" if named else "contig, start, end"
-        raise UserError(f"{path}: empty; write one line for each interval: {form}")
-    _demand_one_split(path, intervals)
+    intervals = list(read_bed(path, name="split"))
+    _check_one_split(path, intervals)
     return intervals
 
 
-def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Contigs) -> dict[str, np.ndarray]:
+def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> dict[str, np.ndarray]:
     """Intervals of a BED file to splits; bases in no interval are in no split.
 
     Intervals of one split that overlap or touch are joined.
 
     Args:
         path: the file, for messages.
-        intervals: what `read_bed` read from it.
+        intervals: what `read_splits_bed` read from it.
         contigs: those of the input.
 
     Returns:
@@ -184,18 +162,18 @@ def splits_by_interval(path: Path, intervals: Sequence[Interval], contigs: Conti
         place, name = f"{path}: line {interval.line}", interval.contig
         number = _number(place, contigs, name)
         length = int(contigs.length[number])
-        if interval.stop > length:
+        if interval.end > length:
             raise UserError(
-                f"{place}: {name}:{interval.start}-{interval.stop} is not within the contig's 0-{length}; "
+                f"{place}: {name}:{interval.start}-{interval.end} is not within the contig's 0-{length}; "
                 "correct the interval"
             )
-        rows.setdefault(interval.split, []).append((number, interval.start, interval.stop))
+        rows.setdefault(interval.name, []).append((number, interval.start, interval.end))
     splits = {split: merge(np.array(found, dtype=np.int64)) for split, found in rows.items()}
     _demand_disjoint(path, splits, contigs)
     return dict(sorted(splits.items(), key=lambda split: split[1][0].tolist()))
 
 
-def exclusions(path: Path, intervals: Sequence[Interval], contigs: Contigs) -> np.ndarray:
+def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> np.ndarray:
     """What `read_bed` read from a BED file of no splits, sorted and joined: (e, 3) int64, contig number, start, stop.
 
     Raises:
@@ -244,38 +222,16 @@ def _number(place: str, contigs: Contigs, name: str) -> int:
         raise UserError(f"{place}: {error}") from None
 
 
-def _bed_lines(path: Path) -> list[tuple[int, list[str]]]:
-    file_size(path)
-    try:
-        with read_errors(path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read as a BED file ({error}); name a plain text file") from None
-    lines = enumerate((line.strip() for line in text.splitlines()), start=1)
-    return [(number, line.split()) for number, line in lines if not is_bed_comment(line)]
-
-
-def _interval(path: Path, line: int, fields: list[str], named: bool) -> Interval:
-    place = f"{path}: line {line}"
-    if len(fields) < 3 + named or not (fields[1].isdecimal() and fields[2].isdecimal()):
-        form = "a split interval; write contig, start, end and split" if named else "BED; write contig, start and end"
-        raise UserError(f"{place}: not {form} with tabs between")
-    name, start, stop, split = fields[0], int(fields[1]), int(fields[2]), fields[3] if named else ""
-    if start >= stop:
-        raise UserError(f"{place}: {name}:{start}-{stop} holds no base; write the start, then the end after the last")
-    return Interval(name, start, stop, line, split)
-
-
-def _demand_one_split(path: Path, intervals: Sequence[Interval]) -> None:
+def _check_one_split(path: Path, intervals: Sequence[BedInterval]) -> None:
     """Refuse intervals of two splits that overlap."""
-    farthest: Interval | None = None
+    farthest: BedInterval | None = None
     for interval in sorted(intervals):
-        if farthest is None or farthest.contig != interval.contig or farthest.stop <= interval.start:
+        if farthest is None or farthest.contig != interval.contig or farthest.end <= interval.start:
             farthest = interval
-        elif farthest.split != interval.split:
+        elif farthest.name != interval.name:
             raise UserError(
-                f"{path}: line {interval.line}: split {interval.split!r} overlaps split {farthest.split!r} of line "
+                f"{path}: line {interval.line}: split {interval.name!r} overlaps split {farthest.name!r} of line "
                 f"{farthest.line}; give each base to one split"
             )
-        elif farthest.stop < interval.stop:
+        elif farthest.end < interval.end:
             farthest = interval

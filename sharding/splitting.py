@@ -9,9 +9,10 @@ import numpy as np
 
 from ldarnet.data.contigs import Contigs
 from ldarnet.errors import UserError
-from ldarnet.genome.intervals import bases, intersect, merge, subtract
+from ldarnet.genome.bed import BedInterval, read_bed
+from ldarnet.genome.intervals import intersect, merge, subtract, total_bases
 from ldarnet.io.files import file_size, read_errors, sha256_file
-from sharding.splits import Interval, exclusions, read_bed, splits_by_contig, splits_by_hash, splits_by_interval
+from sharding.splits import exclusions, read_splits_bed, splits_by_contig, splits_by_hash, splits_by_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,9 @@ class Splitting:
             UserError: a BED file has a mistake that shows without the contigs.
         """
         self._contigs = contigs or {}
-        self._bed = (bed, read_bed(bed)) if bed else None
+        self._bed = (bed, read_splits_bed(bed)) if bed else None
         self._hashed = hashed
-        self._exclude: list[tuple[Path, list[Interval]]] = [(path, read_bed(path, named=False)) for path in exclude]
+        self._exclude: list[tuple[Path, list[BedInterval]]] = [(path, list(read_bed(path))) for path in exclude]
         splits: dict[str, Any] = {name: list(names) for name, names in self._contigs.items()}
         if bed:
             splits = _describe(bed)
@@ -77,7 +78,7 @@ class Splitting:
         if not self._exclude:
             return splits, {}
         excluded = merge(np.concatenate([exclusions(path, found, contigs) for path, found in self._exclude]))
-        cut = {name: bases(intersect(rows, excluded)) for name, rows in splits.items()}
+        cut = {name: total_bases(intersect(rows, excluded)) for name, rows in splits.items()}
         return {name: subtract(rows, excluded, contigs.length) for name, rows in splits.items()}, cut
 
     def _splits(self, contigs: Contigs) -> dict[str, np.ndarray]:

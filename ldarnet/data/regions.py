@@ -1,16 +1,16 @@
 """Named regions of a genome from a BED file, such as repeats and genes, laid over windows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from xopen import xopen
 
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.io.files import read_errors
+from ldarnet.genome.bed import read_bed
+from ldarnet.genome.intervals import merge
 
 OTHER = "other"
 """The region of all bases that no line of the file covers."""
@@ -38,9 +38,11 @@ class Regions:
         self._path = Path(path)
         found: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
         numbers = _contigs_of(shards, split)
-        for contig, start, end, name in self._lines():
-            if contig in numbers:
-                found[numbers[contig], name].append((start, end))
+        for interval in read_bed(self._path, name="region", delimiter="\t"):
+            if interval.name == OTHER:
+                raise UserError(f"{path}: line {interval.line}: the name {OTHER!r} is reserved; rename this region")
+            if interval.contig in numbers:
+                found[numbers[interval.contig], interval.name].append((interval.start, interval.end))
         if not found:
             raise UserError(
                 f"{path}: no line of it lies on a contig of split {split!r} of {shards.place}, such as "
@@ -74,40 +76,6 @@ class Regions:
         masks[-1] = ~masks[:-1].any(0)
         return masks
 
-    def _lines(self) -> Iterator[tuple[str, int, int, str]]:
-        """Contig, first base, base after the last, name."""
-        try:
-            with read_errors(self._path), xopen(self._path, encoding="utf-8", threads=0) as file:
-                for number, line in enumerate(file, start=1):
-                    if not is_bed_comment(line):
-                        yield self._parsed(number, line)
-        except UserError:
-            raise
-        except Exception as error:  # each decompressor has a class of its own
-            raise UserError(f"{self._path}: cannot be read ({error}); write or fetch it again") from None
-
-    def _parsed(self, number: int, line: str) -> tuple[str, int, int, str]:
-        columns = line.rstrip("\r\n").split("\t")
-        try:
-            contig, start, end, name = columns[0], int(columns[1]), int(columns[2]), columns[3].strip()
-        except (IndexError, ValueError):
-            raise UserError(
-                f"{self._path}, line {number}: no line of a BED file with contig, start, end and the name of a region, "
-                "between tabs; mend it"
-            ) from None
-        if not 0 <= start < end or name in ("", OTHER):
-            raise UserError(
-                f"{self._path}, line {number}: needs 0 <= start < end and a name that is not {OTHER!r}; it has "
-                f"{start}, {end} and {name!r}"
-            )
-        return contig, start, end, name
-
-
-def is_bed_comment(line: str) -> bool:
-    """Whether a line of a BED file holds no interval; a contig may be called track1."""
-    words = line.split(maxsplit=1)
-    return not words or words[0].startswith("#") or words[0] in ("track", "browser")
-
 
 def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
     """Numbers of the contigs of a split by full name, and by bare name where that tells one contig."""
@@ -118,11 +86,9 @@ def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
 
 
 def _merged(pairs: np.ndarray) -> Intervals:
-    """Starts and ends of the union of intervals (n, 2), in order and apart."""
-    starts, ends = pairs[np.argsort(pairs[:, 0], kind="stable")].T
-    ends = np.maximum.accumulate(ends)
-    first = np.concatenate([[True], starts[1:] > ends[:-1]])
-    return starts[first], ends[np.concatenate([first[1:], [True]])]
+    """Sorted starts and ends of the union of intervals (n, 2)."""
+    rows = merge(np.column_stack((np.zeros(len(pairs), dtype=np.int64), pairs)))
+    return rows[:, 1], rows[:, 2]
 
 
 def _covered(intervals: Intervals, first: int, length: int) -> np.ndarray:

@@ -19,17 +19,19 @@ _PROTEIN = b"EFILPQZXJO*"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where a contig begins.
+    """The header line of a contig.
 
     Attributes:
-        name: the first word of its header.
-        offset: place of its ``>`` in the text.
-        line: its line, from 1.
+        name: its first word.
+        offset: byte offset of its ``>`` in the file.
+        line: line number, from 1.
+        text: all of it without ``>``, stripped.
     """
 
     name: str
     offset: int
     line: int
+    text: str
 
 
 @dataclass(slots=True)
@@ -63,6 +65,30 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[str | bytes]:
             yield item.name if isinstance(item, Header) else item
 
 
+def read_records(path: Path) -> Iterator[tuple[Header, str]]:
+    """Read a FASTA file contig by contig; same formats and errors as `read_fasta`.
+
+    Yields:
+        The header and the whole sequence of each contig, in the case of the file.
+    """
+    with Raw(str(path)) as raw:
+        header, parts = None, list[bytes]()
+        for item in parse_fasta(str(path), text_pieces(raw)):
+            if not isinstance(item, Header):
+                parts.append(item)
+                continue
+            if header is not None:
+                yield header, b"".join(parts).decode("ascii")
+            header, parts = item, []
+        assert header is not None
+        yield header, b"".join(parts).decode("ascii")
+
+
+def read_contigs(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and sequence of each contig of a FASTA file; same formats and errors as `read_fasta`."""
+    return ((header.name, sequence) for header, sequence in read_records(path))
+
+
 def parse_fasta(where: str, pieces: Iterable[bytes], *, offset: int = 0, line: int = 1) -> Iterator[Header | bytes]:
     """Find the contigs in FASTA text.
 
@@ -91,8 +117,9 @@ def parse_fasta(where: str, pieces: Iterable[bytes], *, offset: int = 0, line: i
             _demand_bases(place, name, bases, back=True)
             if not data.endswith(b"\n"):
                 raise place.error("the file ends within a header; it is truncated, fetch it again")
-            name, bases = _name(place, data), 0
-            yield Header(name, at, place.line)
+            text, bases = _header_text(place, data), 0
+            name = text.split(maxsplit=1)[0]
+            yield Header(name, at, place.line, text)
             place.line += 1
             continue
         line_start = data.endswith(b"\n")
@@ -158,12 +185,11 @@ def _lines(pieces: Iterable[bytes], offset: int) -> Iterator[tuple[bool, bytes, 
         yield True, header, begin_of_header
 
 
-def _name(place: _Place, header: bytes) -> str:
-    words = header.split(maxsplit=1)
-    if not words or header[:1].isspace():
+def _header_text(place: _Place, header: bytes) -> str:
+    if not header.strip() or header[:1].isspace():
         raise place.error("a header without a name; write the contig's name after '>'")
     try:
-        return words[0].decode("utf-8")
+        return header.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise place.error("a header that is no UTF-8 text; rename the contig") from None
 
@@ -173,9 +199,9 @@ def _letters(place: _Place, body: bytes, *, started: bool) -> bytes:
     if not started and body.strip():
         before = len(body) - len(body.lstrip())
         place.line += body.count(b"\n", 0, before)
-        first = chr(body[before])
-        kind = "it looks like FASTQ, convert it to FASTA" if first == "@" else "name a FASTA file"
-        raise place.error(f"not FASTA, it begins with {first!r} in place of '>'; {kind}")
+        first = body[before : before + 20].split(b"\n")[0].decode("latin-1")
+        hint = "is it FASTQ? convert it to FASTA" if first[0] == "@" else "choose a FASTA file"
+        raise place.error(f"not FASTA: starts with {first!r}, not '>'; {hint}")
     letters = body.replace(b"\n", b"")
     lines = len(body) - len(letters)
     if others := letters.translate(None, _ALLOWED):

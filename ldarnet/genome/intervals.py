@@ -39,8 +39,8 @@ def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
     return intersect(rows, _complement(others, lengths))
 
 
-def bases(rows: Rows) -> int:
-    """How many bases they hold."""
+def total_bases(rows: Rows) -> int:
+    """Sum of the interval lengths."""
     return int((rows[:, 2] - rows[:, 1]).sum())
 
 

@@ -132,7 +132,7 @@ def read_2bit(path: Path, first: int, last: int) -> Iterator[Header | bytes]:
         contig = file.contig(number)
         if not contig.length or contig.name.split() != [contig.name]:
             raise UserError(f"{path}: contig {contig.name!r}: its name or its bases are missing; leave it out")
-        yield Header(contig.name, number, 0)
+        yield Header(contig.name, number, 0, contig.name)
         for start in range(0, contig.length, PIECE):
             yield file.letters(contig, start, min(start + PIECE, contig.length))
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldarnet.errors import UserError
+from ldarnet.genome.fasta import read_contigs
 from ldarnet.io.files import sha256_file
-from ldarnet.tasks.formats import FASTA_SUFFIXES, Records, open_text, read_fasta
+from ldarnet.tasks.formats import FASTA_SUFFIXES, Records, open_text
 from ldarnet.tasks.registry import Assembly, Task
 
 REFERENCES = "references"
@@ -129,8 +130,8 @@ def _cut(assembly: Assembly, reference: Path, rows: list[_Row], place: Path) -> 
     wanted: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
         wanted[_plain(row.region)].append(row)
-    for _, header, bases in read_fasta(reference):
-        contig = _plain((header.split() or [""])[0])
+    for name, bases in read_contigs(reference):
+        contig = _plain(name)
         expected = assembly.contigs.get(contig)
         if expected not in (None, len(bases)):
             raise UserError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ldarnet.errors import UserError
+from ldarnet.genome import fasta
 from ldarnet.io.files import file_size, read_errors
 
 SEQUENCE_COLUMNS = ("sequence", "seq", "dna_sequence", "dna_seq", "dna", "text")
@@ -151,39 +152,17 @@ def _open_bytes(path: Path) -> io.BufferedReader:
     return io.BufferedReader(gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def read_fasta(path: Path) -> Iterator[tuple[int, str, str]]:
-    """The records of a FASTA file, plain or gzip, one at a time.
-
-    Yields:
-        Line of the header from 1, the header without ``>``, and the letters.
-
-    Raises:
-        UserError: it cannot be read, or does not begin with a header.
-    """
-    line_of_header, header, parts = 0, "", list[str]()
-    with open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            if line.startswith(">"):
-                if line_of_header:
-                    yield line_of_header, header, "".join(parts)
-                line_of_header, header, parts = number, line[1:].strip(), []
-            elif text := line.strip():
-                if not line_of_header:
-                    raise UserError(f"{path}: line {number}: not FASTA, it begins with {text[:20]!r}; a header has '>'")
-                parts.append(text)
-    if line_of_header:
-        yield line_of_header, header, "".join(parts)
-
-
 def _read_labelled_fasta(path: Path) -> Records:
     """Header ``name|label``, the form of the Nucleotide Transformer's tasks: the label stands behind the last bar."""
     places: list[int | str] = []
     names, sequences, labels = [], [], []
-    for line, header, sequence in read_fasta(path):
-        name, bar, label = header.rpartition("|")
+    for header, sequence in fasta.read_records(path):
+        name, bar, label = header.text.rpartition("|")
         if not bar:
-            raise UserError(f"{path}: line {line}: the header {header[:60]!r} has no label; write it as >name|label")
-        places.append(line)
+            raise UserError(
+                f"{path}: line {header.line}: the header {header.text[:60]!r} has no label; write it as >name|label"
+            )
+        places.append(header.line)
         names.append(name)
         sequences.append(sequence)
         labels.append(label)

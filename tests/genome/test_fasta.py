@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.errors import UserError
-from ldarnet.genome.fasta import read_fasta
+from ldarnet.genome.fasta import read_contigs, read_fasta, read_records
 
 
 def contigs(path: Path, piece: int = 2**20) -> list[tuple[str, str]]:
@@ -73,12 +73,19 @@ def test_compressed_files_read_as_plain_ones(tmp_path, name):
     assert contigs(tmp_path / name) == [("chrI", "ACGTNacgtn"), ("chrII", "RYKM")]
 
 
+def test_whole_contigs_come_with_their_headers(tmp_path):
+    (tmp_path / "x.fa.gz").write_bytes(gzip.compress(TEXT))
+    assert list(read_contigs(tmp_path / "x.fa.gz")) == [("chrI", "ACGTNacgtn"), ("chrII", "RYKM")]
+    headers = [header for header, _ in read_records(tmp_path / "x.fa.gz")]
+    assert [(header.text, header.line) for header in headers] == [("chrI one", 1), ("chrII", 4)]
+
+
 BAD = {
     "empty file": (b"", "empty"),
     "empty gzip": (gzip.compress(b""), "empty"),
     "blank lines": (b"\n \n", "empty"),
-    "text": (b"\n\nchr1 1 20\n", "line 3: not FASTA, it begins with 'c'"),
-    "FASTQ": (b"@read\nACGT\n+\nIIII\n", "line 1: not FASTA, .* FASTQ"),
+    "text": (b"\n\nchr1 1 20\n", "line 3: not FASTA: starts with 'c[^']*', not '>'"),
+    "FASTQ": (b"@read\nACGT\n+\nIIII\n", "line 1: not FASTA: starts with '@[^']*'.* FASTQ"),
     "protein": (b">p\nACG\nMKVLAT\n", "line 3: 'L' is no nucleotide code; it looks like a protein"),
     "stop codon": (b">p\nACG*\n", "line 2: '\\*' is no nucleotide code; it looks like a protein"),
     "gap": (b">a\nACGT\n\nAC-GT\n", "line 4: '-' is no nucleotide code; remove it or write N"),

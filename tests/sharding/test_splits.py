@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from ldarnet.data.contigs import Contigs, names_as_lines
 from ldarnet.errors import UserError
-from ldarnet.genome.intervals import bases, intersect
+from ldarnet.genome.intervals import intersect, total_bases
 from sharding.splits import (
     parse_contig_splits,
     parse_hash_shares,
-    read_bed,
+    read_splits_bed,
     splits_by_contig,
     splits_by_hash,
     splits_by_interval,
@@ -57,7 +57,7 @@ def test_bad_contig_splits_are_refused(options, message):
 def bed(tmp_path, text):
     path = tmp_path / "splits.bed"
     path.write_text(text)
-    return splits_by_interval(path, read_bed(path), CONTIGS)
+    return splits_by_interval(path, read_splits_bed(path), CONTIGS)
 
 
 def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
@@ -69,13 +69,13 @@ def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "empty"),
-        ("a\t0\t10\n", "line 1: not a split interval"),
-        ("a\t0\tten\ttrain\n", "line 1: not a split interval"),
+        ("", "no intervals"),
+        ("a\t0\t10\n", "line 1: not a BED line"),
+        ("a\t0\tten\ttrain\n", "line 1: not a BED line"),
         ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z'; it holds a, b, c"),
         ("a\t0\t101\ttrain\n", "line 1: a:0-101 is not within the contig's 0-100"),
-        ("a\t10\t10\ttrain\n", "line 1: a:10-10 holds no base"),
-        ("a\t-1\t10\ttrain\n", "line 1: not a split interval"),
+        ("a\t10\t10\ttrain\n", "line 1: a:10-10 is empty"),
+        ("a\t-1\t10\ttrain\n", "line 1: not a BED line"),
         ("a\t0\t10\ttrain\n\na\t9\t20\tvalid\n", "line 3: split 'valid' overlaps split 'train' of line 1"),
         (
             "a\t0\t50\ttrain\na\t5\t9\ttrain\na\t20\t30\tvalid\n",
@@ -91,12 +91,12 @@ def test_bad_bed_files_are_refused(tmp_path, text, message):
 
 def test_a_bed_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        read_bed(tmp_path / "absent.bed")
+        read_splits_bed(tmp_path / "absent.bed")
     (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\xff")
     with pytest.raises(UserError, match="cannot be read as a BED file"):
-        read_bed(tmp_path / "x.bed")
+        read_splits_bed(tmp_path / "x.bed")
     with pytest.raises(UserError, match="a folder, not a file"):
-        read_bed(tmp_path)
+        read_splits_bed(tmp_path)
 
 
 def contigs_of(names: list[str], lengths: list[int], species: list[int] | None = None) -> Contigs:
@@ -126,10 +126,10 @@ def test_hashed_tiles_share_out_every_base_once(lengths, tile, seed):
 def test_hashed_shares_are_near_those_asked_for_and_move_with_the_seed():
     contigs = contigs_of(["a", "b"], [10**6, 10**6], [0, 1])
     splits = splits_by_hash({"valid": 0.05, "test": 0.2}, 100, 0, contigs)
-    assert abs(bases(splits["valid"]) / 2e6 - 0.05) < 0.005
-    assert abs(bases(splits["test"]) / 2e6 - 0.2) < 0.01
+    assert abs(total_bases(splits["valid"]) / 2e6 - 0.05) < 0.005
+    assert abs(total_bases(splits["test"]) / 2e6 - 0.2) < 0.01
     other = splits_by_hash({"valid": 0.05, "test": 0.2}, 100, 1, contigs)
-    assert bases(intersect(splits["valid"], other["valid"])) < 0.1 * bases(splits["valid"])
+    assert total_bases(intersect(splits["valid"], other["valid"])) < 0.1 * total_bases(splits["valid"])
 
 
 def test_the_tiles_of_a_contig_do_not_depend_on_what_else_is_there():
@@ -191,7 +191,7 @@ def test_intervals_that_overlap_under_two_names_of_a_contig_are_refused(tmp_path
     path = tmp_path / "splits.bed"
     path.write_text("b\t0\t10\ttrain\ns0/b\t5\t15\tvalid\n")
     with pytest.raises(UserError, match="splits 'train' and 'valid' overlap in s0/b:5-10"):
-        splits_by_interval(path, read_bed(path), contigs_of(["a", "b"], [10, 20], [0, 0]))
+        splits_by_interval(path, read_splits_bed(path), contigs_of(["a", "b"], [10, 20], [0, 0]))
 
 
 def test_exclusions_are_cut_out_of_every_split_and_counted(tmp_path):
@@ -204,5 +204,5 @@ def test_exclusions_are_cut_out_of_every_split_and_counted(tmp_path):
     with pytest.raises(UserError, match=r"two\.bed: line 1: no contig 'a'"):
         Splitting(exclude=exclude[1:]).apply(contigs_of(["x"], [100]))
     (tmp_path / "two.bed").write_text("a\t15\n")
-    with pytest.raises(UserError, match=r"two\.bed: line 1: not BED; write contig, start and end"):
+    with pytest.raises(UserError, match=r"two\.bed: line 1: not a BED line; write contig, start, end, sep"):
         Splitting(exclude=exclude)

@@ -196,7 +196,7 @@ BAD = {
     "an open quote": ("x.csv", good('"ACGT,0,e'), r"x\.csv: line 6: .*; mend the line"),
     "nothing": ("x.csv", "", r"x\.csv: empty; name a file"),
     "names alone": ("x.csv", "sequence,label\n", r"x\.csv: no sequences; name a file"),
-    "no FASTA": ("x.fa", "ACGT\n", r"x\.fa: line 1: not FASTA, it begins with 'ACGT'"),
+    "no FASTA": ("x.fa", "ACGT\n", r"x\.fa: line 1: not FASTA: starts with 'ACGT', not '>'"),
     "nothing, compressed": ("x.csv.gz", "", r"x\.csv\.gz: no sequences; name a file"),
     "another format": ("x.xlsx", "PK", r"x\.xlsx: not a known format .*; save it as one of \.tsv"),
 }

@@ -1,0 +1,79 @@
+"""BED files, plain or compressed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xopen import xopen
+
+from ldarnet.errors import UserError
+from ldarnet.io.files import file_size, read_errors
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BedInterval:
+    """One line of a BED file: a 0-based, half-open interval.
+
+    Attributes:
+        contig: column 1.
+        start: column 2.
+        end: column 3.
+        line: line number, from 1.
+        name: column 4; empty when it was not requested.
+    """
+
+    contig: str
+    start: int
+    end: int
+    line: int
+    name: str = ""
+
+
+def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = None) -> Iterator[BedInterval]:
+    """Read the intervals of a BED file in file order.
+
+    Comments, ``track`` and ``browser`` lines and further columns are skipped.
+
+    Args:
+        path: the file.
+        name: what column 4 holds, for error messages; None: column 4 is optional and ignored.
+        delimiter: column delimiter; any whitespace by default.
+
+    Raises:
+        UserError: the file is missing, damaged or has no intervals, or a line is not BED.
+    """
+    file_size(path)
+    found = False
+    try:
+        with read_errors(path), xopen(path, encoding="utf-8", threads=0) as file:
+            for number, line in enumerate(file, start=1):
+                if not _is_comment(line):
+                    found = True
+                    yield _parse(f"{path}: line {number}", line, number, name, delimiter)
+    except (UserError, GeneratorExit):
+        raise
+    except Exception as error:  # each decompressor has its own exception class
+        raise UserError(f"{path}: cannot be read as a BED file ({error}); check its format or fetch it again") from None
+    if not found:
+        raise UserError(f"{path}: no intervals; write one line per interval: {_columns(name)}")
+
+
+def _parse(place: str, line: str, number: int, name: str | None, delimiter: str | None) -> BedInterval:
+    fields = [field.strip() for field in line.split(delimiter)]
+    wanted = 3 if name is None else 4
+    if len(fields) < wanted or not all(fields[:wanted]) or not (fields[1].isdecimal() and fields[2].isdecimal()):
+        raise UserError(f"{place}: not a BED line; write {_columns(name)}, separated by tabs")
+    interval = BedInterval(fields[0], int(fields[1]), int(fields[2]), number, "" if name is None else fields[3])
+    if interval.start >= interval.end:
+        raise UserError(f"{place}: {interval.contig}:{interval.start}-{interval.end} is empty; start must be < end")
+    return interval
+
+
+def _columns(name: str | None) -> str:
+    return "contig, start, end" if name is None else f"contig, start, end, {name}"
+
+
+def _is_comment(line: str) -> bool:
+    """Whether a line holds no interval; a contig may be named track1."""
+    words = line.split(maxsplit=1)
+    return not words or words[0].startswith("#") or words[0] in ("track", "browser")

@@ -1,0 +1,59 @@
+import gzip
+import lzma
+
+import pytest
+
+from ldarnet.errors import UserError
+from ldarnet.genome.bed import BedInterval, _is_comment, read_bed
+
+TEXT = "# comment\ntrack name=x\nb\t0\t50\tgene one\t900\t+\n\na 20 60 repeat\n"
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
+def test_intervals_come_in_file_order_with_their_lines(tmp_path, pack):
+    path = tmp_path / "x.bed"
+    path.write_bytes(pack(TEXT.encode()))
+    assert list(read_bed(path)) == [BedInterval("b", 0, 50, 3), BedInterval("a", 20, 60, 5)]
+    assert [interval.name for interval in read_bed(path, name="region")] == ["gene", "repeat"]
+
+
+def test_a_name_may_hold_spaces_between_tabs(tmp_path):
+    path = tmp_path / "x.bed"
+    path.write_text("b\t0\t50\tgene one\n")
+    assert [interval.name for interval in read_bed(path, name="region", delimiter="\t")] == ["gene one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no intervals; write one line per interval: contig, start, end, split"),
+        ("# comment\n", "no intervals"),
+        ("a\t0\t10\n", r"line 1: not a BED line; write contig, start, end, split, separated by tabs"),
+        ("a\t0\t10\t \n", "line 1: not a BED line"),
+        ("a\t0\t10\ttrain\na\t0\tten\ttrain\n", "line 2: not a BED line"),
+        ("a\t-1\t10\ttrain\n", "line 1: not a BED line"),
+        ("a\t10\t10\ttrain\n", r"line 1: a:10-10 is empty; start must be < end"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, text, message):
+    (tmp_path / "x.bed").write_text(text)
+    with pytest.raises(UserError, match=rf"x\.bed: {message}"):
+        list(read_bed(tmp_path / "x.bed", name="split", delimiter="\t"))
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.bed: no such file"):
+        list(read_bed(tmp_path / "absent.bed"))
+    with pytest.raises(UserError, match="a folder, not a file"):
+        list(read_bed(tmp_path))
+    packed = bytearray(lzma.compress(TEXT.encode() * 999))
+    packed[len(packed) // 2] ^= 255
+    for content in (b"\x1f\x8b\xff", gzip.compress(TEXT.encode() * 999)[:100], bytes(packed), b"\xff\xfe\n"):
+        (tmp_path / "x.bed").write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.bed: cannot be read as a BED file"):
+            list(read_bed(tmp_path / "x.bed"))
+
+
+def test_only_whole_words_are_comments():
+    assert all(map(_is_comment, ("", "  \n", "# x", "#x\t1\t2", "track name=x", "browser position", "track\tname")))
+    assert not any(map(_is_comment, ("track1\t0\t10\ta", "browser_2 0 10", "chr1\t0\t10\ttrack")))
