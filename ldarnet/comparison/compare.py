@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ldarnet.comparison.figure import draw
 from ldarnet.comparison.published import FOLDS_SOURCE, published
+from ldarnet.comparison.reading import find_results, read_arms
 from ldarnet.comparison.report import report
-from ldarnet.comparison.results import TaskResults, find_results, read_arms
+from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.io.files import atomic_path, make_folder
 from ldarnet.tasks.metrics import METRICS
 
@@ -47,25 +48,25 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
         UserError: a result cannot be read, or the folds of an arm are not of one run; `out` cannot be made; the device
             is full.
     """
-    results = read_arms(arms)
+    comparison = read_arms(arms)
     make_folder(out)
     with atomic_path(out / TABLE) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_our_rows(results) + _published_rows(results))
-    draw(results, out / PICTURE)
+        writer.writerows(_our_rows(comparison) + _published_rows(comparison))
+    draw(comparison, out / PICTURE)
     with atomic_path(out / REPORT) as partial:
-        partial.write_text(report(results, PICTURE), encoding="utf-8")
+        partial.write_text(report(comparison, PICTURE), encoding="utf-8")
 
 
-def _our_rows(results: list[TaskResults]) -> list[dict[str, object]]:
+def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
     """A line for each fold, metric and kind of test rows."""
     return [
         {
             "kind": "ours",
             "name": result.arm,
-            "suite": result.suite,
-            "task": result.task,
+            "suite": result.task.suite,
+            "task": result.task.name,
             "metric": metric,
             "test_rows_are": which,
             "fold": fold.number,
@@ -75,7 +76,7 @@ def _our_rows(results: list[TaskResults]) -> list[dict[str, object]]:
             "comparable_with_published": _comparable(result),
             "data_fingerprint": fold.content["data_fingerprint"],
         }
-        for result in results
+        for result in comparison.results
         for fold in result.folds
         for which, scored in (("all", fold.test), ("leak_free", fold.leak_free))
         for metric in METRICS
@@ -83,16 +84,16 @@ def _our_rows(results: list[TaskResults]) -> list[dict[str, object]]:
     ]
 
 
-def _published_rows(results: list[TaskResults]) -> list[dict[str, object]]:
+def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
     """A line for each published number on a task of ours, and one for each published fold."""
     rows = []
-    for suite, task in dict.fromkeys(result.key for result in results):
-        for number in published(suite, task):
+    for task in dict.fromkeys(result.task for result in comparison.results):
+        for number in published(*task.key):
             common = {
                 "kind": "published",
                 "name": number.model,
-                "suite": suite,
-                "task": task,
+                "suite": task.suite,
+                "task": task.name,
                 "metric": number.metric,
                 "test_rows_are": "all",
                 "source": number.source.key,
@@ -106,6 +107,6 @@ def _published_rows(results: list[TaskResults]) -> list[dict[str, object]]:
 
 def _comparable(result: TaskResults) -> str:
     """Whether its rows are those of published numbers; empty where none are published."""
-    if result.official is None:
+    if result.task.official is None:
         return ""
     return "yes" if result.shortfall is None else f"no: {result.shortfall}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ldarnet.comparison.results import TaskResults
-from ldarnet.comparison.tables import AUTHORS, SUITES, arms_of, by_arm_and_task, tasks_of
+from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
+from ldarnet.comparison.tables import AUTHORS, SUITES
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
 from ldarnet.tasks.metrics import METRICS, interval
 
@@ -31,17 +32,17 @@ LEGEND_LETTERS = 80
 OTHERS = "other published models"
 
 
-def draw(results: list[TaskResults], out: Path) -> None:
+def draw(comparison: Comparison, out: Path) -> None:
     """Draw every task of every arm, a panel for each suite and metric.
 
     Args:
-        results: of all arms.
+        comparison: of all arms.
         out: the PNG file.
     """
-    panels: dict[tuple[str, str], list[TaskResults]] = {}
-    for task in tasks_of(results):
+    panels: dict[tuple[str, str], list[ComparedTask]] = {}
+    for task in comparison.tasks:
         panels.setdefault((task.suite, task.metric), []).append(task)
-    arms, found = arms_of(results), by_arm_and_task(results)
+    arms = comparison.arms
     row = ROW + ARM * max(0, len(arms) - 2)
     heights = [AROUND + row * len(tasks) for tasks in panels.values()]
     with picture(out, WIDTH, sum(heights) + 0.35) as figure:
@@ -50,11 +51,10 @@ def draw(results: list[TaskResults], out: Path) -> None:
         ):
             _rows(axes, tasks)
             for number, arm in enumerate(arms):
-                _arm(axes, arm, number, len(arms), [found.get((arm, task.key)) for task in tasks])
+                _arm(axes, arm, number, len(arms), [comparison.get(arm, task) for task in tasks])
             _published(axes, tasks)
             axes.set_title(SUITES.get(suite, suite))
-            here = [result for result in results if result.key in {task.key for task in tasks}]
-            notes = _notes(here)
+            notes = _notes(comparison.of(tasks).results)
             axes.set_xlabel(METRICS[metric].name + (f"   ({notes})" if notes else ""))
         _legend(figure, arms)
 
@@ -70,9 +70,9 @@ def _legend(figure: Figure, arms: list[str]) -> None:
     figure.legend(handles, labels, loc="outside upper right", ncols=columns, columnspacing=1.4)
 
 
-def _rows(axes: Axes, tasks: list[TaskResults]) -> None:
+def _rows(axes: Axes, tasks: list[ComparedTask]) -> None:
     """A line of its own for each task, the first on top."""
-    axes.set_yticks(range(len(tasks)), [task.task for task in tasks], color=INK)
+    axes.set_yticks(range(len(tasks)), [task.name for task in tasks], color=INK)
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     for place in range(0, len(tasks), 2):
@@ -82,17 +82,17 @@ def _rows(axes: Axes, tasks: list[TaskResults]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _published(axes: Axes, tasks: list[TaskResults]) -> None:
+def _published(axes: Axes, tasks: list[ComparedTask]) -> None:
     """The authors' folds as a bar over the row, other published numbers as short strokes."""
     others = [
         (number.value, place)
         for place, task in enumerate(tasks)
-        for number in task.published()
+        for number in task.published
         if number.source.ranked and not number.folds
     ]
     if others:
         _strokes(axes, others, OTHERS, size=9, width=1.0, color=MUTED)
-    folds = [(place, list(task.authors_folds().values())) for place, task in enumerate(tasks)]
+    folds = [(place, list(task.authors_folds.values())) for place, task in enumerate(tasks)]
     authors = [(*interval(values), place) for place, values in folds if values]
     for mean, half, place in authors:
         axes.barh(place, 2 * (half or 0), 0.84, left=mean - (half or 0), color=INK, alpha=0.13, linewidth=0, zorder=1)
@@ -110,7 +110,7 @@ def _arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults
     offset = SPREAD * (number / (arms - 1) - 0.5) if arms > 1 else 0.0
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     for place, result in enumerate(results):
-        if result is None or not (mean := result.mean(result.metric)):
+        if result is None or not (mean := result.mean()):
             continue
         (x, _), y, span = mean, place + offset, _span(result)
         if span is None:
@@ -127,20 +127,20 @@ def _arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults
 
 def _span(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """The lower and the upper end of the interval, each cut to what the metric can be, and as it is."""
-    mean = result.mean(result.metric)
+    mean = result.mean()
     if mean is None or mean[1] is None:
         return None
     low, high = mean[0] - mean[1], mean[0] + mean[1]
-    return (max(low, METRICS[result.metric].minimum), low), (min(high, 1.0), high)
+    return (max(low, METRICS[result.task.metric].minimum), low), (min(high, 1.0), high)
 
 
 def _dots(result: TaskResults) -> list[float]:
     """The folds that are drawn one by one; none where there is an interval, or no more to see than their mean."""
-    folds = list(result.values(result.metric).values())
+    folds = list(result.values().values())
     return [] if _span(result) or len(set(folds)) == 1 else folds
 
 
-def _notes(results: list[TaskResults]) -> str:
+def _notes(results: Sequence[TaskResults]) -> str:
     """What a reader of the panel with these results must know, under its axis."""
     spans = [_span(result) for result in results]
     told = {

@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 
 from ldarnet.comparison.resampling import interval_of_difference, read_predictions, redrawn
-from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
-from ldarnet.comparison.tables import arms_of, by_arm_and_task, table, tasks_of, with_holm
+from ldarnet.comparison.tables import table, with_holm
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
 NO_TEST = f"There is no test over folds where two arms share fewer than {MIN_FOLDS}."
@@ -64,7 +64,7 @@ class Draws:
         return interval_of_difference(ours[1], theirs[1])
 
     def _of(self, result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
-        key = (result.arm, result.key, *folds)
+        key = (result.arm, result.task.key, *folds)
         if key not in self._known:
             self._known[key] = _redrawn(result, folds)
         return self._known[key]
@@ -72,7 +72,7 @@ class Draws:
 
 def _redrawn(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
     """Names of the test rows, and the metric over draws of them."""
-    if METRICS[result.metric].from_confusion is None:
+    if METRICS[result.task.metric].from_confusion is None:
         return None
     chosen = [fold for fold in result.folds if fold.number in folds]
     read = [read_predictions(fold.file.parent, result.content["classes"]) for fold in chosen]
@@ -81,12 +81,12 @@ def _redrawn(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarr
         return None
     names, labels, _ = found[0]
     assert all(other == names for other, _, _ in found), "the same rows in the same order"
-    return names, redrawn(labels, np.stack([predicted for _, _, predicted in found]), result.metric)
+    return names, redrawn(labels, np.stack([predicted for _, _, predicted in found]), result.task.metric)
 
 
-def pairs(results: list[TaskResults]) -> str:
+def pairs(comparison: Comparison) -> str:
     """Every two arms on the same rows and folds, over all tasks and task by task; and which are not paired."""
-    found, refused = _all_pairs(results)
+    found, refused = _all_pairs(comparison)
     parts = []
     if len({pair.task for pair in found}) > 1:
         opening = f"<details><summary>Task by task: {len(found)} rows</summary>"
@@ -100,13 +100,16 @@ def pairs(results: list[TaskResults]) -> str:
     return "\n\n".join(parts)
 
 
-def _all_pairs(results: list[TaskResults]) -> tuple[list[Pair], list[str]]:
+def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
     """The pairs in order of arms, then of tasks; and a line on each two arms that are not paired on all tasks."""
-    by_key, draws = by_arm_and_task(results), Draws()
+    draws = Draws()
     found, refused = [], []
-    for ours, theirs in combinations(arms_of(results), 2):
-        both = [t.key for t in tasks_of(results) if (ours, t.key) in by_key and (theirs, t.key) in by_key]
-        paired = {key[1]: _pair(by_key[ours, key], by_key[theirs, key], draws) for key in both}
+    for ours, theirs in combinations(comparison.arms, 2):
+        paired = {
+            task.name: _pair(left, right, draws)
+            for task in comparison.tasks
+            if (left := comparison.get(ours, task)) and (right := comparison.get(theirs, task))
+        }
         found += [pair for pair in paired.values() if pair is not None]
         if apart := ", ".join(task for task, pair in paired.items() if pair is None):
             refused.append(f"- **{ours} - {theirs}** are not paired on {apart}: other rows, or other folds.")
@@ -148,15 +151,15 @@ def _by_task(found: list[Pair]) -> str:
 
 def _pair(left: TaskResults, right: TaskResults, draws: Draws) -> Pair | None:
     """Two arms on a task; None where they have no fold in common."""
-    ours, theirs = left.values(left.metric), right.values(right.metric)
+    ours, theirs = left.values(), right.values()
     numbers = sorted(ours.keys() & theirs.keys()) if left.same_folds == right.same_folds else []
     if not numbers:
         return None
     differences = [ours[number] - theirs[number] for number in numbers]
     return Pair(
         arms=f"{left.arm} - {right.arm}",
-        task=left.task,
-        metric=left.metric,
+        task=left.task.name,
+        metric=left.task.metric,
         differences=differences,
         over_test_rows=draws.interval(left, right, numbers),
         p=(corrected_t(differences, left.train_rows, left.test_rows), signed_rank(differences)),

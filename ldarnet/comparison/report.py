@@ -1,21 +1,17 @@
 """The report of a comparison, as Markdown."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from ldarnet.comparison.pairs import pairs
 from ldarnet.comparison.published import Number, Source, published
-from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.results import ComparedTask, Comparison
 from ldarnet.comparison.runs import runs
 from ldarnet.comparison.tables import (
     AUTHORS,
     SUITES,
-    arms_of,
-    by_arm_and_task,
     cell,
     named,
     table,
-    tasks_of,
 )
 from ldarnet.comparison.versus import HOW_TO_READ, against_authors, ranking
 from ldarnet.comparison.zeros import zeros
@@ -28,101 +24,96 @@ INTERVALS = {
 }
 
 
-def report(results: list[TaskResults], picture: str) -> str:
+def report(comparison: Comparison, picture: str) -> str:
     """The whole file.
 
     Args:
-        results: of all arms.
+        comparison: of all arms.
         picture: name of the picture beside it.
     """
     parts = [
         "# Comparison of fine-tuned models",
-        _opening(results),
+        _opening(comparison),
         f"![Means and intervals of each task]({picture})",
     ]
-    for suite in dict.fromkeys(task.suite for task in tasks_of(results)):
-        of_suite = [result for result in results if result.suite == suite]
+    for suite, of_suite in comparison.suites.items():
         parts += [f"## {SUITES.get(suite, suite)}", *_suite(of_suite)]
-    parts += ["## Runs", runs(results), "## How to read this", HOW_TO_READ]
+    parts += ["## Runs", runs(comparison), "## How to read this", HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
 
 
-def _opening(results: list[TaskResults]) -> str:
-    arms = ", ".join(f"**{arm}**" for arm in arms_of(results))
+def _opening(comparison: Comparison) -> str:
+    arms = ", ".join(f"**{arm}**" for arm in comparison.arms)
     lines = [
         f"Compared: {arms}. Numbers are means over folds and, behind ±, half the width of their 95% interval by "
         "Student's t, on test rows that no fold trained or chose on; there is no interval of fewer than "
         f"{MIN_FOLDS} folds, nor where all have the same number. What all this can say stands at the end."
     ]
-    short = {f"{result.task}: {result.shortfall}": None for result in results if result.shortfall}
+    short = {f"{result.task.name}: {result.shortfall}": None for result in comparison.results if result.shortfall}
     if short:
         lines.append(f"> **Not comparable with published numbers**, here for orientation. {'; '.join(short)}.")
-    apart = [task.task for task in tasks_of(results) if len(_rows(results, task)) > 1]
+    apart = [task.name for task in comparison.tasks if len({one.same_folds for one in comparison.on(task)}) > 1]
     if apart:
         lines.append(f"> **Not all arms have the same rows and folds** of {', '.join(apart)}.")
-    if missing := _missing_folds(results):
+    if missing := _missing_folds(comparison):
         lines.append(f"> **Not all folds are there.** {missing}.")
     return "\n\n".join(lines)
 
 
-def _rows(results: list[TaskResults], task: TaskResults) -> set[tuple[Any, ...]]:
-    return {result.same_folds for result in results if result.key == task.key}
-
-
-def _missing_folds(results: list[TaskResults]) -> str:
+def _missing_folds(comparison: Comparison) -> str:
     """Which folds there are, where they are not all; nothing where they are."""
-    there = {(len(result.folds), result.content["folds"]) for result in results}
+    there = {(len(result.folds), result.content["folds"]) for result in comparison.results}
     if len(there) == 1:
         ((done, all_folds),) = there
         return "" if done == all_folds else f"{done} of {all_folds} of every arm and task"
     return "; ".join(
-        f"{result.arm} on {result.task}: {len(result.folds)} of {result.content['folds']}"
-        for result in results
+        f"{result.arm} on {result.task.name}: {len(result.folds)} of {result.content['folds']}"
+        for result in comparison.results
         if len(result.folds) < result.content["folds"]
     )
 
 
-def _suite(results: list[TaskResults]) -> list[str]:
+def _suite(comparison: Comparison) -> list[str]:
     """The sections of one suite."""
-    parts = [_means(results), *filter(None, [zeros(results)])]
+    parts = [_means(comparison), *filter(None, [zeros(comparison)])]
     for title, text in (
-        ("Leak-free test rows", _leak_free(results)),
-        ("Wins and mean rank", ranking(results)),
-        ("Arms against each other, fold by fold", pairs(results)),
-        ("Against the folds of LDARNet's authors", against_authors(results)),
-        ("Published numbers", _published(results)),
+        ("Leak-free test rows", _leak_free(comparison)),
+        ("Wins and mean rank", ranking(comparison)),
+        ("Arms against each other, fold by fold", pairs(comparison)),
+        ("Against the folds of LDARNet's authors", against_authors(comparison)),
+        ("Published numbers", _published(comparison)),
     ):
         if text:
             parts += [f"### {title}", text]
     return parts
 
 
-def _means(results: list[TaskResults]) -> str:
+def _means(comparison: Comparison) -> str:
     """Our means beside the authors' and the best other published one."""
-    arms, by_key = arms_of(results), by_arm_and_task(results)
-    rows = []
-    for task in tasks_of(results):
-        means = {arm: by_key[arm, task.key].mean(task.metric) for arm in arms if (arm, task.key) in by_key}
+    arms, rows = comparison.arms, []
+    for task in comparison.tasks:
+        found = comparison.on(task)
+        means = {result.arm: result.mean() for result in found}
         best = max((mean[0] for mean in means.values() if mean), default=None)
         cells = [
             cell(mean, bold=len(means) > 1 and mean is not None and mean[0] == best) for mean in map(means.get, arms)
         ]
-        folds = dict.fromkeys(str(len(by_key[arm, task.key].folds)) for arm in arms if (arm, task.key) in by_key)
-        told = [task.task, METRICS[task.metric].name, " or ".join(folds)]
+        folds = dict.fromkeys(str(len(result.folds)) for result in found)
+        told = [task.name, METRICS[task.metric].name, " or ".join(folds)]
         rows.append([*told, *cells, _authors(task), _best_published(task)])
     shown = [AUTHORS, "best other published"] if any(row[-2] != "-" or row[-1] != "-" for row in rows) else []
     return table(["task", "metric", "folds", *arms, *shown], [row if shown else row[:-2] for row in rows])
 
 
-def _authors(task: TaskResults) -> str:
-    folds = list(task.authors_folds().values())
+def _authors(task: ComparedTask) -> str:
+    folds = list(task.authors_folds.values())
     return cell(interval(folds)) if folds else "-"
 
 
-def _best_published(task: TaskResults) -> str:
+def _best_published(task: ComparedTask) -> str:
     others = [
         number
-        for number in task.published()
+        for number in task.published
         if number.source.test != "other" and number.model.partition(" (")[0] != "LDARNet"
     ]
     if not others:
@@ -131,25 +122,20 @@ def _best_published(task: TaskResults) -> str:
     return f"{best.value:.3f} ({named(best)})"
 
 
-def _leak_free(results: list[TaskResults]) -> str:
+def _leak_free(comparison: Comparison) -> str:
     """Full and leak-free test rows beside each other."""
-    arms, by_key = arms_of(results), by_arm_and_task(results)
     rows = []
-    for task in tasks_of(results):
-        found = [by_key.get((arm, task.key)) for arm in arms]
-        if not any(result and result.values(task.metric, leak_free=True) for result in found):
+    for task in comparison.tasks:
+        found = [comparison.get(arm, task) for arm in comparison.arms]
+        if not any(result and result.values(leak_free=True) for result in found):
             continue
         rows_of = [result.content["rows"] for result in found if result]
         tested, free = (_counts(one.get(key) for one in rows_of) for key in ("test", "test_leak_free"))
-        cells = [
-            cell(result.mean(task.metric, leak_free=which) if result else None)
-            for result in found
-            for which in (False, True)
-        ]
-        rows.append([task.task, tested, free, *cells])
+        cells = [cell(result.mean(leak_free=which) if result else None) for result in found for which in (False, True)]
+        rows.append([task.name, tested, free, *cells])
     if not rows:
         return ""
-    head = [words for arm in arms for words in (arm, f"{arm}, leak-free")]
+    head = [words for arm in comparison.arms for words in (arm, f"{arm}, leak-free")]
     return table(["task", "test rows", "leak-free", *head], rows)
 
 
@@ -158,10 +144,10 @@ def _counts(numbers: Iterable[int | None]) -> str:
     return " or ".join(dict.fromkeys("-" if number is None else f"{number:,}" for number in numbers))
 
 
-def _published(results: list[TaskResults]) -> str:
+def _published(comparison: Comparison) -> str:
     """All published numbers on the tasks, by source, with protocol and kind of interval."""
     by_source: dict[str, list[Number]] = {}
-    for task in tasks_of(results):
+    for task in comparison.tasks:
         for number in published(*task.key):
             by_source.setdefault(number.source.key, []).append(number)
     return "\n\n".join(_source(numbers[0].source, numbers) for numbers in by_source.values())

@@ -1,11 +1,12 @@
 """The section of a comparison that says what was run, with every setting in which runs differ."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.comparison.tables import table
 
 ALWAYS = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
@@ -28,8 +29,9 @@ UNUSED = {
 Settings = dict[str, Any]
 
 
-def runs(results: list[TaskResults]) -> str:
+def runs(comparison: Comparison) -> str:
     """A line for each arm and task: model, settings, rows, and what it took."""
+    results = comparison.results
     used = [_used(result) for result in results]
     keys = dict.fromkeys(key for settings in used for key in settings if key not in ALWAYS)
     differing = [key for key in keys if len({_text(one.get(key)) for one in _using(key, results, used)}) > 1]
@@ -67,7 +69,7 @@ def _used(result: TaskResults) -> Settings:
     return {key: value for key, value in recorded.items() if not key.startswith(_unused(result))}
 
 
-def _using(key: str, results: list[TaskResults], used: list[Settings]) -> list[Settings]:
+def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
     """The settings of the runs that a key means something to, whether it is recorded or not."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
@@ -98,7 +100,7 @@ def _run(result: TaskResults, settings: str) -> list[object]:
     ]
     return [
         result.arm,
-        result.task,
+        result.task.name,
         ", ".join([*model, *([] if content["mode"] == "full" else [content["mode"]])]),
         settings or "-",
         f"{len(result.folds)} of {content['folds']}",

@@ -5,7 +5,6 @@ from functools import partial
 
 from ldarnet import markdown
 from ldarnet.comparison.published import Number
-from ldarnet.comparison.results import TaskResults
 from ldarnet.comparison.statistics import holm
 
 AUTHORS = "LDARNet, its authors"
@@ -49,24 +48,6 @@ def with_holm(rows: list[list], columns: Sequence[int]) -> list[list]:
 
 def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
-
-
-def arms_of(results: list[TaskResults]) -> list[str]:
-    """The arms, in the order they were named in."""
-    return list(dict.fromkeys(result.arm for result in results))
-
-
-def tasks_of(results: list[TaskResults]) -> list[TaskResults]:
-    """One result of each task, in the order of the registry."""
-    found: dict[tuple[str, str], TaskResults] = {}
-    for result in results:
-        found.setdefault(result.key, result)
-    return sorted(found.values(), key=lambda result: result.place)
-
-
-def by_arm_and_task(results: list[TaskResults]) -> dict[tuple[str, tuple[str, str]], TaskResults]:
-    """The results by arm and key of the task."""
-    return {(result.arm, result.key): result for result in results}
 
 
 def named(number: Number) -> str:

@@ -3,16 +3,13 @@
 import numpy as np
 
 from ldarnet.comparison.published import Number
-from ldarnet.comparison.results import TaskResults
+from ldarnet.comparison.results import ComparedTask, Comparison, Key, TaskResults
 from ldarnet.comparison.statistics import corrected_t, welch, wins_and_ranks
 from ldarnet.comparison.tables import (
     AUTHORS,
-    arms_of,
-    by_arm_and_task,
     cell,
     named,
     table,
-    tasks_of,
     with_holm,
 )
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
@@ -43,19 +40,19 @@ LDARNet's authors say).
 `evaluation.leak_free` says otherwise)."""
 
 
-def ranking(results: list[TaskResults]) -> str:
+def ranking(comparison: Comparison) -> str:
     """Wins and mean rank over the tasks that every arm has; and over those of them that every publication has."""
-    arms, found = arms_of(results), by_arm_and_task(results)
-    tasks = [task for task in tasks_of(results) if all((arm, task.key) in found for arm in arms)]
-    tasks = [task for task in tasks if all(found[arm, task.key].mean(task.metric) for arm in arms)]
-    means = {arm: {task.key: found[arm, task.key].mean(task.metric) for task in tasks} for arm in arms}
-    values = {arm: {key: mean[0] for key, mean in by_task.items() if mean} for arm, by_task in means.items()}
-    if any(found[arm, task.key].shortfall for arm in arms for task in tasks):
+    values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
+    for result in comparison.results:
+        if mean := result.mean():
+            values[result.arm][result.task.key] = mean[0]
+    tasks = [task for task in comparison.tasks if all(task.key in by_task for by_task in values.values())]
+    if any(result.shortfall for result in comparison.of(tasks).results):
         return _ranked(tasks, values, "our arms alone, since their rows are not the published ones")
     every = {number.source.key for task in tasks for number in _ranked_numbers(task)}
     shared = [task for task in tasks if every == {number.source.key for number in _ranked_numbers(task)}]
     parts = [
-        _ranked(chosen, values | _published_models(chosen, besides=arms), AMONG if every else "our arms")
+        _ranked(chosen, values | _published_models(chosen, besides=comparison.arms), AMONG if every else "our arms")
         for chosen in ([tasks] if shared == tasks else [tasks, shared])
     ]
     return "\n\n".join(filter(None, parts))
@@ -64,29 +61,29 @@ def ranking(results: list[TaskResults]) -> str:
 AMONG = "our arms and every published model that has them all in the same metric, on the official test rows"
 
 
-def _ranked(tasks: list[TaskResults], values: dict[str, dict[tuple[str, str], float]], among: str) -> str:
+def _ranked(tasks: list[ComparedTask], values: dict[str, dict[Key, float]], among: str) -> str:
     """One ranking; nothing where a single task or model is no ranking."""
     if min(len(tasks), len(values)) < 2:
         return ""
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
     rows = [[model, wins, f"{rank:.2f}"] for model, (wins, rank) in wins_and_ranks(by_model).items()]
-    names = ", ".join(task.task for task in tasks)
+    names = ", ".join(task.name for task in tasks)
     metrics = " and ".join(dict.fromkeys(METRICS[task.metric].name for task in tasks))
     return f"Over {len(tasks)} tasks by {metrics}, among {among}: {names}.\n\n" + table(
         ["model", "wins", "mean rank"], rows
     )
 
 
-def _ranked_numbers(task: TaskResults) -> list[Number]:
-    return [number for number in task.published() if number.source.ranked]
+def _ranked_numbers(task: ComparedTask) -> list[Number]:
+    return [number for number in task.published if number.source.ranked]
 
 
-def _published_models(tasks: list[TaskResults], besides: list[str]) -> dict[str, dict[tuple[str, str], float]]:
+def _published_models(tasks: list[ComparedTask], besides: list[str]) -> dict[str, dict[Key, float]]:
     """By model and task: of models with a number on each of the tasks, from one source that may be ranked.
 
     One that has the name of an arm is told apart from it.
     """
-    found: dict[str, dict[tuple[str, str], float]] = {}
+    found: dict[str, dict[Key, float]] = {}
     for task in tasks:
         for number in _ranked_numbers(task):
             name = AUTHORS if number.folds else named(number)
@@ -95,17 +92,19 @@ def _published_models(tasks: list[TaskResults], besides: list[str]) -> dict[str,
     return {name: by_task for name, by_task in found.items() if len(by_task) == len(tasks)}
 
 
-def against_authors(results: list[TaskResults]) -> str:
+def against_authors(comparison: Comparison) -> str:
     """Each arm against the authors' folds: paired where they hold the same rows, and not at all on other rows."""
     parts = []
     refused: dict[str, list[str]] = {}
-    for arm in arms_of(results):
+    for arm in comparison.arms:
         rows, apart = [], []
-        for result in (result for result in results if result.arm == arm and result.authors_folds()):
+        for result in comparison.results:
+            if result.arm != arm or not result.task.authors_folds:
+                continue
             if result.shortfall is not None:
-                apart.append(f"{result.task} {result.shortfall}")
-            elif ours := result.values(result.metric):
-                rows.append(_against(result, ours, result.authors_folds()))
+                apart.append(f"{result.task.name} {result.shortfall}")
+            elif ours := result.values():
+                rows.append(_against(result, ours, result.task.authors_folds))
         if rows:
             head = ["task", arm, AUTHORS, "difference", "test", "p", "Holm"]
             parts.append(table(head, with_holm(rows, (5,))))
@@ -130,4 +129,4 @@ def _against(result: TaskResults, ours: dict[int, float], theirs: dict[int, floa
         p = welch(list(ours.values()), list(theirs.values()))
         kind, test, difference = "unpaired", "Welch", np.mean(list(ours.values())) - np.mean(list(theirs.values()))
     words = f"{kind}, {test if len(ours) >= MIN_FOLDS else 'no test'}"
-    return [result.task, *means, f"{difference:+.3f}", words, p]
+    return [result.task.name, *means, f"{difference:+.3f}", words, p]

@@ -5,7 +5,7 @@ from typing import Any
 
 from ldarnet.comparison.compare import REPORT as COMPARED
 from ldarnet.comparison.compare import write_comparison
-from ldarnet.comparison.results import SWEEP_REPORT
+from ldarnet.comparison.reading import SWEEP_REPORT
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.finetuning.results import read_result
 from ldarnet.sweeps.folders import EXPORT, Folders

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ldarnet.comparison import figure as picture
-from ldarnet.comparison.results import read_arms
+from ldarnet.comparison.reading import read_arms
 from tests.support.made_results import make_run
 
 
