@@ -48,7 +48,7 @@ OWN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
 
 
 @dataclass(frozen=True)
-class Plan:
+class ArmRuns:
     """What is to be run.
 
     Attributes:
@@ -88,7 +88,7 @@ class Plan:
         return load_config(CONFIG, [*own, *self.overrides, *self.arms[arm]], schema=FinetuneConfig)
 
 
-def run_all(plan: Plan) -> None:
+def run_all(plan: ArmRuns) -> None:
     """Fine-tune every arm on every task, one after the other; what is finished is left as it is.
 
     Raises:
@@ -109,7 +109,7 @@ def run_all(plan: Plan) -> None:
                 )
 
 
-def write_results(plan: Plan, name: str, command: str, note: str, folder: Path) -> Path:
+def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Path) -> Path:
     """Compare the arms and write the dated file; returns it.
 
     Raises:
@@ -140,7 +140,7 @@ def write_results(plan: Plan, name: str, command: str, note: str, folder: Path) 
     return file
 
 
-def _question(plan: Plan) -> str:
+def _question(plan: ArmRuns) -> str:
     network = load_backbone(plan.checkpoint)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     seen = _bases_seen(plan.checkpoint)
@@ -165,7 +165,7 @@ def _bases_seen(checkpoint: Path) -> int | None:
     return max((line["bases"] for line in lines if line["split"] == "train" and line["step"] <= step), default=None)
 
 
-def _data(plan: Plan) -> str:
+def _data(plan: ArmRuns) -> str:
     """What the runs noted about each task's rows."""
     lines = []
     for task in plan.tasks:
@@ -174,7 +174,7 @@ def _data(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _configuration(plan: Plan) -> str:
+def _configuration(plan: ArmRuns) -> str:
     """The first arm's configuration on the first task, and what the others change."""
     configs = {arm: flatten(plan.config(arm, plan.tasks[0])) for arm in plan.arms}
     first = configs[PRETRAINED]
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tasks = [find_task(task).key for task in options.tasks]
         named = [f"data.folder={options.data}"] if options.data else []
         named += [f"folds.only={options.folds}"] if options.folds else []
-        plan = Plan(options.checkpoint, tasks, options.out, [*named, *overrides])
+        plan = ArmRuns(options.checkpoint, tasks, options.out, [*named, *overrides])
         result_file(f"finetuning-{options.name}", options.results)  # before hours of work
         run_all(plan)
         print(write_results(plan, options.name, command, options.note, options.results))

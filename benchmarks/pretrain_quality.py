@@ -124,7 +124,7 @@ def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """All that the file reports.
 
     Attributes:
@@ -146,7 +146,7 @@ class Comparison:
     training_bases: int
 
 
-def compare(runs: list[Run]) -> Comparison:
+def compare(runs: list[Run]) -> RunComparison:
     """Fit the context models and score everything on the same positions.
 
     Raises:
@@ -167,7 +167,7 @@ def compare(runs: list[Run]) -> Comparison:
     context = fit(train, length=first.config.data.length, masking=masking)
     baseline = score(context, input_ids, labels, masking)
     windows = np.where(labels >= 0, labels, input_ids).astype(np.uint8)
-    return Comparison(
+    return RunComparison(
         runs=runs,
         shards=shards,
         context=context,
@@ -178,7 +178,7 @@ def compare(runs: list[Run]) -> Comparison:
     )
 
 
-def report(found: Comparison, title: str, command: str, note: str) -> str:
+def report(found: RunComparison, title: str, command: str, note: str) -> str:
     """The file as Markdown."""
     sections = {
         "Made with": provenance(command),
@@ -197,7 +197,7 @@ def report(found: Comparison, title: str, command: str, note: str) -> str:
     return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
 
 
-def _question(found: Comparison) -> str:
+def _question(found: RunComparison) -> str:
     config, baseline = found.runs[0].config, found.baseline
     trained, validated = (
         ", ".join(found.shards.index.name(number) for number in dict.fromkeys(rows[:, 0].tolist()))
@@ -215,7 +215,7 @@ def _question(found: Comparison) -> str:
     )
 
 
-def _verdict(found: Comparison) -> str:
+def _verdict(found: RunComparison) -> str:
     best, masked = found.context.best, found.baseline.masked
     novel = masked & ~found.repeated
     losses = {name: values["mask_loss"] for name, values in found.baseline.summary(novel).items()}
@@ -230,7 +230,7 @@ def _verdict(found: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _versus(found: Comparison, name: str, where: Array, words: str) -> str:
+def _versus(found: RunComparison, name: str, where: Array, words: str) -> str:
     """One line: whether the runs have a lower loss than a context model at the positions picked by `where`.
 
     A difference within two standard errors in every seed is called neither a win nor a loss.
@@ -250,7 +250,7 @@ def _versus(found: Comparison, name: str, where: Array, words: str) -> str:
     )
 
 
-def _seeds(found: Comparison) -> str:
+def _seeds(found: RunComparison) -> str:
     rows: list[Sequence[object]] = []
     for run, scores in zip(found.runs, found.models, strict=True):
         final, best, again = run.valid[-1], run.best(), scores.summary()["model"]
@@ -274,7 +274,7 @@ def _seeds(found: Comparison) -> str:
     )
 
 
-def _baselines(found: Comparison) -> str:
+def _baselines(found: RunComparison) -> str:
     named = list(dict.fromkeys([*NAMED_BASELINES, found.context.best]))
     summary = found.baseline.summary()
     entropy = found.baseline.entropy()
@@ -285,13 +285,13 @@ def _baselines(found: Comparison) -> str:
     return table(["", "[MASK]", "shown", "all", "accuracy on [MASK]"], rows)
 
 
-def _label(name: str, found: Comparison) -> str:
+def _label(name: str, found: RunComparison) -> str:
     if name == "composition":
         return "(a) composition of the training bases"
     return f"**(b) {name}, the best**" if name == found.context.best else name
 
 
-def _repeats(found: Comparison) -> str:
+def _repeats(found: RunComparison) -> str:
     masked = found.baseline.masked
     parts = ("not in training", ~found.repeated), ("in training", found.repeated)
     summaries = [found.baseline.summary(where) for _, where in parts]
@@ -306,7 +306,7 @@ def _repeats(found: Comparison) -> str:
     )
 
 
-def _curve(found: Comparison) -> str:
+def _curve(found: RunComparison) -> str:
     steps = [line["step"] for line in found.runs[0].valid]
     chosen = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(CURVE_POINTS, len(steps)))})
     rows = []
@@ -316,7 +316,7 @@ def _curve(found: Comparison) -> str:
     return table(["step: [MASK] loss as logged", *(f"seed {run.config.run.seed}" for run in found.runs)], rows)
 
 
-def _every_context_model(found: Comparison) -> str:
+def _every_context_model(found: RunComparison) -> str:
     novel = found.baseline.summary(~found.repeated)
     rows = [
         [name, found.context.held_out[name], *(values[key] for key in MEASURES), novel[name]["mask_loss"]]
@@ -334,7 +334,7 @@ def _every_context_model(found: Comparison) -> str:
     return table(header, rows)
 
 
-def _scale(found: Comparison) -> str:
+def _scale(found: RunComparison) -> str:
     run = found.runs[0]
     seen = run.state.position * run.config.data.length
     parameters = sum(p.numel() for p in LDARNetForMaskedLM.from_pretrained(run.checkpoint).parameters())
@@ -348,7 +348,7 @@ def _scale(found: Comparison) -> str:
     )
 
 
-def _configuration(found: Comparison) -> str:
+def _configuration(found: RunComparison) -> str:
     tree = found.runs[0].config.model_dump(mode="json")
     tree["run"] |= {"seed": [run.config.run.seed for run in found.runs], "dir": [run.folder.name for run in found.runs]}
     tree["data"]["shards"] = Path(tree["data"]["shards"]).name

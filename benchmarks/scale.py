@@ -66,7 +66,7 @@ class Links(Section):
     disk: float = Field(gt=0, description="To the disk or store that checkpoints go to.")
 
 
-class Plan(Section):
+class ClusterPlan(Section):
     """A cluster and a run on it."""
 
     title: str
@@ -123,7 +123,7 @@ class Prediction:
         return self.compute + self.waiting + self.exchange + self.update
 
 
-def predict(plan: Plan, devices: int) -> Prediction:
+def predict(plan: ClusterPlan, devices: int) -> Prediction:
     """Reckon a run on some devices.
 
     Raises:
@@ -208,7 +208,7 @@ class Network:
         return whole * self.all_reduce(size) + (2 + 2 * accumulation) * self.wait
 
 
-def report(plan: Plan) -> str:
+def report(plan: ClusterPlan) -> str:
     """A row for each number of devices, as Markdown."""
     rows = []
     for devices in plan.devices:
@@ -244,7 +244,7 @@ def report(plan: Plan) -> str:
     return f"{plan.title}\n\n{table(header, rows)}\n\n{notes}"
 
 
-def read_plan(path: Path, changes: list[str]) -> Plan:
+def read_plan(path: Path, changes: list[str]) -> ClusterPlan:
     """Read a description and apply `key=value` or `section.key=value` changes.
 
     Raises:
@@ -259,7 +259,7 @@ def read_plan(path: Path, changes: list[str]) -> Plan:
             for section in sections:
                 node = node[section]
             node[name] = yaml.safe_load(value)
-        return Plan.model_validate(tree)
+        return ClusterPlan.model_validate(tree)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:

@@ -16,7 +16,7 @@ FOLDS_SOURCE = "ldarnet-updated"
 
 
 @dataclass(frozen=True)
-class Source:
+class Publication:
     """A publication.
 
     Attributes:
@@ -56,7 +56,7 @@ class Number:
         folds: values of the single folds, in their order; empty where they are not published.
     """
 
-    source: Source
+    source: Publication
     suite: str
     task: str
     model: str
@@ -67,10 +67,10 @@ class Number:
 
 
 @cache
-def sources() -> dict[str, Source]:
+def sources() -> dict[str, Publication]:
     """All publications by key."""
     content = yaml.safe_load((FOLDER / "sources.yaml").read_text(encoding="utf-8"))
-    return {key: Source(key, **fields) for key, fields in content.items()}
+    return {key: Publication(key, **fields) for key, fields in content.items()}
 
 
 @cache

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ldarnet.comparison.pairs import pairs
-from ldarnet.comparison.published import Number, Source, published
+from ldarnet.comparison.published import Number, Publication, published
 from ldarnet.comparison.results import ComparedTask, Comparison
 from ldarnet.comparison.runs import runs
 from ldarnet.comparison.tables import (
@@ -153,7 +153,7 @@ def _published(comparison: Comparison) -> str:
     return "\n\n".join(_source(numbers[0].source, numbers) for numbers in by_source.values())
 
 
-def _source(source: Source, numbers: list[Number]) -> str:
+def _source(source: Publication, numbers: list[Number]) -> str:
     models = list(dict.fromkeys(number.model for number in numbers))
     by_task: dict[tuple[str, str], dict[str, Number]] = {}
     for number in numbers:
@@ -175,7 +175,7 @@ def _cells(found: dict[str, Number], models: list[str], one_each: bool) -> list[
     return [cell((number.value, number.interval)) if (number := found.get(model)) else "-" for model in models]
 
 
-def _with_size(source: Source, model: str) -> str:
+def _with_size(source: Publication, model: str) -> str:
     size = source.parameters.get(model)
     return model if size is None else f"{model} ({size:g}M)"
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldarnet.console import Printer, format_duration
-from ldarnet.sweeps.plan import Plan, TaskPlan
+from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
 
 
@@ -21,7 +21,7 @@ class SweepProgress(Printer):
         console: to print on.
     """
 
-    def __init__(self, plan: Plan, metric: str, console: Console) -> None:
+    def __init__(self, plan: SweepPlan, metric: str, console: Console) -> None:
         self._plan, self._metric = plan, metric
         self._begin = time.monotonic()
         self._begun: dict[tuple[str, str, int], float] = {}

@@ -20,9 +20,9 @@ from ldarnet.sweeps import trial as trial_module
 from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.halving import Halving
-from ldarnet.sweeps.plan import Plan, TaskPlan
+from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
-from ldarnet.sweeps.trial import FoldTrial, Job
+from ldarnet.sweeps.trial import FoldTrial, TrialJob
 
 Place = tuple[TaskPlan, Setting, int]
 """A task, a setting and a fold."""
@@ -40,7 +40,12 @@ class Driver:
     """
 
     def __init__(
-        self, config: SweepConfig, plan: Plan, folders: Folders, display: SweepProgress, job: Callable[[Place], Job]
+        self,
+        config: SweepConfig,
+        plan: SweepPlan,
+        folders: Folders,
+        display: SweepProgress,
+        job: Callable[[Place], TrialJob],
     ) -> None:
         self.plan, self.display = plan, display
         self._config, self._folders, self._job = config, folders, job
@@ -91,7 +96,7 @@ class Driver:
         """Nothing: Ray writes a copy for `Tuner.restore`, and here the folders are what a sweep is continued from."""
         return {}
 
-    def suggest(self, trial_id: str) -> Job | None:
+    def suggest(self, trial_id: str) -> TrialJob | None:
         """The next trial; None if there is none, or none yet."""
         while self.error is None and (place := self.plan.next()) is not None:
             task, setting, fold = place

@@ -21,7 +21,7 @@ from ldarnet.finetuning.results import read_result
 from ldarnet.io.files import space_errors, write_json_atomic
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime.lock import lock
-from ldarnet.sweeps.plan import Fold, Plan, TaskPlan
+from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, trials_folder, value_of
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
 from ldarnet.sweeps.trial import STOP, SUMMARY, best_by_epoch, undefined
@@ -99,7 +99,7 @@ class Folders:
         # The name is the folder's: it may have been made of an equal value that is written in another way (4 and 4.0).
         return [Setting(path.parent.name, found) for path, found in zip(configs, values, strict=True)]
 
-    def fold(self, task: str, name: str, fold: int, *, rivals: bool) -> Fold:
+    def fold(self, task: str, name: str, fold: int, *, rivals: bool) -> FoldStatus:
         """How far earlier starts have come with a trial.
 
         Args:
@@ -113,24 +113,24 @@ class Folders:
                 than those of another with the same checkpoint.
         """
         if self._asha and rivals and (self.of_fold(task, name, fold) / STOP).is_file():
-            return Fold("stopped", epochs=self.epochs(task, name, fold))
+            return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
         path = self.result(task, name, fold)
         if not (self.of_fold(task, name, fold) / SUMMARY).is_file() or (result := read_result(path.parent)) is None:
-            return Fold()
+            return FoldStatus()
         self._demand_equal((task,), path, result["data_fingerprint"], "on other data")
         if (checkpoint := result.get("checkpoint")) is not None:
             key, weights = ("checkpoint", checkpoint), result["checkpoint_sha256"]
             self._demand_equal(key, path, weights, f"from other weights of {checkpoint}")
         if (score := result["valid"][self._metric]) is None:
-            return Fold("failed", reason=undefined(self._metric), lasting=True)
-        return Fold("finished", score, self.epochs(task, name, fold))
+            return FoldStatus("failed", reason=undefined(self._metric), lasting=True)
+        return FoldStatus("finished", score, self.epochs(task, name, fold))
 
     def _demand_equal(self, group: tuple[str, ...], path: Path, origin: str | None, what: str) -> None:
         first, known = self._origins.setdefault(group, (path, origin))
         if origin != known:
             raise UserError(f"{path} was trained {what} than {first}; delete the one that is wrong")
 
-    def wait_for_saving(self, plan: Plan) -> None:
+    def wait_for_saving(self, plan: SweepPlan) -> None:
         """Wait until the trials that were under way have saved and ended, or have had their time for it."""
         until = time.monotonic() + SAVING_SECONDS
         for task in plan.tasks.values():

@@ -11,7 +11,7 @@ from ldarnet.sweeps.folders import OF_SETTING, Folders
 from ldarnet.sweeps.plan import TaskPlan
 from ldarnet.sweeps.settings import Setting, describe
 from ldarnet.sweeps.tracking import ParentRun
-from ldarnet.sweeps.trial import Job
+from ldarnet.sweeps.trial import TrialJob
 
 SECRETS = ("PASSWORD", "TOKEN")
 """How names of variables end that hold some."""
@@ -43,7 +43,7 @@ class Jobs:
         self._config, self._metric, self._tasks, self._folders = config, metric, tasks, folders
         self._program, self._gpus, self._parent = program.absolute(), gpus, parent
 
-    def __call__(self, place: tuple[TaskPlan, Setting, int]) -> Job:
+    def __call__(self, place: tuple[TaskPlan, Setting, int]) -> TrialJob:
         """Make ready for a trial.
 
         Raises:
@@ -53,7 +53,7 @@ class Jobs:
         config = describe(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
         folder = self._folders.of_fold(task.task, setting.name, fold)
-        return Job(
+        return TrialJob(
             task=task.task,
             setting=setting.name,
             fold=fold,

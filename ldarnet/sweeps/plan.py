@@ -14,7 +14,7 @@ State = Literal["waiting", "queued", "running", "finished", "stopped", "failed"]
 
 
 @dataclass
-class Fold:
+class FoldStatus:
     """How far a fold of a task has come with one setting.
 
     Attributes:
@@ -39,7 +39,7 @@ class Proposer(Protocol):
         """A setting that is not known yet; None if there is no more to try."""
         ...
 
-    def learn(self, setting: Setting, folds: Sequence[Fold]) -> None:
+    def learn(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
         """Take note of how a setting did on the search folds; one that was stopped or failed has not finished all."""
         ...
 
@@ -66,7 +66,7 @@ class TaskPlan:
         settings: Sequence[Setting],
         folds: Sequence[int],
         search_folds: Sequence[int],
-        known: Mapping[tuple[str, int], Fold] | None = None,
+        known: Mapping[tuple[str, int], FoldStatus] | None = None,
         proposer: Proposer | None = None,
     ) -> None:
         self.task, self.settings, self.folds = task, list(settings), list(folds)
@@ -74,15 +74,15 @@ class TaskPlan:
         self.mistake, self._early = "", set[str]()
         self._proposer, self._learnt = proposer, set[str]()
         self._proposing = proposer is not None and proposer.most_left(self.settings) > 0
-        self._cells = {(one.name, fold): Fold() for one in settings for fold in folds} | dict(known or {})
+        self._cells = {(one.name, fold): FoldStatus() for one in settings for fold in folds} | dict(known or {})
         for one in self.settings:
             self._learn(one)
 
-    def fold(self, setting: Setting, fold: int) -> Fold:
+    def fold(self, setting: Setting, fold: int) -> FoldStatus:
         """How far it has come."""
         return self._cells[setting.name, fold]
 
-    def cells(self) -> Iterator[tuple[Setting, int, Fold]]:
+    def cells(self) -> Iterator[tuple[Setting, int, FoldStatus]]:
         """All folds of all settings."""
         for one in self.settings:
             for fold in self.folds:
@@ -151,7 +151,7 @@ class TaskPlan:
             self._proposing = new is not None
             if new is not None:
                 self.settings.append(new)
-                self._cells |= {(new.name, fold): Fold() for fold in self.folds}
+                self._cells |= {(new.name, fold): FoldStatus() for fold in self.folds}
             return next(self.waiting(), None)
         return None
 
@@ -188,7 +188,7 @@ class TaskPlan:
             self._proposer.learn(setting, [self.fold(setting, fold) for fold in self.search_folds])
 
 
-class Plan:
+class SweepPlan:
     """All tasks of a sweep.
 
     Args:

@@ -9,7 +9,7 @@ from ldarnet.comparison.reading import SWEEP_REPORT
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.finetuning.results import read_result
 from ldarnet.sweeps.folders import EXPORT, Folders
-from ldarnet.sweeps.plan import Plan, TaskPlan
+from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
 from ldarnet.sweeps.trial import LOG
 from ldarnet.tasks.metrics import METRICS
@@ -17,7 +17,7 @@ from ldarnet.tasks.metrics import METRICS
 REPORT, SUMMARY, COMPARISON = SWEEP_REPORT, "summary.txt", "comparison"
 
 
-def content(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> dict[str, Any]:
+def content(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
     """Everything that was searched and found, for sweep.json; no test number is among it."""
     return {
         "metric": metric,
@@ -27,7 +27,7 @@ def content(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> d
     }
 
 
-def compare(plan: Plan, folders: Folders) -> Path | None:
+def compare(plan: SweepPlan, folders: Folders) -> Path | None:
     """Put the chosen settings beside published numbers; returns where, None if no task has results on test rows.
 
     Raises:
@@ -49,7 +49,7 @@ def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def numbers(plan: Plan, metric: str) -> dict[str, float]:
+def numbers(plan: SweepPlan, metric: str) -> dict[str, float]:
     """The mean validation metric of each task's chosen setting."""
     ranked = {task.task: task.ranking()[0][1] for task in plan.tasks.values() if task.chosen is not None}
     return {f"{task}/valid/{metric}": mean for task, mean in ranked.items()}
@@ -65,7 +65,7 @@ def searched(config: SweepConfig) -> str:
     return f"{config.search.trials} settings of {keys} for each task, suggested by Optuna"
 
 
-def summary(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> str:
+def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> str:
     """In words: what was searched, what was chosen for each task, what failed."""
     lines = [f"{searched(config)}, by validation {METRICS[metric].name} alone", ""]
     for task in plan.tasks.values():

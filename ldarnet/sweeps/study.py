@@ -16,7 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from ldarnet.config.sweep import Range
-from ldarnet.sweeps.plan import Fold
+from ldarnet.sweeps.plan import FoldStatus
 from ldarnet.sweeps.settings import Setting, Space, setting
 
 DIGITS = 4
@@ -56,7 +56,7 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
-    def learn(self, setting: Setting, folds: Sequence[Fold]) -> None:
+    def learn(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
         """Take note of the mean score; of one that was stopped or failed, only of how far it came."""
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)

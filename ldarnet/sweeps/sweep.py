@@ -19,7 +19,7 @@ from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.driver import Driver
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.jobs import Jobs
-from ldarnet.sweeps.plan import Plan, TaskPlan
+from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import check, describe, folds_of, grid
 from ldarnet.sweeps.study import Study
 from ldarnet.sweeps.tracking import ParentRun
@@ -39,7 +39,7 @@ class Sweep:
         interrupted: whether a signal has ended it early.
     """
 
-    plan: Plan
+    plan: SweepPlan
     interrupted: bool
 
     @property
@@ -124,7 +124,7 @@ def tasks_of(config: SweepConfig) -> dict[str, str | None]:
     return {task.key: task.key for tasks in found for task in tasks}
 
 
-def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str | None], folders: Folders) -> Plan:
+def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str | None], folders: Folders) -> SweepPlan:
     """What there is to do, and what earlier starts have done of it.
 
     Raises:
@@ -146,10 +146,10 @@ def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str |
             for fold in folds
         }
         plans.append(TaskPlan(task, settings, folds, search_folds, known, study))
-    return Plan(plans, config.resources.concurrent)
+    return SweepPlan(plans, config.resources.concurrent)
 
 
-def _greeting(config: SweepConfig, base: FinetuneConfig, plan: Plan) -> str:
+def _greeting(config: SweepConfig, base: FinetuneConfig, plan: SweepPlan) -> str:
     done = plan.count("finished") + plan.count("stopped")
     earlier = f", {done} done by earlier starts" if done else ""
     folds = ", ".join(map(str, next(iter(plan.tasks.values())).search_folds))
@@ -161,7 +161,7 @@ def _greeting(config: SweepConfig, base: FinetuneConfig, plan: Plan) -> str:
     )
 
 
-def _leave(config: SweepConfig, plan: Plan, folders: Folders, metric: str) -> list[Path]:
+def _leave(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> list[Path]:
     """Write what was found so far, and delete the weights that nobody needs when a task is done."""
     for task in plan.tasks.values():
         folders.tidy(task)

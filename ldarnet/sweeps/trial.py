@@ -25,7 +25,7 @@ LOST = -9
 MOST_READ = 20_000
 
 
-class Job(TypedDict):
+class TrialJob(TypedDict):
     """What a worker must know of a trial.
 
     Attributes:
@@ -91,7 +91,7 @@ class FoldTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the program, unless the fold is finished."""
-        self._job: Job = config  # type: ignore[assignment]
+        self._job: TrialJob = config  # type: ignore[assignment]
         self._folder = Path(self._job["folder"])
         self._metrics = self._folder / f"fold{self._job['fold']}" / "metrics.jsonl"
         self._epoch = 0
@@ -178,7 +178,7 @@ class FoldTrial(tune.Trainable):
             return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-def command_of(job: Job, environment: dict[str, str]) -> list[str]:
+def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
     """What a trial runs in an environment, which is changed to suit the launcher."""
     changes = [f"{key}={json.dumps(value)}" for key, value in job["changes"].items()]
     arguments = [job["program"], "--config", job["config"], *changes]

@@ -14,7 +14,7 @@ from benchmarks.finetuning import (
     KMERS,
     PRETRAINED,
     RANDOM,
-    Plan,
+    ArmRuns,
     _bases_seen,
     main,
     write_results,
@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_arms_differ_in_nothing_but_the_model(checkpoint: Path, tmp_path: Path) -> None:
-    plan = Plan(checkpoint, ["nt/H3"], tmp_path, ["folds.only=[0]", "training.epochs=3"])
+    plan = ArmRuns(checkpoint, ["nt/H3"], tmp_path, ["folds.only=[0]", "training.epochs=3"])
     configs = {arm: plan.config(arm, "nt/H3") for arm in plan.arms}
     assert {arm: config.arm for arm, config in configs.items()} == {
         PRETRAINED: "checkpoint",
@@ -58,7 +58,7 @@ def test_arms_differ_in_nothing_but_the_model(checkpoint: Path, tmp_path: Path) 
 
 
 def test_the_dated_file_holds_every_arm_and_its_picture(checkpoint: Path, tmp_path: Path) -> None:
-    plan = Plan(checkpoint, ["nt/H3", "nt/H4"], tmp_path / "runs", [])
+    plan = ArmRuns(checkpoint, ["nt/H3", "nt/H4"], tmp_path / "runs", [])
     for number, arm in enumerate(plan.arms):
         for task in plan.tasks:
             make_run(plan.run_dir(arm, task), task, [0.5 + 0.1 * number, 0.51 + 0.1 * number])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldarnet.sweeps.plan import Fold, Plan, TaskPlan
+from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.report import _choice as choice
 from ldarnet.sweeps.settings import setting
 
@@ -105,7 +105,7 @@ def test_nothing_is_chosen_before_every_setting_has_finished():
 
 
 def test_what_is_known_from_earlier_is_not_done_again():
-    known = {(A.name, 0): Fold("finished", 0.9), (B.name, 0): Fold("stopped")}
+    known = {(A.name, 0): FoldStatus("finished", 0.9), (B.name, 0): FoldStatus("stopped")}
     plan = task(folds=2, known=known)
     assert plan.most_left() == 3
     assert do(plan, {}) == [(C.name, 0), (A.name, 1), (C.name, 1)]
@@ -122,7 +122,7 @@ def test_a_mistake_of_one_setting_is_its_own_and_that_of_two_before_training_end
 
 
 def test_tasks_share_the_room_evenly():
-    plan = Plan([task("H3"), task("H4"), task("H4ac")], concurrent=5)
+    plan = SweepPlan([task("H3"), task("H4"), task("H4ac")], concurrent=5)
     begun = []
     while (first := plan.next()) is not None:
         of, one, fold = first

@@ -3,7 +3,7 @@
 import math
 
 from ldarnet.config.sweep import Range
-from ldarnet.sweeps.plan import Fold, TaskPlan
+from ldarnet.sweeps.plan import FoldStatus, TaskPlan
 from ldarnet.sweeps.settings import Setting
 from ldarnet.sweeps.study import Study
 
@@ -15,7 +15,7 @@ def score(setting: Setting) -> float:
     return -abs(math.log10(setting.values["optimizer.lr"] / BEST))
 
 
-def search(trials: int, known: dict[tuple[str, int], Fold] | None = None, settings: list[Setting] | None = None):
+def search(trials: int, known: dict[tuple[str, int], FoldStatus] | None = None, settings: list[Setting] | None = None):
     plan = TaskPlan("H3", settings or [], [0], [0], known, Study(SPACE, trials, seed=1))
     while (first := plan.next()) is not None:
         plan.mark(*first, "finished", score(first[0]))

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ldarnet.sweeps.trial import Job, best_by_epoch, command_of
+from ldarnet.sweeps.trial import TrialJob, best_by_epoch, command_of
 
 
-def job(**changes: object) -> Job:
+def job(**changes: object) -> TrialJob:
     whole = {"program": "finetune.py", "config": "a.yaml", "changes": {"run.dir": "a b", "folds.only": [3]}}
     return {**whole, "launcher": "deepspeed", "ranks": 2, "gpus": 0.0, **changes}  # type: ignore[return-value]
 
