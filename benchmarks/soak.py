@@ -9,23 +9,26 @@ equal, bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is 
 
 import argparse
 import json
+import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from safetensors.torch import load_file
 
-from benchmarks.ranks import start_ranks
 from benchmarks.record import provenance, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.io.files import make_folder
 from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore
+from ldarnet.runtime.distributed import free_port
 from ldarnet.runtime.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +86,7 @@ def live(
     lost, trains = 0.0, None
     command = ["launch/pretrain.py", *arguments, f"run.dir={run_dir}"]
     with run_dir.with_suffix(".log").open("a") as log:
-        processes = start_ranks(command, ranks, log, log)
+        processes = _start_ranks(command, ranks, log)
     try:
         while any(process.poll() is None for process in processes):
             now = time.monotonic() - begin
@@ -106,6 +109,30 @@ def live(
     if written(run_dir) != before:
         life.step = max([first, *(line["step"] for line in read_metrics(run_dir / "metrics.jsonl"))])
     return life
+
+
+def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subprocess.Popen[str]]:
+    """Run Python with the arguments `command` on every rank, on CPU with one thread each; all output goes to `log`."""
+    common = os.environ | {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
 
 
 def written(run_dir: Path) -> int:

@@ -72,6 +72,7 @@ class Driver:
                 search_alg=_Suggester(self),
                 scheduler=self._scheduler(base),
                 num_samples=-1,
+                max_concurrent_trials=self._config.resources.concurrent,
                 trial_name_creator=lambda trial: trial.trial_id,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),

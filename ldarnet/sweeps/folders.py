@@ -24,8 +24,9 @@ from ldarnet.runtime.lock import lock
 from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, trials_folder, value_of
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
-from ldarnet.sweeps.trial import STOP, SUMMARY, best_by_epoch, undefined
+from ldarnet.sweeps.trial import SUMMARY, best_by_epoch, undefined
 
+STOP = "stopped.json"
 SWEEP, BASE, OF_SETTING = "sweep.yaml", "finetune.yaml", "finetune.yaml"
 EXPORT, WEIGHTS = "export", ("best", "last")
 POLL_SECONDS = 0.2
@@ -88,7 +89,7 @@ class Folders:
         config.save(self.of_setting(task, name) / OF_SETTING)
 
     def stop(self, task: str, name: str, fold: int, epoch: int) -> None:
-        """Have the program of a trial ended, for good."""
+        """Mark a trial as ended early, for good."""
         write_json_atomic(self.of_fold(task, name, fold) / STOP, {"epoch": epoch})
 
     def settings(self, task: str, keys: list[str]) -> list[Setting]:

@@ -193,12 +193,10 @@ class SweepPlan:
 
     Args:
         tasks: each with its settings and folds.
-        concurrent: most folds under way at a time; None for no limit.
     """
 
-    def __init__(self, tasks: Sequence[TaskPlan], concurrent: int | None = None) -> None:
+    def __init__(self, tasks: Sequence[TaskPlan]) -> None:
         self.tasks = {plan.task: plan for plan in tasks}
-        self._concurrent = concurrent
 
     @property
     def running(self) -> int:
@@ -207,8 +205,6 @@ class SweepPlan:
 
     def next(self) -> tuple[TaskPlan, Setting, int] | None:
         """The fold to begin next, of the task with the fewest under way; None if there is none, or none yet."""
-        if self._concurrent is not None and self.running >= self._concurrent:
-            return None
         for plan in sorted(self.tasks.values(), key=lambda plan: plan.running):
             if (first := plan.next()) is not None:
                 return plan, *first

@@ -1,9 +1,9 @@
-"""Keeps one command: ends it when its owner is gone or a file tells to, and says how it ended.
+"""Keeps one command: ends it when its owner is gone, and says how it ended.
 
 A program of its own, which imports nothing of ours. Its owner holds the other end of its stdin and stdout: when stdin
 closes, the owner is gone, whatever ended it. The last line of stdout is the exit status, negative for a signal.
 
-    python supervisor.py LOG STOP_FILE COMMAND...
+    python supervisor.py LOG COMMAND...
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 GRACE_SECONDS = 60.0
 """For saving after SIGTERM, before SIGKILL."""
@@ -23,7 +22,7 @@ LOST = -9
 
 def main() -> None:
     """Run the command in a session of its own."""
-    log, stop, *command = sys.argv[1:]
+    log, *command = sys.argv[1:]
     # Ray kills the children of a worker that ends; a grandchild lives on to end the command properly.
     if os.fork():
         os._exit(0)
@@ -32,9 +31,8 @@ def main() -> None:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
-    while child.poll() is None:
-        if _owner_is_gone() or Path(stop).exists():
-            break
+    while child.poll() is None and not _owner_is_gone():
+        pass
     end_group(child)
     with contextlib.suppress(BrokenPipeError):
         print(LOST if child.returncode is None else child.returncode, flush=True)

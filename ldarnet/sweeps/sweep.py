@@ -146,7 +146,7 @@ def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str |
             for fold in folds
         }
         plans.append(TaskPlan(task, settings, folds, search_folds, known, study))
-    return SweepPlan(plans, config.resources.concurrent)
+    return SweepPlan(plans)
 
 
 def _greeting(config: SweepConfig, base: FinetuneConfig, plan: SweepPlan) -> str:

@@ -18,7 +18,6 @@ from ray import tune
 
 POLL_SECONDS = 0.5
 LOG = "log.txt"
-STOP = "stopped.json"
 SUMMARY = "summary.json"
 MISTAKE = 1
 LOST = -9
@@ -124,7 +123,7 @@ class FoldTrial(tune.Trainable):
         self._folder.mkdir(parents=True, exist_ok=True)
         log = self._folder / LOG
         self._log_begin = log.stat().st_size if log.exists() else 0
-        keeper = [sys.executable, "-I", job["keeper"], str(log), str(self._folder / STOP)]
+        keeper = [sys.executable, "-I", job["keeper"], str(log)]
         environment = {**os.environ, **job["variables"]}
         command = [*keeper, *command_of(job, environment)]
         pipe = subprocess.PIPE

@@ -21,8 +21,7 @@ time.sleep(600)
 
 
 def keep(folder: Path, *command: str) -> subprocess.Popen[bytes]:
-    files = [str(folder / "log"), str(folder / "stop")]
-    program = [sys.executable, "-I", supervisor.__file__, *files, sys.executable, "-c", *command]
+    program = [sys.executable, "-I", supervisor.__file__, str(folder / "log"), sys.executable, "-c", *command]
     return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
@@ -56,15 +55,11 @@ def test_it_names_the_signal_that_ended_the_command(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to look at processes")
-@pytest.mark.parametrize("how", ["owner is gone", "stop file"])
-def test_it_ends_the_command_and_its_children(tmp_path: Path, how: str):
+def test_it_ends_the_command_and_its_children(tmp_path: Path):
     kept = keep(tmp_path, FAMILY, str(tmp_path / "family"))
     members = family(tmp_path / "family")
     assert all(alive(member) for member in members)
-    if how == "owner is gone":
-        kept.stdin.close()
-    else:
-        (tmp_path / "stop").touch()
+    kept.stdin.close()
     assert int(kept.stdout.read()) == -signal.SIGTERM
     assert not any(alive(member) for member in members)
 
