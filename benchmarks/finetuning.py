@@ -24,14 +24,14 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.record import RESULTS, provenance, result_file, write_text
-from ldarnet.comparison.compare import PICTURE, REPORT, find_results, write_comparison
+from ldarnet.comparison.compare import find_results, write_comparison
 from ldarnet.config import FinetuneConfig, flatten, load_config
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.model import load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.runtime.checkpoint import read_state
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tasks.registry import find_task
 
@@ -123,8 +123,12 @@ def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Pat
     )
     picture = file.with_suffix(".png")
     with atomic_path(picture) as partial:
-        shutil.copyfile(comparison / PICTURE, partial)
-    report = (comparison / REPORT).read_text(encoding="utf-8").replace(f"({PICTURE})", f"({picture.name})")
+        shutil.copyfile(comparison / run_files.COMPARISON_FIGURE, partial)
+    report = (
+        (comparison / run_files.COMPARISON_REPORT)
+        .read_text(encoding="utf-8")
+        .replace(f"({run_files.COMPARISON_FIGURE})", f"({picture.name})")
+    )
     found = "\n".join(f"#{line}" if line.startswith("#") else line for line in report.splitlines()[2:])
     sections = {
         "Made with": provenance(command),
@@ -157,11 +161,11 @@ def _question(plan: ArmRuns) -> str:
 
 def _bases_seen(checkpoint: Path) -> int | None:
     """The bases that the weights of a run's best checkpoint have seen; None of what is no run."""
-    state = model_folder(checkpoint) / "state.json"
+    state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
     step = read_state(state.parent).step
-    lines = read_metrics(checkpoint / METRICS_NAME)
+    lines = read_metrics(checkpoint / run_files.METRICS)
     return max((line["bases"] for line in lines if line["split"] == "train" and line["step"] <= step), default=None)
 
 
@@ -169,7 +173,7 @@ def _data(plan: ArmRuns) -> str:
     """What the runs noted about each task's rows."""
     lines = []
     for task in plan.tasks:
-        record = json.loads((plan.run_dir(PRETRAINED, task) / "data.json").read_text(encoding="utf-8"))
+        record = json.loads((plan.run_dir(PRETRAINED, task) / run_files.DATA).read_text(encoding="utf-8"))
         lines += [f"- {task}, fingerprint {record['fingerprint'][:12]}", *(f"  - {note}" for note in record["notes"])]
     return "\n".join(lines)
 

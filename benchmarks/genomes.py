@@ -26,8 +26,8 @@ from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
 from ldarnet.errors import UserError
 from ldarnet.genome.fasta import read_fasta
+from ldarnet.io import run_files
 from ldarnet.markdown import table
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -131,8 +131,8 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
 
 
 def _training(shards: ShardSet, run: Path, seconds: float) -> str:
-    lines = read_metrics(run / METRICS_NAME)
-    config = load_config(run / "config.yaml")
+    lines = read_metrics(run / run_files.METRICS)
+    config = load_config(run / run_files.CONFIG)
     windows = Windows(
         shards, "train", config.data.length, max_n_run=config.data.max_n_run, temperature=config.data.temperature
     )

@@ -19,8 +19,8 @@ import yaml
 from benchmarks.record import provenance, write_result
 from ldarnet.config import flatten, load_config
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.markdown import table
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 
 OWN_KEYS = ("run.seed", "run.dir", "training.precision")
@@ -39,13 +39,13 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
     curves: dict[tuple[str, int], Curve] = {}
     shared: dict[str, object] = {}
     for folder in folders:
-        config = load_config(folder / "config.yaml")
+        config = load_config(folder / run_files.CONFIG)
         rest = {key: value for key, value in flatten(config).items() if key not in OWN_KEYS}
         if shared and rest != shared:
             other = ", ".join(key for key in rest if rest[key] != shared.get(key))
             raise UserError(f"{folder}: differs from {folders[0]} in {other}; compare runs of one configuration")
         shared = rest
-        lines = read_metrics(folder / METRICS_NAME)
+        lines = read_metrics(folder / run_files.METRICS)
         curve = {line["step"]: line[MEASURE] for line in lines if line["split"] == "valid"}
         if config.training.steps not in curve:
             raise UserError(f"{folder}: not finished; run its training command again")

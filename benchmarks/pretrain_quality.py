@@ -37,9 +37,9 @@ from ldarnet.alphabet import MASK
 from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 
 MEASURES = ("mask_loss", "copy_loss", "mlm_loss", "accuracy")
@@ -77,8 +77,8 @@ class Run:
         Raises:
             UserError: it holds no run, or one without checkpoint or validation.
         """
-        config = load_config(folder / "config.yaml", overrides)
-        valid = [line for line in read_metrics(folder / METRICS_NAME) if line["split"] == "valid"]
+        config = load_config(folder / run_files.CONFIG, overrides)
+        valid = [line for line in read_metrics(folder / run_files.METRICS) if line["split"] == "valid"]
         checkpoint = CheckpointStore(folder, config.checkpoint.keep).latest()
         if checkpoint is None or not valid:
             raise UserError(f"{folder}: nothing to evaluate (a checkpoint and a validation are needed); finish the run")

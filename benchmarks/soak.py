@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from benchmarks.record import provenance, write_result
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import make_folder
 from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore
@@ -107,7 +108,7 @@ def live(
     life.ended = time.monotonic() - begin - life.seconds
     life.seconds = life.seconds or life.ended
     if written(run_dir) != before:
-        life.step = max([first, *(line["step"] for line in read_metrics(run_dir / "metrics.jsonl"))])
+        life.step = max([first, *(line["step"] for line in read_metrics(run_dir / run_files.METRICS))])
     return life
 
 
@@ -137,7 +138,7 @@ def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subpr
 
 def written(run_dir: Path) -> int:
     """When the metrics of a run were last written, in nanoseconds."""
-    file = run_dir / "metrics.jsonl"
+    file = run_dir / run_files.METRICS
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
@@ -237,8 +238,8 @@ def main() -> int:
     lives = soak(passed, arguments.out, ranks=arguments.ranks, between=arguments.between, seed=arguments.seed)
     wrong = differences(arguments.out / "undisturbed", arguments.out / "soaked")
     command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"
-    config.save(arguments.out / "config.yaml")
-    text = report(lives, wrong, undisturbed, (arguments.out / "config.yaml").read_text(), command)
+    config.save(arguments.out / run_files.CONFIG)
+    text = report(lives, wrong, undisturbed, (arguments.out / run_files.CONFIG).read_text(), command)
     print(text)
     (arguments.out / "lives.json").write_text(json.dumps([vars(life) for life in lives], indent=1))
     if arguments.name:

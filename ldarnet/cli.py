@@ -108,9 +108,10 @@ def report(
     every: Annotated[int | None, typer.Option(min=5, help="Draw it again and again, so many seconds apart.")] = None,
 ) -> None:
     """Draw a run on one HTML page: curves, boundaries, router health, configuration and versions."""
-    from ldarnet.report.page import NAME, write_report
+    from ldarnet.io.run_files import REPORT
+    from ldarnet.report.page import write_report
 
-    page = _with_parent(out) if out else run / NAME
+    page = _with_parent(out) if out else run / REPORT
     while True:
         drawn = write_report(run, page, refresh=every)
         print(f"{page}: step {drawn.last['step']:,}, {len(drawn.last.get('warnings', {}))} warnings in force")

@@ -9,12 +9,12 @@ from ldarnet.comparison.published import FOLDS_SOURCE, published
 from ldarnet.comparison.reading import find_results, read_arms
 from ldarnet.comparison.report import report
 from ldarnet.comparison.results import Comparison, TaskResults
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, make_folder
 from ldarnet.tasks.metrics import METRICS
 
 __all__ = ["find_results", "write_comparison"]
 
-REPORT, TABLE, PICTURE = "results.md", "results.csv", "results.png"
 COLUMNS = (
     "kind",
     "name",
@@ -50,13 +50,16 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
     """
     comparison = read_arms(arms)
     make_folder(out)
-    with atomic_path(out / TABLE) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(out / run_files.COMPARISON_TABLE) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(_our_rows(comparison) + _published_rows(comparison))
-    draw(comparison, out / PICTURE)
-    with atomic_path(out / REPORT) as partial:
-        partial.write_text(report(comparison, PICTURE), encoding="utf-8")
+    draw(comparison, out / run_files.COMPARISON_FIGURE)
+    with atomic_path(out / run_files.COMPARISON_REPORT) as partial:
+        partial.write_text(report(comparison, run_files.COMPARISON_FIGURE), encoding="utf-8")
 
 
 def _our_rows(comparison: Comparison) -> list[dict[str, object]]:

@@ -8,12 +8,9 @@ from pathlib import Path
 
 from ldarnet.comparison.results import ComparedTask, Comparison, FoldScores, Key, TaskResults
 from ldarnet.errors import UserError
-from ldarnet.finetuning.results import RESULT
+from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, read_json
 from ldarnet.tasks.registry import all_tasks
-
-SWEEP_REPORT = "sweep.json"
-"""In the folder of a sweep: for each task, what was chosen and where its results are."""
 
 _OF_A_RUN = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
 """What all folds of a run have in common, beside their settings."""
@@ -26,13 +23,15 @@ def find_results(folder: Path) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    if (sweep := folder / SWEEP_REPORT).is_file():
+    if (sweep := folder / run_files.SWEEP_REPORT).is_file():
         tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
         found = [folder / path for task in tasks.values() for path in task["results"]]
     else:
-        found = sorted(folder.glob(f"**/fold*/{RESULT}"))
+        found = sorted(folder.glob(f"**/fold*/{run_files.RESULT}"))
     if not found:
-        raise UserError(f"{folder}: no finished fold in it (fold*/{RESULT}); name the folder of a fine-tuning run")
+        raise UserError(
+            f"{folder}: no finished fold in it (fold*/{run_files.RESULT}); name the folder of a fine-tuning run"
+        )
     return found
 
 

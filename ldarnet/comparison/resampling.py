@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from ldarnet.finetuning.results import PREDICTIONS
+from ldarnet.io import run_files
 from ldarnet.tasks.metrics import METRICS
 
 RESAMPLES = 2000
@@ -24,7 +24,7 @@ def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndar
         fold: its folder.
         classes: names of the classes, by number.
     """
-    file = fold / PREDICTIONS
+    file = fold / run_files.PREDICTIONS
     if not file.is_file():
         return None
     with open(file, encoding="utf-8", newline="") as text:

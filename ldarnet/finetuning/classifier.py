@@ -12,6 +12,7 @@ from ldarnet.config import FinetuneConfig
 from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
 from ldarnet.finetuning.baselines import build_cnn
+from ldarnet.io import run_files
 from ldarnet.io.files import sha256_file
 from ldarnet.model import LDARNetForSequenceClassification, load_backbone
 from ldarnet.model.folder import model_folder
@@ -57,7 +58,7 @@ def checkpoint_hash(checkpoint: Path | None) -> str | None:
     """The SHA-256 of the weights that a checkpoint holds; None where there is none."""
     if checkpoint is None:
         return None
-    return sha256_file(checkpoint if checkpoint.suffix == ".pt" else model_folder(checkpoint) / "model.safetensors")
+    return sha256_file(checkpoint if checkpoint.suffix == ".pt" else model_folder(checkpoint) / run_files.WEIGHTS)
 
 
 def window_length(checkpoint: Path | None) -> int | None:
@@ -65,7 +66,7 @@ def window_length(checkpoint: Path | None) -> int | None:
     if checkpoint is None or checkpoint.suffix == ".pt":
         return None
     folder = model_folder(checkpoint)
-    for file in (folder / "config.yaml", folder.parent / "config.yaml"):
+    for file in (folder / run_files.CONFIG, folder.parent / run_files.CONFIG):
         if file.is_file():
             try:
                 data = read_yaml(file).get("data")

@@ -7,7 +7,6 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
 
-CONFUSION, ROC = "confusion.png", "roc.png"
 MOST_NAMED = 30
 """Classes that pictures have room to name."""
 

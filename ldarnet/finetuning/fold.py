@@ -23,6 +23,7 @@ from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
 from ldarnet.finetuning.plateau import Course
 from ldarnet.finetuning.setup import Job
+from ldarnet.io import run_files
 from ldarnet.runtime.checkpoint_files import load_weights, moments_of
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions
@@ -273,7 +274,7 @@ class FoldTraining:
 
 def fold_folder(job: Job, fold: int) -> Path:
     """Where everything of a fold lies."""
-    return Path(job.config.run.dir) / f"fold{fold}"
+    return Path(job.config.run.dir) / run_files.fold_name(fold)
 
 
 def _engine(job: Job, checkpoint: Path | None, state: FoldState, world: World) -> Engine:

@@ -17,9 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import PARTIAL_SUFFIX, space_errors, sync_path, write_json_atomic
-from ldarnet.runtime.checkpoint import MANIFEST, seal, verify
-from ldarnet.runtime.checkpoint_files import MOMENTS, WEIGHTS, save_tensors
+from ldarnet.runtime.checkpoint import seal, verify
+from ldarnet.runtime.checkpoint_files import save_tensors
 
 FORMAT_VERSION = 2
 
@@ -65,7 +66,7 @@ class FoldStore:
     """
 
     def __init__(self, fold: Path) -> None:
-        self.folder = fold / "last"
+        self.folder = fold / run_files.LAST
 
     def path(self, step: int) -> Path:
         """Where the checkpoint after so many optimiser steps lies."""
@@ -73,7 +74,7 @@ class FoldStore:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
-        return max((path.parent for path in self.folder.glob(f"[0-9]*/{MANIFEST}")), default=None)
+        return max((path.parent for path in self.folder.glob(f"[0-9]*/{run_files.MANIFEST}")), default=None)
 
     def read(self, checkpoint: Path, fingerprint: str) -> FoldState:
         """The state of a checkpoint, whose files are checked.
@@ -82,7 +83,7 @@ class FoldStore:
             UserError: a file is damaged, or it was written by another version or with other rows.
         """
         verify(checkpoint, remedy=f"delete {self.folder.parent} to train this fold anew")
-        content = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT_VERSION:
             raise UserError(f"{checkpoint} is of another version of ldarnet; delete {self.folder.parent} to begin anew")
         if content["fingerprint"] != fingerprint:
@@ -95,16 +96,16 @@ class FoldStore:
         Raises:
             NotWritableError: the device is full or may not be written to; checkpoints written before stay.
         """
-        if (self.path(state.step) / MANIFEST).is_file():
+        if (self.path(state.step) / run_files.MANIFEST).is_file():
             return
         staged = self.folder / f".{state.step:08d}{PARTIAL_SUFFIX}"
         shutil.rmtree(staged, ignore_errors=True)
         try:
             with space_errors(staged):
                 staged.mkdir(parents=True)
-                save_tensors(weights, staged / WEIGHTS)
-                save_tensors(moments, staged / MOMENTS)
-                write_json_atomic(staged / "state.json", asdict(state), indent=2)
+                save_tensors(weights, staged / run_files.WEIGHTS)
+                save_tensors(moments, staged / run_files.OPTIMIZER)
+                write_json_atomic(staged / run_files.STATE, asdict(state), indent=2)
                 seal(staged, state.step)
                 staged.rename(self.path(state.step))
                 sync_path(self.folder)

@@ -15,8 +15,8 @@ from ldarnet.finetuning.batches import cropped, encoded
 from ldarnet.finetuning.classifier import CUT, LONGEST, STRANDS, scorer
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.predictions import cells, columns
+from ldarnet.io import run_files
 from ldarnet.model import LDARNetForSequenceClassification, load_model
-from ldarnet.runtime.checkpoint_files import CONFIG as CONFIG_NAME
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import Phases
 from ldarnet.tasks.labels import ambiguity, clean_sequence, fits_a_table
@@ -123,7 +123,7 @@ class Classifier:
 
 
 def _refuse_baseline(place: Path) -> None:
-    file = place / CONFIG_NAME
+    file = place / run_files.CONFIG
     tree = read_yaml(file) if file.is_file() else {}
     if baseline := (tree.get("model") or {}).get("baseline"):
         raise UserError(

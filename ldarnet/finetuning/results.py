@@ -14,17 +14,16 @@ from torch import nn
 from ldarnet.config import flatten, lasting
 from ldarnet.errors import UserError
 from ldarnet.finetuning.evaluation import Outputs
-from ldarnet.finetuning.figures import CONFUSION, ROC, draw_confusion, draw_roc
+from ldarnet.finetuning.figures import draw_confusion, draw_roc
 from ldarnet.finetuning.fold import fold_folder
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.finetuning.setup import Job
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification, write_model
-from ldarnet.runtime.checkpoint_files import WEIGHTS, code_commit, save_tensors
+from ldarnet.runtime.checkpoint_files import code_commit, save_tensors
 from ldarnet.tasks.metrics import METRICS, scores, undefined
 from ldarnet.version import __version__
-
-RESULT, PREDICTIONS, BEST = "result.json", "predictions.tsv", "best"
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,15 @@ def leave(job: Job, fold: int, learned: Learned, outputs: Outputs) -> list[str]:
     folder, split = fold_folder(job, fold), "validation" if job.test is None else "test"
     rows, _ = job.reported(fold)
     if learned.network is not None:
-        _write_weights(learned.network, folder / BEST)
+        _write_weights(learned.network, folder / run_files.BEST)
     probabilities = np.exp(outputs.log_probabilities)
     _demand_finite(probabilities, rows.names, f"fold {fold}")
-    _write_predictions(job, rows.names, rows.labels, probabilities, folder / PREDICTIONS)
+    _write_predictions(job, rows.names, rows.labels, probabilities, folder / run_files.PREDICTIONS)
     title = f"{job.data.task}, fold {fold}: {len(rows):,} {split} rows"
-    draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / CONFUSION)
-    drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / ROC)
+    draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
+    drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
     result = _result(job, fold, learned, rows.labels, None if job.test is None else probabilities)
-    write_json_atomic(folder / RESULT, result, indent=2)
+    write_json_atomic(folder / run_files.RESULT, result, indent=2)
     told = _nothing_learned(probabilities, job, fold, learned.best)
     told += [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
     told += [
@@ -89,7 +88,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = folder / RESULT
+    path = folder / run_files.RESULT
     if not path.is_file():
         return None
     with read_errors(path):
@@ -206,4 +205,6 @@ def _write_weights(network: nn.Module, out: Path) -> None:
         write_model(network, out)
         return
     with staged_folder(out) as staged:
-        save_tensors({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, staged / WEIGHTS)
+        save_tensors(
+            {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, staged / run_files.WEIGHTS
+        )

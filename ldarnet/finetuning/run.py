@@ -11,17 +11,16 @@ from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.errors import UserError
 from ldarnet.finetuning.describe import describe
 from ldarnet.finetuning.display import FinetuneProgress
-from ldarnet.finetuning.figures import CONFUSION, ROC
 from ldarnet.finetuning.fold import Start, fold_folder
 from ldarnet.finetuning.fold_store import FoldStore
 from ldarnet.finetuning.learning import Arm, arm_of
-from ldarnet.finetuning.results import PREDICTIONS, RESULT, leave, read_result
+from ldarnet.finetuning.results import leave, read_result
 from ldarnet.finetuning.setup import Job, keep_record, prepare
 from ldarnet.finetuning.summary import summarize
+from ldarnet.io import run_files
 from ldarnet.io.download import Patience
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime import distributed
-from ldarnet.runtime.checkpoint_files import CONFIG as CONFIG_NAME
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.lock import lock
 from ldarnet.runtime.rank_log import LOG, rank_log
@@ -31,6 +30,14 @@ from ldarnet.runtime.tracking import Tracker
 from ldarnet.runtime.watchdog import Watchdog
 
 POLL_SECONDS = 1.0
+ARTIFACTS = (
+    run_files.CONFIG,
+    run_files.RESULT,
+    run_files.PREDICTIONS,
+    run_files.CONFUSION_FIGURE,
+    run_files.ROC_FIGURE,
+)
+"""Files of a fold that are logged to MLflow."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def _finetune(config: FinetuneConfig, start: Start) -> bool:
         display.info(text)
     arm = arm_of(job, start)
     for fold in job.wanted:
-        result = fold_folder(job, fold) / RESULT
+        result = fold_folder(job, fold) / run_files.RESULT
         if world.from_main(result.is_file):
             display.info(f"fold {fold} is finished: {result}")
             world.on_main(FoldStore(result.parent).remove)
@@ -170,8 +177,8 @@ def _open_folder(job: Job) -> None:
         UserError: it does.
     """
     config, run_dir = job.config, Path(job.config.run.dir)
-    saved = run_dir / CONFIG_NAME
-    if saved.is_file() and any(run_dir.glob("fold*/metrics.jsonl")):
+    saved = run_dir / run_files.CONFIG
+    if saved.is_file() and any(run_dir.glob(run_files.FOLD_METRICS)):
         changed = differences(load_config(saved, schema=FinetuneConfig), config)
         if changed:
             raise UserError(
@@ -184,7 +191,7 @@ def _open_folder(job: Job) -> None:
         folder = fold_folder(job, fold)
         folder.mkdir(exist_ok=True)
         alone = config.folds.model_copy(update={"only": [fold]})
-        config.model_copy(update={"folds": alone}).save(folder / CONFIG_NAME)
+        config.model_copy(update={"folds": alone}).save(folder / run_files.CONFIG)
 
 
 def _tracker(job: Job, fold: int, display: FinetuneProgress) -> Tracker:
@@ -192,7 +199,9 @@ def _tracker(job: Job, fold: int, display: FinetuneProgress) -> Tracker:
     tags = {"task": job.data.task, "suite": job.data.suite, "arm": config.arm, "fold": str(fold)}
     if config.tracking.parent is not None:
         tags["mlflow.parentRunId"] = config.tracking.parent
-    return Tracker(config, display.info, job.kernels, name=config.tracking.name, part=f"fold{fold}", tags=tags)
+    return Tracker(
+        config, display.info, job.kernels, name=config.tracking.name, part=run_files.fold_name(fold), tags=tags
+    )
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:
@@ -203,7 +212,7 @@ def _close(tracker: Tracker, folder: Path, status: str) -> None:
         for split in ("test", "test_leak_free"):
             if result[split]:
                 tracker.log({"step": result["best_step"], "split": split, **result[split]})
-        for name in (CONFIG_NAME, RESULT, PREDICTIONS, CONFUSION, ROC):
+        for name in ARTIFACTS:
             if (folder / name).is_file():
                 tracker.log_artifact(folder / name)
     tracker.close(status)

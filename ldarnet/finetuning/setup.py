@@ -14,6 +14,7 @@ from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import check_shares, cropped, encoded
 from ldarnet.finetuning.classifier import build_classifier, checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
+from ldarnet.io import run_files
 from ldarnet.io.download import Patience
 from ldarnet.io.files import read_errors, write_json_atomic
 from ldarnet.ops import choose_backends
@@ -23,7 +24,6 @@ from ldarnet.tasks.dataset import Examples, TaskData, open_task
 from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
 
-DATA_NAME = "data.json"
 LR, BATCH = 1e-4, 64
 """Where neither the configuration nor the registry has any."""
 
@@ -164,9 +164,9 @@ def keep_record(job: Job) -> None:
     Raises:
         UserError: the run has begun with other rows or another checkpoint.
     """
-    path = Path(job.config.run.dir) / DATA_NAME
+    path = Path(job.config.run.dir) / run_files.DATA
     now = job.record()
-    begun = any(path.parent.glob("fold*/metrics.jsonl"))
+    begun = any(path.parent.glob(run_files.FOLD_METRICS))
     if begun and path.is_file():
         with read_errors(path):
             before = json.loads(path.read_text(encoding="utf-8"))

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from ldarnet.finetuning.display import FinetuneProgress, number
 from ldarnet.finetuning.fold import fold_folder
-from ldarnet.finetuning.results import BEST, read_result
+from ldarnet.finetuning.results import read_result
 from ldarnet.finetuning.setup import Job
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification
 from ldarnet.tasks.metrics import METRICS, interval
 
-SUMMARY, TEXT, EXPORT = "summary.json", "summary.txt", "export"
 WIDTH = 118
 
 
@@ -27,12 +27,12 @@ def summarize(job: Job, display: FinetuneProgress) -> None:
     run_dir = Path(job.config.run.dir)
     results = [result for fold in job.folds if (result := read_result(fold_folder(job, fold))) is not None]
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
-    write_json_atomic(run_dir / SUMMARY, summary, indent=2)
+    write_json_atomic(run_dir / run_files.SUMMARY, summary, indent=2)
     console = Console(file=StringIO(), width=WIDTH)
     with console.capture() as printed:
         console.print(_table(results, summary))
     lines = [line.rstrip() for line in printed.get().splitlines()] + _lines(job, summary)
-    with atomic_path(run_dir / TEXT) as partial:
+    with atomic_path(run_dir / run_files.SUMMARY_TEXT) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     display.info("\n" + "\n".join(lines))
 
@@ -124,11 +124,11 @@ def _lines(job: Job, summary: dict[str, Any]) -> list[str]:
         what = "penalty" if summary["arm"] == "kmers" or summary["mode"] == "probe" else "best epoch"
         lines.append(f"these rows also chose the {what}, so the numbers are too high; data.test names others")
     lines += [f"{missing} of {len(job.folds)} folds are not trained"] if missing else []
-    lines += [f"results      {run_dir / SUMMARY}", f"predictions  {run_dir}/fold*/predictions.tsv"]
+    lines += [f"results      {run_dir / run_files.SUMMARY}", f"predictions  {run_dir}/fold*/{run_files.PREDICTIONS}"]
     if summary["export"]:
         lines += [
-            f"classifier   {run_dir / EXPORT} (of fold {summary['export']['fold']}, the best in validation)",
-            f"use it       ldarnet predict {run_dir / EXPORT} my.fa --out predictions.tsv",
+            f"classifier   {run_dir / run_files.EXPORT} (of fold {summary['export']['fold']}, the best in validation)",
+            f"use it       ldarnet predict {run_dir / run_files.EXPORT} my.fa --out predictions.tsv",
         ]
     return lines
 
@@ -137,11 +137,11 @@ def _export(job: Job, results: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Copy the classifier of the fold that did best in validation, of those whose weights are there."""
     if not isinstance(job.network, LDARNetForSequenceClassification):
         return None
-    metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / EXPORT
-    there = [result for result in results if (fold_folder(job, result["fold"]) / BEST).is_dir()]
+    metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / run_files.EXPORT
+    there = [result for result in results if (fold_folder(job, result["fold"]) / run_files.BEST).is_dir()]
     if not there:
         return None
     best = max(there, key=lambda result: result["valid"][metric])
     with staged_folder(out, replace=True) as staged:
-        shutil.copytree(fold_folder(job, best["fold"]) / BEST, staged, dirs_exist_ok=True)
+        shutil.copytree(fold_folder(job, best["fold"]) / run_files.BEST, staged, dirs_exist_ok=True)
     return {"fold": best["fold"], metric: best["valid"][metric]}

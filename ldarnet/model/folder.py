@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.modeling import (
@@ -23,7 +24,7 @@ Model = TypeVar("Model", LDARNetForMaskedLM, LDARNetForSequenceClassification, L
 HEADS: dict[str, type[LDARNetPreTrainedModel]] = {
     kind.__name__: kind for kind in (LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
 }
-FINETUNED = ("export", "best")
+FINETUNED = (run_files.EXPORT, run_files.BEST)
 """Where runs and folds of fine-tuning keep their classifier."""
 
 
@@ -48,11 +49,11 @@ def model_folder(place: Path) -> Path:
     Raises:
         UserError: the run's list of checkpoints is damaged.
     """
-    pointers = place / "checkpoints" / "pointers.json"
+    pointers = place / run_files.CHECKPOINTS / run_files.POINTERS
     if pointers.is_file():
         return pointers.parent / str(_read_value(pointers, "best"))
-    if not (place / "config.json").is_file():
-        return next((place / name for name in FINETUNED if (place / name / "config.json").is_file()), place)
+    if not (place / run_files.MODEL_CONFIG).is_file():
+        return next((place / name for name in FINETUNED if (place / name / run_files.MODEL_CONFIG).is_file()), place)
     return place
 
 
@@ -73,7 +74,7 @@ def load_model(place: Path, kind: type[Model]) -> Model:
             LDARNetForSequenceClassification: "fine-tune it first, or name a classifier",
             LDARNetForMaskedLM: "name a model that was pretrained",
         }.get(kind, "name another one")
-        raise UserError(f"{folder / 'config.json'}: holds a {kept.__name__}, not a {kind.__name__}; {remedy}")
+        raise UserError(f"{folder / run_files.MODEL_CONFIG}: holds a {kept.__name__}, not a {kind.__name__}; {remedy}")
     return _load(folder, kind)
 
 
@@ -96,12 +97,12 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
     Raises:
         UserError: there is no model of ours.
     """
-    config, weights = folder / "config.json", folder / "model.safetensors"
+    config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name a model folder, a checkpoint or a run that has saved one")
     for file in (config, weights):
         if not file.is_file():
-            if file is config and (folder / "config.yaml").is_file():  # a checkpoint has both
+            if file is config and (folder / run_files.CONFIG).is_file():  # a checkpoint has both
                 raise UserError(f"{folder}: a run without a model of ours; {_why_none(folder)}")
             raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
     kind = _read_value(config, "model_type")
@@ -112,13 +113,13 @@ def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
 
 
 def _why_none(run_dir: Path) -> str:
-    if (run_dir / "summary.json").is_file():  # of fine-tuning, written when its folds are finished
+    if (run_dir / run_files.SUMMARY).is_file():  # of fine-tuning, written when its folds are finished
         return "it was a baseline, or its sweep has chosen another setting and deleted these weights"
     return "it has not saved one yet, so run its command again"
 
 
 def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
-    config, weights = folder / "config.json", folder / "model.safetensors"
+    config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
     try:
         loaded: Any = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
     except SafetensorError as error:

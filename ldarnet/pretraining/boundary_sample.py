@@ -11,7 +11,6 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.router_metrics import boundaries_at_bases
 
-NAME = "boundaries.jsonl"
 MOST_BASES = 512
 
 

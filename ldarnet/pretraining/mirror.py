@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import sync_path
 from ldarnet.io.retry import is_final
-from ldarnet.runtime.checkpoint import MANIFEST, PREFIX, CheckpointStore, read_state, verify
-from ldarnet.runtime.checkpoint_files import CONFIG
+from ldarnet.io.run_files import CHECKPOINT_PREFIX, CONFIG, MANIFEST, STATE
+from ldarnet.runtime.checkpoint import CheckpointStore, read_state, verify
 
 KEY = "checkpoint.remote"
 
@@ -61,7 +61,7 @@ class Mirror:
             return
         with TemporaryDirectory() as folder:
             with self._errors("cannot be read"):
-                for file in ("state.json", CONFIG):
+                for file in (STATE, CONFIG):
                     self._files.get_file(f"{self._root}/{there[-1]}/{file}", f"{folder}/{file}")
             check(Path(folder))
             best = read_state(Path(folder)).best_step
@@ -97,7 +97,7 @@ class Mirror:
             return {}
         for path in paths:
             name, _, file = path.removeprefix(self._root).lstrip("/").partition("/")
-            if name.startswith(PREFIX):
+            if name.startswith(CHECKPOINT_PREFIX):
                 found[name] |= {file} - {""}
         return dict(found)
 
@@ -125,7 +125,7 @@ class Mirror:
             self._files.rm(f"{self._root}/{name}", recursive=True)
 
     def _download(self, name: str, store: CheckpointStore) -> None:
-        with store.staged(int(name.removeprefix(PREFIX))) as folder:
+        with store.staged(int(name.removeprefix(CHECKPOINT_PREFIX))) as folder:
             with self._errors("cannot be read"):
                 manifest = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
                 for file in json.loads(manifest)["files"]:

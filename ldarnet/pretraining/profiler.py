@@ -13,10 +13,10 @@ from typing import Self
 import torch
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.runtime.rank_log import LOG
 
-FOLDER = "profiles"
 STEPS_ON_REQUEST = 3
 
 
@@ -31,7 +31,7 @@ class Profiler:
     """
 
     def __init__(self, run_dir: Path, rank: int, planned: tuple[int, int] | None, say: Callable[[str], None]) -> None:
-        self._folder, self._rank, self._say = run_dir / FOLDER, rank, say
+        self._folder, self._rank, self._say = run_dir / run_files.PROFILES, rank, say
         self._planned = planned
         self._requested = False
         self._last = self._completed = 0

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from ldarnet.config import RunConfig
+from ldarnet.io import run_files
 from ldarnet.io.files import space_errors
 from ldarnet.runtime.checkpoint_files import code_commit
 from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
-
-NAME = "starts.jsonl"
 
 
 def record_start(config: RunConfig, step: int, kernels: dict[str, str], world: World) -> None:
@@ -36,6 +35,6 @@ def record_start(config: RunConfig, step: int, kernels: dict[str, str], world: W
         "deepspeed": metadata.version("deepspeed"),
         "kernels": kernels,
     }
-    path = Path(config.run.dir) / NAME
+    path = Path(config.run.dir) / run_files.LAUNCHES
     with space_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -9,9 +9,9 @@ import torch
 from ldarnet.config import RunConfig
 from ldarnet.data import Quarantined
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.model.cost import dense_bf16_peak
 from ldarnet.pretraining.async_checkpoint import Saver
-from ldarnet.pretraining.boundary_sample import NAME as SAMPLES_NAME
 from ldarnet.pretraining.health import RouterHealth
 from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
 from ldarnet.pretraining.profiler import Profiler
@@ -74,7 +74,7 @@ class Recorder:
         self._utilization = Utilization(engine.model_config, config.data.length, world.size, peak)
         self._routers = RouterHealth(state.total_steps, inputs.schedule.target_ratio)
         self._file = world.on_main(lambda: MetricsFile(config.run.dir, state.step, kept=self._judge))
-        self._samples = world.on_main(lambda: MetricsFile(config.run.dir, state.step, SAMPLES_NAME))
+        self._samples = world.on_main(lambda: MetricsFile(config.run.dir, state.step, run_files.BOUNDARIES))
         self._tracker = Tracker(config, display.info, inputs.kernels) if world.is_main else None
         self._told_of: set[str] = set()
         self._status = "FAILED"

@@ -11,12 +11,12 @@ from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import N
 from ldarnet.config import RunConfig
 from ldarnet.console import format_duration, format_speed, make_console
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.model import write_model
 from ldarnet.pretraining import TrainResult
 from ldarnet.pretraining.boundary_sample import middle_window
 from ldarnet.pretraining.setup import open_shards
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.tracking import Tracker, server, tracking_uri
 
 FIGURE_BASES = 1024
@@ -29,20 +29,20 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
         UserError: the device is full.
     """
     console = make_console()
-    summary = result.run_dir / "summary.txt"
+    summary = result.run_dir / run_files.SUMMARY_TEXT
     if result.resumed_from == result.steps and summary.is_file():
         console.print(f"{result.run_dir} holds a finished run of this configuration; nothing is left to train.\n")
         console.print(summary.read_text(encoding="utf-8"), markup=False)
         return
     assert result.best_checkpoint is not None
     transformers.utils.logging.disable_progress_bar()
-    export = result.run_dir / "export"
+    export = result.run_dir / run_files.EXPORT
     model = export_model(result.best_checkpoint, export)
     figures = draw_figures(config, result, model)
     with atomic_path(summary) as temporary:
         temporary.write_text(describe(config, result, export, figures), encoding="utf-8")
     tracker = Tracker(config, console.print)
-    for path in (result.run_dir / "config.yaml", *figures, summary):
+    for path in (result.run_dir / run_files.CONFIG, *figures, summary):
         tracker.log_artifact(path)
     tracker.close("FINISHED")
     console.print("\n" + summary.read_text(encoding="utf-8"), markup=False)
@@ -61,13 +61,13 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     from ldarnet.interpret.boundaries import boundary_figure
     from ldarnet.interpret.figures import training_figure
 
-    folder = result.run_dir / "figures"
+    folder = result.run_dir / run_files.FIGURES
     folder.mkdir(exist_ok=True)
-    drawn, boundaries = [], folder / "boundaries.png"
-    if (result.run_dir / METRICS_NAME).is_file():  # lost with its folder, if the model came from checkpoint.remote
-        drawn.append(folder / "training.png")
+    drawn, boundaries = [], folder / run_files.BOUNDARY_FIGURE
+    if (result.run_dir / run_files.METRICS).is_file():  # lost with its folder, if the model came from checkpoint.remote
+        drawn.append(folder / run_files.TRAINING_FIGURE)
         training_figure(
-            result.run_dir / METRICS_NAME,
+            result.run_dir / run_files.METRICS,
             drawn[0],
             entropy=result.validation.get("composition_loss"),
             target_ratio=model.config.target_ratio,
@@ -103,8 +103,8 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         f"best checkpoint   {result.best_checkpoint}",
         f"exported model    {export}",
         *(f"figure            {figure}" for figure in figures),
-        f"metrics           {result.run_dir / METRICS_NAME}",
-        f"configuration     {result.run_dir / 'config.yaml'}",
+        f"metrics           {result.run_dir / run_files.METRICS}",
+        f"configuration     {result.run_dir / run_files.CONFIG}",
     ]
     if config.tracking.mlflow:
         browse = f"mlflow ui --backend-store-uri {shlex.quote(tracking_uri(result.run_dir))}"
@@ -120,7 +120,7 @@ def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
         f"  look at it  ldarnet report {quoted}",
         f"  load it     python -c {shlex.quote(load)}",
         "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
-        f"  train it    deepspeed launch/pretrain.py --config {quoted}/config.yaml run.dir=runs/mine "
+        f"  train it    deepspeed launch/pretrain.py --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
         "  classify    python launch/finetune.py --config configs/finetune/classify.yaml data.train=my.csv "
         f"checkpoint={quoted} run.dir=runs/my-classifier",

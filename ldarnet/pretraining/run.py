@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.config import RunConfig
+from ldarnet.io import run_files
 from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
 from ldarnet.pretraining.loop import loop
 from ldarnet.pretraining.progress import PretrainProgress
@@ -16,7 +17,6 @@ from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.lock import lock
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.rank_log import rank_log
 from ldarnet.runtime.signals import StopRequest, stop_requests
@@ -117,7 +117,7 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
         total_steps=inputs.total_steps,
         resumed_from=found.state.step if found.state else 0,
         best_checkpoint=store.best(),
-        validation=best_validation(store, config.run.dir / METRICS_NAME),
+        validation=best_validation(store, config.run.dir / run_files.METRICS),
         seconds=state.seconds,
         signal=request.received,
     )

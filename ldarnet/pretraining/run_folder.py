@@ -5,10 +5,10 @@ from pathlib import Path
 
 from ldarnet.config import RunConfig, differences, load_config
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io import run_files
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
-from ldarnet.runtime.checkpoint_files import CONFIG, save_config
-from ldarnet.runtime.tracking import RUN_FILE
+from ldarnet.runtime.checkpoint_files import save_config
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     run_dir = config.run.dir
     store.clean()
     checkpoint = own = store.latest()
-    saved = run_dir / CONFIG
+    saved = run_dir / run_files.CONFIG
     if checkpoint is not None:
         read_state(checkpoint)  # one of another version may have other files
         verify(checkpoint)
         _check_same(config, checkpoint, f"run.dir={run_dir}")
     elif saved.is_file() and differences(load_config(saved), config):
         # Nothing was learnt yet, so there is nothing to mix.
-        (run_dir / RUN_FILE).unlink(missing_ok=True)
+        (run_dir / run_files.MLFLOW).unlink(missing_ok=True)
     unreached = None
     if config.checkpoint.remote is not None:
         remote = f"checkpoint.remote={config.checkpoint.remote}"
@@ -85,7 +85,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
 
 def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:
     state = read_state(checkpoint)
-    changed = differences(load_config(checkpoint / CONFIG), config)
+    changed = differences(load_config(checkpoint / run_files.CONFIG), config)
     if changed:
         key, _, folder = place.partition("=")
         raise UserError(

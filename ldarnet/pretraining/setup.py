@@ -11,6 +11,7 @@ from ldarnet.config import DataSection, RunConfig
 from ldarnet.console import format_si
 from ldarnet.data import Masking, Part, Regions, ShardSet, Windows, plan
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
 from ldarnet.ops import choose_backends
@@ -144,7 +145,7 @@ def find_start(config: RunConfig, inputs: Inputs, store: CheckpointStore, world:
     found = world.from_main(lambda: open_run_folder(config, store, inputs.shards.fingerprint))
     if found.checkpoint is not None:
         with world.together():
-            if not (found.checkpoint / "manifest.json").is_file():
+            if not (found.checkpoint / run_files.MANIFEST).is_file():
                 raise UserError(f"rank {world.rank} does not see {found.checkpoint}; run.dir must be on a shared disk")
             check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint, accept_other=config.data.accept_other)
             load_weights(inputs.model, found.checkpoint)

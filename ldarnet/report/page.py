@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from ldarnet.interpret.figures import short_number, styled_figure
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
 from ldarnet.report import learning_panels, machine_panels, router_panels
 from ldarnet.report.panels import Panel
-from ldarnet.report.run_record import METRICS, RunRecord
+from ldarnet.report.run_record import RunRecord
 
-NAME = "report.html"
 PANELS = {"Learning": learning_panels.PANELS, "Routers": router_panels.PANELS, "Machine": machine_panels.PANELS}
 WIDE, NARROW = 11.0, 5.4
 """Widths of pictures in inches."""
@@ -45,7 +45,7 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
             facts=facts(run),
             groups={group: [it for panel in panels if (it := _drawn(panel, run))] for group, panels in PANELS.items()},
             regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
-            written=_time((folder / METRICS).stat().st_mtime),
+            written=_time((folder / run_files.METRICS).stat().st_mtime),
             now=_time(time.time()),
             refresh=refresh,
         )

@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
 
-METRICS = "metrics.jsonl"
 MOST_LINES = 1500
 """Lines of training metrics that are drawn; of more, about so many."""
 
@@ -59,11 +59,11 @@ class RunRecord:
         Raises:
             UserError: it is no run, has not recorded a step yet, or a file of it cannot be read.
         """
-        if not (folder / METRICS).is_file():
-            raise UserError(f"{folder}: no run, or none that has taken a step; it holds no {METRICS}")
-        train, valid, warned = _metrics(folder / METRICS)
-        samples, starts = (list(_json_lines(folder / name)) for name in ("boundaries.jsonl", "starts.jsonl"))
-        return cls(folder, train, valid, samples, starts, _config(folder / "config.yaml"), warned)
+        if not (folder / run_files.METRICS).is_file():
+            raise UserError(f"{folder}: no run, or none that has taken a step; it holds no {run_files.METRICS}")
+        train, valid, warned = _metrics(folder / run_files.METRICS)
+        samples, starts = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))
+        return cls(folder, train, valid, samples, starts, _config(folder / run_files.CONFIG), warned)
 
     @property
     def steps(self) -> np.ndarray:

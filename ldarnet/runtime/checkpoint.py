@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import PARTIAL_SUFFIX, read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.version import __version__
 
 FORMAT_VERSION = 2
-PREFIX = "step-"
 STAGED = ".staged-"
 DOOMED = ".doomed-"
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,20 @@ class CheckpointStore:
     """The checkpoints of one run folder; only complete ones are seen."""
 
     def __init__(self, run_dir: Path, keep: int) -> None:
-        self.folder = run_dir / "checkpoints"
+        self.folder = run_dir / run_files.CHECKPOINTS
         self.keep = keep
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of a step lies or will lie."""
-        return self.folder / f"{PREFIX}{step:08d}"
+        return self.folder / f"{run_files.CHECKPOINT_PREFIX}{step:08d}"
 
     def has(self, step: int) -> bool:
         """Whether the checkpoint of a step is there and complete."""
-        return (self.path(step) / MANIFEST).is_file()
+        return (self.path(step) / run_files.MANIFEST).is_file()
 
     def complete(self) -> list[Path]:
         """All complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"{PREFIX}*/{MANIFEST}"))
+        return sorted(path.parent for path in self.folder.glob(f"{run_files.CHECKPOINT_PREFIX}*/{run_files.MANIFEST}"))
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
@@ -99,7 +98,7 @@ class CheckpointStore:
 
     def clean(self) -> None:
         """Remove what an interrupted save or removal left behind."""
-        incomplete = set(self.folder.glob(f"{PREFIX}*")) - set(self.complete())
+        incomplete = set(self.folder.glob(f"{run_files.CHECKPOINT_PREFIX}*")) - set(self.complete())
         for path in (*self.folder.glob(f"{STAGED}*"), *self.folder.glob(f"{DOOMED}*"), *incomplete):
             shutil.rmtree(path)
         for path in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
@@ -109,7 +108,7 @@ class CheckpointStore:
         """Point to the latest and the best, and remove all others but the last `keep`."""
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
-        write_json_atomic(self.folder / "pointers.json", {"latest": latest.name, "best": best.name}, indent=2)
+        write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
         kept = {*self.complete()[-self.keep :], best}
         for path in self.complete():
             if path not in kept:
@@ -144,7 +143,7 @@ def seal(folder: Path, step: int) -> None:
     for file in files:
         sync_path(file)
     entries = {file.name: {"size": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
-    write_json_atomic(folder / MANIFEST, {"format": FORMAT_VERSION, "step": step, "files": entries}, indent=2)
+    write_json_atomic(folder / run_files.MANIFEST, {"format": FORMAT_VERSION, "step": step, "files": entries}, indent=2)
 
 
 def read_state(checkpoint: Path) -> TrainingState:
@@ -153,11 +152,11 @@ def read_state(checkpoint: Path) -> TrainingState:
     Raises:
         UserError: it was written in a form that this version does not know.
     """
-    content = read_json(checkpoint / "state.json", f"restore it, or delete {checkpoint}")
+    content = read_json(checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}")
     if content.get("format") != FORMAT_VERSION:
         raise UserError(
-            f"{checkpoint / 'state.json'}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; continue "
-            f"this run with the version of ldarnet that wrote it ({content.get('code_version')})"
+            f"{checkpoint / run_files.STATE}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; "
+            f"continue this run with the version of ldarnet that wrote it ({content.get('code_version')})"
         )
     return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
@@ -175,12 +174,12 @@ def verify(checkpoint: Path, place: str | None = None, remedy: str | None = None
     """
     place = place or str(checkpoint)
     remedy = remedy or f"restore it, or delete {place} to continue from the checkpoint before it"
-    manifest = read_json(checkpoint / MANIFEST, remedy)
+    manifest = read_json(checkpoint / run_files.MANIFEST, remedy)
     for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():
             raise UserError(f"{place}/{name} is missing; {remedy}")
         if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
             raise UserError(
-                f"{place}/{name} is not the file that was written (SHA-256 differs from manifest.json); {remedy}"
+                f"{place}/{name} is not the file that was written (SHA-256 differs from {run_files.MANIFEST}); {remedy}"
             )

@@ -15,13 +15,11 @@ from torch import Tensor, nn
 
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import space_errors, write_json_atomic
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.runtime.checkpoint import TrainingState, read_state
 
-WEIGHTS = "model.safetensors"
-MOMENTS = "optimizer.safetensors"
-CONFIG = "config.yaml"
 IGNORED_CONFIG_KEYS = {"ops", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
 
 
@@ -49,12 +47,12 @@ class Contents:
         Raises:
             NotWritableError: the device is full or may not be written to; names the file.
         """
-        save_tensors(self.weights, folder / WEIGHTS)
-        save_tensors(self.moments, folder / MOMENTS)
-        with space_errors(folder / "config.json"):
+        save_tensors(self.weights, folder / run_files.WEIGHTS)
+        save_tensors(self.moments, folder / run_files.OPTIMIZER)
+        with space_errors(folder / run_files.MODEL_CONFIG):
             self.model_config.save_pretrained(folder)
-        save_config(self.config, folder / CONFIG)
-        write_json_atomic(folder / "state.json", asdict(self.state), indent=2)
+        save_config(self.config, folder / run_files.CONFIG)
+        write_json_atomic(folder / run_files.STATE, asdict(self.state), indent=2)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -84,7 +82,7 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
     Raises:
         UserError: it is not; names what differs.
     """
-    saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    saved = json.loads((checkpoint / run_files.MODEL_CONFIG).read_text(encoding="utf-8"))
     wanted = json.loads(model.config.to_json_string(use_diff=False))
     keys = [key for key in wanted if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != wanted[key]]
     if keys:
@@ -101,13 +99,13 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
     """Put a checkpoint's weights into a model of its architecture; tied ones included."""
-    load_model(model, checkpoint / WEIGHTS, strict=True)
+    load_model(model, checkpoint / run_files.WEIGHTS, strict=True)
 
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
     """A function that reads one of the optimiser's moments, whole, by `<moment>.<parameter name>`."""
-    with safe_open(checkpoint / MOMENTS, framework="pt") as file:
+    with safe_open(checkpoint / run_files.OPTIMIZER, framework="pt") as file:
         yield file.get_tensor
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.files import space_errors
 from ldarnet.io.lock import Lock, acquire
 
@@ -14,7 +15,7 @@ def lock(run_dir: Path) -> Lock:
         FolderInUseError: another process trains in it.
         UserError: the folder cannot be created.
     """
-    path = run_dir / ".lock"
+    path = run_dir / run_files.LOCK
     try:
         with space_errors(path):
             run_dir.mkdir(parents=True, exist_ok=True)

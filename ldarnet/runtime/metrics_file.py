@@ -6,9 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, space_errors
-
-NAME = "metrics.jsonl"
 
 Line = dict[str, Any]
 
@@ -30,7 +29,11 @@ class MetricsFile:
     """Appends lines, each flushed, so that a crash loses at most the one being written."""
 
     def __init__(
-        self, run_dir: Path, completed_steps: int, name: str = NAME, kept: Callable[[Line], object] | None = None
+        self,
+        run_dir: Path,
+        completed_steps: int,
+        name: str = run_files.METRICS,
+        kept: Callable[[Line], object] | None = None,
     ) -> None:
         """Open for appending after dropping what lies beyond `completed_steps`: those steps will be run again.
 

@@ -16,6 +16,7 @@ from typing import TextIO
 import torch
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
 
@@ -35,7 +36,7 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
 
     A folder that cannot be written makes training no worse: the lines are lost.
     """
-    file = _open(run_dir / "logs" / f"rank-{world.rank:05d}.log")
+    file = _open(run_dir / run_files.LOGS / run_files.RANK_LOG.format(rank=world.rank))
     handler = _Silent(file)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     LOG.addHandler(handler)

@@ -16,10 +16,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ldarnet.config import FinetuneConfig, RunConfig, flatten
+from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
-from ldarnet.runtime.metrics_file import NAME as METRICS_NAME
 
-RUN_FILE = "mlflow.json"
 FLUSH_SECONDS = 2.0
 CLOSE_SECONDS = 20.0
 """Less than the 30 seconds after which the launcher kills a rank that it has told to stop."""
@@ -70,7 +69,7 @@ class Tracker:
         self.run_id = _known_run(self.folder)
         self._name = f"{name or self.run_dir.name}/{part}".rstrip("/")
         self._say = say
-        self._metrics_file = self.folder / METRICS_NAME
+        self._metrics_file = self.folder / run_files.METRICS
         self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         if config.tracking.mlflow:
@@ -144,7 +143,7 @@ class Tracker:
         client = MlflowClient(tracking_uri=tracking_uri(self.run_dir))
         self.run_id = run_id = self._continued(client) or self._begun(client)
         if _known_run(self.folder) != run_id:
-            write_json_atomic(self.folder / RUN_FILE, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
+            write_json_atomic(self.folder / run_files.MLFLOW, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
         known = client.get_run(run_id).data.params
         values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
@@ -175,7 +174,7 @@ class Tracker:
 
 def tracking_uri(run_dir: Path) -> str:
     """MLFLOW_TRACKING_URI, or else a sqlite file in the run folder."""
-    return server() or f"sqlite:///{run_dir.absolute()}/mlflow.db"
+    return server() or f"sqlite:///{run_dir.absolute()}/{run_files.MLFLOW_DATABASE}"
 
 
 def server() -> str | None:
@@ -197,7 +196,7 @@ def _kept_uri() -> str | None:
 def _known_run(folder: Path) -> str | None:
     """The id of the run that this folder has in the store, if any."""
     try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
     return content["run_id"] if without_user(content["tracking_uri"] or "") == (_kept_uri() or "") else None
@@ -207,7 +206,7 @@ def _experiment(client: Any, name: str, run_dir: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    location = None if server() else (run_dir.absolute() / "mlartifacts").as_uri()
+    location = None if server() else (run_dir.absolute() / run_files.MLFLOW_ARTIFACTS).as_uri()
     return client.create_experiment(name, artifact_location=location)
 
 

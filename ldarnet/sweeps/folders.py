@@ -18,17 +18,15 @@ from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.finetuning.results import read_result
+from ldarnet.io import run_files
 from ldarnet.io.files import space_errors, write_json_atomic
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime.lock import lock
 from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, trials_folder, value_of
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
-from ldarnet.sweeps.trial import SUMMARY, best_by_epoch, undefined
+from ldarnet.sweeps.trial import best_by_epoch, undefined
 
-STOP = "stopped.json"
-SWEEP, BASE, OF_SETTING = "sweep.yaml", "finetune.yaml", "finetune.yaml"
-EXPORT, WEIGHTS = "export", ("best", "last")
 POLL_SECONDS = 0.2
 SAVING_SECONDS = 2 * GRACE_SECONDS
 
@@ -58,14 +56,14 @@ class Folders:
         except FolderInUseError:
             raise UserError(f"another sweep uses {self.root}; wait for its end, or choose another sweep.dir") from None
         if changed := self._changed(config, base):
-            if next(self.trials.rglob("metrics.jsonl"), None) is not None:
+            if next(self.trials.rglob(run_files.METRICS), None) is not None:
                 raise UserError(
                     f"{self.root} holds another sweep ({'; '.join(changed)}); give this one another sweep.dir, or "
                     "delete that one"
                 )
             shutil.rmtree(self.trials, ignore_errors=True)  # nothing was learnt yet
-        config.save(self.root / SWEEP)
-        base.save(self.root / BASE)
+        config.save(self.root / run_files.SWEEP_CONFIG)
+        base.save(self.root / run_files.FINETUNE_CONFIG)
         return held
 
     def of_setting(self, task: str, name: str) -> Path:
@@ -74,27 +72,27 @@ class Folders:
 
     def of_fold(self, task: str, name: str, fold: int) -> Path:
         """The run.dir of a trial."""
-        return self.of_setting(task, name) / f"fold{fold}"
+        return self.of_setting(task, name) / run_files.fold_name(fold)
 
     def result(self, task: str, name: str, fold: int) -> Path:
         """The numbers of a trial; it is finished when there is a summary, too."""
-        return self.of_fold(task, name, fold) / f"fold{fold}" / "result.json"
+        return self.of_fold(task, name, fold) / run_files.fold_name(fold) / run_files.RESULT
 
     def prepare(self, task: str, name: str, fold: int, config: FinetuneConfig) -> None:
         """Make ready to begin a trial or to continue it."""
         folder = self.of_fold(task, name, fold)
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / STOP).unlink(missing_ok=True)
-        config.save(self.of_setting(task, name) / OF_SETTING)
+            (folder / run_files.TRIAL_STOP).unlink(missing_ok=True)
+        config.save(self.of_setting(task, name) / run_files.FINETUNE_CONFIG)
 
     def stop(self, task: str, name: str, fold: int, epoch: int) -> None:
         """Mark a trial as ended early, for good."""
-        write_json_atomic(self.of_fold(task, name, fold) / STOP, {"epoch": epoch})
+        write_json_atomic(self.of_fold(task, name, fold) / run_files.TRIAL_STOP, {"epoch": epoch})
 
     def settings(self, task: str, keys: list[str]) -> list[Setting]:
         """The settings that earlier starts have tried, by name."""
-        configs = sorted((self.trials / task).glob(f"*/{OF_SETTING}"))
+        configs = sorted((self.trials / task).glob(f"*/{run_files.FINETUNE_CONFIG}"))
         read = [load_config(path, schema=FinetuneConfig) for path in configs]
         values = [{key: value_of(config, key) for key in keys} for config in read]
         # The name is the folder's: it may have been made of an equal value that is written in another way (4 and 4.0).
@@ -113,10 +111,11 @@ class Folders:
             UserError: its result is damaged, of other data than those of the task read before, or of other weights
                 than those of another with the same checkpoint.
         """
-        if self._asha and rivals and (self.of_fold(task, name, fold) / STOP).is_file():
+        if self._asha and rivals and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
         path = self.result(task, name, fold)
-        if not (self.of_fold(task, name, fold) / SUMMARY).is_file() or (result := read_result(path.parent)) is None:
+        summary = self.of_fold(task, name, fold) / run_files.SUMMARY
+        if not summary.is_file() or (result := read_result(path.parent)) is None:
             return FoldStatus()
         self._demand_equal((task,), path, result["data_fingerprint"], "on other data")
         if (checkpoint := result.get("checkpoint")) is not None:
@@ -142,7 +141,7 @@ class Folders:
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
         """The best validation metric up to each epoch."""
-        return best_by_epoch(self.result(task, name, fold).with_name("metrics.jsonl"), self._metric)
+        return best_by_epoch(self.result(task, name, fold).with_name(run_files.METRICS), self._metric)
 
     def tidy(self, task: TaskPlan) -> None:
         """Delete what nobody needs when a task is settled, unless all is to be kept: it can take terabytes.
@@ -155,17 +154,18 @@ class Folders:
         for one, fold, _ in task.cells():
             folder = self.of_fold(task.task, one.name, fold)
             if one != task.chosen:
-                for weights in WEIGHTS:
-                    shutil.rmtree(folder / f"fold{fold}" / weights, ignore_errors=True)
+                for weights in (run_files.BEST, run_files.LAST):
+                    shutil.rmtree(folder / run_files.fold_name(fold) / weights, ignore_errors=True)
             if (one, fold) != (task.chosen, best):
-                shutil.rmtree(folder / EXPORT, ignore_errors=True)
+                shutil.rmtree(folder / run_files.EXPORT, ignore_errors=True)
 
     def classifier(self, task: TaskPlan) -> str | None:
         """The chosen setting's fold whose exported classifier is the task's; None where there is none."""
         if not task.done or task.chosen is None:
             return None
         best = self.best_fold(task)
-        return f"fold{best}" if (self.of_fold(task.task, task.chosen.name, best) / EXPORT).is_dir() else None
+        export = self.of_fold(task.task, task.chosen.name, best) / run_files.EXPORT
+        return run_files.fold_name(best) if export.is_dir() else None
 
     def best_fold(self, task: TaskPlan) -> int:
         """The fold of a task's chosen setting with the best validation metric."""
@@ -175,10 +175,10 @@ class Folders:
 
     def _changed(self, config: SweepConfig, base: FinetuneConfig) -> list[str]:
         """What enters the results of trials and is not as it was when the sweep began."""
-        if not (self.root / BASE).is_file():
+        if not (self.root / run_files.FINETUNE_CONFIG).is_file():
             return []
-        before = load_config(self.root / SWEEP, schema=SweepConfig).space.keys()
-        found = differences(load_config(self.root / BASE, schema=FinetuneConfig), base)
+        before = load_config(self.root / run_files.SWEEP_CONFIG, schema=SweepConfig).space.keys()
+        found = differences(load_config(self.root / run_files.FINETUNE_CONFIG, schema=FinetuneConfig), base)
         own = ("task", *config.space, *before)
         found = [difference for difference in found if not difference.startswith(tuple(f"{key}:" for key in own))]
         if before != config.space.keys():

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ldarnet.config.sweep import SweepConfig
+from ldarnet.io import run_files
 from ldarnet.sweeps import supervisor
-from ldarnet.sweeps.folders import OF_SETTING, Folders
+from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import TaskPlan
 from ldarnet.sweeps.settings import Setting, describe
 from ldarnet.sweeps.tracking import ParentRun
@@ -61,7 +62,7 @@ class Jobs:
             folder=str(folder),
             metric=self._metric,
             program=str(self._program),
-            config=str(folder.parent / OF_SETTING),
+            config=str(folder.parent / run_files.FINETUNE_CONFIG),
             changes=self._changes(folder, fold, f"{task.task} {setting.name}"),
             launcher=self._config.resources.launcher,
             ranks=self._config.resources.ranks,

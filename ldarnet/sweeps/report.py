@@ -3,18 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from ldarnet.comparison.compare import REPORT as COMPARED
 from ldarnet.comparison.compare import write_comparison
-from ldarnet.comparison.reading import SWEEP_REPORT
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.finetuning.results import read_result
-from ldarnet.sweeps.folders import EXPORT, Folders
+from ldarnet.io import run_files
+from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
-from ldarnet.sweeps.trial import LOG
 from ldarnet.tasks.metrics import METRICS
-
-REPORT, SUMMARY, COMPARISON = SWEEP_REPORT, "summary.txt", "comparison"
 
 
 def content(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
@@ -37,8 +33,8 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
     tested = [path for path in paths if (result := read_result(path.parent)) is not None and result["test"]]
     if not tested:
         return None
-    write_comparison({folders.root.name: tested}, folders.root / COMPARISON)
-    return folders.root / COMPARISON / COMPARED
+    write_comparison({folders.root.name: tested}, folders.root / run_files.COMPARISON)
+    return folders.root / run_files.COMPARISON / run_files.COMPARISON_REPORT
 
 
 def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
@@ -71,13 +67,13 @@ def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str)
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")
         if task.chosen is not None and (best := folders.classifier(task)) is not None:
-            model = folders.of_setting(task.task, task.chosen.name) / best / EXPORT
+            model = folders.of_setting(task.task, task.chosen.name) / best / run_files.EXPORT
             lines.append(f"  use it: ldarnet predict {model} my.fa --out predictions.tsv")
         for one, fold, cell in task.cells():
             if cell.state == "failed" and not task.mistake:
-                log = folders.of_fold(task.task, one.name, fold) / LOG
+                log = folders.of_fold(task.task, one.name, fold) / run_files.TRIAL_LOG
                 lines.append(f"  failed: {one.name} fold {fold}: {cell.reason}; see {log}")
-    lines += ["", f"all settings and folds   {folders.root / REPORT}"]
+    lines += ["", f"all settings and folds   {folders.root / run_files.SWEEP_REPORT}"]
     return "\n".join(lines) + "\n"
 
 

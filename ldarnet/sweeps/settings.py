@@ -11,6 +11,7 @@ from typing import Any
 from ldarnet.config import FinetuneConfig, load_config
 from ldarnet.config.sweep import Range, SweepConfig
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.tasks.registry import find_task
 
 SEARCHABLE = ("checkpoint", "model", "optimizer", "schedule", "training", "data.max_length")
@@ -122,7 +123,7 @@ def folds_of(base: FinetuneConfig, task: str | None = None) -> list[int]:
 
 def trials_folder(config: SweepConfig) -> Path:
     """Where the trials' folders are: `<task>/<setting>/fold<k>`."""
-    return config.sweep.dir.absolute() / "trials"
+    return config.sweep.dir.absolute() / run_files.TRIALS
 
 
 def _check_paths(*configs: FinetuneConfig) -> None:

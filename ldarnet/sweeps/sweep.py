@@ -12,6 +12,7 @@ from rich.console import Console
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.console import make_console
+from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, write_json_atomic
 from ldarnet.sweeps import report
 from ldarnet.sweeps.cluster import check_shared, gpus_of_a_trial, joined
@@ -165,7 +166,7 @@ def _leave(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) 
     """Write what was found so far, and delete the weights that nobody needs when a task is done."""
     for task in plan.tasks.values():
         folders.tidy(task)
-    paths = [folders.root / report.REPORT, folders.root / report.SUMMARY]
+    paths = [folders.root / run_files.SWEEP_REPORT, folders.root / run_files.SUMMARY_TEXT]
     write_json_atomic(paths[0], report.content(config, plan, folders, metric), indent=2)
     with atomic_path(paths[1]) as temporary:
         temporary.write_text(report.summary(config, plan, folders, metric), encoding="utf-8")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ldarnet.config import flatten
 from ldarnet.config.sweep import SweepConfig
+from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
-from ldarnet.runtime.tracking import RUN_FILE, tracking_uri, without_user
+from ldarnet.runtime.tracking import tracking_uri, without_user
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,7 +59,7 @@ class ParentRun:
             self._attempt(send)
 
     def _begin(self) -> None:
-        client, file = _client(self.uri), self._root / RUN_FILE
+        client, file = _client(self.uri), self._root / run_files.MLFLOW
         # The trials would all make the tables and the experiment at once.
         self._experiment = self._find_experiment(client)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -78,7 +79,7 @@ class ParentRun:
         if (found := client.get_experiment_by_name(name)) is not None:
             return found.experiment_id
         local = not os.environ.get("MLFLOW_TRACKING_URI")
-        return client.create_experiment(name, (self._root / "mlartifacts").as_uri() if local else None)
+        return client.create_experiment(name, (self._root / run_files.MLFLOW_ARTIFACTS).as_uri() if local else None)
 
     def _close_children(self, client: "MlflowClient") -> None:
         """End the runs of trials that were killed: the ones that go on open theirs again."""

@@ -1,7 +1,7 @@
 """One fold of one task with one setting, as Ray Tune runs it: launch/finetune.py in processes of its own.
 
-This module is sent to the workers as it is (`ray.cloudpickle.register_pickle_by_value`) and imports nothing of ours:
-importing `ldarnet` would cost every worker seconds and half a gigabyte.
+This module is sent to the workers as it is (`ray.cloudpickle.register_pickle_by_value`) and uses nothing of ours but
+strings, which travel with it: importing `ldarnet` would cost every worker seconds and half a gigabyte.
 """
 
 import json
@@ -16,9 +16,9 @@ from typing import Any, TypedDict
 
 from ray import tune
 
+from ldarnet.io.run_files import FOLD_PREFIX, METRICS, RESULT, SUMMARY, TRIAL_LOG
+
 POLL_SECONDS = 0.5
-LOG = "log.txt"
-SUMMARY = "summary.json"
 MISTAKE = 1
 LOST = -9
 MOST_READ = 20_000
@@ -92,7 +92,7 @@ class FoldTrial(tune.Trainable):
         """Start the program, unless the fold is finished."""
         self._job: TrialJob = config  # type: ignore[assignment]
         self._folder = Path(self._job["folder"])
-        self._metrics = self._folder / f"fold{self._job['fold']}" / "metrics.jsonl"
+        self._metrics = self._folder / f"{FOLD_PREFIX}{self._job['fold']}" / METRICS
         self._epoch = 0
         self._said = b""
         self._log_begin = 0
@@ -121,7 +121,7 @@ class FoldTrial(tune.Trainable):
     def _start(self) -> subprocess.Popen[bytes]:
         job = self._job
         self._folder.mkdir(parents=True, exist_ok=True)
-        log = self._folder / LOG
+        log = self._folder / TRIAL_LOG
         self._log_begin = log.stat().st_size if log.exists() else 0
         keeper = [sys.executable, "-I", job["keeper"], str(log)]
         environment = {**os.environ, **job["variables"]}
@@ -164,15 +164,15 @@ class FoldTrial(tune.Trainable):
         if not (self._folder / SUMMARY).is_file():
             return None
         try:
-            return json.loads(self._metrics.with_name("result.json").read_text(encoding="utf-8"))
+            return json.loads(self._metrics.with_name(RESULT).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
     def _printed(self) -> list[str]:
         """The last lines of what the program printed this time."""
-        if not (self._folder / LOG).exists():
+        if not (self._folder / TRIAL_LOG).exists():
             return []
-        with open(self._folder / LOG, "rb") as file:
+        with open(self._folder / TRIAL_LOG, "rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - MOST_READ, self._log_begin))
             return [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 

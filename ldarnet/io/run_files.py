@@ -1,0 +1,101 @@
+"""Names of the files and folders in run folders, checkpoints, folds, sweeps and exports.
+
+<run.dir>/                      a pretraining run
+config.yaml  metrics.jsonl  boundaries.jsonl  starts.jsonl  mlflow.json  summary.txt  report.html
+logs/  profiles/  figures/  export/
+checkpoints/pointers.json
+checkpoints/step-00000100/  model.safetensors  config.json  optimizer.safetensors  state.json  config.yaml
+manifest.json
+<run.dir>/                      a fine-tuning run
+config.yaml  data.json  summary.json  summary.txt  logs/  export/
+fold0/                      config.yaml  metrics.jsonl  result.json  predictions.tsv  confusion.png  roc.png
+fold0/best/  fold0/last/    best weights; checkpoints while the fold trains
+<sweep.dir>/                    a sweep
+sweep.yaml  finetune.yaml  sweep.json  summary.txt  comparison/
+trials/<task>/<setting>/    finetune.yaml, and per fold a fine-tuning run with log.txt and stopped.json
+"""
+
+# Any run folder
+CONFIG = "config.yaml"
+"""Configuration of the run."""
+METRICS = "metrics.jsonl"
+"""One JSON object per logged step, validation or epoch."""
+MLFLOW = "mlflow.json"
+"""MLflow run id and tracking URI."""
+MLFLOW_DATABASE = "mlflow.db"
+"""MLflow's sqlite store; used without a tracking server."""
+MLFLOW_ARTIFACTS = "mlartifacts"
+LOGS = "logs"
+"""Folder of the rank logs."""
+RANK_LOG = "rank-{rank:05d}.log"
+LOCK = ".lock"
+SUMMARY_TEXT = "summary.txt"
+"""Summary that is also printed at the end."""
+EXPORT = "export"
+"""Hugging Face folder of the best model."""
+
+# Model folders and checkpoints
+MODEL_CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+"""fp32 parameters by name."""
+OPTIMIZER = "optimizer.safetensors"
+"""Adam moments, `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`."""
+STATE = "state.json"
+"""Training state without tensors."""
+MANIFEST = "manifest.json"
+"""Size and SHA-256 of each file; written last, so its presence marks a complete checkpoint."""
+
+# Pretraining runs
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_PREFIX = "step-"
+POINTERS = "pointers.json"
+"""Names of the latest and the best checkpoint."""
+BOUNDARIES = "boundaries.jsonl"
+"""Boundaries along a held-out window, one line per validation."""
+LAUNCHES = "starts.jsonl"
+"""Versions and hardware, one line per launch."""
+PROFILES = "profiles"
+"""Folder of profiler traces."""
+FIGURES = "figures"
+TRAINING_FIGURE = "training.png"
+BOUNDARY_FIGURE = "boundaries.png"
+REPORT = "report.html"
+
+# Fine-tuning runs
+FOLD_PREFIX = "fold"
+DATA = "data.json"
+"""Task, fingerprint and row counts."""
+SUMMARY = "summary.json"
+"""Scores over all folds; written last, so its presence marks a finished run."""
+RESULT = "result.json"
+"""Scores of one fold; written last, so its presence marks a finished fold."""
+PREDICTIONS = "predictions.tsv"
+CONFUSION_FIGURE = "confusion.png"
+ROC_FIGURE = "roc.png"
+BEST = "best"
+"""Folder of a fold's best weights."""
+LAST = "last"
+"""Folder of a fold's checkpoints, removed when the fold finishes."""
+
+# Sweeps and comparisons
+SWEEP_CONFIG = "sweep.yaml"
+FINETUNE_CONFIG = "finetune.yaml"
+"""Base configuration of a sweep; in a setting's folder, the configuration of that setting."""
+SWEEP_REPORT = "sweep.json"
+TRIALS = "trials"
+TRIAL_LOG = "log.txt"
+TRIAL_STOP = "stopped.json"
+"""Present if a trial was stopped early."""
+COMPARISON = "comparison"
+COMPARISON_REPORT = "results.md"
+COMPARISON_TABLE = "results.csv"
+COMPARISON_FIGURE = "results.png"
+
+
+def fold_name(fold: int) -> str:
+    """Name of the folder of a fold."""
+    return f"{FOLD_PREFIX}{fold}"
+
+
+FOLD_METRICS = f"{FOLD_PREFIX}*/{METRICS}"
+"""Glob of the metrics of all folds of a run; no match means that nothing was trained yet."""
