@@ -1,96 +1,124 @@
 """The training loop, from top to bottom."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, curriculum_steps, part_at
 from ldarnet.errors import UserError
 from ldarnet.pretraining.async_checkpoint import Saver
-from ldarnet.pretraining.boundary_sample import boundary_sample
-from ldarnet.pretraining.recorder import Recorder
+from ldarnet.pretraining.callbacks.base import Callback, RunContext
 from ldarnet.pretraining.setup import Inputs
+from ldarnet.pretraining.train_metrics import TrainMetrics
 from ldarnet.pretraining.validation import validate
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine, micro_batch
+from ldarnet.runtime.guard import stop_after
 from ldarnet.runtime.losses import StepTotals, micro_step_loss
 from ldarnet.runtime.router_metrics import RouterCounts
 from ldarnet.runtime.signals import StopRequest
 from ldarnet.runtime.timers import Phases
 
 
-def loop(
-    config: RunConfig,
-    inputs: Inputs,
-    engine: Engine,
-    saver: Saver,
-    state: TrainingState,
-    recorder: Recorder,
-    request: StopRequest,
-    world: World,
-) -> TrainingState:
-    """Take steps until the last one, `stop_after` or a signal, and save; return where the run stands."""
+def loop(run: RunContext, saver: Saver, callbacks: Sequence[Callback], request: StopRequest) -> TrainingState:
+    """Train until the last step, `training.stop_after` or a signal, and save; returns the training state."""
+    config, inputs, engine, world, timers = run.config, run.inputs, run.engine, run.world, run.timers
     training, total = config.training, inputs.total_steps
+    state, saved = run.resumed, run.resumed.step
     last = min(total, max(training.stop_after or total, state.step))
-    saved, phases = state.step, recorder.phases
+    metrics = TrainMetrics(run)
     steps = _data(config, inputs, world, state.step, last)
     while state.step < last:
-        recorder.profiler.between(state.step)
+        for callback in callbacks:
+            callback.before_step(state.step)
         if state.step == part_at(inputs.parts, state.step).first:
             engine.guard.forget()
-        with phases.phase(state.step, "data"):
+        with timers.phase(state.step, "data"):
             batches, error = _next(steps)
-        with phases.phase(state.step, "agree"):
-            scored, stop = _agree(batches, error, recorder, request, world)
+        with timers.phase(state.step, "agree"):
+            scored, stop = _agree(batches, error, callbacks, request, world)
         if stop:
             request.agree(world)
             break
-        looked_at = recorder.due(state.step + 1)
+        logged = (state.step + 1) % training.log_every == 0 or state.step + 1 in (1, total)
         target = inputs.schedule.target_ratio(state.step)
-        totals = _accumulate(engine, batches, scored, phases, state.step, world, target=target, looked_at=looked_at)
-        if looked_at:
+        totals = _accumulate(engine, batches, scored, timers, state.step, world, target=target, logged=logged)
+        if logged:
             engine.gradients.watch()
-        with phases.phase(state.step, "update"):
+        with timers.phase(state.step, "update"):
             loss = world.sum_on_device(totals.nll) / max(scored, 1)
-            rates, norm = engine.update(inputs.schedule.factor(state.step), loss)
+            lr, norm = engine.update(inputs.schedule.factor(state.step), loss)
         state = state.advanced(step=state.step + 1, position=state.position + training.batch)
         engine.guard.end(state.step, norm, batches, totals.windows)
-        recorder.count()
-        if looked_at:
-            length = part_at(inputs.parts, state.step - 1).length
-            with phases.phase(state.step - 1, "record"):
-                recorder.train(state, totals, scored, rates, norm, length)
+        metrics.count_step()
+        if logged:
+            with timers.phase(state.step - 1, "record"):
+                _report_skipped(run, callbacks)
+                line = metrics.line(state, totals, scored, lr, norm)
+                for callback in callbacks:
+                    callback.on_step_logged(line)
         if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):
-            state = _validated(config, inputs, engine, saver, state, recorder, world)
+            with timers.phase(state.step - 1, "validate"), metrics.meter.paused():
+                state = _validate(run, saver, state, callbacks)
         if state.step % config.checkpoint.every == 0 or state.step in (last, state.best_step):
-            state, saved = recorder.save(saver, engine, state), state.step
+            state, saved = _save(run, saver, state, callbacks, metrics), state.step
     if saved < state.step:
-        state = recorder.save(saver, engine, state)
-    with phases.phase(state.step - 1, "save"):
+        state = _save(run, saver, state, callbacks, metrics)
+    with timers.phase(state.step - 1, "save"):
         saver.finish()
-    recorder.finish(state, request)
+    for callback in callbacks:
+        callback.on_run_end(state, request.received)
     return state
 
 
-def _validated(
-    config: RunConfig,
-    inputs: Inputs,
-    engine: Engine,
-    saver: Saver,
-    state: TrainingState,
-    recorder: Recorder,
-    world: World,
-) -> TrainingState:
-    """Validate; the state says whether this step is the best now."""
-    with recorder.phases.phase(state.step - 1, "validate"), recorder.meter.paused():
-        metrics = validate(engine, inputs.shards, config, world, inputs.regions)
-        sample = boundary_sample(engine, inputs.shards, config, world)
-        state = saver.settle(state)
-    recorder.validation(state, metrics, sample)
-    complete = "quarantined" not in metrics  # other windows, another question
+def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
+    """Report the steps skipped since the last call.
+
+    Raises:
+        UserError: too many in a row; on all ranks.
+    """
+    if skipped := run.engine.guard.look():
+        for callback in callbacks:
+            callback.on_skipped_steps(skipped)
+        stop_after(skipped, run.config.guard.stop_after)
+
+
+def _validate(run: RunContext, saver: Saver, state: TrainingState, callbacks: Sequence[Callback]) -> TrainingState:
+    """Validate; the returned state says whether this step is the best so far.
+
+    Raises:
+        UserError: the validation loss is not finite; on all ranks.
+    """
+    metrics = validate(run.engine, run.inputs.shards, run.config, run.world, run.inputs.regions)
+    state = saver.settle(state)
+    if not math.isfinite(metrics["mlm_loss"]):
+        raise UserError(
+            f"the validation loss after step {state.step} is not finite; train in another run.dir with a lower "
+            "optimizer.lr (checkpoints of this run stay as they are)"
+        )
+    line: dict[str, Any] = {"step": state.step, "split": "valid", **metrics}
+    for callback in callbacks:
+        callback.on_validation(line)
+    complete = "quarantined" not in metrics  # losses over different windows do not compare
     if complete and (state.best_loss is None or metrics["mlm_loss"] < state.best_loss):
         return state.advanced(best_step=state.step, best_loss=metrics["mlm_loss"])
     return state
+
+
+def _save(
+    run: RunContext, saver: Saver, state: TrainingState, callbacks: Sequence[Callback], metrics: TrainMetrics
+) -> TrainingState:
+    """Start to write a checkpoint; returns the state in it.
+
+    Raises:
+        UserError: too many steps in a row were skipped; on all ranks.
+    """
+    _report_skipped(run, callbacks)
+    state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.memory())
+    with run.timers.phase(state.step - 1, "save"), metrics.meter.paused():
+        return saver.save(run.engine, state)
 
 
 def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int) -> Iterator[list[Batch]]:
@@ -117,7 +145,7 @@ def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
 
 
 def _agree(
-    batches: list[Batch], error: UserError | None, recorder: Recorder, request: StopRequest, world: World
+    batches: list[Batch], error: UserError | None, callbacks: Sequence[Callback], request: StopRequest, world: World
 ) -> tuple[int, bool]:
     """The number of scored bases in the global batch, and whether any rank must stop.
 
@@ -134,7 +162,9 @@ def _agree(
     if failures:
         world.raise_together(error)
     if missing:
-        recorder.quarantined(world.gather(lost))
+        windows = world.gather(lost)
+        for callback in callbacks:
+            callback.on_quarantine(windows)
     return scored, stops > 0
 
 
@@ -142,28 +172,28 @@ def _accumulate(
     engine: Engine,
     batches: list[Batch],
     scored: int,
-    phases: Phases,
+    timers: Phases,
     step: int,
     world: World,
     *,
     target: float,
-    looked_at: bool,
+    logged: bool,
 ) -> StepTotals:
-    """Forward and backward passes of one step; what its routers do is counted if it is looked at.
+    """Forward and backward passes of one step; what its routers do is counted if it is logged.
 
     Args:
         engine: with the model.
         batches: this rank's, one a micro-step.
         scored: bases of the global batch.
-        phases: of this rank.
+        timers: of this rank.
         step: its number, from 0.
         world: the ranks.
         target: bases per chunk that the ratio loss aims at.
-        looked_at: whether it is.
+        logged: whether it is.
     """
     parts = []
     for batch in batches:
-        with phases.phase(step, "forward"):
+        with timers.phase(step, "forward"):
             input_ids = batch.input_ids.to(world.device, non_blocking=True)
             labels = batch.labels.to(world.device, non_blocking=True)
             output = engine.forward(input_ids)
@@ -176,10 +206,10 @@ def _accumulate(
                 weight=engine.model_config.ratio_weight,
                 world=world,
             )
-            if looked_at and output.boundaries:
+            if logged and output.boundaries:
                 part.router = RouterCounts.of(output.boundaries, input_ids)
             del output
-        with phases.phase(step, "backward"):
+        with timers.phase(step, "backward"):
             engine.backward(loss)
         parts.append(part)
     return StepTotals.of(parts)

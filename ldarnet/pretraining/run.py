@@ -8,10 +8,9 @@ from typing import Any
 from ldarnet.config import RunConfig
 from ldarnet.io import run_files
 from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
+from ldarnet.pretraining.callbacks.base import RunContext, running_callbacks
 from ldarnet.pretraining.loop import loop
 from ldarnet.pretraining.progress import PretrainProgress
-from ldarnet.pretraining.provenance import record_start
-from ldarnet.pretraining.recorder import Recorder
 from ldarnet.pretraining.setup import build_engine, describe, find_start, first_state, prepare_inputs
 from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint import CheckpointStore
@@ -101,12 +100,23 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
             display.info(text)
         if found.checkpoint is not None:
             display.info(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
-        engine = build_engine(config, inputs, found.checkpoint, state, world)
-        recorder = Recorder(config, inputs, display, state, world, engine, phases)
-        world.on_main(lambda: record_start(config, state.step, inputs.kernels, world))
-        saver = Saver(config, store, world, state, recorder.not_saved)
-        with display, recorder, saver:
-            state = loop(config, inputs, engine, saver, state, recorder, request, world)
+        run = RunContext(
+            config=config,
+            inputs=inputs,
+            engine=build_engine(config, inputs, found.checkpoint, state, world),
+            world=world,
+            timers=phases,
+            console=display,
+            resumed=state,
+        )
+        with display, running_callbacks(run) as callbacks:
+
+            def report_failure(reason: str) -> None:
+                for callback in callbacks:
+                    callback.on_checkpoint_failed(reason)
+
+            with Saver(config, store, world, state, report_failure) as saver:
+                state = loop(run, saver, callbacks, request)
     elif found.unreached is not None:
         display.warn(f"checkpoints may not be copied: {found.unreached}")
     else:

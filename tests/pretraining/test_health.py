@@ -8,7 +8,7 @@ import torch
 
 from ldarnet.alphabet import MASK, N
 from ldarnet.model.router import Boundaries
-from ldarnet.pretraining.health import PATIENCE, QUIET, RouterHealth, findings
+from ldarnet.pretraining.callbacks.router_health import PATIENCE, QUIET, RouterHealth, findings
 from ldarnet.pretraining.schedule import target_ratio
 from ldarnet.runtime.router_metrics import BINS, LAGS, RouterCounts, boundaries_at_bases, router_metrics
 

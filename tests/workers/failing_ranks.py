@@ -8,9 +8,9 @@ from pathlib import Path
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.pretraining import recorder
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import distributed
+from ldarnet.runtime.metrics_file import MetricsFile
 
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
@@ -29,7 +29,7 @@ def unreadable(folder: str, **_: object) -> ShardSet:
     raise OSError(errno.EIO, "Input/output error", str(folder))
 
 
-open_shards, flush = ShardSet.open, recorder.MetricsFile.flush
+open_shards, flush = ShardSet.open, MetricsFile.flush
 
 if not world.is_main:
     ShardSet.open = unreadable
@@ -37,22 +37,22 @@ attempt(f"run.dir={out}/unreadable")
 ShardSet.open = open_shards
 
 
-def full(file: recorder.MetricsFile) -> None:
+def full(file: MetricsFile) -> None:
     waiting = file._pending.splitlines()
     if waiting and 3 <= json.loads(waiting[-1])["step"] <= 6:
         raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
     flush(file)
 
 
-def never(file: recorder.MetricsFile) -> None:
+def never(file: MetricsFile) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
 
 
-recorder.MetricsFile.flush = full
+MetricsFile.flush = full
 attempt(f"run.dir={out}/full-for-a-while")
-recorder.MetricsFile.flush = never
+MetricsFile.flush = never
 attempt(f"run.dir={out}/full")
-recorder.MetricsFile.flush = flush
+MetricsFile.flush = flush
 
 (out / f"told-{world.rank}.txt").write_text("\n".join(told))
 distributed.stop()

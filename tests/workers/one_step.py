@@ -47,7 +47,7 @@ def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, 
     )
     for step, batches in enumerate(_data(config, inputs, world, 0, 2)):
         scored = world.sum_on_host(sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches))[0]
-        totals = _accumulate(engine, batches, scored, Phases(), step, world, target=4.0, looked_at=False)
+        totals = _accumulate(engine, batches, scored, Phases(), step, world, target=4.0, logged=False)
         if step == 0:
             for parameter_name, parameter in engine.model.named_parameters():
                 tensors[f"gradient.{parameter_name}"] = safe_get_full_grad(parameter).float().clone()

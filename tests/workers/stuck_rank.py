@@ -9,14 +9,14 @@ import sys
 import time
 
 from ldarnet.config import load_config
-from ldarnet.pretraining import loop, recorder
+from ldarnet.pretraining import loop, train_metrics
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import distributed
 
 how, config_file, *overrides = sys.argv[1:]
 config = load_config(config_file, overrides)
 world = distributed.start(config.training.timeout_minutes)
-read, stage_metrics, steps = loop._next, recorder.stage_metrics, 0
+read, stage_metrics, steps = loop._next, train_metrics.stage_metrics, 0
 
 
 def stuck_in_reading(*arguments):
@@ -38,5 +38,5 @@ def stuck_in_recording(*arguments):
 
 
 loop._next = stuck_in_reading
-recorder.stage_metrics = stuck_in_recording
+train_metrics.stage_metrics = stuck_in_recording
 train_on(world, config)

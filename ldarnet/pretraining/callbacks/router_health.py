@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ldarnet.io import run_files
+from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
+from ldarnet.runtime.metrics_file import read_metrics
+
 COLLAPSED = 0.95
 """Share of positions that start a chunk from which on nothing is chunked any more."""
 NO_BOUNDARIES = 8.0
@@ -89,3 +93,28 @@ class RouterHealth:
         ]
         self.warnings = lasting
         return begun + ended
+
+
+@register(order=40)
+class RouterHealthMonitor(Callback):
+    """Adds `warnings` to training lines, and logs each when it begins and ends; rank 0 decides."""
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._health = RouterHealth(context.inputs.total_steps, context.inputs.schedule.target_ratio)
+
+    def on_run_start(self) -> None:
+        """Replay the lines of earlier launches."""
+        self.context.world.on_main(self._replay)
+
+    def _replay(self) -> None:
+        for line in read_metrics(self.context.config.run.dir / run_files.METRICS):
+            if line["split"] == "train" and line["step"] <= self.context.resumed.step:
+                self._health.look(line)
+
+    def on_step_logged(self, line: dict[str, Any]) -> None:
+        """Judge the line."""
+        if self.context.world.is_main and line["bases_per_chunk"]:
+            for text in self._health.look(line):
+                self.context.warn(text)
+        line["warnings"] = {f"{kind}/stage{stage}": it.text for (kind, stage), it in self._health.warnings.items()}

@@ -4,37 +4,44 @@ import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 
 import torch
 
-from ldarnet.config import RunConfig
 from ldarnet.io import run_files
 from ldarnet.io.files import space_errors
+from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 from ldarnet.runtime.checkpoint_files import code_commit
-from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
 
 
-def record_start(config: RunConfig, step: int, kernels: dict[str, str], world: World) -> None:
-    """Append a line for a start after `step` completed steps; rank 0 only.
+@register(order=90)
+class LaunchRecorder(Callback):
+    """Appends a line for this launch."""
 
-    Raises:
-        UserError: the device is full.
-    """
+    def on_run_start(self) -> None:
+        """Append the line on rank 0.
+
+        Raises:
+            UserError: the disk is full; on all ranks.
+        """
+        self.context.world.on_main(lambda: record_launch(self.context))
+
+
+def record_launch(run: RunContext) -> None:
+    """Append versions, hardware and kernels of this launch."""
     line = {
-        "step": step,
+        "step": run.resumed.step,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ranks": world.size,
-        "device": world.device_name,
-        "zero_stage": config.training.zero_stage,
+        "ranks": run.world.size,
+        "device": run.world.device_name,
+        "zero_stage": run.config.training.zero_stage,
         "ldarnet": __version__,
         "commit": code_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "deepspeed": metadata.version("deepspeed"),
-        "kernels": kernels,
+        "kernels": run.inputs.kernels,
     }
-    path = Path(config.run.dir) / run_files.LAUNCHES
+    path = run.config.run.dir / run_files.LAUNCHES
     with space_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

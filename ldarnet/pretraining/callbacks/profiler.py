@@ -6,44 +6,39 @@ A trace opens in ui.perfetto.dev or chrome://tracing. Profiled steps are slower;
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
-from typing import Self
 
 import torch
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
+from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 from ldarnet.runtime.rank_log import LOG
 
 STEPS_ON_REQUEST = 3
 
 
-class Profiler:
-    """Traces the steps that are asked for.
+@register(order=100)
+class StepProfiler(Callback):
+    """Traces the steps of `tracking.profile` on rank 0, and those after a SIGUSR2 on the rank that receives it."""
 
-    Args:
-        run_dir: of the run; traces go to its folder `profiles`.
-        rank: this rank.
-        planned: first and last step to trace, counted from 1; None for none.
-        say: prints one line for the user, if this rank may; it stands in the rank's log in any case.
-    """
-
-    def __init__(self, run_dir: Path, rank: int, planned: tuple[int, int] | None, say: Callable[[str], None]) -> None:
-        self._folder, self._rank, self._say = run_dir / run_files.PROFILES, rank, say
-        self._planned = planned
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._folder, self._rank = context.config.run.dir / run_files.PROFILES, context.world.rank
+        self._planned = context.config.tracking.profile if context.world.is_main else None
         self._requested = False
         self._last = self._completed = 0
         self._trace: torch.profiler.profile | None = None
         self._handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
 
-    def __enter__(self) -> Self:
+    def on_run_start(self) -> None:
+        """Listen for SIGUSR2."""
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGUSR2, self._request)
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Write an unfinished trace and restore the signal handler."""
         if self._trace is not None:
             self._write(self._completed + 1)  # the step that the run ended in
         if self._handler is not None:
@@ -52,18 +47,18 @@ class Profiler:
     def _request(self, *_: object) -> None:
         self._requested = True
 
-    def between(self, completed: int) -> None:
-        """To be called between two steps: ends the trace that is complete, and begins the one that is due."""
-        self._completed = completed
-        if self._trace is not None and completed >= self._last:
-            self._write(completed)
+    def before_step(self, step: int) -> None:
+        """Write the trace that is complete, and start the one that is due."""
+        self._completed = step
+        if self._trace is not None and step >= self._last:
+            self._write(step)
         if self._trace is None:
-            if self._planned is not None and self._planned[0] <= completed + 1 <= self._planned[1]:
-                self._begin(self._planned[1])
+            if self._planned is not None and self._planned[0] <= step + 1 <= self._planned[1]:
+                self._start(self._planned[1])
             elif self._requested:
-                self._begin(completed + STEPS_ON_REQUEST)
+                self._start(step + STEPS_ON_REQUEST)
 
-    def _begin(self, last: int) -> None:
+    def _start(self, last: int) -> None:
         self._requested, self._last = False, last
         activities = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
@@ -84,10 +79,10 @@ class Profiler:
                 trace.export_chrome_trace(str(packed))
                 packed.replace(partial)
         except (UserError, OSError, RuntimeError) as error:
-            self._tell(f"the profile of step {step} could not be written: {error}")
+            self._log(f"the profile of step {step} could not be written: {error}")
         else:
-            self._tell(f"profiled to step {step}: {path}; open it in ui.perfetto.dev")
+            self._log(f"profiled to step {step}: {path}; open it in ui.perfetto.dev")
 
-    def _tell(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         LOG.info(text)
-        self._say(text)
+        self.context.console.info(text)

@@ -1,0 +1,129 @@
+"""The callback interface: what a hook sees of a run, when it is called, and in which order."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ldarnet.config import RunConfig
+from ldarnet.data import Quarantined
+from ldarnet.plugins import load_folder
+from ldarnet.pretraining.progress import PretrainProgress
+from ldarnet.pretraining.setup import Inputs
+from ldarnet.runtime.checkpoint import TrainingState
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine
+from ldarnet.runtime.guard import Skipped
+from ldarnet.runtime.rank_log import LOG
+from ldarnet.runtime.timers import Phases
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The pieces of a run, on one rank.
+
+    Attributes:
+        config: the run configuration.
+        inputs: data, model and schedule.
+        engine: the DeepSpeed engine with the model being trained.
+        world: the ranks.
+        timers: seconds that this rank spends per kind of work.
+        console: prints on rank 0, silent on other ranks.
+        resumed: training state at launch; step 0 in a new run.
+    """
+
+    config: RunConfig
+    inputs: Inputs
+    engine: Engine
+    world: World
+    timers: Phases
+    console: PretrainProgress
+    resumed: TrainingState
+
+    def warn(self, text: str) -> None:
+        """Write a warning to the log of this rank and print it on rank 0."""
+        LOG.warning(text)
+        self.console.warn(text)
+
+
+class Callback:
+    """Base class of callbacks: override the hooks you need; by default they do nothing.
+
+    Every rank creates every callback and calls every hook, in the same order. Collectives are therefore allowed in all
+    hooks except `on_checkpoint_failed`. Guard work of rank 0 with `self.context.world.is_main`; wrap what may raise
+    there in `world.on_main`, so that all ranks raise.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+
+    def on_run_start(self) -> None:
+        """Before the first step of this launch."""
+
+    def before_step(self, step: int) -> None:
+        """Between two steps; `step` steps are completed."""
+
+    def on_quarantine(self, windows: list[Quarantined]) -> None:
+        """Windows of the next step, of all ranks, that could not be read and are not scored."""
+
+    def on_skipped_steps(self, skipped: list[Skipped]) -> None:
+        """Steps that the guard skipped since the last logged step; called before `on_step_logged`."""
+
+    def on_step_logged(self, line: dict[str, Any]) -> None:
+        """A training line of metrics.jsonl; callbacks of an order below `WRITERS` may add keys to it."""
+
+    def on_validation(self, line: dict[str, Any]) -> None:
+        """A validation line of metrics.jsonl; callbacks of an order below `WRITERS` may add keys to it."""
+
+    def on_checkpoint_failed(self, reason: str) -> None:
+        """A checkpoint could not be written or copied; rank 0 only, from the thread that writes checkpoints."""
+
+    def on_run_end(self, state: TrainingState, received: str | None) -> None:
+        """After the last step of this launch and its checkpoint, unless an error ended it.
+
+        Args:
+            state: training state at the end.
+            received: name of the signal that stopped the launch, if any.
+        """
+
+    def close(self) -> None:
+        """Release resources; always called, after an error too, in reverse order."""
+
+
+WRITERS = 50
+"""Order from which on callbacks write the lines that those before them have completed."""
+
+_REGISTERED: dict[type[Callback], int] = {}
+
+CallbackClass = TypeVar("CallbackClass", bound=type[Callback])
+
+
+def register(*, order: int) -> Callable[[CallbackClass], CallbackClass]:
+    """Class decorator that adds a callback to every run.
+
+    Args:
+        order: position among the callbacks, lowest first; ties are resolved by class name.
+    """
+
+    def add(callback: CallbackClass) -> CallbackClass:
+        _REGISTERED[callback] = order
+        return callback
+
+    return add
+
+
+@contextmanager
+def running_callbacks(context: RunContext) -> Iterator[list[Callback]]:
+    """Create and start all registered callbacks, in order; close them at the end of the block.
+
+    Raises:
+        UserError: a callback cannot start; on all ranks.
+    """
+    load_folder("ldarnet.pretraining.callbacks")
+    classes = sorted(_REGISTERED, key=lambda callback: (_REGISTERED[callback], callback.__name__))
+    callbacks = [create(context) for create in classes]
+    with ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(callback.close)
+            callback.on_run_start()
+        yield callbacks

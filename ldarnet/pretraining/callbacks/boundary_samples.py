@@ -1,0 +1,21 @@
+"""Write the boundaries of one held-out window to boundaries.jsonl after each validation."""
+
+from typing import Any
+
+from ldarnet.io import run_files
+from ldarnet.pretraining.boundary_sample import boundary_sample
+from ldarnet.pretraining.callbacks.base import register
+from ldarnet.pretraining.callbacks.metrics_file import JsonLinesWriter
+
+
+@register(order=60)
+class BoundarySamples(JsonLinesWriter):
+    """Writes boundaries.jsonl; nothing for a model without chunks."""
+
+    file_name = run_files.BOUNDARIES
+
+    def on_validation(self, line: dict[str, Any]) -> None:
+        """Run the model over the window and write its boundaries."""
+        run = self.context
+        if sample := boundary_sample(run.engine, run.inputs.shards, run.config, run.world):
+            self.write({"step": line["step"], **sample})

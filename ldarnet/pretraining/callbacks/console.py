@@ -1,0 +1,31 @@
+"""Print progress on rank 0, and how the launch ended."""
+
+from typing import Any
+
+from ldarnet.pretraining.callbacks.base import Callback, register
+from ldarnet.runtime.checkpoint import TrainingState
+from ldarnet.runtime.rank_log import LOG
+
+
+@register(order=80)
+class ConsoleLogger(Callback):
+    """Prints logged steps, validations and the end of the launch."""
+
+    def on_step_logged(self, line: dict[str, Any]) -> None:
+        """Print a training line."""
+        self.context.console.step(line)
+
+    def on_validation(self, line: dict[str, Any]) -> None:
+        """Print a validation line."""
+        self.context.console.validation(line)
+
+    def on_run_end(self, state: TrainingState, received: str | None) -> None:
+        """Print where an unfinished run stopped and how to resume it."""
+        LOG.info("%s after step %d of %d", received or "as planned", state.step, state.total_steps)
+        if state.step < state.total_steps:
+            reason = f"stopped by {received}" if received else "stopped"
+            saved = f"; everything is saved in {self.context.config.run.dir}. Run the same command again to continue."
+            where = f"after step {state.step} of {state.total_steps}{saved}"
+            self.context.console.info(
+                f"{reason} {where if state.step else 'before the first step; there is nothing to save.'}"
+            )

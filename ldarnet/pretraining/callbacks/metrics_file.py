@@ -1,0 +1,68 @@
+"""Write every line of metrics to metrics.jsonl."""
+
+from typing import Any, ClassVar
+
+from ldarnet.errors import UserError
+from ldarnet.io import run_files
+from ldarnet.pretraining.callbacks.base import WRITERS, Callback, RunContext, register
+from ldarnet.runtime.checkpoint import TrainingState
+from ldarnet.runtime.distributed import user_error
+from ldarnet.runtime.metrics_file import MetricsFile
+
+
+class JsonLinesWriter(Callback):
+    """Base of callbacks that write a JSON Lines file of the run folder on rank 0.
+
+    A line that cannot be written waits in memory and is written with the next one.
+
+    Raises:
+        UserError: lines still cannot be written at the end of the run; on all ranks.
+    """
+
+    file_name: ClassVar[str]
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._file: MetricsFile | None = None
+        self._warned: set[str] = set()
+
+    def on_run_start(self) -> None:
+        """Open the file; lines of steps that will be repeated are dropped."""
+        run_dir, step = self.context.config.run.dir, self.context.resumed.step
+        self._file = self.context.world.on_main(lambda: MetricsFile(run_dir, step, self.file_name))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line; a failure is logged once."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+        except (UserError, OSError) as error:
+            reason = str(user_error(error)).partition(";")[0]
+            if reason not in self._warned:
+                self._warned.add(reason)
+                self.context.warn(f"{reason}; its lines wait in memory")
+
+    def on_run_end(self, state: TrainingState, received: str | None) -> None:
+        """Write what waits in memory."""
+        self.context.world.on_main(lambda: self._file and self._file.flush())
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@register(order=WRITERS)
+class MetricsWriter(JsonLinesWriter):
+    """Writes metrics.jsonl."""
+
+    file_name = run_files.METRICS
+
+    def on_step_logged(self, line: dict[str, Any]) -> None:
+        """Write a training line."""
+        self.write(line)
+
+    def on_validation(self, line: dict[str, Any]) -> None:
+        """Write a validation line."""
+        self.write(line)

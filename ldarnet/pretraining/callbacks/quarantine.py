@@ -1,0 +1,29 @@
+"""Count the training windows that could not be read, and print each reason once."""
+
+from typing import Any
+
+from ldarnet.data import Quarantined
+from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
+
+
+@register(order=10)
+class QuarantineCounter(Callback):
+    """Adds `quarantined` to training lines: unreadable windows since launch, if any."""
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._count = 0
+        self._reasons: set[str] = set()
+
+    def on_quarantine(self, windows: list[Quarantined]) -> None:
+        """Count the windows and print new reasons."""
+        self._count += len(windows)
+        for window in windows:
+            if window.reason not in self._reasons:
+                self._reasons.add(window.reason)
+                self.context.console.info(f"not scored: window {window.window} and others like it: {window.reason}")
+
+    def on_step_logged(self, line: dict[str, Any]) -> None:
+        """Add the count."""
+        if self._count:
+            line["quarantined"] = self._count

@@ -1,0 +1,78 @@
+"""The training line of metrics.jsonl."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ldarnet.data import part_at
+from ldarnet.model.cost import dense_bf16_peak
+from ldarnet.pretraining.callbacks.base import RunContext
+from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
+from ldarnet.pretraining.validation import stage_metrics
+from ldarnet.runtime.checkpoint import TrainingState
+from ldarnet.runtime.engine import autocast
+from ldarnet.runtime.losses import StepTotals
+from ldarnet.runtime.router_metrics import router_metrics
+
+
+class TrainMetrics:
+    """Measures a run and assembles the line of a logged step; every rank must call it.
+
+    Attributes:
+        meter: throughput since the last logged step.
+    """
+
+    def __init__(self, run: RunContext) -> None:
+        config, world = run.config, run.world
+        self._run = run
+        self.meter = SpeedMeter(run.resumed.seconds)
+        peak = dense_bf16_peak(world.device_name) if autocast(config.training.precision, world) else None
+        self._utilization = Utilization(run.engine.model_config, config.data.length, world.size, peak)
+
+    def count_step(self) -> None:
+        """Count the bases of a step."""
+        self.meter.add(self._run.config.training.batch * self._run.config.data.length)
+
+    def line(
+        self,
+        state: TrainingState,
+        totals: StepTotals,
+        scored: int,
+        lr: dict[str, float],
+        norm: torch.Tensor | float,
+    ) -> dict[str, Any]:
+        """The line of the step that led to `state`.
+
+        Args:
+            state: after the step.
+            totals: losses and router statistics of the step.
+            scored: target positions of the global batch.
+            lr: learning rate of each parameter group.
+            norm: global gradient norm before clipping.
+        """
+        run, data_length = self._run, self._run.config.data.length
+        length = part_at(run.inputs.parts, state.step - 1).length
+        mlm_loss, ratio_loss = totals.nll.item() / max(scored, 1), totals.ratio.item()
+        stages, speed, spent = stage_metrics(totals.stages), self.meter.lap(), run.timers.take()
+        return {
+            "step": state.step,
+            "split": "train",
+            "epoch": state.position / len(run.inputs.by_length[data_length]),
+            "length": length,
+            "loss": mlm_loss + run.engine.model_config.ratio_weight * ratio_loss,
+            "mlm_loss": mlm_loss,
+            "ratio_loss": ratio_loss,
+            **stages,
+            "target_ratio": run.inputs.schedule.target_ratio(state.step - 1),
+            **router_metrics(totals.router, run.world),
+            "gradient_norm": float(norm),
+            "gradient_norms": run.engine.gradients.norms(float(norm)),
+            "lr": lr,
+            "bases_per_second": speed,
+            **replace(self._utilization, length=length).metrics(speed, stages["bases_per_chunk"]),
+            "bases": state.position * data_length,
+            "seconds": self.meter.seconds,
+            **host_metrics(spent, run.world),
+            "checkpoint_stall_seconds": spent.get("save", 0.0),
+        }
