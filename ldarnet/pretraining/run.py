@@ -9,9 +9,10 @@ from ldarnet.config import RunConfig
 from ldarnet.io import run_files
 from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
 from ldarnet.pretraining.callbacks.base import RunContext, running_callbacks
+from ldarnet.pretraining.describe import describe
 from ldarnet.pretraining.loop import loop
 from ldarnet.pretraining.progress import PretrainProgress
-from ldarnet.pretraining.setup import build_engine, describe, find_start, first_state, prepare_inputs
+from ldarnet.pretraining.setup import build_engine, find_resume_point, initial_state, prepare_inputs
 from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
@@ -81,8 +82,8 @@ def train_on(world: World, config: RunConfig) -> TrainResult:
 def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest) -> TrainResult:
     inputs = prepare_inputs(config, world)
     store = CheckpointStore(config.run.dir, config.checkpoint.keep)
-    found = find_start(config, inputs, store, world)
-    state = found.state or first_state(config, inputs)
+    found = find_resume_point(config, inputs, store, world)
+    state = found.state or initial_state(config, inputs)
     if state.fingerprint != inputs.shards.fingerprint:
         # Other data was accepted: its epochs are others, and so are its validation windows and its losses.
         state = state.advanced(

@@ -12,7 +12,7 @@ from ldarnet.runtime.checkpoint_files import save_config
 
 
 @dataclass(frozen=True)
-class Found:
+class ResumePoint:
     """What stands in a run folder.
 
     Attributes:
@@ -31,7 +31,7 @@ class Found:
         return self.state is not None and self.state.step >= self.state.total_steps
 
 
-def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str) -> Found:
+def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str) -> ResumePoint:
     """Prepare the run folder and find the newest complete checkpoint, of it and its mirror; rank 0 only.
 
     Args:
@@ -70,17 +70,17 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         try:
             Mirror(config.checkpoint.remote).fetch(store, check)
         except TransientError as error:
-            if checkpoint is None or not Found(checkpoint, read_state(checkpoint)).finished:
+            if checkpoint is None or not ResumePoint(checkpoint, read_state(checkpoint)).finished:
                 raise
             unreached = error
         checkpoint = store.latest()
     save_config(config, saved)
     if checkpoint is None:
-        return Found()
+        return ResumePoint()
     if checkpoint != own:
         verify(checkpoint)
     store.settle()
-    return Found(checkpoint, read_state(checkpoint), unreached)
+    return ResumePoint(checkpoint, read_state(checkpoint), unreached)
 
 
 def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ldarnet.config import load_config
 from ldarnet.ops import backends_of, operations
-from ldarnet.pretraining.setup import build_engine, first_state, prepare_inputs
+from ldarnet.pretraining.setup import build_engine, initial_state, prepare_inputs
 from ldarnet.runtime import distributed
 from ldarnet.runtime.losses import micro_step_loss
 
@@ -43,7 +43,7 @@ for operation in operations():
 world = distributed.start(2)
 config = load_config(sys.argv[1], ["training.precision=bf16", "training.accumulation=1", "data.length=64"])
 inputs = prepare_inputs(config, world)
-engine = build_engine(config, inputs, None, first_state(config, inputs), world)
+engine = build_engine(config, inputs, None, initial_state(config, inputs), world)
 backbone = engine.model.model.backbone
 exact = {"router": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
 for name, module in {**exact, "head": engine.model.lm_head}.items():

@@ -14,7 +14,7 @@ from safetensors.torch import load_model, save_file
 from ldarnet.alphabet import NOT_SCORED
 from ldarnet.config import load_config
 from ldarnet.pretraining.loop import _accumulate, _data
-from ldarnet.pretraining.setup import build_engine, first_state, prepare_inputs
+from ldarnet.pretraining.setup import build_engine, initial_state, prepare_inputs
 from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
@@ -39,7 +39,7 @@ def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, 
     config = load_config(config_file, [f"training.zero_stage={stage}", f"training.offload={bool(offload)}"])
     inputs = prepare_inputs(config, world)
     load_model(inputs.model, weights)
-    engine = build_engine(config, inputs, None, first_state(config, inputs), world)
+    engine = build_engine(config, inputs, None, initial_state(config, inputs), world)
     assert_dtypes(engine, offload=bool(offload))
     tensors, chunks = {}, []
     engine.model.register_forward_hook(
