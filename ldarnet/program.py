@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import select
 import sys
 import time
@@ -12,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ldarnet.errors import TransientError, UserError
+from ldarnet.extras import missing_extra
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand
@@ -38,7 +41,7 @@ def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *,
         arguments: those of this process by default.
         name: of the program, for its usage line.
     """
-    return exit_status(lambda: call(function, arguments, name=name))
+    return exit_status(lambda: call(function, arguments, name=name), name=name)
 
 
 def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *, name: str = "ldarnet") -> int:
@@ -51,12 +54,15 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
 
 
 def build_command(function: Callable[..., Any]) -> TyperCommand:
-    """The command of a function with typer annotations; its docstring is the help text.
+    """The command of a function with typer annotations.
 
+    Its docstring is the help text, in which an indented list keeps its line breaks.
     An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" when its value is left out.
     """
     import typer
     from typer.core import TyperCommand
+
+    usage_error = _usage_error()
 
     class Command(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -64,10 +70,15 @@ def build_command(function: Callable[..., Any]) -> TyperCommand:
             filled: list[str] = []
             for argument, following in zip(args, [*args, "-"][1:], strict=True):
                 filled += [argument, ""] if argument in bare and following.startswith("-") else [argument]
-            return super().parse_args(ctx, filled)
+            try:
+                return super().parse_args(ctx, filled)
+            except usage_error as error:
+                error.ctx = error.ctx or ctx
+                raise
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 100})
-    app.command(cls=Command)(function)
+    text = re.sub(r"\n\n(?=[^\n]*:\n  )", "\n\n\b\n", inspect.getdoc(function) or "")
+    app.command(cls=Command, help=text)(function)
     command: Any = typer.main.get_command(app)
     for parameter in command.params:
         if parameter.param_type_name == "argument":
@@ -79,7 +90,7 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
     """Parse arguments and run a typer command, whose errors are raised as `call` does."""
     import typer
 
-    usage_error: Any = typer.BadParameter.__base__  # all of them; its own name depends on the version of typer
+    usage_error = _usage_error()
     try:
         with command.make_context(name, list(arguments)) as context:
             return command.invoke(context) or OK
@@ -94,7 +105,14 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
         raise UserError(error.format_message().rstrip(".") + hint) from None
 
 
-def exit_status(work: Callable[[], int]) -> int:
+def _usage_error() -> Any:
+    """The class of all errors in a command line, whose module depends on the version of typer."""
+    import typer
+
+    return typer.BadParameter.__base__
+
+
+def exit_status(work: Callable[[], int], *, name: str) -> int:
     """Call `work` and return its status, or the status of its error after reporting it on stderr.
 
     An error that all ranks share is printed by rank 0 only; one with `UserError.own` by its own rank.
@@ -102,11 +120,14 @@ def exit_status(work: Callable[[], int]) -> int:
     try:
         return work()
     except UserError as error:
-        if is_rank_0() or error.own:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(REPORT_SECONDS)
+        _report(str(error), own=error.own)
         return FAILED if isinstance(error, TransientError) else USER_ERROR
+    except ModuleNotFoundError as error:
+        if (message := missing_extra(error, name)) is None:
+            traceback.print_exc()
+            return FAILED
+        _report(message, own=False)
+        return USER_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -115,6 +136,13 @@ def exit_status(work: Callable[[], int]) -> int:
             return OK
         traceback.print_exc()
         return FAILED
+
+
+def _report(message: str, *, own: bool) -> None:
+    if own or is_rank_0():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(REPORT_SECONDS)
 
 
 def is_rank_0() -> bool:

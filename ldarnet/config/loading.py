@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from ldarnet.config.packaged import find_config
 from ldarnet.config.schema import Config, RunConfig, Section
 from ldarnet.errors import UserError
 
@@ -36,7 +37,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
     """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check every key.
 
     Args:
-        path: of the file.
+        path: of the file, or the name of a packaged configuration.
         overrides: also `key=value` for the schema's keys outside of sections.
         schema: what may stand there.
 
@@ -44,7 +45,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
         UserError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), or a value is
             of the wrong type or out of range (the range is named).
     """
-    path = Path(path)
+    path = find_config(path)
     tree = read_yaml(path)
     _rename_deprecated(tree, schema, path)
     for override in overrides or []:

@@ -9,9 +9,6 @@ from ldarnet.runtime.distributed import World
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-STOPPED_STATUS = 75
-"""Exit status of a start that a signal has stopped: everything is saved, run it again (EX_TEMPFAIL)."""
-
 
 class StopRequest:
     """Whether this process was asked to stop; a second signal changes nothing.

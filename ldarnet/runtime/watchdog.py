@@ -21,13 +21,11 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from ldarnet.errors import UserError
+from ldarnet.program import FAILED
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.rank_log import LOG
 from ldarnet.runtime.referee import BEAT_SECONDS, Lines, Referee, keep_alive
 from ldarnet.runtime.timers import Phases
-
-FAILED_STATUS = 70
-"""Exit status of a job that a dead, failed or hanging rank has ended (EX_SOFTWARE)."""
 
 LAST_WORD_SECONDS = 10
 """How long a rank that fails waits to be told what was first."""
@@ -142,7 +140,7 @@ class Watchdog:
             if self._referee is not None:
                 self._referee.alone.wait(LAST_WORD_SECONDS)
         finally:  # console and log may be gone
-            os._exit(FAILED_STATUS)
+            os._exit(FAILED)
 
 
 def _arm(seconds: float, log: TextIO) -> None:

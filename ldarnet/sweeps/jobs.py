@@ -26,7 +26,7 @@ class Jobs:
         metric: of validation.
         tasks: name -> what fine-tuning is given as `task`.
         folders: of the sweep.
-        program: launch/finetune.py.
+        program: the fine-tuning program, a module name or the absolute path of a .py file.
         gpus: of a trial.
         parent: MLflow run of the sweep.
     """
@@ -37,12 +37,12 @@ class Jobs:
         metric: str,
         tasks: Mapping[str, str | None],
         folders: Folders,
-        program: Path,
+        program: str,
         gpus: float,
         parent: ParentRun,
     ) -> None:
         self._config, self._metric, self._tasks, self._folders = config, metric, tasks, folders
-        self._program, self._gpus, self._parent = program.absolute(), gpus, parent
+        self._program, self._gpus, self._parent = program, gpus, parent
 
     def __call__(self, place: tuple[TaskPlan, Setting, int]) -> TrialJob:
         """Make ready for a trial.
@@ -61,7 +61,7 @@ class Jobs:
             final=fold not in task.search_folds,
             folder=str(folder),
             metric=self._metric,
-            program=str(self._program),
+            program=self._program,
             config=str(folder.parent / run_files.FINETUNE_CONFIG),
             changes=self._changes(folder, fold, f"{task.task} {setting.name}"),
             launcher=self._config.resources.launcher,

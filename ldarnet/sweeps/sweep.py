@@ -27,6 +27,7 @@ from ldarnet.sweeps.tracking import ParentRun
 from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import all_tasks, find_task
 
+PROGRAM = "ldarnet.cli.finetune"
 OWN = "own"
 """Name of the task that a sweep over the user's own files has."""
 
@@ -59,12 +60,12 @@ class Sweep:
         return list(self.plan.tasks.values())
 
 
-def run_sweep(config: SweepConfig, program: Path, console: Console | None = None) -> Sweep:
+def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | None = None) -> Sweep:
     """Begin a sweep or continue it, and leave its report in its folder.
 
     Args:
         config: of the sweep.
-        program: launch/finetune.py.
+        program: the fine-tuning program, a module name or the absolute path of a .py file.
         console: to print on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One fold of one task with one setting, as Ray Tune runs it: launch/finetune.py in processes of its own.
+"""One fold of one task with one setting, as Ray Tune runs it: `ldarnet finetune` in processes of its own.
 
 This module is sent to the workers as it is (`ray.cloudpickle.register_pickle_by_value`) and uses nothing of ours but
 strings, which travel with it: importing `ldarnet` would cost every worker seconds and half a gigabyte.
@@ -34,7 +34,7 @@ class TrialJob(TypedDict):
         final: whether it is only trained because its setting was chosen, and so has no rivals.
         folder: its run.dir.
         metric: of validation, which is reported.
-        program: path of launch/finetune.py.
+        program: the fine-tuning program, a module name or a .py file.
         config: path of its configuration.
         changes: to the configuration, by dotted key.
         launcher: python or deepspeed.
@@ -181,8 +181,9 @@ def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
     """What a trial runs in an environment, which is changed to suit the launcher."""
     changes = [f"{key}={json.dumps(value)}" for key, value in job["changes"].items()]
     arguments = [job["program"], "--config", job["config"], *changes]
+    is_file = job["program"].endswith(".py")
     if job["launcher"] == "python":
-        return [sys.executable, *arguments]
+        return [sys.executable, *([] if is_file else ["-m"]), *arguments]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -190,4 +191,6 @@ def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
     where = ["--num_accelerators", str(job["ranks"])]
     if job["gpus"]:
         where = ["--include", f"localhost:{environment.pop('CUDA_VISIBLE_DEVICES')}"]
+    if not is_file:
+        where.append("--module")
     return [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port), *where, *arguments]

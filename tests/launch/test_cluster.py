@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from ldarnet.config import load_config
-from ldarnet.runtime import STOPPED_STATUS
+from ldarnet.program import STOPPED
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "launch/cluster"
@@ -101,7 +101,7 @@ def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
     node.send_signal(number)
     if to == "everything on it":
         os.kill(calls(cluster)[0]["pid"], number)
-    assert node.wait(30) == STOPPED_STATUS
+    assert node.wait(30) == STOPPED
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def slurm(cluster, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize(("status", "again"), [(0, False), (1, False), (STOPPED_STATUS, True), (70, True), (137, True)])
+@pytest.mark.parametrize(("status", "again"), [(0, False), (1, False), (STOPPED, True), (70, True), (137, True)])
 def test_slurm_queues_again_what_can_go_on(slurm, cluster, status, again):
     assert slurm(status) == (status, ["requeue", "7"] if again else [])
     (call,) = calls(cluster)
@@ -145,7 +145,7 @@ def test_a_ray_job_that_waits_for_nodes_can_be_stopped(monkeypatch):
     nodes = SimpleNamespace(wait=lambda _: job.stop())
     monkeypatch.setattr(ray_job, "placement_group", lambda *_, **__: nodes)
     monkeypatch.setattr(ray_job, "remove_placement_group", removed.append)
-    assert job.run(restarts=3) == STOPPED_STATUS
+    assert job.run(restarts=3) == STOPPED
     assert removed == [nodes]
 
 
@@ -154,7 +154,7 @@ def test_a_node_that_is_stopped_before_it_begins_starts_nothing(monkeypatch):
     monkeypatch.setattr(ray_job.subprocess, "Popen", pytest.fail)
     node = ray_job.Node.__ray_metadata__.modified_class()
     node.stop()
-    assert node.run(2, 0, "127.0.0.1", 1, []) == STOPPED_STATUS
+    assert node.run(2, 0, "127.0.0.1", 1, []) == STOPPED
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_ray_starts_again_after_a_fault_and_lets_ranks_save(cluster, monkeypatch
         told = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": nodes.address})
         wait_for(cluster / "up")
         told.send_signal(signal.SIGTERM)
-        assert told.wait(60) == STOPPED_STATUS
+        assert told.wait(60) == STOPPED
     finally:
         ray.shutdown()
         nodes.shutdown()
@@ -217,7 +217,7 @@ def test_kubernetes_takes_the_status_of_a_saved_run_for_what_it_is():
     job = jobset["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"]
     saved, evicted = job["podFailurePolicy"]["rules"]
-    assert saved["onExitCodes"]["values"] == [STOPPED_STATUS]
+    assert saved["onExitCodes"]["values"] == [STOPPED]
     assert saved["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
     assert evicted["onPodConditions"][0]["type"] == "DisruptionTarget"
     torch = yaml.safe_load((CLUSTER / "pytorchjob.yaml").read_text())["spec"]["pytorchReplicaSpecs"]

@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ldarnet import LDARNetForMaskedLM
-from ldarnet.cli import export
+from ldarnet.cli.export import export
 from ldarnet.runtime.metrics_file import read_metrics
 from tests.support.ranks import WORKERS
 

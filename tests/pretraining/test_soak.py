@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from benchmarks.soak import PATIENCE_SECONDS, differences, live, report, soak
+from ldarnet.program import FAILED
 from ldarnet.runtime.metrics_file import read_metrics
-from ldarnet.runtime.watchdog import FAILED_STATUS
 
 STEPS = 100
 
@@ -21,7 +21,7 @@ def test_a_run_killed_at_random_ends_like_one_left_alone(config_file, tmp_path):
     killed = [life for life in lives if life.killed is not None]
     assert len(killed) > 1
     assert max(life.ended for life in killed) < PATIENCE_SECONDS
-    assert {status for life in killed for status in life.statuses} <= {0, FAILED_STATUS, -signal.SIGKILL}
+    assert {status for life in killed for status in life.statuses} <= {0, FAILED, -signal.SIGKILL}
     assert differences(tmp_path / "undisturbed", tmp_path / "soaked") == []
     assert "equal bit for bit" in report(lives, [], undisturbed, "", "")
     lines = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("undisturbed", "soaked")]

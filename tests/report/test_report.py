@@ -202,7 +202,7 @@ def test_the_command_writes_into_the_run(run):
     folder = run()
     result = CliRunner().invoke(app, ["report", str(folder)])
     assert result.exit_code == 0, result.output
-    assert "step 40, 0 warnings" in result.output
+    assert "step=40 warnings=0" in result.output
     assert (folder / "report.html").is_file()
 
 

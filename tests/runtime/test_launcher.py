@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ldarnet.runtime import STOPPED_STATUS
+from ldarnet.program import STOPPED
 from ldarnet.runtime.distributed import free_port
 from ldarnet.runtime.metrics_file import read_metrics
 
@@ -85,7 +85,7 @@ def test_stopping(config_file, launch, tmp_path, way):
         ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "RANK" in child.environ()]
         ranks[-1].send_signal(signal.SIGUSR1)
     output, _ = job.communicate(timeout=TIMEOUT_SECONDS)
-    assert job.returncode == (STOPPED_STATUS if way == "one rank" else -signal.SIGINT)
+    assert job.returncode == (STOPPED if way == "one rank" else -signal.SIGINT)
     step = read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"]
     assert f"after step {step} of 5000; everything is saved" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()

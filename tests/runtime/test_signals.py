@@ -3,7 +3,7 @@
 import signal
 import time
 
-from ldarnet.runtime import STOPPED_STATUS
+from ldarnet.program import STOPPED
 from ldarnet.runtime.metrics_file import read_metrics
 
 
@@ -15,7 +15,7 @@ def test_one_rank_that_is_told_to_stop_stops_all(config_file, run_ranks, tmp_pat
         time.sleep(0.05)
     job.processes[1].send_signal(signal.SIGUSR1)
     results = job.wait()
-    assert [status for status, _, _ in results] == [STOPPED_STATUS, STOPPED_STATUS], results
+    assert [status for status, _, _ in results] == [STOPPED, STOPPED], results
     output = results[0][1]
     step = read_metrics(metrics)[-1]["step"]
     assert f"stopped by SIGUSR1 after step {step} of 5000" in output

@@ -13,10 +13,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from ldarnet.program import FAILED
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.referee import FAREWELL_SECONDS, Lines, Referee
 from ldarnet.runtime.timers import Phases
-from ldarnet.runtime.watchdog import FAILED_STATUS, Watchdog
+from ldarnet.runtime.watchdog import Watchdog
 from tests.support.ranks import WORKERS
 
 STUCK_RANK = WORKERS / "stuck_rank.py"
@@ -168,7 +169,7 @@ def test_training_does_not_go_on_unwatched(watchdog, monkeypatch, capsys, part):
                 time.sleep(0.01)
             monkeypatch.setattr(watchdog._referee, "_hear", breaks)
         watchdog._thread.join(10)
-        assert ended == [FAILED_STATUS]
+        assert ended == [FAILED]
     told = capsys.readouterr().err
     assert f"error: the {'watchdog of rank' if part == 'rank' else 'referee on rank'} 0 failed: KeyError(" in told
 
@@ -196,7 +197,7 @@ def test_a_rank_that_is_killed_ends_the_job(config_file, run_ranks, tmp_path):
     assert time.monotonic() - begin < READER_SECONDS
     (killed, _, _), (status, _, errors) = job.wait()
     assert time.monotonic() - begin < BOUND_SECONDS
-    assert (killed, status) == (-signal.SIGKILL, FAILED_STATUS)
+    assert (killed, status) == (-signal.SIGKILL, FAILED)
     assert "error: rank 0 died" in errors
     assert "Traceback" not in errors
     log = (tmp_path / "run/logs/rank-00001.log").read_text()
@@ -212,7 +213,7 @@ def test_a_rank_that_is_stuck_or_fails_ends_the_job(config_file, run_ranks, tmp_
     begin = time.monotonic()
     (status, _, told), (stuck_status, _, errors) = job.wait()
     assert time.monotonic() - begin < BOUND_SECONDS
-    assert (status, stuck_status) == (FAILED_STATUS, FAILED_STATUS)
+    assert (status, stuck_status) == (FAILED, FAILED)
     log = (tmp_path / "run/logs/rank-00001.log").read_text()
     assert f"stuck_in_{'recording' if how == 'fails-later' else 'reading'}" in log
     if how != "sleeps":

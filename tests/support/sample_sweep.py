@@ -41,7 +41,7 @@ def load(path: Path, *overrides: str) -> SweepConfig:
 def run(path: Path, *overrides: str) -> tuple[Sweep, str, dict[str, Any]]:
     """Run a sweep; returns it, what it printed, and its report."""
     console = Console(file=io.StringIO(), width=200)
-    sweep = run_sweep(load(path, *overrides), STAND_IN, console)
+    sweep = run_sweep(load(path, *overrides), str(STAND_IN), console)
     return sweep, console.file.getvalue(), json.loads((path.parent / "out" / "sweep.json").read_text())
 
 

@@ -1,0 +1,32 @@
+"""Arguments and helpers that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+from ldarnet.io.files import make_folder
+
+ModelFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, a checkpoint, or a run (its best checkpoint).")
+]
+FastaFile = Annotated[Path, typer.Argument(metavar="FASTA", help="FASTA file, plain or compressed.")]
+
+
+def import_models() -> ModuleType:
+    """The model package, with the weight-loading progress bars of transformers disabled."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from ldarnet import model
+
+    disable_progress_bar()
+    return model
+
+
+def with_parent(out: Path) -> Path:
+    """Create the parent folder of an output path."""
+    make_folder(out.parent)
+    return out

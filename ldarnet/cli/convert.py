@@ -1,0 +1,30 @@
+"""`ldarnet convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldarnet.cli.arguments import import_models, with_parent
+from ldarnet.errors import UserError
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Published checkpoint (.pt) or model folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder, or .pt file; must not exist.")],
+) -> None:
+    """Convert a published .pt checkpoint to a Hugging Face folder, or a model folder to a published .pt checkpoint."""
+    if (source.suffix == ".pt") == (out.suffix == ".pt"):
+        raise UserError(
+            f"{source} to {out}: one of the two must be a published checkpoint (.pt), and the other a model folder"
+        )
+    models = import_models()
+    if source.suffix == ".pt":
+        models.write_model(models.load_published_checkpoint(source), with_parent(out))
+    elif out.exists():
+        raise UserError(f"{out} exists already; remove it or choose another name")
+    else:
+        models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), with_parent(out))
+    print(f"wrote {out}")

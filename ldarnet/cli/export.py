@@ -1,0 +1,20 @@
+"""`ldarnet export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldarnet.cli.arguments import ModelFolder, import_models, with_parent
+
+
+def export(
+    checkpoint: ModelFolder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; must not exist.")],
+) -> None:
+    """Write a checkpoint's model and tokenizer as a Hugging Face folder."""
+    models = import_models()
+    models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), with_parent(out))
+    print(f"exported {out}; after `import ldarnet.model`, load it with AutoModelForMaskedLM.from_pretrained")

@@ -1,0 +1,118 @@
+"""`--gpus` and `--ranks`: start the ranks of a training command with DeepSpeed's launcher on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import FrameType
+
+from ldarnet.errors import UserError
+
+MAX_CPU_THREADS = 8
+"""Threads of a CPU rank; small models gain nothing from more."""
+RESEND_SECONDS = 2.0
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+
+def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: int | None) -> int:
+    """Run a module with several ranks, and return the launcher's exit status.
+
+    SIGTERM, SIGINT, SIGHUP and SIGUSR1 make all ranks save and stop; a second SIGINT kills them.
+
+    Args:
+        module: the program, run as ``python -m``.
+        arguments: of the program.
+        gpus: number of ranks, on GPUs.
+        ranks: number of ranks, on GPUs or, without GPUs, on CPUs.
+
+    Raises:
+        UserError: both or too few are given, or this machine has fewer GPUs.
+    """
+    environment = dict(os.environ)
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(_free_port())]
+    command += _devices(environment, gpus, ranks)
+    return _supervise([*command, "--module", module, *arguments], environment)
+
+
+def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -> list[str]:
+    """The launcher's device arguments; the environment is changed to suit them."""
+    if gpus is not None and ranks is not None:
+        raise UserError("--gpus and --ranks exclude each other; use one of them")
+    on_cpu = gpus is None and (environment.get("DS_ACCELERATOR") == "cpu" or not _gpu_count())
+    count = gpus or ranks or 0
+    if on_cpu:
+        _set_cpu_defaults(environment, count)
+        return ["--num_accelerators", str(count)]
+    if count > (available := _gpu_count()):
+        raise UserError(
+            f"{'--gpus' if gpus else '--ranks'} {count}: this machine has {available} GPUs that torch can use"
+        )
+    if visible := environment.pop("CUDA_VISIBLE_DEVICES", ""):
+        # Given a number, DeepSpeed's launcher starts with GPU 0 whatever is visible.
+        return ["--include", f"localhost:{','.join(visible.split(',')[:count])}"]
+    return ["--num_accelerators", str(count)]
+
+
+def _set_cpu_defaults(environment: dict[str, str], ranks: int) -> None:
+    environment["DS_ACCELERATOR"] = "cpu"
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    threads = min(max(len(os.sched_getaffinity(0)) // ranks, 1), MAX_CPU_THREADS)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if sys.platform == "linux":  # all ranks are here: use the loopback interface
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run the launcher in a process group of its own and forward signals to its ranks."""
+    received: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def send(number: int) -> None:
+        with suppress(ProcessLookupError):
+            if process is not None:
+                os.killpg(process.pid, number)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            return send(signal.SIGKILL)
+        if number == signal.SIGINT:
+            print("stopping: ranks save and exit; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
+        received.append(number)
+        return send(signal.SIGUSR1)
+
+    def ignore() -> None:
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_IGN)
+
+    before = {number: signal.getsignal(number) for number in FORWARDED}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup stays in force
+            signal.signal(number, forward)
+    try:
+        # Launchers ignore SIGUSR1, and so do ranks until they can save: resend it until they have exited.
+        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=ignore)
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(RESEND_SECONDS)
+                return status if status >= 0 else 128 - status
+            if received:
+                send(signal.SIGUSR1)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _gpu_count() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _free_port() -> int:
+    from ldarnet.runtime.distributed import free_port
+
+    return free_port()

@@ -1,0 +1,34 @@
+"""`ldarnet report`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldarnet.cli.arguments import with_parent
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder; the run may still be training.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="HTML file to write. Default: report.html in the run folder.")
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=5, metavar="SECONDS", help="Rewrite the report at this interval until stopped."),
+    ] = None,
+) -> None:
+    """Write an HTML report of a training run: curves, boundaries, router health, configuration and versions."""
+    from ldarnet.io.run_files import REPORT
+    from ldarnet.report.page import write_report
+
+    page = with_parent(out) if out else run / REPORT
+    while True:
+        record = write_report(run, page, refresh=every)
+        print(f"wrote {page}: step={record.last['step']:,} warnings={len(record.last.get('warnings', {}))}")
+        if every is None:
+            return
+        time.sleep(every)

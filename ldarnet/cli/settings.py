@@ -1,0 +1,30 @@
+"""`ldarnet settings`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Program(StrEnum):
+    """A command that reads a configuration file."""
+
+    PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
+    SWEEP = "sweep"
+
+
+def settings(
+    program: Annotated[
+        Program, typer.Argument(metavar="COMMAND", help="Whose configuration: pretrain, finetune or sweep.")
+    ],
+) -> None:
+    """List the keys of a configuration file with default, range and description."""
+    from ldarnet.config import FinetuneConfig, RunConfig
+    from ldarnet.config.listing import list_settings
+    from ldarnet.config.sweep import SweepConfig
+
+    schemas = {Program.PRETRAIN: RunConfig, Program.FINETUNE: FinetuneConfig, Program.SWEEP: SweepConfig}
+    print("\n".join(list_settings(schemas[program])))

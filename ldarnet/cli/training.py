@@ -1,0 +1,87 @@
+"""What `ldarnet pretrain`, `finetune` and `sweep` share: arguments, configuration, and the ranks they start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from ldarnet.errors import TransientError, UserError
+
+if TYPE_CHECKING:
+    from ldarnet.config import Config
+
+C = TypeVar("C", bound="Config")
+
+
+def config_option(example: str) -> Any:
+    """The option `--config`, with a packaged configuration as the example."""
+    text = f"YAML file, or name of a packaged configuration such as {example}."
+    return typer.Option("--config", metavar="FILE|NAME", help=text)
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="key=value", help="Overrides of the configuration; `ldarnet settings` lists all keys."),
+]
+Gpus = Annotated[int | None, typer.Option(min=1, metavar="N", help="Start N ranks on the GPUs of this machine.")]
+Ranks = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Start N ranks, on GPUs or, if there are none, on CPUs.")
+]
+LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
+
+
+def run_ranks(
+    module: str,
+    schema: type[C],
+    work: Callable[[C], int],
+    config: str,
+    overrides: list[str] | None,
+    gpus: int | None,
+    ranks: int | None,
+) -> int:
+    """Train in this process, or start ranks that do; returns the exit status.
+
+    Args:
+        module: the command's module, which the ranks run.
+        schema: of the configuration.
+        work: training.
+        config: name or path of the configuration.
+        overrides: changes to it, as ``key=value``.
+        gpus: ranks to start, on GPUs.
+        ranks: ranks to start, on GPUs or CPUs.
+
+    Raises:
+        UserError: the configuration is wrong, or this machine lacks the GPUs.
+    """
+    if gpus is None and ranks is None:
+        return run_configured(schema, work, config, overrides)
+    from ldarnet.cli.launcher import launch
+
+    load(schema, config, overrides)  # report a wrong configuration before ranks start
+    return launch(module, ["--config", config, *(overrides or [])], gpus=gpus, ranks=ranks)
+
+
+def run_configured(schema: type[C], work: Callable[[C], int], config: str, overrides: list[str] | None) -> int:
+    """Read the configuration and train in this process; returns the exit status."""
+    try:
+        return work(load(schema, config, overrides))
+    except BrokenPipeError:
+        raise TransientError("stdout was closed before training ended; redirect it to a file") from None
+
+
+def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
+    """Read a configuration.
+
+    Raises:
+        UserError: as `load_config`; reported by the first rank of each node, since nodes may have different files.
+    """
+    from ldarnet.config import load_config
+
+    try:
+        return load_config(config, overrides, schema=schema)
+    except UserError as error:
+        error.own = os.environ.get("LOCAL_RANK", "0") == "0"
+        raise
