@@ -26,7 +26,7 @@ from benchmarks.data_report import BATCH, FAR, Result, report
 from benchmarks.record import RESULTS, provenance, result_file, write_text
 from benchmarks.synthetic import synthetic_set
 from benchmarks.worker import Worker, WorkerError
-from ldarnet.alphabet import MASK, NOT_SCORED, N
+from ldarnet.alphabet import IGNORE_INDEX, MASK, N
 from ldarnet.data import Masking, ShardSet, Windows, training_steps
 from ldarnet.errors import UserError
 from ldarnet.genome.fasta import read_fasta
@@ -119,7 +119,7 @@ def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | N
         ids = torch.stack([window(order[(step * BATCH + row) % len(order)]) for row in range(BATCH)])
         labels = ids.clone()
         scored = torch.bernoulli(torch.full(ids.shape, 0.15)).bool() & (ids < N)
-        labels[~scored] = NOT_SCORED
+        labels[~scored] = IGNORE_INDEX
         masked = torch.bernoulli(torch.full(ids.shape, 0.8)).bool() & scored
         ids[masked] = MASK
         other = torch.bernoulli(torch.full(ids.shape, 0.5)).bool() & scored & ~masked
@@ -202,7 +202,7 @@ def far_position(folder: Path, length: int) -> Result:
     windows.locate(FAR)
     found = time.perf_counter()
     many = np.arange(FAR, FAR + 10**5)
-    windows.places(many)
+    windows.locations(many)
     located = time.perf_counter()
     return {
         "bases": sum(shards.splits.values()),

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baselines import CONFIGURATIONS, arrange, calibrate_router
-from ldarnet.alphabet import MASK, NOT_SCORED, N, encode
+from ldarnet.alphabet import IGNORE_INDEX, MASK, N, encode
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
 from ldarnet.ops import backends_of, choose_backends, input_dtype
@@ -117,7 +117,7 @@ def masked(ids: Tensor) -> tuple[Tensor, Tensor]:
     scored, fate = torch.rand(ids.shape, generator=generator) < 0.15, torch.rand(ids.shape, generator=generator)
     other = torch.randint(0, N, ids.shape, generator=generator)
     shown = torch.where(fate < 0.8, MASK, torch.where(fate < 0.9, other, ids))
-    return torch.where(scored, shown, ids), torch.where(scored, ids, NOT_SCORED)
+    return torch.where(scored, shown, ids), torch.where(scored, ids, IGNORE_INDEX)
 
 
 class Trial:

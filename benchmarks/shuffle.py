@@ -70,15 +70,15 @@ class Ground:
     @classmethod
     def of(cls, windows: Windows) -> Ground:
         """Look at every window once."""
-        stretches, contigs = windows.stretches, windows.shards.index.contigs
-        contig, start = stretches.place(np.arange(stretches.total), windows.length)
+        segments, contigs = windows.segments, windows.shards.index.contigs
+        contig, start = segments.locate(np.arange(segments.total), windows.length)
         origin = np.cumsum(contigs.length) - contigs.length + NEAR * np.arange(len(contigs))
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and last block of windows (k,)."""
         shards, length = self.windows.shards, self.windows.length
-        contig, start = self.windows.stretches.place(numbers, length)
+        contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
         begin = np.cumsum(blocks.length) - blocks.length
         origin = begin[shards.index.first_block[contig]] + start
@@ -91,7 +91,7 @@ def lanes(windows: Windows, begin: int) -> Order:
     first = np.cumsum(windows.shuffle.windows) - windows.shuffle.windows
 
     def order(positions: np.ndarray) -> np.ndarray:
-        source, _, number = windows.shuffle.place(positions + begin)
+        source, _, number = windows.shuffle.locate(positions + begin)
         return first[source] + number
 
     return order

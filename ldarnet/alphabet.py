@@ -1,30 +1,29 @@
-"""The DNA alphabet: token ids, complement, and vectorised encoding between text and ids.
+"""The DNA alphabet: token ids, complement, and vectorized conversion between text and ids.
 
-``A C G T N [MASK] [PAD]`` are ids 0..6. Lower case is read as upper case; every other letter becomes N.
+``A C G T N [MASK] [PAD]`` are ids 0..6. Lower case is read as upper case; every other nucleotide code becomes N.
 """
 
 import numpy as np
 
 A, C, G, T, N, MASK, PAD = range(7)
 VOCAB_SIZE = 7
-LETTERS = "ACGTN"
+NUCLEOTIDES = "ACGTN"
 TOKENS = ("A", "C", "G", "T", "N", "[MASK]", "[PAD]")
 
-NOT_SCORED = -100
-"""The label of a position that is not scored."""
+IGNORE_INDEX = -100
+"""Label of a position that is not a target."""
 
 _ENCODE = np.full(256, N, dtype=np.uint8)
-for _letter, _id in zip("ACGT", (A, C, G, T), strict=True):
-    _ENCODE[ord(_letter)] = _ENCODE[ord(_letter.lower())] = _id
-# [MASK] and [PAD] have no letter of their own in a sequence.
+for _base, _id in zip("ACGT", (A, C, G, T), strict=True):
+    _ENCODE[ord(_base)] = _ENCODE[ord(_base.lower())] = _id
 _DECODE = np.frombuffer(b"ACGTN??", dtype=np.uint8)
 
 
 def encode(sequence: str | bytes | bytearray | memoryview) -> np.ndarray:
-    """Turn DNA text of length L into ids, shape (L,), uint8.
+    """Convert DNA text of length L to token ids, shape (L,), uint8.
 
     Raises:
-        ValueError: the text holds characters outside ASCII.
+        ValueError: the text has non-ASCII characters.
     """
     if isinstance(sequence, str):
         try:
@@ -35,12 +34,12 @@ def encode(sequence: str | bytes | bytearray | memoryview) -> np.ndarray:
 
 
 def decode(ids: np.ndarray) -> str:
-    """Turn ids of shape (L,) into text of length L; [MASK] and [PAD] read as ``?``."""
+    """Convert token ids of shape (L,) to text of length L; [MASK] and [PAD] become ``?``."""
     return _DECODE[np.asarray(ids)].tobytes().decode("ascii")
 
 
 def reverse_complement(ids: np.ndarray) -> np.ndarray:
-    """The other strand of uint8 ids of shape (..., L), read in its own direction."""
-    other = ids[..., ::-1].copy()
-    other ^= (other < N).view(np.uint8) * np.uint8(A ^ T)  # A and T, C and G differ in the same two bits
-    return other
+    """Reverse complement of uint8 ids, shape (..., L); N, [MASK] and [PAD] are their own complement."""
+    complement = ids[..., ::-1].copy()
+    complement ^= (complement < N).view(np.uint8) * np.uint8(A ^ T)  # A and T, C and G differ in the same two bits
+    return complement

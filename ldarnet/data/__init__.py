@@ -1,30 +1,30 @@
-"""Shards of packed bases, windows over them, masks, and batches."""
+"""Shards of packed bases, windows, masks and batches."""
 
-from ldarnet.data.curriculum import Part, curriculum_steps, part_at, plan
+from ldarnet.data.curriculum import CurriculumStage, curriculum_stages, curriculum_steps, stage_at
 from ldarnet.data.dataset import WindowDataset
-from ldarnet.data.loader import Batch, Quarantined, training_steps, validation_batches
+from ldarnet.data.loader import Batch, QuarantinedWindow, training_steps, validation_batches
 from ldarnet.data.masking import Masking
 from ldarnet.data.pipeline import decode_sample, shard_pattern, window_pipeline
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.regions import Regions
-from ldarnet.data.windows import Source, WindowKey, Windows
+from ldarnet.data.windows import WindowKey, Windows, WindowSource
 
 __all__ = [
     "Batch",
+    "CurriculumStage",
     "Masking",
-    "Part",
-    "Quarantined",
+    "QuarantinedWindow",
     "Regions",
     "ShardSet",
-    "Source",
     "WindowDataset",
     "WindowKey",
+    "WindowSource",
     "Windows",
+    "curriculum_stages",
     "curriculum_steps",
     "decode_sample",
-    "part_at",
-    "plan",
     "shard_pattern",
+    "stage_at",
     "training_steps",
     "validation_batches",
     "window_pipeline",

@@ -1,4 +1,4 @@
-"""The contigs of a shard set as columns, and their names."""
+"""The contigs of a shard set, as columns, and their names."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ _NEWLINE = ord("\n")
 
 @dataclass(frozen=True, eq=False)
 class Contigs:
-    """The sequences of the input, in its order.
+    """The contigs of a set, in the order of the input.
 
     Attributes:
-        species_names: in order of first appearance; "" where none was named.
-        names: (n,) uint8, UTF-8 text: the name of each contig, the first word of its header, and a line end.
+        species_names: names of the species, in order of first appearance; "" if unnamed.
+        names: (n,) uint8, UTF-8 text: the name of each contig, the first word of its header, followed by a newline.
         species: (c,) int64, number of the species.
         source: (c,) int64, number of the source file.
         length: (c,) int64, bases.
-        runs: (c,) int64, how many runs of letters other than A, C, G, T it has.
-        sha256: (c, 32) uint8, of its letters as they stand in the file, without line ends.
+        runs: (c,) int64, number of runs of codes other than A, C, G, T.
+        sha256: (c, 32) uint8, SHA-256 of its sequence as in the file, without line ends.
     """
 
     species_names: list[str]
@@ -39,10 +39,10 @@ class Contigs:
 
     @classmethod
     def from_rows(cls, species_names: list[str], names: np.ndarray, rows: np.ndarray) -> Self:
-        """Take the columns from rows of `CONTIG_ROW`, which is how they are stored.
+        """Build the columns from stored rows of `CONTIG_ROW`.
 
         Raises:
-            ValueError: rows of another form, or another number of names.
+            ValueError: rows of another dtype, or another number of names.
         """
         if rows.dtype != CONTIG_ROW or np.count_nonzero(names == _NEWLINE) != len(rows):
             raise ValueError("not the contigs of a shard set")
@@ -73,10 +73,10 @@ class Contigs:
         ]
 
     def number(self, name: str) -> int:
-        """The number of a contig, by its full name or by a bare name that only one species has.
+        """The number of a contig, by its full name or by a bare name that is unique among the species.
 
         Raises:
-            UserError: no contig of this name, or several.
+            UserError: no contig or several contigs have this name.
         """
         if name in self._numbers:
             return self._numbers[name]
@@ -84,8 +84,8 @@ class Contigs:
         if len(owners) == 1:
             return owners[0]
         if owners:
-            raise UserError(f"contig {name!r} is in several species; name one: {some_names(map(self.name, owners))}")
-        raise UserError(f"no contig {name!r}; it holds {some_names(self._numbers)}")
+            raise UserError(f"contig {name!r} is in several species; use one of {some_names(map(self.name, owners))}")
+        raise UserError(f"no contig {name!r}; use one of {some_names(self._numbers)}")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -94,7 +94,7 @@ class Contigs:
 
     @cached_property
     def _owners(self) -> dict[str, list[int]]:
-        """Bare name -> numbers of the contigs that have it."""
+        """Bare name -> numbers of its contigs."""
         owners: dict[str, list[int]] = {}
         for number, bare in enumerate(self.bare_names()):
             owners.setdefault(bare, []).append(number)
@@ -110,16 +110,16 @@ class Contigs:
 
 
 def names_as_lines(names: Sequence[str]) -> np.ndarray:
-    """Names as `Contigs` keeps them: (n,) uint8."""
+    """Encode names as in `Contigs.names`: (n,) uint8."""
     return np.frombuffer("".join(f"{name}\n" for name in names).encode(), dtype=np.uint8)
 
 
 def full_name(species: str, name: str) -> str:
-    """How a contig is called among several species."""
+    """Name of a contig that is unique among species: ``species/name``."""
     return f"{species}/{name}" if species else name
 
 
-def some_names(names: Iterable[str], most: int = 6) -> str:
+def some_names(names: Iterable[str], max_names: int = 6) -> str:
     """The first few names, for a message."""
     every = list(names)
-    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+    return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")

@@ -1,7 +1,7 @@
-"""Random numbers and permutations as pure functions: nothing is drawn in turn.
+"""Counter-based random numbers and permutations: pure functions of key and counter, without generator state.
 
-`counter_hash` is SplitMix64 (Steele, Lea and Flood 2014) read at any place of its stream; `permute` is the generalised
-Feistel cipher of Black and Rogaway (2002), a keyed bijection of ``range(n)`` that stores nothing.
+`counter_hash` is SplitMix64 (Steele, Lea and Flood 2014) evaluated at any index of its stream; `permute` is the
+generalized Feistel cipher of Black and Rogaway (2002), a keyed bijection of ``range(n)``.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ _ROUNDS = 3
 
 
 def stream_key(*parts: int | str) -> np.uint64:
-    """A 64-bit key for one independent stream, from whatever names it (seed, fingerprint, purpose)."""
+    """The 64-bit key of an independent stream, identified by its parts (seed, fingerprint, purpose)."""
     return np.frombuffer(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), dtype="<u8")[0]
 
 
 def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """64 random bits, uint64, for each counter (integers) of each key (uint64); the two broadcast."""
+    """64 random bits, uint64, for each pair of key (uint64) and counter (integer); the two broadcast."""
     z = (counter.astype(np.uint64, copy=False) + _ONE) * _GOLDEN + key
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
@@ -30,17 +30,17 @@ def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray
 
 
 def below(bits: np.ndarray, n: np.ndarray | int) -> np.ndarray:
-    """Random bits (k,) uint64 as integers of ``range(n)``, int64; ``n`` (k,) or one for all."""
+    """Map random bits (k,), uint64, to ``range(n)``, int64; ``n`` is one integer or (k,)."""
     return (bits % np.asarray(n).astype(np.uint64)).astype(np.int64)
 
 
 def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
-    """Where keyed permutations of ``range(n)`` send values.
+    """Apply keyed permutations of ``range(n)``.
 
     Args:
         values: (k,) integers in ``range(n)``.
-        n: size of the permuted range, at least 1 and below 2**52: (k,), or one for all.
-        keys: (k,) uint64, the key of each value; equal keys and sizes give one and the same permutation.
+        n: size of the range, from 1 to 2**52 - 1; one integer or (k,).
+        keys: (k,) uint64, the key of each value; equal keys and sizes give the same permutation.
 
     Returns:
         (k,) int64 in ``range(n)``.
@@ -49,7 +49,7 @@ def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.nda
     rows = np.sqrt(sizes - _ONE).astype(np.uint64) + _ONE
     columns = (sizes + rows - _ONE) // rows
     result = _feistel(values.astype(np.uint64), rows, columns, keys)
-    # A value that lands in the few places beyond n is sent on until it lands inside: still a bijection of range(n).
+    # Cycle walking: values that land at or above n are permuted again, which keeps it a bijection of range(n).
     while len(out := np.flatnonzero(result >= sizes)):
         result[out] = _feistel(result[out], rows[out], columns[out], keys[out])
     return result.astype(np.int64)

@@ -1,8 +1,8 @@
-"""Windows that grow in the course of a run: their length at a step is a pure function of the plan and the step.
+"""Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
-A step has the same number of bases throughout, so shorter windows are as many more. Each length has an order of its
-own, a pure function of the position, and step ``s`` stands in it where the bases of ``s`` steps lie before. So an epoch
-ends at the same step whatever the lengths, and nothing but the step is needed to go on.
+Every step has the same number of bases, so a step with shorter windows has proportionally more of them. Each length has
+its own order, in which step ``s`` begins after the windows that hold the bases of ``s`` steps. An epoch therefore ends
+at the same step for every length, and the step remains the only data state of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,47 +15,47 @@ from ldarnet.data.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Steps with windows of one length.
+class CurriculumStage:
+    """Consecutive steps with windows of one length.
 
     Attributes:
-        first: step that it begins with.
-        last: step that is not its own any more.
-        length: bases of a window.
-        times: how many of them there are for one window of the full length.
+        first: first step.
+        stop: step after the last.
+        length: bases in a window.
+        batch_factor: windows of this length per window of full length.
     """
 
     first: int
-    last: int
+    stop: int
     length: int
-    times: int
+    batch_factor: int
 
 
-def plan(shorter: Sequence[tuple[int, float]], length: int, total: int) -> tuple[Part, ...]:
-    """The parts of a run, which follow each other without a gap.
+def curriculum_stages(shorter: Sequence[tuple[int, float]], length: int, total: int) -> tuple[CurriculumStage, ...]:
+    """The consecutive stages of a run; stages without a step are dropped.
 
     Args:
-        shorter: length of the windows, which divides ``length``, and share of all steps, for each part but the last.
-        length: bases of a window in the last part.
-        total: steps of the run; a part that has none of them is left out.
+        shorter: window length, a divisor of ``length``, and share of all steps, for each stage but the last.
+        length: window length of the last stage, the full length.
+        total: steps of the run.
     """
     ends = [*accumulate(share for _, share in shorter), 1.0]
-    parts, first = [], 0
+    stages, first = [], 0
     for bases, end in zip([*(bases for bases, _ in shorter), length], ends, strict=True):
-        last = round(end * total)
-        if first < last:
-            parts.append(Part(first, last, bases, length // bases))
-        first = last
-    return tuple(parts)
+        stop = round(end * total)
+        if first < stop:
+            stages.append(CurriculumStage(first, stop, bases, length // bases))
+        first = stop
+    return tuple(stages)
 
 
-def part_at(parts: Sequence[Part], step: int) -> Part:
-    """The part that a step belongs to; the last one after the end of the run."""
-    return next((part for part in parts if part.first <= step < part.last), parts[-1])
+def stage_at(stages: Sequence[CurriculumStage], step: int) -> CurriculumStage:
+    """The stage that contains a step; the last one beyond the end of the run."""
+    return next((stage for stage in stages if stage.first <= step < stage.stop), stages[-1])
 
 
 def curriculum_steps(
-    parts: Sequence[Part],
+    stages: Sequence[CurriculumStage],
     windows: Mapping[int, Windows],
     masking: Masking,
     *,
@@ -67,34 +67,34 @@ def curriculum_steps(
     world: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """`training_steps` through the parts of a run.
+    """`training_steps` across the stages of a run; see there for the other arguments.
 
     Args:
-        parts: of the run.
-        windows: by length.
-        masking: how to corrupt them.
-        micro_batch: windows of the full length in a forward pass of one rank; of shorter ones it has `times` as many.
-        first_step: where to begin; a resumed run begins where it stopped.
-        last_step: the step not taken any more.
-        accumulation: as of `training_steps`.
-        rank: as of `training_steps`.
-        world: as of `training_steps`.
-        workers: as of `training_steps`.
+        stages: the stages of the run.
+        windows: the stream of each window length.
+        masking: how to mask the windows.
+        micro_batch: full-length windows in one forward pass of one rank; a stage has `batch_factor` times as many.
+        first_step: first step to yield; a resumed run passes the step it stopped at.
+        last_step: step after the last one to yield.
+        accumulation: micro-batches per step.
+        rank: this rank.
+        world: number of ranks.
+        workers: DataLoader worker processes.
 
     Raises:
         UserError: as `training_steps`.
     """
-    for part in parts:
-        first, last = max(part.first, first_step), min(part.last, last_step)
-        if first < last:
+    for stage in stages:
+        first, stop = max(stage.first, first_step), min(stage.stop, last_step)
+        if first < stop:
             yield from training_steps(
-                windows[part.length],
+                windows[stage.length],
                 masking,
-                micro_batch=micro_batch * part.times,
+                micro_batch=micro_batch * stage.batch_factor,
                 accumulation=accumulation,
                 rank=rank,
                 world=world,
                 first_step=first,
-                last_step=last,
+                last_step=stop,
                 workers=workers,
             )

@@ -1,13 +1,13 @@
-"""Blocks: a stretch of one contig packed into bytes without losing a letter, and unpacked again.
+"""Packed blocks: a lossless 2-bit encoding of an interval of one contig, compressed by zstandard.
 
-A packed block is one zstandard frame around, all little-endian:
+A block is one zstandard frame with this content, little-endian:
 
     4 bytes   magic ``2BL1``
-    3 x u32   bases, letter runs, lower-case runs
-    packed    2 bits a base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; bits of other letters mean nothing
-    edges     u32, start and stop of each run of one letter that is none of these, as distances to the edge before
-    letters   one byte for each of those runs, upper case
-    edges     u32, start and stop of each lower-case run, the same way
+    3 x u32   number of bases, of code runs and of lower-case runs
+    packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for other codes
+    edges     u32, start and stop of each run of one other code, as distances from the previous edge
+    codes     one byte per run, upper case
+    edges     u32, start and stop of each lower-case (soft-masked) run, encoded alike
 """
 
 import struct
@@ -24,28 +24,26 @@ BLOCK_SUFFIX = ".2bit.zst"
 _MAGIC = b"2BL1"
 _HEADER = struct.Struct("<4s3I")
 _LEVEL = 1
-
-
 _PLAIN = b"ACGTacgt"
 _COMPRESSOR = threading.local()
 _OTHERS = bytes(0 if chr(byte) in "ACGTacgt" else byte & 0xDF for byte in range(256))
 _GATHER = np.uint32(1 << 24 | 1 << 18 | 1 << 12 | 1 << 6)
 _NO_RUNS = np.zeros((0, 2), dtype=np.int64)
 _LOWER_EIGHT = np.uint64(0x2020202020202020)
-_FOUR_LETTERS = np.array(
+_FOUR_BASES = np.array(
     [[b"ACGT"[byte >> shift & 3] for shift in (0, 2, 4, 6)] for byte in range(256)], dtype=np.uint8
 ).view(np.uint32)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One unpacked frame; positions count from the first base of the block.
+    """A decompressed block; positions are relative to its first base.
 
     Attributes:
-        length: bases.
-        packed: (ceil(length / 4),) uint8, four bases a byte.
-        runs: (r, 2) int64, start and stop of the runs of one letter other than A, C, G, T.
-        letters: (r,) uint8, the upper-case letter of each run.
+        length: number of bases.
+        packed: (ceil(length / 4),) uint8, four bases per byte.
+        runs: (r, 2) int64, start and stop of the runs of one code other than A, C, G, T.
+        letters: (r,) uint8, the upper-case code of each run.
         lower: (l, 2) int64, start and stop of the lower-case runs.
     """
 
@@ -57,23 +55,23 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Size in memory, in bytes."""
         return self.packed.nbytes + self.runs.nbytes + self.letters.nbytes + self.lower.nbytes
 
     def ids(self, start: int, stop: int) -> np.ndarray:
-        """Token ids of bases ``start`` to ``stop``, shape (stop - start,), uint8; all but A, C, G, T are N."""
+        """Token ids of bases ``start`` to ``stop``, shape (stop - start,), uint8; codes other than A, C, G, T are N."""
         ids = self._codes(start, stop)
-        for run_start, run_stop in self.others(start, stop):
+        for run_start, run_stop in self.n_runs(start, stop):
             ids[run_start:run_stop] = N
         return ids
 
-    def others(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Start and stop, counted from ``start``, of the runs of letters other than A, C, G, T in a stretch."""
+    def n_runs(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Start and stop, relative to ``start``, of the runs of codes other than A, C, G, T between two bases."""
         return [(run_start, run_stop) for run_start, run_stop, _ in self._overlapping(self.runs, start, stop)]
 
     def text(self, start: int, stop: int) -> bytes:
-        """The letters of bases ``start`` to ``stop`` exactly as they were packed."""
-        fours = _FOUR_LETTERS.take(self.packed[start // 4 : (stop + 3) // 4], mode="clip")  # "clip" is the fastest
+        """Text of bases ``start`` to ``stop`` exactly as it was packed."""
+        fours = _FOUR_BASES.take(self.packed[start // 4 : (stop + 3) // 4], mode="clip")  # "clip" is the fastest
         text = fours.view(np.uint8)[start % 4 : start % 4 + stop - start]
         for run_start, run_stop, run in self._overlapping(self.runs, start, stop):
             text[run_start:run_stop] = self.letters[run]
@@ -86,7 +84,7 @@ class Block:
 
     @staticmethod
     def _overlapping(runs: np.ndarray, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Start and stop, counted from ``start``, and number of each run that touches the range."""
+        """Start and stop, relative to ``start``, and number of each run that overlaps the range."""
         if not len(runs):
             return []
         first = int(np.searchsorted(runs[:, 1], start, side="right"))
@@ -96,10 +94,10 @@ class Block:
 
 
 def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
-    """Pack the letters of a contig stretch, in the codes of `genome.iupac` and either case.
+    """Pack an interval of a contig, in the codes of `genome.iupac` in either case.
 
     Returns:
-        The frame, and start and stop of each run of one letter other than A, C, G, T: (r, 2) int64.
+        The frame, and start and stop of each run of one code other than A, C, G, T: (r, 2) int64.
     """
     runs, letters = _other_runs(text)
     lower = _lower_runs(text)
@@ -114,10 +112,10 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def unpack_block(frame: bytes) -> Block:
-    """The inverse of `pack_block`.
+    """Decompress a frame of `pack_block`.
 
     Raises:
-        ValueError: the bytes are no packed block.
+        ValueError: the bytes are not a packed block.
     """
     try:
         payload = zstandard.ZstdDecompressor().decompress(frame)
@@ -141,8 +139,8 @@ def unpack_block(frame: bytes) -> Block:
 
 
 def unpack_bases(packed: np.ndarray) -> np.ndarray:
-    """Codes 0 to 3 of packed bases: (..., n) uint8 to (..., 4 n) uint8."""
-    # The products put a copy of each byte's upper half 12 bits, and of each half's upper base 6 bits, further up.
+    """Unpack bases, (..., n) uint8, to codes 0 to 3, (..., 4 n) uint8."""
+    # The products copy the upper half of each byte 12 bits up, and the upper base of each half 6 bits up.
     codes = packed.astype("<u4")
     codes *= 0x1001
     codes &= 0x000F000F
@@ -152,15 +150,15 @@ def unpack_bases(packed: np.ndarray) -> np.ndarray:
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """The compressor of this thread: it is dearer to make than a short block is to pack."""
+    """The compressor of this thread: creating one takes longer than packing a short block."""
     if not hasattr(_COMPRESSOR, "zstd"):
         _COMPRESSOR.zstd = zstandard.ZstdCompressor(level=_LEVEL)
     return _COMPRESSOR.zstd
 
 
 def _other_runs(text: bytes) -> tuple[np.ndarray, bytes]:
-    """The runs of one letter other than A, C, G, T, and these letters."""
-    # To look whether there are any takes half the time of telling where.
+    """The runs of one code other than A, C, G, T, and the codes."""
+    # Checking for the common case of none takes half the time of finding runs.
     if not text.translate(None, _PLAIN):
         return _NO_RUNS, b""
     others = np.frombuffer(text.translate(_OTHERS), dtype=np.uint8)
@@ -184,8 +182,8 @@ def _runs(values: np.ndarray) -> np.ndarray:
 
 
 def _pack_bases(text: bytes) -> bytes:
-    # Bits 1 and 2 of the ASCII letters A, C, G, T, in either case, are 0, 1, 3, 2. Four letters are taken at a time;
-    # the product brings their codes together in its highest byte.
+    # Bits 1 and 2 of ASCII A, C, G, T, in either case, are 0, 1, 3, 2. Four bases are processed at a time; the product
+    # gathers their codes in its highest byte.
     letters = np.frombuffer(text + b"A" * (-len(text) % 4), dtype="<u4")
     codes = letters >> 1 & 0x03030303
     codes ^= codes >> 1 & 0x01010101

@@ -1,71 +1,71 @@
-"""The packed blocks of a set, each compared with its SHA-256: from the shards, or, if remote, through a cache."""
+"""Read packed blocks (frames) from shards, check their SHA-256, and cache those of remote sets."""
 
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldarnet.data.cache import DiskCache
 from ldarnet.data.index import INDEX_NAME, Index
-from ldarnet.data.prefetch import AHEAD_BYTES, Ahead
+from ldarnet.data.prefetch import MAX_PREFETCH_BYTES, Prefetcher
 from ldarnet.errors import UserError
+from ldarnet.io.cache import DiskCache
 from ldarnet.io.storage import DamagedError, MissingError, Storage, remedy
 
-REQUEST_BYTES = 8 * 2**20
-"""The longest range that is asked for at once when several blocks that lie together are wanted."""
+MAX_REQUEST_BYTES = 8 * 2**20
+"""Longest range of one request for several adjacent blocks."""
 
-_GAP = 1024  # between the frames of neighbours in a shard: padding and a header
+_MAX_GAP = 1024  # between adjacent frames of a shard: padding and a header
 
 
-class Frames:
-    """Frames of the blocks of a set, by their number in the index. It can be pickled and used on both sides of a fork.
+class FrameReader:
+    """Reads the frames of a set by block number. It can be pickled and used on both sides of a fork.
 
     Attributes:
-        storage: where the shards lie.
+        storage: storage of the shards.
     """
 
     def __init__(self, index: Index, storage: Storage, disk: DiskCache | None = None) -> None:
-        """Read from ``storage``; keep what was read in ``disk`` if it is remote."""
+        """Read from ``storage``; if it is remote, cache in ``disk``."""
         self._index = index
         self.storage = storage
         self._disk = disk
-        self._ahead: Ahead | None = None
+        self._prefetcher: Prefetcher | None = None
 
     def read(self, block: int) -> bytes:
-        """A frame, compared with its hash. What does not fit is read once more, past caches and open files.
+        """Read a frame and check its hash; on a mismatch read it once more, bypassing caches and open files.
 
         Raises:
-            DamagedError: the shard is missing, or the bytes are not those that were indexed.
+            DamagedError: the shard is missing, or the bytes do not match the index.
             UserError: the shard cannot be read.
         """
         frame = self._cached(block) if self.storage.remote else None
         return self._fetch(block) if frame is None else frame
 
     def prefetch(self, blocks: Sequence[int]) -> None:
-        """Begin to fetch blocks of a remote set in a few threads, the first ones first.
+        """Start to fetch blocks of a remote set in background threads, in the given order.
 
-        What is more than `AHEAD_BYTES`, with what is still on its way, is left out. Errors show when a block is read.
+        Blocks beyond `MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
         """
-        ahead, sizes = self._here(), self._index.blocks.size
-        room, wanted = AHEAD_BYTES - ahead.bytes, {}
+        prefetcher, sizes = self._local_prefetcher(), self._index.blocks.size
+        room, rank = MAX_PREFETCH_BYTES - prefetcher.bytes, {}
         for block in blocks:
-            if block not in wanted and block not in ahead and not self._is_cached(block):
+            if block not in rank and block not in prefetcher and not self._is_cached(block):
                 room -= int(sizes[block])
                 if room < 0:
                     break
-                wanted[block] = len(wanted)
-        for run in sorted(self._runs(sorted(wanted)), key=lambda run: min(wanted[block] for block in run)):
-            ahead.begin(run, int(sizes[run].sum()), lambda run=run: self._fetch_run(run, ahead))
+                rank[block] = len(rank)
+        for run in sorted(self._runs(sorted(rank)), key=lambda run: min(rank[block] for block in run)):
+            prefetcher.submit(run, int(sizes[run].sum()), lambda run=run: self._fetch_run(run, prefetcher))
 
     def _runs(self, blocks: Sequence[int]) -> Iterator[list[int]]:
-        """Blocks, in order, that lie together in a shard and can be had in one request."""
+        """Group sorted blocks into runs that are adjacent in a shard and fit into one request."""
         shard, offset, size = self._index.blocks.shard, self._index.blocks.offset, self._index.blocks.size
         run: list[int] = []
         for block in blocks:
             if run and (
                 shard[block] != shard[run[0]]
-                or not 0 <= offset[block] - offset[run[-1]] - size[run[-1]] <= _GAP
-                or offset[block] + size[block] - offset[run[0]] > REQUEST_BYTES
+                or not 0 <= offset[block] - offset[run[-1]] - size[run[-1]] <= _MAX_GAP
+                or offset[block] + size[block] - offset[run[0]] > MAX_REQUEST_BYTES
             ):
                 yield run
                 run = []
@@ -73,16 +73,16 @@ class Frames:
         if run:
             yield run
 
-    def _fetch_run(self, run: Sequence[int], ahead: Ahead) -> None:
-        """Fetch neighbours into a cache. What cannot be had, or is not sound, is left to whoever reads it."""
+    def _fetch_run(self, run: Sequence[int], prefetcher: Prefetcher) -> None:
+        """Fetch adjacent blocks into a cache. Failures and damage are left to the reader of a block."""
         blocks = self._index.blocks
         start, stop = int(blocks.offset[run[0]]), int(blocks.offset[run[-1]] + blocks.size[run[-1]])
         data = self.storage.read(self._shard(run[0]), start, stop)
         for block in run:
             begin = int(blocks.offset[block]) - start
             frame = data[begin : begin + int(blocks.size[block])]
-            if self._is_sound(block, frame) and not self._keep(block, frame):
-                ahead.kept.put(self._digest(block), frame)
+            if self._matches(block, frame) and not self._cache(block, frame):
+                prefetcher.fetched.put(self._digest(block), frame)
 
     def _fetch(self, block: int) -> bytes:
         blocks, name = self._index.blocks, self._shard(block)
@@ -92,13 +92,13 @@ class Frames:
             try:
                 frame = self.storage.read(name, start, start + size)
             except MissingError:
-                self._demand_index()
+                self._check_index_exists()
                 raise
-            if self._is_sound(block, frame):
-                self._keep(block, frame)
+            if self._matches(block, frame):
+                self._cache(block, frame)
                 return frame
             if self.storage.remote and len(frame) < size:
-                break  # It was tried several times already.
+                break  # the storage has retried already
             self.storage.forget(name)
         fault = "the shard was damaged or changed" if len(frame) == size else "the shard is cut short"
         raise DamagedError(
@@ -106,26 +106,26 @@ class Frames:
             f"{fault}; {remedy(self.storage.place)}"
         )
 
-    def _demand_index(self) -> None:
-        """A shard may be missing; when the index is too, the set was moved or its disk is away, which is no damage."""
+    def _check_index_exists(self) -> None:
+        """Distinguish a missing shard, which is damage, from a set that is gone as a whole."""
         try:
             self.storage.read_all(INDEX_NAME)
         except MissingError:
-            raise UserError(f"{self.storage.place}: the shard set is gone; bring it back, or mount its disk") from None
+            raise UserError(f"{self.storage.place}: the shard set is gone; restore it, or mount its disk") from None
 
     def _cached(self, block: int) -> bytes | None:
-        ahead, digest = self._here(), self._digest(block)
-        ahead.wait_for(block)
-        return ahead.kept.get(digest) or (self._disk.get(digest) if self._disk else None)
+        prefetcher, digest = self._local_prefetcher(), self._digest(block)
+        prefetcher.wait_for(block)
+        return prefetcher.fetched.get(digest) or (self._disk.get(digest) if self._disk else None)
 
     def _is_cached(self, block: int) -> bool:
         digest = self._digest(block)
-        return digest in self._here().kept or (self._disk is not None and digest in self._disk)
+        return digest in self._local_prefetcher().fetched or (self._disk is not None and digest in self._disk)
 
-    def _keep(self, block: int, frame: bytes) -> bool:
+    def _cache(self, block: int, frame: bytes) -> bool:
         return self._disk is not None and self._disk.put(self._digest(block), frame)
 
-    def _is_sound(self, block: int, frame: bytes) -> bool:
+    def _matches(self, block: int, frame: bytes) -> bool:
         return hashlib.sha256(frame).hexdigest() == self._digest(block)
 
     def _digest(self, block: int) -> str:
@@ -134,11 +134,11 @@ class Frames:
     def _shard(self, block: int) -> str:
         return self._index.shards[self._index.blocks.shard[block]].name
 
-    def _here(self) -> Ahead:
-        """What is under way in this process; of threads and locks, none crosses a fork."""
-        if self._ahead is None or self._ahead.process != os.getpid():
-            self._ahead = Ahead()
-        return self._ahead
+    def _local_prefetcher(self) -> Prefetcher:
+        """The prefetcher of this process: threads and locks must not cross a fork."""
+        if self._prefetcher is None or self._prefetcher.process != os.getpid():
+            self._prefetcher = Prefetcher()
+        return self._prefetcher
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_ahead": None}
+        return self.__dict__ | {"_prefetcher": None}

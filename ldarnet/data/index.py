@@ -1,7 +1,7 @@
-"""The index of a shard set: what it holds, where each block lies, and what the bytes must hash to.
+"""The index of a shard set: contigs, splits, and location and SHA-256 of every block.
 
-``index.json`` is small; what grows with contigs and blocks lies beside it in flat files that are mapped into memory,
-so that all processes of a machine share them and nothing is parsed.
+``index.json`` is small; everything that grows with contigs and blocks is in flat tables beside it, which are mapped
+into memory, shared by all processes of a machine and never parsed.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from ldarnet.io.files import atomic_path, read_errors, sha256_file, write_json_a
 
 INDEX_NAME = "index.json"
 UNFINISHED = "unfinished"
-"""The folder that marks a build which has not ended; it has no index yet."""
+"""Folder in the output of an unfinished build, which has no index yet."""
 FORMAT_NAME = "ldarnet-shards"
 FORMAT_VERSION = 2
 TABLES = ("contigs.npy", "names.txt", "letter_runs.npy", "splits.npy", "blocks.npy")
-"""The files that belong to ``index.json``."""
+"""The files that ``index.json`` describes."""
 
 BLOCK_ROW = np.dtype(
     [
@@ -37,7 +37,7 @@ _COUNT = np.dtype("<i8")
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar file: name, bytes and SHA-256."""
+    """A tar file: name, size in bytes and SHA-256."""
 
     name: str
     size: int
@@ -46,16 +46,16 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """One entry a block, in order of contig and start.
+    """The blocks of a set as columns, in order of contig and start.
 
     Attributes:
         contig: (b,) int64, number of the contig.
-        start: (b,) int64, first base, counted from the start of the contig.
+        start: (b,) int64, first base in the contig, 0-based.
         length: (b,) int64, bases.
         shard: (b,) int64, number of the shard.
         offset: (b,) int64, first byte of the frame in the shard.
         size: (b,) int64, bytes of the frame.
-        sha256: (b, 32) uint8, of each frame.
+        sha256: (b, 32) uint8, SHA-256 of the frame.
     """
 
     contig: np.ndarray
@@ -68,7 +68,7 @@ class Blocks:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> Self:
-        """Take the columns from rows of `BLOCK_ROW`, which is how they are stored."""
+        """Build the columns from stored rows of `BLOCK_ROW`."""
         return cls(**{name: rows[name] for name in BLOCK_ROW.names or ()})
 
     def rows(self) -> np.ndarray:
@@ -84,17 +84,17 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """All that is known of a shard set without reading a shard.
+    """The metadata of a shard set.
 
     Attributes:
-        tool: name and version of the program that built it.
-        recipe: what it was built from (source files with their hashes) and how; equal recipes give equal sets.
-        contigs: in the order of the input.
-        splits: name -> (s, 3) int64, contig number, start and stop of each interval, in order and without overlap.
-        runs: (r, 2) int64, start and stop of each run of letters other than A, C, G, T, in order of contig.
-        blocks: where the bases lie.
+        tool: name and version of the program that built the set.
+        recipe: inputs (source files with their hashes) and options of the build; equal recipes give equal sets.
+        contigs: the contigs, in the order of the input.
+        splits: name -> (s, 3) int64, contig number, start and stop of each interval, sorted and disjoint.
+        runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T, in order of contig.
+        blocks: the blocks and their locations.
         shards: the tar files.
-        folder: where it was loaded from, and where a process that it is sent to maps it again.
+        folder: folder it was loaded from, which an unpickled copy maps again.
     """
 
     tool: str
@@ -108,12 +108,12 @@ class Index:
 
     @property
     def species(self) -> list[str]:
-        """Names of the species, in order of first appearance; "" where none was named."""
+        """Names of the species, in order of first appearance; "" if unnamed."""
         return self.contigs.species_names
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: contigs, their letters and the splits; not of file names, blocks or compression."""
+        """SHA-256 of the content: contigs, their sequences and the splits; not file names, blocks or compression."""
         contigs = self.contigs
         parts = {
             "species": names_as_lines(self.species),
@@ -141,25 +141,25 @@ class Index:
         return np.concatenate(([0], np.cumsum(np.bincount(self.blocks.contig, minlength=len(self.contigs)))))
 
     def name(self, contig: int) -> str:
-        """The full name of a contig: ``species/name``, or ``name`` where no species was named."""
+        """The full name of a contig: ``species/name``, or ``name`` if the species is unnamed."""
         return self.contigs.name(contig)
 
     def number(self, name: str) -> int:
-        """The number of a contig, by its full name or by a bare name that only one species has.
+        """The number of a contig, by its full name or by a bare name that is unique among the species.
 
         Raises:
-            UserError: no contig of this name, or several.
+            UserError: no contig or several contigs have this name.
         """
         return self.contigs.number(name)
 
     def describe_block(self, block: int) -> str:
-        """Where a block lies, in words for a message; from the first base to the last, counted from 1."""
+        """Number and coordinates of a block for messages: 1-based, last base included."""
         blocks = self.blocks
         start = int(blocks.start[block])
         return f"block {block} ({self.name(int(blocks.contig[block]))}:{start + 1}-{start + blocks.length[block]})"
 
     def save(self, folder: Path) -> None:
-        """Write the tables and then ``index.json``; to be called last, when every shard is in its place.
+        """Write the tables and then ``index.json``; call it last, once every shard is in place.
 
         Raises:
             UserError: the device is full.
@@ -190,37 +190,37 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Map and check an index.
+        """Map an index and verify its hashes.
 
         Raises:
-            UserError: the folder is no shard set, or its index is of another format, damaged or not ours to read.
+            UserError: the folder is not a shard set, or its index has another format, is damaged or is not readable.
         """
         content = _read_json(folder)
-        path, remedy = folder / INDEX_NAME, f"delete {folder} and build it again"
+        path, hint = folder / INDEX_NAME, f"delete {folder} and build it again"
         if content.pop("checksum", None) != _checksum(content):
-            raise UserError(f"{path}: damaged (it does not match its checksum); {remedy}")
+            raise UserError(f"{path}: damaged (it does not match its checksum); {hint}")
         with ThreadPoolExecutor(len(TABLES)) as pool:
             found = dict(zip(TABLES, pool.map(lambda name: _describe(folder / name), TABLES), strict=True))
         if wrong := [name for name in TABLES if found[name] != content.get("tables", {}).get(name)]:
-            raise UserError(f"{folder / wrong[0]}: damaged (it is not what {path} says); {remedy}")
+            raise UserError(f"{folder / wrong[0]}: damaged (it does not match {path}); {hint}")
         try:
             index = cls._map(folder, content)
             if index.fingerprint == content["fingerprint"] and index._tiles():
                 return index
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError):
             pass
-        raise UserError(f"{path}: damaged (its content does not match its fingerprint); {remedy}")
+        raise UserError(f"{path}: damaged (its content does not match its fingerprint); {hint}")
 
     @classmethod
     def reload(cls, folder: Path, fingerprint: str) -> Self:
-        """Map an index that `load` has checked, perhaps in another process.
+        """Map an index that `load` has verified, possibly in another process.
 
         Raises:
-            UserError: the folder holds another index now.
+            UserError: the folder contains another index now.
         """
         content = _read_json(folder)
         if content.get("fingerprint") != fingerprint:
-            raise UserError(f"{folder / INDEX_NAME}: was changed while it was in use; start again")
+            raise UserError(f"{folder / INDEX_NAME}: changed while in use; run the same command again")
         return cls._map(folder, content)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -234,7 +234,7 @@ class Index:
         stops = np.cumsum(list(content["splits"].values()), dtype=np.int64)
         shards = [Shard(**shard) for shard in content["shards"]]
         if stops[-1] != len(rows) or any(Path(shard.name).name != shard.name for shard in shards):
-            raise ValueError(f"{folder}: splits of another length, or a shard that lies elsewhere")
+            raise ValueError(f"{folder}: splits of another length, or a shard outside the folder")
         return cls(
             tool=content["tool"],
             recipe=content["recipe"],
@@ -247,14 +247,14 @@ class Index:
         )
 
     def _tiles(self) -> bool:
-        """Whether the blocks cover each contig once from end to end and name only shards there are."""
+        """Whether the blocks cover each contig exactly once and every shard number is valid."""
         blocks, lengths = self.blocks, self.contigs.length
         stops = blocks.start + blocks.length
-        follows = np.diff(blocks.contig, prepend=-1, append=len(lengths))
-        begins, ends = follows[:-1] == 1, follows[1:] == 1
+        steps = np.diff(blocks.contig, prepend=-1, append=len(lengths))
+        begins, ends = steps[:-1] == 1, steps[1:] == 1
         continues = blocks.start[~begins] == stops[np.flatnonzero(~begins) - 1]
         return bool(
-            ((follows == 0) | (follows == 1)).all()
+            ((steps == 0) | (steps == 1)).all()
             and (blocks.start[begins] == 0).all()
             and continues.all()
             and (stops[ends] == lengths).all()
@@ -265,31 +265,31 @@ class Index:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    """``index.json`` of a folder, of our format and version; its content is not yet checked."""
+    """Read ``index.json`` of the supported format and version, without verifying its content."""
     path = folder / INDEX_NAME
     with read_errors(path):
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            remedy = f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
+            hint = f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
             if (folder / UNFINISHED).is_dir():
-                remedy = "its build was stopped: run the same build again, it goes on where it was"
-            raise UserError(f"{folder}: not a shard set (it has no {INDEX_NAME}); {remedy}") from None
+                hint = "its build is unfinished: run the same build command again to resume it"
+            raise UserError(f"{folder}: not a shard set (it has no {INDEX_NAME}); {hint}") from None
     try:
         content = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete {folder} and build it again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
-        raise UserError(f"{path}: not the index of a shard set; name a folder made by `python -m sharding.build`")
+        raise UserError(f"{path}: not the index of a shard set; use a folder built by `python -m sharding.build`")
     version = content.get("version")
     if version != FORMAT_VERSION:
-        remedy = "upgrade ldarnet" if isinstance(version, int) and version > FORMAT_VERSION else "build it again"
-        raise UserError(f"{path}: format version {version}, but this program reads version {FORMAT_VERSION}; {remedy}")
+        hint = "upgrade ldarnet" if isinstance(version, int) and version > FORMAT_VERSION else "build it again"
+        raise UserError(f"{path}: format version {version}, but this program reads version {FORMAT_VERSION}; {hint}")
     return content
 
 
 def _checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of all that ``index.json`` says but this."""
+    """SHA-256 of the content of ``index.json`` without the checksum itself."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -299,8 +299,8 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _map_table(path: Path, row: np.dtype, *width: int) -> np.ndarray:
-    """Map a table of a set whose rows have one dtype and shape."""
+    """Map a table whose rows have the given dtype and shape."""
     table = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     if table.dtype != row or table.shape[1:] != width:
-        raise ValueError(f"{path}: a table of another form")
+        raise ValueError(f"{path}: a table of another dtype or shape")
     return table

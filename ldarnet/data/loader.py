@@ -1,4 +1,4 @@
-"""Batches for training and validation; the same global batches whatever the ranks, workers and restarts."""
+"""Batches for training and validation: the same global batches for any number of ranks, workers and restarts."""
 
 import ctypes
 import math
@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from ldarnet.alphabet import NOT_SCORED
+from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.data.masking import Masking
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.segments import find_stretches
-from ldarnet.data.windows import Places, Windows, window_name
+from ldarnet.data.segments import find_segments
+from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
 
-_LOOKED_UP_TOGETHER = 1024
+_LOOKUP_WINDOWS = 1024  # located per call, which takes hardly longer than one
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A window that could not be read: its name, such as ``chr1:4097-8192``, and why, with shard and block."""
+class QuarantinedWindow:
+    """A window that could not be read: coordinates such as ``chr1:4097-8192``, and the reason with shard and block."""
 
     window: str
     reason: str
@@ -34,34 +34,34 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some windows for one rank.
+    """A micro-batch of one rank.
 
     Attributes:
-        input_ids: (b, L) int64, what the model sees.
-        labels: (b, L) int64, the true base where it is scored, else -100.
+        input_ids: (b, L) int64, the masked windows.
+        labels: (b, L) int64, the true base at target positions, else -100.
         first_position: position of the first window in its stream.
-        windows: rows that count; 0 for the filler row that a rank without windows gets in validation.
-        quarantined: windows on damaged blocks: their rows are all N and nothing in them is scored.
-        places: where the windows lie, in validation.
+        windows: number of windows; 0 for the filler row of a rank without windows in validation.
+        quarantined: windows on damaged blocks; their rows are all N, without targets.
+        locations: locations of the windows, in validation.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     first_position: int
     windows: int
-    quarantined: tuple[Quarantined, ...] = ()
-    places: Places | None = None
+    quarantined: tuple[QuarantinedWindow, ...] = ()
+    locations: Locations | None = None
 
     @property
-    def scored(self) -> torch.Tensor:
-        """Scored bases of each row, (b,)."""
-        return (self.labels != NOT_SCORED).sum(1)
+    def target_counts(self) -> torch.Tensor:
+        """Number of target positions of each row, (b,)."""
+        return (self.labels != IGNORE_INDEX).sum(1)
 
 
 class StepDataset(Dataset["list[Batch] | UserError"]):
-    """The micro-batches of one rank by step.
+    """The micro-batches of one rank, indexed by step.
 
-    An error is an item like any other: raised in a worker it would come wrapped in that worker's traceback.
+    Errors are returned as items: raised in a worker, they would be wrapped in its traceback.
     """
 
     def __init__(
@@ -82,59 +82,57 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         self._rank = rank
         self._last_step = last_step
         self._start = start
-        self._planned: tuple[int, Places] | None = None
+        self._located: tuple[int, Locations] | None = None
 
     def __getitem__(self, index: int) -> list[Batch] | UserError:
         positions = self.positions(index)
         try:
-            places = self._places(index)
-            self._look_ahead(index)
-            ids, damaged = self._windows.read(places)
+            locations = self._locations(index)
+            self._prefetch_next(index)
+            ids, damaged = self._windows.read(locations)
         except UserError as error:
             return error
-        inputs, labels = self._masking.apply(ids, self._windows.shards.fingerprint, positions.ravel())
+        shards, length = self._windows.shards, self._windows.length
+        inputs, labels = self._masking.apply(ids, shards.fingerprint, positions.ravel())
         accumulation, _, size = self._shape
         batches = []
         for micro in range(accumulation):
             rows = range(micro * size, (micro + 1) * size)
-            lost = tuple(
-                Quarantined(
-                    window_name(self._windows.shards, places.contig[row], places.start[row], self._windows.length),
-                    damaged[row],
-                )
-                for row in rows
-                if row in damaged
-            )
+            names = {row: window_name(shards, locations.contig[row], locations.start[row], length) for row in damaged}
+            quarantined = tuple(QuarantinedWindow(names[row], damaged[row]) for row in rows if row in damaged)
             part = slice(rows.start, rows.stop)
             batches.append(
                 Batch(
-                    torch.from_numpy(inputs[part]), torch.from_numpy(labels[part]), int(positions[micro, 0]), size, lost
+                    torch.from_numpy(inputs[part]),
+                    torch.from_numpy(labels[part]),
+                    int(positions[micro, 0]),
+                    size,
+                    quarantined,
                 )
             )
         return batches
 
     def positions(self, index: int) -> np.ndarray:
-        """Positions of this rank's windows in a step: (accumulation, micro_batch) int64."""
+        """Positions of the windows of this rank in a step: (accumulation, micro_batch) int64."""
         size = math.prod(self._shape)
         return (self._start + np.arange(index * size, (index + 1) * size)).reshape(self._shape)[:, self._rank]
 
-    def _places(self, index: int) -> Places:
-        """Where this rank's windows of a step lie; many steps are looked up together, which takes hardly longer."""
+    def _locations(self, index: int) -> Locations:
+        """Locations of the windows of this rank in a step, computed for several steps at a time."""
         size = self._shape[0] * self._shape[2]
-        together = max(1, _LOOKED_UP_TOGETHER // size)
-        number, place = divmod(index, together)
-        if self._planned is None or self._planned[0] != number:
-            steps = range(number * together, (number + 1) * together)
-            positions = np.concatenate([self.positions(step).ravel() for step in steps])
-            self._planned = number, self._windows.places(positions)
-        return self._planned[1].rows(place * size, (place + 1) * size)
+        steps = max(1, _LOOKUP_WINDOWS // size)
+        number, offset = divmod(index, steps)
+        if self._located is None or self._located[0] != number:
+            positions = [self.positions(step).ravel() for step in range(number * steps, (number + 1) * steps)]
+            self._located = number, self._windows.locations(np.concatenate(positions))
+        return self._located[1].rows(offset * size, (offset + 1) * size)
 
-    def _look_ahead(self, index: int) -> None:
-        """Let the remote blocks of this process's next step be fetched while it prepares the present one."""
+    def _prefetch_next(self, index: int) -> None:
+        """Start to fetch the remote blocks of the next step of this process."""
         worker = get_worker_info()
         following = index + (worker.num_workers if worker else 1)
         if following < self._last_step:
-            self._windows.prefetch(self._places(following))
+            self._windows.prefetch(self._locations(following))
 
 
 def training_steps(
@@ -149,29 +147,30 @@ def training_steps(
     last_step: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each optimiser step for one rank.
+    """The micro-batches of each optimizer step of one rank.
 
-    Window ``i`` of micro-batch ``m`` of step ``s`` on rank ``r`` stands at position
-    ``((s * accumulation + m) * world + r) * micro_batch + i``: all ranks together see the same windows in a micro-step
-    as one rank with ``world * micro_batch`` windows.
+    Window ``i`` of micro-batch ``m`` of step ``s`` on rank ``r`` is at position
+    ``((s * accumulation + m) * world + r) * micro_batch + i``: in a micro-step all ranks together read the windows that
+    one rank with ``world * micro_batch`` windows would read.
 
     Args:
-        windows: what to read.
-        masking: how to corrupt it.
-        micro_batch: windows in a forward pass of one rank.
-        accumulation: micro-batches in a step.
+        windows: the stream.
+        masking: how to mask the windows.
+        micro_batch: windows in one forward pass of one rank.
+        accumulation: micro-batches per step.
         rank: this rank.
         world: number of ranks.
-        first_step: where to begin; a resumed run begins where it stopped.
-        last_step: the step not taken any more.
-        workers: processes that prepare batches ahead; 0 prepares each when it is asked for. The batches are the same.
+        first_step: first step to yield; a resumed run passes the step it stopped at.
+        last_step: step after the last one to yield.
+        workers: DataLoader worker processes; 0 prepares batches in this process. The batches are the same.
 
     Yields:
-        One list of ``accumulation`` batches for each step.
+        One list of ``accumulation`` batches per step.
 
     Raises:
         TransientError: a worker was killed, or a read failed that may succeed later.
-        UserError: a shard cannot be read; it is missing, damaged or changed, and the set was not told to go on.
+        UserError: a shard cannot be read; or it is missing, damaged or changed, and the set is not opened with
+            ``on_damaged="quarantine"``.
     """
     assert micro_batch >= 1 and accumulation >= 1 and 0 <= rank < world and 0 <= first_step <= last_step
     loader: DataLoader[list[Batch] | UserError] = DataLoader(
@@ -187,38 +186,38 @@ def training_steps(
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
-        collate_fn=_as_it_is,
-        # Without a generator of its own the loader would advance the global one.
+        collate_fn=_identity,
+        # Without its own generator the loader would advance the global one.
         generator=torch.Generator(),
-        # The kernel means the thread that forks them.
+        # The death signal is tied to the forking thread, not to its process.
         worker_init_fn=partial(_die_with, os.getpid()) if _in_main_thread() else None,
     )
-    steps = _started(loader)
+    steps = _iterate(loader)
     del loader
     try:
         while True:
             step = next(steps)
             if isinstance(step, UserError):
                 raise step
-            yield [_widened(batch) for batch in step]
+            yield [_to_int64(batch) for batch in step]
     except StopIteration:
         return
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise TransientError(
-            f"a process that reads the shards ended: {error}; if it was killed for want of memory, set fewer "
-            "data.workers; the same command goes on from the last checkpoint, if there is one"
+            f"a DataLoader worker died: {error}; if it ran out of memory, reduce data.workers; run the same command "
+            "again to resume from the last checkpoint"
         ) from None
     finally:
-        # An error keeps this frame alive, and it shall not keep the workers alive.
+        # An exception keeps this frame alive, which must not keep the workers alive.
         del steps
 
 
-def _started(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch] | UserError]:
-    """Begin to iterate without torch's handler of a worker's death, which raises wherever the program happens to be.
+def _iterate(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch] | UserError]:
+    """Start the workers without torch's SIGCHLD handler, which raises at an arbitrary point of the program.
 
-    It is noticed all the same, within seconds of asking for the next batch, and told there.
+    The death of a worker is still detected within seconds of requesting the next batch, and raised there.
     """
     if not _in_main_thread():
         return iter(loader)
@@ -234,7 +233,7 @@ def _in_main_thread() -> bool:
 
 
 def _die_with(parent: int, _: int) -> None:
-    """Let the kernel kill this worker with its parent: it holds that one's connections and locks open."""
+    """Have the kernel kill this worker when its parent dies: it would keep the parent's connections and locks open."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, ctypes.c_ulong(signal.SIGKILL))
@@ -242,12 +241,12 @@ def _die_with(parent: int, _: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _widened(batch: Batch) -> Batch:
-    """With the integers that models take; between processes and until they are needed, a byte a base will do."""
+def _to_int64(batch: Batch) -> Batch:
+    """Convert to the dtype that models take; workers send one byte per base."""
     return replace(batch, input_ids=batch.input_ids.long(), labels=batch.labels.long())
 
 
-def _as_it_is(step: list[Batch] | UserError) -> list[Batch] | UserError:
+def _identity(step: list[Batch] | UserError) -> list[Batch] | UserError:
     return step
 
 
@@ -266,45 +265,47 @@ def validation_batches(
     """A fixed set of windows with fixed masks, dealt to the ranks batch by batch.
 
     The windows are spread evenly over the split, on the forward strand, and do not depend on the number of ranks. Every
-    rank yields the same number of batches; the last may hold fewer windows, and a rank with none left yields one filler
-    row in which nothing is scored.
+    rank yields the same number of batches; the last may have fewer windows, and a rank without windows yields one
+    filler row without targets.
 
     Args:
-        shards: the bases.
+        shards: the shard set.
         split: name of the split.
         length: bases in a window.
-        max_windows: how many windows at most.
+        max_windows: maximum number of windows.
         batch: windows in a batch of one rank.
         rank: this rank.
         world: number of ranks.
-        masking: how to corrupt them; its stream is independent of that of training.
-        max_n_run: the longest run of N that a window may hold.
+        masking: how to mask the windows; independent of the masks in training.
+        max_n_run: longest run of N in a window.
 
     Returns:
         The batches of this rank.
 
     Raises:
-        UserError: no such split or no window fits in it, at once; a shard is missing, damaged or changed, when read.
+        UserError: no such split, or no window fits in it. While reading: a shard is missing, damaged or changed.
     """
     assert max_windows >= 1 and batch >= 1 and 0 <= rank < world
-    stretches = find_stretches(shards, split, length, max_n_run)
-    count = min(max_windows, stretches.total)
-    window = np.arange(count) * stretches.total // count
+    segments = find_segments(shards, split, length, max_n_run)
+    count = min(max_windows, segments.total)
+    window = np.arange(count) * segments.total // count
 
     def batches() -> Iterator[Batch]:
         for begin in range(0, count, world * batch):
             first = begin + rank * batch
-            mine = window[first : first + batch]
-            rows = mine if len(mine) else window[-1:]
-            contig, start = stretches.place(rows, length)
+            local = window[first : first + batch]
+            rows = local if len(local) else window[-1:]
+            contig, start = segments.locate(rows, length)
             ids, damaged = shards.read_windows(contig, start, length)
             inputs, labels = masking.apply(ids, shards.fingerprint, rows, stream="validation")
-            if not len(mine):
-                labels[:] = NOT_SCORED
-            lost = tuple(
-                Quarantined(window_name(shards, contig[row], start[row], length), reason) for row, reason in damaged
+            if not len(local):
+                labels[:] = IGNORE_INDEX
+            quarantined = tuple(
+                QuarantinedWindow(window_name(shards, contig[row], start[row], length), reason)
+                for row, reason in damaged
             )
-            places = Places(np.zeros(len(rows), dtype=np.int64), contig, start, np.zeros(len(rows), dtype=bool))
-            yield _widened(Batch(torch.from_numpy(inputs), torch.from_numpy(labels), first, len(mine), lost, places))
+            locations = Locations(np.zeros(len(rows), dtype=np.int64), contig, start, np.zeros(len(rows), dtype=bool))
+            tensors = torch.from_numpy(inputs), torch.from_numpy(labels)
+            yield _to_int64(Batch(*tensors, first, len(local), quarantined, locations))
 
     return batches()

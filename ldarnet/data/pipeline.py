@@ -101,7 +101,7 @@ def window_pipeline(
 def _urls(windows: Windows) -> list[str]:
     """The shards that hold bases of the windows' contigs."""
     shards, blocks = windows.shards, windows.shards.index.blocks
-    numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.stretches.contig)])
+    numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.segments.contig)])
     return [f"{shards.place}/{shards.index.shards[number].name}" for number in numbers]
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead: what one process has under way in its threads."""
+"""Background fetches of one process, in daemon threads."""
 
 import os
 import queue
@@ -6,53 +6,53 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from ldarnet.data.cache import MemoryCache
+from ldarnet.io.cache import MemoryCache
 
-AHEAD_BYTES = 64 * 2**20
-"""What may be on its way at a time in each process, and what may wait in its memory where there is no disk cache."""
+MAX_PREFETCH_BYTES = 64 * 2**20
+"""Bytes in flight per process, and fetched bytes kept in memory if there is no disk cache."""
 
-THREADS = 4
+MAX_THREADS = 4
 
 
 class _Task:
-    """Something that is done once, by whoever claims it first, or given up."""
+    """A fetch that is either executed by a thread or cancelled, whichever claims it first."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self._unclaimed = threading.Semaphore(1)
+        self._free = threading.Semaphore(1)
 
     def claim(self) -> bool:
-        """Whether nobody claimed it before."""
-        return self._unclaimed.acquire(blocking=False)
+        """Claim the task; return whether this is the first claim."""
+        return self._free.acquire(blocking=False)
 
 
-class Ahead:
-    """A few daemon threads, begun when first needed, and the blocks that they are fetching.
+class Prefetcher:
+    """A pool of daemon threads, started on demand, and the blocks that they are fetching.
 
     Attributes:
-        process: the only process in which it works.
-        kept: what was fetched and could not be kept on disk.
-        bytes: on their way.
+        process: id of the only process in which it works.
+        fetched: fetched data that is not in a disk cache.
+        bytes: bytes in flight.
     """
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.kept = MemoryCache(AHEAD_BYTES)
+        self.fetched = MemoryCache(MAX_PREFETCH_BYTES)
         self.bytes = 0
-        self._under_way: dict[int, _Task] = {}
+        self._in_flight: dict[int, _Task] = {}
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
     def __contains__(self, block: int) -> bool:
-        return block in self._under_way
+        return block in self._in_flight
 
-    def begin(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
-        """Have a thread call ``fetch``, for ``blocks`` of ``size`` bytes together. What it raises is dropped."""
+    def submit(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
+        """Call ``fetch`` in a thread, for ``blocks`` of ``size`` bytes in total. Exceptions are discarded."""
         task = _Task()
         with self._lock:
             self.bytes += size
-            self._under_way |= dict.fromkeys(blocks, task)
+            self._in_flight |= dict.fromkeys(blocks, task)
 
         def work() -> None:
             if task.claim():
@@ -61,17 +61,17 @@ class Ahead:
             with self._lock:
                 self.bytes -= size
                 for block in blocks:
-                    del self._under_way[block]
+                    del self._in_flight[block]
             task.done.set()
 
         self._queue.put(work)
-        if len(self._threads) < THREADS:
+        if len(self._threads) < MAX_THREADS:
             self._threads.append(threading.Thread(target=self._work, name="ldarnet-prefetch", daemon=True))
             self._threads[-1].start()
 
     def wait_for(self, block: int) -> None:
-        """Return when nothing is fetching ``block``; what has not begun to is given up, lest it wait for others."""
-        task = self._under_way.get(block)
+        """Wait until no thread is fetching ``block``; cancel its fetch if that has not started."""
+        task = self._in_flight.get(block)
         if task is None:
             return
         if task.claim():

@@ -1,4 +1,4 @@
-"""Reading a shard set at any place: one block is read, checked, and kept packed while there is room."""
+"""Random access to a shard set: blocks are read whole, checked against the index and cached in packed form."""
 
 import logging
 import os
@@ -10,45 +10,45 @@ from typing import Any, Literal
 import numpy as np
 
 from ldarnet.alphabet import N
-from ldarnet.data.cache import DiskCache, default_cache_folder
 from ldarnet.data.format import Block, unpack_bases, unpack_block
-from ldarnet.data.frames import Frames
+from ldarnet.data.frames import FrameReader
 from ldarnet.data.index import Index
 from ldarnet.data.remote_index import load_remote_index
 from ldarnet.errors import UserError
+from ldarnet.io.cache import DiskCache, default_cache_folder
 from ldarnet.io.retry import Retry
 from ldarnet.io.storage import DamagedError, remedy, storage_at
 
 CACHE_BYTES = 512 * 2**20
-"""Packed blocks kept in memory by each process: about two billion bases."""
+"""Packed blocks cached in memory by each process: about two billion bases."""
 
 DISK_CACHE_BYTES = 16 * 2**30
-"""Frames of remote blocks kept on disk by each node: about 64 billion bases."""
+"""Remote blocks cached on disk by each node: about 64 billion bases."""
 
 OnDamaged = Literal["stop", "quarantine"]
 
 _LOG = logging.getLogger(__name__)
-_AHEAD_BLOCKS = 16  # asked for before they are needed when a long stretch is read
+_PREFETCH_BLOCKS = 16  # when a long interval is read
 
 
 class ShardSet:
     """A shard set in a folder or at a URL.
 
-    It can be pickled and used on both sides of a fork. In one process it is for one thread.
+    It can be pickled and used on both sides of a fork, and by one thread per process.
 
     Attributes:
         place: the folder or URL.
-        folder: where the files of the index lie: the folder itself, or the copy of a remote index.
-        storage: the place itself.
-        index: the checked index.
-        fingerprint: hash of the content; equal content has one fingerprint wherever and however it was built.
-        splits: name -> bases.
+        folder: folder of the index: that of the set, or the local copy of a remote index.
+        storage: storage of the shards.
+        index: the verified index.
+        fingerprint: hash of the content; sets of equal content have equal fingerprints, however they were built.
+        splits: name -> number of bases.
     """
 
     def __init__(
-        self, place: str, index: Index, frames: Frames, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
+        self, place: str, index: Index, frames: FrameReader, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
     ) -> None:
-        """Use an index that is loaded already; `open` is the usual way."""
+        """Use an index that is already loaded; see `open`."""
         assert index.folder is not None
         self.place = place
         self.folder: Path = index.folder
@@ -77,64 +77,65 @@ class ShardSet:
         """Open a shard set; no shard is read yet.
 
         Args:
-            place: its folder, or a URL that fsspec knows (``s3://``, ``gs://``, ``https://`` ...).
-            cache_bytes: packed blocks kept in memory by each process.
-            disk_cache: folder for what was read of remote sets, shared by the processes of a node; None:
-                ``~/.cache/ldarnet``.
-            disk_cache_bytes: how much of it frames may take; 0: keep only the index there.
-            on_damaged: what `read_windows` does with a window that touches a damaged or missing block: "stop", or
-                "quarantine" to give N in its place. All else stops always.
-            retry: how long to try when a remote read fails.
+            place: its folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
+            cache_bytes: size of the memory cache of each process.
+            disk_cache: folder that caches remote sets for all processes of a node; by default ``~/.cache/ldarnet``.
+            disk_cache_bytes: maximum size of the cached blocks in it; 0 caches only the index.
+            on_damaged: what `read_windows` does with a window on a damaged or missing block: "stop" raises,
+                "quarantine" replaces the window by N. Any other error is fatal.
+            retry: retries of failed remote reads.
 
         Raises:
-            UserError: there is no shard set, its index is of another format or damaged, or it cannot be reached.
+            UserError: there is no shard set, its index has another format or is damaged, or it cannot be reached.
         """
         storage = storage_at(place, retry)
         if not storage.remote:
             folder = Path(storage.place)
             index = Index.load(folder)
-            return cls(storage.place, index, Frames(index, storage), cache_bytes=cache_bytes, on_damaged=on_damaged)
+            return cls(
+                storage.place, index, FrameReader(index, storage), cache_bytes=cache_bytes, on_damaged=on_damaged
+            )
         caches = Path(disk_cache) if disk_cache else default_cache_folder()
         index = load_remote_index(storage, caches)
-        frames = Frames(index, storage, DiskCache(caches, disk_cache_bytes) if disk_cache_bytes else None)
+        frames = FrameReader(index, storage, DiskCache(caches, disk_cache_bytes) if disk_cache_bytes else None)
         return cls(storage.place, index, frames, cache_bytes=cache_bytes, on_damaged=on_damaged)
 
     @cached_property
     def contigs(self) -> dict[str, int]:
-        """Full name of each contig -> length in bases."""
+        """Full name -> length in bases of each contig."""
         return dict(zip(self.index.contigs.all_names(), self.index.contigs.length.tolist(), strict=True))
 
     def read(self, contig: str | int, start: int, stop: int) -> np.ndarray:
-        """Token ids of a stretch, shape (stop - start,), uint8; all letters but A, C, G, T are N.
+        """Token ids of an interval, shape (stop - start,), uint8; all codes other than A, C, G, T are N.
 
         Args:
             contig: name or number.
-            start: first base, from 0.
+            start: first base, 0-based.
             stop: base after the last.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed.
-            UserError: no such contig or stretch, or a shard cannot be read.
+            UserError: no such contig or interval, or a shard cannot be read.
         """
-        pieces = [block.ids(a, b) for block, a, b in self._pieces(contig, start, stop)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, dtype=np.uint8), *pieces])
+        parts = [block.ids(a, b) for block, a, b in self._blocks_in(contig, start, stop)]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.uint8), *parts])
 
     def text(self, contig: str | int, start: int, stop: int) -> str:
-        """The letters of a stretch exactly as they stand in the input, case and IUPAC codes included.
+        """Sequence of an interval exactly as in the input, with case and IUPAC codes.
 
         Raises:
             DamagedError, UserError: as for `read`.
         """
-        return b"".join(block.text(a, b) for block, a, b in self._pieces(contig, start, stop)).decode("ascii")
+        return b"".join(block.text(a, b) for block, a, b in self._blocks_in(contig, start, stop)).decode("ascii")
 
     def read_windows(
         self, contig: np.ndarray, start: np.ndarray, length: int
     ) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """Token ids of windows given by contig number and first base, each of shape (b,).
+        """Read windows given by contig number and first base, each of shape (b,).
 
         Returns:
-            Token ids, (b, length) uint8; and row and reason of each window that is all N since a block of it is
-            missing or damaged. Which these are depends on the damage alone. With ``on_damaged="stop"`` there are none.
+            Token ids, (b, length) uint8; and row and reason of each quarantined window, which is all N because one of
+            its blocks is missing or damaged. Quarantine depends on the damage alone, so all ranks agree.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed, with ``on_damaged="stop"``.
@@ -144,17 +145,17 @@ class ShardSet:
         whole = offset + length <= self.index.blocks.length[block]
         self.prefetch(block.tolist())
         ids = np.empty((len(start), length), dtype=np.uint8)
-        # Windows within one block are cut from it by whole bytes, and unpacked together.
+        # Windows within one block are copied in packed form, whole bytes, and unpacked together.
         packed = np.zeros((len(start), (length + 3) // 4 + 1), dtype=np.uint8)
-        others: list[tuple[int, int, int]] = []
+        n_runs: list[tuple[int, int, int]] = []
         damaged: list[tuple[int, str]] = []
-        places = list(zip(block.tolist(), offset.tolist(), whole.tolist(), strict=True))
+        locations = list(zip(block.tolist(), offset.tolist(), whole.tolist(), strict=True))
         for row in np.argsort(block, kind="stable").tolist():
-            number, begin, in_one_block = places[row]
+            number, begin, in_one_block = locations[row]
             try:
                 if in_one_block:
                     if runs := self._cut(self.block(number), begin, length, packed[row]):
-                        others += ((row, *run) for run in runs)
+                        n_runs += ((row, *run) for run in runs)
                 else:
                     ids[row] = self.read(int(contig[row]), int(start[row]), int(start[row]) + length)
             except DamagedError as error:
@@ -165,39 +166,38 @@ class ShardSet:
         for phase in range(4):
             rows = (whole & (offset % 4 == phase)).nonzero()[0]
             ids[rows] = codes[rows, phase : phase + length]
-        for row, run_start, run_stop in others:
+        for row, run_start, run_stop in n_runs:
             ids[row, run_start:run_stop] = N
         ids[[row for row, _ in damaged]] = N
         return ids, sorted(damaged)
 
     @staticmethod
     def _cut(block: Block, start: int, length: int, packed: np.ndarray) -> Sequence[tuple[int, int]]:
-        """Copy the bytes in which a window lies, the first and last perhaps in part; return where N belong in it."""
+        """Copy the packed bytes that contain a window; return the runs of N in the window."""
         taken = block.packed[start // 4 : start // 4 + len(packed)]
         packed[: len(taken)] = taken
-        return block.others(start, start + length) if len(block.runs) else ()
+        return block.n_runs(start, start + length) if len(block.runs) else ()
 
     def blocks_of(self, contig: np.ndarray, start: np.ndarray, length: int) -> list[int]:
-        """The blocks that windows touch, each once, in the order in which the windows need them.
+        """Numbers of the blocks that windows overlap, without duplicates, in the order of the windows.
 
         Args:
             contig: (b,) contig numbers.
             start: (b,) first bases.
-            length: bases of each window.
+            length: bases in a window.
 
         Raises:
             UserError: a window is not within its contig.
         """
         first, _ = self._locate(contig, start, length)
         last, _ = self._locate(contig, start + (length - 1), 1)
-        touched = (range(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
-        return list(dict.fromkeys(block for blocks in touched for block in blocks))
+        overlapped = (range(a, b + 1) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+        return list(dict.fromkeys(block for blocks in overlapped for block in blocks))
 
     def prefetch(self, blocks: Sequence[int]) -> None:
-        """Begin to fetch blocks of a remote set in threads, the first ones first; a local set is left alone.
+        """Start to fetch blocks of a remote set in background threads, in the given order; no-op for a local set.
 
-        It returns at once. At most `ahead.AHEAD_BYTES` are on their way at a time; blocks beyond that are left out, and
-        may be asked for again. Errors show when a block is read.
+        Blocks beyond `prefetch.MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
         """
         if self.storage.remote:
             self._frames.prefetch(
@@ -205,7 +205,7 @@ class ShardSet:
             )
 
     def block(self, number: int) -> Block:
-        """A block by its number in the index, from memory where it was read not long ago.
+        """A block by its number in the index, through the memory cache.
 
         Raises:
             DamagedError: its shard is missing, or it is damaged or changed.
@@ -213,15 +213,15 @@ class ShardSet:
         """
         block = self._cache.pop(number, None)
         if block is None:
-            block = self._load_or_remember(number)
+            block = self._load_unless_damaged(number)
             self._cached_bytes += block.nbytes
-        self._cache[number] = block  # at the end: the first is the one that was not used for the longest time
+        self._cache[number] = block  # the first entry is the least recently used
         while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
             self._cached_bytes -= self._cache.pop(next(iter(self._cache))).nbytes
         return block
 
     def load(self, number: int) -> Block:
-        """Read a block by its number in the index from its shard, and check it against the index.
+        """Read a block by its number in the index, and check it against the index.
 
         Raises:
             DamagedError, UserError: as for `block`.
@@ -231,16 +231,16 @@ class ShardSet:
             block = unpack_block(frame)
             if block.length == self.index.blocks.length[number]:
                 return block
-            fault = f"{block.length} bases"
+            mismatch = f"{block.length} bases"
         except ValueError as error:
-            fault = str(error)
+            mismatch = str(error)
         shard = self.index.shards[self.index.blocks.shard[number]].name
         raise DamagedError(
-            f"{self.place}/{shard}: {self.index.describe_block(number)} is not what the index says ({fault}); "
+            f"{self.place}/{shard}: {self.index.describe_block(number)} does not match the index ({mismatch}); "
             f"{remedy(self.place)}"
         )
 
-    def _load_or_remember(self, number: int) -> Block:
+    def _load_unless_damaged(self, number: int) -> Block:
         if number in self._damaged:
             raise DamagedError(self._damaged[number])
         try:
@@ -248,12 +248,12 @@ class ShardSet:
         except DamagedError as error:
             if self._quarantine:
                 if str(error) not in self._damaged.values():
-                    _LOG.warning("windows that touch it are left out: %s", error)
+                    _LOG.warning("quarantining windows on a damaged block: %s", error)
                 self._damaged[number] = str(error)
             raise
 
-    def _pieces(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
-        """The blocks of a stretch, and what of each belongs to it."""
+    def _blocks_in(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
+        """The blocks that an interval overlaps, each with start and stop of the overlap within the block."""
         number = self._contig_number(contig)
         if not 0 <= start <= stop <= self.index.contigs.length[number]:
             raise UserError(self._outside(number, start, stop))
@@ -263,12 +263,12 @@ class ShardSet:
         first, last = (self._first_base.searchsorted((base + start, base + stop - 1), side="right") - 1).tolist()
         for block in range(first, last + 1):
             if first < last:
-                self.prefetch(range(block, min(block + _AHEAD_BLOCKS, last + 1)))
+                self.prefetch(range(block, min(block + _PREFETCH_BLOCKS, last + 1)))
             origin, unpacked = int(self._first_base[block]) - base, self.block(block)
             yield unpacked, max(start - origin, 0), min(stop - origin, unpacked.length)
 
     def _locate(self, contig: np.ndarray, start: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """The block that each base lies in, and its place there, once ``length`` bases are known to follow."""
+        """Block number and offset in the block of each base; checks that ``length`` bases follow."""
         outside = (start < 0) | (start + length > self.index.contigs.length[contig])
         if outside.any():
             row = int(outside.argmax())
@@ -279,11 +279,11 @@ class ShardSet:
 
     def _outside(self, contig: int, start: int, stop: int) -> str:
         length = self.index.contigs.length[contig]
-        return f"{self.place}: {self.index.name(contig)} has {length} bases; {start}-{stop} is not within it"
+        return f"{self.place}: {self.index.name(contig)} has {length} bases; {start}-{stop} is out of range"
 
     @cached_property
     def _first_base(self) -> np.ndarray:
-        """(b + 1,) int64: bases before each block, counted through all contigs."""
+        """(b + 1,) int64: bases before each block, over all contigs."""
         return np.concatenate(([0], np.cumsum(self.index.blocks.length)))
 
     def _contig_number(self, contig: str | int) -> int:

@@ -1,4 +1,4 @@
-"""The index of a remote set, fetched once to this machine, where it can be mapped into memory."""
+"""Download the index of a remote set once per machine, so that it can be mapped into memory."""
 
 import atexit
 import hashlib
@@ -16,19 +16,19 @@ from ldarnet.io.files import NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
 from ldarnet.io.storage import MissingError, Storage
 
-PIECE_BYTES = 16 * 2**20
-"""Tables are fetched in pieces, each of which is tried again by itself."""
+PART_BYTES = 16 * 2**20
+"""Tables are fetched in parts of this size, each with its own retries."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def load_remote_index(storage: Storage, cache: Path) -> Index:
-    """Load the index of a remote set from ``cache/indexes/<SHA-256 of its index.json>``, and fetch it if need be.
+    """Load the index of a remote set from ``cache/indexes/<SHA-256 of its index.json>``; fetch it if it is missing.
 
-    Where ``cache`` cannot be written, a temporary folder takes its place for the life of this process.
+    If ``cache`` cannot be written, use a temporary folder that is deleted when this process exits.
 
     Raises:
-        UserError: there is no set, or its index is of another format or damaged.
+        UserError: there is no set, or its index has another format or is damaged.
     """
     try:
         text = storage.read_all(INDEX_NAME)
@@ -45,7 +45,7 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
             return _fetch(storage, text, folder)
     except (OSError, NotWritableError) as error:
         folder = _temporary_folder()
-        _LOG.warning("the index of %s lies in %s, not in the cache folder: %s", storage.place, folder, error)
+        _LOG.warning("index of %s stored in %s, not in the cache folder: %s", storage.place, folder, error)
         return _fetch(storage, text, folder)
 
 
@@ -57,7 +57,7 @@ def _fetch(storage: Storage, text: bytes, folder: Path) -> Index:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        # The index is not what it should be; loading it says in which way.
+        # Malformed index.json: Index.load below reports the reason.
     with atomic_path(folder / INDEX_NAME) as partial:
         partial.write_bytes(text)
     try:
@@ -69,23 +69,23 @@ def _fetch(storage: Storage, text: bytes, folder: Path) -> Index:
 def _fetch_table(storage: Storage, name: str, size: int, sha256: str, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_path(path) as partial, partial.open("wb") as file:
-        for start in range(0, size, PIECE_BYTES):
-            piece = storage.read(name, start, min(start + PIECE_BYTES, size))
-            digest.update(piece)
-            file.write(piece)
+        for start in range(0, size, PART_BYTES):
+            part = storage.read(name, start, min(start + PART_BYTES, size))
+            digest.update(part)
+            file.write(part)
         file.flush()
         if digest.hexdigest() != sha256:
             raise UserError(
-                f"{storage.locate(name)}: damaged or changed (it is not what {INDEX_NAME} says); "
-                f"copy the whole set to {storage.place} anew"
+                f"{storage.locate(name)}: damaged or changed (it does not match {INDEX_NAME}); "
+                f"copy the whole set to {storage.place} again"
             )
 
 
 def _temporary_folder() -> Path:
-    folder, maker = Path(tempfile.mkdtemp(prefix="ldarnet-index-")), os.getpid()
+    folder, creator = Path(tempfile.mkdtemp(prefix="ldarnet-index-")), os.getpid()
 
     def remove() -> None:
-        if os.getpid() == maker:
+        if os.getpid() == creator:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)

@@ -1,4 +1,4 @@
-"""What windows are cut from: the stretches of a split between contig ends, interval ends and long runs of N."""
+"""Segments of a split, which windows are cut from: intervals between contig ends, split borders and long runs of N."""
 
 from dataclasses import dataclass
 
@@ -9,67 +9,67 @@ from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
 
 MAX_LENGTH = 2**31 - 1
-_SLAB = 2**14  # intervals looked at together: what that needs stays in the cache of the processor
+_SLAB = 2**14  # intervals processed together, so that temporaries fit into the CPU cache
 
 
 @dataclass(frozen=True, slots=True)
-class Stretches:
-    """The stretches that hold at least one window, one species after the other or in the order of the set.
+class Segments:
+    """The segments that hold at least one window, in the order of the set, or grouped by species.
 
     Attributes:
         contig: (s,) int32, contig number.
         start: (s,) int64, first base.
         slack: (s,) int32, bases left over when its windows are laid end to end.
-        first: (s + 1,) int64, number of the first window of each stretch; last, the windows in all.
-        left_out: stretches too short for one window, and the bases in them.
+        first: (s + 1,) int64, number of the first window of each segment; the last entry is the number of windows.
+        skipped: number of segments too short for one window, and their bases.
     """
 
     contig: np.ndarray
     start: np.ndarray
     slack: np.ndarray
     first: np.ndarray
-    left_out: tuple[int, int]
+    skipped: tuple[int, int]
 
     @property
     def total(self) -> int:
-        """Windows in all."""
+        """Number of windows."""
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """The stretch that each window number belongs to."""
+        """The segment of each window number."""
         return np.searchsorted(self.first, window, side="right") - 1
 
-    def place(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig number and first base of each window number when windows begin where their stretch begins."""
+    def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Contig number and first base of each window number, with the windows of a segment at offset 0."""
         owner = self.owner(window)
         return self.contig[owner], self.start[owner] + (window - self.first[owner]) * length
 
 
-def find_stretches(
+def find_segments(
     shards: ShardSet, split: str, length: int, max_n_run: int, species: np.ndarray | None = None
-) -> Stretches:
-    """Cut a split at every run of more than ``max_n_run`` N and keep what holds at least one window of ``length``.
+) -> Segments:
+    """Cut a split at every run of more than ``max_n_run`` N and keep the segments of at least ``length`` bases.
 
     Args:
         shards: the set.
         split: name of the split.
         length: bases in a window.
-        max_n_run: the longest run of letters other than A, C, G, T that a window may hold.
-        species: numbers of the species to keep; their stretches come one species after the other, by number. Without it
-            the stretches of all species come in the order of the set.
+        max_n_run: longest run of codes other than A, C, G, T in a window.
+        species: numbers of the species to keep, in ascending order; segments are then grouped by species. By default
+            all species, in the order of the set.
 
     Raises:
-        UserError: no such split, or no window fits anywhere in it.
+        UserError: no such split, or it has no window.
     """
     if not 1 <= length <= MAX_LENGTH:
-        raise UserError(f"window length {length}: it must be at least 1 and at most {MAX_LENGTH}")
+        raise UserError(f"window length {length}: it must be from 1 to {MAX_LENGTH}")
     if max_n_run < 0:
         raise UserError(f"max_n_run {max_n_run}: it must be at least 0")
     index = shards.index
     if split not in index.splits:
         raise UserError(
-            f"{shards.place}: no split {split!r}; it holds {', '.join(shards.splits)}. Name one of these, or build a "
-            f"set that has it (`python -m sharding.build --split {split}=CONTIG`)"
+            f"{shards.place}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with it "
+            f"(`python -m sharding.build --split {split}=CONTIG`)"
         )
     intervals = index.splits[split]
     if species is not None:
@@ -87,21 +87,21 @@ def find_stretches(
     if not len(start):
         raise UserError(
             f"{shards.place}: split {split!r} ({shards.splits[split]} bases) has no window of {length} bases between "
-            f"runs of more than {max_n_run} N; choose a shorter window, a larger max_n_run or a larger split"
+            f"runs of more than {max_n_run} N; use a shorter window, a larger max_n_run or a larger split"
         )
-    left_out = sum(slab[4] for slab in slabs), sum(slab[5] for slab in slabs)
-    return Stretches(contig, start, slack, np.concatenate(([0], np.cumsum(windows, dtype=np.int64))), left_out)
+    skipped = sum(slab[4] for slab in slabs), sum(slab[5] for slab in slabs)
+    return Segments(contig, start, slack, np.concatenate(([0], np.cumsum(windows, dtype=np.int64))), skipped)
 
 
 def _fitting(
     index: Index, intervals: np.ndarray, length: int, max_n_run: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Contig, start, slack and windows of the stretches of intervals; how many are too short, and their bases."""
+    """Contig, start, slack and windows of the segments of intervals; number and bases of the too short ones."""
     contig, begin, end = intervals.T
     contigs = slice(contig.min(), contig.max() + 1)
     runs = index.runs[index.first_run[contigs.start] : index.first_run[contigs.stop]]
     long = np.flatnonzero(runs[:, 1] - runs[:, 0] > max_n_run)
-    # All in bases from the first of these contigs, by which the runs lie in order, and so do their ends.
+    # Coordinates are concatenated over these contigs, so that the runs and their ends are sorted.
     lengths = index.contigs.length[contigs]
     origin = np.cumsum(lengths) - lengths
     shift = np.repeat(origin, index.contigs.runs[contigs])[long]
@@ -110,7 +110,7 @@ def _fitting(
     begin, end = begin + origin, end + origin
     first = np.searchsorted(stops, begin, side="right")
     inside = np.maximum(np.searchsorted(starts, end, side="left") - first, 0)
-    # An interval with k runs in it leaves k + 1 pieces: before, between and behind them.
+    # k runs within an interval leave k + 1 segments: before, between and after them.
     back = np.cumsum(inside + 1) - 1
     front = back - inside
     start, stop = np.empty((2, back[-1] + 1), dtype=np.int64)
@@ -119,13 +119,13 @@ def _fitting(
     run = np.arange(len(start) - len(back)) + np.repeat(first - front + np.arange(len(back)), inside)
     start[front], start[~is_front] = begin, stops[run]
     stop[back], stop[~is_back] = end, starts[run]
-    # A run may reach beyond its interval.
+    # A run may extend beyond its interval.
     start[back], stop[front] = np.minimum(start[back], end), np.maximum(stop[front], begin)
     size = stop - start
     fits = np.flatnonzero(size >= length)
-    of = np.repeat(np.arange(len(back)), inside + 1)[fits]
-    left_out = int(np.count_nonzero(size)) - len(fits), int(size.sum() - size[fits].sum())
+    interval = np.repeat(np.arange(len(back)), inside + 1)[fits]
+    skipped = int(np.count_nonzero(size)) - len(fits), int(size.sum() - size[fits].sum())
     size = size[fits]
     windows = size // length
     slack = (size - windows * length).astype(np.int32)
-    return contig[of].astype(np.int32), start[fits] - origin[of], slack, windows, *left_out
+    return contig[interval].astype(np.int32), start[fits] - origin[interval], slack, windows, *skipped

@@ -1,4 +1,4 @@
-"""Training windows: which one stands at a position, as a pure function of (content, seed, position), and its bases."""
+"""Training windows: the window at a position as a pure function of (content, seed, position), and its bases."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -6,22 +6,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldarnet.alphabet import reverse_complement as other_strand
+from ldarnet.alphabet import reverse_complement as reverse_complement_of
 from ldarnet.data.contigs import some_names
 from ldarnet.data.counter_rng import below, counter_hash, stream_key
 from ldarnet.data.mixture import ROUND
 from ldarnet.data.order import Shuffle
 from ldarnet.data.reader import ShardSet
-from ldarnet.data.segments import find_stretches
+from ldarnet.data.segments import find_segments
 from ldarnet.errors import UserError
 
 MAX_POSITION = 2**52
-"""Positions of the stream are below this."""
+"""Positions of a stream are below this."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowKey:
-    """Which window stands at a position: epoch of its source, contig, first base, whether on the other strand."""
+    """The window at a position.
+
+    Attributes:
+        epoch: epoch of its source.
+        contig: full name of the contig.
+        start: first base, 0-based.
+        reverse: whether it is read as its reverse complement.
+    """
 
     epoch: int
     contig: str
@@ -30,13 +37,13 @@ class WindowKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What is read to one end before it is read again: all species together, or each of a mixture.
+class WindowSource:
+    """A stream with its own epochs: all species pooled, or one species of a mixture.
 
     Attributes:
-        name: of the species; "" for all together, or where no species was named.
-        windows: in an epoch of it.
-        share: of all windows that are read.
+        name: name of the species; "" if pooled or unnamed.
+        windows: windows in one epoch of the source.
+        share: fraction of all windows.
     """
 
     name: str
@@ -45,37 +52,38 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where windows lie, (b,) each: epoch of the source, contig number, first base, whether on the other strand."""
+class Locations:
+    """Locations of windows, each (b,): epoch of the source, contig number, first base (0-based), reverse complement."""
 
     epoch: np.ndarray
     contig: np.ndarray
     start: np.ndarray
     reverse: np.ndarray
 
-    def rows(self, begin: int, end: int) -> "Places":
-        """Those of some of the windows."""
+    def rows(self, begin: int, end: int) -> "Locations":
+        """The locations of windows ``begin`` to ``end``."""
         part = slice(begin, end)
-        return Places(self.epoch[part], self.contig[part], self.start[part], self.reverse[part])
+        return Locations(self.epoch[part], self.contig[part], self.start[part], self.reverse[part])
 
 
 class Windows:
     """Windows of one length over one split, in a new random order and at new random offsets in each epoch.
 
-    A stretch of S bases gives ``S // length`` windows laid end to end from an offset of 0 to ``S % length`` that is
-    drawn anew for each stretch and epoch, so that every epoch has the same number of windows and none overlap. Nothing
-    is stored for each window.
+    A segment of S bases has ``S // length`` windows, laid end to end from an offset between 0 and ``S % length`` that
+    is drawn per segment and epoch. Every epoch has the same number of windows, none of which overlap, and nothing is
+    stored per window.
 
-    Without weights and temperature all species are one source, and its windows are read once before any is read again.
-    With one of them every species is a source of its own, read at its share of all windows.
+    By default all species are one source, read to the end of its epoch before any window repeats. With weights or a
+    temperature every species is a source with its own epochs, read at its share of all windows.
 
     Attributes:
-        shards: the bases.
+        shards: the shard set.
         split: name of the split.
         length: bases in a window.
-        sources: what is read, at which share.
-        stretches: what the windows are cut from, the sources one after the other.
-        shuffle: their order.
+        reverse_complement: whether half of the windows are read as their reverse complement.
+        sources: the sources and their shares.
+        segments: the segments that windows are cut from, grouped by source.
+        shuffle: the order of the windows.
     """
 
     def __init__(
@@ -93,73 +101,72 @@ class Windows:
         """Lay out the windows of ``split``.
 
         Args:
-            shards: the bases.
+            shards: the shard set.
             split: name of the split.
             length: bases in a window.
-            max_n_run: the longest run of N that a window may hold.
-            seed: of order, offsets and strands.
-            reverse_complement: read half of the windows, drawn at random, on the other strand.
-            weights: species -> its weight among all windows; species that are not named are not read.
-            temperature: read every species in proportion to its windows to the power of 1/temperature: 1 for their
-                sizes, more to favour the small ones.
+            max_n_run: longest run of N in a window.
+            seed: seed of order, offsets and strands.
+            reverse_complement: read a random half of the windows as their reverse complement.
+            weights: species -> relative weight among all windows; species without a weight are not read.
+            temperature: weight every species by its number of windows to the power of 1/temperature: 1 is proportional
+                to size, higher values favor small species.
 
         Raises:
-            UserError: no such split or species, no window fits in it, or a weight or the temperature is not above 0.
+            UserError: no such split or species, no window fits in it, or a weight or the temperature is not positive.
         """
         self.shards = shards
         self.split = split
         self.length = length
         species = _species(shards, weights, temperature)
-        self.stretches = find_stretches(shards, split, length, max_n_run, species)
-        names, counts = [""], np.array([self.stretches.total])
+        self.segments = find_segments(shards, split, length, max_n_run, species)
+        names, counts = [""], np.array([self.segments.total])
         if species is not None:
-            of_stretch = shards.index.contigs.species[self.stretches.contig]
-            counts = np.bincount(of_stretch, np.diff(self.stretches.first), minlength=len(shards.index.species))
+            of_segment = shards.index.contigs.species[self.segments.contig]
+            counts = np.bincount(of_segment, np.diff(self.segments.first), minlength=len(shards.index.species))
             names, counts = [shards.index.species[number] for number in species], counts[species].astype(np.int64)
         if weights is not None and not counts.all():
             empty = [name for name, count in zip(names, counts, strict=True) if not count]
             raise UserError(
                 f"{shards.place}: split {split!r} has no window of {length} bases of {some_names(map(repr, empty))}; "
-                "leave out the weight, or choose a shorter window or another split"
+                "remove the weight, or use a shorter window or another split"
             )
         names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
-        wanted = (
+        target_shares = (
             _shares(counts, temperature or 1.0)
             if weights is None
             else _shares(np.array([weights[name] for name in names]), 1.0)
         )
-        order, self._phase, self._strand = (
+        order, self._offset_key, self._strand_key = (
             stream_key(shards.fingerprint, seed, purpose) for purpose in ("order", "phase", "strand")
         )
         self.reverse_complement = reverse_complement
-        self.shuffle = Shuffle(counts, length, order, wanted)
+        self.shuffle = Shuffle(counts, length, order, target_shares)
         self._first_window = np.cumsum(counts) - counts
         shares = self.shuffle.shares.tolist()
-        self.sources = [Source(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
+        self.sources = [WindowSource(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
 
     def __len__(self) -> int:
-        """Windows in an epoch; with several sources, in an epoch of each of them together."""
-        return self.stretches.total
+        """Windows in one epoch; for a mixture, in one epoch of every source."""
+        return self.segments.total
 
     @property
-    def left_out(self) -> tuple[int, int]:
-        """Stretches too short for one window, which training never sees, and the bases in them.
+    def skipped(self) -> tuple[int, int]:
+        """Number of segments too short for one window, which are never read, and their bases.
 
-        A stretch is what lies between contig ends, interval ends and runs of more than ``max_n_run`` N; the bases of
-        these runs are not counted.
+        A segment lies between contig ends, split borders and runs of more than ``max_n_run`` N, which do not count.
         """
-        return self.stretches.left_out
+        return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """How often each source was read through before a position, by name."""
+        """Epochs of each source before a position, by name of the source."""
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
     def locate(self, position: int) -> WindowKey:
-        """The window at a position, which counts on from epoch to epoch. No shard is read."""
-        places = self.places(np.array([position]))
-        name = self.shards.index.name(int(places.contig[0]))
-        return WindowKey(int(places.epoch[0]), name, int(places.start[0]), bool(places.reverse[0]))
+        """The window at a position; positions continue from epoch to epoch. No shard is read."""
+        locations = self.locations(np.array([position]))
+        name = self.shards.index.name(int(locations.contig[0]))
+        return WindowKey(int(locations.epoch[0]), name, int(locations.start[0]), bool(locations.reverse[0]))
 
     def ids(self, position: int) -> np.ndarray:
         """Token ids of the window at a position, shape (length,), uint8.
@@ -167,7 +174,7 @@ class Windows:
         Raises:
             UserError: a shard is missing, damaged or changed.
         """
-        return self.read(self.places(np.array([position])))[0][0]
+        return self.read(self.locations(np.array([position])))[0][0]
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
         """Token ids of the windows at positions of shape (b,): shape (b, length), uint8.
@@ -175,38 +182,41 @@ class Windows:
         Raises:
             UserError: a shard is missing, damaged or changed.
         """
-        return self.read(self.places(positions))[0]
+        return self.read(self.locations(positions))[0]
 
-    def read(self, places: Places) -> tuple[np.ndarray, dict[int, str]]:
-        """Token ids of windows, (b, length) uint8, and why rows of nothing but N could not be read.
+    def read(self, locations: Locations) -> tuple[np.ndarray, dict[int, str]]:
+        """Read windows.
+
+        Returns:
+            Token ids, (b, length) uint8, and for each row on a damaged block, which is all N, the reason.
 
         Raises:
-            UserError: a shard cannot be read; or it is missing, damaged or changed, and the set was not told to go on.
+            UserError: a shard cannot be read; or it is missing, damaged or changed, and the set is not opened with
+                ``on_damaged="quarantine"``.
         """
-        ids, damaged = self.shards.read_windows(places.contig, places.start, self.length)
-        ids[places.reverse] = other_strand(ids[places.reverse])
+        ids, damaged = self.shards.read_windows(locations.contig, locations.start, self.length)
+        ids[locations.reverse] = reverse_complement_of(ids[locations.reverse])
         return ids, dict(damaged)
 
-    def prefetch(self, places: Places) -> None:
-        """Begin to fetch the blocks of windows that will be read soon, where the set is not local."""
-        self.shards.prefetch(self.shards.blocks_of(places.contig, places.start, self.length))
+    def prefetch(self, locations: Locations) -> None:
+        """Start to fetch the blocks of windows in the background, if the set is remote."""
+        self.shards.prefetch(self.shards.blocks_of(locations.contig, locations.start, self.length))
 
-    def places(self, positions: np.ndarray) -> Places:
-        """Where the windows at positions of shape (b,) lie; no shard is read."""
-        source, epoch, window = self.shuffle.place(positions)
-        stretches, window = self.stretches, window + self._first_window[source]
-        owner = stretches.owner(window)
-        phase = self._offset(epoch, owner)
-        contig, start = stretches.place(window, self.length)
-        reverse = (counter_hash(self._strand, positions) & np.uint64(1)).astype(bool) & self.reverse_complement
-        return Places(epoch, contig, start + phase, reverse)
+    def locations(self, positions: np.ndarray) -> Locations:
+        """Locations of the windows at positions of shape (b,); no shard is read."""
+        source, epoch, window = self.shuffle.locate(positions)
+        window = window + self._first_window[source]
+        offset = self._offset(epoch, self.segments.owner(window))
+        contig, start = self.segments.locate(window, self.length)
+        reverse = (counter_hash(self._strand_key, positions) & np.uint64(1)).astype(bool) & self.reverse_complement
+        return Locations(epoch, contig, start + offset, reverse)
 
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Number and first base of the windows of an epoch whose last base is in an interval of a contig.
 
         For windows without mixture weights, whose segments are in the order of the set.
         """
-        segments, length = self.stretches, self.length
+        segments, length = self.segments, self.length
         first, last = np.searchsorted(segments.contig, (contig, contig + 1))
         last = first + np.searchsorted(segments.start[first:last], stop)
         owner = np.arange(first, last)
@@ -218,33 +228,33 @@ class Windows:
 
     def _offset(self, epoch: np.ndarray, segment: np.ndarray) -> np.ndarray:
         """Bases between the start of a segment and its first window, (k,) int64."""
-        return below(counter_hash(counter_hash(self._phase, epoch), segment), self.stretches.slack[segment] + 1)
+        return below(counter_hash(counter_hash(self._offset_key, epoch), segment), self.segments.slack[segment] + 1)
 
 
 def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
-    """A window in words, such as ``chr1:4097-8192``: from the first base to the last, counted from 1."""
+    """Coordinates of a window as in samtools, such as ``chr1:4097-8192``: 1-based, last base included."""
     return f"{shards.index.name(int(contig))}:{start + 1}-{start + length}"
 
 
 def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
-    """Shares of sources in proportion to sizes ** (1 / temperature); they sum to 1."""
+    """Shares of sources proportional to sizes ** (1 / temperature); they sum to 1."""
     if len(sizes) > ROUND:
-        raise UserError(f"a mixture of {len(sizes):,} species: at most {ROUND:,} can be mixed; weight fewer of them")
+        raise UserError(f"a mixture of {len(sizes):,} species: at most {ROUND:,} can be mixed; weight fewer species")
     logarithm = np.log(sizes) / temperature
-    wanted = np.exp(logarithm - logarithm.max())
-    if not (wanted > 0).all():
+    weights = np.exp(logarithm - logarithm.max())
+    if not (weights > 0).all():
         raise UserError(
-            "the weights or the temperature leave a species without any share; choose weights that differ less, or a "
-            "higher temperature"
+            "the weights or the temperature give a species a share of zero; use weights that differ less, or a higher "
+            "temperature"
         )
-    return wanted / wanted.sum()
+    return weights / weights.sum()
 
 
 def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature: float | None) -> np.ndarray | None:
-    """The numbers of the species of a mixture, in order; None without one."""
+    """Numbers of the species of a mixture, in ascending order; None without a mixture."""
     names = shards.index.species
     if weights is not None and temperature is not None:
-        raise UserError("weights and a temperature are both given: choose one of the two")
+        raise UserError("both weights and a temperature are given: use one of them")
     if temperature is not None:
         if not 0 < temperature < np.inf:
             raise UserError(f"temperature {temperature}: it must be above 0")
@@ -255,13 +265,14 @@ def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature:
     if unknown := [name for name in weights if name not in number]:
         near = difflib.get_close_matches(unknown[0], names, n=1)
         raise UserError(
-            f"{shards.place}: a weight is given to species {unknown[0]!r}, which is not in it"
-            + (f"; did you mean {near[0]!r}?" if near else f"; it holds {some_names(map(repr, names))}")
+            f"{shards.place}: no species {unknown[0]!r}, which has a weight; "
+            + (f"did you mean {near[0]!r}?" if near else f"use one of {some_names(map(repr, names))}")
         )
     if not weights:
-        raise UserError("weights of no species: name at least one, or give no weights to read all as they come")
+        raise UserError("the weights name no species: name at least one, or remove the weights to read all species")
     if wrong := [name for name in weights if not 0 < weights[name] < np.inf]:
         raise UserError(
-            f"weight {weights[wrong[0]]} of species {wrong[0]!r}: it must be above 0; leave out what is not to be read"
+            f"weight {weights[wrong[0]]} of species {wrong[0]!r}: it must be above 0; remove species that are not to "
+            "be read"
         )
     return np.sort([number[name] for name in weights])

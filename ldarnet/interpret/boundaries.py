@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASE_COLOURS: dict[str, str] = dict(
-    zip(alphabet.LETTERS, ("#2c8a4b", "#2b6cb0", "#c77d0a", "#c0392b", "#8a94a0"), strict=True)
+    zip(alphabet.NUCLEOTIDES, ("#2c8a4b", "#2b6cb0", "#c77d0a", "#c0392b", "#8a94a0"), strict=True)
 )
 CHUNK_FILLS = ("#dfeaf5", "#f8e9dc")
 """Of neighbouring chunks in turn."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ldarnet.alphabet import NOT_SCORED
+from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.configuration import LDARNetConfig
@@ -250,7 +250,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         mlm_loss = loss = None
         if labels is not None:
-            scored = (labels != NOT_SCORED).sum().clamp(min=1)
+            scored = (labels != IGNORE_INDEX).sum().clamp(min=1)
             mlm_loss = cross_entropy_by_window(logits, labels).sum() / scored
             loss = mlm_loss + self.config.ratio_weight * ratio_loss
         output = LDARNetHeadOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
@@ -265,7 +265,7 @@ def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, L, V), at least float32, as the head gives them.
         labels: (B, L) int64, -100 where nothing is scored.
     """
-    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NOT_SCORED, reduction="none")
+    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
     return flat.view(labels.shape).sum(1)
 
 

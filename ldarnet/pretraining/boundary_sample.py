@@ -63,5 +63,5 @@ def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, in
         masking=Masking(rate=0),
         max_n_run=config.data.max_n_run,
     )
-    assert batch.places is not None
-    return batch.input_ids[-1:], int(batch.places.contig[-1]), int(batch.places.start[-1])
+    assert batch.locations is not None
+    return batch.input_ids[-1:], int(batch.locations.contig[-1]), int(batch.locations.start[-1])

@@ -23,7 +23,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     users = {name: [op for op, chosen in inputs.kernels.items() if chosen == name] for name in inputs.kernels.values()}
     kernels = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in users.items())
     precision = "bf16 autocast, fp32 weights" if autocast(training.precision, world) else "fp32"
-    stretches, bases = inputs.windows.left_out
+    stretches, bases = inputs.windows.skipped
     left_out = f"; {stretches:,} stretches of {bases:,} bases are too short for one" if stretches else ""
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     offload = " with the optimiser on the CPU" if training.offload else ""
@@ -57,7 +57,7 @@ def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
     if len(inputs.parts) == 1:
         return []
     parts = (
-        f"{config.training.batch * part.times:,} windows of {part.length:,} bases to step {part.last:,}"
+        f"{config.training.batch * part.batch_factor:,} windows of {part.length:,} bases to step {part.stop:,}"
         for part in inputs.parts
     )
     return [f"lengths  {', '.join(parts)}"]

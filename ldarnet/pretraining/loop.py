@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ldarnet.config import RunConfig
-from ldarnet.data import Batch, curriculum_steps, part_at
+from ldarnet.data import Batch, curriculum_steps, stage_at
 from ldarnet.errors import UserError
 from ldarnet.pretraining.async_checkpoint import Saver
 from ldarnet.pretraining.callbacks.base import Callback, RunContext
@@ -33,7 +33,7 @@ def loop(run: RunContext, saver: Saver, callbacks: Sequence[Callback], request: 
     while state.step < last:
         for callback in callbacks:
             callback.before_step(state.step)
-        if state.step == part_at(inputs.parts, state.step).first:
+        if state.step == stage_at(inputs.parts, state.step).first:
             engine.guard.forget()
         with timers.phase(state.step, "data"):
             batches, error = _next(steps)
@@ -154,7 +154,7 @@ def _agree(
     Raises:
         UserError: a rank cannot read its windows; on all ranks.
     """
-    own = sum(int(batch.scored.sum()) for batch in batches)
+    own = sum(int(batch.target_counts.sum()) for batch in batches)
     lost = [lost for batch in batches for lost in batch.quarantined]
     scored, failures, stops, missing = world.sum_on_host(
         own, error is not None, request.received is not None, len(lost)

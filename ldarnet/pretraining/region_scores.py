@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldarnet.alphabet import NOT_SCORED
+from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.data import Batch, Regions
 from ldarnet.model.router import Boundaries
 from ldarnet.runtime.router_metrics import boundaries_at_bases
@@ -27,11 +27,11 @@ class RegionScores:
         """Add the windows of a batch that count, given labels and losses (B, L) and what the routers did."""
         if not batch.windows:
             return
-        assert batch.places is not None
+        assert batch.locations is not None
         rows = slice(batch.windows)
-        masks = self._regions.masks(batch.places.contig[rows], batch.places.start[rows], self._length)
+        masks = self._regions.masks(batch.locations.contig[rows], batch.locations.start[rows], self._length)
         masks_RT = torch.from_numpy(masks).to(losses.device).flatten(1).double()
-        bases = [losses, labels != NOT_SCORED, torch.ones_like(losses), *boundaries_at_bases(stages)]
+        bases = [losses, labels != IGNORE_INDEX, torch.ones_like(losses), *boundaries_at_bases(stages)]
         columns_TC = torch.stack([column[rows].flatten().double() for column in bases], dim=1)
         self.sums += masks_RT @ columns_TC
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ldarnet.config import DataSection, RunConfig
-from ldarnet.data import Masking, Part, Regions, ShardSet, Windows, plan
+from ldarnet.data import CurriculumStage, Masking, Regions, ShardSet, Windows, curriculum_stages
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.model import LDARNetForMaskedLM
@@ -41,7 +41,7 @@ class Inputs:
 
     shards: ShardSet
     windows: Windows
-    parts: tuple[Part, ...]
+    parts: tuple[CurriculumStage, ...]
     by_length: dict[int, Windows]
     masking: Masking
     regions: Regions | None
@@ -79,7 +79,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         shards = open_shards(data)
         windows = training_windows(config, shards, data.length)
         total_steps = _total_steps(config, len(windows))
-        parts = plan([(part.length, part.share) for part in data.curriculum], data.length, total_steps)
+        parts = curriculum_stages([(part.length, part.share) for part in data.curriculum], data.length, total_steps)
         shorter = {part.length for part in parts} - {data.length}
         by_length = {data.length: windows} | {length: training_windows(config, shards, length) for length in shorter}
         regions = None

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ldarnet.data import part_at
+from ldarnet.data import stage_at
 from ldarnet.model.cost import dense_bf16_peak
 from ldarnet.pretraining.callbacks.base import RunContext
 from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
@@ -52,7 +52,7 @@ class TrainMetrics:
             norm: global gradient norm before clipping.
         """
         run, data_length = self._run, self._run.config.data.length
-        length = part_at(run.inputs.parts, state.step - 1).length
+        length = stage_at(run.inputs.parts, state.step - 1).length
         mlm_loss, ratio_loss = totals.nll.item() / max(scored, 1), totals.ratio.item()
         stages, speed, spent = stage_metrics(totals.stages), self.meter.lap(), run.timers.take()
         return {

@@ -93,14 +93,16 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
     """The loss of every base, (B, L) float64; 0 where it is not scored."""
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=alphabet.NOT_SCORED, reduction="none")
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=alphabet.IGNORE_INDEX, reduction="none"
+    )
     return losses.double().view_as(labels)
 
 
 def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
     """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
-    masked = (labels != alphabet.NOT_SCORED) & (input_ids == alphabet.MASK)
-    copied = (labels != alphabet.NOT_SCORED) & ~masked
+    masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
+    copied = (labels != alphabet.IGNORE_INDEX) & ~masked
     right = (logits.argmax(-1) == labels) & masked
     bases = [(masked & (labels == base)).sum() for base in BASES]
     sums = [(losses * masked).sum(), (losses * copied).sum(), copied.sum(), right.sum(), *bases]

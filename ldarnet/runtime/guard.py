@@ -103,7 +103,7 @@ class Guard:
         self._accepted, self._known = self._accepted + ~skipped, self._known + ~skipped
         self._losses = torch.where(skipped, self._losses, torch.cat([self._losses[1:], self._loss.view(1)]))
         numbers = (self._loss, torch.as_tensor(norm), self._mean, self._deviation, self._in_a_row)
-        places = [(batch.input_ids.shape[1], batch.first_position, batch.scored) for batch in batches]
+        places = [(batch.input_ids.shape[1], batch.first_position, batch.target_counts) for batch in batches]
         self._seen.append((step, torch.stack([number.to(self._losses) for number in numbers]), windows, places))
 
     def forget(self) -> None:
@@ -194,5 +194,5 @@ def stop_after(skipped: Sequence[Skipped], limit: int) -> None:
 
 def _name(loss: WindowLoss, windows: Mapping[int, Windows]) -> str:
     of_length = windows[loss.length]
-    places = of_length.places(np.array([loss.position]))
+    places = of_length.locations(np.array([loss.position]))
     return window_name(of_length.shards, places.contig[0], places.start[0], loss.length)

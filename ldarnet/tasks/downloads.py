@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ldarnet.data.cache import default_cache_folder
 from ldarnet.errors import UserError
+from ldarnet.io.cache import default_cache_folder
 from ldarnet.io.download import Download, Patience
 from ldarnet.io.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
 from ldarnet.io.lock import acquire

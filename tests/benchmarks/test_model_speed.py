@@ -13,7 +13,7 @@ from benchmarks import model_cpu, model_gpu
 from benchmarks.baselines import ARRANGEMENTS
 from benchmarks.measure import Cell, Trial, masked, measure, real_windows
 from benchmarks.worker import Worker, WorkerError
-from ldarnet.alphabet import MASK, NOT_SCORED
+from ldarnet.alphabet import IGNORE_INDEX, MASK
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,7 +147,7 @@ def test_windows_are_real_and_masked_as_in_pretraining():
     ids, source = real_windows(8, 1000)
     assert "yeast" in source and ids.shape == (8, 1000) and len(set(map(tuple, ids[:, :50].tolist()))) == 8
     shown, labels = masked(ids)
-    scored = labels != NOT_SCORED
+    scored = labels != IGNORE_INDEX
     assert scored.float().mean().item() == pytest.approx(0.15, abs=0.02)
     assert (shown[scored] == MASK).float().mean().item() == pytest.approx(0.8, abs=0.04)
     assert (shown[~scored] == ids[~scored]).all() and (labels[scored] == ids[scored]).all()

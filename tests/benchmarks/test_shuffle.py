@@ -37,7 +37,7 @@ def test_a_shuffle_buffer_gives_every_window_at_most_once(windows, ranks):
 
 def test_windows_lie_on_the_blocks_that_the_reader_reads(windows):
     ground, numbers = shuffle.Ground.of(windows), np.arange(0, len(windows), 991)
-    contig, start = windows.stretches.place(numbers, windows.length)
+    contig, start = windows.segments.locate(numbers, windows.length)
     blocks = [windows.shards.blocks_of(contig[[row]], start[[row]], windows.length) for row in range(len(numbers))]
     first, last = ground.blocks(numbers)
     assert list(zip(first, last, strict=True)) == [(each[0], each[-1]) for each in blocks]

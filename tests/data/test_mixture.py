@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldarnet.data.counter_rng import stream_key
-from ldarnet.data.mixture import ROUND, Mixture, allot
+from ldarnet.data.mixture import ROUND, Mixture, allocate_slots
 
 quick = settings(max_examples=40, deadline=None)
 all_shares = st.lists(st.floats(1e-6, 1), min_size=1, max_size=60).map(lambda shares: np.array(shares) / sum(shares))
@@ -12,7 +12,7 @@ all_shares = st.lists(st.floats(1e-6, 1), min_size=1, max_size=60).map(lambda sh
 @quick
 @given(all_shares, st.integers(100, 5000))
 def test_allotment_gives_every_share_its_slots(shares, slots):
-    counts = allot(shares, slots)
+    counts = allocate_slots(shares, slots)
     assert counts.sum() == slots
     assert counts.min() >= 1
     if (shares * slots >= 1).all():

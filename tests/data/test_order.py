@@ -24,7 +24,7 @@ def mixture(windows: list[int], shares: list[float], length: int = 4096) -> Shuf
 @given(st.integers(1, 20_000), st.sampled_from([16, 2**15, 2**17, 2**20, 2**24]), st.integers(0, 3))
 def test_one_source_is_read_through_before_it_is_read_again(windows, length, epoch):
     order = one_source(windows, length)
-    source, epochs, numbers = order.place(np.arange(epoch * windows, (epoch + 1) * windows))
+    source, epochs, numbers = order.locate(np.arange(epoch * windows, (epoch + 1) * windows))
     assert not source.any()
     assert (epochs == epoch).all()
     np.testing.assert_array_equal(np.sort(numbers), np.arange(windows))
@@ -39,7 +39,7 @@ def test_one_source_is_read_through_before_it_is_read_again(windows, length, epo
 def test_every_source_of_a_mixture_is_read_through_before_it_is_read_again(sources, length, count):
     windows, shares = zip(*sources, strict=True)
     order = mixture(list(windows), list(shares), length)
-    source, epoch, number = order.place(np.arange(count))
+    source, epoch, number = order.locate(np.arange(count))
     for name in range(len(windows)):
         mine = source == name
         np.testing.assert_array_equal(epoch[mine], np.arange(mine.sum()) // windows[name])
@@ -57,7 +57,7 @@ def test_every_source_of_a_mixture_is_read_through_before_it_is_read_again(sourc
 def test_shares_hold_in_every_row_of_slots(shares, row):
     order = mixture([10**6] * len(shares), shares, 2**16)
     wanted = np.array(shares) / sum(shares)
-    source, _, _ = order.place(row * 16 * LANES + np.arange(16 * LANES))
+    source, _, _ = order.locate(row * 16 * LANES + np.arange(16 * LANES))
     seen = np.bincount(source, minlength=len(shares)) / 16
     assert (abs(seen - order.shares * LANES) <= 2 * (1 + order.shares * len(shares))).all()
     assert abs(order.shares - wanted).max() <= 1 / ROUND
@@ -73,9 +73,9 @@ def test_shares_are_exact_over_a_round():
 def test_a_position_means_the_same_alone_and_among_others():
     for order in (one_source(10**6, 4096), mixture([10**6, 70, 10**5], [1, 2, 0.1])):
         positions = np.random.default_rng(0).integers(0, 10**7, 50)
-        together = np.stack(order.place(positions))
+        together = np.stack(order.locate(positions))
         for column, position in enumerate(positions):
-            alone = np.stack(order.place(np.array([position])))
+            alone = np.stack(order.locate(np.array([position])))
             np.testing.assert_array_equal(alone[:, 0], together[:, column])
 
 
@@ -83,7 +83,7 @@ def test_a_position_means_the_same_alone_and_among_others():
 def test_neighbours_in_the_stream_lie_far_apart_and_a_lane_reads_piece_after_piece(windows):
     length = 4096
     order = one_source(windows, length)
-    _, _, numbers = order.place(np.arange(64 * LANES) + windows // 3)
+    _, _, numbers = order.locate(np.arange(64 * LANES) + windows // 3)
     rows = numbers.reshape(64, LANES)
     # A row of positions comes from as many places: hardly any two of them within a megabase.
     gaps = np.diff(np.sort(rows, axis=1), axis=1) * length
@@ -95,13 +95,13 @@ def test_neighbours_in_the_stream_lie_far_apart_and_a_lane_reads_piece_after_pie
 
 def test_pieces_and_order_change_from_epoch_to_epoch():
     order = one_source(400_000, 4096)
-    lanes = [order.place(np.arange(64) * LANES + epoch * 400_000)[2] for epoch in range(2)]
+    lanes = [order.locate(np.arange(64) * LANES + epoch * 400_000)[2] for epoch in range(2)]
     assert len(np.intersect1d(*lanes)) < 8
 
 
 def test_a_small_source_beside_a_large_one_is_permuted_window_by_window():
     order = mixture([10**7, 1000], [9, 1])
-    source, epoch, number = order.place(np.arange(2 * LANES * 64))
+    source, epoch, number = order.locate(np.arange(2 * LANES * 64))
     small = number[(source == 1) & (epoch == 0)]
     assert abs(np.corrcoef(small[:-1], small[1:])[0, 1]) < 0.15
     assert (abs(np.diff(small)) > 3).mean() > 0.95

@@ -45,7 +45,7 @@ def test_blocks_that_windows_touch(local):
 
 @pytest.mark.parametrize("start", [-1, 1901])
 def test_a_window_outside_of_its_contig_is_refused(local, start):
-    with pytest.raises(UserError, match=rf"one has 2000 bases; {start}-{start + 100} is not within it"):
+    with pytest.raises(UserError, match=rf"one has 2000 bases; {start}-{start + 100} is out of range"):
         local.read_windows(np.array([0, 0]), np.array([5, start]), 100)
 
 
@@ -116,7 +116,7 @@ def test_what_the_system_refuses_is_never_quarantined(local, monkeypatch, call, 
 def test_a_folder_that_went_away_is_no_damage(local):
     shards = ShardSet.open(local.folder, on_damaged="quarantine")
     local.folder.rename(local.folder.with_name("moved"))
-    with pytest.raises(UserError, match="the shard set is gone; bring it back"):
+    with pytest.raises(UserError, match="the shard set is gone; restore it"):
         shards.read_windows(np.array([0]), np.array([250]), 20)
 
 

@@ -106,7 +106,7 @@ def test_a_forked_process_reads_too(make_set):
 
 @pytest.mark.parametrize(
     ("contig", "start", "stop", "message"),
-    [("four", 0, 1, "no contig 'four'"), ("two", 0, 8, "two has 7 bases"), ("two", -1, 3, "not within it")],
+    [("four", 0, 1, "no contig 'four'"), ("two", 0, 8, "two has 7 bases"), ("two", -1, 3, "out of range")],
 )
 def test_reading_outside_is_refused(make_set, contig, start, stop, message):
     with pytest.raises(UserError, match=message):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ldarnet.alphabet import encode, reverse_complement
 from ldarnet.data import ShardSet, Windows
-from ldarnet.data.segments import find_stretches
+from ldarnet.data.segments import find_segments
 from ldarnet.errors import UserError
 from ldarnet.genome.sources import Source
 from sharding.build import build
@@ -67,10 +67,10 @@ def test_each_stretch_gives_as_many_windows_as_fit(make_set):
 def test_what_is_too_short_for_a_window_is_counted(make_set):
     contigs = {"a": text_with(1005), "b": text_with(50), "c": "N" * 20 + text_with(300) + "N" * 20 + text_with(99)}
     shards = make_set(contigs, {"valid": ["a"]})
-    assert Windows(shards, "train", 100, max_n_run=10).left_out == (2, 50 + 99)
-    assert Windows(shards, "train", 100, max_n_run=20).left_out == (1, 50)
-    assert Windows(shards, "train", 50, max_n_run=20).left_out == (0, 0)
-    assert Windows(shards, "valid", 100).left_out == (0, 0)
+    assert Windows(shards, "train", 100, max_n_run=10).skipped == (2, 50 + 99)
+    assert Windows(shards, "train", 100, max_n_run=20).skipped == (1, 50)
+    assert Windows(shards, "train", 50, max_n_run=20).skipped == (0, 0)
+    assert Windows(shards, "valid", 100).skipped == (0, 0)
 
 
 def test_windows_stay_inside_their_intervals(make_set):
@@ -125,7 +125,7 @@ def test_the_order_does_not_depend_on_how_the_set_was_cut(make_set):
 @pytest.mark.parametrize(
     ("split", "length", "max_n_run", "message"),
     [
-        ("test", 10, 100, "no split 'test'; it holds train"),
+        ("test", 10, 100, "no split 'test'; use one of train"),
         ("train", 101, 100, "has no window of 101 bases"),
         ("train", 60, 9, "has no window of 60 bases between runs of more than 9 N"),
         ("train", 0, 100, "at least 1"),
@@ -185,7 +185,7 @@ def test_weights_are_the_shares_of_species_whatever_their_size(zoo):
 def test_species_without_a_weight_are_left_out(zoo):
     windows = Windows(zoo, "train", 100, weights={"yeast": 3})
     assert {name for name, *_ in seen(windows, range(100))} == {"yeast"}
-    assert windows.left_out == (1, 4)
+    assert windows.skipped == (1, 4)
     assert len(windows) == 40
 
 
@@ -205,9 +205,9 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
     ("options", "message"),
     [
         ({"weights": {"yest": 1}}, "'yest', which is not in it; did you mean 'yeast'"),
-        ({"weights": {"cow": 1}}, "it holds 'yeast', 'fly', 'mite'"),
-        ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "without any share"),
-        ({"temperature": 1e-5}, "without any share"),
+        ({"weights": {"cow": 1}}, "use one of 'yeast', 'fly', 'mite'"),
+        ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "a share of zero"),
+        ({"temperature": 1e-5}, "a share of zero"),
         ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': it must be above 0"),
         ({"weights": {"yeast": float("inf")}}, "must be above 0"),
         ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),
@@ -254,12 +254,12 @@ def test_stretches_are_what_a_plain_loop_finds(make_set, data):
                 left_out = [left_out[0] + 1, left_out[1] + stop - start]
     if not wanted:
         with pytest.raises(UserError, match="has no window"):
-            find_stretches(shards, "train", length, max_n_run)
+            find_segments(shards, "train", length, max_n_run)
         return
-    found = find_stretches(shards, "train", length, max_n_run)
+    found = find_segments(shards, "train", length, max_n_run)
     columns = (found.contig, found.start, np.diff(found.first), found.slack)
     assert list(zip(*(column.tolist() for column in columns), strict=True)) == wanted
-    assert list(found.left_out) == left_out
+    assert list(found.skipped) == left_out
 
 
 def _intervals(data: st.DataObject, texts: list[str]) -> str:

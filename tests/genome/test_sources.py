@@ -56,7 +56,7 @@ def test_several_species_may_share_names(tmp_path, capsys):
         "train": [0, 3],
         "valid": [1, 2],
     }
-    with pytest.raises(UserError, match="'chr1' is in several species; name one: fly/chr1, worm/chr1"):
+    with pytest.raises(UserError, match="'chr1' is in several species; use one of fly/chr1, worm/chr1"):
         shards.text("chr1", 0, 1)
 
 

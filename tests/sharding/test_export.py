@@ -102,7 +102,7 @@ def test_a_split_comes_as_its_intervals(small, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["chrIX"], "region chrIX: no contig 'chrIX'; it holds chrI"),
+        (["chrIX"], "region chrIX: no contig 'chrIX'; use one of chrI"),
         (["chrIX:1-2"], "region chrIX:1-2: no contig 'chrIX'"),
         (["chrI:0-4"], "region chrI:0-4: chrI has 14 bases; write first-last from 1 to 14"),
         (["chrI:4-15"], "write first-last from 1 to 14"),

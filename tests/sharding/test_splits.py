@@ -45,7 +45,7 @@ def test_contigs_in_no_named_split_are_for_training():
         (["=a"], "not a split"),
         (["v=a", "v=b"], "split 'v' is given twice"),
         (["v=a", "w=b,a"], "contig 'a' is in split 'v' already"),
-        (["v=a,x"], "no contig 'x'; it holds a, b, c"),
+        (["v=a,x"], "no contig 'x'; use one of a, b, c"),
         (["v=a,b,c"], "nothing is left for 'train'"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 from safetensors.torch import load_model, save_file
 
-from ldarnet.alphabet import NOT_SCORED
+from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.config import load_config
 from ldarnet.pretraining.loop import _accumulate, _data
 from ldarnet.pretraining.setup import build_engine, initial_state, prepare_inputs
@@ -46,7 +46,7 @@ def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, 
         lambda *call: chunks.append(torch.tensor([[bounds.mask.sum() for bounds in call[-1].boundaries]]))
     )
     for step, batches in enumerate(_data(config, inputs, world, 0, 2)):
-        scored = world.sum_on_host(sum(int((batch.labels != NOT_SCORED).sum()) for batch in batches))[0]
+        scored = world.sum_on_host(sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in batches))[0]
         totals = _accumulate(engine, batches, scored, Phases(), step, world, target=4.0, logged=False)
         if step == 0:
             for parameter_name, parameter in engine.model.named_parameters():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ldarnet.config import RunConfig
-from ldarnet.data import Quarantined
+from ldarnet.data import QuarantinedWindow
 from ldarnet.plugins import load_folder
 from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.setup import Inputs
@@ -63,7 +63,7 @@ class Callback:
     def before_step(self, step: int) -> None:
         """Between two steps; `step` steps are completed."""
 
-    def on_quarantine(self, windows: list[Quarantined]) -> None:
+    def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
         """Windows of the next step, of all ranks, that could not be read and are not scored."""
 
     def on_skipped_steps(self, skipped: list[Skipped]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ldarnet.data import Quarantined
+from ldarnet.data import QuarantinedWindow
 from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 
 
@@ -15,7 +15,7 @@ class QuarantineCounter(Callback):
         self._count = 0
         self._reasons: set[str] = set()
 
-    def on_quarantine(self, windows: list[Quarantined]) -> None:
+    def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
         """Count the windows and print new reasons."""
         self._count += len(windows)
         for window in windows:

@@ -1,7 +1,7 @@
-"""Frames of remote blocks, kept on disk for all processes of a node, or in memory where there is no disk for them.
+"""Content-addressed caches for bytes of remote storage: on disk, shared by all processes of a node, or in memory.
 
-A cache folder holds ``frames/ab/abcd...``, named by SHA-256, and ``frames/bytes``, in which the processes keep count of
-what they wrote, under a lock.
+A cache folder holds ``frames/ab/abcd...``, named by SHA-256, and ``frames/bytes``, the total size, which the processes
+update under a lock.
 """
 
 import hashlib
@@ -17,81 +17,84 @@ from ldarnet.io.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
 
 _LOG = logging.getLogger(__name__)
-_KEEP = 0.9  # of the bound, when room is made: it is made rarely
-_ABANDONED_S = 3600  # a partial file this old was left by a process that died
+_EVICT_TO = 0.9  # fraction of the limit left by an eviction, so that evictions are rare
+_ABANDONED_S = 3600  # a partial file this old belongs to a process that died
 
 
 class MemoryCache:
-    """Frames in the memory of this process, the last ones that were put."""
+    """A bounded first-in, first-out cache in the memory of this process; safe for threads."""
 
     def __init__(self, limit: int) -> None:
         """Keep at most ``limit`` bytes."""
         self._limit = limit
         self._bytes = 0
-        self._frames: dict[str, bytes] = {}
+        self._entries: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> bytes | None:
-        """The frame or None."""
-        return self._frames.get(digest)
+        """The data with this SHA-256, or None."""
+        return self._entries.get(digest)
 
-    def put(self, digest: str, frame: bytes) -> None:
-        """Keep a frame."""
+    def put(self, digest: str, data: bytes) -> None:
+        """Add data under its SHA-256."""
         with self._lock:
-            self._bytes += len(frame) - len(self._frames.pop(digest, b""))
-            self._frames[digest] = frame
+            self._bytes += len(data) - len(self._entries.pop(digest, b""))
+            self._entries[digest] = data
             while self._bytes > self._limit:
-                self._bytes -= len(self._frames.pop(next(iter(self._frames))))
+                self._bytes -= len(self._entries.pop(next(iter(self._entries))))
 
     def __contains__(self, digest: str) -> bool:
-        return digest in self._frames
+        return digest in self._entries
 
 
 class DiskCache:
-    """Frames in a folder that all processes of a node share.
+    """A bounded least-recently-used cache in a folder that all processes of a node share.
 
-    The bound holds but for one frame for each thread that writes at that moment: room is asked for before a frame is
-    written, from a count that all processes keep under a lock. When there is none, the frames used longest ago make
-    room, and the count is set right. On a file system without locks it may be too low until then.
+    Space is reserved before data is written, from a total that all processes update under a lock. When the limit is
+    reached, the least recently used entries are deleted and the total is recomputed. The folder may exceed the limit by
+    one entry per thread that is writing; on a file system without locks, by more until the next eviction.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Keep at most about ``limit`` bytes in ``folder``, which need not exist."""
+        """Use at most ``limit`` bytes in ``folder``, which is created when first written."""
         self.folder = folder / "frames"
         self._limit = limit
-        self._writes = True
+        self._writable = True
 
     def get(self, digest: str) -> bytes | None:
-        """The frame, compared with its hash; one that was damaged is removed."""
+        """The data with this SHA-256, or None; a damaged entry is deleted."""
         path = self._path(digest)
         try:
-            frame = path.read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
-        if hashlib.sha256(frame).hexdigest() != digest:
+        if hashlib.sha256(data).hexdigest() != digest:
             with suppress(OSError):
                 path.unlink()
             return None
         with suppress(OSError):
             os.utime(path)
-        return frame
+        return data
 
-    def put(self, digest: str, frame: bytes) -> bool:
-        """Keep a frame. When the folder cannot be written, say so once and go on without."""
-        if not self._writes or len(frame) > self._limit:
+    def put(self, digest: str, data: bytes) -> bool:
+        """Add data under its SHA-256; return whether it is cached.
+
+        If the folder cannot be written, log a warning once and stop writing.
+        """
+        if not self._writable or len(data) > self._limit:
             return False
         path = self._path(digest)
         try:
             if path.exists():
                 return True
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._make_room(len(frame))
+            self._make_room(len(data))
             with atomic_path(path, durable=False) as partial:
-                partial.write_bytes(frame)
+                partial.write_bytes(data)
         except (OSError, NotWritableError) as error:
-            told, self._writes = not self._writes, False
-            if not told:
-                _LOG.warning("%s: blocks are not kept on disk from here on: %s", self.folder, error)
+            warned, self._writable = not self._writable, False
+            if not warned:
+                _LOG.warning("disk cache disabled: %s: %s", self.folder, error)
             return False
         return True
 
@@ -106,11 +109,11 @@ class DiskCache:
             count = os.pread(lock.descriptor, 32, 0)
             held = int(count) + size if count.strip().isdigit() else self._limit + 1
             if held > self._limit:
-                held = self._evict(int(_KEEP * self._limit) - size) + size
+                held = self._evict(int(_EVICT_TO * self._limit) - size) + size
             os.pwrite(lock.descriptor, f"{held:<31}\n".encode(), 0)
 
     def _evict(self, target: int) -> int:
-        """Remove the frames used longest ago until at most ``target`` bytes are left; return how many are."""
+        """Delete least recently used entries until at most ``target`` bytes are left; return the bytes left."""
         entries = []
         for folder in self.folder.glob("??"):
             with os.scandir(folder) as files:
@@ -129,7 +132,7 @@ class DiskCache:
 
 
 def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ldarnet``, by default ``~/.cache/ldarnet``; for users without a home, a temporary folder."""
+    """``$XDG_CACHE_HOME/ldarnet``, by default ``~/.cache/ldarnet``; a temporary folder for users without a home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldarnet"
     except RuntimeError:
