@@ -8,6 +8,7 @@ import numpy as np
 
 from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.comparison.tables import table
+from ldarnet.finetuning.arms import arm_of_result
 
 ALWAYS = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
 """Settings that are told wherever they were used, and what they are called."""
@@ -15,17 +16,6 @@ ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
 """Settings that columns of their own tell of."""
 PLAIN = ("data", "optimizer", "schedule", "training", "evaluation")
 """Sections whose keys need not be named with their section."""
-OF_STEPS = tuple(f"training.{key}" for key in ("accumulation", "batch", "epochs", "ratio_weight", "stop_patience"))
-"""Settings of training step by step."""
-UNUSED = {
-    "checkpoint": ("model.",),
-    "random": (),
-    "cnn": ("model.", "training.ratio_weight"),
-    "kmers": ("model.", "optimizer.", "schedule.", "training."),
-    "probe": ("optimizer.", "schedule.", *OF_STEPS),
-}
-"""What the keys begin with that do nothing, by kind of model, and under a probe."""
-
 Settings = dict[str, Any]
 
 
@@ -57,10 +47,11 @@ def runs(comparison: Comparison) -> str:
 def _unused(result: TaskResults) -> tuple[str, ...]:
     """What the keys begin with that this run did not use."""
     content = result.content
-    probe = UNUSED["probe"] if content["mode"] == "probe" else ()
-    fixed = content["arm"] == "kmers" or (content["arm"] == "checkpoint" and bool(probe))
-    drawn = content["settings"].get("data.limit") is not None  # of training rows, by the seed
-    return (*ELSEWHERE, *UNUSED[content["arm"]], *probe, *(("run.seed",) if fixed and not drawn else ()))
+    arm, from_checkpoint = arm_of_result(content["arm"], content["mode"]), content["arm"] == "checkpoint"
+    ignored = {*arm.ignored, *(arm.ignored_with_checkpoint if from_checkpoint else ())}
+    if content["settings"].get("data.limit") is not None:
+        ignored.discard("run.seed")  # it also draws the training rows
+    return (*ELSEWHERE, *ignored)
 
 
 def _used(result: TaskResults) -> Settings:

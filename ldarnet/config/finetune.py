@@ -19,8 +19,10 @@ class FinetuneRunSection(RunSection):
 class ClassifierSection(ModelSection):
     """A network with new weights, used where there is no checkpoint."""
 
-    baseline: Literal["cnn", "kmers"] | None = Field(
-        None, description="Instead of LDARNet: a small convolutional network, or logistic regression on 6-mers."
+    baseline: str | None = Field(
+        None,
+        description="Baseline to train instead of LDARNet, a file in ldarnet/finetuning/arms: cnn (small convolutional "
+        "network), kmers (logistic regression on 6-mer counts).",
     )
 
 
@@ -114,8 +116,10 @@ class FinetuneTrainingSection(Section):
         description="Micro-steps per optimiser step. The ratio loss is taken micro-step by micro-step, so the number "
         "of them enters the result.",
     )
-    mode: Literal["full", "probe"] = Field(
-        "full", description="full: all weights are trained. probe: logistic regression on the frozen network's output."
+    mode: str = Field(
+        "full",
+        description="How LDARNet is trained, a file in ldarnet/finetuning/arms: full (all weights), probe (logistic "
+        "regression on the output of the frozen network).",
     )
     ratio_weight: float | None = Field(
         None,
@@ -192,16 +196,12 @@ class FinetuneConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _one_model(self) -> Self:
-        if self.model.baseline is not None and self.checkpoint is not None:
-            raise ValueError(f"model.baseline={self.model.baseline} takes no checkpoint; set checkpoint=null")
-        if self.model.baseline is not None and self.training.mode == "probe":
-            raise ValueError("training.mode=probe is for LDARNet; take model.baseline or training.mode back")
+    def _has_data(self) -> Self:
         if self.task is None and self.data.train is None:
             raise ValueError("set task to a name, such as H3, or data.train to a file of yours")
         return self
 
     @property
     def arm(self) -> str:
-        """What is compared: `checkpoint`, `random` (new weights), `cnn` or `kmers`."""
+        """What result.json calls the arm: `checkpoint`, `random` (new weights), or the baseline."""
         return self.model.baseline or ("random" if self.checkpoint is None else "checkpoint")

@@ -11,7 +11,6 @@ from torch import nn
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
-from ldarnet.finetuning.baselines import build_cnn
 from ldarnet.io import run_files
 from ldarnet.io.files import sha256_file
 from ldarnet.model import LDARNetForSequenceClassification, load_backbone
@@ -27,15 +26,13 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
     """The network before training, its head drawn from run.seed.
 
     Args:
-        config: of the run; not for 6-mers, which are no network.
+        config: of the run.
         classes: names of the classes.
         longest: bases of the longest training sequence.
 
     Raises:
         UserError: the checkpoint cannot be read, or the model's configuration does not fit together.
     """
-    if config.model.baseline == "cnn":
-        return build_cnn(len(classes), config.run.seed)
     backbone = None if config.checkpoint is None else load_backbone(config.checkpoint)
     try:
         shape: Any = copy.deepcopy(backbone.config) if backbone is not None else config.model.build(config.ops)

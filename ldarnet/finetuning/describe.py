@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldarnet.finetuning.setup import Job
+from ldarnet.finetuning.arms import arm_of
+from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.runtime.distributed import World
 from ldarnet.tasks.metrics import METRICS
 
 
-def describe(job: Job, world: World) -> list[str]:
+def describe(job: FinetuneJob, world: World) -> list[str]:
     """What is learned, by what, and how; then what a reader should know."""
     config, data = job.config, job.data
     shares = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
@@ -18,7 +19,7 @@ def describe(job: Job, world: World) -> list[str]:
     lengths = [len(row) for row in job.ids]
     spread = f"{min(lengths):,}" if min(lengths) == max(lengths) else f"{min(lengths):,} to {max(lengths):,}"
     tested = f"{len(job.test):,} for test" if job.test is not None else "none for test"
-    folds = f"{len(job.wanted)} of {len(job.folds)} fold(s)"
+    folds = f"{len(job.selected_folds)} of {len(job.folds)} fold(s)"
     return [
         f"task     {data.task} ({data.suite}), {len(job.rows):,} rows to train and validate, {tested}, {spread} bases",
         f"source   {data.source}",
@@ -31,31 +32,28 @@ def describe(job: Job, world: World) -> list[str]:
     ]
 
 
-def _model(job: Job) -> str:
-    config = job.config
+def _model(job: FinetuneJob) -> str:
+    config, arm = job.config, arm_of(job.config)
     if job.network is None:
-        return "logistic regression on counts of 6-mers"
+        return arm.description
     parameters = sum(parameter.numel() for parameter in job.network.parameters())
     kind: Any = job.network.config if hasattr(job.network, "config") else None
     layout = f", layout {kind.arch_layout}" if kind is not None else ""
     origin = f"from {config.checkpoint}" if config.checkpoint else "new weights"
-    name = "small convolutional network" if config.arm == "cnn" else "LDARNet"
-    return f"{name}, {parameters:,} parameters{layout}, {origin}"
+    return f"{arm.description}, {parameters:,} parameters{layout}, {origin}"
 
 
-def _schedule(job: Job) -> str:
+def _schedule(job: FinetuneJob) -> str:
     training, optimizer = job.config.training, job.config.optimizer
-    if training.mode == "probe":
-        return "frozen network, logistic regression on its mean output (no learning rate, batch or epochs)"
-    if job.network is None:
-        return "no epochs"
+    if (fit := arm_of(job.config).fit) is not None:
+        return fit
     return (
         f"learning rate {optimizer.lr:g}, {training.batch} sequences a step, at most {training.epochs} epochs, ended "
         f"by {training.stop_patience} without a better one; plateau {job.config.schedule.plateau}"
     )
 
 
-def _engine(job: Job, world: World) -> str:
+def _engine(job: FinetuneJob, world: World) -> str:
     device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     precision = "bf16 autocast, fp32 weights" if job.autocast else "fp32"
     if job.network is None:

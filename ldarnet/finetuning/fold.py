@@ -4,7 +4,6 @@ import copy
 import gc
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,19 +17,15 @@ from ldarnet.console import format_duration
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
 from ldarnet.finetuning.classifier import parameter_groups
-from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
-from ldarnet.finetuning.plateau import Course
-from ldarnet.finetuning.setup import Job
-from ldarnet.io import run_files
+from ldarnet.finetuning.job import FinetuneJob, LaunchContext
+from ldarnet.finetuning.plateau import PlateauSchedule
 from ldarnet.runtime.checkpoint_files import load_weights, moments_of
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions
 from ldarnet.runtime.losses import ratio_over_ranks
 from ldarnet.runtime.metrics_file import MetricsFile
-from ldarnet.runtime.signals import StopRequest
-from ldarnet.runtime.timers import Phases
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.runtime.zero_state import (
     on_host,
@@ -46,41 +41,32 @@ LONG_SECONDS = 600.0
 ONLY_FINITE = GuardSection(spike_sigma=None)  # type: ignore[call-arg]
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a start of the program has on this rank: the ranks, its phase, a request to stop, what the user sees."""
-
-    world: World
-    phases: Phases
-    request: StopRequest
-    display: FinetuneProgress
-
-
 class FoldTraining:
     """A fold under training, begun or continued; every rank calls every method.
 
     Args:
         job: what all folds share.
         fold: its number.
-        start: of the program.
+        context: of this launch.
         tracker: MLflow; None on other ranks than 0.
 
     Raises:
         UserError: its last checkpoint is damaged; on all ranks.
     """
 
-    def __init__(self, job: Job, fold: int, start: Start, tracker: Tracker | None) -> None:
-        self.job, self.fold, self.world = job, fold, start.world
-        self._phases, self._request, self._display, self._tracker = start.phases, start.request, start.display, tracker
-        self._folder = fold_folder(job, fold)
-        self._store, self.course = FoldStore(self._folder), Course(job.config)
+    def __init__(self, job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker | None) -> None:
+        self.job, self.fold, self.world = job, fold, context.world
+        self._phases, self._request, self._display = context.phases, context.request, context.display
+        self._tracker = tracker
+        self._folder = job.folder(fold)
+        self._store, self.schedule = FoldStore(self._folder), PlateauSchedule(job.config)
         checkpoint = self.world.from_main(self._store.latest)
         with self.world.together():
             fingerprint = job.data.fingerprint
             self.state = self._store.read(checkpoint, fingerprint) if checkpoint else FoldState(fingerprint)
         if self.state.course:
-            self.course.restore(self.state.course)
-            self._display.info(f"fold {fold}  continues after step {self.state.step}, in epoch {self.course.epoch + 1}")
+            self.schedule.restore(self.state.course)
+            self._display.info(f"fold {fold}  resumes after step {self.state.step}, in epoch {self.schedule.epoch + 1}")
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
         self._labels = torch.from_numpy(job.rows.labels[train])
@@ -108,7 +94,7 @@ class FoldTraining:
         if not self.state.first:
             self.state.first = self._line(None)
         told = False
-        while not self.course.over:
+        while not self.schedule.over:
             if not self._epoch():
                 self._save()
                 return False
@@ -120,9 +106,9 @@ class FoldTraining:
 
     def _tell_time(self) -> None:
         """Say what all that is left can take at most, where that is long, once an epoch has been seen."""
-        seconds, epochs = self.state.seconds["all"] / self.course.epoch, self.job.config.training.epochs
-        others = len(self.job.wanted) - self.job.wanted.index(self.fold) - 1
-        here = 0 if self.course.over else epochs - self.course.epoch
+        seconds, epochs = self.state.seconds["all"] / self.schedule.epoch, self.job.config.training.epochs
+        others = len(self.job.selected_folds) - self.job.selected_folds.index(self.fold) - 1
+        here = 0 if self.schedule.over else epochs - self.schedule.epoch
         if (most := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.info(
                 f"fold {self.fold}  an epoch takes {format_duration(seconds)}; all that are left of {others + 1} "
@@ -131,7 +117,7 @@ class FoldTraining:
 
     def _epoch(self) -> bool:
         """Take the steps of an epoch that are left; False if a signal came between."""
-        config, number = self.job.config, self.course.epoch + 1
+        config, number = self.job.config, self.schedule.epoch + 1
         assert config.training.batch is not None
         epoch = Epoch.of(
             len(self._ids),
@@ -169,7 +155,7 @@ class FoldTraining:
             self._engine.backward(loss)
             total += nll.detach()
         total = self.world.sum_on_device(total)
-        _, norm = self._engine.update(self.course.factor, total / rows)
+        _, norm = self._engine.update(self.schedule.factor, total / rows)
         skipped = self._engine.guard.skips(norm).bool()
         self._loss += torch.where(skipped, 0.0, total)
         self._skipped += skipped
@@ -187,7 +173,7 @@ class FoldTraining:
         steps, skipped = self.state.batch, int(self._skipped)
         if skipped == steps:
             raise UserError(
-                f"fold {self.fold} has diverged: no loss or gradient of epoch {self.course.epoch + 1} was finite; "
+                f"fold {self.fold} has diverged: no loss or gradient of epoch {self.schedule.epoch + 1} was finite; "
                 "fine-tune in another run.dir with a lower optimizer.lr"
             )
         if skipped:
@@ -195,8 +181,8 @@ class FoldTraining:
         self.state.taken += steps - skipped
         share = (steps - skipped) / steps  # of the epoch's rows; batches differ by one row at most
         line = self._line(float(self._loss) / (share * len(self._ids)))
-        self.course.note(line[self.job.config.evaluation.metric], line["loss"])
-        if self.course.best_epoch == self.course.epoch:
+        self.schedule.note(line[self.job.config.evaluation.metric], line["loss"])
+        if self.schedule.best_epoch == self.schedule.epoch:
             self.state.best_step, self.state.best = self.state.step, line
         self.state.batch = 0
         self._loss.zero_()
@@ -217,7 +203,7 @@ class FoldTraining:
             world=self.world,
             phases=self._phases,
         ).metrics(self.job.rows.labels[self._valid])
-        epoch = self.course.epoch + (train_loss is not None)
+        epoch = self.schedule.epoch + (train_loss is not None)
         if not math.isfinite(found["loss"]):
             raise UserError(
                 f"fold {self.fold}: the validation loss after epoch {epoch} is not finite; fine-tune in another "
@@ -230,7 +216,7 @@ class FoldTraining:
             "split": "valid",
             **found,
             "train_loss": train_loss,
-            "lr_factor": self.course.factor,
+            "lr_factor": self.schedule.factor,
             "seconds": self.state.seconds["all"],
             "bases_per_second": None if train_loss is None else bases / max(seconds, 1e-9),
         }
@@ -245,7 +231,7 @@ class FoldTraining:
     def _record(self, line: dict[str, Any]) -> None:
         config = self.job.config
         metric, value = config.evaluation.metric, line[config.evaluation.metric]
-        best = line["epoch"] > 0 and value is not None and self.course.is_better(value, line["loss"])
+        best = line["epoch"] > 0 and value is not None and self.schedule.is_better(value, line["loss"])
         self._display.epoch(self.fold, config.training.epochs, line, metric, best)
         self.world.on_main(lambda: self._file.write(line) if self._file else None)
         if self._tracker is not None:
@@ -265,19 +251,14 @@ class FoldTraining:
             return
         with self._phases.phase(self.state.step, "save"):
             self._count_seconds()
-            self.state.course = self.course.memory()
+            self.state.course = self.schedule.memory()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
             weights = on_host(whole_parameters(self._engine), kept=self.world.is_main)
             moments = on_host(whole_moments(self._engine), kept=self.world.is_main)
             self.world.on_main(lambda: self._store.write(weights, moments, self.state))
 
 
-def fold_folder(job: Job, fold: int) -> Path:
-    """Where everything of a fold lies."""
-    return Path(job.config.run.dir) / run_files.fold_name(fold)
-
-
-def _engine(job: Job, checkpoint: Path | None, state: FoldState, world: World) -> Engine:
+def _engine(job: FinetuneJob, checkpoint: Path | None, state: FoldState, world: World) -> Engine:
     """The engine in the state of a checkpoint, or in the first one."""
     training = job.config.training
     network = copy.deepcopy(job.network)

@@ -37,7 +37,7 @@ class FoldState:
         loss: summed cross-entropy of their rows, over all ranks.
         skipped: steps of this epoch that were not taken, as their loss or gradient was not finite.
         seconds: in training, of the epoch under way and of all.
-        course: what `Course.memory` gives.
+        course: what `PlateauSchedule.memory` gives.
         best_step: the checkpoint of the best epoch.
         first: the line of metrics before training.
         best: the line of the best epoch.

@@ -11,7 +11,7 @@ PUBLISHED_THRESHOLD = 1e-4
 """PyTorch's default, which the released code keeps: a change of less than this share is none."""
 
 
-class Course:
+class PlateauSchedule:
     """The course of one fold.
 
     Args:

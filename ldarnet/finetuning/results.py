@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from torch import nn
 
 from ldarnet.config import flatten, lasting
 from ldarnet.errors import UserError
-from ldarnet.finetuning.evaluation import Outputs
+from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.figures import draw_confusion, draw_roc
-from ldarnet.finetuning.fold import fold_folder
+from ldarnet.finetuning.job import FinetuneJob, FoldResult
 from ldarnet.finetuning.predictions import cells, columns
-from ldarnet.finetuning.setup import Job
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification, write_model
@@ -26,53 +24,28 @@ from ldarnet.tasks.metrics import METRICS, scores, undefined
 from ldarnet.version import __version__
 
 
-@dataclass(frozen=True)
-class Learned:
-    """How the training of a fold went.
-
-    Attributes:
-        network: with the best epoch's weights; None for 6-mers.
-        epochs: that were trained.
-        best: the line of metrics of the best epoch.
-        before: bases per chunk before training, by stage.
-        seconds: that it took.
-    """
-
-    network: nn.Module | None
-    epochs: int
-    best: dict[str, Any]
-    before: list[float]
-    seconds: float
-
-
-def leave(job: Job, fold: int, learned: Learned, outputs: Outputs) -> list[str]:
-    """Write everything; rank 0 only.
-
-    Args:
-        job: what all folds share.
-        fold: its number.
-        learned: how its training went.
-        outputs: what is then said of the rows that results are about.
+def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
+    """Write everything that a finished fold leaves; rank 0 only.
 
     Returns:
-        Sentences on what could not be told.
+        Warnings, a sentence each.
 
     Raises:
         UserError: not all probabilities are finite.
     """
-    folder, split = fold_folder(job, fold), "validation" if job.test is None else "test"
+    folder, split = job.folder(fold), "validation" if job.test is None else "test"
     rows, _ = job.reported(fold)
-    if learned.network is not None:
-        _write_weights(learned.network, folder / run_files.BEST)
-    probabilities = np.exp(outputs.log_probabilities)
+    if trained.network is not None:
+        _write_weights(trained.network, folder / run_files.BEST)
+    probabilities = np.exp(trained.outputs.log_probabilities)
     _demand_finite(probabilities, rows.names, f"fold {fold}")
     _write_predictions(job, rows.names, rows.labels, probabilities, folder / run_files.PREDICTIONS)
     title = f"{job.data.task}, fold {fold}: {len(rows):,} {split} rows"
     draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
-    result = _result(job, fold, learned, rows.labels, None if job.test is None else probabilities)
+    result = _result(job, fold, trained, rows.labels, None if job.test is None else probabilities)
     write_json_atomic(folder / run_files.RESULT, result, indent=2)
-    told = _nothing_learned(probabilities, job, fold, learned.best)
+    told = _nothing_learned(probabilities, job, fold, trained.best)
     told += [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
     told += [
         f"fold {fold}: {' and '.join(missing)} of {name} are not defined for rows of one class"
@@ -100,13 +73,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 
 def _result(
-    job: Job, fold: int, learned: Learned, labels: np.ndarray, probabilities: np.ndarray | None
+    job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, probabilities: np.ndarray | None
 ) -> dict[str, Any]:
     """What result.json says; `probabilities` are of the test rows with these labels, None where there are none."""
     config, (train, valid) = job.config, job.folds[fold]
     free = job.free if probabilities is not None else None
     settings = flatten(config)
-    best = learned.best
+    best = trained.best
     return {
         "task": job.data.task,
         "suite": job.data.suite,
@@ -127,7 +100,7 @@ def _result(
         },
         "best_epoch": best["epoch"],
         "best_step": best["step"],
-        "epochs": learned.epochs,
+        "epochs": trained.epochs,
         "valid": {key: best.get(key) for key in ("loss", *METRICS)},
         "test": None if probabilities is None else _metrics(labels, probabilities),
         "test_leak_free": (
@@ -135,8 +108,8 @@ def _result(
             if probabilities is None or free is None or not free.any()
             else _metrics(labels[free], probabilities[free])
         ),
-        "bases_per_chunk": {"before": learned.before, "after": best["bases_per_chunk"]},
-        "seconds": learned.seconds,
+        "bases_per_chunk": {"before": trained.before, "after": best["bases_per_chunk"]},
+        "seconds": trained.seconds,
         "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
         "checkpoint_sha256": job.checkpoint,
         "notes": job.notes,
@@ -145,7 +118,7 @@ def _result(
     }
 
 
-def versions(job: Job) -> dict[str, Any]:
+def versions(job: FinetuneJob) -> dict[str, Any]:
     """Versions of what computed, and the kernels."""
     packages = ("torch", "transformers", "deepspeed", "scikit-learn", "numpy")
     own = {"ldarnet": __version__, "python": platform.python_version(), "kernels": job.kernels}
@@ -161,7 +134,7 @@ def _demand_finite(probabilities: np.ndarray, names: list[str], fold: str) -> No
         )
 
 
-def _nothing_learned(probabilities: np.ndarray, job: Job, fold: int, best: dict[str, Any]) -> list[str]:
+def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
     """A sentence if a fold gives one class to all, or might as well; `best` is the metrics of its best epoch."""
     mcc, auroc = best["mcc"], best["auroc"]
     given = np.unique(probabilities.argmax(1))
@@ -179,8 +152,7 @@ def _nothing_learned(probabilities: np.ndarray, job: Job, fold: int, best: dict[
         "; a higher optimizer.lr, a smaller training.batch or more epochs may help, and model.baseline=kmers says in "
         "seconds what counting 6-mers can do"
     )
-    trained = job.config.model.baseline != "kmers" and job.config.training.mode != "probe"
-    return [f"fold {fold}: {found}{remedy if trained else ''}"]
+    return [f"fold {fold}: {found}{remedy if arm_of(job.config).trains_epochs else ''}"]
 
 
 def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
@@ -189,7 +161,9 @@ def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
     return {"loss": loss, **scores(labels, probabilities)}
 
 
-def _write_predictions(job: Job, names: list[str], labels: np.ndarray, probabilities: np.ndarray, out: Path) -> None:
+def _write_predictions(
+    job: FinetuneJob, names: list[str], labels: np.ndarray, probabilities: np.ndarray, out: Path
+) -> None:
     classes = job.data.classes
     free = ["" for _ in names] if job.free is None else [str(int(one)) for one in job.free]
     with atomic_path(out) as partial, partial.open("w", encoding="utf-8") as file:

@@ -9,13 +9,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.errors import UserError
+from ldarnet.finetuning.arms import Learner, arm_of
 from ldarnet.finetuning.describe import describe
 from ldarnet.finetuning.display import FinetuneProgress
-from ldarnet.finetuning.fold import Start, fold_folder
 from ldarnet.finetuning.fold_store import FoldStore
-from ldarnet.finetuning.learning import Arm, arm_of
-from ldarnet.finetuning.results import leave, read_result
-from ldarnet.finetuning.setup import Job, keep_record, prepare
+from ldarnet.finetuning.job import FinetuneJob, LaunchContext
+from ldarnet.finetuning.results import read_result, write_result
+from ldarnet.finetuning.setup import keep_record, prepare
 from ldarnet.finetuning.summary import summarize
 from ldarnet.io import run_files
 from ldarnet.io.download import Patience
@@ -61,6 +61,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     Raises:
         UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
     """
+    arm_of(config)
     world = distributed.start(config.training.timeout_minutes)
     try:
         return finetune_on(world, config)
@@ -76,26 +77,26 @@ def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
         rank_log(config.run.dir, world) as log,
         Watchdog(world, phases := Phases(), log, 60 * config.training.timeout_minutes),
     ):
-        start = Start(world, phases, request, display)
-        with _hold(config.run.dir, start) or nullcontext():
-            finished = not _stopped(start) and _finetune(config, start)
+        context = LaunchContext(world, phases, request, display)
+        with _hold(config.run.dir, context) or nullcontext():
+            finished = not _stopped(context) and _finetune(config, context)
         return FinetuneResult(config.run.dir, finished, request.received)
 
 
-def _hold(run_dir: Path, start: Start) -> Lock | None:
+def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
     """Lock the run folder; while another process has it, all ranks wait for that to end.
 
     Returns:
         The lock on rank 0; None on others, and if a signal comes first.
     """
     told = False
-    while not _stopped(start):
-        with start.phases.phase(0, "wait"):
-            held = start.world.on_main(lambda: _try_lock(run_dir))
-            if start.world.sum_on_host(held is not None)[0]:
+    while not _stopped(context):
+        with context.phases.phase(0, "wait"):
+            held = context.world.on_main(lambda: _try_lock(run_dir))
+            if context.world.sum_on_host(held is not None)[0]:
                 return held
             if not told:
-                start.display.info(f"another fine-tuning is at work in {run_dir}; waiting for it to end")
+                context.display.info(f"another fine-tuning is at work in {run_dir}; waiting for it to end")
                 told = True
             time.sleep(POLL_SECONDS)
     return None
@@ -108,59 +109,59 @@ def _try_lock(run_dir: Path) -> Lock | None:
         return None
 
 
-def _stopped(start: Start) -> bool:
+def _stopped(context: LaunchContext) -> bool:
     """Whether any rank was asked to stop; every rank must call it."""
-    stops = start.world.sum_on_host(start.request.received is not None)[0]
+    stops = context.world.sum_on_host(context.request.received is not None)[0]
     if stops:
-        start.request.agree(start.world)
+        context.request.agree(context.world)
     return stops > 0
 
 
-def _finetune(config: FinetuneConfig, start: Start) -> bool:
+def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     """Train and test all folds; returns whether they are finished."""
-    world, display = start.world, start.display
+    world, display = context.world, context.display
     disable_progress_bar()  # transformers' own, while it writes weights
     try:
-        with start.phases.phase(0, "prepare"):
-            job = prepare(config, world, Patience(asked=lambda: start.request.received is not None))
+        with context.phases.phase(0, "prepare"):
+            job = prepare(config, world, Patience(asked=lambda: context.request.received is not None))
     except UserError:
-        if not _stopped(start):
+        if not _stopped(context):
             raise
-        display.info(f"stopped by {start.request.received} before training; run the same command again to continue")
+        display.info(f"stopped by {context.request.received} before training; run the same command again to resume")
         return False
     world.on_main(lambda: _open_folder(job))
     for text in describe(job, world):
         display.info(text)
-    arm = arm_of(job, start)
-    for fold in job.wanted:
-        result = fold_folder(job, fold) / run_files.RESULT
+    learner = arm_of(job.config).learner(job, context)
+    for fold in job.selected_folds:
+        result = job.folder(fold) / run_files.RESULT
         if world.from_main(result.is_file):
             display.info(f"fold {fold} is finished: {result}")
             world.on_main(FoldStore(result.parent).remove)
-        elif not _fold(job, arm, fold, start):
+        elif not _fold(job, learner, fold, context):
             display.info(
-                f"stopped by {start.request.received} in fold {fold}; everything is saved in {config.run.dir}. Run the "
-                "same command again to continue."
+                f"stopped by {context.request.received} in fold {fold}; saved in {config.run.dir}; run the same "
+                "command again to resume"
             )
             return False
     world.on_main(lambda: summarize(job, display))
     return True
 
 
-def _fold(job: Job, arm: Arm, fold: int, start: Start) -> bool:
+def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext) -> bool:
     """Train and test one fold; False if a signal came between."""
-    world, folder = start.world, fold_folder(job, fold)
-    tracker = world.on_main(lambda: _tracker(job, fold, start.display))
+    world, folder = context.world, job.folder(fold)
+    tracker = world.on_main(lambda: _tracker(job, fold, context.display))
     status = "FAILED"
     try:
-        outcome = None if _stopped(start) else arm(fold, tracker)
-        if outcome is None:
+        trained = None if _stopped(context) else learner(fold, tracker)
+        if trained is None:
             status = "KILLED"
             return False
-        with start.phases.phase(0, "leave"):
-            told = world.on_main(lambda: leave(job, fold, *outcome))
+        with context.phases.phase(0, "leave"):
+            told = world.on_main(lambda: write_result(job, fold, trained))
         for text in told or []:
-            start.display.warn(text)
+            context.display.warn(text)
         world.on_main(FoldStore(folder).remove)
         status = "FINISHED"
         LOG.info("fold %d is finished", fold)
@@ -170,7 +171,7 @@ def _fold(job: Job, arm: Arm, fold: int, start: Start) -> bool:
             _close(tracker, folder, status)
 
 
-def _open_folder(job: Job) -> None:
+def _open_folder(job: FinetuneJob) -> None:
     """Write the configuration, unless the folder holds a run of another; rank 0 only.
 
     Raises:
@@ -187,14 +188,14 @@ def _open_folder(job: Job) -> None:
             )
     keep_record(job)
     config.save(saved)
-    for fold in job.wanted:
-        folder = fold_folder(job, fold)
+    for fold in job.selected_folds:
+        folder = job.folder(fold)
         folder.mkdir(exist_ok=True)
         alone = config.folds.model_copy(update={"only": [fold]})
         config.model_copy(update={"folds": alone}).save(folder / run_files.CONFIG)
 
 
-def _tracker(job: Job, fold: int, display: FinetuneProgress) -> Tracker:
+def _tracker(job: FinetuneJob, fold: int, display: FinetuneProgress) -> Tracker:
     config = job.config
     tags = {"task": job.data.task, "suite": job.data.suite, "arm": config.arm, "fold": str(fold)}
     if config.tracking.parent is not None:

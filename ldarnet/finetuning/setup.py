@@ -1,19 +1,18 @@
 """Everything that the folds of a run share, put together once: rows, folds, leak-free test rows, settings."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ldarnet.config import FinetuneConfig
 from ldarnet.errors import UserError
+from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.batches import check_shares, cropped, encoded
-from ldarnet.finetuning.classifier import build_classifier, checkpoint_hash, window_length
+from ldarnet.finetuning.classifier import checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
+from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.io import run_files
 from ldarnet.io.download import Patience
 from ldarnet.io.files import read_errors, write_json_atomic
@@ -28,74 +27,7 @@ LR, BATCH = 1e-4, 64
 """Where neither the configuration nor the registry has any."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a run fine-tunes on and with.
-
-    Attributes:
-        config: of the run, with its learning rate and batch filled in.
-        data: the task as it is published or given.
-        rows: what is trained and validated on, all folds together, cropped if asked for.
-        ids: of these rows, (L,) uint8 each.
-        test: the test rows, cropped if asked for; None where there are none.
-        test_ids: of these.
-        folds: the rows for training and for validation, by number of the fold.
-        free: (test rows,) bool, those that are leak-free; None where that is not asked for or there is no test.
-        network: with its first weights, the same on every rank and in every fold; None for 6-mers.
-        kernels: operation -> backend.
-        autocast: whether matrix products run in bf16.
-        notes: what a reader of the results should know, a sentence each.
-        checkpoint: SHA-256 of the weights that it begins with, if any.
-    """
-
-    config: FinetuneConfig
-    data: TaskData
-    rows: Examples
-    ids: list[np.ndarray]
-    test: Examples | None
-    test_ids: list[np.ndarray]
-    folds: dict[int, tuple[np.ndarray, np.ndarray]]
-    free: np.ndarray | None
-    network: nn.Module | None
-    kernels: dict[str, str]
-    autocast: bool
-    notes: list[str]
-    checkpoint: str | None
-
-    @property
-    def wanted(self) -> list[int]:
-        """The folds that are to be trained, in ascending order."""
-        return [fold for fold in self.folds if self.config.folds.only is None or fold in self.config.folds.only]
-
-    def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
-        """The rows that a fold's results are about, and their ids: those of test, else its validation rows."""
-        if self.test is not None:
-            return self.test, self.test_ids
-        index = self.folds[fold][1]
-        return self.rows.subset(index), [self.ids[row] for row in index]
-
-    def record(self) -> dict[str, Any]:
-        """What data.json says."""
-        data = self.data
-        return {
-            "task": data.task,
-            "suite": data.suite,
-            "source": data.source,
-            "fingerprint": data.fingerprint,
-            "classes": data.classes,
-            "rows": {
-                "train": len(data.train),
-                "valid": len(data.valid or []),
-                "test": len(data.test or []),
-                "used": len(self.rows),
-                "test_leak_free": None if self.free is None else int(self.free.sum()),
-            },
-            "notes": self.notes,
-            "checkpoint": self.checkpoint,
-        }
-
-
-def prepare(config: FinetuneConfig, world: World, patience: Patience) -> Job:
+def prepare(config: FinetuneConfig, world: World, patience: Patience) -> FinetuneJob:
     """Open the task, build the network and check that they and the configuration fit together.
 
     Args:
@@ -114,7 +46,7 @@ def prepare(config: FinetuneConfig, world: World, patience: Patience) -> Job:
         in_bf16 = config.training.precision == "bf16"
         kernels = choose_backends(world.device.type, torch.bfloat16 if in_bf16 else torch.float32, config.ops)
         job = _job(config, data, rows, folds, kernels, in_bf16)
-        for fold in job.wanted:
+        for fold in job.selected_folds:
             check_fold(job, fold, world.size)
     same_kernels(kernels, world)
     fingerprint = world.from_main(lambda: data.fingerprint)
@@ -139,7 +71,7 @@ def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneCo
     return config.model_copy(update=sections)
 
 
-def check_fold(job: Job, fold: int, ranks: int) -> None:
+def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
     """Check that a fold can be trained and its epochs be compared.
 
     Raises:
@@ -153,12 +85,12 @@ def check_fold(job: Job, fold: int, ranks: int) -> None:
                 f"fold {fold} of {job.data.task} would {use} on {len(index)} rows of class {alone!r} alone; set "
                 "folds.stratified=true, use fewer folds, or give rows of every class"
             )
-    if job.network is not None and job.config.training.mode == "full":
+    if arm_of(job.config).trains_epochs:
         assert job.config.training.batch is not None
         check_shares(len(train), job.config.training.batch, job.config.training.accumulation, ranks)
 
 
-def keep_record(job: Job) -> None:
+def keep_record(job: FinetuneJob) -> None:
     """Write data.json, or compare with the one of an earlier start; rank 0 only.
 
     Raises:
@@ -219,7 +151,7 @@ def _job(
     folds: dict[int, tuple[np.ndarray, np.ndarray]],
     kernels: dict[str, str],
     in_bf16: bool,
-) -> Job:
+) -> FinetuneJob:
     notes, most = list(data.notes), config.data.max_length
     rows, test = _cropped(rows, most), data.test and _cropped(data.test, most)
     ids, test_ids = encoded(rows.sequences), encoded(test.sequences if test else [])
@@ -236,9 +168,10 @@ def _job(
         found = find_leak_free(data.test.sequences, known, config.evaluation.leak_free)
         free = found.kept
         notes.append(found.sentence())
-    network = None if config.model.baseline == "kmers" else build_classifier(config, data.classes, longest)
+    build = arm_of(config).build
+    network = None if build is None else build(config, data.classes, longest)
     begin = checkpoint_hash(config.checkpoint)
-    return Job(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, begin)
+    return FinetuneJob(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, begin)
 
 
 def _cropped(rows: Examples, most: int | None) -> Examples:

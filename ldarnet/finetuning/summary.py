@@ -10,10 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.display import FinetuneProgress, number
-from ldarnet.finetuning.fold import fold_folder
+from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.finetuning.results import read_result
-from ldarnet.finetuning.setup import Job
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.model import LDARNetForSequenceClassification
@@ -22,10 +22,10 @@ from ldarnet.tasks.metrics import METRICS, interval
 WIDTH = 118
 
 
-def summarize(job: Job, display: FinetuneProgress) -> None:
+def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
     """Write and print what the folds that are finished come to; rank 0 only."""
     run_dir = Path(job.config.run.dir)
-    results = [result for fold in job.folds if (result := read_result(fold_folder(job, fold))) is not None]
+    results = [result for fold in job.folds if (result := read_result(job.folder(fold))) is not None]
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
     write_json_atomic(run_dir / run_files.SUMMARY, summary, indent=2)
     console = Console(file=StringIO(), width=WIDTH)
@@ -116,13 +116,13 @@ def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
     return [", ".join(parts)] if parts[0] else []
 
 
-def _lines(job: Job, summary: dict[str, Any]) -> list[str]:
+def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
     """What the table does not say."""
     run_dir, missing = job.config.run.dir, len(job.folds) - len(summary["numbers"])
     lines = ["±: half of the 95% interval of the mean over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
     if summary["split"] == "valid":
-        what = "penalty" if summary["arm"] == "kmers" or summary["mode"] == "probe" else "best epoch"
-        lines.append(f"these rows also chose the {what}, so the numbers are too high; data.test names others")
+        selection = arm_of(job.config).selection
+        lines.append(f"these rows also chose the {selection}, so the numbers are too high; data.test names others")
     lines += [f"{missing} of {len(job.folds)} folds are not trained"] if missing else []
     lines += [f"results      {run_dir / run_files.SUMMARY}", f"predictions  {run_dir}/fold*/{run_files.PREDICTIONS}"]
     if summary["export"]:
@@ -133,15 +133,15 @@ def _lines(job: Job, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _export(job: Job, results: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _export(job: FinetuneJob, results: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Copy the classifier of the fold that did best in validation, of those whose weights are there."""
     if not isinstance(job.network, LDARNetForSequenceClassification):
         return None
     metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / run_files.EXPORT
-    there = [result for result in results if (fold_folder(job, result["fold"]) / run_files.BEST).is_dir()]
+    there = [result for result in results if (job.folder(result["fold"]) / run_files.BEST).is_dir()]
     if not there:
         return None
     best = max(there, key=lambda result: result["valid"][metric])
     with staged_folder(out, replace=True) as staged:
-        shutil.copytree(fold_folder(job, best["fold"]) / run_files.BEST, staged, dirs_exist_ok=True)
+        shutil.copytree(job.folder(best["fold"]) / run_files.BEST, staged, dirs_exist_ok=True)
     return {"fold": best["fold"], metric: best["valid"][metric]}

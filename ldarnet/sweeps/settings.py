@@ -11,6 +11,7 @@ from typing import Any
 from ldarnet.config import FinetuneConfig, load_config
 from ldarnet.config.sweep import Range, SweepConfig
 from ldarnet.errors import UserError
+from ldarnet.finetuning.arms import arm_of
 from ldarnet.io import run_files
 from ldarnet.tasks.registry import find_task
 
@@ -66,7 +67,9 @@ def describe(config: SweepConfig, task: str | None, values: dict[str, Any]) -> F
     if config.checkpoint is not None:
         changes["checkpoint"] = str(config.checkpoint)
     overrides = [f"{key}={json.dumps(value)}" for key, value in {**config.set, **changes, **values}.items()]
-    return load_config(config.finetune, overrides, schema=FinetuneConfig)
+    described = load_config(config.finetune, overrides, schema=FinetuneConfig)
+    arm_of(described)
+    return described
 
 
 def check(config: SweepConfig, task: str | None) -> tuple[SweepConfig, FinetuneConfig]:
@@ -144,9 +147,10 @@ def _check_folds(config: SweepConfig, base: FinetuneConfig) -> None:
 def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
     if config.search.asha is None:
         return
-    if base.training.mode == "probe" or base.model.baseline == "kmers":
+    arm = arm_of(base)
+    if not arm.trains_epochs:
         raise UserError(
-            "search.asha stops folds between epochs, and logistic regression has none; set search.asha=null"
+            f"search.asha stops folds between epochs, but {arm.option}={arm.name} has none; set search.asha=null"
         )
     if "training.epochs" in config.space:
         raise UserError("search.asha compares settings epoch by epoch; take training.epochs out of space, or asha away")

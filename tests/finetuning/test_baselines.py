@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ldarnet.alphabet import PAD, encode
-from ldarnet.finetuning.baselines import KmerModel, build_cnn, fit_kmers, kmer_counts
+from ldarnet.finetuning.arms.cnn import build_cnn
+from ldarnet.finetuning.arms.kmers import KmerModel, fit_kmers, kmer_counts
 from ldarnet.tasks.dataset import Examples
 from ldarnet.tasks.metrics import scores
 

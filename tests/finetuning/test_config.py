@@ -7,6 +7,7 @@ import yaml
 
 from ldarnet.config import FinetuneConfig, differences, lasting, load_config
 from ldarnet.errors import UserError
+from ldarnet.finetuning.arms import arm_of
 
 CONFIGS = Path(__file__).parents[2] / "configs/finetune"
 
@@ -55,10 +56,16 @@ def test_arms(minimal):
     assert load(minimal).arm == "random"
     assert load(minimal, "checkpoint=runs/some").arm == "checkpoint"
     assert load(minimal, "model.baseline=cnn").arm == "cnn"
-    with pytest.raises(UserError, match=r"model\.baseline=cnn takes no checkpoint"):
-        load(minimal, "model.baseline=cnn", "checkpoint=runs/some")
-    with pytest.raises(UserError, match=r"training\.mode=probe is for LDARNet"):
-        load(minimal, "model.baseline=kmers", "training.mode=probe")
+    assert arm_of(load(minimal, "training.mode=probe")).selection == "penalty"
+    for overrides, message in (
+        (["model.baseline=cnn", "checkpoint=runs/some"], "model.baseline=cnn takes no checkpoint; set checkpoint=null"),
+        (["model.baseline=kmers", "training.mode=probe"], "training.mode=probe is for LDARNet"),
+        (["model.baseline=cnm"], "model.baseline=cnm: no such arm; did you mean 'cnn'? (cnn, kmers)"),
+        (["training.mode=frozen"], "training.mode=frozen: no such arm; use one of full, probe"),
+    ):
+        with pytest.raises(UserError) as error:
+            arm_of(load(minimal, *overrides))
+        assert message in str(error.value)
 
 
 def test_differences_name_only_what_enters_the_result(minimal):

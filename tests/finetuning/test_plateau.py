@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ldarnet.config import FinetuneConfig
-from ldarnet.finetuning.plateau import Course
+from ldarnet.finetuning.plateau import PlateauSchedule
 
 
 def course(plateau="rising", epochs=100, **schedule):
@@ -16,7 +16,7 @@ def course(plateau="rising", epochs=100, **schedule):
         "schedule": {"plateau": plateau, **schedule},
         "training": {"epochs": epochs},
     }
-    return Course(FinetuneConfig.model_validate(tree))
+    return PlateauSchedule(FinetuneConfig.model_validate(tree))
 
 
 def factors(made, values):

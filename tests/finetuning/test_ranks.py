@@ -68,7 +68,7 @@ def test_the_program_ends_with_75_when_it_is_told_to_stop(tmp_path):
     job.send_signal(signal.SIGUSR1)
     output, errors = job.communicate(timeout=120)
     assert job.returncode == 75, errors
-    assert "stopped by SIGUSR1 in fold 0; everything is saved" in output
+    assert "stopped by SIGUSR1 in fold 0; saved in" in output
     mistaken = subprocess.run([*command, "optimizer.lr=0.1"], capture_output=True, text=True, env=environment)
     assert mistaken.returncode == 1
     assert mistaken.stderr.startswith("error: ")

@@ -4,6 +4,7 @@ Shapes: n rows, D features, C classes.
 """
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,15 +15,18 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ldarnet.finetuning.classifier import pooler
+from ldarnet.finetuning.arms import MODE, Arm, Learner, register
+from ldarnet.finetuning.classifier import build_classifier, pooler
 from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
-from ldarnet.finetuning.setup import Job
+from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
+from ldarnet.finetuning.learning import log_fit, on_main
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.tracking import Tracker
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C) that the validation rows choose among."""
-ITERATIONS = 1000
+MAX_ITERATIONS = 1000
 NEVER = -30.0
 """The score of a class that no training row of a fold has."""
 
@@ -63,7 +67,7 @@ class Features:
         phases: of this rank.
     """
 
-    def __init__(self, job: Job, world: World, phases: Phases) -> None:
+    def __init__(self, job: FinetuneJob, world: World, phases: Phases) -> None:
         self._job, self._world, self._phases = job, world, phases
 
     @cached_property
@@ -96,7 +100,7 @@ class Features:
 Fitted = tuple[Probe, dict[str, Any]]
 
 
-def fit(job: Job, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
+def fit(job: FinetuneJob, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
     """Fit the training rows of a fold with each penalty; returns the best on its validation rows, and its metrics.
 
     Args:
@@ -112,7 +116,7 @@ def fit(job: Job, fold: int, features: Outputs, turn: Callable[[Callable[[], Fit
     seen = Outputs(features.values[: config.evaluation.strands], features.bases_per_chunk)
 
     def one(strength: float) -> Fitted:
-        regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=config.run.seed)
+        regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=config.run.seed)
         regression.fit(scaler.transform(x), np.tile(y, strands))
         probe = _as_layer(regression, scaler, len(job.data.classes), strength)
         return probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])
@@ -130,3 +134,43 @@ def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: i
     weight, bias = np.zeros((classes, slopes.shape[1])), np.full(classes, NEVER)
     weight[regression.classes_], bias[regression.classes_] = slopes, offsets
     return Probe(weight.astype(np.float32), bias.astype(np.float32), strength)
+
+
+def _learner(job: FinetuneJob, context: LaunchContext) -> Learner:
+    features = Features(job, context.world, context.phases)
+    return lambda fold, tracker: _learn(job, fold, features, context, tracker)
+
+
+def _learn(
+    job: FinetuneJob, fold: int, features: Features, context: LaunchContext, tracker: Tracker | None
+) -> FoldResult:
+    begin = time.perf_counter()
+    rows = features.rows
+    probe, metrics = fit(job, fold, rows, lambda work: on_main(context, work))
+    line = {"strength": probe.strength, **metrics}
+    line = log_fit(job, fold, line, time.perf_counter() - begin, context, tracker)
+    test = features.test if job.test is not None else features.rows
+    index = slice(None) if job.test is not None else job.folds[fold][1]
+    shown = Outputs(test.values[: job.config.evaluation.strands], test.bases_per_chunk)
+    network, outputs = probe.into(job.network), probe.scores(shown, index)
+    return FoldResult(network, 1, line, rows.bases_per_chunk, line["seconds"], outputs)
+
+
+register(
+    Arm(
+        option=MODE,
+        name="probe",
+        description="LDARNet",
+        learner=_learner,
+        build=build_classifier,
+        fit="frozen network, logistic regression on its mean output (no learning rate, batch or epochs)",
+        selection="penalty",
+        takes_checkpoint=True,
+        ignored=(
+            "optimizer.",
+            "schedule.",
+            *(f"training.{key}" for key in ("accumulation", "batch", "epochs", "ratio_weight", "stop_patience")),
+        ),
+        ignored_with_checkpoint=("model.", "run.seed"),
+    )
+)

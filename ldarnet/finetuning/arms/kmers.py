@@ -1,92 +1,28 @@
-"""What LDARNet is held against on the same rows and folds: a small convolutional network, and counts of 6-mers.
+"""Baseline: logistic regression on 6-mer counts."""
 
-Shapes: B sequences, L positions, C channels.
-"""
-
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ldarnet.alphabet import PAD, A, N, T, encode
-from ldarnet.finetuning.evaluation import best_by
-from ldarnet.model.modeling import LDARNetClassifierOutput
+from ldarnet.alphabet import PAD, T, decode, encode, reverse_complement
+from ldarnet.finetuning.arms import BASELINE, Arm, Learner, register
+from ldarnet.finetuning.evaluation import Outputs, best_by
+from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
+from ldarnet.finetuning.learning import log_fit, on_main
+from ldarnet.runtime.tracking import Tracker
 from ldarnet.tasks.dataset import Examples
-
-CHANNELS = (64, 128, 128)
-KERNEL = 9
-POOL = 2
 
 K = 6
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
-"""Inverse strengths of the penalty (scikit-learn's C) that the validation rows choose among."""
-ITERATIONS = 1000
-
-
-class SmallCNN(nn.Module):
-    """Three blocks of convolution, norm, ReLU and pooling; a linear layer on the mean and the maximum of what is left.
-
-    The network that Genomic Benchmarks (Grešová et al. 2023) compares with, made fit for sequences of any length: a
-    sequence gets what it would get alone, whatever stands beside it in the batch. N is no base: four zeros.
-    """
-
-    def __init__(self, classes: int) -> None:
-        """Build with fresh weights."""
-        super().__init__()
-        widths = (T + 1, *CHANNELS)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(width_in, width_out, KERNEL, padding=KERNEL // 2) for width_in, width_out in pairwise(widths)
-        )
-        # Over channels, not over the batch: running means would differ between ranks, and padding would enter them.
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in CHANNELS)
-        self.head = nn.Linear(2 * CHANNELS[-1], classes)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> LDARNetClassifierOutput:
-        """Classify a batch.
-
-        Args:
-            input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding, on any device; by default everything but [PAD] is read.
-            labels: (B,) int64.
-
-        Returns:
-            Logits (B, classes), the mean cross-entropy if there are labels, and, so that it trains as LDARNet does, no
-            boundaries and a ratio loss of zero.
-        """
-        mask_BL = input_ids != PAD if attention_mask is None else attention_mask.bool()
-        real_BL = mask_BL.to(input_ids.device, non_blocking=True)
-        bases_BLC = F.one_hot(input_ids.clamp(A, T), T + 1) * (real_BL & (input_ids < N)).unsqueeze(2)
-        x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x_BCL = norm(convolution(x_BCL).transpose(1, 2)).transpose(1, 2)
-            # Zero is what a sequence's end is followed by where it stands alone, and the least that ReLU gives.
-            x_BCL = F.relu(x_BCL) * real_BL.unsqueeze(1)
-            x_BCL = F.max_pool1d(x_BCL, POOL, ceil_mode=True)
-            real_BL = F.max_pool1d(real_BL.to(x_BCL.dtype), POOL, ceil_mode=True).bool()
-        mean_BC = x_BCL.sum(2) / real_BL.sum(1, keepdim=True)
-        logits = self.head(torch.cat([mean_BC, x_BCL.amax(2)], dim=1))
-        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        output = LDARNetClassifierOutput(loss=loss, logits=logits)
-        output.ratio_loss, output.boundaries = logits.new_zeros(()), ()
-        return output
-
-
-def build_cnn(classes: int, seed: int) -> SmallCNN:
-    """The small convolutional network (about 230 thousand parameters) with weights drawn from `seed`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SmallCNN(classes)
+"""Inverse regularization strengths (scikit-learn's C); the validation rows select one."""
+MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -140,7 +76,7 @@ def fit_kmers(
     """
 
     def one(strands: str, strength: float, scaler: StandardScaler, features: Any) -> Fitted:
-        regression = LogisticRegression(C=strength, max_iter=ITERATIONS, random_state=0)
+        regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=0)
         model = KmerModel(strands, strength, classes, scaler, regression.fit(features, train.labels))
         return model, validate(model)
 
@@ -179,3 +115,42 @@ def _canonical() -> np.ndarray:
     for place in range(K):
         other = 4 * other + (T - (code // 4**place) % 4)
     return np.unique(np.minimum(code, other), return_inverse=True)[1]
+
+
+def _learner(job: FinetuneJob, context: LaunchContext) -> Learner:
+    return lambda fold, tracker: _learn(job, fold, context, tracker)
+
+
+def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker | None) -> FoldResult:
+    begin = time.perf_counter()
+    train, valid = (job.rows.subset(index) for index in job.folds[fold])
+    valid_ids = [job.ids[row] for row in job.folds[fold][1]]
+    metric, strands = job.config.evaluation.metric, job.config.evaluation.strands
+
+    def validate(model: KmerModel) -> dict[str, Any]:
+        return _outputs(model, valid_ids, strands).metrics(valid.labels)
+
+    model, metrics = fit_kmers(train, len(job.data.classes), validate, metric, lambda work: on_main(context, work))
+    line = log_fit(job, fold, metrics, time.perf_counter() - begin, context, tracker)
+    outputs = on_main(context, lambda: _outputs(model, job.reported(fold)[1], strands))
+    return FoldResult(None, 1, line, [], line["seconds"], outputs)
+
+
+def _outputs(model: KmerModel, ids: list[np.ndarray], strands: int) -> Outputs:
+    """Log-probabilities of rows, on one strand or on both."""
+    both = [ids, [reverse_complement(row) for row in ids]][:strands]
+    probabilities = [model.probabilities([decode(row) for row in strand]) for strand in both]
+    return Outputs(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32), [])
+
+
+register(
+    Arm(
+        option=BASELINE,
+        name="kmers",
+        description="logistic regression on 6-mer counts",
+        learner=_learner,
+        fit="no epochs",
+        selection="penalty",
+        ignored=("model.", "optimizer.", "schedule.", "training.", "run.seed"),
+    )
+)

@@ -1,0 +1,93 @@
+"""Baseline: a small convolutional network.
+
+Shapes: B sequences, L positions, C channels.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ldarnet.alphabet import PAD, A, N, T
+from ldarnet.config import FinetuneConfig
+from ldarnet.finetuning.arms import BASELINE, Arm, register
+from ldarnet.finetuning.learning import epoch_learner
+from ldarnet.model.modeling import LDARNetClassifierOutput
+
+CHANNELS = (64, 128, 128)
+KERNEL = 9
+POOL = 2
+
+
+class SmallCNN(nn.Module):
+    """Three blocks of convolution, norm, ReLU and pooling; a linear layer on the mean and the maximum of what is left.
+
+    The network that Genomic Benchmarks (Grešová et al. 2023) compares with, made fit for sequences of any length: a
+    sequence gets what it would get alone, whatever stands beside it in the batch. N is no base: four zeros.
+    """
+
+    def __init__(self, classes: int) -> None:
+        """Build with fresh weights."""
+        super().__init__()
+        widths = (T + 1, *CHANNELS)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(width_in, width_out, KERNEL, padding=KERNEL // 2) for width_in, width_out in pairwise(widths)
+        )
+        # Over channels, not over the batch: running means would differ between ranks, and padding would enter them.
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in CHANNELS)
+        self.head = nn.Linear(2 * CHANNELS[-1], classes)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> LDARNetClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 0 on padding, on any device; by default everything but [PAD] is read.
+            labels: (B,) int64.
+
+        Returns:
+            Logits (B, classes), the mean cross-entropy if there are labels, and, so that it trains as LDARNet does, no
+            boundaries and a ratio loss of zero.
+        """
+        mask_BL = input_ids != PAD if attention_mask is None else attention_mask.bool()
+        real_BL = mask_BL.to(input_ids.device, non_blocking=True)
+        bases_BLC = F.one_hot(input_ids.clamp(A, T), T + 1) * (real_BL & (input_ids < N)).unsqueeze(2)
+        x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x_BCL = norm(convolution(x_BCL).transpose(1, 2)).transpose(1, 2)
+            # Zero is what a sequence's end is followed by where it stands alone, and the least that ReLU gives.
+            x_BCL = F.relu(x_BCL) * real_BL.unsqueeze(1)
+            x_BCL = F.max_pool1d(x_BCL, POOL, ceil_mode=True)
+            real_BL = F.max_pool1d(real_BL.to(x_BCL.dtype), POOL, ceil_mode=True).bool()
+        mean_BC = x_BCL.sum(2) / real_BL.sum(1, keepdim=True)
+        logits = self.head(torch.cat([mean_BC, x_BCL.amax(2)], dim=1))
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        output = LDARNetClassifierOutput(loss=loss, logits=logits)
+        output.ratio_loss, output.boundaries = logits.new_zeros(()), ()
+        return output
+
+
+def build_cnn(classes: int, seed: int) -> SmallCNN:
+    """The small convolutional network (about 230 thousand parameters) with weights drawn from `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SmallCNN(classes)
+
+
+def _build(config: FinetuneConfig, classes: list[str], longest: int) -> SmallCNN:
+    return build_cnn(len(classes), config.run.seed)
+
+
+register(
+    Arm(
+        option=BASELINE,
+        name="cnn",
+        description="small convolutional network",
+        learner=epoch_learner,
+        build=_build,
+        ignored=("model.", "training.ratio_weight"),
+    )
+)

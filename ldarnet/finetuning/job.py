@@ -1,0 +1,119 @@
+"""What the parts of a fine-tuning run pass to each other: its job, the launch context and the result of a fold."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ldarnet.config import FinetuneConfig
+from ldarnet.finetuning.display import FinetuneProgress
+from ldarnet.finetuning.evaluation import Outputs
+from ldarnet.io import run_files
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.signals import StopRequest
+from ldarnet.runtime.timers import Phases
+from ldarnet.tasks.dataset import Examples, TaskData
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """Everything that the folds of a run share.
+
+    Attributes:
+        config: with learning rate, batch and precision resolved.
+        data: the task as published or given.
+        rows: rows for training and validation, cropped to data.max_length.
+        ids: token ids of these rows, (L,) uint8 each.
+        test: test rows, cropped; None without a test split.
+        test_ids: token ids of the test rows.
+        folds: training and validation rows, by fold number.
+        free: leak-free test rows, (test rows,) bool; None if not requested or without a test split.
+        network: with its initial weights, identical on every rank and in every fold; None for arms without a network.
+        kernels: operation -> backend.
+        autocast: whether matrix products run in bf16.
+        notes: caveats for readers of the results, a sentence each.
+        checkpoint: SHA-256 of the initial weights; None for new weights.
+    """
+
+    config: FinetuneConfig
+    data: TaskData
+    rows: Examples
+    ids: list[np.ndarray]
+    test: Examples | None
+    test_ids: list[np.ndarray]
+    folds: dict[int, tuple[np.ndarray, np.ndarray]]
+    free: np.ndarray | None
+    network: nn.Module | None
+    kernels: dict[str, str]
+    autocast: bool
+    notes: list[str]
+    checkpoint: str | None
+
+    @property
+    def selected_folds(self) -> list[int]:
+        """Folds to train (folds.only), in ascending order."""
+        return [fold for fold in self.folds if self.config.folds.only is None or fold in self.config.folds.only]
+
+    def folder(self, fold: int) -> Path:
+        """Output folder of a fold."""
+        return Path(self.config.run.dir) / run_files.fold_name(fold)
+
+    def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
+        """Rows that the results of a fold are computed on, and their token ids: the test split, else its validation."""
+        if self.test is not None:
+            return self.test, self.test_ids
+        index = self.folds[fold][1]
+        return self.rows.subset(index), [self.ids[row] for row in index]
+
+    def record(self) -> dict[str, Any]:
+        """Content of data.json."""
+        data = self.data
+        return {
+            "task": data.task,
+            "suite": data.suite,
+            "source": data.source,
+            "fingerprint": data.fingerprint,
+            "classes": data.classes,
+            "rows": {
+                "train": len(data.train),
+                "valid": len(data.valid or []),
+                "test": len(data.test or []),
+                "used": len(self.rows),
+                "test_leak_free": None if self.free is None else int(self.free.sum()),
+            },
+            "notes": self.notes,
+            "checkpoint": self.checkpoint,
+        }
+
+
+@dataclass(frozen=True)
+class LaunchContext:
+    """State of one launch on this rank: ranks, watchdog timers, stop request, console."""
+
+    world: World
+    phases: Phases
+    request: StopRequest
+    display: FinetuneProgress
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A trained fold.
+
+    Attributes:
+        network: weights of the best epoch; None for arms without a network.
+        epochs: epochs trained.
+        best: metrics line of the best epoch.
+        before: bases per chunk before training, by stage.
+        seconds: training time.
+        outputs: predictions for the rows of `FinetuneJob.reported`.
+    """
+
+    network: nn.Module | None
+    epochs: int
+    best: dict[str, Any]
+    before: list[float]
+    seconds: float
+    outputs: Outputs
