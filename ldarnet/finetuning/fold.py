@@ -21,11 +21,13 @@ from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
 from ldarnet.finetuning.job import FinetuneJob, LaunchContext
 from ldarnet.finetuning.plateau import PlateauSchedule
+from ldarnet.model.losses import batch_ratio_loss
+from ldarnet.model.router import Boundaries
 from ldarnet.runtime.checkpoint_files import load_weights, moments_of
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions
-from ldarnet.runtime.losses import ratio_over_ranks
 from ldarnet.runtime.metrics_file import MetricsFile
+from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.runtime.zero_state import (
     on_host,
@@ -147,11 +149,10 @@ class FoldTraining:
             output = self._engine.forward(ids.to(device, non_blocking=True), mask)
             labels = self._labels[share].to(device, non_blocking=True)
             nll = F.cross_entropy(output.logits.float(), labels, reduction="sum")
-            # DeepSpeed divides by accumulation and averages over ranks; the factors undo what would not be a mean.
-            loss = size * accumulation * nll / rows
-            if weight:
-                target = self._engine.model_config.target_ratio
-                loss = loss + size * weight * ratio_over_ranks(output.boundaries, target, self.world)[0].float()
+            ratio = self._ratio_loss(output.boundaries) if weight else None
+            loss = micro_step_loss(
+                nll, rows, accumulation=accumulation, world=self.world, ratio_loss=ratio, ratio_weight=weight
+            )
             self._engine.backward(loss)
             total += nll.detach()
         total = self.world.sum_on_device(total)
@@ -159,6 +160,10 @@ class FoldTraining:
         skipped = self._engine.guard.skips(norm).bool()
         self._loss += torch.where(skipped, 0.0, total)
         self._skipped += skipped
+
+    def _ratio_loss(self, boundaries: tuple[Boundaries, ...]) -> Tensor:
+        target = self._engine.model_config.target_ratio
+        return batch_ratio_loss(boundaries, target, sum_over_ranks=self.world.sum_on_device, dtype=torch.float64)[0]
 
     @property
     def _ratio_weight(self) -> float:

@@ -20,8 +20,9 @@ from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
+from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
 from ldarnet.model.network import Routing, Stage
-from ldarnet.model.router import Boundaries, batch_ratio_loss
+from ldarnet.model.router import Boundaries
 from ldarnet.ops import Packing
 
 PROBLEM = "single_label_classification"
@@ -247,7 +248,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         """
         out = self.model(input_ids, attention_mask)
         logits = self.lm_head(out.last_hidden_state)
-        ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
+        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         mlm_loss = loss = None
         if labels is not None:
             scored = (labels != IGNORE_INDEX).sum().clamp(min=1)
@@ -256,17 +257,6 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         output = LDARNetHeadOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
         output.mlm_loss, output.ratio_loss, output.boundaries = mlm_loss, ratio_loss, out.boundaries
         return output
-
-
-def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the scored positions of each window, (B,), in the dtype of the logits.
-
-    Args:
-        logits: (B, L, V), at least float32, as the head gives them.
-        labels: (B, L) int64, -100 where nothing is scored.
-    """
-    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-    return flat.view(labels.shape).sum(1)
 
 
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
@@ -306,7 +296,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         lengths = real.sum(1, keepdim=True).clamp(min=1).to(input_ids.device)
         logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
-        ratio_loss = batch_ratio_loss(out.boundaries, self.config.target_ratio)
+        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None
         if labels is not None:
             if labels.is_floating_point():

@@ -1,4 +1,4 @@
-"""Where chunks begin, and the loss that keeps their number in check.
+"""Router: where chunks begin.
 
 Shapes: B sequences, T packed positions, D width.
 """
@@ -59,24 +59,3 @@ class Router(nn.Module):
         p_T = F.pad(((1 - cos) / 2).clamp(0, 1), (1, 0), value=1.0)
         p_T = torch.where(packing.position == 0, 1.0, p_T)
         return p_T, p_T > THRESHOLD
-
-
-def ratio_loss(boundary_share: Tensor, mean_probability: Tensor, target: float) -> Tensor:
-    """N/(N-1) ((N-1) F G + (1-F)(1-G)): smallest, and 1, when every N-th position starts a chunk.
-
-    Args:
-        boundary_share: F, share of positions that are boundaries.
-        mean_probability: G, mean boundary probability; the gradient flows through it.
-        target: N, wanted positions per chunk, above 1.
-    """
-    F_, G_ = boundary_share, mean_probability
-    return target / (target - 1) * ((target - 1) * F_ * G_ + (1 - F_) * (1 - G_))
-
-
-def batch_ratio_loss(boundaries: tuple[Boundaries, ...], target: float) -> Tensor:
-    """Sum over the stages of the ratio loss of a batch; 0 where nothing is chunked."""
-    totals = [stage.totals() for stage in boundaries]
-    losses = [
-        ratio_loss(number / positions, probability / positions, target) for number, probability, positions in totals
-    ]
-    return torch.stack(losses).sum() if losses else torch.zeros(())

@@ -10,13 +10,13 @@ from ldarnet.errors import UserError
 from ldarnet.pretraining.async_checkpoint import Saver
 from ldarnet.pretraining.callbacks.base import Callback, RunContext
 from ldarnet.pretraining.setup import Inputs
+from ldarnet.pretraining.step_totals import StepTotals, pretraining_loss
 from ldarnet.pretraining.train_metrics import TrainMetrics
 from ldarnet.pretraining.validation import validate
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine, micro_batch
 from ldarnet.runtime.guard import stop_after
-from ldarnet.runtime.losses import StepTotals, micro_step_loss
 from ldarnet.runtime.router_metrics import RouterCounts
 from ldarnet.runtime.signals import StopRequest
 from ldarnet.runtime.timers import Phases
@@ -197,7 +197,7 @@ def _accumulate(
             input_ids = batch.input_ids.to(world.device, non_blocking=True)
             labels = batch.labels.to(world.device, non_blocking=True)
             output = engine.forward(input_ids)
-            loss, part = micro_step_loss(
+            loss, part = pretraining_loss(
                 output,
                 labels,
                 scored=scored,

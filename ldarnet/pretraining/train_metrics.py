@@ -9,10 +9,10 @@ from ldarnet.data import stage_at
 from ldarnet.model.cost import dense_bf16_peak
 from ldarnet.pretraining.callbacks.base import RunContext
 from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
+from ldarnet.pretraining.step_totals import StepTotals
 from ldarnet.pretraining.validation import stage_metrics
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.engine import autocast
-from ldarnet.runtime.losses import StepTotals
 from ldarnet.runtime.router_metrics import router_metrics
 
 

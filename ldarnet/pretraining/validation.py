@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldarnet import alphabet
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
-from ldarnet.model.router import ratio_loss
+from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
 from ldarnet.pretraining.region_scores import RegionScores
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, micro_batch
@@ -47,7 +46,7 @@ def validate(
         for batch in batches:
             input_ids, labels = batch.input_ids.to(world.device), batch.labels.to(world.device)
             output = engine.forward(input_ids)
-            losses = _losses(output.logits, labels)
+            losses = cross_entropy(output.logits, labels).double()
             scores[:-1] += _scores(losses, output.logits, input_ids, labels)
             scores[-1] += batch.windows
             for totals, stage in zip(stages, output.boundaries, strict=True):
@@ -91,14 +90,6 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
     )
 
 
-def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of every base, (B, L) float64; 0 where it is not scored."""
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=alphabet.IGNORE_INDEX, reduction="none"
-    )
-    return losses.double().view_as(labels)
-
-
 def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
     """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
     masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
@@ -123,14 +114,13 @@ def _totals(boundaries: Any, windows: int) -> Tensor:
 def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
     mask_loss, copy_loss, copied, right, *bases, windows = scores.tolist()
     masked = sum(bases)
-    share, probability = stages[:, 0] / stages[:, 2], stages[:, 1] / stages[:, 2]
     return {
         "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
         "mask_loss": mask_loss / max(masked, 1),
         "copy_loss": copy_loss / max(copied, 1),
         "composition_loss": -sum(number * math.log(number / masked) for number in bases if number) / max(masked, 1),
         "accuracy": right / max(masked, 1),
-        "ratio_loss": ratio_loss(share, probability, target).sum().item(),
+        "ratio_loss": ratio_loss_of_totals(stages, target).item(),
         **stage_metrics(stages),
         "windows": int(windows),
         "scored": int(masked + copied),

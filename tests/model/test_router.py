@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
-from ldarnet.model.router import Router, ratio_loss
+from ldarnet.model.losses import ratio_loss
+from ldarnet.model.router import Router
 from ldarnet.ops import Packing
 
 

@@ -8,8 +8,8 @@ import torch
 from ldarnet.config import load_config
 from ldarnet.ops import backends_of, operations
 from ldarnet.pretraining.setup import build_engine, initial_state, prepare_inputs
+from ldarnet.pretraining.step_totals import pretraining_loss
 from ldarnet.runtime import distributed
-from ldarnet.runtime.losses import micro_step_loss
 
 HALF, SINGLE = torch.bfloat16, torch.float32
 ARGUMENTS = {
@@ -50,7 +50,7 @@ for name, module in {**exact, "head": engine.model.lm_head}.items():
     watch_module(name, module)
 
 ids = torch.randint(0, 4, (8, 64))
-loss, totals = micro_step_loss(
+loss, totals = pretraining_loss(
     engine.forward(ids), ids, scored=ids.numel(), accumulation=1, target=4.0, weight=0.03, world=world
 )
 assert loss.dtype == SINGLE, loss.dtype

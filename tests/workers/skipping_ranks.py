@@ -25,7 +25,7 @@ step = 0
 factors: dict[int, float] = {}
 wrong: list[str] = []
 update, forward = Engine.update, Engine.forward
-micro_step_loss, accumulate = loop.micro_step_loss, loop._accumulate
+pretraining_loss, accumulate = loop.pretraining_loss, loop._accumulate
 
 
 def tensors(engine: Engine) -> dict[str, torch.Tensor]:
@@ -64,7 +64,7 @@ def wrong_forward(engine: Engine, input_ids: torch.Tensor):
 
 
 def wrong_loss(output, labels, **named):
-    loss, part = micro_step_loss(output, labels, **named)
+    loss, part = pretraining_loss(output, labels, **named)
     part.nll, part.windows = part.nll * own_factor(), part.windows * own_factor()
     return loss, part
 
@@ -85,7 +85,7 @@ def attempt(name: str, *overrides: str) -> str:
 
 
 Engine.update, Engine.forward = watched_update, wrong_forward
-loop.micro_step_loss, loop._accumulate = wrong_loss, counted_accumulate
+loop.pretraining_loss, loop._accumulate = wrong_loss, counted_accumulate
 factors = {INFINITE: float("nan"), SPIKE: 50.0}
 told = [attempt(f"whole-{stage}", f"training.zero_stage={stage}") for stage in range(4)]
 told.append(attempt("stopped", f"training.stop_after={SPIKE + 1}"))

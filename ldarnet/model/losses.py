@@ -1,0 +1,80 @@
+"""Losses of the model: cross-entropy over target positions, and the ratio loss that controls compression.
+
+Shapes: B sequences, L positions, V tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldarnet.alphabet import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from ldarnet.model.router import Boundaries
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each position in nats, (B, L), in the dtype of the logits; 0 where the label is -100.
+
+    Args:
+        logits: (B, L, V), at least float32.
+        labels: (B, L) int64, -100 at positions that are not predicted.
+    """
+    flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return flat.view(labels.shape)
+
+
+def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy summed over the target positions of each window, (B,); arguments as in `cross_entropy`."""
+    return cross_entropy(logits, labels).sum(1)
+
+
+def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
+    """N/(N-1) ((N-1) F G + (1-F)(1-G)): minimal, with value 1, when every N-th position is a boundary.
+
+    Args:
+        boundary_rate: F, share of positions that are boundaries.
+        mean_probability: G, mean boundary probability; carries the gradient.
+        target: N, target positions per chunk, above 1.
+    """
+    F_, G_ = boundary_rate, mean_probability
+    return target / (target - 1) * ((target - 1) * F_ * G_ + (1 - F_) * (1 - G_))
+
+
+def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
+    """Ratio loss summed over stages, (), from totals (stages, 3): boundaries, summed probability, positions."""
+    boundaries, probability, positions = totals.unbind(1)
+    return ratio_loss(boundaries / positions, probability / positions, target).sum()
+
+
+def batch_ratio_loss(
+    boundaries: Sequence[Boundaries],
+    target: float,
+    *,
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda totals: totals,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Ratio loss of a batch, summed over stages, with F and G taken over the batch of all ranks.
+
+    The value is the same on all ranks; the gradient is that of the local probabilities only, so the sum of the ranks'
+    gradients is the gradient of the loss.
+
+    Args:
+        boundaries: one per stage with a router; without any, both results are zeros on the CPU.
+        target: target positions per chunk, above 1.
+        sum_over_ranks: sums a tensor over ranks, possibly in place; by default, the batch is local.
+        dtype: of the computation; by default, that of the probabilities.
+
+    Returns:
+        The loss, (), and the totals over ranks, (stages, 3): boundaries, summed probability, positions.
+    """
+    if not boundaries:
+        return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)
+    local = torch.stack([torch.stack([total.to(dtype=dtype) for total in stage.totals()]) for stage in boundaries])
+    totals = sum_over_ranks(local.detach().clone())
+    return ratio_loss_of_totals(local + (totals - local.detach()), target), totals

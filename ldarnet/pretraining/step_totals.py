@@ -1,0 +1,61 @@
+"""Sums over a pretraining step, from which its log line is computed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.micro_step import micro_step_loss
+from ldarnet.runtime.router_metrics import RouterCounts
+
+
+@dataclass
+class StepTotals:
+    """Sums over the micro-steps of one step, float64 on the device.
+
+    Attributes:
+        nll: (), cross-entropy summed over the local target positions.
+        windows: (windows,), the same per local window, in the order of the micro-steps.
+        ratio: (), ratio loss averaged over micro-steps; the same on all ranks.
+        stages: (stages with a router, 3), global boundaries, summed probability and positions.
+        router: local router counts, in a logged step of a model with routers.
+    """
+
+    nll: Tensor
+    windows: Tensor
+    ratio: Tensor
+    stages: Tensor
+    router: RouterCounts | None = None
+
+    @classmethod
+    def of(cls, parts: list["StepTotals"]) -> "StepTotals":
+        """Totals of a step from those of its micro-steps."""
+        nll, ratio, stages = (
+            torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("nll", "ratio", "stages")
+        )
+        windows = torch.cat([part.windows for part in parts])
+        return cls(nll, windows, ratio, stages, RouterCounts.of_step([part.router for part in parts if part.router]))
+
+
+def pretraining_loss(
+    output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
+) -> tuple[Tensor, StepTotals]:
+    """Loss of one micro-step for the engine's backward, and the micro-step's totals.
+
+    Args:
+        output: of the model, with `logits` and `boundaries`.
+        labels: (B, L), -100 at positions that are not predicted.
+        scored: target positions of the global batch.
+        accumulation: micro-steps per optimizer step.
+        target: target bases per chunk of the ratio loss.
+        weight: weight of the ratio loss.
+        world: the ranks.
+    """
+    windows = cross_entropy_by_window(output.logits, labels)
+    nll = windows.sum()
+    ratio, stages = batch_ratio_loss(output.boundaries, target, sum_over_ranks=world.sum_on_device, dtype=torch.float64)
+    loss = micro_step_loss(nll, scored, accumulation=accumulation, world=world, ratio_loss=ratio, ratio_weight=weight)
+    return loss, StepTotals(nll.detach().double(), windows.detach(), ratio.detach() / accumulation, stages)
