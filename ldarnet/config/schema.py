@@ -69,7 +69,7 @@ class DataSection(Section):
     """What is read, and how windows and masks are cut from it."""
 
     shards: str = Field(
-        description="Folder or URL (s3://, gs://, https://) of a shard set made by sharding.build.",
+        description="Folder or URL (s3://, gs://, https://) of a shard set built by `ldarnet shard`.",
         json_schema_extra=MAY_CHANGE,
     )
     accept_other: bool = Field(

@@ -271,7 +271,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         try:
             text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
-            hint = f"build one with `python -m sharding.build --out {folder} genome.fa.gz --split valid=CONTIG`"
+            hint = f"build one with `ldarnet shard --out {folder} genome.fa.gz --split valid=CONTIG`"
             if (folder / UNFINISHED).is_dir():
                 hint = "its build is unfinished: run the same build command again to resume it"
             raise UserError(f"{folder}: not a shard set (it has no {INDEX_NAME}); {hint}") from None
@@ -280,7 +280,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); delete {folder} and build it again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
-        raise UserError(f"{path}: not the index of a shard set; use a folder built by `python -m sharding.build`")
+        raise UserError(f"{path}: not the index of a shard set; use a folder built by `ldarnet shard`")
     version = content.get("version")
     if version != FORMAT_VERSION:
         hint = "upgrade ldarnet" if isinstance(version, int) and version > FORMAT_VERSION else "build it again"

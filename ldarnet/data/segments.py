@@ -69,7 +69,7 @@ def find_segments(
     if split not in index.splits:
         raise UserError(
             f"{shards.place}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with it "
-            f"(`python -m sharding.build --split {split}=CONTIG`)"
+            f"(`ldarnet shard --split {split}=CONTIG`)"
         )
     intervals = index.splits[split]
     if species is not None:

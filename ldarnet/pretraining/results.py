@@ -119,9 +119,9 @@ def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
     return [
         f"  look at it  ldarnet report {quoted}",
         f"  load it     python -c {shlex.quote(load)}",
-        "  your data   python -m sharding.build --out runs/my-shards my.fa.gz --split valid=CONTIG",
-        f"  train it    deepspeed launch/pretrain.py --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
+        "  your data   ldarnet shard --out runs/my-shards my.fa.gz --split valid=CONTIG",
+        f"  train it    ldarnet pretrain --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
-        "  classify    python launch/finetune.py --config configs/finetune/classify.yaml data.train=my.csv "
+        "  classify    ldarnet finetune --config classify data.train=my.csv "
         f"checkpoint={quoted} run.dir=runs/my-classifier",
     ]
