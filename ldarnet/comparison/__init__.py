@@ -1,1 +1,1 @@
-"""Finished folds beside each other and beside published results: tables, tests, a picture."""
+"""Comparison of finished folds with each other and with published results: tables, tests, a figure."""

@@ -1,4 +1,4 @@
-"""Our finished folds beside each other and beside published numbers: a report, a table for programs, and a picture."""
+"""Write a comparison of fine-tuned models: a report, a CSV table and a figure."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ COLUMNS = (
     "suite",
     "task",
     "metric",
-    "test_rows_are",
+    "test_set",
     "fold",
     "value",
     "interval",
@@ -35,18 +35,18 @@ COLUMNS = (
 
 
 def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
-    """Compare arms with each other and with what is published on their tasks.
+    """Compare arms with each other and with the published results on their tasks.
 
-    Writes to `out`, which is made: `results.md`, a report; `results.csv`, a line for each metric of every fold of ours
-    and for every published number; `results.png`, a picture of both.
+    Writes the report `results.md`; `results.csv` with one line per fold, metric and test set and one per published
+    result; and the figure `results.png`.
 
     Args:
-        arms: names, and of each the `result.json` of its folds (`find_results`); of a task all from one run.
-        out: folder; files of these names are replaced.
+        arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
+            from one run.
+        out: output folder, created if missing; existing files of these names are replaced.
 
     Raises:
-        UserError: a result cannot be read, or the folds of an arm are not of one run; `out` cannot be made; the device
-            is full.
+        UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.
     """
     comparison = read_arms(arms)
     make_folder(out)
@@ -63,7 +63,7 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
 
 
 def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """A line for each fold, metric and kind of test rows."""
+    """One row per fold, metric and test set (all rows, leak-free rows)."""
     return [
         {
             "kind": "ours",
@@ -71,24 +71,24 @@ def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
             "suite": result.task.suite,
             "task": result.task.name,
             "metric": metric,
-            "test_rows_are": which,
+            "test_set": test_set,
             "fold": fold.number,
             "value": value,
             "train_rows": fold.content["rows"]["train"],
-            "test_rows": fold.content["rows"]["test" if which == "all" else "test_leak_free"],
+            "test_rows": fold.content["rows"]["test" if test_set == "all" else "test_leak_free"],
             "comparable_with_published": _comparable(result),
             "data_fingerprint": fold.content["data_fingerprint"],
         }
         for result in comparison.results
         for fold in result.folds
-        for which, scored in (("all", fold.test), ("leak_free", fold.leak_free))
+        for test_set, scores in (("all", fold.test), ("leak_free", fold.leak_free))
         for metric in METRICS
-        if (value := (scored or {}).get(metric)) is not None
+        if (value := (scores or {}).get(metric)) is not None
     ]
 
 
 def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """A line for each published number on a task of ours, and one for each published fold."""
+    """One row per published result on the compared tasks, and one per published fold."""
     rows = []
     for task in dict.fromkeys(result.task for result in comparison.results):
         for number in published(*task.key):
@@ -98,7 +98,7 @@ def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
                 "suite": task.suite,
                 "task": task.name,
                 "metric": number.metric,
-                "test_rows_are": "all",
+                "test_set": "all",
                 "source": number.source.key,
             }
             interval = "" if number.interval is None else number.interval
@@ -109,7 +109,7 @@ def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _comparable(result: TaskResults) -> str:
-    """Whether its rows are those of published numbers; empty where none are published."""
+    """`yes`, or `no` with the reason; empty for the user's own tasks."""
     if result.task.official is None:
         return ""
-    return "yes" if result.shortfall is None else f"no: {result.shortfall}"
+    return "yes" if result.row_mismatch is None else f"no: {result.row_mismatch}"

@@ -1,4 +1,4 @@
-"""Published results on the tasks, each with its source, protocol and kind of interval; the files: `published/`."""
+"""Published results on the tasks, each with its source, protocol and kind of interval (files in `published/`)."""
 
 import csv
 from collections import defaultdict
@@ -12,23 +12,23 @@ import yaml
 
 FOLDER = Path(__file__).parent / "published"
 FOLDS_SOURCE = "ldarnet-updated"
-"""The source whose single folds are published."""
+"""The only source that publishes single folds."""
 
 
 @dataclass(frozen=True)
 class Publication:
-    """A publication.
+    """A publication that reports results.
 
     Attributes:
-        key: its name in the files.
-        title, where, url: the publication, the place in it, where to read it.
-        read: what the numbers were taken from.
-        protocol: folds or seeds, what was held out, what was tested.
-        interval: `t95` half width of the 95% interval by Student's t over folds, `range` the largest minus the smallest
-            value over seeds, `none`.
-        test: whether its test rows are the published ones.
-        ranked: whether wins and mean ranks may count its numbers: of one protocol, and on the official test rows.
-        parameters: millions of parameters of the models, where they are given.
+        key: identifier in the files.
+        title, where, url: publication, location within it, and link.
+        read: the copy that the values were read from.
+        protocol: folds or seeds, held-out rows, test rows.
+        interval: meaning of the reported ±: `t95`, half-width of the 95% confidence interval (Student's t over folds);
+            `range`, maximum minus minimum over seeds; `none`.
+        test: whether the test rows are the official ones.
+        ranked: whether wins and mean ranks include these results: one protocol, official test rows.
+        parameters: millions of parameters by model, where given.
     """
 
     key: str
@@ -44,16 +44,14 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Number:
-    """One published result.
+class PublishedResult:
+    """A published result of one model on one task.
 
     Attributes:
-        source: where it is from.
-        suite, task, model: what was learned by which model.
-        metric: `mcc`, `accuracy`, `f1` (weighted by rows, as ours), `f1_binary` (of class 1) or `f1_unstated`.
-        value: as printed, on the scale 0 to 1.
-        interval: as printed, of the source's kind; None where there is none.
-        folds: values of the single folds, in their order; empty where they are not published.
+        metric: `mcc`, `accuracy`, `f1` (weighted by class size, as ours), `f1_binary` (of class 1) or `f1_unstated`.
+        value: as printed, on a scale of 0 to 1.
+        interval: as printed, of the kind given by the source; None if there is none.
+        folds: values of the single folds in order; empty if not published.
     """
 
     source: Publication
@@ -68,24 +66,24 @@ class Number:
 
 @cache
 def sources() -> dict[str, Publication]:
-    """All publications by key."""
+    """Load all publications, by key."""
     content = yaml.safe_load((FOLDER / "sources.yaml").read_text(encoding="utf-8"))
     return {key: Publication(key, **fields) for key, fields in content.items()}
 
 
 @cache
-def published(suite: str, task: str) -> tuple[Number, ...]:
-    """All published results on a task, in the order of the files; none for a task of the user's own."""
-    return tuple(number for number in _numbers() if (number.suite, number.task) == (suite, task))
+def published(suite: str, task: str) -> tuple[PublishedResult, ...]:
+    """Published results on a task, in file order; empty for the user's own tasks."""
+    return tuple(result for result in _all_results() if (result.suite, result.task) == (suite, task))
 
 
 @cache
-def _numbers() -> tuple[Number, ...]:
+def _all_results() -> tuple[PublishedResult, ...]:
     folds: defaultdict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for fold in sorted(_rows("ldarnet_folds.csv"), key=lambda row: int(row["fold"])):
         folds[fold["suite"], fold["task"]].append(fold)
     return tuple(
-        Number(
+        PublishedResult(
             source=sources()[row["source"]],
             suite=row["suite"],
             task=row["task"],

@@ -1,4 +1,4 @@
-"""Read the finished folds of fine-tuning runs into a comparison, and check what may be compared with what."""
+"""Read finished folds of fine-tuning runs into a comparison, and check that they can be compared."""
 
 import json
 from collections import defaultdict
@@ -12,13 +12,13 @@ from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, read_json
 from ldarnet.tasks.registry import all_tasks
 
-_OF_A_RUN = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
-"""What all folds of a run have in common, beside their settings."""
-_NEEDED = (*_OF_A_RUN, "task", "suite", "fold", "settings", "rows", "test", "test_leak_free")
+_RUN_FIELDS = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
+"""Fields that all folds of a run share, in addition to its settings."""
+_REQUIRED = (*_RUN_FIELDS, "task", "suite", "fold", "settings", "rows", "test", "test_leak_free")
 
 
 def find_results(folder: Path) -> list[Path]:
-    """The `result.json` of every finished fold of the runs in a folder, at any depth; of a sweep, of those it chose.
+    """Find the `result.json` of every finished fold below a folder; in a sweep, only those of the selected settings.
 
     Raises:
         UserError: there is none.
@@ -27,11 +27,10 @@ def find_results(folder: Path) -> list[Path]:
         tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
         found = [folder / path for task in tasks.values() for path in task["results"]]
     else:
-        found = sorted(folder.glob(f"**/fold*/{run_files.RESULT}"))
+        found = sorted(folder.glob(f"**/{run_files.FOLD_PREFIX}*/{run_files.RESULT}"))
     if not found:
-        raise UserError(
-            f"{folder}: no finished fold in it (fold*/{run_files.RESULT}); name the folder of a fine-tuning run"
-        )
+        pattern = f"{run_files.FOLD_PREFIX}*/{run_files.RESULT}"
+        raise UserError(f"{folder}: no finished fold ({pattern}); give the folder of a fine-tuning run or a sweep")
     return found
 
 
@@ -39,8 +38,8 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
     """Read the finished folds of each arm.
 
     Raises:
-        UserError: a file cannot be read, there are two of one fold, folds of a task differ in more than their rows, or
-            arms have other rows of an own task.
+        UserError: a file cannot be read, a fold occurs twice, folds of a task come from different runs, or arms have
+            different rows of a task of the user's own.
     """
     official = {(task.suite, task.name): task for task in all_tasks().values()}
     order = {key: number for number, key in enumerate(official)}
@@ -67,47 +66,49 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
 def _read(file: Path) -> FoldScores:
     with read_errors(file):
         text = file.read_text(encoding="utf-8")
-    again = "delete it and run the same command again"
+    hint = "delete it and rerun the command that wrote it"
     try:
         content = json.loads(text)
-        missing = [key for key in _NEEDED if key not in content]
+        missing = [key for key in _REQUIRED if key not in content]
     except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: damaged, not a result ({error}); {again}") from None
+        raise UserError(f"{file}: damaged result file ({error}); {hint}") from None
     if missing:
-        raise UserError(f"{file}: damaged, without {', '.join(missing)}; {again}")
+        raise UserError(f"{file}: damaged result file, missing {', '.join(missing)}; {hint}")
     if content["test"] is None:
-        raise UserError(f"{file}: the task {content['task']} has no test rows to compare on; give data.test")
+        raise UserError(f"{file}: task {content['task']} has no test rows to compare on; set data.test")
     return FoldScores(file, content["fold"], content["test"], content["test_leak_free"], content)
 
 
 def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
-    """Check that these are different folds of runs that differ in nothing else.
+    """Check that the folds are distinct and come from runs that differ in nothing else.
 
     Raises:
-        UserError: they are not.
+        UserError: they do not.
     """
-    one_each = "give each run a NAME=FOLDER of its own"
+    hint = "give each run its own NAME=FOLDER"
     first = folds[0]
     for before, fold in pairwise(folds):
         if before.number == fold.number:
-            raise UserError(f"{fold.file} and {before.file} are the same fold of {first.content['task']}; {one_each}")
-        ours, theirs = (one.content["settings"] | {key: one.content[key] for key in _OF_A_RUN} for one in (first, fold))
+            raise UserError(f"fold {fold.number} of {first.content['task']} twice: {fold.file}, {before.file}; {hint}")
+        ours, theirs = (
+            one.content["settings"] | {key: one.content[key] for key in _RUN_FIELDS} for one in (first, fold)
+        )
         if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
             raise UserError(
-                f"{fold.file} and {first.file} differ in {', '.join(other)}: not one arm {arm!r}; {one_each}"
+                f"arm {arm!r} mixes runs that differ in {', '.join(other)}: {fold.file}, {first.file}; {hint}"
             )
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:
-    """Check that two arms on a task of the user's own, which has but the name of a file, were given the same rows.
+    """Check that two arms have the same rows of a task of the user's own, which only its name identifies.
 
     Raises:
-        UserError: they were not.
+        UserError: they do not.
     """
     before, other = first
     if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:
         raise UserError(
-            f"{fold.file} and {other.file} are both of a task called {fold.content['task']!r}, but {arm!r} and "
-            f"{before!r} were given other rows; compare runs with the same data.train and data.test, or call their "
-            "tasks by other names (task=NAME, in another run.dir)"
+            f"arms {arm!r} and {before!r} have different rows of task {fold.content['task']!r}: {fold.file}, "
+            f"{other.file}; compare runs with the same data.train and data.test, or rename a task (task=NAME, in a new "
+            "run.dir)"
         )

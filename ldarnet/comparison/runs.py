@@ -1,4 +1,4 @@
-"""The section of a comparison that says what was run, with every setting in which runs differ."""
+"""Section of a comparison report that lists the runs and every setting in which they differ."""
 
 import json
 from collections.abc import Sequence
@@ -6,24 +6,25 @@ from typing import Any
 
 import numpy as np
 
+from ldarnet.comparison.formatting import table
 from ldarnet.comparison.results import Comparison, TaskResults
-from ldarnet.comparison.tables import table
 from ldarnet.finetuning.arms import arm_of_result
 
-ALWAYS = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
-"""Settings that are told wherever they were used, and what they are called."""
-ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
-"""Settings that columns of their own tell of."""
-PLAIN = ("data", "optimizer", "schedule", "training", "evaluation")
-"""Sections whose keys need not be named with their section."""
+ALWAYS_SHOWN = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
+"""Settings that are always shown for runs that use them, with their short names."""
+SHOWN_ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
+"""Settings with a column of their own."""
+UNPREFIXED = ("data", "optimizer", "schedule", "training", "evaluation")
+"""Sections whose keys are shown without the section."""
+
 Settings = dict[str, Any]
 
 
-def runs(comparison: Comparison) -> str:
-    """A line for each arm and task: model, settings, rows, and what it took."""
+def runs_section(comparison: Comparison) -> str:
+    """Table with one row per arm and task: model, settings, rows, chunk sizes, time, data and commit."""
     results = comparison.results
     used = [_used(result) for result in results]
-    keys = dict.fromkeys(key for settings in used for key in settings if key not in ALWAYS)
+    keys = dict.fromkeys(key for settings in used for key in settings if key not in ALWAYS_SHOWN)
     differing = [key for key in keys if len({_text(one.get(key)) for one in _using(key, results, used)}) > 1]
     head = [
         "arm",
@@ -32,51 +33,51 @@ def runs(comparison: Comparison) -> str:
         "settings",
         "folds",
         "rows",
-        "bases per chunk before, after",
-        "minutes a fold",
-        "data",
+        "bases per chunk (before, after)",
+        "minutes per fold",
+        "data fingerprint",
         "commit",
     ]
     return (
-        "Settings: learning rate, batch and seed, and all others in which these runs differ; of each run only those "
-        "that it used.\n\n"
-        + table(head, [_run(one, _told(own, differing)) for one, own in zip(results, used, strict=True)])
+        "Settings: learning rate, batch size and seed, and all others in which the runs differ; settings without "
+        "effect on a run are omitted.\n\n"
+        + table(head, [_run(one, _settings_text(own, differing)) for one, own in zip(results, used, strict=True)])
     )
 
 
 def _unused(result: TaskResults) -> tuple[str, ...]:
-    """What the keys begin with that this run did not use."""
+    """Prefixes of the settings that had no effect on a run."""
     content = result.content
     arm, from_checkpoint = arm_of_result(content["arm"], content["mode"]), content["arm"] == "checkpoint"
     ignored = {*arm.ignored, *(arm.ignored_with_checkpoint if from_checkpoint else ())}
     if content["settings"].get("data.limit") is not None:
-        ignored.discard("run.seed")  # it also draws the training rows
-    return (*ELSEWHERE, *ignored)
+        ignored.discard("run.seed")  # the seed selects training rows
+    return (*SHOWN_ELSEWHERE, *ignored)
 
 
 def _used(result: TaskResults) -> Settings:
-    """The recorded settings that entered a run's result."""
+    """Recorded settings that affected a run."""
     recorded = {**result.content["settings"], "run.seed": result.content["seed"]}
     return {key: value for key, value in recorded.items() if not key.startswith(_unused(result))}
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """The settings of the runs that a key means something to, whether it is recorded or not."""
+    """Settings of the runs that a key can affect, whether they record it or not."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 
-def _told(used: Settings, differing: list[str]) -> str:
-    always = [f"{name} {_text(used[key])}" for key, name in ALWAYS.items() if used.get(key) is not None]
+def _settings_text(used: Settings, differing: list[str]) -> str:
+    always = [f"{name} {_text(used[key])}" for key, name in ALWAYS_SHOWN.items() if used.get(key) is not None]
     return ", ".join([*always, *(f"{_name(key)} {_text(used[key])}" for key in differing if key in used)])
 
 
 def _name(key: str) -> str:
     section, _, rest = key.partition(".")
-    return rest if section in PLAIN else key
+    return rest if section in UNPREFIXED else key
 
 
 def _text(value: Any) -> str:
-    """A value as a configuration has it."""
+    """Format a value as in a configuration file."""
     return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 

@@ -1,7 +1,7 @@
-"""Tests over folds, and ranks over tasks.
+"""Significance tests over folds, and ranks over tasks.
 
-The folds of a run share most of their training rows and all of their test rows, so that their values are no independent
-draws. What each test can say in spite of that stands beside it.
+The folds of a run share most of their training rows and all of their test rows, so their values are not independent.
+Each docstring says what its test can still show.
 """
 
 import math
@@ -14,22 +14,22 @@ from ldarnet.tasks.metrics import MIN_FOLDS, TOLERANCE
 
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
-    """The corrected resampled t-test of Nadeau and Bengio (2003): p, two-sided, of no difference.
+    """Two-sided p-value of the corrected resampled t-test (Nadeau and Bengio 2003) for no difference.
 
-    t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired test
-    has 1/k alone, as if folds were independent, and finds differences where there are none.
+    t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired t-test
+    uses 1/k alone, as for independent folds, and reports differences where there are none.
 
-    Nadeau and Bengio draw training and test rows anew together. Here both are fixed, but for the part that a fold
-    leaves out: a small p says that the difference would be there in another order, with other new weights, and with
-    other rows of these left out. It says nothing on other training rows, nor on other test rows.
+    The correction was derived for training and test rows that are drawn anew together. Here both are fixed except for
+    the held-out part of the training rows: a small p-value says that the difference would persist for another order,
+    another initialization and other held-out rows. It does not generalize to other training or test rows.
 
     Args:
-        differences: of the two models, a value for each fold.
-        train_rows: that a fold trains on.
-        test_rows: that it is tested on.
+        differences: difference between the two models for each fold.
+        train_rows: training rows of a fold.
+        test_rows: test rows of a fold.
 
     Returns:
-        None with fewer than MIN_FOLDS folds, or when all differ by the same.
+        None for fewer than MIN_FOLDS folds, or if all differences are equal.
     """
     k = len(differences)
     if k < MIN_FOLDS or np.ptp(differences) < TOLERANCE:
@@ -40,13 +40,13 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
 
 
 def signed_rank(differences: Sequence[float]) -> float | None:
-    """Wilcoxon's signed-rank test: p, two-sided, that the differences lie evenly around zero.
+    """Two-sided p-value of Wilcoxon's signed-rank test for differences symmetric around zero.
 
-    It assumes no distribution, but independent folds, which they are not. It cannot fall below 2 / 2^k with k folds:
-    0.002 with ten, 0.06 with five.
+    It makes no assumption on the distribution but assumes independent folds, which these are not. With k folds it
+    cannot fall below 2 / 2^k: 0.002 with ten, 0.06 with five.
 
     Returns:
-        None with fewer than MIN_FOLDS folds, or when all differences are zero.
+        None for fewer than MIN_FOLDS folds, or if all differences are zero.
     """
     if len(differences) < MIN_FOLDS or not np.any(differences):
         return None
@@ -54,10 +54,10 @@ def signed_rank(differences: Sequence[float]) -> float | None:
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Welch's unpaired t-test: p, two-sided, of equal means. It takes the folds of each side for independent.
+    """Two-sided p-value of Welch's unpaired t-test for equal means; assumes independent folds on each side.
 
     Returns:
-        None when a side has fewer than MIN_FOLDS folds, or neither varies.
+        None if a side has fewer than MIN_FOLDS folds, or if neither side varies.
     """
     if min(len(ours), len(theirs)) < MIN_FOLDS or max(np.ptp(ours), np.ptp(theirs)) < TOLERANCE:
         return None
@@ -65,28 +65,27 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction (1979) of a family of p: the chance of a single false finding among all of them.
+    """Holm's correction (1979) of a family of p-values: bounds the probability of a single false positive.
 
     Args:
-        values: p of each test; those without one are no part of the family.
+        values: p-value of each test; None for a test that was not made and does not count.
     """
-    order = sorted((p, place) for place, p in enumerate(values) if p is not None)
+    order = sorted((p, index) for index, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)
     largest = 0.0
-    for rank, (p, place) in enumerate(order):
+    for rank, (p, index) in enumerate(order):
         largest = max(largest, min(1.0, p * (len(order) - rank)))
-        corrected[place] = largest
+        corrected[index] = largest
     return corrected
 
 
 def wins_and_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[int, float]]:
-    """On how many tasks each model is best, and its mean rank (1 the best; equal values share the mean of their ranks).
+    """Number of tasks won and mean rank of each model, sorted by mean rank.
+
+    Rank 1 is best and ties share the mean of their ranks; a tie for the best value is a win for each.
 
     Args:
-        values: of each model, one for each task, the same tasks for all; higher is better.
-
-    Returns:
-        Wins, which all of the best have when several are equal, and mean rank, in order of mean rank.
+        values: for each model, one value per task, the same tasks in the same order; higher is better.
     """
     table_MT = np.array(list(values.values()))
     wins = (table_MT == table_MT.max(axis=0)).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Published numbers say what their sources say."""
+"""Published results agree with their sources."""
 
 import pytest
 
@@ -6,35 +6,35 @@ from ldarnet.comparison.published import FOLDS_SOURCE, published, sources
 from ldarnet.tasks.metrics import interval
 from ldarnet.tasks.registry import all_tasks
 
-NUMBERS = [number for task in all_tasks().values() for number in published(task.suite, task.name)]
+RESULTS = [number for task in all_tasks().values() for number in published(task.suite, task.name)]
 
 
-def test_the_authors_folds_give_the_means_and_intervals_that_they_print() -> None:
-    printed = [number for number in NUMBERS if number.source.key == FOLDS_SOURCE]
+def test_authors_folds_reproduce_their_printed_means_and_intervals() -> None:
+    printed = [number for number in RESULTS if number.source.key == FOLDS_SOURCE]
     assert len(printed) == 18
     for number in printed:
         assert len(number.folds) == 10
         mean, half = interval(number.folds)
         assert half is not None and number.interval is not None
-        assert mean == pytest.approx(number.value, abs=0.00051)  # they print percent with one decimal
+        assert mean == pytest.approx(number.value, abs=0.00051)  # printed as percent with one decimal
         assert half == pytest.approx(number.interval, abs=0.00051)
 
 
-def test_every_number_belongs_to_a_task_and_a_source_and_is_one() -> None:
-    assert {number.source.key for number in NUMBERS} == set(sources())
-    assert all(0 < number.value < 1 for number in NUMBERS)
-    assert all((number.interval is None) == (number.source.interval == "none") for number in NUMBERS)
-    assert len({(n.source.key, n.suite, n.task, n.model, n.metric) for n in NUMBERS}) == len(NUMBERS) == 420
+def test_every_result_has_a_task_and_a_source() -> None:
+    assert {number.source.key for number in RESULTS} == set(sources())
+    assert all(0 < number.value < 1 for number in RESULTS)
+    assert all((number.interval is None) == (number.source.interval == "none") for number in RESULTS)
+    assert len({(n.source.key, n.suite, n.task, n.model, n.metric) for n in RESULTS}) == len(RESULTS) == 420
     assert all(source.test == "official" for source in sources().values() if source.ranked)
 
 
-def test_every_task_of_the_two_suites_has_a_published_number_in_its_own_metric() -> None:
+def test_every_task_of_two_suites_has_a_published_result_in_its_metric() -> None:
     for task in all_tasks().values():
         if task.suite != "gue":
             assert any(number.metric == task.metric for number in published(task.suite, task.name)), task.key
 
 
-def test_some_numbers_as_they_are_printed() -> None:
+def test_selected_values_match_the_printed_tables() -> None:
     def one(suite: str, task: str, source: str, model: str) -> tuple[str, float, float | None]:
         (found,) = (n for n in published(suite, task) if (n.source.key, n.model) == (source, model))
         return found.metric, found.value, found.interval
@@ -48,5 +48,5 @@ def test_some_numbers_as_they_are_printed() -> None:
     assert one(gb, "drosophila_enhancers_stark", "genomic-benchmarks", "CNN (PyTorch)") == ("accuracy", 0.586, None)
 
 
-def test_an_own_task_has_none() -> None:
+def test_own_task_has_no_published_result() -> None:
     assert published("own", "H3") == ()

@@ -1,4 +1,4 @@
-"""The report tells what was run, what a mean hides, and stays short with many arms."""
+"""Runs table, zero-MCC note, and tables for many arms in the report."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ USED = {
 }
 
 
-def settings_told(tmp_path: Path, **arms: dict[str, Any]) -> dict[str, str]:
-    """The settings in the table of runs, by arm; `settings` of an arm change USED."""
+def shown_settings(tmp_path: Path, **arms: dict[str, Any]) -> dict[str, str]:
+    """Settings in the runs table, by arm; `settings` of an arm override USED."""
     files = {
         arm: make_run(tmp_path / arm, "nt/H3", [0.5, 0.6], **changes | {"settings": USED | changes.get("settings", {})})
         for arm, changes in arms.items()
@@ -31,7 +31,7 @@ def settings_told(tmp_path: Path, **arms: dict[str, Any]) -> dict[str, str]:
     return {arm: rows(section, arm)[0][3] for arm in arms}
 
 
-def test_runs_tell_every_setting_in_which_they_differ(tmp_path: Path) -> None:
+def test_runs_table_shows_differing_settings(tmp_path: Path) -> None:
     changed = {
         "evaluation.strands": 2,
         "training.epochs": 8,
@@ -39,42 +39,42 @@ def test_runs_tell_every_setting_in_which_they_differ(tmp_path: Path) -> None:
         "schedule.plateau": "published",
         "data.max_length": 500,
         "folds.stratified": True,
-        "model.preset": "ldarnet-2m",  # means nothing to a checkpoint, which has its own shape
+        "model.preset": "ldarnet-2m",  # no effect on a checkpoint, which defines its own architecture
     }
-    told = settings_told(tmp_path, one={}, two={"settings": changed, "seed": 7})
-    assert set(told["one"].split(", ")) == {
+    shown = shown_settings(tmp_path, one={}, two={"settings": changed, "seed": 7})
+    assert set(shown["one"].split(", ")) == {
         *("lr 0.002", "batch 16", "seed 42", "strands 1", "epochs 4", "reverse_complement false"),
         *("plateau rising", "max_length null", "folds.stratified false"),
     }
-    assert set(told["two"].split(", ")) == {
+    assert set(shown["two"].split(", ")) == {
         *("lr 0.002", "batch 16", "seed 7", "strands 2", "epochs 8", "reverse_complement true"),
         *("plateau published", "max_length 500", "folds.stratified true"),
     }
 
 
-def test_runs_tell_no_setting_that_they_did_not_use(tmp_path: Path) -> None:
-    told = settings_told(
+def test_runs_table_omits_settings_without_effect(tmp_path: Path) -> None:
+    shown = shown_settings(
         tmp_path,
         full={},
         frozen={"mode": "probe", "settings": {"training.epochs": 2, "optimizer.lr": 0.5}},
         kmers={"arm": "kmers", "settings": {"training.epochs": 2, "training.precision": "bf16"}},
     )
-    # Epochs and precision differ only where they did nothing.
-    assert told == {"full": "lr 0.002, batch 16, seed 42", "frozen": "-", "kmers": "-"}
+    # Epochs and precision differ only where they have no effect.
+    assert shown == {"full": "lr 0.002, batch 16, seed 42", "frozen": "-", "kmers": "-"}
 
 
-def test_runs_tell_the_shape_of_new_weights_where_two_differ(tmp_path: Path) -> None:
+def test_runs_table_shows_differing_presets_of_new_weights(tmp_path: Path) -> None:
     new = {"arm": "random", "checkpoint_sha256": None}
-    told = settings_told(tmp_path, small=new, large=new | {"settings": {"model.preset": "ldarnet-2m"}}, old={})
-    assert {arm: "preset" in text for arm, text in told.items()} == {"small": True, "large": True, "old": False}
+    shown = shown_settings(tmp_path, small=new, large=new | {"settings": {"model.preset": "ldarnet-2m"}}, old={})
+    assert {arm: "preset" in text for arm, text in shown.items()} == {"small": True, "large": True, "old": False}
 
 
-def test_a_seed_that_draws_the_rows_is_told_of_any_run(tmp_path: Path) -> None:
-    told = settings_told(tmp_path, kmers={"arm": "kmers", "settings": {"data.limit": 300}})
-    assert told == {"kmers": "seed 42"}
+def test_runs_table_shows_the_seed_that_selects_rows(tmp_path: Path) -> None:
+    shown = shown_settings(tmp_path, kmers={"arm": "kmers", "settings": {"data.limit": 300}})
+    assert shown == {"kmers": "seed 42"}
 
 
-def test_folds_without_spread_have_no_interval_and_an_mcc_of_0_is_explained(tmp_path: Path) -> None:
+def test_constant_folds_have_no_interval_and_zero_mcc_is_explained(tmp_path: Path) -> None:
     labels = [0, 1] * 50
     arms = {
         arm: make_run(tmp_path / arm, "nt/H3", values)
@@ -90,23 +90,23 @@ def test_folds_without_spread_have_no_interval_and_an_mcc_of_0_is_explained(tmp_
     report = write(tmp_path, **arms)
     assert rows(report, "H3")[0][3] == "0.000"
     assert "± 0.000" not in report
-    assert "one and the same class. **constant** on H3 (fold 0, 1, 2)." in report
-    assert "no better than by chance. **chance** on H3 (fold 0)." in report
-    assert "(predictions.tsv would tell). **unknown** on H3 (fold 1)." in report
+    assert "are predicted as one class. **constant** on H3 (folds 0, 1, 2)." in report
+    assert "no better than chance. **chance** on H3 (fold 0)." in report
+    assert "(no predictions.tsv to tell which). **unknown** on H3 (fold 1)." in report
     assert "**good** on" not in report
 
 
-def test_two_folds_have_neither_interval_nor_test(tmp_path: Path) -> None:
+def test_two_folds_have_no_interval_and_no_test(tmp_path: Path) -> None:
     arms = {"a": make_run(tmp_path / "a", "nt/H3", [0.0, 0.484]), "b": make_run(tmp_path / "b", "nt/H3", [0.6, 0.7])}
     report = write(tmp_path, **arms)
     assert rows(report, "H3")[0][3:5] == ["0.242", "**0.650**"]
     assert rows(report, "a - b") == [["a - b", "H3", "2", "-0.408", "-"]]
-    assert report.count("There is no test over folds") == 1
-    assert rows(report.partition("Against the folds")[2], "H3")[0][4:] == ["paired, no test", "-", "-"]
+    assert report.count("are not tested over folds") == 1
+    assert rows(report.partition("the LDARNet authors' folds")[2], "H3")[0][4:] == ["paired, no test", "-", "-"]
 
 
 @pytest.mark.parametrize(("folds", "columns"), [(1, 5), (2, 5), (3, 9)])
-def test_many_arms_are_paired_in_one_table_a_line_for_two_arms(tmp_path: Path, folds: int, columns: int) -> None:
+def test_many_arms_are_paired_in_one_table(tmp_path: Path, folds: int, columns: int) -> None:
     tasks = ["nt/H3", "nt/H4", "nt/H3K4me1"]
     names = ["a", "b", "c", "d", "e", "f"]
     values = {arm: [0.4 + 0.05 * place + 0.01 * fold for fold in range(folds)] for place, arm in enumerate(names)}
@@ -116,10 +116,10 @@ def test_many_arms_are_paired_in_one_table_a_line_for_two_arms(tmp_path: Path, f
     assert first.count("\n| ") == 2 + 15 and second.count("\n| ") == 2 + 15 * 3
     assert rows(first, "a - c") == [["a - c", "MCC", "3", "-0.100", "-0.100 to -0.100", "0", "3"]]
     assert [len(row) for row in rows(second, "e - f")] == [columns] * 3
-    assert section.count("There is no test over folds") == (folds < 3)
+    assert section.count("are not tested over folds") == (folds < 3)
 
 
-def test_the_table_over_tasks_counts_what_test_rows_alone_would_not_make(tmp_path: Path) -> None:
+def test_table_over_tasks_counts_intervals_that_exclude_zero(tmp_path: Path) -> None:
     labels = [0, 1] * 50
     nearly = [1 - labels[0], *labels[1:]]
     for arm, predicted in (("a", {"nt/H3": labels, "nt/H4": labels}), ("b", {"nt/H3": [0] * 100, "nt/H4": nearly})):
@@ -132,7 +132,9 @@ def test_the_table_over_tasks_counts_what_test_rows_alone_would_not_make(tmp_pat
     assert rows(first, "a - b")[0][5:] == ["2 (1)", "0"]
 
 
-def test_arms_that_are_not_tested_for_the_same_reason_are_named_together(tmp_path: Path) -> None:
+def test_arms_with_the_same_mismatch_are_listed_together(tmp_path: Path) -> None:
     short = {"rows": {"train": 270, "valid": 30, "test": 1497, "test_leak_free": 900}}
     arms = {arm: make_run(tmp_path / arm, "nt/H3", [0.5, 0.6, 0.7], **short) for arm in ("a", "b")}
-    assert "**a**, **b** are not tested against them: H3 trained on 300 of 13,468 rows." in write(tmp_path, **arms)
+    assert "Not tested against the authors' folds: **a**, **b** (H3 trained on 300 of 13,468 rows)." in write(
+        tmp_path, **arms
+    )

@@ -1,4 +1,4 @@
-"""The tests over folds, by hand and against scipy."""
+"""Tests over folds and the bootstrap over test rows, against hand-computed values and scipy."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ldarnet.comparison.resampling import _counter, interval_of_difference, redrawn
+from ldarnet.comparison.resampling import _confusion_cells, bootstrap, interval_of_difference
 from ldarnet.comparison.statistics import (
     corrected_t,
     holm,
@@ -18,14 +18,14 @@ from ldarnet.comparison.statistics import (
 from ldarnet.tasks.metrics import METRICS
 
 
-def test_the_corrected_t_on_a_worked_example() -> None:
+def test_corrected_t_on_a_worked_example() -> None:
     differences = [0.01, 0.03, 0.02, 0.02]  # mean 0.02, variance 2e-4 / 3
     t = 0.02 / math.sqrt((1 / 4 + 100 / 900) * 2e-4 / 3)
     assert t == pytest.approx(4.0761, abs=1e-4)
     assert corrected_t(differences, 900, 100) == pytest.approx(2 * stats.t.sf(t, 3))
 
 
-def test_without_test_rows_the_correction_is_the_plain_paired_test() -> None:
+def test_corrected_t_without_test_rows_is_the_paired_t_test() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 10))
     p = corrected_t(list(ours - theirs), train_rows=1, test_rows=0)
     assert p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
@@ -33,7 +33,7 @@ def test_without_test_rows_the_correction_is_the_plain_paired_test() -> None:
     assert corrected is not None and p is not None and corrected > p
 
 
-def test_what_cannot_be_tested_has_no_p() -> None:
+def test_too_few_or_constant_folds_have_no_p_value() -> None:
     assert corrected_t([0.1, 0.2], 9, 1) is None
     assert corrected_t([0.1, 0.1, 0.1], 9, 1) is None
     assert corrected_t([a / 400 - b / 400 for a, b in ((301, 300), (304, 303), (307, 306))], 9, 1) is None
@@ -43,44 +43,44 @@ def test_what_cannot_be_tested_has_no_p() -> None:
     assert welch([0.1, 0.1, 0.1], [0.2, 0.2, 0.2]) is None
 
 
-def test_signed_rank_and_welch_are_those_of_scipy() -> None:
+def test_signed_rank_and_welch_match_scipy() -> None:
     ours, theirs = np.random.default_rng(1).normal(size=(2, 10))
     assert signed_rank(list(ours - theirs)) == stats.wilcoxon(ours, theirs).pvalue
     assert signed_rank(list(range(1, 11))) == pytest.approx(2 / 2**10)
     assert welch(list(ours), list(theirs[:7])) == stats.ttest_ind(ours, theirs[:7], equal_var=False).pvalue
 
 
-def test_holm_by_hand() -> None:
+def test_holm() -> None:
     assert holm([0.01, 0.04, None, 0.03]) == [pytest.approx(0.03), pytest.approx(0.06), None, pytest.approx(0.06)]
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
 
 
-def test_wins_and_ranks_on_a_small_example() -> None:
+def test_wins_and_ranks() -> None:
     found = wins_and_ranks({"a": [0.5, 0.9, 0.7], "b": [0.6, 0.8, 0.7], "c": [0.4, 0.7, 0.6]})
     assert found == {"a": (2, pytest.approx(4.5 / 3)), "b": (2, pytest.approx(4.5 / 3)), "c": (0, 3.0)}
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_metrics_from_counts_are_those_of_scikit_learn(classes: int) -> None:
+def test_metrics_from_confusion_match_scikit_learn(classes: int) -> None:
     labels, predicted = np.random.default_rng(2).integers(0, classes, size=(2, 50))
-    counts = _counter(labels, predicted, classes).toarray().sum(axis=0).reshape(1, classes, classes)
+    counts = _confusion_cells(labels, predicted, classes).toarray().sum(axis=0).reshape(1, classes, classes)
     found = {name: of(counts)[0] for name, metric in METRICS.items() if (of := metric.from_confusion) is not None}
     assert found["mcc"] == pytest.approx(matthews_corrcoef(labels, predicted))
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["f1"] == pytest.approx(f1_score(labels, predicted, average="weighted"))
-    alone = _counter(labels, 0 * labels, classes).toarray().sum(axis=0).reshape(1, classes, classes)
+    constant = _confusion_cells(labels, 0 * labels, classes).toarray().sum(axis=0).reshape(1, classes, classes)
     of_mcc = METRICS["mcc"].from_confusion
-    assert of_mcc is not None and of_mcc(alone)[0] == 0
+    assert of_mcc is not None and of_mcc(constant)[0] == 0
 
 
-def test_the_interval_over_test_rows_is_that_of_a_paired_difference() -> None:
+def test_interval_over_test_rows_matches_a_paired_difference() -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 400)
     ours, theirs = (np.stack([np.where(rng.random(400) < right, labels, 1 - labels)] * 2) for right in (0.9, 0.7))
-    low, high = interval_of_difference(redrawn(labels, ours, "accuracy"), redrawn(labels, theirs, "accuracy"))
+    low, high = interval_of_difference(bootstrap(labels, ours, "accuracy"), bootstrap(labels, theirs, "accuracy"))
     difference = (ours[0] == labels).astype(float) - (theirs[0] == labels)
     half = 1.96 * difference.std() / math.sqrt(400)
     assert low == pytest.approx(difference.mean() - half, abs=0.01)
     assert high == pytest.approx(difference.mean() + half, abs=0.01)
-    assert interval_of_difference(redrawn(labels, ours, "mcc"), redrawn(labels, ours, "mcc")) == (0.0, 0.0)
+    assert interval_of_difference(bootstrap(labels, ours, "mcc"), bootstrap(labels, ours, "mcc")) == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Run folders as fine-tuning leaves them, with made numbers."""
+"""Synthetic run folders of fine-tuning."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from ldarnet.tasks.registry import find_task
 
 
 def make_run(folder: Path, published: str, values: Sequence[float], **changes: Any) -> list[Path]:
-    """A run of as many folds as there are values; all metrics of a fold are its value, 0.1 less where leak-free.
+    """Write a run with one fold per value; all metrics of a fold equal its value, minus 0.1 on leak-free rows.
 
     Args:
-        folder: of the run.
-        published: task in the registry, such as nt/H3.
-        values: of the folds.
-        changes: of what a result says; of its settings as `settings={...}`, merged.
+        folder: run folder.
+        published: name of a registered task, such as nt/H3.
+        values: one per fold.
+        changes: overrides of fields of result.json; `settings={...}` is merged into its settings.
     """
     known = find_task(published)
     rows = known.rows["train"]
@@ -52,12 +52,12 @@ def make_run(folder: Path, published: str, values: Sequence[float], **changes: A
 
 
 def make_tasks(folder: Path, tasks: Sequence[str], values: Sequence[float], **changes: Any) -> list[Path]:
-    """A run for each task, all with the same values."""
+    """Write a run for each task, all with the same values."""
     return [file for task in tasks for file in make_run(folder / task.replace("/", "-"), task, values, **changes)]
 
 
 def make_predictions(run: Path, labels: Sequence[int], predicted: Sequence[Sequence[int]]) -> None:
-    """The predictions of each fold of a run, for as many test rows as there are labels."""
+    """Write predictions.tsv of each fold of a run, with one test row per label."""
     for fold, classes in enumerate(predicted):
         lines = ["name\tlabel\tpredicted\tp_0\tp_1\tleak_free"]
         lines += [f"r{row}\t{label}\t{classes[row]}\t0.5\t0.5\t1" for row, label in enumerate(labels)]

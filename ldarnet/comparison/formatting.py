@@ -1,13 +1,13 @@
-"""What the sections of a comparison share: tables in Markdown, cells, and the order of arms and tasks."""
+"""Tables, cells and labels shared by the sections of a comparison report."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from ldarnet import markdown
-from ldarnet.comparison.published import Number
+from ldarnet.comparison.published import PublishedResult
 from ldarnet.comparison.statistics import holm
 
-AUTHORS = "LDARNet, its authors"
+AUTHORS = "LDARNet (authors)"
 SUITES = {
     "nucleotide_transformer": "Nucleotide Transformer",
     "genomic_benchmarks": "Genomic Benchmarks",
@@ -20,7 +20,7 @@ table = partial(markdown.table, align_right=False)
 
 
 def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
-    """A mean with what stands behind ±, if there is any."""
+    """Format a mean and, after ±, the half-width of its interval, if any."""
     if mean is None:
         return "-"
     value, half = mean
@@ -29,18 +29,18 @@ def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
 
 
 def with_holm(rows: list[list], columns: Sequence[int]) -> list[list]:
-    """Rows with p as text and, behind each p, Holm's correction over the rows.
+    """Format p-values and insert after each one its Holm correction over all rows.
 
     Args:
-        rows: cells; in `columns` a p, or None.
-        columns: in ascending order.
+        rows: cells; those in `columns` are p-values or None.
+        columns: indices of the columns with p-values, ascending.
     """
     corrected = {column: holm([row[column] for row in rows]) for column in columns}
     return [
         [
             text
-            for place, content in enumerate(row)
-            for text in ([_p(content), _p(corrected[place][number])] if place in columns else [content])
+            for column, content in enumerate(row)
+            for text in ([_p(content), _p(corrected[column][number])] if column in columns else [content])
         ]
         for number, row in enumerate(rows)
     ]
@@ -50,10 +50,10 @@ def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
-def named(number: Number) -> str:
-    """A published model, and whose number it is if not its own authors'."""
+def model_label(number: PublishedResult) -> str:
+    """Name of a published model, with the publication that reports it if that is not the model's own."""
     title = number.source.title
     if title.startswith("Best other"):
-        return f"{number.model}, as LDARNet's authors say"
+        return f"{number.model}, from the LDARNet authors"
     title = title.partition(",")[0]
-    return number.model if number.model.startswith(title) else f"{number.model}, in {title}"
+    return number.model if number.model.startswith(title) else f"{number.model}, from {title}"
