@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,12 @@ from rich.text import Text
 
 from ldarnet.console import Printer, make_console, progress_bar
 from ldarnet.errors import UserError
-from ldarnet.io.download import GoneError, Patience, Report
+from ldarnet.io.download import DOWNLOAD_RETRY, GoneError, Receipt, Report, describe
 from ldarnet.io.files import atomic_path
+from ldarnet.io.retry import Retry
 from ldarnet.program import run
-from sharding.fetched import Store
-from sharding.published import Assembly, Registry, Remote
+from sharding.fetched import Fetcher, open_fetcher
+from sharding.published import PublishedAssembly, PublishedFile, Registry
 
 GENOMES_NAME = "genomes.tsv"
 _ASSEMBLIES = "assemblies"
@@ -53,44 +54,42 @@ class FetchProgress(Printer):
         finally:
             self._bar.remove_task(task)
 
-    def finished(self, name: str, receipt: Mapping[str, Any]) -> None:
-        """Say that a file is there."""
+    def finished(self, name: str, receipt: Receipt) -> None:
+        """Report a finished file."""
         self._done += 1
-        checked = receipt["checked_against"]
-        said = f"NOT CHECKED ({checked.removeprefix('nothing: ')})" if checked.startswith("nothing") else "checked"
-        self.info(f"[{self._done}/{self._total}] {name}: {receipt['size']:,} bytes, {said}, sha256 {receipt['sha256']}")
+        self.info(f"[{self._done}/{self._total}] {describe(name, receipt)}")
 
 
 def fetch_all(
-    store: Store, remotes: Sequence[Remote], display: FetchProgress, jobs: int, folder: str = ""
-) -> dict[Remote, GoneError]:
-    """Fetch files, ``jobs`` at a time; the first fault but the absence of a file stops all of them.
+    fetcher: Fetcher, files: Sequence[PublishedFile], display: FetchProgress, jobs: int, subfolder: str = ""
+) -> dict[PublishedFile, GoneError]:
+    """Download files, ``jobs`` at a time. The first error stops all downloads, unless a file no longer exists.
 
     Returns:
-        The files that are nowhere any more.
+        The files that no longer exist at their publishers.
 
     Raises:
-        UserError: any other fault.
+        UserError: any other error.
     """
 
-    def one(remote: Remote) -> None:
-        with display.file(remote.name) as report:
-            receipt = store.fetch(remote, report, folder)
-        display.finished(remote.name, receipt)
+    def one(file: PublishedFile) -> None:
+        with display.file(file.name) as report:
+            receipt = fetcher.fetch(file, report, subfolder)
+        display.finished(file.name, receipt)
 
-    gone: dict[Remote, GoneError] = {}
+    gone: dict[PublishedFile, GoneError] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        pending = {pool.submit(one, remote): remote for remote in remotes}
+        pending = {pool.submit(one, file): file for file in files}
         try:
             while pending:
                 for future in wait(pending, return_when=FIRST_EXCEPTION).done:
-                    remote = pending.pop(future)
+                    file = pending.pop(future)
                     try:
                         future.result()
                     except GoneError as error:
-                        gone[remote] = error
+                        gone[file] = error
         except BaseException:
-            store.stop()
+            fetcher.stop()
             pool.shutdown(cancel_futures=True)
             raise
     return gone
@@ -104,58 +103,60 @@ def fetch(
     jobs: int = 4,
     unchecked: bool = False,
     skip_missing: bool = False,
-    patience: Patience | None = None,
+    retry: Retry | None = None,
     console: Console | None = None,
 ) -> str:
-    """Fetch a published set into a folder; what is there already is not fetched again.
+    """Download a published genome set into a folder; files that are there already are kept.
 
     Args:
-        registry: the sets and where they lie.
-        name: of the set.
+        registry: the published sets.
+        name: name of the set.
         out: the folder.
-        jobs: files to fetch at a time.
-        unchecked: take files that their publisher's list of checksums does not name.
-        skip_missing: do without assemblies of a long list that are nowhere any more.
-        patience: how faults that may pass are met.
+        jobs: parallel downloads.
+        unchecked: accept files that their publisher's checksum list does not name.
+        skip_missing: skip assemblies that no longer exist at their publisher.
+        retry: policy for network faults.
         console: where progress is shown.
 
     Returns:
-        The arguments of ``sharding.build`` that make a shard set of it, as a shell reads them.
+        Arguments of ``ldarnet build-shards`` for this set, quoted for a shell.
 
     Raises:
-        UserError: no such set, or a file that cannot be had, is not what it should be, or does not fit.
+        UserError: no such set, or a file cannot be downloaded, does not match its checksum, or does not fit on disk.
     """
-    published, patience, console = registry[name], patience or Patience(), console or make_console()
-    with Store(out, patience, unchecked=unchecked).opened() as store:
+    published, console = registry[name], console or make_console()
+    with open_fetcher(out, retry or DOWNLOAD_RETRY, unchecked=unchecked) as fetcher:
         if published.assemblies is None:
             with FetchProgress(console, len(published.files)) as display:
-                for error in fetch_all(store, published.files, display, jobs).values():
+                for error in fetch_all(fetcher, published.files, display, jobs).values():
                     raise error
         else:
             with FetchProgress(console, 1) as display:
-                for error in fetch_all(store, [published.assemblies], display, jobs).values():
+                for error in fetch_all(fetcher, [published.assemblies], display, jobs).values():
                     raise error
             text = (out / published.assemblies.name).read_text(encoding="utf-8", errors="replace")
             assemblies = registry.parse_assemblies(published, text)
             with FetchProgress(console, len(assemblies)) as display:
-                gone = fetch_all(store, [assembly.remote for assembly in assemblies], display, jobs, _ASSEMBLIES)
-            _demand_all(assemblies, gone, skip_missing)
-            _write_genomes(out, [assembly for assembly in assemblies if assembly.remote not in gone])
+                gone = fetch_all(fetcher, [assembly.file for assembly in assemblies], display, jobs, _ASSEMBLIES)
+            _check_missing(assemblies, gone, skip_missing)
+            _write_genomes(out, [assembly for assembly in assemblies if assembly.file not in gone])
     return published.build.format(folder=shlex.quote(str(out)))
 
 
-def _demand_all(assemblies: Sequence[Assembly], gone: Mapping[Remote, GoneError], skip_missing: bool) -> None:
+def _check_missing(
+    assemblies: Sequence[PublishedAssembly], gone: Mapping[PublishedFile, GoneError], skip_missing: bool
+) -> None:
     if gone and not skip_missing:
-        names = ", ".join(sorted(remote.name for remote in gone))
+        names = ", ".join(sorted(file.name for file in gone))
         raise UserError(
-            f"{len(gone)} of {len(assemblies)} assemblies are no longer at their publisher: {names} (the first: "
-            f"{next(iter(gone.values()))}); all others are there; --skip-missing does without these"
+            f"{len(gone)} of {len(assemblies)} assemblies no longer exist at their publisher: {names} (first error: "
+            f"{next(iter(gone.values()))}); all others are downloaded; --skip-missing skips these"
         )
 
 
-def _write_genomes(out: Path, assemblies: Sequence[Assembly]) -> None:
-    """What `sharding.build` reads: species and paths, and for each split but train its species, a slash behind each."""
-    lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.remote.name}" for assembly in assemblies]}
+def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
+    """Write the inputs of the build: species and paths, and ``SPLIT.txt`` with ``SPECIES/`` lines for other splits."""
+    lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:
         if assembly.split != "train":
             lines.setdefault(f"{assembly.split}.txt", []).append(f"{assembly.species}/")
@@ -165,7 +166,7 @@ def _write_genomes(out: Path, assemblies: Sequence[Assembly]) -> None:
 
 
 def list_sets(registry: Registry, console: Console) -> None:
-    """Print what there is."""
+    """Print the published sets."""
     table = Table(show_header=False, box=None, pad_edge=False)
     for published in registry.sets.values():
         files = (*published.files, *((published.assemblies,) if published.assemblies else ()))

@@ -16,7 +16,7 @@ _SPECIES_FOLDER = re.compile(r"/genomes/(?:refseq|genbank)/[a-z_]+/([A-Z][A-Za-z
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class PublishedFile:
     """A file at its publisher.
 
     Attributes:
@@ -33,7 +33,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedSet:
     """One set of the registry.
 
     Attributes:
@@ -51,19 +51,19 @@ class Published:
     title: str
     size: str
     licence: str
-    files: tuple[Remote, ...]
-    assemblies: Remote | None
+    files: tuple[PublishedFile, ...]
+    assemblies: PublishedFile | None
     held_out: Mapping[str, int] = field(default_factory=dict)
     build: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Assembly:
+class PublishedAssembly:
     """One line of a list of assemblies: the species it stands for, its split, and its file."""
 
     species: str
     split: str
-    remote: Remote
+    file: PublishedFile
 
 
 class Registry:
@@ -83,7 +83,7 @@ class Registry:
         self._bases = self._publishers | dict(self._mirror(mirror) for mirror in mirrors)
         self.sets = {name: self._published(name, entry) for name, entry in content["sets"].items()}
 
-    def __getitem__(self, name: str) -> Published:
+    def __getitem__(self, name: str) -> PublishedSet:
         """A set by its name.
 
         Raises:
@@ -93,7 +93,7 @@ class Registry:
             raise UserError(f"{name}: no published set of that name; there are {', '.join(self.sets)} (see --list)")
         return self.sets[name]
 
-    def parse_assemblies(self, published: Published, text: str) -> list[Assembly]:
+    def parse_assemblies(self, published: PublishedSet, text: str) -> list[PublishedAssembly]:
         """Read the list of assemblies of a set.
 
         A species is named by its folder at NCBI where the URL tells it, and otherwise by its assembly.
@@ -107,18 +107,18 @@ class Registry:
         if len(lines) <= len(held_out):
             raise UserError(f"{published.assemblies.url}: {len(lines)} lines are no list of assemblies; report it")
         splits = ["train"] * (len(lines) - len(held_out)) + held_out
-        assemblies: dict[str, Assembly] = {}
+        assemblies: dict[str, PublishedAssembly] = {}
         for number, (line, split) in enumerate(zip(lines, splits, strict=True), start=1):
             place = f"{published.assemblies.url}: line {number}"
-            remote, species = self._assembly(place, line)
-            if any(remote == other.remote for other in assemblies.values()):
-                raise UserError(f"{place}: {remote.name} comes twice; report it to the publisher")
+            file, species = self._assembly(place, line)
+            if any(file == other.file for other in assemblies.values()):
+                raise UserError(f"{place}: {file.name} comes twice; report it to the publisher")
             if species in assemblies:
-                species = f"{species}_{'_'.join(remote.name.split('_')[:2])}"
-            assemblies[species] = Assembly(species, split, remote)
+                species = f"{species}_{'_'.join(file.name.split('_')[:2])}"
+            assemblies[species] = PublishedAssembly(species, split, file)
         return list(assemblies.values())
 
-    def _assembly(self, place: str, line: str) -> tuple[Remote, str]:
+    def _assembly(self, place: str, line: str) -> tuple[PublishedFile, str]:
         name, home = line.rsplit("/", 1)[-1], self._publishers["ncbi"]
         path = re.sub(r"^(ftp|https?)://", "https://", line).removeprefix(f"{home}/")
         fits = _ASSEMBLY.fullmatch(name)
@@ -130,7 +130,7 @@ class Registry:
         lasting = "genomes/all/{}/{}/{}/{}/".format(*fits.groups()) + name.removesuffix("_genomic.fna.gz")
         places = [(f"{folder}/{name}", f"{folder}/md5checksums.txt") for folder in (path.rpartition("/")[0], lasting)]
         (url, checksums), *elsewhere = dict.fromkeys((self._url("ncbi", a), self._url("ncbi", b)) for a, b in places)
-        return Remote(name, url, checksums, tuple(elsewhere)), species
+        return PublishedFile(name, url, checksums, tuple(elsewhere)), species
 
     def _mirror(self, mirror: str) -> tuple[str, str]:
         publisher, _, url = mirror.partition("=")
@@ -139,22 +139,22 @@ class Registry:
             raise UserError(f"--mirror {mirror}: not a mirror; write PUBLISHER=URL with one of {names}")
         return publisher, url.rstrip("/")
 
-    def _published(self, name: str, entry: Mapping) -> Published:
+    def _published(self, name: str, entry: Mapping) -> PublishedSet:
         assemblies = entry.get("assemblies")
-        return Published(
+        return PublishedSet(
             name,
             *(entry[key] for key in ("title", "size", "licence")),
-            files=tuple(self._remote(file) for file in entry.get("files", ())),
-            assemblies=self._remote(assemblies) if assemblies else None,
+            files=tuple(self._file(file) for file in entry.get("files", ())),
+            assemblies=self._file(assemblies) if assemblies else None,
             held_out=assemblies["held_out"] if assemblies else {},
             build=entry["build"],
         )
 
-    def _remote(self, file: Mapping[str, str]) -> Remote:
+    def _file(self, file: Mapping[str, str]) -> PublishedFile:
         name = file.get("name", file["path"].rsplit("/", 1)[-1])
         assert _FILE_NAME.fullmatch(name)
         checksums = self._url(file["publisher"], file["checksums"]) if "checksums" in file else None
-        return Remote(name, self._url(file["publisher"], file["path"]), checksums)
+        return PublishedFile(name, self._url(file["publisher"], file["path"]), checksums)
 
     def _url(self, publisher: str, path: str) -> str:
         return f"{self._bases[publisher]}/{path}"

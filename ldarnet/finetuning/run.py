@@ -2,7 +2,7 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -18,7 +18,7 @@ from ldarnet.finetuning.results import read_result, write_result
 from ldarnet.finetuning.setup import keep_record, prepare
 from ldarnet.finetuning.summary import summarize
 from ldarnet.io import run_files
-from ldarnet.io.download import Patience
+from ldarnet.io.download import DOWNLOAD_RETRY
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
@@ -123,7 +123,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     disable_progress_bar()  # transformers' own, while it writes weights
     try:
         with context.phases.phase(0, "prepare"):
-            job = prepare(config, world, Patience(asked=lambda: context.request.received is not None))
+            job = prepare(config, world, replace(DOWNLOAD_RETRY, stopped=lambda: context.request.received is not None))
     except UserError:
         if not _stopped(context):
             raise

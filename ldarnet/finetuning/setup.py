@@ -14,7 +14,7 @@ from ldarnet.finetuning.classifier import checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.io import run_files
-from ldarnet.io.download import Patience
+from ldarnet.io.retry import Retry
 from ldarnet.io.files import read_errors, write_json_atomic
 from ldarnet.ops import choose_backends
 from ldarnet.runtime.distributed import World
@@ -27,20 +27,20 @@ LR, BATCH = 1e-4, 64
 """Where neither the configuration nor the registry has any."""
 
 
-def prepare(config: FinetuneConfig, world: World, patience: Patience) -> FinetuneJob:
+def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
     """Open the task, build the network and check that they and the configuration fit together.
 
     Args:
         config: of the run.
         world: the ranks.
-        patience: of a download.
+        retry: policy for downloads.
 
     Raises:
         UserError: they do not, or the download was ended; on all ranks.
     """
-    data = world.on_main(lambda: _open(config, patience))  # the first fetches what the others find
+    data = world.on_main(lambda: _open(config, retry))  # the first fetches what the others find
     with world.together():
-        data = data or _open(config, patience)
+        data = data or _open(config, retry)
         config = resolve(config, data, autocast(config.training.precision, world))
         rows, folds = _rows_and_folds(config, data)
         in_bf16 = config.training.precision == "bf16"
@@ -108,13 +108,13 @@ def keep_record(job: FinetuneJob) -> None:
     write_json_atomic(path, now, indent=2)
 
 
-def _open(config: FinetuneConfig, patience: Patience) -> TaskData:
+def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
     data = config.data
     return open_task(
         config.task,
         folder=data.folder,
         cache=data.cache,
-        patience=patience,
+        retry=retry,
         train=data.train,
         test=data.test,
         sequence_column=data.sequence_column,

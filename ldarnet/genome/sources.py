@@ -12,19 +12,16 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from xopen import xopen
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import file_size, read_errors, space_errors
-from ldarnet.io.retry import Retry, ShortReadError, status_of
-
-Result = TypeVar("Result")
+from ldarnet.io.retry import Retry, ShortReadError, call_remote
 
 PIECE = 2**20
-PATIENCE = Retry()
-"""How long to try again when a network fails."""
+REMOTE_RETRY = Retry()
 
 _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
@@ -278,7 +275,7 @@ class _Remote:
         self._options: dict[str, Any] = {}
 
     def readinto(self, buffer: Any) -> int:
-        data = _patiently(self._url, lambda: self._read(len(buffer)))
+        data = call_remote(REMOTE_RETRY, self._url, lambda _: self._read(len(buffer)))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -323,39 +320,14 @@ def _filesystem(url: str) -> tuple[Any, str]:
         import aiohttp
 
         # By default a whole file would have to come within five minutes, and some servers unpack .gz on the way.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE.attempt, sock_read=PATIENCE.attempt)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REMOTE_RETRY.timeout, sock_read=REMOTE_RETRY.timeout)
         options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
     return fsspec.core.url_to_fs(url, **options)
 
 
 def _remote_info(url: str) -> dict[str, Any]:
-    def info() -> dict[str, Any]:
+    def info(_: float) -> dict[str, Any]:
         system, path = _filesystem(url)
         return system.info(path)
 
-    return _patiently(url, info)
-
-
-def _patiently(url: str, read: Callable[[], Result]) -> Result:
-    """Try, and say in one line what cannot be mended by trying again."""
-
-    def attempt(_: float) -> Result:
-        try:
-            return read()
-        except FileNotFoundError as error:
-            # fsspec calls every failure of a web server so.
-            raise error.__cause__ or error from None
-
-    try:
-        return PATIENCE(url, attempt)
-    except UserError:
-        raise
-    except Exception as error:
-        status = status_of(error)
-        if isinstance(error, FileNotFoundError) or status in (404, 410):
-            raise UserError(f"{url}: no such file; check the address") from None
-        if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in type(error).__name__:
-            raise UserError(f"{url}: no permission to read it ({error}); check your credentials") from None
-        if isinstance(error, ImportError):
-            raise UserError(f"{url}: {error}; install the package that it names") from None
-        raise UserError(f"{url}: cannot be read ({type(error).__name__}: {error}); check the address") from None
+    return call_remote(REMOTE_RETRY, url, info)

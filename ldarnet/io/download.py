@@ -1,14 +1,19 @@
-"""Downloads that go on where they stopped, and are only taken when they are whole."""
+"""HTTP downloads that resume, and folders of downloaded files with receipts.
 
+A `DownloadFolder` holds files and ``fetched.json`` with a receipt of each: URL, size, SHA-256, what it was checked
+against, date. A file under its final name is complete and verified.
+"""
+
+import hashlib
 import json
+import math
 import os
 import re
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,206 +21,286 @@ import requests
 import urllib3.exceptions
 
 from ldarnet.errors import UserError
-from ldarnet.io.files import space_errors, sync_path, write_json_atomic
+from ldarnet.io.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.retry import Retry, RetryableError
 from ldarnet.version import __version__
+
+RECEIPTS_NAME = "fetched.json"
+DOWNLOAD_RETRY = Retry(first_wait=1.0, max_wait=60.0, max_total=math.inf, max_attempts=6)
+"""Default policy; attempts are counted from 0 again after each one that received data."""
+NOT_CHECKED = "nothing: "
+"""Prefix of a receipt's ``checked_against`` if the file could not be verified; the reason follows."""
 
 _PIECE = 2**18
 _TIMEOUT = (20, 60)
-_POLL_SECONDS = 0.5
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"ldarnet/{__version__}"}
 _GONE = (404, 410)
 _BUSY = (408, 425, 429)
 
 Report = Callable[[int, int | None], None]
-"""Is told the bytes of a file that are there, and those of all of it, None while unknown."""
+"""Called with the bytes received so far and the total, which is None if unknown."""
+Receipt = dict[str, Any]
 
 
 class GoneError(UserError):
-    """Nothing lies at a URL."""
+    """Nothing is served at a URL."""
 
 
-class _PassingError(Exception):
-    """A fault of the network or the server that may be over in a moment."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must hash to.
 
-
-@dataclass
-class Patience:
-    """How faults that may pass are met: attempts without any progress, and seconds before the second (then doubled).
-
-    Setting ``stop`` ends every download that shares it, and so does ``asked`` once it says yes.
+    Attributes:
+        digest: ``md5:...`` or ``sha256:...``.
+        stated: who states it, such as ``in https://.../md5sum.txt``.
+        hint: what to do if the file keeps differing.
     """
 
-    attempts: int = 6
-    pause: float = 1.0
-    stop: threading.Event = field(default_factory=threading.Event)
-    asked: Callable[[], bool] = lambda: False
+    digest: str
+    stated: str
+    hint: str
 
-    def keep_trying(self, url: str, receive: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> Any:
-        """Call ``receive`` until it succeeds; attempts are counted anew whenever ``progress`` has grown.
+    @property
+    def kind(self) -> str:
+        """Name of the hash function."""
+        return self.digest.partition(":")[0]
+
+
+class DownloadFolder:
+    """Files downloaded into a folder, and their receipts. Threads may share it; processes must lock it.
+
+    Attributes:
+        receipts: by file name, which may hold a subfolder.
+    """
+
+    def __init__(self, folder: Path, parts: Path, retry: Retry, hint: str) -> None:
+        """Read the receipts.
+
+        Args:
+            folder: the folder.
+            parts: existing folder for partial downloads, on the same file system.
+            retry: policy for network faults.
+            hint: what to do about foreign files and a damaged ``fetched.json``.
 
         Raises:
-            UserError: too many attempts in a row failed, or somebody asked to stop.
+            UserError: ``fetched.json`` is damaged.
         """
-        failures = 0
-        while True:
-            before = progress()
-            try:
-                return receive()
-            except _PassingError as error:
-                failures = 1 if progress() > before else failures + 1
-                if failures >= self.attempts:
-                    raise UserError(
-                        f"{_name(url)}: cannot be fetched from {url} ({error}; {failures} attempts); check the network "
-                        "and run the same command again: it goes on where it stopped"
-                    ) from None
-            pause = min(60.0, self.pause * 2 ** (failures - 1))
-            if failures > 1:
-                print(f"{_name(url)}: no answer for the {failures}. time, waiting {pause:.0f} s", file=sys.stderr)
-            until = time.monotonic() + pause
-            while time.monotonic() < until:
-                self.stop.wait(min(pause, _POLL_SECONDS))
-                self.check()
+        self.folder = folder
+        self._parts, self._retry, self._hint = parts, retry, hint
+        self._lock = threading.Lock()
+        path = folder / RECEIPTS_NAME
+        self.receipts: dict[str, Receipt] = read_json(path, hint) if path.exists() else {}
 
-    def check(self) -> None:
-        """Raise when somebody has asked to stop."""
-        if self.stop.is_set() or self.asked():
-            raise UserError("stopped; run the same command again: it goes on where it stopped")
+    def existing(self, name: str, *, rehash: bool = False) -> Receipt | None:
+        """The receipt of a file that was downloaded before; None if there is no such file.
+
+        Args:
+            name: the file.
+            rehash: compare its SHA-256, not only its size.
+
+        Raises:
+            UserError: the file was not downloaded by this program, or has changed.
+        """
+        path, receipt = self.folder / name, self.receipts.get(name)
+        if not path.exists():
+            return None
+        if receipt is None:
+            raise UserError(f"{path}: exists but was not downloaded by this program; {self._hint}")
+        with read_errors(path):
+            if path.stat().st_size != receipt["size"] or (rehash and sha256_file(path) != receipt["sha256"]):
+                date = receipt["date"][:10]
+                raise UserError(f"{path}: changed since it was downloaded on {date}; delete it to download it again")
+        return receipt
+
+    def download(
+        self,
+        name: str,
+        url: str,
+        expected: Expected | None,
+        *,
+        unchecked: str = "",
+        report: Report = lambda have, total: None,
+        inspect: Callable[[Path], None] = lambda path: None,
+    ) -> Receipt:
+        """Download a file, verify it, and write its receipt.
+
+        Args:
+            name: the file.
+            url: its address.
+            expected: its hash.
+            unchecked: why there is none, for the receipt.
+            report: progress.
+            inspect: called with a complete file that has no expected hash; may raise a UserError.
+
+        Raises:
+            UserError: the file cannot be downloaded (`GoneError`: nothing is there), or is not the expected one.
+        """
+        final, part = self.folder / name, self._parts / f"{Path(name).name}.part"
+        download(url, part, self._retry, report)
+        try:
+            self._verify(final.name, url, part, expected, inspect)
+        except UserError:
+            part.unlink()
+            raise
+        receipt = {
+            "url": url,
+            "size": part.stat().st_size,
+            "sha256": sha256_file(part),
+            "checked_against": f"{expected.digest} {expected.stated}" if expected else f"{NOT_CHECKED}{unchecked}",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with self._lock, space_errors(final):
+            final.parent.mkdir(exist_ok=True)
+            self.receipts[name] = receipt
+            write_json_atomic(self.folder / RECEIPTS_NAME, self.receipts, indent=2)
+            part.replace(final)
+            sync_path(final.parent)
+        _state_path(part).unlink(missing_ok=True)
+        return receipt
+
+    @staticmethod
+    def _verify(name: str, url: str, part: Path, expected: Expected | None, inspect: Callable[[Path], None]) -> None:
+        if expected is None:
+            inspect(part)
+            return
+        with part.open("rb") as file:
+            digest = f"{expected.kind}:{hashlib.file_digest(file, expected.kind).hexdigest()}"
+        if digest != expected.digest:
+            raise UserError(
+                f"{name}: {url} has {digest}, not {expected.digest} {expected.stated}: damaged in transit, or "
+                f"replaced; run the same command again, and if this persists {expected.hint}"
+            )
 
 
-def read_text(url: str, patience: Patience) -> str:
+def describe(name: str, receipt: Receipt) -> str:
+    """One line about a downloaded file."""
+    checked = receipt["checked_against"]
+    status = f"NOT CHECKED ({checked.removeprefix(NOT_CHECKED)})" if checked.startswith(NOT_CHECKED) else "checked"
+    return f"{name}: {receipt['size']:,} bytes, {status}, sha256 {receipt['sha256']}"
+
+
+def read_text(url: str, retry: Retry) -> str:
     """The text of a small file.
 
     Raises:
-        UserError: it cannot be fetched (`GoneError`: there is none), or is no text.
+        UserError: it cannot be downloaded (`GoneError`: there is none), or is not text.
     """
 
-    def receive() -> str:
+    def receive(_: float) -> str:
         with _get(url) as response:
             return response.content.decode("utf-8")
 
     try:
-        return patience.keep_trying(url, receive)
+        return retry(url, receive)
     except UnicodeDecodeError:
-        raise UserError(f"{_name(url)}: what lies at {url} is no text; report it or use a mirror") from None
+        raise UserError(f"{url}: not a text file; report it to the publisher or use a mirror") from None
 
 
-class Download:
-    """A downloader, of the form that `pooch.retrieve` takes, that keeps what it has in a file and goes on from there.
+def download(url: str, part: Path, retry: Retry, report: Report) -> None:
+    """Download all of ``url`` to ``part``; what ``part`` holds already is kept and the rest is requested.
 
-    What was received before is used only if the server says (``If-Range``) that the file is still the same one.
+    Earlier data are used only if the server confirms (``If-Range``) that the file has not changed since. URL, validator
+    and size are kept beside ``part``, in a file with ``.json`` appended to its name.
+
+    Raises:
+        UserError: the network, the server or the disk does not allow it; received data are kept.
     """
+    with space_errors(part):
+        retry(url, lambda _: _receive(url, part, retry, report), lambda: _size(part))
+        sync_path(part)
 
-    def __init__(self, part: Path, patience: Patience, report: Report) -> None:
-        """Keep what is received in ``part``."""
-        self._part = part
-        self._state = part.with_name(f"{part.name}.json")
-        self._patience = patience
-        self._report = report
 
-    def __call__(self, url: str, output_file: str, pooch: object = None) -> None:
-        """Receive all of ``url`` and move it to ``output_file``.
+def _receive(url: str, part: Path, retry: Retry, report: Report) -> None:
+    state, have = _read_state(url, part), _size(part)
+    if have and have == state.get("total"):
+        return
+    resumable = have and state.get("validator")
+    headers = {"Range": f"bytes={have}-", "If-Range": state["validator"]} if resumable else {}
+    with _get(url, headers) as response:
+        if response.status_code != 200 and not (resumable and _begins_at(have, response)):
+            part.unlink(missing_ok=True)
+            raise RetryableError("the server sent another range than requested")
+        length = response.headers.get("Content-Length")
+        have = have if response.status_code == 206 else 0
+        total = have + int(length) if length else None
+        with part.open("ab" if have else "wb") as file:
+            if not have:
+                _write_state(url, part, response, total)
+            for piece in response.raw.stream(_PIECE, decode_content=False):
+                file.write(piece)
+                report(file.tell(), total)
+                retry.check()
+    if total is not None and _size(part) != total:
+        raise RetryableError(f"the connection ended after {_size(part)} of {total} bytes")
 
-        Raises:
-            UserError: the network, the server or the disk does not allow it. What came so far is kept.
-        """
-        with space_errors(self._part):
-            self._patience.keep_trying(url, lambda: self._receive(url), self._size)
-            sync_path(self._part)
-            self._part.replace(output_file)
-            self._state.unlink(missing_ok=True)
 
-    def _size(self) -> int:
-        return self._part.stat().st_size if self._part.exists() else 0
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
-    def _receive(self, url: str) -> None:
-        state, have = self._known(url), self._size()
-        if have and have == state.get("total"):
-            return
-        resumable = have and state.get("validator")
-        headers = {"Range": f"bytes={have}-", "If-Range": state["validator"]} if resumable else {}
-        with _get(url, headers) as response:
-            if response.status_code != 200 and not (resumable and _begins_at(have, response)):
-                self._part.unlink(missing_ok=True)
-                raise _PassingError("the server sent another part than was asked for")
-            length = response.headers.get("Content-Length")
-            have = have if response.status_code == 206 else 0
-            total = have + int(length) if length else None
-            with self._part.open("ab" if have else "wb") as file:
-                if not have:
-                    self._remember(url, response, total)
-                for piece in response.raw.stream(_PIECE, decode_content=False):
-                    file.write(piece)
-                    self._report(file.tell(), total)
-                    self._patience.check()
-        if total is not None and self._size() != total:
-            raise _PassingError(f"the connection ended after {self._size()} of {total} bytes")
 
-    def _known(self, url: str) -> dict[str, Any]:
-        """What was noted of the file when its part was begun; nothing if that was another URL."""
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return state if state.get("url") == url else {}
+def _state_path(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
 
-    def _remember(self, url: str, response: requests.Response, total: int | None) -> None:
-        tag = response.headers.get("ETag", "")
-        validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-        write_json_atomic(self._state, {"url": url, "validator": validator, "total": total})
-        free = _free(self._part.parent)
-        if total and total > free:
-            raise UserError(
-                f"{_name(url)}: its {total:,} bytes do not fit on the disk of {self._part.parent} ({free:,} are free); "
-                "free some space or name another folder"
-            )
+
+def _read_state(url: str, part: Path) -> dict[str, Any]:
+    """What was noted when a part was begun; empty for a part of another URL."""
+    try:
+        state = json.loads(_state_path(part).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return state if state.get("url") == url else {}
+
+
+def _write_state(url: str, part: Path, response: requests.Response, total: int | None) -> None:
+    tag = response.headers.get("ETag", "")
+    validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
+    write_json_atomic(_state_path(part), {"url": url, "validator": validator, "total": total})
+    free = _free(part.parent)
+    if total and total > free:
+        raise UserError(
+            f"no space left on device: {url} has {total:,} bytes, {part.parent} has {free:,} free; free some space or "
+            "choose another folder"
+        )
 
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """An answer with a body; whatever may pass is a `_PassingError`, here and while the body is read."""
+    """A response with a body; faults that may pass are a `RetryableError`, here and while the body is read."""
     try:
         with requests.get(url, headers=_HEADERS | (headers or {}), stream=True, timeout=_TIMEOUT) as response:
             status = response.status_code
             if status in _GONE:
-                raise GoneError(
-                    f"{_name(url)}: nothing lies at {url} (HTTP {status}); the publisher moved or removed it: "
-                    "look for it there, or take it from a mirror"
-                )
+                raise GoneError(f"{url}: not found (HTTP {status}): moved or removed by its publisher; use a mirror")
             if status >= 500 or status in _BUSY:
-                raise _PassingError(f"HTTP {status}")
+                raise RetryableError(f"HTTP {status}")
             if status not in (200, 206, 416):
-                remedy = "ask its publisher, or take it from a mirror"
-                raise UserError(f"{_name(url)}: {url} is refused (HTTP {status}); {remedy}")
+                raise UserError(f"{url}: refused (HTTP {status}); ask its publisher, or use a mirror")
             yield response
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _PassingError(_reason(error)) from None
+        raise RetryableError(_reason(error)) from None
     except urllib3.exceptions.HTTPError as error:
-        raise _PassingError(_reason(error)) from None
+        raise RetryableError(_reason(error)) from None
     except requests.RequestException as error:
-        raise UserError(f"{_name(url)}: {url} cannot be fetched ({_reason(error)}); correct the URL") from None
+        raise UserError(f"{url}: cannot be downloaded ({_reason(error)}); correct the URL") from None
 
 
-def _begins_at(place: int, response: requests.Response) -> bool:
-    return bool(re.match(rf"bytes {place}-", response.headers.get("Content-Range", "")))
+def _begins_at(offset: int, response: requests.Response) -> bool:
+    return bool(re.match(rf"bytes {offset}-", response.headers.get("Content-Range", "")))
 
 
 def _reason(error: Exception) -> str:
-    """The innermost reason, which is the one that says something."""
+    """The innermost cause, in words."""
     text = str(error)
     for known in ("Name or service not known", "Temporary failure in name resolution", "Network is unreachable"):
         if known in text:
             return f"no network: {known}"
     if "IncompleteRead" in text or "broken" in text:
-        return "the connection broke off"
+        return "connection lost"
     if "refused" in text:
-        return "the server refuses connections"
-    return "no answer in time" if "timed out" in text else text[:200]
+        return "connection refused"
+    return "timeout" if "timed out" in text else text[:200]
 
 
 def _free(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
-
-
-def _name(url: str) -> str:
-    return url.rsplit("/", 1)[-1]

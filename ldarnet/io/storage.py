@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import read_errors
-from ldarnet.io.retry import Result, Retry, ShortReadError, status_of
+from ldarnet.io.retry import Result, Retry, ShortReadError, call_remote, status_of
 
 MOST_OPEN = 64
 """Files that a process keeps open."""
@@ -175,63 +175,46 @@ class RemoteFiles:
             try:
                 data = self._range(self.locate(name), start, stop, timeout)
             except Exception as error:
+                if isinstance(error, ValueError) and "range" in str(error):
+                    raise self._no_ranges(name) from None
                 if not _is_beyond_end(error):
                     raise
                 data = b""
             if len(data) > stop - start:
-                raise ValueError("it sends whole files in place of the range that was asked for")
+                raise self._no_ranges(name)
             if len(data) < stop - start:
                 raise ShortReadError(data, stop - start)
             return data
 
         try:
-            return self._patiently(name, f"{self.locate(name)} (bytes {start}-{stop})", attempt)
+            return self._call_remote(name, f"{self.locate(name)} (bytes {start}-{stop})", attempt)
         except ShortReadError as short:
             return short.data
 
     def read_all(self, name: str) -> bytes:
         """A whole file, which should be small."""
         url = self.locate(name)
-        return self._patiently(name, url, lambda timeout: self._call(timeout, "cat_file", url))
+        return self._call_remote(name, url, lambda timeout: self._call(timeout, "cat_file", url))
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None where that is not told."""
         url = self.locate(name)
 
-        def attempt(timeout: float) -> Any:
-            try:
-                return self._call(timeout, "info", url)
-            except FileNotFoundError as error:
-                # fsspec calls every failure of a web server so.
-                raise error.__cause__ or error from None
-
-        return self._patiently(name, url, attempt).get("size")
+        return self._call_remote(name, url, lambda timeout: self._call(timeout, "info", url)).get("size")
 
     def forget(self, name: str) -> None:
         """Nothing is kept."""
 
-    def _patiently(self, name: str, what: str, attempt: Callable[[float], Result]) -> Result:
-        """Try, and say in one line what cannot be mended by trying again."""
+    def _call_remote(self, name: str, what: str, read: Callable[[float], Result]) -> Result:
         url = self.locate(name)
-        try:
-            return self._retry(what, attempt)
-        except (UserError, ShortReadError):
-            raise
-        except Exception as error:
-            status = status_of(error)
-            if isinstance(error, FileNotFoundError) or status in (404, 410):
-                raise MissingError(f"{url}: missing; {remedy(self.place)}") from None
-            if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in type(error).__name__:
-                cause = f"{status or error or type(error).__name__}"
-                raise UserError(f"{url}: no permission to read it ({cause}); check your credentials") from None
-            if isinstance(error, ImportError):
-                raise UserError(f"{url}: {error}; install the package that it names") from None
-            if isinstance(error, ValueError) and "range" in str(error):
-                raise UserError(
-                    f"{url}: the server does not give parts of files ({error}); copy the set to a folder, "
-                    "or serve it by one that knows the header Range"
-                ) from None
-            raise UserError(f"{url}: cannot be read ({type(error).__name__}: {error}); check the address") from None
+        missing = MissingError(f"{url}: missing; {remedy(self.place)}")
+        return call_remote(self._retry, url, read, what=what, missing=missing)
+
+    def _no_ranges(self, name: str) -> UserError:
+        return UserError(
+            f"{self.locate(name)}: the server does not support range requests; copy the set to a folder, or use a "
+            "server that supports the Range header"
+        )
 
     def _range(self, url: str, start: int, stop: int, timeout: float) -> bytes:
         if url.startswith(("http://", "https://")):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ldarnet.errors import UserError
-from ldarnet.io.download import Patience
+from ldarnet.io.retry import Retry
 from ldarnet.tasks.downloads import fetch_task
 from ldarnet.tasks.formats import Columns, Records, read_records
 from ldarnet.tasks.labels import ambiguity, clean_sequences, file_stem, find_classes, number_labels, unique_names
@@ -91,7 +91,7 @@ def open_task(
     *,
     folder: Path | None = None,
     cache: Path | None = None,
-    patience: Patience | None = None,
+    retry: Retry | None = None,
     train: Path | None = None,
     test: Path | None = None,
     sequence_column: str | None = None,
@@ -105,7 +105,7 @@ def open_task(
             of the training file.
         folder: where the files of the publisher are already; None to fetch them.
         cache: folder for what is fetched; ``~/.cache/ldarnet/tasks`` if None.
-        patience: how faults of the network that may pass are met.
+        retry: policy for network faults.
         train: one's own training rows: csv, tsv, FASTA with headers ``>name|label``, plain or .gz; or Parquet.
         test: one's own test rows.
         sequence_column: its name in tables; None to find it by common names.
@@ -123,14 +123,14 @@ def open_task(
         raise UserError(f"data.test={test}: needs data.train, the training rows that belong to it")
     if task is None:
         raise UserError("task: name a published one (`ldarnet tasks` lists them), or your own data with data.train")
-    return _open_published(find_task(task), folder, cache, patience, columns)
+    return _open_published(find_task(task), folder, cache, retry, columns)
 
 
 def _open_published(
-    task: Task, folder: Path | None, cache: Path | None, patience: Patience | None, columns: Columns
+    task: Task, folder: Path | None, cache: Path | None, retry: Retry | None, columns: Columns
 ) -> TaskData:
     if folder is None:
-        folder, notes = fetch_task(task, cache, patience)
+        folder, notes = fetch_task(task, cache, retry)
         found = read_task(task, folder, columns)
         source = f"{task.source} at revision {task.revision}"
     else:

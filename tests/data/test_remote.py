@@ -17,7 +17,7 @@ from tests.support import range_server as faults
 from tests.support.range_server import RangeServer, times
 from tests.support.sample_set import CONTIGS, change_block, damage, every_window, everything
 
-QUICK = Retry(first=0.001, longest=0.01, total=4, attempt=1.5)
+QUICK = Retry(first_wait=0.001, max_wait=0.01, max_total=4, timeout=1.5)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_remote_faults_that_pass_are_sat_out(server, open_remote):
     kinds = (faults.status(500), faults.break_off, faults.hang_up, faults.be_slow(0.3))
     server.faults = [times(1, fault, path) for fault in kinds for path in (INDEX_NAME, "blocks.npy", ".tar")]
     server.faults += [times(1, faults.end_early, "blocks.npy"), times(1, faults.end_early)]
-    assert everything(open_remote(retry=Retry(0.001, 0.01, 30, 0.2, short_reads=10))) == CONTIGS
+    assert everything(open_remote(retry=Retry(0.001, 0.01, 30, 0.2, max_short_reads=10))) == CONTIGS
 
 
 def test_transient_errors_and_lack_of_permission_are_never_quarantined(server, open_remote):

@@ -121,7 +121,9 @@ def test_a_damaged_2bit_file_is_named(tmp_path, workers):
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """A server, and the folder that it serves: one genome in three forms, larger than what is asked for at a time."""
-    monkeypatch.setattr(ldarnet.genome.sources, "PATIENCE", Retry(first=0.01, longest=0.05, total=2.0, attempt=5.0))
+    monkeypatch.setattr(
+        ldarnet.genome.sources, "REMOTE_RETRY", Retry(first_wait=0.01, max_wait=0.05, max_total=2.0, timeout=5.0)
+    )
     folder = tmp_path / "served"
     folder.mkdir()
     random = np.random.default_rng(0)

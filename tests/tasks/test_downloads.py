@@ -12,14 +12,14 @@ from zipfile import ZipFile
 import pytest
 
 from ldarnet.errors import UserError
-from ldarnet.io.download import Patience
+from ldarnet.io.retry import Retry
 from ldarnet.tasks import Task, find_task, open_task
 from ldarnet.tasks.downloads import fetch_task
 from tests.support.publishers import Server
 
 TRAIN = b"".join(b">r%d|%d\n%s\n" % (row, row % 2, b"ACGT" * 100) for row in range(4000))
 TEST = b">t0|0\nAAAA\n>t1|1\nCCCC\n"
-QUICK = Patience(attempts=3, pause=0.01)
+QUICK = Retry(max_attempts=3, first_wait=0.01)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_task_is_fetched_read_and_not_fetched_again(server, tmp_path, monkeypa
     assert data.test.sequences == ["AAAA", "CCCC"]
     assert data.source == f"{find_task('H3').source} at revision {find_task('H3').revision}"
     digest = hashlib.sha256(TRAIN).hexdigest()
-    assert any(note.startswith("train.fna could not be checked") and digest in note for note in data.notes)
+    assert any(note.startswith("train.fna could not be verified") and digest in note for note in data.notes)
     told = capsys.readouterr().err
     assert f"{len(TRAIN):,} bytes, NOT CHECKED (its publisher states no hash), sha256 {digest}" in told
     receipt = json.loads((home(tmp_path) / "fetched.json").read_text())["train.fna"]
@@ -78,7 +78,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(server, tmp_path):
     server.pause = 0.05
     process = multiprocessing.get_context("fork").Process(target=fetch_task, args=(at(server), tmp_path, QUICK))
     process.start()
-    part = home(tmp_path) / ".train.fna.part"
+    part = home(tmp_path) / "train.fna.part"
     while not (part.exists() and part.stat().st_size > 200_000):
         assert process.is_alive()
         time.sleep(0.01)
@@ -113,7 +113,9 @@ def test_of_several_at_once_one_fetches_and_the_others_wait(server, tmp_path):
 def test_what_changed_on_the_disk_is_told(server, tmp_path):
     fetch_task(at(server), tmp_path, QUICK)
     (home(tmp_path) / "test.fna").write_bytes(TEST + b"\n")
-    with pytest.raises(UserError, match=r"test\.fna: changed since it was fetched on 20.*; delete it and run the same"):
+    with pytest.raises(
+        UserError, match=r"test\.fna: changed since it was downloaded on 20.*; delete it to download it again"
+    ):
         fetch_task(at(server), tmp_path, QUICK)
     (home(tmp_path) / "test.fna").unlink()
     fetch_task(at(server), tmp_path, QUICK)
@@ -124,7 +126,8 @@ def test_what_changed_at_the_publisher_is_told(server, tmp_path):
     (home(tmp_path) / "test.fna").unlink()
     server.files["H3/test.fna"] = TEST.replace(b"A", b"G")
     with pytest.raises(
-        UserError, match=r"test\.fna: what came from http.* has SHA-256 .*, not .* as it had on 20.*delete the folder"
+        UserError,
+        match=r"test\.fna: http.* has sha256:.*, not sha256:.* as on 20.*: damaged .* delete .* to accept the new file",
     ):
         fetch_task(at(server), tmp_path, QUICK)
     assert not (home(tmp_path) / "test.fna").exists()
@@ -135,14 +138,14 @@ def test_a_hash_of_the_registry_is_kept_to(server, tmp_path, capsys):
     known = at(server, sha256=hashlib.sha256(TRAIN).hexdigest())
     assert fetch_task(known, tmp_path / "good", QUICK)[1] == []
     assert "bytes, checked, sha256" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"train\.fna: what came .* as the registry states: damaged .* report it"):
+    with pytest.raises(UserError, match=r"train\.fna: http.* has .* stated in the registry: damaged .* report it"):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
 
 
 def test_what_is_plainly_another_thing_is_not_trusted(server, tmp_path):
     """The page of a login comes with status 200."""
     server.files["H3/train.fna"] = b"<!DOCTYPE html><title>Log in</title>"
-    with pytest.raises(UserError, match=r"train\.fna: what came from .* is something else, it begins with b'<!DOCTYPE"):
+    with pytest.raises(UserError, match=r"train\.fna: http.* returned another kind of file, starting with b'<!DOCTYPE"):
         fetch_task(at(server), tmp_path, QUICK)
     server.files["H3/train.fna"] = TRAIN
     folder, _ = fetch_task(at(server), tmp_path, QUICK)
@@ -152,8 +155,8 @@ def test_what_is_plainly_another_thing_is_not_trusted(server, tmp_path):
 def test_a_request_to_stop_ends_the_waiting_for_a_server(tmp_path):
     nowhere = replace(find_task("H3"), files=(replace(find_task("H3").files[0], url="http://127.0.0.1:1/train.fna"),))
     begin = time.monotonic()
-    with pytest.raises(UserError, match="stopped; run the same command again"):
-        fetch_task(nowhere, tmp_path, Patience(pause=100, asked=lambda: time.monotonic() - begin > 1))
+    with pytest.raises(UserError, match="stopped; run the same command again to resume"):
+        fetch_task(nowhere, tmp_path, Retry(first_wait=100, stopped=lambda: time.monotonic() - begin > 1))
     assert time.monotonic() - begin < 50
 
 
@@ -161,7 +164,7 @@ def test_files_of_the_user_are_left_alone(server, tmp_path):
     home(tmp_path).mkdir(parents=True)
     (home(tmp_path) / "train.fna").write_text("mine")
     with pytest.raises(
-        UserError, match=r"train\.fna: is there, but not as this program left it; .* another data\.cache"
+        UserError, match=r"train\.fna: exists but was not downloaded by this program; .* another data\.cache"
     ):
         fetch_task(at(server), tmp_path, QUICK)
     assert (home(tmp_path) / "train.fna").read_text() == "mine"
@@ -169,8 +172,8 @@ def test_files_of_the_user_are_left_alone(server, tmp_path):
 
 def test_what_is_gone_or_out_of_reach_is_one_error(server, tmp_path):
     del server.files["H3/train.fna"]
-    with pytest.raises(UserError, match=r"train\.fna: nothing lies at http.*\(HTTP 404\)"):
+    with pytest.raises(UserError, match=r"http.*train\.fna: not found \(HTTP 404\)"):
         fetch_task(at(server), tmp_path, QUICK)
     nowhere = replace(at(server), files=tuple(replace(f, url="http://127.0.0.1:1/x") for f in at(server).files))
-    with pytest.raises(UserError, match=r"cannot be fetched from .* \(the server refuses connections; 2 attempts\)"):
-        fetch_task(nowhere, tmp_path, Patience(attempts=2, pause=0.01))
+    with pytest.raises(UserError, match=r"failed after 2 attempts in \d s \(connection refused\)"):
+        fetch_task(nowhere, tmp_path, Retry(max_attempts=2, first_wait=0.01))
