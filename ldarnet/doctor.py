@@ -61,7 +61,6 @@ PACKAGES = (
     Package("xopen", "reading of compressed FASTA"),
     Package("matplotlib", "pictures"),
     Package("fsspec", "reading of remote files"),
-    Package("pooch", "fetching of published genomes"),
     Package("pyarrow", "reading of Parquet"),
     Package("scikit-learn", "folds, metrics, probes and baselines of fine-tuning"),
     Package("scipy", "intervals and tests"),

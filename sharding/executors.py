@@ -2,15 +2,14 @@
 
 import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from ldarnet.errors import UserError
+from ldarnet.io.process import exit_with_parent
 from ldarnet.ray_cluster import connect
 
 Task = tuple[Callable[..., None], tuple[Any, ...]]
@@ -48,7 +47,7 @@ def in_processes(workers: int) -> Iterator[Executor]:
     """Several processes of this machine, which end when this one does, whatever ends it."""
     # A fork has all modules loaded that a new process would take seconds to import.
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, context, initializer=exit_with_parent, initargs=(os.getpid(),))
     # The processes start with the first task, and should before this process has threads.
     pool.submit(_attempt, _nothing, ()).result()
 
@@ -113,14 +112,3 @@ def _attempt(function: Callable[..., None], arguments: tuple[Any, ...]) -> UserE
     except UserError as error:
         return UserError(str(error))
     return None
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

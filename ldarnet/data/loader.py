@@ -1,10 +1,8 @@
 """Batches for training and validation: the same global batches for any number of ranks, workers and restarts."""
 
-import ctypes
 import math
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from ldarnet.data.reader import ShardSet
 from ldarnet.data.segments import find_segments
 from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io.process import exit_with_parent
 
 _LOOKUP_WINDOWS = 1024  # located per call, which takes hardly longer than one
 
@@ -190,7 +189,7 @@ def training_steps(
         # Without its own generator the loader would advance the global one.
         generator=torch.Generator(),
         # The death signal is tied to the forking thread, not to its process.
-        worker_init_fn=partial(_die_with, os.getpid()) if _in_main_thread() else None,
+        worker_init_fn=partial(_init_worker, os.getpid()) if _in_main_thread() else None,
     )
     steps = _iterate(loader)
     del loader
@@ -232,13 +231,9 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _die_with(parent: int, _: int) -> None:
-    """Have the kernel kill this worker when its parent dies: it would keep the parent's connections and locks open."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, ctypes.c_ulong(signal.SIGKILL))
-        if os.getppid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
+def _init_worker(parent: int, _: int) -> None:
+    """Exit with the parent, whose connections and locks the worker holds open."""
+    exit_with_parent(parent)
 
 
 def _to_int64(batch: Batch) -> Batch:

@@ -14,8 +14,8 @@ from ldarnet.finetuning.classifier import checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.io import run_files
-from ldarnet.io.retry import Retry
 from ldarnet.io.files import read_errors, write_json_atomic
+from ldarnet.io.retry import Retry
 from ldarnet.ops import choose_backends
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, same_kernels

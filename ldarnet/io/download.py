@@ -141,6 +141,7 @@ class DownloadFolder:
             self._verify(final.name, url, part, expected, inspect)
         except UserError:
             part.unlink()
+            _state_path(part).unlink(missing_ok=True)
             raise
         receipt = {
             "url": url,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io.files import may_pass
 
 Result = TypeVar("Result")
 
@@ -167,9 +168,11 @@ def status_of(error: Exception) -> int | None:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether a retry cannot help: no such file, no permission, no credentials, no such package, a bad address."""
+    """Whether a retry cannot help: a missing file or package, no permission, a bad address, a full disk."""
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in _TRANSIENT_STATUS
+    if isinstance(error, OSError) and not may_pass(error):
+        return True
     final = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError, TypeError, AttributeError)
     return isinstance(error, final) or "Credentials" in type(error).__name__

@@ -32,7 +32,7 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
         The folder of the suite, as `ldarnet.tasks.publishers` reads it, and notes on files without a published hash.
 
     Raises:
-        UserError: the task cannot be downloaded by a program, or a file cannot be downloaded, has changed or is damaged.
+        UserError: the task has no download, or a file cannot be downloaded, has changed or is damaged.
     """
     if not task.files:
         raise UserError(

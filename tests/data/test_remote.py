@@ -100,7 +100,7 @@ def test_errors_ahead_show_when_the_block_is_read(local, server, open_remote):
         shards.text("one", 250, 260)
     server.faults = [faults.status(500)]
     shards.prefetch([10])
-    with pytest.raises(UserError, match=r"could not be read in \d+ attempts"):
+    with pytest.raises(UserError, match=r"failed after \d+ attempts"):
         shards.text("one", 1000, 1010)
 
 
@@ -134,7 +134,7 @@ def test_remote_faults_that_pass_are_sat_out(server, open_remote):
 
 def test_transient_errors_and_lack_of_permission_are_never_quarantined(server, open_remote):
     shards = open_remote(on_damaged="quarantine")
-    for fault, message in ((faults.status(500), "could not be read"), (faults.status(403), "no permission")):
+    for fault, message in ((faults.status(500), "failed after"), (faults.status(403), "no permission")):
         server.faults = [fault]
         with pytest.raises(UserError, match=message) as refused:
             shards.read_windows(np.array([0]), np.array([250]), 20)
