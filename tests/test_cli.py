@@ -191,15 +191,15 @@ def test_every_setting_is_listed(program: str, line: str, ldarnet: Run) -> None:
 @pytest.mark.parametrize("size", [0, 100, 40_000])
 def test_truncated_weights_are_named(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     os.truncate(folder / "model.safetensors", size)
-    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "cut short")
+    assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "truncated")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weights: weights.pop("lm_head.weight"), "lacks 'lm_head.weight'"),
-        (lambda weights: weights.update(another=torch.zeros(1)), "has too much, 'another'"),
+        (lambda weights: weights.pop("lm_head.weight"), "missing tensor 'lm_head.weight'"),
+        (lambda weights: weights.update(another=torch.zeros(1)), "unexpected tensor 'another'"),
     ],
 )
 def test_weights_that_are_not_those_of_the_configuration_are_named(

@@ -1,4 +1,4 @@
-"""The model: configuration, layers, hierarchy, Hugging Face classes and the authors' checkpoint form."""
+"""The LDARNet model: configuration, layers, hierarchy, Hugging Face classes, published checkpoint format."""
 
 from transformers import (
     AutoConfig,

@@ -1,8 +1,10 @@
-"""BiMamba-2: two Mamba-2 mixers, one for each reading direction, that share their projections.
+"""BiMamba-2: a bidirectional Mamba-2 mixer whose two directions share their projections.
 
-The projections are linear and shared, so ``in_proj`` runs once on x and ``out_proj`` once on the mean of both
-directions. Shapes: T packed positions, D width, K = 2 directions, E = expand * D, H heads of width P, N state width,
-W taps of the convolution.
+Because the projections are linear and shared, ``in_proj`` runs once on x and ``out_proj`` once on the mean of both
+directions.
+
+Shapes: T packed positions, D width, K = 2 directions, E = expand * D inner width, H heads, P head dimension, N state
+width, W convolution taps.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ MAX_A = 16.0
 
 
 class BiMamba2(nn.Module):
-    """Mamba-2 (arXiv 2405.21060) in both directions; (T, D) to (T, D)."""
+    """Bidirectional Mamba-2 (arXiv 2405.21060); (T, D) to (T, D)."""
 
     def __init__(self, config: LDARNetConfig, stage: int) -> None:
-        """Build the mixer of a stage."""
+        """Build the mixer with the widths of a stage."""
         super().__init__()
         ssm, width = config.ssm_cfg, config.d_model[stage]
         self.ops = config.ops
@@ -44,7 +46,7 @@ class BiMamba2(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Mamba-2's own initialisation of everything that is not a projection."""
+        """Initialize everything but the projections as Mamba-2 does."""
         bound = 1 / math.sqrt(self.conv_weight.shape[-1])
         init.uniform_(self.conv_weight, -bound, bound)
         init.uniform_(self.conv_bias, -bound, bound)
@@ -56,7 +58,7 @@ class BiMamba2(nn.Module):
         init.ones_(self.norm_weight)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
-        """Mix along the sequences of a packed row."""
+        """Mix positions within each sequence of a packed row."""
         z, xbc, dt = self.in_proj(x_TD).split([self.inner, self.inner + 2 * self.d_state, self.heads], dim=-1)
         xbc_TKC = kernel_for("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing)
         x, b_TKN, c_TKN = xbc_TKC.split([self.inner, self.d_state, self.d_state], dim=-1)

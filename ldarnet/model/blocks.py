@@ -1,6 +1,6 @@
-"""Layers, and stacks of layers, on a packed row.
+"""Layers and stacks of layers on packed rows.
 
-Shapes: T packed positions, D width, H heads, P head width.
+Shapes: T packed positions, D width, H heads, P head dimension.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ MLP_MULTIPLE = 128
 
 
 class AddNorm(nn.Module):
-    """Adds a branch to the residual stream and normalises the sum, in at least float32."""
+    """Residual addition followed by RMSNorm, in at least float32."""
 
     def __init__(self, width: int, ops: dict[str, str]) -> None:
-        """Root-mean-square norm over the last dimension, ``width`` long; ``ops`` holds overrides for backends."""
+        """Build for ``width`` features; ``ops`` maps operations to backend overrides."""
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The normalised sum in ``dtype``, and the sum; (T, D) each. No branch adds nothing."""
+        """Return the normalized sum in ``dtype`` and the sum, both (T, D); a branch of None adds nothing."""
         return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
 
 class LocalAttention(nn.Module):
-    """Multi-head attention within a window, rotary positions, no biases; (T, D) to (T, D)."""
+    """Bidirectional multi-head attention in a local window, with rotary embedding, no biases; (T, D) to (T, D)."""
 
     def __init__(self, config: LDARNetConfig, stage: int) -> None:
-        """Build the attention of a stage."""
+        """Build attention with the widths of a stage."""
         super().__init__()
         width = config.d_model[stage]
         self.ops = config.ops
@@ -57,7 +57,7 @@ class LocalAttention(nn.Module):
 
 
 def mlp_width(hidden: int) -> int:
-    """The hidden width that an MLP gets for the one it is asked for: the next multiple of 128."""
+    """Round a hidden width up to a multiple of 128."""
     return -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
 
 
@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
     """Gated MLP (Shazeer 2020, arXiv 2002.05202), no biases; (T, D) to (T, D)."""
 
     def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
-        """Hidden width is rounded up to a multiple of 128; ``ops`` holds overrides for backends."""
+        """Build with ``hidden`` rounded up to a multiple of 128; ``ops`` maps operations to backend overrides."""
         super().__init__()
         self.ops = ops
         hidden = mlp_width(hidden)
@@ -73,16 +73,16 @@ class SwiGLU(nn.Module):
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Apply to every position by itself."""
+        """Apply to each position."""
         y_and_gate = self.fc1(x_TD)
         return self.fc2(kernel_for("swiglu", y_and_gate, self.ops)(y_and_gate))
 
 
 class Layer(nn.Module):
-    """A mixer, and for a capital letter an MLP, each behind a norm and added to the residual stream."""
+    """Pre-norm layer: a mixer and, for capital layout letters, a SwiGLU MLP."""
 
     def __init__(self, config: LDARNetConfig, stage: int, letter: str) -> None:
-        """Build the layer that a letter of the layout names."""
+        """Build the layer of a layout letter: m or M for BiMamba-2, t or T for attention."""
         super().__init__()
         width = config.d_model[stage]
         self.norm1 = AddNorm(width, config.ops)
@@ -91,7 +91,13 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(width, config.d_intermediate[stage], config.ops) if letter.isupper() else None
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """From what the layer before computed and the residual stream without it, to the same of this layer."""
+        """Return this layer's last branch and the residual stream before it is added.
+
+        Args:
+            branch_TD: last branch of the previous layer; None in the first layer.
+            residual_TD: residual stream before ``branch_TD`` is added.
+            packing: sequence boundaries.
+        """
         dtype = matmul_dtype(self.norm1.weight)
         normed_TD, residual_TD = self.norm1(branch_TD, residual_TD, dtype)
         out_TD = self.mixer(normed_TD, packing)
@@ -102,22 +108,22 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers one after the other on a residual stream in at least float32, and a norm at the end; (T, D) to (T, D).
+    """Layers on a residual stream in at least float32, with a final norm; (T, D) to (T, D).
 
     Attributes:
-        gradient_checkpointing: whether layers keep only their inputs and are computed again in the backward pass;
-            transformers' ``Trainer`` and ``LDARNetPreTrainedModel.recompute`` set it.
+        gradient_checkpointing: whether layers save only their inputs and are recomputed in the backward pass; set by
+            ``LDARNetPreTrainedModel.set_activation_checkpointing`` and ``gradient_checkpointing_enable``.
     """
 
     def __init__(self, config: LDARNetConfig, stage: int, stack: str, branches: int) -> None:
-        """Build a stack of a stage.
+        """Build a stack.
 
         Args:
-            config: the model's configuration.
-            stage: depth of the stage, 0 the outermost.
-            stack: letters and counts, as in ``m3t1``.
-            branches: residual branches from the outside down to this stack, itself included; the last projection of
-                every branch starts with a standard deviation of 0.02 / sqrt(branches).
+            config: model configuration.
+            stage: depth of the stage, 0 for the outermost.
+            stack: layout letters with counts, as in ``m3t1``.
+            branches: number of residual branches of this stack and the stages around it; the output projection of each
+                branch is initialized with std 0.02 / sqrt(branches).
         """
         super().__init__()
         layers = [Layer(config, stage, letter) for letter in layer_letters(stack)]
@@ -134,8 +140,8 @@ class Stack(nn.Module):
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Apply to the sequences of a packed row."""
         branch_TD, residual_TD = None, at_least_fp32(x_TD)
-        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:
-            run = partial(self._gradient_checkpointing_func, layer) if again else layer
+            run = partial(self._gradient_checkpointing_func, layer) if checkpointing else layer
             branch_TD, residual_TD = run(branch_TD, residual_TD, packing)
         return self.norm(branch_TD, residual_TD, self.norm.weight.dtype)[0]

@@ -1,4 +1,4 @@
-"""The model's configuration and the presets of published and small sizes."""
+"""Model configuration, and presets of the published and smaller sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldarnet.model.layout import check_layout, depth, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
-"""Keys of ``attn_cfg``, and the least value of each."""
+"""Keys of ``attn_cfg`` with their minimum values."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ldarnet-110m": {
@@ -50,25 +50,25 @@ def _default(name: str) -> Any:
 
 
 class LDARNetConfig(PretrainedConfig):
-    """Shape and losses of an LDARNet model (arXiv 2606.04552).
+    """Configuration of an LDARNet model (arXiv 2606.04552).
 
-    Lists hold one entry a stage, the outermost first. The defaults are those of the ``ldarnet-2m`` preset.
+    Lists have one entry per stage, outermost first. Defaults are those of the ``ldarnet-2m`` preset.
 
     Args:
-        arch_layout: the hierarchy, as in :mod:`ldarnet.model.layout`.
-        d_model: width of every stage; never smaller further in.
-        d_intermediate: hidden width of the SwiGLU MLPs of every stage (rounded up to a multiple of 128), used by
-            capital letters only.
-        ssm_cfg: of BiMamba-2: ``d_state``, ``d_conv``, ``expand``, ``headdim`` and ``chunk_size`` (positions that a
-            Triton kernel takes at a time).
-        attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (to each side; -1 is no limit).
-        target_ratio: bases per chunk that the ratio loss aims at in every stage.
-        ratio_weight: weight of the ratio loss beside the masked-language-modelling loss.
-        ops: a backend demanded for an operation, e.g. ``{"ssd": "torch"}``; the rest is chosen by what runs here. It is
-            not saved with a model, for it may not run where the model is loaded.
+        arch_layout: nested layout, see :mod:`ldarnet.model.layout`.
+        d_model: width of each stage; must not shrink inwards.
+        d_intermediate: hidden width of the SwiGLU MLPs of each stage, rounded up to a multiple of 128; used by capital
+            layout letters only.
+        ssm_cfg: BiMamba-2 settings ``d_state``, ``d_conv``, ``expand``, ``headdim`` and ``chunk_size`` (block size of
+            Triton kernels).
+        attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (positions to each side; -1 for no limit).
+        target_ratio: target compression ratio of each stage, in positions per chunk.
+        ratio_weight: weight of the ratio loss relative to the MLM loss.
+        ops: backend overrides by operation, e.g. ``{"ssd": "torch"}``; all others are selected automatically. Not saved
+            with the model, because the backend may not exist where the model is loaded.
 
     Raises:
-        ValueError: parts that do not fit together, naming the field.
+        ValueError: inconsistent fields; the message starts with the field name.
     """
 
     model_type = "ldarnet"
@@ -88,29 +88,29 @@ class LDARNetConfig(PretrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Complete ``ssm_cfg`` with Mamba-2's defaults, and check that everything fits together."""
+        """Fill in the defaults of ``ssm_cfg`` and check the configuration."""
         self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         self._check()
         super().__post_init__(**kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that is saved."""
+        """Return the fields that are saved with a model."""
         return {key: value for key, value in super().to_dict().items() if key != "ops"}
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LDARNetConfig:
-        """The configuration of a named size, with some fields changed.
+        """Build the configuration of a preset, with some fields changed.
 
         Raises:
-            ValueError: no preset has this name.
+            ValueError: unknown preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; the presets are {', '.join(PRESETS)}")
+            raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
         return cls(**(deepcopy(PRESETS[name]) | changes))
 
     @property
     def num_stages(self) -> int:
-        """Stages, the innermost included."""
+        """Number of stages, including the main network."""
         return depth(self.arch_layout)
 
     def _check(self) -> None:
@@ -118,18 +118,18 @@ class LDARNetConfig(PretrainedConfig):
         stages = self.num_stages
         for name in ("d_model", "d_intermediate"):
             if len(getattr(self, name)) != stages:
-                raise ValueError(f"{name}: {getattr(self, name)} needs one entry for each of the {stages} stages")
+                raise ValueError(f"{name}: {getattr(self, name)} must have one entry for each of the {stages} stages")
         if unknown := self.ssm_cfg.keys() - SSM_DEFAULTS.keys():
-            raise ValueError(f"ssm_cfg: unknown {sorted(unknown)}; the keys are {', '.join(SSM_DEFAULTS)}")
+            raise ValueError(f"ssm_cfg: unknown keys {sorted(unknown)}; known keys are {', '.join(SSM_DEFAULTS)}")
         if unknown := self.attn_cfg.keys() - ATTENTION_KEYS.keys():
-            raise ValueError(f"attn_cfg: unknown {sorted(unknown)}; the keys are {', '.join(ATTENTION_KEYS)}")
+            raise ValueError(f"attn_cfg: unknown keys {sorted(unknown)}; known keys are {', '.join(ATTENTION_KEYS)}")
         self._check_numbers()
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
-            raise ValueError(f"d_model: {self.d_model} must not shrink from a stage to the next one in")
+            raise ValueError(f"d_model: {self.d_model} must not shrink from one stage to the next inner stage")
         for width in self.d_model:
             if width * self.ssm_cfg["expand"] % self.ssm_cfg["headdim"]:
                 raise ValueError(
-                    f"d_model: {width} times expand {self.ssm_cfg['expand']} is no multiple of "
+                    f"d_model: {width} * expand {self.ssm_cfg['expand']} must be a multiple of "
                     f"headdim {self.ssm_cfg['headdim']}"
                 )
         if "t" in str(self.arch_layout).lower():
@@ -137,11 +137,11 @@ class LDARNetConfig(PretrainedConfig):
 
     def _check_numbers(self) -> None:
         if self.pad_token_id is None:
-            raise ValueError("pad_token_id: None; padding must have a number")
+            raise ValueError("pad_token_id: None; must be a token id")
         if self.vocab_size <= max(self.pad_token_id, self.mask_token_id):
-            raise ValueError(f"vocab_size: {self.vocab_size} must be above the ids of [MASK] and [PAD]")
+            raise ValueError(f"vocab_size: {self.vocab_size} must be greater than the ids of [MASK] and [PAD]")
         if self.target_ratio <= 1:
-            raise ValueError(f"target_ratio: {self.target_ratio} must be more than 1 base per chunk")
+            raise ValueError(f"target_ratio: {self.target_ratio} must be greater than 1 (positions per chunk)")
         positive = {"d_model": self.d_model} | {f"ssm_cfg.{key}": [value] for key, value in self.ssm_cfg.items()}
         for name, values in positive.items():
             if min(values) < 1:
@@ -149,22 +149,22 @@ class LDARNetConfig(PretrainedConfig):
         for stage, (stacks, hidden) in enumerate(zip(stage_stacks(self.arch_layout), self.d_intermediate, strict=True)):
             if hidden < (1 if any(letter.isupper() for letter in "".join(stacks)) else 0):
                 raise ValueError(
-                    f"d_intermediate: {hidden} of stage {stage} must be above 0 for the MLPs of {' and '.join(stacks)}"
+                    f"d_intermediate: {hidden} of stage {stage} must be positive for the MLPs of {' and '.join(stacks)}"
                 )
 
     def _check_attention(self, stages: int) -> None:
-        for name, least in ATTENTION_KEYS.items():
+        for name, minimum in ATTENTION_KEYS.items():
             values = self.attn_cfg.get(name, [])
             if len(values) != stages:
-                raise ValueError(f"attn_cfg.{name}: attention needs one entry for each of the {stages} stages")
-            if min(values) < least:
-                raise ValueError(f"attn_cfg.{name}: {min(values)} must be at least {least}")
+                raise ValueError(f"attn_cfg.{name}: must have one entry for each of the {stages} stages")
+            if min(values) < minimum:
+                raise ValueError(f"attn_cfg.{name}: {min(values)} must be at least {minimum}")
         for width, heads, rotary in zip(
             self.d_model, self.attn_cfg["num_heads"], self.attn_cfg["rotary_emb_dim"], strict=True
         ):
             if width % heads:
-                raise ValueError(f"attn_cfg.num_heads: {heads} does not divide the width {width}")
+                raise ValueError(f"attn_cfg.num_heads: {heads} does not divide d_model {width}")
             if rotary % 2 or rotary > width // heads:
                 raise ValueError(
-                    f"attn_cfg.rotary_emb_dim: {rotary} must be even and at most the head width {width // heads}"
+                    f"attn_cfg.rotary_emb_dim: {rotary} must be even and at most the head dimension {width // heads}"
                 )

@@ -1,4 +1,4 @@
-"""Models on disk in the Hugging Face form, and where they lie in the folders that training leaves."""
+"""Save and load Hugging Face model folders, including those inside run folders and checkpoints."""
 
 import json
 from pathlib import Path
@@ -25,97 +25,97 @@ HEADS: dict[str, type[LDARNetPreTrainedModel]] = {
     kind.__name__: kind for kind in (LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
 }
 FINETUNED = (run_files.EXPORT, run_files.BEST)
-"""Where runs and folds of fine-tuning keep their classifier."""
+"""Subfolders of fine-tuning runs and folds that hold the classifier."""
 
 
 def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
-    """Write a model and its tokenizer as a Hugging Face folder, which is complete or absent.
+    """Save a model and its tokenizer as a Hugging Face folder, atomically.
 
     Raises:
-        UserError: the folder exists already, or the device is full.
+        UserError: the folder exists already, or the disk is full.
     """
     if out.exists():
-        raise UserError(f"{out} exists already; remove it or name another folder")
+        raise UserError(f"{out}: already exists; remove it or choose another folder")
     with staged_folder(out) as staged:
         model.save_pretrained(staged)
         DNATokenizer().save_pretrained(staged)
-        for file in staged.iterdir():  # the library leaves weights to their owner alone
+        for file in staged.iterdir():  # safetensors writes files with mode 0600
             file.chmod(staged.stat().st_mode & 0o666)
 
 
-def model_folder(place: Path) -> Path:
-    """The folder of the model that is meant: the best checkpoint of a run, the classifier of a fine-tuning run or fold.
+def model_folder(path: Path) -> Path:
+    """Resolve a path to a model folder: the best checkpoint of a run, or the classifier of a fine-tuning run or fold.
 
     Raises:
-        UserError: the run's list of checkpoints is damaged.
+        UserError: the list of checkpoints of the run is damaged.
     """
-    pointers = place / run_files.CHECKPOINTS / run_files.POINTERS
+    pointers = path / run_files.CHECKPOINTS / run_files.POINTERS
     if pointers.is_file():
         return pointers.parent / str(_read_value(pointers, "best"))
-    if not (place / run_files.MODEL_CONFIG).is_file():
-        return next((place / name for name in FINETUNED if (place / name / run_files.MODEL_CONFIG).is_file()), place)
-    return place
+    if not (path / run_files.MODEL_CONFIG).is_file():
+        return next((path / name for name in FINETUNED if (path / name / run_files.MODEL_CONFIG).is_file()), path)
+    return path
 
 
-def load_model(place: Path, kind: type[Model]) -> Model:
-    """Load the model of a model folder, a checkpoint, or a run (its best).
+def load_model(path: Path, kind: type[Model]) -> Model:
+    """Load a model from a model folder, a checkpoint, or a run (its best checkpoint).
 
     Args:
-        place: the folder.
-        kind: of model.
+        path: folder.
+        kind: expected model class.
 
     Raises:
-        UserError: it is none of these, holds a model of another kind, or a file of it is damaged.
+        UserError: not a model, a model of another class, or a damaged file.
     """
-    folder = model_folder(place)
-    kept = _kept_kind(folder)
-    if kept is not kind:
-        remedy = {
-            LDARNetForSequenceClassification: "fine-tune it first, or name a classifier",
-            LDARNetForMaskedLM: "name a model that was pretrained",
-        }.get(kind, "name another one")
-        raise UserError(f"{folder / run_files.MODEL_CONFIG}: holds a {kept.__name__}, not a {kind.__name__}; {remedy}")
+    folder = model_folder(path)
+    saved = _saved_class(folder)
+    if saved is not kind:
+        hint = {
+            LDARNetForSequenceClassification: "fine-tune it first or choose a classifier",
+            LDARNetForMaskedLM: "choose a pretrained model",
+        }.get(kind, "choose another model")
+        raise UserError(f"{folder / run_files.MODEL_CONFIG}: is a {saved.__name__}, not a {kind.__name__}; {hint}")
     return _load(folder, kind)
 
 
-def load_backbone(place: Path) -> LDARNetModel:
-    """Load a model without its head: of a model folder, a checkpoint, a run (its best), or the authors' ``.pt`` file.
+def load_backbone(path: Path) -> LDARNetModel:
+    """Load a backbone from a model folder, a checkpoint, a run (its best checkpoint), or a published ``.pt`` file.
 
     Raises:
-        UserError: it is none of these, or a file of it is damaged.
+        UserError: not a model, or a damaged file.
     """
-    if place.suffix == ".pt":
-        return load_published_checkpoint(place).model
-    folder = model_folder(place)
-    model: Any = _load(folder, _kept_kind(folder))
+    if path.suffix == ".pt":
+        return load_published_checkpoint(path).model
+    folder = model_folder(path)
+    model: Any = _load(folder, _saved_class(folder))
     return getattr(model, "model", model)
 
 
-def _kept_kind(folder: Path) -> type[LDARNetPreTrainedModel]:
-    """The class of the model in a folder; a masked language model where nothing is said.
+def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
+    """Class of the model in a folder; LDARNetForMaskedLM if its config names none.
 
     Raises:
-        UserError: there is no model of ours.
+        UserError: there is no LDARNet model.
     """
     config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name a model folder, a checkpoint or a run that has saved one")
+        raise UserError(f"{folder}: no such folder; give a model folder, a checkpoint, or a run with a checkpoint")
     for file in (config, weights):
         if not file.is_file():
             if file is config and (folder / run_files.CONFIG).is_file():  # a checkpoint has both
-                raise UserError(f"{folder}: a run without a model of ours; {_why_none(folder)}")
-            raise UserError(f"{file}: no such file; name a model folder, a checkpoint or a run that has saved one")
+                raise UserError(f"{folder}: this run has no saved model; {_missing_model_hint(folder)}")
+            raise UserError(f"{file}: no such file; give a model folder, a checkpoint, or a run with a checkpoint")
     kind = _read_value(config, "model_type")
     if kind != LDARNetConfig.model_type:
-        raise UserError(f"{config}: holds a model of type {kind!r}, not of ldarnet; name another one")
+        raise UserError(f"{config}: model_type is {kind!r}, not {LDARNetConfig.model_type!r}; choose an LDARNet model")
     names = _read_value(config, "architectures")
     return HEADS.get(str(names[0]) if isinstance(names, list) and names else "", LDARNetForMaskedLM)
 
 
-def _why_none(run_dir: Path) -> str:
-    if (run_dir / run_files.SUMMARY).is_file():  # of fine-tuning, written when its folds are finished
-        return "it was a baseline, or its sweep has chosen another setting and deleted these weights"
-    return "it has not saved one yet, so run its command again"
+def _missing_model_hint(run_dir: Path) -> str:
+    if (run_dir / run_files.SUMMARY).is_file():  # written when all folds of fine-tuning are finished
+        return "it is a baseline, or its sweep selected other settings and deleted these weights"
+    return "no checkpoint was written yet; rerun the command to resume it"
 
 
 def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
@@ -123,29 +123,29 @@ def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
     try:
         loaded: Any = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
     except SafetensorError as error:
-        raise UserError(f"{weights}: damaged or cut short ({_first_line(error)}); write or fetch it again") from None
+        raise UserError(f"{weights}: damaged or truncated ({_first_line(error)}); save or download it again") from None
     except UserError:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = _first_line(error)
-        raise UserError(f"{config}: describes no model or another one ({reason}); write or fetch it again") from None
-    model, found = loaded
-    for state, names in (("lacks", found["missing_keys"]), ("has too much,", found["unexpected_keys"])):
+        raise UserError(f"{config}: does not match the model ({reason}); save or download it again") from None
+    model, keys = loaded
+    for problem, names in (("missing", keys["missing_keys"]), ("unexpected", keys["unexpected_keys"])):
         if names:
-            raise UserError(f"{weights}: {state} {min(names)!r}; write or fetch it again, with its config.json")
+            raise UserError(f"{weights}: {problem} tensor {min(names)!r}; save or download it again with its config")
     return model.eval()
 
 
 def _read_value(file: Path, key: str) -> object:
-    """One value of a JSON object in a file; None if it has no such key."""
+    """Read one value of a JSON object; None if the key is missing."""
     with read_errors(file):
         text = file.read_bytes()
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{file}: damaged, not JSON ({error}); write or fetch it again") from None
+        raise UserError(f"{file}: damaged, not valid JSON ({error}); save or download it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: damaged, not a JSON object; write or fetch it again")
+        raise UserError(f"{file}: damaged, not a JSON object; save or download it again")
     return content.get(key)
 
 

@@ -1,7 +1,7 @@
-"""The nested list that writes down a hierarchy, e.g. ``["m3t1", ["M10"], "m4"]``.
+"""Parsing of ``arch_layout``, the nested list that describes the hierarchy, e.g. ``["m3t1", ["M10"], "m4"]``.
 
-A stack is a string of letters with repeats: ``m`` BiMamba-2, ``t`` attention, a capital is the same followed by a
-SwiGLU MLP. A stage is ``[encoder, main, decoder]`` around an inner layout, or ``[stack]`` where nothing is chunked.
+A stack is a string of layer letters with counts: ``m`` for BiMamba-2, ``t`` for attention; a capital letter adds a
+SwiGLU MLP. A stage is ``[encoder, inner layout, decoder]``, or ``[stack]`` for the main network.
 """
 
 from __future__ import annotations
@@ -17,34 +17,38 @@ RESIDUAL_BRANCHES = {"m": 1, "t": 1, "M": 2, "T": 2}
 
 
 def layer_letters(stack: str) -> str:
-    """Spell a stack out, one letter a layer: ``m3t1`` becomes ``mmmt``."""
+    """Expand a stack to one letter per layer: ``m3t1`` becomes ``mmmt``."""
     return "".join(letter * int(number) for letter, number in _TOKEN.findall(stack))
 
 
 def residual_branches(*stacks: str) -> int:
-    """Count the additions to the residual stream in these stacks."""
+    """Count the residual branches of these stacks: one per mixer and one per MLP."""
     return sum(RESIDUAL_BRANCHES[letter] for stack in stacks for letter in layer_letters(stack))
 
 
 def is_innermost(layout: Sequence) -> bool:
-    """Whether this layout is one stack, without a chunking."""
+    """Whether this layout is a single stack, without a router."""
     return len(layout) == 1
 
 
 def depth(layout: Sequence) -> int:
-    """Number of stages, the innermost included: one more than the number of chunkings."""
+    """Number of stages: one more than the number of routers."""
     return 1 if is_innermost(layout) else 1 + depth(layout[1])
 
 
 def stage_stacks(layout: Sequence) -> list[list[str]]:
-    """The stacks of every stage, the outermost first."""
+    """Stacks of each stage, outermost first."""
     if is_innermost(layout):
         return [[layout[0]]]
     return [[layout[0], layout[2]], *stage_stacks(layout[1])]
 
 
 def check_layout(layout: object) -> None:
-    """Raise ValueError where a layout is not of the form above, naming the part that is wrong."""
+    """Validate a layout.
+
+    Raises:
+        ValueError: a part that is not a valid stack or stage.
+    """
     match layout:
         case [str() as stack]:
             parts = [stack]
@@ -59,5 +63,5 @@ def check_layout(layout: object) -> None:
     for part in parts:
         if not _STACK.fullmatch(part):
             raise ValueError(
-                f"arch_layout: {part!r} is not a stack; write letters m, t, M or T, each with a count, as in m3t1"
+                f"arch_layout: {part!r} is not a stack; use letters m, t, M or T, each with a count, as in m3t1"
             )

@@ -1,4 +1,4 @@
-"""Linear layers: how their weights start, and one that computes in at least float32."""
+"""Linear layers: weight initialization, and a layer that computes in at least float32."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ Linear = TypeVar("Linear", bound=nn.Linear)
 
 
 class Fp32Linear(nn.Linear):
-    """A linear layer computed in at least float32, under any autocast and whatever its weights are stored in."""
+    """Linear layer computed in at least float32, regardless of autocast and of the dtype of its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply to the last dimension."""
@@ -26,13 +26,13 @@ class Fp32Linear(nn.Linear):
 
 
 def init_weight(linear: Linear, fill: Callable[..., Tensor], **settings: Any) -> Linear:
-    """Let a layer's weight start as ``fill(weight, **settings)``; ``fill`` is from transformers' initialization."""
+    """Set how a layer's weight is initialized: ``fill(weight, **settings)``, from ``transformers.initialization``."""
     linear.__dict__["init_fn"] = partial(fill, **settings)
     return linear
 
 
 def initialize_linear(linear: nn.Linear) -> None:
-    """Fill the weight as asked for, or from N(0, 0.02), and the bias with zeros."""
+    """Initialize the weight as set by :func:`init_weight`, by default from N(0, 0.02), and the bias to zero."""
     fill = getattr(linear, "init_fn", None) or partial(init.normal_, std=INITIAL_STD)
     fill(linear.weight)
     if linear.bias is not None:

@@ -1,6 +1,7 @@
-"""The Hugging Face classes: the model alone, with a masked-language-modelling head, and with a classifier.
+"""Hugging Face classes: backbone, masked language model, sequence classifier.
 
-Shapes: B sequences, L positions with padding, T packed positions, V letters, D width of the outermost stage.
+Shapes: B sequences, L positions including padding, T packed positions, V vocabulary size, D width of the outermost
+stage.
 """
 
 from __future__ import annotations
@@ -26,19 +27,18 @@ from ldarnet.model.router import Boundaries
 from ldarnet.ops import Packing
 
 PROBLEM = "single_label_classification"
-"""The one `problem_type` of transformers that the classifier is for."""
+"""The only ``problem_type`` of transformers that the classifier supports."""
 
 
 class BatchOutputs:
-    """Attributes of an output that are no entries of it.
+    """Outputs per batch, kept as attributes instead of ``ModelOutput`` entries.
 
-    Pipelines of transformers cut every entry into the sequences of its batch, and its trainer gathers it by sequence;
-    these cannot be treated so.
+    Pipelines and ``Trainer`` of transformers split or gather every entry by sequence, which these do not support.
 
     Attributes:
-        mlm_loss: mean cross-entropy over scored positions, in nats; of a masked language model with labels.
-        ratio_loss: sum of the ratio loss over all stages; with a head.
-        boundaries: one entry for each router, the outermost first.
+        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or MLM head.
+        ratio_loss: ratio loss summed over stages; None without a head.
+        boundaries: one entry per router, outermost first.
     """
 
     mlm_loss: Tensor | None = None
@@ -48,7 +48,7 @@ class BatchOutputs:
 
 @dataclass
 class LDARNetOutput(ModelOutput, BatchOutputs):
-    """What the model alone returns.
+    """Output of :class:`LDARNetModel`.
 
     Attributes:
         last_hidden_state: (B, L, D), zero on padding.
@@ -59,10 +59,10 @@ class LDARNetOutput(ModelOutput, BatchOutputs):
 
 @dataclass
 class LDARNetHeadOutput(ModelOutput, BatchOutputs):
-    """What the masked language model returns.
+    """Output of :class:`LDARNetForMaskedLM`.
 
     Attributes:
-        loss: mlm_loss + ratio_weight * ratio_loss; only with labels.
+        loss: mlm_loss + ratio_weight * ratio_loss; None without labels.
         logits: (B, L, V).
         last_hidden_state: (B, L, D), zero on padding.
     """
@@ -74,11 +74,11 @@ class LDARNetHeadOutput(ModelOutput, BatchOutputs):
 
 @dataclass
 class LDARNetClassifierOutput(ModelOutput, BatchOutputs):
-    """What the classifier returns.
+    """Output of :class:`LDARNetForSequenceClassification`.
 
     Attributes:
-        loss: cross-entropy + ratio_weight * ratio_loss; only with labels.
-        logits: (B, classes).
+        loss: cross-entropy + ratio_weight * ratio_loss; None without labels.
+        logits: (B, num_labels).
         last_hidden_state: (B, L, D), zero on padding.
     """
 
@@ -88,7 +88,7 @@ class LDARNetClassifierOutput(ModelOutput, BatchOutputs):
 
 
 class LDARNetPreTrainedModel(PreTrainedModel):
-    """Initialisation, and what a trainer asks about parameters."""
+    """Base class: weight initialization, activation checkpointing, parameter groups."""
 
     config_class = LDARNetConfig
     base_model_prefix = "model"
@@ -111,12 +111,13 @@ class LDARNetPreTrainedModel(PreTrainedModel):
                 init.normal_(module.weight, std=INITIAL_STD)
 
     def set_activation_checkpointing(self, stages: Collection[int]) -> None:
-        """Let the layers of these stages, and of no others, be computed again in the backward pass.
+        """Enable activation checkpointing in these stages and disable it in all others.
 
-        Between the passes such a layer keeps its inputs only: less memory for about a third more work.
+        A checkpointed layer saves only its inputs and is recomputed in the backward pass: less activation memory for
+        up to a third more compute. ``gradient_checkpointing_enable()`` checkpoints all stages.
 
         Args:
-            stages: depths, 0 the outermost.
+            stages: depths, 0 for the outermost.
         """
         for module in self.modules():
             if isinstance(module, Stack):
@@ -131,105 +132,106 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         return stages
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are never decayed: biases, norms, A_log, D and dt_bias."""
-        undecayed = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "norm_weight", "A_log", ".D")
-        return {name for name in self._names() if name.endswith(undecayed)}
+        """Names of parameters without weight decay: biases, norms, A_log, D and dt_bias."""
+        suffixes = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "norm_weight", "A_log", ".D")
+        return {name for name in self._names() if name.endswith(suffixes)}
 
     def _names(self) -> list[str]:
         return [name for name, _ in self.named_parameters()]
 
 
 class LDARNetModel(LDARNetPreTrainedModel):
-    """Embedding and hierarchy, without a head."""
+    """LDARNet backbone: embedding and hierarchy, without a head (arXiv 2606.04552)."""
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with fresh weights."""
+        """Build with random weights."""
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model[0])
         self.backbone = Stage(config, config.arch_layout)
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LDARNetOutput:
-        """Encode a batch; each sequence gets what it would get alone.
+        """Encode a batch. The result of a sequence does not depend on the other sequences of the batch.
 
         Args:
-            input_ids: (B, L) int64; [PAD] may stand anywhere.
-            attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read. A mask that is kept on the
-                host spares a wait for the device.
+            input_ids: (B, L) int64; [PAD] is allowed anywhere.
+            attention_mask: (B, L), 0 on padding; default: all but [PAD]. A mask on the CPU avoids a device
+                synchronization.
 
         Raises:
-            ValueError: a batch without a single base, or a mask of another shape.
+            ValueError: the batch is all padding, or the shapes differ.
         """
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
-                f"attention_mask of shape {tuple(attention_mask.shape)}: input_ids have {tuple(input_ids.shape)}"
+                f"attention_mask: shape {tuple(attention_mask.shape)} does not match input_ids {tuple(input_ids.shape)}"
             )
         real_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
-        place_T = real_BL.flatten().nonzero().squeeze(1)
-        if not len(place_T):
-            raise ValueError("input_ids: the batch holds nothing but padding; give at least one base")
+        index_T = real_BL.flatten().nonzero().squeeze(1)
+        if not len(index_T):
+            raise ValueError("input_ids: the batch is all padding; it needs at least one base")
         device = input_ids.device
         lengths = real_BL.sum(1).to(device, non_blocking=True)
-        packing = Packing.of_lengths(lengths, len(place_T), real_BL.shape[1])
-        rows = Rows(real_BL.shape, None if len(place_T) == real_BL.numel() else place_T.to(device, non_blocking=True))
-        hidden_TD, routings = self.backbone(self.embeddings(rows.pack(input_ids)), packing)
+        packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
+        unpadded = len(index_T) == real_BL.numel()
+        padding = BatchPadding(real_BL.shape, None if unpadded else index_T.to(device, non_blocking=True))
+        hidden_TD, routings = self.backbone(self.embeddings(padding.pack(input_ids)), packing)
         boundaries = tuple(
-            _boundaries(routing, rows if stage == 0 else Rows.of_packing(routing[2]))
+            _boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing[2]))
             for stage, routing in enumerate(routings)
         )
-        output = LDARNetOutput(last_hidden_state=rows.unpack(hidden_TD))
+        output = LDARNetOutput(last_hidden_state=padding.unpack(hidden_TD))
         output.boundaries = boundaries
         return output
 
 
-def _boundaries(routing: Routing, rows: Rows) -> Boundaries:
+def _boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:
     probability_T, mask_T, packing = routing
-    return Boundaries(rows.unpack(probability_T), rows.unpack(mask_T), packing.lengths)
+    return Boundaries(padding.unpack(probability_T), padding.unpack(mask_T), packing.lengths)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The way from a padded batch to a packed row and back.
+class BatchPadding:
+    """Conversion between a padded batch and a packed row.
 
     Attributes:
         shape: (B, L).
-        place: (T,), where each packed position stands in the flattened batch; None when nothing is padding.
+        index: (T,), index of each packed position in the flattened batch; None without padding.
     """
 
     shape: torch.Size
-    place: Tensor | None
+    index: Tensor | None
 
     @classmethod
-    def of_packing(cls, packing: Packing) -> Rows:
-        """Every sequence of a packed row in a row of its own, as long as the max_length may be."""
+    def of_packing(cls, packing: Packing) -> BatchPadding:
+        """Pad each sequence of a packed row to ``packing.max_length``."""
         shape = torch.Size([len(packing.starts) - 1, packing.max_length])
         return cls(shape, packing.sequence * packing.max_length + packing.position)
 
     def pack(self, x_BL: Tensor) -> Tensor:
         """(B, L) to (T,)."""
-        return x_BL.flatten() if self.place is None else x_BL.flatten()[self.place]
+        return x_BL.flatten() if self.index is None else x_BL.flatten()[self.index]
 
     def unpack(self, x_T: Tensor) -> Tensor:
         """(T, ...) to (B, L, ...), 0 on padding."""
-        if self.place is not None:
-            x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.place, x_T)
+        if self.index is not None:
+            x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.index, x_T)
         return x_T.unflatten(0, self.shape)
 
 
 class LDARNetForMaskedLM(LDARNetPreTrainedModel):
-    """LDARNet with a linear head over letters."""
+    """LDARNet with a linear head over the vocabulary, for masked language modeling."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with fresh weights; head and embedding are one matrix if ``config.tie_word_embeddings``."""
+        """Build with random weights; head and embedding share one matrix if ``config.tie_word_embeddings``."""
         super().__init__(config)
         self.model = LDARNetModel(config)
         self.lm_head = Fp32Linear(config.d_model[0], config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
+        """Return the head."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
@@ -239,12 +241,12 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> LDARNetHeadOutput:
-        """Predict letters; see :class:`LDARNetHeadOutput`.
+        """Predict tokens; see :class:`LDARNetHeadOutput`.
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read.
-            labels: (B, L) int64, -100 where nothing is scored.
+            attention_mask: (B, L), 0 on padding; default: all but [PAD].
+            labels: (B, L) int64, -100 at positions without a target.
         """
         out = self.model(input_ids, attention_mask)
         logits = self.lm_head(out.last_hidden_state)
@@ -260,18 +262,18 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
 
 
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
-    """LDARNet with a linear classifier on the mean over real bases."""
+    """LDARNet with a linear classifier on the mean hidden state over bases (padding excluded)."""
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with fresh weights for ``config.num_labels`` classes.
+        """Build with random weights for ``config.num_labels`` classes.
 
         Raises:
-            ValueError: less than two classes, or a ``problem_type`` other than one class of several.
+            ValueError: fewer than two classes, or an unsupported ``problem_type``.
         """
         if (config.num_labels or 0) < 2 or config.problem_type not in (None, PROBLEM):
             raise ValueError(
-                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: this classifier chooses one of "
-                f"two classes or more ({PROBLEM})"
+                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: this classifier supports "
+                f"{PROBLEM} with two or more classes"
             )
         super().__init__(config)
         self.model = LDARNetModel(config)
@@ -286,11 +288,11 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; by default everything but [PAD] is read.
-            labels: (B,) int64.
+            attention_mask: (B, L), 0 on padding; default: all but [PAD].
+            labels: (B,) int64 class indices.
 
         Raises:
-            ValueError: labels that are no classes.
+            ValueError: floating-point labels.
         """
         out = self.model(input_ids, attention_mask)
         real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
@@ -300,7 +302,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         loss = None
         if labels is not None:
             if labels.is_floating_point():
-                raise ValueError(f"labels of {labels.dtype}: give the number of a class for each sequence, int64")
+                raise ValueError(f"labels: dtype {labels.dtype} is not supported; give int64 class indices")
             loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
         output = LDARNetClassifierOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
         output.ratio_loss, output.boundaries = ratio_loss, out.boundaries

@@ -1,6 +1,8 @@
-"""The hierarchy: a stage encodes, chunks, runs the stage inside it on the chunks, dechunks and decodes.
+"""The hierarchy (H-Net, arXiv 2507.07955): encoder, router, chunking, main network, dechunking, decoder.
 
-Shapes: T packed positions of this stage, M packed chunks, D width of the stage around, I own width.
+The router is in :mod:`ldarnet.model.router`; smoothing and upsampling of chunks are in :mod:`ldarnet.ops.dechunk`.
+
+Shapes: T packed positions of this stage, M packed chunks, D width of the enclosing stage, I width of this stage.
 """
 
 from __future__ import annotations
@@ -17,22 +19,23 @@ from ldarnet.model.router import Router
 from ldarnet.ops import Packing, kernel_for
 
 Routing = tuple[Tensor, Tensor, Packing]
+"""Boundary probability (T,), boundary mask (T,), and packing of the positions that were routed."""
 
 
 class Stage(nn.Module):
-    """One stage of the hierarchy and all stages inside it; (T, D) to (T, D).
+    """A stage and all stages inside it; (T, D) to (T, D).
 
-    A wider stage than the one around it lengthens each vector by a learned one and trims the result.
+    A stage that is wider than the enclosing one appends a learned vector to each input and truncates its output.
     """
 
     def __init__(self, config: LDARNetConfig, layout: list, stage: int = 0, branches: int = 0) -> None:
-        """Build the stage at this depth from its part of the layout.
+        """Build a stage.
 
         Args:
-            config: the model's configuration.
+            config: model configuration.
             layout: ``[stack]`` or ``[encoder, inner layout, decoder]``.
-            stage: depth, 0 the outermost.
-            branches: residual branches of the stages around this one.
+            stage: depth, 0 for the outermost.
+            branches: number of residual branches of the enclosing stages.
         """
         super().__init__()
         self.ops, self.depth = config.ops, stage
@@ -56,7 +59,7 @@ class Stage(nn.Module):
         """Run the stage.
 
         Returns:
-            (T, D), and what each router decided, this stage's first: probability (T,), boundary (T,), packing.
+            Output (T, D), and one :data:`Routing` per router, this stage's first.
         """
         if self.pad_dimension is not None:
             x_TD = torch.cat([x_TD, self.pad_dimension.expand(len(x_TD), -1).to(x_TD.dtype)], dim=-1)
@@ -65,10 +68,12 @@ class Stage(nn.Module):
         h_TI = self.encoder(x_TD, packing)
         residual_TI = self.residual_proj(h_TI)
         p_T, boundary_T = self.router(h_TI, packing)
-        kept_M, chunks = packing.select(boundary_T)
-        inner_MI, inner_routings = self.main(h_TI.index_select(0, kept_M), chunks)
+        # Chunk: the main network sees the boundary positions only.
+        boundary_index_M, chunks = packing.select(boundary_T)
+        inner_MI, inner_routings = self.main(h_TI.index_select(0, boundary_index_M), chunks)
+        # Dechunk: smooth the chunks, upsample them and add the residual path.
         chunk_of_T = boundary_T.cumsum(0) - 1
-        p_M, confidence_T = p_T.index_select(0, kept_M), torch.where(boundary_T, p_T, 1 - p_T)
+        p_M, confidence_T = p_T.index_select(0, boundary_index_M), torch.where(boundary_T, p_T, 1 - p_T)
         dechunk = kernel_for("dechunk", inner_MI, self.ops)
         y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings)

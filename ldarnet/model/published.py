@@ -1,6 +1,6 @@
-"""The authors' checkpoint file, read and written.
+"""Conversion from and to the published checkpoint format.
 
-The file is ``{"model": state dict, "config": dict, "step": int}``. Each BiMamba-2 layer stands there as two mixers,
+The file is ``{"model": state dict, "config": dict, "step": int}``. It stores each BiMamba-2 layer as two mixers,
 ``fwd`` and ``bwd``, with the shared projections under both names.
 """
 
@@ -21,7 +21,7 @@ from ldarnet.model.modeling import LDARNetForMaskedLM
 _CONFIG_FIELDS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "attn_cfg")
 _DIRECTIONS = ("fwd", "bwd")
 
-# A parameter's name: ours, and the authors'. The order matters: the first that fits is taken.
+# Substrings of our parameter names -> published ones, applied in this order.
 _RENAMED = (
     (".main.", ".main_network."),
     (".router.q_proj.", ".routing_module.q_proj_layer."),
@@ -41,16 +41,16 @@ _TIED = ("lm_head.weight", "model.embeddings.weight")
 
 
 def published_names(name: str, bimamba: bool) -> list[str]:
-    """The authors' names for one of our parameters: one, or one for each direction of a BiMamba-2 mixer.
+    """Published names of a parameter: one, or one per direction in a BiMamba-2 mixer.
 
     Args:
-        name: a name in ``LDARNetForMaskedLM.named_parameters()``.
+        name: parameter name in ``LDARNetForMaskedLM``.
         bimamba: whether the parameter belongs to a BiMamba-2 mixer.
     """
     name = name.removeprefix("model.")
     name = re.sub(r"(encoder|decoder|main)\.norm\.", r"\1.rmsnorm.", name)
     for ours, theirs in _RENAMED:
-        # Two stages inside each other share the dot between their names.
+        # Repeat: the matches of nested stages (.main.main.) overlap in a dot.
         while ours in name:
             name = name.replace(ours, theirs)
     if not bimamba:
@@ -61,14 +61,14 @@ def published_names(name: str, bimamba: bool) -> list[str]:
 
 
 def _in_bimamba(model: LDARNetForMaskedLM, name: str) -> bool:
-    layer, found, _ = name.partition(".mixer.")
-    return bool(found) and hasattr(model.get_submodule(f"{layer}.mixer"), "A_log")
+    layer, in_mixer, _ = name.partition(".mixer.")
+    return bool(in_mixer) and hasattr(model.get_submodule(f"{layer}.mixer"), "A_log")
 
 
 def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors that stand under our parameter names, splitting those that hold both directions.
+    """Convert tensors with our parameter names to published names, splitting directions.
 
-    Shared projections appear under both directions' names.
+    Shared projections appear under the names of both directions.
     """
     published = {}
     for name, tensor in tensors.items():
@@ -82,39 +82,39 @@ def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> di
 
 
 def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Rename the authors' tensors to our parameter names, joining directions.
+    """Convert a published state dict to our parameter names, joining directions.
 
     Args:
-        model: a model of the same architecture.
-        published: the authors' state dict.
-        source: what to call it in an error, e.g. the file.
+        model: model of the same architecture.
+        published: published state dict.
+        source: file name for error messages.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape, or differs between the two names of one matrix.
+        UserError: a tensor is missing, unexpected or of the wrong shape, or the copies of a shared matrix differ.
     """
     left, state = dict(published), {}
     for name, ours in model.state_dict().items():
         names = published_names(name, _in_bimamba(model, name))
         if missing := [theirs for theirs in names if theirs not in left]:
-            raise UserError(f"{source}: no tensor {missing[0]!r}; is the file of another architecture than its config?")
+            raise UserError(f"{source}: tensor {missing[0]!r} is missing; do its config and weights match?")
         parts = [left.pop(theirs) for theirs in names]
         if name.endswith(_SHARED) and not all(torch.equal(parts[0], part) for part in parts):
-            raise UserError(f"{source}: {names[0]!r} and {names[1]!r} differ; only shared projections can be read")
+            raise UserError(f"{source}: {names[0]!r} and {names[1]!r} differ; only shared projections are supported")
         tensor = parts[0] if len(names) == 1 or name.endswith(_SHARED) else torch.stack(parts)
         tensor = tensor.squeeze(2) if name.endswith("conv_weight") else tensor
         if tensor.shape != ours.shape:
             raise UserError(f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, expected {tuple(ours.shape)}")
         state[name] = tensor
     if model.config.tie_word_embeddings and not torch.equal(*(state[name] for name in _TIED)):
-        raise UserError(f"{source}: says that head and embedding are one matrix, and holds two different ones")
+        raise UserError(f"{source}: head and embedding are tied in the config, but their weights differ")
     if left:
-        raise UserError(f"{source}: {len(left)} tensors have no place in this architecture, among them {min(left)!r}")
+        raise UserError(f"{source}: {len(left)} unexpected tensors for this architecture, for example {min(left)!r}")
     return state
 
 
 def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNetConfig:
     if missing := [name for name in _CONFIG_FIELDS if name not in published]:
-        raise UserError(f"{source}: its config has no {missing[0]!r}; is this a published LDARNet checkpoint?")
+        raise UserError(f"{source}: config has no {missing[0]!r}; is this a published LDARNet checkpoint?")
     fields = {name: published[name] for name in _CONFIG_FIELDS}
     try:
         return LDARNetConfig(
@@ -124,17 +124,17 @@ def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNet
             mask_token_id=published.get("mask_token_id", LDARNetConfig.mask_token_id),
         )
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{source}: its config does not describe a model ({error})") from error
+        raise UserError(f"{source}: config is not a valid LDARNet configuration ({error})") from error
 
 
 def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
-    """Read the authors' ``.pt`` file; nothing in it is executed.
+    """Load a published ``.pt`` checkpoint, without executing any code in it.
 
     Returns:
         The model in float32, in evaluation mode.
 
     Raises:
-        UserError: the file is missing, not such a checkpoint, or does not fit its own config.
+        UserError: the file is missing, not a published checkpoint, or inconsistent with its config.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -144,7 +144,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("model", "config")):
-        raise UserError(f"{path}: holds no 'model' and 'config'; is this a published LDARNet checkpoint?")
+        raise UserError(f"{path}: no 'model' and 'config' in this file; is this a published LDARNet checkpoint?")
     model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
     model.load_state_dict(from_published(model, content["model"], str(path)))
     model.tie_weights()
@@ -152,7 +152,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
 
 
 def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step: int = 0) -> None:
-    """Write a model in the authors' form."""
+    """Save a model in the published format."""
     from ldarnet.io.files import atomic_path
 
     config = model.config

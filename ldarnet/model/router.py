@@ -1,6 +1,6 @@
-"""Router: where chunks begin.
+"""The router: predicts chunk boundaries.
 
-Shapes: B sequences, T packed positions, D width.
+Shapes: B sequences, L positions, T packed positions, D width.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Boundaries:
-    """What a router decided for a batch; ``L`` counts bases in the outermost stage and chunks further in.
+    """Boundaries of a batch; L counts bases in the outermost stage and chunks in the stages inside it.
 
     Attributes:
-        probability: (B, L), at least float32, 0 on padding.
-        mask: (B, L), whether a chunk begins here; False on padding.
-        lengths: (B,) int64, positions of each sequence that are not padding.
+        probability: (B, L) boundary probability, at least float32, 0 on padding.
+        mask: (B, L) bool, True at the first position of each chunk, False on padding.
+        lengths: (B,) int64, sequence lengths without padding.
     """
 
     probability: Tensor
@@ -33,26 +33,26 @@ class Boundaries:
     lengths: Tensor
 
     def totals(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Over the batch, as scalars: number of boundaries, sum of probabilities (with gradient), positions."""
+        """Totals over the batch: number of boundaries, sum of probabilities (differentiable), number of positions."""
         exact = self.probability.dtype
         return self.mask.sum(dtype=exact), self.probability.sum(), self.lengths.sum().to(exact)
 
 
 class Router(nn.Module):
-    """Bidirectional router: a chunk begins where neighbours are unlike.
+    """Bidirectional router: boundary probabilities from the cosine similarity of neighboring positions.
 
-    cos_t = (q_{t-1}.k_t + q_t.k_{t-1}) / 2 and p_t = (1 - cos_t) / 2 clamped to [0, 1]; p = 1 at the start of a
-    sequence (arXiv 2606.04552). Computed in at least float32 under any autocast.
+    cos_t = (q_{t-1}.k_t + q_t.k_{t-1}) / 2 and p_t = (1 - cos_t) / 2, clamped to [0, 1]; p = 1 at the start of each
+    sequence (arXiv 2606.04552). A boundary is where p > 0.5. Computed in at least float32, regardless of autocast.
     """
 
     def __init__(self, width: int) -> None:
-        """Projections start as the identity."""
+        """Build with query and key projections initialized to the identity."""
         super().__init__()
         self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
         self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
 
     def forward(self, h_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """Boundary probability (T,) and hard boundary (T,); a tie is no boundary."""
+        """Return the boundary probability (T,) and the boundary mask (T,); p = 0.5 is not a boundary."""
         q = F.normalize(self.q_proj(h_TD), dim=-1)
         k = F.normalize(self.k_proj(h_TD), dim=-1)
         cos = ((q[:-1] * k[1:]).sum(-1) + (q[1:] * k[:-1]).sum(-1)) / 2

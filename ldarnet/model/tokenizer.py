@@ -1,4 +1,4 @@
-"""The Hugging Face tokenizer: one token a base, no tokens added around a sequence."""
+"""The Hugging Face tokenizer: one token per base, no special tokens around a sequence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ldarnet import alphabet
 
-_STRANGE = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
-_IN_BRACKETS = re.compile(r"\[(MASK|PAD)\]")
+_NON_IUPAC = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
+_SPECIAL_TOKENS = re.compile(r"\[(MASK|PAD)\]")
 
 
-def _one_token_a_base() -> Tokenizer:
-    vocabulary = {token: number for number, token in enumerate(alphabet.TOKENS)}
+def _build_tokenizer() -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(alphabet.TOKENS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=alphabet.TOKENS[alphabet.N]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(base.lower(), base) for base in "ACGT"])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -25,18 +25,18 @@ def _one_token_a_base() -> Tokenizer:
 
 
 class DNATokenizer(PreTrainedTokenizerFast):
-    """Letters to ids 0..6 as in :mod:`ldarnet.alphabet`: lower case is read as upper case, other letters as N.
+    """DNA tokenizer with the vocabulary of :mod:`ldarnet.alphabet`, ids 0 to 6.
 
-    N is a letter like the others, which decoding keeps; data collators that ask for special tokens leave it unmasked.
-    Letters that are no code of IUPAC for a base or several become N with a warning.
+    Lower case is read as upper case, every other character as N. N is kept when decoding, but data collators do not
+    mask it. Characters that are not IUPAC nucleotide codes raise a warning.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        """Build the tokenizer; it takes no vocabulary, since the alphabet is fixed."""
+        """Build the tokenizer; the vocabulary is fixed."""
         if not {"tokenizer_object", "tokenizer_file"} & kwargs.keys():
-            kwargs["tokenizer_object"] = _one_token_a_base()
+            kwargs["tokenizer_object"] = _build_tokenizer()
         special = {
             "mask_token": alphabet.TOKENS[alphabet.MASK],
             "pad_token": alphabet.TOKENS[alphabet.PAD],
@@ -46,13 +46,13 @@ class DNATokenizer(PreTrainedTokenizerFast):
     def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> BatchEncoding:
         encoded = super()._encode_plus(text, *arguments, **options)
         for sequence in [text] if isinstance(text, str) else text:
-            if isinstance(sequence, str) and (strange := _STRANGE.search(_IN_BRACKETS.sub("", sequence))):
-                remedy = "write T for U, as in DNA" if strange[0] in "Uu" else "is this DNA?"
-                warnings.warn(f"{strange[0]!r} is no letter of DNA and is read as N; {remedy}", stacklevel=3)
+            if isinstance(sequence, str) and (unknown := _NON_IUPAC.search(_SPECIAL_TOKENS.sub("", sequence))):
+                hint = "convert U to T" if unknown[0] in "Uu" else "is this DNA?"
+                warnings.warn(f"{unknown[0]!r} is not a nucleotide code and is read as N; {hint}", stacklevel=3)
         return encoded
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
-        """1 where no base is to be predicted: at N, [MASK] and [PAD]; 0 at A, C, G and T."""
+        """Return 1 for N, [MASK] and [PAD], which are never prediction targets, and 0 for A, C, G and T."""
         return [int(token >= alphabet.N) for token in [*token_ids_0, *(token_ids_1 or [])]]

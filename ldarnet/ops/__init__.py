@@ -1,6 +1,6 @@
-"""Operations of the model: each a reference in plain PyTorch, fast backends beside it, one registry, one choice."""
+"""Kernels of the model: a PyTorch reference per operation, faster backends, a registry and dispatch."""
 
-from ldarnet.ops import (  # noqa: F401  (they register themselves, the references first)
+from ldarnet.ops import (  # noqa: F401  (registered on import, references first)
     attention,
     convolution,
     dechunk,
@@ -10,7 +10,7 @@ from ldarnet.ops import (  # noqa: F401  (they register themselves, the referenc
     swiglu,
 )
 
-# Kept apart from the references: those registered later are preferred.
+# After the references: dispatch prefers the backend that was registered last.
 from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
 from ldarnet.ops.dispatch import choose_backends, input_dtype, kernel_for, resolve, skip_reason
 from ldarnet.ops.packing import Packing

@@ -1,7 +1,7 @@
-"""Local attention: every position sees the positions of its own sequence up to a distance.
+"""Local attention on packed rows: each position attends to its own sequence within a window.
 
-Shapes: T packed positions, S sequences of equal length L, H heads, P head width. For a fixed window, cost and memory
-are linear in T.
+Shapes: T packed positions, S sequences of equal length L, H heads, P head dimension. Compute and memory are linear in T
+for a fixed window.
 """
 
 from itertools import groupby
@@ -18,21 +18,21 @@ BLOCK = 512
 
 @register("attention", REFERENCE)
 def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
-    """Softmax attention, not causal, scaled by 1/sqrt(P).
+    """Bidirectional softmax attention, scaled by 1/sqrt(P).
 
     Args:
         q_THP: queries.
         k_THP: keys.
         v_THP: values.
-        packing: borders of the sequences.
-        window: farthest distance seen to each side; -1 sees the whole sequence.
+        packing: sequence boundaries.
+        window: positions visible to each side; -1 for the whole sequence.
 
     Returns:
         (T, H, P).
     """
     out_parts, start = [], 0
-    for length, alike in groupby(packing.host_lengths):
-        stop = start + length * len(list(alike))
+    for length, run in groupby(packing.host_lengths):
+        stop = start + length * len(list(run))
         if stop > start:
             q, k, v = (x[start:stop].unflatten(0, (-1, length)).transpose(1, 2) for x in (q_THP, k_THP, v_THP))
             out_parts.append(_equal_lengths(q, k, v, window).transpose(1, 2).flatten(0, 1))
@@ -41,7 +41,7 @@ def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, win
 
 
 def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) -> Tensor:
-    """Attention block of queries by block, each against only the keys that its window reaches."""
+    """Windowed attention in blocks of queries, each against the keys within reach."""
     L = q_SHLP.shape[2]
     if window < 0 or window >= L - 1:
         return F.scaled_dot_product_attention(q_SHLP, k_SHLP, v_SHLP)
@@ -51,10 +51,10 @@ def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) 
         low, high = max(0, first - window), min(L, last + window)
         query = torch.arange(first, last, device=q_SHLP.device)
         key = torch.arange(low, high, device=q_SHLP.device)
-        near = (query[:, None] - key).abs() <= window
+        visible = (query[:, None] - key).abs() <= window
         out_parts.append(
             F.scaled_dot_product_attention(
-                q_SHLP[:, :, first:last], k_SHLP[:, :, low:high], v_SHLP[:, :, low:high], attn_mask=near
+                q_SHLP[:, :, first:last], k_SHLP[:, :, low:high], v_SHLP[:, :, low:high], attn_mask=visible
             )
         )
     return torch.cat(out_parts, dim=2)

@@ -1,4 +1,4 @@
-"""Mamba-2's short depthwise convolution, causal in both reading directions at once.
+"""Mamba-2's short depthwise convolution, causal in both directions at once.
 
 Shapes: T packed positions, C channels, K = 2 directions (0 left to right, 1 right to left), W taps.
 """
@@ -20,27 +20,28 @@ from ldarnet.ops.slabs import slabs
 
 @register("convolution", REFERENCE)
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """SiLU of a depthwise convolution over the W-1 positions read before each position and the position itself.
+    """SiLU of a causal depthwise convolution per direction.
 
-    Tap W-1 is the position itself. Nothing is read across the border of a sequence: each stands between W-1 zeros.
+    Tap W-1 is the current position, tap 0 the one W-1 positions earlier in the direction's order. Each sequence is
+    zero-padded; nothing crosses sequence boundaries.
 
     Returns:
-        (T, K, C), in the dtype of x; computed in at least float32.
+        (T, K, C) in the dtype of x, computed in at least float32.
     """
     return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing)
 
 
 class _ConvolutionFunction(torch.autograd.Function):
-    """Kept for the gradients are the arguments; what goes into SiLU is computed again, slab by slab."""
+    """Saves only its arguments; the backward pass recomputes the SiLU input slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
         ctx.save_for_backward(x_TC, weight_KCW, bias_KC)
         ctx.packing = packing
-        weight_KWC, bias_KC = _in_full(weight_KCW, bias_KC)
+        weight_KWC, bias_KC = _upcast(weight_KCW, bias_KC)
         y_TKC = x_TC.new_empty(len(x_TC), *bias_KC.shape)
         for rows in slabs(x_TC.device, *x_TC.shape):
-            window = _Window(x_TC, packing, rows, weight_KWC.shape[1] - 1)
+            window = _SlabWithHalo(x_TC, packing, rows, weight_KWC.shape[1] - 1)
             for k, (weight_WC, bias_C) in enumerate(zip(weight_KWC, bias_KC, strict=True)):
                 before_silu = window.convolve(weight_WC, bias_C, k)
                 torch.mul(before_silu, before_silu.sigmoid(), out=y_TKC[rows, k])
@@ -50,11 +51,11 @@ class _ConvolutionFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy_TKC: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x_TC, weight_KCW, bias_KC = ctx.saved_tensors
-        weight_KWC, bias = _in_full(weight_KCW, bias_KC)
+        weight_KWC, bias = _upcast(weight_KCW, bias_KC)
         d_weight_KWC, d_bias_KC = torch.zeros_like(weight_KWC), torch.zeros_like(bias)
         dx_TC = weight_KWC.new_zeros(x_TC.shape)
         for rows in slabs(x_TC.device, *x_TC.shape):
-            window = _Window(x_TC, ctx.packing, rows, weight_KWC.shape[1] - 1)
+            window = _SlabWithHalo(x_TC, ctx.packing, rows, weight_KWC.shape[1] - 1)
             dx = dx_TC[window.near]
             for k, weight_WC in enumerate(weight_KWC):
                 before_silu = window.convolve(weight_WC, bias[k], k)
@@ -68,12 +69,13 @@ class _ConvolutionFunction(torch.autograd.Function):
         return dx_TC.to(x_TC.dtype), d_weight_KCW.to(weight_KCW.dtype), d_bias_KC.to(bias_KC.dtype), None
 
 
-def _in_full(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
+def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights as (K, W, C) and bias, in at least float32."""
     return at_least_fp32(weight_KCW.transpose(1, 2)).contiguous(), at_least_fp32(bias_KC)
 
 
-class _Window:
-    """The positions of a slab, and those up to ``margin`` before and after it: ``near`` in all."""
+class _SlabWithHalo:
+    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` is the slice of both."""
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
         self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))
@@ -81,21 +83,21 @@ class _Window:
         self.margin = margin
         self.x = at_least_fp32(x_TC[self.near])
         self.sequence = packing.sequence[self.near]
-        self.alone = x_TC.device.type == "cpu" and bool(self.sequence[0] == self.sequence[-1])
+        self.single_sequence = x_TC.device.type == "cpu" and bool(self.sequence[0] == self.sequence[-1])
 
     def taps(self, k: int) -> Iterator[tuple[int, slice, slice, Tensor | None]]:
-        """For each tap: positions of the slab, those near that it reads for them, and which of them are together."""
+        """For each tap: output slice in the slab, input slice in the halo, and a mask of pairs within one sequence."""
         for distance in range(self.margin + 1):
             shift = distance if k else -distance
             first, last = max(self.first, -shift), min(self.last, len(self.x) - shift)
             target, source = slice(first - self.first, last - self.first), slice(first + shift, last + shift)
             if first < last:
-                inside = self.alone or distance == 0
+                inside = self.single_sequence or distance == 0
                 same = None if inside else (self.sequence[first:last] == self.sequence[source])[:, None]
                 yield self.margin - distance, target, source, same
 
     def convolve(self, weight_WC: Tensor, bias_C: Tensor, k: int) -> Tensor:
-        """The sum over the taps, for the positions of the slab."""
+        """Convolution output (before SiLU) of the slab."""
         y = bias_C.expand(self.last - self.first, -1)
         for tap, target, source, same in self.taps(k):
             x = self.x[source] if same is None else self.x[source] * same

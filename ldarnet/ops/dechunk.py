@@ -1,4 +1,4 @@
-"""Dechunking: smoothed chunks brought back to every base and added to the residual path.
+"""Dechunking: smooth the chunks, upsample them to bases and add the residual path.
 
 Shapes: T packed bases, M packed chunks, D width.
 """
@@ -24,22 +24,22 @@ def dechunk(
     chunks: Packing,
     chunk_of_T: Tensor,
 ) -> Tensor:
-    """Exponential smoothing of chunks in both directions, averaged, repeated for every base of its chunk, and added.
+    """Bidirectional exponential smoothing of chunks, upsampled to bases and added to the residual.
 
-    Forward z_j = p_j c_j + (1 - p_j) z_{j-1}, backward the same from j+1, with p clamped away from 0 and 1 and z = 0
-    beyond the ends of a sequence; y_t = residual_t + s_t z_j for the bases t of chunk j, where s_t counts as 1 and
-    passes its gradient on to the confidence (LDARNet, arXiv 2606.04552; H-Net, arXiv 2507.07955, section 2.2).
+    Forward z_j = p_j c_j + (1 - p_j) z_{j-1}, backward the same from j+1, averaged; p is clamped to [1e-4, 1 - 1e-4]
+    and z = 0 outside a sequence. Output y_t = residual_t + STE(s_t) z_j for every base t of chunk j, with the
+    straight-through estimator STE (LDARNet, arXiv 2606.04552; H-Net, arXiv 2507.07955, section 2.2).
 
     Args:
-        chunk_MD: chunks.
-        probability_M: boundary probability of each chunk's first base.
-        confidence_T: the router's confidence in its decision at every base.
-        residual_TD: what is added.
-        chunks: which chunks belong to which sequence.
-        chunk_of_T: the chunk each base belongs to.
+        chunk_MD: main network outputs c.
+        probability_M: boundary probability p at the first base of each chunk.
+        confidence_T: the router's confidence s per base: p at boundaries, 1 - p elsewhere.
+        residual_TD: residual path around the main network.
+        chunks: packing of the chunks.
+        chunk_of_T: index of the chunk that each base belongs to.
 
     Returns:
-        (T, D), computed in at least float32.
+        (T, D), in at least float32.
     """
     with full_precision(chunk_MD.device):
         chunk = at_least_fp32(chunk_MD)
@@ -53,5 +53,5 @@ def dechunk(
 
 
 def straight_through(x: Tensor) -> Tensor:
-    """1 in the forward pass, the identity in the backward pass."""
+    """Straight-through estimator: 1 in the forward pass, identity in the backward pass."""
     return 1 + (x - x.detach())

@@ -1,4 +1,4 @@
-"""Mamba-2's gated norm, averaged over both reading directions.
+"""Mamba-2's gated RMSNorm, averaged over both directions.
 
 Shapes: T packed positions, K = 2 directions, E inner width.
 """
@@ -20,15 +20,16 @@ from ldarnet.ops.slabs import slabs
 
 @register("gated_norm", REFERENCE)
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """Mean over the directions of rms_norm(y * silu(z)) * weight, (T, E), in the dtype of y.
+    """Mean over directions of rms_norm(y * silu(z)) * weight, with the gate before the norm.
 
-    Computed in at least float32; the gate comes before the norm.
+    Returns:
+        (T, E) in the dtype of y, computed in at least float32.
     """
     return _GatedNormFunction.apply(y_TKE, z_TE, weight_KE)
 
 
 class _GatedNormFunction(torch.autograd.Function):
-    """Kept for the gradients are the arguments; all else is computed again, slab by slab."""
+    """Saves only its arguments; the backward pass recomputes the rest slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
@@ -59,8 +60,8 @@ class _GatedNormFunction(torch.autograd.Function):
                 normed, scale = _normed(y, gate)
                 d_share_KE[k] += (d_out * normed).sum(0)
                 d_normed = d_out * share_E
-                along = (d_normed * normed).mean(-1, keepdim=True)
-                d_gated = d_normed.addcmul_(normed, along, value=-1).mul_(scale)
+                mean_dot = (d_normed * normed).mean(-1, keepdim=True)
+                d_gated = d_normed.addcmul_(normed, mean_dot, value=-1).mul_(scale)
                 d_gate.addcmul_(d_gated, y)
                 torch.mul(d_gated, gate, out=dy_TKE[rows, k])
             dz_TE[rows] = torch.ops.aten.silu_backward(d_gate, z)
@@ -68,7 +69,7 @@ class _GatedNormFunction(torch.autograd.Function):
 
 
 def _normed(y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """y * gate divided by its root mean square, and one over that."""
+    """y * gate divided by its root mean square, and the reciprocal of that."""
     gated = y * gate
     scale = (torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_() / gated.shape[-1] + EPSILON).rsqrt_()
     return gated.mul_(scale), scale

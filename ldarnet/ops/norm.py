@@ -1,4 +1,4 @@
-"""Root-mean-square normalisation, computed in at least float32.
+"""Residual addition and RMSNorm, computed in at least float32.
 
 Shapes: T packed positions, D width.
 """
@@ -20,22 +20,22 @@ EPSILON = 1e-5
 def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Add a branch to the residual stream, and normalise the sum for the next branch.
+    """Add a branch to the residual stream and normalize the sum.
 
     Args:
-        branch_TD: what a layer computed, or nothing.
-        residual_TD: the residual stream, at least float32.
-        weight_D: of the norm.
-        dtype: of the normalised result.
+        branch_TD: output of the previous mixer or MLP; None before the first layer.
+        residual_TD: residual stream, at least float32.
+        weight_D: weight of the norm.
+        dtype: dtype of the normalized output.
 
     Returns:
-        The normalised sum in ``dtype``, and the sum in the dtype of the residual stream; (T, D) each.
+        The normalized sum in ``dtype`` and the sum in the dtype of the residual stream, both (T, D).
     """
     return _AddNormFunction.apply(branch_TD, residual_TD, weight_D, dtype)
 
 
 class _AddNormFunction(torch.autograd.Function):
-    """Only the sum, which is an output, and the weight are kept for the gradients."""
+    """Saves only the sum, which is an output, and the weight."""
 
     @staticmethod
     def forward(
@@ -60,8 +60,8 @@ class _AddNormFunction(torch.autograd.Function):
             scale = x.square().mean(-1, keepdim=True).add_(EPSILON).rsqrt_()
             x = x * scale
             d_weight += (d_normed * x).sum(0)
-            pull = d_normed * weight
-            along = (pull * x).mean(-1, keepdim=True)
-            torch.addcmul(d_sum_TD[rows], pull.addcmul_(x, along, value=-1), scale, out=d_TD[rows])
+            weighted = d_normed * weight
+            mean_dot = (weighted * x).mean(-1, keepdim=True)
+            torch.addcmul(d_sum_TD[rows], weighted.addcmul_(x, mean_dot, value=-1), scale, out=d_TD[rows])
         d_branch = None if ctx.branch_dtype is None else d_TD.to(ctx.branch_dtype)
         return d_branch, d_TD, d_weight.to(weight_D.dtype), None

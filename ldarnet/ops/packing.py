@@ -1,6 +1,6 @@
-"""Sequences of unequal length laid end to end in one row, so that no position is padding.
+"""Packed rows: variable-length sequences concatenated without padding.
 
-Shapes: S sequences, T positions in all.
+Shapes: S sequences, T positions in total.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Packing:
-    """Where each of S sequences lies in a row of T positions.
+    """Sequence boundaries of a packed row.
 
     Attributes:
-        starts: (S+1,) int64, the first position of every sequence, then T.
+        starts: (S+1,) int64, first position of every sequence, then T (FlashAttention's ``cu_seqlens``).
         total: T.
-        max_length: an upper bound of the lengths, known without asking the device.
+        max_length: upper bound of the sequence lengths, known without a device synchronization.
     """
 
     starts: Tensor
@@ -29,37 +29,37 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """The packing of sequences with these lengths, (S,) int64, whose sum is ``total``."""
+        """Build from sequence lengths, (S,) int64, that add up to ``total``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property
     def lengths(self) -> Tensor:
-        """(S,) int64."""
+        """(S,) int64, length of each sequence."""
         return self.starts.diff()
 
     @cached_property
     def sequence(self) -> Tensor:
-        """(T,) int64, the number of the sequence that each position belongs to."""
+        """(T,) int64, index of the sequence that each position belongs to."""
         numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
         return numbers.repeat_interleave(self.lengths, output_size=self.total)
 
     @cached_property
     def position(self) -> Tensor:
-        """(T,) int64, the distance of each position from the start of its own sequence."""
+        """(T,) int64, position within its sequence."""
         return torch.arange(self.total, device=self.starts.device) - self.starts[self.sequence]
 
     @cached_property
     def host_lengths(self) -> list[int]:
-        """The lengths on the host; on a GPU this waits for the device."""
+        """Sequence lengths on the host; on a GPU this synchronizes."""
         return self.lengths.tolist()
 
     def select(self, mask_T: Tensor) -> tuple[Tensor, Packing]:
-        """Keep the positions where the mask holds.
+        """Select the positions where the mask is true.
 
-        The number kept decides the shape of what follows, so this waits for the device.
+        On a GPU this synchronizes, because M decides the shapes that follow.
 
         Returns:
-            Indices of the kept positions, (M,), and the packing of what is kept.
+            Indices of the selected positions, (M,), and their packing.
         """
         index_M = mask_T.nonzero().squeeze(1)
         kept_before = F.pad(mask_T.cumsum(0), (1, 0))

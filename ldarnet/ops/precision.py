@@ -1,20 +1,20 @@
-"""Where at least float32 is demanded: islands inside autocast, and float64 kept when the model is float64."""
+"""Minimum precision: float32 inside autocast, float64 for float64 models."""
 
 import torch
 from torch import Tensor
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 if it already is."""
+    """Cast to float32; float64 stays float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """A context in which autocast does not lower the precision of products on this device."""
+    """Context that disables autocast on this device."""
     return torch.autocast(device.type, enabled=False)
 
 
 def matmul_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that a product with this weight is taken in: autocast's where it is on, else the weight's own."""
+    """Dtype of a matrix product with this weight: autocast's if enabled, else the weight's."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

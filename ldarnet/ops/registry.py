@@ -1,7 +1,7 @@
-"""Every implementation of every operation of the model.
+"""Registry of kernel backends.
 
-An operation's backend named ``torch`` is its reference in plain PyTorch: it runs on every device and dtype. The others
-are faster and need a device or a package; :mod:`ldarnet.ops.dispatch` chooses between them.
+The backend named ``torch`` is the PyTorch reference of an operation and runs on every device and dtype. The others are
+faster and need a certain device or package; :mod:`ldarnet.ops.dispatch` selects one.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ REFERENCE = "torch"
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation of an operation.
+    """Implementation of an operation.
 
     Attributes:
-        operation: the operation's name, e.g. ``ssd``.
-        name: the backend's name, e.g. ``torch``.
-        function: the implementation; all backends of one operation take the same arguments.
-        devices: device types it runs on; empty means all.
-        dtypes: of its inputs; empty means all.
-        package: the module that must be importable, or none.
-        install: the command that installs that package.
+        operation: for example ``ssd``.
+        name: for example ``mamba-ssm``.
+        function: takes the same arguments as every other backend of the operation.
+        devices: supported device types; empty for all.
+        dtypes: supported input dtypes; empty for all.
+        package: module that must be importable; empty for none.
+        install: command that installs the package.
     """
 
     operation: str
@@ -39,13 +39,13 @@ class Backend:
     install: str = ""
 
     def unsupported_reason(self, device: str, dtype: torch.dtype) -> str:
-        """Why this backend cannot run on a device type and dtype; empty when it can."""
+        """Why this backend cannot run on a device type and dtype; empty if it can."""
         if self.devices and device not in self.devices:
             return f"runs on {', '.join(self.devices)}, not on {device}"
         if self.dtypes and dtype not in self.dtypes:
-            return f"takes {' or '.join(map(short, self.dtypes))}, not {short(dtype)}"
+            return f"supports {' and '.join(map(dtype_name, self.dtypes))}, not {dtype_name(dtype)}"
         if self.package and find_spec(self.package) is None:
-            return f"{self.package} is not installed; install it with: {self.install}"
+            return f"{self.package} is not installed; run: {self.install}"
         return ""
 
 
@@ -61,7 +61,7 @@ def register(
     package: str = "",
     install: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function as a backend of an operation; one registered later is preferred to those before it."""
+    """Decorator that registers a function as a backend; ``auto`` prefers backends registered later."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         backend = Backend(operation, name, function, devices, dtypes, package, install)
@@ -72,15 +72,15 @@ def register(
 
 
 def operations() -> tuple[str, ...]:
-    """The names of the operations."""
+    """Names of all operations."""
     return tuple(_BACKENDS)
 
 
 def backends_of(operation: str) -> dict[str, Backend]:
-    """The backends of an operation by name, the reference first, the most preferred last."""
+    """Backends of an operation by name, from the reference to the most preferred."""
     return _BACKENDS[operation]
 
 
-def short(dtype: torch.dtype) -> str:
-    """The name of a dtype without ``torch.``."""
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name of a dtype without the ``torch.`` prefix."""
     return str(dtype).removeprefix("torch.")

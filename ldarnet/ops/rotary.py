@@ -9,22 +9,22 @@ BASE = 10000.0
 
 
 def rotate(x_THP: Tensor, position_T: Tensor, width: int) -> Tensor:
-    """Rotate the first ``width`` features of every head by angles that grow with the position.
+    """Apply rotary position embedding to the first ``width`` features of every head.
 
-    Feature i of the first half is paired with feature i of the second half and turned by position / BASE^(2i/width).
+    Feature i of the first half pairs with feature i of the second half; both rotate by position / BASE^(2i/width).
 
     Args:
         x_THP: queries or keys.
-        position_T: position of each row in its own sequence.
-        width: features that are rotated, even, at most P.
+        position_T: position within the sequence.
+        width: number of rotated features; even, at most P.
 
     Returns:
-        (T, H, P), in the dtype of x; angles in at least float32.
+        (T, H, P) in the dtype of x, computed in at least float32.
     """
     exact = at_least_fp32(x_THP)
     frequency = BASE ** -(torch.arange(0, width, 2, device=x_THP.device, dtype=exact.dtype) / width)
     angle = (position_T.to(exact.dtype)[:, None] * frequency)[:, None]
     cos, sin = angle.cos(), angle.sin()
     first, second, rest = exact.split([width // 2, width // 2, x_THP.shape[-1] - width], dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
-    return turned.to(x_THP.dtype)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    return rotated.to(x_THP.dtype)

@@ -1,15 +1,15 @@
-"""Rows in slabs: a CPU works through a long row in pieces that stay in its caches; a GPU takes the row whole."""
+"""Cache blocking: on a CPU, process a long row in slabs that fit the caches; on a GPU, a slab is the whole row."""
 
 import torch
 
 SLAB_ELEMENTS = 64 * 1024
-"""In one temporary of a slab, per thread: the dozen that an operation needs in float32 are near a core's cache."""
+"""Elements per thread in one temporary of a slab; a dozen float32 temporaries roughly fill a core's cache."""
 
 MIN_ROWS = 256
 
 
 def slabs(device: torch.device, rows: int, width: int, multiple: int = 1) -> list[slice]:
-    """Cut rows 0, 1, ... of ``width`` numbers into slices; all but the last hold a multiple of ``multiple`` rows."""
+    """Split ``rows`` rows of ``width`` elements into slices; all but the last hold a multiple of ``multiple`` rows."""
     height = rows
     if device.type == "cpu":
         height = max(SLAB_ELEMENTS * torch.get_num_threads() // width, MIN_ROWS) // multiple * multiple

@@ -1,7 +1,7 @@
-"""The state-space scan of Mamba-2 (SSD), in both reading directions at once.
+"""The state-space scan of Mamba-2 (SSD), in both directions at once.
 
-Shapes: T packed positions, K = 2 directions (0 reads left to right, 1 right to left), H heads, P head width, N state
-width. A row is cut into B blocks of Q positions, a slab of it into C.
+Shapes: T packed positions, K = 2 directions (0 left to right, 1 right to left), H heads, P head dimension, N state
+width. A row is split into B blocks of Q positions, a slab into C blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ldarnet.ops.slabs import slabs
 BLOCK = 64
 
 LAST = (-1, 0)
-"""Index of what each direction reads last."""
+"""Index of the position that each direction visits last."""
 
 MIN_LOG_DECAY = -60.0
 
@@ -32,10 +32,10 @@ def blocked_scan(
 ) -> Tensor:
     """Compute y_t = c_t . s_t with s_t = exp(log_decay_t) s_{t-1} + b_t x_t^T, in blocks of ``block`` positions.
 
-    Direction 1 takes t+1 for t-1. The state starts from zero at the border of every sequence.
+    Direction 1 uses t+1 instead of t-1. The state is zero at the start of every sequence.
 
     Returns:
-        (T, K, H, P), in the dtype of x; computed in at least float32.
+        (T, K, H, P) in the dtype of x, computed in at least float32.
     """
     scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
     return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
@@ -55,18 +55,17 @@ def ssd(
     """Mamba-2's scan: s_t = exp(dt_t a) s_{t-1} + dt_t b_t x_t^T, y_t = c_t . s_t + d x_t, per direction.
 
     Args:
-        x_TKHP: inputs of every direction and head.
-        dt_TKH: positive step sizes.
-        a_KH: negative decay rates.
+        x_TKHP: inputs.
+        dt_TKH: step sizes, positive.
+        a_KH: decay rates, negative.
         b_TKN: input projections, shared by the heads.
         c_TKN: output projections, shared by the heads.
-        d_KH: weights of the skip connection.
-        packing: borders of the sequences.
-        chunk_size: positions a Triton kernel takes at a time; this reference has its own block size, and the
-            function computed does not depend on either.
+        d_KH: skip connection weights.
+        packing: sequence boundaries.
+        chunk_size: block size of Triton kernels; this reference uses its own. The result does not depend on it.
 
     Returns:
-        y, (T, K, H, P), in the dtype of x; computed in at least float32.
+        y, (T, K, H, P) in the dtype of x, computed in at least float32.
     """
     del chunk_size
     dt_TKH = at_least_fp32(dt_TKH)
@@ -76,9 +75,9 @@ def ssd(
 class _ScanFunction(torch.autograd.Function):
     """y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
 
-    Within a block the sum over earlier positions is a masked product of matrices; states pass between blocks one after
-    the other (Dao and Gu 2024, arXiv 2405.21060, section 6). Kept for the gradients are the arguments and the state
-    that enters every slab; all else is computed again, slab by slab.
+    Within a block, the sum over earlier positions is a masked matrix product; states pass sequentially between blocks
+    (Dao and Gu 2024, arXiv 2405.21060, section 6). Saves the arguments and the state that enters each slab; the
+    backward pass recomputes the rest slab by slab.
     """
 
     @staticmethod
@@ -120,17 +119,17 @@ class _Slab(NamedTuple):
     """C blocks of Q positions in one direction, in at least float32.
 
     Attributes:
-        x: (C, Q, H, P), the inputs.
-        scaled: (C, Q, H, P), the inputs times their scale.
+        x: (C, Q, H, P), inputs.
+        scaled: (C, Q, H, P), inputs times their scale.
         scale: (C, Q, H, 1).
         b: (C, Q, N).
         c: (C, Q, N).
         skip: (H, 1).
-        within: (C, H, Q, Q), at [t, s] the decay from position s to position t, if t sees s.
-        apart: (C, Q, Q), whether t and s are of two sequences; nothing where the slab is of one.
+        within: (C, H, Q, Q), decay from position s to position t at [t, s].
+        apart: (C, Q, Q), whether t and s belong to different sequences; None for a slab of one sequence.
         enter: (C, Q, H, 1), the decay from before a block to each position in it; 0 across a border.
         leave: (C, Q, H, 1), the decay from each position in a block to the last one read; 0 across a border.
-        last: index of what is read last.
+        last: index within a block of the position visited last.
     """
 
     x: Tensor
@@ -145,14 +144,14 @@ class _Slab(NamedTuple):
     leave: Tensor
     last: int
 
-    def seen(self, scores_CQQ: Tensor) -> Tensor:
-        """The scores, in place, with 0 where t does not see s: s is read later, or of another sequence."""
+    def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
+        """Zero the scores, in place, where s comes after t or belongs to another sequence."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.apart is None else scores_CQQ.masked_fill_(self.apart, 0)
 
 
 class _BlockedArguments:
-    """The arguments of a scan cut into blocks, and how far every block lets states pass."""
+    """Arguments of a scan split into blocks, with the decays that let states enter and leave each block."""
 
     def __init__(self, tensors: Sequence[Tensor], packing: Packing, block: int) -> None:
         self.tensors, self.block = tensors, block
@@ -169,24 +168,24 @@ class _BlockedArguments:
             self.leave_BQH.append(_decay(reach[:, last, None] - reach) * leaves[..., None])
 
     def slabs(self, k: int) -> list[slice]:
-        """The positions of each slab, in reading order; those after the last whole block are a slab by themselves."""
+        """Slices of the slabs in the direction's order; positions after the last full block form their own slab."""
         T, _, H, P = self.tensors[0].shape
         whole = T - T % self.block
         rows = slabs(self.tensors[0].device, whole, H * P, self.block) + ([slice(whole, T)] if whole < T else [])
         return rows if k == 0 else rows[::-1]
 
     def blocks(self, x: Tensor) -> Tensor:
-        """Cut the positions of a slab into blocks."""
+        """Split the positions of a slab into blocks."""
         return x.unflatten(0, (-1, min(self.block, len(x))))
 
     def slab(self, rows: slice, k: int) -> _Slab:
-        """Gather what belongs to a slab."""
+        """Collect the tensors of a slab."""
         x, scale, b, c = (at_least_fp32(self.blocks(self.tensors[i][rows, k])) for i in (0, 1, 3, 4))
         scale = scale[..., None]
         blocks, inside = slice(rows.start // self.block, -(-rows.stop // self.block)), slice(0, x.shape[1])
         reach = self.reach_BHQ[k][blocks, :, inside]
         sequence = self.sequence_BQ[blocks, inside]
-        alone = sequence.is_cpu and bool(sequence[0, 0] == sequence[-1, -1])
+        single_sequence = sequence.is_cpu and bool(sequence[0, 0] == sequence[-1, -1])
         return _Slab(
             x=x,
             scaled=x * scale,
@@ -195,7 +194,7 @@ class _BlockedArguments:
             c=c,
             skip=at_least_fp32(self.tensors[5][k])[:, None],
             within=_decay(reach[..., :, None] - reach[..., None, :]),
-            apart=None if alone else sequence[:, :, None] != sequence[:, None, :],
+            apart=None if single_sequence else sequence[:, :, None] != sequence[:, None, :],
             enter=self.enter_BQH[k][blocks, inside, :, None],
             leave=self.leave_BQH[k][blocks, inside, :, None],
             last=LAST[k],
@@ -203,17 +202,20 @@ class _BlockedArguments:
 
 
 def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
-    """Sums over the positions of a block up to each, in the order that a direction reads them."""
+    """Cumulative sum over the positions of a block, in the direction's order."""
     return value_CQH.flip(1).cumsum(1).flip(1) if k else value_CQH.cumsum(1)
 
 
 def _decay(log_decay: Tensor) -> Tensor:
-    """exp, but of nothing below -60: the products would be too small for fast arithmetic, and change no sum."""
+    """exp with its argument clamped at -60: smaller decays would be denormal and do not change any sum."""
     return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
 
 
 def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP: Tensor, up: bool) -> Tensor:
-    """(C+1, N, H, P): up, s_{i+1} = through_i s_i + left_i right_i from s_0 = start; down, i for i+1 from s_C."""
+    """Chain states over blocks, (C+1, N, H, P).
+
+    ``up``: s_{i+1} = through_i s_i + left_i right_i from s_0 = start; otherwise s_i from s_{i+1}, with s_C = start.
+    """
     C = len(left_CNQ)
     states = start_NHP.new_empty(C + 1, *start_NHP.shape)
     states[0 if up else C] = start_NHP
@@ -226,16 +228,16 @@ def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP:
 
 
 def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
-    """The state that enters each block, (C, N, HP), and the one after the slab, (N, H, P)."""
+    """State that enters each block, (C, N, HP), and state after the slab, (N, H, P)."""
     up = slab.last != 0
     states = _chain(slab.b.mT, slab.scaled * slab.leave, slab.enter[:, slab.last], state_NHP, up)
     return (states[:-1] if up else states[1:]).flatten(2), states[slab.last].clone()
 
 
 def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
-    """Write y of a slab, (C, Q, H, P), and return the state after it."""
+    """Write y of a slab, (C, Q, H, P); return the state after it."""
     entering, after_NHP = _states(slab, state_NHP)
-    mixed = slab.within.mul_(slab.seen(slab.c @ slab.b.mT)[:, None])
+    mixed = slab.within.mul_(slab.mask_scores(slab.c @ slab.b.mT)[:, None])
     y = (slab.c @ entering).view_as(slab.x).mul_(slab.enter)
     y += (mixed @ slab.scaled.transpose(1, 2)).transpose(1, 2)
     torch.addcmul(y, slab.x, slab.skip, out=into)
@@ -245,7 +247,7 @@ def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
 def _write_gradients(
     slab: _Slab, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Write a slab's gradients of x, scale, log decay, b and c; return those of the state before it and of the skip."""
+    """Write a slab's gradients of x, scale, log decay, b and c; return those of its entering state and the skip."""
     dx, d_scale, d_log_decay, db, dc = into
     last, entering = slab.last, _states(slab, state_NHP)[0]
     entered, left = dy * slab.enter, slab.scaled * slab.leave
@@ -253,9 +255,9 @@ def _write_gradients(
     d_leaving = (d_states[:-1] if last == 0 else d_states[1:]).flatten(2)
 
     heads, d_heads = (value.transpose(1, 2).contiguous() for value in (slab.scaled, dy))
-    scores = slab.seen(slab.c @ slab.b.mT)[:, None]
+    scores = slab.mask_scores(slab.c @ slab.b.mT)[:, None]
     d_within = (d_heads @ heads.mT).mul_(slab.within)
-    d_scores = slab.seen(d_within.sum(1))
+    d_scores = slab.mask_scores(d_within.sum(1))
     torch.baddbmm(d_scores @ slab.b, entered.flatten(2), entering.mT, out=dc)
     torch.baddbmm(d_scores.mT @ slab.c, left.flatten(2), d_leaving.mT, out=db)
     d_left = (slab.b @ d_leaving).view_as(slab.x)
@@ -271,9 +273,9 @@ def _write_gradients(
 
 
 def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
-    """The gradient of the log decays, (C, Q, H), from what each decay passes on, times the gradient of that.
+    """Gradient of the log decays, (C, Q, H), from products of decayed values with their gradients.
 
-    What a position passes to itself does not decay: it is left out, lest it drown the rest.
+    The diagonal of ``within`` does not decay; it is zeroed so that it does not swamp the other terms.
     """
     within_CHQQ.diagonal(dim1=-2, dim2=-1).zero_()
     leave_CQH[:, last] = 0

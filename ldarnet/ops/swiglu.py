@@ -1,6 +1,6 @@
 """The gate of SwiGLU (Shazeer 2020, arXiv 2002.05202).
 
-Shapes: T packed positions, F twice the hidden width.
+Shapes: T packed positions, F = 2 * hidden width.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ from ldarnet.ops.registry import REFERENCE, register
 
 @register("swiglu", REFERENCE)
 def swiglu(x_TF: Tensor) -> Tensor:
-    """silu(gate) * y of x = [y, gate], (T, F) to (T, F/2), in the dtype of x; computed in at least float32."""
+    """silu(gate) * y for x = [y, gate]; (T, F) to (T, F/2) in the dtype of x, computed in at least float32."""
     return _SwiGLUFunction.apply(x_TF)
 
 
 class _SwiGLUFunction(torch.autograd.Function):
-    """Only x is kept for the gradients."""
+    """Saves only x."""
 
     @staticmethod
     def forward(ctx: Any, x_TF: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Is a backend right? Example inputs of every operation, and how far a backend's results are from the reference's.
+"""Verification of backends: example inputs per operation and the maximum error against the reference.
 
-The reference is run in float64 on the very numbers that the backend gets, so rounding of the inputs does not count.
+The reference runs in float64 on the same (already rounded) inputs, so input rounding does not count as error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import REFERENCE, Backend, backends_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 3e-2, torch.float16: 3e-2}
-"""Largest error that is accepted, relative to the largest value; float32 leaves room for products in TF32."""
+"""Accepted error by dtype, relative to the largest value; float32 leaves room for TF32."""
 
 FP32_OPERATIONS = {"add_norm", "dechunk"}
-"""Operations whose main input, the residual stream or the chunks, is at least float32 under autocast."""
+"""Operations whose main input (residual stream, chunks) is at least float32 under autocast."""
 
 LOW_PRECISION_ARGUMENTS = {
     "ssd": (0, 3, 4),
@@ -29,20 +29,20 @@ LOW_PRECISION_ARGUMENTS = {
     "gated_norm": (0, 1),
     "swiglu": (0,),
 }
-"""Which arguments come in the dtype of the matrix products; the other floating-point ones are never below float32."""
+"""Indices of the arguments that have the matrix product dtype; other floating-point arguments are at least float32."""
 
 
 def example(
     operation: str, lengths: Sequence[int], *, width: int = 64, device: str = "cpu", seed: int = 0
 ) -> list[Any]:
-    """Arguments of an operation for packed sequences of these lengths; tensors are float64 and take gradients.
+    """Random arguments of an operation: float64 tensors that require gradients.
 
     Args:
-        operation: its name.
-        lengths: positions of each sequence; of the chunks' sequences for ``dechunk``.
-        width: of heads, states and features.
-        device: where the tensors lie.
-        seed: of the random numbers.
+        operation: for example ``ssd``.
+        lengths: length of each packed sequence; in chunks for ``dechunk``.
+        width: head dimension, state width and number of features.
+        device: device of the tensors.
+        seed: random seed.
     """
     generator = torch.Generator().manual_seed(seed)
     T = sum(lengths)
@@ -79,61 +79,61 @@ def example(
             arguments = [draw(T, 2 * width)]
         case _:
             raise AssertionError(f"no example of {operation}")
-    return [value.requires_grad_() if _takes_gradients(value) else value for value in arguments]
+    return [value.requires_grad_() if _is_float_tensor(value) else value for value in arguments]
 
 
 def max_error(
     backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
 ) -> float:
-    """Largest error of a backend's outputs and gradients, each relative to the reference's largest value.
+    """Maximum error of a backend's outputs and gradients, each relative to the largest value of the reference.
 
     Args:
-        backend: what is tried.
-        device: where it runs.
-        dtype: of the arguments that :data:`LOW_PRECISION_ARGUMENTS` names; float64 is kept in all of them.
-        lengths: positions of each packed sequence.
-        width: as in :func:`example`.
-        seed: of the random numbers.
+        backend: backend to verify.
+        device: torch device type to run on.
+        dtype: dtype of the :data:`LOW_PRECISION_ARGUMENTS`; with float64, all arguments are float64.
+        lengths: length of each packed sequence.
+        width: see :func:`example`.
+        seed: random seed.
     """
-    with _apart(device):
+    with _isolated(device):
         drawn = example(backend.operation, lengths, width=width, device=device, seed=seed)
-        exact_dtype = torch.promote_types(dtype, torch.float32)
+        full_dtype = torch.promote_types(dtype, torch.float32)
         given = []
-        for place, value in enumerate(drawn):
-            target = dtype if place in LOW_PRECISION_ARGUMENTS[backend.operation] else exact_dtype
-            given.append(value.detach().to(target).requires_grad_() if _takes_gradients(value) else value)
-        exact = [value.detach().double().requires_grad_() if _takes_gradients(value) else value for value in given]
+        for index, value in enumerate(drawn):
+            target = dtype if index in LOW_PRECISION_ARGUMENTS[backend.operation] else full_dtype
+            given.append(value.detach().to(target).requires_grad_() if _is_float_tensor(value) else value)
+        exact = [value.detach().double().requires_grad_() if _is_float_tensor(value) else value for value in given]
         if backend.operation == "add_norm":
             given[-1] = dtype
-        got = _results(backend, given, seed)
-        wanted = _results(backends_of(backend.operation)[REFERENCE], exact, seed)
-        errors = [_error(a, b) for a, b in zip(got, wanted, strict=True)]
+        actual = _results(backend, given, seed)
+        expected = _results(backends_of(backend.operation)[REFERENCE], exact, seed)
+        errors = [_error(a, b) for a, b in zip(actual, expected, strict=True)]
         return torch.stack(errors).max().item()
 
 
 @contextmanager
-def _apart(device: str) -> Iterator[None]:
-    """Not touched by what the caller is in the middle of: no gradients, autocast, or a checkpoint's saved tensors."""
-    as_it_is = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False), as_it_is:
+def _isolated(device: str) -> Iterator[None]:
+    """Isolate the check from the caller's autograd state (grad mode, autocast, activation checkpointing)."""
+    save_as_is = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False), save_as_is:
         yield
 
 
 def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:
-    """Outputs, and the gradients of a fixed weighted sum of them."""
+    """Detached outputs, and gradients of a fixed weighted sum of them."""
     outputs = backend.function(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(seed + 1)
-    # Eighths, since every dtype holds them exactly.
+    # Multiples of 1/8 are exact in every dtype.
     weights = [torch.randint(-16, 17, y.shape, generator=generator, device="cpu").to(y) / 8 for y in outputs]
-    inputs = [value for value in arguments if _takes_gradients(value)]
+    inputs = [value for value in arguments if _is_float_tensor(value)]
     return [*(y.detach() for y in outputs), *torch.autograd.grad(outputs, inputs, weights)]
 
 
-def _error(got: Tensor, wanted: Tensor) -> Tensor:
-    # The examples' values are of order one; where all are far below, as where a gradient is 0, rounding is left.
-    return (got.double() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-3)
+def _error(actual: Tensor, expected: Tensor) -> Tensor:
+    # Example values are of order one; the clamp keeps rounding noise from counting where the exact result is 0.
+    return (actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
 
 
-def _takes_gradients(value: Any) -> bool:
+def _is_float_tensor(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()

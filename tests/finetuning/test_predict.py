@@ -113,12 +113,12 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, 
     status, _, said = command(monkeypatch, capsys, "predict", tmp_path / "model", fasta)
     assert status == 1
     assert said.startswith("error: ")
-    assert "holds a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in said
+    assert "is a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in said
     (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
-    with pytest.raises(UserError, match=r"without a model of ours; it has not saved one yet, so run its command again"):
+    with pytest.raises(UserError, match=r"this run has no saved model; no checkpoint was written yet; rerun"):
         load_backbone(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"without a model of ours; it was a baseline, or its sweep has chosen another"):
+    with pytest.raises(UserError, match=r"this run has no saved model; it is a baseline, or its sweep selected other"):
         load_backbone(tmp_path)
     for place, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
         status, _, said = command(monkeypatch, capsys, "predict", place, fasta)

@@ -1,4 +1,4 @@
-"""A sequence gets the same result alone, beside others, and with padding anywhere."""
+"""The result of a sequence does not depend on its batch or on padding."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def sequences_of(lengths, seed=0):
     return [torch.randint(0, 5, (length,), generator=generator) for length in lengths]
 
 
-@pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one chunking", "two chunkings"])
+@pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one router", "two routers"])
 @settings(deadline=None, max_examples=15)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_forward_and_boundaries(changes, lengths, seed):
@@ -51,20 +51,20 @@ def test_forward_and_boundaries(changes, lengths, seed):
             assert not stage.probability[row, length:].any()
 
 
-@pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one chunking", "two chunkings"])
+@pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one router", "two routers"])
 def test_gradients(changes):
     model, sequences = model_of(**changes), sequences_of([1, 2, 130, 64, 17])
     weights = [torch.randn(len(s), 7, dtype=torch.float64) for s in sequences]
     alone = sum((model(s[None]).logits[0] * w).sum() for s, w in zip(sequences, weights, strict=True))
-    wanted = torch.autograd.grad(alone, list(model.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(alone, list(model.parameters()), allow_unused=True)
     logits = model(padded(sequences)).logits
     together = sum((logits[i, : len(w)] * w).sum() for i, w in enumerate(weights))
-    got = torch.autograd.grad(together, list(model.parameters()), allow_unused=True)
-    for (name, _), a, b in zip(model.named_parameters(), got, wanted, strict=True):
+    actual = torch.autograd.grad(together, list(model.parameters()), allow_unused=True)
+    for (name, _), a, b in zip(model.named_parameters(), actual, expected, strict=True):
         torch.testing.assert_close(a, b, msg=name)
 
 
-def test_padding_may_stand_anywhere_and_a_mask_may_name_it():
+def test_padding_anywhere_and_attention_mask():
     model, (sequence,) = model_of(), sequences_of([30])
     left = torch.cat([torch.full((12,), PAD), sequence])[None]
     torch.testing.assert_close(model(left).logits[0, 12:], model(sequence[None]).logits[0])
@@ -73,7 +73,7 @@ def test_padding_may_stand_anywhere_and_a_mask_may_name_it():
     torch.testing.assert_close(model(hidden, mask).logits[0, :30], model(sequence[None]).logits[0])
 
 
-def test_losses_of_a_padded_batch_count_real_positions_only():
+def test_losses_exclude_padding():
     model, sequences = model_of(), sequences_of([40, 9])
     labels = padded([s.clone() for s in sequences])
     labels[labels == PAD] = -100
@@ -84,15 +84,15 @@ def test_losses_of_a_padded_batch_count_real_positions_only():
     torch.testing.assert_close(torch.stack(out.boundaries[0].totals()), totals[0] + totals[1])
 
 
-def test_nothing_scored_is_no_loss_and_nothing_at_all_is_an_error():
+def test_no_targets_give_zero_loss_and_an_all_padding_batch_is_an_error():
     model = model_of()
     out = model(torch.zeros(1, 5, dtype=torch.int64), labels=torch.full((1, 5), -100))
     assert out.mlm_loss.item() == 0
-    with pytest.raises(ValueError, match="nothing but padding"):
+    with pytest.raises(ValueError, match="all padding"):
         model(torch.full((2, 3), PAD))
 
 
-def test_a_classifier_gives_each_sequence_what_it_gets_alone():
+def test_classifier_logits_do_not_depend_on_the_batch():
     torch.manual_seed(0)
     model = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", num_labels=3)).double()
     sequences = sequences_of([25, 3])

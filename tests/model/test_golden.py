@@ -1,4 +1,4 @@
-"""The authors' released code and ours compute the same numbers from the same checkpoint."""
+"""Golden outputs: the published code and ours compute the same numbers from the same checkpoint."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def relative(ours, theirs):
     return ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()
 
 
-def test_float64_reproduces_every_number(checkpoint, expected):
+def test_outputs_in_float64(checkpoint, expected):
     model = load_published_checkpoint(checkpoint).double()
     assert (model.config.target_ratio, model.config.ratio_weight) == (
         expected["target_ratio"],
@@ -42,7 +42,7 @@ def test_float64_reproduces_every_number(checkpoint, expected):
             assert torch.equal(stage.mask, mask)
 
 
-def test_float64_reproduces_every_gradient(checkpoint, expected):
+def test_gradients_in_float64(checkpoint, expected):
     model = load_published_checkpoint(checkpoint).double()
     sequence = expected["sequences"][0]
     model(sequence["input_ids"], labels=sequence["labels"]).loss.backward()
@@ -53,7 +53,7 @@ def test_float64_reproduces_every_gradient(checkpoint, expected):
         assert relative(ours[name], gradient) < 1e-5, name
 
 
-def test_float32_stays_within_a_thousandth(checkpoint, expected):
+def test_outputs_in_float32(checkpoint, expected):
     model = load_published_checkpoint(checkpoint)
     for sequence in expected["sequences"]:
         out = model(sequence["input_ids"], labels=sequence["labels"])
@@ -64,7 +64,7 @@ def test_float32_stays_within_a_thousandth(checkpoint, expected):
         assert out.boundaries[0].probability.dtype == torch.float32
 
 
-def test_the_published_form_is_written_as_it_was_read(checkpoint, tmp_path):
+def test_saving_reproduces_the_published_file(checkpoint, tmp_path):
     save_published_checkpoint(load_published_checkpoint(checkpoint), tmp_path / "copy.pt", step=3)
     original = torch.load(checkpoint, weights_only=True)
     copy = torch.load(tmp_path / "copy.pt", weights_only=True)

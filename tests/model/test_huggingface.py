@@ -1,4 +1,4 @@
-"""The Hugging Face contracts: save, load, Auto classes, tied weights, tokenizer, presets."""
+"""Hugging Face integration: save, load, Auto classes, tied weights, tokenizer, presets."""
 
 import warnings
 
@@ -25,7 +25,7 @@ from ldarnet.model import PRESETS
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(tied, tmp_path):
+def test_a_loaded_model_gives_the_same_logits(tied, tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", tie_word_embeddings=tied)).eval()
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 4, (2, 70))
@@ -38,14 +38,14 @@ def test_a_saved_model_gives_the_same_logits_however_it_is_loaded(tied, tmp_path
     assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
 
 
-def test_a_model_is_built_on_the_device_of_the_context():
+def test_a_model_is_built_on_the_context_device():
     with torch.device("meta"):
         model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_model_in_half_precision_runs_and_stays_near(dtype, tmp_path):
+def test_half_precision_is_close_to_float32(dtype, tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
     model.save_pretrained(tmp_path)
     half = AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=dtype).eval()
@@ -59,7 +59,7 @@ def test_a_model_in_half_precision_runs_and_stays_near(dtype, tmp_path):
     assert all(p.grad.isfinite().all() for p in half.parameters())
 
 
-def test_other_heads_take_the_same_weights(tmp_path):
+def test_weights_are_shared_between_heads(tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 4, (1, 33))
@@ -78,7 +78,7 @@ def test_published_sizes(name, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_initialisation_follows_the_paper():
+def test_initialization_follows_the_paper():
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("ldarnet-2m"))
     backbone, inner = model.model.backbone, model.model.backbone.main.main
@@ -87,7 +87,7 @@ def test_initialisation_follows_the_paper():
         return weight.std().item()
 
     assert std(backbone.encoder.layers[0].mixer.in_proj.weight) == pytest.approx(0.02, rel=0.05)
-    # Seven residual branches in encoder and decoder, twelve more in the main network.
+    # Seven residual branches in encoder and decoder, twelve in the main network.
     assert std(backbone.encoder.layers[3].mixer.out_proj.weight) == pytest.approx(0.02 / 7**0.5, rel=0.05)
     assert std(inner.layers[5].mlp.fc2.weight) == pytest.approx(0.02 / 19**0.5, rel=0.05)
     assert torch.equal(backbone.router.q_proj.weight, torch.eye(64))
@@ -101,7 +101,7 @@ def test_initialisation_follows_the_paper():
     assert (mixer.D == 1).all()
 
 
-def test_what_a_trainer_asks_about_parameters():
+def test_parameter_stages_and_weight_decay_of_a_nested_layout():
     model = LDARNetForMaskedLM(
         LDARNetConfig.preset(
             "tiny",
@@ -126,12 +126,12 @@ def test_what_a_trainer_asks_about_parameters():
         "model.backbone.main.main.main.norm.weight": 2,
     }
     assert {name: stages[name] for name in expected} == expected
-    undecayed = model.no_weight_decay()
-    assert {name.rpartition(".")[2] for name in undecayed} == {
+    without_decay = model.no_weight_decay()
+    assert {name.rpartition(".")[2] for name in without_decay} == {
         "weight", "bias", "conv_bias", "norm_weight", "A_log", "D", "dt_bias",
     }  # fmt: skip
-    assert all("norm" in name for name in undecayed if name.endswith(".weight"))
-    assert not any("proj.weight" in name or "fc" in name or "conv_weight" in name for name in undecayed)
+    assert all("norm" in name for name in without_decay if name.endswith(".weight"))
+    assert not any("proj.weight" in name or "fc" in name or "conv_weight" in name for name in without_decay)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -148,32 +148,32 @@ def test_parameter_stages_of_the_presets(preset):
     [
         ({"arch_layout": ["m1t", ["M1"], "m1"]}, "'m1t' is not a stack"),
         ({"arch_layout": ["m1", "M1", "m1"]}, "is neither"),
-        ({"d_model": [16]}, "d_model.*needs one entry for each of the 2 stages"),
+        ({"d_model": [16]}, "d_model.*must have one entry for each of the 2 stages"),
         ({"d_model": [24, 16]}, "must not shrink"),
-        ({"ssm_cfg": {"state": 8}}, "ssm_cfg: unknown.*state"),
-        ({"ssm_cfg": {"headdim": 7}}, "no multiple of headdim 7"),
+        ({"ssm_cfg": {"state": 8}}, "ssm_cfg: unknown keys.*state"),
+        ({"ssm_cfg": {"headdim": 7}}, "must be a multiple of headdim 7"),
         ({"attn_cfg": {"num_heads": [3, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "3 does not divide"),
         (
             {"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [10, 8], "window_size": [7, -1]}},
-            "at most the head width 8",
+            "at most the head dimension 8",
         ),
-        ({"attn_cfg": {}}, "attn_cfg.num_heads: attention needs one entry"),
+        ({"attn_cfg": {}}, "attn_cfg.num_heads: must have one entry"),
         ({"attn_cfg": {"num_heads": [0, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "num_heads: 0 must be"),
         ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [-7, -1]}}, "size: -7 must be"),
         ({"ssm_cfg": {"headdim": 0}}, "ssm_cfg.headdim: 0 must be at least 1"),
         ({"pad_token_id": None}, "pad_token_id: None"),
-        ({"vocab_size": 6}, "vocab_size: 6 must be above"),
-        ({"target_ratio": 1.0}, "target_ratio: 1.0 must be more than 1"),
-        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be above 0 for the MLPs of M1"),
+        ({"vocab_size": 6}, "vocab_size: 6 must be greater"),
+        ({"target_ratio": 1.0}, "target_ratio: 1.0 must be greater than 1"),
+        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be positive for the MLPs of M1"),
     ],
 )
-def test_a_configuration_that_does_not_fit_together_names_the_field(changes, message):
+def test_an_inconsistent_configuration_is_an_error_that_names_the_field(changes, message):
     with pytest.raises(ValueError, match=message):
         LDARNetConfig.preset("tiny", **changes)
 
 
-def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"no preset 'huge'.*ldarnet-2m"):
+def test_an_unknown_preset_is_an_error_that_lists_the_presets():
+    with pytest.raises(ValueError, match=r"unknown preset 'huge'.*ldarnet-2m"):
         LDARNetConfig.preset("huge")
 
 
@@ -194,7 +194,7 @@ def test_the_tokenizer_round_trips(tmp_path):
         assert (again.pad_token_id, again.mask_token_id) == (6, 5)
 
 
-def test_decoding_keeps_every_base():
+def test_decoding_keeps_n():
     tokenizer = DNATokenizer()
     assert tokenizer.decode([0, 4, 1, 6], skip_special_tokens=True) == "ANC"
     assert (
@@ -206,8 +206,7 @@ def test_decoding_keeps_every_base():
         assert guess["sequence"] == f"ACGN{guess['token_str']}TTNNA"
 
 
-def test_pipelines_take_batches():
-    """Sequences of different lengths together give what each gives alone."""
+def test_pipeline_results_do_not_depend_on_the_batch():
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).eval()
     sequences = ["ACGT[MASK]ACGTA", "TT[MASK]", "ACG[MASK]TTT"]
     for task, network in (("fill-mask", model), ("feature-extraction", model.model)):
@@ -222,8 +221,8 @@ def test_pipelines_take_batches():
             )
 
 
-def test_an_output_has_entries_of_sequences_only():
-    """What a trainer of transformers gathers at inference: logits, and nothing that is of the batch as a whole."""
+def test_output_entries_are_per_sequence():
+    """``Trainer`` gathers logits at inference, and nothing that belongs to the batch as a whole."""
     ids, labels = torch.randint(0, 4, (3, 20)), torch.tensor([0, 1, 1])
     masked = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     classifier = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny"))
@@ -243,25 +242,25 @@ def test_an_output_has_entries_of_sequences_only():
         {"num_labels": 3, "problem_type": "multi_label_classification"},
     ],
 )
-def test_what_is_no_choice_of_one_class_is_refused(changes):
-    with pytest.raises(ValueError, match="this classifier chooses one of two classes or more"):
+def test_unsupported_classification_problems_are_errors(changes):
+    with pytest.raises(ValueError, match="supports single_label_classification with two or more classes"):
         LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", **changes))
 
 
-def test_labels_that_are_no_classes_are_refused():
+def test_floating_point_labels_are_an_error():
     model = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", num_labels=3))
-    with pytest.raises(ValueError, match=r"labels of torch.float32: give the number of a class"):
+    with pytest.raises(ValueError, match=r"labels: dtype torch.float32 is not supported; give int64 class indices"):
         model(torch.zeros(2, 9, dtype=torch.long), labels=torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (2, 10), (3, 9), (18,)])
-def test_a_mask_of_another_shape_is_refused(shape):
+def test_a_mask_of_another_shape_is_an_error(shape):
     model = LDARNetModel(LDARNetConfig.preset("tiny"))
-    with pytest.raises(ValueError, match=r"attention_mask of shape .* input_ids have \(2, 9\)"):
+    with pytest.raises(ValueError, match=r"attention_mask: shape .* does not match input_ids \(2, 9\)"):
         model(torch.zeros(2, 9, dtype=torch.long), torch.ones(shape))
 
 
-def test_a_demand_for_a_kernel_is_not_saved(tmp_path):
+def test_kernel_overrides_are_not_saved(tmp_path):
     config = LDARNetConfig.preset("tiny", ops={"ssd": "mamba-ssm"})
     LDARNetForMaskedLM(config).save_pretrained(tmp_path)
     assert config.ops == {"ssd": "mamba-ssm"}
@@ -270,11 +269,11 @@ def test_a_demand_for_a_kernel_is_not_saved(tmp_path):
     again(torch.zeros(1, 9, dtype=torch.long))
 
 
-def test_what_is_no_dna_is_read_with_a_warning():
+def test_non_nucleotide_characters_raise_a_warning():
     tokenizer = DNATokenizer()
-    with pytest.warns(UserWarning, match="'U' is no letter of DNA and is read as N; write T for U"):
+    with pytest.warns(UserWarning, match="'U' is not a nucleotide code and is read as N; convert U to T"):
         assert tokenizer(["ACGT", "ACGU"])["input_ids"][1] == [0, 1, 2, 4]
-    with pytest.warns(UserWarning, match="'L' is no letter of DNA and is read as N; is this DNA"):
+    with pytest.warns(UserWarning, match="'L' is not a nucleotide code and is read as N; is this DNA"):
         tokenizer.encode("MKVLLPSYE")
     with pytest.raises(ValueError, match="text input must be of type"):
         tokenizer(5)

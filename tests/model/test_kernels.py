@@ -1,6 +1,6 @@
-"""The whole model with our Triton kernels: the authors' numbers, and no sequence knows its batch mates.
+"""The model with our Triton kernels: golden outputs, and results independent of the batch.
 
-Compiled where there is a GPU, else under Triton's interpreter.
+Compiled on a GPU, otherwise under Triton's interpreter.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ OURS = [operation for operation in operations() if "triton" in backends_of(opera
 
 @pytest.fixture
 def use_triton(monkeypatch):
-    """Lets our kernels, or at first the references, compute a model on any device; checks at the end that all did."""
+    """Run a model with our kernels (or the references) on any device; check at the end that every kernel ran."""
     used = set()
 
     def spy(operation, function):
@@ -31,7 +31,7 @@ def use_triton(monkeypatch):
     resolve.cache_clear()
 
     def override(model, backend="triton"):
-        assert not used  # by what went before
+        assert not used  # so far only references ran
         model.config.ops.update(dict.fromkeys(OURS, backend))
 
     yield override
@@ -39,7 +39,7 @@ def use_triton(monkeypatch):
     assert used == set(OURS)
 
 
-def test_the_goldens(shared, use_triton):
+def test_golden_outputs(shared, use_triton):
     model = load_published_checkpoint(shared / "golden" / "parity_tiny.ckpt.pt").double().to(DEVICE)
     use_triton(model)
     expected = torch.load(shared / "golden" / "parity_tiny.expected.pt", weights_only=True)
@@ -54,7 +54,7 @@ def test_the_goldens(shared, use_triton):
     assert torch.equal(out.boundaries[0].mask.cpu(), sequence["boundary_mask"][0])
 
 
-def test_logits_and_gradients_are_those_of_the_references_and_of_each_sequence_alone(use_triton):
+def test_a_batch_gives_the_logits_and_gradients_of_the_references_on_single_sequences(use_triton):
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).double().to(DEVICE)
     for parameter in model.parameters():
@@ -62,12 +62,12 @@ def test_logits_and_gradients_are_those_of_the_references_and_of_each_sequence_a
     sequences = [torch.randint(0, 5, (length,)).to(DEVICE) for length in (20, 1, 9)]
     use_triton(model, "torch")
     alone = [model(sequence[None]).logits[0] for sequence in sequences]
-    wanted = torch.autograd.grad(torch.cat(alone).sin().sum(), list(model.parameters()))
+    expected_gradients = torch.autograd.grad(torch.cat(alone).sin().sum(), list(model.parameters()))
     use_triton(model)
     batch = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=model.config.pad_token_id)
     logits = model(batch).logits
     together = torch.cat([logits[row, : len(sequence)] for row, sequence in enumerate(sequences)])
     torch.testing.assert_close(together, torch.cat(alone))
-    got = torch.autograd.grad(together.sin().sum(), list(model.parameters()))
-    for ours, theirs in zip(got, wanted, strict=True):
+    gradients = torch.autograd.grad(together.sin().sum(), list(model.parameters()))
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs)

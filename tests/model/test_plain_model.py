@@ -1,4 +1,4 @@
-"""The whole model against the plainest form of it, for hierarchies of several shapes."""
+"""The model against a naive implementation, for several layouts."""
 
 import pytest
 import torch
@@ -7,20 +7,20 @@ from ldarnet import LDARNetConfig, LDARNetForMaskedLM, load_published_checkpoint
 from tests.support.plain_model import PlainModel
 
 SHAPES = {
-    "one stack": {
+    "no router": {
         "arch_layout": ["m1T1"],
         "d_model": [16],
         "d_intermediate": [32],
         "attn_cfg": {"num_heads": [2], "rotary_emb_dim": [8], "window_size": [5]},
     },
-    "one chunking": {},
-    "two chunkings, every letter": {
+    "one router": {},
+    "two routers, every layer type": {
         "arch_layout": ["m1T1", ["t1M1", ["M1T1"], "m1"], "T1m1"],
         "d_model": [16, 24, 32],
         "d_intermediate": [32, 32, 64],
         "attn_cfg": {"num_heads": [2, 3, 2], "rotary_emb_dim": [8, 4, 16], "window_size": [7, 5, -1]},
     },
-    "three chunkings, equal widths": {
+    "three routers, equal widths": {
         "arch_layout": ["m1", ["m1", ["m1", ["M1"], "m1"], "m1"], "m1"],
         "d_model": [16, 16, 16, 16],
         "d_intermediate": [0, 0, 0, 32],
@@ -54,8 +54,7 @@ def test_logits_and_boundaries(shape, seed, tmp_path):
             assert torch.equal(stage.mask[0], mask)
 
 
-def test_the_plain_form_is_the_authors(shared):
-    """The plain form is held to the authors' numbers as well, where they are at hand."""
+def test_the_naive_implementation_matches_the_published_outputs(shared):
     plain = PlainModel(torch.load(shared / "golden" / "parity_tiny.ckpt.pt", weights_only=True))
     expected = torch.load(shared / "golden" / "parity_tiny.expected.pt", weights_only=True)
     for sequence in expected["sequences"]:

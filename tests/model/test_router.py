@@ -1,4 +1,4 @@
-"""The router, the ratio loss and what the hierarchy does with boundaries."""
+"""Router, ratio loss and chunking."""
 
 import pytest
 import torch
@@ -20,17 +20,17 @@ def identity_router(width):
     return router
 
 
-def test_a_chunk_begins_where_neighbours_point_apart_and_at_every_start():
+def test_boundaries_are_at_sequence_starts_and_between_dissimilar_neighbors():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     row = torch.stack([a, a, -a, -a, a, a, b])
     probability, boundary = identity_router(2)(row, packing_of(4, 3))
     torch.testing.assert_close(probability, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.5]))
-    # The last is a tie, which is no boundary.
+    # The last probability is exactly 0.5, which is not a boundary.
     assert boundary.tolist() == [True, False, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("target", [2.0, 4.0, 7.5])
-def test_the_ratio_loss_is_smallest_at_the_target(target):
+def test_the_ratio_loss_has_its_minimum_at_the_target(target):
     share = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     loss = ratio_loss(share, share, target)
     assert abs(share[loss.argmin()] - 1 / target) <= 0.01
@@ -39,7 +39,7 @@ def test_the_ratio_loss_is_smallest_at_the_target(target):
     )
 
 
-def test_the_ratio_loss_pushes_probabilities_down_where_there_are_too_many_boundaries():
+def test_the_ratio_loss_lowers_probabilities_when_there_are_too_many_boundaries():
     for share, sign in ((0.9, 1), (0.05, -1)):
         mean = torch.tensor(share, requires_grad=True)
         ratio_loss(torch.tensor(share), mean, 4.0).backward()
@@ -56,7 +56,7 @@ def test_router_logits_and_losses_stay_in_float32_under_autocast():
     assert out.loss.dtype == torch.float32
 
 
-def test_chunks_decide_what_the_main_network_sees():
+def test_the_main_network_sees_boundary_positions_only():
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     seen = []
     model.model.backbone.main.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))

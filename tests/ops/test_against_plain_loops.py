@@ -1,4 +1,4 @@
-"""Every operation against the plainest loop that computes it, in float64, forward and backward, packed sequences."""
+"""Every operation against a naive loop: float64, forward and backward, packed sequences."""
 
 import math
 
@@ -13,8 +13,8 @@ LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
 
 
 @pytest.fixture(params=["whole", "slabs"])
-def cut(request, monkeypatch):
-    """The row is short enough for one slab, or cut into the smallest slabs."""
+def slab_size(request, monkeypatch):
+    """Process the row as one slab, or in the smallest possible slabs."""
     if request.param == "slabs":
         monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 8)
         monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
@@ -43,9 +43,9 @@ def cpu_backends(operation):
 def assert_same_with_gradients(ours, plain, inputs, tolerance=1e-9):
     torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
     weight = torch.linspace(-1, 1, plain.numel(), dtype=plain.dtype).view_as(plain)
-    got = torch.autograd.grad((ours * weight).sum(), inputs, retain_graph=True)
-    wanted = torch.autograd.grad((plain * weight).sum(), inputs)
-    for a, b in zip(got, wanted, strict=True):
+    actual = torch.autograd.grad((ours * weight).sum(), inputs, retain_graph=True)
+    expected = torch.autograd.grad((plain * weight).sum(), inputs)
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -64,14 +64,14 @@ def plain_ssd(x, dt, a, b, c, d, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("ssd"))
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("slab_size")
 def test_ssd(function, lengths):
     T = sum(lengths)
     x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
     dt, a = random(T, 2, 3, seed=2), random(2, 3, seed=3)
-    steps, rates = F.softplus(dt), -a.exp()
-    ours = function(x, steps, rates, b, c, d, packing_of(lengths), 64)
-    assert_same_with_gradients(ours, plain_ssd(x, steps, rates, b, c, d, lengths), [x, dt, a, b, c, d])
+    step, decay = F.softplus(dt), -a.exp()
+    ours = function(x, step, decay, b, c, d, packing_of(lengths), 64)
+    assert_same_with_gradients(ours, plain_ssd(x, step, decay, b, c, d, lengths), [x, dt, a, b, c, d])
 
 
 def test_scan_gradients_agree_with_finite_differences():
@@ -105,7 +105,7 @@ def plain_convolution(x, weight, bias, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("convolution"))
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("slab_size")
 def test_convolution(function, lengths):
     x, weight, bias = random(sum(lengths), 3), random(2, 3, 4), random(2, 3)
     ours = function(x, weight, bias, packing_of(lengths))
@@ -114,7 +114,7 @@ def test_convolution(function, lengths):
 
 @pytest.mark.parametrize("T", [1, 7])
 @pytest.mark.parametrize("function", cpu_backends("gated_norm"))
-@pytest.mark.usefixtures("cut")
+@pytest.mark.usefixtures("slab_size")
 def test_gated_norm(function, T):
     y, z, weight = random(T, 2, 8), random(T, 8), random(2, 8)
     gated = y * (z * z.sigmoid())[:, None]
@@ -136,21 +136,21 @@ def plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("dechunk"))
-@pytest.mark.parametrize("kind", ["random", "sure", "unsure"])
-@pytest.mark.parametrize("spread", [1, 3], ids=["every base a boundary", "up to three bases a chunk"])
+@pytest.mark.parametrize("kind", ["random", "one", "threshold"])
+@pytest.mark.parametrize("spread", [1, 3], ids=["one base per chunk", "up to three bases per chunk"])
 def test_dechunk(function, lengths, kind, spread):
     M = sum(lengths)
     chunk_of = torch.arange(M).repeat_interleave(torch.arange(M) % spread + 1)
     chunk, level = random(M, 3), random(M, seed=5)
     confidence, residual = random(len(chunk_of), seed=6), random(len(chunk_of), 3, seed=7)
-    probability = {"random": level.sigmoid(), "sure": level * 0 + 1, "unsure": level * 0 + 0.5000001}[kind]
+    probability = {"random": level.sigmoid(), "one": level * 0 + 1, "threshold": level * 0 + 0.5000001}[kind]
     ours = function(chunk, probability, confidence, residual, packing_of(lengths), chunk_of)
     plain = plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of)
     assert_same_with_gradients(ours, plain, [chunk, level, confidence, residual], 1e-7)
 
 
 @pytest.mark.parametrize("function", cpu_backends("dechunk"))
-def test_dechunk_stays_exact_over_a_long_sequence(function):
+def test_dechunk_is_accurate_over_a_long_sequence(function):
     chunk, level, chunk_of = random(3000, 2, grad=False), random(3000, grad=False), torch.arange(3000)
     rest = [random(3000, grad=False), random(3000, 2, grad=False, seed=1)]
     exact = plain_dechunk(chunk, level.sigmoid(), *rest, [3000], chunk_of)
@@ -164,9 +164,9 @@ def plain_attention(q, k, v, lengths, window):
     out = torch.zeros_like(q)
     for span in spans(lengths):
         for t in span:
-            near = [s for s in span if window < 0 or abs(s - t) <= window]
-            score = torch.einsum("hp,shp->hs", q[t], k[near]) / math.sqrt(q.shape[-1])
-            row = torch.einsum("hs,shp->hp", score.softmax(-1), v[near])
+            visible = [s for s in span if window < 0 or abs(s - t) <= window]
+            score = torch.einsum("hp,shp->hs", q[t], k[visible]) / math.sqrt(q.shape[-1])
+            row = torch.einsum("hs,shp->hp", score.softmax(-1), v[visible])
             out = out.index_copy(0, torch.tensor([t]), row[None])
     return out
 
@@ -187,9 +187,9 @@ def test_add_norm(function, first):
     branch, residual, weight = random(5, 8), random(5, 8, seed=1), random(8)
     total = residual if first else residual + branch
     plain = total / (total.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight
-    normed, kept = function(None if first else branch, residual, weight, torch.float64)
+    normed, total_out = function(None if first else branch, residual, weight, torch.float64)
     inputs = [residual, weight] if first else [branch, residual, weight]
-    assert_same_with_gradients(torch.cat([normed, kept]), torch.cat([plain, total]), inputs)
+    assert_same_with_gradients(torch.cat([normed, total_out]), torch.cat([plain, total]), inputs)
 
 
 @pytest.mark.parametrize("function", cpu_backends("swiglu"))
@@ -209,8 +209,8 @@ def test_rotary_scores_depend_on_distance_only():
     assert not torch.isclose(score(3, 10), score(3, 11))
 
 
-def test_rotary_leaves_the_first_position_and_the_unrotated_features_alone():
+def test_rotary_keeps_position_zero_and_the_unrotated_features():
     q = random(2, 1, 8, grad=False)
-    turned = rotate(q, torch.tensor([0, 5]), 4)
-    torch.testing.assert_close(turned[0], q[0])
-    torch.testing.assert_close(turned[..., 4:], q[..., 4:])
+    rotated = rotate(q, torch.tensor([0, 5]), 4)
+    torch.testing.assert_close(rotated[0], q[0])
+    torch.testing.assert_close(rotated[..., 4:], q[..., 4:])

@@ -1,4 +1,4 @@
-"""Adapters to packages of GPU kernels: on a GPU against their references, elsewhere as far as that can be shown."""
+"""Adapters for third-party kernels: against their references on a GPU; as far as possible without one."""
 
 import sys
 from contextlib import nullcontext
@@ -30,15 +30,15 @@ ATTENTION += [("flash_attn_interface", "flash_attn_varlen_func", "flash-attn-3")
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda backend: f"{backend.operation}={backend.name}")
-def test_on_a_gpu(adapter, lengths, width):
-    if obstacle := adapter.unsupported_reason(DEVICE, torch.bfloat16):
-        pytest.skip(obstacle)
+def test_matches_the_reference_on_a_gpu(adapter, lengths, width):
+    if reason := adapter.unsupported_reason(DEVICE, torch.bfloat16):
+        pytest.skip(reason)
     assert max_error(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
 
 
 @pytest.mark.parametrize("features", [12, 264])
 @pytest.mark.parametrize("name", [name for _, _, name in ATTENTION])
-def test_heads_that_flash_attention_does_not_take_are_named(name, features):
+def test_head_dimensions_that_flash_attention_does_not_support(name, features):
     q = torch.zeros(5, 2, features)
     with pytest.raises(UserError, match=rf"={name}: head dimension {features} is not .*; set ops.attention=torch"):
         backends_of("attention")[name].function(q, q, q, Packing.of_lengths(torch.tensor([5]), 5, 5), -1)
@@ -46,7 +46,7 @@ def test_heads_that_flash_attention_does_not_take_are_named(name, features):
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """mamba-ssm's scan under Triton's interpreter, which it was not written for."""
+    """Make mamba-ssm's scan run under Triton's interpreter."""
     pytest.importorskip("triton", reason="needs Triton: pip install triton")
     if find_spec("mamba_ssm") is None:
         pytest.skip(
@@ -54,7 +54,7 @@ def interpreted(monkeypatch):
             "pip install --no-build-isolation --no-deps mamba-ssm einops"
         )
     if DEVICE == "cuda":
-        pytest.skip("on a GPU Triton compiles")
+        pytest.skip("Triton compiles on a GPU")
     from triton.runtime.autotuner import Autotuner
 
     mamba_scan()
@@ -68,15 +68,15 @@ def interpreted(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
-def test_scan_of_mamba_ssm_under_the_interpreter(dtype, tolerance):
-    # Not in bfloat16, whose products the interpreter takes of the bits.
+def test_mamba_ssm_scan_under_the_interpreter(dtype, tolerance):
+    # No bfloat16: the interpreter multiplies its bit patterns.
     adapter = backends_of("ssd")["mamba-ssm"]
     assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
     assert "mamba_ssm" not in sys.modules
 
 
 def plain_causal_conv(x, weight, bias, seq_idx, activation):
-    """What causal-conv1d promises, for its arguments: (1, C, T), (C, W), (C,), (1, T)."""
+    """Reference of causal-conv1d; arguments (1, C, T), (C, W), (C,), (1, T)."""
     assert seq_idx.dtype == torch.int32 and activation == "silu" and x.stride(1) == 1
     W = weight.shape[1]
     out = bias[None, :, None].expand_as(x)
@@ -86,7 +86,7 @@ def plain_causal_conv(x, weight, bias, seq_idx, activation):
     return F.silu(out)
 
 
-def test_convolution_turns_round_what_causal_conv1d_reads(monkeypatch):
+def test_convolution_reverses_sequences_for_causal_conv1d(monkeypatch):
     fake = ModuleType("causal_conv1d")
     fake.causal_conv1d_fn = plain_causal_conv
     monkeypatch.setitem(sys.modules, "causal_conv1d", fake)
@@ -95,7 +95,7 @@ def test_convolution_turns_round_what_causal_conv1d_reads(monkeypatch):
 
 
 @pytest.mark.parametrize(("module", "function", "name"), ATTENTION, ids=[name for *_, name in ATTENTION])
-def test_attention_tells_the_packages_where_sequences_lie(module, function, name, monkeypatch):
+def test_attention_passes_sequence_boundaries(module, function, name, monkeypatch):
     seen = {}
 
     def fake_function(q, k, v, starts_q, starts_k, longest_q, longest_k, *, window_size):
@@ -111,4 +111,4 @@ def test_attention_tells_the_packages_where_sequences_lie(module, function, name
     assert torch.equal(out, q + k + v)
     assert seen["longest"] == [10, 10] and seen["window"] == (3, 3)
     assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
-    assert packing.__dict__.keys() == {"starts", "total", "max_length"}, "asked the device for more than it needs"
+    assert packing.__dict__.keys() == {"starts", "total", "max_length"}, "computed more than it needs"

@@ -1,4 +1,4 @@
-"""Long windows: the work grows with the length, not with its square, and a window of 131,072 bases trains on a CPU."""
+"""Long windows: linear compute, and a training step on 131,072 bases on a CPU."""
 
 import resource
 
@@ -15,22 +15,22 @@ ATTEND = backends_of("attention")["torch"].function
 
 def flops_of_attention(length, window):
     q, k, v = (torch.randn(length, 2, 8, requires_grad=True) for _ in range(3))
-    # The counter does not know the fused kernel of CPUs.
+    # FlopCounterMode does not count the fused CPU kernel.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         ATTEND(q, k, v, Packing.of_lengths(torch.tensor([length]), length), window).sum().backward()
     return counter.get_total_flops()
 
 
-def test_the_work_of_local_attention_is_linear_in_the_length():
+def test_local_attention_flops_are_linear_in_the_length():
     once, twice, window = flops_of_attention(8192, 1023), flops_of_attention(16384, 1023), 1023
     assert 1.9 < twice / once < 2.15
-    widest = 2 * window + 512  # keys that a block of 512 queries reaches
-    forward_and_backward = 4 * 2 * 8 * 2 * 3.5  # two products, then five
+    widest = 2 * window + 512  # keys visible to a block of 512 queries
+    forward_and_backward = 4 * 2 * 8 * 2 * 3.5  # two matrix products, then five
     assert twice < 16384 * widest * forward_and_backward
 
 
 @pytest.mark.slow
-def test_a_window_of_131072_bases_trains_without_a_matrix_of_its_square():
+def test_training_on_131072_bases_allocates_no_quadratic_matrix():
     length = 131072
     model = LDARNetForMaskedLM(
         LDARNetConfig.preset(

@@ -1,4 +1,4 @@
-"""What a packed row says about its sequences."""
+"""Packed rows and selection of positions."""
 
 import torch
 from hypothesis import given
@@ -8,14 +8,16 @@ from ldarnet.ops import Packing
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_every_position_knows_its_sequence_and_selection_keeps_borders(lengths, draw):
-    rows = [[(number, place) for place in range(length)] for number, length in enumerate(lengths)]
+def test_sequence_and_position_indices_before_and_after_selection(lengths, draw):
+    rows = [[(number, offset) for offset in range(length)] for number, length in enumerate(lengths)]
     flat = [position for row in rows for position in row]
     packing = Packing.of_lengths(torch.tensor(lengths), len(flat))
     assert list(zip(packing.sequence.tolist(), packing.position.tolist(), strict=True)) == flat
 
     mask = torch.tensor([draw.random() < 0.5 for _ in flat], dtype=torch.bool)
-    index, kept = packing.select(mask)
+    index, selected = packing.select(mask)
     assert index.tolist() == [i for i, keep in enumerate(mask.tolist()) if keep]
-    assert kept.sequence.tolist() == [flat[i][0] for i in index.tolist()]
-    assert kept.host_lengths == [sum(flat[i][0] == number for i in index.tolist()) for number in range(len(lengths))]
+    assert selected.sequence.tolist() == [flat[i][0] for i in index.tolist()]
+    assert selected.host_lengths == [
+        sum(flat[i][0] == number for i in index.tolist()) for number in range(len(lengths))
+    ]

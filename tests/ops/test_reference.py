@@ -1,4 +1,4 @@
-"""What the plain PyTorch operations promise besides their results: gradients, precision, repeatability, memory."""
+"""References: gradients, precision, determinism, memory."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ LENGTHS = [90, 0, 1, 37, 200]
 
 @pytest.fixture(params=["ssd", "convolution", "gated_norm"])
 def operation(request, monkeypatch):
-    """Its name; rows are cut into several slabs."""
+    """Operation name; rows are split into several slabs."""
     monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 64 * 64)
     monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
     return request.param
@@ -23,11 +23,11 @@ def reference(operation):
 
 
 def leaves(operation, lengths=LENGTHS, width=32, dtype=torch.float32, low=torch.float32):
-    def leaf(place, value):
-        target = low if place in LOW_PRECISION_ARGUMENTS[operation] else dtype
+    def leaf(index, value):
+        target = low if index in LOW_PRECISION_ARGUMENTS[operation] else dtype
         return value.detach().to(target).requires_grad_() if torch.is_tensor(value) else value
 
-    return [leaf(place, value) for place, value in enumerate(example(operation, lengths, width=width))]
+    return [leaf(index, value) for index, value in enumerate(example(operation, lengths, width=width))]
 
 
 def results(function, arguments):
@@ -41,8 +41,8 @@ def doubled(arguments):
     return [value.detach().double().requires_grad_() if torch.is_tensor(value) else value for value in arguments]
 
 
-def kept(function, arguments):
-    """Numbers kept for the backward pass, the arguments aside."""
+def saved_elements(function, arguments):
+    """Number of elements saved for the backward pass besides the arguments, and output elements."""
     ours = {value.untyped_storage().data_ptr() for value in arguments if torch.is_tensor(value)}
     sizes = {}
 
@@ -53,7 +53,7 @@ def kept(function, arguments):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         out = function(*arguments)
-    return sum(size for place, size in sizes.items() if place not in ours), out.numel()
+    return sum(size for pointer, size in sizes.items() if pointer not in ours), out.numel()
 
 
 def test_gradients_agree_with_finite_differences(operation, monkeypatch):
@@ -64,37 +64,37 @@ def test_gradients_agree_with_finite_differences(operation, monkeypatch):
 
 
 @pytest.mark.parametrize(("low", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-def test_only_arguments_and_results_are_rounded(operation, low, tolerance):
+def test_only_inputs_and_outputs_are_rounded(operation, low, tolerance):
     arguments = leaves(operation, low=low)
     with torch.autocast("cpu", torch.bfloat16):
-        got = results(reference(operation), arguments)
-    assert got[0].dtype == low
-    for ours, wanted in zip(got, results(reference(operation), doubled(arguments)), strict=True):
-        assert (ours - wanted).norm() <= tolerance * wanted.norm()
+        actual = results(reference(operation), arguments)
+    assert actual[0].dtype == low
+    for ours, exact in zip(actual, results(reference(operation), doubled(arguments)), strict=True):
+        assert (ours - exact).norm() <= tolerance * exact.norm()
 
 
-def test_decays_too_strong_for_the_number_format_do_no_harm():
+def test_underflowing_decays():
     arguments = leaves("ssd")
     steps = torch.linspace(0, 300, len(arguments[1]))[:, None, None]
     arguments[1] = (arguments[1] * steps).detach().requires_grad_()
-    for ours, wanted in zip(
+    for ours, exact in zip(
         results(reference("ssd"), arguments), results(reference("ssd"), doubled(arguments)), strict=True
     ):
-        assert (ours - wanted).norm() <= 1e-5 * wanted.norm()
+        assert (ours - exact).norm() <= 1e-5 * exact.norm()
 
 
-def test_results_repeat_bit_for_bit(operation):
+def test_results_are_deterministic(operation):
     for first, second in zip(*(results(reference(operation), leaves(operation)) for _ in range(2)), strict=True):
         assert torch.equal(first, second)
 
 
-def test_recomputation_gives_the_same_gradients(operation):
+def test_activation_checkpointing_gives_the_same_gradients(operation):
     function, arguments = reference(operation), leaves(operation)
     again = results(lambda *values: checkpoint(function, *values, use_reentrant=False), arguments)
     for first, second in zip(results(function, arguments), again, strict=True):
         assert torch.equal(first, second)
 
 
-def test_little_is_kept_for_the_backward_pass(operation):
-    numbers, results = kept(reference(operation), leaves(operation))
-    assert numbers <= (3 * results if operation == "ssd" else 0)
+def test_little_is_saved_for_the_backward_pass(operation):
+    saved, outputs = saved_elements(reference(operation), leaves(operation))
+    assert saved <= (3 * outputs if operation == "ssd" else 0)

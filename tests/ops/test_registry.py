@@ -1,4 +1,4 @@
-"""Choosing between backends."""
+"""Registry and dispatch of backends."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ OPERATIONS = {"ssd", "convolution", "dechunk", "attention", "add_norm", "gated_n
 
 @pytest.fixture
 def registered():
-    """Registers backends of ``swiglu`` for one test."""
+    """Register backends of ``swiglu`` for one test."""
     known = backends_of("swiglu")
     before = dict(known)
     resolve.cache_clear()
@@ -28,7 +28,7 @@ def plain_swiglu(x):
     return backends_of("swiglu")["torch"].function(x)
 
 
-def test_every_operation_has_a_reference_that_runs_everywhere():
+def test_every_operation_has_a_reference_for_every_device_and_dtype():
     assert set(operations()) == OPERATIONS
     for operation in operations():
         first = next(iter(backends_of(operation).values()))
@@ -44,11 +44,11 @@ def test_auto_on_a_cpu_is_the_reference():
     ("override", "message"),
     [
         ({"ssd": "mamba-ssm"}, "ops.ssd=mamba-ssm is not supported: runs on cuda, not on cpu"),
-        ({"ssd": "nonesuch"}, "no backend 'nonesuch'; choose auto or one of torch"),
-        ({"nonesuch": "torch"}, "no operation 'nonesuch'; the operations are"),
+        ({"ssd": "nonesuch"}, "unknown backend 'nonesuch'; choose auto or one of torch"),
+        ({"nonesuch": "torch"}, "unknown operation 'nonesuch'; choose one of"),
     ],
 )
-def test_a_demand_that_cannot_be_met_fails_with_the_remedy(override, message):
+def test_an_unsupported_override_is_an_error_with_a_hint(override, message):
     with pytest.raises(UserError, match=message):
         choose_backends("cpu", torch.float32, override)
 
@@ -60,37 +60,39 @@ def test_auto_prefers_the_backend_that_was_registered_last(registered):
     assert resolve("swiglu", "cpu", torch.float32, "good").name == "good"
 
 
-def test_auto_passes_over_what_takes_other_dtypes(registered):
+def test_auto_skips_backends_of_other_dtypes(registered):
     registered("half", dtypes=(torch.bfloat16,))(plain_swiglu)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
     assert resolve("swiglu", "cpu", torch.bfloat16).name == "half"
-    with pytest.raises(UserError, match="takes bfloat16, not float32"):
+    with pytest.raises(UserError, match="supports bfloat16, not float32"):
         resolve("swiglu", "cpu", torch.float32, "half")
 
 
-def test_auto_passes_over_a_kernel_that_is_wrong_here_and_says_why(registered, caplog):
+def test_auto_skips_a_kernel_that_does_not_match_the_reference_and_logs_why(registered, caplog):
     registered("wrong")(lambda x: plain_swiglu(x) * 1.1)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
-    assert "skipping ops.swiglu=wrong: differs here" in caplog.text
-    assert "differs here from the reference by 0.1" in skip_reason(backends_of("swiglu")["wrong"], "cpu", torch.float32)
+    assert "skipping ops.swiglu=wrong: does not match the reference" in caplog.text
+    assert "does not match the reference on this device: relative error 0.1" in skip_reason(
+        backends_of("swiglu")["wrong"], "cpu", torch.float32
+    )
 
 
-def test_auto_passes_over_a_kernel_whose_gradient_is_wrong(registered):
+def test_auto_skips_a_kernel_with_a_wrong_gradient(registered):
     registered("wrong")(lambda x: plain_swiglu(x) * 2 - plain_swiglu(x).detach())
-    assert "differs here" in skip_reason(backends_of("swiglu")["wrong"], "cpu", torch.float32)
+    assert "does not match the reference" in skip_reason(backends_of("swiglu")["wrong"], "cpu", torch.float32)
 
 
-def test_auto_passes_over_a_kernel_that_fails_here_and_says_why(registered):
+def test_auto_skips_a_kernel_that_fails(registered):
     def broken(x):
         raise RuntimeError("no image for this device\nlong trace")
 
     registered("broken")(broken)
     assert resolve("swiglu", "cpu", torch.float32).name == "torch"
     reason = skip_reason(backends_of("swiglu")["broken"], "cpu", torch.float32)
-    assert reason == "does not run here: RuntimeError: no image for this device"
+    assert reason == "failed on this device: RuntimeError: no image for this device"
 
 
-def test_a_kernel_may_be_tried_for_the_first_time_within_a_recomputed_layer_under_autocast(registered):
+def test_a_kernel_may_be_verified_inside_a_checkpointed_layer_under_autocast(registered):
     registered("right")(plain_swiglu)
     x = torch.randn(4, 6, requires_grad=True)
 
@@ -104,7 +106,7 @@ def test_a_kernel_may_be_tried_for_the_first_time_within_a_recomputed_layer_unde
     assert x.grad.isfinite().all()
 
 
-def test_what_is_told_of_a_bf16_model_is_what_it_uses():
+def test_choose_backends_names_what_a_bf16_model_uses():
     seen = choose_backends("cpu", torch.bfloat16)
     assert seen == {name: resolve(name, "cpu", input_dtype(name, torch.bfloat16)).name for name in OPERATIONS}
     assert {name for name in OPERATIONS if input_dtype(name, torch.bfloat16) == torch.float32} == {
@@ -113,7 +115,7 @@ def test_what_is_told_of_a_bf16_model_is_what_it_uses():
     }
 
 
-def test_no_memory_for_a_trial_is_no_verdict_on_the_kernel(registered):
+def test_running_out_of_memory_during_verification_is_not_a_mismatch(registered):
     def full(x):
         raise torch.OutOfMemoryError("full")
 
@@ -124,7 +126,7 @@ def test_no_memory_for_a_trial_is_no_verdict_on_the_kernel(registered):
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_reference_agrees_with_itself_in_every_dtype(operation, dtype):
+def test_the_reference_passes_verification_in_every_dtype(operation, dtype):
     reference = backends_of(operation)["torch"]
     assert isinstance(reference, Backend)
     error = max_error(reference, "cpu", dtype, [5, 1, 70], width=16)

@@ -1,4 +1,4 @@
-"""Our Triton kernels against the float64 references: compiled where there is a GPU, else under Triton's interpreter."""
+"""Triton kernels against the float64 references: compiled on a GPU, otherwise under Triton's interpreter."""
 
 import os
 import subprocess
@@ -32,11 +32,11 @@ def outputs_and_gradients(function, arguments):
     return [*outputs, *torch.autograd.grad(outputs, inputs, weights)]
 
 
-def assert_agrees_with_the_reference(operation, arguments, tolerance=1e-9):
+def assert_matches_the_reference(operation, arguments, tolerance=1e-9):
     reference = backends_of(operation)["torch"].function
     ours = outputs_and_gradients(KERNELS[operation].function, arguments)
-    wanted = outputs_and_gradients(reference, arguments)
-    for a, b in zip(ours, wanted, strict=True):
+    expected = outputs_and_gradients(reference, arguments)
+    for a, b in zip(ours, expected, strict=True):
         assert a.dtype == b.dtype
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -54,33 +54,33 @@ def test_in_lower_precision(kernel, dtype, tolerance):
 
 
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_width_beyond_one_block(kernel):
+def test_width_beyond_one_tile(kernel):
     assert max_error(kernel, DEVICE, torch.float64, [5, 4], width=70) < 1e-9
 
 
 @pytest.mark.parametrize("operation", ["convolution", "add_norm", "gated_norm"])
-def test_gradient_of_weights_from_programs_that_take_several_tiles(operation, monkeypatch):
+def test_weight_gradients_of_programs_with_several_tiles(operation, monkeypatch):
     module = import_module(f"ldarnet.ops.kernels.{operation}")
     monkeypatch.setattr(module, "PROGRAMS", 2)
     assert max_error(KERNELS[operation], DEVICE, torch.float64, [150, 51], width=40) < 1e-9
 
 
-def test_swiglu_of_rows_wider_than_a_tile(monkeypatch):
+def test_swiglu_rows_wider_than_a_tile(monkeypatch):
     monkeypatch.setattr("ldarnet.ops.kernels.swiglu.MAX_TILE_WIDTH", 16)
     assert max_error(KERNELS["swiglu"], DEVICE, torch.float64, [9], width=37) < 1e-9
 
 
-def test_slices_of_a_wider_tensor():
+def test_strided_rows():
     wide = torch.randn(20, 30, dtype=torch.float64, device=DEVICE, requires_grad=True)
     _, weight, bias, packing = example("convolution", [12, 8], width=6, device=DEVICE)
-    assert_agrees_with_the_reference("convolution", [wide[:, 7:13], weight, bias, packing])
+    assert_matches_the_reference("convolution", [wide[:, 7:13], weight, bias, packing])
     y, _, weight = example("gated_norm", [12, 8], width=6, device=DEVICE)
-    assert_agrees_with_the_reference("gated_norm", [y, wide[:, 20:26], weight])
+    assert_matches_the_reference("gated_norm", [y, wide[:, 20:26], weight])
 
 
 def test_the_first_norm_of_a_stack_has_no_branch_to_add():
     _, residual, weight, dtype = example("add_norm", [9], width=6, device=DEVICE)
-    assert_agrees_with_the_reference("add_norm", [None, residual, weight, dtype])
+    assert_matches_the_reference("add_norm", [None, residual, weight, dtype])
 
 
 def dechunk_arguments(chunk_lengths, bases_per_chunk, probability=None):
@@ -96,18 +96,18 @@ def dechunk_arguments(chunk_lengths, bases_per_chunk, probability=None):
 @pytest.mark.parametrize(
     ("chunk_lengths", "bases_per_chunk"),
     [([1], [1]), ([1], [37]), ([1, 1, 1], [50, 1, 9]), ([5, 4], [1] * 9), ([3, 0, 2], [1, 30, 2, 4, 5])],
-    ids=["one base", "one chunk", "a chunk for each sequence", "a chunk for each base", "an empty sequence"],
+    ids=["one base", "one chunk", "one chunk per sequence", "one base per chunk", "empty sequence"],
 )
-def test_dechunk_of_many_and_of_few_boundaries(chunk_lengths, bases_per_chunk):
-    assert_agrees_with_the_reference("dechunk", dechunk_arguments(chunk_lengths, bases_per_chunk))
+def test_dechunk_with_many_and_few_boundaries(chunk_lengths, bases_per_chunk):
+    assert_matches_the_reference("dechunk", dechunk_arguments(chunk_lengths, bases_per_chunk))
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-4, 0.5000001, 1.0])
-def test_dechunk_of_sure_and_unsure_boundaries(probability):
-    assert_agrees_with_the_reference("dechunk", dechunk_arguments([40, 3], [2] * 43, probability), 1e-7)
+def test_dechunk_at_extreme_probabilities(probability):
+    assert_matches_the_reference("dechunk", dechunk_arguments([40, 3], [2] * 43, probability), 1e-7)
 
 
-def test_dechunk_stays_exact_over_a_long_sequence():
+def test_dechunk_is_accurate_over_a_long_sequence():
     chunk = torch.randn(1500, 1, device=DEVICE)
     p, zeros = torch.rand(1500, device=DEVICE), torch.zeros(1500, 1, device=DEVICE)
     packing, chunk_of = packing_of([1500]), torch.arange(1500, device=DEVICE)
@@ -117,18 +117,18 @@ def test_dechunk_stays_exact_over_a_long_sequence():
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
 
 
-def test_dechunk_keeps_nothing_of_the_size_of_the_bases_for_the_backward_pass():
+def test_dechunk_saves_nothing_of_base_length_for_the_backward_pass():
     arguments = dechunk_arguments([6, 4], [20] * 10)
     bases, width = arguments[3].shape
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
         KERNELS["dechunk"].function(*arguments)
-    assert kept and max(kept) < bases * width
+    assert saved and max(saved) < bases * width
 
 
 @needs_gpu
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_never_waits_for_the_device_and_repeats_itself_exactly(kernel):
+def test_no_device_synchronization_and_deterministic(kernel):
     arguments = example(kernel.operation, LENGTHS[-1], device=DEVICE)
     before = outputs_and_gradients(kernel.function, arguments)
     torch.cuda.set_sync_debug_mode("error")
@@ -149,7 +149,7 @@ from ldarnet.ops import backends_of, operations
 from ldarnet.ops.verify import example
 
 
-class HopperWithoutOne:
+class FakeHopper:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
     get_current_device = staticmethod(lambda: 0)
     get_current_stream = staticmethod(lambda device: 0)
@@ -165,7 +165,7 @@ def compile_only(self, *arguments, grid, warmup, **options):
     compiled.setdefault(self.fn, set()).add(kernel.hash)
 
 
-driver.set_active(HopperWithoutOne())
+driver.set_active(FakeHopper())
 JITFunction.run = compile_only
 names = [name for name in operations() if "triton" in backends_of(name)]
 for lengths in ([48], [1], [20, 0, 17]):
@@ -180,14 +180,14 @@ for lengths in ([48], [1], [20, 0, 17]):
 
 
 @pytest.mark.slow
-def test_compiles_for_a_hopper_gpu_once_whatever_the_lengths(tmp_path):
-    """Without a GPU: kernels are compiled by the code that launches them, and not launched."""
+def test_compiles_for_hopper_once_for_all_lengths(tmp_path):
+    """Runs without a GPU: kernels are compiled by the launch code but not launched."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert ended.returncode == 0, ended.stderr
-    after_each_length = ended.stdout.split()
+    assert process.returncode == 0, process.stderr
+    after_each_length = process.stdout.split()
     assert len(after_each_length) == 3
     assert len(set(after_each_length)) == 1

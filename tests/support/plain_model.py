@@ -1,7 +1,7 @@
-"""LDARNet as plainly as it can be written, on one sequence, from a checkpoint in the authors' form.
+"""Naive LDARNet for one sequence, loaded from a checkpoint in the published format.
 
-Two full Mamba-2 passes for each layer, a loop over positions for each recurrence, a dense mask for attention. It shares
-no code with the package.
+Two full Mamba-2 passes per layer, a Python loop over positions per recurrence, a dense attention mask. It shares no
+code with the package.
 """
 
 import math
@@ -16,7 +16,7 @@ def rms(x, weight):
 
 
 class PlainModel:
-    """Calling it with ids (L,) gives logits (L, 7), and a probability and a mask for each stage."""
+    """Maps ids (L,) to logits (L, 7) and a list of (boundary probability, boundary mask), one per router."""
 
     def __init__(self, content):
         self.tensors = {name: tensor.double() for name, tensor in content["model"].items()}
@@ -95,12 +95,14 @@ class PlainModel:
         heads, half, length = settings["num_heads"], settings["rotary_emb_dim"] // 2, len(x)
         q, k, v = self.linear(f"{name}.Wqkv", x).view(length, 3, heads, -1).unbind(1)
         frequency = 10000.0 ** -(torch.arange(half, dtype=x.dtype) / half)
-        turn = torch.polar(torch.ones(length, half, dtype=x.dtype), torch.arange(length)[:, None] * frequency)[:, None]
+        rotation = torch.polar(torch.ones(length, half, dtype=x.dtype), torch.arange(length)[:, None] * frequency)[
+            :, None
+        ]
         for w in (q, k):
-            pair = torch.complex(w[..., :half].clone(), w[..., half : 2 * half].clone()) * turn
+            pair = torch.complex(w[..., :half].clone(), w[..., half : 2 * half].clone()) * rotation
             w[..., :half], w[..., half : 2 * half] = pair.real, pair.imag
         score = torch.einsum("ihp,jhp->hij", q, k) / math.sqrt(q.shape[-1])
-        apart = (torch.arange(length)[:, None] - torch.arange(length)).abs()
+        distance = (torch.arange(length)[:, None] - torch.arange(length)).abs()
         if settings["window_size"] >= 0:
-            score = score.masked_fill(apart > settings["window_size"], -math.inf)
+            score = score.masked_fill(distance > settings["window_size"], -math.inf)
         return self.linear(f"{name}.out_proj", torch.einsum("hij,jhp->ihp", score.softmax(-1), v).flatten(1))

@@ -1,5 +1,5 @@
-# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
-"""Residual addition and RMS norm in one pass over the rows.
+# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+"""Fused residual addition and RMSNorm, one pass over the rows.
 
 Shapes: T packed positions, D width, P programs.
 """
@@ -19,7 +19,7 @@ from ldarnet.ops.norm import EPSILON
 def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`ldarnet.ops.norm.add_norm`; keeps only the sum for the backward pass."""
+    """See :func:`ldarnet.ops.norm.add_norm`; saves only the sum and the weight."""
     return _TritonAddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
 
 
@@ -91,18 +91,18 @@ def _forward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = sum_ptr.dtype.element_ty
+    dtype = sum_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
-    place = row[:, None] * D + column
+    offset = row[:, None] * D + column
     inside = (row < T)[:, None] & (column < D)
-    x = tl.load(residual_ptr + place, mask=inside, other=0.0)
+    x = tl.load(residual_ptr + offset, mask=inside, other=0.0)
     if branch_ptr is not None:
-        x += tl.load(branch_ptr + place, mask=inside, other=0.0).to(kind)
-        tl.store(sum_ptr + place, x, mask=inside)
-    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0).to(kind)
+        x += tl.load(branch_ptr + offset, mask=inside, other=0.0).to(dtype)
+        tl.store(sum_ptr + offset, x, mask=inside)
+    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0).to(dtype)
     scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + EPSILON)
-    tl.store(normed_ptr + place, x * scale[:, None] * weight, mask=inside)
+    tl.store(normed_ptr + offset, x * scale[:, None] * weight, mask=inside)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -120,23 +120,23 @@ def _backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = sum_ptr.dtype.element_ty
+    dtype = sum_ptr.dtype.element_ty
     column = tl.arange(0, COLUMNS)
-    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0).to(kind)
-    dweight = tl.zeros((ROWS, COLUMNS), kind)
+    weight = tl.load(weight_ptr + column, mask=column < D, other=0.0).to(dtype)
+    dweight = tl.zeros((ROWS, COLUMNS), dtype)
     for first in range(tl.program_id(0) * ROWS, T, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
-        place = row[:, None] * D + column
+        offset = row[:, None] * D + column
         inside = (row < T)[:, None] & (column < D)
-        x = tl.load(sum_ptr + place, mask=inside, other=0.0)
-        dnormed = tl.load(dnormed_ptr + place, mask=inside, other=0.0).to(kind)
-        dx = tl.load(dsum_ptr + place, mask=inside, other=0.0).to(kind)
+        x = tl.load(sum_ptr + offset, mask=inside, other=0.0)
+        dnormed = tl.load(dnormed_ptr + offset, mask=inside, other=0.0).to(dtype)
+        dx = tl.load(dsum_ptr + offset, mask=inside, other=0.0).to(dtype)
         scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + EPSILON)[:, None]
-        pull = dnormed * weight
-        along = tl.sum(pull * x, axis=1)[:, None] / D
-        dx += scale * (pull - x * (scale * scale * along))
+        weighted = dnormed * weight
+        mean_dot = tl.sum(weighted * x, axis=1)[:, None] / D
+        dx += scale * (weighted - x * (scale * scale * mean_dot))
         dweight += dnormed * x * scale
         if dbranch_ptr is not None:
-            tl.store(dbranch_ptr + place, dx, mask=inside)
-        tl.store(dresidual_ptr + place, dx, mask=inside)
+            tl.store(dbranch_ptr + offset, dx, mask=inside)
+        tl.store(dresidual_ptr + offset, dx, mask=inside)
     tl.store(dweight_ptr + tl.program_id(0) * D + column, tl.sum(dweight, axis=0), mask=column < D)

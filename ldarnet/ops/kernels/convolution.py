@@ -1,7 +1,7 @@
-# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
-"""Mamba-2's short convolution in both reading directions at once, without turning anything round.
+# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+"""Mamba-2's short convolution in both directions at once, without reversing the input.
 
-Direction 0 reads before a position, direction 1 after it; what lies beyond the sequence counts as zero.
+Direction 0 reads the positions before the current one, direction 1 those after it; sequences are zero-padded.
 
 Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs.
 """
@@ -18,13 +18,13 @@ from ldarnet.ops.kernels.tiles import PROGRAMS, accumulator, silu, silu_slope
 from ldarnet.ops.packing import Packing
 
 POSITIONS, CHANNELS, WARPS = 32, 64, 8
-"""Of a tile: 8 elements for each thread."""
+"""Tile shape and number of warps: 8 elements per thread."""
 
 
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """As :func:`ldarnet.ops.convolution.convolution`; keeps only its arguments for the backward pass.
+    """See :func:`ldarnet.ops.convolution.convolution`; saves only its arguments.
 
-    Rows of x may stand apart, as in a slice of a wider tensor.
+    Rows of x may be strided, as in a slice of a wider tensor.
     """
     return _TritonConvolution.apply(x_TC, weight_KCW, bias_KC, packing.starts, packing.sequence)
 
@@ -67,8 +67,8 @@ class _TritonConvolution(torch.autograd.Function):
         parts, across = triton.cdiv(T, POSITIONS), triton.cdiv(C, channels)
         programs = min(parts, max(PROGRAMS // across, 1))
         terms = triton.next_power_of_2(W + 1)
-        exact = torch.promote_types(x_TC.dtype, torch.float32)
-        dterms_PKRC = x_TC.new_empty(programs, 2, terms, C, dtype=exact)
+        acc_dtype = torch.promote_types(x_TC.dtype, torch.float32)
+        dterms_PKRC = x_TC.new_empty(programs, 2, terms, C, dtype=acc_dtype)
         dlinear_TKC = torch.empty_like(dout_TKC, memory_format=torch.contiguous_format)
         _backward_gate[programs, across](
             x_TC,
@@ -110,7 +110,7 @@ class _TritonConvolution(torch.autograd.Function):
 
 @triton.jit
 def _borders(starts_ptr, sequence_ptr, position, T):
-    """First position of the sequence that each position lies in, and of the next sequence."""
+    """Start and end of the sequence that each position belongs to."""
     sequence = tl.load(sequence_ptr + position, mask=position < T, other=0)
     start = tl.load(starts_ptr + sequence, mask=position < T, other=0)
     stop = tl.load(starts_ptr + sequence + 1, mask=position < T, other=0)
@@ -118,16 +118,18 @@ def _borders(starts_ptr, sequence_ptr, position, T):
 
 
 @triton.jit
-def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, KIND: tl.constexpr):
-    """Rows of a tensor, zero where a row lies outside of the sequence."""
+def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.constexpr):
+    """Load rows, with zeros for those outside the sequence."""
     inside = ((row >= start) & (row < stop))[:, None] & (column < C)
-    return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(KIND)
+    return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(DTYPE)
 
 
 @triton.jit
-def _tap(weight_ptr, channel, K: tl.constexpr, TAP: tl.constexpr, C: tl.constexpr, W: tl.constexpr, KIND: tl.constexpr):
-    """The weights of one tap of direction K."""
-    return tl.load(weight_ptr + (K * C + channel) * W + TAP, mask=channel < C, other=0.0).to(KIND)
+def _tap(
+    weight_ptr, channel, K: tl.constexpr, TAP: tl.constexpr, C: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr
+):
+    """Load the weights of one tap of direction K."""
+    return tl.load(weight_ptr + (K * C + channel) * W + TAP, mask=channel < C, other=0.0).to(DTYPE)
 
 
 @triton.jit
@@ -143,14 +145,14 @@ def _linear(
     K: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
-    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):
-    """The convolution of direction K at these positions, before the gate."""
-    out = tl.load(bias_ptr + K * C + channel, mask=channel < C, other=0.0).to(KIND)[None, :]
+    """Convolution of direction K at these positions, before SiLU."""
+    out = tl.load(bias_ptr + K * C + channel, mask=channel < C, other=0.0).to(DTYPE)[None, :]
     for back in tl.static_range(W):
         row = position + (2 * K - 1) * back
-        tap = _tap(weight_ptr, channel, K, W - 1 - back, C, W, KIND)
-        out = out + tap * _rows(x_ptr, row, x_stride, start, stop, channel, C, KIND)
+        tap = _tap(weight_ptr, channel, K, W - 1 - back, C, W, DTYPE)
+        out = out + tap * _rows(x_ptr, row, x_stride, start, stop, channel, C, DTYPE)
     return out
 
 
@@ -166,7 +168,7 @@ def _forward(
     x_stride,
     C: tl.constexpr,
     W: tl.constexpr,
-    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -175,7 +177,7 @@ def _forward(
     inside = (position < T)[:, None] & (channel < C)
     start, stop = _borders(starts_ptr, sequence_ptr, position, T)
     for k in tl.static_range(2):
-        linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, KIND)
+        linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, DTYPE)
         tl.store(out_ptr + position[:, None] * (2 * C) + k * C + channel, silu(linear), mask=inside)
 
 
@@ -197,24 +199,24 @@ def _backward_gate(
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of the values before the gate, and a program's part of those of taps and bias."""
-    kind = dterms_ptr.dtype.element_ty
+    """Gradients of the SiLU inputs, and this program's partial gradients of taps and bias."""
+    dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     term = tl.arange(0, TERMS)[:, None]
-    dterms_0 = tl.zeros((TERMS, CHANNELS), kind)
-    dterms_1 = tl.zeros((TERMS, CHANNELS), kind)
+    dterms_0 = tl.zeros((TERMS, CHANNELS), dtype)
+    dterms_1 = tl.zeros((TERMS, CHANNELS), dtype)
     for first in range(tl.program_id(0) * POSITIONS, T, tl.num_programs(0) * POSITIONS):
         position = first + tl.arange(0, POSITIONS).to(tl.int64)
-        place = position[:, None] * (2 * C) + channel
+        offset = position[:, None] * (2 * C) + channel
         inside = (position < T)[:, None] & (channel < C)
         start, stop = _borders(starts_ptr, sequence_ptr, position, T)
         for k in tl.static_range(2):
-            linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, kind)
-            dlinear = tl.load(dout_ptr + place + k * C, mask=inside, other=0.0).to(kind) * silu_slope(linear)
-            tl.store(dlinear_ptr + place + k * C, dlinear, mask=inside)
+            linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, dtype)
+            dlinear = tl.load(dout_ptr + offset + k * C, mask=inside, other=0.0).to(dtype) * silu_slope(linear)
+            tl.store(dlinear_ptr + offset + k * C, dlinear, mask=inside)
             dterm = tl.where(term == W, tl.sum(dlinear, axis=0)[None, :], 0.0)
             for back in tl.static_range(W):
-                x = _rows(x_ptr, position + (2 * k - 1) * back, x_stride, start, stop, channel, C, kind)
+                x = _rows(x_ptr, position + (2 * k - 1) * back, x_stride, start, stop, channel, C, dtype)
                 dterm += tl.where(term == W - 1 - back, tl.sum(dlinear * x, axis=0)[None, :], 0.0)
             if k == 0:
                 dterms_0 += dterm
@@ -235,18 +237,18 @@ def _backward_taps(
     T,
     C: tl.constexpr,
     W: tl.constexpr,
-    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """The gradient of x: of every value before the gate that a position entered, through the tap it entered by."""
+    """Gradient of x: sum over the SiLU inputs that each position contributed to, weighted by their taps."""
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     start, stop = _borders(starts_ptr, sequence_ptr, position, T)
-    dx = tl.zeros((POSITIONS, CHANNELS), KIND)
+    dx = tl.zeros((POSITIONS, CHANNELS), DTYPE)
     for k in tl.static_range(2):
         for back in tl.static_range(W):
             reader = position - (2 * k - 1) * back
-            tap = _tap(weight_ptr, channel, k, W - 1 - back, C, W, KIND)
-            dx += tap * _rows(dlinear_ptr + k * C, reader, 2 * C, start, stop, channel, C, KIND)
+            tap = _tap(weight_ptr, channel, k, W - 1 - back, C, W, DTYPE)
+            dx += tap * _rows(dlinear_ptr + k * C, reader, 2 * C, start, stop, channel, C, DTYPE)
     tl.store(dx_ptr + position[:, None] * C + channel, dx, mask=(position < T)[:, None] & (channel < C))

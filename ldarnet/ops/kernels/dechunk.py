@@ -1,10 +1,11 @@
-# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
-"""Dechunking: the scan over chunks, and the way from chunks to bases and back, without a (T, D) intermediate.
+# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+"""Dechunking without a (T, D) intermediate.
 
-Forward: :func:`_scan` smooths the chunks in both directions, :func:`_spread` adds their mean to the residual of every
-base. Backward: :func:`_collect` sums the gradient over the bases of each chunk, :func:`_scan` runs against both
-directions, :func:`_finish` turns that into the gradients of chunks and probabilities. Shapes: T packed bases, M packed
-chunks, S sequences, D width, K = 2 directions.
+Forward: :func:`_scan` smooths the chunks in both directions, :func:`_upsample` adds their mean to the residual of every
+base. Backward: :func:`_sum_bases` sums the gradient over the bases of each chunk, :func:`_scan` runs in reverse in both
+directions, :func:`_chunk_gradients` computes the gradients of chunks and probabilities.
+
+Shapes: T packed bases, M packed chunks, S sequences, D width, K = 2 directions.
 """
 
 from typing import Any
@@ -21,10 +22,10 @@ from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32
 
 STEPS, WIDTH = 32, 32
-"""Chunks that a scan takes at a time, and features of one program."""
+"""Chunks per scan step, and features per program."""
 
 BASES = 4
-"""Bases of one chunk that are summed at a time."""
+"""Bases of a chunk that are summed at a time."""
 
 
 def dechunk(
@@ -35,9 +36,9 @@ def dechunk(
     chunks: Packing,
     chunk_of_T: Tensor,
 ) -> Tensor:
-    """As :func:`ldarnet.ops.dechunk.dechunk`; keeps tensors of chunks alone for the backward pass."""
-    exact = torch.promote_types(chunk_MD.dtype, torch.float32)
-    p_M = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(exact)
+    """See :func:`ldarnet.ops.dechunk.dechunk`; saves no floating-point tensor of length T."""
+    acc_dtype = torch.promote_types(chunk_MD.dtype, torch.float32)
+    p_M = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(acc_dtype)
     return _TritonDechunk.apply(chunk_MD, p_M, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)
 
 
@@ -54,11 +55,11 @@ class _TritonDechunk(torch.autograd.Function):
         chunk_of_T: Tensor,
     ) -> Tensor:
         chunk_MD, residual_TD = chunk_MD.contiguous(), residual_TD.contiguous()
-        state_KMD = _states(chunk_MD, p_M, starts, against=False)
+        state_KMD = _states(chunk_MD, p_M, starts, reverse=False)
         T, D = residual_TD.shape
         out_TD = torch.empty_like(residual_TD, dtype=torch.promote_types(residual_TD.dtype, p_M.dtype))
         rows, columns, warps = row_tile(D)
-        _spread[(triton.cdiv(T, rows),)](
+        _upsample[(triton.cdiv(T, rows),)](
             state_KMD, residual_TD, chunk_of_T, out_TD, T, len(chunk_MD), D, rows, columns, num_warps=warps
         )
         ctx.save_for_backward(chunk_MD, p_M, state_KMD, starts, sequence_M, chunk_of_T)
@@ -76,11 +77,11 @@ class _TritonDechunk(torch.autograd.Function):
         dz_MD = p_M.new_empty(M, D)
         dconfidence_T = torch.empty_like(chunk_of_T, dtype=confidence_dtype)
         bases, columns, warps = row_tile(D, BASES * triton.next_power_of_2(D))
-        _collect[(M,)](dout_TD, state_KMD, first_base_M, dz_MD, dconfidence_T, M, D, bases, columns, num_warps=warps)
-        dstate_KMD = _states(dz_MD, p_M, starts, against=True)
+        _sum_bases[(M,)](dout_TD, state_KMD, first_base_M, dz_MD, dconfidence_T, M, D, bases, columns, num_warps=warps)
+        dstate_KMD = _states(dz_MD, p_M, starts, reverse=True)
         dchunk_MD, dp_M = torch.empty_like(chunk_MD), torch.empty_like(p_M)
         rows, columns, warps = row_tile(D)
-        _finish[(triton.cdiv(M, rows),)](
+        _chunk_gradients[(triton.cdiv(M, rows),)](
             chunk_MD,
             p_M,
             state_KMD,
@@ -98,20 +99,20 @@ class _TritonDechunk(torch.autograd.Function):
         return dchunk_MD, dp_M, dconfidence_T, dout_TD.to(residual_dtype), None, None, None
 
 
-def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, against: bool) -> Tensor:
-    """Both scans, (K, M, D): of chunks along the directions, or of gradients against them."""
+def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
+    """Scan both directions, (K, M, D): chunks in order, or gradients in reverse order."""
     M, D = value_MD.shape
     state_KMD = p_M.new_empty(2, M, D)
     width = min(triton.next_power_of_2(D), WIDTH)
     _scan[len(starts) - 1, triton.cdiv(D, width), 2](
-        value_MD, p_M, starts, state_KMD, M, against, D, STEPS, width, num_warps=4
+        value_MD, p_M, starts, state_KMD, M, reverse, D, STEPS, width, num_warps=4
     )
     return state_KMD
 
 
 @triton.jit
 def _chain(decay_1, value_1, decay_2, value_2):
-    """Two steps state -> decay * state + value as one."""
+    """Compose two steps state -> decay * state + value."""
     return decay_1 * decay_2, decay_2 * value_1 + value_2
 
 
@@ -122,41 +123,41 @@ def _scan(
     starts_ptr,
     state_ptr,
     M,
-    AGAINST: tl.constexpr,
+    REVERSE: tl.constexpr,
     D: tl.constexpr,
     STEPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """One direction of one sequence, for some features.
+    """Scan one direction of one sequence for a block of features.
 
-    Along the direction, s_j = p_j x_j + (1 - p_j) s_i with i the chunk read before j. Against it, where i is the chunk
-    that the direction reads after j, s_j = x_j / 2 + (1 - p_i) s_i: the gradient that reaches s_j through the mean of
-    both directions and through all chunks that follow.
+    Forward: s_j = p_j x_j + (1 - p_j) s_i, where chunk i precedes j in the direction's order. REVERSE: s_j = x_j / 2 +
+    (1 - p_i) s_i, where chunk i follows j; this is the gradient that reaches s_j through the mean of both directions
+    and through all later chunks.
     """
-    kind = state_ptr.dtype.element_ty
+    dtype = state_ptr.dtype.element_ty
     k = tl.program_id(2)
     start = tl.load(starts_ptr + tl.program_id(0))
     stop = tl.load(starts_ptr + tl.program_id(0) + 1)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    rightwards = (k == 1) if AGAINST else (k == 0)
-    origin = tl.where(rightwards, start, stop - 1)
-    stride = tl.where(rightwards, 1, -1)
+    left_to_right = (k == 1) if REVERSE else (k == 0)
+    origin = tl.where(left_to_right, start, stop - 1)
+    stride = tl.where(left_to_right, 1, -1)
     state_ptr += k * M.to(tl.int64) * D
     step = tl.arange(0, STEPS)
-    state = tl.zeros((WIDTH,), kind)
+    state = tl.zeros((WIDTH,), dtype)
     for first in range(0, stop - start, STEPS):
         number = first + step
         row = origin + stride * number
         real = number < stop - start
         inside = real[:, None] & (column < D)
-        x = tl.load(value_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(kind)
-        if AGAINST:
+        x = tl.load(value_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(dtype)
+        if REVERSE:
             p = tl.load(p_ptr + row - stride, mask=real & (number > 0), other=0.0)
             x = x / 2
         else:
             p = tl.load(p_ptr + row, mask=real, other=0.0)
             x = x * p[:, None]
-        decay = (1 - p)[:, None] + tl.zeros((STEPS, WIDTH), kind)
+        decay = (1 - p)[:, None] + tl.zeros((STEPS, WIDTH), dtype)
         decay, x = tl.associative_scan((decay, x), 0, _chain)
         x += decay * state[None, :]
         tl.store(state_ptr + row[:, None] * D + column, x, mask=inside)
@@ -164,7 +165,7 @@ def _scan(
 
 
 @triton.jit(do_not_specialize=["T", "M"])
-def _spread(
+def _upsample(
     state_ptr,
     residual_ptr,
     chunk_of_ptr,
@@ -175,19 +176,19 @@ def _spread(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = out_ptr.dtype.element_ty
+    dtype = out_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < D)
     chunk = tl.load(chunk_of_ptr + row, mask=row < T, other=0)[:, None]
-    forward = tl.load(state_ptr + chunk * D + column, mask=inside, other=0.0).to(kind)
-    backward = tl.load(state_ptr + (chunk + M) * D + column, mask=inside, other=0.0).to(kind)
-    residual = tl.load(residual_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(kind)
+    forward = tl.load(state_ptr + chunk * D + column, mask=inside, other=0.0).to(dtype)
+    backward = tl.load(state_ptr + (chunk + M) * D + column, mask=inside, other=0.0).to(dtype)
+    residual = tl.load(residual_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(dtype)
     tl.store(out_ptr + row[:, None] * D + column, residual + (forward + backward) / 2, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M"])
-def _collect(
+def _sum_bases(
     dout_ptr,
     state_ptr,
     first_base_ptr,
@@ -198,26 +199,26 @@ def _collect(
     BASES: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = dz_ptr.dtype.element_ty
+    dtype = dz_ptr.dtype.element_ty
     chunk = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     wide = column < D
     forward = tl.load(state_ptr + chunk * D + column, mask=wide, other=0.0)
     backward = tl.load(state_ptr + (chunk + M) * D + column, mask=wide, other=0.0)
     z = (forward + backward) / 2
-    dz = tl.zeros((BASES, COLUMNS), kind)
+    dz = tl.zeros((BASES, COLUMNS), dtype)
     stop = tl.load(first_base_ptr + chunk + 1)
     for first in range(tl.load(first_base_ptr + chunk), stop, BASES):
         base = first + tl.arange(0, BASES)
         inside = (base < stop)[:, None] & wide
-        dout = tl.load(dout_ptr + base[:, None] * D + column, mask=inside, other=0.0).to(kind)
+        dout = tl.load(dout_ptr + base[:, None] * D + column, mask=inside, other=0.0).to(dtype)
         dz += dout
         tl.store(dconfidence_ptr + base, tl.sum(dout * z, axis=1), mask=base < stop)
     tl.store(dz_ptr + chunk * D + column, tl.sum(dz, axis=0), mask=wide)
 
 
 @triton.jit(do_not_specialize=["M"])
-def _finish(
+def _chunk_gradients(
     chunk_ptr,
     p_ptr,
     state_ptr,
@@ -231,21 +232,21 @@ def _finish(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = dp_ptr.dtype.element_ty
+    dtype = dp_ptr.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     real = row < M
     inside = real[:, None] & (column < D)
-    place = row[:, None] * D + column
+    offset = row[:, None] * D + column
     sequence = tl.load(sequence_ptr + row, mask=real, other=0)
     has_left = real & (row > tl.load(starts_ptr + sequence))
     has_right = real & (row + 1 < tl.load(starts_ptr + sequence + 1))
     other_direction = M.to(tl.int64) * D
-    chunk = tl.load(chunk_ptr + place, mask=inside, other=0.0).to(kind)
+    chunk = tl.load(chunk_ptr + offset, mask=inside, other=0.0).to(dtype)
     p = tl.load(p_ptr + row, mask=real, other=0.0)
-    left = tl.load(state_ptr + place - D, mask=has_left[:, None] & (column < D), other=0.0)
-    right = tl.load(state_ptr + other_direction + place + D, mask=has_right[:, None] & (column < D), other=0.0)
-    dforward = tl.load(dstate_ptr + place, mask=inside, other=0.0)
-    dbackward = tl.load(dstate_ptr + other_direction + place, mask=inside, other=0.0)
-    tl.store(dchunk_ptr + place, (dforward + dbackward) * p[:, None], mask=inside)
+    left = tl.load(state_ptr + offset - D, mask=has_left[:, None] & (column < D), other=0.0)
+    right = tl.load(state_ptr + other_direction + offset + D, mask=has_right[:, None] & (column < D), other=0.0)
+    dforward = tl.load(dstate_ptr + offset, mask=inside, other=0.0)
+    dbackward = tl.load(dstate_ptr + other_direction + offset, mask=inside, other=0.0)
+    tl.store(dchunk_ptr + offset, (dforward + dbackward) * p[:, None], mask=inside)
     tl.store(dp_ptr + row, tl.sum(dforward * (chunk - left) + dbackward * (chunk - right), axis=1), mask=real)

@@ -1,5 +1,5 @@
-# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
-"""Mamba-2's gated norm of both reading directions in one pass over the rows.
+# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+"""Fused gated RMSNorm of both directions, one pass over the rows.
 
 Shapes: T packed positions, K = 2 directions, E inner width, P programs.
 """
@@ -17,9 +17,9 @@ from ldarnet.ops.norm import EPSILON
 
 
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """As :func:`ldarnet.ops.gated_norm.gated_norm`; keeps only its arguments for the backward pass.
+    """See :func:`ldarnet.ops.gated_norm.gated_norm`; saves only its arguments.
 
-    Rows of z may stand apart, as in a slice of a wider tensor.
+    Rows of z may be strided, as in a slice of a wider tensor.
     """
     return _TritonGatedNorm.apply(y_TKE, z_TE, weight_KE)
 
@@ -57,8 +57,8 @@ class _TritonGatedNorm(torch.autograd.Function):
         dy_TKE, dz_TE = torch.empty_like(y_TKE), z_TE.new_empty(T, E)
         rows, columns, warps = row_tile(E)
         programs = min(triton.cdiv(T, rows), PROGRAMS)
-        exact = torch.promote_types(torch.promote_types(y_TKE.dtype, z_TE.dtype), torch.float32)
-        dweight_PKE = weight_KE.new_empty(programs, *weight_KE.shape, dtype=exact)
+        acc_dtype = torch.promote_types(torch.promote_types(y_TKE.dtype, z_TE.dtype), torch.float32)
+        dweight_PKE = weight_KE.new_empty(programs, *weight_KE.shape, dtype=acc_dtype)
         _backward[(programs,)](
             y_TKE,
             z_TE,
@@ -88,18 +88,18 @@ def _forward(
     z_stride,
     E: tl.constexpr,
     EPSILON: tl.constexpr,
-    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < E)
-    gate = silu(tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(KIND))
-    out = tl.zeros((ROWS, COLUMNS), KIND)
+    gate = silu(tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(DTYPE))
+    out = tl.zeros((ROWS, COLUMNS), DTYPE)
     for k in tl.static_range(2):
-        y = tl.load(y_ptr + row[:, None] * (2 * E) + k * E + column, mask=inside, other=0.0).to(KIND)
-        weight = tl.load(weight_ptr + k * E + column, mask=column < E, other=0.0).to(KIND)
+        y = tl.load(y_ptr + row[:, None] * (2 * E) + k * E + column, mask=inside, other=0.0).to(DTYPE)
+        weight = tl.load(weight_ptr + k * E + column, mask=column < E, other=0.0).to(DTYPE)
         gated = y * gate
         scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
         out += gated * scale * weight
@@ -108,12 +108,12 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Gradients of the gated values and, one for each row, of the weight; of one direction."""
+    """Gradients of one direction: of the gated values, and of the weight per row."""
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
-    pull = dout * weight
-    along = tl.sum(pull * gated, axis=1)[:, None] / E
-    return scale * (pull - gated * (scale * scale * along)), dout * gated * scale
+    weighted = dout * weight
+    mean_dot = tl.sum(weighted * gated, axis=1)[:, None] / E
+    return scale * (weighted - gated * (scale * scale * mean_dot)), dout * gated * scale
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -132,29 +132,29 @@ def _backward(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    kind = dweight_ptr.dtype.element_ty
+    dtype = dweight_ptr.dtype.element_ty
     column = tl.arange(0, COLUMNS)
-    weight_0 = tl.load(weight_ptr + column, mask=column < E, other=0.0).to(kind)
-    weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(kind)
-    dweight_0 = tl.zeros((ROWS, COLUMNS), kind)
-    dweight_1 = tl.zeros((ROWS, COLUMNS), kind)
+    weight_0 = tl.load(weight_ptr + column, mask=column < E, other=0.0).to(dtype)
+    weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(dtype)
+    dweight_0 = tl.zeros((ROWS, COLUMNS), dtype)
+    dweight_1 = tl.zeros((ROWS, COLUMNS), dtype)
     for first in range(tl.program_id(0) * ROWS, T, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
         inside = (row < T)[:, None] & (column < E)
-        place_0 = row[:, None] * (2 * E) + column
-        place = row[:, None] * E + column
-        y_0 = tl.load(y_ptr + place_0, mask=inside, other=0.0).to(kind)
-        y_1 = tl.load(y_ptr + place_0 + E, mask=inside, other=0.0).to(kind)
-        z = tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(kind)
-        dout = tl.load(dout_ptr + place, mask=inside, other=0.0).to(kind) / 2
+        offset_0 = row[:, None] * (2 * E) + column
+        offset = row[:, None] * E + column
+        y_0 = tl.load(y_ptr + offset_0, mask=inside, other=0.0).to(dtype)
+        y_1 = tl.load(y_ptr + offset_0 + E, mask=inside, other=0.0).to(dtype)
+        z = tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(dtype)
+        dout = tl.load(dout_ptr + offset, mask=inside, other=0.0).to(dtype) / 2
         gate = silu(z)
         dgated_0, row_dweight_0 = _direction(y_0, gate, dout, weight_0, E, EPSILON)
         dgated_1, row_dweight_1 = _direction(y_1, gate, dout, weight_1, E, EPSILON)
         dweight_0 += row_dweight_0
         dweight_1 += row_dweight_1
-        tl.store(dy_ptr + place_0, dgated_0 * gate, mask=inside)
-        tl.store(dy_ptr + place_0 + E, dgated_1 * gate, mask=inside)
-        tl.store(dz_ptr + place, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside)
+        tl.store(dy_ptr + offset_0, dgated_0 * gate, mask=inside)
+        tl.store(dy_ptr + offset_0 + E, dgated_1 * gate, mask=inside)
+        tl.store(dz_ptr + offset, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside)
     target = dweight_ptr + tl.program_id(0) * (2 * E) + column
     tl.store(target, tl.sum(dweight_0, axis=0), mask=column < E)
     tl.store(target + E, tl.sum(dweight_1, axis=0), mask=column < E)

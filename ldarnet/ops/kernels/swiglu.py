@@ -1,7 +1,7 @@
-# ruff: noqa: ANN001, ANN202 (Triton takes no types of arguments but tl.constexpr)
-"""SwiGLU's gate in one pass, forward and backward.
+# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+"""Fused SwiGLU gate, forward and backward.
 
-Shapes: T packed positions, F twice the hidden width.
+Shapes: T packed positions, F = 2 * hidden width.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ MAX_TILE_WIDTH = 1024
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """As :func:`ldarnet.ops.swiglu.swiglu`; keeps only x for the backward pass."""
+    """See :func:`ldarnet.ops.swiglu.swiglu`; saves only x."""
     return _TritonSwiGLU.apply(x_TF)
 
 
@@ -49,7 +49,7 @@ def _launch(kernel: Any, x_TF: Tensor, *others: Tensor) -> None:
 
 @triton.jit
 def _tile(T, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Of a program: places in y, places in the output, and which of both exist."""
+    """Offsets into y, offsets into the output, and their mask, for this program."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < HIDDEN)
@@ -57,10 +57,10 @@ def _tile(T, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["T"])
-def _forward(x_ptr, out_ptr, T, HIDDEN: tl.constexpr, KIND: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _forward(x_ptr, out_ptr, T, HIDDEN: tl.constexpr, DTYPE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     source, target, inside = _tile(T, HIDDEN, ROWS, COLUMNS)
-    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(KIND)
-    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(KIND)
+    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(DTYPE)
+    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(DTYPE)
     tl.store(out_ptr + target, silu(gate) * y, mask=inside)
 
 
@@ -71,13 +71,13 @@ def _backward(
     dx_ptr,
     T,
     HIDDEN: tl.constexpr,
-    KIND: tl.constexpr,
+    DTYPE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     source, target, inside = _tile(T, HIDDEN, ROWS, COLUMNS)
-    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(KIND)
-    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(KIND)
-    dout = tl.load(dout_ptr + target, mask=inside, other=0.0).to(KIND)
+    y = tl.load(x_ptr + source, mask=inside, other=0.0).to(DTYPE)
+    gate = tl.load(x_ptr + source + HIDDEN, mask=inside, other=0.0).to(DTYPE)
+    dout = tl.load(dout_ptr + target, mask=inside, other=0.0).to(DTYPE)
     tl.store(dx_ptr + source, dout * silu(gate), mask=inside)
     tl.store(dx_ptr + source + HIDDEN, dout * y * silu_slope(gate), mask=inside)

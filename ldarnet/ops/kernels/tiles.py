@@ -1,8 +1,8 @@
-# ruff: noqa: ANN001, ANN201 (Triton takes no types of arguments but tl.constexpr)
-"""What our Triton kernels share: how rows are cut into tiles, in what they add up, the gate.
+# ruff: noqa: ANN001, ANN201 (Triton supports no annotations but tl.constexpr)
+"""Helpers of the Triton kernels: tile shapes, accumulator dtypes, SiLU.
 
-Numbers of positions and chunks differ from step to step: kernels take them as arguments that Triton does not specialise
-on, so that nothing is compiled again. Widths are constants of a kernel.
+The number of positions and chunks changes every step: kernels take them as arguments that Triton does not specialize
+on, so that nothing is recompiled. Widths are compile-time constants.
 """
 
 import torch
@@ -10,23 +10,23 @@ import triton
 import triton.language as tl
 
 ELEMENTS = 2048
-"""Of a tile that holds whole rows."""
+"""Elements of a tile of full rows."""
 
 PROGRAMS = 528
-"""At most so many programs add up a gradient of weights, each its own part: four for each multiprocessor of an H200."""
+"""Maximum number of programs with a partial weight gradient: four per multiprocessor of an H200."""
 
 ELEMENTS_PER_THREAD = 8
 
 
 def row_tile(width: int, elements: int = ELEMENTS) -> tuple[int, int, int]:
-    """The shape of a tile of whole rows.
+    """Shape of a tile of full rows.
 
     Args:
-        width: of a row.
-        elements: of the tile, where a row is not longer.
+        width: row width.
+        elements: target number of elements; at least one row fits in any case.
 
     Returns:
-        Rows; columns, a power of two that is not below the width; warps.
+        Rows, columns (the next power of two of the width) and warps.
     """
     columns = triton.next_power_of_2(width)
     rows = max(1, elements // columns)
@@ -35,7 +35,7 @@ def row_tile(width: int, elements: int = ELEMENTS) -> tuple[int, int, int]:
 
 
 def accumulator(*dtypes: torch.dtype) -> tl.dtype:
-    """What a kernel computes in: float64 if an input is, else float32."""
+    """Dtype of the computation: float64 if any input is float64, else float32."""
     return tl.float64 if torch.float64 in dtypes else tl.float32
 
 
@@ -47,6 +47,6 @@ def silu(x):
 
 @triton.jit
 def silu_slope(x):
-    """The derivative of silu at x."""
+    """Derivative of SiLU at x."""
     s = tl.sigmoid(x)
     return s * (1 + x * (1 - s))
