@@ -145,7 +145,7 @@ def test_convert_goes_to_the_published_form_and_back(
 
 def test_nothing_is_overwritten(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pt").write_text("precious")
-    assert_one_line_error(ldarnet("export", folder, folder), str(folder), "exists already")
+    assert_one_line_error(ldarnet("export", folder, folder), str(folder), "already exists")
     assert_one_line_error(ldarnet("convert", folder, tmp_path / "there.pt"), "there.pt", "exists already")
     assert (tmp_path / "there.pt").read_text() == "precious"
 
