@@ -145,7 +145,7 @@ def _letters(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray)
         counts[row, :4] = _bases(block.packed, start, stop)
     if len(at):
         owner = np.searchsorted(edges, at, side="right") - 1
-        letters = np.repeat(block.letters, block.runs[:, 1] - block.runs[:, 0])
+        letters = np.repeat(block.codes, block.runs[:, 1] - block.runs[:, 0])
         counts[:, :4] -= np.bincount(4 * owner + codes, minlength=4 * len(counts)).reshape(-1, 4)
         kinds = 2 * owner + (letters != ord("N"))
         counts[:, _N : _OTHER + 1] = np.bincount(kinds, minlength=2 * len(counts)).reshape(-1, 2)

@@ -43,20 +43,20 @@ class Block:
         length: number of bases.
         packed: (ceil(length / 4),) uint8, four bases per byte.
         runs: (r, 2) int64, start and stop of the runs of one code other than A, C, G, T.
-        letters: (r,) uint8, the upper-case code of each run.
+        codes: (r,) uint8, the upper-case code of each run.
         lower: (l, 2) int64, start and stop of the lower-case runs.
     """
 
     length: int
     packed: np.ndarray
     runs: np.ndarray
-    letters: np.ndarray
+    codes: np.ndarray
     lower: np.ndarray
 
     @property
     def nbytes(self) -> int:
         """Size in memory, in bytes."""
-        return self.packed.nbytes + self.runs.nbytes + self.letters.nbytes + self.lower.nbytes
+        return self.packed.nbytes + self.runs.nbytes + self.codes.nbytes + self.lower.nbytes
 
     def ids(self, start: int, stop: int) -> np.ndarray:
         """Token ids of bases ``start`` to ``stop``, shape (stop - start,), uint8; codes other than A, C, G, T are N."""
@@ -74,7 +74,7 @@ class Block:
         fours = _FOUR_BASES.take(self.packed[start // 4 : (stop + 3) // 4], mode="clip")  # "clip" is the fastest
         text = fours.view(np.uint8)[start % 4 : start % 4 + stop - start]
         for run_start, run_stop, run in self._overlapping(self.runs, start, stop):
-            text[run_start:run_stop] = self.letters[run]
+            text[run_start:run_stop] = self.codes[run]
         for run_start, run_stop, _ in self._overlapping(self.lower, start, stop):
             text[run_start:run_stop] |= 0x20
         return text.tobytes()
@@ -99,13 +99,13 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
     Returns:
         The frame, and start and stop of each run of one code other than A, C, G, T: (r, 2) int64.
     """
-    runs, letters = _other_runs(text)
+    runs, codes = _other_runs(text)
     lower = _lower_runs(text)
     parts = (
         _HEADER.pack(_MAGIC, len(text), len(runs), len(lower)),
         _pack_bases(text),
         _edges_to_bytes(runs),
-        letters,
+        codes,
         _edges_to_bytes(lower),
     )
     return _compressor().compress(b"".join(parts)), runs
@@ -126,14 +126,14 @@ def unpack_block(frame: bytes) -> Block:
     ends = np.cumsum(sizes).tolist()
     if magic != _MAGIC or len(payload) != ends[-1]:
         raise ValueError("not a packed block: wrong magic or length")
-    _, packed, run_edges, letters, lower_edges = (
+    _, packed, run_edges, codes, lower_edges = (
         payload[end - size : end] for end, size in zip(ends, sizes, strict=True)
     )
     return Block(
         length=length,
         packed=np.frombuffer(packed, dtype=np.uint8),
         runs=_edges_from_bytes(run_edges),
-        letters=np.frombuffer(letters, dtype=np.uint8),
+        codes=np.frombuffer(codes, dtype=np.uint8),
         lower=_edges_from_bytes(lower_edges),
     )
 
@@ -184,8 +184,8 @@ def _runs(values: np.ndarray) -> np.ndarray:
 def _pack_bases(text: bytes) -> bytes:
     # Bits 1 and 2 of ASCII A, C, G, T, in either case, are 0, 1, 3, 2. Four bases are processed at a time; the product
     # gathers their codes in its highest byte.
-    letters = np.frombuffer(text + b"A" * (-len(text) % 4), dtype="<u4")
-    codes = letters >> 1 & 0x03030303
+    bases = np.frombuffer(text + b"A" * (-len(text) % 4), dtype="<u4")
+    codes = bases >> 1 & 0x03030303
     codes ^= codes >> 1 & 0x01010101
     codes *= _GATHER
     return codes.astype("<u4", copy=False).view(np.uint8)[3::4].tobytes()

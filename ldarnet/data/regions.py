@@ -1,4 +1,4 @@
-"""Named regions of a genome from a BED file, such as repeats and genes, laid over windows."""
+"""Named genomic regions from a BED file, such as repeats and genes, as masks over windows."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,27 +13,25 @@ from ldarnet.genome.bed import read_bed
 from ldarnet.genome.intervals import merge
 
 OTHER = "other"
-"""The region of all bases that no line of the file covers."""
-MOST = 32
-"""Names in a file; a column of gene names is a mistake."""
+"""Name of the region of all bases that no interval covers."""
+MAX_REGIONS = 32
+"""Maximum number of region names, including `OTHER`: metrics are reported per name, so gene names are a mistake."""
 
 Intervals = tuple[np.ndarray, np.ndarray]
 
 
 class Regions:
-    """The regions of the contigs of one split. A base belongs to every region that covers it, or else to `OTHER`.
+    """The regions on the contigs of one split. A base belongs to every region that covers it, or else to `OTHER`.
 
     Attributes:
-        names: of the regions in alphabetical order, `OTHER` last.
+        names: names of the regions in alphabetical order, then `OTHER`.
     """
 
     def __init__(self, path: str | PathLike[str], shards: ShardSet, split: str) -> None:
-        """Read a BED file, plain or compressed, with a name in its fourth column.
-
-        Contigs that are not in the split are passed over.
+        """Read a BED file, plain or compressed, with region names in column 4; skip contigs outside of the split.
 
         Raises:
-            UserError: the file cannot be read or is no such file, has too many names, or nothing of it is in the split.
+            UserError: the file cannot be read or is not BED, has too many names, or has no interval in the split.
         """
         self._path = Path(path)
         found: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
@@ -45,24 +43,24 @@ class Regions:
                 found[numbers[interval.contig], interval.name].append((interval.start, interval.end))
         if not found:
             raise UserError(
-                f"{path}: no line of it lies on a contig of split {split!r} of {shards.place}, such as "
-                f"{next(iter(numbers), 'none')!r}; name the contigs as the shard set does"
+                f"{path}: no interval on a contig of split {split!r} of {shards.place}; use the contig names of the "
+                f"shard set, such as {next(iter(numbers), 'none')!r}"
             )
         self.names = [*sorted({name for _, name in found}), OTHER]
-        if len(self.names) > MOST:
+        if len(self.names) > MAX_REGIONS:
             raise UserError(
-                f"{path}: {len(self.names) - 1} names of regions in column 4; at most {MOST - 1}, such as repeat and "
-                "coding"
+                f"{path}: {len(self.names) - 1} region names in column 4: at most {MAX_REGIONS - 1} are supported; use "
+                "classes such as repeat and coding"
             )
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
     def masks(self, contig: Sequence[int] | np.ndarray, start: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Which bases of windows belong to which region.
+        """Membership of the bases of windows in each region.
 
         Args:
-            contig: contig number of each window, (b,).
-            start: first base of each window, (b,).
-            length: bases of a window.
+            contig: (b,) contig number of each window.
+            start: (b,) first base of each window.
+            length: bases in a window.
 
         Returns:
             (names, b, length) bool.
@@ -78,7 +76,7 @@ class Regions:
 
 
 def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
-    """Numbers of the contigs of a split by full name, and by bare name where that tells one contig."""
+    """Numbers of the contigs of a split by full name, and by bare name if that is unique."""
     numbers = {shards.index.name(int(number)): int(number) for number in np.unique(shards.index.splits[split][:, 0])}
     names = shards.index.contigs.bare_names()
     owners = Counter(names[number] for number in numbers.values())
@@ -92,7 +90,7 @@ def _merged(pairs: np.ndarray) -> Intervals:
 
 
 def _covered(intervals: Intervals, first: int, length: int) -> np.ndarray:
-    """Which of the bases from `first` on intervals cover, (length,) bool."""
+    """Whether each of ``length`` bases from ``first`` is in an interval, (length,) bool."""
     starts, ends = intervals
     part = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(starts, first + length))
     change = np.zeros(length + 1, dtype=np.int8)

@@ -35,7 +35,7 @@ def same(a, b):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
-def test_an_epoch_holds_each_window_once_for_any_ranks_and_batches(shards, world, micro_batch, accumulation):
+def test_an_epoch_has_each_window_once_for_any_ranks_and_batches(shards, world, micro_batch, accumulation):
     windows = Windows(shards, "train", L)
     size = world * micro_batch * accumulation
     count = -(-len(windows) // size)
@@ -68,14 +68,14 @@ def test_ranks_share_the_micro_batches_of_one_larger_rank(shards):
             assert torch.equal(batch.labels, torch.cat([part.labels for part in parts]))
 
 
-def test_a_resumed_stream_equals_an_unbroken_one(shards):
+def test_a_resumed_stream_equals_an_uninterrupted_one(shards):
     whole = steps(shards, last_step=40)
     for cut in (1, 7, 33):
         resumed = steps(shards, first_step=cut, last_step=40)
         assert all(same(a, b) for x, y in zip(whole[cut:], resumed, strict=True) for a, b in zip(x, y, strict=True))
 
 
-def test_workers_change_nothing_and_the_global_generator_is_left_alone(shards):
+def test_workers_change_neither_batches_nor_the_global_generator(shards):
     state = torch.get_rng_state()
     here, there = steps(shards), steps(shards, workers=2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -94,7 +94,7 @@ def test_batches_hold_masked_windows(shards):
 
 
 def damage(shards, contig, base):
-    """Flip a bit of the block that holds a base; returns the first and last base of that block."""
+    """Flip a bit of the block that contains a base; return the first and last base of that block."""
     blocks, number = shards.index.blocks, shards.index.number(contig)
     block = int(np.flatnonzero((blocks.contig == number) & (blocks.start <= base))[-1])
     shard = shards.folder / shards.index.shards[blocks.shard[block]].name
@@ -105,7 +105,7 @@ def damage(shards, contig, base):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_shard_stops_with_its_name_in_one_line(shards, workers):
+def test_a_damaged_shard_is_named_in_one_line(shards, workers):
     damage(shards, "a", 300)
     with pytest.raises(UserError, match=r"shard-\S+.tar: block \d+ \(a:257-384\)") as error:
         steps(shards, workers=workers, last_step=20)
@@ -113,7 +113,7 @@ def test_a_damaged_shard_stops_with_its_name_in_one_line(shards, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_windows_on_damaged_blocks_are_left_out_alike_by_all_ranks_and_named(shards, workers):
+def test_windows_on_damaged_blocks_are_quarantined_alike_on_all_ranks(shards, workers):
     sound = steps(shards, micro_batch=4, last_step=10)
     begin, end = damage(shards, "a", 300)
     shards = ShardSet.open(shards.folder, on_damaged="quarantine")
@@ -141,7 +141,7 @@ def test_windows_on_damaged_blocks_are_left_out_alike_by_all_ranks_and_named(sha
     assert lost
 
 
-def test_a_worker_that_was_killed_is_told_in_one_line_and_does_not_hang(shards):
+def test_a_killed_worker_is_reported_in_one_line_without_a_hang(shards):
     before = {child.pid for child in multiprocessing.active_children()}
     stream = training_steps(
         Windows(shards, "train", L),
@@ -158,15 +158,15 @@ def test_a_worker_that_was_killed_is_told_in_one_line_and_does_not_hang(shards):
     victim = next(child for child in multiprocessing.active_children() if child.pid not in before)
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    time.sleep(0.2)  # what else the program does is not disturbed
-    with pytest.raises(TransientError, match=rf"reads the shards ended.*{victim.pid}.*data.workers") as error:
+    time.sleep(0.2)  # the death must not interrupt the main program
+    with pytest.raises(TransientError, match=rf"DataLoader worker died.*{victim.pid}.*data.workers") as error:
         list(itertools.islice(stream, 100))
     assert "\n" not in str(error.value)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_interruptions_and_other_numbers_of_ranks_lose_and_repeat_nothing(shards, data):
+def test_interruptions_and_elastic_ranks_lose_and_repeat_nothing(shards, data):
     batch, last = data.draw(st.sampled_from([1, 4, 6, 12])), 12
     whole = steps(shards, micro_batch=batch, accumulation=1, last_step=last)
     step = 0
@@ -197,7 +197,7 @@ def test_interruptions_and_other_numbers_of_ranks_lose_and_repeat_nothing(shards
 
 
 @pytest.mark.parametrize("world", [2, 4, 64])
-def test_any_number_of_ranks_sees_the_same_global_batches(shards, world):
+def test_global_batches_do_not_depend_on_the_number_of_ranks(shards, world):
     alone = steps(shards, micro_batch=64, accumulation=1, last_step=2)
     ranks = [
         steps(shards, micro_batch=64 // world, accumulation=1, rank=r, world=world, last_step=2) for r in range(world)
@@ -216,7 +216,7 @@ def validation(shards, rank, world, batch=3, most=10, split="valid"):
 
 
 @pytest.mark.parametrize("world", [2, 3, 7])
-def test_validation_is_the_same_for_any_number_of_ranks(shards, world):
+def test_validation_does_not_depend_on_the_number_of_ranks(shards, world):
     alone = validation(shards, 0, 1)
     ranks = [validation(shards, rank, world) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1
@@ -240,18 +240,18 @@ def test_validation_windows_are_spread_over_the_split_and_forward(shards):
     assert sum(batch.windows for batch in validation(shards, 0, 1, most=1000)) == 20
 
 
-def test_a_window_keeps_its_mask_when_more_windows_are_asked_for(shards):
+def test_masks_do_not_depend_on_the_number_of_validation_windows(shards):
     few = torch.cat([batch.labels for batch in validation(shards, 0, 1, most=10)])
     many = torch.cat([batch.labels for batch in validation(shards, 0, 1, most=20)])
     assert torch.equal(few, many[::2])
 
 
-def test_validation_of_a_split_that_is_not_there_is_refused_at_once(shards):
+def test_validation_of_a_missing_split_is_refused_immediately(shards):
     with pytest.raises(UserError, match="no split 'test'"):
         validation_batches(shards, "test", length=L, max_windows=1, batch=1, rank=0, world=1, masking=Masking())
 
 
-def test_the_blocks_of_the_next_step_are_asked_for_before_those_of_this_one_are_read(shards, monkeypatch):
+def test_blocks_of_the_next_step_are_prefetched_before_this_step_is_read(shards, monkeypatch):
     calls = []
     prefetch, read_windows = ShardSet.prefetch, ShardSet.read_windows
 

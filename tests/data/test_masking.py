@@ -9,30 +9,30 @@ IDS = np.random.default_rng(0).integers(0, 4, (64, 4001)).astype(np.uint8)
 POSITIONS = np.arange(64)
 
 
-def test_rates_are_those_asked_for():
+def test_rates_match_the_settings():
     inputs, labels = Masking(rate=0.15, mask=0.8, random=0.1).apply(IDS, "set", POSITIONS)
-    scored = labels != -100
-    shown = inputs[scored]
-    kept = shown == labels[scored]
-    assert scored.mean() == pytest.approx(0.15, abs=0.003)
+    target = labels != -100
+    shown = inputs[target]
+    kept = shown == labels[target]
+    assert target.mean() == pytest.approx(0.15, abs=0.003)
     assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.01)
     assert kept.mean() == pytest.approx(0.1 + 0.1 / 4, abs=0.007)
     drawn = shown[(shown != MASK) & ~kept]
     assert np.bincount(drawn, minlength=4)[:4] / len(drawn) == pytest.approx([0.25] * 4, abs=0.03)
-    np.testing.assert_array_equal(labels[scored], IDS[scored])
-    np.testing.assert_array_equal(inputs[~scored], IDS[~scored])
+    np.testing.assert_array_equal(labels[target], IDS[target])
+    np.testing.assert_array_equal(inputs[~target], IDS[~target])
 
 
-def test_scored_bases_have_no_pattern():
+def test_target_positions_have_no_pattern():
     _, labels = Masking(rate=0.5).apply(IDS, "set", POSITIONS)
-    scored = (labels != -100).astype(float)
-    assert abs(scored.mean(0) - 0.5).max() < 0.35
+    target = (labels != -100).astype(float)
+    assert abs(target.mean(0) - 0.5).max() < 0.35
     for shift in (1, 2):
-        assert abs(np.corrcoef(scored[:, shift:].ravel(), scored[:, :-shift].ravel())[0, 1]) < 0.02
-    assert abs(np.corrcoef(scored[0], scored[1])[0, 1]) < 0.06
+        assert abs(np.corrcoef(target[:, shift:].ravel(), target[:, :-shift].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(target[0], target[1])[0, 1]) < 0.06
 
 
-def test_n_and_padding_are_never_masked_scored_or_drawn():
+def test_n_and_padding_are_never_masked_targets_or_drawn():
     ids = IDS.copy()
     ids[:, ::3], ids[:, 1::3] = N, PAD
     inputs, labels = Masking(rate=1, mask=0, random=1).apply(ids, "set", POSITIONS)
@@ -60,7 +60,7 @@ def test_a_mask_is_a_function_of_content_seed_stream_and_position_alone():
         assert both == pytest.approx(0.15**2, abs=0.003)
 
 
-def test_nothing_and_everything():
+def test_rates_of_zero_and_one():
     inputs, labels = Masking(rate=0).apply(IDS, "set", POSITIONS)
     np.testing.assert_array_equal(inputs, IDS)
     assert (labels == -100).all()
@@ -76,7 +76,7 @@ def test_probabilities_out_of_range_are_refused(options):
 
 
 @pytest.mark.parametrize("length", [1, 3, 2**15 - 1, 2**16 + 2])
-def test_a_mask_does_not_depend_on_how_many_windows_are_worked_on_together(length):
+def test_a_mask_does_not_depend_on_the_batch(length):
     ids = np.random.default_rng(1).integers(0, 5, (3, length)).astype(np.uint8)
     together = Masking(rate=0.5).apply(ids, "set", np.arange(3))
     for row in range(3):
@@ -86,7 +86,7 @@ def test_a_mask_does_not_depend_on_how_many_windows_are_worked_on_together(lengt
 
 
 def test_a_mask_never_changes():
-    """A changed number would hide other bases from a resumed run."""
+    """Changed masks would break the resume of older runs."""
     inputs, labels = Masking(rate=0.5).apply(np.zeros((1, 40), dtype=np.uint8), "set", np.array([7]))
     assert "".join(map(str, inputs[0])) == INPUTS
     assert np.flatnonzero(labels[0] == 0).tolist() == SCORED

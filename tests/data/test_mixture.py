@@ -11,7 +11,7 @@ all_shares = st.lists(st.floats(1e-6, 1), min_size=1, max_size=60).map(lambda sh
 
 @quick
 @given(all_shares, st.integers(100, 5000))
-def test_allotment_gives_every_share_its_slots(shares, slots):
+def test_slots_are_proportional_to_shares(shares, slots):
     counts = allocate_slots(shares, slots)
     assert counts.sum() == slots
     assert counts.min() >= 1
@@ -21,7 +21,7 @@ def test_allotment_gives_every_share_its_slots(shares, slots):
 
 @quick
 @given(all_shares, st.integers(0, 3 * ROUND))
-def test_slots_before_are_counted_right(shares, slot):
+def test_slots_before_a_slot_are_counted_correctly(shares, slot):
     mixture = Mixture(shares, 1024, stream_key("a"))
     dealt = mixture.source(np.arange(slot))
     sources = np.arange(len(shares))

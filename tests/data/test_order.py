@@ -22,7 +22,7 @@ def mixture(windows: list[int], shares: list[float], length: int = 4096) -> Shuf
 # From sets that fit into memory, whose windows are permuted one by one, to sets that are read in pieces.
 @quick
 @given(st.integers(1, 20_000), st.sampled_from([16, 2**15, 2**17, 2**20, 2**24]), st.integers(0, 3))
-def test_one_source_is_read_through_before_it_is_read_again(windows, length, epoch):
+def test_one_source_has_every_window_once_per_epoch(windows, length, epoch):
     order = one_source(windows, length)
     source, epochs, numbers = order.locate(np.arange(epoch * windows, (epoch + 1) * windows))
     assert not source.any()
@@ -36,7 +36,7 @@ def test_one_source_is_read_through_before_it_is_read_again(windows, length, epo
     st.sampled_from([16, 2**17, 2**18]),
     st.integers(1, 2**18),
 )
-def test_every_source_of_a_mixture_is_read_through_before_it_is_read_again(sources, length, count):
+def test_every_source_of_a_mixture_has_every_window_once_per_epoch(sources, length, count):
     windows, shares = zip(*sources, strict=True)
     order = mixture(list(windows), list(shares), length)
     source, epoch, number = order.locate(np.arange(count))
@@ -56,11 +56,11 @@ def test_every_source_of_a_mixture_is_read_through_before_it_is_read_again(sourc
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=40), st.integers(0, 10**9))
 def test_shares_hold_in_every_row_of_slots(shares, row):
     order = mixture([10**6] * len(shares), shares, 2**16)
-    wanted = np.array(shares) / sum(shares)
+    target = np.array(shares) / sum(shares)
     source, _, _ = order.locate(row * 16 * LANES + np.arange(16 * LANES))
     seen = np.bincount(source, minlength=len(shares)) / 16
     assert (abs(seen - order.shares * LANES) <= 2 * (1 + order.shares * len(shares))).all()
-    assert abs(order.shares - wanted).max() <= 1 / ROUND
+    assert abs(order.shares - target).max() <= 1 / ROUND
 
 
 def test_shares_are_exact_over_a_round():
@@ -70,7 +70,7 @@ def test_shares_are_exact_over_a_round():
     assert taken.min() >= 4
 
 
-def test_a_position_means_the_same_alone_and_among_others():
+def test_a_position_does_not_depend_on_its_batch():
     for order in (one_source(10**6, 4096), mixture([10**6, 70, 10**5], [1, 2, 0.1])):
         positions = np.random.default_rng(0).integers(0, 10**7, 50)
         together = np.stack(order.locate(positions))
@@ -80,15 +80,15 @@ def test_a_position_means_the_same_alone_and_among_others():
 
 
 @pytest.mark.parametrize("windows", [300_000, 4 * 10**6, 40 * 10**6])
-def test_neighbours_in_the_stream_lie_far_apart_and_a_lane_reads_piece_after_piece(windows):
+def test_consecutive_positions_are_far_apart_and_lanes_read_whole_pieces(windows):
     length = 4096
     order = one_source(windows, length)
     _, _, numbers = order.locate(np.arange(64 * LANES) + windows // 3)
     rows = numbers.reshape(64, LANES)
-    # A row of positions comes from as many places: hardly any two of them within a megabase.
+    # A row of positions comes from as many loci: hardly any two within a megabase.
     gaps = np.diff(np.sort(rows, axis=1), axis=1) * length
     assert (gaps < MEGABASE).mean() < 1.5 * LANES * MEGABASE / (windows * length) + 0.01
-    # What a lane reads in 64 turns lies in few megabases.
+    # 64 windows of a lane are within few megabases.
     megabases = [len(np.unique(rows[:, lane] * length // MEGABASE)) for lane in range(0, LANES, 64)]
     assert np.mean(megabases) < 4
 
@@ -107,11 +107,11 @@ def test_a_small_source_beside_a_large_one_is_permuted_window_by_window():
     assert (abs(np.diff(small)) > 3).mean() > 0.95
 
 
-def test_a_resumed_run_finds_the_order_that_it_left():
-    """A changed number would send it to other windows."""
+def test_the_order_never_changes():
+    """A changed order would break the resume of older runs."""
     positions = np.array([0, 1, 1023, 1024, 10**6, 10**9])
-    assert one_source(10**6, 4096).place(positions)[2].tolist() == ONE
-    source, epoch, number = mixture([10**6, 70, 10**5], [1, 2, 0.1]).place(positions)
+    assert one_source(10**6, 4096).locate(positions)[2].tolist() == ONE
+    source, epoch, number = mixture([10**6, 70, 10**5], [1, 2, 0.1]).locate(positions)
     assert [source.tolist(), epoch.tolist(), number.tolist()] == SEVERAL
 
 

@@ -16,13 +16,13 @@ from tests.support.sample_set import CONTIGS, change_block, damage, every_window
 
 @pytest.fixture
 def local(make_set):
-    """A set of 31 blocks in some shards."""
+    """A set of 31 blocks in several shards."""
     return make_set(CONTIGS, block=100, shard_size=1200)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_windows_are_what_one_reads_one_by_one(local, data):
+def test_windows_equal_single_reads(local, data):
     length = data.draw(st.sampled_from([0, 1, 2, 3, 4, 5, 64, 99, 100, 101, 350, 999, 2000]))
     fitting = [number for number, name in enumerate(CONTIGS) if len(CONTIGS[name]) >= length]
     contig = np.array(data.draw(st.lists(st.sampled_from(fitting), max_size=9)), dtype=np.int64)
@@ -37,7 +37,7 @@ def test_windows_are_what_one_reads_one_by_one(local, data):
         np.testing.assert_array_equal(ids[row], local.read(number, first, first + length))
 
 
-def test_blocks_that_windows_touch(local):
+def test_blocks_that_windows_overlap(local):
     touched = local.blocks_of(np.array([2, 0, 0]), np.array([150, 90, 0]), 120)
     assert touched == [22, 23, 0, 1, 2]
     assert local.blocks_of(np.array([0]), np.array([50]), 260) == [0, 1, 2, 3]
@@ -52,7 +52,7 @@ def test_a_window_outside_of_its_contig_is_refused(local, start):
 # Damage
 
 
-def test_windows_on_damage_are_quarantined_and_all_others_served(local, caplog):
+def test_only_windows_on_damaged_blocks_are_quarantined(local, caplog):
     whole = ShardSet.open(local.folder)
     contig, start = every_window(local)
     expected, _ = whole.read_windows(contig, start, 50)
@@ -68,8 +68,8 @@ def test_windows_on_damage_are_quarantined_and_all_others_served(local, caplog):
     expected[bad] = N
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_array_equal(again, expected)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == len(set(told)) == 1 + 2 + 1  # a block, two blocks, a shard
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == len(set(warnings)) == 1 + 2 + 1  # a block, two blocks, a shard
     assert any("block 2 (one:201-300) does not match" in message for _, message in damaged)
     assert any("missing" in message for _, message in damaged)
     # In whatever order and company windows are read.
@@ -88,7 +88,7 @@ def test_a_window_across_a_damaged_block_is_quarantined(local):
     np.testing.assert_array_equal(ids[1], shards.read("one", 0, 120))
 
 
-def test_unless_told_damage_stops_and_so_do_read_and_text_always(local):
+def test_damage_is_fatal_by_default_and_always_for_read_and_text(local):
     change_block(local, 2)
     quarantine = ShardSet.open(local.folder, on_damaged="quarantine")
     for read in (
@@ -102,7 +102,7 @@ def test_unless_told_damage_stops_and_so_do_read_and_text_always(local):
 
 @pytest.mark.parametrize("call", ["open", "pread"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_what_the_system_refuses_is_never_quarantined(local, monkeypatch, call, number):
+def test_errors_of_the_operating_system_are_never_quarantined(local, monkeypatch, call, number):
     shards = ShardSet.open(local.folder, on_damaged="quarantine")
 
     def refuse(*_):
@@ -113,14 +113,14 @@ def test_what_the_system_refuses_is_never_quarantined(local, monkeypatch, call, 
         shards.read_windows(np.array([0]), np.array([250]), 20)
 
 
-def test_a_folder_that_went_away_is_no_damage(local):
+def test_a_missing_set_is_not_damage(local):
     shards = ShardSet.open(local.folder, on_damaged="quarantine")
     local.folder.rename(local.folder.with_name("moved"))
     with pytest.raises(UserError, match="the shard set is gone; restore it"):
         shards.read_windows(np.array([0]), np.array([250]), 20)
 
 
-def test_a_shard_that_was_mended_is_read_again(local):
+def test_a_fixed_shard_is_read_again(local):
     shards = ShardSet.open(local.folder)
     shard = local.folder / local.index.shards[0].name
     sound = shard.read_bytes()
@@ -132,7 +132,7 @@ def test_a_shard_that_was_mended_is_read_again(local):
     assert shards.text("one", 200, 300) == CONTIGS["one"][200:300]
 
 
-def test_memory_of_blocks_is_bounded(local):
+def test_the_memory_cache_is_bounded(local):
     shards = ShardSet.open(local.folder, cache_bytes=1500)
     assert everything(shards) == CONTIGS
     assert everything(shards) == CONTIGS

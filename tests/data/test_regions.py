@@ -1,4 +1,4 @@
-"""Regions of a BED file over windows."""
+"""Regions of a BED file as masks over windows."""
 
 import gzip
 import lzma
@@ -62,7 +62,7 @@ def test_a_compressed_file_is_read(shards, tmp_path):
 )
 def test_covered_bases_are_those_of_a_plain_loop(intervals, first, length):
     pairs = np.array([(start, start + size) for start, size in intervals])
-    expected = [any(start <= place < end for start, end in pairs) for place in range(first, first + length)]
+    expected = [any(start <= base < end for start, end in pairs) for base in range(first, first + length)]
     assert _covered(_merged(pairs), first, length).tolist() == expected
 
 
@@ -74,17 +74,17 @@ def test_covered_bases_are_those_of_a_plain_loop(intervals, first, length):
         ("one\tx\t20\trepeat\n", "line 1"),
         ("one\t20\t20\trepeat\n", "line 1: one:20-20 is empty"),
         ("one\t1\t20\tother\n", "line 1: the name 'other' is reserved"),
-        ("chrOne\t1\t20\trepeat\n", "name the contigs as the shard set does"),
-        ("".join(f"one\t{n}\t{n + 1}\tgene{n}\n" for n in range(40)), "40 names of regions"),
+        ("chrOne\t1\t20\trepeat\n", "use the contig names of the shard set"),
+        ("".join(f"one\t{n}\t{n + 1}\tgene{n}\n" for n in range(40)), "40 region names"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told(shards, bed, text, message):
+def test_invalid_files_are_refused(shards, bed, text, message):
     with pytest.raises(UserError, match=message) as caught:
         Regions(bed(text), shards, "valid")
     assert "regions.bed" in str(caught.value)
 
 
-def test_a_missing_or_damaged_file_is_told(shards, tmp_path):
+def test_a_missing_or_damaged_file_is_named(shards, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Regions(tmp_path / "none.bed", shards, "valid")
     broken = tmp_path / "broken.bed.gz"

@@ -22,7 +22,7 @@ QUICK = Retry(first_wait=0.001, max_wait=0.01, max_total=4, timeout=1.5)
 
 @pytest.fixture
 def local(make_set):
-    """A set of 31 blocks in some shards."""
+    """A set of 31 blocks in several shards."""
     return make_set(CONTIGS, block=100, shard_size=1200)
 
 
@@ -41,7 +41,7 @@ def open_remote(server, tmp_path):
     return open_remote
 
 
-def test_a_remote_set_is_as_a_local_one_and_is_fetched_once(local, server, open_remote):
+def test_a_remote_set_equals_a_local_one_and_is_fetched_once(local, server, open_remote):
     shards = open_remote()
     assert shards.fingerprint == local.fingerprint
     assert shards.place == server.url
@@ -52,7 +52,7 @@ def test_a_remote_set_is_as_a_local_one_and_is_fetched_once(local, server, open_
     assert [path for path, _ in server.requests[before:]] == [f"/{INDEX_NAME}"]
 
 
-def test_blocks_that_are_wanted_together_come_together(local, server, open_remote):
+def test_adjacent_blocks_are_fetched_in_one_request(local, server, open_remote):
     shards = open_remote(disk_cache_bytes=0)
     assert shards.text("one", 0, 1000) == CONTIGS["one"][:1000]
     assert 1 <= len(server.shard_requests()) <= 4
@@ -62,7 +62,7 @@ def test_blocks_that_are_wanted_together_come_together(local, server, open_remot
     assert len(server.shard_requests()) <= 8
 
 
-def test_any_file_system_of_fsspec_will_do(local, tmp_path):
+def test_any_fsspec_file_system_works(local, tmp_path):
     memory = fsspec.filesystem("memory")
     for path in local.folder.iterdir():
         memory.pipe(f"/set/{path.name}", path.read_bytes())
@@ -73,7 +73,7 @@ def test_any_file_system_of_fsspec_will_do(local, tmp_path):
         ShardSet.open("memory://set", disk_cache=tmp_path, retry=QUICK)
 
 
-def test_what_is_read_ahead_need_not_be_waited_for(server, open_remote):
+def test_prefetched_blocks_are_read_without_a_request(server, open_remote):
     for options in ({}, {"disk_cache_bytes": 0}):
         shards = open_remote(**options)
         shards.prefetch(range(12))
@@ -90,7 +90,7 @@ def test_what_is_read_ahead_need_not_be_waited_for(server, open_remote):
         server.requests.clear()
 
 
-def test_errors_ahead_show_when_the_block_is_read(local, server, open_remote):
+def test_prefetch_errors_are_raised_when_the_block_is_read(local, server, open_remote):
     shards = open_remote()
     change_block(local, 2)
     shards.prefetch(range(5))
@@ -125,7 +125,7 @@ def test_other_processes_read_the_same_set(open_remote, method):
     assert everything(shards) == CONTIGS
 
 
-def test_remote_faults_that_pass_are_sat_out(server, open_remote):
+def test_transient_remote_errors_are_retried(server, open_remote):
     kinds = (faults.status(500), faults.break_off, faults.hang_up, faults.be_slow(0.3))
     server.faults = [times(1, fault, path) for fault in kinds for path in (INDEX_NAME, "blocks.npy", ".tar")]
     server.faults += [times(1, faults.end_early, "blocks.npy"), times(1, faults.end_early)]
@@ -194,7 +194,7 @@ def test_a_damaged_or_missing_table_on_a_server_is_named(local, server, open_rem
     assert everything(open_remote()) == CONTIGS
 
 
-def test_other_things_at_the_address_are_refused(local, server, open_remote):
+def test_addresses_without_a_shard_set_are_refused(local, server, open_remote):
     for text, message in ((b"[1]", "not the index"), (b"{", "damaged"), (b'{"format": "ldarnet-shards"}', "version")):
         (local.folder / INDEX_NAME).write_bytes(text)
         with pytest.raises(UserError, match=message) as refused:
@@ -216,7 +216,7 @@ def test_a_set_that_was_replaced_on_the_server(make_set, local, server, open_rem
 
 
 @pytest.mark.parametrize("in_the_way", ["cache", "cache/frames", "cache/indexes"])
-def test_without_a_cache_folder_all_is_read_still(open_remote, tmp_path, in_the_way, caplog):
+def test_a_set_is_readable_without_a_cache_folder(open_remote, tmp_path, in_the_way, caplog):
     path = tmp_path / in_the_way
     path.parent.mkdir(exist_ok=True)
     path.touch()  # root may write anywhere, but not into a file as into a folder
@@ -245,7 +245,7 @@ def test_a_tiny_cache_is_shared_by_processes(local, open_remote, tmp_path):
     assert 0 < held <= 600 + 6 * sizes.max(), "the bound, but for one frame for each thread that wrote last"
 
 
-def test_webdataset_gives_the_letters(local, server):
+def test_webdataset_reads_the_sequence(local, server):
     urls = [str(local.folder / shard.name) for shard in local.index.shards]
     remote = [f"pipe:curl -sf {server.url}/{shard.name}" for shard in local.index.shards]
     for source in (urls, remote) if shutil.which("curl") else (urls,):

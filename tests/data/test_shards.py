@@ -41,7 +41,7 @@ def small_set(tmp_path_factory) -> Path:
     st.integers(1, 200),
     st.data(),
 )
-def test_what_goes_in_comes_out(make_set, texts, block, shard_size, data):
+def test_sequences_round_trip(make_set, texts, block, shard_size, data):
     texts[0] += "A"
     shards = make_set({f"c{number}": text for number, text in enumerate(texts)}, block=block, shard_size=shard_size)
     for number, text in enumerate(texts):
@@ -52,7 +52,7 @@ def test_what_goes_in_comes_out(make_set, texts, block, shard_size, data):
         np.testing.assert_array_equal(shards.read(f"c{number}", start, stop), encode(text[start:stop]))
 
 
-def test_the_index_knows_runs_of_n_across_blocks(make_set):
+def test_runs_of_n_are_joined_across_blocks(make_set):
     shards = make_set({"a": "ACGTNNNNNNNNRRRACGTN"}, block=5)
     assert shards.index.runs.tolist() == [[4, 15], [19, 20]]
 
@@ -74,7 +74,7 @@ def test_webdataset_reads_the_shards(make_set):
     assert "".join(block.text(0, block.length).decode() for block in blocks) == "".join(CONTIGS.values())
 
 
-def test_memory_is_bounded_and_reading_goes_on(make_set):
+def test_reads_are_correct_with_a_bounded_cache(make_set):
     folder = make_set({"a": "ACGT" * 1000}, block=100).folder
     shards = ShardSet.open(folder, cache_bytes=100)
     for start in (0, 3900, 17, 2000):
@@ -82,7 +82,7 @@ def test_memory_is_bounded_and_reading_goes_on(make_set):
     assert sum(block.nbytes for block in shards._cache.values()) <= 100
 
 
-def test_a_set_can_be_pickled_without_its_memory(make_set):
+def test_a_set_is_pickled_without_its_cache(make_set):
     shards = make_set({"a": "ACGT" * 100_000})
     before = shards.read("a", 5, 50)
     copy = pickle.dumps(shards)
@@ -90,7 +90,7 @@ def test_a_set_can_be_pickled_without_its_memory(make_set):
     np.testing.assert_array_equal(pickle.loads(copy).read("a", 5, 50), before)
 
 
-def test_a_forked_process_reads_too(make_set):
+def test_a_forked_process_can_read(make_set):
     shards = make_set(CONTIGS, block=50)
     shards.read("one", 0, 10)
     reader, writer = os.pipe()
@@ -108,12 +108,12 @@ def test_a_forked_process_reads_too(make_set):
     ("contig", "start", "stop", "message"),
     [("four", 0, 1, "no contig 'four'"), ("two", 0, 8, "two has 7 bases"), ("two", -1, 3, "out of range")],
 )
-def test_reading_outside_is_refused(make_set, contig, start, stop, message):
+def test_reads_out_of_range_are_refused(make_set, contig, start, stop, message):
     with pytest.raises(UserError, match=message):
         make_set(CONTIGS).read(contig, start, stop)
 
 
-def test_a_changed_block_is_found_when_it_is_read_and_others_are_served(make_set):
+def test_a_changed_block_is_detected_when_read_and_others_are_readable(make_set):
     shards = make_set(CONTIGS, block=100)
     shard = shards.folder / "shard-00000-0000-0000.tar"
     content = bytearray(shard.read_bytes())
@@ -139,7 +139,7 @@ def test_a_truncated_or_missing_shard_is_named(make_set):
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
-def test_a_shard_that_the_system_does_not_give_is_named(make_set, monkeypatch, call):
+def test_an_unreadable_shard_is_named(make_set, monkeypatch, call):
     shards = make_set({"a": "ACGT" * 100})
 
     def refuse(*_):
@@ -150,14 +150,14 @@ def test_a_shard_that_the_system_does_not_give_is_named(make_set, monkeypatch, c
         shards.read("a", 0, 1)
 
 
-def test_folders_that_are_no_shard_set_are_refused(make_set, tmp_path):
+def test_folders_without_a_shard_set_are_refused(make_set, tmp_path):
     with pytest.raises(UserError, match="not a shard set"):
         ShardSet.open(tmp_path)
     with pytest.raises(UserError, match="not a shard set"):
         ShardSet.open(tmp_path / "absent")
-    (tmp_path / "begun/unfinished").mkdir(parents=True)
-    with pytest.raises(UserError, match="run the same build again"):
-        ShardSet.open(tmp_path / "begun")
+    (tmp_path / "partial/unfinished").mkdir(parents=True)
+    with pytest.raises(UserError, match="run the same build command again"):
+        ShardSet.open(tmp_path / "partial")
     (tmp_path / "index.json").write_text("[1, 2]")
     with pytest.raises(UserError, match="not the index of a shard set"):
         ShardSet.open(tmp_path)
@@ -170,7 +170,7 @@ def test_folders_that_are_no_shard_set_are_refused(make_set, tmp_path):
         ShardSet.open(tmp_path)
 
 
-def test_an_index_that_may_not_be_read_is_named(make_set, monkeypatch):
+def test_an_index_without_read_permission_is_named(make_set, monkeypatch):
     folder = make_set(CONTIGS).folder
 
     def refuse(path):
@@ -182,7 +182,7 @@ def test_an_index_that_may_not_be_read_is_named(make_set, monkeypatch):
 
 
 def edit(folder: Path, change, *, sign: bool = True) -> None:
-    """Change what index.json says; signed, its checksum is made to fit."""
+    """Change index.json; with ``sign``, update its checksum."""
     path = folder / "index.json"
     content = json.loads(path.read_text())
     change(content)
@@ -193,7 +193,7 @@ def edit(folder: Path, change, *, sign: bool = True) -> None:
 
 
 def edit_table(folder: Path, name: str, change) -> None:
-    """Change a table of the index and all hashes that would tell."""
+    """Change a table of the index and update all its hashes."""
     table = np.load(folder / name)
     changed = change(table)
     np.save(folder / name, table if changed is None else changed)
@@ -201,17 +201,17 @@ def edit_table(folder: Path, name: str, change) -> None:
     edit(folder, lambda content: content["tables"].update({name: {"size": size, "sha256": digest}}))
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(1, "build it again"), (3, "upgrade ldarnet")])
-def test_an_index_of_another_format_is_refused(make_set, version, remedy):
+@pytest.mark.parametrize(("version", "hint"), [(1, "build it again"), (3, "upgrade ldarnet")])
+def test_an_index_of_another_format_is_refused(make_set, version, hint):
     folder = make_set(CONTIGS).folder
     edit(folder, lambda content: content.update(version=version))
-    with pytest.raises(UserError, match=f"format version {version}, but this program reads version 2; {remedy}"):
+    with pytest.raises(UserError, match=f"format version {version}, but this program reads version 2; {hint}"):
         ShardSet.open(folder)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_flipped_bit_of_the_index_is_found_and_its_file_named(small_set, data):
+def test_any_flipped_bit_of_the_index_is_detected_and_its_file_named(small_set, data):
     path = small_set / data.draw(st.sampled_from([INDEX_NAME, *TABLES]))
     content = path.read_bytes()
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
@@ -227,7 +227,7 @@ def test_any_flipped_bit_of_the_index_is_found_and_its_file_named(small_set, dat
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_missing_or_cut_table_is_named(small_set, name):
+def test_a_missing_or_truncated_table_is_named(small_set, name):
     path = small_set / name
     content = path.read_bytes()
     try:

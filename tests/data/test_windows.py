@@ -14,7 +14,7 @@ from ldarnet.genome.sources import Source
 from sharding.build import build
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-letters = st.lists(
+sequences = st.lists(
     st.one_of(
         st.integers(1, 60).map(lambda count: ("ACGT" * count)[:count]),
         st.integers(1, 12).map(lambda count: "N" * count),
@@ -30,15 +30,15 @@ def text_with(bases: int, seed: int = 0) -> str:
 
 
 @quick
-@given(st.lists(letters, min_size=1, max_size=3), st.integers(1, 12), st.integers(0, 6), st.integers(0, 9))
+@given(st.lists(sequences, min_size=1, max_size=3), st.integers(1, 12), st.integers(0, 6), st.integers(0, 9))
 def test_windows_stay_inside_a_contig_and_out_of_long_runs_of_n(make_set, texts, length, max_n_run, seed):
     contigs = {f"c{number}": f"ACGTACGTACGT{text}" for number, text in enumerate(texts)}
     shards = make_set(contigs, block=16)
     windows = Windows(shards, "train", length, max_n_run=max_n_run, seed=seed)
     for epoch in range(2):
         taken = {name: np.zeros(len(text), int) for name, text in contigs.items()}
-        for place in range(len(windows)):
-            position = epoch * len(windows) + place
+        for index in range(len(windows)):
+            position = epoch * len(windows) + index
             key = windows.locate(position)
             text = contigs[key.contig][key.start : key.start + length]
             assert key.epoch == epoch
@@ -58,13 +58,13 @@ def runs_of_n(text: str) -> list[tuple[int, int]]:
     return list(zip(np.flatnonzero(np.diff(is_n) == 1), np.flatnonzero(np.diff(is_n) == -1), strict=True))
 
 
-def test_each_stretch_gives_as_many_windows_as_fit(make_set):
+def test_each_segment_has_as_many_windows_as_fit(make_set):
     shards = make_set({"a": text_with(1005), "b": text_with(50), "c": text_with(300) + "N" * 20 + text_with(99)})
     assert len(Windows(shards, "train", 100, max_n_run=10)) == 10 + 0 + 3 + 0
     assert len(Windows(shards, "train", 100, max_n_run=20)) == 10 + 0 + 4
 
 
-def test_what_is_too_short_for_a_window_is_counted(make_set):
+def test_segments_too_short_for_a_window_are_counted(make_set):
     contigs = {"a": text_with(1005), "b": text_with(50), "c": "N" * 20 + text_with(300) + "N" * 20 + text_with(99)}
     shards = make_set(contigs, {"valid": ["a"]})
     assert Windows(shards, "train", 100, max_n_run=10).skipped == (2, 50 + 99)
@@ -83,25 +83,25 @@ def test_windows_stay_inside_their_intervals(make_set):
     assert {Windows(shards, "valid", 25).locate(position).start for position in range(50)} <= set(range(60, 71))
 
 
-def test_order_phase_and_strand_change_from_epoch_to_epoch_and_with_the_seed(make_set):
+def test_order_offset_and_strand_change_from_epoch_to_epoch_and_with_the_seed(make_set):
     shards = make_set({"a": text_with(10_030)})
     windows, other = Windows(shards, "train", 100, seed=1), Windows(shards, "train", 100, seed=2)
     size = len(windows)
-    epochs = [[windows.locate(epoch * size + place) for place in range(size)] for epoch in range(3)]
+    epochs = [[windows.locate(epoch * size + index) for index in range(size)] for epoch in range(3)]
     starts = [[key.start for key in epoch] for epoch in epochs]
     assert all(sorted(epoch) != epoch for epoch in starts)
     assert len({min(epoch) for epoch in starts}) > 1
     assert starts[0] != starts[1]
-    assert starts[0] != [other.locate(place).start for place in range(size)]
+    assert starts[0] != [other.locate(index).start for index in range(size)]
     assert 0.35 < np.mean([key.reverse for epoch in epochs for key in epoch]) < 0.65
 
 
-def test_the_forward_strand_alone_can_be_asked_for(make_set):
+def test_reverse_complements_can_be_disabled(make_set):
     windows = Windows(make_set({"a": text_with(1000)}), "train", 10, reverse_complement=False)
     assert not any(windows.locate(position).reverse for position in range(200))
 
 
-def test_any_position_in_any_order_gives_what_reading_in_sequence_gives(make_set):
+def test_random_access_equals_sequential_reading(make_set):
     shards = make_set({"a": text_with(3000), "b": text_with(700, 1)}, block=256)
     windows = Windows(shards, "train", 64)
     sequence = [windows.ids(position) for position in range(90)]
@@ -111,7 +111,7 @@ def test_any_position_in_any_order_gives_what_reading_in_sequence_gives(make_set
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(windows)).batch(np.arange(90)), sequence)
 
 
-def test_the_order_does_not_depend_on_how_the_set_was_cut(make_set):
+def test_the_order_does_not_depend_on_blocks_and_shards(make_set):
     contigs = {"a": text_with(3000), "b": text_with(700, 1)}
     one, other = (
         Windows(make_set(contigs, block=block, shard_size=size), "train", 64)
@@ -119,7 +119,7 @@ def test_the_order_does_not_depend_on_how_the_set_was_cut(make_set):
     )
     np.testing.assert_array_equal(one.batch(np.arange(80)), other.batch(np.arange(80)))
     changed = Windows(make_set({**contigs, "b": text_with(700, 2)}), "train", 64)
-    assert [one.locate(place) for place in range(50)] != [changed.locate(place) for place in range(50)]
+    assert [one.locate(index) for index in range(50)] != [changed.locate(index) for index in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_order_does_not_depend_on_how_the_set_was_cut(make_set):
         ("test", 10, 100, "no split 'test'; use one of train"),
         ("train", 101, 100, "has no window of 101 bases"),
         ("train", 60, 9, "has no window of 60 bases between runs of more than 9 N"),
-        ("train", 0, 100, "at least 1"),
+        ("train", 0, 100, "must be from 1 to"),
         ("train", 10, -1, "at least 0"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_split_without_a_window_is_refused(make_set, split, length, max_n_run,
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    """Three species; the windows of the smallest are too few for the others to wait for."""
+    """Three species, the smallest with only a few windows."""
     folder = tmp_path_factory.mktemp("zoo")
     sources = []
     for seed, (name, bases) in enumerate((("yeast", 4000), ("fly", 16_000), ("mite", 300))):
@@ -182,7 +182,7 @@ def test_weights_are_the_shares_of_species_whatever_their_size(zoo):
             assert len(one) == len(set(one)) == source.windows
 
 
-def test_species_without_a_weight_are_left_out(zoo):
+def test_species_without_a_weight_are_not_read(zoo):
     windows = Windows(zoo, "train", 100, weights={"yeast": 3})
     assert {name for name, *_ in seen(windows, range(100))} == {"yeast"}
     assert windows.skipped == (1, 4)
@@ -197,14 +197,14 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
     assert shares(1) == pytest.approx(sizes / sizes.sum(), abs=1e-4)
     assert shares(2) == pytest.approx(np.sqrt(sizes) / np.sqrt(sizes).sum(), abs=1e-4)
     assert shares(1e6) == pytest.approx([1 / 3] * 3, abs=1e-4)
-    # What has no window of this length has no share.
+    # Species without a window of this length have no share.
     assert [source.name for source in Windows(zoo, "train", 1000, temperature=2).sources] == ["yeast", "fly"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {"yest": 1}}, "'yest', which is not in it; did you mean 'yeast'"),
+        ({"weights": {"yest": 1}}, "no species 'yest', which has a weight; did you mean 'yeast'"),
         ({"weights": {"cow": 1}}, "use one of 'yeast', 'fly', 'mite'"),
         ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "a share of zero"),
         ({"temperature": 1e-5}, "a share of zero"),
@@ -212,13 +212,13 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
         ({"weights": {"yeast": float("inf")}}, "must be above 0"),
         ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),
         ({"weights": {}}, "name at least one"),
-        ({"weights": {"yeast": 1}, "temperature": 2}, "choose one"),
+        ({"weights": {"yeast": 1}, "temperature": 2}, "use one of them"),
         ({"temperature": 0}, "temperature 0: it must be above 0"),
         ({"weights": {"yeast": 1, "mite": 1}, "length": 500}, "no window of 500 bases of 'mite'"),
         ({"weights": {"mite": 1}, "split": "valid"}, "split 'valid'"),
     ],
 )
-def test_mixtures_that_cannot_be_are_refused(zoo, options, message):
+def test_invalid_mixtures_are_refused(zoo, options, message):
     with pytest.raises(UserError, match=message):
         Windows(zoo, **{"split": "train", "length": 100} | options)
 
@@ -237,11 +237,11 @@ def test_windows_stay_out_of_excluded_intervals(tmp_path):
 
 @quick
 @given(st.data())
-def test_stretches_are_what_a_plain_loop_finds(make_set, data):
-    texts = data.draw(st.lists(letters, min_size=1, max_size=4))
+def test_segments_equal_those_of_a_plain_loop(make_set, data):
+    texts = data.draw(st.lists(sequences, min_size=1, max_size=4))
     shards = make_set({f"c{number}": f"A{text}" for number, text in enumerate(texts)}, bed=_intervals(data, texts))
     length, max_n_run = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 6))
-    wanted, left_out = [], [0, 0]
+    expected, skipped = [], [0, 0]
     for contig, begin, end in shards.index.splits["train"].tolist():
         text, edges = f"A{texts[contig]}", [begin]
         for start, stop in runs_of_n(text):
@@ -249,28 +249,28 @@ def test_stretches_are_what_a_plain_loop_finds(make_set, data):
                 edges += [max(start, begin), min(stop, end)]
         for start, stop in zip(edges[::2], [*edges[1::2], end], strict=True):
             if stop - start >= length:
-                wanted.append((contig, start, (stop - start) // length, (stop - start) % length))
+                expected.append((contig, start, (stop - start) // length, (stop - start) % length))
             elif stop > start:
-                left_out = [left_out[0] + 1, left_out[1] + stop - start]
-    if not wanted:
+                skipped = [skipped[0] + 1, skipped[1] + stop - start]
+    if not expected:
         with pytest.raises(UserError, match="has no window"):
             find_segments(shards, "train", length, max_n_run)
         return
     found = find_segments(shards, "train", length, max_n_run)
     columns = (found.contig, found.start, np.diff(found.first), found.slack)
-    assert list(zip(*(column.tolist() for column in columns), strict=True)) == wanted
-    assert list(found.skipped) == left_out
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
+    assert list(found.skipped) == skipped
 
 
 def _intervals(data: st.DataObject, texts: list[str]) -> str:
-    """A BED file that cuts the contigs at a few places; parts of two of three are in the split."""
+    """A BED file that cuts the contigs at a few positions; parts of two of three are in the split."""
     lines = []
     for number, text in enumerate(texts):
         cuts = sorted(data.draw(st.sets(st.integers(1, len(text)), max_size=4)))
         edges = [0, *cuts, len(text) + 1]
         lines += [
             f"c{number}\t{start}\t{stop}\ttrain\n"
-            for place, (start, stop) in enumerate(pairwise(edges))
-            if place % 3 != 1
+            for index, (start, stop) in enumerate(pairwise(edges))
+            if index % 3 != 1
         ]
     return "".join(lines)

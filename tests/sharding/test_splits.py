@@ -72,7 +72,7 @@ def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
         ("", "no intervals"),
         ("a\t0\t10\n", "line 1: not a BED line"),
         ("a\t0\tten\ttrain\n", "line 1: not a BED line"),
-        ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z'; it holds a, b, c"),
+        ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z'; use one of a, b, c"),
         ("a\t0\t101\ttrain\n", "line 1: a:0-101 is not within the contig's 0-100"),
         ("a\t10\t10\ttrain\n", "line 1: a:10-10 is empty"),
         ("a\t-1\t10\ttrain\n", "line 1: not a BED line"),
@@ -165,7 +165,7 @@ def test_contigs_of_several_species_are_named_in_full_where_they_must():
     contigs = contigs_of(["a", "b", "a"], [10, 20, 30], [0, 0, 1])
     wanted = parse_contig_splits(["valid=s1/a,b"])
     assert as_lists(splits_by_contig(wanted, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
-    with pytest.raises(UserError, match="'a' is in several species; name one: s0/a, s1/a"):
+    with pytest.raises(UserError, match="'a' is in several species; use one of s0/a, s1/a"):
         splits_by_contig({"valid": ["a"]}, contigs)
     with pytest.raises(UserError, match="contig 'b' is in split 'valid' already"):
         splits_by_contig({"valid": ["s0/b"], "test": ["b"]}, contigs)
