@@ -90,7 +90,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
                     pending |= {pool.submit(_count_lot, lot): lot for lot in islice(lots, 1)}
         except BrokenProcessPool:
             raise UserError(
-                f"{shards.place}: a process was killed, perhaps for want of memory; use fewer --workers"
+                f"{shards.location}: a process was killed, perhaps for want of memory; use fewer --workers"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)

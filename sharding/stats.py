@@ -189,7 +189,7 @@ def write(out: Path, shards: ShardSet, figures: dict[str, Any]) -> list[Path]:
     text = "\n".join(sheet.as_markdown() for sheet in sheets(figures))
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
     with atomic_path(out / "stats.md") as partial:
-        partial.write_text(f"# {shards.place}\n\n{text}{images}", encoding="utf-8")
+        partial.write_text(f"# {shards.location}\n\n{text}{images}", encoding="utf-8")
     return [out / "stats.json", out / "stats.md", *pictures]
 
 

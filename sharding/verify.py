@@ -60,7 +60,7 @@ def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] 
                 told.update(found)
         except BrokenProcessPool:
             raise UserError(
-                f"{shards.place}: a process of the check was killed, perhaps for want of memory; use fewer --workers"
+                f"{shards.location}: a process of the check was killed, perhaps for want of memory; use fewer --workers"
             ) from None
 
 
@@ -130,7 +130,7 @@ def _shard_faults(shards: ShardSet, number: int, _: int) -> list[str]:
     shard, storage = shards.index.shards[number], shards.storage
     path, size = storage.locate(shard.name), storage.size(shard.name)
     if size not in (None, shard.size):
-        return [f"{path}: {size} bytes where the index says {shard.size}; {remedy(shards.place)}"]
+        return [f"{path}: {size} bytes where the index says {shard.size}; {remedy(shards.location)}"]
     if _sha256(storage, shard.name, shard.size) == shard.sha256:
         return []
     return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was indexed"]
@@ -184,7 +184,9 @@ def _letter_faults(shards: ShardSet, contig: int) -> list[str]:
             continue
         digest.update(block.text(0, block.length))
     if not found and digest.digest() != index.contigs.sha256[contig].tobytes():
-        found.append(f"{shards.place}: contig {index.name(contig)}: its letters are not those indexed; build it again")
+        found.append(
+            f"{shards.location}: contig {index.name(contig)}: its letters are not those indexed; build it again"
+        )
     return found
 
 
@@ -206,7 +208,7 @@ def main(
     if found:
         raise UserError("\nerror: ".join(found))
     bases = int(shards.index.contigs.length.sum())
-    print(f"OK: {shards.place}: all {bases:,} bases match the index")
+    print(f"OK: {shards.location}: all {bases:,} bases match the index")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def shard_pattern(shards: ShardSet) -> str:
         last = list(names)[-1][-len(_SHARD_NUMBER) : -len(".tar")]
         parts.append(f"{part}{{0000..{last}}}" if int(last) else f"{part}0000")
     every = parts[0] if len(parts) == 1 else f"{{{','.join(parts)}}}"
-    return f"{shards.place}/{every}.tar"
+    return f"{shards.location}/{every}.tar"
 
 
 def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _urls(windows: Windows) -> list[str]:
     """The shards that hold bases of the windows' contigs."""
     shards, blocks = windows.shards, windows.shards.index.blocks
     numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.segments.contig)])
-    return [f"{shards.place}/{shards.index.shards[number].name}" for number in numbers]
+    return [f"{shards.location}/{shards.index.shards[number].name}" for number in numbers]
 
 
 class _WindowCutter:

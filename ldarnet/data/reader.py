@@ -37,7 +37,7 @@ class ShardSet:
     It can be pickled and used on both sides of a fork, and by one thread per process.
 
     Attributes:
-        place: the folder or URL.
+        location: the folder or URL.
         folder: folder of the index: that of the set, or the local copy of a remote index.
         storage: storage of the shards.
         index: the verified index.
@@ -46,11 +46,11 @@ class ShardSet:
     """
 
     def __init__(
-        self, place: str, index: Index, frames: FrameReader, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
+        self, location: str, index: Index, frames: FrameReader, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
     ) -> None:
         """Use an index that is already loaded; see `open`."""
         assert index.folder is not None
-        self.place = place
+        self.location = location
         self.folder: Path = index.folder
         self.index = index
         self.fingerprint = index.fingerprint
@@ -66,7 +66,7 @@ class ShardSet:
     @classmethod
     def open(
         cls,
-        place: str | os.PathLike[str],
+        location: str | os.PathLike[str],
         *,
         cache_bytes: int = CACHE_BYTES,
         disk_cache: str | os.PathLike[str] | None = None,
@@ -77,7 +77,7 @@ class ShardSet:
         """Open a shard set; no shard is read yet.
 
         Args:
-            place: its folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
+            location: its folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
             cache_bytes: size of the memory cache of each process.
             disk_cache: folder that caches remote sets for all processes of a node; by default ``~/.cache/ldarnet``.
             disk_cache_bytes: maximum size of the cached blocks in it; 0 caches only the index.
@@ -88,7 +88,7 @@ class ShardSet:
         Raises:
             UserError: there is no shard set, its index has another format or is damaged, or it cannot be reached.
         """
-        storage = storage_at(place, retry)
+        storage = storage_at(location, retry)
         if not storage.remote:
             folder = Path(storage.place)
             index = Index.load(folder)
@@ -236,8 +236,8 @@ class ShardSet:
             mismatch = str(error)
         shard = self.index.shards[self.index.blocks.shard[number]].name
         raise DamagedError(
-            f"{self.place}/{shard}: {self.index.describe_block(number)} does not match the index ({mismatch}); "
-            f"{remedy(self.place)}"
+            f"{self.location}/{shard}: {self.index.describe_block(number)} does not match the index ({mismatch}); "
+            f"{remedy(self.location)}"
         )
 
     def _load_unless_damaged(self, number: int) -> Block:
@@ -279,7 +279,7 @@ class ShardSet:
 
     def _outside(self, contig: int, start: int, stop: int) -> str:
         length = self.index.contigs.length[contig]
-        return f"{self.place}: {self.index.name(contig)} has {length} bases; {start}-{stop} is out of range"
+        return f"{self.location}: {self.index.name(contig)} has {length} bases; {start}-{stop} is out of range"
 
     @cached_property
     def _first_base(self) -> np.ndarray:
@@ -292,7 +292,7 @@ class ShardSet:
         try:
             return self.index.number(contig)
         except UserError as error:
-            raise UserError(f"{self.place}: {error}") from None
+            raise UserError(f"{self.location}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
         derived = ("contigs", "_first_base")

@@ -43,7 +43,7 @@ class Regions:
                 found[numbers[interval.contig], interval.name].append((interval.start, interval.end))
         if not found:
             raise UserError(
-                f"{path}: no interval on a contig of split {split!r} of {shards.place}; use the contig names of the "
+                f"{path}: no interval on a contig of split {split!r} of {shards.location}; use the contig names of the "
                 f"shard set, such as {next(iter(numbers), 'none')!r}"
             )
         self.names = [*sorted({name for _, name in found}), OTHER]

@@ -13,7 +13,7 @@ _SLAB = 2**14  # intervals processed together, so that temporaries fit into the 
 
 
 @dataclass(frozen=True, slots=True)
-class Segments:
+class WindowSegments:
     """The segments that hold at least one window, in the order of the set, or grouped by species.
 
     Attributes:
@@ -47,7 +47,7 @@ class Segments:
 
 def find_segments(
     shards: ShardSet, split: str, length: int, max_n_run: int, species: np.ndarray | None = None
-) -> Segments:
+) -> WindowSegments:
     """Cut a split at every run of more than ``max_n_run`` N and keep the segments of at least ``length`` bases.
 
     Args:
@@ -68,7 +68,7 @@ def find_segments(
     index = shards.index
     if split not in index.splits:
         raise UserError(
-            f"{shards.place}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with it "
+            f"{shards.location}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with it "
             f"(`ldarnet shard --split {split}=CONTIG`)"
         )
     intervals = index.splits[split]
@@ -86,11 +86,11 @@ def find_segments(
     )
     if not len(start):
         raise UserError(
-            f"{shards.place}: split {split!r} ({shards.splits[split]} bases) has no window of {length} bases between "
-            f"runs of more than {max_n_run} N; use a shorter window, a larger max_n_run or a larger split"
+            f"{shards.location}: split {split!r} ({shards.splits[split]} bases) has no window of {length} bases "
+            f"between runs of more than {max_n_run} N; use a shorter window, a larger max_n_run or a larger split"
         )
     skipped = sum(slab[4] for slab in slabs), sum(slab[5] for slab in slabs)
-    return Segments(contig, start, slack, np.concatenate(([0], np.cumsum(windows, dtype=np.int64))), skipped)
+    return WindowSegments(contig, start, slack, np.concatenate(([0], np.cumsum(windows, dtype=np.int64))), skipped)
 
 
 def _fitting(

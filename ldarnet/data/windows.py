@@ -127,8 +127,8 @@ class Windows:
         if weights is not None and not counts.all():
             empty = [name for name, count in zip(names, counts, strict=True) if not count]
             raise UserError(
-                f"{shards.place}: split {split!r} has no window of {length} bases of {some_names(map(repr, empty))}; "
-                "remove the weight, or use a shorter window or another split"
+                f"{shards.location}: split {split!r} has no window of {length} bases of "
+                f"{some_names(map(repr, empty))}; remove the weight, or use a shorter window or another split"
             )
         names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
         target_shares = (
@@ -265,7 +265,7 @@ def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature:
     if unknown := [name for name in weights if name not in number]:
         near = difflib.get_close_matches(unknown[0], names, n=1)
         raise UserError(
-            f"{shards.place}: no species {unknown[0]!r}, which has a weight; "
+            f"{shards.location}: no species {unknown[0]!r}, which has a weight; "
             + (f"did you mean {near[0]!r}?" if near else f"use one of {some_names(map(repr, names))}")
         )
     if not weights:

@@ -44,7 +44,7 @@ def open_remote(server, tmp_path):
 def test_a_remote_set_equals_a_local_one_and_is_fetched_once(local, server, open_remote):
     shards = open_remote()
     assert shards.fingerprint == local.fingerprint
-    assert shards.place == server.url
+    assert shards.location == server.url
     assert everything(shards) == CONTIGS
     before = len(server.requests)
     again = open_remote()
