@@ -1,13 +1,14 @@
 """Optional dependencies: which extra of the package installs a module."""
 
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXTRAS = {
     "train": (
         *("deepspeed", "mlflow", "zstandard", "webdataset", "fsspec", "aiohttp", "pooch"),
         *("matplotlib", "jinja2"),
     ),
-    "tasks": ("sklearn", "scipy", "pyarrow"),
+    "tasks": ("sklearn", "pyarrow"),
     "sweep": ("ray", "optuna"),
     "s3": ("s3fs",),
     "kernels": ("mamba_ssm", "causal_conv1d", "flash_attn"),
@@ -27,13 +28,16 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
     return extra and f"{user} needs {module}: pip install 'ldarnet[{extra}]'"
 
 
-def require(user: str, *modules: str) -> None:
-    """Check that modules of extras can be imported.
+@contextmanager
+def optional_imports(user: str) -> Iterator[None]:
+    """Name the extra to install when an import inside the block fails for lack of it.
 
     Raises:
-        ModuleNotFoundError: one cannot; the message names ``user`` and the extra to install.
+        ModuleNotFoundError: a module is missing; if an extra installs it, the message says so.
     """
-    for module in modules:
-        if find_spec(module) is None:
-            error = ModuleNotFoundError(name=module)
-            raise ModuleNotFoundError(missing_extra(error, user), name=module)
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (message := missing_extra(error, user)) is None:
+            raise
+        raise ModuleNotFoundError(message, name=error.name) from None

@@ -5,15 +5,21 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
+from ldarnet import LDARNetConfig, LDARNetForSequenceClassification
 from ldarnet.cli import COMMANDS
 from ldarnet.doctor import KERNEL_PINS
+from ldarnet.extras import EXTRAS
+from ldarnet.model import write_model
 from ldarnet.ops import backends_of, operations
+from ldarnet.program import USER_ERROR
 from ldarnet.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,20 +117,123 @@ def test_the_changelog_tells_of_this_version() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-@pytest.mark.slow
-def test_the_wheel_works_away_from_the_source(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip"]
-    quiet = ["--no-deps", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", *quiet, "--no-build-isolation", "--wheel-dir", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+def test_extras_agree_with_the_table_of_their_modules() -> None:
+    modules = {"scikit-learn": "sklearn", "fsspec[http]": "fsspec", "ray[tune]": "ray"}
+    extras = {
+        extra: {re.split("[>=<;]", requirement)[0].strip() for requirement in requirements}
+        for extra, requirements in PROJECT["optional-dependencies"].items()
+    }
+    assert extras.pop("all") == {"ldarnet[train,tasks,sweep,s3]"}
+    extras.pop("dev")
+    expected = {extra: {modules.get(name, name.replace("-", "_")) for name in names} for extra, names in extras.items()}
+    expected["train"].add("aiohttp")  # of fsspec[http]
+    assert {extra: {*names} for extra, names in EXTRAS.items()} == expected
+
+
+BASE_ONLY = f"""
+import sys
+for name in {[module for modules in EXTRAS.values() for module in modules]!r}:
+    sys.modules[name] = None  # an import of it raises ModuleNotFoundError
+from ldarnet.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "classifier"
+    config = LDARNetConfig.preset("tiny", num_labels=2, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    write_model(LDARNetForSequenceClassification(config), folder)
+    (folder.parent / "two.fa").write_text(">one\nACGTACGTACGTACGT\n>two\nGATTACAGATTACA\n")
+    return folder
+
+
+def base_only(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command with the base dependencies only."""
+    command = [sys.executable, "-c", BASE_ONLY, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_base_dependencies_predict_and_tokenize(classifier: Path) -> None:
+    predicted = base_only("predict", classifier, classifier.parent / "two.fa")
+    assert predicted.returncode == 0, predicted.stderr
+    header, *rows = predicted.stdout.splitlines()
+    assert header.split("\t") == ["name", "predicted", "p_no", "p_yes"]
+    assert [row.split("\t")[0] for row in rows] == ["one", "two"]
+    tokenized = base_only("tokenize", classifier, classifier.parent / "two.fa")
+    assert tokenized.returncode == 0, tokenized.stderr
+    bases = [line.split("\t")[3] for line in tokenized.stdout.splitlines() if line.startswith("two\t")]
+    assert "".join(bases) == "GATTACAGATTACA"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("pretrain", "--config", "quickstart"), "train"),
+        (("pretrain", "--ranks", "2", "--config", "quickstart"), "train"),
+        (("shard", "--out", "never"), "train"),
+        (("finetune", "--config", "nt", "task=H3"), "tasks"),
+        (("sweep", "--config", "nt18"), "tasks"),
+        (("report", "never"), "train"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_needs(arguments: tuple[str, ...], extra: str) -> None:
+    ended = base_only(*arguments)
+    assert ended.returncode == USER_ERROR
+    assert re.fullmatch(rf"error: ldarnet {arguments[0]} needs \w+: pip install 'ldarnet\[{extra}\]'\n", ended.stderr)
+
+
+def test_an_import_names_the_extra_that_it_needs() -> None:
+    program = BASE_ONLY.partition("from ldarnet.cli")[0] + "import ldarnet.pretraining"
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.stderr.endswith("ldarnet.pretraining needs zstandard: pip install 'ldarnet[train]'\n")
+
+
+@pytest.fixture(scope="module")
+def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with the wheel, and with the dependencies of this one; its folder."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
+    (wheel,) = folder.glob("*.whl")
     assert wheel.name.startswith(f"ldarnet-{__version__}-")
     names = ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ldarnet", "sharding", f"ldarnet-{__version__}.dist-info"}
     for path in (ROOT / "sharding" / "genomes").rglob("*"):
         if path.is_file() and not MADE_HERE & set(path.parts):
             assert path.relative_to(ROOT).as_posix() in names
-    subprocess.run([*pip, "install", *quiet, "--target", tmp_path / "site", wheel], check=True)
-    program = [sys.executable, "-P", "-m", "sharding.build", "--out", tmp_path / "shards"]
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    subprocess.run(program, check=True, cwd=tmp_path, env=environment, capture_output=True)
-    assert (tmp_path / "shards" / "index.json").is_file()
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
+    # A .pth file adds our dependencies; .pth files among them, such as an editable install's, have no effect.
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_and_predicts_away_from_the_source(wheel_environment: Path, classifier: Path) -> None:
+    work = wheel_environment / "work"
+    work.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+    def run(*command: object) -> str:
+        program, *arguments = map(str, command)
+        ended = subprocess.run(
+            [wheel_environment / "venv" / "bin" / program, *arguments],
+            cwd=work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    assert str(ROOT) not in run("python", "-c", "import ldarnet, sharding; print(ldarnet.__file__, sharding.__file__)")
+    run("ldarnet", "shard", "--out", "runs/quickstart-shards")
+    small = ["training.steps=2", "model.preset=tiny", "data.length=128", "validation.every=2", "tracking.mlflow=false"]
+    run("ldarnet", "pretrain", "--ranks", "2", "--config", "quickstart", *small)
+    assert (work / "runs" / "quickstart" / "export" / "model.safetensors").is_file()
+    assert run("ldarnet", "predict", classifier, classifier.parent / "two.fa").startswith("name\tpredicted\tp_no")

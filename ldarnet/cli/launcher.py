@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from types import FrameType
 
 from ldarnet.errors import UserError
@@ -30,8 +31,11 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
         ranks: number of ranks, on GPUs or, without GPUs, on CPUs.
 
     Raises:
-        UserError: both or too few are given, or this machine has fewer GPUs.
+        UserError: both numbers are given, or this machine has fewer GPUs.
+        ModuleNotFoundError: DeepSpeed is not installed.
     """
+    if find_spec("deepspeed") is None:
+        raise ModuleNotFoundError(name="deepspeed")
     environment = dict(os.environ)
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(_free_port())]
     command += _devices(environment, gpus, ranks)

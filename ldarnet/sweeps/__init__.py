@@ -1,5 +1,8 @@
 """Sweeps over tasks, folds and settings on Ray Tune: `run_sweep(config, program)`."""
 
-from ldarnet.sweeps.sweep import Sweep, run_sweep
+from ldarnet.extras import optional_imports
+
+with optional_imports(__name__):
+    from ldarnet.sweeps.sweep import Sweep, run_sweep
 
 __all__ = ["Sweep", "run_sweep"]
