@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 EXTRAS = {
     "train": (
-        *("deepspeed", "mlflow", "zstandard", "webdataset", "fsspec", "aiohttp", "pooch"),
+        *("deepspeed", "mlflow", "zstandard", "webdataset", "fsspec", "aiohttp"),
         *("matplotlib", "jinja2"),
     ),
     "tasks": ("sklearn", "pyarrow"),
