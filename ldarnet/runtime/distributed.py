@@ -1,20 +1,13 @@
 """The ranks of a run: starting them, agreeing on numbers, and turning one rank's error into everyone's."""
 
-import functools
-import importlib
-import logging
 import os
 import platform
 import socket
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from types import ModuleType
 from typing import TypeVar
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +15,7 @@ import torch.distributed as dist
 
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import may_pass
+from ldarnet.runtime.deepspeed_internals import load_deepspeed
 
 T = TypeVar("T")
 
@@ -159,34 +153,6 @@ def stop() -> None:
     """Leave the process group; the last thing a rank does."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-@functools.cache
-def load_deepspeed() -> ModuleType:
-    """Import DeepSpeed, quietly and without what training never uses.
-
-    Its autotuner imports MLflow and its Muon optimizer the whole of torch's compiler (seconds per rank), and on CPU it
-    compiles a shared-memory operation that only inference calls (a minute, and a compiler).
-    """
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", message=".*(reduce_scatter|all_gather)_.*deprecated.*")
-    hidden = "mlflow" not in sys.modules
-    if hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        import deepspeed
-    finally:
-        if hidden:
-            del sys.modules["mlflow"]
-    compiler = importlib.import_module("deepspeed.runtime.compiler")
-    with patch.object(compiler, "compile", lambda: compiler.dummy_decorator):
-        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    return deepspeed
 
 
 def _default_environment() -> None:

@@ -1,6 +1,5 @@
 """The DeepSpeed engine around the model: fp32 weights, bf16 autocast where asked, any ZeRO stage."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,13 @@ import torch
 from ldarnet.config import RunConfig
 from ldarnet.config.schema import AdamWSection, GuardSection
 from ldarnet.errors import UserError
-from ldarnet.runtime.distributed import World, load_deepspeed
+from ldarnet.runtime.deepspeed_internals import (
+    check_optimizer,
+    global_gradient_norm,
+    keep_gradient_norms_on_device,
+    load_deepspeed,
+)
+from ldarnet.runtime.distributed import World
 from ldarnet.runtime.gradients import GradientParts
 from ldarnet.runtime.guard import Guard
 from ldarnet.runtime.optimizer import build_optimizer
@@ -70,13 +75,16 @@ class Engine:
         optimizer.register_step_pre_hook(self._decide)
         self.guard = Guard(options.guard, world.device)
         self._norm: torch.Tensor | float | None = None
-        leave_norms_on_the_device()
-        self.deepspeed = load_deepspeed().initialize(
+        deepspeed = load_deepspeed()
+        if options.zero_stage:
+            keep_gradient_norms_on_device()
+        self.deepspeed = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
             config=deepspeed_config(options, world, sum(parameter.numel() for parameter in model.parameters())),
             dist_init_required=False,
         )[0]
+        check_optimizer(self.deepspeed.optimizer, options.zero_stage)
         self.model: Any = model
 
     @cached_property
@@ -131,24 +139,11 @@ class Engine:
         setattr(optimizer, "found_inf", skips)  # noqa: B010 (not declared there)
 
     def _gradient_norm(self) -> torch.Tensor | float:
-        return self.deepspeed.optimizer._global_grad_norm if self._norm is None else self._norm
+        return global_gradient_norm(self.deepspeed.optimizer) if self._norm is None else self._norm
 
     def _clip(self) -> torch.Tensor:
         """Clip the whole gradient and return its norm; without ZeRO DeepSpeed would wait for it and report none."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
-
-
-def leave_norms_on_the_device() -> None:
-    """Let DeepSpeed go on without waiting in every step to see that the norm is finite; the guard sees to it.
-
-    In stage 3, and with offload, it waits for the norm nevertheless.
-    """
-    instead = {"is_invalid_grad_norm": lambda norm: False, "mask_nan_or_inf_with_val_inplace": lambda *_, **__: None}
-    for stage in ("stage_1_and_2", "stage3"):
-        module = importlib.import_module(f"deepspeed.runtime.zero.{stage}")
-        for name, function in instead.items():
-            assert hasattr(module, name)
-            setattr(module, name, function)
 
 
 def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> Mapping[str, Any]:

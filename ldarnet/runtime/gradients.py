@@ -5,28 +5,25 @@ optimiser that it calls: just before an update, already clipped. Clipping change
 0 every rank holds everything, so only the parts' shares of the whole are taken from there.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model.network import Stage
+from ldarnet.runtime.deepspeed_internals import local_gradient
 from ldarnet.runtime.distributed import World
 
 
 def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
     """The part that each parameter belongs to: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
-    stages = model.parameter_stage()
-    return {name: _part(name, stages[name]) for name, _ in model.named_parameters()}
-
-
-def _part(name: str, stage: int) -> str:
-    name = name.removeprefix("model.")
-    if not name.startswith("backbone."):
-        return name.partition(".")[0]
-    rest = name.removeprefix("backbone.").removeprefix("main." * stage)
-    return f"stage{stage}/{rest.partition('.')[0]}"
+    parts = {name: name.removeprefix("model.").partition(".")[0] for name, _ in model.named_parameters()}
+    for prefix, module in model.named_modules():  # inner stages come after the stages that contain them
+        if isinstance(module, Stage):
+            names = [name for name, _ in module.named_parameters()]
+            parts |= {f"{prefix}.{name}": f"stage{module.depth}/{name.partition('.')[0]}" for name in names}
+    return parts
 
 
 class GradientParts:
@@ -69,27 +66,10 @@ class GradientParts:
         held = {id(flat) for group in inner.param_groups for flat in group["params"]}
         places, pieces = [], []
         for name, parameter in self._model.named_parameters():
-            for flat, piece in self._pieces(parameter):
+            for flat, piece in local_gradient(self._optimizer, self._stage, parameter):
                 if id(flat) in held and piece is not None:
                     places.append(self.names.index(self._parts[name]))
                     pieces.append(piece)
         if pieces:
             norms = torch.stack(torch._foreach_norm(pieces)).to(self._squares)
             self._squares.index_add_(0, torch.tensor(places, device=norms.device), norms.square())
-
-    def _pieces(self, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The tensor that the optimiser updates in place of a parameter, and this parameter's piece of its gradient."""
-        holder: Any = parameter
-        if self._stage == 0:
-            yield parameter, parameter.grad
-            return
-        if self._stage == 3:
-            group, start, size = self._optimizer.grad_position[self._optimizer.get_param_id(parameter)]
-            flat = self._optimizer.fp32_partitioned_groups_flat[group]
-        elif holder._hp_mapping is not None:
-            address = holder._hp_mapping.hp_fragment_address
-            flat = self._optimizer.single_partition_of_fp32_groups[holder._hp_mapping.param_group_index]
-            start, size = address.start, address.numel
-        else:
-            return
-        yield flat, None if flat.grad is None else flat.grad.view(-1).narrow(0, start, size)

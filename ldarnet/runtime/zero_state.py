@@ -5,14 +5,18 @@ lies in them. What they read with one layout can be written with another.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ldarnet.runtime.deepspeed_internals import (
+    MOMENTS,
+    flat_partitions,
+    link_optimizer_states,
+    local_moment,
+    whole_tensor,
+)
 from ldarnet.runtime.engine import Engine
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def prepare_optimizer_state(engine: Engine) -> None:
@@ -22,17 +26,14 @@ def prepare_optimizer_state(engine: Engine) -> None:
         flats = list(engine.model.parameters())
         inner = optimizer
     else:
-        flats, inner = _partitions(optimizer), optimizer.optimizer
+        flats, inner = flat_partitions(optimizer), optimizer.optimizer
     for flat in flats:
         device = flat.device if inner.defaults.get("fused") else "cpu"
         inner.state[flat] = {
             "step": torch.zeros((), dtype=torch.float32, device=device),
             **{moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS},
         }
-    if hasattr(optimizer, "_hp_optimizer_states_linked"):
-        # DeepSpeed links only the first group's moments by itself.
-        optimizer._hp_optimizer_states_linked = False
-        optimizer._lazy_init_hp_params_optimizer_state()
+    link_optimizer_states(optimizer)
 
 
 def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], steps: int) -> None:
@@ -40,7 +41,7 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
             whole = moments(f"{moment}.{name}").flatten()
-            for target, start in _local_pieces(engine, parameter, moment):
+            for target, start in local_moment(engine.deepspeed.optimizer, engine.options.zero_stage, parameter, moment):
                 piece = whole[start : start + target.numel()].to(target.device)
                 target[: piece.numel()].copy_(piece)
     inner = engine.deepspeed.optimizer
@@ -51,15 +52,17 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
 def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Every parameter in fp32, one at a time; every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
-        # Below stage 3 every rank holds the whole parameter, in fp32 and equal to the optimiser's copy.
-        yield name, _whole(engine, parameter, None) if engine.options.zero_stage == 3 else parameter
+        # Below stage 3 every rank holds the whole parameter, in fp32 and equal to the optimizer's copy.
+        stage = engine.options.zero_stage
+        yield name, whole_tensor(engine.deepspeed.optimizer, 3, parameter, None) if stage == 3 else parameter
 
 
 def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Every moment as `<moment>.<parameter name>`, one at a time; every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
-            yield f"{moment}.{name}", _whole(engine, parameter, moment)
+            optimizer, stage = engine.deepspeed.optimizer, engine.options.zero_stage
+            yield f"{moment}.{name}", whole_tensor(optimizer, stage, parameter, moment)
 
 
 def on_host(tensors: Iterator[tuple[str, Tensor]], kept: bool) -> dict[str, Tensor]:
@@ -69,33 +72,3 @@ def on_host(tensors: Iterator[tuple[str, Tensor]], kept: bool) -> dict[str, Tens
         if kept:
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return copies
-
-
-def _partitions(optimizer: Any) -> list[Tensor]:
-    """This rank's flat fp32 partitions."""
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        return list(optimizer.fp32_partitioned_groups_flat)
-    return list(optimizer.single_partition_of_fp32_groups)
-
-
-def _whole(engine: Engine, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    stage, optimizer = engine.options.zero_stage, engine.deepspeed.optimizer
-    holder: Any = parameter
-    if stage == 0:
-        return optimizer.state[parameter][moment]
-    if stage == 3:
-        return optimizer.get_full_hp_param(parameter, moment).view(holder.ds_shape)
-    return holder.get_full_hp_param(moment)
-
-
-def _local_pieces(engine: Engine, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """The pieces of a parameter's moment that this rank holds: a flat tensor and where it starts in the parameter."""
-    optimizer, stage = engine.deepspeed.optimizer, engine.options.zero_stage
-    holder: Any = parameter
-    if stage == 0:
-        yield optimizer.state[parameter][moment].view(-1), 0
-    elif stage == 3:
-        piece, _ = optimizer._get_fp32_opt_state_partition(parameter, False, moment)
-        yield piece, piece.numel() * optimizer._get_param_partition_rank(parameter)
-    elif holder._hp_mapping is not None:
-        yield holder._hp_mapping.get_hp_fragment(moment), holder._hp_mapping.lp_fragment_address.start

@@ -9,7 +9,7 @@ import matplotlib.backends.backend_agg  # noqa: F401 (once, and not in every pro
 
 from ldarnet.config import FinetuneConfig, load_config
 from ldarnet.finetuning.run import finetune
-from ldarnet.runtime.distributed import load_deepspeed
+from ldarnet.runtime.deepspeed_internals import load_deepspeed
 from tests.workers.kill_points import die, forked
 
 AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}

@@ -9,7 +9,7 @@ from kill_points import Points, forked
 
 from ldarnet.config import load_config
 from ldarnet.pretraining import train
-from ldarnet.runtime.distributed import load_deepspeed
+from ldarnet.runtime.deepspeed_internals import load_deepspeed
 
 config_file, folder, killed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 STEP = 4

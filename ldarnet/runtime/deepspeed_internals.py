@@ -1,0 +1,164 @@
+"""The only module that touches private names of DeepSpeed.
+
+Checked against DeepSpeed 0.19.8. Plain training (ZeRO stage 0) needs nothing private but a quiet import. With ZeRO,
+checkpoints by parameter name, gradient norms per module and steps without a device synchronization need to know where
+a parameter lies in DeepSpeed's flat partitions; if a version lacks one of these names, `check_optimizer` says so.
+"""
+
+import functools
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from ldarnet.errors import UserError
+
+CHECKED_VERSIONS = ("0.19.8",)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's state tensors, by their key in the optimizer state."""
+
+_PARTITIONED = ("single_partition_of_fp32_groups", "_lazy_init_hp_params_optimizer_state", "_global_grad_norm")
+_STAGE_3 = (
+    "fp32_partitioned_groups_flat",
+    "get_full_hp_param",
+    "_get_fp32_opt_state_partition",
+    "_get_param_partition_rank",
+    "get_param_id",
+    "grad_position",
+)
+_NEEDED = {0: (), 1: _PARTITIONED, 2: _PARTITIONED, 3: _STAGE_3}
+"""Attributes of DeepSpeed's optimizer that each ZeRO stage needs."""
+
+
+@functools.cache
+def load_deepspeed() -> ModuleType:
+    """Import DeepSpeed, quietly and without its slow optional imports.
+
+    Its autotuner imports MLflow, its Muon optimizer imports torch's compiler (seconds per rank), and on CPU it compiles
+    a shared-memory op that only inference uses (a minute, and needs a compiler).
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message=".*(reduce_scatter|all_gather)_.*deprecated.*")
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+    compiler = importlib.import_module("deepspeed.runtime.compiler")
+    with patch.object(compiler, "compile", lambda: compiler.dummy_decorator):
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    return deepspeed
+
+
+def check_optimizer(optimizer: Any, zero_stage: int) -> None:
+    """Check that DeepSpeed's optimizer has the private attributes that this ZeRO stage needs.
+
+    Raises:
+        UserError: it lacks one; names the installed version and the versions that work.
+    """
+    missing = [name for name in _NEEDED[zero_stage] if not hasattr(optimizer, name)]
+    if missing:
+        raise _unsupported(f"its ZeRO stage {zero_stage} optimizer has no {missing[0]}")
+
+
+def keep_gradient_norms_on_device() -> None:
+    """Stop DeepSpeed from synchronizing with the device in every step to check that the gradient norm is finite.
+
+    The guard checks it on the device. In stage 3, and with offload, DeepSpeed synchronizes for the norm nevertheless.
+
+    Raises:
+        UserError: this version of DeepSpeed checks in another way.
+    """
+    replacements = {
+        "is_invalid_grad_norm": lambda norm: False,
+        "mask_nan_or_inf_with_val_inplace": lambda *_, **__: None,
+    }
+    for name in ("stage_1_and_2", "stage3"):
+        module = importlib.import_module(f"deepspeed.runtime.zero.{name}")
+        for function, replacement in replacements.items():
+            if not hasattr(module, function):
+                raise _unsupported(f"{module.__name__} has no {function}")
+            setattr(module, function, replacement)
+
+
+def global_gradient_norm(optimizer: Any) -> Tensor | float:
+    """Norm of the whole gradient before clipping, as of the last step; ZeRO stages 1 to 3."""
+    return optimizer._global_grad_norm
+
+
+def flat_partitions(optimizer: Any) -> list[Tensor]:
+    """Local flat fp32 partitions of the parameters, which the inner optimizer updates; ZeRO stages 1 to 3."""
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return list(optimizer.fp32_partitioned_groups_flat)
+    return list(optimizer.single_partition_of_fp32_groups)
+
+
+def link_optimizer_states(optimizer: Any) -> None:
+    """Map parameters to their moments in all groups; DeepSpeed itself does so for the first group only."""
+    if hasattr(optimizer, "_hp_optimizer_states_linked"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
+    """A parameter, or one of its moments, gathered from all ranks in fp32; every rank must call it."""
+    holder: Any = parameter
+    if zero_stage == 0:
+        return optimizer.state[parameter][moment]
+    if zero_stage == 3:
+        return optimizer.get_full_hp_param(parameter, moment).view(holder.ds_shape)
+    return holder.get_full_hp_param(moment)
+
+
+def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
+    """Local fragments of a parameter's moment: a flat tensor and its offset in the flattened parameter."""
+    holder: Any = parameter
+    if zero_stage == 0:
+        yield optimizer.state[parameter][moment].view(-1), 0
+    elif zero_stage == 3:
+        fragment, _ = optimizer._get_fp32_opt_state_partition(parameter, False, moment)
+        yield fragment, fragment.numel() * optimizer._get_param_partition_rank(parameter)
+    elif holder._hp_mapping is not None:
+        yield holder._hp_mapping.get_hp_fragment(moment), holder._hp_mapping.lp_fragment_address.start
+
+
+def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The tensor that the inner optimizer updates for a parameter, and this parameter's local part of its gradient."""
+    holder: Any = parameter
+    if zero_stage == 0:
+        yield parameter, parameter.grad
+        return
+    if zero_stage == 3:
+        group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        flat = optimizer.fp32_partitioned_groups_flat[group]
+    elif holder._hp_mapping is not None:
+        address = holder._hp_mapping.hp_fragment_address
+        flat = optimizer.single_partition_of_fp32_groups[holder._hp_mapping.param_group_index]
+        start, size = address.start, address.numel
+    else:
+        return
+    yield flat, None if flat.grad is None else flat.grad.view(-1).narrow(0, start, size)
+
+
+def _unsupported(reason: str) -> UserError:
+    return UserError(
+        f"DeepSpeed {metadata.version('deepspeed')} is not supported: {reason}; install deepspeed=="
+        f"{CHECKED_VERSIONS[-1]}, or train with training.zero_stage=0"
+    )
