@@ -170,15 +170,15 @@ def test_a_damaged_config_is_named(content: str | bytes, ldarnet: Run, folder: P
 @pytest.mark.parametrize(
     ("program", "line"),
     [
-        ("pretrain", "training.zero_stage = 1  (at least 0, at most 3)  DeepSpeed ZeRO stage.  [a run may go on with"),
-        ("pretrain", "run.dir = ...  Folder of the run"),
+        ("pretrain", "training.zero_stage = 1  (at least 0, at most 3)  DeepSpeed ZeRO stage.  [may change on resume"),
+        ("pretrain", "run.dir = ...  Run folder, shared"),
         ("finetune", "evaluation.strands = 1  (1 or 2)  2: classify both strands"),
-        ("finetune", "optimizer.betas = [0.9, 0.95]  Decay of the two moments"),
-        ("sweep", "resources.launcher = python  (python or deepspeed)  What starts"),
-        ("sweep", "search.asha = null  Stop folds early"),
+        ("finetune", "optimizer.betas = [0.9, 0.95]  AdamW betas, each in [0, 1)"),
+        ("sweep", "resources.launcher = python  (python or deepspeed)  Launcher of launch"),
+        ("sweep", "search.asha = null  Early stopping"),
         (
             "sweep",
-            "search.asha.grace = 5  (at least 1)  Epochs before which no fold is stopped.  [a run may go on with",
+            "search.asha.grace = 5  (at least 1)  Minimum epochs before a fold can be stopped.  [may change on resume",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Typed configurations: `load_config(path, overrides)` and the frozen `RunConfig`, `FinetuneConfig`."""
+"""Typed, frozen configurations (`RunConfig`, `FinetuneConfig`), loaded with `load_config(path, overrides)`."""
 
 from ldarnet.config.finetune import FinetuneConfig
 from ldarnet.config.loading import differences, flatten, lasting, load_config

@@ -1,4 +1,4 @@
-"""Every setting of a program with its default, its range and its meaning, for those who do not read the schema."""
+"""Listing of all settings of a program: default, range and description (``ldarnet settings``)."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -11,7 +11,7 @@ from ldarnet.config.schema import Config, Section
 
 
 def list_settings(schema: type[Config]) -> Iterator[str]:
-    """A line for each key: `key = default  (what it may be)  what it means  [whether a run may change it]`."""
+    """Yield one line per key: `key = default  (allowed values)  description  [may change on resume]`."""
     for key in known_keys(schema):
         field = field_of(schema, key)
         if section_of(field) is not None:
@@ -25,17 +25,17 @@ def list_settings(schema: type[Config]) -> Iterator[str]:
 def _line(key: str, field: FieldInfo, changeable: bool) -> str:
     allowed = ", ".join(filter(None, (_choices(field.annotation), range_of(field))))
     parts = [f"{key} = {_default(field)}", f"({allowed})" if allowed else "", field.description or ""]
-    parts.append("[a run may go on with another]" if changeable else "")
+    parts.append("[may change on resume]" if changeable else "")
     return "  ".join(filter(None, parts))
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:
-    """The sections that a key may hold in place of null."""
+    """Sections that a nullable key may hold."""
     return [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def _default(field: FieldInfo) -> str:
-    """The default as it is written in YAML."""
+    """Default value as YAML; `...` for required keys."""
     if field.is_required():
         return "..."
     value: Any = field.get_default(call_default_factory=True)
@@ -44,7 +44,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> str:
-    """The values of a Literal, be it one of several types."""
+    """Values of a Literal, also inside a union."""
     if get_origin(annotation) is Literal:
         return " or ".join(str(value) for value in get_args(annotation))
     return next(filter(None, map(_choices, get_args(annotation))), "")

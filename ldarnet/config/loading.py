@@ -1,4 +1,4 @@
-"""Reading a run's configuration from YAML and overrides, with errors that a user can act on."""
+"""Load configurations from YAML and command-line overrides, with actionable errors."""
 
 import difflib
 import warnings
@@ -34,16 +34,16 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConf
 @overload
 def load_config(path: Path | str, overrides: list[str] | None = None, *, schema: type[C]) -> C: ...
 def load_config(path: Path | str, overrides: list[str] | None = None, *, schema: type[Config] = RunConfig) -> Config:
-    """Read a YAML file, apply `section.key=value` overrides (values are YAML), and check every key.
+    """Load a YAML file, apply `section.key=value` overrides (values are YAML) and validate the result.
 
     Args:
-        path: of the file, or the name of a packaged configuration.
-        overrides: also `key=value` for the schema's keys outside of sections.
-        schema: what may stand there.
+        path: path of the file, or name of a packaged configuration.
+        overrides: overrides in order; keys outside of sections are written `key=value`.
+        schema: configuration class to validate against.
 
     Raises:
-        UserError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), or a value is
-            of the wrong type or out of range (the range is named).
+        UserError: the file is missing or not YAML, a key is unknown (the message suggests the nearest one), or a value
+            has the wrong type or is out of range (the message states the range).
     """
     path = find_config(path)
     tree = read_yaml(path)
@@ -53,12 +53,12 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        place = f"{path} with the overrides" if overrides else str(path)
-        raise UserError(f"{place}: " + "; ".join(_explain(detail, schema) for detail in error.errors())) from None
+        source = f"{path} with overrides" if overrides else str(path)
+        raise UserError(f"{source}: " + "; ".join(_explain(detail, schema) for detail in error.errors())) from None
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """All values by dotted key, such as `optimizer.lr`."""
+    """Map dotted keys, such as `optimizer.lr`, to values."""
 
     def walk(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
@@ -71,22 +71,22 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def lasting(config: Config) -> list[str]:
-    """The dotted keys that enter the result, and that an unfinished run therefore keeps."""
+    """Dotted keys that affect the result and must not change when a run is resumed."""
     return [key for key in flatten(config) if not may_change(type(config), key)]
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """The keys whose values differ and that a run cannot be continued with, as `key: old -> new`."""
+    """Differences that prevent resuming, as `key: old -> new`."""
     before, after = flatten(old), flatten(new)
     keys = dict.fromkeys([*lasting(old), *lasting(new)])
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a configuration as they stand in its file.
+    """Read a configuration file without validation.
 
     Raises:
-        UserError: it cannot be read, is not valid YAML, or holds no sections.
+        UserError: the file cannot be read, is not valid YAML, or holds no mapping.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -94,8 +94,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{place}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        where = f"{path}: line {mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as `run:` and `data:`, found {type(tree).__name__}")
     return tree
@@ -133,7 +133,8 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
     key = _current_key(key, schema)
     parts = key.split(".")
     if not equals or not all(parts) or (len(parts) == 1 and _is_section(schema, key)):
-        raise UserError(f"override {override!r}: write it as section.key=value{_suggestion(key, schema, least=0.6)}")
+        hint = _suggestion(key, schema, min_similarity=0.6)
+        raise UserError(f"override {override!r}: write it as section.key=value{hint}")
     node = tree
     for part in parts[:-1]:
         node = _descend(node, part, override)
@@ -144,7 +145,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
 
 
 def _is_section(schema: type[Section], key: str) -> bool:
-    """Whether a key of the outermost level is, or would have to be, a section."""
+    """Whether a top-level key is a section, or unknown."""
     return key not in schema.model_fields or section_of(schema.model_fields[key]) is not None
 
 
@@ -158,13 +159,13 @@ def _descend(node: dict[str, Any], part: str, override: str) -> dict[str, Any]:
 
 
 def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
-    """One pydantic error as a sentence."""
+    """Format a pydantic error as one line."""
     key = ".".join(str(part) for part in detail["loc"])
     kind, reason = detail["type"], str(detail["msg"])
     if kind == "extra_forbidden":
         return f"unknown key {key}{_suggestion(key, schema)}"
     if kind == "missing":
-        missing = f"{key}.{_foremost(section)}" if (section := section_of(field_of(schema, key))) else key
+        missing = f"{key}.{_main_key(section)}" if (section := section_of(field_of(schema, key))) else key
         return f"{missing} is missing; set it in the file or with {missing}=..."
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         allowed = range_of(field_of(schema, key)) or reason.removeprefix("Input should be ")
@@ -174,43 +175,43 @@ def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
     return f"{key}={detail['input']!r}: {reason[0].lower()}{reason[1:]}"
 
 
-def _suggestion(key: str, schema: type[Config], least: float = 0.0) -> str:
-    """The valid key nearest to an unknown one: the same name in another section, or else a similar spelling.
+def _suggestion(key: str, schema: type[Config], min_similarity: float = 0.0) -> str:
+    """Suggest a key: the same name in another section, otherwise the most similar spelling.
 
     Args:
-        key: the unknown one.
-        schema: what there is.
-        least: similarity from 0 to 1 that is worth a word.
+        key: unknown key.
+        schema: configuration class.
+        min_similarity: from 0 to 1; no suggestion below it.
     """
     known = [candidate for candidate in known_keys(schema) if candidate != key]
     name = key.rsplit(".", 1)[-1]
     near = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == name]
     section = [candidate for candidate in known if candidate.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
-    near += difflib.get_close_matches(key, section, 1, 0.6) or difflib.get_close_matches(key, known, 1, least)
+    near += difflib.get_close_matches(key, section, 1, 0.6) or difflib.get_close_matches(key, known, 1, min_similarity)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
-    """All dotted keys, those of sections themselves included."""
+    """Yield all dotted keys, including those of sections themselves."""
     for key, field in schema.model_fields.items():
         yield prefix + key
         if (section := section_of(field)) is not None:
             yield from known_keys(section, f"{prefix}{key}.")
 
 
-def _foremost(section: type[Section]) -> str:
-    """The key that a section cannot do without, or else its first."""
+def _main_key(section: type[Section]) -> str:
+    """First required key of a section, otherwise its first key."""
     return min(section.model_fields, key=lambda key: not section.model_fields[key].is_required())
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field is, if it is one."""
+    """Section class of a field; None for a plain value."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def field_of(schema: type[Section], key: str) -> FieldInfo:
-    """The field that a dotted key names, or that it names an entry of."""
+    """Field of a dotted key, or of the mapping that contains it."""
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
     section = section_of(field)
@@ -218,7 +219,7 @@ def field_of(schema: type[Section], key: str) -> FieldInfo:
 
 
 def range_of(field: FieldInfo) -> str:
-    """The allowed range in words, such as `more than 0, at most 1`."""
+    """Allowed range, such as `more than 0, at most 1`."""
     bounds = []
     for constraint in field.metadata:
         for kind, (attribute, words) in BOUND_WORDS.items():
@@ -229,7 +230,7 @@ def range_of(field: FieldInfo) -> str:
 
 
 def may_change(schema: type[Config], key: str) -> bool:
-    """Whether a key does not enter the result, so that an unfinished run may go on with another value."""
+    """Whether a key may change when a run is resumed, because it does not affect the result."""
     for field in (schema.model_fields[key.partition(".")[0]], field_of(schema, key)):
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("may_change"):
             return True

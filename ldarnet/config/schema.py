@@ -1,4 +1,4 @@
-"""The typed, frozen description of one pretraining run: every key, its meaning, its range and its default."""
+"""Configuration of pretraining: every key with its default, range and description."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,46 +11,54 @@ from ldarnet.io.files import atomic_path
 from ldarnet.model.configuration import LDARNetConfig
 
 MAY_CHANGE: JsonDict = {"may_change": True}
-"""Marks a key that an unfinished run may be continued with a new value of, because it does not enter the result."""
+"""Marks a key that may change when a run is resumed, because it does not affect the result."""
 
 
 class Section(BaseModel):
-    """A frozen group of keys; a key that is not declared is an error, and so is a number that is not finite."""
+    """Frozen group of keys; unknown keys and non-finite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Config(Section):
-    """A whole configuration: sections, and plain keys beside them."""
+    """A configuration: sections and top-level keys."""
 
     def save(self, path: Path) -> None:
-        """Write every key with its resolved value as YAML; the file is enough to rerun the run."""
+        """Write all keys with their resolved values as YAML; the file is enough to repeat the run."""
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 class RunSection(Section):
-    """Where the run lives and where its chance comes from."""
+    """Run folder and seed."""
 
-    dir: Path = Field(description="Folder of the run, seen by all ranks of all nodes.", json_schema_extra=MAY_CHANGE)
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights, the order of windows and the masks.")
+    dir: Path = Field(description="Run folder, shared by all nodes.", json_schema_extra=MAY_CHANGE)
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weight initialization, window order and masks.")
 
 
 class ModelSection(Section):
-    """A preset, and fields of the model's configuration that depart from it."""
+    """Model preset, and overrides of its fields."""
 
-    preset: str = Field("ldarnet-2m", description="Name of a preset of LDARNetConfig.")
+    preset: str = Field("ldarnet-2m", description="Preset: ldarnet-110m, ldarnet-2m, quickstart or tiny.")
     arch_layout: list[Any] | None = Field(None, description="Nested layout such as ['m3t1', ['M10'], 'm4'].")
     d_model: list[int] | None = Field(None, description="Width of each stage, outermost first.")
-    d_intermediate: list[int] | None = Field(None, description="SwiGLU width of each stage, 0 where it has none.")
+    d_intermediate: list[int] | None = Field(
+        None, description="SwiGLU hidden width of each stage; 0 for stages without MLPs."
+    )
     ssm_cfg: dict[str, int] | None = Field(None, description="d_conv, expand, d_state, headdim, chunk_size.")
-    attn_cfg: dict[str, list[int]] | None = Field(None, description="num_heads, rotary_emb_dim, window_size by stage.")
-    tie_word_embeddings: bool | None = Field(None, description="Share the embedding with the output layer.")
-    target_ratio: float | None = Field(None, gt=1, description="Bases per chunk that the ratio loss aims at.")
+    attn_cfg: dict[str, list[int]] | None = Field(None, description="num_heads, rotary_emb_dim, window_size per stage.")
+    tie_word_embeddings: bool | None = Field(None, description="Tie the embedding and the output layer.")
+    target_ratio: float | None = Field(
+        None, gt=1, description="Target compression ratio (positions per chunk in each stage)."
+    )
     ratio_weight: float | None = Field(None, ge=0, description="Weight of the ratio loss.")
 
     def build(self, ops: dict[str, str]) -> LDARNetConfig:
-        """The model's configuration, with the demanded kernel backends `ops` (operation -> backend)."""
+        """Build the model configuration, with kernel overrides `ops` (operation -> backend).
+
+        Raises:
+            ValueError: unknown preset or inconsistent fields.
+        """
         changes = self.model_dump(include=ModelSection.model_fields.keys() - {"preset"}, exclude_none=True)
         for nested in ("ssm_cfg", "attn_cfg"):
             if nested in changes:
@@ -59,14 +67,14 @@ class ModelSection(Section):
 
 
 class LengthStage(Section):
-    """A first part of a run with shorter windows."""
+    """Part of the length curriculum with shorter windows."""
 
     length: int = Field(ge=8, le=2**24, description="Bases per window.")
-    share: float = Field(gt=0, lt=1, description="Share of all optimiser steps.")
+    share: float = Field(gt=0, lt=1, description="Fraction of all optimizer steps.")
 
 
 class DataSection(Section):
-    """What is read, and how windows and masks are cut from it."""
+    """Shards, windows and masking."""
 
     shards: str = Field(
         description="Folder or URL (s3://, gs://, https://) of a shard set built by `ldarnet shard`.",
@@ -74,39 +82,44 @@ class DataSection(Section):
     )
     accept_other: bool = Field(
         False,
-        description="Continue a run on a shard set of another fingerprint, from the same position in its order.",
+        description="Resume on a shard set with another fingerprint, at the same position of the window order.",
         json_schema_extra=MAY_CHANGE,
     )
     length: int = Field(4096, ge=8, le=2**24, description="Bases per window.")
     curriculum: list[LengthStage] = Field(
         [],
-        description="Shorter windows first, such as [{length: 1024, share: 0.1}]; as many more of them a step, so that "
-        "a step has the same number of bases. Each length divides `length`.",
+        description="Length curriculum: shorter windows first, such as [{length: 1024, share: 0.1}], with "
+        "proportionally more windows per step, so that bases per step stay constant. Each length must divide `length`.",
     )
-    max_n_run: int = Field(100, ge=0, description="No window crosses a run of N longer than this.")
-    reverse_complement: bool = Field(True, description="Read each window from either strand with probability 1/2.")
+    max_n_run: int = Field(100, ge=0, description="Longest run of N inside a window.")
+    reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
     weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="Weight of each species in the mixture, such as {yeast: 3, human: 1}; a share of the windows."
+        None, description="Sampling weights of the species, such as {yeast: 3, human: 1}; relative numbers of windows."
     )
     temperature: float | None = Field(
         None,
         gt=0,
-        description="Mix all species by windows ** (1 / temperature): 1 by size, large evenly. Or weights.",
+        description="Sample species in proportion to windows ** (1 / temperature): 1 by size, large values uniformly. "
+        "Excludes weights.",
     )
-    mask_rate: float = Field(0.15, gt=0, lt=1, description="Share of A, C, G, T positions that are scored.")
-    mask_share: float = Field(0.8, ge=0, le=1, description="Share of the scored positions shown as [MASK].")
-    random_share: float = Field(0.1, ge=0, le=1, description="Share of the scored positions shown as a random base.")
-    workers: int = Field(0, ge=0, le=256, description="Reading processes per rank.", json_schema_extra=MAY_CHANGE)
+    mask_rate: float = Field(
+        0.15, gt=0, lt=1, description="Fraction of A, C, G, T positions that are prediction targets."
+    )
+    mask_share: float = Field(0.8, ge=0, le=1, description="Fraction of targets replaced by [MASK].")
+    random_share: float = Field(0.1, ge=0, le=1, description="Fraction of targets replaced by a random base.")
+    workers: int = Field(0, ge=0, le=256, description="Data loader processes per rank.", json_schema_extra=MAY_CHANGE)
     on_damaged: Literal["stop", "quarantine"] = Field(
         "stop",
-        description="stop: a damaged or missing shard ends the run. quarantine: windows that touch it are reported and "
-        "not scored, on all ranks alike.",
+        description="stop: a damaged or missing shard ends the run. quarantine: its windows are logged and excluded "
+        "from the loss, identically on all ranks.",
         json_schema_extra=MAY_CHANGE,
     )
     cache: Path | None = Field(
-        None, description="Folder for what is read from a URL; ~/.cache/ldarnet if null.", json_schema_extra=MAY_CHANGE
+        None, description="Cache folder for remote shards; null for ~/.cache/ldarnet.", json_schema_extra=MAY_CHANGE
     )
-    cache_gib: float = Field(16, gt=0, description="Largest size of that folder.", json_schema_extra=MAY_CHANGE)
+    cache_gib: float = Field(
+        16, gt=0, description="Maximum size of the cache folder, in GiB.", json_schema_extra=MAY_CHANGE
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -117,16 +130,16 @@ class DataSection(Section):
         if sum(stage.share for stage in self.curriculum) >= 1:
             raise ValueError("the shares of curriculum must add up to less than 1")
         if self.weights is not None and self.temperature is not None:
-            raise ValueError("set weights or temperature, not both (data.temperature=null takes a file's back)")
+            raise ValueError("set weights or temperature, not both (data.temperature=null unsets the one in the file)")
         return self
 
 
 class AdamWSection(Section):
-    """What every use of AdamW sets alike."""
+    """AdamW settings shared by pretraining and fine-tuning."""
 
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Decay of the two moments, each in [0, 1).")
-    eps: float = Field(1e-8, gt=0, le=1, description="Added to the root of the second moment.")
-    clip: float = Field(1.0, gt=0, description="Largest norm of the whole gradient.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas, each in [0, 1).")
+    eps: float = Field(1e-8, gt=0, le=1, description="AdamW epsilon.")
+    clip: float = Field(1.0, gt=0, description="Maximum global gradient norm (gradient clipping).")
 
     @model_validator(mode="after")
     def _betas(self) -> Self:
@@ -136,25 +149,33 @@ class AdamWSection(Section):
 
 
 class OptimizerSection(AdamWSection):
-    """AdamW in groups by stage and weight decay."""
+    """AdamW with parameter groups by stage and weight decay."""
 
-    lr: float = Field(5e-4, gt=0, le=1, description="Learning rate of the innermost main network.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Not applied to biases, norms, A_log, D and dt_bias.")
+    lr: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of the main network.")
+    weight_decay: float = Field(
+        0.01, ge=0, le=1, description="Weight decay, except for biases, norms, A_log, D and dt_bias."
+    )
     stage_multiplier: Literal["published", "hnet", "none"] = Field(
-        "published", description="Learning-rate rule for the stages outside the main network."
+        "published", description="Learning rate multiplier of the stages outside the main network."
     )
 
 
 class ScheduleSection(Section):
-    """Warm-up, plateau, decay; shares of all optimiser steps."""
+    """Warm-up/stable/decay schedule, in fractions of all optimizer steps."""
 
-    decay_shape: Literal["published", "sqrt"] = Field("published", description="Shape of the decay.")
-    warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps in the linear warm-up.")
-    decay: float = Field(0.2, ge=0, le=1, description="Share of the steps in the decay.")
-    ratio_start: float | None = Field(
-        None, gt=1, description="Bases per chunk that the ratio loss aims at first, on its way to model.target_ratio."
+    decay_shape: Literal["published", "sqrt"] = Field(
+        "published", description="published: as in the released code, to 0.05. sqrt: 1 - sqrt(t/T)."
     )
-    ratio_warmup: float = Field(0.1, ge=0, le=1, description="Share of the steps on that way, if ratio_start is set.")
+    warmup: float = Field(0.1, ge=0, le=1, description="Fraction of steps in the linear warm-up.")
+    decay: float = Field(0.2, ge=0, le=1, description="Fraction of steps in the decay.")
+    ratio_start: float | None = Field(
+        None,
+        gt=1,
+        description="Initial target compression ratio, changed geometrically to model.target_ratio; null for none.",
+    )
+    ratio_warmup: float = Field(
+        0.1, ge=0, le=1, description="Fraction of steps from ratio_start to model.target_ratio."
+    )
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -164,24 +185,29 @@ class ScheduleSection(Section):
 
 
 class TrainingSection(Section):
-    """How long, in what batches and on what engine."""
+    """Duration, batch size, engine and precision."""
 
-    steps: int | None = Field(None, ge=1, description="Optimiser steps of the whole run; or set epochs.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training windows; or set steps.")
+    steps: int | None = Field(None, ge=1, description="Total optimizer steps; excludes epochs.")
+    epochs: float | None = Field(None, gt=0, description="Passes over the training windows; excludes steps.")
     stop_after: int | None = Field(
-        None, ge=1, description="Save and stop after this step; the schedule stays.", json_schema_extra=MAY_CHANGE
+        None,
+        ge=1,
+        description="Save a checkpoint and stop after this step, without changing the schedule.",
+        json_schema_extra=MAY_CHANGE,
     )
-    batch: int = Field(32, ge=1, description="Windows per optimiser step, over all ranks and micro-steps.")
+    batch: int = Field(
+        32, ge=1, description="Global batch: windows per optimizer step, over all ranks and micro-steps."
+    )
     accumulation: int = Field(
         1,
         ge=1,
-        description="Micro-steps per optimiser step; a rank computes batch / accumulation / ranks windows at once. "
-        "The ratio loss is taken micro-step by micro-step, so the number of them enters the result.",
+        description="Gradient accumulation: micro-steps per optimizer step. The micro-batch of a rank is batch / "
+        "accumulation / ranks windows. Affects the result, because the ratio loss is computed per micro-step.",
     )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
     offload: bool = Field(
         False,
-        description="Keep the optimiser's state, and take its steps, in the memory of the CPU; ZeRO stage 1, 2 or 3.",
+        description="ZeRO-Offload: keep and update the optimizer state in CPU memory; needs ZeRO stage 1, 2 or 3.",
         json_schema_extra=MAY_CHANGE,
     )
     activation_checkpointing: list[int] = Field(
@@ -191,11 +217,11 @@ class TrainingSection(Section):
         json_schema_extra=MAY_CHANGE,
     )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
-    log_every: int = Field(1, ge=1, description="Steps between lines of metrics.", json_schema_extra=MAY_CHANGE)
+    log_every: int = Field(1, ge=1, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE)
     timeout_minutes: float = Field(
         30,
         gt=0,
-        description="A rank without progress for this long ends the job; more than any validation or save takes.",
+        description="Watchdog timeout: end the job if a rank makes no progress; must exceed validation and saves.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -211,62 +237,68 @@ class TrainingSection(Section):
 
 
 class CheckpointSection(Section):
-    """When to save and what to keep."""
+    """Checkpoint interval, retention and remote copy."""
 
-    every: int = Field(500, ge=1, description="Steps between checkpoints.", json_schema_extra=MAY_CHANGE)
-    keep: int = Field(2, ge=1, description="Latest checkpoints kept beside the best.", json_schema_extra=MAY_CHANGE)
+    every: int = Field(500, ge=1, description="Checkpoint interval in steps.", json_schema_extra=MAY_CHANGE)
+    keep: int = Field(
+        2, ge=1, description="Number of latest checkpoints to keep besides the best.", json_schema_extra=MAY_CHANGE
+    )
     remote: str | None = Field(
         None,
-        description="URL (s3://, gs://, file://) of a folder that complete checkpoints are copied to, and continued "
-        "from where run.dir has none newer.",
+        description="URL (s3://, gs://, file://) of a folder that complete checkpoints are copied to; a run resumes "
+        "from it if run.dir has no newer checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class GuardSection(Section):
-    """Steps that are not taken: on all ranks alike, decided on the device."""
+    """Skip steps with a non-finite or spiking loss; decided on device, identically on all ranks."""
 
     spike_sigma: float | None = Field(
         6.0,
         gt=0,
-        description="A step whose loss lies this many standard deviations above the mean of those before is skipped; "
-        "null to skip only what is not finite.",
+        description="Skip a step whose loss is this many standard deviations above the mean of the window; null to "
+        "skip only non-finite losses.",
     )
-    window: int = Field(128, ge=8, description="Steps that mean and deviation are taken over; none is a spike before.")
-    stop_after: int = Field(10, ge=1, description="Steps skipped in a row that end the run with a diagnosis.")
+    window: int = Field(
+        128, ge=8, description="Steps in the window of mean and deviation; no spike detection before it is full."
+    )
+    stop_after: int = Field(10, ge=1, description="Consecutive skipped steps that end the run with a diagnosis.")
 
 
 class ValidationSection(Section):
-    """A fixed set of windows and masks from a held-out split."""
+    """Validation on a fixed set of windows and masks from a held-out split."""
 
-    every: int = Field(500, ge=1, description="Steps between validations.")
+    every: int = Field(500, ge=1, description="Validation interval in steps.")
     split: str = Field("valid", description="Name of the held-out split in the shard set.")
-    windows: int = Field(256, ge=0, description="Windows, evenly spread over the split; 0 for no validation.")
+    windows: int = Field(
+        256, ge=0, description="Number of windows, evenly spaced over the split; 0 disables validation."
+    )
     regions: Path | None = Field(
         None,
-        description="BED file whose fourth column names regions (repeat, coding, ...) to validate apart.",
+        description="BED file with region names (repeat, coding, ...) in column 4; each is also scored separately.",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class TrackingSection(Section):
-    """MLflow; metrics.jsonl is written in any case."""
+    """MLflow tracking; metrics.jsonl is always written."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the run folder.")
+    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
     profile: tuple[int, int] | None = Field(
-        None, description="First and last step that rank 0 profiles; SIGUSR2 to a rank profiles its next three."
+        None, description="First and last step to profile on rank 0; SIGUSR2 makes a rank profile its next three steps."
     )
 
     @model_validator(mode="after")
     def _window(self) -> Self:
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
-            raise ValueError(f"profile={list(self.profile)}: give a first step of at least 1 and one not before it")
+            raise ValueError(f"profile={list(self.profile)}: must be [first, last] with 1 <= first <= last")
         return self
 
 
 class RunConfig(Config):
-    """One pretraining run. `ldarnet.config.load_config` reads it, `save` writes it back."""
+    """Configuration of a pretraining run; load it with `ldarnet.config.load_config`."""
 
     run: RunSection
     model: ModelSection = ModelSection()  # type: ignore[call-arg]
@@ -279,5 +311,5 @@ class RunConfig(Config):
     validation: ValidationSection = ValidationSection()  # type: ignore[call-arg]
     tracking: TrackingSection = Field(TrackingSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
     ops: dict[str, str] = Field(
-        {}, description="Kernel demanded for an operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
+        {}, description="Kernel overrides by operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
     )

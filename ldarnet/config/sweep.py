@@ -1,4 +1,4 @@
-"""The typed, frozen description of a sweep: tasks, folds, what is searched, and on what machines."""
+"""Configuration of sweeps: tasks, folds, search space and resources."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,11 @@ RANGE_KEYS = frozenset({"low", "high", "log"})
 
 
 class Range(Section):
-    """Numbers from `low` to `high`; whole ones if both are."""
+    """Range from `low` to `high`; integers if both are."""
 
-    low: int | float = Field(description="The least.")
-    high: int | float = Field(description="The greatest.")
-    log: bool = Field(False, description="Draw the logarithm evenly.")
+    low: int | float = Field(description="Lower bound.")
+    high: int | float = Field(description="Upper bound.")
+    log: bool = Field(False, description="Sample log-uniformly.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -31,56 +31,61 @@ Values = Annotated[
     Annotated[list[Any], Field(min_length=1), Tag("list")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "list"),
 ]
-"""A list to choose from, or a range to draw from."""
+"""List of values, or a range."""
 
 
 class SweepSection(Section):
-    """Where the sweep lives, and its tasks."""
+    """Folder, tasks and retries of the sweep."""
 
-    dir: Path = Field(description="Folder of the sweep, seen by all machines of the cluster.")
+    dir: Path = Field(description="Sweep folder, shared by all machines of the cluster.")
     tasks: str | list[str] | None = Field(
         None,
         min_length=1,
-        description="Names in the registry, or a suite (nt, gb, gue) for all of its tasks; null for the one that "
-        "`finetune` describes.",
+        description="Task names in the registry, or suites (nt, gb, gue); null for the task of `finetune`.",
     )
-    retries: int = Field(2, ge=0, description="How often a fold that fails or is killed is begun again in one start.")
+    retries: int = Field(2, ge=0, description="Retries of a failed or killed fold per launch of the sweep.")
     keep_weights: Literal["chosen", "all"] = Field(
-        "chosen", description="chosen: when a task's setting is chosen, the weights of the others are deleted."
+        "chosen", description="chosen: once the best settings of a task are selected, delete the weights of all others."
     )
 
 
 class AshaSection(Section):
-    """Asynchronous successive halving: folds that fall behind in validation are stopped early."""
+    """Asynchronous successive halving (ASHA): stop folds with a low validation metric early."""
 
-    grace: int = Field(5, ge=1, description="Epochs before which no fold is stopped.")
-    reduction: float = Field(3, gt=1, description="One in so many goes on from each rung to the next.")
+    grace: int = Field(5, ge=1, description="Minimum epochs before a fold can be stopped.")
+    reduction: float = Field(
+        3, gt=1, description="Reduction factor: 1/reduction of the folds advance to the next rung."
+    )
 
 
 class SearchSection(Section):
-    """How settings are found and compared."""
+    """Search algorithm."""
 
-    kind: Literal["grid", "optuna"] = Field("grid", description="grid: every combination. optuna: TPE.")
-    trials: int = Field(20, ge=1, description="Settings to try for each task; optuna only.")
+    kind: Literal["grid", "optuna"] = Field("grid", description="grid: all combinations. optuna: TPE sampler.")
+    trials: int = Field(20, ge=1, description="Number of settings per task; optuna only.")
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
-        description="Folds that settings are compared on; the others are trained with the chosen one. Null for all.",
+        description="Folds used to compare settings; all others are trained with the best settings only. Null for all.",
     )
-    seed: int = Field(42, ge=0, lt=2**31, description="Of the suggestions; optuna only.")
-    asha: AshaSection | None = Field(None, description="Stop folds early; null to let every one end by itself.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of the sampler; optuna only.")
+    asha: AshaSection | None = Field(None, description="Early stopping across folds; null to disable.")
 
 
 class ResourcesSection(Section):
-    """What one trial takes: a fold of a task with one setting."""
+    """Resources of a trial, which is one fold of one task with one setting."""
 
-    cpus: float = Field(1, gt=0, description="CPU cores.")
+    cpus: float = Field(1, gt=0, description="CPU cores per trial.")
     gpus: float | None = Field(
-        None, ge=0, description="GPUs, such as 0.25 for four trials on each; null for 1 where the cluster has any."
+        None,
+        ge=0,
+        description="GPUs per trial, such as 0.25 for four trials per GPU; null for 1 if the cluster has GPUs.",
     )
-    ranks: int = Field(1, ge=1, description="Processes that share a fold; more than 1 needs launcher=deepspeed.")
-    launcher: Literal["python", "deepspeed"] = Field("python", description="What starts launch/finetune.py.")
-    concurrent: int | None = Field(None, ge=1, description="Most trials at a time; null for as many as there is room.")
+    ranks: int = Field(1, ge=1, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
+    launcher: Literal["python", "deepspeed"] = Field("python", description="Launcher of launch/finetune.py.")
+    concurrent: int | None = Field(
+        None, ge=1, description="Maximum number of concurrent trials; null for as many as fit."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -94,33 +99,35 @@ class ResourcesSection(Section):
 
 
 class RaySection(Section):
-    """The Ray cluster."""
+    """Ray cluster."""
 
     address: str | None = Field(
-        None, description="Of a running cluster, host:port or auto; null for one of this machine, for this sweep alone."
+        None, description="Address of a running cluster, host:port or auto; null to start a local one for this sweep."
     )
 
 
 class SweepTrackingSection(Section):
-    """MLflow: one run for the sweep, and under it one for each trial."""
+    """MLflow tracking: one run for the sweep, with one nested run per trial."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the sweep's folder.")
+    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the sweep folder if unset.")
     experiment: str = Field("ldarnet-sweeps", min_length=1, description="Name of the MLflow experiment.")
 
 
 class SweepConfig(Config):
-    """A sweep. `load_config(path, overrides, schema=SweepConfig)` reads it.
+    """Configuration of a sweep; load it with `load_config(path, overrides, schema=SweepConfig)`.
 
-    What enters the result of a trial is described by `finetune`, `set`, `checkpoint` and the keys of `space`: these
-    stay as they are while tasks, values and the way of searching may change from one start of a sweep to the next.
+    `finetune`, `set`, `checkpoint` and the keys of `space` determine the result of a trial and must not change when a
+    sweep is resumed; tasks, values and search settings may.
     """
 
     sweep: SweepSection = Field(json_schema_extra=MAY_CHANGE)
-    finetune: Path = Field(description="Configuration of fine-tuning that all trials share.")
-    set: dict[str, Any] = Field({}, description="Changes to it, such as {training.epochs: 20}.")
-    checkpoint: Path | None = Field(None, description="Of the model that is tuned; null for that of `finetune`.")
+    finetune: Path = Field(description="Fine-tuning configuration shared by all trials.")
+    set: dict[str, Any] = Field(
+        {}, description="Overrides of the fine-tuning configuration, such as {training.epochs: 20}."
+    )
+    checkpoint: Path | None = Field(None, description="Checkpoint to fine-tune; null for that of `finetune`.")
     space: dict[str, Values] = Field(
-        {}, description="What is searched: key of fine-tuning -> list of values, or with optuna {low, high, log}."
+        {}, description="Search space: fine-tuning key -> list of values, or {low, high, log} with optuna."
     )
     search: SearchSection = Field(SearchSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
     resources: ResourcesSection = Field(ResourcesSection(), json_schema_extra=MAY_CHANGE)  # type: ignore[call-arg]
@@ -130,7 +137,7 @@ class SweepConfig(Config):
     @field_validator("set", "space", mode="before")
     @classmethod
     def _dotted(cls, value: Any) -> Any:
-        """Take `{optimizer: {lr: ...}}`, as an override on the command line makes it, for `{optimizer.lr: ...}`."""
+        """Flatten `{optimizer: {lr: ...}}`, which command-line overrides produce, to `{optimizer.lr: ...}`."""
         return dict(_flat(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
@@ -138,12 +145,14 @@ class SweepConfig(Config):
         ranges = [key for key, values in self.space.items() if isinstance(values, Range)]
         if self.search.kind == "grid" and ranges:
             raise ValueError(
-                f"space.{ranges[0]} is a range, which a grid cannot go through; list values, or set search.kind=optuna"
+                f"space.{ranges[0]} is a range, which a grid does not support; list values or set search.kind=optuna"
             )
         if self.search.kind == "optuna" and not self.space:
-            raise ValueError("space is empty: give search.kind=optuna something to search, or set search.kind=grid")
+            raise ValueError(
+                "space is empty: search.kind=optuna has nothing to search; add keys or set search.kind=grid"
+            )
         if both := self.space.keys() & self.set.keys():
-            raise ValueError(f"{min(both)} is in space and in set; take it out of one")
+            raise ValueError(f"{min(both)} is in space and in set; remove it from one")
         return self
 
 

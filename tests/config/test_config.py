@@ -1,4 +1,4 @@
-"""What a user may write in a configuration, and what is said about mistakes."""
+"""Configurations: files, overrides, errors, deprecated keys, shipped files."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def minimal(tmp_path):
     return path
 
 
-def test_overrides_win_over_the_file(minimal):
+def test_overrides_take_precedence_over_the_file(minimal):
     config = load_config(minimal, ["training.steps=7", "optimizer.lr=5e-4", "model.ssm_cfg.d_state=8", "ops.ssd=torch"])
     assert config.training.steps == 7
     assert config.optimizer.lr == 5e-4
@@ -38,7 +38,7 @@ def test_config_is_frozen(minimal):
         load_config(minimal).training.steps = 3  # type: ignore[misc]
 
 
-def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
+def test_a_saved_config_reproduces_the_run(minimal, tmp_path):
     config = load_config(minimal, ["optimizer.betas=[0.8, 0.9]", "validation.windows=0", "training.stop_after=3"])
     config.save(tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
@@ -70,7 +70,7 @@ def test_saved_config_is_enough_to_rerun(minimal, tmp_path):
         ("run.dir.x=3", "is a value, not a section"),
     ],
 )
-def test_mistakes_are_named(minimal, override, message):
+def test_invalid_overrides_are_one_line_errors(minimal, override, message):
     with pytest.raises(UserError) as error:
         load_config(minimal, [override])
     assert message in str(error.value)
@@ -86,7 +86,7 @@ def test_mistakes_are_named(minimal, override, message):
         (None, "cannot read"),
     ],
 )
-def test_bad_files_are_named(tmp_path, text, message):
+def test_invalid_files_are_errors(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     if text is not None:
         path.write_text(text)
@@ -95,7 +95,7 @@ def test_bad_files_are_named(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-def test_differences_name_only_what_enters_the_result(minimal):
+def test_differences_ignore_keys_that_may_change_on_resume(minimal):
     old = load_config(minimal)
     new = load_config(
         minimal,
@@ -140,7 +140,7 @@ def test_every_deprecated_key_has_a_current_name():
 
 @settings(deadline=None)
 @given(st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
-def test_any_unknown_key_gets_a_valid_suggestion(key):
+def test_suggestions_for_unknown_keys_are_valid(key):
     path = ROOT / "configs/pretrain/quickstart.yaml"
     assume(key not in TrainingSection.model_fields)
     with pytest.raises(UserError) as error:
@@ -156,7 +156,7 @@ def test_shipped_configurations_are_valid(path):
     config.model.build(config.ops)
 
 
-def test_published_run_has_the_published_numbers():
+def test_the_published_run_has_the_published_settings():
     config = load_config(ROOT / "configs/pretrain/ldarnet-110m.yaml")
     assert config.model.preset == "ldarnet-110m"
     assert config.data.length == 4096

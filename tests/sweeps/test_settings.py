@@ -63,7 +63,7 @@ def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
         (["space.data.limit=[100, 200]"], "cannot be compared"),
         (["space.optimizer.lr={low: 1e-5, high: 1e-3}"], "search.kind=optuna"),
         (["space.optimizer.lr={low: 1e-3, high: 1e-5}", "search.kind=optuna"], "must be less than"),
-        (["space={}", "search.kind=optuna"], "something to search"),
+        (["space={}", "search.kind=optuna"], "nothing to search"),
         (["set.optimizer.lr=1e-4"], "is in space and in set"),
         (["search.folds=[5]"], "there is no fold 5"),
         (["search.asha.grace=1", "set.training.epochs=1"], "can stop nothing"),
