@@ -1,4 +1,4 @@
-"""Joining a Ray cluster that runs already, or starting one on this machine."""
+"""Connect to a running Ray cluster, or start one on this machine."""
 
 import logging
 import socket
@@ -11,32 +11,34 @@ CONNECT_SECONDS = 10.0
 
 
 def connect(address: str | None, option: str, local: Mapping[str, Any]) -> None:
-    """Connect this process to a cluster; `ray.shutdown()` takes it back.
+    """Connect this process to a Ray cluster; `ray.shutdown()` disconnects it.
 
     Args:
-        address: `host:port` or `auto`; None for a new cluster of this machine.
-        option: what the user named the address with, for messages.
+        address: `host:port` or `auto`; None for a new cluster on this machine.
+        option: option that sets the address, for error messages.
         local: arguments of `ray.init` for a new cluster.
 
     Raises:
-        TransientError: no cluster answers.
+        TransientError: the cluster does not answer.
     """
     import ray
 
     try:
         if address is not None:
-            _knock(address)
-        own = local if address is None else {}
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **own)
+            _check_reachable(address)
+        options = local if address is None else {}
+        ray.init(
+            address or "local", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **options
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise TransientError(
-            f"{option}{address or ''}: no cluster answers ({' '.join(str(error).split())}); start one, correct the "
-            "address, or set the environment variable RAY_AUTH_MODE=token if it asks for a token"
+            f"{option}{address or ''}: no Ray cluster answers ({' '.join(str(error).split())}); start one, fix the "
+            "address, or set the environment variable RAY_AUTH_MODE=token if it requires a token"
         ) from None
 
 
-def _knock(address: str) -> None:
-    """Raise an OSError unless something listens at `host:port`: Ray itself would try for many minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise an OSError unless `host:port` accepts connections; Ray itself would retry for many minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()

@@ -132,15 +132,9 @@ class Tracker:
 
     def _connect(self) -> Any:
         """A client with a running run, new or continued."""
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # this thread tries again anyway
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        from mlflow import MlflowClient
+        client = connect(tracking_uri(self.run_dir))
         from mlflow.entities import Param, RunTag
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        client = MlflowClient(tracking_uri=tracking_uri(self.run_dir))
         self.run_id = run_id = self._continued(client) or self._begun(client)
         if _known_run(self.folder) != run_id:
             write_json_atomic(self.folder / run_files.MLFLOW, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
@@ -168,7 +162,7 @@ class Tracker:
         return self.run_id
 
     def _begun(self, client: Any) -> str:
-        experiment = _experiment(client, self.config.tracking.experiment, self.run_dir)
+        experiment = experiment_id(client, self.config.tracking.experiment, self.run_dir)
         return client.create_run(experiment, run_name=self._name).info.run_id
 
 
@@ -202,7 +196,20 @@ def _known_run(folder: Path) -> str | None:
     return content["run_id"] if without_user(content["tracking_uri"] or "") == (_kept_uri() or "") else None
 
 
-def _experiment(client: Any, name: str, run_dir: Path) -> str:
+def connect(uri: str) -> Any:
+    """Create an MLflow client with short timeouts, few retries and no log output."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # callers retry or continue without MLflow
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: Any, name: str, run_dir: Path) -> str:
+    """ID of an experiment, created if missing; without a server, its artifacts are stored in the run folder."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id

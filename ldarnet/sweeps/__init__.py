@@ -1,4 +1,4 @@
-"""Sweeps over tasks, folds and settings on Ray Tune: `run_sweep(config, program)`."""
+"""Sweeps over tasks, folds and fine-tuning settings on Ray Tune: `run_sweep(config)`."""
 
 from ldarnet.extras import optional_imports
 

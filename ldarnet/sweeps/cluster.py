@@ -1,4 +1,4 @@
-"""The Ray cluster of a sweep: one of this machine for the sweep alone, or one that runs already."""
+"""Ray cluster of a sweep: a new one on this machine, or a running one."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ from ldarnet.errors import TransientError, UserError
 from ldarnet.ray_cluster import connect
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Trials pass a few numbers."""
+"""Small, since trials only report a few numbers."""
 PROBE_SECONDS = 120
-SETTINGS = {
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -30,67 +30,70 @@ SETTINGS = {
 
 
 @contextmanager
-def joined(address: str | None) -> Iterator[None]:
-    """Be connected to a cluster inside the block; without an address, to a new one that ends with it.
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to a cluster inside the block; without an address, to a new one that is shut down after it.
 
-    A program that is connected already stays so, to whatever it is.
+    Uses the existing connection if this process has one.
 
     Raises:
-        TransientError: no cluster answers.
+        TransientError: the cluster does not answer.
     """
-    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in RAY_ENVIRONMENT.items() if name not in os.environ})
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    connect(address, "ray.address=", own)
+    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    connect(address, "ray.address=", local)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def gpus_of_a_trial(asked: ResourcesSection) -> float:
-    """GPUs of a trial, after a look at what the cluster has.
+def gpus_per_trial(requested: ResourcesSection) -> float:
+    """GPUs of a trial, by default one per rank if the cluster has any.
 
     Raises:
-        UserError: no machine of the cluster has what one trial takes: Ray would wait for ever.
+        UserError: no node has the resources of a trial; Ray would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = max(node.get("GPU", 0.0) for node in nodes)
-    gpus = asked.gpus if asked.gpus is not None else float(asked.ranks if most else 0)
+    max_gpus = max(node.get("GPU", 0.0) for node in nodes)
+    gpus = requested.gpus if requested.gpus is not None else float(requested.ranks if max_gpus else 0)
     for node in nodes:
-        if node.get("CPU", 0.0) >= asked.cpus and node.get("GPU", 0.0) >= gpus:
+        if node.get("CPU", 0.0) >= requested.cpus and node.get("GPU", 0.0) >= gpus:
             return gpus
     cores = max(node.get("CPU", 0.0) for node in nodes)
     raise UserError(
-        f"a trial takes resources.cpus={asked.cpus:g} and resources.gpus={gpus:g}, and no machine of the cluster has "
-        f"that: the largest have {cores:g} CPU cores and {most:g} GPUs; lower them, or start the cluster with more"
+        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has these resources "
+        f"(at most {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or start the cluster with more"
     )
 
 
 def check_shared(folder: Path) -> None:
-    """Check that every machine of the cluster sees a folder of this one.
+    """Check that all nodes of the cluster share a folder with this one.
 
     Raises:
-        UserError: one does not.
+        UserError: a node does not.
+        TransientError: a node does not answer.
     """
     probe = folder / f".probe-{secrets.token_hex(4)}"
     probe.touch()
     try:
-        look = ray.remote(num_cpus=0)(os.path.exists)  # importing a function of ours would take seconds
+        exists = ray.remote(num_cpus=0)(os.path.exists)  # a function of this project would take seconds to import
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
-        answers = [look.options(scheduling_strategy=place).remote(str(probe)) for place in there]
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        answers = [exists.options(scheduling_strategy=strategy).remote(str(probe)) for strategy in strategies]
         for node, seen in zip(nodes, ray.get(answers, timeout=PROBE_SECONDS), strict=True):
             if not seen:
                 address = node["NodeManagerAddress"]
                 raise UserError(
-                    f"sweep.dir={folder} is not seen by {address} of the cluster; name a folder on a disk that all its "
-                    "machines share under the same path"
+                    f"sweep.dir={folder}: not visible on node {address}; use a folder on a file system that all nodes "
+                    "share under the same path"
                 )
     except ray.exceptions.GetTimeoutError:
-        raise TransientError(f"a machine of the cluster does not answer within {PROBE_SECONDS} s; look at it") from None
+        raise TransientError(
+            f"a node of the Ray cluster did not answer within {PROBE_SECONDS} s; check the cluster"
+        ) from None
     finally:
         probe.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a running sweep: a live table on a terminal, plain lines otherwise."""
 
 import time
 
@@ -13,48 +13,48 @@ from ldarnet.sweeps.settings import Setting
 
 
 class SweepProgress(Printer):
-    """Shows how far the plan has come.
+    """Shows finished and running trials, the best setting of each task and the time left.
 
     Args:
-        plan: of the sweep.
-        metric: of validation, by name.
-        console: to print on.
+        plan: plan of the sweep.
+        metric: display name of the validation metric.
+        console: console to print on.
     """
 
     def __init__(self, plan: SweepPlan, metric: str, console: Console) -> None:
         self._plan, self._metric = plan, metric
-        self._begin = time.monotonic()
-        self._begun: dict[tuple[str, str, int], float] = {}
+        self._start = time.monotonic()
+        self._started: dict[tuple[str, str, int], float] = {}
         self._done = 0
         live = Live(get_renderable=self._table, console=console, refresh_per_second=1, transient=True)
         super().__init__(console, live)
 
-    def begun(self, task: TaskPlan, setting: Setting, fold: int) -> None:
-        """A trial runs now."""
-        self._begun[task.task, setting.name, fold] = time.monotonic()
+    def trial_started(self, task: TaskPlan, setting: Setting, fold: int) -> None:
+        """Record the start of a trial."""
+        self._started[task.task, setting.name, fold] = time.monotonic()
 
-    def ended(self, task: TaskPlan, setting: Setting, fold: int, outcome: str) -> None:
-        """A trial has ended."""
+    def trial_ended(self, task: TaskPlan, setting: Setting, fold: int, outcome: str) -> None:
+        """Print a line for a trial that has ended."""
         self._done += 1
-        seconds = time.monotonic() - self._begun.get((task.task, setting.name, fold), time.monotonic())
+        seconds = time.monotonic() - self._started.get((task.task, setting.name, fold), time.monotonic())
         done = self._plan.count("finished") + self._plan.count("stopped") + self._plan.count("failed")
-        left = self._plan.running + self._plan.most_left()
+        remaining = self._plan.running + self._plan.max_remaining()
         self.info(
-            f"[{done}/{done + left}] {task.task} {setting.name} fold {fold}: {outcome} in {format_duration(seconds)}  "
-            f"best {self._best(task)}  ETA {self._eta()}"
+            f"[{done}/{done + remaining}] {task.task} {setting.name} fold {fold}: {outcome} in "
+            f"{format_duration(seconds)}  best {self._best(task)}  ETA {self._eta()}"
         )
 
     def _table(self) -> Group:
-        table = Table("task", "done", "running", "failed", "to do", f"best validation {self._metric} so far")
+        table = Table("task", "done", "running", "failed", "remaining", f"best validation {self._metric}")
         for task in self._plan.tasks.values():
-            states = [cell.state for _, _, cell in task.cells()]
+            states = [status.state for _, _, status in task.all_folds()]
             done = states.count("finished") + states.count("stopped")
-            numbers = (done, states.count("running"), states.count("failed"), task.most_left())
-            table.add_row(task.task, *map(str, numbers), Text(self._best(task)))
-        return Group(table, Text(f"{format_duration(time.monotonic() - self._begin)} so far, ETA {self._eta()}"))
+            counts = (done, states.count("running"), states.count("failed"), task.max_remaining())
+            table.add_row(task.task, *map(str, counts), Text(self._best(task)))
+        return Group(table, Text(f"{format_duration(time.monotonic() - self._start)} elapsed, ETA {self._eta()}"))
 
     def _best(self, task: TaskPlan) -> str:
-        """The best mean of a setting over the folds that it has finished, most folds first."""
+        """Best mean over finished search folds, preferring settings with more finished folds."""
         means = []
         for one in task.settings:
             scores = [score for fold in task.search_folds if (score := task.fold(one, fold).score) is not None]
@@ -68,5 +68,5 @@ class SweepProgress(Printer):
     def _eta(self) -> str:
         if not self._done:
             return "-"
-        left = self._plan.most_left() + self._plan.running / 2
-        return format_duration((time.monotonic() - self._begin) / self._done * left)
+        remaining = self._plan.max_remaining() + self._plan.running / 2
+        return format_duration((time.monotonic() - self._start) / self._done * remaining)

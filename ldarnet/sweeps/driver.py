@@ -1,4 +1,4 @@
-"""Ray Tune goes through a plan: what it asks for next, what it tells, and when it stops."""
+"""Run a sweep plan on Ray Tune."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,26 +17,25 @@ from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.io.files import NotWritableError
 from ldarnet.sweeps import trial as trial_module
+from ldarnet.sweeps.asha import GroupedAsha
 from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.folders import Folders
-from ldarnet.sweeps.halving import Halving
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
 from ldarnet.sweeps.trial import FoldTrial, TrialJob
 
-Place = tuple[TaskPlan, Setting, int]
-"""A task, a setting and a fold."""
+RAY_FOLDER = ".ray"
 
 
 class Driver:
-    """Lets Ray Tune run what a plan says.
+    """Connects a plan with Ray Tune: supplies trials and records their outcomes.
 
     Args:
-        config: of the sweep.
-        plan: what there is to do.
-        folders: where it is done.
-        display: is told what happens.
-        job: makes what a worker must know of a trial.
+        config: sweep configuration.
+        plan: plan to run.
+        folders: folders of the sweep.
+        display: progress display.
+        make_job: builds the job of a trial.
     """
 
     def __init__(
@@ -45,31 +44,31 @@ class Driver:
         plan: SweepPlan,
         folders: Folders,
         display: SweepProgress,
-        job: Callable[[Place], TrialJob],
+        make_job: Callable[[TaskPlan, Setting, int], TrialJob],
     ) -> None:
         self.plan, self.display = plan, display
-        self._config, self._folders, self._job = config, folders, job
-        self._places: dict[str, Place] = {}
+        self._config, self._folders, self._make_job = config, folders, make_job
+        self._trials: dict[str, tuple[TaskPlan, Setting, int]] = {}
         self.error: UserError | None = None
 
     def run(self, base: FinetuneConfig, gpus: float, interrupted: Callable[[], bool]) -> None:
-        """Go on until nothing is left to do, or an interruption.
+        """Run trials until nothing is left or `interrupted` returns True.
 
         Args:
-            base: what the trials' configurations share.
-            gpus: of a trial.
-            interrupted: whether to end, asked all the time.
+            base: configuration that all trials share.
+            gpus: GPUs per trial.
+            interrupted: polled by Ray Tune's event loop.
 
         Raises:
-            UserError: a trial cannot be prepared.
+            UserError: the folder of a trial cannot be written.
         """
         ray.cloudpickle.register_pickle_by_value(trial_module)
-        storage = self._folders.root / ".ray"
+        storage = self._folders.root / RAY_FOLDER
         shutil.rmtree(storage, ignore_errors=True)
         tuner = Tuner(
             tune.with_resources(FoldTrial, {"cpu": self._config.resources.cpus, "gpu": gpus}),
             tune_config=TuneConfig(
-                search_alg=_Suggester(self),
+                search_alg=_PlanSearcher(self),
                 scheduler=self._scheduler(base),
                 num_samples=-1,
                 max_concurrent_trials=self._config.resources.concurrent,
@@ -81,8 +80,8 @@ class Driver:
                 storage_path=str(storage),
                 checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
                 failure_config=FailureConfig(max_failures=self._config.sweep.retries),
-                callbacks=[_Watcher(self)],
-                stop=_Interruption(lambda: interrupted() or self.error is not None),
+                callbacks=[_PlanCallback(self)],
+                stop=_StopAll(lambda: interrupted() or self.error is not None),
                 verbose=0,
             ),
         )
@@ -94,77 +93,79 @@ class Driver:
             raise self.error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray writes a copy for `Tuner.restore`, and here the folders are what a sweep is continued from."""
+        """Pickle nothing: Ray saves a copy for `Tuner.restore`, but a sweep resumes from its folder."""
         return {}
 
     def suggest(self, trial_id: str) -> TrialJob | None:
-        """The next trial; None if there is none, or none yet."""
-        while self.error is None and (place := self.plan.next()) is not None:
-            task, setting, fold = place
+        """Return the next trial's job; None if there is none, or none yet."""
+        while self.error is None and (next_fold := self.plan.next()) is not None:
+            task, setting, fold = next_fold
             try:
-                job = self._job(place)
+                job = self._make_job(task, setting, fold)
             except NotWritableError as error:
                 self.error = error
             except UserError as error:
-                task.fail(setting, fold, str(error), lasting=True)
-                self.display.ended(task, setting, fold, f"error: {error}")
+                task.fail(setting, fold, str(error), permanent=True)
+                self.display.trial_ended(task, setting, fold, f"error: {error}")
             else:
                 task.mark(setting, fold, "queued")
-                self._places[trial_id] = place
+                self._trials[trial_id] = next_fold
                 return job
         return None
 
-    def begun(self, trial: Trial) -> None:
-        """A trial runs now, perhaps not for the first time."""
-        task, setting, fold = self._places[trial.trial_id]
+    def started(self, trial: Trial) -> None:
+        """Record the start of a trial, perhaps a retry."""
+        task, setting, fold = self._trials[trial.trial_id]
         task.mark(setting, fold, "running")
-        self.display.begun(task, setting, fold)
+        self.display.trial_started(task, setting, fold)
 
     def ended(self, trial: Trial) -> None:
-        """A trial has finished, was stopped because it fell behind, or has met a mistake of the user."""
-        task, setting, fold = self._places[trial.trial_id]
+        """Record a trial that finished, was stopped early or had a user error."""
+        task, setting, fold = self._trials[trial.trial_id]
         last = trial.last_result
         outcome, score = last.get("outcome", "stopped"), last.get("score")
         if outcome == "finished":
             task.mark(setting, fold, "finished", score)
             text = f"{score:.4f}"
-        elif outcome == "mistake":
-            task.fail(setting, fold, last["reason"], lasting=True, began=last["began"])
+        elif outcome == "user_error":
+            task.fail(setting, fold, last["reason"], permanent=True, started_training=last["started_training"])
             text = f"error: {last['reason']}"
         else:
             task.fold(setting, fold).epochs = self._folders.epochs(task.task, setting.name, fold)
             task.mark(setting, fold, "stopped")
-            text = f"stopped after epoch {last['epoch']} with {score:.4f}"
-        self.display.ended(task, setting, fold, text)
-        self._folders.tidy(task)
+            text = f"stopped early after epoch {last['epoch']} at {score:.4f}"
+        self.display.trial_ended(task, setting, fold, text)
+        self._folders.delete_unneeded(task)
 
-    def failed(self, trial: Trial, again: bool) -> None:
-        """A trial has failed, and is begun again or given up."""
-        task, setting, fold = self._places[trial.trial_id]
-        reason = _reason(trial)
-        if again:
-            self.display.warn(f"{task.task} {setting.name} fold {fold}: {reason}; it is begun again")
+    def failed(self, trial: Trial, retry: bool) -> None:
+        """Record a trial that failed, and whether Ray Tune retries it."""
+        task, setting, fold = self._trials[trial.trial_id]
+        reason = _failure_reason(trial)
+        if retry:
+            self.display.warn(f"{task.task} {setting.name} fold {fold}: {reason}; retrying")
             return
-        task.fail(setting, fold, reason, lasting=False)
-        self.display.ended(task, setting, fold, f"failed: {reason}")
-        self._folders.tidy(task)
+        task.fail(setting, fold, reason, permanent=False)
+        self.display.trial_ended(task, setting, fold, f"failed: {reason}")
+        self._folders.delete_unneeded(task)
 
     def _scheduler(self, base: FinetuneConfig) -> FIFOScheduler:
         if self._config.search.asha is None:
             return FIFOScheduler()
 
-        def stop(job: dict[str, Any], epoch: int) -> None:
-            self._folders.stop(job["task"], job["setting"], job["fold"], epoch)
+        def on_stop(job: dict[str, Any], epoch: int) -> None:
+            self._folders.mark_stopped(job["task"], job["setting"], job["fold"], epoch)
 
-        halving = Halving(self._config.search.asha, base.training.epochs, stop)
+        asha = GroupedAsha(self._config.search.asha, base.training.epochs, on_stop)
         for task in self.plan.tasks.values():
-            for one, fold, cell in task.cells():
-                if fold in task.search_folds and cell.state in ("finished", "stopped"):
-                    halving.replay((task.task, fold), one.name, cell.epochs)
-        return halving
+            for one, fold, status in task.all_folds():
+                if fold in task.search_folds and status.state in ("finished", "stopped"):
+                    asha.replay((task.task, fold), one.name, status.epochs)
+        return asha
 
 
-class _Suggester(Searcher):
+class _PlanSearcher(Searcher):
+    """Supplies Ray Tune with the folds of the plan."""
+
     def __init__(self, driver: Driver) -> None:
         super().__init__()
         self._driver = driver
@@ -176,42 +177,46 @@ class _Suggester(Searcher):
         return None if self._driver.plan.running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """What happened is told by the callback, which knows the reason of a failure."""
+        """Outcomes are recorded by the callback, which knows the reason of a failure."""
 
 
-class _Watcher(Callback):
+class _PlanCallback(Callback):
+    """Records the events of trials in the plan."""
+
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        self._driver.begun(trial)
+        self._driver.started(trial)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         self._driver.ended(trial)
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        self._driver.failed(trial, again=True)
+        self._driver.failed(trial, retry=True)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        self._driver.failed(trial, again=False)
+        self._driver.failed(trial, retry=False)
 
 
-class _Interruption(Stopper):
-    def __init__(self, interrupted: Callable[[], bool]) -> None:
-        self._interrupted = interrupted
+class _StopAll(Stopper):
+    """Stops all trials once a condition holds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._interrupted()
+        return self._condition()
 
 
-def _reason(trial: Trial) -> str:
-    """In one line: what the trial raised last, or how its worker was lost."""
+def _failure_reason(trial: Trial) -> str:
+    """One line: the last exception of the trial, or how its worker was lost."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
     if not lines:
-        return "failed without a word"
-    # Of an exception in the trial there is a traceback, with what it says at the end.
+        return "no error message"
+    # For an exception raised in the trial, the file holds a traceback that ends with its message.
     return lines[-1].removeprefix("RuntimeError: ") if "ray::" in lines[0] else lines[0]

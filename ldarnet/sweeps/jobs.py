@@ -1,4 +1,4 @@
-"""From a fold that is next to what a worker must know to train it."""
+"""Turn the next fold of the plan into a job for a Ray worker."""
 
 import os
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ from ldarnet.io import run_files
 from ldarnet.sweeps import supervisor
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import TaskPlan
-from ldarnet.sweeps.settings import Setting, describe
+from ldarnet.sweeps.settings import Setting, trial_config
 from ldarnet.sweeps.tracking import ParentRun
 from ldarnet.sweeps.trial import TrialJob
 
 SECRETS = ("PASSWORD", "TOKEN")
-"""How names of variables end that hold some."""
+"""Suffixes of environment variables that hold secrets."""
 
 
-class Jobs:
-    """Prepares the folder of a trial and describes it.
+class JobFactory:
+    """Prepare the folder of a trial and build its job.
 
     Args:
-        config: of the sweep.
-        metric: of validation.
-        tasks: name -> what fine-tuning is given as `task`.
-        folders: of the sweep.
+        config: sweep configuration.
+        metric: validation metric.
+        tasks: value of fine-tuning's `task` by task name.
+        folders: folders of the sweep.
         program: the fine-tuning program, a module name or the absolute path of a .py file.
-        gpus: of a trial.
+        gpus: GPUs per trial.
         parent: MLflow run of the sweep.
     """
 
@@ -44,14 +44,13 @@ class Jobs:
         self._config, self._metric, self._tasks, self._folders = config, metric, tasks, folders
         self._program, self._gpus, self._parent = program, gpus, parent
 
-    def __call__(self, place: tuple[TaskPlan, Setting, int]) -> TrialJob:
-        """Make ready for a trial.
+    def __call__(self, task: TaskPlan, setting: Setting, fold: int) -> TrialJob:
+        """Build the job of a trial.
 
         Raises:
-            UserError: the values of its setting cannot stand together, or its folder cannot be written.
+            UserError: the values of the setting contradict each other, or its folder cannot be written.
         """
-        task, setting, fold = place
-        config = describe(self._config, self._tasks[task.task], setting.values)
+        config = trial_config(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
         folder = self._folders.of_fold(task.task, setting.name, fold)
         return TrialJob(
@@ -63,16 +62,16 @@ class Jobs:
             metric=self._metric,
             program=self._program,
             config=str(folder.parent / run_files.FINETUNE_CONFIG),
-            changes=self._changes(folder, fold, f"{task.task} {setting.name}"),
+            overrides=self._overrides(folder, fold, f"{task.task} {setting.name}"),
             launcher=self._config.resources.launcher,
             ranks=self._config.resources.ranks,
             gpus=self._gpus,
-            keeper=str(Path(supervisor.__file__).absolute()),
+            supervisor=str(Path(supervisor.__file__).absolute()),
             cwd=str(Path.cwd()),
             variables=self._environment(),
         )
 
-    def _changes(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
+    def _overrides(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
         own = {"run.dir": str(folder), "folds.only": [fold], "tracking.mlflow": self._parent.run_id is not None}
         if self._parent.run_id is None:
             return own
@@ -83,10 +82,13 @@ class Jobs:
         }
 
     def _environment(self) -> dict[str, str]:
-        """What a worker on another machine does not know, and what Ray does not say."""
-        told = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        # Ray writes these down: secrets are left to the workers' own environment.
-        variables = {name: value for name, value in told.items() if not name.endswith(SECRETS)}
+        """Environment variables that a worker on another machine lacks, and those that Ray does not set."""
+        # Ray writes these to files, so secrets must come from the worker's own environment.
+        variables = {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("MLFLOW_") and not name.endswith(SECRETS)
+        }
         if self._parent.run_id is not None:
             variables["MLFLOW_TRACKING_URI"] = self._parent.uri
         resources = self._config.resources

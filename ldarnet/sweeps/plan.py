@@ -1,7 +1,7 @@
-"""What a sweep does next, and what it has chosen: plain bookkeeping that knows neither Ray nor files.
+"""State of a sweep: what has been trained, what comes next and which setting is best. Independent of Ray and of files.
 
-A task's settings are compared on its search folds by the mean of a validation metric; test numbers are never looked at.
-The best one is then trained on the folds that are left.
+The settings of a task are compared on its search folds by their mean validation metric; test metrics are never read.
+The best setting is then trained on the remaining folds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,49 +15,49 @@ State = Literal["waiting", "queued", "running", "finished", "stopped", "failed"]
 
 @dataclass
 class FoldStatus:
-    """How far a fold of a task has come with one setting.
+    """Status of one fold of a task with one setting.
 
     Attributes:
-        state: queued is one that Ray has no room for yet; stopped one that fell behind and was ended early.
-        score: the validation metric of its best epoch, once it is finished.
+        state: `queued` until Ray has resources for it; `stopped` if ASHA stopped it early.
+        score: validation metric of the best epoch; None until finished.
         epochs: best validation metric up to each epoch.
         reason: why it failed.
-        lasting: whether it would fail again: a mistake, or divergence.
+        permanent: whether it would fail again, as with a user error or divergence.
     """
 
     state: State = "waiting"
     score: float | None = None
     epochs: dict[int, float] = field(default_factory=dict)
     reason: str = ""
-    lasting: bool = False
+    permanent: bool = False
 
 
 class Proposer(Protocol):
-    """Where new settings of a task come from."""
+    """Source of new settings for one task, in the style of Optuna's ask-and-tell interface."""
 
-    def propose(self, known: Sequence[Setting]) -> Setting | None:
-        """A setting that is not known yet; None if there is no more to try."""
+    def ask(self, known: Sequence[Setting]) -> Setting | None:
+        """Return a setting that is not in `known`; None if there are no more."""
         ...
 
-    def learn(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Take note of how a setting did on the search folds; one that was stopped or failed has not finished all."""
+    def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
+        """Record the results of a setting on the search folds, not all of which need to be finished."""
         ...
 
-    def most_left(self, known: Sequence[Setting]) -> int:
-        """How many more there will be at most."""
+    def max_remaining(self, known: Sequence[Setting]) -> int:
+        """Maximum number of further settings."""
         ...
 
 
 class TaskPlan:
-    """The settings and folds of one task.
+    """Settings and folds of one task.
 
     Args:
-        task: its name.
-        settings: to compare, in the order in which they are begun.
+        task: name of the task.
+        settings: settings to compare, in the order in which they are started.
         folds: all folds of the task.
-        search_folds: the ones that settings are compared on.
-        known: folds that were begun earlier, by name of setting and fold.
-        proposer: adds settings, if any.
+        search_folds: folds on which settings are compared.
+        known: status of folds from previous launches, by setting name and fold.
+        proposer: adds further settings.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class TaskPlan:
     ) -> None:
         self.task, self.settings, self.folds = task, list(settings), list(folds)
         self.search_folds = list(search_folds)
-        self.mistake, self._early = "", set[str]()
-        self._proposer, self._learnt = proposer, set[str]()
-        self._proposing = proposer is not None and proposer.most_left(self.settings) > 0
-        self._cells = {(one.name, fold): FoldStatus() for one in settings for fold in folds} | dict(known or {})
+        self.error, self._early_errors = "", set[str]()
+        self._proposer, self._reported = proposer, set[str]()
+        self._proposing = proposer is not None and proposer.max_remaining(self.settings) > 0
+        self._status = {(one.name, fold): FoldStatus() for one in settings for fold in folds} | dict(known or {})
         for one in self.settings:
-            self._learn(one)
+            self._tell(one)
 
     def fold(self, setting: Setting, fold: int) -> FoldStatus:
-        """How far it has come."""
-        return self._cells[setting.name, fold]
+        """Status of a fold."""
+        return self._status[setting.name, fold]
 
-    def cells(self) -> Iterator[tuple[Setting, int, FoldStatus]]:
+    def all_folds(self) -> Iterator[tuple[Setting, int, FoldStatus]]:
         """All folds of all settings."""
         for one in self.settings:
             for fold in self.folds:
@@ -90,27 +90,27 @@ class TaskPlan:
 
     @property
     def running(self) -> int:
-        """How many folds are under way, or will be next."""
-        return sum(cell.state in ("queued", "running") for _, _, cell in self.cells())
+        """Number of queued and running folds."""
+        return sum(status.state in ("queued", "running") for _, _, status in self.all_folds())
 
     def is_out(self, setting: Setting) -> bool:
-        """Whether it cannot be chosen, because a search fold was stopped or has failed."""
+        """Whether the setting cannot be chosen because a search fold was stopped or failed."""
         return any(self.fold(setting, fold).state in ("stopped", "failed") for fold in self.search_folds)
 
     def mean(self, setting: Setting) -> float | None:
-        """The mean score over the search folds; None unless all are finished."""
+        """Mean score over the search folds; None unless all are finished."""
         scores = [self.fold(setting, fold).score for fold in self.search_folds]
-        numbers = [score for score in scores if score is not None]
-        return sum(numbers) / len(numbers) if len(numbers) == len(scores) else None
+        finished = [score for score in scores if score is not None]
+        return sum(finished) / len(finished) if len(finished) == len(scores) else None
 
     def ranking(self) -> list[tuple[Setting, float]]:
-        """Settings that have finished all search folds with their mean score, the best first; equals by name."""
+        """Settings that finished all search folds with their mean score, best first; ties by name."""
         complete = [(one, mean) for one in self.settings if (mean := self.mean(one)) is not None]
         return sorted(complete, key=lambda pair: (-pair[1], pair[0].name))
 
     @property
     def chosen(self) -> Setting | None:
-        """The first of the ranking, once every setting has finished the search folds or is out."""
+        """The best setting, once every setting has finished the search folds or is out."""
         ranking = self.ranking()
         over = not self._proposing and all(self.is_out(one) or self.mean(one) is not None for one in self.settings)
         return ranking[0][0] if over and ranking else None
@@ -123,17 +123,17 @@ class TaskPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether it is done, and no other fold is under way or would be tried again by another start."""
-        lost = any(cell.state == "failed" and not cell.lasting for _, _, cell in self.cells())
-        return self.done and not self.running and not lost
+        """Whether the task is done, and no other fold is running or would be retried by another launch."""
+        retryable = any(status.state == "failed" and not status.permanent for _, _, status in self.all_folds())
+        return self.done and not self.running and not retryable
 
     def waiting(self) -> Iterator[tuple[Setting, int]]:
-        """The folds to begin, in their order, as far as is known.
+        """Folds to start, in order, as far as known.
 
-        All settings go through one search fold before the next: one that is stopped or fails there is not tried on
-        others. What is left of the chosen setting comes last.
+        All settings are trained on one search fold before the next, so a setting that is stopped or fails there skips
+        the others. The remaining folds of the chosen setting come last.
         """
-        if self.mistake:
+        if self.error:
             return
         for fold in self.search_folds:
             for one in self.settings:
@@ -143,77 +143,75 @@ class TaskPlan:
             yield from ((chosen, fold) for fold in self.folds if self.fold(chosen, fold).state == "waiting")
 
     def next(self) -> tuple[Setting, int] | None:
-        """The fold to begin next, perhaps with a new setting; None if there is none, or none yet."""
-        if (first := next(self.waiting(), None)) is not None or self.mistake:
+        """Next fold to start, asking for a new setting if needed; None if there is none, or none yet."""
+        if (first := next(self.waiting(), None)) is not None or self.error:
             return first
         if self._proposer is not None and self._proposing:
-            new = self._proposer.propose(self.settings)
+            new = self._proposer.ask(self.settings)
             self._proposing = new is not None
             if new is not None:
                 self.settings.append(new)
-                self._cells |= {(new.name, fold): FoldStatus() for fold in self.folds}
+                self._status |= {(new.name, fold): FoldStatus() for fold in self.folds}
             return next(self.waiting(), None)
         return None
 
-    def most_left(self) -> int:
-        """How many folds are still to be begun at most."""
-        if self.mistake:
+    def max_remaining(self) -> int:
+        """Maximum number of folds still to start."""
+        if self.error:
             return 0
-        proposals = self._proposer.most_left(self.settings) if self._proposer is not None and self._proposing else 0
+        proposals = self._proposer.max_remaining(self.settings) if self._proposer is not None and self._proposing else 0
         final = len(self.folds) - len(self.search_folds) if self.chosen is None else 0
         return sum(1 for _ in self.waiting()) + proposals * len(self.search_folds) + final
 
     def mark(self, setting: Setting, fold: int, state: State, score: float | None = None) -> None:
-        """A fold is now queued, running, stopped, or finished with a score."""
-        cell = self.fold(setting, fold)
-        cell.state, cell.score = state, score
-        self._learn(setting)
+        """Set the state of a fold to queued, running, stopped, or finished with a score."""
+        status = self.fold(setting, fold)
+        status.state, status.score = state, score
+        self._tell(setting)
 
-    def fail(self, setting: Setting, fold: int, reason: str, *, lasting: bool, began: bool = True) -> None:
-        """A fold has failed, and perhaps would again.
+    def fail(self, setting: Setting, fold: int, reason: str, *, permanent: bool, started_training: bool = True) -> None:
+        """Mark a fold as failed.
 
-        What ends two settings before they have begun to train is a mistake in what they share, and ends the task.
+        If two settings fail for the same reason before training starts, the error is in what they share and ends the
+        task.
         """
-        cell = self.fold(setting, fold)
-        cell.state, cell.reason, cell.lasting = "failed", reason, lasting
-        if not began:
-            self.mistake = self.mistake or (reason if reason in self._early else "")
-            self._early.add(reason)
-        self._learn(setting)
+        status = self.fold(setting, fold)
+        status.state, status.reason, status.permanent = "failed", reason, permanent
+        if not started_training:
+            self.error = self.error or (reason if reason in self._early_errors else "")
+            self._early_errors.add(reason)
+        self._tell(setting)
 
-    def _learn(self, setting: Setting) -> None:
+    def _tell(self, setting: Setting) -> None:
+        """Report a setting to the proposer once its outcome on the search folds is known."""
         known = self.is_out(setting) or self.mean(setting) is not None
-        if self._proposer is not None and known and setting.name not in self._learnt:
-            self._learnt.add(setting.name)
-            self._proposer.learn(setting, [self.fold(setting, fold) for fold in self.search_folds])
+        if self._proposer is not None and known and setting.name not in self._reported:
+            self._reported.add(setting.name)
+            self._proposer.tell(setting, [self.fold(setting, fold) for fold in self.search_folds])
 
 
 class SweepPlan:
-    """All tasks of a sweep.
-
-    Args:
-        tasks: each with its settings and folds.
-    """
+    """All tasks of a sweep."""
 
     def __init__(self, tasks: Sequence[TaskPlan]) -> None:
         self.tasks = {plan.task: plan for plan in tasks}
 
     @property
     def running(self) -> int:
-        """How many folds are under way, or will be next."""
+        """Number of queued and running folds."""
         return sum(plan.running for plan in self.tasks.values())
 
     def next(self) -> tuple[TaskPlan, Setting, int] | None:
-        """The fold to begin next, of the task with the fewest under way; None if there is none, or none yet."""
+        """Next fold to start, of the task with the fewest running folds; None if there is none, or none yet."""
         for plan in sorted(self.tasks.values(), key=lambda plan: plan.running):
             if (first := plan.next()) is not None:
                 return plan, *first
         return None
 
     def count(self, state: State) -> int:
-        """How many folds are in a state."""
-        return sum(cell.state == state for plan in self.tasks.values() for _, _, cell in plan.cells())
+        """Number of folds in a state."""
+        return sum(status.state == state for plan in self.tasks.values() for _, _, status in plan.all_folds())
 
-    def most_left(self) -> int:
-        """How many folds are still to be begun at most."""
-        return sum(plan.most_left() for plan in self.tasks.values())
+    def max_remaining(self) -> int:
+        """Maximum number of folds still to start."""
+        return sum(plan.max_remaining() for plan in self.tasks.values())

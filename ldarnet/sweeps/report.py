@@ -1,4 +1,4 @@
-"""What a sweep leaves: sweep.json with all that was searched and what was chosen by it, and a summary in words."""
+"""Results of a sweep: sweep.json, a text summary, and the comparison with published results."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from ldarnet.sweeps.settings import Setting
 from ldarnet.tasks.metrics import METRICS
 
 
-def content(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
-    """Everything that was searched and found, for sweep.json; no test number is among it."""
+def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
+    """Search space, all validation scores and the chosen settings, for sweep.json; contains no test scores."""
     return {
         "metric": metric,
         "space": config.model_dump(mode="json")["space"],
@@ -24,10 +24,10 @@ def content(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str)
 
 
 def compare(plan: SweepPlan, folders: Folders) -> Path | None:
-    """Put the chosen settings beside published numbers; returns where, None if no task has results on test rows.
+    """Compare the chosen settings with published results; returns the report, or None without results on test rows.
 
     Raises:
-        UserError: a result is damaged, or of other data than another of its task.
+        UserError: a result is damaged, or results of a task come from different data.
     """
     paths = [path for task in plan.tasks.values() for path in chosen_results(task, folders)]
     tested = [path for path in paths if (result := read_result(path.parent)) is not None and result["test"]]
@@ -38,42 +38,42 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
 
 
 def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
-    """The results of a task's chosen setting that there are, fold by fold."""
+    """Existing results of a task's chosen setting, by fold."""
     if (chosen := task.chosen) is None:
         return []
     paths = [folders.result(task.task, chosen.name, fold) for fold in task.folds]
     return [path for path in paths if path.is_file()]
 
 
-def numbers(plan: SweepPlan, metric: str) -> dict[str, float]:
-    """The mean validation metric of each task's chosen setting."""
-    ranked = {task.task: task.ranking()[0][1] for task in plan.tasks.values() if task.chosen is not None}
-    return {f"{task}/valid/{metric}": mean for task, mean in ranked.items()}
+def chosen_means(plan: SweepPlan, metric: str) -> dict[str, float]:
+    """Mean validation metric of each task's chosen setting, by MLflow metric name."""
+    means = {task.task: task.ranking()[0][1] for task in plan.tasks.values() if task.chosen is not None}
+    return {f"{task}/valid/{metric}": mean for task, mean in means.items()}
 
 
-def searched(config: SweepConfig) -> str:
-    """What is compared, in words."""
+def describe_search(config: SweepConfig) -> str:
+    """Describe the compared settings."""
     keys = ", ".join(config.space)
     if not keys:
-        return "one setting, as given"
+        return "a single setting"
     if config.search.kind == "grid":
-        return f"every combination of {keys}"
-    return f"{config.search.trials} settings of {keys} for each task, suggested by Optuna"
+        return f"grid over {keys}"
+    return f"Optuna (TPE) over {keys}, {config.search.trials} settings per task"
 
 
 def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> str:
-    """In words: what was searched, what was chosen for each task, what failed."""
-    lines = [f"{searched(config)}, by validation {METRICS[metric].name} alone", ""]
+    """Text summary: search, chosen setting and classifier of each task, failures."""
+    lines = [f"search: {describe_search(config)}; compared by validation {METRICS[metric].name}", ""]
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")
         if task.chosen is not None and (best := folders.classifier(task)) is not None:
             model = folders.of_setting(task.task, task.chosen.name) / best / run_files.EXPORT
-            lines.append(f"  use it: ldarnet predict {model} my.fa --out predictions.tsv")
-        for one, fold, cell in task.cells():
-            if cell.state == "failed" and not task.mistake:
+            lines.append(f"  classifier: ldarnet predict {model} my.fa --out predictions.tsv")
+        for one, fold, status in task.all_folds():
+            if status.state == "failed" and not task.error:
                 log = folders.of_fold(task.task, one.name, fold) / run_files.TRIAL_LOG
-                lines.append(f"  failed: {one.name} fold {fold}: {cell.reason}; see {log}")
-    lines += ["", f"all settings and folds   {folders.root / run_files.SWEEP_REPORT}"]
+                lines.append(f"  failed: {one.name} fold {fold}: {status.reason}; see {log}")
+    lines += ["", f"all settings and folds: {folders.root / run_files.SWEEP_REPORT}"]
     return "\n".join(lines) + "\n"
 
 
@@ -90,38 +90,42 @@ def _task(task: TaskPlan, folders: Folders, metric: str) -> dict[str, Any]:
 
 
 def _setting(task: TaskPlan, setting: Setting) -> dict[str, Any]:
-    cells = {fold: task.fold(setting, fold) for fold in task.folds}
+    statuses = {fold: task.fold(setting, fold) for fold in task.folds}
     return {
         "values": setting.values,
-        "validation": {str(fold): cell.score for fold, cell in cells.items() if cell.state == "finished"},
+        "validation": {str(fold): status.score for fold, status in statuses.items() if status.state == "finished"},
         "mean": task.mean(setting),
-        "stopped": {str(fold): max(cell.epochs, default=0) for fold, cell in cells.items() if cell.state == "stopped"},
-        "failed": {str(fold): cell.reason for fold, cell in cells.items() if cell.state == "failed"},
+        "stopped": {
+            str(fold): max(status.epochs, default=0) for fold, status in statuses.items() if status.state == "stopped"
+        },
+        "failed": {str(fold): status.reason for fold, status in statuses.items() if status.state == "failed"},
     }
 
 
 def _choice(task: TaskPlan, metric: str) -> str:
-    """Which setting was chosen and why, or why none was."""
-    if task.mistake:
-        return f"given up: {task.mistake}"
+    """The chosen setting and why, or why there is none."""
+    if task.error:
+        return f"aborted: {task.error}"
     ranking, settings = task.ranking(), len(task.settings)
     if task.chosen is None:
         over = all(task.is_out(one) or task.mean(one) is not None for one in task.settings)
-        return "no setting has finished the search folds" if over and settings else "the search is not finished"
+        return "no setting finished the search folds" if over and settings else "search not finished"
     best, mean = ranking[0]
     folds = f"{len(task.search_folds)} fold{'s' if len(task.search_folds) > 1 else ''}"
     text = f"{best.name}, mean validation {METRICS[metric].name} {mean:.4f} over {folds}"
     text += f", best of {len(ranking)}" if settings > 1 else ""
-    text += f"; next {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
-    blind = sum((cell.score or 0) <= 0 for cell in _search(task, best)) if metric == "mcc" else 0
-    text += f"; no better than chance in {blind} of them, where nothing was learned" if blind else ""
-    stopped = sum(any(cell.state == "stopped" for cell in _search(task, one)) for one in task.settings)
-    failed = sum(any(cell.state == "failed" for cell in _search(task, one)) for one in task.settings)
+    text += f"; runner-up {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
+    at_chance = 0
+    if METRICS[metric].minimum < 0:
+        at_chance = sum((status.score or 0) <= 0 for status in _search_folds(task, best))
+    text += f"; {at_chance} folds no better than chance" if at_chance else ""
+    stopped = sum(any(status.state == "stopped" for status in _search_folds(task, one)) for one in task.settings)
+    failed = sum(any(status.state == "failed" for status in _search_folds(task, one)) for one in task.settings)
     text += f"; {stopped} stopped early" if stopped else ""
-    text += f"; {failed} failed and not considered" if failed else ""
-    left = sum(task.fold(best, fold).state != "finished" for fold in task.folds)
-    return text + (f"; {left} of its folds are not finished" if left else "")
+    text += f"; {failed} failed" if failed else ""
+    unfinished = sum(task.fold(best, fold).state != "finished" for fold in task.folds)
+    return text + (f"; {unfinished} of its folds not finished" if unfinished else "")
 
 
-def _search(task: TaskPlan, setting: Setting) -> list[Any]:
+def _search_folds(task: TaskPlan, setting: Setting) -> list[Any]:
     return [task.fold(setting, fold) for fold in task.search_folds]

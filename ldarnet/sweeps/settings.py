@@ -1,4 +1,4 @@
-"""The settings of a sweep: points of its space, their names, and the configuration that each one means."""
+"""Settings of a sweep: points of its search space, their names, and their fine-tuning configurations."""
 
 import hashlib
 import itertools
@@ -16,21 +16,21 @@ from ldarnet.io import run_files
 from ldarnet.tasks.registry import find_task
 
 SEARCHABLE = ("checkpoint", "model", "optimizer", "schedule", "training", "data.max_length")
-"""What may differ between settings of one task: not the rows, the folds or the metric, by which they are compared."""
+"""Keys that may differ between settings of a task; rows, folds and metric must be equal to compare settings."""
 PATHS = ("checkpoint", "data.folder", "data.train", "data.test")
-MOST_LETTERS = 120
+MAX_NAME_CHARS = 120
 
 Space = dict[str, list[Any] | Range]
-"""What is searched: list of values or range, by dotted key of fine-tuning."""
+"""Search space: list of values or range, by dotted key of the fine-tuning configuration."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the space.
+    """A point of the search space.
 
     Attributes:
-        name: such as `lr=0.0001,batch=64`; a folder can have it.
-        values: by dotted key of fine-tuning.
+        name: such as `lr=0.0001,batch=64`; valid as a folder name.
+        values: by dotted key of the fine-tuning configuration.
     """
 
     name: str
@@ -38,79 +38,83 @@ class Setting:
 
 
 def setting(values: dict[str, Any]) -> Setting:
-    """The setting with these values, named by the last parts of their keys where these are unambiguous.
+    """Create a setting, named by the last parts of its keys where these are unambiguous.
 
     The order of the keys does not matter.
     """
     values = dict(sorted(values.items()))
     short = [key.rsplit(".", 1)[-1] for key in values]
     names = short if len(set(short)) == len(short) else list(values)
-    whole = ",".join(f"{name}={_text(value)}" for name, value in zip(names, values.values(), strict=True)) or "as-given"
-    name = re.sub(r"[^\w.+=,-]", "_", whole, flags=re.ASCII)[:MOST_LETTERS]
-    if name != whole:
-        name += f"-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    full_name = (
+        ",".join(f"{name}={_text(value)}" for name, value in zip(names, values.values(), strict=True)) or "as-given"
+    )
+    name = re.sub(r"[^\w.+=,-]", "_", full_name, flags=re.ASCII)[:MAX_NAME_CHARS]
+    if name != full_name:
+        name += f"-{hashlib.sha256(full_name.encode()).hexdigest()[:8]}"
     return Setting(name, values)
 
 
 def grid(space: Space) -> list[Setting]:
-    """Every combination of the values, which are all in lists; the last key's change fastest."""
+    """Every combination of the listed values; those of the last key vary fastest."""
     return [setting(dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())]
 
 
-def describe(config: SweepConfig, task: str | None, values: dict[str, Any]) -> FinetuneConfig:
-    """The configuration of fine-tuning on a task with the values of a setting; its run.dir is that of all trials.
+def trial_config(config: SweepConfig, task: str | None, values: dict[str, Any]) -> FinetuneConfig:
+    """Fine-tuning configuration of a task with the values of a setting; its run.dir is the folder of all trials.
 
     Raises:
-        UserError: `finetune`, `set` or a value is wrong.
+        UserError: `finetune`, `set` or a value is invalid.
     """
     changes = {"run.dir": str(trials_folder(config)), **({} if task is None else {"task": task})}
     if config.checkpoint is not None:
         changes["checkpoint"] = str(config.checkpoint)
     overrides = [f"{key}={json.dumps(value)}" for key, value in {**config.set, **changes, **values}.items()]
-    described = load_config(config.finetune, overrides, schema=FinetuneConfig)
-    arm_of(described)
-    return described
+    loaded = load_config(config.finetune, overrides, schema=FinetuneConfig)
+    arm_of(loaded)
+    return loaded
 
 
-def check(config: SweepConfig, task: str | None) -> tuple[SweepConfig, FinetuneConfig]:
-    """Check what can be checked before anything runs.
+def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, FinetuneConfig]:
+    """Validate a sweep before anything runs.
 
     Args:
-        config: of the sweep.
+        config: sweep configuration.
         task: any of its tasks.
 
     Returns:
-        The configuration with the values of the space as fine-tuning reads them, and what all trials share.
+        The configuration with the values of `space` as fine-tuning parses them, and the configuration that all trials
+        share.
 
     Raises:
-        UserError: a key or value of `space` is wrong or makes settings that cannot be compared, or `search` asks for
-            what there is not.
+        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` asks for missing
+            folds or an impossible early stop.
     """
-    base = describe(config, task, {})
+    base = trial_config(config, task, {})
     _check_paths(base)
     space: Space = {}
     for key, values in config.space.items():
         ends = (values.low, values.high) if isinstance(values, Range) else values
-        described = [describe(config, task, {key: value}) for value in ends]
-        _check_paths(*described)
-        read = [value_of(one, key) for one in described]
+        parsed = [trial_config(config, task, {key: value}) for value in ends]
+        _check_paths(*parsed)
+        read = [get_value(one, key) for one in parsed]
         space[key] = values if isinstance(values, Range) else read
         if not f"{key}.".startswith(tuple(f"{part}." for part in SEARCHABLE)):
             raise UserError(
-                f"space.{key}: settings that differ in it cannot be compared; search keys of {', '.join(SEARCHABLE)}"
+                f"space.{key}: settings that differ in this key cannot be compared; searchable keys: "
+                f"{', '.join(SEARCHABLE)}"
             )
         if any(read.count(value) > 1 for value in read):
-            raise UserError(f"space.{key}={ends} names a value twice")
+            raise UserError(f"space.{key}={ends}: duplicate value; list each value once")
     if config.search.kind == "grid":
         for point in grid(space):
-            describe(config, task, point.values)
+            trial_config(config, task, point.values)
     _check_folds(config, base)
     _check_asha(config, base)
     return config.model_copy(update={"space": space}), base
 
 
-def value_of(config: FinetuneConfig, key: str) -> Any:
-    """The value of a dotted key, as JSON has it."""
+def get_value(config: FinetuneConfig, key: str) -> Any:
+    """Value of a dotted key, as JSON data."""
     value: Any = config.model_dump(mode="json")
     for part in key.split("."):
         value = value[part]
@@ -118,30 +122,28 @@ def value_of(config: FinetuneConfig, key: str) -> Any:
 
 
 def folds_of(base: FinetuneConfig, task: str | None = None) -> list[int]:
-    """All folds that a sweep trains; of a task that comes with validation rows there is one."""
+    """All folds of a task; a task with official validation rows has a single fold."""
     if task is not None and "valid" in find_task(task).rows:
         return [0]
     return list(range(base.folds.count)) if base.folds.only is None else sorted(set(base.folds.only))
 
 
 def trials_folder(config: SweepConfig) -> Path:
-    """Where the trials' folders are: `<task>/<setting>/fold<k>`."""
+    """Folder of all trials, which are in `<task>/<setting>/fold<k>`."""
     return config.sweep.dir.absolute() / run_files.TRIALS
 
 
 def _check_paths(*configs: FinetuneConfig) -> None:
-    """Find here what every trial would else find for itself."""
+    """Report missing files once, not in every trial."""
     for config in configs:
         for key in PATHS:
-            if (path := value_of(config, key)) is not None and not Path(path).exists():
-                raise UserError(f"{key}={path}: no such file or folder; correct it in finetune, set or space")
+            if (path := get_value(config, key)) is not None and not Path(path).exists():
+                raise UserError(f"{key}={path}: no such file or folder; fix it in finetune, set or space")
 
 
 def _check_folds(config: SweepConfig, base: FinetuneConfig) -> None:
     if missing := sorted(set(config.search.folds or []) - set(folds_of(base))):
-        raise UserError(
-            f"search.folds={config.search.folds}: there is no fold {missing[0]}; the folds are {folds_of(base)}"
-        )
+        raise UserError(f"search.folds={config.search.folds}: no fold {missing[0]}; choose from {folds_of(base)}")
 
 
 def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
@@ -150,14 +152,17 @@ def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
     arm = arm_of(base)
     if not arm.trains_epochs:
         raise UserError(
-            f"search.asha stops folds between epochs, but {arm.option}={arm.name} has none; set search.asha=null"
+            f"search.asha needs training in epochs, but {arm.option}={arm.name} has none; set search.asha=null"
         )
     if "training.epochs" in config.space:
-        raise UserError("search.asha compares settings epoch by epoch; take training.epochs out of space, or asha away")
+        raise UserError(
+            "search.asha cannot compare settings that differ in training.epochs; remove it from space, or set "
+            "search.asha=null"
+        )
     if base.training.epochs <= config.search.asha.grace:
         raise UserError(
-            f"search.asha can stop nothing: training.epochs={base.training.epochs} ends before search.asha.grace="
-            f"{config.search.asha.grace}; set search.asha.grace lower, or search.asha=null"
+            f"search.asha never stops a fold: search.asha.grace={config.search.asha.grace} is not below "
+            f"training.epochs={base.training.epochs}; lower search.asha.grace, or set search.asha=null"
         )
 
 

@@ -1,4 +1,4 @@
-"""Suggestions of Optuna for one task."""
+"""Settings of one task suggested by Optuna."""
 
 import logging
 from collections.abc import Sequence
@@ -20,17 +20,17 @@ from ldarnet.sweeps.plan import FoldStatus
 from ldarnet.sweeps.settings import Setting, Space, setting
 
 DIGITS = 4
-"""Significant ones of a number that is drawn, so that the name of a setting says all of it."""
-MOST_REPEATS = 100
+"""Significant digits of sampled numbers, so that the name of a setting states them exactly."""
+MAX_REPEATS = 100
 
 
 class Study:
-    """Tree-structured Parzen estimators over a space, for `trials` settings of one task.
+    """Tree-structured Parzen estimator (TPE) over a search space.
 
     Args:
         space: list of values or range, by key.
-        trials: settings to try, those that are known already included.
-        seed: of the suggestions.
+        trials: number of settings to try, including known ones.
+        seed: seed of the sampler.
     """
 
     def __init__(self, space: Space, trials: int, seed: int) -> None:
@@ -40,80 +40,81 @@ class Study:
         self._distributions = {key: _distribution(values) for key, values in space.items()}
         self._asked: dict[str, Trial] = {}
 
-    def most_left(self, known: Sequence[Setting]) -> int:
-        """How many more settings will be suggested at most."""
+    def max_remaining(self, known: Sequence[Setting]) -> int:
+        """Maximum number of further settings."""
         return max(self._trials - len(known), 0)
 
-    def propose(self, known: Sequence[Setting]) -> Setting | None:
-        """A setting that is not known yet; None after `trials` of them, or when only known ones come."""
+    def ask(self, known: Sequence[Setting]) -> Setting | None:
+        """Suggest a setting that is not in `known`; None after `trials` settings or repeated duplicates."""
         names = {one.name for one in known}
-        for _ in range(MOST_REPEATS if len(known) < self._trials else 0):
+        for _ in range(MAX_REPEATS if len(known) < self._trials else 0):
             trial = self._study.ask(self._distributions)
-            new = setting({key: self._value(key, drawn) for key, drawn in trial.params.items()})
+            new = setting({key: self._value(key, param) for key, param in trial.params.items()})
             if new.name not in names:
                 self._asked[new.name] = trial
                 return new
             self._study.tell(trial, state=TrialState.FAIL)
         return None
 
-    def learn(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Take note of the mean score; of one that was stopped or failed, only of how far it came."""
+    def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
+        """Record the mean score, or for a setting that was stopped or failed, how far it got."""
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)
         value = sum(scores) / len(scores) if complete else None
         stopped = next((fold for fold in folds if fold.state == "stopped"), None)
         state = TrialState.COMPLETE if complete else TrialState.PRUNED if stopped is not None else TrialState.FAIL
-        steps = stopped.epochs if stopped is not None else {}
+        epochs = stopped.epochs if stopped is not None else {}
         if setting.name in self._asked:
             trial = self._asked.pop(setting.name)
-            for epoch, score in steps.items():
+            for epoch, score in epochs.items():
                 trial.report(score, epoch)
             self._study.tell(trial, value, state=state)
             return
-        params = {key: self._drawn(key, value) for key, value in setting.values.items()}
+        params = {key: self._param(key, value) for key, value in setting.values.items()}
         self._study.add_trial(
             create_trial(
                 state=state,
                 value=value,
                 params=params,
                 distributions=self._distributions,
-                intermediate_values=steps,
+                intermediate_values=epochs,
             )
         )
 
-    def _value(self, key: str, drawn: Any) -> Any:
-        """What a draw means: the value at a place in a list, or a number rounded within its range."""
+    def _value(self, key: str, param: Any) -> Any:
+        """Value of an Optuna parameter: the list entry at an index, or a number rounded within its range."""
         values = self._space[key]
         if isinstance(values, list):
-            return values[drawn]
-        return drawn if isinstance(drawn, int) else min(max(float(f"{drawn:.{DIGITS}g}"), values.low), values.high)
+            return values[param]
+        return param if isinstance(param, int) else min(max(float(f"{param:.{DIGITS}g}"), values.low), values.high)
 
-    def _drawn(self, key: str, value: Any) -> Any:
+    def _param(self, key: str, value: Any) -> Any:
+        """Optuna parameter of a value."""
         values = self._space[key]
         return values.index(value) if isinstance(values, list) else value
 
     def covers(self, setting: Setting) -> bool:
-        """Whether a setting lies in the space."""
+        """Whether a setting lies in the search space."""
         return setting.values.keys() == self._space.keys() and all(
-            value in values if isinstance(values, list) else _lies_in(values, value)
+            value in values if isinstance(values, list) else _is_in_range(values, value)
             for (key, value) in setting.values.items()
             for values in [self._space[key]]
         )
 
 
 def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    """Of a list, places in it: Optuna keeps no choices but numbers and texts."""
+    """Optuna distribution; for a list, over its indices, since Optuna only stores numbers and strings as choices."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
-    if _of_integers(values):
+    if _is_integer(values):
         return IntDistribution(int(values.low), int(values.high), log=values.log)
     return FloatDistribution(values.low, values.high, log=values.log)
 
 
-def _of_integers(values: Range) -> bool:
+def _is_integer(values: Range) -> bool:
     return isinstance(values.low, int) and isinstance(values.high, int)
 
 
-def _lies_in(values: Range, value: Any) -> bool:
-    kinds = int if _of_integers(values) else (int, float)
+def _is_in_range(values: Range, value: Any) -> bool:
+    kinds = int if _is_integer(values) else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool) and values.low <= value <= values.high

@@ -1,7 +1,8 @@
-"""Keeps one command: ends it when its owner is gone, and says how it ended.
+"""Run one command, end it when the owner process is gone, and report how it ended.
 
-A program of its own, which imports nothing of ours. Its owner holds the other end of its stdin and stdout: when stdin
-closes, the owner is gone, whatever ended it. The last line of stdout is the exit status, negative for a signal.
+A separate program without imports from this project. Its owner holds the other end of its stdin and stdout: stdin
+closes when the owner exits for any reason. The last line of stdout is the exit status of the command, negative for a
+signal.
 
     python supervisor.py LOG COMMAND...
 """
@@ -15,15 +16,15 @@ import sys
 import time
 
 GRACE_SECONDS = 60.0
-"""For saving after SIGTERM, before SIGKILL."""
+"""Time to save after SIGTERM, before SIGKILL."""
 POLL_SECONDS = 0.2
 LOST = -9
 
 
 def main() -> None:
-    """Run the command in a session of its own."""
+    """Run the command in its own session."""
     log, *command = sys.argv[1:]
-    # Ray kills the children of a worker that ends; a grandchild lives on to end the command properly.
+    # Ray kills the children of a worker that exits; a grandchild survives and can end the command gracefully.
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -39,17 +40,17 @@ def main() -> None:
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """End a session leader and all that it has left running: ranks outlive a launcher that is killed."""
+    """End a session leader and its remaining children: ranks outlive a launcher that is killed."""
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         deadline = time.monotonic() + seconds
-        told = False
+        signaled = False
         while time.monotonic() < deadline:
             child.poll()
             try:
-                os.killpg(child.pid, 0 if told else number)
+                os.killpg(child.pid, 0 if signaled else number)
             except ProcessLookupError:
                 return
-            told = True
+            signaled = True
             time.sleep(POLL_SECONDS / 4)
 
 

@@ -1,4 +1,4 @@
-"""Sweeps whose trials are stand-ins for fine-tuning."""
+"""Sweeps whose trials run a stub of fine-tuning."""
 
 import io
 import json
@@ -13,12 +13,12 @@ from ldarnet.config.sweep import SweepConfig
 from ldarnet.sweeps import Sweep, run_sweep
 from tests.support.ranks import WORKERS
 
-STAND_IN = WORKERS / "finetune_stub.py"
+STUB = WORKERS / "finetune_stub.py"
 SCORES = {"nt/H3": {"0.0001": 0.5, "0.001": 0.4}, "nt/H4": {"0.0001": 0.3, "0.001": 0.4}}
 
 
 def write(folder: Path, *, epochs: int = 2, folds: int = 2, script: dict[str, Any] | None = None, **sweep: Any) -> Path:
-    """Write the configuration of a sweep, of the fine-tuning that it rests on, and what its stand-ins do."""
+    """Write the configurations of a sweep and of its fine-tuning, and the script of the stub."""
     (folder / "out").mkdir(exist_ok=True)
     (folder / "out" / "script.yaml").write_text(yaml.safe_dump({"scores": SCORES} | (script or {})))
     fine = {"run": {"dir": "unused"}, "task": "H3", "folds": {"count": folds}, "training": {"epochs": epochs}}
@@ -39,13 +39,13 @@ def load(path: Path, *overrides: str) -> SweepConfig:
 
 
 def run(path: Path, *overrides: str) -> tuple[Sweep, str, dict[str, Any]]:
-    """Run a sweep; returns it, what it printed, and its report."""
+    """Run a sweep; returns it, its console output, and its sweep.json."""
     console = Console(file=io.StringIO(), width=200)
-    sweep = run_sweep(load(path, *overrides), str(STAND_IN), console)
+    sweep = run_sweep(load(path, *overrides), str(STUB), console)
     return sweep, console.file.getvalue(), json.loads((path.parent / "out" / "sweep.json").read_text())
 
 
 def starts(path: Path) -> dict[str, int]:
-    """How often the stand-in of each trial was started: `H3/lr=0.0001/fold0` -> times."""
+    """Number of starts of each trial: `H3/lr=0.0001/fold0` -> count."""
     trials = path.parent / "out" / "trials" / "nt"
     return {str(file.parent.relative_to(trials)): len(file.read_text().splitlines()) for file in trials.rglob("starts")}

@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of this folder: it takes many seconds to start."""
+"""One Ray cluster for all tests in this folder, since it takes seconds to start."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Two cores, and a GPU that Ray only believes in."""
+    """A cluster with two cores and a GPU that does not exist."""
     import ray
 
-    from ldarnet.sweeps.cluster import SETTINGS
+    from ldarnet.sweeps.cluster import RAY_ENVIRONMENT
 
-    os.environ.update(SETTINGS)
+    os.environ.update(RAY_ENVIRONMENT)
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()

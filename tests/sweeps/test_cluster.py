@@ -1,4 +1,4 @@
-"""Sweeps on a Ray cluster that runs already, and what becomes of them when a machine of it is lost."""
+"""Sweeps on a running Ray cluster, and loss of one of its nodes."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from ldarnet.errors import TransientError
-from ldarnet.sweeps.cluster import joined
-from tests.support.sample_sweep import STAND_IN, starts, write
+from ldarnet.sweeps.cluster import ray_cluster
+from tests.support.sample_sweep import STUB, starts, write
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ DRIVER = """
 import pathlib, sys
 from tests.support import sample_sweep
 from ldarnet.sweeps import report
-report.write_comparison = lambda results, folder: None  # stand-ins know no test rows to compare
+report.write_comparison = lambda results, folder: None  # stubs write no test scores
 sweep, printed, _ = sample_sweep.run(pathlib.Path(sys.argv[1]), *sys.argv[2:])
 print(printed)
 sys.exit(not sweep.done)
@@ -30,7 +30,7 @@ sys.exit(not sweep.done)
 
 @pytest.fixture
 def machines() -> Iterator[Cluster]:
-    """A cluster of two machines of one core each, as far as Ray knows."""
+    """A simulated cluster of two nodes with one core each."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
@@ -45,9 +45,9 @@ def wait_for_files(folder: Path, name: str, number: int) -> None:
         time.sleep(0.1)
 
 
-def test_a_sweep_on_a_running_cluster_outlives_a_machine(machines: Cluster, tmp_path: Path) -> None:
+def test_sweep_survives_the_loss_of_a_node(machines: Cluster, tmp_path: Path) -> None:
     path = write(tmp_path, epochs=4, script={"wait": 1})
-    environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(STUB.parents[2])}
     command = [sys.executable, "-c", DRIVER, str(path), f"ray.address={machines.address}", "sweep.tasks=H3"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
         wait_for_files(path.parent, "metrics.jsonl", 2)
@@ -61,11 +61,12 @@ def test_a_sweep_on_a_running_cluster_outlives_a_machine(machines: Cluster, tmp_
     assert len(list(path.parent.rglob("result.json"))) == 4
     for file in path.parent.rglob("metrics.jsonl"):
         assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
-    assert "it is begun again" in printed and sum(starts(path).values()) > 4
-    with joined(machines.address):
-        """The cluster is still there."""
+    assert "; retrying" in printed and sum(starts(path).values()) > 4
+    with ray_cluster(machines.address):
+        """The cluster is still running."""
 
 
-def test_a_cluster_that_does_not_answer_is_an_error_that_may_pass() -> None:
-    with pytest.raises(TransientError, match=r"ray\.address=127\.0\.0\.1:1: no cluster answers"), joined("127.0.0.1:1"):
+def test_unreachable_cluster_is_a_transient_error() -> None:
+    message = r"ray\.address=127\.0\.0\.1:1: no Ray cluster answers"
+    with pytest.raises(TransientError, match=message), ray_cluster("127.0.0.1:1"):
         pass

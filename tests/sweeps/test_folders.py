@@ -1,4 +1,4 @@
-"""What earlier starts have left in the folder of a sweep."""
+"""State of a sweep that its folder holds."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ from tests.support.sample_sweep import load, write
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"data_fingerprint": "b"}, "fold1/result.json was trained on other data than .*fold0/result.json"),
-        ({"checkpoint_sha256": "b"}, "fold1/result.json was trained from other weights of runs/model than"),
+        ({"data_fingerprint": "b"}, "fold1/result.json: trained on different data than .*fold0/result.json"),
+        ({"checkpoint_sha256": "b"}, "fold1/result.json: trained on different weights of runs/model than"),
     ],
 )
-def test_folds_of_other_data_or_weights_are_not_mixed(tmp_path: Path, other: dict[str, str], message: str) -> None:
+def test_folds_of_different_data_or_weights_are_not_mixed(tmp_path: Path, other: dict[str, str], message: str) -> None:
     folders = Folders(load(write(tmp_path)), "mcc")
     for lr, fold in ((0.001, 0), (0.01, 1)):
         file = folders.result("nt/H3", f"lr={lr}", fold)
@@ -32,38 +32,38 @@ def test_folds_of_other_data_or_weights_are_not_mixed(tmp_path: Path, other: dic
         }
         file.write_text(json.dumps(result | (other if fold else {})))
         (file.parents[1] / "summary.json").touch()
-    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=True).state == "finished"
+    assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True).state == "finished"
     with pytest.raises(UserError, match=message):
-        folders.fold("nt/H3", "lr=0.01", 1, rivals=True)
+        folders.fold("nt/H3", "lr=0.01", 1, is_search_fold=True)
 
 
-def test_a_trial_that_was_killed_before_it_left_everything_goes_on(tmp_path: Path) -> None:
+def test_trial_without_summary_is_resumed(tmp_path: Path) -> None:
     folders = Folders(load(write(tmp_path)), "mcc")
     file = folders.result("nt/H3", "lr=0.001", 0)
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"valid": {"mcc": 0.5}, "data_fingerprint": "a"}))
-    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=True).state == "waiting"
+    assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True).state == "waiting"
 
 
-def test_a_fold_that_was_stopped_goes_on_when_it_is_no_longer_compared(tmp_path: Path) -> None:
+def test_stopped_fold_resumes_outside_the_search(tmp_path: Path) -> None:
     folders = Folders(load(write(tmp_path), "search.asha.grace=1"), "mcc")
     folders.of_fold("nt/H3", "lr=0.001", 0).mkdir(parents=True)
-    folders.stop("nt/H3", "lr=0.001", 0, epoch=1)
-    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=True).state == "stopped"
-    assert folders.fold("nt/H3", "lr=0.001", 0, rivals=False).state == "waiting"
+    folders.mark_stopped("nt/H3", "lr=0.001", 0, epoch=1)
+    assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True).state == "stopped"
+    assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=False).state == "waiting"
 
 
-def test_a_fold_without_a_score_does_not_hold_up_the_choice(tmp_path: Path) -> None:
+def test_fold_with_undefined_metric_has_failed(tmp_path: Path) -> None:
     folders = Folders(load(write(tmp_path)), "auroc")
     file = folders.result("nt/H3", "lr=0.001", 0)
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"valid": {"auroc": None}, "data_fingerprint": "a"}))
     (file.parents[1] / "summary.json").touch()
-    cell = folders.fold("nt/H3", "lr=0.001", 0, rivals=True)
-    assert cell.state == "failed" and "auroc is not defined" in cell.reason
+    status = folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True)
+    assert status.state == "failed" and "auroc is undefined" in status.reason
 
 
-def test_weights_go_only_when_no_other_start_could_need_them(tmp_path: Path) -> None:
+def test_weights_are_deleted_only_once_the_task_is_settled(tmp_path: Path) -> None:
     folders = Folders(load(write(tmp_path)), "mcc")
     one, other = grid({"optimizer.lr": [1e-4, 1e-3]})
     weights = [folders.result("nt/H3", setting.name, 0).with_name("best") for setting in (one, other)]
@@ -71,11 +71,11 @@ def test_weights_go_only_when_no_other_start_could_need_them(tmp_path: Path) -> 
         folder.mkdir(parents=True)
     task = TaskPlan("nt/H3", [one, other], [0], [0])
     task.mark(one, 0, "finished", 0.5)
-    task.fail(other, 0, "killed by SIGKILL", lasting=False)
-    folders.tidy(task)
+    task.fail(other, 0, "killed by SIGKILL", permanent=False)
+    folders.delete_unneeded(task)
     assert [folder.exists() for folder in weights] == [True, True]
-    task.fail(other, 0, "has diverged", lasting=True)
-    folders.tidy(task)
+    task.fail(other, 0, "has diverged", permanent=True)
+    folders.delete_unneeded(task)
     assert [folder.exists() for folder in weights] == [True, False]
     assert folders.classifier(task) is None
     (folders.of_fold("nt/H3", one.name, 0) / "export").mkdir()

@@ -1,4 +1,4 @@
-"""What a sweep does next, and what it chooses."""
+"""Order of trials and choice of settings in a sweep."""
 
 import pytest
 
@@ -13,14 +13,14 @@ def task(name: str = "H3", folds: int = 3, search: list[int] | None = None, **kw
     return TaskPlan(name, [A, B, C], range(folds), range(folds) if search is None else search, **kwargs)
 
 
-def do(plan: TaskPlan, scores: dict[tuple[str, int], float | str]) -> list[tuple[str, int]]:
-    """Go through a plan one fold at a time: a number finishes it, a word is its state; returns the order."""
+def run(plan: TaskPlan, scores: dict[tuple[str, int], float | str]) -> list[tuple[str, int]]:
+    """Run a plan fold by fold and return the order; `scores` gives a fold's score or its final state."""
     order = []
     while (first := plan.next()) is not None:
         one, fold = first
         outcome = scores.get((one.name, fold), 0.5)
         if outcome == "failed":
-            plan.fail(one, fold, "diverged", lasting=True)
+            plan.fail(one, fold, "diverged", permanent=True)
         elif outcome == "stopped":
             plan.mark(one, fold, "stopped")
         else:
@@ -29,40 +29,39 @@ def do(plan: TaskPlan, scores: dict[tuple[str, int], float | str]) -> list[tuple
     return order
 
 
-def test_all_settings_go_through_one_fold_before_the_next():
-    assert do(task(folds=2), {}) == [(one.name, fold) for fold in (0, 1) for one in (A, B, C)]
+def test_all_settings_are_trained_on_one_fold_before_the_next():
+    assert run(task(folds=2), {}) == [(one.name, fold) for fold in (0, 1) for one in (A, B, C)]
 
 
-def test_the_best_mean_is_chosen_not_the_best_fold():
+def test_best_mean_is_chosen():
     plan = task(folds=2)
-    do(plan, {(A.name, 0): 0.9, (A.name, 1): 0.1, (B.name, 0): 0.6, (B.name, 1): 0.6, (C.name, 0): 0.5})
+    run(plan, {(A.name, 0): 0.9, (A.name, 1): 0.1, (B.name, 0): 0.6, (B.name, 1): 0.6, (C.name, 0): 0.5})
     assert plan.chosen == B and plan.done
     assert [one for one, _ in plan.ranking()] == [B, C, A]
 
 
-@pytest.mark.parametrize(("scores", "blind"), [((0.4, 0.2), 0), ((0.4, 0.0), 1), ((0.0, -0.1), 2)])
-def test_folds_in_which_the_chosen_setting_learned_nothing_are_told(scores, blind):
+@pytest.mark.parametrize(("scores", "at_chance"), [((0.4, 0.2), 0), ((0.4, 0.0), 1), ((0.0, -0.1), 2)])
+def test_folds_at_chance_level_are_reported(scores, at_chance):
     plan = TaskPlan("H3", [A], range(2), range(2))
-    do(plan, {(A.name, fold): score for fold, score in enumerate(scores)})
-    told = f"; no better than chance in {blind} of them, where nothing was learned"
-    assert (told in choice(plan, "mcc")) == (blind > 0)
+    run(plan, {(A.name, fold): score for fold, score in enumerate(scores)})
+    assert (f"; {at_chance} folds no better than chance" in choice(plan, "mcc")) == (at_chance > 0)
     assert "chance" not in choice(plan, "accuracy")
 
 
-def test_of_equals_the_same_is_chosen_in_whatever_order_they_are_known():
+def test_ties_are_broken_independently_of_the_order():
     plans = [TaskPlan("H3", order, [0], [0]) for order in ([A, B, C], [C, B, A])]
     for plan in plans:
-        do(plan, {})
+        run(plan, {})
     assert plans[0].chosen == plans[1].chosen
 
 
-def test_a_task_is_settled_when_nothing_else_may_come():
+def test_task_is_settled_when_no_fold_is_running_or_retryable():
     plan = task(folds=1)
     plan.mark(A, 0, "finished", 0.5)
-    plan.fail(B, 0, "killed", lasting=False)
+    plan.fail(B, 0, "killed", permanent=False)
     plan.mark(C, 0, "stopped")
     assert plan.done and not plan.settled
-    plan.fail(B, 0, "diverged", lasting=True)
+    plan.fail(B, 0, "diverged", permanent=True)
     assert plan.settled
     plan = task(folds=2)
     plan.mark(B, 0, "running")
@@ -74,27 +73,27 @@ def test_a_task_is_settled_when_nothing_else_may_come():
 
 
 @pytest.mark.parametrize("state", ["stopped", "failed"])
-def test_a_setting_that_is_stopped_or_fails_is_tried_no_further_and_not_chosen(state: str):
+def test_stopped_or_failed_setting_skips_other_folds_and_is_not_chosen(state: str):
     plan = task()
-    order = do(plan, {(B.name, 0): 0.9, (B.name, 1): state, (A.name, 0): 0.6})
+    order = run(plan, {(B.name, 0): 0.9, (B.name, 1): state, (A.name, 0): 0.6})
     assert (B.name, 2) not in order
     assert plan.chosen == A
 
 
-def test_the_chosen_setting_alone_is_trained_on_the_other_folds():
+def test_only_the_chosen_setting_is_trained_on_the_remaining_folds():
     plan = task(folds=4, search=[1, 3])
-    order = do(plan, {(C.name, 1): 0.9, (C.name, 3): 0.9, (A.name, 0): 1.0})
+    order = run(plan, {(C.name, 1): 0.9, (C.name, 3): 0.9, (A.name, 0): 1.0})
     assert order[6:] == [(C.name, 0), (C.name, 2)]
     assert plan.done
 
 
-def test_folds_outside_of_the_search_do_not_change_the_choice():
+def test_folds_outside_the_search_do_not_change_the_choice():
     plan = task(folds=2, search=[0])
-    do(plan, {(A.name, 0): 0.6, (A.name, 1): 0.0})
+    run(plan, {(A.name, 0): 0.6, (A.name, 1): 0.0})
     assert plan.chosen == A and plan.mean(A) == 0.6
 
 
-def test_nothing_is_chosen_before_every_setting_has_finished():
+def test_no_setting_is_chosen_before_all_have_finished():
     plan = task(folds=1)
     for one in (A, B):
         plan.mark(one, 0, "finished", 0.5)
@@ -104,35 +103,35 @@ def test_nothing_is_chosen_before_every_setting_has_finished():
     assert plan.chosen == C
 
 
-def test_what_is_known_from_earlier_is_not_done_again():
+def test_known_folds_are_not_trained_again():
     known = {(A.name, 0): FoldStatus("finished", 0.9), (B.name, 0): FoldStatus("stopped")}
     plan = task(folds=2, known=known)
-    assert plan.most_left() == 3
-    assert do(plan, {}) == [(C.name, 0), (A.name, 1), (C.name, 1)]
+    assert plan.max_remaining() == 3
+    assert run(plan, {}) == [(C.name, 0), (A.name, 1), (C.name, 1)]
     assert plan.chosen == A
 
 
-def test_a_mistake_of_one_setting_is_its_own_and_that_of_two_before_training_ends_the_task():
+def test_same_error_of_two_settings_before_training_ends_the_task():
     plan = task()
-    plan.fail(A, 0, "no such file", lasting=True, began=False)
-    plan.fail(B, 0, "diverged", lasting=True)
+    plan.fail(A, 0, "no such file", permanent=True, started_training=False)
+    plan.fail(B, 0, "diverged", permanent=True)
     assert plan.next() == (C, 0)
-    plan.fail(C, 0, "no such file", lasting=True, began=False)
-    assert plan.next() is None and plan.most_left() == 0 and plan.chosen is None
+    plan.fail(C, 0, "no such file", permanent=True, started_training=False)
+    assert plan.next() is None and plan.max_remaining() == 0 and plan.chosen is None
 
 
-def test_tasks_share_the_room_evenly():
+def test_tasks_take_turns():
     plan = SweepPlan([task("H3"), task("H4"), task("H4ac")])
-    begun = []
-    while len(begun) < 5 and (first := plan.next()) is not None:
+    started = []
+    while len(started) < 5 and (first := plan.next()) is not None:
         of, one, fold = first
         of.mark(one, fold, "queued")
-        begun.append(of.task)
-    assert begun == ["H3", "H4", "H4ac", "H3", "H4"]
+        started.append(of.task)
+    assert started == ["H3", "H4", "H4ac", "H3", "H4"]
 
 
-def test_what_is_left_is_counted():
+def test_remaining_folds_are_counted():
     plan = task(folds=4, search=[0, 1])
-    assert plan.most_left() == 3 * 2 + 2
-    do(plan, {})
-    assert plan.most_left() == 0
+    assert plan.max_remaining() == 3 * 2 + 2
+    run(plan, {})
+    assert plan.max_remaining() == 0

@@ -1,4 +1,4 @@
-"""Sweeps of real fine-tuning, through the program that users start."""
+"""Sweeps with real fine-tuning, through the command line."""
 
 import json
 import random
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Small tables of three tasks, and the configuration of a sweep over them."""
-    chance = random.Random(0)
+    """Write small tables of three tasks and a sweep over them."""
+    rng = random.Random(0)
     for task in TASKS:
         folder = tmp_path / "tables" / task
         folder.mkdir(parents=True)
         for split, rows in (("train", 48), ("test", 24)):
             weights = ([1, 3, 3, 1], [3, 1, 1, 3])
-            lines = [f"{''.join(chance.choices('ACGT', weights[row % 2], k=48))}\t{row % 2}" for row in range(rows)]
+            lines = [f"{''.join(rng.choices('ACGT', weights[row % 2], k=48))}\t{row % 2}" for row in range(rows)]
             (folder / f"{split}.tsv").write_text("\n".join(["sequence\tlabel", *lines]) + "\n")
     config = {
         "sweep": {"dir": str(tmp_path / "out"), "tasks": list(TASKS)},
@@ -67,10 +67,10 @@ def test_three_tasks_two_learning_rates_three_folds(sweep: Path) -> None:
         assert (best / "export" / "model.safetensors").is_file()
     assert (sweep.parent / "out" / "comparison" / "results.md").is_file()
     again, _ = run(sweep)
-    assert "18 done by earlier starts" in again
+    assert "18 already done" in again
 
 
-def test_a_trial_of_two_ranks_is_a_deepspeed_job_tracked_under_the_sweep(
+def test_trial_with_two_ranks_is_a_deepspeed_job_with_a_nested_mlflow_run(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient

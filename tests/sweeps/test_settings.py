@@ -1,4 +1,4 @@
-"""Names of settings, and mistakes in a sweep's configuration that are found before anything runs."""
+"""Names of settings, and validation of sweep configurations."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import pytest
 
 from ldarnet.errors import UserError
 from ldarnet.sweeps.folders import Folders
-from ldarnet.sweeps.settings import check, describe, folds_of, grid, setting
+from ldarnet.sweeps.settings import check_sweep, folds_of, grid, setting, trial_config
 from ldarnet.sweeps.sweep import plan_of, tasks_of
 from tests.support.sample_sweep import load, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_grid_has_every_combination_once():
+def test_grid_has_every_combination_once():
     found = grid({"optimizer.lr": [1e-4, 5e-5], "training.batch": [32, 64]})
     assert [one.name for one in found] == [
         "lr=0.0001,batch=32",
@@ -27,21 +27,21 @@ def test_a_grid_has_every_combination_once():
     assert {one.name for one in other} == {one.name for one in found}
 
 
-def test_names_are_whole_keys_where_short_ones_clash_and_can_be_folders():
+def test_names_use_full_keys_on_conflict_and_are_valid_folder_names():
     assert setting({"a.lr": 1, "b.lr": 2}).name == "a.lr=1,b.lr=2"
     one, other = (setting({"checkpoint": path}) for path in ("runs/a b/x", "runs/a-b/x"))
     assert "/" not in one.name and " " not in one.name and one.name != other.name
     assert len(setting({"checkpoint": "x" * 500}).name) < 200
 
 
-def test_values_are_taken_as_fine_tuning_reads_them(tmp_path: Path):
-    # YAML reads 1e-4 as a text.
+def test_values_are_parsed_as_by_fine_tuning(tmp_path: Path):
+    # YAML parses 1e-4 as a string.
     (tmp_path / "out").mkdir()
-    config, _ = check(load(write(tmp_path), "space.optimizer.lr=[1e-4, 0.001]"), "nt/H3")
+    config, _ = check_sweep(load(write(tmp_path), "space.optimizer.lr=[1e-4, 0.001]"), "nt/H3")
     assert config.space == {"optimizer.lr": [0.0001, 0.001]}
 
 
-def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
+def test_tasks_are_names_suites_or_the_task_of_the_base_configuration(tmp_path: Path):
     path = write(tmp_path)
     assert list(tasks_of(load(path))) == ["nt/H3", "nt/H4"]
     assert len(tasks_of(load(path, "sweep.tasks=nt"))) == 18
@@ -52,12 +52,12 @@ def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["sweep.tasks=[H33]"], "did you mean"),
         (["space.optimizer.lrr=[1e-4]"], "did you mean optimizer.lr?"),
         (["space.optimizer.lr=[1e-4, 7]"], "at most 1"),
-        (["space.optimizer.lr=[1e-4, 0.0001]"], "names a value twice"),
+        (["space.optimizer.lr=[1e-4, 0.0001]"], "duplicate value"),
         (["space.folds.seed=[1, 2]"], "cannot be compared"),
         (["space.evaluation.metric=[mcc, f1]"], "cannot be compared"),
         (["space.data.limit=[100, 200]"], "cannot be compared"),
@@ -65,10 +65,10 @@ def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
         (["space.optimizer.lr={low: 1e-3, high: 1e-5}", "search.kind=optuna"], "must be less than"),
         (["space={}", "search.kind=optuna"], "nothing to search"),
         (["set.optimizer.lr=1e-4"], "is in space and in set"),
-        (["search.folds=[5]"], "there is no fold 5"),
-        (["search.asha.grace=1", "set.training.epochs=1"], "can stop nothing"),
-        (["search.asha.grace=1", "space.training.epochs=[2, 4]"], "epoch by epoch"),
-        (["search.asha.grace=1", "set.training.mode=probe"], "between epochs"),
+        (["search.folds=[5]"], "no fold 5"),
+        (["search.asha.grace=1", "set.training.epochs=1"], "never stops a fold"),
+        (["search.asha.grace=1", "space.training.epochs=[2, 4]"], "differ in training.epochs"),
+        (["search.asha.grace=1", "set.training.mode=probe"], "needs training in epochs"),
         (["resources.ranks=2"], "launcher=deepspeed"),
         (["resources.gpus=2"], "ranks=2"),
         (["set.training.bach=3"], "did you mean training.batch?"),
@@ -76,35 +76,33 @@ def test_tasks_may_be_names_suites_or_what_fine_tuning_says(tmp_path: Path):
         (["space.checkpoint=[runs/nowhere, null]"], "checkpoint=runs/nowhere: no such file or folder"),
     ],
 )
-def test_mistakes_are_told_in_a_line(tmp_path: Path, overrides: list[str], told: str):
+def test_invalid_configuration_is_one_line_error(tmp_path: Path, overrides: list[str], message: str):
     path = write(tmp_path)
 
     def read() -> None:
         config = load(path, *overrides)
-        check(config, next(iter(tasks_of(config).values())))
+        check_sweep(config, next(iter(tasks_of(config).values())))
 
     with pytest.raises(UserError) as raised:
         read()
-    assert told in str(raised.value) and "\n" not in str(raised.value)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("name", "trials"), [("nt18", 558), ("gb9", 261), ("nt3-small", 18)])
-def test_the_sweeps_that_come_with_the_project(
-    name: str, trials: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packaged_sweeps(name: str, trials: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     config = load(ROOT / "configs" / "sweep" / f"{name}.yaml", f"sweep.dir={tmp_path}")
     tasks = tasks_of(config)
-    config, base = check(config, next(iter(tasks.values())))
-    assert plan_of(config, base, tasks, Folders(config, base.evaluation.metric)).most_left() == trials
+    config, base = check_sweep(config, next(iter(tasks.values())))
+    assert plan_of(config, base, tasks, Folders(config, base.evaluation.metric)).max_remaining() == trials
 
 
-def test_a_task_with_published_validation_rows_has_one_fold(tmp_path):
-    base = describe(load(write(tmp_path, folds=3)), None, {})
+def test_task_with_official_validation_rows_has_one_fold(tmp_path):
+    base = trial_config(load(write(tmp_path, folds=3)), None, {})
     assert folds_of(base, "gue/prom_core_all") == [0]
     assert folds_of(base, "nt/H3") == [0, 1, 2]
 
 
-def test_the_tasks_of_a_sweep_are_its_own(tmp_path):
+def test_sweep_tasks_override_the_base_configuration(tmp_path):
     config = load(write(tmp_path, set={"task": "H3"}))
-    assert describe(config, "nt/H4", {}).task == "nt/H4"
+    assert trial_config(config, "nt/H4", {}).task == "nt/H4"

@@ -1,4 +1,4 @@
-"""Suggestions of Optuna: repeatable, and carried on after a restart."""
+"""Settings suggested by Optuna are repeatable and resume after a restart."""
 
 import math
 
@@ -22,7 +22,7 @@ def search(trials: int, known: dict[tuple[str, int], FoldStatus] | None = None, 
     return plan
 
 
-def test_suggestions_are_repeatable_in_range_and_come_near_the_best():
+def test_suggestions_are_repeatable_and_converge():
     plan = search(40)
     assert [one.name for one in search(40).settings] == [one.name for one in plan.settings]
     assert len({one.name for one in plan.settings}) == 40
@@ -34,7 +34,7 @@ def test_suggestions_are_repeatable_in_range_and_come_near_the_best():
     assert abs(score(plan.chosen)) < 0.2
 
 
-def test_a_restart_knows_what_was_tried_and_tries_the_rest():
+def test_restart_uses_known_settings_and_tries_the_rest():
     first = search(12)
     known = {(one.name, 0): first.fold(one, 0) for one in first.settings}
     again = search(30, known, first.settings)
@@ -42,10 +42,10 @@ def test_a_restart_knows_what_was_tried_and_tries_the_rest():
     late = [score(one) for one in again.settings[12:]]
     assert sum(late) / len(late) > sum(score(one) for one in first.settings[:10]) / 10
     done = TaskPlan("H3", first.settings, [0], [0], known, Study(SPACE, 12, seed=1))
-    assert done.done and done.chosen == first.chosen and done.most_left() == 0
+    assert done.done and done.chosen == first.chosen and done.max_remaining() == 0
 
 
-def test_a_small_space_is_exhausted():
+def test_small_space_is_exhausted():
     study = Study({"training.batch": [16, 32]}, 10, seed=1)
     plan = TaskPlan("H3", [], [0], [0], {}, study)
     while (first := plan.next()) is not None:
@@ -54,14 +54,14 @@ def test_a_small_space_is_exhausted():
     assert plan.done
 
 
-def test_settings_that_fall_behind_or_fail_are_learnt_from():
+def test_stopped_and_failed_settings_are_reported_to_optuna():
     study = Study(SPACE, 30, seed=1)
     plan = TaskPlan("H3", [], [0], [0], {}, study)
     number = 0
     while (first := plan.next()) is not None:
         number += 1
         if number % 7 == 0:
-            plan.fail(*first, "diverged", lasting=True)
+            plan.fail(*first, "diverged", permanent=True)
         elif number % 3 == 0:
             plan.fold(*first).epochs = {1: score(first[0])}
             plan.mark(*first, "stopped")
@@ -70,7 +70,7 @@ def test_settings_that_fall_behind_or_fail_are_learnt_from():
     assert len(plan.settings) == 30 and not plan.is_out(plan.chosen)
 
 
-def test_only_settings_of_the_space_are_taken_up():
+def test_covers_only_settings_of_the_space():
     study = Study(SPACE, 30, seed=1)
     inside = Setting("x", {"optimizer.lr": 1e-3, "training.batch": 16})
     assert study.covers(inside)

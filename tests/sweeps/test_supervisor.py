@@ -1,4 +1,4 @@
-"""The keeper of a trial's program: it ends what it keeps, however its owner ends."""
+"""The supervisor ends its command when its owner exits for any reason."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from ldarnet.sweeps import supervisor
 
-# Writes its own id and that of a child of its own; both wait.
+# Writes its process ID and that of a child; both wait.
 FAMILY = """
 import os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -20,7 +20,7 @@ time.sleep(600)
 """
 
 
-def keep(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+def supervise(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     program = [sys.executable, "-I", supervisor.__file__, str(folder / "log"), sys.executable, "-c", *command]
     return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -34,7 +34,7 @@ def family(path: Path) -> list[int]:
 
 
 def alive(number: int) -> bool:
-    """Whether it runs; one that nobody has waited for does not."""
+    """Whether a process is running; zombies are not."""
     status = Path(f"/proc/{number}/stat")
     try:
         return status.read_text().rpartition(")")[2].split()[0] != "Z"
@@ -43,29 +43,29 @@ def alive(number: int) -> bool:
 
 
 @pytest.mark.parametrize(("code", "status"), [("print('hello')", 0), ("import sys; sys.exit(70)", 70)])
-def test_it_says_how_the_command_ended(tmp_path: Path, code: str, status: int):
-    kept = keep(tmp_path, code)
-    assert int(kept.stdout.read()) == status
+def test_exit_status_is_reported(tmp_path: Path, code: str, status: int):
+    process = supervise(tmp_path, code)
+    assert int(process.stdout.read()) == status
     assert (tmp_path / "log").read_text() == ("hello\n" if status == 0 else "")
 
 
-def test_it_names_the_signal_that_ended_the_command(tmp_path: Path):
-    kept = keep(tmp_path, "import os; os.kill(os.getpid(), 9)")
-    assert int(kept.stdout.read()) == -signal.SIGKILL
+def test_signal_is_reported(tmp_path: Path):
+    process = supervise(tmp_path, "import os; os.kill(os.getpid(), 9)")
+    assert int(process.stdout.read()) == -signal.SIGKILL
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to look at processes")
-def test_it_ends_the_command_and_its_children(tmp_path: Path):
-    kept = keep(tmp_path, FAMILY, str(tmp_path / "family"))
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_command_and_children_end_with_the_owner(tmp_path: Path):
+    process = supervise(tmp_path, FAMILY, str(tmp_path / "family"))
     members = family(tmp_path / "family")
     assert all(alive(member) for member in members)
-    kept.stdin.close()
-    assert int(kept.stdout.read()) == -signal.SIGTERM
+    process.stdin.close()
+    assert int(process.stdout.read()) == -signal.SIGTERM
     assert not any(alive(member) for member in members)
 
 
-def test_the_command_outlives_the_process_that_ray_would_kill(tmp_path: Path):
-    kept = keep(tmp_path, "import time; time.sleep(1); print('saved')")
-    assert kept.wait() == 0  # what the owner has started is gone at once
-    assert os.read(kept.stdout.fileno(), 64) == b"0\n"
+def test_command_outlives_the_process_killed_by_ray(tmp_path: Path):
+    process = supervise(tmp_path, "import time; time.sleep(1); print('saved')")
+    assert process.wait() == 0  # the process started by the owner exits at once
+    assert os.read(process.stdout.fileno(), 64) == b"0\n"
     assert (tmp_path / "log").read_text() == "saved\n"

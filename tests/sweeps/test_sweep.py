@@ -1,4 +1,4 @@
-"""Sweeps on Ray with stand-ins for fine-tuning: what is tried, retried, stopped, chosen, and known after a restart."""
+"""Sweeps on Ray with a stub of fine-tuning: trials, retries, early stopping, choice and resume."""
 
 import json
 import os
@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 
 from ldarnet.errors import UserError
-from tests.support.sample_sweep import STAND_IN, run, starts, write
+from tests.support.sample_sweep import STUB, run, starts, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(autouse=True)
 def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
-    """What the last sweep has had compared with published numbers: stand-ins know none."""
+    """Arms that the last sweep passed to the comparison, which needs more than the stub writes."""
     arms: dict[str, list[Path]] = {}
     monkeypatch.setattr("ldarnet.sweeps.report.write_comparison", lambda results, folder: arms.update(results))
     return arms
 
 
-def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
+def test_settings_are_chosen_by_validation_and_failures_are_retried(
     tmp_path: Path, compared: dict[str, list[Path]]
 ) -> None:
     faults = {
@@ -36,7 +36,7 @@ def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
     path = write(tmp_path, script={"faults": faults})
     sweep, printed, report = run(path)
     assert sweep.done and not sweep.failed and not sweep.interrupted
-    # The stand-in's test numbers are the worse, the better its validation is.
+    # The stub's test scores decrease with its validation scores.
     assert {task: entry["chosen"]["setting"] for task, entry in report["tasks"].items()} == {
         "nt/H3": "lr=0.0001",
         "nt/H4": "lr=0.001",
@@ -46,7 +46,7 @@ def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
     assert [found.pop(f"H{name}") for name in ("3/lr=0.0001/fold0", "4/lr=0.001/fold1", "4/lr=0.001/fold0")] == [2] * 3
     assert set(found.values()) == {1} and len(found) == 5
     summary = (tmp_path / "out" / "summary.txt").read_text()
-    assert f"use it: ldarnet predict {tmp_path}/out/trials/nt/H3/lr=0.0001/fold1/export my.fa" in summary
+    assert f"classifier: ldarnet predict {tmp_path}/out/trials/nt/H3/lr=0.0001/fold1/export my.fa" in summary
     assert {entry["classifier"] for entry in report["tasks"].values()} == {"fold1"}
     settings = report["tasks"]["nt/H3"]["settings"]
     assert settings["lr=0.0001"]["validation"] == {"0": 0.5, "1": 0.501}
@@ -57,17 +57,17 @@ def test_settings_are_chosen_by_validation_alone_and_faults_are_tried_again(
     assert {str(file.relative_to(trials.parent)) for file in compared["out"]} == {
         f"{setting}/fold{fold}/fold{fold}/result.json" for setting in ("H3/lr=0.0001", "H4/lr=0.001") for fold in (0, 1)
     }
-    # Nothing is left to do, and one task more is nothing but its own folds.
+    # Nothing is left to do; an added task only trains its own folds.
     run(path)
     assert sum(starts(path).values()) == 5 + 3 * 2
     run(path, "sweep.tasks=[H3, H4, H4ac]")
     assert sum(starts(path).values()) == 5 + 3 * 2 + 4
 
 
-def test_a_mistake_of_every_setting_ends_the_task_divergence_only_its_setting(tmp_path: Path) -> None:
+def test_shared_error_ends_the_task_divergence_only_its_setting(tmp_path: Path) -> None:
     faults = {
-        "nt/H3 0.001 fold0": {"mistake": "fold 0 has diverged", "epoch": 2},
-        **{f"nt/H4 {lr} fold0": {"mistake": "H4.csv: no such file", "epoch": 1} for lr in (0.0001, 0.001)},
+        "nt/H3 0.001 fold0": {"user_error": "fold 0 has diverged", "epoch": 2},
+        **{f"nt/H4 {lr} fold0": {"user_error": "H4.csv: no such file", "epoch": 1} for lr in (0.0001, 0.001)},
         "nt/H4ac 0.0001 fold0": {"kind": "kill", "times": 99},
     }
     path = write(tmp_path, script={"faults": faults})
@@ -80,31 +80,31 @@ def test_a_mistake_of_every_setting_ends_the_task_divergence_only_its_setting(tm
     tasks = report["tasks"]
     assert tasks["nt/H3"]["chosen"]["setting"] == "lr=0.0001" and tasks["nt/H4ac"]["chosen"]["setting"] == "lr=0.001"
     assert tasks["nt/H4"]["chosen"] is None and "H4.csv: no such file" in tasks["nt/H4"]["why"]
-    assert "1 failed and not considered" in tasks["nt/H3"]["why"]
+    assert "1 failed" in tasks["nt/H3"]["why"]
     assert "fold 0 has diverged" in printed and "log.txt" in printed
-    # What failed is tried again by the next start.
+    # The next launch retries failed folds.
     (tmp_path / "out" / "script.yaml").write_text(json.dumps({"scores": {}}))
     sweep, _, report = run(path, "sweep.tasks=[H3, H4, H4ac]")
     assert sweep.done and not sweep.failed
 
 
-def test_folds_that_fall_behind_are_stopped_for_good(tmp_path: Path) -> None:
+def test_trials_that_fall_behind_are_stopped_for_good(tmp_path: Path) -> None:
     search = {"folds": [0], "asha": {"grace": 1, "reduction": 2}}
     path = write(tmp_path, epochs=6, script={"seconds": 0.7}, search=search)
     _, printed, report = run(path, "sweep.tasks=H3", "resources.concurrent=1")
     entry = report["tasks"]["nt/H3"]
     assert entry["chosen"]["setting"] == "lr=0.0001" and "1 stopped early" in entry["why"]
-    assert entry["settings"]["lr=0.001"]["stopped"] == {"0": 1} and "stopped after epoch 1" in printed
+    assert entry["settings"]["lr=0.001"]["stopped"] == {"0": 1} and "stopped early after epoch 1" in printed
     assert starts(path) == {"H3/lr=0.0001/fold0": 1, "H3/lr=0.001/fold0": 1, "H3/lr=0.0001/fold1": 1}
     stopped = tmp_path / "out" / "trials" / "nt" / "H3" / "lr=0.001" / "fold0"
     assert len((stopped / "fold0" / "metrics.jsonl").read_text().splitlines()) < 6
-    # A setting that is added is compared with what an earlier start has done.
+    # An added setting is compared with trials of previous launches.
     _, _, report = run(path, "sweep.tasks=H3", "space.optimizer.lr=[1e-4, 1e-3, 1e-2]")
     assert report["tasks"]["nt/H3"]["settings"]["lr=0.01"]["stopped"] == {"0": 1}
     assert starts(path)["H3/lr=0.001/fold0"] == 1
 
 
-def test_what_cannot_stand_together_is_not_tried(tmp_path: Path) -> None:
+def test_invalid_combination_of_values_is_not_started(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         set={"optimizer.lr": 1e-4},
@@ -118,7 +118,7 @@ def test_what_cannot_stand_together_is_not_tried(tmp_path: Path) -> None:
     assert sweep.done and "training.mode=probe is for LDARNet" in printed
 
 
-def test_optuna_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_optuna_resumes(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         space={"optimizer.lr": {"low": 1e-6, "high": 1e-2, "log": True}},
@@ -139,7 +139,7 @@ def test_trials_share_a_gpu(tmp_path: Path) -> None:
     together: list[bool] = []
 
     def meet() -> None:
-        """Let the trials go on when both have started, or at last after two minutes."""
+        """Release the trials once both have started, or after two minutes."""
         until = time.monotonic() + 120
         while len(starts(path)) < 2 and time.monotonic() < until:
             time.sleep(0.1)
@@ -152,15 +152,15 @@ def test_trials_share_a_gpu(tmp_path: Path) -> None:
     meeting.join()
     lines = [file.read_text().split() for file in path.parent.rglob("starts")]
     assert [line[1:] for line in lines] == [["GPUs", "[0]"]] * 2
-    assert together == [True], "one after the other"
+    assert together == [True], "trials ran one after the other"
 
 
-def test_more_than_the_cluster_has_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"resources\.gpus=64, and no machine of the cluster has that"):
+def test_more_resources_than_the_cluster_has_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"resources\.gpus=64: no node of the cluster has these resources"):
         run(write(tmp_path), "resources.gpus=64", "resources.ranks=64", "resources.launcher=deepspeed")
 
 
-def test_a_folder_with_another_sweep_is_not_mixed_with_it(tmp_path: Path) -> None:
+def test_folder_with_another_configuration_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, folds=2)
     run(path, "sweep.tasks=H3", "space.optimizer.lr=[1e-4]")
     with pytest.raises(UserError, match=r"training\.epochs: 2 -> 3"):
@@ -173,17 +173,17 @@ DRIVER = "import pathlib, sys; from tests.support.sample_sweep import run; run(p
 
 
 def wait_for(path: Path, epochs: int) -> None:
-    """Wait until so many epochs have been trained in all."""
+    """Wait until this many epochs have been trained in total."""
     until = time.monotonic() + 120
     while sum(len(file.read_text().splitlines()) for file in path.parent.rglob("metrics.jsonl")) < epochs:
         assert time.monotonic() < until
         time.sleep(0.1)
 
 
-def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
-    saving = 14.0  # Ray Tune itself waits for 10 seconds
+def test_killed_and_interrupted_sweeps_resume(tmp_path: Path) -> None:
+    saving = 14.0  # Ray Tune itself waits only 10 seconds
     path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
-    environment = {**os.environ, "PYTHONPATH": str(STAND_IN.parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(STUB.parents[2])}
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
         wait_for(path, 15)
         killed.kill()
@@ -195,13 +195,15 @@ def test_a_killed_sweep_and_an_interrupted_one_go_on(tmp_path: Path) -> None:
     threading.Thread(target=interrupt).start()
     interrupted, printed, _ = run(path)
     assert interrupted.interrupted and not interrupted.done and not interrupted.failed
-    assert "done by earlier starts" in printed and "the search is not finished" in printed
-    assert "stopped by SIGINT" in printed and "Run the same command again to continue" in printed
-    begun = {file.parent for file in path.parent.rglob("starts")}
-    assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in begun), "left too early"
+    assert "already done" in printed and "search not finished" in printed
+    assert "stopped by SIGINT" in printed and "run the same command again to resume" in printed
+    started = {file.parent for file in path.parent.rglob("starts")}
+    assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in started), (
+        "exited too early"
+    )
 
     sweep, _, _ = run(path)
     assert sweep.done and len(list(path.parent.rglob("result.json"))) == 8
-    assert sum(starts(path).values()) <= 8 + 2 * 2  # two at a time were under way, twice
+    assert sum(starts(path).values()) <= 8 + 2 * 2  # two were running, twice
     for file in path.parent.rglob("metrics.jsonl"):
         assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

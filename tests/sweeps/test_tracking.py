@@ -1,4 +1,4 @@
-"""The MLflow run of a sweep."""
+"""MLflow run of a sweep."""
 
 from pathlib import Path
 
@@ -9,22 +9,22 @@ from tests.support.sample_sweep import load, write
 
 
 @pytest.mark.slow
-def test_a_restart_continues_the_run_and_closes_those_of_killed_trials(
+def test_restart_resumes_the_run_and_ends_those_of_killed_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = load(write(tmp_path), "tracking.mlflow=true")
-    said: list[str] = []
-    first = ParentRun(config, said.append)
+    logged: list[str] = []
+    first = ParentRun(config, logged.append)
     client = MlflowClient(tracking_uri=first.uri)
     (experiment,) = [one for one in client.search_experiments() if one.name == "ldarnet-sweeps"]
     tags = {"mlflow.parentRunId": first.run_id}
     killed = client.create_run(experiment.experiment_id, tags=tags).info.run_id
     other = client.create_run(experiment.experiment_id).info.run_id
 
-    again = ParentRun(config, said.append)
+    again = ParentRun(config, logged.append)
     assert again.run_id == first.run_id
     assert client.get_run(killed).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
     again.end("FINISHED", {"nt/H3/valid/mcc": 0.5}, [tmp_path / "sweep.yaml"])
@@ -35,16 +35,14 @@ def test_a_restart_continues_the_run_and_closes_those_of_killed_trials(
     )
     assert [file.path for file in client.list_artifacts(first.run_id)] == ["sweep.yaml"]
     client.delete_run(first.run_id)
-    anew = ParentRun(config, said.append)
+    anew = ParentRun(config, logged.append)
     assert anew.run_id not in (None, first.run_id) and client.get_run(anew.run_id).info.status == "RUNNING"
-    assert said == []
+    assert logged == []
 
 
-def test_a_store_that_cannot_be_reached_is_told_once_and_holds_nothing_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_store_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
-    said: list[str] = []
-    parent = ParentRun(load(write(tmp_path), "tracking.mlflow=true"), said.append)
+    logged: list[str] = []
+    parent = ParentRun(load(write(tmp_path), "tracking.mlflow=true"), logged.append)
     parent.end("FINISHED", {}, [])
-    assert parent.run_id is None and len(said) == 1 and "the sweep goes on" in said[0]
+    assert parent.run_id is None and len(logged) == 1 and "continuing without it" in logged[0]

@@ -1,31 +1,31 @@
-"""What a worker starts, and what it reads of it."""
+"""Command line of a trial, and the metrics it reads."""
 
 from pathlib import Path
 
 from ldarnet.sweeps.trial import TrialJob, best_by_epoch, command_of
 
 
-def job(**changes: object) -> TrialJob:
-    whole = {"program": "finetune.py", "config": "a.yaml", "changes": {"run.dir": "a b", "folds.only": [3]}}
-    return {**whole, "launcher": "deepspeed", "ranks": 2, "gpus": 0.0, **changes}  # type: ignore[return-value]
+def job(**fields: object) -> TrialJob:
+    defaults = {"program": "finetune.py", "config": "a.yaml", "overrides": {"run.dir": "a b", "folds.only": [3]}}
+    return {**defaults, "launcher": "deepspeed", "ranks": 2, "gpus": 0.0, **fields}  # type: ignore[return-value]
 
 
-def test_arguments_are_read_as_they_were_meant():
+def test_overrides_are_json():
     command = command_of(job(launcher="python"), {})
     assert command[1:] == ["finetune.py", "--config", "a.yaml", 'run.dir="a b"', "folds.only=[3]"]
 
 
-def test_a_deepspeed_job_takes_the_gpus_that_ray_gave_it():
+def test_deepspeed_job_uses_the_gpus_assigned_by_ray():
     environment = {"CUDA_VISIBLE_DEVICES": "4,6"}
     command = command_of(job(gpus=2.0), environment)
     assert command[command.index("--include") + 1] == "localhost:4,6"
-    # Told a number, DeepSpeed's launcher begins with GPU 0, whatever CUDA_VISIBLE_DEVICES says; told both, it fails.
+    # Given a number, DeepSpeed's launcher starts at GPU 0 regardless of CUDA_VISIBLE_DEVICES; given both, it fails.
     assert "--num_accelerators" not in command and not environment
     command = command_of(job(), {})
     assert command[command.index("--num_accelerators") + 1] == "2"
 
 
-def test_epochs_before_training_and_lines_under_way_are_passed_over(tmp_path: Path):
+def test_epoch_0_and_incomplete_lines_are_skipped(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
     assert best_by_epoch(file, "mcc") == {}
     lines = [(0, 0.9), (1, 0.2), (2, None), (3, 0.1), (4, 0.3)]

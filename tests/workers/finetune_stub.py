@@ -1,13 +1,13 @@
-"""Takes the place of launch/finetune.py in tests: the same arguments, files and exit statuses, and no training.
+"""Stub of `ldarnet finetune` for tests: same arguments, files and exit statuses, without training.
 
-What happens is told by a file script.yaml in the folder of the sweep:
+script.yaml in the folder of the sweep scripts its behavior:
 
-scores: {nt/H3: {"0.0001": 0.5}}      validation of the first epoch, by task and learning rate; else the best is 1e-4
-seconds: 0.1                          that an epoch takes
-saving: 5.0                           seconds between a signal and the end
-wait: 2                               after so many epochs it goes on once there is a file `go` beside script.yaml
-faults: {nt/H3 0.0001 fold1: {...}}   {mistake: TEXT, epoch: N}, or {kind: kill or transient, times: N}, in epoch 2,
-                                      or {kind: late, times: N}, killed between its result and its summary
+scores: {nt/H3: {"0.0001": 0.5}}      validation score of epoch 1 by task and learning rate; by default 1e-4 is best
+seconds: 0.1                          duration of an epoch
+saving: 5.0                           seconds between a signal and the exit
+wait: 2                               after this many epochs, wait for a file `go` next to script.yaml
+faults: {nt/H3 0.0001 fold1: {...}}   {user_error: TEXT, epoch: N}, or {kind: kill or transient, times: N} in epoch 2,
+                                      or {kind: late, times: N}, killed between result and summary
 """
 
 import fcntl
@@ -44,8 +44,8 @@ def main() -> int:
     first = script["scores"].get(task, {}).get(str(lr), 0.5 - abs(math.log10(lr) + 4) / 10)
     scores = [first + 0.001 * fold * epoch for epoch in range(config["training"]["epochs"])]
     for epoch, score in enumerate(scores, 1):
-        if "mistake" in fault and epoch == fault["epoch"]:
-            print(f"error: {fault['mistake']}", file=sys.stderr)
+        if "user_error" in fault and epoch == fault["epoch"]:
+            print(f"error: {fault['user_error']}", file=sys.stderr)
             return 1
         if epoch <= done:
             continue
@@ -65,7 +65,7 @@ def main() -> int:
             file.write(json.dumps({"epoch": epoch, "split": "valid", "mcc": score}) + "\n")
     (folder / "best").mkdir(exist_ok=True)
     (folder / "best" / "weights").touch()
-    # The better the validation, the worse the test: a choice that looks at tests is caught.
+    # Test scores decrease with validation scores, so that a choice by test scores is caught.
     result = {"valid": {"mcc": max(scores)}, "test": {"mcc": 1 - max(scores)}, "data_fingerprint": "abc"}
     (folder / ".result").write_text(json.dumps(result))
     (folder / ".result").replace(folder / "result.json")
