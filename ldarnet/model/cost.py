@@ -231,12 +231,13 @@ class _Counter:
         """Convert items counted per position of a stage to items per base."""
         bases = self.bases[stage]
         for item in items:
-            forward, again, kept = (
-                item.forward_flops / bases,
-                item.recomputed_flops / bases,
-                item.activation_bytes / bases,
+            yield replace(
+                item,
+                part=part,
+                forward_flops=item.forward_flops / bases,
+                recomputed_flops=item.recomputed_flops / bases,
+                activation_bytes=item.activation_bytes / bases,
             )
-            yield replace(item, part=part, forward_flops=forward, recomputed_flops=again, activation_bytes=kept)
 
     def stack(self, letters: str, stage: int) -> Iterator[CostItem]:
         """Layers and the final norm, which saves the residual sum and its output."""

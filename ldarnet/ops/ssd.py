@@ -126,7 +126,7 @@ class _Slab(NamedTuple):
         c: (C, Q, N).
         skip: (H, 1).
         within: (C, H, Q, Q), decay from position s to position t at [t, s].
-        apart: (C, Q, Q), whether t and s belong to different sequences; None for a slab of one sequence.
+        cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None for a slab of one sequence.
         enter: (C, Q, H, 1), the decay from before a block to each position in it; 0 across a border.
         leave: (C, Q, H, 1), the decay from each position in a block to the last one read; 0 across a border.
         last: index within a block of the position visited last.
@@ -139,7 +139,7 @@ class _Slab(NamedTuple):
     c: Tensor
     skip: Tensor
     within: Tensor
-    apart: Tensor | None
+    cross_sequence: Tensor | None
     enter: Tensor
     leave: Tensor
     last: int
@@ -147,7 +147,7 @@ class _Slab(NamedTuple):
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
         """Zero the scores, in place, where s comes after t or belongs to another sequence."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
-        return scores_CQQ if self.apart is None else scores_CQQ.masked_fill_(self.apart, 0)
+        return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
 
 class _BlockedArguments:
@@ -194,7 +194,7 @@ class _BlockedArguments:
             c=c,
             skip=at_least_fp32(self.tensors[5][k])[:, None],
             within=_decay(reach[..., :, None] - reach[..., None, :]),
-            apart=None if single_sequence else sequence[:, :, None] != sequence[:, None, :],
+            cross_sequence=None if single_sequence else sequence[:, :, None] != sequence[:, None, :],
             enter=self.enter_BQH[k][blocks, inside, :, None],
             leave=self.leave_BQH[k][blocks, inside, :, None],
             last=LAST[k],
