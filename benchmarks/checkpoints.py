@@ -24,7 +24,7 @@ from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
 from ldarnet.markdown import table
 from ldarnet.model import LDARNetForMaskedLM
-from ldarnet.pretraining.async_checkpoint import Saver
+from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer
 from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from ldarnet.runtime.distributed import World
@@ -42,11 +42,11 @@ HEADER = (
     "host memory for it, bytes a parameter",
     "work beside it, relative to work alone",
 )
-METHOD = """The stall is the call of `Saver.save`: gathering weights and moments on the host. `Written after` is from
-there until the folder stands under its final name, flushed and hashed. Memory is the growth of the process's resident
-set from before the call to the highest seen until then, the largest of all repeats. Work is matrix products on one
-thread: how many of them are done in a second while the checkpoint is written, relative to those without one. Medians
-of `--repeats`."""
+METHOD = """The stall is the call of `AsyncCheckpointer.save`: gathering weights and moments on the host. `Written
+after` is from there until the folder stands under its final name, flushed and hashed. Memory is the growth of the
+process's resident set from before the call to the highest seen until then, the largest of all repeats. Work is matrix
+products on one thread: how many of them are done in a second while the checkpoint is written, relative to those
+without one. Medians of `--repeats`."""
 
 
 def main() -> int:
@@ -102,16 +102,16 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
 
         alone = products(lambda: True, 2.0)
         stalls, written, shares, memory = [], [], [], []
-        with Saver(config, store, world, state, failed) as saver:
+        with AsyncCheckpointer(config, store, world, state, failed) as checkpointer:
             for step in range(1, repeats + 1):
                 before, begin = resident(), time.perf_counter()
-                saver.save(engine, state.advanced(step=step))
+                checkpointer.save(engine, state.advanced(step=step))
                 stalls.append(time.perf_counter() - begin)
                 memory.append(resident() - before)
                 shares.append(products(lambda step=step: not store.has(step), 60.0) / alone)
                 written.append(time.perf_counter() - begin - stalls[-1])
                 memory[-1] = max(memory[-1], resident() - before)
-                saver.finish()
+                checkpointer.finish()
         size = sum(path.stat().st_size for path in store.path(repeats).iterdir())
     stall, after, share = (statistics.median(values) for values in (stalls, written, shares))
     return [

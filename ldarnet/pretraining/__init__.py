@@ -1,4 +1,4 @@
-"""Pretraining on DeepSpeed: `train(config)` starts or resumes the run that a configuration describes."""
+"""Masked-language-model pretraining on DeepSpeed: `train(config)` starts or resumes a run."""
 
 from ldarnet.extras import optional_imports
 

@@ -1,4 +1,4 @@
-"""boundaries.jsonl: the boundaries that a model chooses along one held-out stretch, after each validation."""
+"""Boundaries along one held-out window, for boundaries.jsonl and the figure at the end of a run."""
 
 from typing import Any
 
@@ -11,15 +11,16 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.router_metrics import boundaries_at_bases
 
-MOST_BASES = 512
+MAX_BASES = 512
 
 
 def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: World) -> dict[str, Any]:
-    """The boundaries in a window in the middle of the validation split, without masks; every rank must call it.
+    """Boundaries along an unmasked window from the middle of the validation split; collective.
 
     Returns:
-        `contig`, `start` (from 0) and `bases` of the stretch; by stage `boundaries`, the bases that a chunk begins at,
-        counted from `start`; and `probability` of the outermost stage in percent. Empty for a model without chunks.
+        `contig`, `start` (0-based) and `bases` of at most MAX_BASES bases; `boundaries`, for each stage the positions
+        that start a chunk, relative to `start`; `probability`, of the outermost stage, in percent. Empty for a model
+        without chunks.
 
     Raises:
         UserError: the window cannot be read; on all ranks.
@@ -32,11 +33,11 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
     with torch.no_grad():
         stages = engine.forward(ids.to(world.device)).boundaries
     engine.deepspeed.train()
-    skipped = max(ids.shape[1] - MOST_BASES, 0) // 2
-    shown = slice(skipped, skipped + MOST_BASES)
+    margin = max(ids.shape[1] - MAX_BASES, 0) // 2
+    shown = slice(margin, margin + MAX_BASES)
     return {
         "contig": shards.index.name(contig),
-        "start": start + skipped,
+        "start": start + margin,
         "bases": decode(ids[0, shown].clamp(max=N).numpy()),
         "boundaries": [mask[0, shown].nonzero()[:, 0].tolist() for mask in boundaries_at_bases(stages)],
         "probability": (100 * stages[0].probability[0, shown]).round().int().tolist(),
@@ -44,13 +45,13 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
 
 
 def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
-    """A window in the middle of the validation split, or of the training split in a run without validation.
+    """Window from the middle of the validation split; of the training split in a run without validation.
 
     Returns:
-        Token ids (1, L), all N where a quarantined shard is damaged; contig number and first base.
+        Token ids (1, L), all N if the shard is quarantined; contig number; 0-based start.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the window cannot be read.
     """
     (batch,) = validation_batches(
         shards,

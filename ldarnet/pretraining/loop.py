@@ -7,7 +7,7 @@ from typing import Any
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, curriculum_steps, stage_at
 from ldarnet.errors import UserError
-from ldarnet.pretraining.async_checkpoint import Saver
+from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer
 from ldarnet.pretraining.callbacks.base import Callback, RunContext
 from ldarnet.pretraining.setup import Inputs
 from ldarnet.pretraining.step_totals import StepTotals, pretraining_loss
@@ -22,7 +22,9 @@ from ldarnet.runtime.signals import StopRequest
 from ldarnet.runtime.timers import Phases
 
 
-def loop(run: RunContext, saver: Saver, callbacks: Sequence[Callback], request: StopRequest) -> TrainingState:
+def loop(
+    run: RunContext, checkpointer: AsyncCheckpointer, callbacks: Sequence[Callback], request: StopRequest
+) -> TrainingState:
     """Train until the last step, `training.stop_after` or a signal, and save; returns the training state."""
     config, inputs, engine, world, timers = run.config, run.inputs, run.engine, run.world, run.timers
     training, total = config.training, inputs.total_steps
@@ -61,13 +63,13 @@ def loop(run: RunContext, saver: Saver, callbacks: Sequence[Callback], request: 
                     callback.on_step_logged(line)
         if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):
             with timers.phase(state.step - 1, "validate"), metrics.meter.paused():
-                state = _validate(run, saver, state, callbacks)
+                state = _validate(run, checkpointer, state, callbacks)
         if state.step % config.checkpoint.every == 0 or state.step in (last, state.best_step):
-            state, saved = _save(run, saver, state, callbacks, metrics), state.step
+            state, saved = _save(run, checkpointer, state, callbacks, metrics), state.step
     if saved < state.step:
-        state = _save(run, saver, state, callbacks, metrics)
+        state = _save(run, checkpointer, state, callbacks, metrics)
     with timers.phase(state.step - 1, "save"):
-        saver.finish()
+        checkpointer.finish()
     for callback in callbacks:
         callback.on_run_end(state, request.received)
     return state
@@ -85,14 +87,16 @@ def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
         stop_after(skipped, run.config.guard.stop_after)
 
 
-def _validate(run: RunContext, saver: Saver, state: TrainingState, callbacks: Sequence[Callback]) -> TrainingState:
+def _validate(
+    run: RunContext, checkpointer: AsyncCheckpointer, state: TrainingState, callbacks: Sequence[Callback]
+) -> TrainingState:
     """Validate; the returned state says whether this step is the best so far.
 
     Raises:
         UserError: the validation loss is not finite; on all ranks.
     """
     metrics = validate(run.engine, run.inputs.shards, run.config, run.world, run.inputs.regions)
-    state = saver.settle(state)
+    state = checkpointer.settle(state)
     if not math.isfinite(metrics["mlm_loss"]):
         raise UserError(
             f"the validation loss after step {state.step} is not finite; train in another run.dir with a lower "
@@ -108,7 +112,11 @@ def _validate(run: RunContext, saver: Saver, state: TrainingState, callbacks: Se
 
 
 def _save(
-    run: RunContext, saver: Saver, state: TrainingState, callbacks: Sequence[Callback], metrics: TrainMetrics
+    run: RunContext,
+    checkpointer: AsyncCheckpointer,
+    state: TrainingState,
+    callbacks: Sequence[Callback],
+    metrics: TrainMetrics,
 ) -> TrainingState:
     """Start to write a checkpoint; returns the state in it.
 
@@ -118,7 +126,7 @@ def _save(
     _report_skipped(run, callbacks)
     state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.memory())
     with run.timers.phase(state.step - 1, "save"), metrics.meter.paused():
-        return saver.save(run.engine, state)
+        return checkpointer.save(run.engine, state)
 
 
 def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int) -> Iterator[list[Batch]]:
@@ -137,7 +145,7 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
 
 
 def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
-    """The next step's micro-batches, and why they cannot be read."""
+    """Micro-batches of the next step, or the error that prevents reading them."""
     try:
         return next(steps), None
     except (UserError, OSError) as caught:
@@ -147,17 +155,15 @@ def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
 def _agree(
     batches: list[Batch], error: UserError | None, callbacks: Sequence[Callback], request: StopRequest, world: World
 ) -> tuple[int, bool]:
-    """The number of scored bases in the global batch, and whether any rank must stop.
-
-    Windows that any rank could not read, and that quarantine leaves unscored, are reported.
+    """Target positions of the global batch, and whether to stop; calls `on_quarantine` for unreadable windows.
 
     Raises:
         UserError: a rank cannot read its windows; on all ranks.
     """
-    own = sum(int(batch.target_counts.sum()) for batch in batches)
+    targets = sum(int(batch.target_counts.sum()) for batch in batches)
     lost = [lost for batch in batches for lost in batch.quarantined]
     scored, failures, stops, missing = world.sum_on_host(
-        own, error is not None, request.received is not None, len(lost)
+        targets, error is not None, request.received is not None, len(lost)
     )
     if failures:
         world.raise_together(error)
@@ -179,17 +185,17 @@ def _accumulate(
     target: float,
     logged: bool,
 ) -> StepTotals:
-    """Forward and backward passes of one step; what its routers do is counted if it is logged.
+    """Run forward and backward passes of one step.
 
     Args:
-        engine: with the model.
-        batches: this rank's, one a micro-step.
-        scored: bases of the global batch.
-        timers: of this rank.
-        step: its number, from 0.
+        engine: the engine.
+        batches: local micro-batches, one per micro-step.
+        scored: target positions of the global batch.
+        timers: timers of this rank.
+        step: step number, counted from 0.
         world: the ranks.
-        target: bases per chunk that the ratio loss aims at.
-        logged: whether it is.
+        target: target of the ratio loss, positions per chunk.
+        logged: whether to collect router statistics.
     """
     parts = []
     for batch in batches:

@@ -1,4 +1,4 @@
-"""How fast a run goes, and how much of what its devices can do it uses."""
+"""Throughput, MFU and resource use of a run."""
 
 import resource
 import sys
@@ -15,18 +15,18 @@ from ldarnet.model.cost import cost
 from ldarnet.runtime.distributed import World
 
 STEP_PHASES = ("data", "agree", "forward", "backward", "update")
-"""What the time of steps goes to, as the loop names it; saving and validation are told apart."""
+"""Timers that make up a training step; saving and validation are measured separately."""
 
 
 @dataclass(frozen=True)
 class Utilization:
-    """Model operations per second and device, from what is measured while a run goes.
+    """FLOP/s and MFU per device, from measured throughput and compression.
 
     Attributes:
-        config: of the model.
-        length: bases of a window.
-        devices: number of them.
-        peak: operations per second that a device can do, if known.
+        config: model configuration.
+        length: bases per window.
+        devices: number of devices.
+        peak: peak FLOP/s of a device; None if unknown.
     """
 
     config: LDARNetConfig
@@ -35,23 +35,23 @@ class Utilization:
     peak: float | None
 
     def metrics(self, bases_per_second: float, bases_per_chunk: Sequence[float]) -> dict[str, float]:
-        """`flops_per_second` of a device and, where its peak is known, `mfu`, the share of the peak that they are.
+        """`flops_per_second` per device and, if the peak is known, `mfu` as a fraction of the peak.
 
-        What is computed twice to save memory does not count; see :mod:`ldarnet.model.cost`.
+        Recomputation by activation checkpointing does not count; see :mod:`ldarnet.model.cost`.
         """
         flops = cost(self.config, self.length, bases_per_chunk).training_flops * bases_per_second / self.devices
         return {"flops_per_second": flops, **({"mfu": flops / self.peak} if self.peak else {})}
 
 
 class SpeedMeter:
-    """Bases per second between log lines, not counting validation and saving.
+    """Bases per second between log lines, excluding validation and checkpoints.
 
     Args:
-        seconds: time the run has taken before this start.
+        seconds: wall time of the run before this launch.
     """
 
     def __init__(self, seconds: float) -> None:
-        self._begin = time.perf_counter() - seconds
+        self._start = time.perf_counter() - seconds
         self._lap = time.perf_counter()
         self._bases = 0
 
@@ -68,28 +68,28 @@ class SpeedMeter:
 
     @property
     def seconds(self) -> float:
-        """Time the run has taken over all its starts, everything included."""
-        return time.perf_counter() - self._begin
+        """Wall time of the run over all launches, everything included."""
+        return time.perf_counter() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the block's time in the speed."""
-        begin = time.perf_counter()
+        """Exclude the time of the block from throughput."""
+        start = time.perf_counter()
         yield
-        self._lap += time.perf_counter() - begin
+        self._lap += time.perf_counter() - start
 
 
 def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
-    """What the processes of all ranks spent since they were asked last; every rank must call it.
+    """Time and memory of all ranks since the last call; collective.
 
     Args:
-        seconds: by phase, of this rank.
+        seconds: timer -> seconds of this rank.
         world: the ranks.
 
     Returns:
-        `phase_share`, the share of the time of steps that each of STEP_PHASES took, over all ranks; `data_wait`, the
-        share of the rank that waited longest for its data; `memory`, peak bytes of the rank with most: of the process
-        since its start (`host`), and of its tensors on the device since it was asked last (`device`).
+        `phase_share`: fraction of step time in each of STEP_PHASES, over all ranks. `data_wait`: fraction of step time
+        that the slowest-fed rank waits for data. `memory`: bytes of the rank with most, as `host` (peak of the process)
+        and `device` (peak of allocated tensors since the last call).
     """
     on_gpu = world.device.type == "cuda"
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,7 +1,7 @@
-"""A copy of a run's checkpoints under a URL of any kind that fsspec writes to (s3://, gs://, file:// ...).
+"""Copy of the checkpoints of a run under any URL that fsspec can write to (s3://, gs://, file://).
 
-An object store cannot rename. There a checkpoint is complete when its manifest is present and whole: the manifest is
-sent last and removed first.
+Object stores cannot rename, so a remote checkpoint is complete if its manifest is present and valid: the manifest is
+uploaded last and deleted first.
 """
 
 import errno
@@ -22,13 +22,13 @@ KEY = "checkpoint.remote"
 
 
 class Mirror:
-    """The complete checkpoints of a store, under a URL.
+    """Remote copy of the complete checkpoints of a store.
 
     Args:
-        url: of a folder, which need not exist.
+        url: folder, created if missing.
 
     Raises:
-        UserError: no such kind of URL is known, or the package for it is missing.
+        UserError: the protocol of the URL is unknown, or its package is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,7 +36,7 @@ class Mirror:
 
         self.url = url.rstrip("/")
         with self._errors("cannot be used"):
-            # The only file system of fsspec that does not make folders unless told to.
+            # fsspec's local file system is the only one that needs this to create folders.
             options = {"auto_mkdir": True} if url.startswith(("file://", "local://")) or "://" not in url else {}
             self._files, self._root = url_to_fs(self.url, **options)
 
@@ -46,15 +46,16 @@ class Mirror:
             return sorted(name for name in self._listing() if self._manifest(name))
 
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None]) -> None:
-        """Bring the newest checkpoint, and the best it knows of, unless the store has it or a newer one.
+        """Download the newest checkpoint, and the best one its state names, unless the store has it or a newer one.
 
         Args:
-            store: where to.
-            check: given a folder with state and configuration of the newest, raises UserError if it is of another run.
+            store: local checkpoints to add to.
+            check: called with a folder that holds state and configuration of the newest checkpoint; raises UserError if
+                they belong to another run.
 
         Raises:
-            TransientError: it cannot be read at the moment.
-            UserError: it cannot be read, has changed, or `check` refuses it.
+            TransientError: the remote cannot be read now.
+            UserError: the remote cannot be read, a checkpoint is damaged, or `check` raises.
         """
         there, latest = self.complete(), store.latest()
         if not there:
@@ -67,16 +68,16 @@ class Mirror:
             best = read_state(Path(folder)).best_step
         if latest is not None and there[-1] <= latest.name:
             return
-        wanted = {there[-1], *({store.path(best).name} & set(there) if best else ())}
-        # The newest comes last: a start that follows an interrupted one finds all of it still to be done.
-        for name in sorted(wanted - {path.name for path in store.complete()}):
+        missing = {there[-1], *({store.path(best).name} & set(there) if best else ())}
+        # The newest comes last, so that an interrupted download is repeated by the next launch.
+        for name in sorted(missing - {path.name for path in store.complete()}):
             self._download(name, store)
 
     def update(self, store: CheckpointStore) -> None:
-        """Make the URL hold what the store holds: send what it lacks, remove what is gone.
+        """Upload checkpoints that the remote lacks and delete those that the store no longer has.
 
         Raises:
-            UserError: it cannot be written to.
+            UserError: the remote cannot be written to.
         """
         with self._errors("cannot be written to"):
             there = self._listing()
@@ -88,7 +89,7 @@ class Mirror:
                 self._remove(name, there[name])
 
     def _listing(self) -> dict[str, set[str]]:
-        """Files by checkpoint, complete or not."""
+        """File names of each checkpoint, complete or not."""
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
         try:
@@ -102,7 +103,7 @@ class Mirror:
         return dict(found)
 
     def _manifest(self, name: str) -> bytes | None:
-        """The manifest of a checkpoint; None if it is not there or was cut short."""
+        """Manifest of a checkpoint; None if it is missing or truncated."""
         try:
             content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
             json.loads(content)
@@ -121,7 +122,7 @@ class Mirror:
     def _remove(self, name: str, files: set[str]) -> None:
         if MANIFEST in files:
             self._files.rm_file(f"{self._root}/{name}/{MANIFEST}")
-        with suppress(FileNotFoundError):  # an object store knows no folder that nothing is in
+        with suppress(FileNotFoundError):  # object stores have no empty folders
             self._files.rm(f"{self._root}/{name}", recursive=True)
 
     def _download(self, name: str, store: CheckpointStore) -> None:
@@ -137,7 +138,7 @@ class Mirror:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Every file system has errors of its own."""
+        """Translate the errors of any file system."""
         try:
             yield
         except UserError:

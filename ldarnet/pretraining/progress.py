@@ -1,4 +1,4 @@
-"""What rank 0 shows: a live line on a terminal, plain lines now and then elsewhere. Other ranks are silent."""
+"""Progress of pretraining on rank 0: a live bar on a terminal, otherwise plain lines at intervals."""
 
 import time
 from typing import Any
@@ -7,18 +7,19 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
 
-PLAIN_SECONDS = 10.0
-MUCH_WAITING = 0.1
-"""Share of the time spent waiting for data from which on it is shown."""
+LINE_SECONDS = 10.0
+"""Interval of plain lines."""
+MIN_DATA_WAIT = 0.1
+"""Fraction of step time waiting for data from which it is printed."""
 
 
 class PretrainProgress(Printer):
-    """Prints for the one rank that may.
+    """Prints training and validation lines.
 
     Args:
-        shown: whether this rank prints at all.
-        total: optimiser steps of the run.
-        completed: steps already taken.
+        shown: False on ranks that print nothing.
+        total: optimizer steps of the run.
+        completed: steps completed by earlier launches.
     """
 
     def __init__(self, shown: bool, total: int = 0, completed: int = 0) -> None:
@@ -26,7 +27,7 @@ class PretrainProgress(Printer):
         self._total = total
         self._first = completed
         self._start = time.monotonic()
-        self._throttle = Throttle(PLAIN_SECONDS)
+        self._throttle = Throttle(LINE_SECONDS)
         self._bar = progress_bar(
             console,
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
@@ -39,10 +40,10 @@ class PretrainProgress(Printer):
         super().__init__(console, self._bar)
 
     def step(self, line: dict[str, Any]) -> None:
-        """Show a line of training metrics."""
+        """Print a training line."""
         used = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
         waits = line.get("data_wait", 0.0)
-        used += f"  waiting for data {waits:.0%}" if waits >= MUCH_WAITING else ""
+        used += f"  data wait {waits:.0%}" if waits >= MIN_DATA_WAIT else ""
         speed = format_speed(line["bases_per_second"])
         numbers = f"loss {line['loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{used}"
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
@@ -52,8 +53,8 @@ class PretrainProgress(Printer):
             self.info(f"step {line['step']}/{self._total}  {numbers}  ETA {format_duration(eta)}")
 
     def validation(self, line: dict[str, Any]) -> None:
-        """Show a line of validation metrics."""
+        """Print a validation line."""
         self.info(
-            f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  on [MASK] "
-            f"{line['mask_loss']:.4f}, accuracy {line['accuracy']:.1%}{format_chunks(line['bases_per_chunk'])}"
+            f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  masked positions: "
+            f"loss {line['mask_loss']:.4f} accuracy {line['accuracy']:.1%}{format_chunks(line['bases_per_chunk'])}"
         )

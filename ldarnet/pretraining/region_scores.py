@@ -1,4 +1,4 @@
-"""Validation by region of the genome."""
+"""Validation metrics by region of the genome."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,11 @@ from ldarnet.runtime.router_metrics import boundaries_at_bases
 
 
 class RegionScores:
-    """Sums over validation windows by region, (regions, 3 + stages) float64 on the device.
+    """Sums over validation windows by region.
 
     Attributes:
-        sums: loss, scored bases, bases, and boundaries by stage.
+        sums: (regions, 3 + stages) float64 on the device: summed loss, target positions, bases, boundaries of each
+            stage; all-reduce them before `metrics`.
     """
 
     def __init__(self, regions: Regions, length: int, stages: int, device: torch.device) -> None:
@@ -24,7 +25,14 @@ class RegionScores:
         self.sums = torch.zeros(len(regions.names), 3 + stages, dtype=torch.float64, device=device)
 
     def add(self, batch: Batch, labels: Tensor, losses: Tensor, stages: Sequence[Boundaries]) -> None:
-        """Add the windows of a batch that count, given labels and losses (B, L) and what the routers did."""
+        """Add the windows of a batch that are not padding.
+
+        Args:
+            batch: the batch; only its first `batch.windows` rows count.
+            labels: (B, L).
+            losses: (B, L), nats.
+            stages: boundaries of each stage.
+        """
         if not batch.windows:
             return
         assert batch.locations is not None
@@ -36,10 +44,10 @@ class RegionScores:
         self.sums += masks_RT @ columns_TC
 
     def metrics(self, sums: Tensor) -> dict[str, Any]:
-        """`mlm_loss`, `bases_per_chunk` by stage and number of `scored` bases of each region; if 0, it alone."""
-        told = {}
+        """`mlm_loss`, `bases_per_chunk` by stage and `scored` target positions per region; if none, only `scored`."""
+        metrics = {}
         for name, (loss, scored, bases, *boundaries) in zip(self._regions.names, sums.tolist(), strict=True):
             chunks = [bases / max(number, 1) for number in boundaries]
             means = {"mlm_loss": loss / scored, "bases_per_chunk": chunks} if scored else {}
-            told[name] = {**means, "scored": int(scored)}
-        return told
+            metrics[name] = {**means, "scored": int(scored)}
+        return metrics

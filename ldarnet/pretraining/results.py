@@ -1,4 +1,4 @@
-"""What a finished pretraining leaves beside its checkpoints: an exported model, figures, a summary."""
+"""Results of a finished pretraining run: exported model, figures, summary."""
 
 import json
 import shlex
@@ -23,15 +23,17 @@ FIGURE_BASES = 1024
 
 
 def leave_results(config: RunConfig, result: TrainResult) -> None:
-    """Write and print everything, unless an earlier start has done so already.
+    """Export the best model, draw the figures, and write and print the summary; once per run.
 
     Raises:
-        UserError: the device is full.
+        UserError: the disk is full.
     """
     console = make_console()
     summary = result.run_dir / run_files.SUMMARY_TEXT
     if result.resumed_from == result.steps and summary.is_file():
-        console.print(f"{result.run_dir} holds a finished run of this configuration; nothing is left to train.\n")
+        console.print(
+            f"{result.run_dir}: all {result.steps:,} steps of this configuration are done; nothing is left to train.\n"
+        )
         console.print(summary.read_text(encoding="utf-8"), markup=False)
         return
     assert result.best_checkpoint is not None
@@ -49,7 +51,7 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
 
 
 def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
-    """Write a Hugging Face folder with model and tokenizer, in place of an earlier one; returns the model."""
+    """Write model and tokenizer as a Hugging Face folder, replacing an earlier one; returns the model."""
     model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
     shutil.rmtree(folder, ignore_errors=True)
     write_model(model, folder)
@@ -57,14 +59,14 @@ def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
 
 
 def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMaskedLM) -> list[Path]:
-    """Draw the curves of the run, and any boundaries along a stretch of the held-out split."""
+    """Draw the training curves, and the boundaries along a held-out window if the model has chunks."""
     from ldarnet.interpret.boundaries import boundary_figure
     from ldarnet.interpret.figures import training_figure
 
     folder = result.run_dir / run_files.FIGURES
     folder.mkdir(exist_ok=True)
     drawn, boundaries = [], folder / run_files.BOUNDARY_FIGURE
-    if (result.run_dir / run_files.METRICS).is_file():  # lost with its folder, if the model came from checkpoint.remote
+    if (result.run_dir / run_files.METRICS).is_file():  # missing if restored from checkpoint.remote
         drawn.append(folder / run_files.TRAINING_FIGURE)
         training_figure(
             result.run_dir / run_files.METRICS,
@@ -76,16 +78,16 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
         return drawn
     shards = open_shards(config.data)
     window, contig, start = middle_window(shards, config)
-    skipped = max(window.shape[1] - FIGURE_BASES, 0) // 2
-    ids = window[0, skipped : skipped + FIGURE_BASES].numpy()
-    if (ids == N).all():  # damaged, and quarantined
+    margin = max(window.shape[1] - FIGURE_BASES, 0) // 2
+    ids = window[0, margin : margin + FIGURE_BASES].numpy()
+    if (ids == N).all():  # quarantined
         return drawn
-    boundary_figure(model, ids, shards.index.name(contig), start + skipped, boundaries)
+    boundary_figure(model, ids, shards.index.name(contig), start + margin, boundaries)
     return [*drawn, boundaries]
 
 
 def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
-    """The summary: what was learnt, where everything is, what to try next."""
+    """Summary of a run: metrics, paths, next commands."""
     bases = result.steps * config.training.batch * config.data.length
     pace = format_speed(bases / max(result.seconds, 1e-9))
     lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]
@@ -94,9 +96,9 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
         lines += [
             f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
-            f"MLM loss {valid['mlm_loss']:.4f} nats a base, on [MASK] {valid['mask_loss']:.4f}",
-            f"the best guess that knows the base composition alone has {valid['composition_loss']:.4f} on [MASK]",
-            f"accuracy on [MASK] {valid['accuracy']:.1%}{f', {chunks} bases a chunk' if chunks else ''}",
+            f"MLM loss {valid['mlm_loss']:.4f} nats per base, on masked positions {valid['mask_loss']:.4f}",
+            f"unigram baseline on masked positions {valid['composition_loss']:.4f}",
+            f"accuracy on masked positions {valid['accuracy']:.1%}{f', {chunks} bases per chunk' if chunks else ''}",
         ]
     lines += [
         "",
@@ -117,11 +119,11 @@ def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
     path = json.dumps(str(export), ensure_ascii=False)
     load = f"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained({path}))"
     return [
-        f"  look at it  ldarnet report {quoted}",
-        f"  load it     python -c {shlex.quote(load)}",
-        "  your data   ldarnet shard --out runs/my-shards my.fa.gz --split valid=CONTIG",
-        f"  train it    ldarnet pretrain --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
+        f"  report      ldarnet report {quoted}",
+        f"  load        python -c {shlex.quote(load)}",
+        "  own data    ldarnet shard --out runs/my-shards my.fa.gz --split valid=CONTIG",
+        f"  pretrain    ldarnet pretrain --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
-        "  classify    ldarnet finetune --config classify data.train=my.csv "
+        "  fine-tune   ldarnet finetune --config classify data.train=my.csv "
         f"checkpoint={quoted} run.dir=runs/my-classifier",
     ]

@@ -1,4 +1,4 @@
-"""One start of a run: put it together, find where it stands, train, and tell what is left."""
+"""One launch of a pretraining run: build it, resume or start it, train, return the result."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from ldarnet.config import RunConfig
 from ldarnet.io import run_files
-from ldarnet.pretraining.async_checkpoint import Saver, bring_up_to_date
+from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer, copy_missing
 from ldarnet.pretraining.callbacks.base import RunContext, running_callbacks
 from ldarnet.pretraining.describe import describe
 from ldarnet.pretraining.loop import loop
@@ -26,17 +26,17 @@ from ldarnet.runtime.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a start of a run left.
+    """Result of one launch.
 
     Attributes:
-        run_dir: the run folder.
-        steps: completed optimiser steps, over all starts.
+        run_dir: run folder.
+        steps: completed optimizer steps, over all launches.
         total_steps: steps of the whole run.
-        resumed_from: step that this start continued from, 0 in a new run.
-        best_checkpoint: the complete checkpoint with the lowest validation loss.
-        validation: metrics of the validation of that checkpoint; empty if there was none.
-        seconds: time in training over all starts.
-        signal: name of the one that stopped this start before the last step, if any.
+        resumed_from: completed steps when this launch resumed; 0 in a new run.
+        best_checkpoint: complete checkpoint with the lowest validation loss.
+        validation: validation metrics of the best checkpoint; empty without validation.
+        seconds: wall time of training, over all launches.
+        signal: name of the signal that stopped this launch before the last step, if any.
     """
 
     run_dir: Path
@@ -50,15 +50,15 @@ class TrainResult:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps have been taken."""
+        """Whether all steps are completed."""
         return self.steps >= self.total_steps
 
 
 def train(config: RunConfig) -> TrainResult:
-    """Begin or continue the run that `config` describes, on all ranks of the launcher's environment.
+    """Start or resume the run described by `config`; call it on every rank of the launcher.
 
     Raises:
-        UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
+        UserError: configuration, data and run folder do not match, or training cannot proceed; on all ranks.
     """
     world = distributed.start(config.training.timeout_minutes)
     try:
@@ -68,7 +68,7 @@ def train(config: RunConfig) -> TrainResult:
 
 
 def train_on(world: World, config: RunConfig) -> TrainResult:
-    """`train` on ranks that have been started already."""
+    """Run `train` in a process group that is already initialized."""
     phases = Phases()
     with (
         stop_requests() as request,
@@ -85,7 +85,7 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
     found = find_resume_point(config, inputs, store, world)
     state = found.state or initial_state(config, inputs)
     if state.fingerprint != inputs.shards.fingerprint:
-        # Other data was accepted: its epochs are others, and so are its validation windows and its losses.
+        # data.accept_other: epochs, validation windows and losses of the other data set do not compare.
         state = state.advanced(
             fingerprint=inputs.shards.fingerprint,
             total_steps=inputs.total_steps,
@@ -100,7 +100,7 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
         for text in describe(config, inputs, world):
             display.info(text)
         if found.checkpoint is not None:
-            display.info(f"continuing from step {state.step}, checkpoint {found.checkpoint}")
+            display.info(f"resuming from step {state.step}: {found.checkpoint}")
         run = RunContext(
             config=config,
             inputs=inputs,
@@ -116,12 +116,12 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
                 for callback in callbacks:
                     callback.on_checkpoint_failed(reason)
 
-            with Saver(config, store, world, state, report_failure) as saver:
-                state = loop(run, saver, callbacks, request)
+            with AsyncCheckpointer(config, store, world, state, report_failure) as checkpointer:
+                state = loop(run, checkpointer, callbacks, request)
     elif found.unreached is not None:
-        display.warn(f"checkpoints may not be copied: {found.unreached}")
+        display.warn(f"checkpoints not copied to checkpoint.remote: {found.unreached}")
     else:
-        world.on_main(lambda: bring_up_to_date(config, store, display.warn))
+        world.on_main(lambda: copy_missing(config, store, display.warn))
     return TrainResult(
         run_dir=config.run.dir,
         steps=state.step,
@@ -135,7 +135,7 @@ def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest
 
 
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """The line of a metrics file that tells of the validation of the best checkpoint; empty if there is none."""
+    """Validation line of the best checkpoint in metrics.jsonl; empty if there is none."""
     best = store.best()
     lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
     return next((line for line in lines if store.path(line["step"]) == best), {})

@@ -1,4 +1,4 @@
-"""What stands in a run folder, and so what a start has to do: begin, continue, or nothing."""
+"""Open a run folder and find the checkpoint to resume from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,12 @@ from ldarnet.runtime.checkpoint_files import save_config
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What stands in a run folder.
+    """Where a launch resumes.
 
     Attributes:
-        checkpoint: to continue from; None in a new run.
-        state: of it.
-        unreached: why the mirror of a finished run could not be looked at, if so.
+        checkpoint: newest complete checkpoint; None in a new run.
+        state: training state in the checkpoint.
+        unreached: why `checkpoint.remote` of a finished run cannot be read, if so.
     """
 
     checkpoint: Path | None = None
@@ -27,33 +27,33 @@ class ResumePoint:
 
     @property
     def finished(self) -> bool:
-        """Whether all steps have been taken."""
+        """Whether all steps are completed."""
         return self.state is not None and self.state.step >= self.state.total_steps
 
 
 def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str) -> ResumePoint:
-    """Prepare the run folder and find the newest complete checkpoint, of it and its mirror; rank 0 only.
+    """Prepare the run folder and find the newest complete checkpoint, local or remote; rank 0 only.
 
     Args:
-        config: of the run.
-        store: its checkpoints.
-        fingerprint: of its data, which what is brought from the mirror was trained on, unless other data is accepted.
+        config: run configuration.
+        store: local checkpoints.
+        fingerprint: fingerprint of the data set; a remote checkpoint must match it unless `data.accept_other` is set.
 
     Raises:
-        TransientError: the mirror cannot be read at the moment, and the run is not finished.
-        UserError: folder or mirror holds a run of another configuration, or a checkpoint that has changed; or the
-            mirror cannot be read.
+        TransientError: `checkpoint.remote` cannot be read now, and the run is not finished.
+        UserError: the folder or `checkpoint.remote` holds a run of another configuration or a damaged checkpoint,
+            or `checkpoint.remote` cannot be read.
     """
     run_dir = config.run.dir
     store.clean()
-    checkpoint = own = store.latest()
+    checkpoint = local = store.latest()
     saved = run_dir / run_files.CONFIG
     if checkpoint is not None:
-        read_state(checkpoint)  # one of another version may have other files
+        read_state(checkpoint)  # first: a checkpoint of another version may have other files
         verify(checkpoint)
         _check_same(config, checkpoint, f"run.dir={run_dir}")
     elif saved.is_file() and differences(load_config(saved), config):
-        # Nothing was learnt yet, so there is nothing to mix.
+        # Nothing is trained yet: start over with a new MLflow run.
         (run_dir / run_files.MLFLOW).unlink(missing_ok=True)
     unreached = None
     if config.checkpoint.remote is not None:
@@ -64,7 +64,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
             if read_state(folder).fingerprint != fingerprint and not config.data.accept_other:
                 raise UserError(
                     f"{remote} holds a run on another data set; give this one another checkpoint.remote, or set "
-                    "data.accept_other=true to go on from there with the other data"
+                    "data.accept_other=true to resume it on the new data"
                 )
 
         try:
@@ -77,7 +77,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     save_config(config, saved)
     if checkpoint is None:
         return ResumePoint()
-    if checkpoint != own:
+    if checkpoint != local:
         verify(checkpoint)
     store.settle()
     return ResumePoint(checkpoint, read_state(checkpoint), unreached)

@@ -1,4 +1,4 @@
-"""What changes in the course of a run, as pure functions of the step: the learning rate and the wanted compression."""
+"""Learning-rate and target-ratio schedules, as pure functions of the step."""
 
 import math
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from ldarnet.config.schema import ScheduleSection
 
 PUBLISHED_FINAL = 0.05
-"""Share of the base rate at which the published decay ends."""
+"""Factor on the learning rate at the end of the `published` decay."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The course of a run.
+    """Schedules of a run.
 
     Attributes:
-        config: its shape.
-        total: optimiser steps of the whole run.
-        target: bases per chunk that the ratio loss aims at in the end.
+        config: shape of the schedules.
+        total: optimizer steps of the run.
+        target: final target of the ratio loss, positions per chunk of each stage.
     """
 
     config: ScheduleSection
@@ -24,28 +24,28 @@ class Schedule:
     target: float
 
     def factor(self, step: int) -> float:
-        """The factor on every base learning rate in step number `step`, from 0."""
+        """Factor on the learning rate of every parameter group in step `step`, counted from 0."""
         shape = self.config
         return learning_rate_factor(
             step, self.total, warmup=shape.warmup, decay=shape.decay, decay_shape=shape.decay_shape
         )
 
     def target_ratio(self, step: int) -> float:
-        """The bases per chunk that the ratio loss aims at in step number `step`, from 0."""
+        """Target of the ratio loss, positions per chunk, in step `step`, counted from 0."""
         shape = self.config
         return target_ratio(step, self.total, start=shape.ratio_start, warmup=shape.ratio_warmup, target=self.target)
 
 
 def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, decay_shape: str) -> float:
-    """The factor on every group's base learning rate for the update that follows `step` completed steps.
+    """Warm-up/stable/decay factor on the learning rate for the update after `step` completed steps.
 
     Args:
-        step: completed optimiser steps, 0 <= step < total.
-        total: optimiser steps of the whole run.
-        warmup: share of the steps in which the factor rises linearly to 1.
-        decay: share of the steps at the end in which it falls.
-        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)), s set so that it ends
-            at 0.05, and `sqrt` is 1 - sqrt(t/T), which ends at 0.
+        step: completed optimizer steps, 0 <= step < total.
+        total: optimizer steps of the run.
+        warmup: fraction of the steps in which the factor rises linearly to 1.
+        decay: fraction of the steps, at the end, in which it falls.
+        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)) with s such that it ends
+            at 0.05; `sqrt` is 1 - sqrt(t/T), which ends at 0.
     """
     assert 0 <= step < total
     warmup_steps, decay_steps = round(warmup * total), round(decay * total)
@@ -64,14 +64,14 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, 
 
 
 def target_ratio(step: int, total: int, *, start: float | None, warmup: float, target: float) -> float:
-    """The bases per chunk that the ratio loss aims at in the step that follows `step` completed ones.
+    """Target of the ratio loss, positions per chunk, for the step after `step` completed steps.
 
     Args:
-        step: completed optimiser steps, 0 <= step < total.
-        total: optimiser steps of the whole run.
-        start: the first value; None to aim at the target from the first step.
-        warmup: share of the steps in which it goes from start to target, by equal factors.
-        target: the value after them.
+        step: completed optimizer steps, 0 <= step < total.
+        total: optimizer steps of the run.
+        start: initial target; None to use `target` from the first step.
+        warmup: fraction of the steps in which the target moves geometrically from `start` to `target`.
+        target: final target.
     """
     steps = round(warmup * total)
     if start is None or step >= steps:

@@ -1,4 +1,4 @@
-"""Everything a run consists of, put together once: data, model, engine, checkpoints, and where the run stands."""
+"""Build the pieces of a run: data, model, engine, resume point, training state."""
 
 import math
 from dataclasses import dataclass
@@ -25,18 +25,18 @@ from ldarnet.runtime.zero_state import prepare_optimizer_state, restore_optimize
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads and builds on, checked against the configuration but not yet on a device.
+    """Data, model and schedule of a run, checked against the configuration; still on the CPU.
 
     Attributes:
-        shards: the data set.
-        windows: its training windows of the full length in their order.
-        parts: of the run, by the length of their windows.
-        by_length: the training windows of each of these lengths.
-        masking: their masks.
-        regions: of the validation split, if they are validated apart.
-        model: with fresh weights from the run's seed, the same on every rank.
-        kernels: operation -> backend.
-        schedule: of the run, and its number of optimiser steps.
+        shards: data set.
+        windows: training windows of the full length, in training order.
+        parts: parts of the length curriculum, in order.
+        by_length: window length -> training windows.
+        masking: how training windows are masked.
+        regions: regions of the validation split with metrics of their own; None without `validation.regions`.
+        model: initialized from `run.seed`, identical on all ranks.
+        kernels: op -> kernel.
+        schedule: learning rate, target ratio and number of steps.
     """
 
     shards: ShardSet
@@ -51,7 +51,7 @@ class Inputs:
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the run."""
+        """Optimizer steps of the run."""
         return self.schedule.total
 
 
@@ -59,7 +59,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     """Open the data and build the model.
 
     Raises:
-        UserError: anything in the configuration, the shards or the installed kernels does not fit; on all ranks.
+        UserError: configuration, shards and installed kernels do not match; on all ranks.
     """
     with world.together():
         data = config.data
@@ -97,10 +97,10 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
 
 
 def open_shards(data: DataSection) -> ShardSet:
-    """Open the shard set that a configuration names.
+    """Open the shard set of a configuration.
 
     Raises:
-        UserError: there is none, or it is damaged or cannot be reached.
+        UserError: it does not exist, is damaged or cannot be read.
     """
     return ShardSet.open(
         data.shards,
@@ -111,10 +111,10 @@ def open_shards(data: DataSection) -> ShardSet:
 
 
 def training_windows(config: RunConfig, shards: ShardSet, length: int) -> Windows:
-    """The training windows of a length.
+    """Training windows of one length.
 
     Raises:
-        UserError: none fits into the training split, or a species of the mixture is not there.
+        UserError: the training split has no window of this length, or a species of the mixture is missing.
     """
     data = config.data
     return Windows(
@@ -130,11 +130,11 @@ def training_windows(config: RunConfig, shards: ShardSet, length: int) -> Window
 
 
 def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore, world: World) -> ResumePoint:
-    """Where the run in this folder stands; its checkpoint is checked and its weights are loaded into the model.
+    """Find the checkpoint to resume from and load its weights into the model.
 
     Raises:
-        UserError: the folder holds another run, or its newest checkpoint is damaged, of another architecture or of
-            other data; on all ranks.
+        UserError: the folder holds another run, or its newest checkpoint is damaged, of another architecture or
+            trained on another data set; on all ranks.
     """
     found = world.from_main(lambda: open_run_folder(config, store, inputs.shards.fingerprint))
     if found.checkpoint is not None:
@@ -149,7 +149,7 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
 def build_engine(
     config: RunConfig, inputs: Inputs, checkpoint: Path | None, state: TrainingState, world: World
 ) -> Engine:
-    """The engine in the state of a checkpoint, or in the first one."""
+    """Build the engine, with the optimizer and guard state of `checkpoint` if there is one."""
     groups = parameter_groups(inputs.model, config.optimizer)
     engine = Engine(inputs.model, groups, EngineOptions.of(config, world), world)
     prepare_optimizer_state(engine)
@@ -161,7 +161,7 @@ def build_engine(
 
 
 def initial_state(config: RunConfig, inputs: Inputs) -> TrainingState:
-    """The state before the first step."""
+    """Training state before the first step."""
     return TrainingState(
         step=0,
         total_steps=inputs.total_steps,

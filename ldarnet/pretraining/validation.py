@@ -1,4 +1,4 @@
-"""Validation in evaluation mode over fixed windows and fixed masks: the same question at every step of every run."""
+"""Validation in evaluation mode on fixed windows with fixed masks, so that losses compare across steps and runs."""
 
 import math
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from ldarnet.runtime.engine import Engine, micro_batch
 
 BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
 MASK_SEED = 0
-"""Not the run's seed: runs with different seeds answer the same question."""
+"""Fixed, unlike `run.seed`, so that validation losses compare across seeds."""
 
 
 def validate(
     engine: Engine, shards: ShardSet, config: RunConfig, world: World, regions: Regions | None = None
 ) -> dict[str, Any]:
-    """The validation metrics over all ranks; every rank must call it.
+    """Global validation metrics; collective.
 
     Returns:
-        `mlm_loss` over all scored positions (nats per base), `mask_loss` over those shown as [MASK], `copy_loss` over
-        those shown as a base, `composition_loss`, the mask_loss of the best guess that knows their composition alone,
-        `accuracy` on [MASK] positions, `ratio_loss`, `bases_per_chunk` and `boundary_probability` by stage, and the
-        counts `windows` and `scored`; `quarantined`, if windows could not be read, how many; `regions`, if there are
-        any, what `RegionScores.metrics` tells of each. A mean over nothing is 0.
+        Losses in nats per target position: `mlm_loss` over all, `mask_loss` over those replaced by [MASK], `copy_loss`
+        over those that show a base, `composition_loss` of the unigram baseline on masked positions. `accuracy` on
+        masked positions. `ratio_loss`; `bases_per_chunk` and `boundary_probability` of each stage. Counts: `windows`,
+        `scored` target positions, and `quarantined` windows that could not be read, if any. `regions`: metrics of each
+        region, if configured; see `RegionScores.metrics`. Means over no positions are 0.
 
     Raises:
-        UserError: the split is missing or too small, or a shard has changed; on all ranks.
+        UserError: the split is missing or too small, or a shard is damaged; on all ranks.
     """
     scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
@@ -62,7 +62,11 @@ def validate(
 
 
 def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
-    """Bases per chunk and mean boundary probability by stage, from (stages, 3): boundaries, probability, positions."""
+    """Bases per chunk and mean boundary probability of each stage.
+
+    Args:
+        stages: (stages, 3), sums of boundaries, boundary probability and positions.
+    """
     bases = stages[:1, 2]
     return {
         "bases_per_chunk": (bases / stages[:, 0]).tolist(),
@@ -71,10 +75,10 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
 
 
 def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Iterator[Batch]:
-    """This rank's validation batches.
+    """Validation batches of this rank.
 
     Raises:
-        UserError: the split is missing or holds no window, at once; a shard has changed, when it is read.
+        UserError: the split is missing or has no window (at once), or a shard is damaged (when it is read).
     """
     data = config.data
     return validation_batches(
@@ -91,7 +95,7 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 
 def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Loss on [MASK] positions, on copied ones, number of the latter, right answers on the former, and their bases."""
+    """Summed loss of masked and of copied targets; counts of copied, correct masked, and masked targets by base."""
     masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
     copied = (labels != alphabet.IGNORE_INDEX) & ~masked
     right = (logits.argmax(-1) == labels) & masked
@@ -101,7 +105,7 @@ def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -
 
 
 def _totals(boundaries: Any, windows: int) -> Tensor:
-    """Boundaries, summed probability and positions of the windows that count."""
+    """Boundaries, summed boundary probability and positions of the first `windows` rows."""
     return torch.stack(
         [
             boundaries.mask[:windows].sum().double(),

@@ -145,31 +145,32 @@ def test_what_is_wrong_is_found(values, grid, expected):
 def test_a_warning_is_told_once_when_it_lasts_and_when_it_ends():
     health = RouterHealth(1000, lambda step: 4.0)
     drifting = range(101, 301)
-    told = {step: text for step in range(1, 401) for text in health.look(line(step, 30.0 if step in drifting else 4.2))}
-    assert list(told) == [101 + 50, 301]  # a twentieth of the run later
-    assert "compression has left its target (30 positions a chunk, wanted 4) since step 101" in told[151]
-    assert "Router health" in told[151]
-    assert "the warning of drift is over" in told[301]
+    lines = [line(step, 30.0 if step in drifting else 4.2) for step in range(1, 401)]
+    messages = {values["step"]: text for values in lines for text in health.update(values)}
+    assert list(messages) == [101 + 50, 301]  # a twentieth of the run later
+    assert "compression has drifted from its target (30 positions per chunk, target 4) since step 101" in messages[151]
+    assert "Router health" in messages[151]
+    assert "warning drift ended" in messages[301]
     assert not health.warnings
 
 
 def test_a_short_fault_is_not_told_and_a_continued_run_goes_on_where_it_stood():
     lines = [line(step, 30.0 if step % 60 else 4.0) for step in range(1, 1000)]
     health = RouterHealth(1200, lambda step: 4.0)
-    assert [text for each in lines for text in health.look(each)] == []
+    assert [text for each in lines for text in health.update(each)] == []
     lasting = [line(step, 30.0) for step in range(1, 200)]
     first, second = RouterHealth(1000, lambda step: 4.0), RouterHealth(1000, lambda step: 4.0)
-    whole = [first.look(each) for each in lasting]
+    whole = [first.update(each) for each in lasting]
     for each in lasting[:90]:
-        second.look(each)
-    assert [second.look(each) for each in lasting[90:]] == whole[90:]
+        second.update(each)
+    assert [second.update(each) for each in lasting[90:]] == whole[90:]
     assert sum(map(len, whole)) == 1
 
 
 @pytest.mark.parametrize(("total", "expected"), [(10, 1 + PATIENCE[1]), (1000, 101), (10_000_000, QUIET[1] + 1)])
 def test_a_router_that_never_recovers_is_told_when_the_beginning_is_over(total, expected):
     health = RouterHealth(total, lambda step: 4.0)
-    told = [step for step in range(1, 1500) if health.look(line(step, 512.0))]
+    told = [step for step in range(1, 1500) if health.update(line(step, 512.0))]
     assert told == [expected]
 
 

@@ -54,7 +54,7 @@ def test_waiting_and_warnings_are_shown(capsys):
     for waits, shown in ((0.02, False), (0.25, True)):
         display = PretrainProgress(True, total=1)
         display.step(line | {"data_wait": waits})
-        assert ("waiting for data 25%" in capsys.readouterr().out) == shown
+        assert ("data wait 25%" in capsys.readouterr().out) == shown
     display.warn("stage 0: [odd] brackets")
     assert "warning: stage 0: [odd] brackets" in capsys.readouterr().out
 
@@ -104,7 +104,7 @@ def _has_warned_once(run, said):
     """Of a drift from the first step on, 20 steps later, though the run was stopped in between."""
     train, _ = lines(run)
     assert [line["step"] for line in train if "drift/stage0" in line["warnings"]] == [21, 22, 23, 24]
-    assert said.count("warning: stage 0: compression has left its target") == 1
+    assert said.count("warning: stage 0: compression has drifted from its target") == 1
     assert "since step 1;" in said
 
 

@@ -61,7 +61,7 @@ def test_torchrun_brings_a_killed_job_back(config_file, run_ranks, torchrun, tmp
     next(rank for rank in ranks if rank.environ().get("RANK") == "1").send_signal(signal.SIGKILL)
     output, errors = job.communicate(timeout=TIMEOUT_SECONDS)
     assert job.returncode == 0, output + errors
-    assert "continuing from step 20" in output
+    assert "resuming from step 20" in output
     lines = read_metrics(tmp_path / "run/metrics.jsonl")
     assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, STEPS + 1))
     for name in ("model", "optimizer"):

@@ -52,7 +52,7 @@ def finished(tmp_path, monkeypatch):
 def test_the_numbers_are_those_of_the_checkpoint_that_is_exported(finished):
     config, result = finished()
     told = describe(config, result, result.run_dir / "export", [])
-    assert "validation of the best checkpoint (step 5) on split 'valid': MLM loss 1.3050 nats a base" in told
+    assert "validation of the best checkpoint (step 5) on split 'valid': MLM loss 1.3050 nats per base" in told
     assert "checkpoints/step-00000005\n" in told
     (result.run_dir / "metrics.jsonl").unlink()
     assert best_validation(CheckpointStore(result.run_dir, 2), result.run_dir / "metrics.jsonl") == {}

@@ -190,7 +190,7 @@ def test_killed_run_continues_exactly(config_file, runs, run_ranks):
     step = read_state(CheckpointStore(folder, keep=2).latest()).step
     assert step in (3, 6, 9)
     output = run_ranks(world, *arguments).succeed()
-    assert f"continuing from step {step}, " in output
+    assert f"resuming from step {step}: " in output
     assert_equal_runs(runs / "unbroken", folder)
 
 

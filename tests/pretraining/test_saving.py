@@ -50,7 +50,7 @@ def test_training_goes_on_when_the_disk_is_full(runs):
     run = folder / "full-for-a-while"
     assert "full-for-a-while: trained" in told
     assert steps(run) == [2, 4, 10]
-    assert "warning: checkpoint of step 6 is NOT SAVED: no space left on device while writing" in output
+    assert "warning: checkpoint of step 6 not written: no space left on device while writing" in output
     counts = [line.get("checkpoint_failures", 0) for line in train_lines(run)]
     assert counts[:6] == [0] * 6
     assert counts[-1] == 2
@@ -73,7 +73,7 @@ def test_a_last_checkpoint_that_cannot_be_written_ends_with_an_error(runs):
 
 def test_a_checkpoint_that_cannot_be_copied_fails_no_run(runs):
     folder, _, output = runs
-    assert "warning: checkpoints are saved here but NOT COPIED (checkpoint.remote=file:" in output
+    assert "warning: checkpoints not copied, local ones are complete (checkpoint.remote=file:" in output
     assert train_lines(folder / "late")[-1]["checkpoint_failures"] == 1
     assert not list(folder.glob("late-remote/*"))
 
@@ -83,7 +83,7 @@ def test_a_remote_that_cannot_be_reached_stops_only_a_run_that_needs_it(runs):
     _, told, output = runs
     *_, finished, begun = told
     assert finished == "lost: trained"
-    assert "warning: checkpoints may not be copied: checkpoint.remote=file:" in output
+    assert "warning: checkpoints not copied to checkpoint.remote: checkpoint.remote=file:" in output
     assert begun.startswith("begun: checkpoint.remote=file:")
     assert "cannot be reached (ConnectionError: no answer)" in begun
 

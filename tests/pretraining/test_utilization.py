@@ -58,9 +58,9 @@ def test_a_run_tells_what_it_costs(config_file, run_ranks, tmp_path):
     model = config.model.build({})
     expected = cost(model, config.data.length)
     (shown,) = [line for line in said.splitlines() if line.startswith("cost ")]
-    assert f"{expected.forward_flops / 1e3:.1f} kFLOP a base forward" in shown
-    assert f"{expected.activation_bytes / 1e3:.1f} kB of activations a base" in shown
-    assert f"{expected.activation_bytes * 64 * 2 / 1e3:.1f} kB a rank" in shown
+    assert f"{expected.forward_flops / 1e3:.1f} kFLOP per base forward" in shown
+    assert f"{expected.activation_bytes / 1e3:.1f} kB per base" in shown
+    assert f"{expected.activation_bytes * 64 * 2 / 1e3:.1f} kB per rank" in shown
     assert "MFU" not in said
     for line in read_metrics(tmp_path / "run/metrics.jsonl"):
         flops = cost(model, config.data.length, line["bases_per_chunk"]).training_flops * line["bases_per_second"] / 2

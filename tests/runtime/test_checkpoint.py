@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__
 from ldarnet.config import load_config
 from ldarnet.errors import TransientError, UserError
-from ldarnet.pretraining.async_checkpoint import Writer, bring_up_to_date
+from ldarnet.pretraining.async_checkpoint import CheckpointWriter, copy_missing
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime import checkpoint
@@ -29,14 +29,14 @@ class Run:
         self.config = load_config(config_file, [f"run.dir={folder}", *overrides])
         self.store = CheckpointStore(folder, self.config.checkpoint.keep)
         self.told = []
-        self.writer = Writer(self.config, self.store, self.told.append)
+        self.writer = CheckpointWriter(self.config, self.store, self.told.append)
         torch.manual_seed(0)
         self.model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
 
     def begin(self, step, best_step=None):
         weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         state = TrainingState(step, 10, 8 * step, 0, FINGERPRINT, best_step=best_step)
-        self.writer.begin(Contents(weights, {"exp_avg.a": torch.ones(3)}, self.model.config, self.config, state))
+        self.writer.submit(Contents(weights, {"exp_avg.a": torch.ones(3)}, self.model.config, self.config, state))
 
     def write(self, step, best_step=None):
         self.begin(step, best_step)
@@ -118,7 +118,7 @@ def test_what_cannot_be_written_leaves_the_old_ones(run, monkeypatch, module, fu
         patch.setattr(module, function, error)
         failure = run.write(2)
     assert isinstance(failure, UserError)
-    assert run.told == [f"checkpoint of step 2 is NOT SAVED: {str(failure).split(';')[0]}; those before it stay"]
+    assert run.told == [f"checkpoint of step 2 not written: {str(failure).split(';')[0]}; earlier checkpoints are kept"]
     with pytest.raises(UserError, match=told):
         raise failure
     assert sorted(path.name for path in run.store.folder.iterdir()) == ["pointers.json", "step-00000001"]
@@ -133,7 +133,7 @@ def test_one_that_is_complete_is_saved_though_older_ones_cannot_be_tidied_away(r
         patch.setattr(run.store, "settle", system_error)
         assert run.write(2) is None
     (told,) = run.told
-    assert told.startswith("checkpoint of step 2 is saved, but older ones could not be tidied away: ")
+    assert told.startswith("checkpoint of step 2 written, but old checkpoints could not be deleted: ")
     verify(run.store.path(2))
     assert run.write(3) is None
     assert run.steps() == [2, 3]
@@ -303,14 +303,14 @@ def test_a_server_that_fails_is_told_and_caught_up_with(mirrored, memory, monkey
         patch.setattr(memory, "put_file", fails)
         assert run.write(1) is None
         told = (
-            "checkpoints are saved here but NOT COPIED (checkpoint.remote=memory://bucket/run cannot be written to "
-            "(ConnectionError: no answer); check the address, your credentials and the network, or set "
-            "checkpoint.remote=null); the next save or start tries again"
+            "checkpoints not copied, local ones are complete (checkpoint.remote=memory://bucket/run cannot be written "
+            "to (ConnectionError: no answer); check the address, your credentials and the network, or set "
+            "checkpoint.remote=null); retrying at the next checkpoint or launch"
         )
-        bring_up_to_date(run.config, run.store, run.told.append)
+        copy_missing(run.config, run.store, run.told.append)
         assert run.told == [told, told]
         assert run.open().state.step == 1
-    bring_up_to_date(run.config, run.store, run.told.append)
+    copy_missing(run.config, run.store, run.told.append)
     assert sent(memory) == files_of(run.store.folder)
     assert len(run.told) == 2
     with monkeypatch.context() as patch:

@@ -87,5 +87,5 @@ def test_stopping(config_file, launch, tmp_path, way):
     output, _ = job.communicate(timeout=TIMEOUT_SECONDS)
     assert job.returncode == (STOPPED if way == "one rank" else -signal.SIGINT)
     step = read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"]
-    assert f"after step {step} of 5000; everything is saved" in output
+    assert f"after step {step} of 5000, saved in" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()

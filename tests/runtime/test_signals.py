@@ -19,5 +19,5 @@ def test_one_rank_that_is_told_to_stop_stops_all(config_file, run_ranks, tmp_pat
     output = results[0][1]
     step = read_metrics(metrics)[-1]["step"]
     assert f"stopped by SIGUSR1 after step {step} of 5000" in output
-    assert "Run the same command again to continue" in output
+    assert "run the same command again to resume" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()

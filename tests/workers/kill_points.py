@@ -38,15 +38,15 @@ class Points:
         io.open = builtins.open = self._after_open(builtins.open)
         contents.save_file = self._half_written(contents.save_file)
         shutil.copyfile = self._half_written(shutil.copyfile)
-        write = saver.Writer._write
+        write = saver.CheckpointWriter._write
 
-        def armed(writer: saver.Writer, content: contents.Contents) -> Any:
+        def armed(writer: saver.CheckpointWriter, content: contents.Contents) -> Any:
             self._armed = content.state.step == step
             failure = write(writer, content)
             self._armed = False
             return failure
 
-        saver.Writer._write = armed
+        saver.CheckpointWriter._write = armed
 
     def point(self, words: str) -> bool:
         """Whether this is the point to die at."""

@@ -12,7 +12,7 @@ from kill_points import Points, forked
 from ldarnet import LDARNetConfig
 from ldarnet.config import RunConfig, load_config
 from ldarnet.io.files import sha256_file
-from ldarnet.pretraining.async_checkpoint import Writer
+from ldarnet.pretraining.async_checkpoint import CheckpointWriter
 from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from ldarnet.runtime.checkpoint_files import Contents
@@ -35,9 +35,9 @@ def content(step: int) -> Contents:
 def save(*steps: int, deadly: int | None = None, report: Path | None = None) -> None:
     """Write checkpoints; die at a point of STEP's, or report the points of it."""
     points = Points(STEP, deadly)
-    writer = Writer(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
+    writer = CheckpointWriter(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
     for step in steps:
-        writer.begin(content(step))
+        writer.submit(content(step))
         assert writer.wait() is None
     writer.close()
     if report is not None:

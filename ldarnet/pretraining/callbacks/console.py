@@ -21,11 +21,12 @@ class ConsoleLogger(Callback):
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
         """Print where an unfinished run stopped and how to resume it."""
-        LOG.info("%s after step %d of %d", received or "as planned", state.step, state.total_steps)
-        if state.step < state.total_steps:
-            reason = f"stopped by {received}" if received else "stopped"
-            saved = f"; everything is saved in {self.context.config.run.dir}. Run the same command again to continue."
-            where = f"after step {state.step} of {state.total_steps}{saved}"
+        reason = f"stopped by {received}" if received else "stopped"
+        LOG.info("%s after step %d of %d", reason, state.step, state.total_steps)
+        if state.step == 0:
+            self.context.console.info(f"{reason} before the first step; nothing to save")
+        elif state.step < state.total_steps:
             self.context.console.info(
-                f"{reason} {where if state.step else 'before the first step; there is nothing to save.'}"
+                f"{reason} after step {state.step} of {state.total_steps}, saved in {self.context.config.run.dir}; run "
+                "the same command again to resume"
             )

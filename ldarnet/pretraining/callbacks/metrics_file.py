@@ -13,7 +13,7 @@ from ldarnet.runtime.metrics_file import MetricsFile
 class JsonLinesWriter(Callback):
     """Base of callbacks that write a JSON Lines file of the run folder on rank 0.
 
-    A line that cannot be written waits in memory and is written with the next one.
+    A line that cannot be written is kept in memory and written with the next one.
 
     Raises:
         UserError: lines still cannot be written at the end of the run; on all ranks.
@@ -41,10 +41,10 @@ class JsonLinesWriter(Callback):
             reason = str(user_error(error)).partition(";")[0]
             if reason not in self._warned:
                 self._warned.add(reason)
-                self.context.warn(f"{reason}; its lines wait in memory")
+                self.context.warn(f"{reason}; keeping its lines in memory")
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
-        """Write what waits in memory."""
+        """Write the lines that are still in memory."""
         self.context.world.on_main(lambda: self._file and self._file.flush())
 
     def close(self) -> None:

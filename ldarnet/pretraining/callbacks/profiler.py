@@ -1,6 +1,6 @@
-"""Traces of single steps by torch's profiler: by configuration on rank 0, by SIGUSR2 on any rank.
+"""Profile single steps with torch.profiler: configured on rank 0, or on any rank by SIGUSR2.
 
-A trace opens in ui.perfetto.dev or chrome://tracing. Profiled steps are slower; their result is the same.
+Open a trace in ui.perfetto.dev or chrome://tracing. Profiled steps are slower; their results are the same.
 """
 
 import signal
@@ -40,7 +40,7 @@ class StepProfiler(Callback):
     def close(self) -> None:
         """Write an unfinished trace and restore the signal handler."""
         if self._trace is not None:
-            self._write(self._completed + 1)  # the step that the run ended in
+            self._write(self._completed + 1)  # a step that did not complete
         if self._handler is not None:
             signal.signal(signal.SIGUSR2, self._handler)
 
@@ -67,7 +67,7 @@ class StepProfiler(Callback):
         self._trace.start()
 
     def _write(self, step: int) -> None:
-        """Write the trace; a full disk is said and does not stop training."""
+        """Write the trace; a failure is logged and training continues."""
         assert self._trace is not None
         trace, self._trace = self._trace, None
         trace.stop()
@@ -75,13 +75,13 @@ class StepProfiler(Callback):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
-                packed = partial.with_name(f"{partial.name}.gz")  # by which torch knows that it is to pack it
-                trace.export_chrome_trace(str(packed))
-                packed.replace(partial)
+                compressed = partial.with_name(f"{partial.name}.gz")  # torch compresses by this suffix
+                trace.export_chrome_trace(str(compressed))
+                compressed.replace(partial)
         except (UserError, OSError, RuntimeError) as error:
-            self._log(f"the profile of step {step} could not be written: {error}")
+            self._log(f"profile of step {step} not written: {error}")
         else:
-            self._log(f"profiled to step {step}: {path}; open it in ui.perfetto.dev")
+            self._log(f"wrote profile up to step {step}: {path}; open it in ui.perfetto.dev")
 
     def _log(self, text: str) -> None:
         LOG.info(text)

@@ -1,4 +1,4 @@
-"""starts.jsonl: when a run was started, on what and with which versions, a line each time."""
+"""Record time, hardware, versions and kernels of every launch in starts.jsonl."""
 
 import json
 import platform

@@ -21,7 +21,7 @@ class QuarantineCounter(Callback):
         for window in windows:
             if window.reason not in self._reasons:
                 self._reasons.add(window.reason)
-                self.context.console.info(f"not scored: window {window.window} and others like it: {window.reason}")
+                self.context.console.info(f"skipping unreadable windows, first {window.window}: {window.reason}")
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Add the count."""
