@@ -1,10 +1,10 @@
-# `make help` lists what can be made. Every target makes the environment in .venv first, when there is none or when
-# pyproject.toml has changed since.
+# `make help` lists the targets. Each creates the environment in .venv first if it is missing or older than
+# pyproject.toml.
 #
-#   PYTHON=python3.12      the Python to make .venv from (3.11 or later)
-#   TORCH=auto|cpu|cuda    which build of torch; auto is the one in .venv, or else looks for an NVIDIA GPU
-#   STEPS=20               quickstart: stop after so many steps, in a folder of its own
-#   TESTS_AT_ONCE=2        test: so many at a time; many of them start two processes or more
+#   PYTHON=python3.12      Python to create .venv with (3.11 or later)
+#   TORCH=auto|cpu|cuda    build of torch; auto: that of .venv, else CUDA if there is an NVIDIA GPU, else CPU
+#   STEPS=20               quickstart: train this many steps, in a separate run folder
+#   TESTS_AT_ONCE=2        test: number of pytest workers; many tests start two processes or more
 #   PYTEST_ARGS="-x"       test: more arguments for pytest
 
 PYTHON ?= python3
@@ -19,33 +19,33 @@ READY := .venv/ready-$(TORCH)
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test setup lint format typecheck doctor clean-quickstart
 
-help: ## Show this list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-quickstart: $(READY) ## Set up, shard the bundled genome, pretrain a small model on it (about 7 minutes on 2 cores)
+quickstart: $(READY) ## Build shards of the bundled genome and pretrain a small model on it (about 7 minutes on 2 cores)
 	@launch/quickstart.sh $(if $(STEPS),training.steps=$(STEPS) run.dir=runs/quickstart-$(STEPS)-steps)
 
-test: $(READY) ## Set up, then run every test, fast and slow
+test: $(READY) ## Run all tests, fast and slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n $(TESTS_AT_ONCE) $(PYTEST_ARGS)
 
-setup: $(READY) ## Make the environment in .venv, when there is none or pyproject.toml has changed
+setup: $(READY) ## Create or update the environment in .venv
 
 $(READY): pyproject.toml launch/setup_env.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" launch/setup_env.sh
 
-lint: $(READY) ## Check style and format
+lint: $(READY) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY) ## Mend style and format where that can be done by machine
+format: $(READY) ## Fix style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: $(READY) ## Check the types
+typecheck: $(READY) ## Check types
 	$(BIN)/pyrefly check
 
-doctor: $(READY) ## Say what is installed, what each operation would use here, and how to install what is missing
+doctor: $(READY) ## Report installed packages, devices and kernels; suggest fixes
 	@$(BIN)/ldarnet doctor
 
-clean-quickstart: ## Remove what the quickstart made, to run it afresh
+clean-quickstart: ## Remove the shards and runs of the quickstart
 	rm -rf runs/quickstart runs/quickstart-shards runs/quickstart-*-steps

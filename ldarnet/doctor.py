@@ -1,4 +1,4 @@
-"""What this machine has: packages, devices, and what each operation of the model would use on them."""
+"""Report of this machine: packages, devices, and the kernel that each op of the model would use."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ldarnet.extras import extra_of
 from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, skip_reason
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
-"""Packages of the extra ``kernels`` and their versions; they are compiled against the torch that is installed."""
+"""Versions of the packages of the extra ``kernels``, which are compiled against the installed torch."""
+
+
+_PYTHON = Path(sys.executable)
+_PIP = f"{_PYTHON.relative_to(Path.cwd()) if _PYTHON.is_relative_to(Path.cwd()) else _PYTHON} -m pip install"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package that LDARNet uses or can use.
+    """A dependency.
 
     Attributes:
-        name: its name in the package index.
-        purpose: what it serves; empty for kernels, whose use the registry of operations tells.
-        required: whether the main job needs it.
+        name: name in the package index.
+        purpose: what it is used for; empty for kernels, whose ops the registry lists.
+        required: False for kernels, which have a fallback in PyTorch.
     """
 
     name: str
@@ -37,34 +43,34 @@ class Package:
 
     @property
     def module(self) -> str:
-        """The name it is imported by."""
+        """Name of its module."""
         return self.name.replace("-", "_")
 
     @property
     def install(self) -> str:
-        """The command that installs it into the running Python."""
+        """Command that installs it into this Python environment."""
         if self.name == "triton":
-            return "make setup TORCH=cuda (it comes with the CUDA build of torch; rm -r .venv first)"
-        pip = f"{_short(Path(sys.executable))} -m pip install"
+            return "rm -r .venv && make setup TORCH=cuda (triton comes with the CUDA build of torch)"
         if self.name in KERNEL_PINS:
-            return f'{pip} --no-build-isolation "{self.name}=={KERNEL_PINS[self.name]}"'
-        return f"{pip} {self.name}"
+            return f'{_PIP} --no-build-isolation "{self.name}=={KERNEL_PINS[self.name]}"'
+        return f"{_PIP} {self.name}"
 
 
 PACKAGES = (
     Package("transformers", "model classes, loading and saving"),
-    Package("safetensors", "weights on disk"),
-    Package("deepspeed", "training on one or many devices"),
-    Package("mlflow", "tracking of runs"),
-    Package("pydantic", "typed configuration"),
-    Package("zstandard", "compression of shards"),
-    Package("xopen", "reading of compressed FASTA"),
-    Package("matplotlib", "pictures"),
-    Package("fsspec", "reading of remote files"),
-    Package("pyarrow", "reading of Parquet"),
-    Package("scikit-learn", "folds, metrics, probes and baselines of fine-tuning"),
-    Package("scipy", "intervals and tests"),
-    Package("optuna", "search of settings in sweeps"),
+    Package("safetensors", "weights"),
+    Package("pydantic", "configuration"),
+    Package("xopen", "compressed FASTA"),
+    Package("scipy", "statistics"),
+    Package("deepspeed", "distributed training"),
+    Package("mlflow", "experiment tracking"),
+    Package("webdataset", "shard files"),
+    Package("zstandard", "shard compression"),
+    Package("fsspec", "remote files"),
+    Package("matplotlib", "figures"),
+    Package("scikit-learn", "cross-validation, metrics, probes and baselines"),
+    Package("pyarrow", "Parquet files"),
+    Package("optuna", "hyperparameter search"),
     Package("ray", "sweeps, and sharding on several machines"),
     Package("triton", required=False),
     Package("mamba-ssm", required=False),
@@ -74,14 +80,14 @@ PACKAGES = (
 
 
 def examine(folder: Path = Path()) -> dict[str, Any]:
-    """Look at the machine.
+    """Examine this machine.
 
     Args:
-        folder: a place on the disk whose free space counts.
+        folder: on the disk whose free space is reported.
 
     Returns:
-        A tree that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` (device type -> operation -> backends, the chosen one marked) and ``advice`` (lines for people).
+        A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
+        ``operations`` (device type -> op -> its backends, the selected one marked) and ``advice`` (lines of text).
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
@@ -89,13 +95,13 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
         "operations": {device: _operations(device) for device in devices},
     }
     for package, found in zip(PACKAGES, report["packages"], strict=True):
-        if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _served(package)):
-            found["problem"] = ""  # what we need of it works
+        if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _backends_using(package)):
+            found["problem"] = ""  # the functions that we use of it work
     return {**report, "advice": _advice(report)}
 
 
 def examine_machine(folder: Path = Path()) -> dict[str, Any]:
-    """What `examine` finds without trying kernels: all but ``operations`` and ``advice``."""
+    """The report of `examine` without ``operations`` and ``advice``, which run kernels."""
     return {
         "ldarnet": __version__,
         "python": platform.python_version(),
@@ -106,32 +112,34 @@ def examine_machine(folder: Path = Path()) -> dict[str, Any]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """Write what `examine` found as plain text that can be read, and pasted into a question to others."""
+    """Format a report of `examine` as plain text."""
     machine, build = report["machine"], report["torch"]
     lines = [
         f"LDARNet {report['ldarnet']}, Python {report['python']}, {machine['system']}",
-        f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB of memory, "
-        f"{machine['free_disk_gib']:.0f} GiB free on this disk",
+        f"{machine['cores']} cores, {machine['memory_gib']:.0f} GiB memory, "
+        f"{machine['free_disk_gib']:.0f} GiB free disk",
         f"torch {build['version']}, " + (f"built for CUDA {build['cuda']}" if build["cuda"] else "built without CUDA"),
     ]
     lines += [f"GPU {gpu['name']}, {gpu['memory_gib']:.0f} GiB, sm_{gpu['capability']}" for gpu in build["gpus"]]
-    lines += [] if build["gpus"] else ["no GPU that torch can use"]
+    lines += [] if build["gpus"] else ["no GPU available to torch"]
     lines += ["", "Packages"]
     for package in report["packages"]:
         lines.append(f"  {package['name']:<14} {package['version'] or 'missing':<12} {package['purpose']}")
         if package["problem"]:
-            lines.append(f"  {'':<14} does not import: {package['problem']}")
+            lines.append(f"  {'':<14} fails to import: {package['problem']}")
         if package["install"]:
-            lines.append(f"  {'':<14} install it with: {package['install']}")
+            lines.append(f"  {'':<14} install: {package['install']}")
     for device, by_operation in report["operations"].items():
-        lines += ["", f"Operations on {device}: what each uses"]
+        lines += ["", f"Kernels on {device}"]
         for operation, choices in by_operation.items():
-            chosen = next(choice["backend"] for choice in choices if choice["chosen"])
+            chosen = next(choice["backend"] for choice in choices if choice["selected"])
             lines.append(f"  {operation:<14} {chosen}")
             lines += [
-                f"  {'':<14} ({choice['backend']}: {choice['obstacle']})" for choice in choices if choice["obstacle"]
+                f"  {'':<14} ({choice['backend']}: {choice['unsupported_reason']})"
+                for choice in choices
+                if choice["unsupported_reason"]
             ]
-    lines += ["", "Advice", *(f"  {line}" for line in report["advice"])]
+    lines += ["", "Suggestions", *(f"  {line}" for line in report["advice"])]
     return "\n".join(lines)
 
 
@@ -162,13 +170,13 @@ def _package(package: Package) -> dict[str, Any]:
         version = metadata.version(package.name)
     except metadata.PackageNotFoundError:
         version = None
-    served = sorted(backend.operation for backend in _served(package))
+    ops = sorted(backend.operation for backend in _backends_using(package))
     return {
         "name": package.name,
         "version": version,
         "required": package.required,
-        "purpose": package.purpose or f"{', '.join(served)} on GPUs",
-        # A compiled kernel can be installed and yet not load, when it was built for another torch.
+        "purpose": package.purpose or f"{', '.join(ops)} on GPUs",
+        # A compiled kernel may be installed but fail to load if it was built against another torch.
         "problem": _import_problem(package.module) if version and package.name in KERNEL_PINS else "",
         "install": "" if version else package.install,
     }
@@ -183,14 +191,14 @@ def _import_problem(module: str) -> str:
 
 
 def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
-    """What ``auto`` chooses in the dtype that the main job takes products in on this device."""
+    """The backends of each op, and the one that ``auto`` selects in the matmul dtype of training on this device."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     return {
         operation: [
             {
                 "backend": backend.name,
-                "chosen": backend.name == name,
-                "obstacle": skip_reason(backend, device, input_dtype(operation, dtype)),
+                "selected": backend.name == name,
+                "unsupported_reason": skip_reason(backend, device, input_dtype(operation, dtype)),
             }
             for backend in backends_of(operation).values()
         ]
@@ -198,8 +206,8 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _served(package: Package) -> list[Backend]:
-    """The backends that need this package."""
+def _backends_using(package: Package) -> list[Backend]:
+    """The backends that use this package."""
     known = [backend for operation in operations() for backend in backends_of(operation).values()]
     return [backend for backend in known if backend.package == package.module]
 
@@ -209,29 +217,31 @@ def _advice(report: dict[str, Any]) -> list[str]:
     advice = []
     if not build["gpus"] and _nvidia_driver():
         if build["cuda"]:
-            advice.append(
-                "There is an NVIDIA GPU, but torch cannot use it: update its driver for CUDA " + build["cuda"] + "."
-            )
+            advice.append(f"torch cannot use the NVIDIA GPU: update its driver for CUDA {build['cuda']}")
         else:
-            advice.append("There is an NVIDIA GPU, but torch was built without CUDA: rm -r .venv && make setup")
+            advice.append("torch was built without CUDA and cannot use the NVIDIA GPU: rm -r .venv && make setup")
     if build["gpus"] and shutil.which("nvcc") is None:
-        advice.append("nvcc is not on the path: kernel packages cannot be compiled here; the Dockerfile has it.")
+        advice.append(
+            "nvcc is not on PATH, so kernel packages cannot be compiled: install the CUDA toolkit or use the Dockerfile"
+        )
     advice += [
-        f"{package['name']} is installed but does not import: rebuild it against torch {build['version']}."
+        f"{package['name']} is installed but fails to import: rebuild it against torch {build['version']}"
         for package in packages
         if package["problem"]
     ]
-    missing = [package for package in packages if package["required"] and not package["version"]]
-    advice += [f"The main job needs {package['name']}: {package['install']}" for package in missing]
+    missing = [package for package in PACKAGES if package.required and package.name in _missing(packages)]
+    for extra, lacking in groupby(missing, key=lambda package: extra_of(package.module)):
+        names, target = ", ".join(package.name for package in lacking), f"ldarnet[{extra}]" if extra else "ldarnet"
+        advice.append(f"missing for {extra or 'every command'}: {names}; {_PIP} '{target}'")
     if report["machine"]["free_disk_gib"] < 5:
-        advice.append("Little disk space is left: a run keeps several checkpoints.")
-    return advice or ["Nothing is wrong. `make quickstart` runs the main job here."]
+        advice.append("less than 5 GiB free disk: a run keeps several checkpoints")
+    return advice or ["no problems found; try `make quickstart`"]
+
+
+def _missing(packages: list[dict[str, Any]]) -> set[str]:
+    return {package["name"] for package in packages if not package["version"]}
 
 
 def _nvidia_driver() -> bool:
     program = shutil.which("nvidia-smi")
     return program is not None and subprocess.run([program], capture_output=True, check=False).returncode == 0
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

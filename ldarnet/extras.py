@@ -16,6 +16,11 @@ EXTRAS = {
 """Extra -> the modules of its packages, as in pyproject.toml."""
 
 
+def extra_of(module: str) -> str | None:
+    """The extra that installs a module; None if none does."""
+    return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+
+
 def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
     """The message for an import that failed because an extra is not installed; None for any other module.
 
@@ -24,7 +29,7 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
         user: what needs the module, such as ``ldarnet pretrain``.
     """
     module = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+    extra = extra_of(module)
     return extra and f"{user} needs {module}: pip install 'ldarnet[{extra}]'"
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__, doctor, load_published_checkpoint
-from ldarnet.cli import main
+from ldarnet.cli import COMMANDS, main
 from ldarnet.ops import operations as all_operations
 
 SEQUENCE = "ACGTTTTTGGGNNNNACGACGTAGCTAGCATCGACTAC"
@@ -33,7 +35,7 @@ Run = Callable[..., Ended]
 def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()  # printed by what is not the command
+        capsys.readouterr()  # drop what was printed before
         with pytest.raises(SystemExit) as ended:
             main()
         return Ended(int(ended.value.code or 0), *capsys.readouterr())
@@ -64,17 +66,17 @@ def test_version(ldarnet: Run) -> None:
     assert ldarnet("--version") == (0, f"ldarnet {__version__}\n", "")
 
 
-def test_doctor_names_one_backend_for_every_operation_on_every_device(ldarnet: Run) -> None:
+def test_doctor_selects_one_backend_for_every_op_on_every_device(ldarnet: Run) -> None:
     report = json.loads(ldarnet("doctor", "--json").out)
     assert ("cuda" in report["operations"]) == torch.cuda.is_available()
     for operations in report["operations"].values():
         assert operations.keys() == set(all_operations())
         for choices in operations.values():
-            (chosen,) = (choice for choice in choices if choice["chosen"])
-            assert not chosen["obstacle"]
+            (selected,) = (choice for choice in choices if choice["selected"])
+            assert not selected["unsupported_reason"]
 
 
-def test_doctor_gives_the_command_for_what_is_missing(ldarnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_suggests_a_command_for_a_missing_package(ldarnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     real_version = metadata.version
 
     def version(name: str) -> str:
@@ -86,11 +88,11 @@ def test_doctor_gives_the_command_for_what_is_missing(ldarnet: Run, monkeypatch:
     ended = ldarnet("doctor")
     assert ended.status == 0
     assert 'pip install --no-build-isolation "mamba-ssm==' in ended.out
-    assert "The main job needs deepspeed" in ended.out
-    assert "Nothing is wrong" not in ended.out
+    assert re.search(r"missing for train: deepspeed; \S+ -m pip install 'ldarnet\[train\]'", ended.out)
+    assert "no problems found" not in ended.out
 
 
-def test_doctor_finds_a_kernel_that_is_installed_but_does_not_load(
+def test_doctor_reports_a_kernel_that_fails_to_import(
     ldarnet: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "flash_attn").mkdir()
@@ -101,11 +103,11 @@ def test_doctor_finds_a_kernel_that_is_installed_but_does_not_load(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
     out = ldarnet("doctor").out
-    assert "does not import: ImportError: undefined symbol: _ZN3c10" in out
-    assert "flash-attn is installed but does not import: rebuild it" in out
+    assert "fails to import: ImportError: undefined symbol: _ZN3c10" in out
+    assert "flash-attn is installed but fails to import: rebuild it" in out
 
 
-def test_doctor_sees_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_nvidia_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -129,7 +131,7 @@ def test_export_writes_a_folder_that_transformers_loads(
         assert torch.equal(again(**tokens).logits, model(**tokens).logits)
 
 
-def test_convert_goes_to_the_published_form_and_back(
+def test_convert_to_the_published_format_and_back(
     ldarnet: Run, model: LDARNetForMaskedLM, folder: Path, tmp_path: Path
 ) -> None:
     assert ldarnet("convert", folder, tmp_path / "published.pt").status == 0
@@ -150,7 +152,7 @@ def test_nothing_is_overwritten(ldarnet: Run, folder: Path, tmp_path: Path) -> N
     assert (tmp_path / "there.pt").read_text() == "precious"
 
 
-def test_what_is_no_model_is_named(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_errors_name_a_path_that_holds_no_model(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     assert_one_line_error(ldarnet("export", tmp_path / "none", tmp_path / "out"), str(tmp_path / "none"))
     assert_one_line_error(ldarnet("convert", tmp_path / "none.pt", tmp_path / "out"), str(tmp_path / "none.pt"))
     assert_one_line_error(ldarnet("convert", folder, tmp_path / "out"), ".pt")
@@ -161,7 +163,7 @@ def test_what_is_no_model_is_named(ldarnet: Run, folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", ['{"model_type": ', "[]", '{"model_type": "ldarnet", "d_model": [8]}', b"\xff"])
-def test_a_damaged_config_is_named(content: str | bytes, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_errors_name_a_damaged_config(content: str | bytes, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "config.json"), "again")
     assert not (tmp_path / "out").exists()
@@ -189,7 +191,7 @@ def test_every_setting_is_listed(program: str, line: str, ldarnet: Run) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 40_000])
-def test_truncated_weights_are_named(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_errors_name_truncated_weights(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     os.truncate(folder / "model.safetensors", size)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "truncated")
     assert not (tmp_path / "out").exists()
@@ -202,7 +204,7 @@ def test_truncated_weights_are_named(size: int, ldarnet: Run, folder: Path, tmp_
         (lambda weights: weights.update(another=torch.zeros(1)), "unexpected tensor 'another'"),
     ],
 )
-def test_weights_that_are_not_those_of_the_configuration_are_named(
+def test_errors_name_weights_that_do_not_match_the_config(
     change: Callable[[dict[str, torch.Tensor]], object], message: str, ldarnet: Run, folder: Path, tmp_path: Path
 ) -> None:
     weights = load_file(folder / "model.safetensors")
@@ -211,20 +213,20 @@ def test_weights_that_are_not_those_of_the_configuration_are_named(
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), message)
 
 
-def test_weights_in_half_precision_are_exported_in_full(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_half_precision_weights_are_exported_as_float32(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     LDARNetForMaskedLM.from_pretrained(folder).bfloat16().save_pretrained(tmp_path / "half")
     assert ldarnet("export", tmp_path / "half", tmp_path / "out").status == 0
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
 
 
-def test_a_damaged_list_of_checkpoints_is_named(ldarnet: Run, tmp_path: Path) -> None:
+def test_errors_name_a_damaged_list_of_checkpoints(ldarnet: Run, tmp_path: Path) -> None:
     pointers = tmp_path / "checkpoints" / "pointers.json"
     pointers.parent.mkdir()
     pointers.write_text("{")
     assert_one_line_error(ldarnet("export", tmp_path, tmp_path / "out"), str(pointers), "damaged")
 
 
-def test_the_folder_above_the_output_is_made(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_the_parent_folder_of_the_output_is_created(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     assert ldarnet("convert", folder, tmp_path / "new" / "er" / "x.pt").status == 0
     assert ldarnet("export", folder, tmp_path / "newest" / "out").status == 0
     assert (tmp_path / "new" / "er" / "x.pt").is_file()
@@ -253,13 +255,61 @@ def test_tokenize_prints_the_chunks_of_the_model(
     assert [int(start) for contig, start, _, _ in rows if contig == "one"] == starts
 
 
-def test_every_window_starts_a_chunk_and_loses_no_base(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_every_window_starts_a_chunk_and_no_base_is_lost(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
     rows = [row.split("\t") for row in ldarnet("tokenize", folder, tmp_path / "one.fa", "--window", 7).out.splitlines()]
     assert {int(start) for _, start, _, _ in rows} >= set(range(0, len(SEQUENCE), 7))
     assert "".join(bases for *_, bases in rows) == SEQUENCE
 
 
-def test_a_level_of_chunks_that_the_model_lacks_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_stage_that_the_model_lacks_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
     assert_one_line_error(ldarnet("tokenize", folder, tmp_path / "one.fa", "--stage", 7), "stage 7", "0 to 0")
+
+
+def in_process(*arguments: str, **variables: str) -> str:
+    """What the command prints when a shell starts it with some environment variables."""
+    command = [sys.executable, "-c", "from ldarnet.cli import main; main()", *arguments]
+    environment = os.environ | variables
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("ldarnet pre", ["pretrain", "predict"]), ("ldarnet pretrain --r", ["--ranks"]), ("ldarnet --v", ["--version"])],
+)
+def test_the_shell_completes_commands_and_options(words: str, expected: list[str]) -> None:
+    position = str(len(words.split()) - 1)
+    variables = {"_LDARNET_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
+    assert in_process(**variables).split() == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_script_is_shown_and_installed(shell: str, tmp_path: Path) -> None:
+    variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
+    assert f"_LDARNET_COMPLETE=complete_{shell}" in in_process("--show-completion", shell, **variables)
+    in_process("--install-completion", shell, **variables)
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(f"_LDARNET_COMPLETE=complete_{shell}" in text for text in texts)
+
+
+def test_help_lists_every_command(ldarnet: Run) -> None:
+    ended = ldarnet("--help")
+    assert ended.status == 0
+    assert [name for name in COMMANDS if f"\n  {name} " not in ended.out] == []
+    assert ldarnet() == ended
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, ldarnet: Run) -> None:
+    ended = ldarnet(command, "--help")
+    assert ended.status == 0
+    assert ended.out.startswith(f"Usage: ldarnet {command} ")
+
+
+def test_an_unknown_command_is_an_error(ldarnet: Run) -> None:
+    ended = ldarnet("pretrian")
+    assert ended.status == 1
+    assert ended.err.splitlines()[-1] == "error: No such command 'pretrian'; see ldarnet --help"

@@ -89,7 +89,7 @@ def _options(
 def main() -> None:
     """Run the command line and exit."""
     if "_LDARNET_COMPLETE" in os.environ:
-        app()  # prints completions for the shell, and exits
+        app(prog_name="ldarnet")  # prints completions for the shell and exits
     arguments = sys.argv[1:] or ["--help"]
     name = " ".join(["ldarnet", *(argument for argument in arguments[:1] if argument in COMMANDS)])
     sys.exit(exit_status(lambda: invoke(typer.main.get_command(app), arguments, name="ldarnet"), name=name))

@@ -64,7 +64,8 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
 def _set_cpu_defaults(environment: dict[str, str], ranks: int) -> None:
     environment["DS_ACCELERATOR"] = "cpu"
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    threads = min(max(len(os.sched_getaffinity(0)) // ranks, 1), MAX_CPU_THREADS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(max(cores // ranks, 1), MAX_CPU_THREADS)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if sys.platform == "linux":  # all ranks are here: use the loopback interface
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

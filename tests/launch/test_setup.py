@@ -1,4 +1,4 @@
-"""The environment in .venv, made with stubs in place of Python and its installers."""
+"""The set-up of .venv, with stubs in place of Python and its installers."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ case "$*" in
 esac
 exit 0
 """
-"""Keeps the first build of torch that it is asked for, as pip does."""
+"""Keeps the first build of torch that it installs, as pip does."""
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What `make setup` reads, on a Linux machine without a GPU."""
+    """A folder with the files that `make setup` reads, on a Linux machine without a GPU."""
     for name in ("Makefile", "launch/setup_env.sh", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `make setup` with some variables."""
+    """Run `make setup` with some variables."""
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
         names = ("TORCH", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
@@ -55,7 +55,7 @@ def installs(project: Path) -> int:
     return (project / "calls").read_text().count("install --disable-pip-version-check --editable")
 
 
-def test_a_cuda_build_for_other_nodes_is_kept_by_every_later_command(project, make):
+def test_later_commands_keep_a_cuda_build(project, make):
     assert make(TORCH="cuda").returncode == 0
     assert make().returncode == make(TORCH="cuda").returncode == 0
     assert installs(project) == 1
@@ -65,17 +65,17 @@ def test_a_cuda_build_for_other_nodes_is_kept_by_every_later_command(project, ma
     assert "+cpu" not in (project / "calls").read_text()
 
 
-def test_without_a_gpu_a_new_environment_has_the_cpu_build_and_is_ready_for_it(project, make):
+def test_without_a_gpu_a_new_environment_gets_the_cpu_build(project, make):
     assert make().returncode == make().returncode == make(TORCH="cpu").returncode == 0
     assert installs(project) == 1
     assert "+cpu" in (project / "calls").read_text()
 
 
-def test_another_build_is_not_taken_for_ready_and_changes_nothing(project, make):
+def test_a_request_for_another_build_is_refused_and_changes_nothing(project, make):
     assert make().returncode == 0
     refused = make(TORCH="cuda")
     assert refused.returncode != 0
-    assert "the torch in .venv is the cpu build; remove it" in refused.stderr
+    assert "TORCH=cuda: .venv has the cpu build of torch; remove .venv" in refused.stderr
     assert make().returncode == 0
     assert installs(project) == 1
     shutil.rmtree(project / ".venv")
@@ -87,10 +87,10 @@ def test_an_older_environment_without_a_record_keeps_its_build(project, make, bu
     assert make(TORCH=build).returncode == 0
     for name in ("torch-build", "ready-auto", f"ready-{build}"):
         (project / ".venv" / name).unlink()
-    assert f"the torch in .venv is the {build} build; remove it" in make(TORCH=other).stderr
+    assert f"TORCH={other}: .venv has the {build} build of torch; remove .venv" in make(TORCH=other).stderr
     assert make().returncode == 0
     assert ("+cpu" in (project / "calls").read_text()) == (build == "cpu")
 
 
 def test_an_unknown_build_is_refused(make):
-    assert "TORCH=rocm is not one of auto, cpu, cuda" in make(TORCH="rocm").stderr
+    assert "TORCH=rocm: not one of auto, cpu, cuda" in make(TORCH="rocm").stderr

@@ -1,0 +1,114 @@
+"""`--gpus` and `--ranks`: device arguments, exit statuses and signals of the launcher that they start."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ldarnet.cli import launcher
+from ldarnet.errors import UserError
+from ldarnet.program import FAILED, STOPPED, USER_ERROR
+
+RANK = """
+import signal, sys, time
+from pathlib import Path
+time.sleep(float(sys.argv[2]))
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75))
+Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    return lambda count: monkeypatch.setattr(launcher, "_gpu_count", lambda: count)
+
+
+def test_cpu_ranks_share_the_cores_and_use_the_loopback_interface(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(6), raising=False)
+    environment = {"CUDA_VISIBLE_DEVICES": ""}
+    assert launcher._devices(environment, None, 2) == ["--num_accelerators", "2"]
+    expected = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "3"}
+    assert environment == expected | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
+    environment = {"OMP_NUM_THREADS": "1"}
+    launcher._devices(environment, None, 2)
+    assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_gpu_ranks_use_the_visible_gpus(gpus):
+    gpus(3)
+    assert launcher._devices({}, None, 2) == ["--num_accelerators", "2"]
+    environment = {"CUDA_VISIBLE_DEVICES": "4,6,7"}
+    assert launcher._devices(environment, 2, None) == ["--include", "localhost:4,6"]
+    assert environment == {}
+    environment = {"DS_ACCELERATOR": "cpu"}
+    assert launcher._devices(environment, None, 8) == ["--num_accelerators", "8"]
+
+
+@pytest.mark.parametrize(("count", "options"), [(1, (2, None)), (1, (None, 2)), (0, (1, None))])
+def test_more_ranks_than_gpus_are_refused(gpus, count, options):
+    gpus(count)
+    with pytest.raises(UserError, match=rf"^--(gpus|ranks) \d: .* {count} GPUs"):
+        launcher._devices({}, *options)
+
+
+def test_only_one_number_of_ranks_is_accepted(gpus):
+    gpus(2)
+    with pytest.raises(UserError, match="--gpus and --ranks exclude each other"):
+        launcher._devices({}, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("pass", 0),
+        (f"import sys; sys.exit({USER_ERROR})", USER_ERROR),
+        (f"import sys; sys.exit({FAILED})", FAILED),
+        ("import os; os.kill(os.getpid(), 9)", 137),
+    ],
+)
+def test_the_exit_status_is_passed_through(program, status):
+    assert launcher._supervise([sys.executable, "-c", program], os.environ) == status
+
+
+def after(ready: Path, *numbers: int) -> None:
+    """Send signals to this process once a file exists."""
+
+    def send() -> None:
+        deadline = time.monotonic() + 30
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.3)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_lets_ranks_save(tmp_path, number):
+    before = signal.getsignal(number)
+    after(tmp_path / "ready", number)
+    command = [sys.executable, "-c", RANK, str(tmp_path / "ready"), "0"]
+    assert launcher._supervise(command, os.environ) == STOPPED
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_reaches_ranks_that_are_still_starting(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "RESEND_SECONDS", 0.1)
+    after(tmp_path, signal.SIGTERM)
+    command = [sys.executable, "-c", RANK, str(tmp_path / "ready"), "1"]
+    assert launcher._supervise(command, os.environ) == STOPPED
+
+
+def test_a_second_interrupt_kills_the_ranks(tmp_path, capsys):
+    program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    after(tmp_path / "ready", signal.SIGINT, signal.SIGINT)
+    command = [sys.executable, "-c", program, str(tmp_path / "ready")]
+    assert launcher._supervise(command, os.environ) == 128 + signal.SIGKILL
+    assert "press Ctrl-C again" in capsys.readouterr().err
