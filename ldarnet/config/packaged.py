@@ -1,4 +1,4 @@
-"""The configurations that come with LDARNet, found by name."""
+"""Packaged configurations, looked up by name."""
 
 import difflib
 from pathlib import Path
@@ -9,7 +9,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def packaged_configs() -> dict[str, Path]:
-    """The packaged configurations by name, such as ``pretrain/quickstart``."""
+    """Return the packaged configurations by name, such as ``pretrain/quickstart``."""
     folder = _PACKAGE / "configs"  # in a wheel
     if not folder.is_dir():
         folder = _PACKAGE.parent / "configs"  # in a checkout
@@ -17,14 +17,14 @@ def packaged_configs() -> dict[str, Path]:
 
 
 def find_config(name: Path | str) -> Path:
-    """The file of a configuration.
+    """Resolve a configuration to its file.
 
     Args:
-        name: path of a file; or a packaged configuration, as ``pretrain/quickstart``, ``quickstart`` or
+        name: path, or packaged configuration such as ``pretrain/quickstart``, ``quickstart`` or
             ``configs/pretrain/quickstart.yaml``.
 
     Raises:
-        UserError: there is neither; the message lists packaged configurations with similar names.
+        UserError: no such file or packaged configuration; the message lists similar names.
     """
     path = Path(name)
     if path.exists() and not path.is_dir():

@@ -29,12 +29,12 @@ def test_a_loaded_model_gives_the_same_logits(tied, tmp_path):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", tie_word_embeddings=tied)).eval()
     model.save_pretrained(tmp_path)
     ids = torch.randint(0, 4, (2, 70))
-    wanted = model(ids).logits
+    expected = model(ids).logits
     for loader in (LDARNetForMaskedLM, AutoModelForMaskedLM, AutoModelForMaskedLM):
-        again = loader.from_pretrained(tmp_path).eval()
-        assert type(again) is LDARNetForMaskedLM
-        assert torch.equal(again(ids).logits, wanted)
-        assert (again.lm_head.weight is again.model.embeddings.weight) == tied
+        loaded = loader.from_pretrained(tmp_path).eval()
+        assert type(loaded) is LDARNetForMaskedLM
+        assert torch.equal(loaded(ids).logits, expected)
+        assert (loaded.lm_head.weight is loaded.model.embeddings.weight) == tied
     assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != tied
 
 
@@ -188,10 +188,10 @@ def test_the_tokenizer_round_trips(tmp_path):
     assert (tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.vocab_size) == (6, 5, 7)
     tokenizer.save_pretrained(tmp_path)
     LDARNetConfig.preset("tiny").save_pretrained(tmp_path)
-    for again in (DNATokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
-        assert type(again) is DNATokenizer
-        assert again("ACGTNacgtRy[MASK]")["input_ids"] == tokenizer("ACGTNacgtRy[MASK]")["input_ids"]
-        assert (again.pad_token_id, again.mask_token_id) == (6, 5)
+    for loaded in (DNATokenizer.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert type(loaded) is DNATokenizer
+        assert loaded("ACGTNacgtRy[MASK]")["input_ids"] == tokenizer("ACGTNacgtRy[MASK]")["input_ids"]
+        assert (loaded.pad_token_id, loaded.mask_token_id) == (6, 5)
 
 
 def test_decoding_keeps_n():
@@ -226,8 +226,8 @@ def test_output_entries_are_per_sequence():
     ids, labels = torch.randint(0, 4, (3, 20)), torch.tensor([0, 1, 1])
     masked = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     classifier = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny"))
-    for model, wanted in ((masked, ids), (classifier, labels)):
-        out = model(ids, labels=wanted)
+    for model, targets in ((masked, ids), (classifier, labels)):
+        out = model(ids, labels=targets)
         gathered = [name for name in out if name not in ("loss", *model.config.keys_to_ignore_at_inference)]
         assert gathered == ["logits"]
         assert len(out.boundaries) == 1
@@ -264,9 +264,9 @@ def test_kernel_overrides_are_not_saved(tmp_path):
     config = LDARNetConfig.preset("tiny", ops={"ssd": "mamba-ssm"})
     LDARNetForMaskedLM(config).save_pretrained(tmp_path)
     assert config.ops == {"ssd": "mamba-ssm"}
-    again = AutoModelForMaskedLM.from_pretrained(tmp_path)
-    assert again.config.ops == {}
-    again(torch.zeros(1, 9, dtype=torch.long))
+    loaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert loaded.config.ops == {}
+    loaded(torch.zeros(1, 9, dtype=torch.long))
 
 
 def test_non_nucleotide_characters_raise_a_warning():

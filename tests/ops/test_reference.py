@@ -90,8 +90,8 @@ def test_results_are_deterministic(operation):
 
 def test_activation_checkpointing_gives_the_same_gradients(operation):
     function, arguments = reference(operation), leaves(operation)
-    again = results(lambda *values: checkpoint(function, *values, use_reentrant=False), arguments)
-    for first, second in zip(results(function, arguments), again, strict=True):
+    checkpointed = results(lambda *values: checkpoint(function, *values, use_reentrant=False), arguments)
+    for first, second in zip(results(function, arguments), checkpointed, strict=True):
         assert torch.equal(first, second)
 
 
