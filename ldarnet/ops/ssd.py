@@ -127,8 +127,8 @@ class _Slab(NamedTuple):
         skip: (H, 1).
         within: (C, H, Q, Q), decay from position s to position t at [t, s].
         cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None for a slab of one sequence.
-        enter: (C, Q, H, 1), the decay from before a block to each position in it; 0 across a border.
-        leave: (C, Q, H, 1), the decay from each position in a block to the last one read; 0 across a border.
+        enter: (C, Q, H, 1), decay from before the block to each position; 0 across a sequence boundary.
+        leave: (C, Q, H, 1), decay from each position to the last one visited; 0 across a sequence boundary.
         last: index within a block of the position visited last.
     """
 
@@ -207,7 +207,7 @@ def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
 
 
 def _decay(log_decay: Tensor) -> Tensor:
-    """exp with its argument clamped at -60: smaller decays would be denormal and do not change any sum."""
+    """exp with its argument clamped at -60; smaller decays change no sum and would make products denormal (slow)."""
     return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
 
 
