@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ldarnet.comparison.formatting import AUTHORS, SUITES
 from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
-from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
+from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.tasks.metrics import METRICS, interval
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ARM_HEIGHT = 0.11
 """Inches that each further arm adds to a task."""
 PANEL_MARGIN = 0.95
 """Inches for a panel's title and x-axis."""
-COLORS = (*STAGE_COLOURS, "#d9a400", "#56b4e9")
+COLORS = (*STAGE_COLORS, "#d9a400", "#56b4e9")
 MARKERS = "osD^vPX"
 """One more than there are colors, so that the first 42 arms differ in color or marker."""
 ARM_SPREAD = 0.62
@@ -40,7 +40,7 @@ def draw(comparison: Comparison, out: Path) -> None:
     arms = comparison.arms
     row_height = ROW_HEIGHT + ARM_HEIGHT * max(0, len(arms) - 2)
     heights = [PANEL_MARGIN + row_height * len(tasks) for tasks in panels.values()]
-    with picture(out, WIDTH, sum(heights) + 0.35) as figure:
+    with png_figure(out, WIDTH, sum(heights) + 0.35) as figure:
         for axes, ((suite, metric), tasks) in zip(
             figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0], panels.items(), strict=True
         ):

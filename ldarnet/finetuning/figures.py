@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
+from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 
 MOST_NAMED = 30
 """Classes that pictures have room to name."""
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw how many rows of each class are taken for which, coloured by the share of the class.
+    """Draw how many rows of each class are taken for which, colored by the share of the class.
 
     Args:
         labels: (n,) int64.
@@ -25,13 +25,13 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     named = len(classes) <= MOST_NAMED
     size = 2.2 + 0.8 * len(classes) if named else 8.0
-    with picture(out, size + 0.6, size) as figure:
+    with png_figure(out, size + 0.6, size) as figure:
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts if named else counts[:0]):
-            colour = "white" if shares[row, column] > 0.6 else INK
+            color = "white" if shares[row, column] > 0.6 else INK
             text = f"{count:,}\n{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=colour)
+            axes.text(column, row, text, ha="center", va="center", color=color)
         if named:
             axes.set_xticks(range(len(classes)), classes)
             axes.set_yticks(range(len(classes)), classes)
@@ -56,14 +56,14 @@ def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], 
     shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MOST_NAMED]
     if not shown:
         return False
-    with picture(out, 4.6, 4.4) as figure:
+    with png_figure(out, 4.6, 4.4) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0, label="chance")
         for number in shown:
             right, score = labels == number, probabilities[:, number]
-            colour = STAGE_COLOURS[number % len(STAGE_COLOURS)]
+            color = STAGE_COLORS[number % len(STAGE_COLORS)]
             label = f"{classes[number]}, AUROC {roc_auc_score(right, score):.3f}"
-            axes.plot(*roc_curve(right, score)[:2], color=colour, linewidth=1.6, label=label)
+            axes.plot(*roc_curve(right, score)[:2], color=color, linewidth=1.6, label=label)
         axes.set_xlabel("false positive rate")
         axes.set_ylabel("true positive rate")
         axes.set_title(title)

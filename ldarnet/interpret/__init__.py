@@ -1,4 +1,4 @@
-"""Pictures and tracks of what a model has learned."""
+"""Boundary tracks of a model and figures of a training run."""
 
 from ldarnet.interpret.boundaries import boundary_figure, boundary_track
 from ldarnet.interpret.figures import training_figure

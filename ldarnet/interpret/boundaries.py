@@ -1,4 +1,4 @@
-"""Where a model begins its chunks along a stretch of DNA: as numbers and as a picture."""
+"""Chunk boundaries of a model along a sequence, as tracks and as a figure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
-from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLOURS, picture
+from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
 from ldarnet.model.router import THRESHOLD
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BASE_COLOURS: dict[str, str] = dict(
+BASE_COLORS: dict[str, str] = dict(
     zip(alphabet.NUCLEOTIDES, ("#2c8a4b", "#2b6cb0", "#c77d0a", "#c0392b", "#8a94a0"), strict=True)
 )
 CHUNK_FILLS = ("#dfeaf5", "#f8e9dc")
-"""Of neighbouring chunks in turn."""
+"""Fill colors of chunks, alternating."""
 OTHER_BAR = "#b9c3cd"
-"""Of the probability where no chunk begins."""
+"""Color of probability bars inside a chunk."""
 ROW_BASES = 60
 ROWS = 2
-LONGEST_SHOWN = 16
-"""Longer chunks share the last bar of the histogram."""
+MAX_LENGTH = 16
+"""Chunk length of the last histogram bin, in bases; longer chunks are counted in it."""
 BAR_FOOT, BAR_HEIGHT = 1.22, 1.15
-"""Where the probability bars stand above a row of letters, whose boxes are 1 high, and how high a certain one is."""
+"""Bottom of the probability bars and height of probability 1, in units of the height of a base."""
 
 Track = tuple[np.ndarray, np.ndarray]
 
 
 def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) -> list[Track]:
-    """The boundary probability and the boundaries of one sequence, stage by stage, at its bases.
+    """Boundary probabilities and boundaries of each stage along a sequence.
 
-    The model is run in evaluation mode, without gradients and on its own device, and left in the mode it was in.
+    Runs the model on its device, in evaluation mode and without gradients; restores its mode.
 
     Args:
-        model: any LDARNet model with boundaries in its output.
-        ids: token ids of the sequence, (L,) of any integer type, L >= 1, without padding.
+        model: a model that returns boundaries.
+        ids: token ids, (L,) of any integer type, L >= 1, without padding.
 
     Returns:
-        For each stage, the outermost first: probability (L,) float32 and mask (L,) bool. An inner stage decides only
-        where a chunk of the stage around it begins; elsewhere its probability is 0 and its mask False.
+        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage is
+        defined at the boundaries of the stage around it; elsewhere its probability is 0 and its mask False.
 
     Raises:
         UserError: `ids` is empty or has more than one dimension.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids):
-        raise UserError(f"ids of shape {ids.shape}: a track needs one sequence of at least one base, shape (L,)")
+        raise UserError(f"ids of shape {ids.shape}: must be one sequence of at least one base, shape (L,)")
     was_training = model.training
     model.eval()
     try:
@@ -74,34 +74,34 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
 
 
 def chunk_lengths(mask: np.ndarray) -> np.ndarray:
-    """Lengths (M,) in bases of the chunks that begin where `mask` (L,) is true; the last one ends with the stretch."""
+    """Lengths in bases, (chunks,), of the chunks that start where `mask` (L,) is set; the last one ends at L."""
     return np.diff(np.append(np.flatnonzero(mask), len(mask)))
 
 
 def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
-    """Cut a sequence as a model does.
+    """Split a sequence into the chunks of a model.
 
     Args:
         model: the model.
-        sequence: bases.
-        stage: level of chunks, 0 for the finest.
-        window: bases the model sees at once.
+        sequence: nucleotide codes.
+        stage: stage of the hierarchy, 0 for the outermost, with the smallest chunks.
+        window: bases per forward pass.
 
     Yields:
-        Start and end of each chunk, in bases from 0, the end excluded.
+        Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model has no such stage, or no chunks at all.
+        UserError: the model has no such stage, or no chunks.
     """
-    levels = model.config.num_stages - 1
-    if levels == 0:
-        raise UserError("a model of one stage has no chunks")
-    if stage >= levels:
-        raise UserError(f"stage {stage}: choose one of 0 to {levels - 1}; this model cuts {levels} time(s)")
+    routers = model.config.num_stages - 1
+    if routers == 0:
+        raise UserError("this model has a single stage and no chunks; use one with at least two stages")
+    if stage >= routers:
+        raise UserError(f"stage {stage}: this model has chunks at stages 0 to {routers - 1}; use one of them")
     for offset in range(0, len(sequence), window):
         ids = alphabet.encode(sequence[offset : offset + window])
-        _, begins = boundary_track(model, ids)[stage]
-        yield from pairwise([*(offset + begins.nonzero()[0]).tolist(), offset + len(ids)])
+        _, mask = boundary_track(model, ids)[stage]
+        yield from pairwise([*(offset + mask.nonzero()[0]).tolist(), offset + len(ids)])
 
 
 def boundary_figure(
@@ -113,24 +113,24 @@ def boundary_figure(
     *,
     title: str = "Learned boundaries",
 ) -> None:
-    """Draw the chunks of a stretch: base by base at its beginning, in outline along all of it, and their lengths.
+    """Draw the chunks of a sequence: base by base at its start, along all of it, and the distribution of lengths.
 
     Args:
-        model: the model that chooses the boundaries.
-        ids: token ids of the stretch, (L,); a kilobase or two reads best.
-        contig: name of the sequence it comes from.
-        start: its first base in that sequence, counted from 0; the picture counts from 1, as genome browsers do.
-        out_png: the picture to write.
-        title: its heading.
+        model: the model.
+        ids: token ids, (L,); best at one or two kilobases.
+        contig: contig name for the label.
+        start: 0-based start on the contig; the figure shows 1-based positions, as genome browsers do.
+        out_png: figure to write.
+        title: heading of the figure.
 
     Raises:
-        UserError: `ids` is no single sequence, the model has no chunks, or the device is full.
+        UserError: `ids` is not a single sequence, the model has no chunks, or the disk is full.
     """
     tracks = boundary_track(model, ids)
     if not tracks:
-        raise UserError("a model of one stage has no chunks, so there are no boundaries to draw")
+        raise UserError("this model has a single stage and no chunks; use one with at least two stages")
     letters = alphabet.decode(np.minimum(ids, alphabet.N))
-    with picture(out_png, 11.0, boundaries_height(len(letters))) as figure:
+    with png_figure(out_png, 11.0, boundaries_height(len(letters))) as figure:
         place = f"{contig}:{start + 1:,}–{start + len(letters):,}"  # noqa: RUF001
         figure.suptitle(f"{title}   ", x=0.012, ha="left", fontsize=13, fontweight="bold")
         figure.text(0.988, 0.985, place, ha="right", va="top", color=MUTED, fontsize=10)
@@ -138,7 +138,7 @@ def boundary_figure(
 
 
 def boundaries_height(bases: int) -> float:
-    """Height in inches of a picture of boundaries with a heading, 11 inches wide."""
+    """Height in inches of a boundary figure with a heading, 11 inches wide."""
     return 2.9 + 1.55 * _rows(bases)
 
 
@@ -147,24 +147,24 @@ def _rows(bases: int) -> int:
 
 
 def draw_boundaries(figure: Figure, letters: str, tracks: list[Track], start: int) -> None:
-    """Fill a figure with what `boundary_figure` draws, from tracks of any origin; there is at least one.
+    """Draw the panels of `boundary_figure` from given tracks, at least one.
 
     Args:
-        figure: the figure.
-        letters: bases of the stretch, L of them.
-        tracks: probability and boundaries by stage, as `boundary_track` gives them.
-        start: the first base in its sequence, counted from 0.
+        figure: an empty figure.
+        letters: nucleotide codes, L of them.
+        tracks: probability and boundary mask of each stage, as returned by `boundary_track`.
+        start: 0-based start on the contig.
     """
     rows = _rows(len(letters))
     grid = figure.add_gridspec(rows + 1, 2, height_ratios=[1.55] * rows + [1.9], width_ratios=(4, 1))
     for row in range(rows):
         _draw_letters(figure.add_subplot(grid[row, :]), letters, tracks, start, row * ROW_BASES)
-    _draw_stretch(figure.add_subplot(grid[rows, 0]), tracks[0], start)
+    _draw_sequence(figure.add_subplot(grid[rows, 0]), tracks[0], start)
     _draw_lengths(figure.add_subplot(grid[rows, 1]), chunk_lengths(tracks[0][1]))
 
 
 def _draw_letters(axes: Axes, letters: str, tracks: list[Track], start: int, first: int) -> None:
-    """One row of bases with the chunks around them, and the boundary probability of each above it."""
+    """Draw one row of bases, boxes around their chunks, and boundary probabilities above."""
     probability, mask = tracks[0]
     stop = min(first + ROW_BASES, len(letters))
     _draw_chunks(axes, mask, first, stop)
@@ -178,11 +178,11 @@ def _draw_letters(axes: Axes, letters: str, tracks: list[Track], start: int, fir
             family="DejaVu Sans Mono",
             weight="bold",
             fontsize=12,
-            color=BASE_COLOURS[letters[place]],
+            color=BASE_COLORS[letters[place]],
         )
     shown = np.arange(first, stop)
-    colours = [STAGE_COLOURS[0] if mask[place] else OTHER_BAR for place in shown]
-    axes.bar(shown, probability[first:stop] * BAR_HEIGHT, bottom=BAR_FOOT, width=0.62, color=colours)
+    colors = [STAGE_COLORS[0] if mask[place] else OTHER_BAR for place in shown]
+    axes.bar(shown, probability[first:stop] * BAR_HEIGHT, bottom=BAR_FOOT, width=0.62, color=colors)
     threshold = BAR_FOOT + THRESHOLD * BAR_HEIGHT
     axes.hlines(threshold, first - 0.5, stop - 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
     for depth, (_, inner) in enumerate(tracks[1:], start=1):
@@ -199,15 +199,15 @@ def _draw_letters(axes: Axes, letters: str, tracks: list[Track], start: int, fir
 
 
 def _draw_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int) -> None:
-    """Rounded boxes around the chunks; one that goes on in another row is cut open at the edge of this one."""
+    """Draw rounded boxes around chunks; a chunk that continues in another row is open at the edge."""
     from matplotlib.patches import FancyBboxPatch
 
-    begins = np.flatnonzero(mask)
-    for number, (begin, length) in enumerate(zip(begins, chunk_lengths(mask), strict=True)):
-        end = begin + length
-        if end <= first or begin >= stop:
+    starts = np.flatnonzero(mask)
+    for number, (start, length) in enumerate(zip(starts, chunk_lengths(mask), strict=True)):
+        end = start + length
+        if end <= first or start >= stop:
             continue
-        left, right = max(begin, first - 1), min(end, stop + 1)
+        left, right = max(start, first - 1), min(end, stop + 1)
         box = FancyBboxPatch(
             (left - 0.44, 0.06),
             right - left - 0.12,
@@ -215,36 +215,36 @@ def _draw_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int) -> None:
             boxstyle="round,pad=0,rounding_size=0.28",
             mutation_aspect=0.7,
             facecolor=CHUNK_FILLS[number % 2],
-            edgecolor=STAGE_COLOURS[number % 2],
+            edgecolor=STAGE_COLORS[number % 2],
             linewidth=0.8,
         )
         axes.add_patch(box)
 
 
 def _draw_inner_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int, depth: int) -> None:
-    """A bracket under each chunk of an inner stage."""
-    colour = STAGE_COLOURS[(depth + 1) % len(STAGE_COLOURS)]
-    for begin, length in zip(np.flatnonzero(mask), chunk_lengths(mask), strict=True):
-        left, right = max(begin, first), min(begin + length, stop)
+    """Draw a bracket under each chunk of an inner stage."""
+    color = STAGE_COLORS[(depth + 1) % len(STAGE_COLORS)]
+    for start, length in zip(np.flatnonzero(mask), chunk_lengths(mask), strict=True):
+        left, right = max(start, first), min(start + length, stop)
         if left < right:
             axes.plot(
-                [left - 0.36, right - 0.64], [-0.22 * depth] * 2, color=colour, linewidth=3, solid_capstyle="round"
+                [left - 0.36, right - 0.64], [-0.22 * depth] * 2, color=color, linewidth=3, solid_capstyle="round"
             )
 
 
-def _draw_stretch(axes: Axes, track: Track, start: int) -> None:
-    """The probability along the whole stretch, with the boundaries in colour."""
+def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
+    """Draw the boundary probability along the whole sequence."""
     from matplotlib.ticker import MaxNLocator
 
     probability, mask = track
     at = start + 1 + np.arange(len(mask))
-    for which, colour, label in ((~mask, OTHER_BAR, "inside a chunk"), (mask, STAGE_COLOURS[0], "a chunk begins")):
-        axes.vlines(at[which], 0, probability[which], color=colour, linewidth=_bar_width(len(mask)), label=label)
+    for which, color, label in ((~mask, OTHER_BAR, "inside a chunk"), (mask, STAGE_COLORS[0], "start of a chunk")):
+        axes.vlines(at[which], 0, probability[which], color=color, linewidth=_bar_width(len(mask)), label=label)
     axes.axhline(THRESHOLD, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
     axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, THRESHOLD, 1])
-    axes.set_title(f"The whole stretch, {len(mask):,} bp")
+    axes.set_title(f"Whole sequence, {len(mask):,} bp")
     axes.set_ylabel("boundary probability", fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -254,26 +254,26 @@ def _draw_stretch(axes: Axes, track: Track, start: int) -> None:
 
 
 def _bar_width(bases: int) -> float:
-    """In points, so that bars just do not touch."""
+    """Line width in points that leaves a gap between bars."""
     return float(np.clip(450 / bases, 0.35, 3.0))
 
 
 def _draw_lengths(axes: Axes, lengths: np.ndarray) -> None:
-    """How many chunks have which length."""
+    """Draw the histogram of chunk lengths."""
     from matplotlib.ticker import MaxNLocator
 
-    counts = np.bincount(np.minimum(lengths, LONGEST_SHOWN), minlength=LONGEST_SHOWN + 1)
-    axes.bar(np.arange(1, LONGEST_SHOWN + 1), counts[1:], width=0.8, color=STAGE_COLOURS[0])
-    title = "no chunk begins here"
+    counts = np.bincount(np.minimum(lengths, MAX_LENGTH), minlength=MAX_LENGTH + 1)
+    axes.bar(np.arange(1, MAX_LENGTH + 1), counts[1:], width=0.8, color=STAGE_COLORS[0])
+    title = "no boundaries"
     if len(lengths):
         mean = lengths.mean()
         title = f"{mean:.2f} bases per chunk"
-        axes.axvline(min(mean, LONGEST_SHOWN), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.axvline(min(mean, MAX_LENGTH), color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
     axes.set_title(title)
     axes.set_xlabel("chunk length (bases)", fontsize=8)
     axes.set_ylabel("chunks", fontsize=8)
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
-    ticks = [1, 4, 8, 12, LONGEST_SHOWN]
-    axes.set_xticks(ticks, [*map(str, ticks[:-1]), f"{LONGEST_SHOWN}+"])
+    ticks = [1, 4, 8, 12, MAX_LENGTH]
+    axes.set_xticks(ticks, [*map(str, ticks[:-1]), f"{MAX_LENGTH}+"])
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)

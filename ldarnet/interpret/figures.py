@@ -1,6 +1,6 @@
-"""The picture of a training run, and the look that all pictures share.
+"""Figure of a training run, and the style shared by all figures.
 
-matplotlib is imported only when a picture is drawn, and draws without a display.
+matplotlib is imported only when a figure is drawn and needs no display.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#d5dbe1"
-"""Colours of text, of lesser text, and of grid lines."""
-STAGE_COLOURS = ("#1f6fb2", "#c4622d", "#2f8f5b", "#7a5195")
-"""One for each stage of a hierarchy, from the outermost."""
-TRAIN_COLOUR, VALID_COLOUR, MASK_COLOUR = "#1f6fb2", "#c4622d", "#7a5195"
+"""Colors of text, secondary text and grid lines."""
+STAGE_COLORS = ("#1f6fb2", "#c4622d", "#2f8f5b", "#7a5195")
+"""Color of each stage of the hierarchy, outermost first."""
+TRAIN_COLOR, VALID_COLOR, MASK_COLOR = "#1f6fb2", "#c4622d", "#7a5195"
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -45,21 +45,21 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
 }
 DOTS_PER_INCH = 160
-FEW = 20
-"""Up to this many points a curve is drawn with a marker on each."""
+MAX_MARKERS = 20
+"""Curves with at most this many points are drawn with markers."""
 
 
 @contextmanager
-def picture(out_png: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure in the common style; write it as PNG when the block succeeds, whole or not at all.
+def png_figure(out_png: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure in the shared style; write it atomically as PNG when the block succeeds.
 
     Args:
-        out_png: the file; its folder is made.
+        out_png: file to write; its folder is created.
         width: in inches.
         height: in inches.
 
     Raises:
-        UserError: the device is full.
+        UserError: the disk is full.
     """
     out_png = Path(out_png)
     out_png.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def picture(out_png: str | os.PathLike[str], width: float, height: float) -> Ite
 
 @contextmanager
 def styled_figure(width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure in the common style, to be drawn and saved inside the block; sizes are in inches."""
+    """Yield an empty figure in the shared style, to be drawn and saved inside the block; sizes in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -86,16 +86,16 @@ def training_figure(
     entropy: float | None = None,
     target_ratio: float | None = None,
 ) -> None:
-    """Draw the loss of a run over the bases it has seen, and its compression where the model has chunks.
+    """Draw loss over bases seen, and compression if the model has chunks.
 
     Args:
-        metrics_jsonl: the run's ``metrics.jsonl``; one line is enough, and there may be no validation yet.
-        out_png: the picture to write.
-        entropy: of the composition of the bases, nats per base; a dashed line in the upper panel.
-        target_ratio: shortening by each stage that the ratio loss aims at; a dashed line for each in the lower panel.
+        metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.
+        out_png: figure to write.
+        entropy: loss of the unigram baseline, nats per base; drawn as a dashed line.
+        target_ratio: target of the ratio loss, positions per chunk of each stage; drawn as dashed lines.
 
     Raises:
-        UserError: the file is missing, has no training line, or a line of it cannot be read.
+        UserError: the file is missing, has no training line, or has an invalid line.
     """
     train, valid = _read_metrics(Path(metrics_jsonl))
     steps, bases = _column(train, "step"), _column(train, "bases")
@@ -104,12 +104,12 @@ def training_figure(
         return np.interp(_column(lines, "step"), steps, bases)
 
     chunked = bool(np.size(train[-1]["bases_per_chunk"]))
-    with picture(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
+    with png_figure(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
         panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
         _draw_loss(panels[0], train, valid, place, entropy)
         if chunked:
             _draw_compression(panels[1], train, valid, place, target_ratio)
-        panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the last numbers
+        panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the value labels
         panels[-1].set_xlabel("bases seen")
         panels[-1].xaxis.set_major_formatter(short_number)
         for axes in panels:
@@ -124,23 +124,23 @@ def _draw_loss(
     place: Callable[[list[dict[str, Any]]], np.ndarray],
     entropy: float | None,
 ) -> None:
-    _draw_curve(axes, place(train), _column(train, "mlm_loss"), TRAIN_COLOUR, "training")
+    _draw_curve(axes, place(train), _column(train, "mlm_loss"), TRAIN_COLOR, "training")
     if valid:
         at = place(valid)
-        for key, colour, label in (
-            ("mlm_loss", VALID_COLOUR, "validation"),
-            ("mask_loss", MASK_COLOUR, "validation, [MASK] only"),
+        for key, color, label in (
+            ("mlm_loss", VALID_COLOR, "validation"),
+            ("mask_loss", MASK_COLOR, "validation, masked positions"),
         ):
             values = _column(valid, key)
-            axes.plot(at, values, color=colour, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
+            axes.plot(at, values, color=color, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
             axes.annotate(
-                f"{values[-1]:.3f}", (at[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=colour
+                f"{values[-1]:.3f}", (at[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=color
             ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
     if entropy is not None:
-        label = f"base composition, {entropy:.3f}"
+        label = f"unigram baseline, {entropy:.3f}"
         axes.axhline(entropy, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
     axes.set_title("Loss")
-    axes.set_ylabel("nats per scored base")
+    axes.set_ylabel("nats per target position")
     others = [*_column(valid, "mlm_loss"), *_column(valid, "mask_loss"), *([] if entropy is None else [entropy])]
     top, (low, high) = _highest_shown(_column(train, "mlm_loss"), others), axes.get_ylim()
     axes.set_ylim(low, min(high, top + 0.05 * (top - low)))
@@ -158,14 +158,14 @@ def _draw_compression(
     ratios = np.array([line["bases_per_chunk"] for line in train], dtype=float).reshape(len(train), -1)
     stages = ratios.shape[1]
     for stage in range(stages):
-        colour = STAGE_COLOURS[stage % len(STAGE_COLOURS)]
+        color = STAGE_COLORS[stage % len(STAGE_COLORS)]
         name = "training" if stages == 1 else f"training, stage {stage}"
-        _draw_curve(axes, at, ratios[:, stage], colour, name)
+        _draw_curve(axes, at, ratios[:, stage], color, name)
         if valid:
             label = "validation" if stage == 0 else None
             values = [line["bases_per_chunk"][stage] for line in valid]
             axes.plot(
-                place(valid), values, "o", color=colour, markersize=4, markerfacecolor="white", label=label, zorder=3
+                place(valid), values, "o", color=color, markersize=4, markerfacecolor="white", label=label, zorder=3
             )
         if target_ratio is not None:
             target = target_ratio ** (stage + 1)
@@ -177,7 +177,7 @@ def _draw_compression(
 
 
 def powers_of_two(axes: Axes) -> None:
-    """A logarithmic scale for bases per chunk: early in a run whole windows can be one chunk."""
+    """Use a logarithmic scale for bases per chunk; early in a run a chunk can span a window."""
     from matplotlib.ticker import NullLocator
 
     axes.set_yscale("log", base=2)
@@ -186,16 +186,16 @@ def powers_of_two(axes: Axes) -> None:
     axes.set_ylim(1, max(8.0, axes.get_ylim()[1]))
 
 
-def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
-    """Raw values faintly, their moving average over a fiftieth of the run on top."""
-    marker = "o" if len(x) <= FEW else None
-    axes.plot(x, y, color=colour, alpha=0.3, linewidth=0.8)
-    axes.plot(x, smooth(y), color=colour, linewidth=1.6, label=label, marker=marker, markersize=2.5)
+def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
+    """Draw raw values faintly and their moving average on top."""
+    marker = "o" if len(x) <= MAX_MARKERS else None
+    axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
+    axes.plot(x, smooth(y), color=color, linewidth=1.6, label=label, marker=marker, markersize=2.5)
 
 
 def _highest_shown(training: np.ndarray, others: list[float]) -> float:
-    """The top of what is worth showing: the first steep fall of the training loss would flatten all the rest."""
-    return float(np.nanmax([np.nanquantile(training, 0.98 if len(training) > FEW else 1.0), *others]))
+    """Upper limit of the loss axis, cutting off the initial drop of the training loss."""
+    return float(np.nanmax([np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0), *others]))
 
 
 def _legend_above(axes: Axes) -> None:
@@ -203,7 +203,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centred mean over about a fiftieth of the values, over fewer towards the ends and where some are not finite."""
+    """Centered moving average over about a fiftieth of the values, fewer at the ends; ignores non-finite values."""
     half = len(values) // 100
     finite = np.isfinite(values)
     sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(finite, values, 0.0), finite))
@@ -214,37 +214,37 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation lines of a metrics file in order of step; of two lines for a step the later counts.
+    """Training and validation lines in order of step; of repeated steps the last line counts.
 
     Raises:
-        UserError: the file is missing, has no training line, or a line of it cannot be read.
+        UserError: the file is missing, has no training line, or has an invalid line.
     """
     lines: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "valid": {}}
     try:
         rows = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"cannot read the metrics {path}: {error.strerror}") from None
+        raise UserError(f"{path}: cannot read metrics ({error.strerror})") from None
     for number, row in enumerate(rows, start=1):
         try:
             line = json.loads(row)
             lines[line["split"]][line["step"]] = line
         except (ValueError, KeyError, TypeError):
-            if number == len(rows):  # cut short while it was being written
+            if number == len(rows):  # still being written
                 break
-            raise UserError(f"{path}, line {number}: not a line of metrics; delete it and draw again") from None
+            raise UserError(f"{path}: line {number}: not a line of metrics; delete this line") from None
     train, valid = ([by_step[step] for step in sorted(by_step)] for by_step in lines.values())
     if not train:
-        raise UserError(f"{path}: no training step is recorded yet; train first")
+        raise UserError(f"{path}: no training step logged yet; train first")
     return train, valid
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
-    """One value a line; not a number where a line has none."""
+    """Values of a key; NaN where missing."""
     return np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=float)
 
 
 def short_number(value: float, _: Any = None) -> str:
-    """A number in thousands or more, such as `12 k`; a formatter of axes."""
+    """Format a number with an SI prefix, such as `12 k`; usable as an axis formatter."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g} {letter}"

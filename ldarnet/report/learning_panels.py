@@ -1,4 +1,4 @@
-"""Pictures of what a run learns."""
+"""Panels about learning: loss, compression, learning rate, gradients."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.figures import FEW, INK, MASK_COLOUR, TRAIN_COLOUR, VALID_COLOUR, powers_of_two, smooth
+from ldarnet.interpret.figures import INK, MASK_COLOR, MAX_MARKERS, TRAIN_COLOR, VALID_COLOR, powers_of_two, smooth
 from ldarnet.report.panels import (
-    COLOURS,
+    COLORS,
     DASHED,
     Panel,
     curve,
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 
 
 def draw_loss(figure: Figure, run: RunRecord) -> bool:
-    """Training and validation loss."""
-    axes = one_axes(figure, "nats per scored base")
+    """Draw training and validation loss."""
+    axes = one_axes(figure, "nats per target position")
     values = run.series("mlm_loss")[""]
-    curve(axes, run.steps, values, TRAIN_COLOUR, "training")
+    curve(axes, run.steps, values, TRAIN_COLOR, "training")
     at = [line["step"] for line in run.valid]
-    levels = [np.nanquantile(values, 0.98 if len(values) > FEW else 1.0)]
-    for key, colour, label in (("mlm_loss", VALID_COLOUR, "validation"), ("mask_loss", MASK_COLOUR, "on [MASK] only")):
+    levels = [np.nanquantile(values, 0.98 if len(values) > MAX_MARKERS else 1.0)]
+    for key, color, label in (
+        ("mlm_loss", VALID_COLOR, "validation"),
+        ("mask_loss", MASK_COLOR, "validation, masked positions"),
+    ):
         for found in run.series(key, among="valid").values():
-            axes.plot(at, found, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=label, zorder=3)
+            axes.plot(at, found, color=color, marker="o", markersize=3.5, linewidth=1.2, label=label, zorder=3)
             levels.append(np.nanmax(found))
     if run.valid and (entropy := run.valid[-1].get("composition_loss")) is not None:
-        axes.axhline(entropy, color=INK, linestyle=DASHED, linewidth=1.0, label="base composition")
+        axes.axhline(entropy, color=INK, linestyle=DASHED, linewidth=1.0, label="unigram baseline")
         levels.append(entropy)
     low, high = axes.get_ylim()
     axes.set_ylim(low, min(high, max(levels) + 0.05 * (max(levels) - low)))
@@ -44,22 +47,20 @@ def draw_loss(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_compression(figure: Figure, run: RunRecord) -> bool:
-    """Bases per chunk, and what the ratio loss aims at."""
+    """Draw bases per chunk and the target of the ratio loss."""
     if not run.stages:
         return False
     axes = one_axes(figure, "bases per chunk")
     targets = run.series("target_ratio").get("")
     validated = run.series("bases_per_chunk", among="valid")
     for stage, (name, values) in enumerate(run.series("bases_per_chunk").items()):
-        curve(axes, run.steps, values, COLOURS[stage], name if run.stages > 1 else "training")
+        curve(axes, run.steps, values, COLORS[stage], name if run.stages > 1 else "training")
         if name in validated:
             at = [line["step"] for line in run.valid]
             label = "validation" if stage == 0 else None
-            axes.plot(
-                at, validated[name], "o", color=COLOURS[stage], markersize=3.5, mfc="white", label=label, zorder=3
-            )
+            axes.plot(at, validated[name], "o", color=COLORS[stage], markersize=3.5, mfc="white", label=label, zorder=3)
         if targets is not None:
-            label = "wanted" if stage == 0 else None
+            label = "target" if stage == 0 else None
             axes.plot(run.steps, targets ** (stage + 1), color=INK, linestyle=DASHED, linewidth=1.0, label=label)
     powers_of_two(axes)
     legend_above(axes)
@@ -67,7 +68,7 @@ def draw_compression(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_regions(figure: Figure, run: RunRecord) -> bool:
-    """Validation loss, and bases per chunk of the outermost stage, by region."""
+    """Draw validation loss and bases per chunk of the outermost stage, by region."""
     lines = [line for line in run.valid if line.get("regions")]
     if not lines:
         return False
@@ -77,31 +78,31 @@ def draw_regions(figure: Figure, run: RunRecord) -> bool:
         styled(axes, label)
         for number, name in enumerate(names):
             values = [np.ravel(line["regions"].get(name, {}).get(key, np.nan))[0] for line in lines]
-            # The space: matplotlib leaves labels that begin with _ out of legends.
-            axes.plot(at, values, color=COLOURS[number % len(COLOURS)], marker="o", markersize=3, label=f" {name}")
+            # The space: matplotlib hides labels that start with _ from legends.
+            axes.plot(at, values, color=COLORS[number % len(COLORS)], marker="o", markersize=3, label=f" {name}")
     legend_above(panels[0])
     return True
 
 
 def draw_gradients(figure: Figure, run: RunRecord) -> bool:
-    """The norm of the gradient: whole, and by part of the model."""
+    """Draw the gradient norm, global and by part of the model."""
     axes = one_axes(figure, "norm")
-    curve(axes, run.steps, run.series("gradient_norm")[""], INK, "whole")
+    curve(axes, run.steps, run.series("gradient_norm")[""], INK, "global")
     for number, (name, values) in enumerate(run.series("gradient_norms").items()):
-        axes.plot(run.steps, smooth(values), color=COLOURS[number % len(COLOURS)], linewidth=1.1, label=name)
+        axes.plot(run.steps, smooth(values), color=COLORS[number % len(COLORS)], linewidth=1.1, label=name)
     axes.set_yscale("log")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.05))
     return True
 
 
-def draw_rates(figure: Figure, run: RunRecord) -> bool:
-    """Learning rates by group; groups of one stage have one rate."""
+def draw_lr(figure: Figure, run: RunRecord) -> bool:
+    """Draw learning rates by stage; all parameter groups of a stage share one."""
     axes = one_axes(figure, "learning rate")
     drawn = {}
     for name, values in run.series("lr").items():
         drawn.setdefault(name.partition("/")[0], values)
     for number, (name, values) in enumerate(drawn.items()):
-        axes.plot(run.steps, values, color=COLOURS[number], linewidth=1.4, label=name.replace("stage", "stage "))
+        axes.plot(run.steps, values, color=COLORS[number], linewidth=1.4, label=name.replace("stage", "stage "))
     from_zero(axes)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
     legend_above(axes)
@@ -111,13 +112,13 @@ def draw_rates(figure: Figure, run: RunRecord) -> bool:
 PANELS = [
     Panel(
         "Loss",
-        "Masked-language-model loss; faint: recorded steps, thinned in long runs.",
+        "Masked-language-model loss. Faint: logged steps, subsampled in long runs.",
         draw_loss,
         wide=True,
         height=2.9,
     ),
-    Panel("Compression", "Bases per chunk of each stage, on a logarithmic scale.", draw_compression),
-    Panel("Learning rate", "By stage of the hierarchy.", draw_rates),
-    Panel("By region", "Validation within each region of the BED file.", draw_regions, wide=True),
-    Panel("Gradient", "Norm before clipping, whole and by part of the model.", draw_gradients, wide=True),
+    Panel("Compression", "Bases per chunk of each stage, log scale.", draw_compression),
+    Panel("Learning rate", "By stage of the hierarchy.", draw_lr),
+    Panel("By region", "Validation within each region of validation.regions.", draw_regions, wide=True),
+    Panel("Gradient norm", "Before clipping, global and by part of the model.", draw_gradients, wide=True),
 ]

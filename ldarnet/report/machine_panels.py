@@ -1,4 +1,4 @@
-"""Pictures of what a run costs."""
+"""Panels about resources: throughput, step time, memory, checkpoint stalls."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.figures import TRAIN_COLOUR, VALID_COLOUR, short_number, smooth
-from ldarnet.report.panels import COLOURS, Panel, curve, from_zero, legend_above, one_axes
+from ldarnet.interpret.figures import TRAIN_COLOR, VALID_COLOR, short_number, smooth
+from ldarnet.report.panels import COLORS, Panel, curve, from_zero, legend_above, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def draw_speed(figure: Figure, run: RunRecord) -> bool:
-    """Bases a second, and the share of the devices' peak."""
+    """Draw throughput and, if known, MFU."""
     axes = one_axes(figure, "bases per second")
-    curve(axes, run.steps, run.series("bases_per_second")[""], TRAIN_COLOUR, "speed")
+    curve(axes, run.steps, run.series("bases_per_second")[""], TRAIN_COLOR, "throughput")
     from_zero(axes)
     axes.yaxis.set_major_formatter(short_number)
     for values in run.series("mfu").values():
         other = axes.twinx()
-        curve(other, run.steps, values, VALID_COLOUR, "MFU")
+        curve(other, run.steps, values, VALID_COLOR, "MFU")
         other.set_ylim(0, 1)
         other.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return True
 
 
 def draw_time(figure: Figure, run: RunRecord) -> bool:
-    """What the time of steps goes to."""
+    """Draw the share of each timer in the step time."""
     shares = run.series("phase_share")
     if not shares:
         return False
-    axes = one_axes(figure, "share of the time")
+    axes = one_axes(figure, "share of step time")
     at = np.concatenate([[0], run.steps]) if len(run.steps) == 1 else run.steps
     rows = [np.resize(values, len(at)) if len(run.steps) == 1 else smooth(values) for values in shares.values()]
     fills = ("#c4622d", "#e3b57a", "#9cc3e0", "#4a8cc0", "#2f5d88")
@@ -46,26 +46,26 @@ def draw_time(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_memory(figure: Figure, run: RunRecord) -> bool:
-    """Peak memory of the rank with most."""
+    """Draw peak memory of the rank with most."""
     memory = run.series("memory")
     if not memory:
         return False
     axes = one_axes(figure, "GiB")
     for number, (name, values) in enumerate(memory.items()):
-        label = {"host": "process", "device": "tensors on the GPU"}[name]
-        axes.plot(run.steps, values / 2**30, color=COLOURS[number], linewidth=1.4, label=label)
+        label = {"host": "process", "device": "GPU tensors"}[name]
+        axes.plot(run.steps, values / 2**30, color=COLORS[number], linewidth=1.4, label=label)
     from_zero(axes)
     legend_above(axes)
     return True
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> bool:
-    """Seconds that training stood still for checkpoints."""
+    """Draw seconds that training waited for checkpoints."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")
             shown = values > 0
-            axes.vlines(run.steps[shown], 0, values[shown], color=TRAIN_COLOUR, linewidth=2)
+            axes.vlines(run.steps[shown], 0, values[shown], color=TRAIN_COLOR, linewidth=2)
             axes.set_xlim(run.steps[0], run.steps[-1])
             from_zero(axes)
             return True
@@ -73,8 +73,8 @@ def draw_stalls(figure: Figure, run: RunRecord) -> bool:
 
 
 PANELS = [
-    Panel("Speed", "All ranks together, without validation and saving.", draw_speed),
-    Panel("Time of a step", "On a GPU forward and backward only begin work; it is waited for later.", draw_time),
+    Panel("Throughput", "All ranks, without validation and checkpoints.", draw_speed),
+    Panel("Step time", "On GPUs, forward and backward count kernel launches only.", draw_time),
     Panel("Memory", "Peak of the rank with most.", draw_memory),
-    Panel("Checkpoints", "Seconds that training stood still for saving.", draw_stalls),
+    Panel("Checkpoint stalls", "Seconds that training waited for checkpoints.", draw_stalls),
 ]

@@ -1,4 +1,4 @@
-"""`report.html`: a run on one page that needs nothing beside it, drawn from what the run folder holds."""
+"""`report.html`: a self-contained page about a run, drawn from the files of its folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from ldarnet.console import format_duration
 from ldarnet.interpret.figures import short_number, styled_figure
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
@@ -20,22 +21,22 @@ from ldarnet.report.run_record import RunRecord
 
 PANELS = {"Learning": learning_panels.PANELS, "Routers": router_panels.PANELS, "Machine": machine_panels.PANELS}
 WIDE, NARROW = 11.0, 5.4
-"""Widths of pictures in inches."""
+"""Panel widths in inches."""
 
 
 def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunRecord:
-    """Draw a run, finished or under way.
+    """Write the report of a run, finished or running.
 
     Args:
-        folder: of the run.
-        out: the page to write.
-        refresh: seconds after which a browser is to load the page again.
+        folder: run folder.
+        out: HTML file to write.
+        refresh: seconds after which browsers reload the page; never by default.
 
     Returns:
-        What was drawn.
+        The run as read.
 
     Raises:
-        UserError: it is no run or has not recorded a step yet, `out` is a folder, or the device is full.
+        UserError: `folder` holds no run with a logged step, `out` is a folder, or the disk is full.
     """
     run = RunRecord.read(folder)
     with atomic_path(out) as partial:
@@ -54,39 +55,39 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
 
 
 def facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """The numbers at the head of the page: what it is, the number, and a word about it."""
+    """Key figures at the top of the page: label, value, note."""
     last, valid = run.last, run.valid[-1] if run.valid else {}
     total = run.config.get("training.steps")
     found = [
         ("step", f"{last['step']:,}", f"of {total:,}" if total else f"epoch {last.get('epoch', 0):.2f}"),
-        ("bases seen", short_number(float(f"{last['bases']:.3g}")), _clock(last.get("seconds", 0.0))),
-        ("training loss", f"{last['mlm_loss']:.4f}", "nats a scored base"),
+        ("bases seen", short_number(float(f"{last['bases']:.3g}")), f"in {format_duration(last.get('seconds', 0.0))}"),
+        ("training loss", f"{last['mlm_loss']:.4f}", "nats per target position"),
     ]
     if valid:
         found.append(("validation loss", f"{valid['mlm_loss']:.4f}", f"at step {valid['step']:,}"))
         if "accuracy" in valid:
-            found.append(("accuracy", f"{valid['accuracy']:.1%}", "on [MASK]"))
+            found.append(("accuracy", f"{valid['accuracy']:.1%}", "on masked positions"))
     if run.stages:
-        wanted = f"wanted {last['target_ratio']:.3g}{' a stage' * (run.stages > 1)}" if "target_ratio" in last else ""
-        found.append(("bases per chunk", " / ".join(f"{value:.2f}" for value in last["bases_per_chunk"]), wanted))
-    used = f"MFU {last['mfu']:.0%}" if "mfu" in last else "all ranks together"
-    found.append(("bases a second", short_number(float(f"{last['bases_per_second']:.3g}")), used))
+        target = f"target {last['target_ratio']:.3g}{' per stage' * (run.stages > 1)}" if "target_ratio" in last else ""
+        found.append(("bases per chunk", " / ".join(f"{value:.2f}" for value in last["bases_per_chunk"]), target))
+    used = f"MFU {last['mfu']:.0%}" if "mfu" in last else "all ranks"
+    found.append(("bases per second", short_number(float(f"{last['bases_per_second']:.3g}")), used))
     if last.get("data_wait", 0.0) >= 0.01:
-        found.append(("waiting for data", f"{last['data_wait']:.0%}", "of the time of a rank"))
+        found.append(("data wait", f"{last['data_wait']:.0%}", "of step time, slowest-fed rank"))
     for key, name in (("skipped", "skipped steps"), ("checkpoint_failures", "failed checkpoints")):
         if last.get(key):
-            found.append((name, f"{last[key]:,}", "see the console and logs/"))
+            found.append((name, f"{last[key]:,}", "see console output and logs/"))
     return found
 
 
 def _drawn(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
-    """A panel with its picture as SVG in base64; None where there is nothing to draw."""
+    """A panel and its figure as base64 SVG; None if there is nothing to draw."""
     with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
         if not panel.draw(figure, run):
             return None
         text = io.BytesIO()
         figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
-    return {"panel": panel, "picture": base64.b64encode(text.getvalue()).decode("ascii")}
+    return {"panel": panel, "figure": base64.b64encode(text.getvalue()).decode("ascii")}
 
 
 def _template() -> Any:
@@ -98,8 +99,3 @@ def _template() -> Any:
 
 def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"in {minutes // 60}:{minutes % 60:02d}:{rest:02d}"

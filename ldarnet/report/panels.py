@@ -1,4 +1,4 @@
-"""What the pictures of a run's report have in common."""
+"""Panels of the report and how they are drawn."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.figures import FAINT, FEW, MUTED, STAGE_COLOURS, short_number, smooth
+from ldarnet.interpret.figures import FAINT, MAX_MARKERS, MUTED, STAGE_COLORS, short_number, smooth
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (*STAGE_COLOURS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
-"""In turn, where curves are many."""
+COLORS = (*STAGE_COLORS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
+"""Colors of many curves, in order."""
 DASHED = (0, (5, 3))
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture: its heading, a sentence about it, whether it takes the page's width, its height in inches.
+    """A figure of the report.
 
-    `draw` fills the figure and returns whether there was anything to draw.
+    Attributes:
+        title: heading.
+        note: caption.
+        draw: fills the figure; returns whether there was anything to draw.
+        wide: whether it spans the page.
+        height: inches.
     """
 
     title: str
@@ -35,14 +40,14 @@ class Panel:
 
 
 def one_axes(figure: Figure, label: str) -> Axes:
-    """Axes that fill the figure, over steps, with a label for the values."""
+    """Axes over steps that fill the figure."""
     axes = figure.subplots()
     styled(axes, label)
     return axes
 
 
 def styled(axes: Axes, label: str) -> None:
-    """Label and grid of axes over steps."""
+    """Set labels and grid of axes over steps."""
     axes.set_ylabel(label)
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(short_number)
@@ -50,22 +55,22 @@ def styled(axes: Axes, label: str) -> None:
     axes.set_axisbelow(True)
 
 
-def curve(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, label: str) -> None:
-    """Raw values faintly, their moving average on top."""
-    if len(x) <= FEW:
-        axes.plot(x, y, color=colour, linewidth=1.4, label=label, marker="o", markersize=2.5)
+def curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
+    """Draw raw values faintly and their moving average on top."""
+    if len(x) <= MAX_MARKERS:
+        axes.plot(x, y, color=color, linewidth=1.4, label=label, marker="o", markersize=2.5)
         return
-    axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
-    axes.plot(x, smooth(y), color=colour, linewidth=1.5, label=label)
+    axes.plot(x, y, color=color, alpha=0.25, linewidth=0.7)
+    axes.plot(x, smooth(y), color=color, linewidth=1.5, label=label)
 
 
 def from_zero(axes: Axes) -> None:
-    """Let the values begin at 0."""
+    """Start the value axis at 0."""
     axes.set_ylim(0, 1.08 * axes.dataLim.y1)
 
 
 def legend_above(axes: Axes, columns: int = 6) -> None:
-    """The names of the curves in a line above them."""
+    """Place the legend in one line above the axes."""
     above = (0.0, 1.0)
     axes.legend(
         loc="lower left", bbox_to_anchor=above, borderaxespad=0.2, ncols=columns, columnspacing=1.2, handlelength=1.4

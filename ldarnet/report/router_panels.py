@@ -1,4 +1,4 @@
-"""Pictures of what the routers of a run do."""
+"""Panels about routers: boundaries, certainty, periodicity, balance."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.boundaries import BASE_COLOURS, Track, draw_boundaries
-from ldarnet.interpret.figures import INK, VALID_COLOUR, short_number
-from ldarnet.report.panels import COLOURS, DASHED, Panel, curve, legend_above, one_axes
+from ldarnet.interpret.boundaries import BASE_COLORS, Track, draw_boundaries
+from ldarnet.interpret.figures import INK, VALID_COLOR, short_number
+from ldarnet.report.panels import COLORS, DASHED, Panel, curve, legend_above, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MOST_SAMPLED = 160
-"""Bases of the sampled stretch that are drawn over all validations."""
+MAX_SAMPLE_BASES = 160
+"""Bases of the sampled window that are drawn for every validation."""
 NOTABLE_GRID = 0.3
-"""Periodicity from which on its period is told; below it is chance."""
+"""Periodicity above which the period is labeled; lower values occur by chance."""
 
 
 def draw_samples(figure: Figure, run: RunRecord) -> bool:
-    """Boundaries along one stretch at every validation: how the chunks of the model came about."""
+    """Draw boundary probabilities along one window at every validation."""
     if not run.samples:
         return False
     last = run.samples[-1]
     lines = [line for line in run.samples if (line["contig"], line["start"]) == (last["contig"], last["start"])]
-    rows = np.array([line["probability"][:MOST_SAMPLED] for line in lines]) / 100
+    rows = np.array([line["probability"][:MAX_SAMPLE_BASES] for line in lines]) / 100
     axes = figure.subplots()
     image = axes.imshow(rows, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest", origin="lower")
     axes.set_ylabel("validation at step")
@@ -45,7 +45,7 @@ def draw_samples(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_last_sample(figure: Figure, run: RunRecord) -> bool:
-    """The chunks of the last validation, base by base."""
+    """Draw the chunks of the last validation, base by base."""
     if not run.samples:
         return False
     last = run.samples[-1]
@@ -59,7 +59,7 @@ def draw_last_sample(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_histogram(figure: Figure, run: RunRecord) -> bool:
-    """How certain the routers are: the distribution of boundary probabilities over time."""
+    """Draw the distribution of boundary probabilities over time."""
     from matplotlib.colors import PowerNorm
 
     lines = [line for line in run.train if line.get("boundary_histogram")]
@@ -74,7 +74,7 @@ def draw_histogram(figure: Figure, run: RunRecord) -> bool:
         mesh = axes.pcolormesh(
             borders, edges, shares, cmap="Blues", norm=PowerNorm(0.5, 0, shares.max()), rasterized=True
         )
-        axes.axhline(0.5, color=VALID_COLOUR, linewidth=0.8, linestyle=DASHED)
+        axes.axhline(0.5, color=VALID_COLOR, linewidth=0.8, linestyle=DASHED)
         axes.set_ylabel("boundary\nprobability" if run.stages == 1 else f"stage {stage}")
         axes.xaxis.set_major_formatter(short_number)
         bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=12, format=lambda value, _: f"{value:.0%}")
@@ -84,42 +84,42 @@ def draw_histogram(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_tokens(figure: Figure, run: RunRecord) -> bool:
-    """How often a chunk begins at each base."""
+    """Draw the boundary rate at each base."""
     rates = run.series("boundary_rate")
     if not rates:
         return False
-    axes = one_axes(figure, "boundaries a position")
-    colours = BASE_COLOURS | {"MASK": INK}
+    axes = one_axes(figure, "boundaries per position")
+    colors = BASE_COLORS | {"MASK": INK}
     for name, values in rates.items():
         if name != "N":
-            curve(axes, run.steps, values, colours[name], "[MASK]" if name == "MASK" else name)
+            curve(axes, run.steps, values, colors[name], "[MASK]" if name == "MASK" else name)
     axes.set_ylim(0, 1)
     legend_above(axes)
     return True
 
 
 def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
-    """Whether boundaries stand in a grid."""
+    """Draw the periodicity of boundaries."""
     if not run.stages or "periodicity" not in run.last:
         return False
     axes = one_axes(figure, "periodicity")
     for stage, (name, values) in enumerate(run.series("periodicity").items()):
         strong = values[-1] > NOTABLE_GRID
         label = f"{name}, every {run.last['period'][stage]} positions" if strong else name
-        curve(axes, run.steps, values, COLOURS[stage], label)
+        curve(axes, run.steps, values, COLORS[stage], label)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1)
     legend_above(axes)
     return True
 
 
 def draw_balance(figure: Figure, run: RunRecord) -> bool:
-    """How unevenly chunks are dealt to ranks."""
+    """Draw the imbalance of chunks over ranks."""
     imbalance = run.series("chunk_imbalance")
-    if not imbalance or all(start["ranks"] == 1 for start in run.starts):
+    if not imbalance or all(launch["ranks"] == 1 for launch in run.launches):
         return False
-    axes = one_axes(figure, "most / mean")
+    axes = one_axes(figure, "maximum / mean")
     for stage, (name, values) in enumerate(imbalance.items()):
-        curve(axes, run.steps, values, COLOURS[stage], name)
+        curve(axes, run.steps, values, COLORS[stage], name)
     axes.set_ylim(1, None)
     legend_above(axes)
     return True
@@ -127,24 +127,24 @@ def draw_balance(figure: Figure, run: RunRecord) -> bool:
 
 PANELS = [
     Panel(
-        "Boundaries in the making",
-        "Boundary probability along one held-out stretch, validation by validation.",
+        "Boundaries over training",
+        "Boundary probability along one held-out window, at every validation.",
         draw_samples,
         wide=True,
     ),
     Panel(
         "Chunks at the last validation",
-        "Each box is a chunk; above it the probability that one begins there.",
+        "Each box is a chunk; bars are boundary probabilities.",
         draw_last_sample,
         wide=True,
         height=5.6,
     ),
     Panel(
         "Certainty",
-        "Share of positions by boundary probability; above the line a chunk begins.",
+        "Distribution of boundary probabilities; above the line a position starts a chunk.",
         draw_histogram,
     ),
-    Panel("Where chunks begin", "Boundaries a position, by what stands there.", draw_tokens),
-    Panel("Grid", "0: spaced as by chance; 1: at fixed distances.", draw_periodicity),
-    Panel("Balance over ranks", "Chunks of the rank with most over the mean.", draw_balance),
+    Panel("Boundary rate by base", "Share of positions of each base that start a chunk.", draw_tokens),
+    Panel("Periodicity", "0: random spacing; 1: fixed spacing.", draw_periodicity),
+    Panel("Balance over ranks", "Chunks on the rank with most, relative to the mean.", draw_balance),
 ]

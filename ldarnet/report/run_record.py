@@ -1,4 +1,4 @@
-"""What a run folder tells: metrics, samples of boundaries, starts and configuration."""
+"""Metrics, boundary samples, launches and configuration of a run folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
 
-MOST_LINES = 1500
-"""Lines of training metrics that are drawn; of more, about so many."""
+MAX_LINES = 1500
+"""Approximate maximum of training lines that are drawn; more are subsampled."""
 
 
 @dataclass(frozen=True)
-class Warned:
-    """A warning: what for, the sentence, and the first and last step it was in force at."""
+class WarningSpan:
+    """A warning: name, message, first and last step at which it was active."""
 
     name: str
     text: str
@@ -31,39 +31,39 @@ class Warned:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells it.
+    """A run, read from its folder.
 
     Attributes:
-        folder: of the run.
-        train: lines of training metrics, in order; of many, some `MOST_LINES` evenly spread ones and the last, each
-            with the stalls and the peaks of memory of those left out before it.
-        valid: lines of validation metrics, in order.
-        samples: boundaries along one stretch, one line a validation.
-        starts: when, where and with which versions.
-        config: every key, `section.key` -> value.
-        warned: every warning that there was.
+        folder: run folder.
+        train: training lines in order; if many, about MAX_LINES evenly spaced ones and the last, each with the
+            checkpoint stalls and memory peaks of the dropped lines before it.
+        valid: validation lines in order.
+        samples: boundaries along one window, one line per validation.
+        launches: time, hardware and versions of each launch.
+        config: `section.key` -> value.
+        warnings: all warnings, past and active.
     """
 
     folder: Path
     train: list[dict[str, Any]]
     valid: list[dict[str, Any]]
     samples: list[dict[str, Any]]
-    starts: list[dict[str, Any]]
+    launches: list[dict[str, Any]]
     config: dict[str, Any]
-    warned: list[Warned]
+    warnings: list[WarningSpan]
 
     @classmethod
     def read(cls, folder: Path) -> RunRecord:
-        """Read a run, finished or under way.
+        """Read a run, finished or running.
 
         Raises:
-            UserError: it is no run, has not recorded a step yet, or a file of it cannot be read.
+            UserError: `folder` holds no run with a logged step, or one of its files cannot be read.
         """
         if not (folder / run_files.METRICS).is_file():
-            raise UserError(f"{folder}: no run, or none that has taken a step; it holds no {run_files.METRICS}")
-        train, valid, warned = _metrics(folder / run_files.METRICS)
-        samples, starts = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))
-        return cls(folder, train, valid, samples, starts, _config(folder / run_files.CONFIG), warned)
+            raise UserError(f"{folder}: not a run folder: no {run_files.METRICS}; name a run with a logged step")
+        train, valid, warnings = _metrics(folder / run_files.METRICS)
+        samples, launches = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))
+        return cls(folder, train, valid, samples, launches, _config(folder / run_files.CONFIG), warnings)
 
     @property
     def steps(self) -> np.ndarray:
@@ -81,9 +81,9 @@ class RunRecord:
         return len(self.last["bases_per_chunk"])
 
     def series(self, key: str, *, among: str = "train") -> dict[str, np.ndarray]:
-        """The curves of a key, by name: one for a number, one an entry for a list (`stage 0`, ...) or a mapping.
+        """Curves of a key by name: one for numbers, one per entry for lists (`stage 0`, ...) and mappings.
 
-        Where a line has no value it is not a number; a key that no line has gives none.
+        Missing values are NaN; a key that no line has gives no curves.
         """
         lines = [_entries(line.get(key)) for line in getattr(self, among)]
         names = dict.fromkeys(name for line in lines for name in line)
@@ -100,66 +100,66 @@ def _entries(value: Any) -> dict[str, float]:
     return {"": value}
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Warned]]:
-    """Evenly spread training lines and the last, all validation lines, all warnings; of a file held line by line."""
+def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[WarningSpan]]:
+    """Subsampled training lines, all validation lines and all warnings; reads the file line by line."""
     with read_errors(path), path.open(encoding="utf-8") as file:
-        every = max(1, -(-sum(1 for _ in file) // MOST_LINES))
+        every = max(1, -(-sum(1 for _ in file) // MAX_LINES))
     train: list[dict[str, Any]] = []
     valid: list[dict[str, Any]] = []
-    warnings, dropped, seen = _Warnings(), None, 0
+    spans, dropped, count = _WarningSpans(), None, 0
     for line in _json_lines(path):
         if line.get("split") == "train":
-            warnings.look(line)
+            spans.add(line)
             if dropped is not None:
-                line = _joined(dropped, line)
-            if seen % every == 0:
+                line = _merge(dropped, line)
+            if count % every == 0:
                 train.append(line)
                 dropped = None
             else:
                 dropped = line
-            seen += 1
+            count += 1
         else:
             valid.append(line)
     if dropped is not None:
         train.append(dropped)
     if not train:
-        raise UserError(f"{path}: no training step is recorded yet; train first")
-    return train, valid, warnings.found
+        raise UserError(f"{path}: no training step logged yet; train first")
+    return train, valid, spans.found
 
 
-def _joined(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
-    """A line that also tells of the time of the dropped one before it: all stalls, and the highest peaks of memory."""
-    joined, stall, memory = dict(line), "checkpoint_stall_seconds", dropped.get("memory", {})
+def _merge(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """Add the checkpoint stall and memory peaks of the dropped line before to a line."""
+    merged, stall, memory = dict(line), "checkpoint_stall_seconds", dropped.get("memory", {})
     if stall in dropped:
-        joined[stall] = dropped[stall] + line.get(stall, 0.0)
+        merged[stall] = dropped[stall] + line.get(stall, 0.0)
     if memory:
-        own = line.get("memory", {})
-        joined["memory"] = memory | {name: max(peak, memory.get(name, peak)) for name, peak in own.items()}
-    return joined
+        current = line.get("memory", {})
+        merged["memory"] = memory | {name: max(peak, memory.get(name, peak)) for name, peak in current.items()}
+    return merged
 
 
-class _Warnings:
-    """Joins the warnings of lines that follow each other."""
+class _WarningSpans:
+    """Merges the warnings of consecutive lines."""
 
     def __init__(self) -> None:
-        self.found: list[Warned] = []
+        self.found: list[WarningSpan] = []
         self._before: dict[str, int] = {}
 
-    def look(self, line: dict[str, Any]) -> None:
-        """The next training line."""
-        now = {}
+    def add(self, line: dict[str, Any]) -> None:
+        """Add the next training line."""
+        active = {}
         for name, text in line.get("warnings", {}).items():
-            place = self._before.get(name)
-            if place is None:
-                place = len(self.found)
-                self.found.append(Warned(name, text, line["step"], line["step"]))
-            self.found[place] = Warned(name, text, self.found[place].first, line["step"])
-            now[name] = place
-        self._before = now
+            index = self._before.get(name)
+            if index is None:
+                index = len(self.found)
+                self.found.append(WarningSpan(name, text, line["step"], line["step"]))
+            self.found[index] = WarningSpan(name, text, self.found[index].first, line["step"])
+            active[name] = index
+        self._before = active
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file; none if there is no file, and without a last one that is being written."""
+    """Lines of a file, without an incomplete last one; none if the file is missing."""
     if not path.is_file():
         return
     with read_errors(path), path.open(encoding="utf-8") as file:
@@ -169,7 +169,7 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError:
                 if not text.endswith("\n"):
                     return
-                raise UserError(f"{path}, line {number}: damaged; delete this line") from None
+                raise UserError(f"{path}: line {number}: not valid JSON; delete this line") from None
 
 
 def _config(path: Path) -> dict[str, Any]:

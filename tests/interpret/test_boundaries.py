@@ -15,7 +15,7 @@ from ldarnet.interpret.boundaries import chunk_lengths, chunks, draw_boundaries
 
 
 class Scripted(torch.nn.Module):
-    """Answers with given masks, the outermost stage first, each over the boundaries of the one before."""
+    """Returns given masks, outermost stage first, each over the boundaries of the previous one."""
 
     device = torch.device("cpu")
 
@@ -32,7 +32,7 @@ class Scripted(torch.nn.Module):
 
 @pytest.fixture
 def axes_drawn(monkeypatch):
-    """The axes of the picture that is being written, in the order they were added."""
+    """Axes of the saved figure, in order of creation."""
     seen = []
     save = Figure.savefig
 
@@ -59,7 +59,7 @@ def test_inner_stages_are_mapped_to_bases():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_track_of_a_model_is_that_of_its_output_in_evaluation_mode(dtype):
+def test_track_equals_model_output_in_evaluation_mode(dtype):
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).train()
     ids = random_ids(300).astype(dtype)
@@ -76,22 +76,22 @@ def test_track_of_a_model_is_that_of_its_output_in_evaluation_mode(dtype):
 
 
 @pytest.mark.parametrize("ids", [np.zeros(0, np.uint8), np.zeros((1, 5), np.uint8)])
-def test_only_one_sequence_has_a_track(ids):
+def test_track_needs_a_single_nonempty_sequence(ids):
     with pytest.raises(UserError, match="at least one base"):
         boundary_track(Scripted([1]), ids)
 
 
 @pytest.mark.parametrize(
-    ("stages", "message"), [(1, "a model of one stage has no chunks"), (2, "choose one of 0 to 0")]
+    ("stages", "message"), [(1, "single stage and no chunks"), (2, "stage 1: this model has chunks at stages 0 to 0")]
 )
-def test_a_level_of_chunks_that_is_not_there_is_told(stages, message):
+def test_missing_stage_is_an_error(stages, message):
     model = SimpleNamespace(config=SimpleNamespace(num_stages=stages))
     with pytest.raises(UserError, match=message):
         list(chunks(model, "ACGT", stage=stages - 1))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
-def test_chunk_lengths_add_up_to_the_stretch(rest):
+def test_chunk_lengths_sum_to_the_sequence_length(rest):
     mask = np.array([True, *rest])
     lengths = chunk_lengths(mask)
     assert len(lengths) == mask.sum()
@@ -104,22 +104,22 @@ def test_chunk_lengths_add_up_to_the_stretch(rest):
     [(1, [1]), (2, [1, 0]), (60, [1] * 60), (61, [1] + [0] * 60), (1500, ([1, 0, 0, 0, 0] * 300))],
     ids=["one base", "two bases", "all boundaries", "no boundary but the first", "long"],
 )
-def test_figure_shows_the_numbers_of_the_stretch(tmp_path, axes_drawn, length, mask):
+def test_figure_shows_lengths_and_coordinates(tmp_path, axes_drawn, length, mask):
     out = tmp_path / "figures" / "boundaries.png"
     boundary_figure(Scripted(mask), random_ids(length), "chrI", 999, out, title="A title")
     assert imread(out).shape[0] > 300
     assert [path.name for path in out.parent.iterdir()] == ["boundaries.png"]
-    *rows, stretch, lengths = axes_drawn
+    *rows, sequence, lengths = axes_drawn
     assert len(rows) == min(2, -(-length // 60))
     assert lengths.get_title("left") == f"{length / sum(mask):.2f} bases per chunk"
     assert sum(bar.get_height() for bar in lengths.patches) == sum(mask)
-    assert stretch.get_title("left") == f"The whole stretch, {length:,} bp"
-    assert stretch.get_xlim() == (999.5, 999.5 + length)
+    assert sequence.get_title("left") == f"Whole sequence, {length:,} bp"
+    assert sequence.get_xlim() == (999.5, 999.5 + length)
     assert "1,000" in [label.get_text() for label in rows[0].get_xticklabels()]
     assert f"chrI:1,000–{999 + length:,}" in [text.get_text() for text in rows[0].figure.texts]  # noqa: RUF001
 
 
-def test_figure_draws_each_letter_and_each_chunk_of_the_first_rows(tmp_path, axes_drawn):
+def test_figure_draws_bases_and_chunks_of_the_first_rows(tmp_path, axes_drawn):
     ids = random_ids(90)
     mask = (np.arange(90) % 4 == 0).tolist()
     boundary_figure(Scripted(mask), ids, "c", 0, tmp_path / "b.png")
@@ -127,9 +127,9 @@ def test_figure_draws_each_letter_and_each_chunk_of_the_first_rows(tmp_path, axe
     assert "".join(text.get_text() for text in [*first.texts, *second.texts]) == "".join("ACGTN"[i] for i in ids)
     boxes = [[p for p in axes.patches if type(p).__name__ == "FancyBboxPatch"] for axes in (first, second)]
     assert list(map(len, boxes)) == [15, 8]
-    coloured = {bar.get_x() + bar.get_width() / 2: bar.get_facecolor() for bar in first.patches if bar not in boxes[0]}
-    at_boundary = {colour for place, colour in coloured.items() if round(place) % 4 == 0}
-    elsewhere = {colour for place, colour in coloured.items() if round(place) % 4}
+    colored = {bar.get_x() + bar.get_width() / 2: bar.get_facecolor() for bar in first.patches if bar not in boxes[0]}
+    at_boundary = {color for place, color in colored.items() if round(place) % 4 == 0}
+    elsewhere = {color for place, color in colored.items() if round(place) % 4}
     assert len(at_boundary) == len(elsewhere) == 1
     assert at_boundary != elsewhere
 
@@ -140,7 +140,7 @@ def test_figure_of_two_stages_marks_inner_chunks(tmp_path, axes_drawn):
     assert [round(np.diff(line.get_xdata())[0]) for line in brackets] == [8] * 5
 
 
-def test_a_stretch_in_which_no_chunk_begins_says_so():
+def test_figure_without_boundaries():
     figure = Figure()
     draw_boundaries(figure, "ACGT", [(np.zeros(4), np.zeros(4, dtype=bool))], 0)
-    assert figure.axes[-1].get_title() == "no chunk begins here"
+    assert figure.axes[-1].get_title() == "no boundaries"

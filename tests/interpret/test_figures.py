@@ -45,29 +45,29 @@ def test_figure_of_any_number_of_steps(tmp_path, axes_drawn, steps, every, stage
     training_figure(write_metrics(tmp_path / "m.jsonl", steps, every=every, stages=stages), out)
     assert imread(out).shape[0] > 300
     loss, compression = axes_drawn
-    assert loss.get_ylabel() == "nats per scored base"
+    assert loss.get_ylabel() == "nats per target position"
     assert compression.get_ylabel() == "bases per chunk"
     assert compression.get_xlabel() == "bases seen"
-    assert labels(loss) == (["training", "validation", "validation, [MASK] only"] if every else ["training"])
+    assert labels(loss) == (["training", "validation", "validation, masked positions"] if every else ["training"])
     assert sum(label.startswith("training") for label in labels(compression)) == stages
 
 
-def test_values_stand_at_the_bases_seen(tmp_path, axes_drawn):
+def test_x_values_are_bases_seen(tmp_path, axes_drawn):
     training_figure(
         write_metrics(tmp_path / "m.jsonl", 40, every=20), tmp_path / "o.png", entropy=1.358, target_ratio=4.0
     )
     loss, compression = axes_drawn
     lines = {line.get_label(): line for line in loss.lines}
-    assert lines["validation, [MASK] only"].get_xdata().tolist() == [20 * 4096, 40 * 4096]
-    assert lines["validation, [MASK] only"].get_ydata().tolist() == [1.34, 1.34]
-    assert set(lines["base composition, 1.358"].get_ydata()) == {1.358}
+    assert lines["validation, masked positions"].get_xdata().tolist() == [20 * 4096, 40 * 4096]
+    assert lines["validation, masked positions"].get_ydata().tolist() == [1.34, 1.34]
+    assert set(lines["unigram baseline, 1.358"].get_ydata()) == {1.358}
     assert set({line.get_label(): line for line in compression.lines}["target, 4"].get_ydata()) == {4.0}
     low, high = loss.get_ylim()
     assert low < 1.3 < 1.358 < high
     assert compression.get_ylim() == (1, 8)
 
 
-def test_every_stage_has_its_own_target(tmp_path, axes_drawn):
+def test_each_stage_has_a_target_line(tmp_path, axes_drawn):
     training_figure(write_metrics(tmp_path / "m.jsonl", 40, stages=2), tmp_path / "o.png", target_ratio=3.0)
     lines = {line.get_label(): line for line in axes_drawn[1].lines}
     assert set(lines["target, 3"].get_ydata()) == {3.0}
@@ -75,7 +75,7 @@ def test_every_stage_has_its_own_target(tmp_path, axes_drawn):
     assert {"training, stage 0", "training, stage 1"} <= lines.keys()
 
 
-def test_the_smoothed_curve_keeps_the_level(tmp_path, axes_drawn):
+def test_smoothing_preserves_the_mean(tmp_path, axes_drawn):
     path = tmp_path / "m.jsonl"
     noise = np.random.default_rng(0).normal(0, 0.1, 1000)
     rows = [
@@ -90,7 +90,7 @@ def test_the_smoothed_curve_keeps_the_level(tmp_path, axes_drawn):
     assert smooth.mean() == pytest.approx(raw.mean(), abs=0.01)
 
 
-def test_a_resumed_run_and_a_line_cut_short_are_read(tmp_path, axes_drawn):
+def test_repeated_steps_and_an_incomplete_line(tmp_path, axes_drawn):
     path = write_metrics(tmp_path / "m.jsonl", 5)
     repeated = path.read_text().splitlines()[-1].replace("1.42", "1.25")
     path.write_text(path.read_text() + repeated + "\n" + '{"step": 6, "spl')
@@ -100,9 +100,9 @@ def test_a_resumed_run_and_a_line_cut_short_are_read(tmp_path, axes_drawn):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot read"), ("", "no training step"), ('{"a": 1}\n{"step": 1, "split": "train"}\n', "line 1")],
+    [(None, "cannot read metrics"), ("", "no training step"), ('{"a": 1}\n{"step": 1, "split": "train"}\n', "line 1")],
 )
-def test_what_is_no_metrics_file_is_named(tmp_path, content, message):
+def test_invalid_metrics_file_is_an_error(tmp_path, content, message):
     path = tmp_path / "m.jsonl"
     if content is not None:
         path.write_text(content)
@@ -112,6 +112,6 @@ def test_what_is_no_metrics_file_is_named(tmp_path, content, message):
     assert not (tmp_path / "o.png").exists()
 
 
-def test_importing_the_room_does_not_import_matplotlib():
+def test_importing_interpret_does_not_import_matplotlib():
     code = "import sys, ldarnet.interpret; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

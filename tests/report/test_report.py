@@ -1,4 +1,4 @@
-"""The page of a run: from any run folder, finished or not, with everything in it."""
+"""Report of a run, finished or running: a complete, self-contained page."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from ldarnet.cli import app
 from ldarnet.errors import UserError
 from ldarnet.report.learning_panels import draw_regions
 from ldarnet.report.page import write_report
-from ldarnet.report.run_record import MOST_LINES, RunRecord
+from ldarnet.report.run_record import MAX_LINES, RunRecord
 
 PERCENT = [100, 3, 70, 20, 0, 95, 10, 40]
 
@@ -63,7 +63,7 @@ def write(path, lines):
 
 @pytest.fixture
 def run(tmp_path):
-    """A folder of a run of so many steps and stages."""
+    """Creates a run folder with the given numbers of steps and stages."""
 
     def make(steps=40, stages=1, train=train_line):
         folder = tmp_path / "my-run"
@@ -92,15 +92,18 @@ def headings(page):
 
 
 @pytest.mark.parametrize("stages", [0, 1, 2])
-def test_a_page_has_everything_and_needs_nothing_beside_it(run, tmp_path, stages):
+def test_page_is_complete_and_self_contained(run, tmp_path, stages):
     page = tmp_path / "page.html"
     write_report(run(stages=stages), page)
     text = page.read_text()
     assert "<script" not in text
     assert not re.search(r"(src|href)=.(?!data:)", text)
-    always = {"Loss", "Learning rate", "Gradient", "Speed", "Time of a step", "Memory", "Checkpoints", "By region"}
-    routers = {"Compression", "Boundaries in the making", "Chunks at the last validation", "Certainty"}
-    routers |= {"Where chunks begin", "Grid", "Balance over ranks"}
+    always = {
+        *("Loss", "Learning rate", "Gradient norm", "By region"),
+        *("Throughput", "Step time", "Memory", "Checkpoint stalls"),
+    }
+    routers = {"Compression", "Boundaries over training", "Chunks at the last validation", "Certainty"}
+    routers |= {"Boundary rate by base", "Periodicity", "Balance over ranks"}
     assert set(headings(page)) == always | {"No warnings"} | (routers if stages else set())
     for piece in (
         "my-run",
@@ -112,30 +115,30 @@ def test_a_page_has_everything_and_needs_nothing_beside_it(run, tmp_path, stages
         "gene",
     ):
         assert piece in text
-    pictures = re.findall(r'base64,([^"]+)"', text)
-    assert len(pictures) == len(headings(page)) - 1
-    assert all(b"<svg" in base64.b64decode(picture) for picture in pictures)
+    figures = re.findall(r'base64,([^"]+)"', text)
+    assert len(figures) == len(headings(page)) - 1
+    assert all(b"<svg" in base64.b64decode(figure) for figure in figures)
 
 
-def test_warnings_are_told_with_their_time(run, tmp_path):
+def test_warnings_are_listed_with_their_steps(run, tmp_path):
     def train(step, stages):
-        drifting = {"drift/stage0": "compression has left its target"} if 5 <= step <= 9 or step >= 35 else {}
+        drifting = {"drift/stage0": "compression has drifted from its target"} if 5 <= step <= 9 or step >= 35 else {}
         return train_line(step, stages, warnings=drifting)
 
     folder = run(train=train)
-    assert [(it.name, it.first, it.last) for it in RunRecord.read(folder).warned] == [
+    assert [(it.name, it.first, it.last) for it in RunRecord.read(folder).warnings] == [
         ("drift/stage0", 5, 9),
         ("drift/stage0", 35, 40),
     ]
     page = tmp_path / "page.html"
     write_report(folder, page)
     text = " ".join(page.read_text().split())
-    assert "1 warning in force, 1 passed" in text
-    assert "told from step 35 to now" in text
-    assert "told from step 5 to 9" in text
+    assert "1 active warning, 1 past" in text
+    assert "since step 35" in text
+    assert "steps 5 to 9" in text
 
 
-def test_skipped_steps_and_numbers_that_are_none_are_drawn(run, tmp_path):
+def test_skipped_steps_and_non_finite_numbers_are_drawn(run, tmp_path):
     def train(step, stages):
         broken = {"gradient_norm": float("nan"), "mlm_loss": float("inf"), "gradient_norms": {}} if step == 20 else {}
         return train_line(step, stages, skipped=int(step >= 20), **broken)
@@ -145,7 +148,7 @@ def test_skipped_steps_and_numbers_that_are_none_are_drawn(run, tmp_path):
     assert "skipped steps" in page.read_text()
 
 
-def test_a_first_step_and_a_line_that_is_being_written_make_a_page(run, tmp_path):
+def test_page_of_a_single_step_with_an_incomplete_line(run, tmp_path):
     folder = run(steps=1)
     for name in ("boundaries.jsonl", "starts.jsonl", "config.yaml"):
         (folder / name).unlink()
@@ -155,18 +158,18 @@ def test_a_first_step_and_a_line_that_is_being_written_make_a_page(run, tmp_path
     assert '<meta http-equiv="refresh" content="60">' in (tmp_path / "page.html").read_text()
 
 
-def test_long_runs_are_thinned_and_keep_their_end_and_their_warnings(run):
+def test_subsampled_runs_keep_the_last_step_and_all_warnings(run):
     def train(step, stages):
         return train_line(step, stages, warnings={"grid/stage0": "a grid"} if step == 1002 else {})
 
-    record = RunRecord.read(run(steps=MOST_LINES * 2 + 7, train=train))
-    assert len(record.train) <= MOST_LINES + 1
-    assert record.last["step"] == MOST_LINES * 2 + 7
-    assert [it.name for it in record.warned] == ["grid/stage0"]
+    record = RunRecord.read(run(steps=MAX_LINES * 2 + 7, train=train))
+    assert len(record.train) <= MAX_LINES + 1
+    assert record.last["step"] == MAX_LINES * 2 + 7
+    assert [it.name for it in record.warnings] == ["grid/stage0"]
 
 
-def test_thinning_loses_no_stall_and_no_peak_of_memory(run):
-    steps = MOST_LINES * 2 + 7
+def test_subsampling_keeps_stalls_and_memory_peaks(run):
+    steps = MAX_LINES * 2 + 7
 
     def train(step, stages):
         stall = 0.25 if step in (902, 903, steps - 1) else 0.0
@@ -183,7 +186,7 @@ def test_thinning_loses_no_stall_and_no_peak_of_memory(run):
 
 
 @pytest.mark.parametrize("name", ["_LTR", "__", "gene"])
-def test_a_region_of_any_name_stands_in_the_legend(run, name):
+def test_legend_lists_regions_of_any_name(run, name):
     folder = run()
     metrics = folder / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"gene"', f'"{name}"'))
@@ -192,13 +195,13 @@ def test_a_region_of_any_name_stands_in_the_legend(run, name):
     assert [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()] == [name, "other"]
 
 
-def test_a_folder_in_place_of_the_page_is_refused_before_anything_is_drawn(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("ldarnet.report.page._drawn", lambda *_: pytest.fail("drawn in vain"))
+def test_output_that_is_a_folder_is_rejected_before_drawing(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ldarnet.report.page._drawn", lambda *_: pytest.fail("drawn before the check"))
     with pytest.raises(UserError, match=r"a folder, not a file; name a file"):
         write_report(run(), tmp_path)
 
 
-def test_the_command_writes_into_the_run(run):
+def test_command_writes_into_the_run_folder(run):
     folder = run()
     result = CliRunner().invoke(app, ["report", str(folder)])
     assert result.exit_code == 0, result.output
@@ -206,17 +209,17 @@ def test_the_command_writes_into_the_run(run):
     assert (folder / "report.html").is_file()
 
 
-def test_what_is_no_run_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"no run.*no metrics\.jsonl"):
+def test_folder_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"not a run folder: no metrics\.jsonl"):
         write_report(tmp_path, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_damaged_line_is_named(run, tmp_path):
+def test_invalid_line_is_an_error(run, tmp_path):
     folder = run()
     metrics = folder / "metrics.jsonl"
     metrics.write_text('{"step": 1, "spl\n' + metrics.read_text())
-    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: damaged"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1: not valid JSON"):
         write_report(folder, tmp_path / "page.html")
     metrics.write_text("")
     with pytest.raises(UserError, match="no training step"):
