@@ -29,8 +29,8 @@ from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import IGNORE_INDEX, MASK, N
 from ldarnet.data import Masking, ShardSet, Windows, training_steps
 from ldarnet.errors import UserError
-from ldarnet.genome.fasta import read_fasta
-from ldarnet.genome.sources import Source
+from ldarnet.genome.fasta import Header, read_fasta
+from ldarnet.genome.sources import SequenceSource
 from sharding.build import build
 
 IDS = {letter: number for number, letter in enumerate("ACGT")}
@@ -66,7 +66,7 @@ def decompress(fasta: Path) -> Result:
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
     """Our shards; by several processes, of as many species with the same genome."""
-    sources = [Source(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
+    sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
         index, _ = build(out, sources, workers=workers)
@@ -94,7 +94,7 @@ def cut(fasta: Path, length: int) -> Iterator[bytes]:
     """The whole windows of a genome from its start."""
     rest = b""
     for piece in read_fasta(fasta):
-        rest = b"" if isinstance(piece, str) else rest + piece
+        rest = b"" if isinstance(piece, Header) else rest + piece
         for start in range(0, len(rest) - length + 1, length):
             yield rest[start : start + length]
         rest = rest[len(rest) // length * length :]

@@ -25,7 +25,7 @@ from benchmarks.record import RESULTS, provenance, write_result
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet, Windows
 from ldarnet.errors import UserError
-from ldarnet.genome.fasta import read_fasta
+from ldarnet.genome.fasta import Header, read_fasta
 from ldarnet.io import run_files
 from ldarnet.markdown import table
 from ldarnet.runtime.metrics_file import read_metrics
@@ -53,8 +53,8 @@ def letters(fasta: Path) -> dict[str, tuple[int, str]]:
     found: dict[str, tuple[int, str]] = {}
     name, length, digest = "", 0, hashlib.sha256()
     for item in read_fasta(fasta):
-        if isinstance(item, str):
-            name, length, digest = item, 0, hashlib.sha256()
+        if isinstance(item, Header):
+            name, length, digest = item.name, 0, hashlib.sha256()
         else:
             digest.update(item)
             length += len(item)

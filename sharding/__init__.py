@@ -1,1 +1,1 @@
-"""Programs that turn genomes into shards, check them and describe them."""
+"""Programs that download genomes, build shard sets, verify, summarize and export them."""

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,32 +18,34 @@ from ldarnet.console import make_console
 from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
 from ldarnet.errors import UserError
 from ldarnet.genome.intervals import intersect, total_bases
-from ldarnet.genome.sources import Source, parse_source, read_genomes
+from ldarnet.genome.sources import SequenceSource, parse_source, read_genomes
 from ldarnet.io.files import read_errors, sha256_file, space_errors
 from ldarnet.io.lock import Lock, acquire
 from ldarnet.program import run
 from ldarnet.version import __version__
 from sharding.assemble import assemble
-from sharding.executors import Executor, Task, in_process, in_processes, on_ray
+from sharding.executors import Executor, in_process, in_processes, on_ray
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
-from sharding.parts import Job, make_plan, make_seal, pack_all, pack_planned
-from sharding.progress import shown
+from sharding.parts import PackJob, pack_source
+from sharding.progress import show_progress
 from sharding.receipts import Receipts
-from sharding.splits import parse_contig_splits, parse_hash_shares
-from sharding.splitting import Hashed, Splitting
+from sharding.splits import parse_contig_splits, parse_hash_fractions
+from sharding.splitting import HashSplits, Splitting
 
 BLOCK_BASES = 2**20
 SHARD_BASES = 2**28
 TILE_BASES = 2**20
+RECEIPTS_VERSION = 2
+"""Format of the receipts of unfinished builds; those of other versions are discarded."""
 
 
 def build(
     out: Path,
-    genomes: Sequence[Source | Path],
+    genomes: Sequence[SequenceSource | Path],
     *,
     contig_splits: Mapping[str, Sequence[str]] | None = None,
     splits_bed: Path | None = None,
-    hashed: Hashed | None = None,
+    hashed: HashSplits | None = None,
     exclude: Sequence[Path] = (),
     block: int = BLOCK_BASES,
     shard_size: int = SHARD_BASES,
@@ -52,103 +53,84 @@ def build(
     ray: str | None = None,
     console: Console | None = None,
 ) -> tuple[Index, bool]:
-    """Build a shard set, go on with one that was stopped, or find that it is built already. The index is written last.
+    """Build a shard set, resume an interrupted build, or check that the set is built already.
+
+    A worker packs one source at a time. The index is written last.
 
     Args:
-        out: folder of the set: absent, empty, or begun by an earlier build.
-        genomes: the input, at least one file or URL.
-        contig_splits: split name -> contig names; the other contigs are ``train``.
-        splits_bed: BED file of splits, in place of ``contig_splits``.
-        hashed: splits of tiles, in place of both.
-        exclude: BED files of what is cut out of every split.
-        block: bases in a block.
-        shard_size: bases in a shard; a part of a source ends with the first contig end after as many.
-        workers: processes; None: as many as there are cores and parts.
-        ray: in place of processes, address of a Ray cluster, or "" for a local one.
+        out: folder of the set: new, empty, or with an unfinished build.
+        genomes: the sources, at least one file or URL.
+        contig_splits: split name -> contig names; all other contigs are ``train``.
+        splits_bed: BED file of splits, instead of ``contig_splits``.
+        hashed: splits by hashed tiles, instead of both.
+        exclude: BED files of intervals to exclude from every split.
+        block: block length in bases.
+        shard_size: shard length in bases; a part of a source ends with the first contig end after as many.
+        workers: processes; by default, the number of cores, but no more than sources.
+        ray: address of a Ray cluster to use instead of processes; "" starts a local one.
         console: where progress is shown; nowhere by default.
 
     Returns:
         The index, and whether anything was built.
 
     Raises:
-        UserError: bad input, a folder with other content, a full device, or a worker that was killed.
+        UserError: bad input, a folder with other content, a full device, or a worker was killed.
     """
     if block < 1 or shard_size < 1:
         raise UserError(f"--block {block} --shard-size {shard_size}: both must be at least 1")
     splitting = Splitting(contig_splits, splits_bed, hashed, exclude)
-    sources = [genome if isinstance(genome, Source) else Source(str(genome)) for genome in genomes]
+    sources = [genome if isinstance(genome, SequenceSource) else SequenceSource(str(genome)) for genome in genomes]
     with ThreadPoolExecutor() as pool:
-        identities = list(pool.map(Source.identity, sources))
+        identities = list(pool.map(SequenceSource.identity, sources))
     recipe = {**splitting.recipe, "block": block, "shard_size": shard_size}
-    with _only_builder(out):
+    with _lock_folder(out):
         receipts = Receipts(out)
         if (out / INDEX_NAME).exists():
-            index = _built_before(out, recipe, sources)
+            index = _check_built(out, recipe, sources)
             receipts.remove()
             return index, False
-        # What is packed does not depend on splits: to mend these costs nothing.
+        # Shards do not depend on the splits: an unfinished build resumes with corrected ones.
         made_by = f"format {FORMAT_VERSION}, zstandard {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
-        receipts.begin({"made_by": made_by, "block": block, "shard_size": shard_size}, identities)
-        # Ray's workers have a working folder of their own.
+        request = {"made_by": made_by, "block": block, "shard_size": shard_size, "receipts": RECEIPTS_VERSION}
+        receipts.begin(request, identities)
+        # Ray workers have their own working directory.
         shared, read = (out, sources) if ray is None else (out.absolute(), [source.absolute() for source in sources])
-        jobs = [Job(shared, number, source, block, shard_size) for number, source in enumerate(read)]
+        jobs = [PackJob(shared, number, source, block, shard_size) for number, source in enumerate(read)]
         sizes = [identity["size"] or 0 for identity in identities]
-        count = workers or min(
-            len(os.sched_getaffinity(0)), sum(_most_parts(*job) for job in zip(jobs, sizes, strict=True))
-        )
-        with (
-            _executor(count, ray, workers) as executor,
-            shown(console or make_console(quiet=True), receipts, sum(sizes)),
-        ):
-            _pack(jobs, sizes, executor, alone=count == 1 and ray is None)
+        console = console or make_console(quiet=True)
+        with _executor(workers, len(jobs), ray) as executor, show_progress(console, receipts, sum(sizes)):
+            # The largest first, so that no worker is left alone with it at the end.
+            order = sorted(range(len(jobs)), key=lambda number: -sizes[number])
+            executor([(pack_source, (jobs[number],)) for number in order if not jobs[number].is_done])
         index = _index(receipts, jobs, recipe, splitting)
-        _demand_unchanged(sources, identities)
-        _demand_bases(index)
+        _check_unchanged(sources, identities)
+        _check_bases(index)
         index.save(out)
         receipts.remove()
         return Index.load(out), True
 
 
-def _executor(count: int, ray: str | None, asked: int | None) -> AbstractContextManager[Executor]:
+def _executor(workers: int | None, sources: int, ray: str | None) -> AbstractContextManager[Executor]:
     if ray is not None:
-        return on_ray(ray or None, asked)
+        return on_ray(ray or None, workers)
+    count = workers or min(len(os.sched_getaffinity(0)), sources)
     return in_process() if count == 1 else in_processes(count)
 
 
-def _most_parts(job: Job, size: int) -> int:
-    return 1 + (size // job.shard_size if job.can_be_planned else 0)
-
-
-def _pack(jobs: Sequence[Job], sizes: Sequence[int], executor: Executor, *, alone: bool) -> None:
-    """Pack what has no receipt yet. A worker that is alone reads a new file once, from front to back."""
-    large = [job for job, size in zip(jobs, sizes, strict=True) if size > job.shard_size or job.source.is_2bit]
-    planned = [job for job in large if job.can_be_planned and (job.plan is not None or not alone)]
-    executor([(make_plan, (job,)) for job in planned if job.plan is None])
-    tasks: list[tuple[int, Task]] = []
-    for job, size in zip(jobs, sizes, strict=True):
-        plan = job.plan
-        missing = [part for part in range(plan.parts) if not job.receipts.has(job.number, part)] if plan else [0]
-        if plan and job in planned:
-            tasks += [(size // plan.parts, (pack_planned, (job, part))) for part in missing]
-            tasks += [(size, (make_seal, (job,)))] if job.seal is None else []
-        elif missing or job.seal is None:
-            tasks.append((size, (pack_all, (job,))))
-    # The longest first, so that no worker is left alone with one at the end.
-    executor([task for _, task in sorted(tasks, key=lambda task: -task[0])])
-
-
-def _index(receipts: Receipts, jobs: Sequence[Job], recipe: dict[str, Any], splitting: Splitting) -> Index:
+def _index(receipts: Receipts, jobs: Sequence[PackJob], recipe: dict[str, Any], splitting: Splitting) -> Index:
     sources = [job.source for job in jobs]
     packed = assemble(receipts, sources)
     splits, excluded = splitting.apply(packed.contigs)
     described = [
-        {"name": job.source.name, "species": job.source.species, **asdict(job.seal)} for job in jobs if job.seal
+        {"name": job.source.name, "species": job.source.species, "size": seal.size, "sha256": seal.sha256}
+        for job in jobs
+        if (seal := job.seal)
     ]
     recipe = {"sources": described, **recipe, "excluded": excluded}
     return Index(f"ldarnet {__version__}", recipe, packed.contigs, splits, packed.runs, packed.blocks, packed.shards)
 
 
-def _built_before(out: Path, recipe: dict[str, Any], sources: Sequence[Source]) -> Index:
+def _check_built(out: Path, recipe: dict[str, Any], sources: Sequence[SequenceSource]) -> Index:
     index = Index.load(out)
     with ThreadPoolExecutor() as pool:
         same = all(pool.map(_is_source, index.recipe["sources"], sources)) and len(index.recipe["sources"]) == len(
@@ -157,17 +139,17 @@ def _built_before(out: Path, recipe: dict[str, Any], sources: Sequence[Source]) 
     other = [key for key in recipe if index.recipe.get(key) != recipe[key]] + ([] if same else ["sources"])
     if other:
         raise UserError(
-            f"{out}: holds a set with other {', '.join(other)}; name another --out folder or delete this one"
+            f"{out}: holds a shard set with different {', '.join(other)}; choose another --out folder or delete it"
         )
     for shard in index.shards:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:
-            raise UserError(f"{path}: missing or of another size; delete {out} and build it again")
+            raise UserError(f"{path}: missing or of the wrong size; delete {out} and rebuild it")
     return index
 
 
-def _is_source(described: dict[str, Any], source: Source) -> bool:
-    """Whether a source is the one that a set was built from; of a remote one, only name and size are compared."""
+def _is_source(described: dict[str, Any], source: SequenceSource) -> bool:
+    """Whether a set was built from a source. Of a remote source only name and size are compared."""
     if (described["name"], described["species"]) != (source.name, source.species):
         return False
     if source.remote:
@@ -177,38 +159,38 @@ def _is_source(described: dict[str, Any], source: Source) -> bool:
         return path.stat().st_size == described["size"] and sha256_file(path) == described["sha256"]
 
 
-def _only_builder(out: Path) -> Lock:
+def _lock_folder(out: Path) -> Lock:
     """Create the folder and lock it."""
     try:
         with space_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{out}: cannot be used as a folder ({error.strerror}); name another --out") from None
-    return acquire(out, f"{out}: another build is writing here; wait for it or name another --out")
+        raise UserError(f"{out}: cannot be used as a folder ({error.strerror}); choose another --out") from None
+    return acquire(out, f"{out}: another build writes to it; wait for it or choose another --out")
 
 
-def _demand_unchanged(sources: Sequence[Source], identities: Sequence[dict[str, Any]]) -> None:
+def _check_unchanged(sources: Sequence[SequenceSource], identities: Sequence[dict[str, Any]]) -> None:
     for source, identity in zip(sources, identities, strict=True):
         if source.identity() != identity:
-            raise UserError(f"{source.location}: was changed while it was read; run the same command again")
+            raise UserError(f"{source.location}: changed while it was read; run the same command again")
 
 
-def _demand_bases(index: Index) -> None:
-    """Refuse a split in which there is nothing to learn from."""
+def _check_bases(index: Index) -> None:
+    """Raise if a split holds no A, C, G or T."""
     for split, rows in index.splits.items():
         if total_bases(rows) == _other(index, rows):
-            raise UserError(f"split {split!r}: it holds no A, C, G or T, so no window is left; give it other contigs")
+            raise UserError(f"split {split!r}: no A, C, G or T; choose other contigs")
 
 
 def _other(index: Index, rows: np.ndarray) -> int:
-    """Letters in the intervals of a split that are none of A, C, G, T."""
+    """Bases in the intervals of a split that are not A, C, G or T."""
     owner = np.repeat(np.arange(len(index.contigs)), index.contigs.runs)
     return total_bases(intersect(rows, np.column_stack((owner, index.runs))))
 
 
 def _table(index: Index) -> Table:
     excluded: dict[str, int] = index.recipe["excluded"]
-    table = Table(*("split", "contigs", "bases", "N and other letters"), *(["excluded"] if excluded else []))
+    table = Table(*("split", "contigs", "bases", "N and other codes"), *(["excluded"] if excluded else []))
     for column in table.columns[1:]:
         column.justify = "right"
     for split, rows in index.splits.items():
@@ -294,21 +276,21 @@ def main(
     if sum(map(bool, (split, splits_bed, split_hash))) > 1:
         raise UserError("--split, --splits-bed and --split-hash exclude each other; use one of them")
     contig_splits = parse_contig_splits(split or [])
-    shares = parse_hash_shares(split_hash) if split_hash else {}
+    fractions = parse_hash_fractions(split_hash) if split_hash else {}
     sources = [parse_source(argument) for argument in genomes or []]
     sources += read_genomes(table) if table else []
     console = make_console()
     if not sources:
         console.print("no genome given: using the bundled yeast chromosomes")
-        sources = [Source(str(BUNDLED_FASTA))]
-        if not (splits_bed or contig_splits or shares):
+        sources = [SequenceSource(str(BUNDLED_FASTA))]
+        if not (splits_bed or contig_splits or fractions):
             contig_splits = BUNDLED_SPLITS
     index, built = build(
         out,
         sources,
         contig_splits=contig_splits,
         splits_bed=splits_bed,
-        hashed=Hashed(shares, hash_tile, hash_seed) if shares else None,
+        hashed=HashSplits(fractions, hash_tile, hash_seed) if fractions else None,
         exclude=exclude or [],
         block=block,
         shard_size=shard_size,

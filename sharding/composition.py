@@ -1,4 +1,4 @@
-"""Counting the letters of a shard set: every block is read once, and counted four bases at a time."""
+"""Base composition of a shard set. Every block is read once and counted four bases at a time."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -13,27 +13,27 @@ from ldarnet.data.format import Block, unpack_bases
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
 
-LETTERS = ("A", "C", "G", "T", "N", "other", "masked")
-"""What is counted: the four bases in either case, N, the other codes of IUPAC, and lower case of any letter."""
+KINDS = ("A", "C", "G", "T", "N", "other", "masked")
+"""What is counted: the four bases in either case, N, the other IUPAC codes, and soft-masked (lower-case) bases."""
 
 GC_WINDOW = 10_000
 GC_BINS = 100
 
-_A, _C, _G, _T, _N, _OTHER, _MASKED = range(len(LETTERS))
+_A, _C, _G, _T, _N, _OTHER, _MASKED = range(len(KINDS))
 _CODES_OF = unpack_bases(np.arange(256, dtype=np.uint8)[:, None])
 _COUNTS_OF = np.stack([np.equal(_CODES_OF, code).sum(axis=1) for code in range(4)], axis=1)
 _GC_OF = (_COUNTS_OF[:, _C] + _COUNTS_OF[:, _G]).astype(np.uint8).tobytes()
-_BLOCKS_AT_A_TIME = 32
+_BLOCKS_PER_TASK = 32
 
 
 @dataclass(slots=True)
 class Counts:
-    """Letters of a set, or of some of its blocks.
+    """Composition of a set, or of some of its blocks.
 
     Attributes:
-        letters: (species, splits + 1, 7) int64, in order of `LETTERS`; what is in no split comes last.
-        gc: (species, 100) int64, windows of 10 kb by their share of G and C among A, C, G, T. Windows lie end to end
-            from the start of each block; one of which more than half is other letters is left out.
+        letters: (species, splits + 1, 7) int64 counts in the order of `KINDS`; the last row is for bases in no split.
+        gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows. Windows lie end to end from the start
+            of each block; those with more than half of other codes than A, C, G, T are skipped.
     """
 
     letters: np.ndarray
@@ -41,21 +41,21 @@ class Counts:
 
     @classmethod
     def zeros(cls, index: Index) -> "Counts":
-        """Nothing counted yet."""
+        """Zero counts."""
         species, splits = len(index.species), len(index.splits)
-        return cls(np.zeros((species, splits + 1, len(LETTERS)), np.int64), np.zeros((species, GC_BINS), np.int64))
+        return cls(np.zeros((species, splits + 1, len(KINDS)), np.int64), np.zeros((species, GC_BINS), np.int64))
 
     def add(self, other: "Counts") -> None:
-        """Count in what was counted elsewhere."""
+        """Add the counts of other blocks."""
         self.letters += other.letters
         self.gc += other.gc
 
 
 class Segments:
-    """All bases of a set, contig after contig, cut where a contig or an interval of a split begins or ends."""
+    """All bases of a set, contig after contig, divided at the ends of contigs and of split intervals."""
 
     def __init__(self, index: Index) -> None:
-        """Lay the splits of ``index`` out."""
+        """Divide the contigs of ``index``."""
         self._first = np.concatenate(([0], np.cumsum(index.contigs.length)))
         rows = np.concatenate([np.zeros((0, 3), np.int64), *index.splits.values()])
         labels = np.repeat(np.arange(len(index.splits)), [len(rows) for rows in index.splits.values()])
@@ -65,7 +65,7 @@ class Segments:
         self._labels[np.searchsorted(self._edges, starts)] = labels
 
     def of(self, contig: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Edges within a stretch of a contig, (n + 1,) counted from its start, and the splits between them, (n,)."""
+        """Edges within an interval of a contig, (n + 1,) relative to its start, and the splits between them, (n,)."""
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
         last = int(np.searchsorted(self._edges, begin + length, side="left"))
@@ -73,24 +73,30 @@ class Segments:
 
 
 def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> Counts:
-    """Count all letters of a set in ``workers`` processes; ``report`` is told the bases that were counted since.
+    """Count the composition of a set.
+
+    Args:
+        shards: the set.
+        workers: processes.
+        report: called with the number of bases counted since the last call.
+
 
     Raises:
-        UserError: a shard is missing, damaged or cannot be read, or a process was killed.
+        UserError: a shard is missing or damaged or cannot be read, or a process was killed.
     """
     total, blocks = Counts.zeros(shards.index), len(shards.index.blocks)
-    lots = (range(at, min(at + _BLOCKS_AT_A_TIME, blocks)) for at in range(0, blocks, _BLOCKS_AT_A_TIME))
-    with ProcessPoolExecutor(workers, initializer=_begin, initargs=(shards,)) as pool:
-        pending = {pool.submit(_count_lot, lot): lot for lot in islice(lots, 2 * workers)}
+    tasks = (range(at, min(at + _BLOCKS_PER_TASK, blocks)) for at in range(0, blocks, _BLOCKS_PER_TASK))
+    with ProcessPoolExecutor(workers, initializer=_init_worker, initargs=(shards,)) as pool:
+        pending = {pool.submit(_count_task, task): task for task in islice(tasks, 2 * workers)}
         try:
             while pending:
                 for done in wait(pending, return_when=FIRST_COMPLETED).done:
                     total.add(done.result())
                     report(int(shards.index.blocks.length[pending.pop(done)].sum()))
-                    pending |= {pool.submit(_count_lot, lot): lot for lot in islice(lots, 1)}
+                    pending |= {pool.submit(_count_task, task): task for task in islice(tasks, 1)}
         except BrokenProcessPool:
             raise UserError(
-                f"{shards.location}: a process was killed, perhaps for want of memory; use fewer --workers"
+                f"{shards.location}: a worker was killed, possibly by the out-of-memory killer; use fewer --workers"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -99,7 +105,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
 
 
 def count_blocks(shards: ShardSet, blocks: Sequence[int], segments: Segments) -> Counts:
-    """Count the letters of some blocks.
+    """Count the composition of some blocks.
 
     Raises:
         UserError: as for `count_set`.
@@ -110,8 +116,8 @@ def count_blocks(shards: ShardSet, blocks: Sequence[int], segments: Segments) ->
         contig, block = int(columns.contig[number]), shards.load(number)
         species = int(shards.index.contigs.species[contig])
         edges, labels = segments.of(contig, int(columns.start[number]), block.length)
-        at, codes = _others(block)
-        np.add.at(counts.letters[species], labels, _letters(block, edges, at, codes))
+        at, codes = _other_letters(block)
+        np.add.at(counts.letters[species], labels, _count_letters(block, edges, at, codes))
         counts.gc[species] += _gc_histogram(block, at, codes)
     return counts
 
@@ -120,41 +126,41 @@ _shards: ShardSet
 _segments: Segments
 
 
-def _begin(shards: ShardSet) -> None:
-    """What each process keeps from lot to lot."""
+def _init_worker(shards: ShardSet) -> None:
+    """Set up a worker process."""
     global _shards, _segments
     _shards, _segments = shards, Segments(shards.index)
 
 
-def _count_lot(blocks: range) -> Counts:
+def _count_task(blocks: range) -> Counts:
     return count_blocks(_shards, blocks, _segments)
 
 
-def _others(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Places of all letters but A, C, G, T, and the codes that stand there and mean nothing: (n,) each."""
+def _other_letters(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of all letters other than A, C, G, T, and the meaningless 2-bit codes stored there: (n,) each."""
     lengths = block.runs[:, 1] - block.runs[:, 0]
     behind = np.cumsum(lengths) - lengths
     at = np.repeat(block.runs[:, 0] - behind, lengths) + np.arange(lengths.sum())
     return at, block.packed[at >> 2] >> ((at & 3) << 1).astype(np.uint8) & 3
 
 
-def _letters(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Counts between edges, (n, 7), of the letters of a block."""
-    counts = np.zeros((len(edges) - 1, len(LETTERS)), dtype=np.int64)
+def _count_letters(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Counts of a block between edges, (n, 7)."""
+    counts = np.zeros((len(edges) - 1, len(KINDS)), dtype=np.int64)
     for row, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        counts[row, :4] = _bases(block.packed, start, stop)
+        counts[row, :4] = _count_codes(block.packed, start, stop)
     if len(at):
         owner = np.searchsorted(edges, at, side="right") - 1
         letters = np.repeat(block.codes, block.runs[:, 1] - block.runs[:, 0])
         counts[:, :4] -= np.bincount(4 * owner + codes, minlength=4 * len(counts)).reshape(-1, 4)
         kinds = 2 * owner + (letters != ord("N"))
         counts[:, _N : _OTHER + 1] = np.bincount(kinds, minlength=2 * len(counts)).reshape(-1, 2)
-    counts[:, _MASKED] = np.diff(_covered(block.lower, edges))
+    counts[:, _MASKED] = np.diff(_bases_before(block.lower, edges))
     return counts
 
 
-def _bases(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """How often each code stands in bases ``start`` to ``stop``, (4,): whole bytes by a table, the ends singly."""
+def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Counts of the four codes in bases ``start`` to ``stop``, (4,): whole bytes by lookup, the ends one by one."""
     first, last = -(-start // 4), stop // 4
     if first > last:
         ends = unpack_bases(packed[last:first])[start % 4 : stop % 4]
@@ -165,13 +171,13 @@ def _bases(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
     return counts + np.bincount(ends, minlength=4)
 
 
-def _covered(runs: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Bases of the runs, (r, 2), that lie before each place."""
+def _bases_before(runs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Number of bases of the runs, (r, 2), before each position."""
     if not len(runs):
-        return np.zeros(len(places), dtype=np.int64)
-    behind = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))
-    begun = np.searchsorted(runs[:, 0], places)
-    return behind[begun] - np.where(begun, np.maximum(runs[begun - 1, 1] - places, 0), 0)
+        return np.zeros(len(positions), dtype=np.int64)
+    before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))
+    started = np.searchsorted(runs[:, 0], positions)
+    return before[started] - np.where(started, np.maximum(runs[started - 1, 1] - positions, 0), 0)
 
 
 def _gc_histogram(block: Block, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -184,6 +190,6 @@ def _gc_histogram(block: Block, at: np.ndarray, codes: np.ndarray) -> np.ndarray
     gc = by_window.sum(axis=1, dtype=np.uint16).astype(np.int64)
     gc -= np.bincount(owner[is_gc], minlength=windows)
     known = GC_WINDOW - np.bincount(owner, minlength=windows)
-    told = 2 * known >= GC_WINDOW
-    share = gc[told] * GC_BINS // known[told]
+    counted = 2 * known >= GC_WINDOW
+    share = gc[counted] * GC_BINS // known[counted]
     return np.bincount(np.minimum(share, GC_BINS - 1), minlength=GC_BINS)

@@ -1,4 +1,4 @@
-"""Doing many tasks: in this process, in several, or on a Ray cluster."""
+"""Executors of tasks: this process, a pool of processes, or a Ray cluster."""
 
 import multiprocessing
 import os
@@ -13,9 +13,9 @@ from ldarnet.io.process import exit_with_parent
 from ldarnet.ray_cluster import connect
 
 Task = tuple[Callable[..., None], tuple[Any, ...]]
-"""A function of a module, and its arguments; both can be pickled."""
+"""A module-level function and its arguments; both must be picklable."""
 
-_AGAIN = "what is finished is kept, run the same command again"
+_RERUN = "run the same command again to resume"
 _RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -26,14 +26,14 @@ class Executor(Protocol):
         """Run all tasks, and return when they are done.
 
         Raises:
-            UserError: a task failed, or who should do it went away; the tasks not begun are given up.
+            UserError: a task failed or a worker was lost; the remaining tasks are cancelled.
         """
         ...
 
 
 @contextmanager
 def in_process() -> Iterator[Executor]:
-    """One task after the other, here."""
+    """Run tasks one after the other in this process."""
 
     def execute(tasks: Sequence[Task]) -> None:
         for function, arguments in tasks:
@@ -44,11 +44,11 @@ def in_process() -> Iterator[Executor]:
 
 @contextmanager
 def in_processes(workers: int) -> Iterator[Executor]:
-    """Several processes of this machine, which end when this one does, whatever ends it."""
-    # A fork has all modules loaded that a new process would take seconds to import.
+    """Run tasks in a pool of processes, which exit with this one for any reason."""
+    # A forked process need not import the modules again, which takes seconds.
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=exit_with_parent, initargs=(os.getpid(),))
-    # The processes start with the first task, and should before this process has threads.
+    # The pool forks at its first task, which should happen before this process starts threads.
     pool.submit(_attempt, _nothing, ()).result()
 
     def execute(tasks: Sequence[Task]) -> None:
@@ -59,7 +59,7 @@ def in_processes(workers: int) -> Iterator[Executor]:
                     raise error
         except BrokenProcessPool:
             raise UserError(
-                f"a worker process was killed, perhaps for want of memory; choose fewer --workers, and {_AGAIN}"
+                f"a worker process was killed, possibly by the out-of-memory killer; use fewer --workers and {_RERUN}"
             ) from None
 
     try:
@@ -70,10 +70,10 @@ def in_processes(workers: int) -> Iterator[Executor]:
 
 @contextmanager
 def on_ray(address: str | None, workers: int | None) -> Iterator[Executor]:
-    """A Ray cluster, whose machines share the folders of input and output; without an address, a local one.
+    """Run tasks on a Ray cluster whose machines share the input and output folders; start a local one by default.
 
     Raises:
-        UserError: there is no Ray, or no cluster at the address.
+        UserError: Ray is not installed, or no cluster answers at the address.
     """
     os.environ.update({name: value for name, value in _RAY_SETTINGS.items() if name not in os.environ})
     try:
@@ -91,7 +91,7 @@ def on_ray(address: str | None, workers: int | None) -> Iterator[Executor]:
                 if (error := ray.get(ended)) is not None:
                     raise error
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-            raise UserError(f"--ray: a worker was lost ({type(error).__name__}); {_AGAIN}") from None
+            raise UserError(f"--ray: a worker was lost ({type(error).__name__}); {_RERUN}") from None
         finally:
             for task in pending:
                 ray.cancel(task, force=True)
@@ -106,7 +106,7 @@ def _nothing() -> None: ...
 
 
 def _attempt(function: Callable[..., None], arguments: tuple[Any, ...]) -> UserError | None:
-    """An error of the user is a result: raised elsewhere, it would come back wrapped in that place's traceback."""
+    """Return a UserError as a result: if raised, it would come back wrapped in a remote traceback."""
     try:
         function(*arguments)
     except UserError as error:

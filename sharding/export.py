@@ -22,15 +22,15 @@ from ldarnet.program import run
 
 _WIDTH = 60
 _FORMATS = {".gz": ("gz", 1), ".zst": ("zst", 3)}
-"""Suffix -> format and level: those that pack bases quickly; higher ones gain a few per cent."""
+"""Suffix -> format and level; higher levels gain a few per cent."""
 _REGION = re.compile(r"(.+):([\d,]*)(-?)([\d,]*)")
 _AHEAD_BLOCKS = 16
 _NEWLINE = ord("\n")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A FASTA record to be: its name, and the stretch of a contig (number, first base from 0, end) that it holds."""
+class FastaRecord:
+    """Name of a FASTA record, and its interval: contig number, start and stop (0-based, half-open)."""
 
     name: str
     contig: int
@@ -38,36 +38,36 @@ class Record:
     stop: int
 
 
-def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[Record]:
-    """A record for each contig, of the named species or of all.
+def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord]:
+    """A record per contig, of the named species or of all.
 
-    Contigs of one species bear the names that they had in the input, those of several ``species/name``.
+    Contigs of one species keep their input names; those of several are named ``species/name``.
 
     Raises:
         UserError: no such species.
     """
     if unknown := [name for name in species if name not in index.species]:
-        raise UserError(f"--species {unknown[0]}: not in the set; it holds {some_names(index.species)}")
-    wanted = [index.species.index(name) for name in species] or range(len(index.species))
-    contigs = np.flatnonzero(np.isin(index.contigs.species, wanted)).tolist()
-    prefix = len(f"{index.species[wanted[0]]}/") if len(wanted) == 1 and index.species[wanted[0]] else 0
+        raise UserError(f"--species {unknown[0]}: not in the set; use one of {some_names(index.species)}")
+    selected = [index.species.index(name) for name in species] or range(len(index.species))
+    contigs = np.flatnonzero(np.isin(index.contigs.species, selected)).tolist()
+    prefix = len(f"{index.species[selected[0]]}/") if len(selected) == 1 and index.species[selected[0]] else 0
     lengths = index.contigs.length
-    return [Record(index.name(contig)[prefix:], contig, 0, int(lengths[contig])) for contig in contigs]
+    return [FastaRecord(index.name(contig)[prefix:], contig, 0, int(lengths[contig])) for contig in contigs]
 
 
-def regions(index: Index, texts: Sequence[str]) -> list[Record]:
-    """A record for each contig name or region ``contig:first-last``, from 1 and with the last base, as in samtools.
+def regions(index: Index, texts: Sequence[str]) -> list[FastaRecord]:
+    """A record per contig name or region ``contig:first-last``, 1-based and inclusive as in samtools.
 
     Raises:
-        UserError: no such contig, or a region that is not within it.
+        UserError: no such contig, or the region extends beyond it.
     """
     return [_region(index, text) for text in texts]
 
 
-def _region(index: Index, text: str) -> Record:
+def _region(index: Index, text: str) -> FastaRecord:
     try:
         contig = index.number(text)
-        return Record(text, contig, 0, int(index.contigs.length[contig]))
+        return FastaRecord(text, contig, 0, int(index.contigs.length[contig]))
     except UserError as error:
         parts = _REGION.fullmatch(text)
         if not parts:
@@ -82,23 +82,25 @@ def _region(index: Index, text: str) -> Record:
     end = int(last.replace(",", "") or length) if dash or not last else length
     if not 1 <= begin <= end <= length:
         raise UserError(f"region {text}: {name} has {length} bases; write first-last from 1 to {length}")
-    return Record(f"{name}:{begin}-{end}", contig, begin - 1, end)
+    return FastaRecord(f"{name}:{begin}-{end}", contig, begin - 1, end)
 
 
-def intervals(index: Index, split: str) -> list[Record]:
-    """A record ``contig:first-last`` for each interval of a split, numbered as in `regions`.
+def intervals(index: Index, split: str) -> list[FastaRecord]:
+    """A record ``contig:first-last`` per interval of a split, 1-based and inclusive.
 
     Raises:
         UserError: no such split.
     """
     if split not in index.splits:
-        raise UserError(f"--split {split}: not in the set; it holds {some_names(index.splits)}")
+        raise UserError(f"--split {split}: not in the set; use one of {some_names(index.splits)}")
     rows = index.splits[split].tolist()
-    return [Record(f"{index.name(contig)}:{start + 1}-{stop}", contig, start, stop) for contig, start, stop in rows]
+    return [
+        FastaRecord(f"{index.name(contig)}:{start + 1}-{stop}", contig, start, stop) for contig, start, stop in rows
+    ]
 
 
-def letters(shards: ShardSet, record: Record) -> Iterator[np.ndarray]:
-    """The letters of a record, exactly as they stood in the input, in pieces of at most one block: (n,) uint8."""
+def sequence(shards: ShardSet, record: FastaRecord) -> Iterator[np.ndarray]:
+    """The sequence of a record, exactly as in the input, in pieces of at most one block: (n,) uint8."""
     index = shards.index
     first, last = index.first_block[record.contig : record.contig + 2].tolist()
     starts = index.blocks.start[first:last]
@@ -111,11 +113,11 @@ def letters(shards: ShardSet, record: Record) -> Iterator[np.ndarray]:
         yield np.frombuffer(text, dtype=np.uint8)
 
 
-def fasta(shards: ShardSet, record: Record, width: int = _WIDTH) -> Iterator[bytes]:
+def fasta(shards: ShardSet, record: FastaRecord, width: int = _WIDTH) -> Iterator[bytes]:
     """A record as FASTA, in pieces of about a block."""
     yield f">{record.name}\n".encode()
     open_line = np.zeros(0, dtype=np.uint8)
-    for piece in letters(shards, record):
+    for piece in sequence(shards, record):
         text = np.concatenate((open_line, piece))
         whole = len(text) // width
         lines = np.full((whole, width + 1), _NEWLINE, dtype=np.uint8)
@@ -126,14 +128,16 @@ def fasta(shards: ShardSet, record: Record, width: int = _WIDTH) -> Iterator[byt
         yield open_line.tobytes() + b"\n"
 
 
-def export(shards: ShardSet, records: Sequence[Record], out: str, *, width: int = _WIDTH, quiet: bool = False) -> int:
+def export(
+    shards: ShardSet, records: Sequence[FastaRecord], out: str, *, width: int = _WIDTH, quiet: bool = False
+) -> int:
     """Write records as FASTA. The file is complete or absent.
 
     Args:
         shards: the set.
         records: what to write.
-        out: ``-`` for standard output, or a path; one that ends with ``.gz`` or ``.zst`` is packed so.
-        width: letters in a line.
+        out: path, compressed if it ends with ``.gz`` or ``.zst``; or ``-`` for standard output.
+        width: line length.
         quiet: show no progress.
 
     Returns:
@@ -160,13 +164,13 @@ def _opened(out: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     if not Path(out).parent.is_dir():
-        raise UserError(f"{out}: there is no folder {Path(out).parent}; make it or name another --out")
+        raise UserError(f"{out}: no folder {Path(out).parent}; create it or choose another --out")
     if Path(out).exists() and not Path(out).is_file():
-        raise UserError(f"{out}: is there, and is no file; name another --out, or - for the standard output")
-    packing = _FORMATS.get(Path(out).suffix)
+        raise UserError(f"{out}: exists and is not a file; choose another --out, or - for standard output")
+    compression = _FORMATS.get(Path(out).suffix)
     with atomic_path(out) as partial:
-        if packing:
-            with xopen(partial, "wb", format=packing[0], compresslevel=packing[1], threads=0) as file:
+        if compression:
+            with xopen(partial, "wb", format=compression[0], compresslevel=compression[1], threads=0) as file:
                 yield file
         else:
             with partial.open("wb") as file:

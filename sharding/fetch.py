@@ -171,7 +171,7 @@ def list_sets(registry: Registry, console: Console) -> None:
     for published in registry.sets.values():
         files = (*published.files, *((published.assemblies,) if published.assemblies else ()))
         hosts = dict.fromkeys(f"{file.url.split('/')[2]}{'' if file.checksums else ' (no checksum)'}" for file in files)
-        rows = (published.title, published.size, f"licence: {published.licence}", f"from {', '.join(hosts)}", "")
+        rows = (published.title, published.size, f"license: {published.license}", f"from {', '.join(hosts)}", "")
         table.add_row(Text(published.name, style="bold"), "\n".join(rows))
     console.print(table)
 
@@ -182,7 +182,7 @@ def main(
     ] = None,
     *,
     show: Annotated[
-        bool, typer.Option("--list", help="List the genome sets with size, licence and publisher.")
+        bool, typer.Option("--list", help="List the genome sets with size, license and publisher.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Download folder. Default: the name of the set.")
@@ -208,7 +208,7 @@ def main(
         raise UserError("no genome set given; --list shows them")
     out = out or Path(name)
     build = fetch(registry, name, out, jobs=jobs, unchecked=unchecked, skip_missing=skip_missing, console=console)
-    console.print(f"downloaded {name} to {out}; licence: {registry[name].licence}")
+    console.print(f"downloaded {name} to {out}; license: {registry[name].license}")
     console.print("build shards with")
     shards = shlex.quote(f"{out}-shards")
     console.print(f"  ldarnet shard --out {shards} {build}")

@@ -1,4 +1,4 @@
-"""How far a build is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a build: a bar on a terminal, a line every 30 s elsewhere."""
 
 import threading
 import time
@@ -11,18 +11,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from ldarnet.console import Throttle, progress_bar
 from sharding.receipts import Receipts
 
-_LOOK_EVERY = 0.5
-_LINE_EVERY = 30.0
+_POLL_SECONDS = 0.5
+_LINE_SECONDS = 30.0
 
 
 @contextmanager
-def shown(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
-    """Show, while the block runs, what the receipts of a set say of it: workers tell nothing else.
+def show_progress(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
+    """Show the progress of a build while the block runs. It is read from the receipts that workers write.
 
     Args:
-        console: where to.
-        receipts: of the set.
-        total: bytes of input in all, if known.
+        console: where to print.
+        receipts: the receipts of the set.
+        total: bytes of all sources, if known.
     """
     bar = progress_bar(
         console,
@@ -52,15 +52,15 @@ class _Follower:
         self._total = total
         self._task = bar.add_task("packing", total=total, speed="")
         self._known: set[str] = set()
-        self._read, _ = self._news()
+        self._read, _ = self._new()
         self._bases = 0
 
     def run(self) -> None:
-        began, throttle = time.monotonic(), Throttle(_LINE_EVERY)
+        began, throttle = time.monotonic(), Throttle(_LINE_SECONDS)
         ended = False
         while not ended:
-            ended = self.done.wait(_LOOK_EVERY)
-            read, bases = self._news()
+            ended = self.done.wait(_POLL_SECONDS)
+            read, bases = self._new()
             self._read += read
             self._bases += bases
             speed = f"{self._bases / (time.monotonic() - began) / 1e6:,.0f} Mb/s"
@@ -69,7 +69,7 @@ class _Follower:
                 share = f"{self._read / self._total:.0%} of the input" if self._total else f"{self._read:,} bytes"
                 self._console.print(f"packed {share}, {speed}", highlight=False, soft_wrap=True)
 
-    def _news(self) -> tuple[int, int]:
-        """Bytes read for, and bases in, the parts packed since the last look."""
-        news = list(self._receipts.news(self._known))
-        return sum(receipt.read for receipt in news), sum(int(receipt.contigs["length"].sum()) for receipt in news)
+    def _new(self) -> tuple[int, int]:
+        """Bytes read and bases packed since the last call."""
+        new = list(self._receipts.new(self._known))
+        return sum(receipt.read for receipt in new), sum(int(receipt.contigs["length"].sum()) for receipt in new)

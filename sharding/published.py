@@ -1,4 +1,4 @@
-"""The published genomes that `sharding.fetch` knows, as `published.yaml` lists them."""
+"""The registry of published genome sets, `published.yaml`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ class PublishedFile:
     """A file at its publisher.
 
     Attributes:
-        name: under which it is kept.
-        url: where it lies.
-        checksums: URL of the publisher's list of MD5 or SHA-256; None when there is none.
-        elsewhere: URLs to try when nothing lies at ``url`` any more, each with its list.
+        name: local file name.
+        url: its address.
+        checksums: URL of the publisher's list of MD5 or SHA-256; None if there is none.
+        elsewhere: further URLs to try if the file no longer exists at ``url``, each with its checksum list.
     """
 
     name: str
@@ -34,23 +34,23 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class PublishedSet:
-    """One set of the registry.
+    """A genome set of the registry.
 
     Attributes:
-        name: by which it is asked for.
-        title: what it is.
+        name: its key.
+        title: one line about it.
         size: in words.
-        licence: in words.
-        files: what it consists of.
-        assemblies: a list of URLs, one a line, of further files; None when ``files`` is all.
-        held_out: split -> how many of the last assemblies of that list are in it; the last split is at the end.
-        build: arguments of ``sharding.build``; ``{folder}`` stands for the folder of the files.
+        license: in words.
+        files: its files.
+        assemblies: a file with URLs of further files, one per line; None if ``files`` is complete.
+        held_out: split -> number of assemblies in it, taken from the end of that list; the last split comes last.
+        build: arguments of ``ldarnet shard``; ``{folder}`` is replaced by the folder of the files.
     """
 
     name: str
     title: str
     size: str
-    licence: str
+    license: str
     files: tuple[PublishedFile, ...]
     assemblies: PublishedFile | None
     held_out: Mapping[str, int] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class PublishedSet:
 
 @dataclass(frozen=True, slots=True)
 class PublishedAssembly:
-    """One line of a list of assemblies: the species it stands for, its split, and its file."""
+    """One line of an assembly list: species, split and file."""
 
     species: str
     split: str
@@ -67,16 +67,16 @@ class PublishedAssembly:
 
 
 class Registry:
-    """The sets, at their publishers or at mirrors of them."""
+    """The published sets, at their publishers or at mirrors."""
 
     def __init__(self, mirrors: Sequence[str] = ()) -> None:
         """Read the registry.
 
         Args:
-            mirrors: ``PUBLISHER=URL`` for each publisher to be replaced.
+            mirrors: ``PUBLISHER=URL`` for each publisher to replace.
 
         Raises:
-            UserError: a mirror of another form, or of a publisher that there is not.
+            UserError: a mirror is malformed, or its publisher is unknown.
         """
         content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
         self._publishers: dict[str, str] = content["publishers"]
@@ -84,35 +84,35 @@ class Registry:
         self.sets = {name: self._published(name, entry) for name, entry in content["sets"].items()}
 
     def __getitem__(self, name: str) -> PublishedSet:
-        """A set by its name.
+        """The set of a name.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: no such set.
         """
         if name not in self.sets:
-            raise UserError(f"{name}: no published set of that name; there are {', '.join(self.sets)} (see --list)")
+            raise UserError(f"{name}: no such published set; use one of {', '.join(self.sets)} (see --list)")
         return self.sets[name]
 
     def parse_assemblies(self, published: PublishedSet, text: str) -> list[PublishedAssembly]:
-        """Read the list of assemblies of a set.
+        """Parse the assembly list of a set.
 
-        A species is named by its folder at NCBI where the URL tells it, and otherwise by its assembly.
+        A species is named by its NCBI folder if the URL has one, otherwise by its assembly.
 
         Raises:
-            UserError: a line is no URL of an assembly at NCBI, a file comes twice, or there are too few lines.
+            UserError: a line is not the URL of an NCBI assembly, a file is repeated, or there are too few lines.
         """
         assert published.assemblies is not None
         held_out = [split for split, count in published.held_out.items() for _ in range(count)]
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) <= len(held_out):
-            raise UserError(f"{published.assemblies.url}: {len(lines)} lines are no list of assemblies; report it")
+            raise UserError(f"{published.assemblies.url}: {len(lines)} lines, too few for an assembly list; report it")
         splits = ["train"] * (len(lines) - len(held_out)) + held_out
         assemblies: dict[str, PublishedAssembly] = {}
         for number, (line, split) in enumerate(zip(lines, splits, strict=True), start=1):
             place = f"{published.assemblies.url}: line {number}"
             file, species = self._assembly(place, line)
             if any(file == other.file for other in assemblies.values()):
-                raise UserError(f"{place}: {file.name} comes twice; report it to the publisher")
+                raise UserError(f"{place}: {file.name} is listed twice; report it to the publisher")
             if species in assemblies:
                 species = f"{species}_{'_'.join(file.name.split('_')[:2])}"
             assemblies[species] = PublishedAssembly(species, split, file)
@@ -123,7 +123,7 @@ class Registry:
         path = re.sub(r"^(ftp|https?)://", "https://", line).removeprefix(f"{home}/")
         fits = _ASSEMBLY.fullmatch(name)
         if not fits or path.startswith("https://") or ".." in path:
-            raise UserError(f"{place}: {line[:200]!r} is no assembly at {home}; report it to the publisher")
+            raise UserError(f"{place}: {line[:200]!r} is not an assembly at {home}; report it to the publisher")
         named = _SPECIES_FOLDER.search(f"/{path}")
         species = named[1] if named else name.removesuffix("_genomic.fna.gz")
         # Old assemblies leave the folders of their species; under genomes/all all of them stay.
@@ -143,7 +143,7 @@ class Registry:
         assemblies = entry.get("assemblies")
         return PublishedSet(
             name,
-            *(entry[key] for key in ("title", "size", "licence")),
+            *(entry[key] for key in ("title", "size", "license")),
             files=tuple(self._file(file) for file in entry.get("files", ())),
             assemblies=self._file(assemblies) if assemblies else None,
             held_out=assemblies["held_out"] if assemblies else {},

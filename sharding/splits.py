@@ -1,4 +1,4 @@
-"""Which bases belong to which split: whole contigs, the intervals of a BED file, or tiles dealt out by a hash."""
+"""Splits by whole contigs, by the intervals of a BED file, or by hashed tiles."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ TRAIN = "train"
 
 
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
-    """Read ``valid=chrI,chrVI`` options into split name -> names.
+    """Parse ``valid=chrI,chrVI`` options into split name -> names.
 
-    A name is that of a contig or, with a slash behind it, of a species; ``@FILE`` stands for the lines of a file.
+    A name is a contig or, with a trailing slash, a species; ``@FILE`` is replaced by the lines of a file.
 
     Raises:
-        UserError: an option of another form, a split or a name that comes twice, or a file that cannot be read.
+        UserError: an option is malformed, a split or name is repeated, or a file cannot be read.
     """
     splits: dict[str, list[str]] = {}
     seen: dict[str, str] = {}
@@ -30,46 +30,46 @@ def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
         split, _, names = option.partition("=")
         contigs = [name for word in names.split(",") if word for name in _names(option, word)]
         if not split or not contigs:
-            raise UserError(f"--split {option}: not a split; write it as NAME=CONTIG,CONTIG")
+            raise UserError(f"--split {option}: not a split; write NAME=CONTIG,CONTIG")
         if split in splits:
             raise UserError(f"--split {option}: split {split!r} is given twice; list all its contigs in one option")
         for name in contigs:
             if name in seen:
-                raise UserError(f"--split {option}: contig {name!r} is in split {seen[name]!r} already; name it once")
+                raise UserError(f"--split {option}: contig {name!r} is already in split {seen[name]!r}; list it once")
             seen[name] = split
         splits[split] = contigs
     return splits
 
 
-def splits_by_contig(wanted: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Whole contigs to splits; what is in no named split is ``train``.
+def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
+    """Assign whole contigs to splits; all contigs in no named split are ``train``.
 
     Returns:
-        Split name -> (s, 3) int64, contig number, start and stop.
+        Split name -> (s, 3) int64: contig number, start and stop.
 
     Raises:
-        UserError: a contig that is not in the input, or nothing is left for ``train``.
+        UserError: a contig is not in the input, or no contig is left for ``train``.
     """
-    names = list(dict.fromkeys((TRAIN, *wanted)))
+    names = list(dict.fromkeys((TRAIN, *named)))
     split_of = np.full(len(contigs), names.index(TRAIN))
     taken: dict[int, str] = {}
-    for split, members in wanted.items():
+    for split, members in named.items():
         for name in members:
             for number in _members(f"--split {split}", contigs, name):
                 if (other := taken.setdefault(number, split)) != split:
-                    raise UserError(f"--split {split}: contig {name!r} is in split {other!r} already; name it once")
+                    raise UserError(f"--split {split}: contig {name!r} is already in split {other!r}; list it once")
                 split_of[number] = names.index(split)
     if not (split_of == names.index(TRAIN)).any():
-        raise UserError(f"--split: every contig is taken, nothing is left for {TRAIN!r}; leave it at least one contig")
+        raise UserError(f"--split: no contig is left for {TRAIN!r}; leave it at least one")
     whole = np.stack((np.arange(len(contigs)), np.zeros(len(contigs), np.int64), contigs.length), axis=1)
     return {split: whole[split_of == number] for number, split in enumerate(names)}
 
 
-def parse_hash_shares(options: Sequence[str]) -> dict[str, float]:
-    """Read ``valid=0.05,test=0.05`` into split name -> share of the tiles.
+def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
+    """Parse ``valid=0.05,test=0.05`` into split name -> fraction of the tiles.
 
     Raises:
-        UserError: another form, a split named twice, or shares that leave nothing for training.
+        UserError: an option is malformed, a split is repeated, or nothing is left for training.
     """
     shares: dict[str, float] = {}
     for word in ",".join(options).split(","):
@@ -79,55 +79,55 @@ def parse_hash_shares(options: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = 0.0
         if not split or not 0 < value < 1:
-            raise UserError(f"--split-hash {word}: not a share; write it as NAME=SHARE with a share between 0 and 1")
+            raise UserError(f"--split-hash {word}: not a fraction; write NAME=FRACTION with a fraction between 0 and 1")
         if split in shares or split == TRAIN:
             raise UserError(f"--split-hash {word}: name each split once, and leave the rest to {TRAIN!r}")
         shares[split] = value
     if sum(shares.values()) >= 1:
-        raise UserError(f"--split-hash: the shares come to {sum(shares.values()):g}; leave some to {TRAIN!r}")
+        raise UserError(f"--split-hash: the fractions sum to {sum(shares.values()):g}; leave some to {TRAIN!r}")
     return shares
 
 
-def splits_by_hash(shares: Mapping[str, float], tile: int, seed: int, contigs: Contigs) -> dict[str, np.ndarray]:
-    """Deal out tiles of each contig by a hash of its species, its name, the number of the tile and ``seed``.
+def splits_by_hash(fractions: Mapping[str, float], tile: int, seed: int, contigs: Contigs) -> dict[str, np.ndarray]:
+    """Assign tiles of each contig to splits by a hash of species, contig name, tile number and ``seed``.
 
-    Neighbouring tiles of one split are joined. A contig's tiles do not depend on what else is in the set.
+    Adjacent tiles of one split are merged. The tiles of a contig do not depend on other contigs of the set.
 
     Args:
-        shares: split name -> share of the tiles; the rest is ``train``.
-        tile: bases in a tile.
-        seed: another one deals otherwise.
-        contigs: those of the input.
+        fractions: split name -> fraction of the tiles; the rest is ``train``.
+        tile: tile length in bases.
+        seed: seed of the hash.
+        contigs: the contigs of the input.
 
     Returns:
-        Split name -> (s, 3) int64, contig number, start and stop.
+        Split name -> (s, 3) int64: contig number, start and stop.
 
     Raises:
-        UserError: a split that no tile fell to.
+        UserError: a split got no tile.
     """
     tiles = -(-contigs.length // tile)
     contig = np.repeat(np.arange(len(contigs)), tiles)
     number = np.arange(len(contig)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
     keys = np.array([stream_key("split", seed, name) for name in contigs.all_names()])
     draw = counter_hash(keys[contig], number) / 2.0**64
-    split_of = np.searchsorted(np.cumsum(list(shares.values())), draw, side="right")
+    split_of = np.searchsorted(np.cumsum(list(fractions.values())), draw, side="right")
     stops = np.minimum((number + 1) * tile, contigs.length[contig])
     rows = np.stack((contig, number * tile, stops), axis=1)
-    names = (*shares, TRAIN)
+    names = (*fractions, TRAIN)
     splits = {name: merge(rows[split_of == number]) for number, name in enumerate(names)}
     for name, found in splits.items():
         if not len(found):
             raise UserError(
-                f"--split-hash: of {len(contig)} tiles of {tile:,} bases none fell to {name!r}; choose smaller ones "
-                f"(such as --hash-tile {_enough_tiles(shares, contigs)}), another --hash-seed or a larger share"
+                f"--split-hash: split {name!r} got none of {len(contig)} tiles of {tile:,} bases; use smaller tiles "
+                f"(such as --hash-tile {_suggest_tile(fractions, contigs)}), another --hash-seed or a larger fraction"
             )
     return {TRAIN: splits.pop(TRAIN), **splits}
 
 
-def _enough_tiles(shares: Mapping[str, float], contigs: Contigs) -> int:
-    """Bases of tiles of which about sixteen fall to the smallest split."""
-    wanted = int(contigs.length.sum()) * min(*shares.values(), 1 - sum(shares.values())) / 16
-    return 1 << max(0, int(wanted).bit_length() - 1)
+def _suggest_tile(fractions: Mapping[str, float], contigs: Contigs) -> int:
+    """A tile length with which the smallest split gets about 16 tiles."""
+    length = int(contigs.length.sum()) * min(*fractions.values(), 1 - sum(fractions.values())) / 16
+    return 1 << max(0, int(length).bit_length() - 1)
 
 
 def read_splits_bed(path: Path) -> list[BedInterval]:
@@ -142,20 +142,20 @@ def read_splits_bed(path: Path) -> list[BedInterval]:
 
 
 def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Intervals of a BED file to splits; bases in no interval are in no split.
+    """Assign the intervals of a BED file to splits; bases in no interval are in no split.
 
-    Intervals of one split that overlap or touch are joined.
+    Intervals of one split that overlap or touch are merged.
 
     Args:
         path: the file, for messages.
-        intervals: what `read_splits_bed` read from it.
-        contigs: those of the input.
+        intervals: from `read_splits_bed`.
+        contigs: the contigs of the input.
 
     Returns:
-        Split name -> (s, 3) int64, contig number, start and stop, in order of contig and start.
+        Split name -> (s, 3) int64: contig number, start and stop, sorted by contig and start.
 
     Raises:
-        UserError: an interval names an unknown contig or reaches outside its contig.
+        UserError: an interval names an unknown contig or extends beyond its contig.
     """
     rows: dict[str, list[tuple[int, int, int]]] = {}
     for interval in intervals:
@@ -164,54 +164,56 @@ def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Co
         length = int(contigs.length[number])
         if interval.end > length:
             raise UserError(
-                f"{place}: {name}:{interval.start}-{interval.end} is not within the contig's 0-{length}; "
-                "correct the interval"
+                f"{place}: {name}:{interval.start}-{interval.end} extends beyond the contig (0-{length}); "
+                "fix the interval"
             )
         rows.setdefault(interval.name, []).append((number, interval.start, interval.end))
     splits = {split: merge(np.array(found, dtype=np.int64)) for split, found in rows.items()}
-    _demand_disjoint(path, splits, contigs)
+    _check_disjoint(path, splits, contigs)
     return dict(sorted(splits.items(), key=lambda split: split[1][0].tolist()))
 
 
 def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> np.ndarray:
-    """What `read_bed` read from a BED file of no splits, sorted and joined: (e, 3) int64, contig number, start, stop.
+    """Sorted and merged intervals of a BED file of exclusions: (e, 3) int64, contig number, start, stop.
 
     Raises:
-        UserError: an interval names an unknown contig or reaches outside its contig.
+        UserError: an interval names an unknown contig or extends beyond its contig.
     """
     (rows,) = splits_by_interval(path, intervals, contigs).values()
     return rows
 
 
-def _demand_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Contigs) -> None:
-    """Refuse splits that overlap where a contig is called by two names."""
+def _check_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Contigs) -> None:
+    """Raise if splits overlap, as when a contig goes by two names."""
     for (one, rows), (other, others) in itertools.combinations(splits.items(), 2):
         if len(shared := intersect(rows, others)):
             contig, start, stop = shared[0].tolist()
             raise UserError(
                 f"{path}: splits {one!r} and {other!r} overlap in {contigs.name(contig)}:{start}-{stop}; "
-                "give each base to one split"
+                "assign each base to one split"
             )
 
 
 def _names(option: str, word: str) -> list[str]:
-    """A name, or those in the file that it stands for."""
+    """A name, or the names in a file."""
     if not word.startswith("@"):
         return [word]
     path = Path(word[1:])
     with read_errors(path):
         names = path.read_text(encoding="utf-8", errors="replace").split()
     if not names:
-        raise UserError(f"--split {option}: {path}: empty; write the names of contigs, or of species with '/', into it")
+        raise UserError(f"--split {option}: {path}: empty; write names of contigs or, with a trailing '/', of species")
     return names
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """The numbers of one contig, or of all of a species."""
+    """The number of one contig, or the numbers of all contigs of a species."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:
-        raise UserError(f"{place}: no species {name[:-1]!r} in the input; it holds {some_names(contigs.species_names)}")
+        raise UserError(
+            f"{place}: no species {name[:-1]!r} in the input; use one of {some_names(contigs.species_names)}"
+        )
     return np.flatnonzero(contigs.species == contigs.species_names.index(name[:-1])).tolist()
 
 
@@ -223,7 +225,7 @@ def _number(place: str, contigs: Contigs, name: str) -> int:
 
 
 def _check_one_split(path: Path, intervals: Sequence[BedInterval]) -> None:
-    """Refuse intervals of two splits that overlap."""
+    """Raise if intervals of two splits overlap."""
     farthest: BedInterval | None = None
     for interval in sorted(intervals):
         if farthest is None or farthest.contig != interval.contig or farthest.end <= interval.start:
@@ -231,7 +233,7 @@ def _check_one_split(path: Path, intervals: Sequence[BedInterval]) -> None:
         elif farthest.name != interval.name:
             raise UserError(
                 f"{path}: line {interval.line}: split {interval.name!r} overlaps split {farthest.name!r} of line "
-                f"{farthest.line}; give each base to one split"
+                f"{farthest.line}; assign each base to one split"
             )
         elif farthest.end < interval.end:
             farthest = interval

@@ -1,4 +1,4 @@
-"""Everything that decides which bases of a set are in which split."""
+"""The rule that assigns the bases of a shard set to splits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from sharding.splits import exclusions, read_splits_bed, splits_by_contig, split
 
 
 @dataclass(frozen=True, slots=True)
-class Hashed:
-    """Splits of tiles: split name -> share, bases in a tile, and a seed."""
+class HashSplits:
+    """Splits by hashed tiles: split name -> fraction, tile length in bases, and seed."""
 
-    shares: Mapping[str, float]
+    fractions: Mapping[str, float]
     tile: int
     seed: int
 
@@ -29,29 +29,29 @@ class Hashed:
 
 
 class Splitting:
-    """The rule by which the bases of a set get their splits: one of three kinds, and what is cut out of all splits.
+    """One of three rules that assign bases to splits, and intervals excluded from all splits.
 
     Attributes:
-        recipe: all that decides it, with the hashes of the files it was read from.
+        recipe: the rule as recorded in the index, with the hashes of the files it was read from.
     """
 
     def __init__(
         self,
         contigs: Mapping[str, Sequence[str]] | None = None,
         bed: Path | None = None,
-        hashed: Hashed | None = None,
+        hashed: HashSplits | None = None,
         exclude: Sequence[Path] = (),
     ) -> None:
         """Read the BED files.
 
         Args:
-            contigs: split name -> contigs; all others are ``train``. It holds where neither of the next two is given.
-            bed: a BED file of splits.
-            hashed: tiles to deal out.
-            exclude: BED files of intervals that no split may hold.
+            contigs: split name -> contigs; all others are ``train``. Used if neither ``bed`` nor ``hashed`` is given.
+            bed: BED file of splits.
+            hashed: splits by hashed tiles.
+            exclude: BED files of intervals to exclude from every split.
 
         Raises:
-            UserError: a BED file has a mistake that shows without the contigs.
+            UserError: a BED file is malformed.
         """
         self._contigs = contigs or {}
         self._bed = (bed, read_splits_bed(bed)) if bed else None
@@ -61,18 +61,18 @@ class Splitting:
         if bed:
             splits = _describe(bed)
         elif hashed:
-            splits = {"shares": dict(hashed.shares), "tile": hashed.tile, "seed": hashed.seed}
+            splits = {"shares": dict(hashed.fractions), "tile": hashed.tile, "seed": hashed.seed}
         self.recipe = {"splits": splits, "exclude": [_describe(path) for path in exclude]}
 
     def apply(self, contigs: Contigs) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """The splits of a set, and how many bases were cut out of each.
+        """Assign the bases of contigs to splits.
 
         Returns:
-            Split name -> (s, 3) int64, contig number, start and stop; and split name -> bases that were cut out of it,
-            empty without exclusions.
+            Split name -> (s, 3) int64: contig number, start and stop; and split name -> excluded bases, empty without
+            exclusions.
 
         Raises:
-            UserError: a rule does not fit the contigs.
+            UserError: the rule does not fit the contigs.
         """
         splits = self._splits(contigs)
         if not self._exclude:
@@ -85,7 +85,7 @@ class Splitting:
         if self._bed:
             return splits_by_interval(*self._bed, contigs)
         if self._hashed:
-            return splits_by_hash(self._hashed.shares, self._hashed.tile, self._hashed.seed, contigs)
+            return splits_by_hash(self._hashed.fractions, self._hashed.tile, self._hashed.seed, contigs)
         return splits_by_contig(self._contigs, contigs)
 
 

@@ -17,44 +17,44 @@ from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
 from ldarnet.program import run
-from sharding.composition import GC_WINDOW, LETTERS, Counts, count_set
+from sharding.composition import GC_WINDOW, KINDS, Counts, count_set
 
-_MOST_ROWS = 40
+_MAX_ROWS = 40
 _IN_NO_SPLIT = "(in no split)"
 _WHOLE = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table: its title, its columns (the first one holds names) and its rows, as text."""
+class StatsTable:
+    """A table of text cells; the first column holds names."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
 
     def as_markdown(self) -> str:
-        """The table in Markdown."""
+        """As Markdown."""
         return f"## {self.title}\n\n{markdown.table(self.columns, self.rows)}\n"
 
     def as_rich(self) -> Table:
-        """The table for a terminal, its first rows only if there are many."""
+        """For a terminal; at most 40 rows."""
         table = Table(
             title=self.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
         )
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
-        for row in self.rows[:_MOST_ROWS]:
+        for row in self.rows[:_MAX_ROWS]:
             table.add_row(*row)
-        if len(self.rows) > _MOST_ROWS:
-            table.add_row(f"and {len(self.rows) - _MOST_ROWS} more (--out writes all)")
+        if len(self.rows) > _MAX_ROWS:
+            table.add_row(f"and {len(self.rows) - _MAX_ROWS} more (--out writes all)")
         return table
 
 
-def describe(shards: ShardSet, counts: Counts) -> dict[str, Any]:
-    """All figures of a set, as they are written to ``stats.json``.
+def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
+    """All numbers of a set, as written to ``stats.json``.
 
-    Shares are of all letters, but that of G and C is of A, C, G and T. ``bits_per_base`` counts the packed blocks; for
-    the whole set, also the tar files around them and the index.
+    Shares are fractions of all bases, but ``gc`` is the fraction of G and C among A, C, G and T. ``bits_per_base``
+    counts packed blocks; for the whole set, it includes tar headers and the index.
     """
     index = shards.index
     names = [*index.splits, _IN_NO_SPLIT]
@@ -98,29 +98,29 @@ def describe(shards: ShardSet, counts: Counts) -> dict[str, Any]:
 
 
 def n50(lengths: np.ndarray) -> int:
-    """The length that contigs of at least this length hold half of all bases."""
+    """N50: contigs of at least this length hold half of all bases."""
     sizes = np.sort(lengths)[::-1]
     return int(sizes[np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)])
 
 
-def sheets(figures: dict[str, Any]) -> list[Sheet]:
-    """The tables: the set, its splits, its species (the largest first), and the splits of each species."""
-    total, splits, species = figures["total"], figures["splits"], figures["species"]
+def tables(stats: dict[str, Any]) -> list[StatsTable]:
+    """Tables of the set, its splits, its species (largest first), and the splits of each species."""
+    total, splits, species = stats["total"], stats["splits"], stats["species"]
     largest = sorted(species, key=lambda name: -species[name]["bases"])
     named = len(species) > 1 or _WHOLE not in species
     rows: list[tuple[str, ...]] = [
-        ("fingerprint", figures["fingerprint"][:16]),
+        ("fingerprint", stats["fingerprint"][:16]),
         *((key, f"{total[key]:,}") for key in ("bases", "species", "contigs", "shards", "blocks", "bytes")),
         ("bits per base", f"{total['bits_per_base']:.3f}"),
     ]
     found = [
-        Sheet("Set", ("", "value"), rows),
-        Sheet(
+        StatsTable("Set", ("", "value"), rows),
+        StatsTable(
             "Splits",
             ("split", "intervals", *_HEADS),
             [(name, f"{entry['intervals']:,}", *_cells(entry)) for name, entry in splits.items()],
         ),
-        Sheet(
+        StatsTable(
             "Species" if named else "Contigs",
             ("species", "contigs", "N50", *_HEADS, "bits/base"),
             [(name, *_contig_cells(species[name])) for name in largest],
@@ -128,7 +128,7 @@ def sheets(figures: dict[str, Any]) -> list[Sheet]:
     ]
     if named and len(splits) > 1:
         rows = [(name, split, *_cells(entry)) for name in largest for split, entry in species[name]["splits"].items()]
-        found.append(Sheet("Splits of each species", ("species", "split", *_HEADS), rows))
+        found.append(StatsTable("Splits by species", ("species", "split", *_HEADS), rows))
     return found
 
 
@@ -145,7 +145,7 @@ def _contig_cells(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def short(bases: int) -> str:
-    """A length with three digits or more, as 924 kb or 63.0 Mb."""
+    """A length with three significant digits, as 924 kb or 63.0 Mb."""
     for unit, size in (("Gb", 10**9), ("Mb", 10**6), ("kb", 10**3)):
         if bases >= size:
             return f"{bases / size:.3g} {unit}" if bases < 1000 * size else f"{bases / size:,.0f} {unit}"
@@ -153,7 +153,7 @@ def short(bases: int) -> str:
 
 
 def _letters(row: np.ndarray) -> dict[str, Any]:
-    letters = dict(zip(LETTERS, row.tolist(), strict=True))
+    letters = dict(zip(KINDS, row.tolist(), strict=True))
     masked = letters.pop("masked")
     bases, known = sum(letters.values()), sum(letters[base] for base in "ACGT")
     return {
@@ -171,8 +171,8 @@ def _size(shards: ShardSet) -> int:
     return tables + sum(shard.size for shard in shards.index.shards)
 
 
-def write(out: Path, shards: ShardSet, figures: dict[str, Any]) -> list[Path]:
-    """Write ``stats.json``, ``stats.md`` and the plots into a folder.
+def write(out: Path, shards: ShardSet, stats: dict[str, Any]) -> list[Path]:
+    """Write ``stats.json``, ``stats.md`` and the plots to a folder.
 
     Raises:
         UserError: the folder cannot be used, or the device is full.
@@ -183,14 +183,14 @@ def write(out: Path, shards: ShardSet, figures: dict[str, Any]) -> list[Path]:
         with space_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a file, not a folder; name another --out") from None
-    write_json_atomic(out / "stats.json", figures, indent=1)
-    pictures = draw(out, figures, shards.index)
-    text = "\n".join(sheet.as_markdown() for sheet in sheets(figures))
-    images = "".join(f"\n![{path.stem}]({path.name})\n" for path in pictures)
+        raise UserError(f"{out}: a file, not a folder; choose another --out") from None
+    write_json_atomic(out / "stats.json", stats, indent=1)
+    plots = draw(out, stats, shards.index)
+    text = "\n".join(table.as_markdown() for table in tables(stats))
+    images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
     with atomic_path(out / "stats.md") as partial:
         partial.write_text(f"# {shards.location}\n\n{text}{images}", encoding="utf-8")
-    return [out / "stats.json", out / "stats.md", *pictures]
+    return [out / "stats.json", out / "stats.md", *plots]
 
 
 def main(
@@ -212,11 +212,11 @@ def main(
     shards = ShardSet.open(place)
     with percent_bar("counting", int(shards.index.contigs.length.sum())) as advance:
         counts = count_set(shards, workers or os.cpu_count() or 1, advance)
-    figures = describe(shards, counts)
-    for sheet in sheets(figures):
-        console.print(sheet.as_rich())
+    stats = compute_stats(shards, counts)
+    for table in tables(stats):
+        console.print(table.as_rich())
     if out:
-        paths = write(out, shards, figures)
+        paths = write(out, shards, stats)
         console.print(f"written: {', '.join(map(str, paths))}")
 
 

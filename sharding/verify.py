@@ -19,7 +19,7 @@ from ldarnet.console import percent_bar
 from ldarnet.data.index import INDEX_NAME
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.io.storage import Storage, remedy
+from ldarnet.io.storage import Storage, repair_hint
 from ldarnet.program import run
 
 _PIECE_BYTES = 8 * 2**20
@@ -27,45 +27,47 @@ _TASK_BASES = 2**26
 _AHEAD_BLOCKS = 16
 _RECORD = tarfile.BLOCKSIZE
 
-_shards: ShardSet  # of a process of the pool
+_shards: ShardSet  # of a worker process
 Check = tuple[Callable[[ShardSet, int, int], list[str]], int, int, int]
-"""What to call, with which two numbers, and how many bases or bytes of work it is."""
+"""A check, its two arguments, and its work in bases or bytes."""
 
 
 def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
-    """What is wrong with a shard set, one line for each fault; nothing when all is well.
+    """The mismatches of a shard set, one line each.
 
-    Every file of the index and every shard is compared with its size and SHA-256, every block with its own, and the
-    letters of each contig with those that were in the input. In a shard that differs, the blocks, headers and padding
-    at fault are looked for.
+    Every file of the index, shard and block is compared with its size and SHA-256, and every contig with the hash of
+    its input sequence. In a shard that differs, the damaged blocks, headers and padding are located.
 
     Args:
-        shards: the set, with an index that was checked on opening.
+        shards: the set; its index was checked on opening.
         workers: processes.
-        advance: called with the share of `total_work` that was done.
+        advance: called with the part of `total_work` done since the last call.
+
+    Raises:
+        UserError: a worker process was killed.
     """
     checks = _checks(shards)
-    told: set[str] = set()
+    reported: set[str] = set()
     pool = _pool(shards, workers) if workers > 1 else None
     with pool or nullcontext():
         if pool:
-            futures = {pool.submit(_in_pool, check): check for check in checks}
+            futures = {pool.submit(_run_in_worker, check): check for check in checks}
             results = ((futures[future], future.result()) for future in as_completed(futures))
         else:
-            results = ((check, _call(shards, check)) for check in checks)
+            results = ((check, _run_check(shards, check)) for check in checks)
         try:
             for check, found in results:
                 advance(check[3])
-                yield from (fault for fault in found if fault not in told)
-                told.update(found)
+                yield from (fault for fault in found if fault not in reported)
+                reported.update(found)
         except BrokenProcessPool:
             raise UserError(
-                f"{shards.location}: a process of the check was killed, perhaps for want of memory; use fewer --workers"
+                f"{shards.location}: a worker was killed, possibly by the out-of-memory killer; use fewer --workers"
             ) from None
 
 
 def total_work(shards: ShardSet) -> int:
-    """Bytes of the shards and bases of the contigs, each of which is looked at once."""
+    """Bytes of the shards plus bases of the contigs."""
     return sum(work for _, _, _, work in _checks(shards))
 
 
@@ -83,21 +85,21 @@ def _checks(shards: ShardSet) -> list[Check]:
 
 
 def _pool(shards: ShardSet, workers: int) -> ProcessPoolExecutor:
-    # A fork has all modules loaded; the index is mapped, so that the processes share it.
+    # Forked processes need not import the modules again, and share the memory-mapped index.
     context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shards,))
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=(shards,))
 
 
-def _begin(shards: ShardSet) -> None:
+def _init_worker(shards: ShardSet) -> None:
     global _shards
     _shards = shards
 
 
-def _in_pool(check: Check) -> list[str]:
-    return _call(_shards, check)
+def _run_in_worker(check: Check) -> list[str]:
+    return _run_check(_shards, check)
 
 
-def _call(shards: ShardSet, check: Check) -> list[str]:
+def _run_check(shards: ShardSet, check: Check) -> list[str]:
     function, first, last, _ = check
     try:
         return function(shards, first, last)
@@ -106,16 +108,16 @@ def _call(shards: ShardSet, check: Check) -> list[str]:
 
 
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
-    """Look at the files themselves: what was opened may be a copy, and JSON has several ways to write one thing."""
+    """Check the stored files: the opened index may be a cached copy, and JSON can encode one value in several ways."""
     storage = shards.storage
     text = storage.read_all(INDEX_NAME)
     content = json.loads(text)
     found = []
     if text.decode() != json.dumps(content, indent=1) + "\n":
-        found.append(f"{storage.locate(INDEX_NAME)}: damaged (it is not as it was written)")
+        found.append(f"{storage.locate(INDEX_NAME)}: damaged (not as it was written)")
     for name, table in content["tables"].items():
         if storage.size(name) not in (None, table["size"]) or _sha256(storage, name, table["size"]) != table["sha256"]:
-            found.append(f"{storage.locate(name)}: damaged (it is not what {INDEX_NAME} says)")
+            found.append(f"{storage.locate(name)}: damaged (does not match {INDEX_NAME})")
     return found
 
 
@@ -130,14 +132,14 @@ def _shard_faults(shards: ShardSet, number: int, _: int) -> list[str]:
     shard, storage = shards.index.shards[number], shards.storage
     path, size = storage.locate(shard.name), storage.size(shard.name)
     if size not in (None, shard.size):
-        return [f"{path}: {size} bytes where the index says {shard.size}; {remedy(shards.location)}"]
+        return [f"{path}: {size} bytes, but {shard.size} in the index; {repair_hint(shards.location)}"]
     if _sha256(storage, shard.name, shard.size) == shard.sha256:
         return []
-    return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was indexed"]
+    return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was written"]
 
 
 def _differences(shards: ShardSet, number: int) -> Iterator[str]:
-    """Which blocks, headers and paddings of a shard are not as they were written."""
+    """The damaged blocks, headers and padding of a shard."""
     shard, blocks = shards.index.shards[number], shards.index.blocks
     place = shards.storage.locate(shard.name)
     mine = np.flatnonzero(blocks.shard == number)
@@ -160,7 +162,7 @@ def _differences(shards: ShardSet, number: int) -> Iterator[str]:
 
 
 def _is_header(header: bytes, size: int) -> bool:
-    """Whether this is what tarfile writes for a member of ``size`` bytes; the header holds a sum of its own bytes."""
+    """Whether this is the tar header of a member of ``size`` bytes; it includes a checksum of itself."""
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except (tarfile.HeaderError, ValueError):
@@ -169,10 +171,10 @@ def _is_header(header: bytes, size: int) -> bool:
 
 
 def _contig_faults(shards: ShardSet, first: int, last: int) -> list[str]:
-    return [fault for contig in range(first, last) for fault in _letter_faults(shards, contig)]
+    return [fault for contig in range(first, last) for fault in _sequence_faults(shards, contig)]
 
 
-def _letter_faults(shards: ShardSet, contig: int) -> list[str]:
+def _sequence_faults(shards: ShardSet, contig: int) -> list[str]:
     index, digest, found = shards.index, hashlib.sha256(), []
     first, last = index.first_block[contig : contig + 2].tolist()
     for number in range(first, last):
@@ -184,9 +186,7 @@ def _letter_faults(shards: ShardSet, contig: int) -> list[str]:
             continue
         digest.update(block.text(0, block.length))
     if not found and digest.digest() != index.contigs.sha256[contig].tobytes():
-        found.append(
-            f"{shards.location}: contig {index.name(contig)}: its letters are not those indexed; build it again"
-        )
+        found.append(f"{shards.location}: contig {index.name(contig)} does not match the index; rebuild the set")
     return found
 
 

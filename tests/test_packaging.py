@@ -97,7 +97,7 @@ def test_the_bundled_genome_is_small_and_tells_where_it_is_from() -> None:
     for genome in genomes:
         source = (genome.parent / "SOURCE.md").read_text()
         assert hashlib.sha256(genome.read_bytes()).hexdigest() in source
-        assert all(word in source for word in ("source", "version", "licence"))
+        assert all(word in source for word in ("source", "version", "license"))
 
 
 def test_pins_agree_wherever_they_are_written() -> None:

@@ -9,7 +9,7 @@ from ldarnet.data.index import INDEX_NAME, Index
 from ldarnet.data.prefetch import MAX_PREFETCH_BYTES, Prefetcher
 from ldarnet.errors import UserError
 from ldarnet.io.cache import DiskCache
-from ldarnet.io.storage import DamagedError, MissingError, Storage, remedy
+from ldarnet.io.storage import DamagedError, MissingError, Storage, repair_hint
 
 MAX_REQUEST_BYTES = 8 * 2**20
 """Longest range of one request for several adjacent blocks."""
@@ -103,7 +103,7 @@ class FrameReader:
         fault = "the shard was damaged or changed" if len(frame) == size else "the shard is cut short"
         raise DamagedError(
             f"{self.storage.locate(name)}: {self._index.describe_block(block)} does not match {INDEX_NAME}: "
-            f"{fault}; {remedy(self.storage.place)}"
+            f"{fault}; {repair_hint(self.storage.place)}"
         )
 
     def _check_index_exists(self) -> None:

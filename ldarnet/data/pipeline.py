@@ -128,7 +128,7 @@ class _WindowCutter:
             number = self._block_number(sample["__key__"])
             if hashlib.sha256(sample[_EXTENSION]).digest() != index.blocks.sha256[number].tobytes():
                 raise DamagedError(
-                    f"{sample['__url__']}: {index.describe_block(number)} does not match the index; copy the set anew"
+                    f"{sample['__url__']}: {index.describe_block(number)} does not match the index; copy the set again"
                 )
             block = unpack_block(sample[_EXTENSION])
             contig, start = int(index.blocks.contig[number]), int(index.blocks.start[number])

@@ -17,7 +17,7 @@ from ldarnet.data.remote_index import load_remote_index
 from ldarnet.errors import UserError
 from ldarnet.io.cache import DiskCache, default_cache_folder
 from ldarnet.io.retry import Retry
-from ldarnet.io.storage import DamagedError, remedy, storage_at
+from ldarnet.io.storage import DamagedError, repair_hint, storage_at
 
 CACHE_BYTES = 512 * 2**20
 """Packed blocks cached in memory by each process: about two billion bases."""
@@ -237,7 +237,7 @@ class ShardSet:
         shard = self.index.shards[self.index.blocks.shard[number]].name
         raise DamagedError(
             f"{self.location}/{shard}: {self.index.describe_block(number)} does not match the index ({mismatch}); "
-            f"{remedy(self.location)}"
+            f"{repair_hint(self.location)}"
         )
 
     def _load_unless_damaged(self, number: int) -> Block:

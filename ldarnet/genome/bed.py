@@ -53,7 +53,9 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
     except (UserError, GeneratorExit):
         raise
     except Exception as error:  # each decompressor has its own exception class
-        raise UserError(f"{path}: cannot be read as a BED file ({error}); check its format or fetch it again") from None
+        raise UserError(
+            f"{path}: cannot be read as a BED file ({error}); check its format or download it again"
+        ) from None
     if not found:
         raise UserError(f"{path}: no intervals; write one line per interval: {_columns(name)}")
 

@@ -1,4 +1,4 @@
-"""Arithmetic of many intervals at once: rows of contig number, start and stop, shape (n, 3), int64."""
+"""Vectorized interval arithmetic. Intervals are rows of contig number, start and stop: (n, 3) int64, half-open."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ Rows = np.ndarray
 
 
 def merge(rows: Rows) -> Rows:
-    """Sort intervals, and join those that overlap or touch within a contig."""
+    """Sort intervals, and merge those that overlap or touch within a contig."""
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     if not len(rows):
         return rows
-    # Contigs are laid out one behind the other, with a gap, so that the farthest stop so far is that of one contig.
+    # Contigs are laid out end to end with a gap between, so that the running maximum of stops never crosses contigs.
     shift = rows[:, 0] * (rows[:, 2].max() + 1)
     farthest = np.maximum.accumulate(rows[:, 2] + shift)
     begins = np.append(True, (rows[1:, 1] + shift[1:]) > farthest[:-1])
@@ -19,7 +19,7 @@ def merge(rows: Rows) -> Rows:
 
 
 def intersect(rows: Rows, others: Rows) -> Rows:
-    """What both hold. Each of the two is sorted and disjoint, and so is the result."""
+    """Intersection of two sets of intervals; both must be sorted and disjoint, and so is the result."""
     if not len(rows) or not len(others):
         return np.zeros((0, 3), dtype=np.int64)
     width = max(int(rows[:, 2].max()), int(others[:, 2].max())) + 1
@@ -35,7 +35,7 @@ def intersect(rows: Rows, others: Rows) -> Rows:
 
 
 def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
-    """What ``rows`` hold and ``others`` do not, in contigs of ``lengths``; each of the two is sorted and disjoint."""
+    """Remove ``others`` from ``rows``; both must be sorted and disjoint. ``lengths`` are those of the contigs."""
     return intersect(rows, _complement(others, lengths))
 
 
@@ -45,7 +45,7 @@ def total_bases(rows: Rows) -> int:
 
 
 def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
-    """The rest of each contig."""
+    """The gaps between intervals, and between them and the contig ends."""
     contigs = np.arange(len(lengths))
     starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
     stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))

@@ -1,4 +1,4 @@
 """Nucleotide codes."""
 
 IUPAC_CODES = b"ACGTUNRYKMSWBDHV"
-"""The nucleotide codes of IUPAC, upper case."""
+"""The IUPAC nucleotide codes, upper case."""

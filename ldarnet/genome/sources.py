@@ -1,4 +1,4 @@
-"""Where genomes come from: files and URLs, plain or packed, each with the species it belongs to."""
+"""Genome files: local paths and URLs, plain or compressed, each with its species."""
 
 import bz2
 import contextlib
@@ -22,23 +22,23 @@ from ldarnet.io.retry import Retry, ShortReadError, call_remote
 
 PIECE = 2**20
 REMOTE_RETRY = Retry()
+"""Retry policy for remote sources."""
 
 _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
 _STREAMS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": lzma.LZMADecompressor}
 _SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-"""Frames of zstandard without content, which some of its files begin with (RFC 8878, section 3.1.2)."""
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", *_SKIPPABLE, *_STREAMS)
+"""Magic numbers of skippable zstandard frames, with which some files begin (RFC 8878, section 3.1.2)."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SequenceSource:
     """One input file.
 
     Attributes:
         location: path or URL.
-        species: "" where none was named.
+        species: "" if not given.
     """
 
     location: str
@@ -46,28 +46,28 @@ class Source:
 
     @property
     def remote(self) -> bool:
-        """Whether it is read through fsspec."""
+        """Whether it is a URL, read through fsspec."""
         return "://" in self.location
 
     @property
     def name(self) -> str:
-        """Its last word: what a set keeps of a path."""
+        """The file name: what a shard set records of a path."""
         return self.location.rstrip("/").rsplit("/", 1)[-1]
 
-    def absolute(self) -> "Source":
-        """The same file for a process in another working folder."""
+    def absolute(self) -> "SequenceSource":
+        """The same file for a process in another working directory."""
         return self if self.remote else replace(self, location=str(Path(self.location).absolute()))
 
     @property
     def is_2bit(self) -> bool:
-        """Whether it is in UCSC's packed form, which is told by its name alone."""
+        """Whether it is a UCSC .2bit file, by its suffix."""
         return self.name.endswith(".2bit")
 
     def identity(self) -> dict[str, Any]:
-        """What tells, without reading it, whether this is still the same file: location, size and a version.
+        """Location, size and version of the file, by which a change is detected without reading it.
 
         Raises:
-            UserError: there is no such file.
+            UserError: no such file.
         """
         if not self.remote:
             size = file_size(Path(self.location))
@@ -79,17 +79,17 @@ class Source:
         return {"location": self.location, "size": size, "version": version}
 
 
-def parse_source(argument: str) -> Source:
-    """Read ``PATH`` or ``SPECIES=PATH``; a path that holds ``=`` is written with its folder, as in ``./a=b.fa``."""
+def parse_source(argument: str) -> SequenceSource:
+    """Parse ``PATH`` or ``SPECIES=PATH``. Write a path with ``=`` in its name with its folder: ``./a=b.fa``."""
     match = _SPECIES.fullmatch(argument)
-    return Source(match[2], match[1]) if match else Source(argument)
+    return SequenceSource(match[2], match[1]) if match else SequenceSource(argument)
 
 
-def read_genomes(path: Path) -> list[Source]:
-    """Read lines ``species<TAB>path or URL``; relative paths begin at the folder of the file.
+def read_genomes(path: Path) -> list[SequenceSource]:
+    """Read lines ``species<TAB>path or URL``; relative paths are relative to the folder of the file.
 
     Raises:
-        UserError: the file is missing or empty, or a line has another form.
+        UserError: the file is missing or empty, or a line is malformed.
     """
     file_size(path)
     with read_errors(path):
@@ -101,53 +101,46 @@ def read_genomes(path: Path) -> list[Source]:
         species, _, location = (word.strip() for word in line.partition("\t"))
         if not location or not _SPECIES.fullmatch(f"{species}=x"):
             raise UserError(
-                f"{path}: line {number}: not a genome; write its species (without spaces, '/' and '='), a tab "
-                "and its path"
+                f"{path}: line {number}: not a genome; write the species (without spaces, '/' and '='), a tab and the "
+                "path"
             )
-        sources.append(Source(location if "://" in location else str(path.parent / location), species))
+        sources.append(SequenceSource(location if "://" in location else str(path.parent / location), species))
     if not sources:
-        raise UserError(f"{path}: empty; write one line for each genome: species, a tab and its path or URL")
+        raise UserError(f"{path}: empty; write one line per genome: species, tab, path or URL")
     return sources
 
 
-def is_packed(path: Path) -> bool:
-    """Whether a file begins as gzip, bzip2, xz or zstandard do."""
-    file_size(path)
-    with read_errors(path), path.open("rb") as file:
-        return file.read(6).startswith(_PACKED)
-
-
-class Raw(io.RawIOBase):
-    """The bytes of a file or URL as they are stored, hashed on their way.
+class RawFile(io.RawIOBase):
+    """The stored bytes of a file or URL, hashed while they are read.
 
     Attributes:
-        count: bytes read.
-        digest: their SHA-256 so far.
+        count: bytes read so far.
+        digest: SHA-256 of these.
     """
 
     def __init__(self, location: str) -> None:
-        """Open it.
+        """Open a path or URL.
 
         Raises:
-            UserError: it is missing, or may not be read.
+            UserError: it is missing, or there is no permission to read it.
         """
         super().__init__()
         self.location = location
         self.count = 0
         self.digest = hashlib.sha256()
         if "://" in location:
-            self._file: Any = _Remote(location)
+            self._file: Any = _RemoteFile(location)
         else:
             file_size(Path(location))
             with read_errors(Path(location)):
                 self._file = Path(location).open("rb", buffering=0)  # noqa: SIM115
 
     def readable(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as one read does; 0 at the end."""
+        """Read into a buffer; returns the number of bytes, 0 at the end."""
         read = self._file.readinto(buffer)
         self.count += read
         self.digest.update(memoryview(buffer)[:read])
@@ -160,8 +153,12 @@ class Raw(io.RawIOBase):
         super().close()
 
 
-def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
-    """The decompressed bytes of a file, in pieces, up to its very end.
+def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
+    """The decompressed bytes of a file in pieces; reads the file to its end.
+
+    Args:
+        raw: the file; the compression is recognized by its first bytes.
+        piece: bytes to decompress at a time.
 
     Raises:
         UserError: the file is truncated or damaged, or a server fails.
@@ -172,7 +169,7 @@ def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
         head = buffered.peek(8)
         new = next((new for magic, new in _STREAMS.items() if head.startswith(magic)), None)
         if new is not None:
-            yield from _unpacked(buffered, new, piece)
+            yield from _decompress(buffered, new, piece)
         else:
             form = "zst" if head.startswith(_SKIPPABLE) else None
             with xopen(buffered, "rb", threads=0, format=form) as text:  # type: ignore[arg-type]
@@ -183,20 +180,20 @@ def text_pieces(raw: Raw, piece: int = PIECE) -> Iterator[bytes]:
     except UserError:
         raise
     except EOFError:
-        raise UserError(f"{where}: the compressed data end too early; the file is truncated, fetch it again") from None
+        raise UserError(f"{where}: the compressed data are truncated; download the file again") from None
     except Exception as error:
-        # Each decompressor has an exception class of its own.
-        raise UserError(f"{where}: cannot be read ({error}); it is damaged or misnamed, fetch it again") from None
+        # Each decompressor has its own exception class.
+        raise UserError(f"{where}: cannot be read ({error}); it is damaged or misnamed; download it again") from None
 
 
-def _unpacked(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[bytes]:
-    """What one compressed stream after the other holds.
+def _decompress(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[bytes]:
+    """Decompress concatenated streams.
 
-    Python's own files of .bz2 and .xz take what follows a stream and begins no other one for rubbish, and drop it.
+    Python's `bz2.open` and `lzma.open` silently ignore trailing data that is not a stream; here it is an error.
 
     Raises:
-        EOFError: the last stream is not whole.
-        Exception: what follows a stream is none, in a class of the decompressor.
+        EOFError: the last stream is truncated.
+        Exception: the data after a stream are not a stream; the class depends on the decompressor.
     """
     stream, data = new(), b""
     while True:
@@ -213,9 +210,9 @@ def _unpacked(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[by
         data = b""
 
 
-def read_ahead(pieces: Iterator[bytes], most: int = 8) -> Generator[bytes, None, None]:
-    """The same pieces, read in a thread of their own while those before are worked on."""
-    ready: queue.Queue[bytes | BaseException | None] = queue.Queue(most)
+def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
+    """Read pieces ahead in a thread, at most ``limit`` of them."""
+    ready: queue.Queue[bytes | BaseException | None] = queue.Queue(limit)
     stopped = threading.Event()
 
     def put(item: bytes | BaseException | None) -> None:
@@ -231,7 +228,7 @@ def read_ahead(pieces: Iterator[bytes], most: int = 8) -> Generator[bytes, None,
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # passed on to the thread that works
+        except BaseException as error:  # raised in the consuming thread
             put(error)
 
     thread = threading.Thread(target=read, daemon=True)
@@ -247,25 +244,25 @@ def read_ahead(pieces: Iterator[bytes], most: int = 8) -> Generator[bytes, None,
 
 
 @contextlib.contextmanager
-def local_copy(source: Source) -> Iterator[Path]:
-    """The path of a source; a remote one is copied to a temporary file first.
+def local_copy(source: SequenceSource) -> Iterator[Path]:
+    """The path of a source; a remote one is copied to a temporary file.
 
     Raises:
-        UserError: it cannot be read, or there is no room for the copy.
+        UserError: it cannot be read, or the device is full.
     """
     if not source.remote:
         yield Path(source.location)
         return
     with tempfile.NamedTemporaryFile(suffix=source.name) as copy:
-        with space_errors(Path(copy.name)), Raw(source.location) as raw:
+        with space_errors(Path(copy.name)), RawFile(source.location) as raw:
             while data := raw.read(PIECE):
                 copy.write(data)
             copy.flush()
         yield Path(copy.name)
 
 
-class _Remote:
-    """A URL read front to back; a connection that breaks is taken up again where it ended."""
+class _RemoteFile:
+    """A URL read from front to back; a lost connection resumes at the same offset."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -284,19 +281,19 @@ class _Remote:
         if self._file is not None:
             self._file.close()
 
-    def _read(self, most: int) -> bytes:
+    def _read(self, size: int) -> bytes:
         try:
             if self._file is None:
                 self._file = self._open()
-            data = self._file.read(most)
+            data = self._file.read(size)
             if not data and self._size is not None and self._at < self._size:
                 raise ShortReadError(data, self._size - self._at)
         except Exception as error:
             self._file = None
             if isinstance(error, ValueError) and "range" in str(error) and not self._options:
-                # This server gives whole files only.
+                # This server does not support range requests.
                 self._options = _STREAMED
-                return self._read(most)
+                return self._read(size)
             raise
         return data
 
@@ -319,7 +316,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # By default a whole file would have to come within five minutes, and some servers unpack .gz on the way.
+        # The default total timeout of 5 minutes is too short, and some servers decompress .gz in transit.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REMOTE_RETRY.timeout, sock_read=REMOTE_RETRY.timeout)
         options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
     return fsspec.core.url_to_fs(url, **options)

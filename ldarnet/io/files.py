@@ -1,4 +1,4 @@
-"""Files that exist under their final name only when they are complete."""
+"""Files and folders that appear under their final name only when they are complete."""
 
 import errno
 import hashlib
@@ -16,81 +16,81 @@ from ldarnet.errors import TransientError, UserError
 
 PARTIAL_SUFFIX = ".partial"
 
-_READ_FAULTS = {
+_READ_ERRORS = {
     errno.ENOENT: "no such file; check the path",
     errno.ENOTDIR: "no such file; check the path",
-    errno.EISDIR: "a folder, not a file; name a file",
-    errno.EACCES: "no permission to read it; change its mode or its owner",
-    errno.EPERM: "no permission to read it; change its mode or its owner",
+    errno.EISDIR: "a folder, not a file; choose a file",
+    errno.EACCES: "no permission to read it; change its mode or owner",
+    errno.EPERM: "no permission to read it; change its mode or owner",
 }
-_LASTING = {*_READ_FAULTS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+_PERMANENT = {*_READ_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether a failure of the operating system may be gone when it is tried again later."""
-    return error.errno not in _LASTING
+    """Whether an operating system error may not recur on a later attempt."""
+    return error.errno not in _PERMANENT
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn a failure of the operating system to read ``path`` inside the block into a `UserError` that names it.
+    """Convert an OSError while reading ``path`` inside the block to a `UserError` that names it.
 
     Raises:
-        TransientError: the failure may pass.
-        UserError: it will not.
+        TransientError: the error may not recur.
+        UserError: it is permanent.
     """
     try:
         yield
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error}); check the path and the disk"
         kind = TransientError if may_pass(error) else UserError
-        raise kind(f"{path}: {_READ_FAULTS.get(error.errno or 0, fault)}") from None
+        raise kind(f"{path}: {_READ_ERRORS.get(error.errno or 0, fault)}") from None
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a plain file.
+    """Size of a regular file in bytes.
 
     Raises:
-        UserError: there is none, or it is a folder, a pipe or a device.
+        UserError: no such file, or it is a folder, a pipe or a device.
     """
     with read_errors(path):
         status = path.stat()
     if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{path}: {_READ_FAULTS[errno.EISDIR]}")
+        raise UserError(f"{path}: {_READ_ERRORS[errno.EISDIR]}")
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a plain file; write its content to one and name that")
+        raise UserError(f"{path}: not a regular file; write its content to one")
     return status.st_size
 
 
 class NotWritableError(UserError):
-    """The device is full or may not be written to."""
+    """The device is full, or there is no permission to write."""
 
 
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Turn a full device or a lack of permission inside the block into a `NotWritableError` that names ``path``."""
+    """Convert a full device or a missing permission inside the block to a `NotWritableError` that names ``path``."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and run the same command again"
-            raise NotWritableError(f"no space left on device while writing {path}; {remedy}") from None
+            hint = "free some space and run the same command again"
+            raise NotWritableError(f"no space left on device while writing {path}; {hint}") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "name a folder that you may write to"
-            raise NotWritableError(f"cannot write {path} ({error.strerror}); {remedy}") from None
+            hint = "choose a folder with write permission"
+            raise NotWritableError(f"cannot write {path} ({error.strerror}); {hint}") from None
         raise
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and those that it lies in, unless they are there.
+    """Create a folder and its parents if they do not exist.
 
     Raises:
-        UserError: it cannot be one.
+        UserError: it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be used as a folder ({error.strerror}); name another place") from None
+        raise UserError(f"{path}: cannot be used as a folder ({error.strerror}); choose another path") from None
     return path
 
 
@@ -98,24 +98,24 @@ def make_folder(path: Path) -> Path:
 def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``final``; flush it to disk and rename it when the block succeeds.
 
-    When the block fails the temporary file is removed and whatever stood under ``final`` stays as it was. Of several
-    writers of one file, in whatever process or thread, the last to finish wins.
+    When the block fails, the temporary file is removed and ``final`` stays as it was. If several processes or threads
+    write one file, the last to finish wins.
 
     Args:
         final: the path.
-        durable: flush to disk. Without it a crash of the machine may leave an incomplete file: for what is compared
-            with a hash when it is read, and can be had again.
+        durable: flush to disk. Without it, a machine crash may leave an incomplete file: for files that are verified
+            when they are read, and can be recreated.
 
     Raises:
         UserError: ``final`` is a folder; raised before the block.
-        NotWritableError: the device is full or may not be written to.
+        NotWritableError: the device is full, or there is no permission to write.
     """
     final = Path(final)
     partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         with space_errors(final):
             if final.is_dir():
-                raise UserError(f"{final}: {_READ_FAULTS[errno.EISDIR]}")
+                raise UserError(f"{final}: {_READ_ERRORS[errno.EISDIR]}")
             yield partial
             if durable:
                 sync_path(partial)
@@ -163,11 +163,15 @@ def staging_path(final: Path) -> Path:
     return final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
 
 
-def read_json(path: Path, remedy: str) -> Any:
+def read_json(path: Path, hint: str) -> Any:
     """The content of a JSON file.
 
+    Args:
+        path: the file.
+        hint: what to do if it is damaged.
+
     Raises:
-        UserError: it cannot be read, or is damaged; then ``remedy`` says what to do.
+        UserError: it cannot be read, or is damaged.
     """
     try:
         with read_errors(path):
@@ -175,14 +179,14 @@ def read_json(path: Path, remedy: str) -> Any:
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: damaged ({error}); {remedy}") from None
+        raise UserError(f"{path}: damaged ({error}); {hint}") from None
 
 
 def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
-    """Write ``content`` as JSON: the file is complete or absent.
+    """Write ``content`` as JSON; the file is complete or absent.
 
     Raises:
-        UserError: the device is full or may not be written to.
+        NotWritableError: the device is full, or there is no permission to write.
     """
     separators = (",", ":") if indent is None else None
     with atomic_path(path) as partial:
@@ -190,7 +194,7 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Where a shard set lies: a local folder, or a URL of any kind that fsspec knows."""
+"""File storage: a local folder, or any URL that fsspec supports."""
 
 import errno
 import os
@@ -11,65 +11,65 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import read_errors
 from ldarnet.io.retry import Result, Retry, ShortReadError, call_remote, status_of
 
-MOST_OPEN = 64
+MAX_OPEN = 64
 """Files that a process keeps open."""
 
 
 class DamagedError(UserError):
-    """A file of a set is missing, or its bytes are not those that the index lists: what a run may be told to leave out.
+    """A file of a set is missing, or does not match the index; a run may be configured to skip it.
 
-    A failing network and a lack of permission are never this error.
+    Network failures and missing permissions are never this error.
     """
 
 
 class MissingError(DamagedError):
-    """There is no such file."""
+    """No such file."""
 
 
 class Storage(Protocol):
-    """Named files in one place. It can be pickled and used on both sides of a fork.
+    """Read access to the files of a folder or URL. Can be pickled, and used on both sides of a fork.
 
     Attributes:
         place: folder or URL.
-        remote: whether reads are slow enough to be worth a cache.
+        remote: whether reads should be cached.
     """
 
     place: str
     remote: bool
 
     def locate(self, name: str) -> str:
-        """Where a file lies, for messages."""
+        """Path or URL of a file."""
         ...
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``.
+        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``.
 
         Raises:
-            MissingError: there is no such file.
+            MissingError: no such file.
             UserError: it cannot be read.
         """
         ...
 
     def read_all(self, name: str) -> bytes:
-        """A whole file, which should be small.
+        """The whole content of a small file.
 
         Raises:
-            MissingError: there is no such file.
+            MissingError: no such file.
             UserError: it cannot be read.
         """
         ...
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, or None where that is not told.
+        """Size of a file in bytes; None if unknown.
 
         Raises:
-            MissingError: there is no such file.
+            MissingError: no such file.
             UserError: it cannot be read.
         """
         ...
 
     def forget(self, name: str) -> None:
-        """Let the next read find the file anew, since what came was wrong."""
+        """Reopen the file at the next read, because its content was wrong."""
         ...
 
 
@@ -82,7 +82,7 @@ def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Sto
 
 
 class _OpenFile:
-    """A file descriptor that is closed when nobody reads from it any more."""
+    """A file descriptor that is closed with its last reference."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -93,7 +93,7 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """A folder. The files last read stay open: positions are given with every read, so that forks may share them."""
+    """A folder. Recently used files stay open; reads are positional, so forked processes may share descriptors."""
 
     remote = False
 
@@ -103,29 +103,29 @@ class LocalFiles:
         self._open: dict[str, _OpenFile] = {}
 
     def locate(self, name: str) -> str:
-        """Where a file lies, for messages."""
+        """Path or URL of a file."""
         return str(self._folder / name)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``."""
+        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return self._read(name, path, start, stop)
 
     def read_all(self, name: str) -> bytes:
-        """A whole file, which should be small."""
+        """The whole content of a small file."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return path.read_bytes()
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file."""
+        """Size of a file in bytes."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return path.stat().st_size
 
     def forget(self, name: str) -> None:
-        """Let the next read find the file anew, since what came was wrong."""
+        """Reopen the file at the next read, because its content was wrong."""
         self._open.pop(name, None)
 
     @contextmanager
@@ -133,10 +133,10 @@ class LocalFiles:
         try:
             yield
         except (FileNotFoundError, NotADirectoryError):
-            raise MissingError(f"{path}: missing; {remedy(self.place)}") from None
+            raise MissingError(f"{path}: missing; {repair_hint(self.place)}") from None
 
     def _read(self, name: str, path: Path, start: int, stop: int) -> bytes:
-        # Taken out and put in again, each of which is atomic: the last used stand last, and no thread needs a lock.
+        # Removed and reinserted, both atomic: the dict stays in order of last use, and threads need no lock.
         file = self._open.pop(name, None) or _OpenFile(path)
         data = os.pread(file.descriptor, stop - start, start)
         while len(data) < stop - start:
@@ -145,7 +145,7 @@ class LocalFiles:
                 break
             data += more
         self._open[name] = file
-        for other in list(self._open)[:-MOST_OPEN]:
+        for other in list(self._open)[:-MAX_OPEN]:
             self._open.pop(other, None)
         return data
 
@@ -154,7 +154,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """A URL, read in ranges through fsspec, with patience."""
+    """A URL, read by ranges through fsspec, with retries."""
 
     remote = True
 
@@ -165,11 +165,11 @@ class RemoteFiles:
         self._system: Any = None
 
     def locate(self, name: str) -> str:
-        """Where a file lies, for messages."""
+        """Path or URL of a file."""
         return f"{self.place}/{name}"
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if it ends before ``stop``."""
+        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``."""
 
         def attempt(timeout: float) -> bytes:
             try:
@@ -192,22 +192,22 @@ class RemoteFiles:
             return short.data
 
     def read_all(self, name: str) -> bytes:
-        """A whole file, which should be small."""
+        """The whole content of a small file."""
         url = self.locate(name)
         return self._call_remote(name, url, lambda timeout: self._call(timeout, "cat_file", url))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, or None where that is not told."""
+        """Size of a file in bytes; None if unknown."""
         url = self.locate(name)
 
         return self._call_remote(name, url, lambda timeout: self._call(timeout, "info", url)).get("size")
 
     def forget(self, name: str) -> None:
-        """Nothing is kept."""
+        """Nothing to do: no file stays open."""
 
     def _call_remote(self, name: str, what: str, read: Callable[[float], Result]) -> Result:
         url = self.locate(name)
-        missing = MissingError(f"{url}: missing; {remedy(self.place)}")
+        missing = MissingError(f"{url}: missing; {repair_hint(self.place)}")
         return call_remote(self._retry, url, read, what=what, missing=missing)
 
     def _no_ranges(self, name: str) -> UserError:
@@ -218,7 +218,7 @@ class RemoteFiles:
 
     def _range(self, url: str, start: int, stop: int, timeout: float) -> bytes:
         if url.startswith(("http://", "https://")):
-            # Unlike cat_file, it looks whether the answer is the range before it takes it in.
+            # Unlike cat_file, this checks that the response is the requested range before reading it.
             file = self._filesystem().open(url, size=stop, cache_type="none")
             return _wait_for(self._filesystem(), file.async_fetch_range, start, stop, timeout=timeout)
         return self._call(timeout, "cat_file", url, start=start, end=stop)
@@ -230,7 +230,7 @@ class RemoteFiles:
         return getattr(system, method)(url, **options)
 
     def _filesystem(self) -> Any:
-        """The file system of this process: its connections must not cross a fork."""
+        """The fsspec file system of this process; its connections must not cross a fork."""
         if self._used_in != os.getpid():
             from fsspec.core import url_to_fs
 
@@ -244,7 +244,7 @@ class RemoteFiles:
 
 
 def _is_beyond_end(error: Exception) -> bool:
-    """Whether an object store says (s3fs by EINVAL) that it has nothing in the range that was asked for."""
+    """Whether an object store reports a range beyond the end of the file (s3fs by EINVAL)."""
     return status_of(error) == 416 or (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
 
@@ -254,6 +254,6 @@ def _wait_for(system: Any, function: Any, *arguments: Any, timeout: float, **opt
     return sync(system.loop, function, *arguments, timeout=timeout, **options)
 
 
-def remedy(place: str) -> str:
-    """What to do about damage in a set."""
-    return f"copy the set to {place} anew, or delete it and build it again"
+def repair_hint(place: str) -> str:
+    """What to do about a damaged set."""
+    return f"copy the set to {place} again, or delete it and rebuild it"

@@ -10,7 +10,7 @@ from ldarnet.alphabet import encode, reverse_complement
 from ldarnet.data import ShardSet, Windows
 from ldarnet.data.segments import find_segments
 from ldarnet.errors import UserError
-from ldarnet.genome.sources import Source
+from ldarnet.genome.sources import SequenceSource
 from sharding.build import build
 
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +146,7 @@ def zoo(tmp_path_factory):
     for seed, (name, bases) in enumerate((("yeast", 4000), ("fly", 16_000), ("mite", 300))):
         fasta = folder / f"{name}.fa"
         fasta.write_text(f">chr1\n{text_with(bases, seed)}\n>chr2\n{text_with(bases // 4, 10 + seed)}\n>tiny\nACGT\n")
-        sources.append(Source(str(fasta), name))
+        sources.append(SequenceSource(str(fasta), name))
     build(folder / "set", sources, contig_splits={"valid": ["yeast/chr2", "fly/chr2"]})
     return ShardSet.open(folder / "set")
 

@@ -131,7 +131,7 @@ def test_letters_are_those_of_training(run, tmp_path, monkeypatch, capsys):
     path = tmp_path / "my.fa"
     for letters, message in {
         "ACGU": r"my\.fa: record 'seq1': 'U' at base 4 of the sequence is no letter of DNA; write T for U",
-        "AC-GT": r"my\.fa: line 2: '-' is no nucleotide code; remove it or write N",
+        "AC-GT": r"my\.fa: line 2: '-' is not a nucleotide code; remove it or write N",
     }.items():
         path.write_text(f">seq1 of mine\n{letters}\n")
         status, printed, said = command(monkeypatch, capsys, "predict", run, path)

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.errors import UserError
-from ldarnet.genome.fasta import read_contigs, read_fasta, read_records
+from ldarnet.genome.fasta import Header, read_contigs, read_fasta, read_records
 
 
 def contigs(path: Path, piece: int = 2**20) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    for is_name, run in groupby(read_fasta(path, piece), key=lambda item: isinstance(item, str)):
+    for is_name, run in groupby(read_fasta(path, piece), key=lambda item: isinstance(item, Header)):
         if is_name:
-            found += [(name, "") for name in run]
+            found += [(header.name, "") for header in run]
         else:
             found[-1] = (found[-1][0], b"".join(run).decode())
     return found
@@ -86,11 +86,11 @@ BAD = {
     "blank lines": (b"\n \n", "empty"),
     "text": (b"\n\nchr1 1 20\n", "line 3: not FASTA: starts with 'c[^']*', not '>'"),
     "FASTQ": (b"@read\nACGT\n+\nIIII\n", "line 1: not FASTA: starts with '@[^']*'.* FASTQ"),
-    "protein": (b">p\nACG\nMKVLAT\n", "line 3: 'L' is no nucleotide code; it looks like a protein"),
-    "stop codon": (b">p\nACG*\n", "line 2: '\\*' is no nucleotide code; it looks like a protein"),
-    "gap": (b">a\nACGT\n\nAC-GT\n", "line 4: '-' is no nucleotide code; remove it or write N"),
-    "late header": (b">a\nACGT>b\nA\n", "line 2: '>' is no nucleotide code"),
-    "binary": (b">a\nAC\xff\n", "line 2: 'ÿ' is no nucleotide code"),
+    "protein": (b">p\nACG\nMKVLAT\n", "line 3: 'L' is not a nucleotide code; is this a protein FASTA"),
+    "stop codon": (b">p\nACG*\n", "line 2: '\\*' is not a nucleotide code; is this a protein FASTA"),
+    "gap": (b">a\nACGT\n\nAC-GT\n", "line 4: '-' is not a nucleotide code; remove it or write N"),
+    "late header": (b">a\nACGT>b\nA\n", "line 2: '>' is not a nucleotide code"),
+    "binary": (b">a\nAC\xff\n", "line 2: 'ÿ' is not a nucleotide code"),
     "no name": (b">a\nA\n>\nA\n", "line 3: a header without a name"),
     "space before the name": (b"> a\nA\n", "line 1: a header without a name"),
     "no bases": (b">a\nA\n>b\n>c\nA\n", "line 3: contig 'b' has no bases"),
@@ -132,5 +132,5 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=r"x\.fa: no permission to read it; change its mode or its owner"):
+    with pytest.raises(UserError, match=r"x\.fa: no permission to read it; change its mode or owner"):
         list(read_fasta(tmp_path / "x.fa"))

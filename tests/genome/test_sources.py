@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import ldarnet.genome.sources
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
-from ldarnet.genome.sources import Source, parse_source, read_genomes
+from ldarnet.genome.sources import SequenceSource, parse_source, read_genomes
 from ldarnet.io.retry import Retry
 from ldarnet.program import call
 from sharding.build import build, main
@@ -31,10 +31,10 @@ def as_fasta(contigs: dict[str, str]) -> str:
 
 
 def test_a_source_is_a_path_or_url_with_or_without_a_species():
-    assert parse_source("x/a=b.fa") == Source("x/a=b.fa")
-    assert parse_source("fly=x/a=b.fa") == Source("x/a=b.fa", "fly")
-    assert parse_source("https://host/a?b=c") == Source("https://host/a?b=c")
-    assert parse_source("D.simulans=s3://bucket/a.fa.gz") == Source("s3://bucket/a.fa.gz", "D.simulans")
+    assert parse_source("x/a=b.fa") == SequenceSource("x/a=b.fa")
+    assert parse_source("fly=x/a=b.fa") == SequenceSource("x/a=b.fa", "fly")
+    assert parse_source("https://host/a?b=c") == SequenceSource("https://host/a?b=c")
+    assert parse_source("D.simulans=s3://bucket/a.fa.gz") == SequenceSource("s3://bucket/a.fa.gz", "D.simulans")
 
 
 def test_several_species_may_share_names(tmp_path, capsys):
@@ -145,10 +145,10 @@ def test_a_url_gives_what_its_file_gives(tmp_path, served, name, ranges):
     if not ranges:
         served.faults.append(faults.ignore_range)
     options = {"block": 2**20, "shard_size": 3_000_000, "workers": 2}
-    build(tmp_path / "remote", [Source(f"{served.url}/{name}")], **options)
+    build(tmp_path / "remote", [SequenceSource(f"{served.url}/{name}")], **options)
     build(tmp_path / "local", [served.folder / name], **options)
     assert files(tmp_path / "remote") == files(tmp_path / "local")
-    assert not build(tmp_path / "remote", [Source(f"{served.url}/{name}")], **options)[1]
+    assert not build(tmp_path / "remote", [SequenceSource(f"{served.url}/{name}")], **options)[1]
 
 
 def cut_after(count: int):
@@ -180,7 +180,7 @@ def test_a_connection_that_breaks_is_taken_up_again(tmp_path, served, ranges):
     build(tmp_path / "local", [served.folder / "x.fa"])
     served.faults.append(faults.times(2, cut_after(1_500_000), "x.fa"))
     served.faults.append(faults.times(2, faults.status(500), "x.fa"))
-    build(tmp_path / "remote", [Source(f"{served.url}/x.fa")])
+    build(tmp_path / "remote", [SequenceSource(f"{served.url}/x.fa")])
     assert files(tmp_path / "remote") == files(tmp_path / "local")
 
 
@@ -195,12 +195,12 @@ def test_a_connection_that_breaks_is_taken_up_again(tmp_path, served, ranges):
 def test_a_server_that_does_not_give_it_is_named(tmp_path, served, fault, message):
     served.faults.append(fault)
     with pytest.raises(UserError, match=rf"{served.url}/x\.fa\.gz: {message}"):
-        build(tmp_path / "set", [Source(f"{served.url}/x.fa.gz")])
+        build(tmp_path / "set", [SequenceSource(f"{served.url}/x.fa.gz")])
     assert not (tmp_path / "set").exists()
 
 
 def test_a_server_that_goes_away_is_told_and_what_is_packed_is_kept(tmp_path, served):
-    source, options = Source(f"{served.url}/x.fa"), {"shard_size": 1_500_000}
+    source, options = SequenceSource(f"{served.url}/x.fa"), {"shard_size": 1_500_000}
     asked = 0
 
     def die(handler):
@@ -222,4 +222,4 @@ def test_a_server_that_goes_away_is_told_and_what_is_packed_is_kept(tmp_path, se
 
 def test_an_address_that_means_nothing_is_named(tmp_path):
     with pytest.raises(UserError, match=r"zzz://host/x\.fa: .*zzz"):
-        build(tmp_path / "set", [Source("zzz://host/x.fa")])
+        build(tmp_path / "set", [SequenceSource("zzz://host/x.fa")])

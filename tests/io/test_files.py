@@ -42,7 +42,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 
 def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
-    with pytest.raises(UserError, match="a folder, not a file; name a file"), atomic_path(tmp_path):
+    with pytest.raises(UserError, match="a folder, not a file; choose a file"), atomic_path(tmp_path):
         pytest.fail("begun")
     assert not list(tmp_path.iterdir())
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
@@ -53,7 +53,7 @@ def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
     [
         (errno.ENOSPC, r"no space left on device while writing .*out\.bin; free some space"),
         (errno.EDQUOT, "no space left"),
-        (errno.EROFS, r"cannot write .*out\.bin \(Read-only file system\); name a folder"),
+        (errno.EROFS, r"cannot write .*out\.bin \(Read-only file system\); choose a folder"),
     ],
 )
 def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, number, message):
@@ -71,8 +71,8 @@ def test_other_errors_stay_what_they_are(tmp_path):
     ("number", "kind", "message"),
     [
         (errno.ENOENT, UserError, r"in\.fa: no such file; check the path"),
-        (errno.EISDIR, UserError, r"in\.fa: a folder, not a file; name a file"),
-        (errno.EACCES, UserError, r"in\.fa: no permission to read it; change its mode or its owner"),
+        (errno.EISDIR, UserError, r"in\.fa: a folder, not a file; choose a file"),
+        (errno.EACCES, UserError, r"in\.fa: no permission to read it; change its mode or owner"),
         (errno.EIO, TransientError, r"in\.fa: cannot be read \(Input/output error\); check the path and the disk"),
     ],
 )
@@ -90,7 +90,7 @@ def test_only_a_plain_file_has_a_size(tmp_path):
         ("absent", "no such file"),
         ("x/y", "no such file"),
         (".", "a folder"),
-        ("pipe", "not a plain"),
+        ("pipe", "not a regular"),
     ):
         with pytest.raises(UserError, match=message):
             file_size(tmp_path / name)

@@ -19,7 +19,7 @@ from ldarnet.errors import TransientError, UserError
 from ldarnet.io.cache import DiskCache, MemoryCache, default_cache_folder
 from ldarnet.io.lock import acquire
 from ldarnet.io.retry import Retry
-from ldarnet.io.storage import MOST_OPEN, DamagedError, MissingError, storage_at
+from ldarnet.io.storage import MAX_OPEN, DamagedError, MissingError, storage_at
 from tests.support import range_server as faults
 from tests.support.range_server import RangeServer, times
 
@@ -57,14 +57,14 @@ def test_a_file_is_read_in_ranges_and_ends_where_it_ends(tmp_path_factory, start
 
 def test_files_stay_open_but_few_of_them_and_none_is_pickled(tmp_path):
     storage = storage_at(f"file://{tmp_path}")
-    for number in range(2 * MOST_OPEN):
+    for number in range(2 * MAX_OPEN):
         (tmp_path / f"{number}.tar").write_bytes(b"%d" % number)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(2):
-        assert [storage.read(f"{number}.tar", 0, 9) for number in range(2 * MOST_OPEN)] == [
-            b"%d" % number for number in range(2 * MOST_OPEN)
+        assert [storage.read(f"{number}.tar", 0, 9) for number in range(2 * MAX_OPEN)] == [
+            b"%d" % number for number in range(2 * MAX_OPEN)
         ]
-    assert MOST_OPEN - 1 <= len(list(Path("/proc/self/fd").iterdir())) - before <= MOST_OPEN + 1
+    assert MAX_OPEN - 1 <= len(list(Path("/proc/self/fd").iterdir())) - before <= MAX_OPEN + 1
     assert pickle.loads(pickle.dumps(storage)).read("7.tar", 0, 9) == b"7"
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_was_replaced_is_found_once_the_old_one_is_forgotten(tmp_pat
 def test_what_is_missing_is_damage_and_what_may_not_be_read_is_not(tmp_path, monkeypatch):
     storage = storage_at(tmp_path)
     for read in (lambda: storage.read("a.tar", 0, 1), lambda: storage.read_all("a.tar"), lambda: storage.size("a.tar")):
-        with pytest.raises(MissingError, match=r"a\.tar: missing; copy .* anew, or delete it and build it again"):
+        with pytest.raises(MissingError, match=r"a\.tar: missing; copy .* again, or delete it and rebuild it"):
             read()
 
     def refuse(*_):

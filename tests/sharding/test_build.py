@@ -83,10 +83,10 @@ def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fast
     capsys.readouterr()
     assert call(main, arguments) == 0
     assert "already built" in capsys.readouterr().out
-    with pytest.raises(UserError, match="other splits; name another --out folder or delete this one"):
+    with pytest.raises(UserError, match="different splits; choose another --out folder or delete it"):
         call(main, arguments[:3])
     fasta.write_text(fasta.read_text().replace("GATT", "CATT"))
-    with pytest.raises(UserError, match="holds a set with other sources;"):
+    with pytest.raises(UserError, match="holds a shard set with different sources;"):
         call(main, arguments)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
 
@@ -95,7 +95,7 @@ def test_a_set_that_lost_a_shard_is_not_called_built(tmp_path, fasta):
     build(tmp_path / "set", [fasta])
     (tmp_path / "set" / "shard-00000-0000-0000.tar").unlink()
     with pytest.raises(
-        UserError, match=r"shard-00000-0000-0000\.tar: missing or of another size; delete .*set and build it again"
+        UserError, match=r"shard-00000-0000-0000\.tar: missing or of the wrong size; delete .*set and rebuild it"
     ):
         build(tmp_path / "set", [fasta])
 
@@ -103,7 +103,7 @@ def test_a_set_that_lost_a_shard_is_not_called_built(tmp_path, fasta):
 def test_a_folder_with_other_files_is_left_alone(tmp_path, fasta):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "shard-00000-0000-0000.tar").write_text("precious")
-    with pytest.raises(UserError, match="holds other files; name an empty or a new --out folder"):
+    with pytest.raises(UserError, match="holds other files; choose an empty or new --out folder"):
         build(tmp_path / "mine", [fasta])
     assert files(tmp_path / "mine") == {"shard-00000-0000-0000.tar": b"precious"}
     with pytest.raises(UserError, match="cannot be used as a folder"):
@@ -113,7 +113,7 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, fasta):
 def test_contig_names_must_differ_within_and_across_files(tmp_path, fasta):
     other = tmp_path / "other.fa"
     other.write_text(">chrV\nA\n>chrII\nA\n")
-    with pytest.raises(UserError, match=rf"{other}: contig 'chrII' is also in {fasta}; give every contig a name"):
+    with pytest.raises(UserError, match=rf"{other}: contig 'chrII' is also in {fasta}; rename one"):
         build(tmp_path / "set", [fasta, other])
     other.write_text(">chrV\nA\n>chrV\nA\n")
     with pytest.raises(UserError, match=r"contig 'chrV' is also in the same file"):
@@ -145,7 +145,7 @@ def test_a_mistake_within_the_bed_file_is_found_before_anything_is_read_or_writt
 def test_a_bed_file_that_does_not_fit_the_contigs_leaves_nothing_that_looks_finished(tmp_path, fasta):
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t4001\ttrain\n")
-    with pytest.raises(UserError, match=r"splits\.bed: line 1: chrI:0-4001 is not within the contig's 0-4000"):
+    with pytest.raises(UserError, match=r"splits\.bed: line 1: chrI:0-4001 extends beyond the contig \(0-4000\)"):
         build(tmp_path / "set", [fasta], splits_bed=bed)
     with pytest.raises(UserError, match="not a shard set"):
         ShardSet.open(tmp_path / "set")
@@ -155,9 +155,9 @@ def test_a_bed_file_that_does_not_fit_the_contigs_leaves_nothing_that_looks_fini
 
 def test_folders_in_place_of_input_files_are_named(tmp_path, fasta):
     (tmp_path / "inner").mkdir()
-    with pytest.raises(UserError, match="inner: a folder, not a file; name a file"):
+    with pytest.raises(UserError, match="inner: a folder, not a file; choose a file"):
         build(tmp_path / "set", [tmp_path / "inner"])
-    with pytest.raises(UserError, match="inner: a folder, not a file; name a file"):
+    with pytest.raises(UserError, match="inner: a folder, not a file; choose a file"):
         build(tmp_path / "set", [fasta], splits_bed=tmp_path / "inner")
 
 
@@ -166,7 +166,7 @@ def test_input_that_may_not_be_read_is_named(tmp_path, fasta, monkeypatch, name)
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t4000\ttrain\n")
     forbid(monkeypatch, name)
-    with pytest.raises(UserError, match=f"{name}: no permission to read it; change its mode or its owner"):
+    with pytest.raises(UserError, match=f"{name}: no permission to read it; change its mode or owner"):
         build(tmp_path / "set", [fasta], splits_bed=bed)
 
 
@@ -186,7 +186,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_split_without_any_base_is_refused(tmp_path):
     path = tmp_path / "n.fa"
     path.write_text(">a\nACGT\n>b\nNNNNRY\n")
-    with pytest.raises(UserError, match=r"split 'valid': it holds no A, C, G or T, so no window is left"):
+    with pytest.raises(UserError, match=r"split 'valid': no A, C, G or T; choose other contigs"):
         build(tmp_path / "set", [path], contig_splits={"valid": ["b"]})
 
 
@@ -246,7 +246,7 @@ def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
     (tmp_path / "set").mkdir()
     descriptor = os.open(tmp_path / "set", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another build is writing here"):
+    with pytest.raises(UserError, match="another build writes to it"):
         build(tmp_path / "set", [fasta])
     os.close(descriptor)
     assert build(tmp_path / "set", [fasta])[1]
@@ -292,18 +292,18 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
     assert len(shards.text("chrI", 0, 4000)) == 4000
     assert "excluded" in capsys.readouterr().out
     assert call(main, arguments) == 0
-    with pytest.raises(UserError, match="holds a set with other splits, exclude"):
+    with pytest.raises(UserError, match="holds a shard set with different splits, exclude"):
         call(main, [*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
 
 
 def test_a_split_that_is_excluded_altogether_is_refused(tmp_path, fasta):
     (tmp_path / "loci.bed").write_text("chrII\t0\t800\n")
-    with pytest.raises(UserError, match="split 'valid': it holds no A, C, G or T"):
+    with pytest.raises(UserError, match="split 'valid': no A, C, G or T"):
         build(tmp_path / "set", [fasta], contig_splits={"valid": ["chrII"]}, exclude=[tmp_path / "loci.bed"])
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, fasta, monkeypatch):
-    monkeypatch.setattr(sharding.progress, "_LINE_EVERY", 0.0)
+    monkeypatch.setattr(sharding.progress, "_LINE_SECONDS", 0.0)
     said = io.StringIO()
     build(tmp_path / "set", [fasta], console=Console(file=said))
     assert re.search(r"packed 100% of the input, \d+ Mb/s", said.getvalue())

@@ -107,12 +107,12 @@ def test_a_split_comes_as_its_intervals(small, capfd):
         (["chrI:0-4"], "region chrI:0-4: chrI has 14 bases; write first-last from 1 to 14"),
         (["chrI:4-15"], "write first-last from 1 to 14"),
         (["chrI:5-4"], "write first-last from 1 to 14"),
-        (["--split", "test"], "--split test: not in the set; it holds train, valid"),
+        (["--split", "test"], "--split test: not in the set; use one of train, valid"),
         (["--species", "yeast"], "--species yeast: not in the set"),
         (["--width", "0"], "--width.*greater than or equal to 1"),
-        (["--out", "absent/x.fa"], "there is no folder absent; make it"),
-        (["--out", "."], r"\.: is there, and is no file"),
-        (["--out", "/dev/null"], "/dev/null: is there, and is no file"),
+        (["--out", "absent/x.fa"], "no folder absent; create it"),
+        (["--out", "."], r"\.: exists and is not a file"),
+        (["--out", "/dev/null"], "/dev/null: exists and is not a file"),
     ],
 )
 def test_mistakes_are_told(small, arguments, message):

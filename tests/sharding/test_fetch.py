@@ -330,10 +330,13 @@ def test_a_fault_among_many_stops_all_and_the_next_run_goes_on(server, assemblie
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("https://example.org/genomes/all/GCF_000000001.1_A_genomic.fna.gz", "is no assembly at"),
-        (f"{NCBI}/genomes/../../GCF_000000001.1_A_genomic.fna.gz", "is no assembly at"),
-        (f"{NCBI}/genomes/all/evil.sh", "is no assembly at"),
-        (f"{NCBI}/genomes/all/GCF/000/000/002/GCF_000000002.1_ASM2v1/GCF_000000002.1_ASM2v1_genomic.fna.gz", "twice"),
+        ("https://example.org/genomes/all/GCF_000000001.1_A_genomic.fna.gz", "is not an assembly at"),
+        (f"{NCBI}/genomes/../../GCF_000000001.1_A_genomic.fna.gz", "is not an assembly at"),
+        (f"{NCBI}/genomes/all/evil.sh", "is not an assembly at"),
+        (
+            f"{NCBI}/genomes/all/GCF/000/000/002/GCF_000000002.1_ASM2v1/GCF_000000002.1_ASM2v1_genomic.fna.gz",
+            "listed twice",
+        ),
     ],
 )
 def test_a_strange_list_of_assemblies_is_refused(assemblies, line, text):
@@ -343,16 +346,16 @@ def test_a_strange_list_of_assemblies_is_refused(assemblies, line, text):
         registry.parse_assemblies(registry["multispecies"], "\n".join(lines))
 
 
-def test_the_list_tells_size_licence_and_host(capsys):
+def test_the_list_tells_size_license_and_host(capsys):
     assert call(main, ["--list"]) == 0
     said = capsys.readouterr().out
     for name in ("hg38", "hs1", "mm39", "mm10", "dm6", "ce11", "sacCer3", "ecoli", "multispecies"):
         assert f"\n{name} " in f"\n{said}"
-    assert "licence: " in said and "hgdownload.soe.ucsc.edu" in said and "0.98 GB" in said
+    assert "license: " in said and "hgdownload.soe.ucsc.edu" in said and "0.98 GB" in said
 
 
 def test_unknown_names_and_mirrors_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"hg19: no published set of that name; there are hg38, hs1"):
+    with pytest.raises(UserError, match=r"hg19: no such published set; use one of hg38, hs1"):
         call(main, ["hg19", "--out", str(tmp_path)])
     with pytest.raises(UserError, match="not a mirror; write PUBLISHER=URL with one of ucsc, google"):
         call(main, ["--list", "--mirror", "ensembl=http://x"])

@@ -76,7 +76,7 @@ def test_ray_gives_the_same_bytes(tmp_path, genomes, unbroken):
     build(tmp_path / "set", genomes, workers=2, ray="", **SMALL)
     assert files(tmp_path / "set") == unbroken
     genomes[2].write_text(">x\nMKLV\n")
-    with pytest.raises(UserError, match="line 2: 'L' is no nucleotide code"):
+    with pytest.raises(UserError, match="line 2: 'L' is not a nucleotide code"):
         build(tmp_path / "bad", genomes, workers=2, ray="", **SMALL)
 
 
@@ -241,7 +241,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, genomes, mo
         return pack(*arguments)
 
     monkeypatch.setattr(sharding.parts, "_pack", packing)
-    with pytest.raises(UserError, match=r"a\.fa: was changed while it was read"):
+    with pytest.raises(UserError, match=r"a\.fa: changed while it was read"):
         build(tmp_path / "set", genomes, **SMALL)
 
 

@@ -8,7 +8,7 @@ from ldarnet.errors import UserError
 from ldarnet.genome.intervals import intersect, total_bases
 from sharding.splits import (
     parse_contig_splits,
-    parse_hash_shares,
+    parse_hash_fractions,
     read_splits_bed,
     splits_by_contig,
     splits_by_hash,
@@ -40,13 +40,13 @@ def test_contigs_in_no_named_split_are_for_training():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["valid"], "not a split; write it as NAME=CONTIG,CONTIG"),
+        (["valid"], "not a split; write NAME=CONTIG,CONTIG"),
         (["valid="], "not a split"),
         (["=a"], "not a split"),
         (["v=a", "v=b"], "split 'v' is given twice"),
-        (["v=a", "w=b,a"], "contig 'a' is in split 'v' already"),
+        (["v=a", "w=b,a"], "contig 'a' is already in split 'v'"),
         (["v=a,x"], "no contig 'x'; use one of a, b, c"),
-        (["v=a,b,c"], "nothing is left for 'train'"),
+        (["v=a,b,c"], "no contig is left for 'train'"),
     ],
 )
 def test_bad_contig_splits_are_refused(options, message):
@@ -73,7 +73,7 @@ def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
         ("a\t0\t10\n", "line 1: not a BED line"),
         ("a\t0\tten\ttrain\n", "line 1: not a BED line"),
         ("a\t0\t10\ttrain\nz\t0\t10\ttrain\n", "line 2: no contig 'z'; use one of a, b, c"),
-        ("a\t0\t101\ttrain\n", "line 1: a:0-101 is not within the contig's 0-100"),
+        ("a\t0\t101\ttrain\n", "line 1: a:0-101 extends beyond the contig \\(0-100\\)"),
         ("a\t10\t10\ttrain\n", "line 1: a:10-10 is empty"),
         ("a\t-1\t10\ttrain\n", "line 1: not a BED line"),
         ("a\t0\t10\ttrain\n\na\t9\t20\tvalid\n", "line 3: split 'valid' overlaps split 'train' of line 1"),
@@ -143,21 +143,21 @@ def test_the_tiles_of_a_contig_do_not_depend_on_what_else_is_there():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["valid"], "not a share"),
-        (["valid=0"], "not a share"),
-        (["valid=x"], "not a share"),
+        (["valid"], "not a fraction"),
+        (["valid=0"], "not a fraction"),
+        (["valid=x"], "not a fraction"),
         (["valid=0.1,valid=0.2"], "name each split once"),
         (["train=0.1"], "leave the rest to 'train'"),
-        (["valid=0.5", "test=0.5"], "the shares come to 1; leave some to 'train'"),
+        (["valid=0.5", "test=0.5"], "the fractions sum to 1; leave some to 'train'"),
     ],
 )
 def test_bad_hash_shares_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        parse_hash_shares(options)
+        parse_hash_fractions(options)
 
 
 def test_a_split_that_no_tile_falls_to_is_refused():
-    with pytest.raises(UserError, match=r"of 6 tiles of 10,000,000 .* \(such as --hash-tile 131072\)"):
+    with pytest.raises(UserError, match=r"none of 6 tiles of 10,000,000 .* \(such as --hash-tile 131072\)"):
         splits_by_hash({"valid": 0.05}, 10_000_000, 0, contigs_of([*"abcdef"], [10_000_000] * 6, [0] * 6))
 
 
@@ -167,7 +167,7 @@ def test_contigs_of_several_species_are_named_in_full_where_they_must():
     assert as_lists(splits_by_contig(wanted, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
     with pytest.raises(UserError, match="'a' is in several species; use one of s0/a, s1/a"):
         splits_by_contig({"valid": ["a"]}, contigs)
-    with pytest.raises(UserError, match="contig 'b' is in split 'valid' already"):
+    with pytest.raises(UserError, match="contig 'b' is already in split 'valid'"):
         splits_by_contig({"valid": ["s0/b"], "test": ["b"]}, contigs)
 
 
@@ -179,9 +179,9 @@ def test_whole_species_and_lists_of_names_make_a_split(tmp_path):
         "train": [[3, 0, 40]],
         "valid": [[0, 0, 10], [1, 0, 20], [2, 0, 30]],
     }
-    with pytest.raises(UserError, match="no species 's7' in the input; it holds s0, s1, s2"):
+    with pytest.raises(UserError, match="no species 's7' in the input; use one of s0, s1, s2"):
         splits_by_contig({"valid": ["s7/"]}, contigs)
-    with pytest.raises(UserError, match="'s0/' is in split 'test' already"):
+    with pytest.raises(UserError, match="'s0/' is already in split 'test'"):
         splits_by_contig({"test": ["b"], "valid": ["s0/"]}, contigs)
     with pytest.raises(UserError, match=r"absent\.txt: no such file"):
         parse_contig_splits([f"valid=@{tmp_path / 'absent.txt'}"])

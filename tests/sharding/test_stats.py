@@ -143,7 +143,7 @@ def test_tables_and_plots_are_written(three, tmp_path, capsys):
 def test_without_a_folder_nothing_is_written(three, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert call(main, [str(three), "--workers", "1"]) == 0
-    assert "Splits of each species" in capsys.readouterr().out
+    assert "Splits by species" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -161,7 +161,7 @@ def test_mistakes_and_damage_are_told(three, tmp_path):
     with pytest.raises(UserError, match=r"--workers.*greater than or equal to 1"):
         call(main, [str(three), "--workers", "0"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: a file, not a folder; name another --out"):
+    with pytest.raises(UserError, match="file: a file, not a folder; choose another --out"):
         call(main, [str(three), "--workers", "1", "--out", str(tmp_path / "file")])
     shard = next(three.glob("shard-*.tar"))
     content = bytearray(shard.read_bytes())
