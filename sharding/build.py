@@ -68,7 +68,7 @@ def build(
         shard_size: shard length in bases; a part of a source ends with the first contig end after as many.
         workers: processes; by default, the number of cores, but no more than sources.
         ray: address of a Ray cluster to use instead of processes; "" starts a local one.
-        console: where progress is shown; nowhere by default.
+        console: where progress is shown; by default, not at all.
 
     Returns:
         The index, and whether anything was built.

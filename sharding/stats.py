@@ -64,13 +64,13 @@ def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
     for number, name in enumerate(index.species):
         own = lengths[of_species == number]
         species[name or _WHOLE] = {
-            **_letters(counts.letters[number].sum(axis=0)),
+            **_composition(counts.letters[number].sum(axis=0)),
             "contigs": len(own),
             "longest": int(own.max()),
             "n50": n50(own),
             "bits_per_base": 8 * float(block_bytes[number]) / float(own.sum()),
             "splits": {
-                split: _letters(row) for split, row in zip(names, counts.letters[number], strict=True) if row.any()
+                split: _composition(row) for split, row in zip(names, counts.letters[number], strict=True) if row.any()
             },
             f"gc_of_{GC_WINDOW}_base_windows": counts.gc[number].tolist(),
         }
@@ -78,7 +78,7 @@ def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
         "fingerprint": shards.fingerprint,
         "tool": index.tool,
         "total": {
-            **_letters(counts.letters.sum(axis=(0, 1))),
+            **_composition(counts.letters.sum(axis=(0, 1))),
             "species": len(index.species),
             "contigs": len(lengths),
             "longest": int(lengths.max()),
@@ -89,7 +89,7 @@ def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
             "bits_per_base": 8 * size / int(lengths.sum()),
         },
         "splits": {
-            name: {**_letters(row), "intervals": len(index.splits.get(name, ()))}
+            name: {**_composition(row), "intervals": len(index.splits.get(name, ()))}
             for name, row in zip(names, counts.letters.sum(axis=0), strict=True)
             if row.any()
         },
@@ -152,7 +152,7 @@ def short(bases: int) -> str:
     return f"{bases} b"
 
 
-def _letters(row: np.ndarray) -> dict[str, Any]:
+def _composition(row: np.ndarray) -> dict[str, Any]:
     letters = dict(zip(KINDS, row.tolist(), strict=True))
     masked = letters.pop("masked")
     bases, known = sum(letters.values()), sum(letters[base] for base in "ACGT")

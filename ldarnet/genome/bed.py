@@ -62,8 +62,8 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
 
 def _parse(place: str, line: str, number: int, name: str | None, delimiter: str | None) -> BedInterval:
     fields = [field.strip() for field in line.split(delimiter)]
-    wanted = 3 if name is None else 4
-    if len(fields) < wanted or not all(fields[:wanted]) or not (fields[1].isdecimal() and fields[2].isdecimal()):
+    required = 3 if name is None else 4
+    if len(fields) < required or not all(fields[:required]) or not (fields[1].isdecimal() and fields[2].isdecimal()):
         raise UserError(f"{place}: not a BED line; write {_columns(name)}, separated by tabs")
     interval = BedInterval(fields[0], int(fields[1]), int(fields[2]), number, "" if name is None else fields[3])
     if interval.start >= interval.end:

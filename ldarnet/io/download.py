@@ -198,7 +198,7 @@ def read_text(url: str, retry: Retry) -> str:
 
 
 def download(url: str, part: Path, retry: Retry, report: Report) -> None:
-    """Download all of ``url`` to ``part``; what ``part`` holds already is kept and the rest is requested.
+    """Download all of ``url`` to ``part``; resume if ``part`` exists.
 
     Earlier data are used only if the server confirms (``If-Range``) that the file has not changed since. URL, validator
     and size are kept beside ``part``, in a file with ``.json`` appended to its name.
@@ -244,7 +244,7 @@ def _state_path(part: Path) -> Path:
 
 
 def _read_state(url: str, part: Path) -> dict[str, Any]:
-    """What was noted when a part was begun; empty for a part of another URL."""
+    """URL, validator and size noted at the start of a part; empty for a part of another URL."""
     try:
         state = json.loads(_state_path(part).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

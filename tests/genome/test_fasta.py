@@ -44,7 +44,7 @@ records = st.lists(
     st.sampled_from(["", "\n"]),
     st.integers(1, 30),
 )
-def test_contigs_come_out_whatever_the_lines_and_pieces(tmp_path, parts, end, last_end, before, piece):
+def test_contigs_do_not_depend_on_line_lengths_and_pieces(tmp_path, parts, end, last_end, before, piece):
     text = before + "".join(f">{name}{comment}{end}{end.join(lines)}{end}" for name, comment, lines in parts)
     path = tmp_path / "x.fa"
     path.write_bytes((text if last_end else text.rstrip()).encode())
@@ -108,7 +108,7 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("piece", [3, 2**20])
-def test_bad_input_is_one_line_with_file_place_and_remedy(tmp_path, case, piece):
+def test_bad_input_is_reported_with_file_line_and_hint(tmp_path, case, piece):
     content, message = BAD[case]
     path = tmp_path / "bad.fa"
     path.write_bytes(content)
@@ -125,7 +125,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
         list(read_fasta(tmp_path))
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_named(tmp_path, monkeypatch):
     (tmp_path / "x.fa").write_bytes(TEXT)
 
     def refuse(*_, **__):

@@ -29,7 +29,7 @@ def is_sorted_and_disjoint(rows: np.ndarray) -> bool:
 
 
 @given(intervals)
-def test_merged_intervals_hold_the_same_bases_and_do_not_touch(rows):
+def test_merged_intervals_cover_the_same_bases_and_do_not_touch(rows):
     merged = merge(rows)
     assert held(merged) == held(rows)
     assert is_sorted_and_disjoint(merged)
@@ -39,7 +39,7 @@ def test_merged_intervals_hold_the_same_bases_and_do_not_touch(rows):
 
 
 @given(intervals, intervals)
-def test_intersection_and_difference_are_those_of_the_bases(rows, others):
+def test_intersection_and_difference_equal_those_of_base_sets(rows, others):
     rows, others = merge(rows), merge(others)
     both, left = intersect(rows, others), subtract(rows, others, LENGTHS)
     assert held(both) == held(rows) & held(others)

@@ -1,4 +1,4 @@
-"""Input of every kind: species, tables of genomes, .2bit files, servers."""
+"""Sequence sources: species, genome tables, .2bit files, servers."""
 
 import gzip
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_2bit_file_gives_the_shards_of_its_fasta(tmp_path_factory, texts, bloc
     assert ShardSet.open(tmp_path / "x_2bit").text("c0", 0, len(texts[0])) == texts[0]
 
 
-def test_another_program_reads_the_2bit_files_of_these_tests_alike(tmp_path):
+def test_py2bit_reads_the_2bit_files_of_these_tests(tmp_path):
     py2bit = pytest.importorskip("py2bit")
     contigs = {"a": "ACGTNNNacgtRn".replace("R", "G").upper(), "b": "aaCCgg" * 99 + "N"}
     write_2bit(tmp_path / "x.2bit", contigs)
@@ -98,7 +98,7 @@ def test_another_program_reads_the_2bit_files_of_these_tests_alike(tmp_path):
     assert {name: theirs.sequence(name) for name in theirs.chroms()} == contigs
 
 
-def test_parts_of_a_2bit_file_may_be_packed_by_several_workers(tmp_path):
+def test_a_2bit_file_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
     random = np.random.default_rng(0)
     contigs = {f"c{number}": "".join(random.choice(list("ACGTacgtNn"), 900)) for number in range(20)}
     write_2bit(tmp_path / "x.2bit", contigs)
@@ -120,7 +120,7 @@ def test_a_damaged_2bit_file_is_named(tmp_path, workers):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server, and the folder that it serves: one genome in three forms, larger than what is asked for at a time."""
+    """A server of one genome in three formats, larger than one request."""
     monkeypatch.setattr(
         ldarnet.genome.sources, "REMOTE_RETRY", Retry(first_wait=0.01, max_wait=0.05, max_total=2.0, timeout=5.0)
     )
@@ -141,7 +141,7 @@ def served(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["x.fa", "x.fa.gz", "x.2bit"])
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_url_gives_what_its_file_gives(tmp_path, served, name, ranges):
+def test_a_url_gives_the_same_shards_as_the_file(tmp_path, served, name, ranges):
     if not ranges:
         served.faults.append(faults.ignore_range)
     options = {"block": 2**20, "shard_size": 3_000_000, "workers": 2}
@@ -152,7 +152,7 @@ def test_a_url_gives_what_its_file_gives(tmp_path, served, name, ranges):
 
 
 def cut_after(count: int):
-    """Send no more than so many bytes of what was promised."""
+    """Send fewer bytes than Content-Length."""
 
     def fault(handler):
         write = handler.wfile.write
@@ -174,7 +174,7 @@ def cut_after(count: int):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_connection_that_breaks_is_taken_up_again(tmp_path, served, ranges):
+def test_a_lost_connection_resumes(tmp_path, served, ranges):
     if not ranges:
         served.faults.append(faults.ignore_range)
     build(tmp_path / "local", [served.folder / "x.fa"])
@@ -192,21 +192,21 @@ def test_a_connection_that_breaks_is_taken_up_again(tmp_path, served, ranges):
         (faults.status(500), r"failed after \d+ attempts"),
     ],
 )
-def test_a_server_that_does_not_give_it_is_named(tmp_path, served, fault, message):
+def test_server_errors_are_reported_with_the_url(tmp_path, served, fault, message):
     served.faults.append(fault)
     with pytest.raises(UserError, match=rf"{served.url}/x\.fa\.gz: {message}"):
         build(tmp_path / "set", [SequenceSource(f"{served.url}/x.fa.gz")])
     assert not (tmp_path / "set").exists()
 
 
-def test_a_server_that_goes_away_is_told_and_what_is_packed_is_kept(tmp_path, served):
+def test_a_server_failure_is_reported_and_packed_parts_are_kept(tmp_path, served):
     source, options = SequenceSource(f"{served.url}/x.fa"), {"shard_size": 1_500_000}
-    asked = 0
+    requested = 0
 
     def die(handler):
-        nonlocal asked
-        asked += handler.command == "GET"
-        return asked > 1 and faults.status(503)(handler)
+        nonlocal requested
+        requested += handler.command == "GET"
+        return requested > 1 and faults.status(503)(handler)
 
     served.faults.append(die)
     with pytest.raises(UserError, match=r"x\.fa: failed after \d+ attempts"):
@@ -220,6 +220,6 @@ def test_a_server_that_goes_away_is_told_and_what_is_packed_is_kept(tmp_path, se
     assert files(tmp_path / "set") == files(tmp_path / "local")
 
 
-def test_an_address_that_means_nothing_is_named(tmp_path):
+def test_an_invalid_url_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"zzz://host/x\.fa: .*zzz"):
         build(tmp_path / "set", [SequenceSource("zzz://host/x.fa")])

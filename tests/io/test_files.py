@@ -33,7 +33,7 @@ def fail_half_way(final):
         raise RuntimeError
 
 
-def test_a_failure_leaves_what_was_there(tmp_path):
+def test_a_failure_keeps_the_old_file(tmp_path):
     final = tmp_path / "out.bin"
     final.write_bytes(b"old")
     with pytest.raises(RuntimeError):
@@ -41,9 +41,9 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
 
 
-def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(UserError, match="a folder, not a file; choose a file"), atomic_path(tmp_path):
-        pytest.fail("begun")
+        pytest.fail("the block must not run")
     assert not list(tmp_path.iterdir())
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
 
@@ -56,13 +56,13 @@ def test_a_folder_is_not_replaced_and_the_work_not_begun(tmp_path):
         (errno.EROFS, r"cannot write .*out\.bin \(Read-only file system\); choose a folder"),
     ],
 )
-def test_what_a_user_can_mend_is_said_in_one_line(tmp_path, number, message):
+def test_fixable_write_errors_are_one_line(tmp_path, number, message):
     with pytest.raises(UserError, match=message), atomic_path(tmp_path / "out.bin"):
         raise OSError(number, os.strerror(number))
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_converted(tmp_path):
     with pytest.raises(OSError, match="Input/output"), space_errors(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -76,13 +76,13 @@ def test_other_errors_stay_what_they_are(tmp_path):
         (errno.EIO, TransientError, r"in\.fa: cannot be read \(Input/output error\); check the path and the disk"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path, number, kind, message):
+def test_read_errors_are_one_line(tmp_path, number, kind, message):
     with pytest.raises(kind, match=message) as raised, read_errors(tmp_path / "in.fa"):
         raise OSError(number, os.strerror(number))
     assert type(raised.value) is kind
 
 
-def test_only_a_plain_file_has_a_size(tmp_path):
+def test_file_size_accepts_only_regular_files(tmp_path):
     (tmp_path / "x").write_bytes(b"123")
     os.mkfifo(tmp_path / "pipe")
     assert file_size(tmp_path / "x") == 3

@@ -35,7 +35,7 @@ def test_closing_twice_closes_no_other_file(tmp_path):
     os.close(other)
 
 
-def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+def test_a_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

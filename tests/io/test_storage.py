@@ -47,7 +47,7 @@ def remote(server):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 6000), st.integers(0, 6000))
-def test_a_file_is_read_in_ranges_and_ends_where_it_ends(tmp_path_factory, start, size):
+def test_ranges_are_read_and_end_with_the_file(tmp_path_factory, start, size):
     folder = tmp_path_factory.mktemp("folder")
     (folder / "a.tar").write_bytes(CONTENT)
     storage = storage_at(folder)
@@ -55,7 +55,7 @@ def test_a_file_is_read_in_ranges_and_ends_where_it_ends(tmp_path_factory, start
     assert (storage.size("a.tar"), storage.read_all("a.tar")) == (len(CONTENT), CONTENT)
 
 
-def test_files_stay_open_but_few_of_them_and_none_is_pickled(tmp_path):
+def test_a_bounded_number_of_files_stays_open_and_none_is_pickled(tmp_path):
     storage = storage_at(f"file://{tmp_path}")
     for number in range(2 * MAX_OPEN):
         (tmp_path / f"{number}.tar").write_bytes(b"%d" % number)
@@ -68,7 +68,7 @@ def test_files_stay_open_but_few_of_them_and_none_is_pickled(tmp_path):
     assert pickle.loads(pickle.dumps(storage)).read("7.tar", 0, 9) == b"7"
 
 
-def test_a_file_that_was_replaced_is_found_once_the_old_one_is_forgotten(tmp_path):
+def test_a_replaced_file_is_reopened_after_forget(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"old")
     storage = storage_at(tmp_path)
     assert storage.read("a.tar", 0, 9) == b"old"
@@ -78,7 +78,7 @@ def test_a_file_that_was_replaced_is_found_once_the_old_one_is_forgotten(tmp_pat
     assert storage.read("a.tar", 0, 9) == b"new"
 
 
-def test_what_is_missing_is_damage_and_what_may_not_be_read_is_not(tmp_path, monkeypatch):
+def test_a_missing_file_is_damage_and_a_missing_permission_is_not(tmp_path, monkeypatch):
     storage = storage_at(tmp_path)
     for read in (lambda: storage.read("a.tar", 0, 1), lambda: storage.read_all("a.tar"), lambda: storage.size("a.tar")):
         with pytest.raises(MissingError, match=r"a\.tar: missing; copy .* again, or delete it and rebuild it"):
@@ -96,7 +96,7 @@ def test_what_is_missing_is_damage_and_what_may_not_be_read_is_not(tmp_path, mon
 # A server
 
 
-def test_ranges_and_whole_files_of_a_server(server, remote):
+def test_ranges_and_whole_files_are_read_from_a_server(server, remote):
     assert remote.read("a.tar", 100, 300) == CONTENT[100:300]
     assert remote.read_all("a.tar") == CONTENT
     assert remote.size("a.tar") == len(CONTENT)
@@ -116,18 +116,20 @@ PASSING = {
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_faults_that_pass_are_sat_out(server, fault, caplog):
+def test_transient_faults_are_retried(server, fault, caplog):
     server.faults = [times(2, fault)]
     storage = storage_at(server.url, Retry(first_wait=0.001, max_wait=0.002, max_total=20, timeout=0.3))
     assert storage.read("a.tar", 1000, 1200) == CONTENT[1000:1200]
     assert len(server.requests) == 3
-    told = [record.message.split(" failed")[0] for record in caplog.records]
+    attempts_logged = [record.message.split(" failed")[0] for record in caplog.records]
     attempts = 1 if fault is faults.hang_up else 2  # the HTTP library tries a lost connection again by itself
-    assert told == [f"{server.url}/a.tar (bytes 1000-1200): attempt {number + 1}" for number in range(attempts)]
+    assert attempts_logged == [
+        f"{server.url}/a.tar (bytes 1000-1200): attempt {number + 1}" for number in range(attempts)
+    ]
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_fault_that_stays_ends_with_address_attempts_and_cause(server, remote, fault):
+def test_a_permanent_fault_is_reported_with_url_attempts_and_cause(server, remote, fault):
     server.faults = [fault]
     began = time.monotonic()
     if fault is faults.end_early:
@@ -143,7 +145,7 @@ def test_a_fault_that_stays_ends_with_address_attempts_and_cause(server, remote,
     assert len(server.requests) > 1
 
 
-def test_a_server_that_is_not_there(tmp_path):
+def test_an_unreachable_server_is_reported(tmp_path):
     server = RangeServer(tmp_path)
     server.close()
     with pytest.raises(UserError, match=r"failed after \d+ attempts .* check the network and the server"):
@@ -160,7 +162,7 @@ def test_a_server_that_is_not_there(tmp_path):
         (400, UserError, "cannot be read .*400.*; check the address"),
     ],
 )
-def test_what_trying_again_cannot_mend_is_told_at_once(server, remote, code, kind, message):
+def test_final_errors_are_not_retried(server, remote, code, kind, message):
     server.faults = [faults.status(code)]
     for read in (lambda: remote.read("a.tar", 10, 20), lambda: remote.read_all("a.tar")):
         with pytest.raises(UserError, match=message) as refused:
@@ -169,7 +171,7 @@ def test_what_trying_again_cannot_mend_is_told_at_once(server, remote, code, kin
     assert len(server.requests) == 2
 
 
-def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_file(server, remote):
+def test_a_server_without_range_support_is_refused_before_it_sends_the_file(server, remote):
     server.faults = [faults.ignore_range]
     with pytest.raises(UserError, match="the server does not support range requests"):
         remote.read("a.tar", 1000, 1200)
@@ -177,7 +179,7 @@ def test_a_server_that_ignores_ranges_is_refused_before_it_sends_the_file(server
     assert len(server.requests) == 2
 
 
-def test_addresses_that_nobody_knows_are_refused():
+def test_unknown_protocols_are_refused():
     with pytest.raises(UserError, match=r"cannot be read .*Protocol not known: nowhere"):
         storage_at("nowhere://set", QUICK).read("a.tar", 0, 1)
 
@@ -209,7 +211,7 @@ def held(folder):
     return sum(path.stat().st_size for path in folder.glob("frames/??/*"))
 
 
-def test_frames_are_kept_and_the_longest_unused_make_room(tmp_path):
+def test_least_recently_used_frames_are_evicted(tmp_path):
     cache = DiskCache(tmp_path, 10_000)
     for number in range(10):
         cache.put(*frame(number))
@@ -224,7 +226,7 @@ def test_frames_are_kept_and_the_longest_unused_make_room(tmp_path):
     assert not cache.put(*frame(11, 20_000))
 
 
-def test_a_damaged_frame_is_forgotten(tmp_path):
+def test_a_damaged_frame_is_removed(tmp_path):
     cache, (digest, content) = DiskCache(tmp_path, 10_000), frame(1)
     for damage in (content[:-1], content[:-1] + b"x", b""):
         cache.put(digest, content)
@@ -233,7 +235,7 @@ def test_a_damaged_frame_is_forgotten(tmp_path):
         assert digest not in cache
 
 
-def test_a_damaged_count_is_set_right(tmp_path):
+def test_a_damaged_count_is_corrected(tmp_path):
     cache = DiskCache(tmp_path, 3000)
     cache.put(*frame(0))
     for text in (b"", b"many", b"-7\n", b"99999999"):
@@ -251,7 +253,7 @@ def put_many(folder, seed):
         assert cache.get(digest) in (None, content)
 
 
-def test_processes_share_one_folder_and_its_bound(tmp_path):
+def test_processes_share_one_cache_and_its_limit(tmp_path):
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=put_many, args=(tmp_path, seed)) for seed in range(4)]
     for writer in writers:
@@ -272,7 +274,7 @@ def put_without_end(folder):
         cache.put(*frame(number, 40_000))
 
 
-def test_a_writer_may_be_killed_at_any_time(tmp_path):
+def test_a_killed_writer_leaves_a_valid_cache(tmp_path):
     for _ in range(5):
         writer = multiprocessing.get_context("fork").Process(target=put_without_end, args=(tmp_path,))
         writer.start()
@@ -317,7 +319,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_is_told_once_and_reading_goes_on(small_disk, caplog):
+def test_a_full_disk_is_reported_once_and_reading_continues(small_disk, caplog):
     cache = DiskCache(small_disk, 10**6)
     with caplog.at_level(logging.WARNING):
         kept = [cache.put(*frame(number, 10_000)) for number in range(10)]
@@ -328,7 +330,7 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(small_disk, caplog):
     assert not list(small_disk.glob("frames/??/.*"))
 
 
-def test_a_set_is_read_with_a_full_disk_under_its_cache(make_set, small_disk, caplog):
+def test_a_set_is_read_although_the_cache_disk_is_full(make_set, small_disk, caplog):
     local = make_set({"a": "ACGTTTGA" * 100}, block=100)
     server = RangeServer(local.folder)
     with contextlib.suppress(OSError):
@@ -342,7 +344,7 @@ def test_a_set_is_read_with_a_full_disk_under_its_cache(make_set, small_disk, ca
     assert "disk cache disabled" in caplog.text
 
 
-def test_a_folder_that_cannot_be_made_is_told_once(tmp_path, caplog):
+def test_an_unusable_cache_folder_is_reported_once(tmp_path, caplog):
     (tmp_path / "file").touch()
     cache = DiskCache(tmp_path / "file" / "cache", 10**6)
     assert not cache.put(*frame(0)) and not cache.put(*frame(1))
@@ -358,7 +360,7 @@ def test_frames_in_memory_are_bounded():
     assert cache.get(frame(9)[0]) == frame(9)[1]
 
 
-def test_where_the_cache_lies(tmp_path, monkeypatch):
+def test_default_cache_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / ".cache" / "ldarnet"

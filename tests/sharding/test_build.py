@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_bundled_genome_is_what_its_source_file_says(tmp_path, capsys):
+def test_the_bundled_genome_matches_its_source_file(tmp_path, capsys):
     assert call(main, ["--out", str(tmp_path / "set")]) == 0
     shards = ShardSet.open(tmp_path / "set")
     source = (BUNDLED_FASTA.parent / "SOURCE.md").read_text()
@@ -76,7 +76,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, fasta):
         assert {(member.mode, member.mtime, member.uid, member.uname) for member in members} == {(0o644, 0, 0, "")}
 
 
-def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fasta, capsys):
+def test_a_second_build_does_nothing_and_different_input_is_refused(tmp_path, fasta, capsys):
     arguments = ["--out", str(tmp_path / "set"), str(fasta), "--split", "valid=chrII"]
     assert call(main, arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
@@ -91,7 +91,7 @@ def test_a_second_build_does_nothing_and_another_input_is_refused(tmp_path, fast
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == before
 
 
-def test_a_set_that_lost_a_shard_is_not_called_built(tmp_path, fasta):
+def test_a_missing_shard_of_a_built_set_is_reported(tmp_path, fasta):
     build(tmp_path / "set", [fasta])
     (tmp_path / "set" / "shard-00000-0000-0000.tar").unlink()
     with pytest.raises(
@@ -120,7 +120,7 @@ def test_contig_names_must_differ_within_and_across_files(tmp_path, fasta):
         build(tmp_path / "set", [other])
 
 
-def test_bad_input_leaves_no_index_and_can_be_mended(tmp_path, fasta):
+def test_bad_input_leaves_no_index_and_can_be_fixed(tmp_path, fasta):
     good = fasta.read_text()
     fasta.write_text(good + ">p\nMKLV\n")
     with pytest.raises(UserError, match="protein"):
@@ -134,7 +134,7 @@ def test_bad_input_leaves_no_index_and_can_be_mended(tmp_path, fasta):
     assert sorted(files(tmp_path / "set")) == sorted(["index.json", *TABLES, "shard-00000-0000-0000.tar"])
 
 
-def test_a_mistake_within_the_bed_file_is_found_before_anything_is_read_or_written(tmp_path):
+def test_a_malformed_bed_file_is_reported_before_anything_is_written(tmp_path):
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t9\ttrain\nchrI\t5\t12\tvalid\n")
     with pytest.raises(UserError, match=r"splits\.bed: line 2: split 'valid' overlaps"):
@@ -142,7 +142,7 @@ def test_a_mistake_within_the_bed_file_is_found_before_anything_is_read_or_writt
     assert not (tmp_path / "set").exists()
 
 
-def test_a_bed_file_that_does_not_fit_the_contigs_leaves_nothing_that_looks_finished(tmp_path, fasta):
+def test_a_bed_file_that_does_not_fit_the_contigs_leaves_no_index(tmp_path, fasta):
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t4001\ttrain\n")
     with pytest.raises(UserError, match=r"splits\.bed: line 1: chrI:0-4001 extends beyond the contig \(0-4000\)"):
@@ -162,7 +162,7 @@ def test_folders_in_place_of_input_files_are_named(tmp_path, fasta):
 
 
 @pytest.mark.parametrize("name", ["genome.fa", "splits.bed"])
-def test_input_that_may_not_be_read_is_named(tmp_path, fasta, monkeypatch, name):
+def test_input_without_read_permission_is_named(tmp_path, fasta, monkeypatch, name):
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t4000\ttrain\n")
     forbid(monkeypatch, name)
@@ -171,7 +171,7 @@ def test_input_that_may_not_be_read_is_named(tmp_path, fasta, monkeypatch, name)
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let the operating system refuse to open files of this name; tests may run as a user it never refuses."""
+    """Make opening files of this name fail, as tests may run as a user with all permissions."""
     real_open = io.open
 
     def guarded(file, *args, **kwargs):
@@ -183,7 +183,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("io.open", guarded)
 
 
-def test_a_split_without_any_base_is_refused(tmp_path):
+def test_a_split_without_bases_is_refused(tmp_path):
     path = tmp_path / "n.fa"
     path.write_text(">a\nACGT\n>b\nNNNNRY\n")
     with pytest.raises(UserError, match=r"split 'valid': no A, C, G or T; choose other contigs"):
@@ -221,7 +221,7 @@ def tiny_disk(tmp_path: Path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_device_that_is_really_full(tiny_disk):
+def test_a_full_device_is_reported(tiny_disk):
     with pytest.raises(UserError, match=r"no space left on device while writing "):
         build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=300_000)
     kept = {path: path.stat().st_ino for path in (tiny_disk / "set").glob("*.tar")}
@@ -233,7 +233,7 @@ def test_a_device_that_is_really_full(tiny_disk):
     assert sum(ShardSet.open(tiny_disk / "set").contigs.values()) == 2_396_404
 
 
-def test_a_device_that_may_not_be_written_to(tiny_disk, fasta):
+def test_a_read_only_device_is_reported(tiny_disk, fasta):
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
     with pytest.raises(UserError, match=r"Read-only file system"):
         build(tiny_disk / "set", [fasta])
@@ -242,7 +242,7 @@ def test_a_device_that_may_not_be_written_to(tiny_disk, fasta):
         build(tiny_disk.parent / "link", [fasta])
 
 
-def test_a_folder_that_another_build_writes_to_is_refused(tmp_path, fasta):
+def test_a_folder_in_use_by_another_build_is_refused(tmp_path, fasta):
     (tmp_path / "set").mkdir()
     descriptor = os.open(tmp_path / "set", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -271,7 +271,7 @@ def test_the_address_of_a_ray_cluster_is_optional(tmp_path, monkeypatch, argumen
         call(main, ["--out", str(tmp_path / "set"), *arguments])
 
 
-def test_human_chromosome_20_takes_less_than_2_1_bits_a_base(tmp_path, shared):
+def test_human_chromosome_20_takes_less_than_2_1_bits_per_base(tmp_path, shared):
     source = shared / "data" / "genome_human_chr20_GRCh37" / "20.fa.gz"
     index, _ = build(tmp_path / "set", [source])
     size = sum(path.stat().st_size for path in (tmp_path / "set").iterdir())
@@ -296,13 +296,13 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
         call(main, [*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
 
 
-def test_a_split_that_is_excluded_altogether_is_refused(tmp_path, fasta):
+def test_a_completely_excluded_split_is_refused(tmp_path, fasta):
     (tmp_path / "loci.bed").write_text("chrII\t0\t800\n")
     with pytest.raises(UserError, match="split 'valid': no A, C, G or T"):
         build(tmp_path / "set", [fasta], contig_splits={"valid": ["chrII"]}, exclude=[tmp_path / "loci.bed"])
 
 
-def test_progress_is_told_in_lines_where_there_is_no_terminal(tmp_path, fasta, monkeypatch):
+def test_progress_is_printed_in_lines_without_a_terminal(tmp_path, fasta, monkeypatch):
     monkeypatch.setattr(sharding.progress, "_LINE_SECONDS", 0.0)
     said = io.StringIO()
     build(tmp_path / "set", [fasta], console=Console(file=said))

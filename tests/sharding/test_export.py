@@ -42,7 +42,7 @@ def small(tmp_path_factory) -> Path:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequences=st.lists(SEQUENCE, min_size=1, max_size=4), block=st.integers(1, 50), width=st.integers(1, 90))
-def test_what_was_built_comes_back_letter_by_letter(tmp_path_factory, sequences, block, width):
+def test_sequences_are_exported_exactly(tmp_path_factory, sequences, block, width):
     folder = tmp_path_factory.mktemp("property")
     named = {f"c{number}": sequence for number, sequence in enumerate(sequences)}
     # A set needs one base that can be learned.
@@ -58,7 +58,7 @@ def test_what_was_built_comes_back_letter_by_letter(tmp_path_factory, sequences,
     assert written.count("\n") == sum(1 + -(-len(sequence) // width) for sequence in named.values())
 
 
-def test_the_bundled_genome_comes_back_byte_by_byte(tmp_path):
+def test_the_bundled_genome_is_exported_exactly(tmp_path):
     build(tmp_path / "set", [BUNDLED_FASTA])
     assert call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "back.fa")]) == 0
     with zstandard.open(BUNDLED_FASTA, "rt") as file:
@@ -68,7 +68,7 @@ def test_the_bundled_genome_comes_back_byte_by_byte(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["fa", "fa.gz", "fa.zst"])
-def test_files_are_packed_by_their_names(small, tmp_path, suffix, capsys):
+def test_files_are_compressed_by_suffix(small, tmp_path, suffix, capsys):
     out = tmp_path / f"out.{suffix}"
     assert call(main, [str(small), "chrI", "--out", str(out)]) == 0
     content = out.read_bytes()
@@ -85,7 +85,7 @@ def said(capfd, small: Path, *arguments: str) -> str:
     return capfd.readouterr().out
 
 
-def test_regions_are_those_of_samtools(small, capfd):
+def test_regions_follow_samtools(small, capfd):
     assert said(capfd, small, "chrI:1-4") == ">chrI:1-4\nACGT\n"
     assert said(capfd, small, "chrI:9-", "chrII:2-2") == ">chrI:9-14\nacgtRY\n>chrII:2-2\nA\n"
     assert said(capfd, small, "chrI:13") == ">chrI:13-14\nRY\n"
@@ -94,7 +94,7 @@ def test_regions_are_those_of_samtools(small, capfd):
     assert parse(said(capfd, small, "chrII:0,029-0,063"))["chrII:29-63"] == ("GATTACAn" * 40)[28:63]
 
 
-def test_a_split_comes_as_its_intervals(small, capfd):
+def test_a_split_is_exported_as_its_intervals(small, capfd):
     assert said(capfd, small, "--split", "train") == ">chrI:1-4\nACGT\n>chrI:9-14\nacgtRY\n"
     assert parse(said(capfd, small, "--split", "valid", "--width", "7")) == {"chrII:1-300": ("GATTACAn" * 40)[:300]}
 
@@ -115,12 +115,12 @@ def test_a_split_comes_as_its_intervals(small, capfd):
         (["--out", "/dev/null"], "/dev/null: exists and is not a file"),
     ],
 )
-def test_mistakes_are_told(small, arguments, message):
+def test_bad_arguments_are_reported(small, arguments, message):
     with pytest.raises(UserError, match=message):
         call(main, [str(small), *arguments])
 
 
-def test_only_one_kind_of_choice(small):
+def test_selections_exclude_each_other(small):
     with pytest.raises(UserError, match="exclude each other"):
         call(main, [str(small), "chrI", "--split", "train"])
 
@@ -146,7 +146,7 @@ def _export_to(folder: Path, reading: int, writing: int) -> None:
         sys.exit(run(main, [str(folder)], name="export"))
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(tmp_path):
+def test_a_closed_pipe_ends_the_export_quietly(tmp_path):
     (tmp_path / "long.fa").write_text(">long\n" + "ACGT" * 500_000 + "\n")
     build(tmp_path / "set", [tmp_path / "long.fa"])
     here, there = os.pipe()
@@ -159,7 +159,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path):
     assert program.exitcode == 0
 
 
-def test_species_are_named_where_there_are_several(tmp_path, capfd):
+def test_contigs_of_several_species_are_exported_with_species(tmp_path, capfd):
     (tmp_path / "in.fa").write_text(">chr1\nACGT\n>chr2\nGG\n>plasmid\nTT\n")
     build(tmp_path / "set", [tmp_path / "in.fa"])
     index = Index.load(tmp_path / "set")

@@ -47,7 +47,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_fetched_checked_and_given_a_receipt(yeast, tmp_path, capsys):
+def test_a_file_is_downloaded_and_verified_with_a_receipt(yeast, tmp_path, capsys):
     out = tmp_path / "y and z"
     assert call(main, ["sacCer3", "--out", str(out), *(f"--mirror={mirror}" for mirror in yeast.mirrors)]) == 0
     assert names(out) == ["fetched.json", "sacCer3.fa.gz"]
@@ -63,14 +63,14 @@ def test_a_file_is_fetched_checked_and_given_a_receipt(yeast, tmp_path, capsys):
     assert f"ldarnet shard --out '{out}-shards' '{out}'/sacCer3.fa.gz --split" in said
 
 
-def test_what_is_there_is_not_fetched_again(yeast, tmp_path):
+def test_existing_files_are_not_downloaded_again(yeast, tmp_path):
     get(yeast, "sacCer3", tmp_path)
-    asked = len(yeast.asked)
+    count = len(yeast.requests)
     get(yeast, "sacCer3", tmp_path)
-    assert len(yeast.asked) == asked
+    assert len(yeast.requests) == count
 
 
-def test_files_of_the_user_are_left_alone(yeast, tmp_path):
+def test_files_of_the_user_are_kept(yeast, tmp_path):
     (tmp_path / "sacCer3.fa.gz").write_text("precious")
     with pytest.raises(
         UserError, match=r"sacCer3\.fa\.gz: exists but was not downloaded by this program; move it away"
@@ -79,7 +79,7 @@ def test_files_of_the_user_are_left_alone(yeast, tmp_path):
     assert (tmp_path / "sacCer3.fa.gz").read_text() == "precious"
 
 
-def test_a_file_without_a_list_of_checksums_is_told(server, tmp_path, capsys):
+def test_a_file_without_checksum_is_reported(server, tmp_path, capsys):
     server.add("ucsc/goldenPath/hg38/bigZips/hg38.fa.gz", CONTENT, "ucsc/goldenPath/hg38/bigZips/md5sum.txt")
     server.add("google/basenji_barnyard2/sequences_human.bed", b"chr1\t0\t131072\ttrain\n")
     build = get(server, "hg38", tmp_path)
@@ -90,22 +90,26 @@ def test_a_file_without_a_list_of_checksums_is_told(server, tmp_path, capsys):
     assert "hg38.fa.gz: 3,000,000 bytes, checked" in said
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(yeast, tmp_path):
+def test_a_lost_connection_resumes(yeast, tmp_path):
     yeast.breaks = 4
     get(yeast, "sacCer3", tmp_path)
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
-    assert [asked for path, asked in yeast.asked if path == YEAST][:3] == [None, "bytes=1500000-", "bytes=2250000-"]
+    assert [requested for path, requested in yeast.requests if path == YEAST][:3] == [
+        None,
+        "bytes=1500000-",
+        "bytes=2250000-",
+    ]
     assert yeast.sent[YEAST] == len(CONTENT)
 
 
-def test_a_server_without_ranges_is_begun_anew(yeast, tmp_path):
+def test_a_download_restarts_if_the_server_has_no_ranges(yeast, tmp_path):
     yeast.ranges, yeast.breaks = False, 1
     get(yeast, "sacCer3", tmp_path)
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
     assert yeast.sent[YEAST] == 1.5 * len(CONTENT)
 
 
-def test_a_server_that_always_breaks_off_is_given_up_and_what_came_is_kept(yeast, tmp_path):
+def test_repeated_connection_loss_is_reported_and_received_data_are_kept(yeast, tmp_path):
     yeast.ranges, yeast.breaks = False, 99
     with pytest.raises(UserError, match=r"failed after 3 attempts in \d s \(connection lost\); check") as error:
         get(yeast, "sacCer3", tmp_path)
@@ -113,11 +117,11 @@ def test_a_server_that_always_breaks_off_is_given_up_and_what_came_is_kept(yeast
     assert names(tmp_path) == [".fetching"]
     yeast.ranges, yeast.breaks = True, 0
     get(yeast, "sacCer3", tmp_path)
-    assert yeast.asked[-1] == (YEAST, "bytes=1500000-")
+    assert yeast.requests[-1] == (YEAST, "bytes=1500000-")
     assert names(tmp_path) == ["fetched.json", "sacCer3.fa.gz"]
 
 
-def test_a_file_that_changed_meanwhile_is_begun_anew(yeast, tmp_path):
+def test_a_download_restarts_if_the_file_changed(yeast, tmp_path):
     yeast.breaks, other = 99, os.urandom(2_000_000)
     with pytest.raises(UserError, match=r"failed after 1 attempts in 0 s \(connection lost\)"):
         fetch(Registry(yeast.mirrors), "sacCer3", tmp_path, retry=Retry(max_attempts=1))
@@ -128,7 +132,7 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(yeast, tmp_path):
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == other
 
 
-def test_a_busy_server_is_asked_again_and_a_gone_one_given_up(yeast, tmp_path):
+def test_a_busy_server_is_retried_a_limited_number_of_times(yeast, tmp_path):
     yeast.errors = [503, 429]
     get(yeast, "sacCer3", tmp_path / "a")
     yeast.errors = [500, 502, 503]
@@ -136,14 +140,14 @@ def test_a_busy_server_is_asked_again_and_a_gone_one_given_up(yeast, tmp_path):
         get(yeast, "sacCer3", tmp_path / "b")
 
 
-def test_no_network_is_one_clear_error(tmp_path):
+def test_no_network_is_one_error(tmp_path):
     with pytest.raises(UserError, match=r"http.*md5sum\.txt: failed after 2 attempts in \d s \(connection refused\)"):
         fetch(Registry(["ucsc=http://127.0.0.1:1"]), "sacCer3", tmp_path, retry=Retry(max_attempts=2, first_wait=0.01))
     with pytest.raises(UserError, match=r"http://nowhere\.invalid/.*: failed after .*check the network"):
         fetch(Registry(["ucsc=http://nowhere.invalid"]), "sacCer3", tmp_path, retry=Retry(max_attempts=1))
 
 
-def test_absence_is_one_clear_error(yeast, tmp_path):
+def test_a_missing_file_is_one_error(yeast, tmp_path):
     del yeast.files[YEAST]
     with pytest.raises(UserError, match=rf"http.*{YEAST}: not found \(HTTP 404\).*use a mirror"):
         get(yeast, "sacCer3", tmp_path)
@@ -153,7 +157,7 @@ def test_absence_is_one_clear_error(yeast, tmp_path):
         get(yeast, "sacCer3", tmp_path)
 
 
-def test_a_wrong_checksum_is_refused_and_the_next_run_begins_anew(yeast, tmp_path):
+def test_a_wrong_checksum_is_refused_and_the_next_run_restarts(yeast, tmp_path):
     yeast.files[YEAST] = b"X" + CONTENT[1:]
     with pytest.raises(
         UserError, match=r"sacCer3\.fa\.gz: http.* has md5:[0-9a-f]+, not md5:[0-9a-f]+ in http.*use a --mirror"
@@ -166,7 +170,7 @@ def test_a_wrong_checksum_is_refused_and_the_next_run_begins_anew(yeast, tmp_pat
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
 
 
-def test_a_missing_checksum_must_be_allowed(yeast, tmp_path, capsys):
+def test_a_missing_checksum_needs_unchecked(yeast, tmp_path, capsys):
     yeast.files[YEAST_SUMS] = b"00000000000000000000000000000000  other.gz\n"
     with pytest.raises(
         UserError, match=r"not listed in http.*md5sum\.txt; --unchecked downloads it without a checksum"
@@ -179,7 +183,7 @@ def test_a_missing_checksum_must_be_allowed(yeast, tmp_path, capsys):
     assert "NOT CHECKED (it is not in http" in capsys.readouterr().out
 
 
-def test_kill_9_and_go_on(yeast, tmp_path):
+def test_a_killed_download_resumes(yeast, tmp_path):
     yeast.pause = 0.05
     process = multiprocessing.get_context("fork").Process(target=get, args=(yeast, "sacCer3", tmp_path))
     process.start()
@@ -194,11 +198,11 @@ def test_kill_9_and_go_on(yeast, tmp_path):
     assert names(tmp_path) == [".fetching"]
     yeast.pause = 0
     get(yeast, "sacCer3", tmp_path)
-    assert yeast.asked[-1] == (YEAST, f"bytes={have}-")
+    assert yeast.requests[-1] == (YEAST, f"bytes={have}-")
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
 
 
-def test_a_second_program_on_one_folder_is_refused(yeast, tmp_path):
+def test_a_second_process_in_one_folder_is_refused(yeast, tmp_path):
     yeast.pause = 0.02
     first = threading.Thread(target=get, args=(yeast, "sacCer3", tmp_path))
     first.start()
@@ -210,7 +214,7 @@ def test_a_second_program_on_one_folder_is_refused(yeast, tmp_path):
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
 
 
-def test_a_disk_that_is_too_small_is_found_at_the_start(yeast, tmp_path, tiny_disk):
+def test_a_too_small_disk_is_reported_at_the_start(yeast, tmp_path, tiny_disk):
     yeast.pause = 0.1
     with pytest.raises(
         UserError, match=r"no space left on device: .*sacCer3\.fa\.gz has 3,000,000 bytes, .* free; free some"
@@ -219,14 +223,14 @@ def test_a_disk_that_is_too_small_is_found_at_the_start(yeast, tmp_path, tiny_di
     assert yeast.sent[YEAST] < 2**20
 
 
-def test_a_disk_that_fills_up_is_named_and_what_came_is_used_later(yeast, tiny_disk, monkeypatch):
+def test_a_full_disk_is_reported_and_received_data_are_used_later(yeast, tiny_disk, monkeypatch):
     monkeypatch.setattr("ldarnet.io.download._free", lambda _: 10**9)
     with pytest.raises(UserError, match=r"no space left on device while writing .*sacCer3\.fa\.gz\.part; free some"):
         get(yeast, "sacCer3", tiny_disk / "y")
     subprocess.run(["mount", "-o", "remount,size=8m", tiny_disk], check=True)
     get(yeast, "sacCer3", tiny_disk / "y")
     assert (tiny_disk / "y" / "sacCer3.fa.gz").read_bytes() == CONTENT
-    assert yeast.asked[-1][1] is not None
+    assert yeast.requests[-1][1] is not None
 
 
 @pytest.fixture
@@ -245,7 +249,7 @@ NCBI = "https://ftp.ncbi.nlm.nih.gov"
 
 @pytest.fixture
 def assemblies(server: Server) -> list[str]:
-    """A list in the publisher's form: of 104 assemblies the last 50 are for test, the 50 before for validation."""
+    """An assembly list of the publisher: of 104, the last 50 are test and the 50 before them validation."""
     lines = []
     for number in range(104):
         stem = f"GCF_{number:09d}.1_ASM{number}v1"
@@ -258,7 +262,7 @@ def assemblies(server: Server) -> list[str]:
     return lines
 
 
-def test_many_assemblies_are_fetched_several_at_a_time(server, assemblies, tmp_path):
+def test_assemblies_are_downloaded_in_parallel(server, assemblies, tmp_path):
     server.pause = 0.02
     get(server, "multispecies", tmp_path, jobs=4)
     assert 2 <= server.most_at_once <= 8  # the server may be busy with a request whose answer has arrived
@@ -267,12 +271,12 @@ def test_many_assemblies_are_fetched_several_at_a_time(server, assemblies, tmp_p
     assert len(rows) == 104
     assert rows[7][0] == "GCF_000000007.1_ASM7v1"
     assert (tmp_path / rows[7][1]).read_text() == ">c7\nACGT\n"
-    asked = len(server.asked)
+    count = len(server.requests)
     get(server, "multispecies", tmp_path)
-    assert len(server.asked) == asked
+    assert len(server.requests) == count
 
 
-def test_the_split_is_the_publishers_own(server, assemblies):
+def test_the_split_is_that_of_the_publisher(server, assemblies):
     registry = Registry()
     parsed = registry.parse_assemblies(registry["multispecies"], "\n".join(assemblies))
     assert [assembly.split for assembly in parsed] == ["train"] * 4 + ["valid"] * 50 + ["test"] * 50
@@ -285,7 +289,7 @@ def test_held_out_species_are_listed_for_the_build(server, assemblies, tmp_path)
     assert (valid[0], len(valid), test[-1]) == ("GCF_000000004.1_ASM4v1/", 50, "GCF_000000103.1_ASM103v1/")
 
 
-def test_an_assembly_is_named_by_its_species_where_the_url_tells_it(server, assemblies, tmp_path):
+def test_an_assembly_is_named_by_the_species_in_its_url(server, assemblies, tmp_path):
     stem = "GCF_000968595.1_ASM96859v1"
     folder = f"genomes/refseq/fungi/Rasamsonia_emersonii/latest_assembly_versions/{stem}"
     assemblies[0] = f"ftp://ftp.ncbi.nlm.nih.gov/{folder}/{stem}_genomic.fna.gz"
@@ -300,7 +304,7 @@ def test_an_assembly_is_named_by_its_species_where_the_url_tells_it(server, asse
     assert receipt["url"].endswith(f"{home}/{stem}_genomic.fna.gz")
 
 
-def test_assemblies_that_are_nowhere_any_more_are_told_and_can_be_done_without(server, assemblies, tmp_path):
+def test_missing_assemblies_are_reported_and_can_be_skipped(server, assemblies, tmp_path):
     for number in (5, 99):
         path = assemblies[number].removeprefix(f"{NCBI}/")
         del server.files[f"ncbi/{path}"], server.files[f"ncbi/{path.rpartition('/')[0]}/md5checksums.txt"]
@@ -313,7 +317,7 @@ def test_assemblies_that_are_nowhere_any_more_are_told_and_can_be_done_without(s
     assert len((tmp_path / "genomes.tsv").read_text().splitlines()) == 102
 
 
-def test_a_fault_among_many_stops_all_and_the_next_run_goes_on(server, assemblies, tmp_path):
+def test_one_error_stops_all_downloads_and_the_next_run_resumes(server, assemblies, tmp_path):
     path = assemblies[60].removeprefix(f"{NCBI}/")
     good, server.files[f"ncbi/{path}"] = server.files[f"ncbi/{path}"], b"damaged"
     with pytest.raises(UserError, match=r"GCF_000000060\.1_ASM60v1_genomic\.fna\.gz: http.* has md5:"):
@@ -321,10 +325,10 @@ def test_a_fault_among_many_stops_all_and_the_next_run_goes_on(server, assemblie
     before = set(names(tmp_path / "assemblies"))
     assert 50 < len(before) < 104
     server.files[f"ncbi/{path}"] = good
-    server.asked.clear()
+    server.requests.clear()
     get(server, "multispecies", tmp_path, jobs=2)
     assert len(names(tmp_path / "assemblies")) == 104
-    assert not before & {path.rsplit("/", 1)[-1] for path, _ in server.asked}
+    assert not before & {path.rsplit("/", 1)[-1] for path, _ in server.requests}
 
 
 @pytest.mark.parametrize(
@@ -339,14 +343,14 @@ def test_a_fault_among_many_stops_all_and_the_next_run_goes_on(server, assemblie
         ),
     ],
 )
-def test_a_strange_list_of_assemblies_is_refused(assemblies, line, text):
+def test_a_malformed_assembly_list_is_refused(assemblies, line, text):
     registry = Registry()
     lines = [*assemblies[:3], line, *assemblies[3:]]
     with pytest.raises(UserError, match=rf"urls\.txt: line 4: .*{text}"):
         registry.parse_assemblies(registry["multispecies"], "\n".join(lines))
 
 
-def test_the_list_tells_size_license_and_host(capsys):
+def test_the_list_shows_size_license_and_host(capsys):
     assert call(main, ["--list"]) == 0
     said = capsys.readouterr().out
     for name in ("hg38", "hs1", "mm39", "mm10", "dm6", "ce11", "sacCer3", "ecoli", "multispecies"):

@@ -1,4 +1,4 @@
-"""Builds by several workers, and builds that were stopped: the bytes are the same."""
+"""Parallel and interrupted builds are byte-identical."""
 
 import bz2
 import fcntl
@@ -50,7 +50,7 @@ def unbroken(tmp_path, genomes) -> dict[str, bytes]:
     return files(tmp_path / "unbroken")
 
 
-def test_parts_are_whole_contigs_and_shards_hold_no_more_than_asked_for(tmp_path, genomes, unbroken):
+def test_parts_are_whole_contigs_and_shards_respect_their_size(tmp_path, genomes, unbroken):
     index = ShardSet.open(tmp_path / "unbroken").index
     names = [shard.name.split("-") for shard in index.shards]
     assert names == sorted(names)
@@ -84,7 +84,7 @@ PACK = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zs
 
 
 @pytest.mark.parametrize("ending", PACK)
-def test_packed_files_give_the_shards_of_plain_ones(tmp_path, genomes, unbroken, ending):
+def test_compressed_files_give_the_shards_of_plain_ones(tmp_path, genomes, unbroken, ending):
     packed = [Path(f"{path}.{ending}") for path in genomes]
     for plain, path in zip(genomes, packed, strict=True):
         path.write_bytes(PACK[ending](plain.read_bytes()))
@@ -95,7 +95,7 @@ def test_packed_files_give_the_shards_of_plain_ones(tmp_path, genomes, unbroken,
 
 
 def stop_after(parts: int, kill: Callable[[], None]) -> None:
-    """Let this process, and those that it forks, die after packing some parts."""
+    """Make this process, and those that it forks, die after packing some parts."""
     done, pack = multiprocessing.get_context("fork").Value("i", 0), sharding.parts._pack
 
     def packing(*arguments):
@@ -118,7 +118,7 @@ def killed(out: Path, genomes: list[Path], workers: int, parts: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_killed_build_goes_on_where_it_was(tmp_path, genomes, workers, packed):
+def test_a_killed_build_resumes(tmp_path, genomes, workers, packed):
     if packed:
         for number, path in enumerate(genomes):
             genomes[number] = Path(f"{path}.gz")
@@ -140,7 +140,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, genomes, workers, packed)
     assert {path: path.stat().st_ino for path in kept} == kept
 
 
-def test_parts_behind_one_that_is_missing_are_kept(tmp_path, genomes):
+def test_parts_after_a_missing_one_are_kept(tmp_path, genomes):
     build(tmp_path / "unbroken", genomes[:1], **SMALL)
     out = tmp_path / "set"
     builder = multiprocessing.get_context("fork").Process(target=killed, args=(out, genomes[:1], 2, 4))
@@ -158,7 +158,7 @@ def test_parts_behind_one_that_is_missing_are_kept(tmp_path, genomes):
 
 
 def wait_until_free(out: Path) -> None:
-    """The workers of a killed builder end by themselves, and its lock with them."""
+    """Wait until the workers of a killed builder have exited and released its lock."""
     descriptor = os.open(out, os.O_RDONLY)
     try:
         for _ in range(200):
@@ -166,12 +166,12 @@ def wait_until_free(out: Path) -> None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             time.sleep(0.05)
-        raise AssertionError("the workers of a killed builder live on")
+        raise AssertionError("the workers outlive a killed builder")
     finally:
         os.close(descriptor)
 
 
-def test_a_killed_worker_is_told_and_the_build_can_go_on(tmp_path, genomes, unbroken, monkeypatch):
+def test_a_killed_worker_is_reported_and_the_build_resumes(tmp_path, genomes, unbroken, monkeypatch):
     monkeypatch.setattr(sharding.parts, "_pack", sharding.parts._pack)
     builder = os.getpid()
     stop_after(3, lambda: os.getpid() != builder and os.kill(os.getpid(), signal.SIGKILL))
@@ -184,7 +184,7 @@ def test_a_killed_worker_is_told_and_the_build_can_go_on(tmp_path, genomes, unbr
 
 
 def interrupted(tmp_path: Path, genomes: list[Path], monkeypatch: pytest.MonkeyPatch, parts: int = 4) -> Path:
-    """A build that ended after some parts, in this process."""
+    """A build interrupted after some parts, in this process."""
 
     def stop():
         raise KeyboardInterrupt
@@ -197,7 +197,7 @@ def interrupted(tmp_path: Path, genomes: list[Path], monkeypatch: pytest.MonkeyP
     return tmp_path / "set"
 
 
-def test_a_finished_shard_that_is_damaged_is_built_again(tmp_path, genomes, unbroken, monkeypatch):
+def test_a_damaged_shard_is_rebuilt(tmp_path, genomes, unbroken, monkeypatch):
     out = interrupted(tmp_path, genomes, monkeypatch)
     first, second, *_ = sorted(out.glob("*.tar"))
     content = bytearray(first.read_bytes())
@@ -208,7 +208,7 @@ def test_a_finished_shard_that_is_damaged_is_built_again(tmp_path, genomes, unbr
     assert files(out) == unbroken
 
 
-def test_a_source_that_was_changed_is_packed_again_and_the_others_are_kept(tmp_path, genomes, monkeypatch):
+def test_a_changed_source_is_packed_again_and_the_others_are_kept(tmp_path, genomes, monkeypatch):
     out = interrupted(tmp_path, genomes, monkeypatch, 7)
     kept = {path: path.stat().st_ino for path in out.glob("shard-00000-*.tar")}
     genomes[1].write_text(genome(7, 1).replace(">c", ">b"))
@@ -218,7 +218,7 @@ def test_a_source_that_was_changed_is_packed_again_and_the_others_are_kept(tmp_p
     assert {path: path.stat().st_ino for path in kept} == kept
 
 
-def test_other_splits_keep_what_is_packed_and_another_block_does_not(tmp_path, genomes, monkeypatch):
+def test_changed_splits_keep_packed_parts_and_a_changed_block_does_not(tmp_path, genomes, monkeypatch):
     out = interrupted(tmp_path, genomes, monkeypatch, 7)
     kept = {path: path.stat().st_ino for path in out.glob("shard-00000-*.tar")}
     with pytest.raises(UserError, match="no contig 'z1'"):
@@ -233,7 +233,7 @@ def test_other_splits_keep_what_is_packed_and_another_block_does_not(tmp_path, g
     assert files(out) == files(tmp_path / "other")
 
 
-def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, genomes, monkeypatch):
+def test_a_source_that_changes_during_the_build_is_refused(tmp_path, genomes, monkeypatch):
     pack = sharding.parts._pack
 
     def packing(*arguments):
@@ -245,7 +245,7 @@ def test_a_source_that_changes_while_it_is_read_is_refused(tmp_path, genomes, mo
         build(tmp_path / "set", genomes, **SMALL)
 
 
-def test_a_truncated_file_is_told_and_its_good_copy_goes_on(tmp_path, genomes):
+def test_a_truncated_file_is_reported_and_its_replacement_resumes(tmp_path, genomes):
     whole = gzip.compress(genomes[0].read_bytes(), mtime=0)
     packed = tmp_path / "a.fa.gz"
     packed.write_bytes(whole[:-2000])
@@ -258,7 +258,7 @@ def test_a_truncated_file_is_told_and_its_good_copy_goes_on(tmp_path, genomes):
     assert files(tmp_path / "set") == files(tmp_path / "unbroken")
 
 
-def test_a_folder_of_the_user_that_is_called_unfinished_is_left_alone(tmp_path, genomes):
+def test_a_user_folder_named_unfinished_is_kept(tmp_path, genomes):
     mine = tmp_path / "mine"
     (mine / "unfinished").mkdir(parents=True)
     for name in ("unfinished/thesis.txt", "shard-data.tar"):
@@ -269,7 +269,7 @@ def test_a_folder_of_the_user_that_is_called_unfinished_is_left_alone(tmp_path, 
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
 
 
-def test_a_build_that_was_killed_before_it_said_what_it_builds_begins_anew(tmp_path, genomes, unbroken):
-    (tmp_path / "begun/unfinished").mkdir(parents=True)
-    build(tmp_path / "begun", genomes, **SMALL)
-    assert files(tmp_path / "begun") == unbroken
+def test_a_build_killed_before_its_request_was_written_restarts(tmp_path, genomes, unbroken):
+    (tmp_path / "started/unfinished").mkdir(parents=True)
+    build(tmp_path / "started", genomes, **SMALL)
+    assert files(tmp_path / "started") == unbroken

@@ -26,9 +26,9 @@ def as_lists(splits):
     return {name: rows.tolist() for name, rows in splits.items()}
 
 
-def test_contigs_in_no_named_split_are_for_training():
-    wanted = parse_contig_splits(["valid=b", "test=c"])
-    assert as_lists(splits_by_contig(wanted, CONTIGS)) == {
+def test_contigs_in_no_named_split_are_train():
+    named = parse_contig_splits(["valid=b", "test=c"])
+    assert as_lists(splits_by_contig(named, CONTIGS)) == {
         "train": [[0, 0, 100]],
         "valid": [[1, 0, 50]],
         "test": [[2, 0, 9]],
@@ -60,7 +60,7 @@ def bed(tmp_path, text):
     return splits_by_interval(path, read_splits_bed(path), CONTIGS)
 
 
-def test_bed_intervals_are_sorted_and_joined_within_a_split(tmp_path):
+def test_bed_intervals_are_sorted_and_merged_within_a_split(tmp_path):
     text = "# comment\ntrack name=x\nb\t0\t50\tvalid\n\na\t20\t60\ttrain\na 10 30 train\n"
     text += "a\t60\t70\ttrain\na\t71\t100\ttest\n"
     assert as_lists(bed(tmp_path, text)) == {"train": [[0, 10, 70]], "test": [[0, 71, 100]], "valid": [[1, 0, 50]]}
@@ -89,7 +89,7 @@ def test_bad_bed_files_are_refused(tmp_path, text, message):
     assert str(error.value).startswith(str(tmp_path / "splits.bed"))
 
 
-def test_a_bed_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+def test_a_missing_or_binary_bed_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_splits_bed(tmp_path / "absent.bed")
     (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\xff")
@@ -108,7 +108,7 @@ def contigs_of(names: list[str], lengths: list[int], species: list[int] | None =
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=5), st.integers(1, 60), st.integers(0, 3))
-def test_hashed_tiles_share_out_every_base_once(lengths, tile, seed):
+def test_hashed_tiles_assign_every_base_once(lengths, tile, seed):
     lengths = [*lengths, 60 * tile]
     contigs = contigs_of([f"c{number}" for number in range(len(lengths))], lengths)
     # The last contig has tiles enough for every split.
@@ -123,7 +123,7 @@ def test_hashed_tiles_share_out_every_base_once(lengths, tile, seed):
     assert all((count == 1).all() for count in taken)
 
 
-def test_hashed_shares_are_near_those_asked_for_and_move_with_the_seed():
+def test_hashed_fractions_are_near_the_requested_ones_and_depend_on_the_seed():
     contigs = contigs_of(["a", "b"], [10**6, 10**6], [0, 1])
     splits = splits_by_hash({"valid": 0.05, "test": 0.2}, 100, 0, contigs)
     assert abs(total_bases(splits["valid"]) / 2e6 - 0.05) < 0.005
@@ -132,7 +132,7 @@ def test_hashed_shares_are_near_those_asked_for_and_move_with_the_seed():
     assert total_bases(intersect(splits["valid"], other["valid"])) < 0.1 * total_bases(splits["valid"])
 
 
-def test_the_tiles_of_a_contig_do_not_depend_on_what_else_is_there():
+def test_the_tiles_of_a_contig_do_not_depend_on_other_contigs():
     shares = {"valid": 0.3}
     alone = splits_by_hash(shares, 10, 0, contigs_of(["b"], [1000], [0]))
     among = splits_by_hash(shares, 10, 0, contigs_of(["b", "x", "b"], [1000, 400, 1000], [0, 0, 1]))
@@ -151,20 +151,20 @@ def test_the_tiles_of_a_contig_do_not_depend_on_what_else_is_there():
         (["valid=0.5", "test=0.5"], "the fractions sum to 1; leave some to 'train'"),
     ],
 )
-def test_bad_hash_shares_are_refused(options, message):
+def test_bad_hash_fractions_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         parse_hash_fractions(options)
 
 
-def test_a_split_that_no_tile_falls_to_is_refused():
+def test_a_split_without_tiles_is_refused():
     with pytest.raises(UserError, match=r"none of 6 tiles of 10,000,000 .* \(such as --hash-tile 131072\)"):
         splits_by_hash({"valid": 0.05}, 10_000_000, 0, contigs_of([*"abcdef"], [10_000_000] * 6, [0] * 6))
 
 
-def test_contigs_of_several_species_are_named_in_full_where_they_must():
+def test_ambiguous_contig_names_need_the_species():
     contigs = contigs_of(["a", "b", "a"], [10, 20, 30], [0, 0, 1])
-    wanted = parse_contig_splits(["valid=s1/a,b"])
-    assert as_lists(splits_by_contig(wanted, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
+    named = parse_contig_splits(["valid=s1/a,b"])
+    assert as_lists(splits_by_contig(named, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
     with pytest.raises(UserError, match="'a' is in several species; use one of s0/a, s1/a"):
         splits_by_contig({"valid": ["a"]}, contigs)
     with pytest.raises(UserError, match="contig 'b' is already in split 'valid'"):
@@ -174,8 +174,8 @@ def test_contigs_of_several_species_are_named_in_full_where_they_must():
 def test_whole_species_and_lists_of_names_make_a_split(tmp_path):
     contigs = contigs_of(["a", "b", "a", "c"], [10, 20, 30, 40], [0, 0, 1, 2])
     (tmp_path / "valid.txt").write_text("s0/\ns1/a\n")
-    wanted = parse_contig_splits([f"valid=@{tmp_path / 'valid.txt'}"])
-    assert as_lists(splits_by_contig(wanted, contigs)) == {
+    named = parse_contig_splits([f"valid=@{tmp_path / 'valid.txt'}"])
+    assert as_lists(splits_by_contig(named, contigs)) == {
         "train": [[3, 0, 40]],
         "valid": [[0, 0, 10], [1, 0, 20], [2, 0, 30]],
     }
@@ -187,14 +187,14 @@ def test_whole_species_and_lists_of_names_make_a_split(tmp_path):
         parse_contig_splits([f"valid=@{tmp_path / 'absent.txt'}"])
 
 
-def test_intervals_that_overlap_under_two_names_of_a_contig_are_refused(tmp_path):
+def test_overlaps_under_two_names_of_a_contig_are_refused(tmp_path):
     path = tmp_path / "splits.bed"
     path.write_text("b\t0\t10\ttrain\ns0/b\t5\t15\tvalid\n")
     with pytest.raises(UserError, match="splits 'train' and 'valid' overlap in s0/b:5-10"):
         splits_by_interval(path, read_splits_bed(path), contigs_of(["a", "b"], [10, 20], [0, 0]))
 
 
-def test_exclusions_are_cut_out_of_every_split_and_counted(tmp_path):
+def test_exclusions_are_removed_from_every_split_and_counted(tmp_path):
     (tmp_path / "one.bed").write_text("a\t10\t20\tname\t0\t+\nb\t0\t5\n")
     (tmp_path / "two.bed").write_text("a 15 30\n")
     exclude = [tmp_path / "one.bed", tmp_path / "two.bed"]

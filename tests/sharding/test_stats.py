@@ -36,7 +36,7 @@ def counted(folder: Path) -> np.ndarray:
 
 
 def name_species(folder: Path, names: list[str], species: list[int]) -> None:
-    """Give the contigs of a set to species."""
+    """Assign the contigs of a set to species."""
     index = Index.load(folder)
     contigs = replace(index.contigs, species_names=names, species=np.array(species))
     replace(index, contigs=contigs).save(folder)
@@ -44,7 +44,7 @@ def name_species(folder: Path, names: list[str], species: list[int]) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequences=st.lists(SEQUENCE, min_size=1, max_size=3), block=st.integers(1, 60), data=st.data())
-def test_letters_of_each_split_are_counted_as_by_hand(tmp_path_factory, sequences, block, data):
+def test_counts_of_each_split_equal_a_naive_count(tmp_path_factory, sequences, block, data):
     folder = tmp_path_factory.mktemp("count")
     sequences = ["ACGT", *sequences]
     (folder / "in.fa").write_text("".join(f">c{number}\n{text}\n" for number, text in enumerate(sequences)))
@@ -61,7 +61,7 @@ def test_letters_of_each_split_are_counted_as_by_hand(tmp_path_factory, sequence
     assert counted(folder / "set")[0].tolist() == [naive(expected["train"]), naive(expected["other"])]
 
 
-def test_species_are_counted_apart_and_workers_do_not_matter(tmp_path):
+def test_species_are_counted_separately_with_any_number_of_workers(tmp_path):
     texts = ["ACGTN" * 30_000, "ggccRYa" * 20_000, "TTTT" * 25_000]
     (tmp_path / "in.fa").write_text("".join(f">c{number}\n{text}\n" for number, text in enumerate(texts)))
     build(tmp_path / "set", [tmp_path / "in.fa"], contig_splits={"valid": ["c1"]}, block=1000)
@@ -76,7 +76,7 @@ def test_species_are_counted_apart_and_workers_do_not_matter(tmp_path):
     assert (alone.letters == counts.letters).all() and (alone.gc == counts.gc).all()
 
 
-def test_windows_are_sorted_by_their_gc_and_letters_that_are_no_bases_do_not_count(tmp_path):
+def test_gc_windows_ignore_letters_other_than_bases(tmp_path):
     at, gc, half = "AT" * (GC_WINDOW // 2), "GC" * (GC_WINDOW // 2), "AG" * (GC_WINDOW // 2)
     few_n, most_n = "N" * 4000 + "GT" * 3000, "N" * 6000 + "G" * 4000
     rest = "G" * (GC_WINDOW - 1)
@@ -103,7 +103,7 @@ def test_n50(lengths, expected):
         (10**13, "10,000 Gb"),
     ],
 )
-def test_lengths_are_short(bases, text):
+def test_lengths_have_three_digits(bases, text):
     assert short(bases) == text
 
 
@@ -135,19 +135,19 @@ def test_tables_and_plots_are_written(three, tmp_path, capsys):
     markdown = (tmp_path / "out" / "stats.md").read_text()
     assert "| human | 2 | 90 kb | 130 kb |" in markdown
     for name in ("composition", "gc", "contigs", "splits"):
-        picture = matplotlib.image.imread(tmp_path / "out" / f"{name}.png")
-        assert picture.shape[0] > 300 and picture.std() > 0.05
+        plot = matplotlib.image.imread(tmp_path / "out" / f"{name}.png")
+        assert plot.shape[0] > 300 and plot.std() > 0.05
         assert f"![{name}]({name}.png)" in markdown
 
 
-def test_without_a_folder_nothing_is_written(three, tmp_path, capsys):
+def test_nothing_is_written_without_a_folder(three, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert call(main, [str(three), "--workers", "1"]) == 0
     assert "Splits by species" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_many_species_are_cut_on_the_terminal_but_not_in_the_files(tmp_path, capsys):
+def test_many_species_are_truncated_on_the_terminal_but_not_in_files(tmp_path, capsys):
     (tmp_path / "in.fa").write_text("".join(f">c{number}\n{'ACGT' * (number + 5)}\n" for number in range(60)))
     build(tmp_path / "set", [tmp_path / "in.fa"])
     name_species(tmp_path / "set", [f"species{number}" for number in range(60)], list(range(60)))
@@ -157,7 +157,7 @@ def test_many_species_are_cut_on_the_terminal_but_not_in_the_files(tmp_path, cap
     assert "| species2 |" in (tmp_path / "out" / "stats.md").read_text()
 
 
-def test_mistakes_and_damage_are_told(three, tmp_path):
+def test_bad_arguments_and_damage_are_reported(three, tmp_path):
     with pytest.raises(UserError, match=r"--workers.*greater than or equal to 1"):
         call(main, [str(three), "--workers", "0"])
     (tmp_path / "file").write_text("")

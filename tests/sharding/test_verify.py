@@ -53,14 +53,14 @@ def faults(folder: Path | str) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_a_sound_set_passes(folder, capsys, workers):
+def test_an_intact_set_passes(folder, capsys, workers):
     assert call(main, [str(folder), "--workers", workers]) == 0
     assert capsys.readouterr().out == f"OK: {folder}: all 1,614 bases match the index\n"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_flipped_bit_of_any_file_is_found_and_its_file_named(folder, data):
+def test_any_flipped_bit_of_any_file_is_detected(folder, data):
     path = data.draw(st.sampled_from([folder / INDEX_NAME, *map(folder.__truediv__, TABLES), *folder.glob("*.tar")]))
     content = path.read_bytes()
     flip(path, data.draw(st.integers(0, 8 * len(content) - 1)))
@@ -75,7 +75,7 @@ def test_any_flipped_bit_of_any_file_is_found_and_its_file_named(folder, data):
         path.write_bytes(content)
 
 
-def test_what_is_damaged_within_a_shard_is_named(copy):
+def test_damage_within_a_shard_is_located(copy):
     shards = ShardSet.open(copy)
     blocks, shard = shards.index.blocks, shards.index.shards[0]
     path = copy / shard.name
@@ -97,7 +97,7 @@ def test_what_is_damaged_within_a_shard_is_named(copy):
         assert found[0].startswith(f"{path}: {words}")
 
 
-def test_every_fault_is_a_line_of_its_own(copy):
+def test_every_mismatch_is_one_line(copy):
     shards = ShardSet.open(copy)
     first, second, *_, last = (copy / shard.name for shard in shards.index.shards)
     assert last != second
@@ -112,7 +112,7 @@ def test_every_fault_is_a_line_of_its_own(copy):
     assert sorted(problems(shards, workers=2)) == sorted(found)
 
 
-def test_every_byte_of_the_small_index_counts(tmp_path):
+def test_every_byte_of_the_index_is_verified(tmp_path):
     fasta = tmp_path / "é.fa"  # which JSON writes as \\u00e9, or as \\u00E9
     fasta.write_text(">a\nACGT\n")
     build(tmp_path / "set", [fasta])
@@ -126,23 +126,24 @@ def test_every_byte_of_the_small_index_counts(tmp_path):
             index.write_bytes(sound)
 
 
-def test_a_longer_shard_is_told(copy):
+def test_a_too_long_shard_is_reported(copy):
     shard = next(copy.glob("*.tar"))
     with shard.open("ab") as file:
         file.write(b"x")
     assert [
-        line.startswith(f"{shard}: {shard.stat().st_size} bytes where the index says") for line in faults(copy)
+        line.startswith(f"{shard}: {shard.stat().st_size} bytes, but {shard.stat().st_size - 1} in")
+        for line in faults(copy)
     ] == [True]
 
 
-def test_a_missing_index_file_is_told(copy):
+def test_a_missing_index_file_is_reported(copy):
     (copy / "blocks.npy").unlink()
     assert faults(copy)[0].startswith(f"{copy / 'blocks.npy'}: ")
     (copy / INDEX_NAME).unlink()
     assert faults(copy)[0].startswith(f"{copy}: not a shard set")
 
 
-def test_letters_are_compared_with_those_of_the_input(folder):
+def test_contigs_are_compared_with_the_input_hash(folder):
     shards = ShardSet.open(folder)
     changed = shards.index.contigs.sha256.copy()
     changed[1] = 0
@@ -152,13 +153,13 @@ def test_letters_are_compared_with_those_of_the_input(folder):
     ]
 
 
-def test_all_work_is_told(folder):
+def test_progress_covers_all_work(folder):
     shards, done = ShardSet.open(folder), []
     assert not list(problems(shards, 2, done.append))
     assert sum(done) == total_work(shards) == 1614 + sum(shard.size for shard in shards.index.shards)
 
 
-def test_a_remote_set_is_checked_past_the_cache(copy, monkeypatch, tmp_path, capsys):
+def test_a_remote_set_is_verified_bypassing_the_cache(copy, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     server = RangeServer(copy)
     try:
@@ -176,7 +177,7 @@ def test_a_remote_set_is_checked_past_the_cache(copy, monkeypatch, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_the_program_ends_with_status_1_and_plain_lines(copy):
+def test_the_program_exits_with_status_1_and_plain_lines(copy):
     flip(copy / "names.txt", 3)
     program = [sys.executable, "-m", "sharding.verify", str(copy)]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)

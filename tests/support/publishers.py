@@ -1,4 +1,4 @@
-"""An HTTP server on this machine that stands for the publishers of genomes, and fails when it is told to."""
+"""A local HTTP server that replaces the publishers of genomes, with injected faults."""
 
 import hashlib
 import re
@@ -9,16 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Publishers on this machine.
+    """Local publishers.
 
     Attributes:
         files: path -> content.
-        ranges: whether parts of files are served.
-        breaks: answers that are still to be broken off after half of what they should send.
-        errors: status codes still to be answered with.
+        ranges: whether range requests are supported.
+        breaks: number of responses still to be cut after half of their body.
+        errors: status codes of the next responses.
         pause: seconds between pieces of 64 KiB.
-        asked: (path, Range) of each request.
-        tag: the ETag of all files.
+        requests: (path, Range header) of each request.
+        sent: path -> bytes sent.
+        tag: ETag of all files.
+        most_at_once: maximum number of concurrent responses.
     """
 
     daemon_threads = True
@@ -30,7 +32,7 @@ class Server(ThreadingHTTPServer):
         self.breaks = 0
         self.errors: list[int] = []
         self.pause = 0.0
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.sent: dict[str, int] = defaultdict(int)
         self.tag = '"one"'
         self.at_once = self.most_at_once = 0
@@ -53,16 +55,16 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        server, path, asked = self.server, self.path.lstrip("/"), self.headers.get("Range")
-        server.asked.append((path, asked))
+        server, path, requested = self.server, self.path.lstrip("/"), self.headers.get("Range")
+        server.requests.append((path, requested))
         if server.errors or path not in server.files:
             self.send_response(server.errors.pop(0) if server.errors else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
         content, begin = server.files[path], 0
-        if asked and server.ranges and self.headers.get("If-Range") in (None, server.tag):
-            begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+        if requested and server.ranges and self.headers.get("If-Range") in (None, server.tag):
+            begin = int(re.fullmatch(r"bytes=(\d+)-", requested)[1])
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         else:

@@ -1,4 +1,4 @@
-"""A web server for tests, which knows Range and can be told to fail."""
+"""A web server for tests with range requests and injected faults."""
 
 import threading
 import time
@@ -12,8 +12,8 @@ class RangeServer:
 
     Attributes:
         url: its address.
-        requests: path and range, "" where the whole file was asked for, of each request so far.
-        faults: tried before a request is answered; one that returns True has answered it.
+        requests: path and range (empty for the whole file) of each request so far.
+        faults: called before a request is answered; one that returns True has answered it.
     """
 
     def __init__(self, folder: Path):
@@ -38,7 +38,7 @@ class RangeServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def shard_requests(self) -> list[str]:
-        return [asked for path, asked in self.requests if path.endswith(".tar")]
+        return [requested for path, requested in self.requests if path.endswith(".tar")]
 
     def close(self):
         self._server.shutdown()
@@ -52,17 +52,17 @@ class RangeServer:
         if not path.is_file():
             handler.send_error(404)
             return
-        content, asked = path.read_bytes(), handler.headers.get("Range")
+        content, requested = path.read_bytes(), handler.headers.get("Range")
         part = content
-        if asked:
-            start, stop = asked.removeprefix("bytes=").split("-")
+        if requested:
+            start, stop = requested.removeprefix("bytes=").split("-")
             part = content[int(start) : int(stop) + 1]
             if not part:
                 handler.send_error(416)
                 return
-        handler.send_response(206 if asked else 200)
+        handler.send_response(206 if requested else 200)
         handler.send_header("Content-Length", str(len(part)))
-        if asked:
+        if requested:
             handler.send_header("Content-Range", f"bytes {start}-{int(start) + len(part) - 1}/{len(content)}")
         handler.end_headers()
         if body:
@@ -70,7 +70,7 @@ class RangeServer:
 
 
 def times(count, fault, path=".tar"):
-    """The fault in the first ``count`` requests for files of this name."""
+    """The fault, limited to the first ``count`` requests for paths with this suffix."""
     left = [count]
 
     def limited(handler):
@@ -91,7 +91,7 @@ def status(code):
 
 
 def break_off(handler):
-    """Promise 1,000 bytes, give 10, and hang up."""
+    """Announce 1,000 bytes, send 10, and hang up."""
     handler.send_response(206)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -101,7 +101,7 @@ def break_off(handler):
 
 
 def end_early(handler):
-    """Give 10 bytes without saying how many there are."""
+    """Send 10 bytes without a Content-Length."""
     handler.send_response(206)
     handler.end_headers()
     handler.wfile.write(b"x" * 10)
@@ -124,7 +124,7 @@ def be_slow(seconds):
 
 
 def ignore_range(handler):
-    """Send all of the file in place of a range, as the server of Python's standard library does."""
+    """Send the whole file instead of a range, as the server of Python's standard library does."""
     if handler.headers.get("Range"):
         del handler.headers["Range"]
     return False

@@ -1,4 +1,4 @@
-"""Writes UCSC's .2bit files, for tests."""
+"""Write UCSC .2bit files for tests."""
 
 import struct
 from pathlib import Path
@@ -9,7 +9,7 @@ _CODES = {letter: code for code, letter in enumerate("TCAG")}
 
 
 def write_2bit(path: Path, contigs: dict[str, str]) -> None:
-    """Contigs by name, of the letters ACGTN in either case."""
+    """Write contigs (name -> sequence of ACGTN in either case)."""
     records = [_record(text) for text in contigs.values()]
     names = [name.encode() for name in contigs]
     at = 16 + sum(5 + len(name) for name in names)

@@ -55,9 +55,9 @@ def test_a_task_is_fetched_read_and_not_fetched_again(server, tmp_path, monkeypa
     receipt = json.loads((home(tmp_path) / "fetched.json").read_text())["train.fna"]
     assert receipt["sha256"] == digest
     assert receipt["size"] == len(TRAIN)
-    asked = len(server.asked)
+    count = len(server.requests)
     assert open_task("H3", cache=tmp_path).fingerprint == data.fingerprint
-    assert len(server.asked) == asked
+    assert len(server.requests) == count
     assert capsys.readouterr().err == ""
 
 
@@ -89,7 +89,7 @@ def test_a_download_that_was_killed_goes_on_where_it_was(server, tmp_path):
     assert not (home(tmp_path) / "train.fna").exists()
     server.pause = 0
     fetch_task(at(server), tmp_path, QUICK)
-    assert ("H3/train.fna", f"bytes={have}-") in server.asked
+    assert ("H3/train.fna", f"bytes={have}-") in server.requests
     assert (home(tmp_path) / "train.fna").read_bytes() == TRAIN
 
 
@@ -106,7 +106,7 @@ def test_of_several_at_once_one_fetches_and_the_others_wait(server, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert (home(tmp_path) / "test.fna").read_bytes() == TEST
 
 
