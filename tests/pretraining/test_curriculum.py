@@ -1,4 +1,4 @@
-"""Windows that grow: stopped after every step and continued, a run is the unbroken one; and very long windows."""
+"""Length curriculum: exact resume after every step; very long windows."""
 
 import re
 
@@ -29,14 +29,14 @@ def losses(run):
 
 @pytest.fixture
 def grown(config_file):
-    """A configuration with borders after steps 3 and 5."""
+    """Configuration with curriculum borders after steps 3 and 5."""
     tree = yaml.safe_load(config_file.read_text())
     tree["data"]["curriculum"] = [{"length": 16, "share": 0.3}, {"length": 32, "share": 0.2}]
     config_file.write_text(yaml.safe_dump(tree))
     return config_file
 
 
-def test_stopped_at_borders_and_between_a_run_is_the_unbroken_one(grown, run_ranks, tmp_path):
+def test_resume_is_exact_at_and_between_curriculum_borders(grown, run_ranks, tmp_path):
     unbroken, pieces = tmp_path / "unbroken", tmp_path / "pieces"
     starts = [f"{grown} run.dir={pieces} training.stop_after={step}" for step in (2, 3, 4, 5, STEPS)]
     output = run_ranks(2, f"{grown} run.dir={unbroken}", *starts, script=WORKERS / "several_runs.py").succeed()
@@ -50,8 +50,8 @@ def test_stopped_at_borders_and_between_a_run_is_the_unbroken_one(grown, run_ran
 
 
 @pytest.mark.slow
-def test_windows_of_131072_bases_train_on_a_cpu_in_linear_memory(tmp_path, run_ranks):
-    """After some shorter ones; the activations take what the line `cost` says, and little else does."""
+def test_windows_of_131072_bases_train_in_linear_memory(tmp_path, run_ranks):
+    """Peak memory after shorter windows is close to the estimate of the `cost` line."""
     fasta, shards = tmp_path / "long.fa", tmp_path / "shards"
     letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 440_000))
     fasta.write_text(f">first\n{letters[:300_000]}\n>second\n{letters[300_000:]}\n")
@@ -76,7 +76,7 @@ def test_windows_of_131072_bases_train_on_a_cpu_in_linear_memory(tmp_path, run_r
     assert added < 3 * reckoned
 
 
-def test_lengths_that_do_not_fit_are_refused(config_file):
+def test_invalid_curriculum_lengths_are_rejected(config_file):
     with pytest.raises(UserError, match=r"data: curriculum length 24 does not divide length=64"):
         load_config(config_file, ["data.curriculum=[{length: 24, share: 0.1}]"])
     with pytest.raises(UserError, match=r"shares of curriculum must add up to less than 1"):

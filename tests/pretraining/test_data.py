@@ -1,4 +1,4 @@
-"""Runs on mixtures, on damaged shards, and on other shards than they began with."""
+"""Runs on mixtures, on damaged shards, and resumed on other shards."""
 
 import json
 import math
@@ -21,7 +21,7 @@ SEVERAL_RUNS = WORKERS / "several_runs.py"
 
 @pytest.fixture(scope="module")
 def two_species(tmp_path_factory):
-    """A shard set of a large and a small species in small shards, with a held-out contig."""
+    """Shard set of a large and a small species in small shards, with a held-out contig."""
     folder = tmp_path_factory.mktemp("species")
     random = np.random.default_rng(2)
     for name, bases in (("large", 30_000), ("small", 5_000)):
@@ -44,7 +44,7 @@ def train_losses(run):
     return [line["mlm_loss"] for line in read_metrics(run / "metrics.jsonl") if line["split"] == "train"]
 
 
-def test_a_mixture_resumes_exactly_and_says_its_shares(config_file, two_species, run_ranks):
+def test_mixture_resumes_exactly_and_prints_its_shares(config_file, two_species, run_ranks):
     folder = config_file.parent
     mixed = f"{config_file} data.shards={two_species} data.weights.large=1 data.weights.small=3"
     output = run_ranks(
@@ -59,7 +59,7 @@ def test_a_mixture_resumes_exactly_and_says_its_shares(config_file, two_species,
     assert all(first[name].equal(second[name]) for name in first)
 
 
-def test_damage_is_quarantined_alike_on_any_number_of_ranks(config_file, two_species, run_ranks, tmp_path):
+def test_quarantine_is_the_same_on_any_number_of_ranks(config_file, two_species, run_ranks, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in two_species.iterdir():
@@ -87,7 +87,7 @@ def test_damage_is_quarantined_alike_on_any_number_of_ranks(config_file, two_spe
     assert train_losses(tmp_path / "1") == pytest.approx(train_losses(tmp_path / "2"), rel=1e-4)
 
 
-def test_another_shard_set_is_refused_unless_accepted(config_file, other_shards, run_ranks):
+def test_another_shard_set_is_rejected_unless_accepted(config_file, other_shards, run_ranks):
     run = config_file.parent / "run"
     run_ranks(1, "--config", config_file, "training.stop_after=4").succeed()
     before = read_state(run / "checkpoints/step-00000004").fingerprint
@@ -102,7 +102,7 @@ def test_another_shard_set_is_refused_unless_accepted(config_file, other_shards,
 
 
 @pytest.mark.slow
-def test_epochs_of_the_other_shard_set_count(config_file, two_species, run_ranks):
+def test_steps_follow_the_epochs_of_the_new_shard_set(config_file, two_species, run_ranks):
     run = ["--config", config_file, "training.steps=null", "validation.windows=0"]
     run_ranks(1, *run, "training.epochs=0.1", "training.stop_after=2").succeed()
     run = [*run, f"data.shards={two_species}", "data.accept_other=true", "training.epochs=0.1"]
@@ -113,7 +113,7 @@ def test_epochs_of_the_other_shard_set_count(config_file, two_species, run_ranks
 
 
 @pytest.mark.slow
-def test_a_validation_on_damaged_shards_is_not_the_best(config_file, two_species, run_ranks, tmp_path):
+def test_validation_with_quarantined_windows_is_never_the_best(config_file, two_species, run_ranks, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in two_species.iterdir():

@@ -1,4 +1,4 @@
-"""A checkpoint resumes with any number of ranks, at any ZeRO stage, on the CPU's memory or not, by itself."""
+"""Checkpoints resume on any number of ranks, at any ZeRO stage, with or without offload."""
 
 import pytest
 from safetensors.torch import load_file
@@ -35,8 +35,8 @@ def losses(run):
 
 
 @pytest.mark.slow
-def test_losses_go_on_where_they_were(config_file, run_ranks):
-    """2 -> 1 -> 2 ranks; stages 1 -> 3 -> 2; and both, with offload: after 3 and 6 of 9 steps, as if nothing was."""
+def test_losses_continue_across_ranks_and_zero_stages(config_file, run_ranks):
+    """2 -> 1 -> 2 ranks; stages 1 -> 3 -> 2; both with offload: changed after steps 3 and 6 of 9."""
     folder = config_file.parent
 
     def start(name, engine, steps):

@@ -1,4 +1,4 @@
-"""What goes wrong on one rank ends all of them, with the same line."""
+"""Errors on one rank end all ranks with the same line."""
 
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.metrics_file import read_metrics
@@ -7,11 +7,11 @@ from tests.support.ranks import WORKERS
 FAILING_RANKS = WORKERS / "failing_ranks.py"
 
 
-def test_all_ranks_are_told_the_same(config_file, run_ranks, shards, tmp_path):
+def test_all_ranks_raise_the_same_error(config_file, run_ranks, shards, tmp_path):
     run_ranks(2, config_file, tmp_path, script=FAILING_RANKS).succeed()
-    told = (tmp_path / "told-0.txt").read_text().splitlines()
-    assert told == (tmp_path / "told-1.txt").read_text().splitlines()
-    unreadable, full_for_a_while, full = told
+    messages = (tmp_path / "told-0.txt").read_text().splitlines()
+    assert messages == (tmp_path / "told-1.txt").read_text().splitlines()
+    unreadable, full_for_a_while, full = messages
     assert unreadable == f"TransientError: {shards}: Input/output error"
 
     assert full == f"UserError: {tmp_path}/full/metrics.jsonl: No space left on device"
@@ -21,7 +21,7 @@ def test_all_ranks_are_told_the_same(config_file, run_ranks, shards, tmp_path):
     assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, 11))
 
 
-def test_no_step_is_told_apart_from_a_stopped_run(config_file, run_ranks, tmp_path):
+def test_signal_before_the_first_step_saves_nothing(config_file, run_ranks, tmp_path):
     script = tmp_path / "stopped_at_once.py"
     script.write_text(
         "import sys\n"
@@ -37,7 +37,7 @@ def test_no_step_is_told_apart_from_a_stopped_run(config_file, run_ranks, tmp_pa
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_a_model_without_chunks_trains(config_file, run_ranks, tmp_path):
+def test_model_without_chunks_trains(config_file, run_ranks, tmp_path):
     overrides = ["model.arch_layout=[m1]", "model.d_model=[16]", "model.d_intermediate=[0]"]
     overrides += ["model.attn_cfg={num_heads: [2], rotary_emb_dim: [8], window_size: [7]}"]
     output = run_ranks(1, "--config", config_file, *overrides).succeed()

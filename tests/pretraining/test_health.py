@@ -1,4 +1,4 @@
-"""Router health: what the counts of a step say, when it is told, and the warm-up of the wanted compression."""
+"""Router health: statistics of a step, warnings, warm-up of the target ratio."""
 
 import math
 from itertools import pairwise
@@ -16,7 +16,7 @@ WINDOWS, LENGTH = 6, 400
 
 
 class OneRank:
-    """Ranks that are one."""
+    """A world of one rank."""
 
     rank, size = 0, 1
 
@@ -41,14 +41,14 @@ def random_mask(share, seed=0):
 
 
 @pytest.mark.parametrize("period", [2, 4, 7, 31])
-def test_a_grid_is_found_with_its_period(period):
+def test_grid_is_detected_with_its_period(period):
     grid = (torch.arange(LENGTH) % period == 0).expand(WINDOWS, LENGTH)
     found = metrics(boundaries(grid))
     assert found["period"] == [period]
     assert found["periodicity"][0] == pytest.approx(1, abs=0.02)  # but for the ends
 
 
-def test_a_grid_of_two_turns_and_one_with_faults_are_found():
+def test_alternating_and_imperfect_grids_are_detected():
     turns = torch.isin(torch.arange(LENGTH) % 8, torch.tensor([0, 3])).expand(WINDOWS, LENGTH)
     assert metrics(boundaries(turns))["period"] == [8]
     faulty = (torch.arange(LENGTH) % 4 == 0).expand(WINDOWS, LENGTH) ^ random_mask(0.02)
@@ -58,18 +58,18 @@ def test_a_grid_of_two_turns_and_one_with_faults_are_found():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
-def test_chance_is_no_grid(share):
+def test_random_boundaries_are_no_grid(share):
     assert abs(metrics(boundaries(random_mask(share)))["periodicity"][0]) < 0.2
 
 
 @pytest.mark.parametrize("mask", [torch.zeros(2, 50, dtype=torch.bool), torch.ones(2, 50, dtype=torch.bool)])
-def test_a_collapsed_router_has_no_period(mask):
+def test_collapsed_router_has_no_period(mask):
     found = metrics(boundaries(mask))
     assert (found["periodicity"], found["period"]) == ([0.0], [0])
 
 
-def test_padding_and_first_positions_do_not_count():
-    """Two windows in one padded batch count as much as each of them alone."""
+def test_padding_and_first_positions_are_ignored():
+    """Counts of a padded batch equal those of its windows alone."""
     probability = torch.rand(2, 60, generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([60, 25])
     probability[1, 25:] = 0
@@ -86,7 +86,7 @@ def test_padding_and_first_positions_do_not_count():
     assert torch.equal(together.histogram[0], brute.long())
 
 
-def test_pairs_are_those_of_plain_loops():
+def test_pair_counts_match_plain_loops():
     mask = random_mask(0.3)[:2, :50]
     counts = RouterCounts.of([boundaries(mask)], torch.zeros(2, 50))
     for number, lag in enumerate(LAGS):
@@ -95,7 +95,7 @@ def test_pairs_are_those_of_plain_loops():
         assert counts.pairs[0, number] == sum(bool(a and b) for a, b in pairs)
 
 
-def test_boundaries_by_what_stands_there():
+def test_boundary_rate_by_token():
     ids = torch.tensor([[0, 1, 1, 2, 3, MASK, N, 0]])
     mask = torch.tensor([[1, 1, 0, 0, 1, 1, 0, 0]], dtype=torch.bool)
     found = metrics(boundaries(mask), ids=ids)
@@ -105,7 +105,7 @@ def test_boundaries_by_what_stands_there():
     )
 
 
-def test_inner_boundaries_stand_at_bases():
+def test_inner_boundaries_map_to_bases():
     outer = torch.tensor([[1, 0, 1, 0, 0, 1, 1, 0]], dtype=torch.bool)
     inner = torch.tensor([[1, 0, 1, 0]], dtype=torch.bool)
     innermost = torch.tensor([[1, 1]], dtype=torch.bool)
@@ -138,11 +138,11 @@ def line(step, *bases_per_chunk, grid=0.1):
         ([2.0, 8.0], 0.1, [("drift", 0)]),
     ],
 )
-def test_what_is_wrong_is_found(values, grid, expected):
+def test_findings(values, grid, expected):
     assert [(found.kind, found.stage) for found in findings(line(1, *values, grid=grid), 4.0)] == expected
 
 
-def test_a_warning_is_told_once_when_it_lasts_and_when_it_ends():
+def test_lasting_warning_is_logged_once_at_start_and_end():
     health = RouterHealth(1000, lambda step: 4.0)
     drifting = range(101, 301)
     lines = [line(step, 30.0 if step in drifting else 4.2) for step in range(1, 401)]
@@ -154,7 +154,7 @@ def test_a_warning_is_told_once_when_it_lasts_and_when_it_ends():
     assert not health.warnings
 
 
-def test_a_short_fault_is_not_told_and_a_continued_run_goes_on_where_it_stood():
+def test_short_findings_are_ignored_and_replay_restores_state():
     lines = [line(step, 30.0 if step % 60 else 4.0) for step in range(1, 1000)]
     health = RouterHealth(1200, lambda step: 4.0)
     assert [text for each in lines for text in health.update(each)] == []
@@ -168,13 +168,13 @@ def test_a_short_fault_is_not_told_and_a_continued_run_goes_on_where_it_stood():
 
 
 @pytest.mark.parametrize(("total", "expected"), [(10, 1 + PATIENCE[1]), (1000, 101), (10_000_000, QUIET[1] + 1)])
-def test_a_router_that_never_recovers_is_told_when_the_beginning_is_over(total, expected):
+def test_early_collapse_is_logged_after_the_quiet_period(total, expected):
     health = RouterHealth(total, lambda step: 4.0)
-    told = [step for step in range(1, 1500) if health.update(line(step, 512.0))]
-    assert told == [expected]
+    messages = [step for step in range(1, 1500) if health.update(line(step, 512.0))]
+    assert messages == [expected]
 
 
-def test_the_wanted_compression_warms_up():
+def test_target_ratio_warms_up():
     values = [target_ratio(step, 100, start=2.0, warmup=0.5, target=8.0) for step in range(100)]
     assert values[0] == 2.0
     assert values[25] == pytest.approx(4.0)  # half way, by equal factors

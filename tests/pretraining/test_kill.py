@@ -1,4 +1,4 @@
-"""kill -9 while a checkpoint is written, at every point of it, loses no more than that checkpoint."""
+"""SIGKILL at any point of writing a checkpoint loses at most that checkpoint."""
 
 import json
 
@@ -10,8 +10,8 @@ from tests.support.ranks import WORKERS
 
 
 @pytest.mark.slow
-def test_a_start_finds_the_newest_complete_checkpoint(config_file, run_ranks, tmp_path):
-    """Steps 2, the best, and 4 are there, here and under the URL; step 6 is written, and one may be kept beside 2."""
+def test_launch_finds_the_newest_complete_checkpoint(config_file, run_ranks, tmp_path):
+    """Steps 2 (best) and 4 are complete, locally and remotely; the kill hits step 6; one is kept beside the best."""
     output = run_ranks(1, config_file, tmp_path, script=WORKERS / "killed_writer.py").succeed()
     killed = [json.loads(line) for line in output.splitlines()]
     points = [entry["point"] for entry in killed]
@@ -30,7 +30,7 @@ def test_a_start_finds_the_newest_complete_checkpoint(config_file, run_ranks, tm
 
 
 @pytest.mark.slow
-def test_training_continues_exactly(config_file, run_ranks, tmp_path):
+def test_resume_after_kill_is_exact(config_file, run_ranks, tmp_path):
     run_ranks(1, config_file, tmp_path, 4, script=WORKERS / "killed_training.py").succeed()
     unbroken, *killed = sorted(tmp_path.glob("*/checkpoints/step-00000006"), reverse=True)
     assert len(killed) == 4

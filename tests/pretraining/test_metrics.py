@@ -1,4 +1,4 @@
-"""What a log line tells: the same under every ZeRO stage and number of ranks, and true."""
+"""Content of metrics lines, independent of ZeRO stage and number of ranks."""
 
 import json
 import math
@@ -21,7 +21,7 @@ def lines(run):
     return ([line for line in found if line["split"] == split] for split in ("train", "valid"))
 
 
-def test_parts_of_a_hierarchy():
+def test_gradient_parts_of_a_hierarchy():
     config = LDARNetConfig.preset(
         "tiny",
         arch_layout=["m1", ["m1t1", ["M1"], "m1"], "m1"],
@@ -40,7 +40,7 @@ def test_parts_of_a_hierarchy():
     }
 
 
-def test_files_beside_the_metrics_are_cut_alike(tmp_path):
+def test_other_json_lines_files_are_truncated_too(tmp_path):
     for step in (5, 10):
         file = MetricsFile(tmp_path, step - 1, "boundaries.jsonl")
         file.write({"step": step})
@@ -49,7 +49,7 @@ def test_files_beside_the_metrics_are_cut_alike(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "boundaries.jsonl")] == [5]
 
 
-def test_waiting_and_warnings_are_shown(capsys):
+def test_data_wait_and_warnings_are_printed(capsys):
     line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for waits, shown in ((0.02, False), (0.25, True)):
         display = PretrainProgress(True, total=1)
@@ -78,7 +78,7 @@ def test_metrics_do_not_depend_on_zero_stage_and_ranks(config_file, run_ranks, t
         f"{config_file} run.dir={tmp_path / 'drifting'} model.target_ratio=1e3 training.steps=24 validation.windows=0"
     )
     runs += [f"{drifting} training.stop_after=12", drifting]
-    said = run_ranks(2, *runs, script=SEVERAL_RUNS).succeed()
+    output = run_ranks(2, *runs, script=SEVERAL_RUNS).succeed()
     run_ranks(1, f"{common} run.dir={tmp_path / 'alone'}", script=SEVERAL_RUNS).succeed()
     train, valid = lines(tmp_path / "stage1")
     assert len(train) == len(valid) == 2
@@ -92,20 +92,20 @@ def test_metrics_do_not_depend_on_zero_stage_and_ranks(config_file, run_ranks, t
         for key in ("boundary_histogram", "boundary_tokens", "boundary_rate", "period"):
             assert first[key] == train[0][key], (name, key)
         if name != "clipped":
-            for region, told in valid[0]["regions"].items():
-                assert other_valid[0]["regions"][region]["mlm_loss"] == pytest.approx(told["mlm_loss"], rel=1e-4)
+            for region, scores in valid[0]["regions"].items():
+                assert other_valid[0]["regions"][region]["mlm_loss"] == pytest.approx(scores["mlm_loss"], rel=1e-4)
     (trace,) = (tmp_path / "profiled/profiles").iterdir()
     assert trace.name == "rank-00000-step-00000001.json.gz"
     _has_left_samples_and_starts(tmp_path / "stage1")
-    _has_warned_once(tmp_path / "drifting", said)
+    _has_warned_once(tmp_path / "drifting", output)
 
 
-def _has_warned_once(run, said):
-    """Of a drift from the first step on, 20 steps later, though the run was stopped in between."""
+def _has_warned_once(run, output):
+    """A drift from step 1 is warned of once, 20 steps later, although the run was stopped in between."""
     train, _ = lines(run)
     assert [line["step"] for line in train if "drift/stage0" in line["warnings"]] == [21, 22, 23, 24]
-    assert said.count("warning: stage 0: compression has drifted from its target") == 1
-    assert "since step 1;" in said
+    assert output.count("warning: stage 0: compression has drifted from its target") == 1
+    assert "since step 1;" in output
 
 
 def _is_whole(line):
@@ -126,10 +126,10 @@ def _is_whole(line):
 def _regions_are_whole(line):
     regions = line["regions"]
     assert set(regions) == {"coding", "repeat", "other"}
-    assert sum(told["scored"] for told in regions.values()) == line["scored"]
-    loss = sum(told["scored"] * told["mlm_loss"] for told in regions.values()) / line["scored"]
+    assert sum(scores["scored"] for scores in regions.values()) == line["scored"]
+    loss = sum(scores["scored"] * scores["mlm_loss"] for scores in regions.values()) / line["scored"]
     assert loss == pytest.approx(line["mlm_loss"])
-    chunks = [told["bases_per_chunk"][0] for told in regions.values()]
+    chunks = [scores["bases_per_chunk"][0] for scores in regions.values()]
     assert min(chunks) <= line["bases_per_chunk"][0] <= max(chunks)
 
 

@@ -1,4 +1,4 @@
-"""Traces by configuration and by signal."""
+"""Profiler traces by configuration and by signal."""
 
 import gzip
 import json
@@ -34,17 +34,17 @@ def names(folder):
 
 
 def test_configured_steps_are_traced(tmp_path):
-    said = []
-    with profiling(tmp_path, planned=(2, 3), printed=said) as profiler:
+    output = []
+    with profiling(tmp_path, planned=(2, 3), printed=output) as profiler:
         steps(profiler, 0, 6)
     assert names(tmp_path) == ["rank-00000-step-00000003.json.gz"]
-    assert "ui.perfetto.dev" in said[0]
+    assert "ui.perfetto.dev" in output[0]
     trace = json.loads(gzip.decompress((tmp_path / "profiles" / names(tmp_path)[0]).read_bytes()))
     products = [event for event in trace["traceEvents"] if event.get("name") == "aten::mm"]
     assert len(products) == 2
 
 
-def test_a_signal_traces_the_next_steps(tmp_path):
+def test_signal_traces_the_next_steps(tmp_path):
     before = signal.getsignal(signal.SIGUSR2)
     with profiling(tmp_path, rank=3) as profiler:
         steps(profiler, 0, 5)
@@ -55,12 +55,12 @@ def test_a_signal_traces_the_next_steps(tmp_path):
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
-def test_a_trace_that_is_cut_off_or_cannot_be_written_does_not_end_the_run(tmp_path):
+def test_incomplete_or_unwritable_trace_does_not_end_the_run(tmp_path):
     with profiling(tmp_path, planned=(1, 100)) as profiler:
         steps(profiler, 0, 3)
     assert names(tmp_path) == ["rank-00000-step-00000003.json.gz"]
-    said = []
+    output = []
     (tmp_path / "full").write_text("no folder")
-    with profiling(tmp_path / "full", planned=(1, 1), printed=said) as profiler:
+    with profiling(tmp_path / "full", planned=(1, 1), printed=output) as profiler:
         steps(profiler, 0, 3)
-    assert "not written" in said[0]
+    assert "not written" in output[0]

@@ -1,4 +1,4 @@
-"""Recomputing a stage saves memory and changes no number."""
+"""Activation checkpointing changes no number."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ ONE_STEP = WORKERS / "one_step.py"
 
 
 @pytest.mark.parametrize("stages", [[0], [1], [0, 1]])
-def test_loss_and_gradients_are_the_same_to_the_bit(stages):
+def test_loss_and_gradients_are_bitwise_equal(stages):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("quickstart"))
     ids = torch.randint(0, 4, (3, 150))
     results = []
@@ -25,13 +25,13 @@ def test_loss_and_gradients_are_the_same_to_the_bit(stages):
     assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
 
 
-def test_a_run_may_be_continued_with_other_stages(config_file):
+def test_resume_with_other_stages_is_allowed(config_file):
     assert (
         differences(load_config(config_file), load_config(config_file, ["training.activation_checkpointing=[0]"])) == []
     )
 
 
-def test_a_stage_that_the_model_does_not_have_is_named(config_file, run_ranks):
+def test_missing_stage_is_an_error(config_file, run_ranks):
     ((status, output, errors),) = run_ranks(
         1, "--config", config_file, "training.activation_checkpointing=[0,2]"
     ).wait()
@@ -40,7 +40,7 @@ def test_a_stage_that_the_model_does_not_have_is_named(config_file, run_ranks):
 
 
 @pytest.mark.slow
-def test_ranks_that_share_the_weights_take_the_same_step(config_file, run_ranks, tmp_path):
+def test_zero_stage_3_takes_the_same_step(config_file, run_ranks, tmp_path):
     weights, jobs = tmp_path / "weights.safetensors", []
     torch.manual_seed(5)
     save_model(LDARNetForMaskedLM(load_config(config_file).model.build({})), weights)

@@ -1,4 +1,4 @@
-"""A launcher that restarts: a rank is killed, the job comes back by itself and ends as if nothing had happened."""
+"""Restart by the launcher after a rank is killed; the result equals an uninterrupted run."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ STEPS = 60
 
 @pytest.fixture
 def torchrun():
-    """Start the program under torchrun with two ranks; end it in any case."""
+    """Starts the program under torchrun with two ranks; kills it at teardown."""
     started = []
 
     def start(*arguments):
@@ -50,7 +50,7 @@ def torchrun():
 
 
 @pytest.mark.slow
-def test_torchrun_brings_a_killed_job_back(config_file, run_ranks, torchrun, tmp_path):
+def test_torchrun_restarts_a_killed_job(config_file, run_ranks, torchrun, tmp_path):
     overrides = [f"training.steps={STEPS}", "checkpoint.every=20", "validation.windows=0"]
     run_ranks(2, "--config", config_file, *overrides, f"run.dir={tmp_path}/unbroken").succeed()
     job = torchrun("--config", config_file, *overrides)
@@ -72,7 +72,7 @@ def test_torchrun_brings_a_killed_job_back(config_file, run_ranks, torchrun, tmp
         assert all(found[key].equal(expected[key]) for key in expected)
 
 
-def test_restarts_that_would_hang_are_refused(monkeypatch):
+def test_restarts_that_would_hang_are_rejected(monkeypatch):
     for name, value in {"RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):

@@ -1,4 +1,4 @@
-"""What is written and printed at the end of a pretraining."""
+"""Results of a finished pretraining run."""
 
 import json
 import shlex
@@ -25,7 +25,7 @@ VALIDATION = {"mlm_loss": 1.31, "mask_loss": 1.34, "composition_loss": 1.36, "ac
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """Configuration and result of a run of ten steps, of which the validation at the fifth was the best."""
+    """Configuration and result of a run of ten steps with its best validation at step 5."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def make(folder="run", *overrides):
@@ -49,17 +49,17 @@ def finished(tmp_path, monkeypatch):
     return make
 
 
-def test_the_numbers_are_those_of_the_checkpoint_that_is_exported(finished):
+def test_summary_reports_the_exported_checkpoint(finished):
     config, result = finished()
-    told = describe(config, result, result.run_dir / "export", [])
-    assert "validation of the best checkpoint (step 5) on split 'valid': MLM loss 1.3050 nats per base" in told
-    assert "checkpoints/step-00000005\n" in told
+    messages = describe(config, result, result.run_dir / "export", [])
+    assert "validation of the best checkpoint (step 5) on split 'valid': MLM loss 1.3050 nats per base" in messages
+    assert "checkpoints/step-00000005\n" in messages
     (result.run_dir / "metrics.jsonl").unlink()
     assert best_validation(CheckpointStore(result.run_dir, 2), result.run_dir / "metrics.jsonl") == {}
 
 
 @pytest.mark.parametrize("folder", ["run", "my run", 'it\'s "mine" $HOME'])
-def test_the_commands_survive_any_path(finished, folder):
+def test_printed_commands_quote_any_path(finished, folder):
     config, result = finished(folder)
     export = result.run_dir / "export"
     lines = describe(config, result, export, []).splitlines()
@@ -76,18 +76,18 @@ def test_the_commands_survive_any_path(finished, folder):
     assert shlex.split(store)[1:] == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{result.run_dir}/mlflow.db"]
 
 
-def test_a_server_of_mlflow_is_not_quoted(finished, monkeypatch):
+def test_tracking_uri_with_password_is_not_printed(finished, monkeypatch):
     config, result = finished()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example")
-    told = describe(config, result, result.run_dir / "export", [])
-    assert "MLflow            at MLFLOW_TRACKING_URI\n" in told
-    assert "mlflow ui" not in told
-    assert "secret" not in told
+    messages = describe(config, result, result.run_dir / "export", [])
+    assert "MLflow            at MLFLOW_TRACKING_URI\n" in messages
+    assert "mlflow ui" not in messages
+    assert "secret" not in messages
 
 
 @pytest.mark.parametrize(("length", "windows"), [(512, 8), (512, 0), (2048, 8)])
-def test_boundaries_are_drawn_where_there_are_bases(finished, tmp_path, monkeypatch, length, windows):
-    """Also if the middle of the longest stretch of the split is a run of N; and in a run without validation."""
+def test_boundary_figure_avoids_windows_without_bases(finished, tmp_path, monkeypatch, length, windows):
+    """The middle of the split is a run of N; also without validation."""
     genome = tmp_path / "genome.fa"
     bases = np.random.default_rng(0).integers(0, 4, 30_000).astype(np.uint8)
     bases[10_000:20_000] = N

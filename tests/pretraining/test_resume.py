@@ -1,4 +1,4 @@
-"""`train 2N` equals `N, stop, resume, N` bit for bit, and so does a run that was killed."""
+"""Stopped or killed and resumed, a run equals an uninterrupted one bit for bit."""
 
 import errno
 import fcntl
@@ -55,7 +55,7 @@ tracking: {{mlflow: false}}
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def runs(request, config_file, run_ranks):
-    """An unbroken run, one stopped after 6 of 10 steps and continued, and one only stopped, by number of ranks."""
+    """By number of ranks: an uninterrupted run, one stopped after 6 of 10 steps and resumed, one only stopped."""
     folder = config_file.parent / f"{request.param}-ranks"
     resumed, stopped = f"run.dir={folder}/resumed", f"run.dir={folder}/stopped"
     run_ranks(
@@ -96,8 +96,8 @@ def test_stop_and_resume_is_exact(runs):
     assert_equal_runs(runs / "unbroken", runs / "resumed")
 
 
-def test_numbers_of_chunks_vary(runs):
-    """Fresh weights can make one chunk of every window, and then ranks could not differ in what they exchange."""
+def test_chunk_counts_differ_between_windows(runs):
+    """Otherwise ranks could not differ in what they exchange, and the tests above would prove little."""
     chunks = [line["bases_per_chunk"][0] for line in logged(runs / "unbroken")]
     assert len({round(value, 1) for value in chunks}) > 5
     assert sum(1.2 < value < 32 for value in chunks) > 5
@@ -113,7 +113,7 @@ def test_stop_and_resume_is_exact_in_stage_3(config_file, run_ranks):
     assert_equal_runs(folder / "unbroken", folder / "resumed")
 
 
-def test_what_a_checkpoint_holds(runs):
+def test_checkpoint_content(runs):
     weights = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010")
     names = dict(weights.named_parameters())
     saved = tensors(runs / "unbroken", 10)
@@ -124,7 +124,7 @@ def test_what_a_checkpoint_holds(runs):
     assert (state.step, state.total_steps, state.position) == (10, 10, 80)
 
 
-def test_validation_is_what_the_saved_model_gives(config_file, runs):
+def test_validation_matches_the_saved_model(config_file, runs):
     config = load_config(config_file)
     model = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010").eval()
     shards = ShardSet.open(config.data.shards)
@@ -148,7 +148,7 @@ def test_validation_is_what_the_saved_model_gives(config_file, runs):
     assert {key: logged_last[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
-def test_retention_keeps_the_last_and_the_best(runs):
+def test_retention_keeps_latest_and_best(runs):
     store = CheckpointStore(runs / "unbroken", keep=2)
     pointers = json.loads((store.folder / "pointers.json").read_text())
     losses = {line["step"]: line["mlm_loss"] for line in logged(runs / "unbroken") if line["split"] == "valid"}
@@ -158,8 +158,8 @@ def test_retention_keeps_the_last_and_the_best(runs):
 
 
 @pytest.mark.slow
-def test_elastic_resume_goes_on_where_it_was(config_file, runs, run_ranks):
-    """From 1 rank to 2, or from 2 to 1, and to other ZeRO stages; the order of windows stays."""
+def test_elastic_resume_continues_in_order(config_file, runs, run_ranks):
+    """From 1 rank to 2 or from 2 to 1, and to other ZeRO stages, in the same order of windows."""
     world = 3 - int(runs.name[0])
     moved = [runs / f"moved-to-stage-{stage}" for stage in (0, 2)]
     arguments = []
@@ -176,7 +176,7 @@ def test_elastic_resume_goes_on_where_it_was(config_file, runs, run_ranks):
 
 
 @pytest.mark.slow
-def test_killed_run_continues_exactly(config_file, runs, run_ranks):
+def test_killed_run_resumes_exactly(config_file, runs, run_ranks):
     world, folder = int(runs.name[0]), runs / "killed"
     arguments = ("--config", config_file, f"run.dir={folder}", "checkpoint.every=3")
     job = run_ranks(world, *arguments, "training.steps=10")
@@ -194,7 +194,7 @@ def test_killed_run_continues_exactly(config_file, runs, run_ranks):
     assert_equal_runs(runs / "unbroken", folder)
 
 
-def test_finished_run_is_left_alone(config_file, runs, run_ranks):
+def test_finished_run_is_not_changed(config_file, runs, run_ranks):
     if runs.name != "1-ranks":
         pytest.skip("the same with any number of ranks; each start takes seconds")
     before = (runs / "unbroken/metrics.jsonl").read_text()
@@ -206,7 +206,7 @@ def test_finished_run_is_left_alone(config_file, runs, run_ranks):
     assert (runs / "unbroken/metrics.jsonl").read_text() == before
 
 
-def test_mistakes_end_all_ranks_with_one_line(config_file, runs, run_ranks):
+def test_user_errors_end_all_ranks_with_one_line(config_file, runs, run_ranks):
     if runs.name != "2-ranks":
         pytest.skip("needs two ranks")
     results = run_ranks(2, "--config", config_file, f"run.dir={runs}/unbroken", "optimizer.lr=0.1").wait()
@@ -219,11 +219,11 @@ def test_mistakes_end_all_ranks_with_one_line(config_file, runs, run_ranks):
 
 @pytest.fixture
 def finished(runs, tmp_path):
-    """A copy of a finished run folder to damage."""
+    """Copy of a finished run folder, to be damaged."""
     return shutil.copytree(runs / "unbroken", tmp_path / "run")
 
 
-def test_other_configuration_is_refused(config_file, finished):
+def test_other_configuration_is_rejected(config_file, finished):
     store = CheckpointStore(finished, keep=2)
     config = load_config(config_file, [f"run.dir={finished}", "data.length=32"])
     with pytest.raises(UserError, match=r"data\.length: 64 -> 32.*another run\.dir, or delete"):
@@ -231,7 +231,7 @@ def test_other_configuration_is_refused(config_file, finished):
     assert open_run_folder(load_config(config_file, [f"run.dir={finished}"]), store, "").finished
 
 
-def test_changed_file_is_refused(config_file, finished):
+def test_changed_file_is_rejected(config_file, finished):
     weights = finished / "checkpoints/step-00000010/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -243,14 +243,14 @@ def test_changed_file_is_refused(config_file, finished):
         verify(weights.parent)
 
 
-def test_incomplete_checkpoint_is_not_seen(finished):
+def test_incomplete_checkpoint_is_ignored(finished):
     store = CheckpointStore(finished, keep=2)
     shutil.copytree(finished / "checkpoints/step-00000010", finished / "checkpoints/step-00000011")
     (finished / "checkpoints/step-00000011/manifest.json").unlink()
     assert store.latest() == finished / "checkpoints/step-00000010"
 
 
-def test_other_architecture_and_other_data_are_refused(config_file, finished):
+def test_other_architecture_and_other_data_are_rejected(config_file, finished):
     checkpoint = finished / "checkpoints/step-00000010"
     fingerprint = read_state(checkpoint).fingerprint
     wanted = load_config(config_file, ["model.d_model=[16, 32]"])
@@ -262,7 +262,7 @@ def test_other_architecture_and_other_data_are_refused(config_file, finished):
         check_fits(checkpoint, same, "0" * 64)
 
 
-def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+def test_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -270,7 +270,7 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     lock(tmp_path / "run").close()
 
 
-def test_two_trainings_do_not_share_a_folder(tmp_path):
+def test_run_folder_is_locked(tmp_path):
     with lock(tmp_path / "run"), pytest.raises(UserError, match="another training uses"):
         lock(tmp_path / "run")
     lock(tmp_path / "run").close()

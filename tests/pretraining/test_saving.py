@@ -1,4 +1,4 @@
-"""Training goes on while a checkpoint is written, and when one cannot be."""
+"""Asynchronous checkpoints and their failures."""
 
 import pytest
 from safetensors.torch import load_file
@@ -25,9 +25,9 @@ tracking: {{mlflow: false}}
 """
     )
     output = run_ranks(2, config, folder, script=SAVING_RANKS).succeed()
-    told = [(folder / f"told-{rank}.txt").read_text().splitlines() for rank in range(2)]
-    assert [line for line in told[0] if line != "written late"] == told[1]
-    return folder, told[0], output
+    messages = [(folder / f"told-{rank}.txt").read_text().splitlines() for rank in range(2)]
+    assert [line for line in messages[0] if line != "written late"] == messages[1]
+    return folder, messages[0], output
 
 
 def steps(run):
@@ -38,17 +38,17 @@ def train_lines(run):
     return [line for line in read_metrics(run / "metrics.jsonl") if line["split"] == "train"]
 
 
-def test_training_goes_on_while_a_checkpoint_is_written(runs):
-    folder, told, _ = runs
-    assert told[:3] == ["unbroken: trained", "written late", "late: trained"]
+def test_training_continues_while_a_checkpoint_is_written(runs):
+    folder, messages, _ = runs
+    assert messages[:3] == ["unbroken: trained", "written late", "late: trained"]
     assert steps(folder / "late") == [2, 4]
     assert all(line["checkpoint_stall_seconds"] < 30 for line in train_lines(folder / "late"))
 
 
-def test_training_goes_on_when_the_disk_is_full(runs):
-    folder, told, output = runs
+def test_training_continues_when_the_disk_is_full(runs):
+    folder, messages, output = runs
     run = folder / "full-for-a-while"
-    assert "full-for-a-while: trained" in told
+    assert "full-for-a-while: trained" in messages
     assert steps(run) == [2, 4, 10]
     assert "warning: checkpoint of step 6 not written: no space left on device while writing" in output
     counts = [line.get("checkpoint_failures", 0) for line in train_lines(run)]
@@ -56,41 +56,41 @@ def test_training_goes_on_when_the_disk_is_full(runs):
     assert counts[-1] == 2
 
 
-def test_a_best_checkpoint_that_is_not_there_is_not_the_best(runs):
-    """Step 6, the first to be validated, could not be written: the next one is the best that there is."""
+def test_unwritten_checkpoint_is_not_the_best(runs):
+    """Step 6, the first to be validated, is not written, so the next validated step is the best."""
     state = read_state(runs[0] / "full-for-a-while/checkpoints/step-00000010")
     assert state.best_step == 10
 
 
-def test_a_last_checkpoint_that_cannot_be_written_ends_with_an_error(runs):
-    folder, told, _ = runs
-    failed, continued = (line for line in told if line.startswith("full-at-the-end: "))
+def test_failure_of_the_last_checkpoint_is_an_error(runs):
+    folder, messages, _ = runs
+    failed, continued = (line for line in messages if line.startswith("full-at-the-end: "))
     assert failed.startswith("full-at-the-end: no space left on device while writing")
     assert failed.endswith("free some space and run the same command again")
     assert continued == "full-at-the-end: trained"
     assert steps(folder / "full-at-the-end")[-1] == 10
 
 
-def test_a_checkpoint_that_cannot_be_copied_fails_no_run(runs):
+def test_failed_copy_does_not_end_the_run(runs):
     folder, _, output = runs
     assert "warning: checkpoints not copied, local ones are complete (checkpoint.remote=file:" in output
     assert train_lines(folder / "late")[-1]["checkpoint_failures"] == 1
     assert not list(folder.glob("late-remote/*"))
 
 
-def test_a_remote_that_cannot_be_reached_stops_only_a_run_that_needs_it(runs):
-    """A finished run only says so, and can be exported."""
-    _, told, output = runs
-    *_, finished, begun = told
+def test_unreachable_remote_is_an_error_only_for_unfinished_runs(runs):
+    """A finished run only warns, and can be exported."""
+    _, messages, output = runs
+    *_, finished, new = messages
     assert finished == "lost: trained"
     assert "warning: checkpoints not copied to checkpoint.remote: checkpoint.remote=file:" in output
-    assert begun.startswith("begun: checkpoint.remote=file:")
-    assert "cannot be reached (ConnectionError: no answer)" in begun
+    assert new.startswith("begun: checkpoint.remote=file:")
+    assert "cannot be reached (ConnectionError: no answer)" in new
 
 
-def test_a_lost_folder_is_continued_exactly_from_the_remote_one(runs):
-    folder, told, _ = runs
-    assert told[-4:-1] == ["lost: trained"] * 3
+def test_lost_folder_resumes_exactly_from_the_remote(runs):
+    folder, messages, _ = runs
+    assert messages[-4:-1] == ["lost: trained"] * 3
     for file in ("model.safetensors", "optimizer.safetensors"):
         expected, found = (
             load_file(folder / name / "checkpoints/step-00000010" / file) for name in ("unbroken", "lost")

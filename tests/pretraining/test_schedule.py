@@ -1,4 +1,4 @@
-"""The schedule and the groups are pure functions with published values."""
+"""Schedules and parameter groups against published values."""
 
 import math
 from itertools import pairwise
@@ -27,7 +27,7 @@ def test_warm_up_plateau_decay(shape):
     assert all(after < before for before, after in pairwise(values[80:]))
 
 
-def test_published_decay_is_the_published_cliff():
+def test_published_decay_values():
     values = factors(10_000, "published")[8_000:]
     assert values[0] == 1.0
     assert values[1] == pytest.approx(0.715, abs=0.005)
@@ -50,7 +50,7 @@ def test_sqrt_decay_ends_at_zero():
     decay=st.floats(0, 0.5),
     shape=st.sampled_from(["published", "sqrt"]),
 )
-def test_always_between_zero_and_one(total, warmup, decay, shape):
+def test_factor_is_between_zero_and_one(total, warmup, decay, shape):
     assert all(0 <= value <= 1 for value in factors(total, shape, warmup=warmup, decay=decay))
 
 

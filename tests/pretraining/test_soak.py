@@ -1,4 +1,4 @@
-"""Ranks that are killed again and again: the run ends as if it had been left alone. The short form of a benchmark."""
+"""Short form of the soak benchmark: ranks are killed at random; the result equals an uninterrupted run."""
 
 import random
 import signal
@@ -13,7 +13,7 @@ STEPS = 100
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_ends_like_one_left_alone(config_file, tmp_path):
+def test_run_killed_at_random_ends_like_an_uninterrupted_run(config_file, tmp_path):
     arguments = ["--config", str(config_file), f"training.steps={STEPS}", "checkpoint.every=10", "validation.every=40"]
     undisturbed = live(arguments, tmp_path / "undisturbed", 2, None, random.Random(0))
     assert undisturbed.statuses == [0, 0], (tmp_path / "undisturbed.log").read_text()

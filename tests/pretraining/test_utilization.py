@@ -1,4 +1,4 @@
-"""What a run says of the operations it takes, and of how much of its devices it uses."""
+"""Estimated cost, FLOP/s and MFU of a run."""
 
 import pytest
 
@@ -26,7 +26,7 @@ from ldarnet.runtime.tracking import _metrics
         ("", None),
     ],
 )
-def test_peak_is_that_of_the_very_gpu(gpu, peak):
+def test_peak_of_each_gpu(gpu, peak):
     assert dense_bf16_peak(gpu) == peak
 
 
@@ -41,7 +41,7 @@ def test_utilization_follows_speed_chunks_and_devices():
     assert Utilization(config, 4096, devices=1, peak=None).metrics(1e6, [4.0]) == {"flops_per_second": flops}
 
 
-def test_utilization_is_shown_and_tracked_where_it_is_known(capsys):
+def test_mfu_is_printed_and_tracked_where_known(capsys):
     line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for known in ({}, {"mfu": 0.376}):
         display = PretrainProgress(True, total=1)
@@ -51,17 +51,17 @@ def test_utilization_is_shown_and_tracked_where_it_is_known(capsys):
         assert ("train/mfu" in names) == bool(known)
 
 
-def test_a_run_tells_what_it_costs(config_file, run_ranks, tmp_path):
+def test_launch_prints_estimated_cost(config_file, run_ranks, tmp_path):
     arguments = ("--config", config_file, "training.stop_after=2", "validation.windows=0")
-    said = run_ranks(2, *arguments).succeed()
+    output = run_ranks(2, *arguments).succeed()
     config = load_config(config_file)
     model = config.model.build({})
     expected = cost(model, config.data.length)
-    (shown,) = [line for line in said.splitlines() if line.startswith("cost ")]
+    (shown,) = [line for line in output.splitlines() if line.startswith("cost ")]
     assert f"{expected.forward_flops / 1e3:.1f} kFLOP per base forward" in shown
     assert f"{expected.activation_bytes / 1e3:.1f} kB per base" in shown
     assert f"{expected.activation_bytes * 64 * 2 / 1e3:.1f} kB per rank" in shown
-    assert "MFU" not in said
+    assert "MFU" not in output
     for line in read_metrics(tmp_path / "run/metrics.jsonl"):
         flops = cost(model, config.data.length, line["bases_per_chunk"]).training_flops * line["bases_per_second"] / 2
         assert line["flops_per_second"] == pytest.approx(flops)
