@@ -1,4 +1,4 @@
-"""LDARNet: DNA models that learn their own tokens, and the system that trains them."""
+"""LDARNet: DNA language models with learned tokenization."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What is of the model is imported when it is asked for: transformers takes seconds, and shards need none of it."""
+    """Import the model classes on first access: transformers takes seconds to import, and shards do not need it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ldarnet import model

@@ -1,17 +1,18 @@
-"""Exceptions that say in one line what a user can do."""
+"""Exceptions whose message is one line that tells the user what to fix."""
 
 
 class UserError(ValueError):
-    """A one-line message that names the file, the place in it and the remedy.
+    """An error that the user can fix: ``<what is wrong>: <where>; <what to do>``.
 
-    Programs print it as ``error: ...`` without a traceback and exit with status 1.
+    Commands print it as ``error: ...`` without a traceback and exit with status 1.
 
     Attributes:
-        own: whether this process tells it whichever rank it is; otherwise rank 0 tells it, and raises the same.
+        local: True if only this rank has the error and must print it; otherwise all ranks raise the same error and
+            rank 0 prints it.
     """
 
-    own = False
+    local = False
 
 
 class TransientError(UserError):
-    """A fault that may pass: training ends with status 70, and the same command may succeed later."""
+    """An error that may pass: commands exit with status 70, and the same command may succeed later."""

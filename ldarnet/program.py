@@ -115,18 +115,18 @@ def _usage_error() -> Any:
 def exit_status(work: Callable[[], int], *, name: str) -> int:
     """Call `work` and return its status, or the status of its error after reporting it on stderr.
 
-    An error that all ranks share is printed by rank 0 only; one with `UserError.own` by its own rank.
+    An error that all ranks share is printed by rank 0 only; one with `UserError.local` by its own rank.
     """
     try:
         return work()
     except UserError as error:
-        _report(str(error), own=error.own)
+        _report(str(error), local=error.local)
         return FAILED if isinstance(error, TransientError) else USER_ERROR
     except ModuleNotFoundError as error:
         if (message := missing_extra(error, name)) is None:
             traceback.print_exc()
             return FAILED
-        _report(message, own=False)
+        _report(message, local=False)
         return USER_ERROR
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
@@ -138,8 +138,8 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
         return FAILED
 
 
-def _report(message: str, *, own: bool) -> None:
-    if own or is_rank_0():
+def _report(message: str, *, local: bool) -> None:
+    if local or is_rank_0():
         print(f"error: {message}", file=sys.stderr, flush=True)
     else:
         time.sleep(REPORT_SECONDS)

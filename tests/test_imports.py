@@ -1,4 +1,4 @@
-"""The rooms of the project import downwards only, and a part loads only what it needs."""
+"""Packages import only packages on lower floors, and importing one loads only what it needs."""
 
 import ast
 import subprocess
@@ -13,7 +13,7 @@ import ldarnet
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The floors of the house, from the ground up. A room imports only from floors below its own.
+# From the ground up. A package imports only from floors below its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.errors", "ldarnet.version"),
     ("ldarnet.alphabet", "ldarnet.console", "ldarnet.markdown", "ldarnet.plugins", "ldarnet.ray_cluster"),
@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 APART = {
-    # Rooms that must not know each other although one stands below the other.
+    # Packages that must not import each other although one is below the other.
     "ldarnet.data": {"ldarnet.model", "ldarnet.ops"},
     "ldarnet.tasks": {"ldarnet.model", "ldarnet.ops"},
     "sharding": {"ldarnet.model", "ldarnet.ops"},
@@ -55,7 +55,7 @@ HEAVY = (
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module of ours, by dotted name."""
+    """The syntax trees of all our modules by dotted name."""
     found = {}
     for package in ("ldarnet", "sharding", *PROGRAMS):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -67,21 +67,21 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def room(module: str) -> str:
-    """`ldarnet.data.reader` is in the room `ldarnet.data`, every module of `sharding` in the room `sharding`."""
+def package_of(module: str) -> str:
+    """The package of a module: `ldarnet.data` for `ldarnet.data.reader`, `sharding` for all modules of `sharding`."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "ldarnet" else parts[0]
 
 
 def imported(module: str, *, when_loaded: bool = False) -> Iterator[str]:
-    """The modules that a module imports: all of them, or only those that it needs to be loaded itself."""
+    """The modules that a module imports: anywhere, or only when it is loaded."""
     pending: list[ast.AST] = [MODULES[module]]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively: write the whole name"
+            assert node.level == 0, f"{module} has a relative import: use the full name"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if whole in MODULES else str(node.module)
@@ -94,29 +94,29 @@ def _for_types_only(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_room_imports_only_from_floors_below_it(module: str) -> None:
-    own = room(module)
+def test_packages_import_only_from_lower_floors(module: str) -> None:
+    own = package_of(module)
     imports = {name for name in imported(module) if name.split(".")[0] in ("ldarnet", "sharding", *PROGRAMS)}
-    others = {name for name in imports if room(name) != own}
-    upward = {name for name in others if FLOOR[room(name)] >= FLOOR[own]}
+    others = {name for name in imports if package_of(name) != own}
+    upward = {name for name in others if FLOOR[package_of(name)] >= FLOOR[own]}
     assert not upward, f"{module} imports {sorted(upward)}, which are not on a floor below {own}"
-    assert not {name for name in others if room(name) in APART.get(own, ())}
+    assert not {name for name in others if package_of(name) in APART.get(own, ())}
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
-    """Imports inside functions count too: a cycle must not hide in them."""
+def test_no_import_cycles_within_floors() -> None:
+    """Imports inside functions count too."""
     graph = {module: {name for name in imported(module) if name in MODULES and name != module} for module in MODULES}
     list(TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if room(module) == "ldarnet.ops"])
-def test_operations_need_torch_alone(module: str) -> None:
+@pytest.mark.parametrize("module", [module for module in MODULES if package_of(module) == "ldarnet.ops"])
+def test_ops_need_only_torch(module: str) -> None:
     needed = {name.split(".")[0] for name in imported(module, when_loaded=True)}
     own_kernel = module.startswith("ldarnet.ops.kernels.")
     assert needed <= {"torch", "ldarnet", *(["triton"] if own_kernel else []), *sys.stdlib_module_names}
 
 
-def test_the_package_works_without_what_training_and_kernels_need() -> None:
+def test_the_model_needs_neither_training_packages_nor_kernels() -> None:
     program = f"""
 import sys
 for name in {(*HEAVY, "pydantic", "typer", "triton")!r}:
@@ -134,18 +134,22 @@ assert model(ldarnet.DNATokenizer()(["ACGT"], return_tensors="pt")["input_ids"])
     [
         ("ldarnet", (*HEAVY, "transformers", "torch", "numpy")),
         ("ldarnet.model", HEAVY),
-        ("ldarnet.cli", (*HEAVY, "transformers", "torch")),
+        *(
+            (f"ldarnet.cli.{name}", (*HEAVY, "transformers", "torch", "numpy"))
+            for name in ("pretrain", "sweep", "predict")
+        ),
+        ("ldarnet.cli", (*HEAVY, "transformers", "torch", "numpy")),
         ("sharding.build", (*HEAVY, "transformers")),
         ("sharding.fetch", (*HEAVY, "transformers", "torch", "numpy")),
     ],
 )
-def test_importing_a_part_loads_only_what_it_needs(module: str, heavy: tuple[str, ...]) -> None:
+def test_a_package_loads_only_what_it_needs(module: str, heavy: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
 
 
-def test_the_package_names_what_it_has() -> None:
+def test_all_lists_the_public_names() -> None:
     assert {*ldarnet.__all__} <= {*dir(ldarnet)}
     assert all(hasattr(ldarnet, name) for name in ldarnet.__all__)
     with pytest.raises(AttributeError, match="module 'ldarnet' has no attribute 'nothing'"):

@@ -1,4 +1,4 @@
-"""The files around the code: what the README says can be done, what is shipped, and what must not be in the tree."""
+"""The files around the code: commands in the guides, contents of the wheel, extras, pins, and forbidden text."""
 
 import hashlib
 import os
@@ -25,18 +25,18 @@ from ldarnet.version import __version__
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GUIDES = ("README.md", "CONTRIBUTING.md")
-MADE_HERE = {".git", ".venv", "runs", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+GENERATED = {".git", ".venv", "runs", "__pycache__", ".hypothesis", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 
 
 def tree() -> list[Path]:
-    """Every file of the project, without what its tools make."""
-    kept = [path for path in ROOT.iterdir() if path.name not in MADE_HERE]
+    """All files of the project except generated ones."""
+    kept = [path for path in ROOT.iterdir() if path.name not in GENERATED]
     paths = [path for place in kept for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
-    return [path for path in paths if not MADE_HERE & set(path.relative_to(ROOT).parts)]
+    return [path for path in paths if not GENERATED & set(path.relative_to(ROOT).parts)]
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_every_make_target_that_is_named_exists(guide: str) -> None:
+def test_make_targets_in_guides_exist(guide: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"(?:^ *|[`$&] ?)make ([a-z-]+)", (ROOT / guide).read_text(), re.MULTILINE))
     assert {"quickstart", "test"} <= targets
@@ -45,7 +45,7 @@ def test_every_make_target_that_is_named_exists(guide: str) -> None:
 
 
 @pytest.mark.parametrize("guide", GUIDES)
-def test_every_file_that_is_named_exists(guide: str) -> None:
+def test_files_in_guides_exist(guide: str) -> None:
     text = (ROOT / guide).read_text()
     links = set(re.findall(r"\]\(([^)#:]+)\)", text))
     commands = set(re.findall(r"\b((?:launch|configs|benchmarks|sharding)/[\w/.-]+\.\w+)", text))
@@ -53,17 +53,16 @@ def test_every_file_that_is_named_exists(guide: str) -> None:
     assert not {path for path in links | commands if not (ROOT / path).exists()}
 
 
-def test_every_module_that_is_run_by_name_exists() -> None:
+def test_modules_in_guides_exist() -> None:
     named = {
         name
         for guide in GUIDES
         for name in re.findall(r"python -m ((?:sharding|ldarnet)[\w.]*)", (ROOT / guide).read_text())
     }
-    assert named
     assert not {name for name in named if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()}
 
 
-def test_every_subcommand_that_is_named_exists() -> None:
+def test_commands_in_guides_exist() -> None:
     named = {
         word
         for guide in GUIDES
@@ -73,8 +72,8 @@ def test_every_subcommand_that_is_named_exists() -> None:
     assert named <= {*COMMANDS}
 
 
-def test_the_tree_holds_no_absolute_path_of_a_machine_and_no_package_host() -> None:
-    # Written in parts, so that this file does not hold them itself.
+def test_no_file_has_an_absolute_path_or_a_package_host() -> None:
+    # In parts, so that this file does not match.
     folders = "|".join(("home", "root", "work", "Users", "tmp", "scratch"))
     hosts = r"|".join((r"pypi\.org", r"pythonhosted\.org", r"download\.pytorch\.org", r"conda\.anaconda\.org"))
     forbidden = re.compile(rf"(?<![\w.}}~\]])/(?:{folders})/\w|{hosts}|--(?:extra-)?index-url|--find-links")
@@ -89,7 +88,7 @@ def test_the_tree_holds_no_absolute_path_of_a_machine_and_no_package_host() -> N
     assert not found
 
 
-def test_the_bundled_genome_is_small_and_tells_where_it_is_from() -> None:
+def test_the_bundled_genome_is_small_and_has_a_source_file() -> None:
     files = [path for path in (ROOT / "sharding" / "genomes").rglob("*") if path.is_file()]
     genomes = [path for path in files if ".fa" in path.suffixes]
     assert genomes
@@ -100,7 +99,7 @@ def test_the_bundled_genome_is_small_and_tells_where_it_is_from() -> None:
         assert all(word in source for word in ("source", "version", "license"))
 
 
-def test_pins_agree_wherever_they_are_written() -> None:
+def test_version_pins_agree() -> None:
     extra = dict(requirement.split("==") for requirement in PROJECT["optional-dependencies"]["kernels"])
     assert extra == KERNEL_PINS
     dockerfile = (ROOT / "Dockerfile").read_text()
@@ -108,12 +107,12 @@ def test_pins_agree_wherever_they_are_written() -> None:
     set_up = (ROOT / "launch" / "setup_env.sh").read_text()
     (torch_version,) = re.findall(r"^TORCH_VERSION=(.+)$", set_up, re.MULTILINE)
     assert f'"torch=={torch_version}"' in dockerfile
-    # What is said of a missing kernel names the extra, and so the versions that are compared above.
-    told = {backend.install for operation in operations() for backend in backends_of(operation).values()}
-    assert {text for text in told if "pip" in text} == {'pip install --no-build-isolation ".[kernels]"'}
+    # The hint for a missing kernel names the extra, whose versions are compared above.
+    hints = {backend.install for operation in operations() for backend in backends_of(operation).values()}
+    assert {text for text in hints if "pip" in text} == {'pip install --no-build-isolation ".[kernels]"'}
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -200,7 +199,7 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ldarnet", "sharding", f"ldarnet-{__version__}.dist-info"}
     for path in (ROOT / "sharding" / "genomes").rglob("*"):
-        if path.is_file() and not MADE_HERE & set(path.parts):
+        if path.is_file() and not GENERATED & set(path.parts):
             assert path.relative_to(ROOT).as_posix() in names
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"

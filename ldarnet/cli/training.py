@@ -83,5 +83,5 @@ def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
     try:
         return load_config(config, overrides, schema=schema)
     except UserError as error:
-        error.own = os.environ.get("LOCAL_RANK", "0") == "0"
+        error.local = os.environ.get("LOCAL_RANK", "0") == "0"
         raise

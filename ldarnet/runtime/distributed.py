@@ -134,7 +134,7 @@ def start(timeout_minutes: float) -> World:
                 f"rank {os.environ['RANK']} has no GPU of its own: {torch.cuda.device_count()} are visible on this "
                 "machine; start fewer ranks (--num_gpus)"
             )
-            error.own = True
+            error.local = True
             raise error
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)

@@ -1,6 +1,6 @@
-"""The templates for clusters: what they hand on, what they do with signals and statuses, and that their numbers agree.
+"""Cluster templates: arguments they pass on, signals, exit statuses, and consistent numbers.
 
-The `deepspeed` command is played by a program that writes down how it was called; the real one runs in tests/multinode.
+A stub replaces the `deepspeed` command and records its calls; the real command runs in tests/multinode.
 """
 
 import json
@@ -30,24 +30,24 @@ here = Path({folder!r})
 call = {{"arguments": sys.argv[1:], "hosts": Path(sys.argv[2]).read_text(), "pid": os.getpid()}}
 starts = len(list(here.glob("call-*")))
 (here / f"call-{{starts}}-{{os.getpid()}}").write_text(json.dumps(call))
-behaviour = (here / "behaviour").read_text().split()
-if behaviour[0] == "train":  # a launcher with one rank that saves when it is told to, at once or some seconds later
+behavior = (here / "behavior").read_text().split()
+if behavior[0] == "train":  # a launcher with one rank that saves on a signal, at once or some seconds later
     rank = "import sys, time; from signal import *; time.sleep(float(sys.argv[1])); "
     rank += "signal(SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True); time.sleep(60)"
-    child = subprocess.Popen([sys.executable, "-c", rank, behaviour[1]], stdout=subprocess.PIPE)
-    if behaviour[1] == "0":
+    child = subprocess.Popen([sys.executable, "-c", rank, behavior[1]], stdout=subprocess.PIPE)
+    if behavior[1] == "0":
         child.stdout.readline()
     (here / "up").touch()
     sys.exit(child.wait())
-sys.exit(int(behaviour[min(starts // int(os.environ.get("NODES", "1")), len(behaviour) - 1)]))
+sys.exit(int(behavior[min(starts // int(os.environ.get("NODES", "1")), len(behavior) - 1)]))
 """
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A folder with a `deepspeed` that is found first; what it does stands in the file `behaviour`.
+    """A folder with a stub of `deepspeed` first on PATH; its file `behavior` selects what the stub does.
 
-    The templates are copied to its `project`, which has no environment of its own that would come before.
+    The templates are copied to the folder `project`, which has no .venv that would take precedence.
     """
     shutil.copytree(CLUSTER, tmp_path / HERE)
     programs = tmp_path / "bin"
@@ -70,8 +70,8 @@ def wait_for(path):
         time.sleep(0.02)
 
 
-def test_a_node_starts_its_part(cluster):
-    (cluster / "behaviour").write_text("3")
+def test_a_node_starts_its_ranks(cluster):
+    (cluster / "behavior").write_text("3")
     node = subprocess.run([cluster / HERE / "node.sh", "3", "1", "first", "8", "--config", "a file", "run.dir=b c"])
     assert node.returncode == 3
     (call,) = calls(cluster)
@@ -87,13 +87,13 @@ def test_a_node_starts_its_part(cluster):
 @pytest.mark.parametrize("to", ["the node", "everything on it"])
 @pytest.mark.parametrize("ready_after", [0, 1])
 def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
-    """Kubernetes and Ray signal the first process, Slurm all of them; launchers shall wait for their ranks.
+    """Kubernetes and Ray signal the first process, Slurm all of them; launchers must wait for their ranks.
 
-    A rank that is still starting is told as soon as it can save.
+    A rank that is still starting receives the signal as soon as it can save.
     """
-    (cluster / "behaviour").write_text(f"train {ready_after}")
+    (cluster / "behavior").write_text(f"train {ready_after}")
     command = [cluster / HERE / "node.sh", "1", "0", "first", "1", "--config", "x"]
-    # A shell ignores for good what its parent ignores, and programs in the background begin with SIGINT ignored.
+    # A shell keeps ignoring the signals that its parent ignores; background programs start with SIGINT ignored.
     node = subprocess.Popen(
         command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
@@ -106,7 +106,7 @@ def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
 
 @pytest.fixture
 def slurm(cluster, monkeypatch):
-    """`srun` that starts one task and ends with its status, and `scontrol` that writes down what it is asked."""
+    """Stubs: `srun` runs one task and exits with its status, `scontrol` records its arguments."""
     (cluster / "bin/srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nSLURM_PROCID=1 exec "$@"\n')
     (cluster / "bin/scontrol").write_text(
         f'#!/bin/bash\nif [ "$1" = show ]; then printf "alpha\\nbeta\\n"; else echo "$@" >>{cluster}/scontrol; fi\n'
@@ -117,7 +117,7 @@ def slurm(cluster, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
 
     def start(status):
-        (cluster / "behaviour").write_text(str(status))
+        (cluster / "behavior").write_text(str(status))
         job = subprocess.run(["bash", cluster / HERE / "slurm.sbatch", "--config", "a file"], cwd=cluster / "project")
         asked = cluster / "scontrol"
         return job.returncode, asked.read_text().split() if asked.exists() else []
@@ -125,21 +125,21 @@ def slurm(cluster, monkeypatch):
     return start
 
 
-@pytest.mark.parametrize(("status", "again"), [(0, False), (1, False), (STOPPED, True), (70, True), (137, True)])
-def test_slurm_queues_again_what_can_go_on(slurm, cluster, status, again):
-    assert slurm(status) == (status, ["requeue", "7"] if again else [])
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (STOPPED, True), (70, True), (137, True)])
+def test_slurm_requeues_a_job_that_can_resume(slurm, cluster, status, requeued):
+    assert slurm(status) == (status, ["requeue", "7"] if requeued else [])
     (call,) = calls(cluster)
     assert call["hosts"] == "node0 slots=4\nnode1 slots=4\n"
     assert call["arguments"][2:7] == ["--no_ssh", "--node_rank", "1", "--master_addr", "alpha"]
     assert call["arguments"][-2:] == ["--config", "a file"]
 
 
-def test_slurm_gives_up_in_the_end(slurm, monkeypatch):
+def test_slurm_requeues_a_limited_number_of_times(slurm, monkeypatch):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "100")
     assert slurm(70) == (70, [])
 
 
-def test_a_ray_job_that_waits_for_nodes_can_be_stopped(monkeypatch):
+def test_a_ray_job_can_be_stopped_while_it_waits_for_nodes(monkeypatch):
     ray_job = pytest.importorskip("launch.cluster.ray_job")
     job, removed = ray_job.Job(2, 0, ["--config", "x"]), []
     nodes = SimpleNamespace(wait=lambda _: job.stop())
@@ -149,7 +149,7 @@ def test_a_ray_job_that_waits_for_nodes_can_be_stopped(monkeypatch):
     assert removed == [nodes]
 
 
-def test_a_node_that_is_stopped_before_it_begins_starts_nothing(monkeypatch):
+def test_a_node_stopped_before_it_starts_launches_nothing(monkeypatch):
     ray_job = pytest.importorskip("launch.cluster.ray_job")
     monkeypatch.setattr(ray_job.subprocess, "Popen", pytest.fail)
     node = ray_job.Node.__ray_metadata__.modified_class()
@@ -158,14 +158,14 @@ def test_a_node_that_is_stopped_before_it_begins_starts_nothing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_starts_again_after_a_fault_and_lets_ranks_save(cluster, monkeypatch):
-    """Two nodes; the first start fails on both, the second is well; then a job that is told to stop."""
+def test_ray_restarts_after_a_failure_and_lets_ranks_save(cluster, monkeypatch):
+    """Two nodes: the first attempt fails on both, the second succeeds; then a job that is stopped."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("NODES", "2")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    (cluster / "behaviour").write_text("70 0")
+    (cluster / "behavior").write_text("70 0")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         nodes.add_node(num_cpus=1)
@@ -174,11 +174,11 @@ def test_ray_starts_again_after_a_fault_and_lets_ranks_save(cluster, monkeypatch
             command, env=os.environ | {"RAY_ADDRESS": nodes.address}, capture_output=True, text=True, timeout=300
         )
         started = calls(cluster)
-        (cluster / "behaviour").write_text("train 0")
-        told = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": nodes.address})
+        (cluster / "behavior").write_text("train 0")
+        stopped = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": nodes.address})
         wait_for(cluster / "up")
-        told.send_signal(signal.SIGTERM)
-        assert told.wait(60) == STOPPED
+        stopped.send_signal(signal.SIGTERM)
+        assert stopped.wait(60) == STOPPED
     finally:
         ray.shutdown()
         nodes.shutdown()
@@ -200,7 +200,7 @@ def kubernetes():
 
 
 @pytest.mark.parametrize(("nodes", "pod"), kubernetes(), ids=["jobset", "pytorchjob"])
-def test_numbers_of_a_kubernetes_template_agree(nodes, pod):
+def test_numbers_in_kubernetes_templates_agree(nodes, pod):
     (container,) = pod["containers"]
     count, _, _, slots, option, config, *overrides = container["args"]
     assert container["command"] == ["launch/cluster/node.sh"]
@@ -212,7 +212,7 @@ def test_numbers_of_a_kubernetes_template_agree(nodes, pod):
     assert any(run.run.dir.is_relative_to(mount["mountPath"]) for mount in container["volumeMounts"])
 
 
-def test_kubernetes_takes_the_status_of_a_saved_run_for_what_it_is():
+def test_kubernetes_restarts_a_saved_run():
     jobset = yaml.safe_load((CLUSTER / "jobset.yaml").read_text())["spec"]
     job = jobset["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"]

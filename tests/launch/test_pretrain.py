@@ -60,15 +60,15 @@ def test_a_missing_configuration_is_reported_once_per_node(monkeypatch, capsys, 
     assert ("cannot read the configuration not-there.yaml" in capsys.readouterr().err) == printed
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_rank_0_reports_shared_errors_and_other_ranks_their_own(monkeypatch, capsys, own):
+@pytest.mark.parametrize("local", [True, False])
+def test_rank_0_reports_shared_errors_and_other_ranks_their_local_ones(monkeypatch, capsys, local):
     def fail(_):
         error = UserError("a mistake")
-        error.own = own
+        error.local = local
         raise error
 
     monkeypatch.setattr(program, "REPORT_SECONDS", 0)
     monkeypatch.setattr(pretraining, "train", fail)
     monkeypatch.setenv("RANK", "3")
     assert main("--config", QUICKSTART) == USER_ERROR
-    assert capsys.readouterr().err == ("error: a mistake\n" if own else "")
+    assert capsys.readouterr().err == ("error: a mistake\n" if local else "")
