@@ -57,18 +57,18 @@ class Mirror:
             TransientError: the remote cannot be read now.
             UserError: the remote cannot be read, a checkpoint is damaged, or `check` raises.
         """
-        there, latest = self.complete(), store.latest()
-        if not there:
+        remote, latest = self.complete(), store.latest()
+        if not remote:
             return
         with TemporaryDirectory() as folder:
             with self._errors("cannot be read"):
                 for file in (STATE, CONFIG):
-                    self._files.get_file(f"{self._root}/{there[-1]}/{file}", f"{folder}/{file}")
+                    self._files.get_file(f"{self._root}/{remote[-1]}/{file}", f"{folder}/{file}")
             check(Path(folder))
             best = read_state(Path(folder)).best_step
-        if latest is not None and there[-1] <= latest.name:
+        if latest is not None and remote[-1] <= latest.name:
             return
-        missing = {there[-1], *({store.path(best).name} & set(there) if best else ())}
+        missing = {remote[-1], *({store.path(best).name} & set(remote) if best else ())}
         # The newest comes last, so that an interrupted download is repeated by the next launch.
         for name in sorted(missing - {path.name for path in store.complete()}):
             self._download(name, store)
@@ -80,13 +80,13 @@ class Mirror:
             UserError: the remote cannot be written to.
         """
         with self._errors("cannot be written to"):
-            there = self._listing()
-            kept = {path.name: path for path in store.complete()}
-            for name, path in kept.items():
-                if MANIFEST not in there.get(name, {}) or self._manifest(name) != (path / MANIFEST).read_bytes():
-                    self._upload(path, replacing=MANIFEST in there.get(name, {}))
-            for name in sorted(there.keys() - kept.keys()):
-                self._remove(name, there[name])
+            remote = self._listing()
+            local = {path.name: path for path in store.complete()}
+            for name, path in local.items():
+                if MANIFEST not in remote.get(name, {}) or self._manifest(name) != (path / MANIFEST).read_bytes():
+                    self._upload(path, replacing=MANIFEST in remote.get(name, {}))
+            for name in sorted(remote.keys() - local.keys()):
+                self._remove(name, remote[name])
 
     def _listing(self) -> dict[str, set[str]]:
         """File names of each checkpoint, complete or not."""
