@@ -23,16 +23,15 @@ from ldarnet.finetuning.job import FinetuneJob, LaunchContext
 from ldarnet.finetuning.plateau import PlateauSchedule
 from ldarnet.model.losses import batch_ratio_loss
 from ldarnet.model.router import Boundaries
-from ldarnet.runtime.checkpoint_files import load_weights, moments_of
+from ldarnet.runtime.checkpoint_files import load_weights
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions
 from ldarnet.runtime.metrics_file import MetricsFile
 from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.runtime.zero_state import (
+    engine_from_checkpoint,
     on_host,
-    prepare_optimizer_state,
-    restore_optimizer_state,
     whole_moments,
     whole_parameters,
 )
@@ -271,9 +270,5 @@ def _engine(job: FinetuneJob, checkpoint: Path | None, state: FoldState, world: 
     if checkpoint is not None:
         load_weights(network, checkpoint)
     options = EngineOptions(job.config.optimizer, ONLY_FINITE, training.accumulation, training.zero_stage, job.autocast)
-    engine = Engine(network, parameter_groups(network, job.config), options, world)
-    prepare_optimizer_state(engine)
-    if checkpoint is not None:
-        with moments_of(checkpoint) as moments:
-            restore_optimizer_state(engine, moments, state.taken + state.batch - state.skipped)
-    return engine
+    updates = state.taken + state.batch - state.skipped
+    return engine_from_checkpoint(network, parameter_groups(network, job.config), options, world, checkpoint, updates)

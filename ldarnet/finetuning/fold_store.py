@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.io.files import PARTIAL_SUFFIX, space_errors, sync_path, write_json_atomic
-from ldarnet.runtime.checkpoint import seal, verify
+from ldarnet.io.files import write_json_atomic
+from ldarnet.runtime.checkpoint import CheckpointFolder, seal, verify
 from ldarnet.runtime.checkpoint_files import save_tensors
 
 FORMAT_VERSION = 2
@@ -58,23 +58,15 @@ class FoldState:
     format: int = FORMAT_VERSION
 
 
-class FoldStore:
-    """The checkpoints of one fold.
+class FoldStore(CheckpointFolder):
+    """Checkpoints of one fold.
 
     Args:
-        fold: its folder.
+        fold: output folder of the fold.
     """
 
     def __init__(self, fold: Path) -> None:
-        self.folder = fold / run_files.LAST
-
-    def path(self, step: int) -> Path:
-        """Where the checkpoint after so many optimiser steps lies."""
-        return self.folder / f"{step:08d}"
-
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
-        return max((path.parent for path in self.folder.glob(f"[0-9]*/{run_files.MANIFEST}")), default=None)
+        super().__init__(fold / run_files.LAST)
 
     def read(self, checkpoint: Path, fingerprint: str) -> FoldState:
         """The state of a checkpoint, whose files are checked.
@@ -96,25 +88,15 @@ class FoldStore:
         Raises:
             NotWritableError: the device is full or may not be written to; checkpoints written before stay.
         """
-        if (self.path(state.step) / run_files.MANIFEST).is_file():
+        if self.has(state.step):
             return
-        staged = self.folder / f".{state.step:08d}{PARTIAL_SUFFIX}"
-        shutil.rmtree(staged, ignore_errors=True)
-        try:
-            with space_errors(staged):
-                staged.mkdir(parents=True)
-                save_tensors(weights, staged / run_files.WEIGHTS)
-                save_tensors(moments, staged / run_files.OPTIMIZER)
-                write_json_atomic(staged / run_files.STATE, asdict(state), indent=2)
-                seal(staged, state.step)
-                staged.rename(self.path(state.step))
-                sync_path(self.folder)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        kept = {self.path(state.step), *([] if state.best_step is None else [self.path(state.best_step)])}
-        for path in self.folder.iterdir():
-            if path not in kept:
-                shutil.rmtree(path)
+        with self.staged(state.step) as staged:
+            save_tensors(weights, staged / run_files.WEIGHTS)
+            save_tensors(moments, staged / run_files.OPTIMIZER)
+            write_json_atomic(staged / run_files.STATE, asdict(state), indent=2)
+            seal(staged, state.step)
+        self.prune({self.path(step) for step in (state.step, state.best_step) if step is not None})
+        self.clean()
 
     def remove(self) -> None:
         """Remove all of them."""

@@ -20,14 +20,11 @@ from ldarnet.finetuning.summary import summarize
 from ldarnet.io import run_files
 from ldarnet.io.download import DOWNLOAD_RETRY
 from ldarnet.io.lock import FolderInUseError, Lock
-from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.lock import lock
-from ldarnet.runtime.rank_log import LOG, rank_log
-from ldarnet.runtime.signals import stop_requests
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.rank_log import LOG
+from ldarnet.runtime.ranks import process_group, supervised
+from ldarnet.runtime.run_dir import check_same_configuration, lock_run_dir
 from ldarnet.runtime.tracking import Tracker
-from ldarnet.runtime.watchdog import Watchdog
 
 POLL_SECONDS = 1.0
 ARTIFACTS = (
@@ -62,20 +59,15 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
     """
     arm_of(config)
-    world = distributed.start(config.training.timeout_minutes)
-    try:
+    with process_group(config.training.timeout_minutes) as world:
         return finetune_on(world, config)
-    finally:
-        distributed.stop()
 
 
 def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
     """`finetune` on ranks that have been started already."""
     with (
-        stop_requests() as request,
+        supervised(world, config.run.dir, config.training.timeout_minutes) as (phases, request),
         FinetuneProgress(world.is_main) as display,
-        rank_log(config.run.dir, world) as log,
-        Watchdog(world, phases := Phases(), log, 60 * config.training.timeout_minutes),
     ):
         context = LaunchContext(world, phases, request, display)
         with _hold(config.run.dir, context) or nullcontext():
@@ -104,7 +96,7 @@ def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
 
 def _try_lock(run_dir: Path) -> Lock | None:
     try:
-        return lock(run_dir)
+        return lock_run_dir(run_dir)
     except FolderInUseError:
         return None
 
@@ -181,11 +173,7 @@ def _open_folder(job: FinetuneJob) -> None:
     saved = run_dir / run_files.CONFIG
     if saved.is_file() and any(run_dir.glob(run_files.FOLD_METRICS)):
         changed = differences(load_config(saved, schema=FinetuneConfig), config)
-        if changed:
-            raise UserError(
-                f"{run_dir} holds a run of another configuration ({'; '.join(changed)}); give this one another "
-                f"run.dir, or delete {run_dir}"
-            )
+        check_same_configuration(changed, run_dir, "run.dir")
     keep_record(job)
     config.save(saved)
     for fold in job.selected_folds:

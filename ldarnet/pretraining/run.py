@@ -13,15 +13,13 @@ from ldarnet.pretraining.describe import describe
 from ldarnet.pretraining.loop import loop
 from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.setup import build_engine, find_resume_point, initial_state, prepare_inputs
-from ldarnet.runtime import distributed
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.lock import lock
 from ldarnet.runtime.metrics_file import read_metrics
-from ldarnet.runtime.rank_log import rank_log
-from ldarnet.runtime.signals import StopRequest, stop_requests
+from ldarnet.runtime.ranks import process_group, supervised
+from ldarnet.runtime.run_dir import lock_run_dir
+from ldarnet.runtime.signals import StopRequest
 from ldarnet.runtime.timers import Phases
-from ldarnet.runtime.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -60,21 +58,15 @@ def train(config: RunConfig) -> TrainResult:
     Raises:
         UserError: configuration, data and run folder do not match, or training cannot proceed; on all ranks.
     """
-    world = distributed.start(config.training.timeout_minutes)
-    try:
+    with process_group(config.training.timeout_minutes) as world:
         return train_on(world, config)
-    finally:
-        distributed.stop()
 
 
 def train_on(world: World, config: RunConfig) -> TrainResult:
     """Run `train` in a process group that is already initialized."""
-    phases = Phases()
     with (
-        stop_requests() as request,
-        world.on_main(lambda: lock(config.run.dir)) or nullcontext(),
-        rank_log(config.run.dir, world) as log,
-        Watchdog(world, phases, log, 60 * config.training.timeout_minutes),
+        world.on_main(lambda: lock_run_dir(config.run.dir)) or nullcontext(),
+        supervised(world, config.run.dir, config.training.timeout_minutes) as (phases, request),
     ):
         return _train(world, config, phases, request)
 

@@ -9,6 +9,7 @@ from ldarnet.io import run_files
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
 from ldarnet.runtime.checkpoint_files import save_config
+from ldarnet.runtime.run_dir import check_same_configuration
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     if checkpoint is not None:
         read_state(checkpoint)  # first: a checkpoint of another version may have other files
         verify(checkpoint)
-        _check_same(config, checkpoint, f"run.dir={run_dir}")
+        _check_same(config, checkpoint, run_dir, "run.dir")
     elif saved.is_file() and differences(load_config(saved), config):
         # Nothing is trained yet: start over with a new MLflow run.
         (run_dir / run_files.MLFLOW).unlink(missing_ok=True)
@@ -60,7 +61,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         remote = f"checkpoint.remote={config.checkpoint.remote}"
 
         def check(folder: Path) -> None:
-            _check_same(config, folder, remote)
+            _check_same(config, folder, config.checkpoint.remote, "checkpoint.remote")
             if read_state(folder).fingerprint != fingerprint and not config.data.accept_other:
                 raise UserError(
                     f"{remote} holds a run on another data set; give this one another checkpoint.remote, or set "
@@ -83,12 +84,6 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     return ResumePoint(checkpoint, read_state(checkpoint), unreached)
 
 
-def _check_same(config: RunConfig, checkpoint: Path, place: str) -> None:
-    state = read_state(checkpoint)
+def _check_same(config: RunConfig, checkpoint: Path, folder: object, key: str) -> None:
     changed = differences(load_config(checkpoint / run_files.CONFIG), config)
-    if changed:
-        key, _, folder = place.partition("=")
-        raise UserError(
-            f"{folder} holds a run of another configuration, at step {state.step} ({'; '.join(changed)}); give this "
-            f"one another {key}, or delete {folder}"
-        )
+    check_same_configuration(changed, folder, key, at=f" at step {read_state(checkpoint).step}")

@@ -16,11 +16,11 @@ from ldarnet.pretraining.run_folder import ResumePoint, open_run_folder
 from ldarnet.pretraining.schedule import Schedule
 from ldarnet.pretraining.validation import validation_windows
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
-from ldarnet.runtime.checkpoint_files import check_fits, load_weights, moments_of
+from ldarnet.runtime.checkpoint_files import check_fits, load_weights
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions, autocast, micro_batch, same_kernels
 from ldarnet.runtime.optimizer import parameter_groups
-from ldarnet.runtime.zero_state import prepare_optimizer_state, restore_optimizer_state
+from ldarnet.runtime.zero_state import engine_from_checkpoint
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,9 @@ def build_engine(
 ) -> Engine:
     """Build the engine, with the optimizer and guard state of `checkpoint` if there is one."""
     groups = parameter_groups(inputs.model, config.optimizer)
-    engine = Engine(inputs.model, groups, EngineOptions.of(config, world), world)
-    prepare_optimizer_state(engine)
+    options = EngineOptions.of(config, world)
+    engine = engine_from_checkpoint(inputs.model, groups, options, world, checkpoint, state.guard["accepted"])
     if checkpoint is not None:
-        with moments_of(checkpoint) as moments:
-            restore_optimizer_state(engine, moments, state.guard["accepted"])
         engine.guard.restore(state.guard)
     return engine
 

@@ -12,20 +12,26 @@ Nothing is pickled. This module knows folders; :mod:`ldarnet.runtime.checkpoint_
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.io.files import PARTIAL_SUFFIX, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.files import (
+    PARTIAL_SUFFIX,
+    read_json,
+    sha256_file,
+    staged_folder,
+    staging_path,
+    sync_path,
+    write_json_atomic,
+)
 from ldarnet.version import __version__
 
 FORMAT_VERSION = 2
-STAGED = ".staged-"
-DOOMED = ".doomed-"
 
 
 @dataclass(frozen=True)
@@ -65,76 +71,87 @@ class TrainingState:
         return replace(self, **changes)
 
 
-class CheckpointStore:
-    """The checkpoints of one run folder; only complete ones are seen."""
+class CheckpointFolder:
+    """Folder of checkpoints named by their step; incomplete ones are never listed.
 
-    def __init__(self, run_dir: Path, keep: int) -> None:
-        self.folder = run_dir / run_files.CHECKPOINTS
-        self.keep = keep
+    Args:
+        folder: may not exist yet.
+        prefix: of the names, before the step.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.folder, self.prefix = folder, prefix
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies or will lie."""
-        return self.folder / f"{run_files.CHECKPOINT_PREFIX}{step:08d}"
+        """Path of the checkpoint of a step, whether it exists or not."""
+        return self.folder / f"{self.prefix}{step:08d}"
 
     def has(self, step: int) -> bool:
-        """Whether the checkpoint of a step is there and complete."""
+        """Whether the checkpoint of a step exists and is complete."""
         return (self.path(step) / run_files.MANIFEST).is_file()
 
     def complete(self) -> list[Path]:
         """All complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"{run_files.CHECKPOINT_PREFIX}*/{run_files.MANIFEST}"))
+        return sorted(path.parent for path in self.folder.glob(f"{self.prefix}[0-9]*/{run_files.MANIFEST}"))
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""
         return next(reversed(self.complete()), None)
 
+    def staged(self, step: int) -> AbstractContextManager[Path]:
+        """Give a folder to write into and to `seal`; it becomes the checkpoint of `step` when the block succeeds.
+
+        If the block fails, the folder is removed and earlier checkpoints stay.
+
+        Raises:
+            NotWritableError: no permission to write, or the device is full.
+        """
+        return staged_folder(self.path(step))
+
+    def prune(self, keep: Collection[Path]) -> None:
+        """Remove all complete checkpoints but `keep`; one whose removal is interrupted is never listed again."""
+        for path in self.complete():
+            if path not in keep:
+                hidden = staging_path(path)
+                shutil.rmtree(hidden, ignore_errors=True)
+                path.rename(hidden)
+                shutil.rmtree(hidden)
+
+    def clean(self) -> None:
+        """Remove what an interrupted save or removal left."""
+        complete = set(self.complete())
+        leftovers = set(self.folder.glob(f"{self.prefix}[0-9]*")) - complete
+        leftovers.update(self.folder.glob(f".*{PARTIAL_SUFFIX}"))
+        for path in leftovers:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class CheckpointStore(CheckpointFolder):
+    """Checkpoints of a pretraining run.
+
+    Args:
+        run_dir: the run folder.
+        keep: number of most recent checkpoints to keep, beside the best.
+    """
+
+    def __init__(self, run_dir: Path, keep: int) -> None:
+        super().__init__(run_dir / run_files.CHECKPOINTS, run_files.CHECKPOINT_PREFIX)
+        self.keep = keep
+
     def best(self) -> Path | None:
-        """The complete checkpoint with the lowest validation loss; the newest where nothing was validated."""
+        """The complete checkpoint with the lowest validation loss; without validation, the newest."""
         latest = self.latest()
         if latest is None:
             return None
         step = read_state(latest).best_step
         return self.path(step) if step is not None and self.has(step) else latest
 
-    def clean(self) -> None:
-        """Remove what an interrupted save or removal left behind."""
-        incomplete = set(self.folder.glob(f"{run_files.CHECKPOINT_PREFIX}*")) - set(self.complete())
-        for path in (*self.folder.glob(f"{STAGED}*"), *self.folder.glob(f"{DOOMED}*"), *incomplete):
-            shutil.rmtree(path)
-        for path in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
-            path.unlink()
-
     def settle(self) -> None:
-        """Point to the latest and the best, and remove all others but the last `keep`."""
+        """Point to the latest and the best checkpoint, and remove all others but the last `keep`."""
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
         write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
-        kept = {*self.complete()[-self.keep :], best}
-        for path in self.complete():
-            if path not in kept:
-                doomed = path.with_name(DOOMED + path.name)
-                path.rename(doomed)
-                shutil.rmtree(doomed)
-
-    @contextmanager
-    def staged(self, step: int) -> Iterator[Path]:
-        """A folder to write in and to `seal`; it becomes the checkpoint of `step` when the block succeeds.
-
-        Otherwise it is removed, and checkpoints written before stay.
-
-        Raises:
-            NotWritableError: the device is full or may not be written to.
-        """
-        staged = self.folder / f"{STAGED}{step:08d}"
-        shutil.rmtree(staged, ignore_errors=True)
-        try:
-            with space_errors(staged):
-                staged.mkdir(parents=True)
-                yield staged
-                staged.rename(self.path(step))
-                sync_path(self.folder)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        self.prune({*self.complete()[-self.keep :], best})
 
 
 def seal(folder: Path, step: int) -> None:

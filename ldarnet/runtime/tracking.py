@@ -132,8 +132,9 @@ class Tracker:
 
     def _connect(self) -> Any:
         """A client with a running run, new or continued."""
-        client = connect(tracking_uri(self.run_dir))
         from mlflow.entities import Param, RunTag
+
+        client = connect(tracking_uri(self.run_dir))
 
         self.run_id = run_id = self._continued(client) or self._begun(client)
         if _known_run(self.folder) != run_id:

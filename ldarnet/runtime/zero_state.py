@@ -5,10 +5,12 @@ lies in them. What they read with one layout can be written with another.
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldarnet.runtime.checkpoint_files import moments_of
 from ldarnet.runtime.deepspeed_internals import (
     MOMENTS,
     flat_partitions,
@@ -16,7 +18,29 @@ from ldarnet.runtime.deepspeed_internals import (
     local_moment,
     whole_tensor,
 )
-from ldarnet.runtime.engine import Engine
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine, EngineOptions
+
+
+def engine_from_checkpoint(
+    model: nn.Module, groups: list[dict], options: EngineOptions, world: World, checkpoint: Path | None, updates: int
+) -> Engine:
+    """Create an engine with the optimizer state of a checkpoint, or a fresh one without a checkpoint.
+
+    Args:
+        model: with the weights to train, which are those of the checkpoint.
+        groups: parameter groups for AdamW.
+        options: how to train.
+        world: the ranks.
+        checkpoint: folder of the checkpoint.
+        updates: optimizer updates that the checkpoint's moments have seen.
+    """
+    engine = Engine(model, groups, options, world)
+    prepare_optimizer_state(engine)
+    if checkpoint is not None:
+        with moments_of(checkpoint) as moments:
+            restore_optimizer_state(engine, moments, updates)
+    return engine
 
 
 def prepare_optimizer_state(engine: Engine) -> None:

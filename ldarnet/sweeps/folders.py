@@ -21,7 +21,7 @@ from ldarnet.finetuning.results import read_result
 from ldarnet.io import run_files
 from ldarnet.io.files import space_errors, write_json_atomic
 from ldarnet.io.lock import FolderInUseError, Lock
-from ldarnet.runtime.lock import lock
+from ldarnet.runtime.run_dir import check_same_configuration, lock_run_dir
 from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, get_value, trials_folder
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
@@ -52,15 +52,12 @@ class Folders:
             UserError: another sweep is using it, or it holds a sweep with a different configuration.
         """
         try:
-            held = lock(self.root)
+            held = lock_run_dir(self.root)
         except FolderInUseError:
             raise UserError(f"{self.root}: in use by another sweep; wait for it, or set another sweep.dir") from None
         if changed := self._changed(config, base):
             if next(self.trials.rglob(run_files.METRICS), None) is not None:
-                raise UserError(
-                    f"{self.root}: holds a sweep with another configuration ({'; '.join(changed)}); set another "
-                    "sweep.dir, or delete this one"
-                )
+                check_same_configuration(changed, self.root, "sweep.dir")
             shutil.rmtree(self.trials, ignore_errors=True)  # nothing was trained yet
         config.save(self.root / run_files.SWEEP_CONFIG)
         base.save(self.root / run_files.FINETUNE_CONFIG)
@@ -188,7 +185,7 @@ class Folders:
 
 def _is_locked(folder: Path) -> bool:
     try:
-        lock(folder).close()
+        lock_run_dir(folder).close()
     except FolderInUseError:
         return True
     return False

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ldarnet.errors import UserError
 from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.run import finetune_on
-from ldarnet.runtime.lock import lock
+from ldarnet.runtime.run_dir import lock_run_dir
 from tests.support.planted import lines, predictions, read_config, result, write_config
 from tests.support.ranks import WORKERS, Ranks
 
@@ -94,7 +94,7 @@ def test_a_second_start_waits_for_the_first(world, config_file, unbroken, tmp_pa
     seconds = 35.0
     changes = ("training.epochs=1", "training.timeout_minutes=0.5")  # waiting is no hanging
     config = read_config(config_file, f"run.dir={tmp_path / 'run'}", *changes)
-    held = lock(config.run.dir)
+    held = lock_run_dir(config.run.dir)
     threading.Timer(seconds, held.close).start()
     begin = time.monotonic()
     assert finetune_on(world, config).finished

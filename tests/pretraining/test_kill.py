@@ -15,7 +15,7 @@ def test_launch_finds_the_newest_complete_checkpoint(config_file, run_ranks, tmp
     output = run_ranks(1, config_file, tmp_path, script=WORKERS / "killed_writer.py").succeed()
     killed = [json.loads(line) for line in output.splitlines()]
     points = [entry["point"] for entry in killed]
-    appeared = next(i for i, point in enumerate(points) if point == "os.rename .staged-00000006")
+    appeared = next(i for i, point in enumerate(points) if point == "os.rename .step-00000006.partial")
     assert len(points) > 60
     assert {"half of model.safetensors", "half of manifest.json", "fsync"} < set(points)
     for number, entry in enumerate(killed):

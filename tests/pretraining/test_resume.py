@@ -18,8 +18,8 @@ from ldarnet.errors import UserError
 from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime.checkpoint import CheckpointStore, read_state, verify
 from ldarnet.runtime.checkpoint_files import check_fits
-from ldarnet.runtime.lock import lock
 from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.run_dir import lock_run_dir
 from ldarnet.runtime.zero_state import MOMENTS
 from tests.support.ranks import WORKERS
 
@@ -267,10 +267,10 @@ def test_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    lock(tmp_path / "run").close()
+    lock_run_dir(tmp_path / "run").close()
 
 
 def test_run_folder_is_locked(tmp_path):
-    with lock(tmp_path / "run"), pytest.raises(UserError, match="another training uses"):
-        lock(tmp_path / "run")
-    lock(tmp_path / "run").close()
+    with lock_run_dir(tmp_path / "run"), pytest.raises(UserError, match="in use by another training"):
+        lock_run_dir(tmp_path / "run")
+    lock_run_dir(tmp_path / "run").close()

@@ -106,9 +106,9 @@ FULL = r"no space left .*{}; free some space"
     [
         (contents, "save_file", library_error, FULL.format("model.safetensors")),
         (contents, "save_file", system_error, FULL.format("model.safetensors")),
-        (contents, "save_config", system_error, FULL.format(".staged-00000002")),
-        (contents, "write_json_atomic", system_error, FULL.format(".staged-00000002")),
-        (checkpoint, "write_json_atomic", system_error, FULL.format(".staged-00000002")),
+        (contents, "save_config", system_error, FULL.format("step-00000002")),
+        (contents, "write_json_atomic", system_error, FULL.format("step-00000002")),
+        (checkpoint, "write_json_atomic", system_error, FULL.format("step-00000002")),
         (contents, "save_config", mistake, "step-00000002: KeyError: 'a mistake of ours'"),
     ],
 )
@@ -162,9 +162,9 @@ def test_writing_does_not_wait_and_is_waited_for(run, monkeypatch):
 def test_leftovers_of_a_killed_save_are_cleaned(run):
     run.write(1)
     folder = run.store.folder
-    (folder / ".staged-00000002").mkdir()
-    (folder / ".staged-00000002/model.safetensors").write_bytes(b"half")
-    (folder / ".doomed-step-00000000").mkdir()
+    (folder / ".step-00000002.partial").mkdir()
+    (folder / ".step-00000002.partial/model.safetensors").write_bytes(b"half")
+    (folder / ".step-00000000.partial").mkdir()
     (folder / "step-00000002").mkdir()
     (folder / "step-00000002/model.safetensors").write_bytes(b"half")
     (folder / ".pointers.json.0a1b2c3d.partial").write_text("{")

@@ -1,0 +1,47 @@
+"""What every ranked program sets up around its work: process group, signals, rank log, watchdog."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldarnet.runtime import distributed
+from ldarnet.runtime.distributed import World
+from ldarnet.runtime.rank_log import rank_log
+from ldarnet.runtime.signals import StopRequest, stop_requests
+from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.watchdog import Watchdog
+
+
+@contextmanager
+def process_group(timeout_minutes: float) -> Iterator[World]:
+    """Join the process group of the launcher's environment, and leave it at the end of the block.
+
+    Raises:
+        UserError: there are more ranks than GPUs, or the launcher could not restart this job.
+    """
+    world = distributed.start(timeout_minutes)
+    try:
+        yield world
+    finally:
+        distributed.stop()
+
+
+@contextmanager
+def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[tuple[Phases, StopRequest]]:
+    """Catch stop signals, log to the rank log of `run_dir`, and end the job if a rank dies, fails or hangs.
+
+    Args:
+        world: the ranks; every one enters and leaves the block.
+        run_dir: the run folder.
+        timeout_minutes: time without progress after which a rank hangs.
+
+    Yields:
+        The timers of this rank, which the watchdog reads, and its stop request.
+    """
+    timers = Phases()
+    with (
+        stop_requests() as request,
+        rank_log(run_dir, world) as log,
+        Watchdog(world, timers, log, 60 * timeout_minutes),
+    ):
+        yield timers, request

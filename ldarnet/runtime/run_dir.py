@@ -1,0 +1,44 @@
+"""A run folder belongs to one process at a time and to one configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldarnet.errors import UserError
+from ldarnet.io import run_files
+from ldarnet.io.files import space_errors
+from ldarnet.io.lock import Lock, acquire
+
+
+def lock_run_dir(run_dir: Path) -> Lock:
+    """Create a run folder and lock it.
+
+    Raises:
+        FolderInUseError: another process trains in it.
+        UserError: the folder cannot be created.
+    """
+    path = run_dir / run_files.LOCK
+    try:
+        with space_errors(path):
+            run_dir.mkdir(parents=True, exist_ok=True)
+        return acquire(path, f"{run_dir}: in use by another training; wait for it to end, or choose another run.dir")
+    except OSError as error:
+        raise UserError(f"run.dir={run_dir}: cannot be written ({error.strerror}); choose another run.dir") from None
+
+
+def check_same_configuration(changed: Sequence[str], folder: object, key: str, at: str = "") -> None:
+    """Refuse to mix runs of different configurations in one folder.
+
+    Args:
+        changed: differences between the folder's configuration and the present one, from `config.differences`.
+        folder: path or URL of the folder.
+        key: configuration key that names the folder.
+        at: how far the folder's run has come, such as " at step 10".
+
+    Raises:
+        UserError: there are differences.
+    """
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of another configuration{at} ({'; '.join(changed)}); choose another {key}, or "
+            f"delete {folder}"
+        )
