@@ -1,0 +1,165 @@
+"""Every command and every Python example in the documentation runs, at tiny sizes."""
+
+import gzip
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.ranks import ROOT, Ranks
+
+DOCUMENTS = sorted(
+    path
+    for path in subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not path.startswith("benchmarks/results/") and path != "CHANGELOG.md"
+)
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<text>.*?)^```", re.M | re.S
+)
+TINY = {
+    "pretrain": {
+        "model.preset": "tiny",
+        "data.length": "64",
+        "data.curriculum": "[]",
+        "training.steps": "2",
+        "training.epochs": "null",
+        "training.batch": "4",
+        "training.accumulation": "1",
+        "validation.every": "2",
+        "validation.windows": "4",
+        "checkpoint.every": "2",
+        "tracking.mlflow": "false",
+    },
+    "finetune": {
+        "training.epochs": "1",
+        "training.batch": "8",
+        "folds.count": "2",
+        "folds.only": "[0]",
+        "data.limit": "40",
+        "tracking.mlflow": "false",
+    },
+}
+"""Settings that replace or join those of a documented command, by program."""
+
+
+class Sandbox:
+    """A folder with the inputs that the documentation names, in which its commands run one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("configs", "launch", "ldarnet", "sharding", "benchmarks", "tests", "Makefile", "pyproject.toml"):
+            (folder / name).symlink_to(ROOT / name)
+        rng = np.random.default_rng(0)
+
+        def bases(number: int) -> str:
+            return np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, number)].tobytes().decode()
+
+        genome = "".join(f">{name}\n{bases(4000)}\n" for name in ("chr1", "chr20", "chrI", "chrVI", "chrIX"))
+        for name in ("my.fa.gz", "yeast.fa.gz", "hg38.fa.gz"):
+            with gzip.open(folder / name, "wt") as file:
+                file.write(genome)
+        (folder / "new.fa").write_text(f">first\n{bases(64)}\n>second\n{bases(48)}\n")
+        (folder / "my.fa").write_text((folder / "new.fa").read_text())
+        rows = "".join(f"{bases(48)},{('no', 'yes')[row % 2]}\n" for row in range(60))
+        (folder / "my.csv").write_text(f"sequence,label\n{rows}")
+        task = folder / "tasks/H3"
+        task.mkdir(parents=True)
+        for split in ("train", "test"):
+            lines = (f">{row}|{row % 2}\n{bases(60)}\n" for row in range(60))
+            (task / f"{split}.fna").write_text("".join(lines))
+
+    def run(self, script: Path, arguments: list[str]) -> str:
+        """Run a program in this folder and return what it prints; it must exit with status 0."""
+        return Ranks(1, script, arguments, cwd=self.folder).succeed()
+
+    def ldarnet(self, arguments: list[str]) -> None:
+        """Run `ldarnet ARGUMENTS`, training programs at tiny sizes."""
+        self.run(ROOT / "ldarnet/__main__.py", _tiny(arguments[:1], arguments[1:]))
+
+
+def _tiny(command: list[str], arguments: list[str]) -> list[str]:
+    settings = dict(TINY.get("".join(command), {}))
+    if command == ["finetune"] and any(argument.startswith("task=") for argument in arguments):
+        settings["data.folder"] = "tasks/H3"
+    kept = [argument for argument in arguments if argument.partition("=")[0] not in settings]
+    return [*command, *kept, *(f"{key}={value}" for key, value in settings.items())]
+
+
+def _make(sandbox: Sandbox, arguments: list[str]) -> None:
+    subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+    if "quickstart" in arguments:
+        sandbox.ldarnet(["shard", "--out", "runs/quickstart-shards"])
+        sandbox.ldarnet(["pretrain", "--config", "quickstart"])
+
+
+def _pip(sandbox: Sandbox, arguments: list[str]) -> None:
+    (target,) = [argument for argument in arguments if argument.startswith(".")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(re.findall(r"[\w-]+", target)) <= set(project["optional-dependencies"]), target
+
+
+def _python(sandbox: Sandbox, arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        module, *rest = arguments[1:]
+        if module.startswith("benchmarks."):
+            rest = ["--help"]  # they measure, for minutes; their own tests run them
+        sandbox.run(ROOT / f"{module.replace('.', '/')}.py", rest)
+    else:
+        program = Path(arguments[0]).stem
+        sandbox.run(ROOT / arguments[0], _tiny([program], arguments[1:])[1:])
+
+
+def _deepspeed(sandbox: Sandbox, arguments: list[str]) -> None:
+    script = next(index for index, argument in enumerate(arguments) if argument.endswith(".py"))
+    _python(sandbox, arguments[script:])
+
+
+PROGRAMS: dict[str, Callable[[Sandbox, list[str]], None]] = {
+    "ldarnet": Sandbox.ldarnet,
+    "make": _make,
+    "pip": _pip,
+    "python": _python,
+    "deepspeed": _deepspeed,
+    ".": lambda sandbox, arguments: None,  # activates .venv
+}
+
+
+def commands(block: str) -> list[list[str]]:
+    """The commands of a bash block, split into words, without environment variables in front."""
+    lines = block.replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [
+        line[next(index for index, word in enumerate(line) if not re.match(r"[A-Z_]+=", word)) :]
+        for line in words
+        if line
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if BLOCK.search((ROOT / path).read_text())])
+def test_examples_run(document: str, tmp_path: Path) -> None:
+    sandbox = Sandbox(tmp_path)
+    for number, block in enumerate(BLOCK.finditer((ROOT / document).read_text())):
+        if block["reason"]:
+            continue
+        if block["language"] == "python":
+            script = tmp_path / f"example-{number}.py"
+            script.write_text(block["text"])
+            sandbox.run(script, [])
+            continue
+        for program, *arguments in commands(block["text"]):
+            PROGRAMS[program](sandbox, arguments)
+
+
+def test_documents_have_no_unmarked_commands() -> None:
+    """Commands stand in fenced blocks, where they are found."""
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        indented = re.findall(r"^    (?:ldarnet|python|deepspeed|make|pip) .*$", outside, re.M)
+        assert not indented, f"{document}: put commands into ```bash blocks: {indented}"
