@@ -119,7 +119,7 @@ def fetch(
         console: where progress is shown.
 
     Returns:
-        Arguments of ``ldarnet build-shards`` for this set, quoted for a shell.
+        Arguments of ``ldarnet shard`` for this set, quoted for a shell.
 
     Raises:
         UserError: no such set, or a file cannot be downloaded, does not match its checksum, or does not fit on disk.
