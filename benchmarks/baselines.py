@@ -1,7 +1,7 @@
-"""The models that LDARNet's speed is measured against: the same function computed in other ways, and other functions.
+"""Baselines for LDARNet's speed: the same function computed differently, and other models.
 
-`arrange` lets a model compute the same function with more work, from the very same parameters under the same names, so
-that equal losses and gradients prove the comparison fair. `CONFIGURATIONS` names what is measured.
+`arrange` makes a model compute the same function with more work from the same parameters under the same names, so that
+equal losses and gradients show that the comparison is fair. `CONFIGURATIONS` lists the measured models.
 
 Shapes: T packed positions; B sequences of L positions in rows of equal length; D width, E width of a result.
 """
@@ -31,8 +31,8 @@ CONFIGURATIONS: dict[str, Callable[[], LDARNetConfig]] = {
     "bimamba2-110m": lambda: _uncompressed("ldarnet-110m", "m29", 768),
     "transformer-110m": lambda: _uncompressed("ldarnet-110m", "T12", 768, hidden=2944, heads=12),
 }
-"""Models by name. Without a hierarchy, at the resolution of bases: `bimamba2-*` are stacks of BiMamba-2 layers and
-`transformer-*` of full attention with rotary positions and SwiGLU MLPs."""
+"""Models by name. `bimamba2-*` (stacks of BiMamba-2 layers) and `transformer-*` (full attention, rotary positions,
+SwiGLU MLPs) have no hierarchy and run at single-base resolution."""
 
 
 def _uncompressed(like: str, stack: str, width: int, hidden: int = 0, heads: int = 1) -> LDARNetConfig:
@@ -40,35 +40,35 @@ def _uncompressed(like: str, stack: str, width: int, hidden: int = 0, heads: int
     return LDARNetConfig.preset(like, arch_layout=[stack], d_model=[width], d_intermediate=[hidden], attn_cfg=attention)
 
 
-class ForEachDirection(nn.Linear):
-    """A projection of BiMamba-2 as the published code computes it: once for each reading direction.
+class PerDirectionLinear(nn.Linear):
+    """A projection of BiMamba-2 as in the published code: computed once per reading direction.
 
-    Both results are the same numbers, so that one kernel can read them in both directions, as ours does.
+    Both results are equal, so one kernel can read them in both directions, as ours does.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply to the last dimension, twice; (T, D) to (T, E)."""
-        return _SameNumbers.apply(super().forward(input), super().forward(self.again(input)))
+        """Apply to the last dimension twice; (T, D) to (T, E)."""
+        return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
-    def again(self, x_TD: Tensor) -> Tensor:
-        """The input of the second direction, in the order of the first."""
+    def second_input(self, x_TD: Tensor) -> Tensor:
+        """Input of the second direction, in the order of the first."""
         return x_TD
 
 
-class ForEachDirectionReversed(ForEachDirection):
-    """The first projection, which also pays for reversing: a layer's input and, when it is done, its output."""
+class PerDirectionReversedLinear(PerDirectionLinear):
+    """First projection, including the cost of reversing a layer's input and output."""
 
-    def again(self, x_TD: Tensor) -> Tensor:
-        """Reverse twice: the published code moves as many numbers, but computes in between."""
+    def second_input(self, x_TD: Tensor) -> Tensor:
+        """Reverse twice: the published code moves as much data, but computes in between."""
         return x_TD.flip(0).flip(0)
 
 
-class _SameNumbers(torch.autograd.Function):
-    """The mean of two equal tensors, without computing it."""
+class _MeanOfEqual(torch.autograd.Function):
+    """Mean of two equal tensors, without computing it."""
 
     @staticmethod
-    def forward(ctx: Any, once: Tensor, again: Tensor) -> Tensor:
-        return once.view_as(once)
+    def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        return first.view_as(first)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,17 +78,17 @@ class _SameNumbers(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class PaddedRows(Packing):
-    """Sequences in rows of equal length, where the padding behind each counts as a sequence of its own.
+    """Sequences in rows of equal length, where the padding after each counts as a separate sequence.
 
     Attributes:
-        length: of a row.
+        length: length of a row.
     """
 
     length: int
 
     @classmethod
     def of(cls, packing: Packing) -> PaddedRows:
-        """Rows as long as the longest sequence; waits for the device, as the published code does."""
+        """Rows as long as the longest sequence; synchronizes with the device, as the published code does."""
         length = max(packing.host_lengths)
         first_B = torch.arange(len(packing.lengths), device=packing.starts.device) * length
         total = len(first_B) * length
@@ -97,29 +97,29 @@ class PaddedRows(Packing):
 
 
 class PaddedStage(Stage):
-    """An inner stage as published: the chunks of every sequence padded to the longest sequence of the batch."""
+    """Inner stage as published: the chunks of every sequence are padded to the longest sequence of the batch."""
 
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
         """Run the stage on padded rows and drop the padding."""
-        assert self.innermost, "a stage between others would route its padding"
+        assert self.innermost, "a stage that is not innermost would route its padding"
         rows = PaddedRows.of(packing)
-        place_T = packing.sequence * rows.length + packing.position
-        # Padding is not zero, which a norm would divide by almost nothing.
-        padded = x_TD.new_ones(rows.total, x_TD.shape[1]).index_copy(0, place_T, x_TD)
+        index_T = packing.sequence * rows.length + packing.position
+        # Pad with ones: a norm would divide zeros by almost nothing.
+        padded = x_TD.new_ones(rows.total, x_TD.shape[1]).index_copy(0, index_T, x_TD)
         y_TD, routings = super().forward(padded, rows)
-        return y_TD.index_select(0, place_T), routings
+        return y_TD.index_select(0, index_T), routings
 
 
 class TransformersMixers(BiMamba2):
-    """BiMamba-2 from transformers' Mamba-2 mixer in its PyTorch form, once for each direction, padding masked."""
+    """BiMamba-2 from the PyTorch form of transformers' Mamba-2 mixer, once per direction, with masked padding."""
 
     block = 256
-    """Positions that the mixer takes at a time; this is its own default."""
+    """Positions per block; the mixer's default."""
 
     @cached_property
     def mixer(self) -> nn.Module:
-        """The mixer, without parameters of its own; it is no submodule."""
-        # Not imported on a GPU, where it would look for compiled extensions.
+        """The mixer, without parameters; not registered as a submodule."""
+        # Imported late: on a GPU it looks for compiled extensions.
         from transformers.models.mamba2 import Mamba2Config
         from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -132,7 +132,7 @@ class TransformersMixers(BiMamba2):
             return Mamba2Mixer(config, layer_idx=0)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
-        """(T, D) to the same."""
+        """(T, D) to (T, D)."""
         if isinstance(packing, PaddedRows):
             length, real_BL = packing.length, (packing.sequence % 2 == 0).view(-1, packing.length)
         else:
@@ -144,7 +144,7 @@ class TransformersMixers(BiMamba2):
         return ((forward_BLD + backward_BLD) / 2).flatten(0, 1)
 
     def one_way(self, x_BLD: Tensor, real_BL: Tensor | None, direction: int) -> Tensor:
-        """The mixer with the parameters of a direction; (B, L, D) to the same."""
+        """Run the mixer with the parameters of one direction; (B, L, D) to (B, L, D)."""
         parameters = {
             "in_proj.weight": self.in_proj.weight,
             "out_proj.weight": self.out_proj.weight,
@@ -159,7 +159,7 @@ class TransformersMixers(BiMamba2):
 
 
 class TransformersMixersInSmallBlocks(TransformersMixers):
-    """The same in the blocks that it is fastest with on a CPU, of 32, 64, 128 and 256."""
+    """The same with the fastest block size on a CPU (of 32, 64, 128 and 256)."""
 
     block = 64
 
@@ -170,56 +170,56 @@ MIXERS: dict[str, type[BiMamba2]] = {
 }
 ARRANGEMENTS = ("ours", "published", *MIXERS)
 STRENGTHS = [0.05 * number for number in range(41)]
-"""Of what all bases have in common, that a router can be calibrated with."""
+"""Candidate strengths for calibrating a router; see `calibrate_router`."""
 
 
 def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
-    """Let a model compute the same function in another way, from windows of equal length.
+    """Make a model compute the same function in another way, for windows of equal length.
 
-    - ``ours``: as it is.
-    - ``published``: each direction of a BiMamba-2 layer computes both projections, one reverses what it reads and what
-      it returns, and chunks are padded to the longest sequence. Everything else is computed by the same kernels.
+    - ``ours``: unchanged.
+    - ``published``: each direction of a BiMamba-2 layer computes both projections, one direction reverses its input and
+      output, and chunks are padded to the longest sequence. Everything else uses the same kernels.
     - ``transformers``: each direction is transformers' Mamba-2 mixer, and chunks are padded.
-    - ``transformers-64``: the same in blocks of 64 positions, its fastest on a CPU, in place of 256.
+    - ``transformers-64``: the same in blocks of 64 positions, the fastest on a CPU, instead of 256.
     """
-    # Only the code of modules is exchanged: parameters, and their names, stay.
+    # Only the code of modules is replaced; parameters and their names stay.
     for module in model.modules() if arrangement != "ours" else ():
         match module:
             case BiMamba2() if arrangement in MIXERS:
                 module.__class__ = MIXERS[arrangement]
             case BiMamba2():
-                module.in_proj.__class__ = ForEachDirectionReversed
-                module.out_proj.__class__ = ForEachDirection
+                module.in_proj.__class__ = PerDirectionReversedLinear
+                module.out_proj.__class__ = PerDirectionLinear
             case Stage() if module is not model.model.backbone:
                 module.__class__ = PaddedStage
 
 
 @torch.no_grad()
 def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chunk: float = 4.0) -> None:
-    """Let the outermost router of an untrained model begin a chunk at about every fourth base, as a trained one does.
+    """Set the outermost router of an untrained model to a boundary at about every fourth base, as in a trained model.
 
-    A fresh router finds about every other base unlike its neighbour. With both projections at I + s u u^T, where u is
-    the mean direction of what is routed, everything looks more alike for s > 0; of a grid of s the best is taken.
+    A new router puts a boundary at about every other base. With both projections set to I + s u u^T, where u is the
+    mean direction of the router input, similarities grow with s > 0; the best s of a grid is used.
 
     Args:
         model: changed in place.
-        input_ids: (B, L), what the share of boundaries is taken over.
-        bases_per_chunk: wanted.
+        input_ids: (B, L), sequence on which the boundary rate is measured.
+        bases_per_chunk: target.
     """
     stage: Stage = model.model.backbone
     if stage.innermost:
         return
-    seen: list[tuple[Tensor, Packing]] = []
-    hook = stage.encoder.register_forward_hook(lambda _, inputs, output: seen.append((output, inputs[1])))
+    captured: list[tuple[Tensor, Packing]] = []
+    hook = stage.encoder.register_forward_hook(lambda _, inputs, output: captured.append((output, inputs[1])))
     model(input_ids)
     hook.remove()
-    h_TD, packing = seen[0]
+    h_TD, packing = captured[0]
     u_D = F.normalize(at_least_fp32(h_TD).mean(0), dim=0)
     identity, along = torch.eye(len(u_D), device=u_D.device), u_D.outer(u_D)
 
-    def miss(strength: float) -> float:
+    def deviation(strength: float) -> float:
         for projection in (stage.router.q_proj, stage.router.k_proj):
             projection.weight.copy_(identity + strength * along)
         return abs(stage.router(h_TD, packing)[1].float().mean().item() - 1 / bases_per_chunk)
 
-    miss(min(STRENGTHS, key=miss))
+    deviation(min(STRENGTHS, key=deviation))

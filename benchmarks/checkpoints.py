@@ -1,8 +1,8 @@
-"""How long training stands still for a checkpoint, how long writing it goes on, and in what memory.
+"""Measure the training stall of a checkpoint, the time to write it, and its host memory.
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 
-One rank, in a temporary folder on the disk of `--folder`. No GPU has run it yet.
+Runs one rank and writes to a temporary folder in `--folder`. Not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -39,24 +39,23 @@ HEADER = (
     "checkpoint, MB",
     "stall, s",
     "written after, s",
-    "host memory for it, bytes a parameter",
-    "work beside it, relative to work alone",
+    "host memory, bytes per parameter",
+    "throughput while writing, relative",
 )
-METHOD = """The stall is the call of `AsyncCheckpointer.save`: gathering weights and moments on the host. `Written
-after` is from there until the folder stands under its final name, flushed and hashed. Memory is the growth of the
-process's resident set from before the call to the highest seen until then, the largest of all repeats. Work is matrix
-products on one thread: how many of them are done in a second while the checkpoint is written, relative to those
-without one. Medians of `--repeats`."""
+METHOD = """Stall: duration of the call that gathers weights and moments on the host. Written after: from there until
+the folder has its final name, flushed and hashed. Host memory: growth of the resident set from before the call to its
+maximum, the largest of all repeats. Throughput while writing: matrix products per second on one thread while the
+checkpoint is written, relative to those without a checkpoint. Medians of `--repeats`."""
 
 
 def main() -> int:
     """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("presets", nargs="+", metavar="PRESET")
+    parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to write; by default the system's temporary folder")
-    parser.add_argument("--name", default="checkpoints")
+    parser.add_argument("--repeats", type=int, default=3, help="checkpoints per row (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder (default: the system's)")
+    parser.add_argument("--name", default="checkpoints", help="name of the results file (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     world = distributed.start(5)
@@ -79,7 +78,7 @@ def main() -> int:
 
 
 def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: World) -> list[object]:
-    """A row of the table."""
+    """Measure one row of the table."""
     with tempfile.TemporaryDirectory(dir=folder) as run_dir:
         config = RunConfig.model_validate(
             {
@@ -101,19 +100,19 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
             raise UserError(text)
 
         alone = products(lambda: True, 2.0)
-        stalls, written, shares, memory = [], [], [], []
+        stalls, written, throughputs, memory = [], [], [], []
         with AsyncCheckpointer(config, store, world, state, failed) as checkpointer:
             for step in range(1, repeats + 1):
                 before, begin = resident(), time.perf_counter()
                 checkpointer.save(engine, state.advanced(step=step))
                 stalls.append(time.perf_counter() - begin)
                 memory.append(resident() - before)
-                shares.append(products(lambda step=step: not store.has(step), 60.0) / alone)
+                throughputs.append(products(lambda step=step: not store.has(step), 60.0) / alone)
                 written.append(time.perf_counter() - begin - stalls[-1])
                 memory[-1] = max(memory[-1], resident() - before)
                 checkpointer.finish()
         size = sum(path.stat().st_size for path in store.path(repeats).iterdir())
-    stall, after, share = (statistics.median(values) for values in (stalls, written, shares))
+    stall, after, throughput = (statistics.median(values) for values in (stalls, written, throughputs))
     return [
         preset,
         stage,
@@ -122,21 +121,21 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
         stall,
         after,
         f"{max(memory) / parameters:.1f}",
-        f"{share:.2f}",
+        f"{throughput:.2f}",
     ]
 
 
-def products(go_on: Callable[[], bool], most: float) -> float:
-    """Matrix products a second while `go_on()` holds, for at most so many seconds."""
+def products(condition: Callable[[], bool], seconds: float) -> float:
+    """Matrix products per second while `condition()` holds, for at most `seconds`."""
     matrix, done, begin = torch.ones(384, 384), 0, time.perf_counter()
-    while go_on() and time.perf_counter() - begin < most:
+    while condition() and time.perf_counter() - begin < seconds:
         matrix @ matrix
         done += 1
     return done / (time.perf_counter() - begin)
 
 
 def resident() -> int:
-    """Bytes of memory that the process holds."""
+    """Resident set size of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 

@@ -1,16 +1,16 @@
-"""How well a masked base can be guessed from its neighbours by counting: the baseline that a DNA model must beat.
+"""Order-8 context-mixing baseline: predict a masked base from counts of its neighbors.
 
-For every order k up to 8, four models of a base given the k bases to either side are fitted to the training bases:
+For every order k up to 8, four models of a base given the k bases on either side are fitted to the training bases:
 
 * ``left k`` and ``right k``: one side only;
 * ``joint k``: k bases of both sides as one context of 2k bases;
 * ``mixed k``: a product of powers of all of these, of every order up to k.
 
 Each is a chain from order 0 upwards, smoothed towards the order below (Dirichlet, one concentration per order). Both
-strands are counted. An unknown neighbour ([MASK], N, the end of the window) is summed over, so that the known ones
-around it still count (up to three of them where the context is longer than ten bases). Concentrations, powers and the
-best of the models are chosen on held-out pieces of the training bases, masked as in training; then all is counted again
-on all training bases. Validation bases are never looked at.
+strands are counted. Unknown neighbors ([MASK], N, the end of the window) are summed over, so the known ones around them
+still count (with up to three unknown ones in contexts longer than ten bases). Concentrations, powers and the best model
+are selected on held-out segments of the training bases, masked as in training; then everything is counted again on all
+training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
@@ -35,7 +35,7 @@ OFFSETS = {
     "right": tuple(range(1, REACH + 1)),
     "joint": tuple(sign * distance for distance in range(1, REACH + 1) for sign in (-1, 1)),
 }
-"""Places of a family's context bases, in the order in which its chain takes them in."""
+"""Offsets of the context bases of each family, in the order in which its chain adds them."""
 CONCENTRATIONS = 2.0 ** np.arange(-1, 15)
 HELD_OUT_BASES = 2_000_000
 CHUNK = 1 << 16
@@ -48,15 +48,15 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class ContextModel:
-    """Fitted counts and all that was chosen on the held-out pieces.
+    """Fitted counts, and the parameters selected on the held-out segments.
 
     Attributes:
-        composition: (4,) share of each base, both strands.
+        composition: (4,) frequency of each base on both strands.
         tables: counts by family.
         concentrations: by family, one per order from 1.
-        powers: by order k, of the log-probabilities that ``mixed k`` multiplies (see `_mixed_features`).
-        held_out: nats per [MASK] position of every model on the held-out pieces.
-        best: the model with the smallest of these.
+        powers: by order k, weights of the log-probabilities in ``mixed k`` (see `_mixed_features`).
+        held_out: loss of every model on the held-out segments, in nats per [MASK] position.
+        best: the model with the lowest of these losses.
     """
 
     composition: Array
@@ -67,7 +67,7 @@ class ContextModel:
     best: str
 
     def predict(self, input_ids: Array, rows: Array, columns: Array) -> dict[str, Array]:
-        """Probabilities (n, 4) by model for n positions of the windows `input_ids` (w, L), their own id unseen."""
+        """Probabilities (n, 4) by model for n positions of the windows `input_ids` (w, L), ignoring their own id."""
         chains = {}
         for family, table in self.tables.items():
             context = _contexts(input_ids, rows, columns, table.offsets)
@@ -79,24 +79,22 @@ class ContextModel:
 
 
 def fit(train: Sequence[Array], *, length: int = 1024, masking: Masking = PUBLISHED_MASKING) -> ContextModel:
-    """Fit every model to stretches of training ids.
+    """Fit every model to segments of training ids.
 
     Args:
-        train: stretches of ids, (L_i,) uint8 each.
-        length: bases per window that the model is tried on; what lies outside a window is not seen.
-        masking: the masking rule.
+        train: segments of ids, (L_i,) uint8 each.
+        length: bases per held-out window; bases outside a window are unknown.
+        masking: masking rule.
 
     Raises:
-        UserError: there are too few bases to hold some out.
+        UserError: there are too few bases for a held-out set.
     """
     fitting, held_out = _hold_out(train, length)
     windows = _cut(held_out, length)
     input_ids, labels = masking.apply(windows, "", np.arange(len(windows)), stream="held out")
     rows, columns = np.nonzero((labels >= 0) & (input_ids == MASK))
     if not len(rows) or not fitting:
-        raise UserError(
-            f"{sum(map(len, train))} training bases are too few to fit context models on; take a larger split"
-        )
+        raise UserError(f"{sum(map(len, train))} training bases are too few to fit context models; use a larger split")
     targets = labels[rows, columns]
 
     composition = _composition(fitting)
@@ -123,15 +121,15 @@ def fit(train: Sequence[Array], *, length: int = 1024, masking: Masking = PUBLIS
 
 @dataclass(frozen=True)
 class Scores:
-    """What guesses cost at n scored positions of masked windows.
+    """Losses of models at n target positions of masked windows.
 
     Attributes:
         rows: (n,) window of each position.
-        columns: (n,) its place in the window.
+        columns: (n,) position within the window.
         targets: (n,) true base.
-        masked: (n,) whether it is shown as [MASK], and not as a base.
-        nats: by model, (n,) minus the logarithm of the probability given to the true base.
-        right: by model, (n,) whether the true base got the highest probability, the base shown left aside.
+        masked: (n,) whether the input is [MASK] rather than a base.
+        nats: by model, (n,) negative log-likelihood of the true base.
+        right: by model, (n,) whether the true base has the highest probability, ignoring the input base.
     """
 
     rows: Array
@@ -142,40 +140,40 @@ class Scores:
     right: dict[str, Array]
 
     def summary(self, where: Array | None = None) -> dict[str, dict[str, float]]:
-        """Means by model over the positions picked by `where` (n,), by default all; not a number over none.
+        """Means by model over the positions selected by `where` (n,), by default all; NaN if there are none.
 
-        ``mask_loss`` is over positions shown as [MASK], ``copy_loss`` over those shown as a base, ``mlm_loss`` over all
-        (nats per base); ``accuracy`` is the share of right guesses at [MASK].
+        ``mask_loss`` is over masked positions, ``copy_loss`` over target positions that show a base, ``mlm_loss`` over
+        all target positions (nats per base); ``accuracy`` is over masked positions.
         """
-        picked = np.ones(len(self.rows), bool) if where is None else where
-        masked, shown = picked & self.masked, picked & ~self.masked
+        selected = np.ones(len(self.rows), bool) if where is None else where
+        masked, shown = selected & self.masked, selected & ~self.masked
         return {
             name: {
                 "mask_loss": _mean(nats[masked]),
                 "copy_loss": _mean(nats[shown]),
-                "mlm_loss": _mean(nats[picked]),
+                "mlm_loss": _mean(nats[selected]),
                 "accuracy": _mean(self.right[name][masked]),
             }
             for name, nats in self.nats.items()
         }
 
     def entropy(self) -> float:
-        """Entropy of the composition of the true bases at [MASK], in nats: the least that one guess for all costs."""
+        """Entropy of the base composition at masked positions, in nats: the lowest loss of a constant prediction."""
         share = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
         return float(-sum(p * np.log(p) for p in share if p > 0))
 
 
 def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking = PUBLISHED_MASKING) -> Scores:
-    """Let every model guess the scored positions of masked windows.
+    """Score every model at the target positions of masked windows.
 
-    Where a position shows a base s, a guess p(b) is turned into what follows from s being the true base or a random
-    one: ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
+    Where the input shows a base s, a prediction p(b) is updated for s being the true or a random base:
+    ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
 
     Args:
-        model: what `fit` gave.
-        input_ids: (w, L) ids as a model would see them.
-        labels: (w, L) true ids, negative where not scored.
-        masking: the masking rule that made them.
+        model: fitted by `fit`.
+        input_ids: (w, L) masked input ids.
+        labels: (w, L) true ids, negative at non-target positions.
+        masking: the masking rule that was applied.
     """
     rows, columns = np.nonzero(labels >= 0)
     targets, shown = labels[rows, columns].astype(np.int64), input_ids[rows, columns]
@@ -185,26 +183,28 @@ def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking
         for name, p in model.predict(input_ids, rows[part], columns[part]).items():
             nats[name].append(_nats(_given_shown(p, shown[part], masking), targets[part]))
             right[name].append(p.argmax(axis=1) == targets[part])
-    joined = ({name: np.concatenate(parts) for name, parts in found.items()} for found in (nats, right))
-    return Scores(rows, columns, targets, shown == MASK, *joined)
+    arrays = ({name: np.concatenate(parts) for name, parts in found.items()} for found in (nats, right))
+    return Scores(rows, columns, targets, shown == MASK, *arrays)
 
 
 def training_bases(shards: ShardSet) -> list[Array]:
-    """The stretches of ids that training windows are cut from.
+    """Segments of ids from which training windows are cut.
 
     Raises:
-        UserError: there is no split ``train``, or a shard has changed.
+        UserError: there is no split ``train``, or a shard is damaged.
     """
     if TRAINING_SPLIT not in shards.index.splits:
-        raise UserError(f"{shards.folder}: no split {TRAINING_SPLIT!r} to fit on; it holds {', '.join(shards.splits)}")
+        raise UserError(
+            f"{shards.folder}: no split {TRAINING_SPLIT!r} (only {', '.join(shards.splits)}); use another shard set"
+        )
     return [shards.read(*interval) for interval in shards.index.splits[TRAINING_SPLIT].tolist()]
 
 
 def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
-    """Exactly what a run of this configuration is validated on: input ids and labels, (w, L) int64 each.
+    """Validation set of a run with this configuration: input ids and labels, (w, L) int64 each.
 
     Raises:
-        UserError: the split is missing or too small, or a shard has changed.
+        UserError: the split is missing or too small, or a shard is damaged.
     """
     batches = validation_batches(
         shards,
@@ -222,23 +222,23 @@ def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
 
 
 def run_masking(config: RunConfig) -> Masking:
-    """The masking rule of a run's validation."""
+    """Masking rule of a run's validation."""
     data = config.data
     return Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED)
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:
-    """Cut the stretches into blocks and set aside every tenth of them, or fewer of a large genome."""
+    """Cut the segments into blocks and hold out every tenth, or fewer in a large genome."""
     total = sum(map(len, train))
     block = max(min(total // 20, 1 << 16) // length, 1) * length
     blocks = [piece[start : start + block] for piece in train for start in range(0, len(piece), block)]
     every = max(10, total // HELD_OUT_BASES)
-    aside = set(range(min(every, len(blocks)) // 2, len(blocks), every))
-    return [b for i, b in enumerate(blocks) if i not in aside], [blocks[i] for i in sorted(aside)]
+    held_out = set(range(min(every, len(blocks)) // 2, len(blocks), every))
+    return [b for i, b in enumerate(blocks) if i not in held_out], [blocks[i] for i in sorted(held_out)]
 
 
 def _cut(pieces: Sequence[Array], length: int) -> Array:
-    """Windows (w, length) of the pieces, the last of each padded."""
+    """Windows (w, length) of the segments, the last of each padded."""
     padded = [np.pad(piece, (0, -len(piece) % length), constant_values=PAD) for piece in pieces]
     return np.concatenate([np.zeros(0, np.uint8), *padded]).reshape(-1, length)
 
@@ -250,40 +250,40 @@ def _composition(pieces: Sequence[Array]) -> Array:
 
 
 def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[int]) -> Array:
-    """What lies at each offset from n positions, (n, len(offsets)) uint8 with 4 for all that is unknown."""
+    """Bases at each offset from n positions, (n, len(offsets)) uint8; 4 if unknown."""
     sides = ((0, 0), (REACH, REACH))
     padded = np.pad(np.minimum(input_ids, UNKNOWN).astype(np.uint8), sides, constant_values=UNKNOWN)
     return padded[rows[:, None], columns[:, None] + (REACH + np.asarray(offsets))]
 
 
-def _refine(counts: Array, informs: Array, below: Array, concentration: float) -> Array:
-    """One link of the chain: counts smoothed towards the order below, where they add something to it."""
+def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
+    """One link of the chain: counts smoothed towards the order below, where the added base is usable."""
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
-    return np.where(informs[:, None], refined, below)
+    return np.where(usable[:, None], refined, below)
 
 
 def _chain(table: CountTable, context: Array, composition: Array, concentrations: Array) -> list[Array]:
     """Probabilities (n, 4) of every order from 0."""
     chain = [np.broadcast_to(composition, (len(context), BASES))]
     for order, concentration in enumerate(concentrations, start=1):
-        chain.append(_refine(table.counts(context, order), table.informs(context, order), chain[-1], concentration))
+        chain.append(_refine(table.counts(context, order), table.is_usable(context, order), chain[-1], concentration))
     return chain
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Choose the concentration of each order in turn; returns them and the chain they give."""
-    chain, chosen = [np.broadcast_to(composition, (len(context), BASES))], []
+    """Select the concentration of each order in turn; returns them and the resulting chain."""
+    chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
-        counts, informs = table.counts(context, order), table.informs(context, order)
-        trials = (_refine(counts, informs, chain[-1], concentration) for concentration in CONCENTRATIONS)
+        counts, usable = table.counts(context, order), table.is_usable(context, order)
+        trials = (_refine(counts, usable, chain[-1], concentration) for concentration in CONCENTRATIONS)
         losses = [_nats(trial, targets).mean() for trial in trials]
-        chosen.append(CONCENTRATIONS[int(np.argmin(losses))])
-        chain.append(_refine(counts, informs, chain[-1], chosen[-1]))
-    return np.array(chosen), chain
+        selected.append(CONCENTRATIONS[int(np.argmin(losses))])
+        chain.append(_refine(counts, usable, chain[-1], selected[-1]))
+    return np.array(selected), chain
 
 
 def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
-    """The models that are one link of one chain, by name."""
+    """Models that are a single link of one chain, by name."""
     models = {"composition": chains["left"][0]}
     for order in range(1, REACH + 1):
         for family, chain in chains.items():
@@ -292,13 +292,13 @@ def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
 
 
 def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
-    """Log-probabilities (n, 4, m) of order 0, left and right 1..order, joint contexts of 2..2*order bases."""
+    """Log-probabilities (n, 4, m) of order 0, left and right 1..order, and joint contexts of 2..2*order bases."""
     one_sided = [chains[family][k] for family in ("left", "right") for k in range(1, order + 1)]
     return np.log(np.stack([chains["left"][0], *one_sided, *chains["joint"][2 : 2 * order + 1]], axis=-1))
 
 
 def _fit_powers(features: Array, targets: Array) -> Array:
-    """Powers (m,) that minimise the loss of the normalised product: a convex problem, by Newton's method."""
+    """Powers (m,) that minimize the loss of the normalized product: a convex problem, solved by Newton's method."""
     powers = np.zeros(features.shape[-1])
     powers[0] = 1.0
     for _ in range(NEWTON_STEPS):
@@ -324,7 +324,7 @@ def _softmax(scores: Array) -> Array:
 
 
 def _given_shown(p: Array, shown: Array, masking: Masking) -> Array:
-    """Probabilities once the shown base is taken into account; those of [MASK] positions stay."""
+    """Posterior probabilities given the input base; unchanged at masked positions."""
     keep = 1 - masking.mask - masking.random
     likelihood = keep * (shown[:, None] == np.arange(BASES)) + masking.random / BASES
     posterior = p * np.where(shown[:, None] == MASK, 1.0, likelihood)
@@ -340,10 +340,10 @@ def _mean(values: Array) -> float:
 
 
 def main() -> None:
-    """Fit on the training split of a run's shard set and print what every model costs on its validation windows."""
-    parser = argparse.ArgumentParser(description="Context models as a baseline for masked language modelling of DNA.")
+    """Fit on the training split of a run's shard set and print the loss of every model on its validation windows."""
+    parser = argparse.ArgumentParser(description="Fit the context-mixing baseline for masked language modeling of DNA.")
     parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as data.shards=runs/my-shards")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as data.shards=FOLDER")
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides)
@@ -355,11 +355,11 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     scores = score(model, input_ids, labels, run_masking(config))
-    print(f"entropy of the composition of the bases shown as [MASK]: {scores.entropy():.4f}\n")
+    print(f"entropy of the base composition at masked positions: {scores.entropy():.4f}\n")
     print(f"{'nats per base':16}{'held out':>10}{'[MASK]':>10}{'shown':>10}{'all':>10}{'accuracy':>10}")
     for name, row in scores.summary().items():
         print(f"{name:16}{model.held_out[name]:10.4f}" + "".join(f"{value:10.4f}" for value in row.values()))
-    print(f"\nbest on held-out training bases: {model.best}")
+    print(f"\nbest on held-out training segments: {model.best}")
 
 
 if __name__ == "__main__":

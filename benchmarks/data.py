@@ -1,9 +1,9 @@
-"""How fast genomes become shards and shards become batches, against the ways in use.
+"""Measure how fast genomes become shards and shards become batches, against common alternatives.
 
     python -m benchmarks.data genome.fa.gz
 
-Building is compared with one tar member per window, written by webdataset; loading with the published way, rewritten
-here in a few lines: pyfaidx, a dictionary look-up per base, and BERT's masking of a batch.
+Building is compared with one tar member per window, written by webdataset. Loading is compared with the published
+loader, reimplemented here: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PUBLISHED_READ_AHEAD = 10**6
 
 
 def timed(function: Callable[[], int]) -> Result:
-    """Seconds and bases of something that says how many bases it took, and the process's peak memory."""
+    """Time a function that returns a number of bases; also records the peak memory of the process."""
     start = time.perf_counter()
     bases = function()
     seconds = time.perf_counter() - start
@@ -46,7 +46,7 @@ def timed(function: Callable[[], int]) -> Result:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process ever used; getrusage would also tell of the process that started it."""
+    """Peak memory of this process in bytes; getrusage would include its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -55,7 +55,7 @@ def peak_memory() -> int:
 
 
 def decompress(fasta: Path) -> Result:
-    """What the decompressor alone takes; with plain files, what reading takes."""
+    """Decompress only; for plain files, read only."""
 
     def run() -> int:
         with xopen(fasta, "rb", threads=0) as file:
@@ -65,7 +65,7 @@ def decompress(fasta: Path) -> Result:
 
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
-    """Our shards; by several processes, of as many species with the same genome."""
+    """Build shards; with several workers, as many species with the same genome."""
     sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
@@ -77,7 +77,7 @@ def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
 
 
 def write_windows(fasta: Path, out: Path, length: int) -> Result:
-    """The naive way: every window a member of a tar file, as letters."""
+    """Naive baseline: every window is a text member of a tar file."""
     import webdataset
 
     def run() -> int:
@@ -91,7 +91,7 @@ def write_windows(fasta: Path, out: Path, length: int) -> Result:
 
 
 def cut(fasta: Path, length: int) -> Iterator[bytes]:
-    """The whole windows of a genome from its start."""
+    """Complete windows of a genome from its start."""
     rest = b""
     for piece in read_fasta(fasta):
         rest = b"" if isinstance(piece, Header) else rest + piece
@@ -104,15 +104,15 @@ def cut(fasta: Path, length: int) -> Iterator[bytes]:
 
 
 def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | None) -> Result:
-    """Windows at random places by pyfaidx, a dictionary per base, and BERT's masking of a batch."""
+    """Published loader: random windows by pyfaidx, a dictionary lookup per base, BERT masking per batch."""
     from pyfaidx import Fasta
 
     genome = Fasta(str(fasta), sequence_always_upper=True, read_ahead=read_ahead)
-    places = [(name, start) for name, record in genome.items() for start in range(0, len(record) - length + 1, length)]
-    order = np.random.default_rng(0).permutation(len(places)).tolist()
+    windows = [(name, start) for name, record in genome.items() for start in range(0, len(record) - length + 1, length)]
+    order = np.random.default_rng(0).permutation(len(windows)).tolist()
 
     def window(number: int) -> torch.Tensor:
-        name, start = places[number]
+        name, start = windows[number]
         return torch.tensor([IDS.get(letter, N) for letter in str(genome[name][start : start + length])])
 
     def batch(step: int) -> torch.Tensor:
@@ -130,7 +130,7 @@ def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | N
 
 
 def load_tar(tar: Path, length: int, seconds: float) -> Result:
-    """The naive windows through webdataset's own pipeline and shuffle buffer, encoded and masked as ours are."""
+    """Naive windows through webdataset's pipeline and shuffle buffer, encoded and masked as ours."""
     import webdataset
 
     from ldarnet.alphabet import encode
@@ -146,7 +146,7 @@ def load_tar(tar: Path, length: int, seconds: float) -> Result:
 
 
 def load_ours(shards: Path, length: int, seconds: float) -> Result:
-    """Our loader, in the process that trains."""
+    """Our loader, in the training process."""
     steps = our_steps(shards, length)
     return steady(lambda _: next(steps), length, seconds)
 
@@ -166,7 +166,7 @@ def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
 
 
 def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
-    """Bases a second after the first batch, which is timed apart; on one thread, as beside other ranks."""
+    """Bases per second after the first batch, which is timed separately; on one thread, as next to other ranks."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     batch(0)
@@ -183,7 +183,7 @@ def steady(batch: Callable[[int], object], length: int, seconds: float) -> Resul
 
 
 def first_batch(shards: Path, length: int) -> Result:
-    """From a closed set to the first batch, and to the batch of a resumed run far on."""
+    """Time from opening a set to the first batch, and to the first batch of a run resumed at position FAR."""
     seconds = []
     for first in (0, FAR // BATCH):
         start = time.perf_counter()
@@ -193,7 +193,7 @@ def first_batch(shards: Path, length: int) -> Result:
 
 
 def far_position(folder: Path, length: int) -> Result:
-    """Opening a huge set, of which there is only the index, and finding the windows of a step far on."""
+    """Time to open a huge set (index only) and to locate the windows of a late step."""
     start = time.perf_counter()
     shards = ShardSet.open(folder)
     opened = time.perf_counter()
@@ -219,7 +219,7 @@ def far_position(folder: Path, length: int) -> Result:
 
 
 def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Result]) -> dict[str, Result]:
-    """Every measurement by name; each is made in a fresh process."""
+    """Run every measurement in a new process; returns them by name."""
     length, seconds = options.length, options.seconds
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         folder = Path(work)
@@ -251,7 +251,7 @@ def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Res
 
 
 def together(function: Callable[..., Result], processes: int, *arguments: Any) -> Result:
-    """The sum of the speeds of some processes at once."""
+    """Total speed of several concurrent processes."""
     from concurrent.futures import ThreadPoolExecutor
 
     workers = [Worker() for _ in range(processes)]
@@ -270,7 +270,7 @@ LIMIT = 600.0
 
 
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What a function finds in a process of its own, or why it found nothing."""
+    """Run a function in a new process; returns its result, or its failure."""
     worker = Worker()
     try:
         return worker(function, *arguments, seconds=LIMIT)
@@ -281,23 +281,23 @@ def alone(function: Callable[..., Result], *arguments: Any) -> Result:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Measure how fast genomes become shards and shards become batches.")
     add = parser.add_argument
-    add("fasta", type=Path, help="a genome, plain or compressed")
-    add("--length", type=int, default=4096, help="bases in a window")
-    add("--seconds", type=float, default=10.0, help="that each loader is timed")
-    add("--cores", type=int, default=os.cpu_count() or 1, help="processes that load at once")
-    add("--synthetic", type=float, default=174.0, help="billion bases of the synthetic index")
-    add("--work", type=Path, help="folder for temporary files, twice the genome's letters in all")
-    add("--name", default="data", help="of the result; the date is put before it")
-    add("--note", default="", help="what a reader must know")
-    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    add("fasta", type=Path, help="genome, plain or compressed")
+    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
+    add("--seconds", type=float, default=10.0, help="seconds to time each loader (default: %(default)s)")
+    add("--cores", type=int, default=os.cpu_count() or 1, help="concurrent loader processes (default: all cores)")
+    add("--synthetic", type=float, default=174.0, help="billion bases of the synthetic index (default: %(default)s)")
+    add("--work", type=Path, help="folder for temporary files; needs twice the size of the genome")
+    add("--name", default="data", help="name of the results file, after its date (default: %(default)s)")
+    add("--note", default="", help="note at the top of the results file")
+    add("--out", type=Path, default=RESULTS, help="folder of the results file")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the file, and print where it is."""
+    """Measure, write the results file and print its path."""
     options = parse(arguments)
     command = "python -m benchmarks.data " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -1,4 +1,4 @@
-"""What was measured of shards and batches, as Markdown."""
+"""Markdown report of `benchmarks.data`."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ FAR = 10**9
 
 
 def report(found: dict[str, Result], options: argparse.Namespace, made_with: str) -> str:
-    """The file as Markdown."""
+    """Render the results file."""
     sections = {"Made with": made_with}
     if options.note:
         sections = {"Note": options.note} | sections
@@ -26,12 +26,12 @@ def report(found: dict[str, Result], options: argparse.Namespace, made_with: str
 def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
     naive = found["naive tar"]
     named = (
-        ("reading the plain FASTA file, nothing else", "read plain"),
+        ("reading the plain FASTA file only", "read plain"),
         ("sharding.build from plain FASTA", "build plain"),
-        (f"the same of {options.cores} copies, {options.cores} processes together", "build plain, all cores"),
-        ("decompressing the .gz file, nothing else", "decompress gz"),
+        (f"the same for {options.cores} copies, {options.cores} processes in total", "build plain, all cores"),
+        ("decompressing the .gz file only", "decompress gz"),
         ("sharding.build from .gz", "build gz"),
-        (f"one tar member a window of {options.length:,} bases (webdataset)", "naive tar"),
+        (f"one tar member per window of {options.length:,} bases (webdataset)", "naive tar"),
     )
 
     def cells(result: Result) -> list[object]:
@@ -40,22 +40,21 @@ def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
         return [f"{result['speed'] / 1e6:,.0f}", ratio, bits, f"{result['peak'] / 2**20:,.0f}"]
 
     note = (
-        "Each in one process but where said. Reading and decompressing count bytes, headers and line ends included; "
-        "the others bases. Bits per base are of all files. The naive way keeps letters in one case and leaves out "
-        "what fills no window."
+        "One process each, unless stated. Reading and decompressing count bytes including headers and line ends, the "
+        "others bases. Bits per base include all files. The naive baseline drops case and incomplete windows."
     )
-    header = ["", "Mb/s", "times the naive way", "bits per base", "peak MiB"]
+    header = ["", "Mb/s", "relative to naive", "bits per base", "peak MiB"]
     return note + "\n\n" + table(header, _rows(found, named, cells))
 
 
 def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
     base = found["published"]
     named = (
-        ("published way: pyfaidx with its read-ahead of a million bases", "published"),
+        ("published loader: pyfaidx with read-ahead of one million bases", "published"),
         ("the same without read-ahead", "published, no read-ahead"),
-        ("webdataset over one member a window, our encoding and masks", "naive tar, webdataset"),
+        ("webdataset with one member per window, our encoding and masks", "naive tar, webdataset"),
         ("ours, one process", "ours"),
-        (f"ours, {options.cores} processes together", "ours, all cores"),
+        (f"ours, {options.cores} processes in total", "ours, all cores"),
     )
 
     def cells(result: Result) -> list[object]:
@@ -66,16 +65,16 @@ def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
 
     note = (
         f"Batches of {BATCH} windows of {options.length:,} bases in random order, masked and with labels, for "
-        f"{options.seconds:.0f} s after the first batch. The published way is rewritten here in a few lines."
+        f"{options.seconds:.0f} s after the first batch. The published loader is reimplemented."
     )
-    header = ["", "million bases/s", "times the published way", "first batch, ms", "peak MiB"]
+    header = ["", "million bases/s", "relative to published", "first batch, ms", "peak MiB"]
     return note + "\n\n" + table(header, _rows(found, named, cells))
 
 
 def _rows(
     found: dict[str, Result], named: Sequence[tuple[str, str]], cells: Callable[[Result], list[object]]
 ) -> Iterator[Sequence[object]]:
-    """A row for each of what was measured, or the reason why it failed."""
+    """One row per measurement, or the reason of its failure."""
     for label, name in named:
         result = found[name]
         yield [label, result["failure"], "", "", ""] if "failure" in result else [label, *cells(result)]
@@ -88,22 +87,25 @@ def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
         rows.append(["first batch of this genome", batch["failure"]])
     else:
         rows += [
-            ["from a closed set to its first batch", f"{batch['first'] * 1e3:,.0f} ms"],
+            ["from opening the set to its first batch", f"{batch['first'] * 1e3:,.0f} ms"],
             [f"the same, resumed at position {FAR:,}", f"{batch['resumed'] * 1e3:,.0f} ms"],
         ]
     if "failure" in far or "failure" in batch:
         rows.append(["synthetic index", far.get("failure", "see above")])
     else:
         rows += [
-            [f"opening an index of {far['bases'] / 1e9:,.0f} Gb, every hash checked", f"{far['open'] * 1e3:,.0f} ms"],
-            ["laying out its windows", f"{far['lay out'] * 1e3:,.0f} ms"],
-            [f"finding the window at position {FAR:,}", f"{far['locate'] * 1e3:,.1f} ms"],
-            ["these three together", f"{far['resumed'] * 1e3:,.0f} ms"],
-            ["finding each of many windows", f"{far['locate each'] * 1e6:,.2f} us"],
             [
-                "peak memory of a process that did all this, the mapped index included",
+                f"opening an index of {far['bases'] / 1e9:,.0f} Gb, checking hashes",
+                f"{far['open'] * 1e3:,.0f} ms",
+            ],
+            ["computing its window layout", f"{far['lay out'] * 1e3:,.0f} ms"],
+            [f"locating the window at position {FAR:,}", f"{far['locate'] * 1e3:,.1f} ms"],
+            ["all three", f"{far['resumed'] * 1e3:,.0f} ms"],
+            ["locating each of 100,000 windows", f"{far['locate each'] * 1e6:,.2f} us"],
+            [
+                "peak memory of this process, including the mapped index",
                 f"{far['peak'] / 2**20:,.0f} MiB",
             ],
-            ["peak memory of a process that took the first batch of this genome", f"{batch['peak'] / 2**20:,.0f} MiB"],
+            ["peak memory of a process that loads the first batch of this genome", f"{batch['peak'] / 2**20:,.0f} MiB"],
         ]
     return table(["", ""], rows)

@@ -1,12 +1,12 @@
-"""What pretraining is worth on classification tasks: one dated file for six arms on the same rows and folds.
+"""Measure the benefit of pretraining on classification tasks: six arms on the same rows and folds.
 
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-The arms: the checkpoint; the same network from new weights; both of them frozen, under a linear probe; a small
-convolutional network; logistic regression on counts of 6-mers. Each is a run of `launch/finetune.py` for each task, in
-OUT/<arm>/<task>. The same command continues where it was stopped; when all folds are there it writes the comparison to
-OUT/comparison and the dated file, with its picture, to benchmarks/results.
+Arms: the checkpoint; the same network with new weights; both frozen, with a linear probe; a small convolutional
+network; logistic regression on 6-mer counts. Each arm is a fine-tuning run per task, in OUT/<arm>/<task>. Run the same
+command again to resume. Once all folds are finished, it writes the comparison to OUT/comparison and the results file
+with its figure to benchmarks/results.
 """
 
 import argparse
@@ -40,22 +40,22 @@ CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"
 PRETRAINED, RANDOM, CNN, KMERS = "pretrained", "new weights", "CNN", "6-mers"
 FROZEN, FROZEN_RANDOM = f"{PRETRAINED}, frozen", f"{RANDOM}, frozen"
 CNN_LR, CNN_EPOCHS = 1e-3, 30
-"""The tasks' published rates are LDARNet's; and a small network takes more epochs, which cost little."""
+"""The published learning rates are LDARNet's; a small network needs more epochs, which are cheap."""
 SHAPE = ("arch_layout", "d_model", "d_intermediate", "ssm_cfg", "attn_cfg", "tie_word_embeddings", "target_ratio")
-"""Fields of a model's configuration that make it the same network, with the ratio loss that it was trained with."""
-OWN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
-"""Keys that are told elsewhere in the file."""
+"""Fields of a model configuration that define the same network, in addition to its ratio loss weight."""
+RUN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
+"""Keys that the results file shows elsewhere."""
 
 
 @dataclass(frozen=True)
 class ArmRuns:
-    """What is to be run.
+    """Runs of all arms on all tasks.
 
     Attributes:
-        checkpoint: of the pretrained arm.
-        tasks: by name, with their suite.
+        checkpoint: checkpoint of the pretrained arm.
+        tasks: names with suite.
         out: folder of all runs.
-        overrides: of the configuration, for every arm.
+        overrides: overrides of the configuration of every arm.
     """
 
     checkpoint: Path
@@ -65,7 +65,7 @@ class ArmRuns:
 
     @cached_property
     def arms(self) -> dict[str, list[str]]:
-        """The overrides that make each arm what it is."""
+        """Overrides that define each arm."""
         config = load_backbone(self.checkpoint).config
         shape = [f"model.{field}={json.dumps(getattr(config, field))}" for field in (*SHAPE, "ratio_weight")]
         pretrained, probe = f"checkpoint={self.checkpoint}", "training.mode=probe"
@@ -79,20 +79,20 @@ class ArmRuns:
         }
 
     def run_dir(self, arm: str, task: str) -> Path:
-        """Where the run of an arm on a task lies."""
+        """Run folder of an arm on a task."""
         return self.out / arm.replace(",", "").replace(" ", "-") / task.replace("/", "-")
 
     def config(self, arm: str, task: str) -> FinetuneConfig:
-        """The configuration of one run."""
+        """Configuration of a run."""
         own = [f"task={task}", f"run.dir={self.run_dir(arm, task)}", "tracking.mlflow=false"]
         return load_config(CONFIG, [*own, *self.overrides, *self.arms[arm]], schema=FinetuneConfig)
 
 
 def run_all(plan: ArmRuns) -> None:
-    """Fine-tune every arm on every task, one after the other; what is finished is left as it is.
+    """Fine-tune every arm on every task, one after the other; finished runs are skipped.
 
     Raises:
-        UserError: a run ended otherwise; it has said why.
+        UserError: a run failed.
     """
     for task in plan.tasks:
         for arm in plan.arms:
@@ -101,19 +101,19 @@ def run_all(plan: ArmRuns) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             config.save(file)
             print(f"{arm} on {task}: {config.run.dir}", flush=True)
-            ended = subprocess.run([sys.executable, ROOT / "launch" / "finetune.py", "--config", file], check=False)
-            if ended.returncode:
+            done = subprocess.run([sys.executable, ROOT / "launch" / "finetune.py", "--config", file], check=False)
+            if done.returncode:
                 raise UserError(
-                    f"{config.run.dir}: {arm} on {task} ended with status {ended.returncode}; see above, then run the "
-                    "same command again to continue"
+                    f"{config.run.dir}: {arm} on {task} failed with status {done.returncode}; see above, then run the "
+                    "same command again to resume"
                 )
 
 
 def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Path) -> Path:
-    """Compare the arms and write the dated file; returns it.
+    """Compare the arms and write the results file; returns its path.
 
     Raises:
-        UserError: there is such a file of today already.
+        UserError: the results file exists.
     """
     file = result_file(f"finetuning-{name}", folder)
     comparison = plan.out / "comparison"
@@ -121,18 +121,18 @@ def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Pat
         {arm: [path for task in plan.tasks for path in find_results(plan.run_dir(arm, task))] for arm in plan.arms},
         comparison,
     )
-    picture = file.with_suffix(".png")
-    with atomic_path(picture) as partial:
+    figure = file.with_suffix(".png")
+    with atomic_path(figure) as partial:
         shutil.copyfile(comparison / run_files.COMPARISON_FIGURE, partial)
     report = (
         (comparison / run_files.COMPARISON_REPORT)
         .read_text(encoding="utf-8")
-        .replace(f"({run_files.COMPARISON_FIGURE})", f"({picture.name})")
+        .replace(f"({run_files.COMPARISON_FIGURE})", f"({figure.name})")
     )
     found = "\n".join(f"#{line}" if line.startswith("#") else line for line in report.splitlines()[2:])
     sections = {
         "Made with": provenance(command),
-        "Question": _question(plan),
+        "Method": _method(plan),
         "Data": _data(plan),
         "Comparison": found.strip(),
         "Configuration": _configuration(plan),
@@ -144,23 +144,23 @@ def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Pat
     return file
 
 
-def _question(plan: ArmRuns) -> str:
+def _method(plan: ArmRuns) -> str:
     network = load_backbone(plan.checkpoint)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     seen = _bases_seen(plan.checkpoint)
-    trained = f"pretrained on {seen:,} bases" if seen else "pretrained, on how many bases is not known here"
+    trained = f"pretrained on {seen:,} bases" if seen else "pretrained on an unknown number of bases"
     return (
-        f"Does a pretrained network classify better than the same network from new weights, and better than what needs "
-        f"no such network? `{PRETRAINED}`: {parameters:,} parameters without a head, {trained}. `{RANDOM}`: the same "
-        f"network, not pretrained. `{FROZEN}`, `{FROZEN_RANDOM}`: logistic regression on the mean output of each. "
-        f"`{CNN}`: three convolutions, 225 thousand parameters, learning rate {CNN_LR:g}, at most {CNN_EPOCHS} epochs. "
-        f"`{KMERS}`: logistic regression on counts of 6-mers, on one strand or on both, whichever the validation rows "
-        "prefer. All have the same rows, folds and choice of the best epoch. One seed each."
+        f"Does a pretrained network classify better than the same network with new weights, and than simple baselines? "
+        f"`{PRETRAINED}`: {parameters:,} parameters without head, {trained}. `{RANDOM}`: the same network without "
+        f"pretraining. `{FROZEN}`, `{FROZEN_RANDOM}`: logistic regression on the mean output of each. `{CNN}`: three "
+        f"convolutions, 225 thousand parameters, learning rate {CNN_LR:g}, at most {CNN_EPOCHS} epochs. `{KMERS}`: "
+        "logistic regression on 6-mer counts, on one or both strands as selected on the validation rows. All arms have "
+        "the same rows, folds and selection of the best epoch. One seed each."
     )
 
 
 def _bases_seen(checkpoint: Path) -> int | None:
-    """The bases that the weights of a run's best checkpoint have seen; None of what is no run."""
+    """Bases that the weights of a run's best checkpoint have seen; None if the checkpoint is not in a run folder."""
     state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
@@ -170,7 +170,7 @@ def _bases_seen(checkpoint: Path) -> int | None:
 
 
 def _data(plan: ArmRuns) -> str:
-    """What the runs noted about each task's rows."""
+    """Notes of the runs on each task's rows."""
     lines = []
     for task in plan.tasks:
         record = json.loads((plan.run_dir(PRETRAINED, task) / run_files.DATA).read_text(encoding="utf-8"))
@@ -179,38 +179,38 @@ def _data(plan: ArmRuns) -> str:
 
 
 def _configuration(plan: ArmRuns) -> str:
-    """The first arm's configuration on the first task, and what the others change."""
+    """Configuration of the first arm on the first task, and the differences of the others."""
     configs = {arm: flatten(plan.config(arm, plan.tasks[0])) for arm in plan.arms}
     first = configs[PRETRAINED]
     changed = {
-        arm: {key: value for key, value in config.items() if value != first.get(key) and key not in OWN_KEYS}
+        arm: {key: value for key, value in config.items() if value != first.get(key) and key not in RUN_KEYS}
         for arm, config in configs.items()
         if arm != PRETRAINED
     }
-    shown = {key: value for key, value in first.items() if key not in OWN_KEYS}
+    shown = {key: value for key, value in first.items() if key not in RUN_KEYS}
     return (
-        f"```yaml\n{yaml.safe_dump(shown, sort_keys=False).rstrip()}\n```\n\nThe other arms change:\n\n"
+        f"```yaml\n{yaml.safe_dump(shown, sort_keys=False).rstrip()}\n```\n\nDifferences of the other arms:\n\n"
         f"```yaml\n{yaml.safe_dump(changed, sort_keys=False).rstrip()}\n```"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, write the file and print where it is."""
-    parser = argparse.ArgumentParser(description="Compare a pretrained network with what it must beat.")
-    parser.add_argument("--name", required=True, help="of the result, such as histones; the date is put before it")
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a pretraining run or a model folder")
-    parser.add_argument("--data", type=Path, help="folder with the tasks' files; without it they are fetched")
+    """Run all missing folds, write the results file and print its path."""
+    parser = argparse.ArgumentParser(description="Compare a pretrained network with baselines on classification tasks.")
+    parser.add_argument("--name", required=True, help="name of the results file, such as histones")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
+    parser.add_argument("--data", type=Path, help="folder with the task files (default: download)")
     parser.add_argument("--tasks", required=True, nargs="+", help="names in the registry, such as nt/H3")
-    parser.add_argument("--folds", nargs="+", type=int, help="numbers from 0; all by default")
-    parser.add_argument("--out", required=True, type=Path, help="folder of all runs; the same one continues them")
-    parser.add_argument("--note", default="", help="what a reader must know, such as runs that failed and why")
+    parser.add_argument("--folds", nargs="+", type=int, help="fold numbers from 0 (default: all)")
+    parser.add_argument("--out", required=True, type=Path, help="folder of all runs; resumes if it exists")
+    parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     command = "python -m benchmarks.finetuning " + shlex.join(arguments or sys.argv[1:])
     disable_progress_bar()
     try:
         if wrong := [word for word in overrides if "=" not in word or word.startswith("-")]:
-            raise UserError(f"{wrong[0]}: not an option, nor section.key=value")
+            raise UserError(f"{wrong[0]}: neither an option nor section.key=value; see --help")
         tasks = [find_task(task).key for task in options.tasks]
         named = [f"data.folder={options.data}"] if options.data else []
         named += [f"folds.only={options.folds}"] if options.folds else []

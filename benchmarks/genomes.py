@@ -1,9 +1,9 @@
-"""Many genomes as one shard set, from FASTA files to training on their mixture: what is lost, how large, how fast.
+"""Shard several genomes as one set and train on their mixture; measure losslessness, sizes and speed.
 
     python -m benchmarks.genomes human=chr20.fa.gz yeast=S288C.fsa.gz ecoli=K12.fasta.gz
 
-Every program is run as a user runs it, in a process of its own. That nothing is lost is checked by exporting the set
-and comparing all letters with the input.
+Every program runs in its own process, as for a user. Losslessness is checked by exporting the set and comparing it with
+the input base by base.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CONFIG = ROOT / "configs/pretrain/mixture.yaml"
 
 
 def program(*command: object) -> tuple[float, str]:
-    """Run one of our programs; its seconds and what it printed.
+    """Run a program of this project; returns its seconds and output.
 
     Raises:
-        UserError: it failed; with the last line that it wrote.
+        UserError: it failed; the message has its last line.
     """
     start = time.perf_counter()
     words = [sys.executable, *map(str, command)]
@@ -48,8 +48,8 @@ def program(*command: object) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def letters(fasta: Path) -> dict[str, tuple[int, str]]:
-    """Length and SHA-256 of the letters of each contig, case and all, by name."""
+def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
+    """Length and SHA-256 of each contig by name, including case."""
     found: dict[str, tuple[int, str]] = {}
     name, length, digest = "", 0, hashlib.sha256()
     for item in read_fasta(fasta):
@@ -63,29 +63,29 @@ def letters(fasta: Path) -> dict[str, tuple[int, str]]:
 
 
 def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
-    """A row for each species: contigs, bases, N, lower case, bits per base in the shards."""
+    """One row per species: contigs, bases, N, lower case, bits per base in the shards."""
     index, rows = shards.index, []
     blocks = index.blocks
     run_owner = np.repeat(index.contigs.species, index.contigs.runs)
     members = -(-blocks.size // 512) * 512 + 512  # a tar member with its header
     for number, name in enumerate(index.species):
-        mine = index.contigs.species == number
-        bases = int(index.contigs.length[mine].sum())
+        own = index.contigs.species == number
+        bases = int(index.contigs.length[own].sum())
         other = int((index.runs[run_owner == number] @ [-1, 1]).sum())
         stored = int(members[index.contigs.species[blocks.contig] == number].sum())
-        rows.append([name, mine.sum(), bases, other / bases, lower[name] / bases, 8 * stored / bases])
+        rows.append([name, own.sum(), bases, other / bases, lower[name] / bases, 8 * stored / bases])
     return rows
 
 
 def lower_case(fasta: Path) -> int:
-    """Soft-masked bases of a FASTA file."""
+    """Number of soft-masked bases in a FASTA file."""
     return sum(
         int((np.frombuffer(item, np.uint8) & 0x20 != 0).sum()) for item in read_fasta(fasta) if type(item) is bytes
     )
 
 
 def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: Path) -> str:
-    """Build, verify, export, compare and train; the result as Markdown."""
+    """Build, verify, export, compare and train; returns the Markdown report."""
     shards, exported, run = work / "shards", work / "export", work / "run"
     named = [f"{species}={path.absolute()}" for species, paths in genomes.items() for path in paths]
     build, _ = program(
@@ -97,13 +97,13 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
     for species, paths in genomes.items():
         file = exported / f"{species}.fa"
         export += program("-m", "sharding.export", shards, "--species", species, "--out", file)[0]
-        if letters(file) != {name: found for path in paths for name, found in letters(path).items()}:
+        if contig_hashes(file) != {name: found for path in paths for name, found in contig_hashes(path).items()}:
             differing.append(species)
         file.unlink()
     returned = (
-        f"Exported again, {', '.join(differing)} DIFFERS from the input."
+        f"After export, {', '.join(differing)} DIFFERS from the input."
         if differing
-        else "Exported again, every contig equals its input, letter by letter, case included."
+        else "After export, every contig equals its input base by base, including case."
     )
     opened = ShardSet.open(shards)
     rows = sizes(opened, {species: sum(map(lower_case, paths)) for species, paths in genomes.items()})
@@ -116,16 +116,16 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
     spent = {"building": build, "verifying": verify, "exporting": export}
     speeds = [[name, f"{time:.1f}", f"{bases / time / 1e6:.0f}"] for name, time in spent.items()]
     return "\n\n".join([
-        "## The genomes",
+        "## Genomes",
         table(
             ["species", "contigs", "bases", "not A, C, G, T", "lower case", "bits per base"],
             [[name, f"{contigs:,}", f"{number:,}", *rest] for name, contigs, number, *rest in rows],
         ),
-        f"All {bases:,} bases take {8 * stored / bases:.3f} bits each, index included. {returned}",
-        "## The programs",
+        f"{bases:,} bases at {8 * stored / bases:.3f} bits per base, including the index. {returned}",
+        "## Programs",
         table(["", "seconds", "Mb/s"], speeds),
-        f"With the start of Python in each, on {os.cpu_count()} cores.",
-        f"## {options.steps} steps on the mixture",
+        f"Including Python start-up, on {os.cpu_count()} cores.",
+        f"## {options.steps} training steps on the mixture",
         _training(opened, run, seconds),
     ])  # fmt: skip
 
@@ -145,34 +145,34 @@ def _training(shards: ShardSet, run: Path, seconds: float) -> str:
     ]
     train = [line for line in lines if line["split"] == "train"]
     valid = [line for line in lines if line["split"] == "valid"]
-    marks = [train[0], *train[len(train) // 4 - 1 :: len(train) // 4]]
+    selected = [train[0], *train[len(train) // 4 - 1 :: len(train) // 4]]
     return "\n\n".join([
         f"{CONFIG.relative_to(ROOT)}: preset {config.model.preset}, {config.training.batch} windows of "
-        f"{config.data.length:,} bases a step, temperature {config.data.temperature:g}, one process; small scale. "
-        f"{seconds:.0f} s in all, {np.median([line['bases_per_second'] for line in train]):,.0f} bases/s.",
-        table(["species", "windows in an epoch", "share of the mixture", "windows read"], sources),
-        table(["step", "training loss, nats per scored base"], [[line["step"], line["mlm_loss"]] for line in marks]),
+        f"{config.data.length:,} bases per step, temperature {config.data.temperature:g}, one process; small scale. "
+        f"{seconds:.0f} s in total, {np.median([line['bases_per_second'] for line in train]):,.0f} bases/s.",
+        table(["species", "windows per epoch", "fraction of the mixture", "windows read"], sources),
+        table(["step", "training loss, nats per target base"], [[line["step"], line["mlm_loss"]] for line in selected]),
         table(
-            ["step", "on [MASK] positions of the held-out split", "guess by composition", "bases per chunk"],
+            ["step", "validation loss at masked positions", "unigram baseline", "bases per chunk"],
             [[line["step"], line["mask_loss"], line["composition_loss"], line["bases_per_chunk"][0]] for line in valid],
         ),
     ])  # fmt: skip
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Shard several genomes as one set and train on their mixture.")
     add = parser.add_argument
-    add("genomes", nargs="+", metavar="SPECIES=FASTA")
-    add("--steps", type=int, default=200, help="of training")
+    add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
+    add("--steps", type=int, default=200, help="training steps (default: %(default)s)")
     add("--work", type=Path, help="folder for temporary files")
-    add("--name", default="genomes", help="of the result; the date is put before it")
-    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    add("--name", default="genomes", help="name of the results file, after its date (default: %(default)s)")
+    add("--out", type=Path, default=RESULTS, help="folder of the results file")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the file, and print where it is."""
+    """Measure, write the results file and print its path."""
     options = parse(arguments)
     command = "python -m benchmarks.genomes " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -1,4 +1,4 @@
-"""What `benchmarks.model_gpu` found, as Markdown."""
+"""Markdown report of `benchmarks.model_gpu`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldarnet.markdown import table
 from ldarnet.model.cost import dense_bf16_peak
 
 Found = list[tuple[Cell, Result]]
-"""What was measured, and what came of it."""
+"""Measurements and their results."""
 
 GROUPS = {
     "scan": r"_Scan|MambaChunkScan|_Exchange",
@@ -23,59 +23,58 @@ GROUPS = {
     "SwiGLU": r"_SwiGLU",
     "attention": r"flash|varlen|attention|FlashAttn",
     "matrix products": r"\b(mm|bmm|addmm|baddbmm)\b",
-    "optimiser": r"[Aa]dam|_foreach",
+    "optimizer": r"[Aa]dam|_foreach",
     "loss": r"softmax|nll_loss",
     "selection and indices": r"index|gather|scatter|nonzero|sort|cumsum|repeat_interleave",
     "copies and fills": r"copy|\b(cat|stack|clone|fill_|zero_|flip|pad|constant_pad_nd)\b",
 }
-"""Operations by the first pattern that is found in their names; the others are called elementwise and other."""
-LONGEST_NAME, KERNELS_SHOWN = 80, 15
+"""Groups of operations, by the first pattern that matches their name; the rest is 'elementwise and other'."""
+MAX_NAME_CHARS, MAX_KERNELS = 80, 15
 
 
 def report(found: Found, options: argparse.Namespace, made_with: str) -> str:
-    """The file as Markdown."""
-    sections = {"Made with": made_with, "What was measured": _question(found, options)}
+    """Render the results file."""
+    sections = {"Made with": made_with, "Method": _method(found, options)}
     if options.note:
         sections = {"Note": options.note} | sections
     sections |= {
-        "Is every backend right?": _proofs(found),
-        "Is the published arrangement the same function?": _agreement(found),
+        "Verification of backends": _verification(found),
+        "Equivalence of the published arrangement": _agreement(found),
         "Training, bf16": _speed(found, options),
         f"Where the time goes, {options.detail:,} bases": _kernels(found, options),
-        "Waiting for the device": _waits(found),
-        f"Another backend for one operation, {options.detail:,} bases": _one_at_a_time(found, options),
-        f"Layers computed again in the backward pass, {options.detail:,} bases": _recompute(found, options),
-        "What failed": _failures(found),
+        "Host-device synchronization": _synchronization(found),
+        f"Alternative backends, {options.detail:,} bases": _one_at_a_time(found, options),
+        f"Activation checkpointing, {options.detail:,} bases": _checkpointing(found, options),
+        "Failures": _failures(found),
     }
     return f"# Training on a GPU: {options.models[0]}\n\n" + "\n".join(
         f"## {name}\n\n{text}\n" for name, text in sections.items()
     )
 
 
-def _question(found: Found, options: argparse.Namespace) -> str:
+def _method(found: Found, options: argparse.Namespace) -> str:
     device = _device(found)
     peak = dense_bf16_peak(device)
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
-    utilisation = (
-        f"the peak of {device} for dense matrices in bf16, {peak / 1e12:,.0f} TFLOP/s by its data sheet"
+    utilization = (
+        f"the dense bf16 peak of {device}, {peak / 1e12:,.0f} TFLOP/s by its data sheet"
         if peak
-        else f"the peak of the device, which is not known here for {device}, so that it is left out"
+        else f"the dense bf16 peak of the device, which is unknown for {device} and omitted"
     )
     return (
-        f"Steps of forward, backward and fused AdamW under bf16 autocast, of about {options.bases:,} bases each "
-        f"({source}; masked as in pretraining), after two that are not counted, up to {options.steps} steps or "
-        f"{options.seconds:.0f} s. Weights are untrained, with the router set to begin a chunk at about every fourth "
-        "base.\n\n"
-        f"- `{options.models[0]}`: the model as it is.\n"
+        f"Steps of forward, backward and fused AdamW under bf16 autocast, about {options.bases:,} bases each "
+        f"({source}; masked as in pretraining), up to {options.steps} steps or {options.seconds:.0f} s after two "
+        "warm-up steps. Weights are untrained, with the router set to a boundary at about every fourth base.\n\n"
+        f"- `{options.models[0]}`: the model unchanged.\n"
         f"- `{options.models[0]}, published`: the same kernels, but both projections of every BiMamba-2 layer computed "
-        "for each direction, inputs and outputs reversed in memory, and the chunks of a batch padded to its longest "
-        "sequence. What two separate passes would keep in memory besides is not counted against it.\n"
+        "per direction, inputs and outputs reversed in memory, and chunks padded to the longest sequence of the batch. "
+        "The extra memory of two separate passes is not included.\n"
         f"- `{options.models[1]}`: full attention (PyTorch's FlashAttention on equal windows), rotary positions and "
-        "SwiGLU MLPs, at the resolution of bases.\n"
-        f"- `{options.models[2]}`: BiMamba-2 layers at the resolution of bases, by our kernels.\n\n"
-        "Operations are the model's, by `ldarnet.model.cost`: products of forward and backward pass, whatever a kernel "
-        f"computes besides. MFU is their rate over {utilisation}. Peak memory is what PyTorch had allocated at most; "
-        "bytes per base are what a step needs besides weights, their gradients and the optimiser."
+        "SwiGLU MLPs at single-base resolution.\n"
+        f"- `{options.models[2]}`: BiMamba-2 layers at single-base resolution, with our kernels.\n\n"
+        "FLOPs are those of the model by `ldarnet.model.cost`: matrix products of forward and backward pass without "
+        f"recomputation. MFU is their rate relative to {utilization}. Peak memory is PyTorch's maximum allocation; "
+        "bytes per base are what a step needs in addition to weights, gradients and optimizer state."
     )
 
 
@@ -83,23 +82,29 @@ def _device(found: Found) -> str:
     return next((result["device"] for _, result in found if "device" in result), "nothing")
 
 
-def _proofs(found: Found) -> str:
+def _verification(found: Found) -> str:
     rows = []
     for cell, result in found:
-        if cell.kind == "proof":
+        if cell.kind == "verification":
             ((operation, name),) = cell.ops.items()
             if "error" in result:
-                verdict = f"{'right' if result['right'] else '**wrong**'}: {result['error']:.1e}"
+                verdict = f"{'passed' if result['passed'] else '**failed**'}: {result['error']:.1e}"
                 rows.append([operation, name, cell.dtype, verdict, f"{result['tolerance']:.0e}"])
             else:
                 rows.append(
-                    [operation, name, cell.dtype, result.get("obstacle") or f"**failed**: {result[FAILURE]}", ""]
+                    [
+                        operation,
+                        name,
+                        cell.dtype,
+                        result.get("unsupported_reason") or f"**error**: {result[FAILURE]}",
+                        "",
+                    ]
                 )
-    words = (
-        "Largest error of outputs and gradients relative to the largest value, against the reference in float64 on the "
+    method = (
+        "Maximum error of outputs and gradients relative to the largest value, against the float64 reference on the "
         "same inputs.\n\n"
     )
-    return words + table(["operation", "backend", "inputs", "error", "accepted"], rows)
+    return method + table(["operation", "backend", "inputs", "error", "tolerance"], rows)
 
 
 def _agreement(found: Found) -> str:
@@ -109,7 +114,7 @@ def _agreement(found: Found) -> str:
         for cell, result in found
         if cell.kind == "agreement" and FAILURE not in result
     ]
-    return "\n".join(lines) or "It was not measured."
+    return "\n".join(lines) or "Not measured."
 
 
 def _speed(found: Found, options: argparse.Namespace) -> str:
@@ -135,19 +140,19 @@ def _speed(found: Found, options: argparse.Namespace) -> str:
             f"{result['bytes_per_base'] / 1e3:,.1f}", " / ".join(f"{x:.2f}" for x in result["bases_per_chunk"]) or "-",
         ])  # fmt: skip
     header = [
-        "bases in a window", "windows", "model", "parameters", "bases/s (median)", "(best)", "ours is faster by",
+        "bases per window", "windows", "model", "parameters", "bases/s (median)", "(best)", "speedup of ours",
         "MFLOP per base", "MFU", "peak GiB", "kB per base", "bases per chunk",
     ]  # fmt: skip
     return table(header, rows)
 
 
 def _is_comparison(cell: Cell, options: argparse.Namespace) -> bool:
-    return cell.kind == "training" and not cell.recompute and (not cell.ops or cell.model == options.models[1])
+    return cell.kind == "training" and not cell.checkpointed and (not cell.ops or cell.model == options.models[1])
 
 
 def _kernels(found: Found, options: argparse.Namespace) -> str:
     parts = [_breakdown(cell, result) for cell, result in found if cell.kind == "kernels" and FAILURE not in result]
-    return "\n\n".join(parts) or "It was not measured."
+    return "\n\n".join(parts) or "Not measured."
 
 
 def _breakdown(cell: Cell, result: Result) -> str:
@@ -159,22 +164,22 @@ def _breakdown(cell: Cell, result: Result) -> str:
     groups["not attributed"] = busy - groups.total()
     rows = [[group, f"{1e3 * seconds:.2f}", f"{seconds / busy:.1%}"] for group, seconds in groups.most_common()]
     text = (
-        f"**{cell.model}**, a step of {1e3 * wall:.1f} ms, in which the device computed for {1e3 * busy:.1f} ms "
-        f"({busy / wall:.0%}):\n\n" + table(["operation", "ms", "share"], rows)
+        f"**{cell.model}**: step of {1e3 * wall:.1f} ms, device busy for {1e3 * busy:.1f} ms "
+        f"({busy / wall:.0%}):\n\n" + table(["operation", "ms", "fraction"], rows)
     )
-    longest = Counter(result["kernels"]).most_common(KERNELS_SHOWN)
+    longest = Counter(result["kernels"]).most_common(MAX_KERNELS)
     if longest:
-        rows = [[f"`{name[:LONGEST_NAME]}`", f"{1e3 * s:.2f}", f"{s / busy:.1%}"] for name, s in longest]
-        text += f"\n\nThe {len(rows)} kernels that took longest:\n\n" + table(["kernel", "ms", "share"], rows)
+        rows = [[f"`{name[:MAX_NAME_CHARS]}`", f"{1e3 * s:.2f}", f"{s / busy:.1%}"] for name, s in longest]
+        text += f"\n\nTop {len(rows)} kernels:\n\n" + table(["kernel", "ms", "fraction"], rows)
     return text
 
 
-def _waits(found: Found) -> str:
+def _synchronization(found: Found) -> str:
     for cell, result in found:
-        if cell.kind == "waits" and FAILURE not in result:
-            places = ", ".join(f"{place} ({number})" for place, number in result["places"].items())
-            return f"A step of {cell.model} makes the host wait {result['waits']} times: {places}."
-    return "It was not measured."
+        if cell.kind == "synchronization" and FAILURE not in result:
+            lines = ", ".join(f"{line} ({number})" for line, number in result["lines"].items())
+            return f"A step of {cell.model} synchronizes {result['count']} times: {lines}."
+    return "Not measured."
 
 
 def _one_at_a_time(found: Found, options: argparse.Namespace) -> str:
@@ -184,23 +189,23 @@ def _one_at_a_time(found: Found, options: argparse.Namespace) -> str:
     for cell, result in found:
         if cell.kind == "training" and cell.ops and cell.model == options.models[0]:
             ((operation, name),) = cell.ops.items()
-            rows.append([operation, choice[operation]["chosen"], name, *_against(result, own)])
-    header = ["operation", "chosen", "instead", "bases/s (median)", "chosen is faster by", "kB per base"]
+            rows.append([operation, choice[operation]["selected"], name, *_against(result, own)])
+    header = ["operation", "selected", "alternative", "bases/s (median)", "speedup of selected", "kB per base"]
     return table(header, rows)
 
 
-def _recompute(found: Found, options: argparse.Namespace) -> str:
+def _checkpointing(found: Found, options: argparse.Namespace) -> str:
     own = _auto(found, options)
     rows = [
-        [", ".join(map(str, cell.recompute)) or "none", *_against(result, own)]
+        [", ".join(map(str, cell.checkpointed)) or "none", *_against(result, own)]
         for cell, result in found
-        if cell.recompute or result is own
+        if cell.checkpointed or result is own
     ]
-    return table(["stages", "bases/s (median)", "none is faster by", "kB per base"], rows)
+    return table(["checkpointed stages", "bases/s (median)", "speedup of none", "kB per base"], rows)
 
 
 def _auto(found: Found, options: argparse.Namespace) -> Result | None:
-    """Our model as it is, at the length of the details."""
+    """Result of our unchanged model at the length of the detailed measurements."""
     return next(
         (
             result
@@ -214,7 +219,7 @@ def _auto(found: Found, options: argparse.Namespace) -> Result | None:
 
 
 def _against(result: Result, own: Result | None) -> list[str]:
-    """Speed, how much faster our model is as it is, and memory."""
+    """Speed, speedup of the unchanged model, and memory."""
     if FAILURE in result:
         return [result[FAILURE], "", ""]
     speed = result["bases_per_second"]["median"]
@@ -225,8 +230,8 @@ def _against(result: Result, own: Result | None) -> list[str]:
 def _failures(found: Found) -> str:
     lines = [
         f"- {cell.kind}, {cell.model}, {cell.arrangement}, {cell.windows} windows of {cell.length:,} bases, "
-        f"{cell.dtype}, {cell.ops or 'backends as chosen'}: {result[FAILURE]}"
+        f"{cell.dtype}, {cell.ops or 'default backends'}: {result[FAILURE]}"
         for cell, result in found
         if FAILURE in result
     ]
-    return "\n".join(lines) or "Nothing."
+    return "\n".join(lines) or "None."

@@ -1,6 +1,6 @@
-"""How the training of a model is measured: batches of real bases, timed steps, and what a device says about them.
+"""Measure training of a model: batches of real bases, timed steps, memory, FLOPs and kernel times.
 
-A :class:`Cell` says what is measured and :func:`measure` measures it.
+A :class:`Cell` describes a measurement and :func:`measure` runs it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from ldarnet.ops.verify import TOLERANCES, max_error
 from sharding.genomes import BUNDLED_FASTA
 
 Result = dict[str, Any]
-"""What was found, as it is written to JSON."""
+"""Result of a measurement, as written to JSON."""
 
 FAILURE = "failure"
-"""The key of a result that says in words why there is none."""
+"""Key of a failed result; its value is the reason."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEED = 0
 LEARNING_RATE = 1e-4
 CALIBRATION_BASES = 8192
-"""That the router is calibrated on, shared by the windows."""
+"""Bases on which the router is calibrated, over all windows."""
 CUSTOM_FUNCTION = re.compile(r"_[A-Z]\w*|MambaChunkScanCombinedFn\w*|FlashAttn\w*")
-"""Names of custom functions of autograd; those of their backward passes end in ``Backward``."""
-PROOF_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
+"""Names of custom autograd functions; those of their backward passes end in ``Backward``."""
+VERIFICATION_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Cell:
         kind: a key of :data:`KINDS`.
         model: a key of :data:`benchmarks.baselines.CONFIGURATIONS`.
         arrangement: as in :func:`benchmarks.baselines.arrange`.
-        length: bases in a window.
-        windows: in a batch.
+        length: bases per window.
+        windows: windows per batch.
         device: ``cpu`` or ``cuda``.
-        dtype: of the matrix products, by autocast if it is not float32.
-        threads: that PyTorch computes with on a CPU; 0 leaves its own choice.
-        ops: backends demanded for operations.
-        recompute: stages whose layers are computed again in the backward pass.
-        steps: timed steps at most.
-        seconds: after which no further step is begun.
+        dtype: of matrix products, by autocast unless float32.
+        threads: CPU threads; 0 for PyTorch's default.
+        ops: backends to use, by operation.
+        checkpointed: stages with activation checkpointing.
+        steps: maximum number of timed steps.
+        seconds: time after which no further step starts.
     """
 
     kind: str = "training"
@@ -76,13 +76,13 @@ class Cell:
     dtype: str = "float32"
     threads: int = 0
     ops: dict[str, str] = field(default_factory=dict, hash=False)
-    recompute: tuple[int, ...] = ()
+    checkpointed: tuple[int, ...] = ()
     steps: int = 3
     seconds: float = 20.0
 
 
 def measure(cell: Cell) -> Result:
-    """What a cell asks for."""
+    """Run the measurement of a cell."""
     _set_up(cell)
     return KINDS[cell.kind](cell)
 
@@ -91,13 +91,13 @@ def _set_up(cell: Cell) -> None:
     if cell.threads:
         torch.set_num_threads(cell.threads)
     torch.set_flush_denormal(True)
-    transformers.utils.logging.set_verbosity_error()  # it says that its mixer has no kernels here
+    transformers.utils.logging.set_verbosity_error()  # silence its warning about missing kernels
 
 
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
-    """Ids (windows, length) of stretches spread evenly over the bundled genome, and where they are from.
+    """Ids (windows, length) of windows spread evenly over the bundled genome, and their source.
 
-    Where the packages that read it are missing, the bases are random.
+    The bases are random if the packages that read the genome are missing.
     """
     try:
         from ldarnet.genome.fasta import read_fasta
@@ -105,36 +105,36 @@ def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
         genome = encode(b"".join(piece for piece in read_fasta(BUNDLED_FASTA) if isinstance(piece, bytes)))
     except ImportError as missing:
         generator = torch.Generator().manual_seed(SEED)
-        return torch.randint(0, N, (windows, length), generator=generator), f"random bases, for want of {missing.name}"
+        return torch.randint(0, N, (windows, length), generator=generator), f"random bases ({missing.name} is missing)"
     starts = [number * (len(genome) - length) // windows for number in range(windows)]
     ids = torch.stack([torch.from_numpy(genome[start : start + length].astype(np.int64)) for start in starts])
     return ids, "baker's yeast, windows spread evenly over the bundled chromosomes"
 
 
 def masked(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What the model sees and the labels, as in pretraining: 15% scored; 80% of them masked, 10% replaced, 10% kept."""
+    """Input ids and labels as in pretraining: 15% target positions, of which 80% masked, 10% random, 10% unchanged."""
     generator = torch.Generator().manual_seed(SEED)
-    scored, fate = torch.rand(ids.shape, generator=generator) < 0.15, torch.rand(ids.shape, generator=generator)
+    target, fate = torch.rand(ids.shape, generator=generator) < 0.15, torch.rand(ids.shape, generator=generator)
     other = torch.randint(0, N, ids.shape, generator=generator)
     shown = torch.where(fate < 0.8, MASK, torch.where(fate < 0.9, other, ids))
-    return torch.where(scored, shown, ids), torch.where(scored, ids, IGNORE_INDEX)
+    return torch.where(target, shown, ids), torch.where(target, ids, IGNORE_INDEX)
 
 
-class Trial:
+class Workload:
     """A model and a batch, ready for training steps.
 
     Attributes:
-        model: the model that is measured.
-        weights: those it starts from, on the host.
-        source: where the bases are from.
+        model: the measured model.
+        weights: initial weights, on the host.
+        source: source of the bases.
     """
 
     def __init__(self, cell: Cell) -> None:
-        """Build what the cell describes, with a router that begins a chunk at about every fourth base."""
+        """Build the workload of a cell, with a router that puts a boundary at about every fourth base."""
         self.cell, self.device = cell, torch.device(cell.device)
         ids, self.source = real_windows(cell.windows, cell.length)
         self.input_ids, self.labels = (x.to(self.device) for x in masked(ids))
-        self.real = torch.ones(ids.shape, dtype=torch.bool)  # on the host, as training has it
+        self.real = torch.ones(ids.shape, dtype=torch.bool)  # on the host, as in training
         torch.manual_seed(SEED)
         config = CONFIGURATIONS[cell.model]()
         config.ops.update(cell.ops)
@@ -144,37 +144,37 @@ class Trial:
             calibrate_router(self.model, self.input_ids[:, : max(CALIBRATION_BASES // cell.windows, 64)])
         self.weights = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
         arrange(self.model, cell.arrangement)
-        self.model.set_activation_checkpointing(cell.recompute)
+        self.model.set_activation_checkpointing(cell.checkpointed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
 
     @property
     def bases(self) -> int:
-        """Of a batch."""
+        """Bases per batch."""
         return self.input_ids.numel()
 
     def autocast(self) -> torch.autocast:
-        """The precision that the cell asks for."""
+        """Autocast to the precision of the cell."""
         return torch.autocast(self.device.type, DTYPES[self.cell.dtype], enabled=self.cell.dtype != "float32")
 
     def output(self) -> Any:
-        """What the model returns for the batch, with the loss of pretraining."""
+        """Output of the model for the batch, with the pretraining loss."""
         with self.autocast():
             return self.model(self.input_ids, self.real, self.labels)
 
     def gradients(self) -> tuple[float, Tensor]:
-        """The loss and all gradients in one row."""
+        """Loss, and all gradients as a flat vector."""
         loss = self.output().loss
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
 
     def step(self) -> None:
-        """Forward, backward, update."""
+        """Run forward, backward and optimizer step."""
         self.optimizer.zero_grad()
         self.output().loss.backward()
         self.optimizer.step()
 
     def seconds(self, step: Callable[[], None]) -> float:
-        """How long something takes, until the device is done."""
+        """Seconds of a call, until the device is done."""
         start = time.perf_counter()
         step()
         if self.device.type == "cuda":
@@ -182,82 +182,82 @@ class Trial:
         return time.perf_counter() - start
 
 
-class Training:
+class TimedTraining:
     """Training steps of one model, timed one by one."""
 
     def __init__(self, cell: Cell) -> None:
-        """Build the model and take a step that is not counted."""
-        self.trial = trial = Trial(cell)
-        if trial.device.type == "cuda":
-            trial.step()  # compiles kernels and makes the optimiser's state, neither of which is a step's own
-        self.at_rest = memory(trial.device)
-        trial.seconds(trial.step)
+        """Build the model and run a warm-up step."""
+        self.workload = workload = Workload(cell)
+        if workload.device.type == "cuda":
+            workload.step()  # compiles kernels and creates optimizer state, which are not part of a step
+        self.idle_bytes = memory(workload.device)
+        workload.seconds(workload.step)
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        """Take a step and its time."""
-        self.seconds.append(self.trial.seconds(self.trial.step))
+        """Run and time a step."""
+        self.seconds.append(self.workload.seconds(self.workload.step))
 
     def result(self) -> Result:
-        """Speed, memory and work of the steps; on a CPU also whether another arrangement computes the same."""
-        trial, cell, seconds = self.trial, self.trial.cell, self.seconds
-        on_gpu = trial.device.type == "cuda"
-        peak = peak_memory(trial.device)
-        trial.optimizer.zero_grad()
-        trial.model.load_state_dict(trial.weights)
+        """Speed, memory and FLOPs of the steps; on a CPU also the differences to our arrangement."""
+        workload, cell, seconds = self.workload, self.workload.cell, self.seconds
+        on_gpu = workload.device.type == "cuda"
+        peak = peak_memory(workload.device)
+        workload.optimizer.zero_grad()
+        workload.model.load_state_dict(workload.weights)
         with torch.no_grad():
-            chunks = [stage.mask.sum(1).float() for stage in trial.output().boundaries]
-        bases_per_chunk = [trial.bases / numbers.sum().item() for numbers in chunks]
+            chunks = [stage.mask.sum(1).float() for stage in workload.output().boundaries]
+        bases_per_chunk = [workload.bases / numbers.sum().item() for numbers in chunks]
         return {
             "device": torch.cuda.get_device_name() if on_gpu else "CPU",
-            "source": trial.source,
-            "parameters": sum(p.numel() for p in trial.model.parameters()),
-            "bases": trial.bases,
+            "source": workload.source,
+            "parameters": sum(p.numel() for p in workload.model.parameters()),
+            "bases": workload.bases,
             "bases_per_chunk": bases_per_chunk,
-            "most_chunks_over_mean": [(numbers.max() / numbers.mean()).item() for numbers in chunks],
+            "max_chunks_over_mean": [(numbers.max() / numbers.mean()).item() for numbers in chunks],
             "seconds": seconds,
             "bases_per_second": {
-                "median": trial.bases / statistics.median(seconds),
-                "best": trial.bases / min(seconds),
+                "median": workload.bases / statistics.median(seconds),
+                "best": workload.bases / min(seconds),
             },
             "peak_bytes": peak,
-            "bytes_per_base": (peak - self.at_rest) / trial.bases,
+            "bytes_per_base": (peak - self.idle_bytes) / workload.bases,
             "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training_flops,
-            **({} if on_gpu else counted_work(trial)),
-            **({} if on_gpu or (cell.arrangement == "ours" and not cell.recompute) else agreement_of(trial)),
+            **({} if on_gpu else counted_flops(workload)),
+            **({} if on_gpu or (cell.arrangement == "ours" and not cell.checkpointed) else agreement_of(workload)),
         }
 
 
 def training(cell: Cell) -> Result:
-    """As many steps as a cell asks for, one after the other."""
-    training = Training(cell)
+    """Run the steps of a cell one after the other."""
+    training = TimedTraining(cell)
     begin = time.perf_counter()
     while len(training.seconds) < cell.steps and (not training.seconds or time.perf_counter() - begin < cell.seconds):
         training.step()
     return training.result()
 
 
-_in_turn: dict[Cell, Training] = {}
+_in_turn: dict[Cell, TimedTraining] = {}
 
 
 def begin(cell: Cell) -> None:
-    """Make ready to take steps in turn with other processes."""
+    """Prepare to take steps in turn with other processes."""
     _set_up(cell)
-    _in_turn[cell] = Training(cell)
+    _in_turn[cell] = TimedTraining(cell)
 
 
 def step(cell: Cell) -> None:
-    """Take one step of what was begun."""
+    """Run one step of a prepared cell."""
     _in_turn[cell].step()
 
 
 def finish(cell: Cell) -> Result:
-    """What was found, as by `training`."""
+    """Result of the steps, as by `training`."""
     return _in_turn.pop(cell).result()
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use; on a GPU the peak counts from here on."""
+    """Bytes in use; on a GPU also resets the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -266,29 +266,29 @@ def memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that were in use, by this process or on its GPU."""
+    """Peak bytes in use, by this process or on its GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def counted_work(trial: Trial) -> Result:
-    """Floating-point operations of products, counted while forward and backward run."""
+def counted_flops(workload: Workload) -> Result:
+    """FLOPs of matrix products, counted while forward and backward pass run."""
     with FlopCounterMode(display=False) as counter:
-        trial.gradients()
-    return {"flops_per_base": counter.get_total_flops() / trial.bases}
+        workload.gradients()
+    return {"flops_per_base": counter.get_total_flops() / workload.bases}
 
 
 def agreement(cell: Cell) -> Result:
-    """How far loss and gradients are from those of our arrangement, without recomputation and with the same weights."""
-    return agreement_of(Trial(cell))
+    """Differences of loss and gradients to our arrangement with the same weights, without activation checkpointing."""
+    return agreement_of(Workload(cell))
 
 
-def agreement_of(trial: Trial) -> Result:
-    """The same, of a trial whose weights are as it began."""
-    loss, gradients = trial.gradients()
-    ours = Trial(replace(trial.cell, arrangement="ours", recompute=()))
-    ours.model.load_state_dict(trial.weights)
+def agreement_of(workload: Workload) -> Result:
+    """The same, for a workload with its initial weights."""
+    loss, gradients = workload.gradients()
+    ours = Workload(replace(workload.cell, arrangement="ours", checkpointed=()))
+    ours.model.load_state_dict(workload.weights)
     own_loss, own_gradients = ours.gradients()
     return {
         "loss": loss,
@@ -298,17 +298,17 @@ def agreement_of(trial: Trial) -> Result:
 
 
 def kernels(cell: Cell) -> Result:
-    """Where the time of a step goes, by operation and, on a GPU, by kernel; seconds, the longest first.
+    """Seconds of a step by operation and, on a GPU, by kernel, longest first.
 
-    What a custom function of autograd calls counts as its own.
+    Operations inside a custom autograd function are attributed to it.
     """
-    trial = Trial(cell)
-    on_gpu = trial.device.type == "cuda"
+    workload = Workload(cell)
+    on_gpu = workload.device.type == "cuda"
     for _ in range(2):
-        wall = trial.seconds(trial.step)
+        wall = workload.seconds(workload.step)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
-        trial.seconds(trial.step)
+        workload.seconds(workload.step)
     operations: Counter[str] = Counter()
     launched: Counter[str] = Counter()
     for event in profiler.events() or ():
@@ -325,7 +325,7 @@ def kernels(cell: Cell) -> Result:
 
 
 def _owner(event: Any) -> str:
-    """The custom function of autograd that an event belongs to, or its own name."""
+    """Custom autograd function that an event belongs to, or its own name."""
     outer = event
     while outer is not None:
         if CUSTOM_FUNCTION.fullmatch(outer.name):
@@ -334,25 +334,25 @@ def _owner(event: Any) -> str:
     return event.name
 
 
-def waits(cell: Cell) -> Result:
-    """How often a step makes the host wait for a GPU, and in which lines."""
-    trial = Trial(cell)
-    trial.seconds(trial.step)
+def synchronization(cell: Cell) -> Result:
+    """Number of times a step makes the host wait for a GPU, by source line."""
+    workload = Workload(cell)
+    workload.seconds(workload.step)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        trial.step()
+        workload.step()
         torch.cuda.set_sync_debug_mode("default")
-    places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
-    return {"waits": places.total(), "places": dict(places)}
+    lines = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
+    return {"count": lines.total(), "lines": dict(lines)}
 
 
 def backends(cell: Cell) -> Result:
-    """What each operation uses, and what else could compute it here."""
+    """Selected backend of each operation, and why others are unsupported."""
     dtype = DTYPES[cell.dtype]
     return {
         operation: {
-            "chosen": name,
+            "selected": name,
             "others": {
                 other: backend.unsupported_reason(cell.device, input_dtype(operation, dtype))
                 for other, backend in backends_of(operation).items()
@@ -363,16 +363,16 @@ def backends(cell: Cell) -> Result:
     }
 
 
-def proof(cell: Cell) -> Result:
-    """Whether the one backend that a cell demands is right here."""
+def verification(cell: Cell) -> Result:
+    """Verify the backend that a cell selects against the reference."""
     ((operation, name),) = cell.ops.items()
     backend, dtype = backends_of(operation)[name], DTYPES[cell.dtype]
-    if obstacle := backend.unsupported_reason(cell.device, dtype):
-        return {"obstacle": obstacle}
-    error = max_error(backend, cell.device, dtype, PROOF_LENGTHS)
-    return {"error": error, "tolerance": TOLERANCES[dtype], "right": error <= TOLERANCES[dtype]}
+    if reason := backend.unsupported_reason(cell.device, dtype):
+        return {"unsupported_reason": reason}
+    error = max_error(backend, cell.device, dtype, VERIFICATION_LENGTHS)
+    return {"error": error, "tolerance": TOLERANCES[dtype], "passed": error <= TOLERANCES[dtype]}
 
 
 KINDS: dict[str, Callable[[Cell], Result]] = {
-    kind.__name__: kind for kind in (training, agreement, kernels, waits, backends, proof)
+    kind.__name__: kind for kind in (training, agreement, kernels, synchronization, backends, verification)
 }

@@ -1,10 +1,10 @@
-"""How fast LDARNet trains on a CPU and what memory it takes, against the same function computed in other ways.
+"""Measure LDARNet training on a CPU: throughput and memory against other ways to compute the same function.
 
     python -m benchmarks.model_cpu
 
-Every measurement is made in a fresh process; what takes too long or too much memory is written down as such. A
-machine's own speed drifts, so the arrangements take their steps in turn and are compared step by step. That they have
-equal losses and gradients is checked on the very batches that are measured.
+Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. Since the speed of a machine
+drifts, arrangements take turns and are compared step by step. Equality of their losses and gradients is checked on the
+measured batches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
 from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
 from benchmarks.record import RESULTS, provenance, result_file, write_text
-from benchmarks.worker import Worker, WorkerError, most_memory
+from benchmarks.worker import Worker, WorkerError, memory_limit
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 from ldarnet.markdown import table
@@ -35,16 +35,16 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """What is measured together: the arrangements at each length, then what is computed again at one length."""
+    """Cells to measure together: all arrangements at each length, then activation checkpointing at one length."""
 
-    def cell(model: str, length: int, arrangement: str = "ours", recompute: tuple[int, ...] = ()) -> Cell:
+    def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(
             model=model,
             arrangement=arrangement,
             length=length,
             windows=max(options.bases // length, 1),
             threads=options.threads,
-            recompute=recompute,
+            checkpointed=checkpointed,
             steps=options.steps,
             seconds=options.seconds,
         )
@@ -55,16 +55,18 @@ def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
     for model in options.models:
         stages = range(CONFIGURATIONS[model]().num_stages)
         length = min(MEMORY_LENGTH, max(options.lengths))
-        yield [cell(model, length, recompute=recompute) for recompute in dict.fromkeys(((), (0,), tuple(stages)))]
+        yield [
+            cell(model, length, checkpointed=checkpointed) for checkpointed in dict.fromkeys(((), (0,), tuple(stages)))
+        ]
 
 
 def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
-    """Take the steps of all cells in turn, there and back again, each cell in a process of its own.
+    """Step all cells in turn with alternating direction, each cell in its own process.
 
     Args:
-        cells: what is measured together; they have the same steps and seconds.
-        limit: seconds after which a single step, or what is counted after the last, is given up.
-        make_worker: starts a process.
+        cells: cells with equal `steps` and `seconds`.
+        limit: timeout in seconds of a step, and of the counts after the last one.
+        make_worker: creates a worker.
     """
     workers = {cell: make_worker() for cell in cells}
     failed: dict[Cell, Result] = {}
@@ -80,9 +82,9 @@ def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[
     try:
         for cell in cells:
             ask(begin, cell)
-        start, most = time.perf_counter(), len(cells) * cells[0].seconds
+        start, limit_all = time.perf_counter(), len(cells) * cells[0].seconds
         for turn in range(cells[0].steps):
-            if turn and time.perf_counter() - start > most:
+            if turn and time.perf_counter() - start > limit_all:
                 break
             for cell in cells[:: -1 if turn % 2 else 1]:
                 ask(step, cell)
@@ -93,44 +95,41 @@ def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[
 
 
 def differs(result: Result) -> bool:
-    """Whether loss or gradients were compared with those of our arrangement, and are others."""
+    """Whether loss or gradients differ from those of our arrangement."""
     loss, gradients = (result.get(key, 0.0) for key in ("loss_difference", "gradient_difference"))
     return loss > LOSS_TOLERANCE or gradients > GRADIENT_TOLERANCE
 
 
-def report(compared: Found, recomputed: Found, options: argparse.Namespace, made_with: str) -> str:
-    """The file as Markdown."""
-    sections = {"Made with": made_with, "What was measured": _question(compared, options)}
+def report(compared: Found, checkpointed: Found, options: argparse.Namespace, made_with: str) -> str:
+    """Render the results file."""
+    sections = {"Made with": made_with, "Method": _method(compared, options)}
     if options.note:
         sections = {"Note": options.note} | sections
-    sections["Are they the same function?"] = _agreement(compared + recomputed)
+    sections["Equivalence of the arrangements"] = _agreement(compared + checkpointed)
     sections |= {f"Training {model}": _speed(compared, model) for model in options.models}
-    sections["Memory, with layers computed again in the backward pass"] = _memory(recomputed)
+    sections["Activation checkpointing"] = _memory(checkpointed)
     title = f"Training on a CPU: {', '.join(options.models)}"
     return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
 
 
-def _question(found: Found, options: argparse.Namespace) -> str:
+def _method(found: Found, options: argparse.Namespace) -> str:
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
     threads = options.threads or torch.get_num_threads()
     return (
         f"Steps of forward, backward and AdamW in fp32 on {threads} thread(s), on batches of {options.bases:,} bases "
-        f"or one longer window ({source}; masked as in pretraining); subnormal numbers count as zero for all. The "
-        f"arrangements take their steps in turn, each in a process of its own: one that is not counted, then up to "
-        f"{options.steps} or as many as fit in {options.seconds:.0f} s each. `ours is faster by` compares the steps of "
-        "a turn; it is the median over the turns, with the quartiles. Weights are untrained, with the router set to "
-        "begin a chunk at about every fourth base.\n\n"
-        "- `ours`: the model as it is.\n"
-        "- `published`: the same kernels, but both projections of every BiMamba-2 layer computed for each direction, "
-        "inputs and outputs reversed in memory, and the chunks of a batch padded to its longest sequence. What two "
-        "separate passes would keep in memory besides is not counted against it, and the gradient of in_proj's "
-        "input is written once more than they would.\n"
+        f"or one longer window ({source}; masked as in pretraining); subnormal numbers are flushed to zero. The "
+        f"arrangements take turns, each in its own process: one warm-up step, then up to {options.steps} steps or "
+        f"{options.seconds:.0f} s each. `speedup of ours` compares the steps of a turn (median over turns, with "
+        "quartiles). Weights are untrained, with the router set to a boundary at about every fourth base.\n\n"
+        "- `ours`: the model unchanged.\n"
+        "- `published`: the same kernels, but both projections of every BiMamba-2 layer computed per direction, inputs "
+        "and outputs reversed in memory, and chunks padded to the longest sequence of the batch. The extra memory of "
+        "two separate passes is not included, and the gradient of in_proj's input is written once more than by them.\n"
         "- `transformers`: transformers' Mamba-2 mixer in PyTorch, run in both directions, with the same weights in "
-        "the same hierarchy; chunks padded. It works in blocks of 256 positions; `transformers-64` is the same in "
-        "blocks of 64, with which it is faster here.\n\n"
-        "Operations are those of matrix products as executed, counted by PyTorch in forward and backward; what a "
-        "kernel computes again counts. Peak memory is the process's; bytes per base are what it grew by during the "
-        "steps."
+        "the same hierarchy and padded chunks. It works in blocks of 256 positions; `transformers-64` uses blocks of "
+        "64, which are faster here.\n\n"
+        "FLOPs are those of executed matrix products, counted by PyTorch in forward and backward pass including "
+        "recomputation. Peak memory is that of the process; bytes per base are its growth during the steps."
     )
 
 
@@ -138,10 +137,10 @@ def _agreement(found: Found) -> str:
     compared = [(cell, result) for cell, result in found if "loss_difference" in result]
     differing = [f"{cell.model}, {cell.arrangement}, L = {cell.length:,}" for cell, r in compared if differs(r)]
     worst = [max((r[key] for _, r in compared), default=0.0) for key in ("loss_difference", "gradient_difference")]
-    verdict = f"**No**: {'; '.join(differing)}" if differing else f"Yes, in all {len(compared)} comparisons"
+    verdict = f"**Different**: {'; '.join(differing)}" if differing else f"Equal in all {len(compared)} comparisons"
     return (
-        f"{verdict}. Largest relative differences from our arrangement with the same weights and batch: {worst[0]:.1e} "
-        f"of the loss, {worst[1]:.1e} of the gradients (norm of the difference over norm, all parameters together)."
+        f"{verdict}. Maximum relative difference from our arrangement with the same weights and batch: {worst[0]:.1e} "
+        f"for the loss, {worst[1]:.1e} for the gradients (norm of the difference over norm, all parameters together)."
     )
 
 
@@ -157,66 +156,66 @@ def _speed(found: Found, model: str) -> str:
         speed, own = result["bases_per_second"], ours.get(cell.length)
         rows.append([
             *start, f"{speed['median']:,.0f}", f"{speed['best']:,.0f}",
-            _faster(own, result) if own and own is not result else "",
+            _speedup(own, result) if own and own is not result else "",
             f"{result['flops_per_base'] / 1e6:.2f}",
             f"{result['flops_per_base'] / own['flops_per_base']:.2f}" if own else "",
             f"{result['peak_bytes'] / 2**20:,.0f}", f"{result['bytes_per_base'] / 1e3:.1f}",
             *(f"{result[key]:.0e}" if key in result else "" for key in ("loss_difference", "gradient_difference")),
         ])  # fmt: skip
     header = [
-        "bases in a window", "windows", "arrangement", "bases/s (median)", "(best)", "ours is faster by",
-        "MFLOP per base", "times ours", "peak MiB", "kB per base", "loss differs by", "gradients by",
+        "bases per window", "windows", "arrangement", "bases/s (median)", "(best)", "speedup of ours",
+        "MFLOP per base", "relative to ours", "peak MiB", "kB per base", "loss difference", "gradient difference",
     ]  # fmt: skip
     return table(header, rows) + _chunks(measured)
 
 
-def _faster(own: Result, other: Result) -> str:
-    """How many times the speed of another arrangement ours has, turn by turn: the median and the quartiles."""
+def _speedup(own: Result, other: Result) -> str:
+    """Speedup of ours over another arrangement, turn by turn: median and quartiles."""
     ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
-    low, middle, high = (torch.tensor(ratios).quantile(share).item() for share in (0.25, 0.5, 0.75))
+    low, middle, high = (torch.tensor(ratios).quantile(q).item() for q in (0.25, 0.5, 0.75))
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _chunks(measured: Found) -> str:
-    seen = {
-        cell.length: (result["bases_per_chunk"], result["most_chunks_over_mean"])
+    chunks = {
+        cell.length: (result["bases_per_chunk"], result["max_chunks_over_mean"])
         for cell, result in measured
         if result.get("bases_per_chunk")
     }
     return "".join(
-        f"\n\nAt {length:,} bases: {ratios[0]:.2f} bases per chunk, and {(most[0] - 1):.0%} more chunks in the window "
-        "that has most than on average, which is what padding adds."
-        for length, (ratios, most) in sorted(seen.items())
+        f"\n\nAt {length:,} bases: {ratios[0]:.2f} bases per chunk; the window with the most chunks has "
+        f"{(most[0] - 1):.0%} more than the mean, which is the cost of padding."
+        for length, (ratios, most) in sorted(chunks.items())
     )
 
 
 def _memory(found: Found) -> str:
     rows: list[Sequence[object]] = []
     for cell, result in found:
-        again = ", ".join(map(str, cell.recompute)) or "none"
+        stages = ", ".join(map(str, cell.checkpointed)) or "none"
         if FAILURE in result:
-            rows.append([cell.model, f"{cell.length:,}", again, result[FAILURE], ""])
+            rows.append([cell.model, f"{cell.length:,}", stages, result[FAILURE], ""])
         else:
             speed = f"{result['bases_per_second']['median']:,.0f}"
-            rows.append([cell.model, f"{cell.length:,}", again, f"{result['bytes_per_base'] / 1e3:.1f}", speed])
-    return table(["model", "bases in a window", "stages computed again", "kB per base", "bases/s (median)"], rows)
+            rows.append([cell.model, f"{cell.length:,}", stages, f"{result['bytes_per_base'] / 1e3:.1f}", speed])
+    return table(["model", "bases per window", "checkpointed stages", "kB per base", "bases/s (median)"], rows)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the training of LDARNet on a CPU.")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Measure LDARNet training on a CPU.")
     add = parser.add_argument
     add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
-    add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases in a window")
-    add("--bases", type=int, default=4096, help="in a batch, if a window is no longer")
-    add("--threads", type=int, default=0, help="that PyTorch computes with; by default as many as it chooses")
-    add("--steps", type=int, default=12, help="timed of each arrangement, at most")
-    add("--seconds", type=float, default=25.0, help="that the steps of an arrangement take, about, at most")
-    add("--limit", type=float, default=120.0, help="seconds after which a step is given up")
-    add("--quick", action="store_true", help="tiny models and batches in one process, to see that everything works")
-    add("--name", default="model-cpu", help="of the result; the date is put before it")
-    add("--note", default="", help="what a reader must know")
-    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
+    add("--bases", type=int, default=4096, help="bases per batch, at least one window (default: %(default)s)")
+    add("--threads", type=int, default=0, help="threads of PyTorch (default: its own choice)")
+    add("--steps", type=int, default=12, help="maximum timed steps per arrangement (default: %(default)s)")
+    add("--seconds", type=float, default=25.0, help="approximate time limit per arrangement (default: %(default)s)")
+    add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
+    add("--quick", action="store_true", help="tiny models and batches in one process, to test the program")
+    add("--name", default="model-cpu", help="name of the results file, after its date (default: %(default)s)")
+    add("--note", default="", help="note at the top of the results file")
+    add("--out", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args(arguments)
     if options.quick:
         options.models, options.lengths, options.bases = ["tiny", "bimamba2-tiny"], [64, 128], 256
@@ -225,7 +224,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, write the files after every measurement, and print where they are."""
+    """Measure, update the files after every measurement and print the path of the report."""
     options = parse(arguments)
     command = "python -m benchmarks.model_cpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -233,22 +232,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     made_with = provenance(command.strip())
-    worker = Worker(most_memory())
+    worker = Worker(memory_limit())
     found: dict[bool, Found] = {False: [], True: []}
     everything: Found = []
     for cells in groups(options):
-        measured = measured_in_turn(cells, options.limit, lambda: worker if options.quick else Worker(most_memory()))
-        found[any(cell.recompute for cell in cells)] += measured
+        measured = measured_in_turn(cells, options.limit, lambda: worker if options.quick else Worker(memory_limit()))
+        found[any(cell.checkpointed for cell in cells)] += measured
         everything = found[False] + found[True]
         tree = [{"cell": asdict(cell), "result": result} for cell, result in everything]
         write_json_atomic(file.with_suffix(".json"), {"made_with": made_with.splitlines(), "cells": tree}, indent=1)
         write_text(file, report(found[False], found[True], options, made_with))
         for cell, result in measured:
             outcome = result[FAILURE] if FAILURE in result else f"{result['bases_per_second']['median']:,.0f} bases/s"
-            print(f"{cell.model} {cell.arrangement} L={cell.length} recompute={cell.recompute}: {outcome}", flush=True)
+            print(
+                f"{cell.model} {cell.arrangement} L={cell.length} checkpointed={cell.checkpointed}: {outcome}",
+                flush=True,
+            )
     print(file)
     if any(differs(result) for _, result in everything):
-        sys.exit("error: an arrangement does not compute the same function; see the file")
+        sys.exit(f"error: {file}: an arrangement does not compute the same function; see the report")
 
 
 if __name__ == "__main__":

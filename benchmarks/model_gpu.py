@@ -1,10 +1,10 @@
-"""How fast LDARNet trains on a GPU, where the time goes, and whether every kernel is right there.
+"""Measure LDARNet training on a GPU: throughput, kernel times, and verification of every kernel.
 
     python -m benchmarks.model_gpu
 
-It takes less than eight minutes on one GPU of a data centre and leaves a Markdown file and JSON beside it, written anew
-after every measurement. Needed are torch, transformers and this repository. A measurement that fails is written down as
-a failure, and the rest goes on in a new process. `--device cpu --quick` tries the program itself on a tiny model.
+Takes less than eight minutes on one data-center GPU and writes a Markdown file and JSON, updated after every
+measurement. Needs torch, transformers and this repository. A failed measurement is recorded and the rest continues in a
+new process. `--device cpu --quick` tests the program itself on a tiny model.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 
 DETAIL_LENGTH = 4096
-"""Bases in the windows of what is measured at one length only: the published training's."""
+"""Bases per window of measurements at a single length; that of the published training."""
 DENSE_ATTENTION = {"attention": "torch"}
-"""PyTorch's attention over equal windows, which uses its FlashAttention kernel in half precision."""
+"""PyTorch's attention over equal windows, which uses FlashAttention in half precision."""
 
 
 class Session:
-    """Measurements one after the other, within a time.
+    """Runs measurements one by one within a time limit.
 
     Attributes:
-        found: what was measured, and what came of it.
+        found: measurements and their results.
     """
 
     def __init__(self, options: argparse.Namespace, command: str) -> None:
-        """Look at the machine.
+        """Examine the machine.
 
         Raises:
-            UserError: there is a result of this name already.
+            UserError: the results file exists.
         """
         self.options, self.file = options, result_file(options.name, options.out)
         self.end = time.monotonic() + 60 * options.minutes
@@ -50,10 +50,10 @@ class Session:
         try:
             self.made_with = self.worker(provenance, command, seconds=options.limit)
         except WorkerError as error:
-            self.made_with = f"- Command: `{command}`\n- The machine could not be examined: {error}"
+            self.made_with = f"- Command: `{command}`\n- Machine: could not be examined ({error})"
 
     def run(self, cells: Iterable[Cell]) -> list[Result]:
-        """Measure, and write the files after each measurement; what does not fit is tried with half the windows."""
+        """Measure and update the files after each cell; out-of-memory cells are retried with half the windows."""
         results = []
         for cell in cells:
             result = self._measure(cell)
@@ -68,13 +68,13 @@ class Session:
         return results
 
     def _measure(self, cell: Cell) -> Result:
-        left = self.end - time.monotonic()
-        if left <= 0:
-            return {FAILURE: "the time was up"}
+        remaining = self.end - time.monotonic()
+        if remaining <= 0:
+            return {FAILURE: "time limit reached"}
         try:
-            # The first one tries every kernel, which mamba-ssm compiles in many forms.
+            # The first cell compiles all kernels, of which mamba-ssm has many variants.
             return self.worker(
-                measure, cell, seconds=left if cell.kind == "backends" else min(left, self.options.limit)
+                measure, cell, seconds=remaining if cell.kind == "backends" else min(remaining, self.options.limit)
             )
         except WorkerError as error:
             return {FAILURE: str(error)}
@@ -87,68 +87,68 @@ class Session:
 
 
 def measure_all(session: Session) -> None:
-    """Everything, what matters most first."""
+    """Run all measurements, the most important first."""
     options = session.options
     base = Cell(
         model=options.models[0], length=options.detail, windows=options.bases // options.detail,
         device=options.device, dtype="bfloat16", steps=options.steps, seconds=options.seconds,
     )  # fmt: skip
     (choice,) = session.run([replace(base, kind="backends")])
-    session.run(proofs(base, choice))
+    session.run(verifications(base, choice))
     session.run([base, replace(base, kind="kernels")])
     if options.device == "cuda":
-        session.run([replace(base, kind="waits")])
+        session.run([replace(base, kind="synchronization")])
     small = replace(base, windows=4, kind="agreement", arrangement="published")
     session.run([small])
     session.run(comparisons(options, base))
     session.run(one_at_a_time(base, choice))
-    session.run([replace(base, recompute=(0,)), replace(base, recompute=(0, 1))])
+    session.run([replace(base, checkpointed=(0,)), replace(base, checkpointed=(0, 1))])
     single = replace(base, dtype="float32")
-    session.run([*proofs(single, choice), replace(small, dtype="float32")])
+    session.run([*verifications(single, choice), replace(small, dtype="float32")])
     session.run([replace(base, kind="kernels", model=options.models[1], ops=DENSE_ATTENTION)])
 
 
-def proofs(base: Cell, choice: Result) -> Iterator[Cell]:
+def verifications(base: Cell, choice: Result) -> Iterator[Cell]:
     """Every backend of every operation."""
     for operation, names in () if FAILURE in choice else choice.items():
-        for name in (names["chosen"], *names["others"]):
-            yield replace(base, kind="proof", ops={operation: name})
+        for name in (names["selected"], *names["others"]):
+            yield replace(base, kind="verification", ops={operation: name})
 
 
 def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
-    """The models at every length, the length of the details first."""
+    """All models at every length, starting with the length of the detailed measurements."""
     _, transformer, stack = options.models
     for length in sorted(options.lengths, key=lambda length: length != options.detail):
         at = replace(base, length=length, windows=max(options.bases // length, 1))
         yield from () if at == base else (at,)
         yield replace(at, arrangement="published")
         yield replace(at, model=transformer, ops=DENSE_ATTENTION)
-        yield replace(at, model=stack, windows=max(at.windows // 2, 1))  # it keeps three times as much for each base
+        yield replace(at, model=stack, windows=max(at.windows // 2, 1))  # triple activation memory per base
 
 
 def one_at_a_time(base: Cell, choice: Result) -> Iterator[Cell]:
-    """The model with another backend than the chosen one, for every operation and every backend that can run."""
+    """The model with each supported alternative backend, one operation at a time."""
     for operation, names in () if FAILURE in choice else choice.items():
-        for name, obstacle in names["others"].items():
-            if not obstacle:
+        for name, unsupported_reason in names["others"].items():
+            if not unsupported_reason:
                 yield replace(base, ops={operation: name})
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the training of LDARNet on a GPU.")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Measure LDARNet training on a GPU.")
     add = parser.add_argument
-    add("--minutes", type=float, default=8.0, help="after which nothing further is measured")
-    add("--limit", type=float, default=90.0, help="seconds after which a measurement is given up")
-    add("--bases", type=int, default=131072, help="in a batch; at the longest windows at least one window")
-    add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases in a window")
-    add("--steps", type=int, default=10, help="timed in each measurement, at most")
-    add("--seconds", type=float, default=6.0, help="after which a measurement begins no further step")
+    add("--minutes", type=float, default=8.0, help="time limit (default: %(default)s)")
+    add("--limit", type=float, default=90.0, help="timeout of a measurement in seconds (default: %(default)s)")
+    add("--bases", type=int, default=131072, help="bases per batch, at least one window (default: %(default)s)")
+    add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases per window")
+    add("--steps", type=int, default=10, help="maximum timed steps per measurement (default: %(default)s)")
+    add("--seconds", type=float, default=6.0, help="seconds after which no further step starts (default: %(default)s)")
     add("--device", choices=["cuda", "cpu"], default="cuda")
-    add("--quick", action="store_true", help="tiny models and batches, to see that the program works")
-    add("--name", default="model-gpu", help="of the result; the date is put before it")
-    add("--note", default="", help="what a reader must know")
-    add("--out", type=Path, default=RESULTS, help="folder of the result")
+    add("--quick", action="store_true", help="tiny models and batches, to test the program")
+    add("--name", default="model-gpu", help="name of the results file, after its date (default: %(default)s)")
+    add("--note", default="", help="note at the top of the results file")
+    add("--out", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args(arguments)
     options.models, options.detail = ("ldarnet-110m", "transformer-110m", "bimamba2-110m"), DETAIL_LENGTH
     if options.quick:
@@ -158,9 +158,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print where the files are."""
+    """Measure and print the path of the results file."""
     options = parse(arguments)
-    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # what one process has tuned serves the next
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # reuse tuning across processes
     command = "python -m benchmarks.model_gpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
         session = Session(options, command.strip())

@@ -1,10 +1,10 @@
-"""Does bf16 train as fp32 does? Runs of one configuration in both precisions, over several seeds, side by side.
+"""Compare runs of one configuration in bf16 and fp32 over several seeds.
 
-    python launch/pretrain.py --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # and so on
+    ldarnet pretrain --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # and so on
     python -m benchmarks.precision --name quickstart runs/fp32-* runs/bf16-*
 
-What precision does to a run (its difference from the fp32 run of the same seed) is read against what chance does to it
-(the differences between fp32 runs of different seeds), on the same validation windows and masks.
+The effect of precision (difference to the fp32 run of the same seed) is compared with the effect of the seed
+(differences between fp32 runs), on the same validation windows and masks.
 """
 
 import argparse
@@ -23,24 +23,24 @@ from ldarnet.io import run_files
 from ldarnet.markdown import table
 from ldarnet.runtime.metrics_file import read_metrics
 
-OWN_KEYS = ("run.seed", "run.dir", "training.precision")
+RUN_KEYS = ("run.seed", "run.dir", "training.precision")
 MEASURE = "mask_loss"
 
 Curve = Mapping[int, float]
-"""Step -> loss on [MASK] positions, in nats."""
+"""Step -> loss at masked positions, in nats."""
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], dict[str, object]]:
-    """The validation curve of every run by precision and seed, and the configuration that they share.
+    """Read the validation curve of every run by precision and seed, and their shared configuration.
 
     Raises:
-        UserError: runs that differ in more than seed and precision, stopped early, or lack their counterpart.
+        UserError: runs differ in more than seed and precision, are unfinished, or lack their counterpart.
     """
     curves: dict[tuple[str, int], Curve] = {}
     shared: dict[str, object] = {}
     for folder in folders:
         config = load_config(folder / run_files.CONFIG)
-        rest = {key: value for key, value in flatten(config).items() if key not in OWN_KEYS}
+        rest = {key: value for key, value in flatten(config).items() if key not in RUN_KEYS}
         if shared and rest != shared:
             other = ", ".join(key for key in rest if rest[key] != shared.get(key))
             raise UserError(f"{folder}: differs from {folders[0]} in {other}; compare runs of one configuration")
@@ -52,15 +52,15 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
         curves[config.training.precision, config.run.seed] = curve
     seeds = {seed for _, seed in curves}
     if len(curves) != 2 * len(seeds) or len(seeds) < 2 or {name for name, _ in curves} != {"fp32", "bf16"}:
-        raise UserError("give an fp32 and a bf16 run of each of at least two seeds")
+        raise UserError("runs do not pair up; give an fp32 and a bf16 run for each of at least two seeds")
     return curves, shared
 
 
 def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
-    """For every validated step: mean loss in fp32 and in bf16, mean difference, and two root mean squares.
+    """For every validation step: mean loss in fp32 and bf16, mean difference, and two root mean squares.
 
-    The first is of the differences between bf16 and fp32 of the same seed, the second of those between fp32 runs of
-    two seeds.
+    The first is over differences between bf16 and fp32 with the same seed, the second over differences between fp32
+    runs with different seeds.
     """
     seeds = sorted({seed for _, seed in curves})
     rows = []
@@ -81,11 +81,11 @@ def _root(values: Sequence[float]) -> float:
 
 
 def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object], command: str) -> str:
-    """The results file."""
+    """Render the results file."""
     rows = compare(curves)
     *_, last = rows
     verdict = "within" if last[4] <= last[5] else "beyond"
-    header = ("step", "fp32", "bf16", "bf16 - fp32", "rms, same seed", "rms, two fp32 seeds")
+    header = ("step", "fp32", "bf16", "bf16 - fp32", "RMS, same seed", "RMS, two fp32 seeds")
     runs = [(f"{name}, seed {seed}", *curve.values()) for (name, seed), curve in sorted(curves.items())]
     steps = [str(step) for step in next(iter(curves.values()))]
     settings = yaml.safe_dump(dict(shared), sort_keys=False)
@@ -93,13 +93,13 @@ def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object]
 
 {provenance(command)}
 
-Validation loss on [MASK] positions, nats, over {len(curves) // 2} seeds in each precision. At the last step the
-precision moves a run by {last[4]:.5f} (root mean square), a change of seed by {last[5]:.5f}: {verdict} the noise of
-seed. Small scale. bf16 here is autocast: weights, router, norms, decays, dechunking and losses are float32 in both.
+Validation loss at masked positions in nats, over {len(curves) // 2} seeds per precision. At the last step, precision
+changes the loss by {last[4]:.5f} (RMS) and the seed by {last[5]:.5f}: {verdict} seed noise. Small scale. bf16 is
+autocast: weights, router, norms, decays, dechunking and losses are float32 in both.
 
 {table(header, rows)}
 
-## Every run
+## All runs
 
 {table(("run", *steps), runs)}
 
@@ -111,9 +111,9 @@ seed. Small scale. bf16 here is autocast: weights, router, norms, decays, dechun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--name", required=True, help="the results file is DATE-precision-NAME.md")
+    parser.add_argument("--name", required=True, help="writes DATE-precision-NAME.md")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
     options = parser.parse_args(arguments)
     words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]

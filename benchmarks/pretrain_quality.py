@@ -1,9 +1,9 @@
-"""What pretraining has learned, against what counting finds: one dated file for some runs that differ only in seed.
+"""Compare pretraining runs that differ only in seed with context-mixing baselines; writes a results file.
 
     python -m benchmarks.pretrain_quality --name quickstart runs/quickstart-seed0 runs/quickstart-seed1 ...
 
-Every run's last checkpoint is evaluated again, position by position, on the validation windows and masks of its own
-configuration, and compared with the context models of `benchmarks.context_model`, fitted to the bases it trained on.
+Each run's last checkpoint is evaluated on the validation windows and masks of its configuration, position by position,
+and compared with the models of `benchmarks.context_model`, fitted to the training bases.
 """
 
 import argparse
@@ -43,25 +43,25 @@ from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_stat
 from ldarnet.runtime.metrics_file import read_metrics
 
 MEASURES = ("mask_loss", "copy_loss", "mlm_loss", "accuracy")
-OWN_KEYS = ("run.seed", "run.dir")
-"""Keys in which the runs of one file may differ."""
+RUN_KEYS = ("run.seed", "run.dir")
+"""Keys in which the runs of a results file may differ."""
 NAMED_BASELINES = ("composition", "left 8", "right 8", "joint 4", "mixed 4", "joint 8", "mixed 8")
 CURVE_POINTS = 12
 BATCH = 16
 SMALL_SCALE_BASES = 10**10
-"""Bases seen below which a run is called small."""
+"""Runs that saw fewer bases are called small scale."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as it was found.
+    """A pretraining run.
 
     Attributes:
-        folder: the run folder.
-        config: its resolved configuration.
-        valid: lines of its validations, in order of step.
-        checkpoint: its last complete checkpoint.
-        state: the state stored there.
+        folder: run folder.
+        config: resolved configuration.
+        valid: logged validations, by step.
+        checkpoint: last complete checkpoint.
+        state: training state of the checkpoint.
     """
 
     folder: Path
@@ -72,51 +72,51 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, overrides: list[str]) -> "Run":
-        """Read a run folder; `overrides` are put over its configuration.
+        """Read a run folder; `overrides` override its configuration.
 
         Raises:
-            UserError: it holds no run, or one without checkpoint or validation.
+            UserError: it contains no run, or a run without checkpoint or validation.
         """
         config = load_config(folder / run_files.CONFIG, overrides)
         valid = [line for line in read_metrics(folder / run_files.METRICS) if line["split"] == "valid"]
         checkpoint = CheckpointStore(folder, config.checkpoint.keep).latest()
         if checkpoint is None or not valid:
-            raise UserError(f"{folder}: nothing to evaluate (a checkpoint and a validation are needed); finish the run")
+            raise UserError(f"{folder}: nothing to evaluate (needs a checkpoint and a validation); finish the run")
         return cls(folder, config, valid, checkpoint, read_state(checkpoint))
 
     @property
     def status(self) -> str:
-        """Whether it ran to its end."""
-        whole = self.state.step >= self.state.total_steps
-        return "finished" if whole else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
+        """`finished`, or the step at which it stopped."""
+        finished = self.state.step >= self.state.total_steps
+        return "finished" if finished else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
 
     def best(self) -> dict[str, Any]:
-        """The validation with the lowest loss over all scored bases."""
+        """Validation with the lowest loss over all target positions."""
         return min(self.valid, key=lambda line: line["mlm_loss"])
 
 
 def evaluate(run: Run, input_ids: Array, labels: Array) -> Scores:
-    """The losses of a run's last checkpoint at the scored positions, in fp32 on this machine."""
+    """Evaluate a run's last checkpoint at the target positions, in fp32 on this machine."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = LDARNetForMaskedLM.from_pretrained(run.checkpoint)
     model.to(device).eval()
-    losses, guesses = [], []
+    losses, predictions = [], []
     with torch.no_grad():
         for start in range(0, len(labels), BATCH):
             inputs = torch.from_numpy(input_ids[start : start + BATCH]).to(device)
             truth = torch.from_numpy(labels[start : start + BATCH]).to(device)
             logits = model(inputs).logits.float()
             losses.append(F.cross_entropy(logits.transpose(1, 2), truth, reduction="none").cpu().numpy())
-            guesses.append(logits.argmax(-1).cpu().numpy())
+            predictions.append(logits.argmax(-1).cpu().numpy())
     rows, columns = np.nonzero(labels >= 0)
     targets = labels[rows, columns]
-    nats, guess = np.concatenate(losses)[rows, columns], np.concatenate(guesses)[rows, columns]
+    nats, predicted = np.concatenate(losses)[rows, columns], np.concatenate(predictions)[rows, columns]
     masked = input_ids[rows, columns] == MASK
-    return Scores(rows, columns, targets, masked, {"model": nats.astype(np.float64)}, {"model": guess == targets})
+    return Scores(rows, columns, targets, masked, {"model": nats.astype(np.float64)}, {"model": predicted == targets})
 
 
 def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
-    """Mean of model - baseline over positions (n,), and its standard error with windows as the independent units."""
+    """Mean of model - baseline over positions (n,), and its standard error with windows as independent units."""
     difference = model - baseline
     mean = difference.mean()
     by_window = np.bincount(rows, weights=difference - mean)
@@ -125,15 +125,15 @@ def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """All that the file reports.
+    """Data of a results file.
 
     Attributes:
         runs: in the order given.
-        shards: what they were trained and validated on.
-        context: the fitted context models.
-        baseline: their scores.
-        models: the score of each run.
-        repeated: (n,) whether each scored position lies in a word that the training bases hold too.
+        shards: shard set of training and validation.
+        context: fitted context models.
+        baseline: scores of the context models.
+        models: scores of each run.
+        repeated: (n,) whether each target position lies in a word that also occurs in the training bases.
         training_bases: number of bases in the training split.
     """
 
@@ -147,22 +147,22 @@ class RunComparison:
 
 
 def compare(runs: list[Run]) -> RunComparison:
-    """Fit the context models and score everything on the same positions.
+    """Fit the context models and score all models on the same positions.
 
     Raises:
-        UserError: the runs differ in more than their seed, or their shard set is not the one they were trained on.
+        UserError: the runs differ in more than their seed, or were not trained on the shard set.
     """
     first = runs[0]
     for run in runs[1:]:
         ours, theirs = flatten(first.config), flatten(run.config)
-        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in OWN_KEYS]
+        other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in RUN_KEYS]
         if other:
-            raise UserError(f"{run.folder} differs from {first.folder} in {', '.join(other)}; give each its own file")
+            raise UserError(f"{run.folder}: differs from {first.folder} in {', '.join(other)}; compare them separately")
     shards = ShardSet.open(first.config.data.shards)
     input_ids, labels = validation_set(shards, first.config)
     for run in runs:
         if run.state.fingerprint != shards.fingerprint or run.valid[-1]["scored"] != (labels >= 0).sum():
-            raise UserError(f"{run.folder} was not trained on {shards.folder}; name its shard set with --shards")
+            raise UserError(f"{run.folder}: not trained on {shards.folder}; give its shard set with --shards")
     train, masking = training_bases(shards), run_masking(first.config)
     context = fit(train, length=first.config.data.length, masking=masking)
     baseline = score(context, input_ids, labels, masking)
@@ -179,17 +179,17 @@ def compare(runs: list[Run]) -> RunComparison:
 
 
 def report(found: RunComparison, title: str, command: str, note: str) -> str:
-    """The file as Markdown."""
+    """Render the results file."""
     sections = {
         "Made with": provenance(command),
-        "Question": _question(found),
-        "Answer": _verdict(found),
-        "Each seed": _seeds(found),
-        "Against the baselines": _baselines(found),
+        "Method": _method(found),
+        "Result": _verdict(found),
+        "Seeds": _seeds(found),
+        "Baselines": _baselines(found),
         "Repeats": _repeats(found),
         "Learning curve": _curve(found),
-        "Every context model": _every_context_model(found),
-        "Scale, and what this is not comparable with": _scale(found),
+        "All context models": _every_context_model(found),
+        "Scale and comparability": _scale(found),
         "Configuration": _configuration(found),
     }
     if note:
@@ -197,7 +197,7 @@ def report(found: RunComparison, title: str, command: str, note: str) -> str:
     return f"# {title}\n\n" + "\n".join(f"## {name}\n\n{text}\n" for name, text in sections.items())
 
 
-def _question(found: RunComparison) -> str:
+def _method(found: RunComparison) -> str:
     config, baseline = found.runs[0].config, found.baseline
     trained, validated = (
         ", ".join(found.shards.index.name(number) for number in dict.fromkeys(rows[:, 0].tolist()))
@@ -206,12 +206,12 @@ def _question(found: RunComparison) -> str:
     windows, masked = found.runs[0].valid[-1]["windows"], baseline.masked.sum()
     return (
         f"Trained on {trained} ({found.training_bases:,} bases), validated on {validated}: {windows:,} windows of "
-        f"{config.data.length:,} bases with {len(baseline.rows):,} scored positions, of which {masked:,} are shown as "
-        f"[MASK]; shard set {found.shards.fingerprint[:12]}. Losses are in nats per base. The context models see the "
-        "same corrupted windows, were fitted to the same training bases (both strands), and were chosen on held-out "
-        "pieces of those. Where a position shows a base they know the corruption rates and use Bayes' rule. `left k`, "
-        "`right k`: k bases of one side; `joint k`: k bases of both sides as one context; `mixed k`: all of these up "
-        "to k, weighted."
+        f"{config.data.length:,} bases with {len(baseline.rows):,} target positions, of which {masked:,} are masked; "
+        f"shard set {found.shards.fingerprint[:12]}. Losses are in nats per base. The context models see the same "
+        "corrupted windows, were fitted to the same training bases (both strands), and were selected on held-out "
+        "segments of these. Where the input shows a base, they know the corruption rates and apply Bayes' rule. "
+        "`left k`, `right k`: k bases of one side; `joint k`: k bases of both sides as one context; `mixed k`: all of "
+        "these up to k, weighted."
     )
 
 
@@ -219,21 +219,21 @@ def _verdict(found: RunComparison) -> str:
     best, masked = found.context.best, found.baseline.masked
     novel = masked & ~found.repeated
     losses = {name: values["mask_loss"] for name, values in found.baseline.summary(novel).items()}
-    keenest = min(losses, key=lambda name: losses[name])
+    best_novel = min(losses, key=lambda name: losses[name])
     lines = [
-        _versus(found, "composition", masked, "(a) the composition of the training bases"),
-        _versus(found, best, masked, f"(b) the best context model of order up to 8 in both directions (`{best}`)"),
+        _versus(found, "composition", masked, "(a) the unigram baseline"),
+        _versus(found, best, masked, f"(b) the best context model up to order 8 (`{best}`)"),
     ]
     if novel.any():
-        words = f"the context model that does best there (`{keenest}`, picked in hindsight)"
-        lines.append(_versus(found, keenest, novel, f"{words} where the sequence does not recur in the training bases"))
+        label = f"the best context model there (`{best_novel}`, selected in hindsight)"
+        lines.append(_versus(found, best_novel, novel, f"{label} where sequence is not in the training bases"))
     return "\n".join(lines)
 
 
-def _versus(found: RunComparison, name: str, where: Array, words: str) -> str:
-    """One line: whether the runs have a lower loss than a context model at the positions picked by `where`.
+def _versus(found: RunComparison, name: str, where: Array, label: str) -> str:
+    """One line: whether the runs have a lower loss than a context model at the positions selected by `where`.
 
-    A difference within two standard errors in every seed is called neither a win nor a loss.
+    A difference within two standard errors in every seed is neither a win nor a loss.
     """
     against, rows = found.baseline.nats[name][where], found.baseline.rows[where]
     pairs = [paired(scores.nats["model"][where], against, rows) for scores in found.models]
@@ -242,20 +242,20 @@ def _versus(found: RunComparison, name: str, where: Array, words: str) -> str:
         verb = "beats" if wins == len(pairs) else f"beats in {wins} of {len(pairs)} seeds"
     else:
         level = all(abs(mean) <= 2 * error for mean, error in pairs)
-        verb = "is level, within two standard errors, with" if level else "does not beat"
+        verb = "is within two standard errors of" if level else "does not beat"
     each = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
     return (
-        f"- On bases shown as [MASK] LDARNet **{verb}** {words}: model minus baseline {each} (by seed; ± is one "
-        "standard error over windows)."
+        f"- At masked positions LDARNet **{verb}** {label}: model minus baseline {each} (by seed; ± is one standard "
+        "error over windows)."
     )
 
 
 def _seeds(found: RunComparison) -> str:
     rows: list[Sequence[object]] = []
     for run, scores in zip(found.runs, found.models, strict=True):
-        final, best, again = run.valid[-1], run.best(), scores.summary()["model"]
+        final, best, evaluated = run.valid[-1], run.best(), scores.summary()["model"]
         rows.append([
-            run.config.run.seed, run.status, *(again[key] for key in MEASURES), float(final["mask_loss"]),
+            run.config.run.seed, run.status, *(evaluated[key] for key in MEASURES), float(final["mask_loss"]),
             f"{best['mask_loss']:.4f} (step {best['step']:,})",
             " / ".join(f"{ratio:.2f}" for ratio in final["bases_per_chunk"]), f"{run.state.seconds / 60:.1f}",
         ])  # fmt: skip
@@ -264,13 +264,13 @@ def _seeds(found: RunComparison) -> str:
     if len(found.runs) > 1:
         rows.append(["spread (sd)", "", *values.std(axis=0, ddof=1).tolist(), "", "", "", ""])
     header = [
-        "seed", "run", "[MASK]", "shown", "all", "accuracy on [MASK]", "[MASK] as logged", "best [MASK] while training",
+        "seed", "run", "masked", "shown", "all", "accuracy, masked", "masked, as logged", "best masked in training",
         "bases per chunk", "minutes",
     ]  # fmt: skip
     return (
-        table(header, rows) + "\n\nThe losses are those of the last checkpoint, evaluated again in fp32 on the machine "
-        "above; `as logged` is what the run itself recorded last. The best validation while training was picked by "
-        "looking at the validation, and is named for completeness only."
+        table(header, rows) + "\n\nLosses of the last checkpoint, evaluated in fp32 on the machine above; `as logged` "
+        "is the last value logged by the run. The best validation in training was selected on the validation set and "
+        "is listed for completeness only."
     )
 
 
@@ -278,17 +278,17 @@ def _baselines(found: RunComparison) -> str:
     named = list(dict.fromkeys([*NAMED_BASELINES, found.context.best]))
     summary = found.baseline.summary()
     entropy = found.baseline.entropy()
-    rows: list[Sequence[object]] = [["entropy of the validation bases' own composition", entropy, "", "", ""]]
+    rows: list[Sequence[object]] = [["entropy of the validation bases at masked positions", entropy, "", "", ""]]
     rows += [[_label(name, found), *(summary[name][key] for key in MEASURES)] for name in named]
     values = np.array([[scores.summary()["model"][key] for key in MEASURES] for scores in found.models])
     rows.append([f"**LDARNet, mean of {len(values)}**", *values.mean(axis=0).tolist()])
-    return table(["", "[MASK]", "shown", "all", "accuracy on [MASK]"], rows)
+    return table(["", "masked", "shown", "all", "accuracy, masked"], rows)
 
 
 def _label(name: str, found: RunComparison) -> str:
     if name == "composition":
-        return "(a) composition of the training bases"
-    return f"**(b) {name}, the best**" if name == found.context.best else name
+        return "(a) unigram baseline"
+    return f"**(b) {name}, best**" if name == found.context.best else name
 
 
 def _repeats(found: RunComparison) -> str:
@@ -299,21 +299,21 @@ def _repeats(found: RunComparison) -> str:
     rows: list[Sequence[object]] = [[name, *(part[name]["mask_loss"] for part in summaries)] for name in names]
     means = [np.mean([m.summary(where)["model"]["mask_loss"] for m in found.models]) for _, where in parts]
     rows.append(["**LDARNet, mean**", *map(float, means)])
-    header = ["[MASK] loss", *(f"{words} ({(where & masked).sum():,})" for words, where in parts)]
+    header = ["loss at masked positions", *(f"{name} ({(where & masked).sum():,})" for name, where in parts)]
     return (
-        f"Long contexts recognise sequence that stands in the training bases too. The positions are parted by whether "
-        f"they lie in a word of {WORD} bases that the training bases hold on either strand.\n\n" + table(header, rows)
+        f"Long contexts recognize sequence that also occurs in the training bases. Positions are split by whether they "
+        f"lie in a word of {WORD} bases that occurs on either strand of the training bases.\n\n" + table(header, rows)
     )
 
 
 def _curve(found: RunComparison) -> str:
     steps = [line["step"] for line in found.runs[0].valid]
-    chosen = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(CURVE_POINTS, len(steps)))})
+    selected = sorted({steps[round(i)] for i in np.linspace(0, len(steps) - 1, min(CURVE_POINTS, len(steps)))})
     rows = []
-    for step in chosen:
+    for step in selected:
         losses = [next((x["mask_loss"] for x in run.valid if x["step"] == step), float("nan")) for run in found.runs]
         rows.append([f"{step:,}", *map(float, losses)])
-    return table(["step: [MASK] loss as logged", *(f"seed {run.config.run.seed}" for run in found.runs)], rows)
+    return table(["step: masked loss as logged", *(f"seed {run.config.run.seed}" for run in found.runs)], rows)
 
 
 def _every_context_model(found: RunComparison) -> str:
@@ -324,12 +324,12 @@ def _every_context_model(found: RunComparison) -> str:
     ]
     header = [
         "",
-        "[MASK], held-out training",
-        "[MASK]",
+        "masked, held-out training",
+        "masked",
         "shown",
         "all",
-        "accuracy on [MASK]",
-        "[MASK], not in training",
+        "accuracy, masked",
+        "masked, not in training",
     ]
     return table(header, rows)
 
@@ -341,10 +341,10 @@ def _scale(found: RunComparison) -> str:
     scale = "Small" if seen < SMALL_SCALE_BASES else "Large"
     return (
         f"{scale} scale: {parameters:,} parameters, {seen:,} bases seen ({seen / found.training_bases:.2f} times the "
-        "training bases). The published model has 110 million parameters and saw the genomes of man and of many other "
-        "species 15 times in windows of 4,096 bases; its losses are on other sequence. Losses on other chromosomes, "
-        "windows, masks or masking rates are not comparable with these, nor is a loss over all scored bases with one "
-        "over [MASK] alone."
+        "training bases). The published model has 110 million parameters and was trained for 15 epochs on the genomes "
+        "of human and many other species in windows of 4,096 bases; its losses are on other sequence. Losses on other "
+        "chromosomes, windows, masks or masking rates are not comparable, nor is a loss over all target positions with "
+        "one over masked positions."
     )
 
 
@@ -356,13 +356,13 @@ def _configuration(found: RunComparison) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the file and print where it is."""
-    parser = argparse.ArgumentParser(description="Compare finished pretraining runs with context models.")
+    """Write the results file and print its path."""
+    parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
-    parser.add_argument("--name", required=True, help="of the result, such as quickstart; the date is put before it")
-    parser.add_argument("--shards", help="their shard set, if it is not where their configuration says")
-    parser.add_argument("--note", default="", help="what a reader must know, such as runs that failed and why")
-    parser.add_argument("--out", type=Path, help="folder of the result; benchmarks/results by default")
+    parser.add_argument("--name", required=True, help="name of the results file, such as quickstart")
+    parser.add_argument("--shards", help="their shard set (default: data.shards of their configuration)")
+    parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
+    parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")
     options = parser.parse_args(arguments)
     command = "python -m benchmarks.pretrain_quality " + shlex.join(arguments or sys.argv[1:])
     transformers.utils.logging.disable_progress_bar()

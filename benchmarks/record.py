@@ -1,4 +1,4 @@
-"""What every file in `benchmarks/results` is made with: where and on what it was measured, tables, and its name."""
+"""Provenance, names and writing of the files in `benchmarks/results`."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -13,13 +13,18 @@ NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-con
 
 
 def provenance(command: str) -> str:
-    """Date, commit, hardware, versions and command as a Markdown list."""
-    seen = examine_machine()
-    machine, build = seen["machine"], seen["torch"]
+    """Date, commit, hardware, versions and command, as a Markdown list."""
+    info = examine_machine()
+    machine, build = info["machine"], info["torch"]
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in build["gpus"]) or "no GPU"
-    versions = {"Python": seen["python"], "ldarnet": seen["ldarnet"], "torch": build["version"], "CUDA": build["cuda"]}
+    versions = {
+        "Python": info["python"],
+        "ldarnet": info["ldarnet"],
+        "torch": build["version"],
+        "CUDA": build["cuda"],
+    }
     versions |= {
-        package["name"]: package["version"] for package in seen["packages"] if package["name"] in NAMED_PACKAGES
+        package["name"]: package["version"] for package in info["packages"] if package["name"] in NAMED_PACKAGES
     }
     facts = {
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -32,7 +37,7 @@ def provenance(command: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the working tree, and whether files differ from it."""
+    """Commit of the working tree, and whether it has uncommitted changes."""
     try:
         name, changes = (
             subprocess.run(
@@ -46,34 +51,32 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """The model of the processor as the system names it."""
+    """CPU model as reported by the system."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return examine_machine()["machine"]["system"]
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU of unknown model"
-    )
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def result_file(name: str, folder: Path = RESULTS) -> Path:
-    """The file `YYYY-MM-DD-<name>.md` of a result that is to be written; its folder is made.
+    """Path `YYYY-MM-DD-<name>.md` of a new results file; creates its folder.
 
     Raises:
-        UserError: there is such a file of today already: results are never overwritten.
+        UserError: the file exists; results are never overwritten.
     """
     file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
     if file.exists():
-        raise UserError(f"{file} exists already; give this result another --name")
+        raise UserError(f"{file}: exists already; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     return file
 
 
 def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
-    """Write `YYYY-MM-DD-<name>.md`, whole or not at all; returns the file.
+    """Write `YYYY-MM-DD-<name>.md` atomically and return its path.
 
     Raises:
-        UserError: there is such a file of today already (results are never overwritten), or the device is full.
+        UserError: the file exists (results are never overwritten), or the disk is full.
     """
     file = result_file(name, folder)
     write_text(file, text)
@@ -81,6 +84,6 @@ def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     with atomic_path(file) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which bases of some windows lie in words that also stand, on either strand, in other sequence."""
+"""Find bases of windows that lie in words occurring on either strand of other sequence."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from benchmarks.context_counts import Array
 from ldarnet.alphabet import N, reverse_complement
 
 WORD = 24
-"""Bases in a word: in genomes of up to some hundred million bases it recurs by descent, hardly ever by chance."""
+"""Bases per word; in genomes of up to some hundred million bases, words of this length rarely recur by chance."""
 
 
 def in_training(windows: Array, train: Sequence[Array]) -> Array:
-    """Whether each base of `windows` (w, L) is covered by a word of `WORD` bases found in `train`: (w, L) bool."""
+    """Whether each base of `windows` (w, L) lies in a word of `WORD` bases that occurs in `train`: (w, L) bool."""
     known = np.unique(np.concatenate([np.zeros(0, np.uint64), *(_words(piece)[0] for piece in train)]))
     covered = np.zeros(windows.shape, bool)
     for row, window in enumerate(windows):
@@ -27,11 +27,11 @@ def in_training(windows: Array, train: Sequence[Array]) -> Array:
 
 
 def _words(ids: Array) -> tuple[Array, Array]:
-    """The words (n,) of a sequence as numbers of two bits a base, and where each starts; none with N."""
+    """Words (n,) of a sequence as integers with two bits per base, and their starts; words with N are skipped."""
     count = max(len(ids) - WORD + 1, 0)
     words, clean = np.zeros(count, np.uint64), np.ones(count, bool)
-    for place in range(WORD):
-        base = ids[place : place + count]
+    for offset in range(WORD):
+        base = ids[offset : offset + count]
         words = (words << np.uint64(2)) | (base & 3).astype(np.uint64)
         clean &= base < N
     return words[clean], np.flatnonzero(clean)

@@ -1,8 +1,8 @@
-"""How well windows are shuffled, and what reading in that order costs, against a uniform order and a shuffle buffer.
+"""Measure shuffle quality and read cost of the window order, against a uniform order and a shuffle buffer.
 
     python -m benchmarks.shuffle
 
-No bases are needed: everything follows from the index of a synthetic set.
+Uses only the index of a synthetic set, no bases.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from ldarnet.data.order import LANES
 from ldarnet.markdown import table
 
 NEAR = 10**6
-"""Two windows of one contig are near when they begin less than this many bases apart."""
+"""Two windows of a contig are near if their starts are less than this many bases apart."""
 BATCH = 256
 SHARD_BASES = 2**30
 CACHE_BYTES = 512 * 2**20
-"""Packed blocks that a process keeps when reads are counted."""
+"""Block cache of a process, for counting reads."""
 
 Order = Callable[[np.ndarray], np.ndarray]
-"""Positions (k,) -> number of the window that stands there."""
+"""Maps positions (k,) to window numbers."""
 
 METHOD = f"""Three orders of the same windows:
 
-- `lanes`: that of LDARNet, from the middle of an epoch; and as a mixture of all species at temperature 2.
-- `uniform`: every window of the epoch is equally likely at every place.
-- `buffer`: what streaming loaders do. Shards of {SHARD_BASES / 2**20:,.0f} Mb are permuted and dealt to the ranks; each
-  rank reads its shards from end to end and draws from a buffer of {SHARD_BASES / 2**20:,.0f} Mb, which is filled first.
-  Packed, that is about what one process keeps for `lanes`; as a byte a base it is three times as much.
+- `lanes`: the order of LDARNet, from the middle of an epoch; and as a mixture of all species at temperature 2.
+- `uniform`: a uniform permutation of the epoch.
+- `buffer`: the order of streaming loaders. Shards of {SHARD_BASES / 2**20:,.0f} Mb are permuted and dealt to the ranks;
+  each rank reads its shards sequentially and samples from a buffer of {SHARD_BASES / 2**20:,.0f} Mb, which is filled
+  first. Packed, this is about what one process caches for `lanes`; with one byte per base it is three times as much.
 
-*Near pairs*: pairs of windows within {NEAR / 1e6:.0f} Mb of each other in a batch of {BATCH}, mean. *Species*: variance
-of the number of windows of a species in one batch, and in 64 batches that follow each other, over that of independent
-draws: 1 is uniform, below is more even. *Return*: windows until a megabase is visited again, if it is, median.
+*Near pairs*: mean number of window pairs within {NEAR / 1e6:.0f} Mb of each other in a batch of {BATCH}. *Species*:
+variance of the number of windows of a species in one batch, and in 64 consecutive batches, relative to independent
+sampling: 1 is uniform, below 1 is more even. *Return*: median number of windows until a megabase is visited again.
 
-A rank takes its micro-batches as in training and is read for by one process. *Blocks open*: blocks that it has read and
-will read again, at a moment, and their MiB. *Reads*: bases in the blocks that it reads over bases in its windows, with
-{CACHE_BYTES / 2**20:.0f} MiB of blocks kept in memory. *First batch*: blocks read for its first micro-batch.
+A rank takes micro-batches as in training, with one reader process. *Blocks open*: blocks that it has read and will read
+again at a given time, and their MiB. *Reads*: bases in the blocks it reads over bases in its windows, with a block
+cache of {CACHE_BYTES / 2**20:.0f} MiB. *First batch*: blocks read for its first micro-batch.
 """
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the measures need to know of the windows of a set, by number: the blocks and the bases they lie on.
+class WindowMap:
+    """Blocks and base coordinates of all windows of a set, by number.
 
     Attributes:
-        windows: in their order; epoch 0 without offsets.
-        base: (n,) int64, first base, counted through all contigs with gaps of `NEAR` between them.
-        species: (n,) int16.
+        windows: windows of epoch 0, without offsets.
+        base: (n,) int64, first base, in coordinates that concatenate all contigs with gaps of `NEAR`.
+        species: (n,) int16, species number.
     """
 
     windows: Windows
@@ -68,15 +68,15 @@ class Ground:
     species: np.ndarray
 
     @classmethod
-    def of(cls, windows: Windows) -> Ground:
-        """Look at every window once."""
+    def of(cls, windows: Windows) -> WindowMap:
+        """Locate every window."""
         segments, contigs = windows.segments, windows.shards.index.contigs
         contig, start = segments.locate(np.arange(segments.total), windows.length)
         origin = np.cumsum(contigs.length) - contigs.length + NEAR * np.arange(len(contigs))
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last block of windows (k,)."""
+        """First and last block of each of windows (k,)."""
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -87,7 +87,7 @@ class Ground:
 
 
 def lanes(windows: Windows, begin: int) -> Order:
-    """The order of LDARNet from a position on."""
+    """Order of LDARNet from a position on."""
     first = np.cumsum(windows.shuffle.windows) - windows.shuffle.windows
 
     def order(positions: np.ndarray) -> np.ndarray:
@@ -98,54 +98,58 @@ def lanes(windows: Windows, begin: int) -> Order:
 
 
 def uniform(windows: Windows) -> Order:
-    """A permutation of all windows."""
+    """Uniform permutation of all windows."""
     total = len(windows)
     return lambda positions: permute(positions, total, np.full(len(positions), stream_key("uniform")))
 
 
 def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
-    """Shards permuted, dealt to ranks, and a shuffle buffer in each; the first ``count`` windows of it."""
-    random = np.random.default_rng(0)
+    """Permuted shards, dealt to ranks with a shuffle buffer each; the first ``count`` windows."""
+    rng = np.random.default_rng(0)
     shard = SHARD_BASES // windows.length
-    shards = random.permutation(len(windows) // shard)
-    drawn = [_drawn(shards[rank::ranks], shard, -(-count // ranks), random) for rank in range(ranks)]
-    drawn = np.stack([numbers[: min(map(len, drawn))] for numbers in drawn])
+    shards = rng.permutation(len(windows) // shard)
+    sampled = [_sampled(shards[rank::ranks], shard, -(-count // ranks), rng) for rank in range(ranks)]
+    sampled = np.stack([numbers[: min(map(len, sampled))] for numbers in sampled])
 
     def order(positions: np.ndarray) -> np.ndarray:
-        step, place = np.divmod(positions, ranks * micro_batch)
-        rank, row = np.divmod(place, micro_batch)
-        return drawn[rank, step * micro_batch + row]
+        step, offset = np.divmod(positions, ranks * micro_batch)
+        rank, row = np.divmod(offset, micro_batch)
+        return sampled[rank, step * micro_batch + row]
 
     return order
 
 
-def _drawn(shards: np.ndarray, shard: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """Windows of some shards, in the order in which a buffer that holds a shard's worth gives them."""
+def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Windows of some shards, in the order in which a shuffle buffer of one shard's size yields them."""
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
-    for place, new in zip(random.integers(shard, size=count).tolist(), stream[shard:], strict=False):
-        result.append(held[place])
-        held[place] = new
+    for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):
+        result.append(held[slot])
+        held[slot] = new
     return np.array(result)
 
 
-def mixing(ground: Ground, order: Order, count: int, share: np.ndarray) -> list[str]:
-    """Near pairs a batch, variance of the species in a batch and in 64, and the return to a megabase.
+def mixing(window_map: WindowMap, order: Order, count: int, share: np.ndarray) -> list[str]:
+    """Near pairs per batch, relative variance of species in 1 and 64 batches, and return to a megabase.
 
-    ``share`` is that of each species, as it should be.
+    Args:
+        window_map: of the windows.
+        order: order to measure.
+        count: number of windows.
+        share: target fraction of each species.
     """
     numbers = order(np.arange(count))
-    near = np.mean([_near(batch) for batch in ground.base[numbers].reshape(-1, BATCH)])
+    near = np.mean([_near(batch) for batch in window_map.base[numbers].reshape(-1, BATCH)])
     spread = []
     for batches in (1, 64):
         size = BATCH * batches
-        rows = ground.species[numbers[: count // size * size]].reshape(-1, size)
-        seen = np.stack([np.bincount(row, minlength=len(share)) for row in rows])
-        wanted = size * share * (1 - share)
-        spread.append(float((((seen - size * share) ** 2).mean(0)[share > 0] / wanted[share > 0]).mean()))
-    megabase = ground.base[numbers] // NEAR
-    by_place = np.argsort(megabase, kind="stable")
-    again = np.diff(by_place)[np.diff(megabase[by_place]) == 0]
+        rows = window_map.species[numbers[: count // size * size]].reshape(-1, size)
+        counts = np.stack([np.bincount(row, minlength=len(share)) for row in rows])
+        expected = size * share * (1 - share)
+        spread.append(float((((counts - size * share) ** 2).mean(0)[share > 0] / expected[share > 0]).mean()))
+    megabase = window_map.base[numbers] // NEAR
+    by_megabase = np.argsort(megabase, kind="stable")
+    again = np.diff(by_megabase)[np.diff(megabase[by_megabase]) == 0]
     return [f"{value:,.2f}" for value in (near, *spread, np.median(again))]
 
 
@@ -154,12 +158,12 @@ def _near(bases: np.ndarray) -> int:
     return int((np.searchsorted(ordered, ordered + NEAR) - np.arange(len(ordered)) - 1).sum())
 
 
-def reading(ground: Ground, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
-    """Blocks open on rank 0, their MiB, reads over what is asked for, and blocks read for the first micro-batch."""
+def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
+    """Open blocks on rank 0, their MiB, read amplification, and blocks read for the first micro-batch."""
     step = np.arange(count // ranks // micro_batch)[:, None] * ranks * micro_batch
     numbers = order((step + np.arange(micro_batch)).ravel())
-    first, last = ground.blocks(numbers)
-    size = ground.windows.shards.index.blocks.size
+    first, last = window_map.blocks(numbers)
+    size = window_map.windows.shards.index.blocks.size
     touched = np.stack((first, last), axis=1).ravel()
     blocks, begin = np.unique(touched, return_index=True)
     end = len(touched) - 1 - np.unique(touched[::-1], return_index=True)[1]
@@ -169,14 +173,14 @@ def reading(ground: Ground, order: Order, ranks: int, micro_batch: int, count: i
     values = (
         is_open.sum(1).mean(),
         (is_open @ size[blocks]).mean() / 2**20,
-        4 * read / (len(numbers) * ground.windows.length),
+        4 * read / (len(numbers) * window_map.windows.length),
         len(np.unique(touched[: 2 * micro_batch])),
     )
     return [f"{value:,.1f}" for value in values]
 
 
 def _missed(touched: list[int], size: np.ndarray) -> Iterator[int]:
-    """The blocks that are not in memory when they are wanted."""
+    """Blocks that are not cached when they are requested."""
     kept: dict[int, int] = {}
     held = 0
     for block in touched:
@@ -193,24 +197,24 @@ def _missed(touched: list[int], size: np.ndarray) -> Iterator[int]:
 def measure(
     windows: Windows, mixture: Windows, ranks: list[int], micro_batch: int, count: int
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows of the two tables: mixing and reading."""
-    ground, begin = Ground.of(windows), len(windows) // 2
-    natural = np.bincount(ground.species, minlength=len(windows.shards.index.species)) / len(windows)
+    """Measure the rows of both tables: mixing and reading."""
+    window_map, begin = WindowMap.of(windows), len(windows) // 2
+    natural = np.bincount(window_map.species, minlength=len(windows.shards.index.species)) / len(windows)
     shares = {source.name: source.share for source in mixture.sources}
     tempered = np.array([shares.get(name, 0) for name in mixture.shards.index.species])
     orders = {"lanes": lanes(windows, begin), "lanes, mixture": lanes(mixture, begin), "uniform": uniform(windows)}
     mixed = [
-        [name, *mixing(ground, order, count, tempered if "mixture" in name else natural)]
+        [name, *mixing(window_map, order, count, tempered if "mixture" in name else natural)]
         for name, order in orders.items()
     ]
     for world in ranks:
         if len(windows) * windows.length < 2 * world * SHARD_BASES:
             continue  # too few shards for so many ranks
         order = buffer(windows, world, max(1, BATCH // world), count)
-        mixed.append([f"buffer, {world} rank{'s' * (world > 1)}", *mixing(ground, order, count, natural)])
-    # Each rank is followed for as long, but not beyond the epoch.
+        mixed.append([f"buffer, {world} rank{'s' * (world > 1)}", *mixing(window_map, order, count, natural)])
+    # Same number of windows per rank, within the epoch.
     read = [
-        [f"{name}, {world}", *reading(ground, order, world, micro_batch, min(count * max(1, world // 4), begin))]
+        [f"{name}, {world}", *reading(window_map, order, world, micro_batch, min(count * max(1, world // 4), begin))]
         for world in ranks
         for name, order in orders.items()
     ]
@@ -218,17 +222,17 @@ def measure(
 
 
 def main(arguments: list[str]) -> None:
-    """Measure on a synthetic set and write the result."""
+    """Measure on a synthetic set and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--bases", type=float, default=174.0, help="billion bases of the synthetic index")
-    add("--length", type=int, default=4096, help="bases in a window")
+    add("--bases", type=float, default=174.0, help="billion bases of the synthetic index (default: %(default)s)")
+    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks")
-    add("--micro-batch", type=int, default=32, help="windows of a rank")
-    add("--count", type=int, default=2**21, help="windows looked at")
-    add("--name", default="shuffle", help="of the results file")
+    add("--micro-batch", type=int, default=32, help="windows per rank (default: %(default)s)")
+    add("--count", type=int, default=2**21, help="number of windows (default: %(default)s)")
+    add("--name", default="shuffle", help="name of the results file, after its date")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
-    add("--note", default="", help="words at the head of the file")
+    add("--note", default="", help="note at the top of the results file")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         synthetic_set(Path(folder) / "set", int(options.bases * 1e9))
@@ -239,7 +243,7 @@ def main(arguments: list[str]) -> None:
         mixture = Windows(shards, "train", options.length, temperature=2)
         mixed, read = measure(windows, mixture, options.ranks, options.micro_batch, options.count)
     index = shards.index
-    text = f"""# Quality and cost of the order of windows
+    text = f"""# Quality and cost of the window order
 
 {options.note}
 
@@ -247,7 +251,7 @@ def main(arguments: list[str]) -> None:
 - Data: synthetic index of {options.bases:g} billion bases, {len(index.species):,} species,
   {len(index.contigs):,} contigs, {len(index.blocks):,} blocks; {len(windows):,} windows of {options.length:,} bases,
   laid out in {laid_out:.2f} s
-- Configuration: {LANES:,} lanes; {options.count:,} windows looked at, {options.micro_batch} a rank and micro-batch
+- Configuration: {LANES:,} lanes; {options.count:,} windows, {options.micro_batch} per rank and micro-batch
 
 {METHOD}
 {table(["order", "near pairs", "species, 1 batch", "species, 64 batches", "return"], mixed)}

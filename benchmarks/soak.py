@@ -1,10 +1,10 @@
-"""Does a run that is killed again and again end as if it had been left alone?
+"""Test whether a run whose ranks are killed repeatedly ends bit for bit like an undisturbed run.
 
     python -m benchmarks.soak --out FOLDER --config FILE [section.key=value ...]
 
-trains once undisturbed, and once with a rank, drawn at random, killed (SIGKILL) every 10 to 40 seconds, at whatever it
-is doing then. An outer loop starts all ranks again when the last one has ended. At the end weights and moments must be
-equal, bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is given.
+Trains once undisturbed, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. An outer loop relaunches
+all ranks once the last one has exited. At the end, weights and moments must be equal bit for bit. Writes
+`benchmarks/results/<date>-<NAME>.md` if `--name` is given.
 """
 
 import argparse
@@ -34,20 +34,20 @@ from ldarnet.runtime.metrics_file import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PATIENCE_SECONDS = 20
-"""How long the ranks have to end by themselves when one was killed; DeepSpeed's launcher gives them 30."""
+EXIT_SECONDS = 20
+"""Time for the other ranks to exit after one was killed; DeepSpeed's launcher allows 30."""
 
 
 @dataclass
-class Life:
-    """One start of all ranks, and how it ended.
+class Launch:
+    """One launch of all ranks.
 
     Attributes:
-        seconds: until the kill, or the end.
-        first: step it continued from.
-        step: last one recorded.
+        seconds: until the kill, or the exit.
+        first: step from which it resumed.
+        step: last logged step.
         killed: rank that was killed, if any.
-        ended: seconds from the kill to the end of the last rank.
+        ended: seconds from the kill to the exit of the last rank.
         statuses: exit status of each rank.
     """
 
@@ -59,57 +59,61 @@ class Life:
     statuses: list[int] = field(default_factory=list)
 
 
-def live(
+def launch(
     arguments: Sequence[str],
     run_dir: Path,
     ranks: int,
     kill_after: float | None,
-    chance: random.Random,
+    rng: random.Random,
     *,
     in_training: bool = False,
-) -> Life:
-    """Start all ranks, kill one of them after a while, and wait until all have ended.
+) -> Launch:
+    """Launch all ranks, kill one of them after a while, and wait until all have exited.
 
-    As a launcher does it, ranks are killed that do not end by themselves: those that wait for one that was killed while
-    it was still importing, before it could join them.
+    Ranks that do not exit are killed, as by a launcher: they may wait for a rank that was killed before it joined.
 
     Args:
-        arguments: of the program.
-        run_dir: of the run.
-        ranks: number of them.
-        kill_after: seconds; None to kill none.
-        chance: draws the rank.
-        in_training: count the seconds from the first step on, not from the start of the processes.
+        arguments: command-line arguments of the program.
+        run_dir: run folder.
+        ranks: number of ranks.
+        kill_after: seconds until a rank is killed; None for never.
+        rng: selects the rank.
+        in_training: count `kill_after` from the first step instead of the launch.
     """
     latest = CheckpointStore(run_dir, 1).latest()
     first = int(latest.name.removeprefix("step-")) if latest else 0
-    life, begin, before = Life(first=first, step=first), time.monotonic(), written(run_dir)
-    lost, trains = 0.0, None
+    attempt, begin, before = Launch(first=first, step=first), time.monotonic(), modified(run_dir)
+    failed_at, trains_at = 0.0, None
     command = ["launch/pretrain.py", *arguments, f"run.dir={run_dir}"]
     with run_dir.with_suffix(".log").open("a") as log:
         processes = _start_ranks(command, ranks, log)
     try:
         while any(process.poll() is None for process in processes):
             now = time.monotonic() - begin
-            if trains is None and (not in_training or written(run_dir) != before):
-                trains = now
-            if kill_after is not None and life.killed is None and trains is not None and now - trains > kill_after:
-                life.killed, life.seconds = chance.randrange(ranks), now
-                processes[life.killed].send_signal(signal.SIGKILL)
+            if trains_at is None and (not in_training or modified(run_dir) != before):
+                trains_at = now
+            if (
+                kill_after is not None
+                and attempt.killed is None
+                and trains_at is not None
+                and now - trains_at > kill_after
+            ):
+                attempt.killed, attempt.seconds = rng.randrange(ranks), now
+                processes[attempt.killed].send_signal(signal.SIGKILL)
             if any(process.poll() not in (None, 0) for process in processes):
-                lost = lost or now
-                if now - lost > PATIENCE_SECONDS:
+                failed_at = failed_at or now
+                if now - failed_at > EXIT_SECONDS:
                     break
             time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
-        life.statuses = [process.wait() for process in processes]
-    life.ended = time.monotonic() - begin - life.seconds
-    life.seconds = life.seconds or life.ended
-    if written(run_dir) != before:
-        life.step = max([first, *(line["step"] for line in read_metrics(run_dir / run_files.METRICS))])
-    return life
+        attempt.statuses = [process.wait() for process in processes]
+    attempt.ended = time.monotonic() - begin - attempt.seconds
+    attempt.seconds = attempt.seconds or attempt.ended
+    if modified(run_dir) != before:
+        attempt.step = max([first, *(line["step"] for line in read_metrics(run_dir / run_files.METRICS))])
+    return attempt
 
 
 def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subprocess.Popen[str]]:
@@ -136,8 +140,8 @@ def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subpr
     ]
 
 
-def written(run_dir: Path) -> int:
-    """When the metrics of a run were last written, in nanoseconds."""
+def modified(run_dir: Path) -> int:
+    """Modification time of the metrics of a run, in nanoseconds."""
     file = run_dir / run_files.METRICS
     return file.stat().st_mtime_ns if file.exists() else 0
 
@@ -151,30 +155,30 @@ def soak(
     seed: int,
     in_training: bool = False,
     kills: int | None = None,
-) -> list[Life]:
-    """The lives of a run that is killed until it is finished, or `kills` times; `in_training` is that of `live`.
+) -> list[Launch]:
+    """Launch a run until it finishes, killing a rank each time, at most `kills` times; for `in_training`, see `launch`.
 
     Raises:
-        UserError: a start ends in a way that no kill explains.
+        UserError: a launch fails although no rank was killed.
     """
-    chance, lives = random.Random(seed), list[Life]()
-    while not lives or any(lives[-1].statuses):
-        after = chance.uniform(*between) if kills is None or len(lives) < kills else None
-        lives.append(live(arguments, out / "soaked", ranks, after, chance, in_training=in_training))
-        life = lives[-1]
+    rng, launches = random.Random(seed), list[Launch]()
+    while not launches or any(launches[-1].statuses):
+        after = rng.uniform(*between) if kills is None or len(launches) < kills else None
+        launches.append(launch(arguments, out / "soaked", ranks, after, rng, in_training=in_training))
+        attempt = launches[-1]
         print(
-            f"life {len(lives)}: {life.first} -> {life.step}, "
-            + (f"rank {life.killed} killed after {life.seconds:.1f} s, " if life.killed is not None else "")
-            + f"all ended {life.ended:.1f} s later with {life.statuses}",
+            f"launch {len(launches)}: {attempt.first} -> {attempt.step}, "
+            + (f"rank {attempt.killed} killed after {attempt.seconds:.1f} s, " if attempt.killed is not None else "")
+            + f"all exited {attempt.ended:.1f} s later with {attempt.statuses}",
             flush=True,
         )
-        if life.killed is None and any(life.statuses):
-            raise UserError(f"a start ended with {life.statuses} though no rank was killed; see {out}/soaked.log")
-    return lives
+        if attempt.killed is None and any(attempt.statuses):
+            raise UserError(f"launch failed with {attempt.statuses} although no rank was killed; see {out}/soaked.log")
+    return launches
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Names of the tensors in the last checkpoints of two runs that are not equal bit for bit."""
+    """Names of the tensors that differ in the last checkpoints of two runs."""
     folders = [CheckpointStore(run, 1).latest() for run in (first, second)]
     assert folders[0] is not None and folders[1] is not None
     if folders[0].name != folders[1].name:
@@ -188,29 +192,29 @@ def differences(first: Path, second: Path) -> list[str]:
     return wrong
 
 
-def report(lives: Sequence[Life], wrong: Sequence[str], undisturbed: Life, config: str, command: str) -> str:
-    """The result in Markdown."""
-    killed = [life for life in lives if life.killed is not None]
-    taken = sum(life.step - life.first for life in lives)
+def report(launches: Sequence[Launch], wrong: Sequence[str], undisturbed: Launch, config: str, command: str) -> str:
+    """Render the results file."""
+    killed = [attempt for attempt in launches if attempt.killed is not None]
+    taken = sum(attempt.step - attempt.first for attempt in launches)
     rows = [
-        (f"{number}", life.first, life.step, "-" if life.killed is None else life.killed, round(life.seconds, 1),
-         round(life.ended, 1), "/".join(map(str, life.statuses)))
-        for number, life in enumerate(lives, 1)
+        (f"{number}", one.first, one.step, "-" if one.killed is None else one.killed, round(one.seconds, 1),
+         round(one.ended, 1), "/".join(map(str, one.statuses)))
+        for number, one in enumerate(launches, 1)
     ]  # fmt: skip
-    longest = max((life.ended for life in killed), default=0)
-    alone = sum(life.ended < PATIENCE_SECONDS for life in killed)
+    longest = max((attempt.ended for attempt in killed), default=0)
+    alone = sum(attempt.ended < EXIT_SECONDS for attempt in killed)
     verdict = "equal bit for bit" if not wrong else f"DIFFERENT in {len(wrong)} tensors: {', '.join(wrong[:8])}"
     return "\n\n".join(
         (
-            "# Soak: ranks killed at random, the run goes on",
+            "# Soak test: ranks killed at random",
             provenance(command),
-            f"{len(killed)} kills in {sum(life.seconds + life.ended for life in lives) / 60:.1f} minutes, "
-            f"{len(lives)} starts, {lives[-1].step:,} steps; steps taken more than once: {taken - lives[-1].step:,}. "
-            f"From a kill to the end of the last rank: {longest:.1f} s at most; {alone} times the others ended by "
-            f"themselves, else they were killed after {PATIENCE_SECONDS} s, before training had begun. "
+            f"{len(killed)} kills in {sum(attempt.seconds + attempt.ended for attempt in launches) / 60:.1f} minutes, "
+            f"{len(launches)} launches, {launches[-1].step:,} steps; repeated steps: {taken - launches[-1].step:,}. "
+            f"From a kill to the exit of the last rank: at most {longest:.1f} s; {alone} times the others exited by "
+            f"themselves, otherwise they were killed after {EXIT_SECONDS} s, before training had started. "
             f"The undisturbed run took {undisturbed.seconds / 60:.1f} minutes.",
-            f"**Weights and moments after the last step are {verdict}** in the two runs.",
-            table(["start", "from step", "to step", "rank killed", "after s", "others ended in s", "statuses"], rows),
+            f"**Weights and moments after the last step are {verdict}** in both runs.",
+            table(["launch", "from step", "to step", "killed rank", "after s", "others exited in s", "statuses"], rows),
             f"```yaml\n{config}```",
         )
     )
@@ -219,29 +223,31 @@ def report(lives: Sequence[Life], wrong: Sequence[str], undisturbed: Life, confi
 def main() -> int:
     """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the two runs that does not exist yet")
-    parser.add_argument("--config", required=True, help="YAML file of the run")
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--between", type=float, nargs=2, default=(10.0, 40.0), metavar=("LEAST", "MOST"))
-    parser.add_argument("--seed", type=int, default=0, help="of the kills")
-    parser.add_argument("--name", help="write a result of this name")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the configuration")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the two runs")
+    parser.add_argument("--config", required=True, help="configuration of the run")
+    parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default: %(default)s)")
+    parser.add_argument(
+        "--between", type=float, nargs=2, default=(10.0, 40.0), metavar=("MIN", "MAX"), help="seconds between kills"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills (default: %(default)s)")
+    parser.add_argument("--name", help="write a results file with this name")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse_args()
     if arguments.out.exists():
-        raise UserError(f"{arguments.out} exists already; remove it or name another folder")
+        raise UserError(f"{arguments.out}: exists already; remove it, or choose another folder")
     passed = ["--config", arguments.config, *arguments.overrides]
     config = load_config(arguments.config, [*arguments.overrides, f"run.dir={arguments.out}/soaked"])
     make_folder(arguments.out)
-    undisturbed = live(passed, arguments.out / "undisturbed", arguments.ranks, None, random.Random(0))
+    undisturbed = launch(passed, arguments.out / "undisturbed", arguments.ranks, None, random.Random(0))
     if any(undisturbed.statuses):
-        raise UserError(f"the undisturbed run ended with {undisturbed.statuses}; see {arguments.out}/undisturbed.log")
-    lives = soak(passed, arguments.out, ranks=arguments.ranks, between=arguments.between, seed=arguments.seed)
+        raise UserError(f"undisturbed run failed with {undisturbed.statuses}; see {arguments.out}/undisturbed.log")
+    launches = soak(passed, arguments.out, ranks=arguments.ranks, between=arguments.between, seed=arguments.seed)
     wrong = differences(arguments.out / "undisturbed", arguments.out / "soaked")
     command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"
     config.save(arguments.out / run_files.CONFIG)
-    text = report(lives, wrong, undisturbed, (arguments.out / run_files.CONFIG).read_text(), command)
+    text = report(launches, wrong, undisturbed, (arguments.out / run_files.CONFIG).read_text(), command)
     print(text)
-    (arguments.out / "lives.json").write_text(json.dumps([vars(life) for life in lives], indent=1))
+    (arguments.out / "lives.json").write_text(json.dumps([vars(attempt) for attempt in launches], indent=1))
     if arguments.name:
         write_result(arguments.name, text)
     return bool(wrong)

@@ -1,4 +1,4 @@
-"""The index of a huge shard set without a single base: opening it and finding windows in it need no more."""
+"""Index of a huge synthetic shard set without any bases, to measure opening it and locating windows."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from ldarnet.data.contigs import Contigs, names_as_lines
 from ldarnet.data.index import Blocks, Index, Shard
 
 SPECIES = 850
-BASES_A_CONTIG = 174_000
-BASES_A_RUN = 58_000
+BASES_PER_CONTIG = 174_000
+BASES_PER_RUN = 58_000
 BLOCK_BASES = 2**20
-BLOCKS_A_SHARD = 2**10
-VALID_SHARE = 0.01
+BLOCKS_PER_SHARD = 2**10
+VALID_FRACTION = 0.01
 
 
 def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
-    """Write the index of a fragmented set of many species; no shards.
+    """Write the index of a fragmented set of many species, without shards.
 
-    A contig has 174,000 bases on average, and lengths differ by factors of thousands (log-normal); a run of 100 N comes
-    every 58,000 bases. 174 billion bases make a million contigs and three million runs.
+    Contigs have 174,000 bases on average with log-normal lengths that differ by factors of thousands, and a run of 100
+    N every 58,000 bases. 174 billion bases give a million contigs and three million runs.
 
     Args:
-        folder: made for it.
-        bases: about how many in all.
-        species: how many, with equal numbers of contigs.
+        folder: created.
+        bases: approximate total.
+        species: number of species, with equal numbers of contigs.
     """
-    contigs, runs = bases // BASES_A_CONTIG, bases // BASES_A_RUN
-    random = np.random.default_rng(0)
-    weight = random.lognormal(sigma=2.5, size=contigs)
+    contigs, runs = bases // BASES_PER_CONTIG, bases // BASES_PER_RUN
+    rng = np.random.default_rng(0)
+    weight = rng.lognormal(sigma=2.5, size=contigs)
     length = np.maximum((weight / weight.sum() * bases).astype(np.int64), 300)
-    runs_of = random.multinomial(runs, length / length.sum())
+    runs_of = rng.multinomial(runs, length / length.sum())
     owner = np.repeat(np.arange(contigs), runs_of)
-    start = np.sort(owner + random.random(runs)) - owner  # in order within each contig
+    start = np.sort(owner + rng.random(runs)) - owner  # in order within each contig
     start = (start * (length[owner] - 100)).astype(np.int64)
-    apart = np.append(True, (owner[1:] != owner[:-1]) | (start[1:] > start[:-1] + 100))
-    owner, start = owner[apart], start[apart]
+    separate = np.append(True, (owner[1:] != owner[:-1]) | (start[1:] > start[:-1] + 100))
+    owner, start = owner[separate], start[separate]
     index = Index(
         tool="synthetic",
         recipe={},
@@ -48,11 +48,11 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
             source=np.arange(contigs) * species // contigs,
             length=length,
             runs=np.bincount(owner, minlength=contigs),
-            sha256=random.integers(256, size=(contigs, 32), dtype=np.uint8),
+            sha256=rng.integers(256, size=(contigs, 32), dtype=np.uint8),
         ),
         splits=_splits(length),
         runs=np.stack((start, start + 100), axis=1),
-        blocks=(blocks := _blocks(length, random)),
+        blocks=(blocks := _blocks(length, rng)),
         shards=[Shard(f"shard-{number:06d}.tar", 1, "0" * 64) for number in range(int(blocks.shard[-1]) + 1)],
     )
     folder.mkdir(parents=True)
@@ -63,11 +63,11 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
 def _splits(length: np.ndarray) -> dict[str, np.ndarray]:
     contig = np.arange(len(length))
     rows = np.stack((contig, np.zeros_like(contig), length), axis=1)
-    valid = contig % round(1 / VALID_SHARE) == 0
+    valid = contig % round(1 / VALID_FRACTION) == 0
     return {"train": rows[~valid], "valid": rows[valid]}
 
 
-def _blocks(length: np.ndarray, random: np.random.Generator) -> Blocks:
+def _blocks(length: np.ndarray, rng: np.random.Generator) -> Blocks:
     number = -(-length // BLOCK_BASES)
     contig = np.repeat(np.arange(len(length)), number)
     start = (np.arange(len(contig)) - np.repeat(np.cumsum(number) - number, number)) * BLOCK_BASES
@@ -76,8 +76,8 @@ def _blocks(length: np.ndarray, random: np.random.Generator) -> Blocks:
         contig=contig,
         start=start,
         length=size,
-        shard=np.arange(len(contig)) // BLOCKS_A_SHARD,
-        offset=np.arange(len(contig)) % BLOCKS_A_SHARD * (BLOCK_BASES // 4 + 512) + 512,
+        shard=np.arange(len(contig)) // BLOCKS_PER_SHARD,
+        offset=np.arange(len(contig)) % BLOCKS_PER_SHARD * (BLOCK_BASES // 4 + 512) + 512,
         size=-(-size // 4),
-        sha256=random.integers(256, size=(len(contig), 32), dtype=np.uint8),
+        sha256=rng.integers(256, size=(len(contig), 32), dtype=np.uint8),
     )

@@ -1,8 +1,8 @@
-"""Whether torch.compile makes training faster, and whether every new number of chunks is compiled anew.
+"""Measure whether torch.compile speeds up training, and whether new numbers of chunks trigger recompilation.
 
     python -m benchmarks.torch_compile quickstart ldarnet-2m
 
-The results file tells what is compiled; on a GPU, which form is fastest may be another one.
+The results file describes the compiled variants; their ranking may differ on a GPU.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ldarnet.ops.norm import EPSILON
 from ldarnet.ops.registry import register
 
 BATCHES = ((2, 1.0), (3, 1.0), (1, 1.0), (2, 0.75), (4, 0.5), (3, 0.25), (5, 0.5))
-"""Windows, and their length as a share of the longest; the first is the one that is timed."""
-FORMS = ("plain", "operations", "layers")
-METHOD = """`plain` is the model as it is. In `operations` the elementwise operations (add_norm, gated_norm, swiglu) are
-written as formulas and compiled one by one. In `layers` every layer is compiled, these formulas within it, around the
-operations that are no formulas. Shapes are dynamic. Graphs are counted at the first batch and over the six others."""
+"""Windows per batch, and their length relative to the longest; the first batch is timed."""
+VARIANTS = ("plain", "operations", "layers")
+METHOD = """`plain` is the model unchanged. In `operations`, the elementwise operations (add_norm, gated_norm, swiglu)
+are written in PyTorch and compiled one by one. In `layers`, every layer is compiled including these, excluding the
+other operations. Shapes are dynamic. Graphs are counted for the first batch and for the six others."""
 
 
 def add_norm(
@@ -56,20 +56,20 @@ def swiglu(x_TF: Tensor) -> Tensor:
     return (F.silu(gate) * y).to(x_TF.dtype)
 
 
-FORMULAS = {"add_norm": add_norm, "gated_norm": gated_norm, "swiglu": swiglu}
+PYTORCH_OPS = {"add_norm": add_norm, "gated_norm": gated_norm, "swiglu": swiglu}
 
 
 @dataclass
-class Form:
-    """A form of the model and what was seen of it.
+class Variant:
+    """A variant of the model and its measurements.
 
     Attributes:
         model: the model.
         seconds: of each timed step.
-        first: seconds of the first step, with compilation.
-        graphs: compiled after the first step, and after all batches.
-        loss: largest error of the loss, relative to the plain form.
-        gradient: largest error of the whole gradient, relative to its norm.
+        first: seconds of the first step, including compilation.
+        graphs: number compiled at the first step, and at the other batches.
+        loss: maximum relative error of the loss.
+        gradient: maximum error of the gradient, relative to its norm.
     """
 
     model: LDARNetForMaskedLM
@@ -80,36 +80,36 @@ class Form:
     gradient: float = 0.0
 
 
-def build(preset: str, device: torch.device) -> dict[str, Form]:
-    """The forms of a model, with the same weights; the plain one computes with what is chosen for this device."""
+def build(preset: str, device: torch.device) -> dict[str, Variant]:
+    """Build all variants of a model with the same weights; the plain one uses the default backends of the device."""
     plain = choose_backends(device.type, torch.float32)
     operations, layers = dict(plain), dict(plain)
     for operation, backend in plain.items():
-        if operation in FORMULAS:
-            register(operation, "compiled")(torch.compile(FORMULAS[operation], dynamic=True))
-            register(operation, "formula")(FORMULAS[operation])
-            operations[operation], layers[operation] = "compiled", "formula"
+        if operation in PYTORCH_OPS:
+            register(operation, "compiled")(torch.compile(PYTORCH_OPS[operation], dynamic=True))
+            register(operation, "pytorch")(PYTORCH_OPS[operation])
+            operations[operation], layers[operation] = "compiled", "pytorch"
         else:
             function = resolve(operation, device.type, torch.float32, backend).function
-            register(operation, "apart")(torch.compiler.disable(function))
-            layers[operation] = "apart"
-    forms = {}
-    for name, demands in zip(FORMS, (plain, operations, layers), strict=True):
+            register(operation, "excluded")(torch.compiler.disable(function))
+            layers[operation] = "excluded"
+    variants = {}
+    for name, ops in zip(VARIANTS, (plain, operations, layers), strict=True):
         torch.manual_seed(0)
-        model = LDARNetForMaskedLM(LDARNetConfig.preset(preset, ops=demands))
+        model = LDARNetForMaskedLM(LDARNetConfig.preset(preset, ops=ops))
         torch.nn.Module.to(model, device)
-        forms[name] = Form(model)
-    for module in forms["layers"].model.modules():
+        variants[name] = Variant(model)
+    for module in variants["layers"].model.modules():
         if isinstance(module, Layer):
             module.compile(dynamic=True)
-    return forms
+    return variants
 
 
-def step(form: Form, ids: Tensor) -> tuple[Tensor, float]:
-    """Forward and backward pass; the loss, and the seconds it took."""
-    form.model.zero_grad()
+def step(variant: Variant, ids: Tensor) -> tuple[Tensor, float]:
+    """Run forward and backward pass; returns loss and seconds."""
+    variant.model.zero_grad()
     begin = time.perf_counter()
-    loss = form.model(ids, labels=ids).loss
+    loss = variant.model(ids, labels=ids).loss
     loss.backward()
     loss = loss.detach().cpu()
     if ids.is_cuda:
@@ -117,74 +117,78 @@ def step(form: Form, ids: Tensor) -> tuple[Tensor, float]:
     return loss, time.perf_counter() - begin
 
 
-def gradient(form: Form) -> Tensor:
-    """The whole gradient."""
-    return torch.cat([parameter.grad.flatten() for parameter in form.model.parameters() if parameter.grad is not None])
+def gradient(variant: Variant) -> Tensor:
+    """All gradients as a flat vector."""
+    return torch.cat(
+        [parameter.grad.flatten() for parameter in variant.model.parameters() if parameter.grad is not None]
+    )
 
 
-def try_batches(forms: dict[str, Form], length: int, device: torch.device) -> None:
-    """Step through batches of many sizes, and compare and count."""
+def try_batches(variants: dict[str, Variant], length: int, device: torch.device) -> None:
+    """Step through batches of many sizes; compare results and count compiled graphs."""
     for number, (windows, share) in enumerate(BATCHES):
         ids = torch.randint(0, 4, (windows, int(length * share)), device=device)
-        wanted, _ = step(forms["plain"], ids)
-        exact = gradient(forms["plain"])
-        for form in (forms["operations"], forms["layers"]):
+        expected, _ = step(variants["plain"], ids)
+        exact = gradient(variants["plain"])
+        for variant in (variants["operations"], variants["layers"]):
             before = counters["stats"]["unique_graphs"]
-            loss, seconds = step(form, ids)
-            form.loss = max(form.loss, ((loss - wanted).abs() / wanted).item())
-            form.gradient = max(form.gradient, ((gradient(form) - exact).norm() / exact.norm()).item())
+            loss, seconds = step(variant, ids)
+            variant.loss = max(variant.loss, ((loss - expected).abs() / expected).item())
+            variant.gradient = max(variant.gradient, ((gradient(variant) - exact).norm() / exact.norm()).item())
             compiled = counters["stats"]["unique_graphs"] - before
-            form.graphs = (compiled, 0) if number == 0 else (form.graphs[0], form.graphs[1] + compiled)
-            form.first = form.first or seconds
+            variant.graphs = (compiled, 0) if number == 0 else (variant.graphs[0], variant.graphs[1] + compiled)
+            variant.first = variant.first or seconds
 
 
 def measure(preset: str, length: int, rounds: int, device: torch.device) -> list[list[object]]:
-    """Rows of the table: one for each form, timed in turns."""
+    """Measure one table row per variant; variants take turns."""
     torch.compiler.reset()
-    inductor.force_disable_caches = True  # of earlier processes: the first step must compile
-    forms = build(preset, device)
-    try_batches(forms, length, device)
+    inductor.force_disable_caches = True  # the first step must compile
+    variants = build(preset, device)
+    try_batches(variants, length, device)
     ids = torch.randint(0, 4, (BATCHES[0][0], length), device=device)
     for turn in range(rounds):
-        for name in FORMS[:: 1 if turn % 2 else -1]:
-            forms[name].seconds.append(step(forms[name], ids)[1])
-    plain = forms["plain"].seconds
+        for name in VARIANTS[:: 1 if turn % 2 else -1]:
+            variants[name].seconds.append(step(variants[name], ids)[1])
+    plain = variants["plain"].seconds
     return [
         [
             f"{preset}, {name}",
-            f"{ids.numel() / statistics.median(form.seconds):,.0f}",
-            f"{ids.numel() / min(form.seconds):,.0f}",
-            statistics.median(a / b for a, b in zip(plain, form.seconds, strict=True)),
-            f"{form.first:.1f}" if form.first else "-",
-            *(form.graphs if form.first else ("-", "-")),
-            f"{form.loss:.1e}",
-            f"{form.gradient:.1e}",
+            f"{ids.numel() / statistics.median(variant.seconds):,.0f}",
+            f"{ids.numel() / min(variant.seconds):,.0f}",
+            statistics.median(a / b for a, b in zip(plain, variant.seconds, strict=True)),
+            f"{variant.first:.1f}" if variant.first else "-",
+            *(variant.graphs if variant.first else ("-", "-")),
+            f"{variant.loss:.1e}",
+            f"{variant.gradient:.1e}",
         ]
-        for name, form in forms.items()
+        for name, variant in variants.items()
     ]
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the presets and write the result."""
+    """Measure the presets and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("presets", nargs="+", help="presets of the model")
-    parser.add_argument("--length", type=int, default=1024, help="bases of the longest window")
-    parser.add_argument("--rounds", type=int, default=20, help="timed steps of every form")
-    parser.add_argument("--name", default="torch-compile", help="of the results file")
-    parser.add_argument("--note", default="", help="words at the head of the file")
+    parser.add_argument("presets", nargs="+", help="model presets")
+    parser.add_argument("--length", type=int, default=1024, help="bases of the longest window (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=20, help="timed steps per variant (default: %(default)s)")
+    parser.add_argument(
+        "--name", default="torch-compile", help="name of the results file, after its date (default: %(default)s)"
+    )
+    parser.add_argument("--note", default="", help="note at the top of the results file")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for preset in options.presets for row in measure(preset, options.length, options.rounds, device)]
     header = [
-        "form",
+        "variant",
         "bases/s, median",
         "best",
-        "speed over plain",
+        "speedup over plain",
         "first step, s",
         "graphs, first batch",
         "graphs, six more",
-        "error of loss",
-        "error of gradient",
+        "loss error",
+        "gradient error",
     ]
     sizes = ", ".join(f"{windows} x {int(options.length * share)}" for windows, share in BATCHES)
     text = f"""# torch.compile
@@ -192,9 +196,9 @@ def main(arguments: list[str]) -> None:
 {options.note}
 
 {provenance(shlex.join(["python", "-m", "benchmarks.torch_compile", *arguments]))}
-- Configuration: presets as they are, fp32, {torch.get_num_threads()} thread(s), random bases, fresh weights, seed 0
-- Batches: {sizes} bases; the first is timed, {options.rounds} steps of each form in turns
-- Speed over plain: the median over the turns
+- Configuration: unchanged presets, fp32, {torch.get_num_threads()} thread(s), random bases, new weights, seed 0
+- Batches: {sizes} bases; the first is timed, {options.rounds} steps per variant in turns
+- Speedup over plain: median over the turns
 
 {METHOD}
 

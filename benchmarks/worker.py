@@ -1,4 +1,4 @@
-"""A process that measures, so that what fails, hangs or takes all memory there spoils nothing else."""
+"""Worker process for measurements, which isolates failures, hangs and excessive memory use."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-SHARE_OF_MEMORY = 0.85
-LONGEST_MESSAGE = 200
+MEMORY_FRACTION = 0.85
+MAX_MESSAGE_CHARS = 200
 
 
 class WorkerError(Exception):
-    """What was asked of a worker failed; says why."""
+    """A call in a worker failed; the message says why."""
 
 
 class Worker:
-    """Calls functions in a process of its own.
+    """Calls functions in a separate process.
 
-    The process is started when it is first needed, and afresh after a failure, which may leave a device unusable.
+    The process is started on first use, and restarted after a failure, which may leave a device unusable.
 
     Attributes:
-        address_space: most bytes that the process may map: more fails there. None sets no limit, as a GPU needs, whose
-            driver maps more than there is.
+        address_space: limit of mapped bytes; exceeding it fails in the process. None for no limit, as needed on a GPU,
+            whose driver maps more than the physical memory.
     """
 
     def __init__(self, address_space: int | None = None) -> None:
-        """Start nothing yet."""
+        """Create the worker without starting its process."""
         self.address_space = address_space
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._pipe: Any = None
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
-        """What a module's function returns.
+        """Call a module-level function and return its result.
 
         Raises:
-            WorkerError: it raised something, the process ended, or the time was up.
+            WorkerError: the function raised, the process ended, or the time is over.
         """
         if self._process is None:
             self._pipe, other = self._context.Pipe()
@@ -47,17 +47,17 @@ class Worker:
             other.close()
         try:
             self._pipe.send((function, arguments))
-            done, result = self._pipe.recv() if self._pipe.poll(seconds) else (False, f"not done after {seconds:.0f} s")
+            done, result = self._pipe.recv() if self._pipe.poll(seconds) else (False, f"timeout after {seconds:.0f} s")
         except (EOFError, OSError):
             self._process.join()
-            done, result = False, f"the process ended with status {self._process.exitcode}"
+            done, result = False, f"the process exited with status {self._process.exitcode}"
         if not done:
             self.close()
             raise WorkerError(result)
         return result
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """Kill the process, if it is running."""
         if self._process is not None:
             self._pipe.close()
             self._process.kill()
@@ -65,9 +65,9 @@ class Worker:
             self._process = None
 
 
-def most_memory() -> int:
-    """Bytes that a process may map without bringing this machine to a standstill."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * SHARE_OF_MEMORY)
+def memory_limit() -> int:
+    """Bytes that a process may map without exhausting this machine's memory."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_FRACTION)
 
 
 def _serve(pipe: Connection, address_space: int | None) -> None:
@@ -82,5 +82,5 @@ def _serve(pipe: Connection, address_space: int | None) -> None:
             answer = True, function(*arguments)
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]
-            answer = False, f"{type(error).__name__}: {first_line[:LONGEST_MESSAGE]}"
+            answer = False, f"{type(error).__name__}: {first_line[:MAX_MESSAGE_CHARS]}"
         pipe.send(answer)

@@ -40,7 +40,7 @@ def loss_and_gradients(model):
 @pytest.mark.parametrize(
     ("arrangement", "tolerance"), [("published", 1e-9), ("transformers", 1e-4), ("transformers-64", 1e-4)]
 )
-def test_an_arrangement_computes_the_same_function(name, arrangement, tolerance):
+def test_arrangements_compute_the_same_function(name, arrangement, tolerance):
     model = built(name)
     loss, gradients = loss_and_gradients(model)
     same_loss, same_gradients = loss_and_gradients(arranged(model, arrangement))
@@ -59,7 +59,7 @@ def test_chunks_are_padded_to_the_longest_sequence():
     assert seen == [WINDOWS * chunks.max()]
 
 
-def test_the_published_arrangement_computes_every_projection_twice():
+def test_published_arrangement_computes_every_projection_twice():
     model = built("bimamba2-tiny")
 
     def work(model):
@@ -74,7 +74,7 @@ def test_the_published_arrangement_computes_every_projection_twice():
     assert work(arranged(model, "published")) - work(model) == once
 
 
-def test_windows_of_unequal_length_are_refused_by_the_mixers_of_transformers():
+def test_transformers_mixers_need_windows_of_equal_length():
     ids = batch()
     ids[0, -5:] = LDARNetConfig().pad_token_id
     with pytest.raises(AssertionError, match="equal length"):
@@ -82,7 +82,7 @@ def test_windows_of_unequal_length_are_refused_by_the_mixers_of_transformers():
 
 
 @pytest.mark.parametrize("bases_per_chunk", [3.0, 5.0])
-def test_a_calibrated_router_begins_chunks_as_often_as_asked(bases_per_chunk):
+def test_calibrated_router_has_the_target_boundary_rate(bases_per_chunk):
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     ids = batch(length=2000)
@@ -91,7 +91,7 @@ def test_a_calibrated_router_begins_chunks_as_often_as_asked(bases_per_chunk):
     assert 1 / share == pytest.approx(bases_per_chunk, rel=0.1)
 
 
-def test_the_models_of_110_million_parameters_are_of_one_size():
+def test_models_of_110_million_parameters_are_of_similar_size():
     for name in ("ldarnet-110m", "transformer-110m", "bimamba2-110m"):
         with torch.device("meta"):
             model = LDARNetForMaskedLM(CONFIGURATIONS[name]())

@@ -1,4 +1,4 @@
-"""What the benchmark of checkpoints measures is of a checkpoint that is there."""
+"""Measurements of the checkpoint benchmark."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_row_is_told(tmp_path):
+def test_row_is_measured(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from benchmarks.checkpoints import measure\n"

@@ -18,7 +18,7 @@ MASKING = Masking()
 
 @pytest.fixture(autouse=True, scope="module")
 def small_tables():
-    """Tables of ten bases take seconds to fill; the long form of counting takes over earlier here."""
+    """Switch to sorted lists for shorter contexts: tables of ten bases take seconds to fill."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context_counts, "DENSE", 6)
         yield
@@ -37,7 +37,7 @@ def masked(ids, length=128, masking=MASKING):
     return masking.apply(windows, "test", np.arange(len(windows)))
 
 
-def count_by_hand(pieces, offsets, context, order):
+def naive_count(pieces, offsets, context, order):
     counts = np.zeros(4)
     long = order > context_counts.DENSE
     for piece in pieces:
@@ -57,7 +57,7 @@ def count_by_hand(pieces, offsets, context, order):
     family=st.sampled_from(sorted(OFFSETS)),
     data=st.data(),
 )
-def test_counts_are_those_made_by_hand(pieces, family, data):
+def test_counts_match_naive_counts(pieces, family, data):
     pieces = [np.array(piece, np.uint8) for piece in pieces]
     offsets = OFFSETS[family]
     table = CountTable(pieces, offsets)
@@ -66,11 +66,11 @@ def test_counts_are_those_made_by_hand(pieces, family, data):
     context[: len(known)] = known
     for order in range(1, len(offsets) + 1):
         if order <= context_counts.DENSE or table.informs(context[None], order)[0]:
-            expected = count_by_hand(pieces, offsets, context, order)
+            expected = naive_count(pieces, offsets, context, order)
             np.testing.assert_array_equal(table.counts(context[None], order)[0], expected)
 
 
-def test_no_model_predicts_noise():
+def test_random_bases_cannot_be_predicted():
     model = fit([random_bases(60_000, 0), random_bases(40_000, 1)], length=128)
     scores = score(model, *masked(random_bases(60_000, 2)))
     for name, values in scores.summary().items():
@@ -78,7 +78,7 @@ def test_no_model_predicts_noise():
         assert values["mask_loss"] > UNIFORM - 0.003, name
 
 
-def test_a_copy_of_training_sequence_is_recognised_on_either_strand():
+def test_training_sequence_is_recognized_on_either_strand():
     genome = random_bases(40_000, 3)
     model = fit([genome, genome], length=128)  # twice, so that the held-out pieces recur too
     assert model.best == "mixed 8"
@@ -89,7 +89,7 @@ def test_a_copy_of_training_sequence_is_recognised_on_either_strand():
         assert values["left 2"]["mask_loss"] > 1.3
 
 
-def test_a_source_of_known_entropy():
+def test_loss_reaches_a_known_entropy():
     # Pairs of equal letters; a base at random within a pair, so its neighbour is its twin on one side only.
     rng = np.random.default_rng(4)
     genome = np.repeat(rng.integers(0, 4, 100_000), 2).astype(np.uint8)
@@ -105,7 +105,7 @@ def test_a_source_of_known_entropy():
 
 @pytest.fixture(scope="module")
 def skewed():
-    """A model of sequence with a skewed composition and no other structure."""
+    """Model fitted to sequence with a skewed composition and no other structure."""
     rng = np.random.default_rng(5)
     return fit([rng.choice(4, 100_000, p=[0.4, 0.1, 0.1, 0.4]).astype(np.uint8)], length=128)
 
@@ -116,7 +116,7 @@ def test_composition_counts_both_strands():
 
 
 @pytest.mark.parametrize("unknown", [MASK, N, PAD])
-def test_without_a_known_neighbour_the_composition_is_left(skewed, unknown):
+def test_composition_remains_without_known_neighbors(skewed, unknown):
     windows = np.full((1, 40), unknown)
     for name, p in skewed.predict(windows, np.array([0]), np.array([20])).items():
         if not name.startswith("mixed"):
@@ -124,7 +124,7 @@ def test_without_a_known_neighbour_the_composition_is_left(skewed, unknown):
 
 
 @pytest.mark.parametrize("place", [0, 5, 39])
-def test_a_guess_is_a_distribution_that_does_not_see_its_own_base(skewed, place):
+def test_predictions_are_distributions_that_ignore_their_own_base(skewed, place):
     windows = np.repeat(random_bases(40, 7)[None], 5, axis=0).astype(np.int64)
     windows[:, place] = [0, 1, 2, 3, MASK]
     for name, p in skewed.predict(windows, np.arange(5), np.full(5, place)).items():
@@ -132,7 +132,7 @@ def test_a_guess_is_a_distribution_that_does_not_see_its_own_base(skewed, place)
         np.testing.assert_array_equal(p, np.repeat(p[:1], 5, axis=0), err_msg=name)
 
 
-def test_shown_bases_are_weighed_by_the_masking_rule(skewed):
+def test_input_bases_update_predictions_by_the_masking_rule(skewed):
     # A at a place that shows A: kept, or drawn by chance; one that shows C was drawn by chance.
     windows, labels = np.full((2, 9), MASK), np.full((2, 9), -100)
     windows[:, 4], labels[:, 4] = [0, 1], 0
@@ -143,7 +143,7 @@ def test_shown_bases_are_weighed_by_the_masking_rule(skewed):
     assert nats[1] == pytest.approx(-math.log(p[0] * draw / (p[1] * keep + draw)))
 
 
-def test_copy_loss_on_real_masks_is_better_than_not_looking(skewed):
+def test_input_bases_lower_the_copy_loss(skewed):
     ids = np.random.default_rng(8).choice(4, 60_000, p=[0.4, 0.1, 0.1, 0.4]).astype(np.uint8)
     scores = score(skewed, *masked(ids))
     values = scores.summary()["composition"]
@@ -154,14 +154,14 @@ def test_copy_loss_on_real_masks_is_better_than_not_looking(skewed):
     assert share == pytest.approx(0.8, abs=0.02)
 
 
-def test_entropy_is_that_of_the_hidden_bases(skewed):
+def test_entropy_is_that_of_masked_bases(skewed):
     windows, labels = np.zeros((1, 9), dtype=np.int64), np.full((1, 9), -100)
     windows[0, :2], labels[0, :2] = MASK, [0, 3]  # and three that are shown, all of them A
     labels[0, 4:7] = 0
     assert score(skewed, windows, labels).entropy() == pytest.approx(math.log(2))
 
 
-def test_summary_over_some_positions(skewed):
+def test_summary_over_selected_positions(skewed):
     scores = score(skewed, *masked(random_bases(1280, 9)))
     first = scores.rows == 0
     expected = scores.nats["left 3"][first & scores.masked].mean()
@@ -176,6 +176,6 @@ def test_fitting_is_deterministic():
 
 
 @pytest.mark.parametrize("train", [[], [random_bases(5, 0)], [np.full(5000, N, np.uint8)]])
-def test_too_little_to_fit_on_is_said(train):
+def test_too_few_training_bases_are_rejected(train):
     with pytest.raises(UserError, match="too few"):
         fit(train, length=128)

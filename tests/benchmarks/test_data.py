@@ -12,22 +12,22 @@ def here(monkeypatch):
     monkeypatch.setattr(data, "together", lambda function, processes, *arguments: function(*arguments))
 
 
-def test_the_program_says_all_that_a_result_must_say(here, tmp_path, capsys):
+def test_results_file_is_complete(here, tmp_path, capsys):
     data.main(
         [str(BUNDLED_FASTA), "--seconds", "0.2", "--synthetic", "0.02", "--out", str(tmp_path), "--note", "Tried."]
     )
     (file,) = tmp_path.glob("*.md")
     text = file.read_text()
-    for needed in (
+    for part in (
         "Tried.", "Commit", "Hardware", "benchmarks.data", "sharding.build from plain FASTA", "bits per base",
-        "one tar member a window", "published way", "ours, one process", "first batch", "resumed at position",
+        "one tar member per window", "published loader", "ours, one process", "first batch", "resumed at position",
         "opening an index of",
     ):  # fmt: skip
-        assert needed in text, needed
+        assert part in text, part
     assert str(file) in capsys.readouterr().out
 
 
-def test_a_measurement_that_fails_is_written_down(here, monkeypatch, tmp_path):
+def test_failed_measurements_are_recorded(here, monkeypatch, tmp_path):
     monkeypatch.setattr(data, "alone", lambda function, *_: {"failure": f"{function.__name__} is out of order"})
     monkeypatch.setattr(data, "together", lambda *_: {"failure": "no processes"})
     data.main([str(BUNDLED_FASTA), "--synthetic", "0.02", "--out", str(tmp_path)])
@@ -35,7 +35,7 @@ def test_a_measurement_that_fails_is_written_down(here, monkeypatch, tmp_path):
     assert "load_published is out of order" in text and "build_shards is out of order" in text
 
 
-def test_a_synthetic_index_is_a_whole_one(tmp_path):
+def test_synthetic_index_is_complete(tmp_path):
     synthetic_set(tmp_path / "set", 20_000_000, species=5)
     shards = ShardSet.open(tmp_path / "set")
     assert sum(shards.splits.values()) == pytest.approx(20_000_000, rel=0.05) and len(shards.index.species) == 5

@@ -1,4 +1,4 @@
-"""The arms are what they are called, and the dated file is made of what the runs left."""
+"""Arms and results file of the fine-tuning benchmark."""
 
 import json
 from dataclasses import asdict
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_arms_differ_in_nothing_but_the_model(checkpoint: Path, tmp_path: Path) -> None:
+def test_arms_differ_only_in_the_model(checkpoint: Path, tmp_path: Path) -> None:
     plan = ArmRuns(checkpoint, ["nt/H3"], tmp_path, ["folds.only=[0]", "training.epochs=3"])
     configs = {arm: plan.config(arm, "nt/H3") for arm in plan.arms}
     assert {arm: config.arm for arm, config in configs.items()} == {
@@ -57,7 +57,7 @@ def test_arms_differ_in_nothing_but_the_model(checkpoint: Path, tmp_path: Path) 
     assert shape.to_dict() == wanted.to_dict()
 
 
-def test_the_dated_file_holds_every_arm_and_its_picture(checkpoint: Path, tmp_path: Path) -> None:
+def test_results_file_has_all_arms_and_a_figure(checkpoint: Path, tmp_path: Path) -> None:
     plan = ArmRuns(checkpoint, ["nt/H3", "nt/H4"], tmp_path / "runs", [])
     for number, arm in enumerate(plan.arms):
         for task in plan.tasks:
@@ -69,11 +69,11 @@ def test_the_dated_file_holds_every_arm_and_its_picture(checkpoint: Path, tmp_pa
     assert f"({file.stem}.png)" in text and file.with_suffix(".png").is_file()
     assert all(f"**{arm}**" in text for arm in plan.arms)
     assert "a note on nt/H4" in text and "20,900 parameters" in text
-    assert "> **Not all folds are there.** 2 of 10 of every arm and task." in text
+    assert "> **Missing folds.** Every arm and task has 2 of 10." in text
     assert str(tmp_path) not in text
 
 
-def test_bases_are_those_that_the_best_weights_have_seen(tmp_path: Path) -> None:
+def test_bases_seen_are_those_of_the_best_checkpoint(tmp_path: Path) -> None:
     best = tmp_path / "checkpoints" / "step-00000010"
     best.mkdir(parents=True)
     (best.parent / "pointers.json").write_text(json.dumps({"best": best.name}))
@@ -85,9 +85,9 @@ def test_bases_are_those_that_the_best_weights_have_seen(tmp_path: Path) -> None
     assert _bases_seen(tmp_path) == 10_000
 
 
-def test_what_is_no_setting_is_refused_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_rejected_before_anything_runs(checkpoint: Path, tmp_path: Path) -> None:
     words = ["--name", "x", "--checkpoint", str(checkpoint), "--tasks", "nt/H3", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit, match="--epochs: not an option"):
+    with pytest.raises(SystemExit, match="--epochs: neither an option"):
         main([*words, "--epochs", "3"])
     with pytest.raises(SystemExit, match="no published task of that name"):
         main([word.replace("nt/H3", "nt/H33") for word in words])

@@ -11,7 +11,7 @@ import transformers
 
 from benchmarks import model_cpu, model_gpu
 from benchmarks.baselines import ARRANGEMENTS
-from benchmarks.measure import Cell, Trial, masked, measure, real_windows
+from benchmarks.measure import Cell, Workload, masked, measure, real_windows
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import IGNORE_INDEX, MASK
 
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch):
+def restore_process_settings(monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
     yield
     torch.set_flush_denormal(False)
     transformers.utils.logging.set_verbosity_warning()
 
 
-class Here:
-    """A worker that measures in this process, and fails where it is told to."""
+class InProcessWorker:
+    """Worker that measures in this process, with injected failures."""
 
     fails = staticmethod(lambda cell: "")
 
@@ -35,8 +35,8 @@ class Here:
         pass
 
     def __call__(self, function, *arguments, seconds):
-        if isinstance(arguments[0], Cell) and (why := self.fails(arguments[0])):
-            raise WorkerError(why)
+        if isinstance(arguments[0], Cell) and (reason := self.fails(arguments[0])):
+            raise WorkerError(reason)
         return function(*arguments)
 
     def close(self):
@@ -46,8 +46,8 @@ class Here:
 @pytest.fixture
 def here(monkeypatch):
     for program in (model_cpu, model_gpu):
-        monkeypatch.setattr(program, "Worker", Here)
-    return Here
+        monkeypatch.setattr(program, "Worker", InProcessWorker)
+    return InProcessWorker
 
 
 def written(folder):
@@ -55,15 +55,15 @@ def written(folder):
     return text.read_text(), json.loads(tree.read_text())
 
 
-def test_the_cpu_program_says_all_that_a_result_must_say(here, tmp_path, capsys):
+def test_cpu_results_file_is_complete(here, tmp_path, capsys):
     model_cpu.main(["--quick", "--out", str(tmp_path), "--note", "Tried."])
     text, tree = written(tmp_path)
-    for needed in (
+    for part in (
         "Tried.", "Commit", "Hardware", "torch 2", "benchmarks.model_cpu", "baker's yeast", "Training tiny",
-        "Training bimamba2-tiny", "Yes, in all 15 comparisons", "bases/s (median)", "MFLOP per base", "kB per base",
-        "stages computed again", "bases per chunk", "gradients by",
+        "Training bimamba2-tiny", "Equal in all 15 comparisons", "bases/s (median)", "MFLOP per base", "kB per base",
+        "checkpointed stages", "bases per chunk", "gradient difference",
     ):  # fmt: skip
-        assert needed in text, needed
+        assert part in text, part
     assert str(next(tmp_path.glob("*.md"))) in capsys.readouterr().out
     cells = {(c["cell"]["model"], c["cell"]["arrangement"], c["cell"]["length"]): c["result"] for c in tree["cells"]}
     assert {arrangement for _, arrangement, _ in cells} == set(ARRANGEMENTS)
@@ -73,40 +73,40 @@ def test_the_cpu_program_says_all_that_a_result_must_say(here, tmp_path, capsys)
     assert ours["bases_per_chunk"] == published["bases_per_chunk"]
 
 
-def test_the_cpu_program_writes_down_what_failed_and_goes_on(here, monkeypatch, tmp_path):
+def test_cpu_program_records_failures_and_continues(here, monkeypatch, tmp_path):
     monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "ours" else "no memory"))
     model_cpu.main(["--quick", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
     assert "| transformers | no memory |" in text
     assert sum("failure" in cell["result"] for cell in tree["cells"]) == 12
-    assert "Yes, in all 3 comparisons" in text
+    assert "Equal in all 3 comparisons" in text
 
 
-def test_the_cpu_program_fails_when_an_arrangement_computes_something_else(here, monkeypatch, tmp_path):
+def test_cpu_program_fails_if_an_arrangement_differs(here, monkeypatch, tmp_path):
     monkeypatch.setattr(model_cpu, "GRADIENT_TOLERANCE", 0.0)
-    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "left out"))
+    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "skipped"))
     with pytest.raises(SystemExit, match="does not compute the same function"):
         model_cpu.main(["--quick", "--out", str(tmp_path)])
-    assert "**No**: tiny, published" in written(tmp_path)[0]
+    assert "**Different**: tiny, published" in written(tmp_path)[0]
 
 
-def test_the_gpu_program_says_all_that_a_result_must_say(here, tmp_path):
+def test_gpu_results_file_is_complete(here, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
-    for needed in (
-        "Hardware", "benchmarks.model_gpu", "| ssd | torch | bfloat16 | right", "| ssd | torch | float32 | right",
+    for part in (
+        "Hardware", "benchmarks.model_gpu", "| ssd | torch | bfloat16 | passed", "| ssd | torch | float32 | passed",
         "runs on cuda, not on cpu", "tiny, published", "transformer-tiny", "bimamba2-tiny", "MFU", "peak GiB",
-        "matrix products", "Waiting for the device", "gradients by", "Nothing.",
+        "matrix products", "Host-device synchronization", "gradients by", "None.",
     ):  # fmt: skip
-        assert needed in text, needed
+        assert part in text, part
     kinds = {cell["cell"]["kind"] for cell in tree["cells"]}
-    assert kinds == {"backends", "proof", "training", "kernels", "agreement"}
-    comparisons = [c for c in tree["cells"] if c["cell"]["kind"] == "training" and not c["cell"]["recompute"]]
+    assert kinds == {"backends", "verification", "training", "kernels", "agreement"}
+    comparisons = [c for c in tree["cells"] if c["cell"]["kind"] == "training" and not c["cell"]["checkpointed"]]
     assert len(comparisons) == 2 * 4
     assert all(c["result"]["model_flops_per_base"] > 0 for c in comparisons)
 
 
-def test_the_gpu_program_halves_what_does_not_fit_and_writes_down_what_fails(here, monkeypatch, tmp_path):
+def test_gpu_program_halves_batches_that_do_not_fit_and_records_failures(here, monkeypatch, tmp_path):
     def fails(cell):
         if cell.arrangement == "published":
             return "OutOfMemoryError: too much" if cell.windows > 1 else ""
@@ -120,14 +120,14 @@ def test_the_gpu_program_halves_what_does_not_fit_and_writes_down_what_fails(her
     assert published and all(cell["cell"]["windows"] == 1 and "failure" not in cell["result"] for cell in published)
 
 
-def test_the_gpu_program_keeps_to_its_time(here, tmp_path):
+def test_gpu_program_keeps_its_time_limit(here, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
-    assert all(cell["result"] == {"failure": "the time was up"} for cell in tree["cells"])
-    assert "the time was up" in text
+    assert all(cell["result"] == {"failure": "time limit reached"} for cell in tree["cells"])
+    assert "time limit reached" in text
 
 
-def test_a_result_is_never_overwritten(here, tmp_path):
+def test_results_are_never_overwritten(here, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
     before = written(tmp_path)
     for program in (model_gpu, model_cpu):
@@ -137,36 +137,38 @@ def test_a_result_is_never_overwritten(here, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_gpu_program_runs_by_itself(tmp_path):
+def test_gpu_program_runs(tmp_path):
     command = [sys.executable, "-m", "benchmarks.model_gpu", "--device", "cpu", "--quick", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True)
-    assert "## What failed\n\nNothing." in written(tmp_path)[0]
+    assert "## Failures\n\nNone." in written(tmp_path)[0]
 
 
 def test_windows_are_real_and_masked_as_in_pretraining():
     ids, source = real_windows(8, 1000)
     assert "yeast" in source and ids.shape == (8, 1000) and len(set(map(tuple, ids[:, :50].tolist()))) == 8
     shown, labels = masked(ids)
-    scored = labels != IGNORE_INDEX
-    assert scored.float().mean().item() == pytest.approx(0.15, abs=0.02)
-    assert (shown[scored] == MASK).float().mean().item() == pytest.approx(0.8, abs=0.04)
-    assert (shown[~scored] == ids[~scored]).all() and (labels[scored] == ids[scored]).all()
+    target = labels != IGNORE_INDEX
+    assert target.float().mean().item() == pytest.approx(0.15, abs=0.02)
+    assert (shown[target] == MASK).float().mean().item() == pytest.approx(0.8, abs=0.04)
+    assert (shown[~target] == ids[~target]).all() and (labels[target] == ids[target]).all()
 
 
-def test_without_the_packages_that_read_the_genome_bases_are_random(monkeypatch):
+def test_bases_are_random_without_the_packages_that_read_genomes(monkeypatch):
     monkeypatch.setitem(sys.modules, "ldarnet.genome.fasta", None)
     ids, source = real_windows(2, 100)
     assert source.startswith("random bases") and ids.shape == (2, 100) and ids.max() == 3
 
 
-def test_recomputation_and_demanded_backends_reach_the_model():
-    trial = Trial(Cell(recompute=(0,), ops={"ssd": "torch"}))
-    assert trial.model.config.ops == {"ssd": "torch"}
-    assert [stack.gradient_checkpointing for stack in trial.model.modules() if hasattr(stack, "stage")].count(True) == 2
-    assert measure(Cell(recompute=(0,), steps=1))["gradient_difference"] < 1e-5
+def test_checkpointing_and_backends_reach_the_model():
+    workload = Workload(Cell(checkpointed=(0,), ops={"ssd": "torch"}))
+    assert workload.model.config.ops == {"ssd": "torch"}
+    assert [stack.gradient_checkpointing for stack in workload.model.modules() if hasattr(stack, "stage")].count(
+        True
+    ) == 2
+    assert measure(Cell(checkpointed=(0,), steps=1))["gradient_difference"] < 1e-5
 
 
-def test_a_worker_says_why_it_failed_and_works_again():
+def test_worker_reports_failures_and_restarts():
     worker = Worker(address_space=2**31)
     try:
         assert worker(pow, 2, 5, seconds=60) == 32
@@ -174,11 +176,11 @@ def test_a_worker_says_why_it_failed_and_works_again():
         with pytest.raises(WorkerError, match="ValueError: invalid literal"):
             worker(int, "x", seconds=60)
         assert worker(os.getpid, seconds=60) not in (first, os.getpid())
-        with pytest.raises(WorkerError, match="ended with status 3"):
+        with pytest.raises(WorkerError, match="exited with status 3"):
             worker(os._exit, 3, seconds=60)
         with pytest.raises(WorkerError, match="MemoryError"):
             worker(bytearray, 2**32, seconds=60)
-        with pytest.raises(WorkerError, match="not done after 1 s"):
+        with pytest.raises(WorkerError, match="timeout after 1 s"):
             worker(time.sleep, 60, seconds=1)
         assert worker(abs, -1, seconds=60) == 1
     finally:

@@ -1,4 +1,4 @@
-"""What precision does to a run is read against what chance does to it."""
+"""Effect of precision compared with the effect of the seed."""
 
 import json
 
@@ -15,7 +15,7 @@ CURVES = {
 }
 
 
-def test_differences_of_precision_and_of_seed():
+def test_differences_of_precision_and_seed():
     first, second = compare(CURVES)
     assert first == pytest.approx((10, 1.2, 1.2, 0.0, 0.1, 0.4))
     assert second == pytest.approx((20, 0.9, 1.05, 0.15, 0.3 / 2**0.5, 0.2))
@@ -35,16 +35,16 @@ def run(tmp_path):
     return make
 
 
-def test_runs_are_told_apart_by_precision_and_seed(run):
+def test_runs_are_grouped_by_precision_and_seed(run):
     folders = [run(precision, seed) for precision in ("fp32", "bf16") for seed in (0, 1)]
     curves, shared = read_runs(folders)
     assert curves == {(name, seed): {10: seed + 0.5} for name in ("fp32", "bf16") for seed in (0, 1)}
     assert "training.precision" not in shared
-    with pytest.raises(UserError, match="an fp32 and a bf16 run of each"):
+    with pytest.raises(UserError, match="an fp32 and a bf16 run for each"):
         read_runs(folders[:3])
 
 
-def test_runs_that_cannot_be_compared_are_refused(run):
+def test_incomparable_runs_are_rejected(run):
     with pytest.raises(UserError, match=r"differs from .* in data.length; compare runs of one configuration"):
         read_runs([run("fp32", 0), run("bf16", 0, length=64)])
     with pytest.raises(UserError, match="not finished; run its training command again"):

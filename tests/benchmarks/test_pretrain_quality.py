@@ -46,7 +46,7 @@ def shards(tmp_path_factory):
 
 
 def make_run(folder, shards, *, seed=0, steps=20, length=LENGTH):
-    """A run folder as training leaves it, without training."""
+    """Write a run folder without training."""
     folder.mkdir()
     text = CONFIG.format(run=folder, seed=seed, shards=shards.folder, length=length)
     (folder / "config.yaml").write_text(text)
@@ -69,22 +69,22 @@ def runs(tmp_path, shards):
     return [make_run(tmp_path / "run0", shards), make_run(tmp_path / "run1", shards, seed=1)]
 
 
-def test_the_file_says_all_that_a_result_must_say(tmp_path, runs, shards, capsys):
+def test_results_file_is_complete(tmp_path, runs, shards, capsys):
     main([*map(str, runs), "--name", "try", "--out", str(tmp_path / "out"), "--note", "A third run failed."])
     (file,) = (tmp_path / "out").iterdir()
     assert capsys.readouterr().out.strip() == str(file)
     assert file.name.endswith("-pretrain-quality-try.md")
     text = file.read_text()
-    for needed in (
+    for part in (
         "A third run failed.", "Commit", "Hardware", "torch 2", "benchmarks.pretrain_quality", "does not beat",
-        "Small scale", "(a) composition of the training bases", "not comparable", "preset: tiny", "seed 1",
+        "Small scale", "(a) unigram baseline", "not comparable", "preset: tiny", "seed 1",
         "spread (sd)", shards.fingerprint[:12], "validated on held", "40,000 bases",
     ):  # fmt: skip
-        assert needed in text, needed
-    assert str(tmp_path) not in text.replace(str(tmp_path / "out"), "").split("## Question")[1]
+        assert part in text, part
+    assert str(tmp_path) not in text.replace(str(tmp_path / "out"), "").split("## Method")[1]
 
 
-def test_the_models_own_loss_is_that_of_its_forward_pass(runs, shards):
+def test_evaluated_loss_is_that_of_the_forward_pass(runs, shards):
     run = Run.open(runs[0], [])
     input_ids, labels = validation_set(shards, run.config)
     scores = evaluate(run, input_ids, labels)
@@ -95,7 +95,7 @@ def test_the_models_own_loss_is_that_of_its_forward_pass(runs, shards):
     assert (scores.masked == (input_ids[scores.rows, scores.columns] == MASK)).all()
 
 
-def test_everything_is_scored_at_the_same_positions(runs):
+def test_all_models_are_scored_at_the_same_positions(runs):
     found = compare([Run.open(folder, []) for folder in runs])
     for scores in found.models:
         np.testing.assert_array_equal(scores.rows, found.baseline.rows)
@@ -105,25 +105,25 @@ def test_everything_is_scored_at_the_same_positions(runs):
     assert 0.1 < found.repeated.mean() < 0.3  # 4,000 of the 20,000 held-out bases are a copy
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path, shards):
+def test_runs_that_differ_in_more_than_the_seed_are_rejected(tmp_path, shards):
     runs = [make_run(tmp_path / "a", shards), make_run(tmp_path / "b", shards, length=32)]
     with pytest.raises(UserError, match=r"data\.length"):
         compare([Run.open(folder, []) for folder in runs])
 
 
-def test_another_shard_set_is_refused(tmp_path, runs, shards):
+def test_another_shard_set_is_rejected(tmp_path, runs, shards):
     fasta = tmp_path / "other.fa"
     fasta.write_text(">one\n" + "ACGT" * 500 + "\n>held\n" + "AACC" * 500 + "\n")
     build(tmp_path / "other", [fasta], contig_splits={"valid": ["held"]})
-    with pytest.raises(UserError, match="was not trained on"):
+    with pytest.raises(UserError, match="not trained on"):
         compare([Run.open(runs[0], [f"data.shards={tmp_path / 'other'}"])])
 
 
-def test_an_unfinished_run_is_called_so(tmp_path, shards):
+def test_unfinished_run_is_labeled(tmp_path, shards):
     assert Run.open(make_run(tmp_path / "r", shards, steps=15), []).status == "stopped at step 15 of 20"
 
 
-def test_a_run_without_checkpoint_is_refused_by_the_program(tmp_path, runs):
+def test_run_without_checkpoint_is_rejected(tmp_path, runs):
     (runs[0] / "checkpoints" / "step-00000020" / "manifest.json").unlink()
     with pytest.raises(SystemExit, match=f"error: {runs[0]}: nothing to evaluate"):
         main([str(runs[0]), "--name", "x", "--out", str(tmp_path)])
@@ -159,6 +159,6 @@ def test_words_are_found_on_both_strands():
     assert not in_training(np.full((1, 60), 4, np.uint8), [np.full(100, 4, np.uint8)]).any()
 
 
-def test_provenance_outside_a_repository_says_so(monkeypatch, tmp_path):
+def test_commit_outside_a_repository_is_unknown(monkeypatch, tmp_path):
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     assert record.commit() == "unknown"

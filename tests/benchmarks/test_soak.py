@@ -1,4 +1,4 @@
-"""What the soak says before it begins; tests/pretraining/test_soak.py runs it in short."""
+"""Errors of the soak test before it starts; tests/pretraining/test_soak.py runs a short one."""
 
 import subprocess
 import sys
@@ -12,15 +12,15 @@ def soak(out, config):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_folder_that_exists_is_left_alone(tmp_path):
+def test_existing_folder_is_rejected(tmp_path):
     (tmp_path / "precious").write_text("mine")
     ended = soak(tmp_path, "configs/pretrain/quickstart.yaml")
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {tmp_path} exists already; remove it or name another folder\n"
+    assert ended.stderr == f"error: {tmp_path}: exists already; remove it, or choose another folder\n"
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
-def test_a_mistake_in_the_configuration_leaves_no_folder(tmp_path):
+def test_invalid_configuration_creates_no_folder(tmp_path):
     ended = soak(tmp_path / "out", "not-there.yaml")
     assert ended.stderr.startswith("error: cannot read the configuration")
     assert not (tmp_path / "out").exists()
