@@ -45,8 +45,8 @@ def test_arrangements_compute_the_same_function(name, arrangement, tolerance):
     loss, gradients = loss_and_gradients(model)
     same_loss, same_gradients = loss_and_gradients(arranged(model, arrangement))
     assert same_loss == pytest.approx(loss, rel=tolerance)
-    for (parameter, _), wanted, got in zip(model.named_parameters(), gradients, same_gradients, strict=True):
-        error = (got - wanted).abs().max() / wanted.abs().max()
+    for (parameter, _), expected, actual in zip(model.named_parameters(), gradients, same_gradients, strict=True):
+        error = (actual - expected).abs().max() / expected.abs().max()
         assert error < tolerance, (parameter, error)
 
 

@@ -43,8 +43,8 @@ def naive_count(pieces, offsets, context, order):
     for piece in pieces:
         for strand in (piece, reverse_complement(piece)):
             padded = np.pad(strand, REACH, constant_values=N)
-            for place, base in enumerate(strand):
-                around = [padded[REACH + place + offset] for offset in offsets]
+            for position, base in enumerate(strand):
+                around = [padded[REACH + position + offset] for offset in offsets]
                 fits = all(c in (UNKNOWN, a) for c, a in zip(context[:order], around, strict=False))
                 if base < N and fits and not (long and max(around) >= N):
                     counts[base] += 1
@@ -90,7 +90,7 @@ def test_training_sequence_is_recognized_on_either_strand():
 
 
 def test_loss_reaches_a_known_entropy():
-    # Pairs of equal letters; a base at random within a pair, so its neighbour is its twin on one side only.
+    # Pairs of equal bases; each base equals its neighbor on one side only.
     rng = np.random.default_rng(4)
     genome = np.repeat(rng.integers(0, 4, 100_000), 2).astype(np.uint8)
     model = fit([genome], length=128)
@@ -123,17 +123,17 @@ def test_composition_remains_without_known_neighbors(skewed, unknown):
             np.testing.assert_allclose(p[0], skewed.composition, err_msg=name)
 
 
-@pytest.mark.parametrize("place", [0, 5, 39])
-def test_predictions_are_distributions_that_ignore_their_own_base(skewed, place):
+@pytest.mark.parametrize("position", [0, 5, 39])
+def test_predictions_are_distributions_that_ignore_their_own_base(skewed, position):
     windows = np.repeat(random_bases(40, 7)[None], 5, axis=0).astype(np.int64)
-    windows[:, place] = [0, 1, 2, 3, MASK]
-    for name, p in skewed.predict(windows, np.arange(5), np.full(5, place)).items():
+    windows[:, position] = [0, 1, 2, 3, MASK]
+    for name, p in skewed.predict(windows, np.arange(5), np.full(5, position)).items():
         np.testing.assert_allclose(p.sum(axis=1), 1)
         np.testing.assert_array_equal(p, np.repeat(p[:1], 5, axis=0), err_msg=name)
 
 
 def test_input_bases_update_predictions_by_the_masking_rule(skewed):
-    # A at a place that shows A: kept, or drawn by chance; one that shows C was drawn by chance.
+    # A at a position that shows A: kept, or sampled; at one that shows C: sampled.
     windows, labels = np.full((2, 9), MASK), np.full((2, 9), -100)
     windows[:, 4], labels[:, 4] = [0, 1], 0
     nats = score(skewed, windows, labels, Masking(mask=0.7, random=0.2)).nats["composition"]

@@ -53,8 +53,8 @@ def test_arms_differ_only_in_the_model(checkpoint: Path, tmp_path: Path) -> None
         allowed = {"model", "checkpoint", "run", "optimizer"}
         assert {key.partition(".")[0] for key in other - {"training.epochs", "training.mode"}} <= allowed
     assert configs[CNN].optimizer.lr == 1e-3 and configs[RANDOM].optimizer.lr is None
-    shape, wanted = configs[RANDOM].model.build({}), LDARNetConfig.preset("tiny", ratio_weight=0.07)
-    assert shape.to_dict() == wanted.to_dict()
+    shape, expected = configs[RANDOM].model.build({}), LDARNetConfig.preset("tiny", ratio_weight=0.07)
+    assert shape.to_dict() == expected.to_dict()
 
 
 def test_results_file_has_all_arms_and_a_figure(checkpoint: Path, tmp_path: Path) -> None:
