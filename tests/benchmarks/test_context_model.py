@@ -65,7 +65,7 @@ def test_counts_match_naive_counts(pieces, family, data):
     known = data.draw(st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, UNKNOWN]), max_size=len(offsets)))
     context[: len(known)] = known
     for order in range(1, len(offsets) + 1):
-        if order <= context_counts.DENSE or table.informs(context[None], order)[0]:
+        if order <= context_counts.DENSE or table.is_usable(context[None], order)[0]:
             expected = naive_count(pieces, offsets, context, order)
             np.testing.assert_array_equal(table.counts(context[None], order)[0], expected)
 
