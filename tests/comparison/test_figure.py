@@ -26,7 +26,7 @@ def draw_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         figures.append(Figure(figsize=(width, height)))
         yield figures[-1]
 
-    monkeypatch.setattr(figure_module, "picture", capture)
+    monkeypatch.setattr(figure_module, "png_figure", capture)
 
     def draw(values: dict[str, list[float]], task: str = "nt/H3") -> Figure:
         arms = {arm: make_run(tmp_path / arm, task, folds) for arm, folds in values.items()}
