@@ -13,7 +13,7 @@ from torch import Tensor
 from ldarnet.alphabet import reverse_complement
 from ldarnet.finetuning.batches import padded
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.metrics import scores
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T,
 
 
 def run_over(
-    rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, phases: Phases
+    rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, phases: StepTimers
 ) -> Outputs:
     """Run a model over rows; every rank must call it, and each takes the same number of forward passes.
 

@@ -30,8 +30,8 @@ from ldarnet.runtime.metrics_file import MetricsFile
 from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.runtime.zero_state import (
+    copy_to_host,
     engine_from_checkpoint,
-    on_host,
     whole_moments,
     whole_parameters,
 )
@@ -257,8 +257,8 @@ class FoldTraining:
             self._count_seconds()
             self.state.course = self.schedule.memory()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
-            weights = on_host(whole_parameters(self._engine), kept=self.world.is_main)
-            moments = on_host(whole_moments(self._engine), kept=self.world.is_main)
+            weights = copy_to_host(whole_parameters(self._engine), keep=self.world.is_main)
+            moments = copy_to_host(whole_moments(self._engine), keep=self.world.is_main)
             self.world.on_main(lambda: self._store.write(weights, moments, self.state))
 
 

@@ -74,7 +74,7 @@ class FoldStore(CheckpointFolder):
         Raises:
             UserError: a file is damaged, or it was written by another version or with other rows.
         """
-        verify(checkpoint, remedy=f"delete {self.folder.parent} to train this fold anew")
+        verify(checkpoint, hint=f"delete {self.folder.parent} to train this fold anew")
         content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT_VERSION:
             raise UserError(f"{checkpoint} is of another version of ldarnet; delete {self.folder.parent} to begin anew")

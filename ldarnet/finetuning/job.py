@@ -13,7 +13,7 @@ from ldarnet.finetuning.evaluation import Outputs
 from ldarnet.io import run_files
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.signals import StopRequest
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.dataset import Examples, TaskData
 
 
@@ -93,7 +93,7 @@ class LaunchContext:
     """State of one launch on this rank: ranks, watchdog timers, stop request, console."""
 
     world: World
-    phases: Phases
+    phases: StepTimers
     request: StopRequest
     display: FinetuneProgress
 

@@ -18,7 +18,7 @@ from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.io import run_files
 from ldarnet.model import LDARNetForSequenceClassification, load_model
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.labels import ambiguity, clean_sequence, fits_a_table
 
 MOST_BASES = 2**22
@@ -88,7 +88,7 @@ class Classifier:
                 batch=self._batch,
                 strands=self._strands,
                 world=self._world,
-                phases=Phases(),
+                phases=StepTimers(),
             )
             yield from zip(names, np.exp(outputs.log_probabilities), strict=True)
 

@@ -18,7 +18,7 @@ from ldarnet.io.files import read_errors, write_json_atomic
 from ldarnet.io.retry import Retry
 from ldarnet.ops import choose_backends
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.engine import autocast, same_kernels
+from ldarnet.runtime.engine import autocast, check_same_kernels
 from ldarnet.tasks.dataset import Examples, TaskData, open_task
 from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
@@ -48,7 +48,7 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
         job = _job(config, data, rows, folds, kernels, in_bf16)
         for fold in job.selected_folds:
             check_fold(job, fold, world.size)
-    same_kernels(kernels, world)
+    check_same_kernels(kernels, world)
     fingerprint = world.from_main(lambda: data.fingerprint)
     with world.together():
         if data.fingerprint != fingerprint:

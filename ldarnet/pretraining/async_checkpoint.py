@@ -11,11 +11,11 @@ from ldarnet.config import RunConfig
 from ldarnet.errors import TransientError, UserError
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, seal
-from ldarnet.runtime.checkpoint_files import Contents, code_commit
+from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.rank_log import LOG
-from ldarnet.runtime.zero_state import on_host, whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import copy_to_host, whole_moments, whole_parameters
 from ldarnet.version import __version__
 
 Report = Callable[[str], None]
@@ -65,7 +65,7 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._last: Future[UserError | None] | None = None
 
-    def submit(self, contents: Contents) -> None:
+    def submit(self, contents: CheckpointContents) -> None:
         """Queue a checkpoint: write it, delete old ones, update the mirror."""
         contents = replace(contents, state=contents.state.advanced(**self._code))
         self._last = self._thread.submit(self._write, contents)
@@ -78,7 +78,7 @@ class CheckpointWriter:
         """Write what is queued and end the thread."""
         self._thread.shutdown()
 
-    def _write(self, contents: Contents) -> UserError | None:
+    def _write(self, contents: CheckpointContents) -> UserError | None:
         step = contents.state.step
         try:
             with self._store.staged(step) as folder:
@@ -152,13 +152,13 @@ class AsyncCheckpointer:
     def save(self, engine: Engine, state: TrainingState) -> TrainingState:
         """Wait for the previous checkpoint, gather this one and start to write it; returns the state in it."""
         state = self.settle(state)
-        weights = on_host(whole_parameters(engine), kept=self._world.is_main)
-        moments = on_host(whole_moments(engine), kept=self._world.is_main)
+        weights = copy_to_host(whole_parameters(engine), keep=self._world.is_main)
+        moments = copy_to_host(whole_moments(engine), keep=self._world.is_main)
         self._pending = state
         if self._writer is not None:
             model_config = copy.deepcopy(engine.model_config)
             model_config.architectures = [type(engine.model).__name__]
-            self._writer.submit(Contents(weights, moments, model_config, self._config, state))
+            self._writer.submit(CheckpointContents(weights, moments, model_config, self._config, state))
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:

@@ -19,7 +19,7 @@ from ldarnet.runtime.engine import Engine, micro_batch
 from ldarnet.runtime.guard import stop_after
 from ldarnet.runtime.router_metrics import RouterCounts
 from ldarnet.runtime.signals import StopRequest
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 
 
 def loop(
@@ -36,7 +36,7 @@ def loop(
         for callback in callbacks:
             callback.before_step(state.step)
         if state.step == stage_at(inputs.parts, state.step).first:
-            engine.guard.forget()
+            engine.guard.reset_losses()
         with timers.phase(state.step, "data"):
             batches, error = _next(steps)
         with timers.phase(state.step, "agree"):
@@ -48,12 +48,12 @@ def loop(
         target = inputs.schedule.target_ratio(state.step)
         totals = _accumulate(engine, batches, scored, timers, state.step, world, target=target, logged=logged)
         if logged:
-            engine.gradients.watch()
+            engine.gradients.watch_next_update()
         with timers.phase(state.step, "update"):
             loss = world.sum_on_device(totals.nll) / max(scored, 1)
             lr, norm = engine.update(inputs.schedule.factor(state.step), loss)
         state = state.advanced(step=state.step + 1, position=state.position + training.batch)
-        engine.guard.end(state.step, norm, batches, totals.windows)
+        engine.guard.record(state.step, norm, batches, totals.windows)
         metrics.count_step()
         if logged:
             with timers.phase(state.step - 1, "record"):
@@ -81,7 +81,7 @@ def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
     Raises:
         UserError: too many in a row; on all ranks.
     """
-    if skipped := run.engine.guard.look():
+    if skipped := run.engine.guard.take_skipped():
         for callback in callbacks:
             callback.on_skipped_steps(skipped)
         stop_after(skipped, run.config.guard.stop_after)
@@ -124,7 +124,7 @@ def _save(
         UserError: too many steps in a row were skipped; on all ranks.
     """
     _report_skipped(run, callbacks)
-    state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.memory())
+    state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.state_dict())
     with run.timers.phase(state.step - 1, "save"), metrics.meter.paused():
         return checkpointer.save(run.engine, state)
 
@@ -178,7 +178,7 @@ def _accumulate(
     engine: Engine,
     batches: list[Batch],
     scored: int,
-    timers: Phases,
+    timers: StepTimers,
     step: int,
     world: World,
     *,

@@ -19,7 +19,7 @@ from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.ranks import process_group, supervised
 from ldarnet.runtime.run_dir import lock_run_dir
 from ldarnet.runtime.signals import StopRequest
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train_on(world: World, config: RunConfig) -> TrainResult:
         return _train(world, config, phases, request)
 
 
-def _train(world: World, config: RunConfig, phases: Phases, request: StopRequest) -> TrainResult:
+def _train(world: World, config: RunConfig, phases: StepTimers, request: StopRequest) -> TrainResult:
     inputs = prepare_inputs(config, world)
     store = CheckpointStore(config.run.dir, config.checkpoint.keep)
     found = find_resume_point(config, inputs, store, world)

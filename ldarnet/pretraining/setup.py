@@ -18,7 +18,7 @@ from ldarnet.pretraining.validation import validation_windows
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from ldarnet.runtime.checkpoint_files import check_fits, load_weights
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.engine import Engine, EngineOptions, autocast, micro_batch, same_kernels
+from ldarnet.runtime.engine import Engine, EngineOptions, autocast, check_same_kernels, micro_batch
 from ldarnet.runtime.optimizer import parameter_groups
 from ldarnet.runtime.zero_state import engine_from_checkpoint
 
@@ -90,7 +90,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         torch.manual_seed(config.run.seed)
         model = LDARNetForMaskedLM(model_config)
         model.set_activation_checkpointing(stages)
-    same_kernels(kernels, world)
+    check_same_kernels(kernels, world)
     masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
     return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule)
@@ -154,7 +154,7 @@ def build_engine(
     options = EngineOptions.of(config, world)
     engine = engine_from_checkpoint(inputs.model, groups, options, world, checkpoint, state.guard["accepted"])
     if checkpoint is not None:
-        engine.guard.restore(state.guard)
+        engine.guard.load_state_dict(state.guard)
     return engine
 
 

@@ -1,1 +1,1 @@
-"""What every distributed program needs: ranks, DeepSpeed engine, checkpoints, failure handling, tracking."""
+"""Runtime of distributed programs: ranks, DeepSpeed engine, checkpoints, failure handling, tracking."""

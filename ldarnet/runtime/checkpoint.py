@@ -1,14 +1,14 @@
-"""Checkpoints: folders that exist under their final name only when complete, and that any number of ranks can read.
+"""Checkpoint folders: complete under their final name or absent, and readable with any number of ranks.
 
     checkpoints/step-00000100/
         model.safetensors, config.json   fp32 weights by name; `from_pretrained` reads the folder
-        optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, whole, fp32
-        state.json                       step, position in the data, seed, fingerprint, code, best so far, ...
-        config.yaml                      the configuration of the run
+        optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, unpartitioned fp32
+        state.json                       step, position in the data, seed, fingerprint, code version, best step, ...
+        config.yaml                      run configuration
         manifest.json                    size and SHA-256 of each file, written last
-    checkpoints/pointers.json            names of the latest and the best, for people and programs
+    checkpoints/pointers.json            names of the latest and the best checkpoint
 
-Nothing is pickled. This module knows folders; :mod:`ldarnet.runtime.checkpoint_files` knows what is in the files.
+Nothing is pickled. :mod:`ldarnet.runtime.checkpoint_files` writes and reads the files.
 """
 
 import shutil
@@ -36,21 +36,21 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything about a run that is not a tensor, after `step` completed optimiser steps.
+    """Training state without tensors, after `step` completed optimizer steps.
 
     Attributes:
-        step: completed optimiser steps.
-        total_steps: steps of the whole run, which the schedule's shares refer to.
+        step: completed optimizer steps.
+        total_steps: steps of the whole run; schedule fractions refer to it.
         position: windows consumed; the order of windows is a pure function of it.
-        seed: of weights, order and masks.
-        fingerprint: of the shard set.
-        seconds: time spent in training so far, over all starts.
-        best_step: checkpoint with the lowest validation loss, if any.
-        best_loss: its validation loss.
-        guard: steps taken, steps skipped in a row, and the last accepted losses.
+        seed: seed of weights, order and masks.
+        fingerprint: fingerprint of the shard set.
+        seconds: training time over all launches.
+        best_step: step of the checkpoint with the lowest validation loss, if any.
+        best_loss: validation loss of that checkpoint.
+        guard: state of the guard, from `Guard.state_dict`.
         code_version: version of this package that wrote the checkpoint.
-        commit: of the code that wrote it, with a `+` where files differed from it; None outside of a repository.
-        format: version of the checkpoint's form.
+        commit: commit of the code that wrote it, with a `+` if files were modified; None outside a repository.
+        format: version of the checkpoint format.
     """
 
     step: int
@@ -67,7 +67,7 @@ class TrainingState:
     format: int = FORMAT_VERSION
 
     def advanced(self, **changes: Any) -> "TrainingState":
-        """A copy with some attributes changed."""
+        """Copy with some attributes replaced."""
         return replace(self, **changes)
 
 
@@ -155,7 +155,7 @@ class CheckpointStore(CheckpointFolder):
 
 
 def seal(folder: Path, step: int) -> None:
-    """Flush every file of a folder to disk, then write the manifest over them."""
+    """Flush every file of a folder to disk, then write its manifest."""
     files = sorted(folder.iterdir())
     for file in files:
         sync_path(file)
@@ -164,39 +164,37 @@ def seal(folder: Path, step: int) -> None:
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """The state a checkpoint was written with.
+    """Read the training state of a checkpoint.
 
     Raises:
-        UserError: it was written in a form that this version does not know.
+        UserError: the file is damaged, or its format is not supported by this version.
     """
     content = read_json(checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}")
     if content.get("format") != FORMAT_VERSION:
         raise UserError(
             f"{checkpoint / run_files.STATE}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; "
-            f"continue this run with the version of ldarnet that wrote it ({content.get('code_version')})"
+            f"resume this run with the version of ldarnet that wrote it ({content.get('code_version')})"
         )
     return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
-def verify(checkpoint: Path, place: str | None = None, remedy: str | None = None) -> None:
-    """Check every file of a checkpoint against its manifest.
+def verify(checkpoint: Path, place: str | None = None, hint: str | None = None) -> None:
+    """Compare every file of a checkpoint with its manifest.
 
     Args:
-        checkpoint: its folder.
-        place: where it was copied from, which messages name.
-        remedy: what to do if it is damaged; that of a run by default.
+        checkpoint: the folder.
+        place: path or URL to name in errors; by default, the folder.
+        hint: what to do about a damaged file; by default, the hint for a pretraining run.
 
     Raises:
-        UserError: a file is missing or is not the one that was written.
+        UserError: a file is missing, or differs from the one that was written.
     """
     place = place or str(checkpoint)
-    remedy = remedy or f"restore it, or delete {place} to continue from the checkpoint before it"
-    manifest = read_json(checkpoint / run_files.MANIFEST, remedy)
+    hint = hint or f"restore it, or delete {place} to resume from the checkpoint before it"
+    manifest = read_json(checkpoint / run_files.MANIFEST, hint)
     for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():
-            raise UserError(f"{place}/{name} is missing; {remedy}")
+            raise UserError(f"{place}/{name}: file is missing; {hint}")
         if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
-            raise UserError(
-                f"{place}/{name} is not the file that was written (SHA-256 differs from {run_files.MANIFEST}); {remedy}"
-            )
+            raise UserError(f"{place}/{name}: SHA-256 differs from {run_files.MANIFEST}, the file is damaged; {hint}")

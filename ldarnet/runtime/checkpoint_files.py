@@ -1,4 +1,4 @@
-"""What is in the files of a checkpoint: written from the host's memory, read piece by piece."""
+"""Files of a checkpoint: written from host memory, read tensor by tensor."""
 
 import errno
 import json
@@ -24,15 +24,15 @@ IGNORED_CONFIG_KEYS = {"ops", "transformers_version", "architectures", "dtype", 
 
 
 @dataclass(frozen=True)
-class Contents:
-    """A checkpoint on its way to the disk: 12 bytes of the host's memory for each parameter.
+class CheckpointContents:
+    """Content of a checkpoint in host memory, 12 bytes per parameter.
 
     Attributes:
-        weights: fp32, by name.
-        moments: fp32, as `<moment>.<parameter name>`.
-        model_config: of the model, `architectures` included.
-        config: of the run.
-        state: where the run stands.
+        weights: fp32 parameters by name.
+        moments: fp32 Adam moments by `<moment>.<parameter name>`.
+        model_config: model configuration, including `architectures`.
+        config: run configuration.
+        state: training state.
     """
 
     weights: Mapping[str, Tensor]
@@ -42,10 +42,10 @@ class Contents:
     state: TrainingState
 
     def write(self, folder: Path) -> None:
-        """Write every file but the manifest.
+        """Write all files except the manifest.
 
         Raises:
-            NotWritableError: the device is full or may not be written to; names the file.
+            NotWritableError: no permission to write, or the device is full; names the file.
         """
         save_tensors(self.weights, folder / run_files.WEIGHTS)
         save_tensors(self.moments, folder / run_files.OPTIMIZER)
@@ -56,61 +56,67 @@ class Contents:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors of the host by name.
+    """Write host tensors by name.
 
     Raises:
-        NotWritableError: the device is full or may not be written to.
+        NotWritableError: no permission to write, or the device is full.
     """
     with space_errors(file):
         try:
             save_file(dict(tensors), file, metadata={"format": "pt"})
         except SafetensorError as error:
-            # The library reports the operating system's errors as text.
+            # safetensors reports operating system errors as text.
             if f"(os error {errno.ENOSPC})" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
             raise
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the configuration of a run; where to stop for now belongs to one start, not to the run."""
+    """Write a run configuration without `training.stop_after`, which belongs to one launch."""
     config.model_copy(update={"training": config.training.model_copy(update={"stop_after": None})}).save(path)
 
 
 def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
-    """Check that a checkpoint is of this architecture and was trained on this data, or that other data is accepted.
+    """Check that a checkpoint has this architecture and was trained on this data set.
+
+    Args:
+        checkpoint: the folder.
+        model: the model to load it into.
+        fingerprint: of the data set.
+        accept_other: accept another data set.
 
     Raises:
-        UserError: it is not; names what differs.
+        UserError: architecture or data set differ.
     """
     saved = json.loads((checkpoint / run_files.MODEL_CONFIG).read_text(encoding="utf-8"))
-    wanted = json.loads(model.config.to_json_string(use_diff=False))
-    keys = [key for key in wanted if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != wanted[key]]
+    expected = json.loads(model.config.to_json_string(use_diff=False))
+    keys = [key for key in expected if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != expected[key]]
     if keys:
-        listed = "; ".join(f"{key} is {saved[key]} there and {wanted[key]} here" for key in keys)
-        raise UserError(f"{checkpoint} holds another architecture: {listed}; give this run another run.dir")
+        listed = "; ".join(f"{key}: {saved[key]} -> {expected[key]}" for key in keys)
+        raise UserError(f"{checkpoint}: has another architecture ({listed}); choose another run.dir")
     found = read_state(checkpoint).fingerprint
     if found != fingerprint and not accept_other:
         raise UserError(
-            f"{checkpoint} was trained on another data set (fingerprint {found[:12]}, data.shards has "
-            f"{fingerprint[:12]}); point data.shards to the former set, give this run another run.dir, "
-            "or set data.accept_other=true to go on with the other data"
+            f"{checkpoint}: trained on another data set (fingerprint {found[:12]}, data.shards has "
+            f"{fingerprint[:12]}); set data.shards to the original set, choose another run.dir, or set "
+            "data.accept_other=true to continue on the new data"
         )
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Put a checkpoint's weights into a model of its architecture; tied ones included."""
+    """Load the weights of a checkpoint into a model of the same architecture, including tied weights."""
     load_model(model, checkpoint / run_files.WEIGHTS, strict=True)
 
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
-    """A function that reads one of the optimiser's moments, whole, by `<moment>.<parameter name>`."""
+    """Give a function that reads an unpartitioned Adam moment by `<moment>.<parameter name>`."""
     with safe_open(checkpoint / run_files.OPTIMIZER, framework="pt") as file:
         yield file.get_tensor
 
 
 def code_commit() -> str | None:
-    """The commit of the code that runs, with a `+` where files differ from it; None outside of a repository."""
+    """Commit of the running code, with a `+` if files were modified; None outside a repository."""
 
     def git(*words: str) -> str:
         here = Path(__file__)

@@ -1,4 +1,4 @@
-"""The ranks of a run: starting them, agreeing on numbers, and turning one rank's error into everyone's."""
+"""Process group and collectives on small host data; an error on one rank is raised on all ranks."""
 
 import os
 import platform
@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process among all ranks, and the device it computes on.
+    """Rank of this process, number of ranks, and device.
 
-    Small decisions (counts of masked bases, stop signals, errors) go through `host_group`, which lives on the CPU, so
-    that agreeing on them never waits for the accelerator.
+    Small host data (counts of target positions, stop signals, errors) are reduced over `host_group`, a gloo group, so
+    that they never wait for the accelerator.
     """
 
     rank: int
@@ -35,38 +35,38 @@ class World:
 
     @classmethod
     def alone(cls, device: torch.device) -> "World":
-        """A process without others, which has nobody to agree with: for `sum_array` only."""
+        """World of a single process without a process group; only `sum_array` works."""
         return cls(0, 1, device, dist.group.WORLD)  # type: ignore[arg-type]
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank prints, tracks and writes."""
+        """Whether this is rank 0, which prints, logs and writes."""
         return self.rank == 0
 
     @property
     def device_name(self) -> str:
-        """The GPU's name; that of the kind of machine where there is none."""
+        """Name of the GPU; without one, the machine architecture."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
 
     def sum_on_host(self, *numbers: int) -> list[int]:
-        """The sums over ranks of a few integers; every rank must call it."""
+        """All-reduce (sum) a few integers on the host; every rank must call it."""
         totals = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(totals, group=self.host_group)
         return totals.tolist()
 
     def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
-        """The sum over ranks of a tensor on the device, in place; every rank must call it."""
+        """All-reduce (sum) a tensor on the device, in place; every rank must call it."""
         dist.all_reduce(values)
         return values
 
     def sum_array(self, values: np.ndarray) -> np.ndarray:
-        """The sum over ranks of an array on the host, in place; every rank must call it."""
+        """All-reduce (sum) an array on the host, in place; every rank must call it."""
         if self.size > 1:
             dist.all_reduce(torch.from_numpy(values), group=self.host_group)
         return values
 
     def gather_numbers(self, numbers: list[float]) -> torch.Tensor:
-        """As many numbers of every rank, (size, numbers) float64 on the host; every rank must call it."""
+        """Gather as many numbers from each rank, (size, numbers) float64 on the host; every rank must call it."""
         rows = torch.zeros(self.size, len(numbers), dtype=torch.float64)
         rows[self.rank] = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(rows, group=self.host_group)
@@ -74,9 +74,9 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block on every rank; if it raises UserError or OSError on any, all ranks raise the first one's.
+        """Run a block on every rank; if any raises UserError or OSError, all raise the error of the lowest such rank.
 
-        Without it a rank that fails alone leaves the others waiting in their next collective.
+        Otherwise, the other ranks would wait in their next collective for the one that failed.
         """
         error: UserError | None = None
         try:
@@ -86,31 +86,31 @@ class World:
         self.raise_together(error)
 
     def raise_together(self, error: UserError | None) -> None:
-        """Raise on all ranks if any of them passes an error; every rank must call it."""
+        """Raise on all ranks if any rank passes an error; every rank must call it."""
         if not self.sum_on_host(error is not None)[0]:
             return
         raise self.gather([] if error is None else [error])[0]
 
     def gather(self, items: list[T]) -> list[T]:
-        """The items of all ranks in their order; every rank must call it."""
+        """Concatenate the lists of all ranks, in rank order; every rank must call it."""
         lists: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(lists, items, group=self.host_group)
         return [item for of_rank in lists for item in of_rank]
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
-        """What `produce` returns on rank 0, None on the others; its error is raised on all of them."""
+        """Call `produce` on rank 0; returns its result there and None elsewhere. Its error is raised on all ranks."""
         with self.together():
             return produce() if self.is_main else None
 
     def from_main(self, produce: Callable[[], T]) -> T:
-        """What `produce` returns on rank 0, given to all ranks; its error is raised on all of them."""
+        """Call `produce` on rank 0 and broadcast its result. Its error is raised on all ranks."""
         box = [self.on_main(produce)]
         dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]  # type: ignore[return-value]
 
 
 def user_error(error: UserError | OSError) -> UserError:
-    """The error in one line for the user, with the file that the operating system complains about."""
+    """Convert to a one-line error for the user, with the file name that the operating system reports."""
     if isinstance(error, UserError):
         return error
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
@@ -119,10 +119,13 @@ def user_error(error: UserError | OSError) -> UserError:
 
 
 def start(timeout_minutes: float) -> World:
-    """Join the process group that the launcher's environment describes; alone when there is none.
+    """Join the process group of the launcher's environment; without a launcher, be the only rank.
+
+    Args:
+        timeout_minutes: `training.timeout_minutes`; collectives time out somewhat later.
 
     Raises:
-        UserError: there are more ranks than GPUs, or the launcher could not restart this job.
+        UserError: there are more ranks than GPUs, or this launcher cannot restart the job.
     """
     _default_environment()
     _check_restarts()
@@ -131,8 +134,8 @@ def start(timeout_minutes: float) -> World:
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             error = UserError(
-                f"rank {os.environ['RANK']} has no GPU of its own: {torch.cuda.device_count()} are visible on this "
-                "machine; start fewer ranks (--num_gpus)"
+                f"rank {os.environ['RANK']} has no GPU: only {torch.cuda.device_count()} are visible on this machine; "
+                "start fewer ranks (--num_gpus)"
             )
             error.local = True
             raise error
@@ -140,7 +143,7 @@ def start(timeout_minutes: float) -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    # The watchdog ends the job after `timeout_minutes`, and knows more than an operation that has waited too long.
+    # Longer than the watchdog's timeout, whose error says more than that of a collective.
     timeout = timedelta(minutes=1.25 * timeout_minutes, seconds=30)
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
@@ -150,13 +153,13 @@ def start(timeout_minutes: float) -> World:
 
 
 def stop() -> None:
-    """Leave the process group; the last thing a rank does."""
+    """Leave the process group; no collectives afterwards."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _default_environment() -> None:
-    """Make a plain `python` process a world of one; launchers set all five variables themselves."""
+    """Set the variables of a launcher for a single rank, unless a launcher has set them."""
     if "RANK" in os.environ:
         os.environ.setdefault("LOCAL_RANK", "0")
         return
@@ -165,17 +168,16 @@ def _default_environment() -> None:
 
 
 def _check_restarts() -> None:
-    """torchrun gives a restarted job the store of the start before, with keys that the ranks take for their own."""
+    """torchrun hands a restarted job the store of the previous attempt, whose stale keys make ranks hang."""
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError(
-            "torchrun --max-restarts needs the environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes, "
-            "or a job that it restarts would hang"
+            "torchrun --max-restarts: a restarted job would hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes"
         )
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on at the moment."""
+    """A free TCP port of this host."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

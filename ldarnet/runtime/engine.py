@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around the model: fp32 weights, bf16 autocast where asked, any ZeRO stage."""
+"""DeepSpeed engine: fp32 weights, optional bf16 autocast, ZeRO stages 0 to 3."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ from ldarnet.runtime.optimizer import build_optimizer
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is trained, whatever it learns.
+    """How a model is trained, independent of the task.
 
     Attributes:
-        optimizer: of all groups of parameters, and the largest norm of the gradient.
-        guard: which steps are not taken.
-        accumulation: micro-steps per optimiser step.
+        optimizer: AdamW settings and the gradient clipping norm.
+        guard: which steps to skip.
+        accumulation: micro-steps per optimizer step.
         zero_stage: 0 to 3.
-        autocast: whether matrix products run in bf16.
-        offload: whether the optimiser is kept in the memory of the CPU.
+        autocast: run matrix products in bf16.
+        offload: keep the optimizer state in CPU memory.
     """
 
     optimizer: AdamWSection
@@ -44,7 +44,7 @@ class EngineOptions:
 
     @classmethod
     def of(cls, config: RunConfig, world: World) -> "EngineOptions":
-        """Those of a pretraining run."""
+        """Options of a pretraining run."""
         training = config.training
         return cls(
             config.optimizer,
@@ -57,12 +57,12 @@ class EngineOptions:
 
 
 class Engine:
-    """A model and its optimiser under DeepSpeed.
+    """A model and its optimizer under DeepSpeed.
 
     Args:
-        model: its weights at construction are the ones that are trained, so a checkpoint's weights are loaded before.
-        groups: its parameters for AdamW, each group with `name` and `base_lr` beside what torch reads.
-        options: how it is trained.
+        model: with the weights to start from; load a checkpoint's weights before.
+        groups: parameter groups for AdamW, each with `name` and `base_lr` in addition to the keys of torch.
+        options: how to train.
         world: the ranks.
     """
 
@@ -89,82 +89,88 @@ class Engine:
 
     @cached_property
     def gradients(self) -> GradientParts:
-        """The norms of the gradient by part of an LDARNet model."""
+        """Gradient norms per module of an LDARNet model."""
         return GradientParts(self.model, self.deepspeed.optimizer, self.options.zero_stage, self._world)
 
     @property
     def groups(self) -> list[dict]:
-        """The optimiser's parameter groups."""
+        """Parameter groups of the optimizer."""
         return self.deepspeed.optimizer.param_groups
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
-        """The model's output for ids of shape (windows, bases).
+        """Forward pass of token ids (windows, bases).
 
         Args:
             input_ids: on the device.
-            attention_mask: on the host, False on padding; without it nothing is.
+            attention_mask: on the host, False on padding; by default, there is no padding.
         """
         if attention_mask is None:
             attention_mask = torch.ones(input_ids.shape, dtype=torch.bool)
         return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradients of one micro-step; DeepSpeed divides by their number and averages over ranks."""
+        """Accumulate the gradient of one micro-step; see `micro_step_loss` for the scale of the loss."""
         self.deepspeed.backward(loss)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()
 
     def update(self, factor: float, loss: torch.Tensor) -> tuple[dict[str, float], torch.Tensor | float]:
-        """Take an optimiser step, unless the guard skips it.
+        """Take an optimizer step, unless the guard skips it.
 
         Args:
-            factor: on the base learning rate of every group.
-            loss: of the step over all ranks, (), on the device.
+            factor: multiplies the base learning rate of every group.
+            loss: global loss of the step, (), on the device.
 
         Returns:
-            The learning rate by group, and the norm of the whole gradient before clipping.
+            Learning rate by group, and global gradient norm before clipping.
         """
         for group in self.groups:
             group["lr"] = group["base_lr"] * factor
         self._norm = self._clip() if self.options.zero_stage == 0 else None
-        self.guard.begin(loss)
+        self.guard.observe_loss(loss)
         self.deepspeed.step()
         return {group["name"]: group["lr"] for group in self.groups}, self._gradient_norm()
 
     def _decide(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Called by the optimiser before it updates parameters, when DeepSpeed has the norm of the whole gradient."""
+        """Optimizer step pre-hook: the global gradient norm is known, the parameters are not updated yet."""
         skips = self.guard.skips(self._gradient_norm())
         if self.options.offload:
-            skips = skips.cpu()  # the optimiser's own copy would not be waited for
-        setattr(optimizer, "found_inf", skips)  # noqa: B010 (not declared there)
+            skips = skips.cpu()  # torch's own copy would not be synchronized
+        setattr(optimizer, "found_inf", skips)  # noqa: B010 (undeclared attribute)
 
     def _gradient_norm(self) -> torch.Tensor | float:
         return global_gradient_norm(self.deepspeed.optimizer) if self._norm is None else self._norm
 
     def _clip(self) -> torch.Tensor:
-        """Clip the whole gradient and return its norm; without ZeRO DeepSpeed would wait for it and report none."""
+        """Clip the gradient and return its norm; without ZeRO, DeepSpeed would synchronize and not report it."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
 
 
 def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> Mapping[str, Any]:
-    """DeepSpeed's own configuration."""
+    """DeepSpeed configuration of these options.
+
+    Args:
+        options: how to train.
+        world: the ranks.
+        parameters: number of parameters.
+    """
     stage = options.zero_stage
     zero: dict[str, Any] = {"stage": stage}
     if stage:
-        # The defaults reserve buffers of 500 million elements whatever the model.
+        # The default buffers of 500 million elements are too large for small models.
         bucket = min(parameters, 500_000_000)
         zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if options.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": world.device.type == "cuda"}
     return {
-        "train_micro_batch_size_per_gpu": 1,  # nothing is made of it
+        "train_micro_batch_size_per_gpu": 1,  # unused: micro-batches are formed by our own loader
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": options.optimizer.clip if stage else 0.0,
         "steps_per_print": 10**9,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # Listing no module keeps gradients fp32 on the wire, so that ranks and accumulation steps add up alike.
+        # An empty list keeps gradient reduction in fp32, so that ranks and micro-steps accumulate alike.
         "torch_autocast": {
             "enabled": options.autocast,
             "dtype": "bfloat16",
@@ -174,36 +180,36 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
 
 
 def autocast(precision: str, world: World) -> bool:
-    """Whether matrix products run in bf16, given `training.precision`."""
+    """Whether to run matrix products in bf16, given `training.precision`."""
     return precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
 
 
 def micro_batch(config: RunConfig, ranks: int) -> int:
-    """Windows that one rank computes at once.
+    """Windows per rank and micro-step.
 
     Raises:
-        UserError: the ranks cannot share a micro-step evenly.
+        UserError: the windows of a micro-step cannot be split evenly over ranks.
     """
     micro_step = config.training.batch // config.training.accumulation
     if micro_step % ranks:
         raise UserError(
-            f"training.batch={config.training.batch} in training.accumulation={config.training.accumulation} "
-            f"micro-steps is {micro_step} windows each, which {ranks} ranks cannot share evenly; set training.batch to "
-            f"a multiple of {ranks * config.training.accumulation}"
+            f"training.batch={config.training.batch}: {micro_step} windows per micro-step "
+            f"(training.accumulation={config.training.accumulation}) cannot be split evenly over {ranks} ranks; set "
+            f"training.batch to a multiple of {ranks * config.training.accumulation}"
         )
     return micro_step // ranks
 
 
-def same_kernels(kernels: dict[str, str], world: World) -> None:
-    """Check that all ranks compute with the same kernels; every rank must call it.
+def check_same_kernels(kernels: dict[str, str], world: World) -> None:
+    """Check that all ranks use the same kernels; every rank must call it.
 
     Raises:
-        UserError: they do not; on all ranks.
+        UserError: they differ; on all ranks.
     """
-    chosen_on_main = world.from_main(lambda: kernels)
+    kernels_of_rank_0 = world.from_main(lambda: kernels)
     with world.together():
-        if kernels != chosen_on_main:
+        if kernels != kernels_of_rank_0:
             raise UserError(
-                f"rank {world.rank} would compute with {kernels}, rank 0 with {chosen_on_main}; see `ldarnet doctor` "
-                "on both machines, or demand the same kernels of all by ops.OPERATION=NAME"
+                f"rank {world.rank}: kernels differ from rank 0 ({kernels}, rank 0: {kernels_of_rank_0}); run `ldarnet "
+                "doctor` on both machines, or set ops.OPERATION=NAME"
             )

@@ -1,8 +1,8 @@
-"""The norm of the gradient by part of the model, under any ZeRO stage.
+"""Gradient norms per module, under any ZeRO stage.
 
-DeepSpeed frees gradients as it goes and leaves each rank a flat piece of them, so they are looked at by a hook of the
-optimiser that it calls: just before an update, already clipped. Clipping changes all parts by one factor, and in stage
-0 every rank holds everything, so only the parts' shares of the whole are taken from there.
+DeepSpeed frees gradients early and leaves each rank a flat fragment, so they are read in a pre-hook of the inner
+optimizer, where they are already clipped. Clipping scales all modules alike, and in stage 0 every rank holds the whole
+gradient; hence the hook measures each module's fraction of the squared global norm.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from ldarnet.runtime.distributed import World
 
 
 def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
-    """The part that each parameter belongs to: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
+    """Module of each parameter, as named in metrics: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
     parts = {name: name.removeprefix("model.").partition(".")[0] for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():  # inner stages come after the stages that contain them
         if isinstance(module, Stage):
@@ -27,12 +27,12 @@ def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
 
 
 class GradientParts:
-    """Watches the updates that it is told to, and gives the norms by part.
+    """Gradient norms per module, for selected updates.
 
     Args:
-        model: whose parameters are updated.
-        optimizer: DeepSpeed's, or torch's in ZeRO stage 0.
-        zero_stage: of the run.
+        model: the model being trained.
+        optimizer: of DeepSpeed; of torch in ZeRO stage 0.
+        zero_stage: 0 to 3.
         world: the ranks.
     """
 
@@ -41,16 +41,16 @@ class GradientParts:
         self._parts = parts_of(model)
         self.names = sorted(set(self._parts.values()))
         self._squares: Tensor | None = None
-        getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._look)
+        getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._measure)
 
-    def watch(self) -> None:
-        """Look at the next update."""
+    def watch_next_update(self) -> None:
+        """Measure the next update; `norms` must be called after it."""
         self._squares = torch.zeros(len(self.names), dtype=torch.float64, device=self._world.device)
 
     def norms(self, whole: float) -> dict[str, float]:
-        """The norms by part in the update that was watched, given that of the whole; every rank must call it.
+        """Norms per module in the watched update, given the global norm; every rank must call it.
 
-        Empty after an update that did not happen or whose gradient was not finite.
+        Empty if the update was skipped or its gradient was not finite.
         """
         assert self._squares is not None
         squares, self._squares = self._world.sum_on_device(self._squares).cpu(), None
@@ -59,8 +59,8 @@ class GradientParts:
         norms = whole * (squares / squares.sum()).sqrt()
         return dict(zip(self.names, norms.tolist(), strict=True))
 
-    def _look(self, inner: torch.optim.Optimizer, *_: Any) -> None:
-        """Add what this rank holds of the gradients that `inner` is about to use: of all groups, or of one."""
+    def _measure(self, inner: torch.optim.Optimizer, *_: Any) -> None:
+        """Add the local gradients that `inner` is about to apply, of all parameter groups or of one."""
         if self._squares is None:
             return
         held = {id(flat) for group in inner.param_groups for flat in group["params"]}

@@ -1,4 +1,4 @@
-"""metrics.jsonl and files like it: JSON objects, one a line, that read like one unbroken run after any restarts."""
+"""JSON-lines files such as metrics.jsonl, which read like one unbroken run after any number of restarts."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Line = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line cut short by a crash is left out."""
+    """Read a metrics file, without a last line that a crash cut short."""
     if not path.is_file():
         return []
     lines = []
@@ -26,7 +26,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsFile:
-    """Appends lines, each flushed, so that a crash loses at most the one being written."""
+    """Appends lines unbuffered, so that a crash loses at most the line being written."""
 
     def __init__(
         self,
@@ -35,13 +35,13 @@ class MetricsFile:
         name: str = run_files.METRICS,
         kept: Callable[[Line], object] | None = None,
     ) -> None:
-        """Open for appending after dropping what lies beyond `completed_steps`: those steps will be run again.
+        """Open for appending, and drop lines beyond `completed_steps`: those steps will be run again.
 
         Args:
-            run_dir: of the run.
-            completed_steps: of it.
-            name: of the file.
-            kept: called with each line that stays.
+            run_dir: the folder.
+            completed_steps: completed steps of the run.
+            name: name of the file.
+            kept: called with each line that is kept.
 
         Raises:
             UserError: the device is full.
@@ -57,25 +57,25 @@ class MetricsFile:
         self._pending = b""
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one line, and before it what could not be written earlier.
+        """Append a line, after those that could not be written earlier.
 
         Raises:
-            OSError: it waits in memory, for the next call.
+            OSError: writing failed; the line is kept in memory for the next call.
         """
         self._pending += (json.dumps(line) + "\n").encode()
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits in memory.
+        """Write lines that are kept in memory.
 
         Raises:
-            OSError: some of it still waits.
+            OSError: writing failed; they are still kept.
         """
         with space_errors(self.path):
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
 
     def close(self) -> None:
-        """Close the file; what could not be written has been told before."""
+        """Close the file; failed writes have been reported before."""
         with suppress(OSError):
             self._file.close()

@@ -1,4 +1,4 @@
-"""AdamW in named groups: one per stage of the hierarchy and weight-decay rule."""
+"""AdamW with named parameter groups, one per stage and weight-decay rule."""
 
 import math
 from typing import Any
@@ -10,10 +10,10 @@ from ldarnet.model import LDARNetForMaskedLM
 
 
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
-    """The learning-rate multiplier of each stage, outermost first; the main network (the last) has 1.
+    """Learning rate multiplier per stage, outermost first; 1 for the main network (the last).
 
-    With width d_s at stage s, width d_D in the main network at depth D and N bases per chunk at each of the D - s
-    chunkings between them, `published` is sqrt(N^(D-s)) * d_D/d_s and `hnet` is sqrt(N^(D-s) * d_D/d_s).
+    With width d_s at stage s, width d_D of the main network at depth D, and N positions per chunk at each of the D - s
+    routers between them, `published` is sqrt(N^(D-s)) * d_D/d_s and `hnet` is sqrt(N^(D-s) * d_D/d_s).
     """
     depth = len(d_model) - 1
     multipliers = []
@@ -32,8 +32,7 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
 def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
     """Groups for torch.optim.AdamW named `stage<depth>/<decay|no_decay>`, with `base_lr` beside `lr`.
 
-    A parameter's group depends on its name
-    only, never on its shape or on how it is partitioned.
+    The group of a parameter depends only on its place in the model, not on its shape or partitioning.
     """
     stages, undecayed = model.parameter_stage(), model.no_weight_decay()
     shape: Any = model.config
@@ -57,5 +56,5 @@ def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> lis
 
 
 def build_optimizer(groups: list[dict], config: AdamWSection) -> torch.optim.AdamW:
-    """AdamW over the groups, in its fused form: that one leaves a step out on the device, where `found_inf` is 1."""
+    """Fused AdamW over the groups; the fused kernel skips the step on the device where `found_inf` is 1."""
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)

@@ -1,6 +1,6 @@
-"""`run.dir/logs/rank-00000.log`: what every rank did and suffered, over all starts, for people.
+"""Rank logs, `run.dir/logs/rank-00000.log`: environment, errors and stacks of each rank, over all launches.
 
-Rank 0 prints; the others are silent, and a rank that hangs cannot even raise. What each of them has to say stands here.
+Only rank 0 prints, and a hanging rank cannot raise; the logs tell what happened on the others.
 """
 
 import logging
@@ -21,23 +21,31 @@ from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
 
 LOG = logging.getLogger("ldarnet.rank")
-"""Writes to this rank's file while there is one, else nowhere."""
+"""Writes to the log of this rank inside `rank_log`, else nowhere."""
 LOG.addHandler(logging.NullHandler())
 LOG.setLevel(logging.INFO)
 LOG.propagate = False
 
-TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-TOLD_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", "DS_")
+LOGGED_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
+LOGGED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", "DS_")
 
 
 @contextmanager
 def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
-    """Log to this rank's file inside the block, an error that leaves it included; gives the file, for stack dumps.
+    """Log to the file of this rank inside the block, including an error that leaves it; gives the file, for stacks.
 
-    A folder that cannot be written makes training no worse: the lines are lost.
+    If the file cannot be written, nothing is logged and training continues.
     """
     file = _open(run_dir / run_files.LOGS / run_files.RANK_LOG.format(rank=world.rank))
-    handler = _Silent(file)
+    handler = _QuietHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     LOG.addHandler(handler)
     try:
@@ -58,22 +66,26 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
 
 
 def environment(world: World) -> list[str]:
-    """What a start of a rank runs on."""
-    told = {name: value for name, value in os.environ.items() if name in TOLD or name.startswith(TOLD_PREFIXES)}
+    """Host, versions, command line and relevant environment variables of this rank."""
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if name in LOGGED_VARIABLES or name.startswith(LOGGED_PREFIXES)
+    }
     return [
-        f"rank {world.rank} of {world.size} starts on {socket.gethostname()}, process {os.getpid()}, {world.device} "
+        f"rank {world.rank} of {world.size} on {socket.gethostname()}, pid {os.getpid()}, {world.device} "
         f"({world.device_name})",
         f"ldarnet {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}",
         f"command {' '.join(sys.argv)}",
-        " ".join(f"{name}={told[name]}" for name in sorted(told)),
+        " ".join(f"{name}={variables[name]}" for name in sorted(variables)),
     ]
 
 
-class _Silent(logging.StreamHandler[TextIO]):
-    """Loses a line that cannot be written, without a word."""
+class _QuietHandler(logging.StreamHandler[TextIO]):
+    """Drops lines that cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Do nothing."""
+        """Ignore the error."""
 
 
 def _open(path: Path) -> TextIO:

@@ -8,7 +8,7 @@ from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.rank_log import rank_log
 from ldarnet.runtime.signals import StopRequest, stop_requests
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.watchdog import Watchdog
 
 
@@ -27,7 +27,7 @@ def process_group(timeout_minutes: float) -> Iterator[World]:
 
 
 @contextmanager
-def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[tuple[Phases, StopRequest]]:
+def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[tuple[StepTimers, StopRequest]]:
     """Catch stop signals, log to the rank log of `run_dir`, and end the job if a rank dies, fails or hangs.
 
     Args:
@@ -38,7 +38,7 @@ def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[
     Yields:
         The timers of this rank, which the watchdog reads, and its stop request.
     """
-    timers = Phases()
+    timers = StepTimers()
     with (
         stop_requests() as request,
         rank_log(run_dir, world) as log,

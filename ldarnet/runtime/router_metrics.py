@@ -1,6 +1,6 @@
-"""What the routers did in one step: counted on the device, summed over ranks, told as numbers of a log line.
+"""Router statistics of a step: counted on the device, summed over ranks, logged in metrics.jsonl.
 
-The first position of a sequence is a boundary by rule and says nothing, so that all counts but `chunks` leave it out.
+The first position of a sequence is always a boundary; all counts but `chunks` exclude it.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from ldarnet.model.router import Boundaries
 from ldarnet.runtime.distributed import World
 
 BINS = 20
-"""Of the histogram of boundary probabilities, equally wide from 0 to 1."""
+"""Bins of the histogram of boundary probabilities, equally wide from 0 to 1."""
 LAGS = range(2, 33)
-"""Distances between boundaries that a grid is looked for at; neighbouring boundaries are no grid."""
+"""Distances between boundaries at which periodicity is measured; adjacent boundaries do not count."""
 SHOWN = TOKENS[:6]
-"""What a router reads: A, C, G, T, N, [MASK]."""
-NEARLY = 0.95
-"""Of the multiples of a period, which are all as strong, the first that comes this near to the strongest is told."""
+"""Input tokens to report: A, C, G, T, N, [MASK]."""
+NEAR_MAX = 0.95
+"""The multiples of a period correlate equally: report the first lag within this factor of the strongest."""
 
 
 @dataclass(frozen=True)
 class RouterCounts:
-    """Counts of some windows, int64 on the device; a stage is one with a router, the outermost first.
+    """Router counts of a batch, int64 on the device, for each stage with a router, outermost first.
 
     Attributes:
-        histogram: (stages, BINS), positions by their boundary probability.
-        boundaries: (stages,).
-        pairs: (stages, len(LAGS)), boundaries with another one so many positions further on.
-        possible: (stages, len(LAGS)), positions with another one so many positions further on.
-        tokens: (2, len(SHOWN)), boundaries of the outermost stage, and all positions, by what stands there.
-        chunks: (stages,), chunks of all sequences.
+        histogram: (stages, BINS), positions by boundary probability.
+        boundaries: (stages,), number of boundaries.
+        pairs: (stages, len(LAGS)), pairs of boundaries at each distance.
+        possible: (stages, len(LAGS)), pairs of positions at each distance.
+        tokens: (2, len(SHOWN)), boundaries of the outermost stage, and all positions, by input token.
+        chunks: (stages,), number of chunks.
     """
 
     histogram: Tensor
@@ -46,7 +46,7 @@ class RouterCounts:
 
     @classmethod
     def of(cls, stages: Sequence[Boundaries], input_ids: Tensor) -> "RouterCounts":
-        """Count what the routers did with a batch of ids (B, L) without padding; there is at least one router."""
+        """Count over a batch of token ids (B, L) without padding, for a model with at least one router."""
         histogram, boundaries, pairs, possible = (
             torch.stack(parts) for parts in zip(*map(_count_stage, stages), strict=True)
         )
@@ -57,20 +57,20 @@ class RouterCounts:
 
     @classmethod
     def of_step(cls, micro_steps: list["RouterCounts"]) -> "RouterCounts | None":
-        """The counts of a step from those of its micro-steps; None of none."""
+        """Sum of the counts of micro-steps; None without any."""
         if not micro_steps:
             return None
         return cls(*(torch.stack([getattr(part, field.name) for part in micro_steps]).sum(0) for field in fields(cls)))
 
 
 def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
-    """The numbers of a log line; every rank must call it, and a model without routers has none.
+    """Router metrics of a logged step, empty without routers; every rank must call it.
 
     Returns:
-        By stage: `boundary_histogram`, the share of positions in each of the BINS; `periodicity`, how much more often
-        than by chance a boundary follows another one at the distance `period` (1: always, a grid; 0: as by chance);
-        `chunk_imbalance`, the chunks of the rank with the most over their mean. Of the outermost stage by what is
-        shown: `boundary_tokens`, shares of all boundaries, and `boundary_rate`, boundaries a position.
+        Per stage: `boundary_histogram`, fraction of positions per bin; `periodicity`, autocorrelation of boundaries at
+        the distance `period` (1: a grid, 0: independent); `chunk_imbalance`, largest number of chunks of a rank over
+        the mean. For the outermost stage, by input token: `boundary_tokens`, fraction of all boundaries, and
+        `boundary_rate`, boundaries per position.
     """
     if counts is None:
         return {}
@@ -92,7 +92,7 @@ def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
 
 
 def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
-    """The boundaries of every stage at the bases that its chunks begin with: (B, L) bool each, the outermost first."""
+    """Boundaries of each stage mapped to the first bases of its chunks, (B, L) bool each, outermost stage first."""
     masks: list[Tensor] = []
     for stage in stages:
         if not masks:
@@ -104,10 +104,10 @@ def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
 
 
 def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Histogram (BINS,), boundaries (), pairs and possible pairs (len(LAGS),) of one stage."""
+    """Histogram (BINS,), boundaries (), pairs and possible pairs (len(LAGS),) of a stage."""
     width = stage.mask.shape[1]
     inside = torch.arange(1, width, device=stage.mask.device) < stage.lengths[:, None]
-    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # of a step that the guard will skip
+    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # NaN in steps that the guard skips
     bins = (probability * BINS).long().clamp(max=BINS - 1)
     histogram = inside.new_zeros(BINS, dtype=torch.int64).scatter_add_(0, bins.flatten(), inside.flatten().long())
     mask = stage.mask[:, 1:]
@@ -118,14 +118,14 @@ def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _grid(boundaries: Tensor, positions: Tensor, pairs: Tensor, possible: Tensor) -> tuple[float, int]:
-    """The strongest autocorrelation of the boundaries of a stage and its distance; (0.0, 0) where there is none."""
+    """Strongest autocorrelation of the boundaries of a stage, and its lag; (0.0, 0) if undefined."""
     share = boundaries / positions.clamp(min=1)
     if not 0 < share < 1 or not possible.any():
         return 0.0, 0
     correlation = (pairs / possible.clamp(min=1) - share**2) / (share - share**2)
     correlation = torch.where(possible > 0, correlation, 0.0)
     strongest = correlation.max()
-    first = int((correlation >= NEARLY * strongest).nonzero()[0]) if strongest > 0 else int(correlation.argmax())
+    first = int((correlation >= NEAR_MAX * strongest).nonzero()[0]) if strongest > 0 else int(correlation.argmax())
     return round(float(strongest), 4), LAGS[first]
 
 
@@ -134,6 +134,6 @@ def _rounded(values: Tensor) -> Any:
 
 
 def _by_token(values: Tensor, positions: Tensor) -> dict[str, float]:
-    """Values by token, of those that occur."""
+    """Values by token name, for tokens that occur."""
     shown = zip(SHOWN, values.tolist(), positions.tolist(), strict=True)
     return {name.strip("[]"): round(value, 5) for name, value, number in shown if number}

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1: noted here, acted on by all ranks together at the next step."""
+"""Stop signals: SIGTERM, SIGINT and SIGUSR1 stop all ranks at the next step."""
 
 import signal
 from collections.abc import Iterator
@@ -7,14 +7,14 @@ from types import FrameType
 
 from ldarnet.runtime.distributed import World
 
-CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Whether this process was asked to stop; a second signal changes nothing.
+    """A request to stop; further signals are ignored.
 
     Attributes:
-        received: name of the signal.
+        received: name of the signal that was received, if any.
     """
 
     def __init__(self) -> None:
@@ -25,15 +25,15 @@ class StopRequest:
         self.received = self.received or signal.Signals(number).name
 
     def agree(self, world: World) -> None:
-        """Let all ranks know the signal that any of them has received; every rank must call it."""
+        """Share the signal that any rank received with all ranks; every rank must call it."""
         self.received = world.gather([self.received] if self.received else [])[0]
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch the signals inside the block, and restore what was there before after it."""
+    """Catch stop signals inside the block, and restore the previous handlers after it."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.note) for number in CAUGHT}
+    before = {number: signal.signal(number, request.note) for number in STOP_SIGNALS}
     try:
         yield request
     finally:

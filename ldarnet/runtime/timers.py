@@ -1,4 +1,4 @@
-"""What a rank is doing now, and how long it has spent on each kind of work since it was last asked."""
+"""Timers of the phases of a step, which also tell the watchdog the progress of a rank."""
 
 import time
 from collections import defaultdict
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Where a rank stands: the phase `name` of step number `step` (from 0), since `since` (time.monotonic seconds).
+class CurrentPhase:
+    """The phase that a rank is in.
 
-    All ranks go through the same phases, so the one with the lowest `number` has come least far.
+    Attributes:
+        step: number of the step, from 0.
+        name: name of the phase.
+        since: monotonic seconds at which it began.
+        number: phases entered so far; all ranks enter the same phases, so the rank with the lowest number is behind.
     """
 
     step: int
@@ -20,31 +24,30 @@ class Moment:
     number: int = 0
 
 
-class Phases:
-    """The phases of training on one rank, one after the other, entered by the loop alone.
+class StepTimers:
+    """Seconds spent per phase of a step (data, forward, ...) on this rank.
 
-    On a GPU `forward`, `backward` and `update` last as long as it takes to launch the work, unless something waits for
-    its result.
+    On a GPU, `forward`, `backward` and `update` measure kernel launches, unless the phase synchronizes.
 
     Attributes:
-        now: the phase at present; other threads may read it.
+        now: the current phase; may be read from other threads.
     """
 
     def __init__(self, step: int = 0) -> None:
-        self.now = Moment(step, "start", time.monotonic())
+        self.now = CurrentPhase(step, "start", time.monotonic())
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, step: int, name: str) -> Iterator[None]:
-        """Be in a phase inside the block, and in the one before it afterwards, unless an error leaves the block."""
+        """Time the block as a phase; afterwards, the outer phase is current again, unless an error leaves the block."""
         outer, begin = self.now.name, time.monotonic()
-        self.now = Moment(step, name, begin, self.now.number + 1)
+        self.now = CurrentPhase(step, name, begin, self.now.number + 1)
         yield
         end = time.monotonic()
         self._seconds[name] += end - begin
-        self.now = Moment(step, outer, end, self.now.number + 1)
+        self.now = CurrentPhase(step, outer, end, self.now.number + 1)
 
     def take(self) -> dict[str, float]:
-        """Seconds by phase since the last call."""
+        """Seconds per phase since the last call."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds

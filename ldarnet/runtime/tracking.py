@@ -1,6 +1,6 @@
-"""Tracking with MLflow from rank 0, in a thread of its own: importing, connecting and writing never hold up a step.
+"""MLflow tracking from a thread of rank 0: importing, connecting and writing never delay a step.
 
-If the store cannot be reached, training goes on and this is said once; everything is in metrics.jsonl anyway.
+If the tracking store is unreachable, a warning is printed once and training continues; metrics.jsonl has all metrics.
 """
 
 import json
@@ -21,35 +21,35 @@ from ldarnet.io.files import write_json_atomic
 
 FLUSH_SECONDS = 2.0
 CLOSE_SECONDS = 20.0
-"""Less than the 30 seconds after which the launcher kills a rank that it has told to stop."""
+"""Less than the 30 seconds after which launchers kill a rank that received SIGTERM."""
 NOT_TRACKED = ("boundary_histogram",)
-"""Keys of a line that are no single numbers; `ldarnet report` draws them."""
+"""Keys that are not logged to MLflow; `ldarnet report` plots them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
-"""What MLflow refuses in names; regions of a BED file and species may be called anything."""
+"""Characters that MLflow rejects in names; names of BED regions and species are arbitrary."""
 NOT_IN_PATHS = ("", ".", "..")
-"""Parts of a name between slashes that it refuses."""
+"""Path components that MLflow rejects in names."""
 USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
-"""Name and password in a URI, or in a message that quotes one."""
-MOST_LETTERS = 250
-"""Of such a name."""
-MOST_KEPT = 20_000
-"""Lines kept for a store that does not answer, some 100 MB; of more the oldest are in metrics.jsonl alone."""
+"""User name and password in a URI."""
+MAX_NAME_LENGTH = 250
+"""MLflow's limit on the length of names."""
+MAX_PENDING = 20_000
+"""Lines kept in memory (about 100 MB) while the store is unreachable; older ones are dropped here."""
 MAX_BATCH = 1000
-"""Metrics in one request; the limit of MLflow's REST interface."""
+"""Metrics per request; limit of MLflow's REST API."""
 MAX_PARAMETERS = 100
-"""Parameters in one request, likewise."""
+"""Parameters per request; limit of MLflow's REST API."""
 
 
 class Tracker:
-    """One MLflow run, continued under the id kept in its folder's mlflow.json.
+    """One MLflow run, resumed by the id in the folder's mlflow.json.
 
     Args:
-        config: of the run.
-        say: prints one line for the user.
-        kernels: operation -> backend of this start, kept as tags ``kernels.<operation>`` of the run.
-        name: of the run; the run folder's by default.
-        part: folder inside the run's that has an MLflow run of its own, such as a fold's.
-        tags: others of the run.
+        config: run configuration; logged as parameters.
+        say: prints a line for the user.
+        kernels: operation -> backend, logged as tags ``kernels.<operation>``.
+        name: name of the MLflow run; by default, that of the run folder.
+        part: subfolder with an MLflow run of its own, such as a fold.
+        tags: further tags.
     """
 
     def __init__(
@@ -76,30 +76,30 @@ class Tracker:
             self._thread.start()
 
     def log(self, line: dict[str, Any]) -> None:
-        """Queue the numbers of a line of metrics.jsonl, named `<split>/<key>`, at its step."""
+        """Queue a line of metrics.jsonl, as metrics `<split>/<key>` at its step."""
         self._put("metrics", (line, int(time.time() * 1000)))
 
     def log_artifact(self, path: Path) -> None:
-        """Queue a file or folder to be kept with the run."""
+        """Queue a file or folder as an artifact."""
         self._put("artifact", path)
 
     def close(self, status: str) -> None:
-        """Write what is queued and end the run as FINISHED, FAILED or KILLED; waits `CLOSE_SECONDS` at most."""
+        """Send what is queued and end the run as FINISHED, FAILED or KILLED; waits at most `CLOSE_SECONDS`."""
         if not self._thread.is_alive():
             return
         self._put("status", status)
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._say(f"MLflow did not answer within {CLOSE_SECONDS:.0f} s; the metrics are in {self._metrics_file}")
+            self._say(f"MLflow: no response within {CLOSE_SECONDS:.0f} s; metrics are in {self._metrics_file}")
 
     def _put(self, kind: str, value: Any) -> None:
         if self.config.tracking.mlflow:
             self._queue.put((kind, value))
 
     def _work(self) -> None:
-        """Send what was queued every few seconds; what cannot be sent is kept and tried again."""
-        client, pending, complained, ended = None, [], False, False
+        """Send queued items every few seconds; keep and retry what cannot be sent."""
+        client, pending, warned, ended = None, [], False, False
         while not ended:
             items = [self._queue.get()]
             if items[0] is not None:
@@ -107,18 +107,18 @@ class Tracker:
             while not self._queue.empty():
                 items.append(self._queue.get())
             ended = None in items
-            pending = (pending + [item for item in items if item is not None])[-MOST_KEPT:]
+            pending = (pending + [item for item in items if item is not None])[-MAX_PENDING:]
             try:
                 client = client or self._connect()
                 self._send(client, pending)
                 pending = []
-            except Exception as error:  # whatever the store does, training goes on
-                if not complained:
+            except Exception as error:  # training continues whatever the store does
+                if not warned:
                     reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
                     self._say(
-                        f"MLflow cannot be reached ({reason}); training goes on, metrics are in {self._metrics_file}"
+                        f"MLflow is unreachable ({reason}); training continues, metrics are in {self._metrics_file}"
                     )
-                complained = True
+                warned = True
 
     def _send(self, client: Any, items: list[tuple[str, Any]]) -> None:
         metrics = [metric for kind, value in items if kind == "metrics" for metric in _metrics(*value)]
@@ -131,24 +131,26 @@ class Tracker:
                 client.set_terminated(self.run_id, value)
 
     def _connect(self) -> Any:
-        """A client with a running run, new or continued."""
+        """Create a client, and start or resume the MLflow run."""
         from mlflow.entities import Param, RunTag
 
         client = connect(tracking_uri(self.run_dir))
 
-        self.run_id = run_id = self._continued(client) or self._begun(client)
+        self.run_id = run_id = self._resume(client) or self._create(client)
         if _known_run(self.folder) != run_id:
-            write_json_atomic(self.folder / run_files.MLFLOW, {"tracking_uri": _kept_uri(), "run_id": run_id}, indent=2)
+            write_json_atomic(
+                self.folder / run_files.MLFLOW, {"tracking_uri": _stored_uri(), "run_id": run_id}, indent=2
+            )
         known = client.get_run(run_id).data.params
-        values = {_allowed(key): str(value)[:500] for key, value in flatten(self.config).items()}
+        values = {_valid_name(key): str(value)[:500] for key, value in flatten(self.config).items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
         for start in range(0, len(params), MAX_PARAMETERS):
             client.log_batch(run_id, params=params[start : start + MAX_PARAMETERS])
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in self.tags.items()])
         return client
 
-    def _continued(self, client: Any) -> str | None:
-        """The run of this folder, which runs again; None if the store has none."""
+    def _resume(self, client: Any) -> str | None:
+        """Resume the MLflow run of this folder; None if the store has none."""
         from mlflow.exceptions import MlflowException
 
         if self.run_id is not None:
@@ -158,43 +160,43 @@ class Tracker:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 uri = without_user(tracking_uri(self.run_dir))
-                self._say(f"the MLflow run {self.run_id} is not in {uri} any more; starting a new one")
+                self._say(f"the MLflow run {self.run_id} no longer exists in {uri}; starting a new one")
                 self.run_id = None
         return self.run_id
 
-    def _begun(self, client: Any) -> str:
+    def _create(self, client: Any) -> str:
         experiment = experiment_id(client, self.config.tracking.experiment, self.run_dir)
         return client.create_run(experiment, run_name=self._name).info.run_id
 
 
 def tracking_uri(run_dir: Path) -> str:
-    """MLFLOW_TRACKING_URI, or else a sqlite file in the run folder."""
+    """MLFLOW_TRACKING_URI; by default, a sqlite file in the run folder."""
     return server() or f"sqlite:///{run_dir.absolute()}/{run_files.MLFLOW_DATABASE}"
 
 
 def server() -> str | None:
-    """MLFLOW_TRACKING_URI; None where it is not set."""
+    """MLFLOW_TRACKING_URI; None if not set."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def without_user(text: str) -> str:
-    """A URI, or a text that quotes some, without names and passwords."""
+    """Remove user names and passwords from the URIs in a text."""
     return USER_INFORMATION.sub("", text)
 
 
-def _kept_uri() -> str | None:
-    """What mlflow.json says of the store; passwords change, and files are passed on."""
+def _stored_uri() -> str | None:
+    """Tracking URI to store in mlflow.json, without credentials."""
     uri = server()
     return uri and without_user(uri)
 
 
 def _known_run(folder: Path) -> str | None:
-    """The id of the run that this folder has in the store, if any."""
+    """Id of the MLflow run of this folder in the present store, if any."""
     try:
         content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return content["run_id"] if without_user(content["tracking_uri"] or "") == (_kept_uri() or "") else None
+    return content["run_id"] if without_user(content["tracking_uri"] or "") == (_stored_uri() or "") else None
 
 
 def connect(uri: str) -> Any:
@@ -218,13 +220,13 @@ def experiment_id(client: Any, name: str, run_dir: Path) -> str:
     return client.create_experiment(name, artifact_location=location)
 
 
-def _allowed(name: str) -> str:
+def _valid_name(name: str) -> str:
     parts = NOT_IN_NAMES.sub("_", name).split("/")
-    return "/".join("_" if part in NOT_IN_PATHS else part for part in parts)[:MOST_LETTERS].rstrip("/")
+    return "/".join("_" if part in NOT_IN_PATHS else part for part in parts)[:MAX_NAME_LENGTH].rstrip("/")
 
 
 def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
-    """The numbers in a line as MLflow metrics; lists and dicts one metric an entry."""
+    """Convert a line to MLflow metrics; lists and dicts become one metric per entry."""
     from mlflow.entities import Metric
 
     def flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
@@ -241,4 +243,4 @@ def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
     for key, value in line.items():
         if key not in ("step", "split", *NOT_TRACKED):
             for name, number in flat(f"{line['split']}/{key}", value):
-                yield Metric(_allowed(name), number, milliseconds, line["step"])
+                yield Metric(_valid_name(name), number, milliseconds, line["step"])

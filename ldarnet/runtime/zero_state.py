@@ -1,7 +1,6 @@
-"""The state of a run by parameter name, whole and in fp32, whatever ZeRO stage and number of ranks hold it.
+"""Unpartitioned fp32 weights and Adam moments by parameter name, for any ZeRO stage and number of ranks.
 
-DeepSpeed cuts weights and moments into flat partitions; these functions are the one place that knows where a parameter
-lies in them. What they read with one layout can be written with another.
+DeepSpeed flattens and partitions weights and moments; state gathered from one layout can be restored into another.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +43,7 @@ def engine_from_checkpoint(
 
 
 def prepare_optimizer_state(engine: Engine) -> None:
-    """Create the moments that torch makes only in its first step, so that they can be read and written at any step."""
+    """Create Adam moments, which torch creates in the first step only, so that they can be read and restored."""
     optimizer = engine.deepspeed.optimizer
     if engine.options.zero_stage == 0:
         flats = list(engine.model.parameters())
@@ -61,7 +60,7 @@ def prepare_optimizer_state(engine: Engine) -> None:
 
 
 def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], steps: int) -> None:
-    """Write whole moments, which `moments` gives by `<moment>.<parameter name>`, after `steps` updates."""
+    """Restore the optimizer state after `steps` updates; `moments` gives whole moments by `<moment>.<parameter>`."""
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
             whole = moments(f"{moment}.{name}").flatten()
@@ -74,7 +73,7 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
 
 
 def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter in fp32, one at a time; every rank must exhaust the iterator."""
+    """Yield each whole parameter in fp32; every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         # Below stage 3 every rank holds the whole parameter, in fp32 and equal to the optimizer's copy.
         stage = engine.options.zero_stage
@@ -82,17 +81,17 @@ def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 
 def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Every moment as `<moment>.<parameter name>`, one at a time; every rank must exhaust the iterator."""
+    """Yield each whole moment as `<moment>.<parameter name>`; every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
             optimizer, stage = engine.deepspeed.optimizer, engine.options.zero_stage
             yield f"{moment}.{name}", whole_tensor(optimizer, stage, parameter, moment)
 
 
-def on_host(tensors: Iterator[tuple[str, Tensor]], kept: bool) -> dict[str, Tensor]:
-    """What all ranks iterate over, copied to the host one by one, on ranks where it is `kept`."""
+def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
+    """Exhaust an iterator of tensors, copying each to the host if `keep`, one at a time."""
     copies = {}
     for name, tensor in tensors:
-        if kept:
+        if keep:
             copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
     return copies

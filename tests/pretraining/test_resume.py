@@ -236,7 +236,7 @@ def test_changed_file_is_rejected(config_file, finished):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was written"):
+    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 differs"):
         open_run_folder(load_config(config_file, [f"run.dir={finished}"]), CheckpointStore(finished, keep=2), "")
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors is missing"):

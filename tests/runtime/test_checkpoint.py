@@ -19,7 +19,7 @@ from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime import checkpoint
 from ldarnet.runtime import checkpoint_files as contents
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
-from ldarnet.runtime.checkpoint_files import Contents, code_commit
+from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 
 
 class Run:
@@ -36,7 +36,9 @@ class Run:
     def begin(self, step, best_step=None):
         weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         state = TrainingState(step, 10, 8 * step, 0, FINGERPRINT, best_step=best_step)
-        self.writer.submit(Contents(weights, {"exp_avg.a": torch.ones(3)}, self.model.config, self.config, state))
+        self.writer.submit(
+            CheckpointContents(weights, {"exp_avg.a": torch.ones(3)}, self.model.config, self.config, state)
+        )
 
     def write(self, step, best_step=None):
         self.begin(step, best_step)
@@ -285,7 +287,7 @@ def test_another_run_under_the_url_is_refused(config_file, tmp_path, mirrored):
 def test_a_changed_file_under_the_url_is_refused(mirrored, memory):
     mirrored().write(1)
     memory.pipe("/bucket/run/step-00000001/model.safetensors", b"changed")
-    with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors is not the file that"):
+    with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors: SHA-256 differs"):
         mirrored("other").open()
 
 

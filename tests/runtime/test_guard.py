@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite, or whose loss stands out, are skipped: on all ranks, without a trace."""
+"""Steps with a non-finite loss or gradient, or a loss spike, are skipped on all ranks and leave no trace."""
 
 import math
 
@@ -22,8 +22,8 @@ BATCH = Batch(torch.zeros(2, 8, dtype=torch.long), torch.zeros(2, 8, dtype=torch
 
 def take(guard, losses, first=1, norm=1.0):
     for step, loss in enumerate(losses, first):
-        guard.begin(torch.tensor(loss, dtype=torch.float64))
-        guard.end(step, norm, [BATCH], torch.tensor([1.0, 2.0]))
+        guard.observe_loss(torch.tensor(loss, dtype=torch.float64))
+        guard.record(step, norm, [BATCH], torch.tensor([1.0, 2.0]))
 
 
 def plain_skips(losses, window, sigma):
@@ -45,45 +45,45 @@ LOSSES = st.lists(
 
 @settings(deadline=None, max_examples=50)
 @given(losses=LOSSES, cut=st.integers(0, 60), sigma=st.sampled_from([1.0, 3.0]))
-def test_it_skips_what_stands_out_before_and_after_a_restart(losses, cut, sigma):
+def test_spikes_are_skipped_before_and_after_a_restart(losses, cut, sigma):
     config = GuardSection(window=8, spike_sigma=sigma)
     guard, continued = Guard(config, torch.device("cpu")), Guard(config, torch.device("cpu"))
     take(guard, losses[:cut])
-    before = guard.look()
-    continued.restore(guard.memory())
+    before = guard.take_skipped()
+    continued.load_state_dict(guard.state_dict())
     take(continued, losses[cut:], first=cut + 1)
-    assert [entry.step for entry in before + continued.look()] == plain_skips(losses, 8, sigma)
+    assert [entry.step for entry in before + continued.take_skipped()] == plain_skips(losses, 8, sigma)
     take(guard, losses[cut:], first=cut + 1)
-    assert guard.memory() == continued.memory()
+    assert guard.state_dict() == continued.state_dict()
 
 
-def test_what_is_told_of_a_skipped_step():
+def test_skipped_steps_are_described():
     guard = Guard(GuardSection(window=8), torch.device("cpu"))
     take(guard, [1.0, 1.1] * 4 + [9.0, math.nan])
     take(guard, [1.0], first=11, norm=math.inf)
-    spike, infinite, gradient = guard.look()
-    assert guard.look() == []
+    spike, infinite, gradient = guard.take_skipped()
+    assert guard.take_skipped() == []
     assert (spike.step, spike.in_a_row, infinite.in_a_row, gradient.in_a_row) == (9, 1, 2, 3)
-    assert spike.reason == "loss 9 stands out from 1.05 +- 0.053 of the steps before"
+    assert spike.reason == "loss 9 is a spike; the steps before have 1.05 +- 0.053"
     assert gradient.reason == "loss 1 or gradient norm inf is not finite"
     assert [(loss.position, loss.loss) for loss in spike.worst] == [(7, 0.25), (6, 0.125)]
 
 
-def test_losses_are_judged_by_enough_others_of_their_kind():
+def test_losses_are_compared_with_a_full_window_only():
     guard, longer = (
         Guard(GuardSection(window=8), torch.device("cpu")),
         Guard(GuardSection(window=16), torch.device("cpu")),
     )
     take(guard, [1.0, 1.1] * 4)
-    longer.restore(guard.memory())
-    guard.forget()
+    longer.load_state_dict(guard.state_dict())
+    guard.reset_losses()
     take(guard, [5.0, 5.1] * 4 + [9.0], first=9)
-    assert [entry.step for entry in guard.look()] == [17]
+    assert [entry.step for entry in guard.take_skipped()] == [17]
     take(longer, [1.0, 1.1] * 4 + [1.3], first=9)
-    assert [entry.step for entry in longer.look()] == []
+    assert [entry.step for entry in longer.take_skipped()] == []
     take(longer, [3.0], first=18)
-    assert [entry.step for entry in longer.look()] == [18]
-    assert longer.memory()["accepted"] == 17
+    assert [entry.step for entry in longer.take_skipped()] == [18]
+    assert longer.state_dict()["accepted"] == 17
 
 
 def test_windows_that_are_no_number_come_first():
@@ -117,12 +117,12 @@ def test_ranks_skip_the_same_steps_without_a_trace(config_file, run_ranks, tmp_p
     assert "warning: step 10 skipped: loss" in output
     told = (tmp_path / "whole-1/logs/rank-00001.log").read_text()
     assert "step 10 skipped" in told
-    assert "windows of highest loss: first:" in told
+    assert "windows with the highest loss: first:" in told
 
-    assert "4 steps in a row were skipped up to step 6, the last because loss inf or" in diverged
+    assert "4 consecutive steps were skipped up to step 6 (loss inf or" in diverged
     assert "with a lower optimizer.lr" in diverged
     latest = CheckpointStore(tmp_path / "diverged", keep=2).latest()
     verify(latest)
     assert read_state(latest).guard["accepted"] == 2
-    assert "2 steps in a row were skipped up to step 10" in shifted
+    assert "2 consecutive steps were skipped up to step 10" in shifted
     assert "guard.spike_sigma" in shifted

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from ldarnet.program import FAILED
+from ldarnet.runtime.failure_detector import SHUTDOWN_SECONDS, FailureDetector, JsonLines
 from ldarnet.runtime.metrics_file import read_metrics
-from ldarnet.runtime.referee import FAREWELL_SECONDS, Lines, Referee
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.watchdog import Watchdog
 from tests.support.ranks import WORKERS
 
@@ -26,14 +26,14 @@ BOUND_SECONDS = 60  # some seconds beyond the timeout of 12, and patience with a
 READER_SECONDS = 2  # by itself a reader looks for its rank every five seconds
 
 
-def connect(referee, **hello):
-    connection = socket.create_connection(("127.0.0.1", referee.port), timeout=10)
+def connect(detector, **hello):
+    connection = socket.create_connection(("127.0.0.1", detector.port), timeout=10)
     connection.sendall(json.dumps(hello).encode() + b"\n")
     return connection
 
 
 def last_word(connection):
-    lines = Lines(connection)
+    lines = JsonLines(connection)
     while True:
         for message in lines.read():
             if "end" in message:
@@ -41,33 +41,33 @@ def last_word(connection):
 
 
 @pytest.fixture
-def referee():
-    referee = Referee("127.0.0.1", size=2, token="secret", timeout=5)
-    yield referee
-    referee.close()
+def detector():
+    detector = FailureDetector("127.0.0.1", size=2, token="secret", timeout=5)
+    yield detector
+    detector.close()
 
 
-def test_strangers_are_not_heard(referee):
-    first, second = (connect(referee, token="secret", rank=rank) for rank in range(2))
+def test_strangers_are_not_heard(detector):
+    first, second = (connect(detector, token="secret", rank=rank) for rank in range(2))
     for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank": 1, "token": "guess"}\n', b"x" * 200_000):
-        stranger = socket.create_connection(("127.0.0.1", referee.port))
+        stranger = socket.create_connection(("127.0.0.1", detector.port))
         stranger.sendall(text)
         stranger.close()
     second.sendall(b'{"number": 7, "step": 3, "phase": "forward"}\n')
     second.close()
-    assert last_word(first) == {"end": "rank 1 died, last heard of in phase forward of step 4", "rank": 1}
+    assert last_word(first) == {"end": "rank 1 died, last seen in phase forward of step 4", "rank": 1}
 
 
-def test_a_death_comes_before_the_failures_that_it_causes(referee):
-    ranks = [connect(referee, token="secret", rank=rank) for rank in range(3)]
+def test_a_death_comes_before_the_failures_that_it_causes(detector):
+    ranks = [connect(detector, token="secret", rank=rank) for rank in range(3)]
     ranks[0].sendall(b'{"failed": "RuntimeError: Connection closed by peer"}\n')
     time.sleep(0.2)
     ranks[2].close()
-    assert last_word(ranks[1])["end"] == "rank 2 died, last heard of before training"
+    assert last_word(ranks[1])["end"] == "rank 2 died, last seen before training"
 
 
-def test_the_rank_that_all_wait_for_is_named(referee):
-    ranks = [connect(referee, token="secret", rank=rank) for rank in range(3)]
+def test_the_rank_that_all_wait_for_is_named(detector):
+    ranks = [connect(detector, token="secret", rank=rank) for rank in range(3)]
     for rank, number in enumerate((9, 8, 9)):
         ranks[rank].sendall(json.dumps({"number": number, "step": 1, "phase": "data"}).encode() + b"\n")
     begin = time.monotonic()
@@ -75,28 +75,28 @@ def test_the_rank_that_all_wait_for_is_named(referee):
     assert 4 < time.monotonic() - begin < 15
 
 
-def test_rank_0_waits_until_the_others_have_gone(referee):
+def test_rank_0_waits_until_the_others_have_gone(detector):
     """A process that ends with unread messages resets its connections, and the others would not hear of the end."""
-    own, other = (connect(referee, token="secret", rank=rank) for rank in range(2))
+    own, other = (connect(detector, token="secret", rank=rank) for rank in range(2))
     own.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
     other.sendall(b'{"failed": "RuntimeError: broken"}\n')
     assert last_word(other)["rank"] == last_word(own)["rank"] == 1
     for connection in (own, other):
         connection.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
-    assert not referee.alone.wait(1)
+    assert not detector.others_ended.wait(1)
     begin = time.monotonic()
     other.close()
-    assert referee.alone.wait(10)
-    assert time.monotonic() - begin < FAREWELL_SECONDS - 1
+    assert detector.others_ended.wait(10)
+    assert time.monotonic() - begin < SHUTDOWN_SECONDS - 1
 
 
-def test_a_rank_that_leaves_is_not_missed(referee):
-    ranks = [connect(referee, token="secret", rank=rank) for rank in range(2)]
+def test_a_rank_that_leaves_is_not_missed(detector):
+    ranks = [connect(detector, token="secret", rank=rank) for rank in range(2)]
     ranks[0].sendall(b'{"bye": true}\n')
     ranks[0].close()
     time.sleep(2)
-    referee.close()
-    messages = Lines(ranks[1]).read()
+    detector.close()
+    messages = JsonLines(ranks[1]).read()
     assert messages[-1] == {"bye": True}
     assert not any("end" in message for message in messages)
 
@@ -118,11 +118,11 @@ def open_files(limit, leave=0):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 
 
-def test_a_rank_waits_while_there_are_no_descriptors(referee):
+def test_a_rank_waits_while_there_are_no_descriptors(detector):
     with socket.socket() as first:
         first.settimeout(10)
         with open_files(256):
-            first.connect(("127.0.0.1", referee.port))
+            first.connect(("127.0.0.1", detector.port))
             first.sendall(b'{"token": "secret", "rank": 0}\n')
             time.sleep(1)
         assert first.recv(1)
@@ -141,7 +141,7 @@ def watchdog(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "_exit", end)
     world = SimpleNamespace(rank=0, size=1, is_main=True, from_main=lambda produce: produce(), together=nullcontext)
     with (tmp_path / "log").open("w") as log:
-        yield Watchdog(world, Phases(), log, timeout=60), ended
+        yield Watchdog(world, StepTimers(), log, timeout=60), ended
 
 
 def test_many_open_files_are_no_obstacle(watchdog):
@@ -154,8 +154,8 @@ def test_many_open_files_are_no_obstacle(watchdog):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("part", ["rank", "referee"])
-def test_training_does_not_go_on_unwatched(watchdog, monkeypatch, capsys, part):
+@pytest.mark.parametrize("part", ["rank", "detector"])
+def test_a_failed_watchdog_ends_training(watchdog, monkeypatch, capsys, part):
     watchdog, ended = watchdog
 
     def breaks(*_):
@@ -163,15 +163,17 @@ def test_training_does_not_go_on_unwatched(watchdog, monkeypatch, capsys, part):
 
     with watchdog:
         if part == "rank":
-            monkeypatch.setattr(watchdog, "_tell_progress", breaks)
+            monkeypatch.setattr(watchdog, "_send_progress", breaks)
         else:
-            while not watchdog._referee._ranks:
+            while not watchdog._detector._ranks:
                 time.sleep(0.01)
-            monkeypatch.setattr(watchdog._referee, "_hear", breaks)
+            monkeypatch.setattr(watchdog._detector, "_receive", breaks)
         watchdog._thread.join(10)
         assert ended == [FAILED]
     told = capsys.readouterr().err
-    assert f"error: the {'watchdog of rank' if part == 'rank' else 'referee on rank'} 0 failed: KeyError(" in told
+    assert (
+        f"error: the {'watchdog of rank' if part == 'rank' else 'failure detector on rank'} 0 failed: KeyError(" in told
+    )
 
 
 def wait_for_steps(run, steps):

@@ -40,7 +40,7 @@ class Points:
         shutil.copyfile = self._half_written(shutil.copyfile)
         write = saver.CheckpointWriter._write
 
-        def armed(writer: saver.CheckpointWriter, content: contents.Contents) -> Any:
+        def armed(writer: saver.CheckpointWriter, content: contents.CheckpointContents) -> Any:
             self._armed = content.state.step == step
             failure = write(writer, content)
             self._armed = False

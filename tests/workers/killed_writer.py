@@ -15,7 +15,7 @@ from ldarnet.io.files import sha256_file
 from ldarnet.pretraining.async_checkpoint import CheckpointWriter
 from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
-from ldarnet.runtime.checkpoint_files import Contents
+from ldarnet.runtime.checkpoint_files import CheckpointContents
 
 folder = Path(sys.argv[2])
 run, remote, fresh = folder / "run", folder / "remote", folder / "fresh"
@@ -26,10 +26,10 @@ def config_of(run_dir: Path) -> RunConfig:
     return load_config(sys.argv[1], [f"run.dir={run_dir}", f"checkpoint.remote=file://{remote}", "checkpoint.keep=1"])
 
 
-def content(step: int) -> Contents:
+def content(step: int) -> CheckpointContents:
     tensors = {name: torch.full((64, 32), float(step)) for name in "ab"}
     state = TrainingState(step, 10, 8 * step, 0, "f" * 64, best_step=2)
-    return Contents(tensors, tensors, LDARNetConfig.preset("tiny"), config_of(run), state)
+    return CheckpointContents(tensors, tensors, LDARNetConfig.preset("tiny"), config_of(run), state)
 
 
 def save(*steps: int, deadly: int | None = None, report: Path | None = None) -> None:

@@ -18,7 +18,7 @@ from ldarnet.pretraining.setup import build_engine, initial_state, prepare_input
 from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.zero_state import whole_moments, whole_parameters
 
 
@@ -47,7 +47,7 @@ def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, 
     )
     for step, batches in enumerate(_data(config, inputs, world, 0, 2)):
         scored = world.sum_on_host(sum(int((batch.labels != IGNORE_INDEX).sum()) for batch in batches))[0]
-        totals = _accumulate(engine, batches, scored, Phases(), step, world, target=4.0, logged=False)
+        totals = _accumulate(engine, batches, scored, StepTimers(), step, world, target=4.0, logged=False)
         if step == 0:
             for parameter_name, parameter in engine.model.named_parameters():
                 tensors[f"gradient.{parameter_name}"] = safe_get_full_grad(parameter).float().clone()

@@ -17,7 +17,7 @@ from ldarnet.runtime import distributed
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
 told: list[str] = []
-write, take, validate = contents.Contents.write, loop._accumulate, loop.validate
+write, take, validate = contents.CheckpointContents.write, loop._accumulate, loop.validate
 validated: list[dict] = []
 full: set[int] = set()
 late = threading.Event()
@@ -31,7 +31,7 @@ def attempt(name: str, *overrides: str) -> None:
         told.append(f"{name}: {error}")
 
 
-def hooked(content: contents.Contents, folder: Path) -> None:
+def hooked(content: contents.CheckpointContents, folder: Path) -> None:
     """The disk is full at some steps, and the checkpoint of step 2 waits for step 3 to be taken."""
     if content.state.step in full:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -56,7 +56,7 @@ def worse_and_worse(*arguments):
     return validated[-1] | {"mlm_loss": float(len(validated))}
 
 
-contents.Contents.write, loop._accumulate = hooked, counted
+contents.CheckpointContents.write, loop._accumulate = hooked, counted
 late.set()
 attempt("unbroken", "checkpoint.every=6")
 late.clear()

@@ -21,7 +21,7 @@ from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.tracking import Tracker
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -67,7 +67,7 @@ class Features:
         phases: of this rank.
     """
 
-    def __init__(self, job: FinetuneJob, world: World, phases: Phases) -> None:
+    def __init__(self, job: FinetuneJob, world: World, phases: StepTimers) -> None:
         self._job, self._world, self._phases = job, world, phases
 
     @cached_property

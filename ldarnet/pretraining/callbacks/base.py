@@ -13,9 +13,9 @@ from ldarnet.pretraining.setup import Inputs
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
-from ldarnet.runtime.guard import Skipped
+from ldarnet.runtime.guard import SkippedStep
 from ldarnet.runtime.rank_log import LOG
-from ldarnet.runtime.timers import Phases
+from ldarnet.runtime.timers import StepTimers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class RunContext:
     inputs: Inputs
     engine: Engine
     world: World
-    timers: Phases
+    timers: StepTimers
     console: PretrainProgress
     resumed: TrainingState
 
@@ -66,7 +66,7 @@ class Callback:
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
         """Windows of the next step, of all ranks, that could not be read and are not scored."""
 
-    def on_skipped_steps(self, skipped: list[Skipped]) -> None:
+    def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Steps that the guard skipped since the last logged step; called before `on_step_logged`."""
 
     def on_step_logged(self, line: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
-from ldarnet.runtime.guard import Skipped, describe_skips
+from ldarnet.runtime.guard import SkippedStep, describe_skips
 
 
 @register(order=20)
@@ -14,7 +14,7 @@ class SkippedSteps(Callback):
         super().__init__(context)
         self._count = context.resumed.step - context.resumed.guard["accepted"]
 
-    def on_skipped_steps(self, skipped: list[Skipped]) -> None:
+    def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Count and log the steps."""
         self._count += len(skipped)
         for text in describe_skips(skipped, self.context.inputs.by_length, self.context.world):

@@ -1,4 +1,4 @@
-"""The part of the watchdog on rank 0: hears from all ranks, and tells them when one of them is lost."""
+"""Failure detector of the watchdog, on rank 0: receives heartbeats of all ranks and ends them if one is lost."""
 
 import json
 import selectors
@@ -11,145 +11,153 @@ from typing import Any
 
 from ldarnet.runtime.rank_log import LOG
 
-BEAT_SECONDS = 2.0
-SILENT_SECONDS = 30
-"""A host that does not answer on the network for this long is gone."""
+HEARTBEAT_SECONDS = 2.0
+UNREACHABLE_SECONDS = 30
+"""A host that does not answer on the network for this long is considered lost."""
 
 GRACE_SECONDS = 1.0
-"""A rank's death makes others fail: so long it may be reported after them, and is still the cause."""
+"""A dying rank makes others fail: its death is the cause even if reported this much later than their errors."""
 
-FAREWELL_SECONDS = 5.0
-"""How long ranks that have been told of the end may take to go."""
+SHUTDOWN_SECONDS = 5.0
+"""Time for the ranks to exit once they are told to."""
 
-LONGEST_LINE = 65536
+MAX_LINE_BYTES = 65536
 
-MOST_NAMED = 8
+MAX_NAMED_RANKS = 8
 
 
-class Lines:
-    """Lines of JSON from a socket."""
+class JsonLines:
+    """JSON objects, one per line, from a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self._rest = connection, b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """The messages that have arrived since the last call; None when the other side is gone or talks nonsense.
+        """Messages since the last call; None if the peer is gone or sends something else.
 
-        It waits for them as long as the timeout of the socket.
+        Waits at most for the timeout of the socket.
         """
         try:
-            received = self.connection.recv(LONGEST_LINE)
+            received = self.connection.recv(MAX_LINE_BYTES)
             *lines, self._rest = (self._rest + received).split(b"\n")
             messages = [json.loads(line) for line in lines]
         except TimeoutError:
             return []
         except (OSError, ValueError):
             return None
-        sound = received and len(self._rest) < LONGEST_LINE and all(isinstance(message, dict) for message in messages)
-        return messages if sound else None
+        valid = received and len(self._rest) < MAX_LINE_BYTES and all(isinstance(message, dict) for message in messages)
+        return messages if valid else None
 
 
 @dataclass
-class Rank:
-    """What the referee knows of a rank: what it told last, and since when it has been there (monotonic seconds)."""
+class RankStatus:
+    """Last reported progress of a rank.
+
+    Attributes:
+        connection: socket of the rank.
+        lines: its messages.
+        number: phases entered so far.
+        since: monotonic seconds at which the current phase was reported first.
+        where: current phase and step, for messages.
+    """
 
     connection: socket.socket
-    lines: Lines
+    lines: JsonLines
     number: int = -1
     since: float = 0.0
     where: str = "before training"
 
 
-class Referee:
-    """Listens on a port of rank 0 in a thread of its own.
+class FailureDetector:
+    """Detects ranks that die, fail or hang, in a thread of rank 0 that listens on a port.
 
     Args:
-        host: address of this host as the other ranks know it.
-        size: ranks.
-        token: that a rank shows; who does not is not heard.
+        host: address of this host for the other ranks.
+        size: number of ranks.
+        token: secret shared by the ranks; connections without it are dropped.
         timeout: seconds without progress after which a rank hangs.
 
     Attributes:
-        port: that it listens on.
-        alone: not set while other ranks hear of the end and go. Rank 0 goes after them: its end would reset their
-            connections, and what they have not read yet would be lost.
+        port: port that it listens on.
+        others_ended: cleared while other ranks are told to exit. Rank 0 exits last: its exit would reset their
+            connections and lose unread messages.
     """
 
     def __init__(self, host: str, size: int, token: str, timeout: float) -> None:
         self._listener = _listen_on(host, size)
         self.port = self._listener.getsockname()[1]
         self._token, self._timeout = token, timeout
-        self._ranks: dict[int, Rank] = {}
+        self._ranks: dict[int, RankStatus] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._causes: list[tuple[bool, int, str]] = []
-        self._closing, self.alone = threading.Event(), threading.Event()
-        self.alone.set()
-        self._thread = threading.Thread(target=self._run, name="referee", daemon=True)
+        self._closing, self.others_ended = threading.Event(), threading.Event()
+        self.others_ended.set()
+        self._thread = threading.Thread(target=self._run, name="failure-detector", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Say goodbye to the ranks that are left, and end."""
+        """Stop watching, and tell the remaining ranks."""
         self._closing.set()
         self._thread.join()
-        self._tell({"bye": True})
+        self._send_all({"bye": True})
         for rank in self._ranks.values():
             rank.connection.close()
         self._listener.close()
 
     def _run(self) -> None:
-        """Never leave the ranks without a referee."""
+        """Run, and end all ranks if the detector itself fails."""
         try:
             self._listen()
         except Exception as error:
-            LOG.exception("the referee failed")
-            self._tell({"end": f"the referee on rank 0 failed: {error!r}", "rank": 0})
+            LOG.exception("the failure detector failed")
+            self._send_all({"end": f"the failure detector on rank 0 failed: {error!r}", "rank": 0})
             for key in self._selector.get_map().values():
                 if isinstance(key.fileobj, socket.socket):
-                    key.fileobj.close()  # which ends a rank that has not been heard yet
+                    key.fileobj.close()  # ends ranks that have not registered yet
         finally:
-            self.alone.set()
+            self.others_ended.set()
 
     def _listen(self) -> None:
-        beat, judged = 0.0, None
+        last_beat, decided = 0.0, None
         while not self._closing.is_set():
-            self._hear_all()
+            self._receive_all()
             now = time.monotonic()
-            if now - beat > BEAT_SECONDS:
-                beat = now
-                self._tell({"beat": True})
+            if now - last_beat > HEARTBEAT_SECONDS:
+                last_beat = now
+                self._send_all({"beat": True})
                 if not self._causes:
                     self._find_hanging(now)
             if self._causes:
-                judged = judged or now
-                if now - judged > GRACE_SECONDS:
+                decided = decided or now
+                if now - decided > GRACE_SECONDS:
                     _, rank, text = min(self._causes, key=lambda cause: not cause[0])
-                    self.alone.clear()
-                    self._tell({"end": text, "rank": rank})
+                    self.others_ended.clear()
+                    self._send_all({"end": text, "rank": rank})
                     self._wait_for_others()
                     return
 
     def _wait_for_others(self) -> None:
-        deadline = time.monotonic() + FAREWELL_SECONDS
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
         while any(self._ranks) and time.monotonic() < deadline:
-            self._hear_all()
+            self._receive_all()
 
-    def _hear_all(self) -> None:
-        for key, _ in self._selector.select(BEAT_SECONDS / 4):
-            self._accept() if key.data is None else self._hear(key.data)
+    def _receive_all(self) -> None:
+        for key, _ in self._selector.select(HEARTBEAT_SECONDS / 4):
+            self._accept() if key.data is None else self._receive(key.data)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
             keep_alive(connection)
         except OSError as error:
-            LOG.error("the referee cannot hear a rank: %s", error)
-            self._closing.wait(BEAT_SECONDS / 4)
+            LOG.error("cannot accept the connection of a rank: %s", error)
+            self._closing.wait(HEARTBEAT_SECONDS / 4)
             return
-        connection.settimeout(BEAT_SECONDS)
-        self._selector.register(connection, selectors.EVENT_READ, Lines(connection))
+        connection.settimeout(HEARTBEAT_SECONDS)
+        self._selector.register(connection, selectors.EVENT_READ, JsonLines(connection))
 
-    def _hear(self, lines: Lines) -> None:
+    def _receive(self, lines: JsonLines) -> None:
         connection = lines.connection
         number = next((number for number, rank in self._ranks.items() if rank.lines is lines), None)
         messages = lines.read()
@@ -157,7 +165,7 @@ class Referee:
             self._drop(connection)
             if number is not None:
                 where = self._ranks.pop(number).where
-                self._causes.append((True, number, f"rank {number} died, last heard of {where}"))
+                self._causes.append((True, number, f"rank {number} died, last seen {where}"))
             return
         for message in messages:
             if number is None:
@@ -165,7 +173,7 @@ class Referee:
                     self._drop(connection)
                     return
                 number = message["rank"]
-                self._ranks[number] = Rank(connection, lines, since=time.monotonic())
+                self._ranks[number] = RankStatus(connection, lines, since=time.monotonic())
             elif "number" in message:
                 rank = self._ranks[number]
                 rank.where = f"in phase {message['phase']} of step {message['step'] + 1}"
@@ -184,25 +192,25 @@ class Referee:
         connection.close()
 
     def _find_hanging(self, now: float) -> None:
-        """All ranks go through the same phases, so the one that has come least far is the one they wait for."""
+        """Blame the ranks with the least progress: all ranks enter the same phases, so the others wait for them."""
         if not any(now - rank.since > self._timeout for rank in self._ranks.values()):
             return
         least = min(rank.number for rank in self._ranks.values())
         behind = sorted(number for number, rank in self._ranks.items() if rank.number == least)
         rank = self._ranks[behind[0]]
-        names = ", ".join(map(str, behind[:MOST_NAMED])) + (", ..." if len(behind) > MOST_NAMED else "")
+        names = ", ".join(map(str, behind[:MAX_NAMED_RANKS])) + (", ..." if len(behind) > MAX_NAMED_RANKS else "")
         which = f"rank {names} hangs" if len(behind) == 1 else f"ranks {names} hang"
         text = f"{which} {rank.where} for {now - rank.since:.0f} seconds, longer than training.timeout_minutes"
-        self._causes.append((True, behind[0], f"{text}; the ends of logs/rank-*.log tell what each rank was doing"))
+        self._causes.append((True, behind[0], f"{text}; the stacks of all ranks are at the end of logs/rank-*.log"))
 
-    def _tell(self, message: dict[str, Any]) -> None:
+    def _send_all(self, message: dict[str, Any]) -> None:
         for rank in self._ranks.values():
-            with suppress(OSError):  # noticed when it is read
+            with suppress(OSError):  # detected at the next read
                 rank.connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _listen_on(host: str, size: int) -> socket.socket:
-    """A listening socket: for this host alone where the ranks know it by no other name, else on all its networks."""
+    """A listening socket: on localhost if that is where the ranks connect, else on all interfaces."""
     if host in ("localhost", "127.0.0.1"):
         return socket.create_server((host, 0), backlog=size)
     if socket.has_dualstack_ipv6():
@@ -211,14 +219,14 @@ def _listen_on(host: str, size: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Let the kernel find out within SILENT_SECONDS that the other host is gone."""
+    """Let the kernel detect within UNREACHABLE_SECONDS that the other host is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {
-        "TCP_KEEPIDLE": SILENT_SECONDS // 3,
-        "TCP_KEEPINTVL": SILENT_SECONDS // 6,
+        "TCP_KEEPIDLE": UNREACHABLE_SECONDS // 3,
+        "TCP_KEEPINTVL": UNREACHABLE_SECONDS // 6,
         "TCP_KEEPCNT": 4,
-        "TCP_USER_TIMEOUT": SILENT_SECONDS * 1000,
+        "TCP_USER_TIMEOUT": UNREACHABLE_SECONDS * 1000,
     }
     for name, value in options.items():
-        if hasattr(socket, name):  # not on every system
+        if hasattr(socket, name):  # not available on every system
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
