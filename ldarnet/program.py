@@ -37,9 +37,9 @@ def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *,
     """Run a command line and return its exit status; any error is reported on stderr.
 
     Args:
-        function: the command, a function with typer annotations that returns a status or None.
-        arguments: those of this process by default.
-        name: of the program, for its usage line.
+        function: a function with typer annotations that returns a status or None.
+        arguments: default: those of this process.
+        name: program name in usage and error messages.
     """
     return exit_status(lambda: call(function, arguments, name=name), name=name)
 
@@ -48,7 +48,7 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
     """Parse a command line, call the command and return its status.
 
     Raises:
-        UserError: by the command, or because the command line is wrong, after a usage line on stderr.
+        UserError: from the command, or for a wrong command line (after a usage line on stderr).
     """
     return invoke(build_command(function), sys.argv[1:] if arguments is None else arguments, name=name)
 
@@ -57,7 +57,7 @@ def build_command(function: Callable[..., Any]) -> TyperCommand:
     """The command of a function with typer annotations.
 
     Its docstring is the help text, in which an indented list keeps its line breaks.
-    An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" when its value is left out.
+    An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" if its value is omitted.
     """
     import typer
     from typer.core import TyperCommand
@@ -87,7 +87,7 @@ def build_command(function: Callable[..., Any]) -> TyperCommand:
 
 
 def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
-    """Parse arguments and run a typer command, whose errors are raised as `call` does."""
+    """Parse arguments and run a typer command; raises as `call`."""
     import typer
 
     usage_error = _usage_error()
@@ -106,7 +106,7 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
 
 
 def _usage_error() -> Any:
-    """The class of all errors in a command line, whose module depends on the version of typer."""
+    """The base class of command-line errors; its module depends on the version of typer."""
     import typer
 
     return typer.BadParameter.__base__

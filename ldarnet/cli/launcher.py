@@ -25,8 +25,8 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
     SIGTERM, SIGINT, SIGHUP and SIGUSR1 make all ranks save and stop; a second SIGINT kills them.
 
     Args:
-        module: the program, run as ``python -m``.
-        arguments: of the program.
+        module: run as ``python -m`` by every rank.
+        arguments: passed to the module.
         gpus: number of ranks, on GPUs.
         ranks: number of ranks, on GPUs or, without GPUs, on CPUs.
 
@@ -52,9 +52,8 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
         _set_cpu_defaults(environment, count)
         return ["--num_accelerators", str(count)]
     if count > (available := _gpu_count()):
-        raise UserError(
-            f"{'--gpus' if gpus else '--ranks'} {count}: this machine has {available} GPUs that torch can use"
-        )
+        option = "--gpus" if gpus else "--ranks"
+        raise UserError(f"{option} {count}: torch can use {available} GPUs here; lower it, or see `ldarnet doctor`")
     if visible := environment.pop("CUDA_VISIBLE_DEVICES", ""):
         # Given a number, DeepSpeed's launcher starts with GPU 0 whatever is visible.
         return ["--include", f"localhost:{','.join(visible.split(',')[:count])}"]
