@@ -1,4 +1,4 @@
-"""The typed, frozen description of fine-tuning on one task: every key, its meaning, its range and its default."""
+"""Typed, frozen configuration of fine-tuning on one task."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -11,13 +11,13 @@ from ldarnet.tasks.metrics import METRICS
 
 
 class FinetuneRunSection(RunSection):
-    """Where the run lives and where its chance comes from."""
+    """Run folder and random seed."""
 
-    seed: int = Field(42, ge=0, lt=2**31, description="Seed of new weights, the order of sequences and their strands.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of new weights, data order and reverse complements.")
 
 
 class ClassifierSection(ModelSection):
-    """A network with new weights, used where there is no checkpoint."""
+    """Architecture of a network with new weights; unused with a checkpoint."""
 
     baseline: str | None = Field(
         None,
@@ -27,51 +27,51 @@ class ClassifierSection(ModelSection):
 
 
 class TaskDataSection(Section):
-    """Where the sequences are, and what is read of them."""
+    """Location and selection of the sequences."""
 
     folder: Path | None = Field(
         None,
-        description="Folder that holds the task's files already; nothing is fetched.",
+        description="Folder with the task's files; null to download them.",
         json_schema_extra=MAY_CHANGE,
     )
     cache: Path | None = Field(
         None,
-        description="Folder for what is fetched from a publisher; ~/.cache/ldarnet/tasks if null.",
+        description="Download folder; null for ~/.cache/ldarnet/tasks.",
         json_schema_extra=MAY_CHANGE,
     )
     train: Path | None = Field(
         None,
-        description="Your own training sequences with labels; the same ones may lie in another place later.",
+        description="Your own labeled training sequences; the file may be moved between launches.",
         json_schema_extra=MAY_CHANGE,
     )
     test: Path | None = Field(
         None,
-        description="Your own test sequences with labels; likewise.",
+        description="Your own labeled test sequences; the file may be moved between launches.",
         json_schema_extra=MAY_CHANGE,
     )
-    sequence_column: str | None = Field(None, description="Its name in your files; null to find it by common names.")
-    label_column: str | None = Field(None, description="Its name in your files; null to find it by common names.")
-    name_column: str | None = Field(None, description="Its name in your files; null to find it, or number the rows.")
-    max_length: int | None = Field(None, ge=8, description="Longer sequences are cropped to their centre, and counted.")
+    sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")
+    label_column: str | None = Field(None, description="Label column in your files; null to detect it.")
+    name_column: str | None = Field(None, description="Name column in your files; null to detect it or number rows.")
+    max_length: int | None = Field(None, ge=8, description="Crop longer sequences to their central bases, this many.")
     limit: int | None = Field(
-        None, ge=2, description="Train and validate on so many rows, drawn by run.seed with the shares of the classes."
+        None, ge=2, description="Number of training and validation rows, a stratified sample (run.seed); null for all."
     )
 
 
 class FoldsSection(Section):
-    """Which training rows are held out for validation."""
+    """Cross-validation on the training rows."""
 
-    count: int = Field(10, ge=2, description="Folds of the training rows; each validates the others once.")
+    count: int = Field(10, ge=2, description="Number of cross-validation folds; each fold is the validation set once.")
     only: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, description="Folds to train, from 0; null for all.", json_schema_extra=MAY_CHANGE
     )
-    stratified: bool = Field(False, description="Give every fold the shares of the classes.")
-    seed: int = Field(42, ge=0, lt=2**31, description="Of the shuffle of the rows; 42 gives the published folds.")
+    stratified: bool = Field(False, description="Stratify folds by class.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed of the fold split; 42 gives the published folds.")
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if wrong := [fold for fold in self.only or [] if fold >= self.count]:
-            raise ValueError(f"only={self.only}: there is no fold {wrong[0]}; the folds are 0 to {self.count - 1}")
+            raise ValueError(f"only={self.only}: no fold {wrong[0]}; folds are 0 to {self.count - 1}")
         return self
 
 
@@ -79,42 +79,41 @@ class FinetuneOptimizerSection(AdamWSection):
     """AdamW with one learning rate for all parameters."""
 
     lr: float | None = Field(None, gt=0, le=1, description="Learning rate; null for the task's published one, or 1e-4.")
-    weight_decay: float = Field(0.1, ge=0, le=1, description="Of the parameters that `decayed` names.")
+    weight_decay: float = Field(0.1, ge=0, le=1, description="Weight decay of the parameters selected by `decayed`.")
     decayed: Literal["matrices", "published"] = Field(
         "matrices",
-        description="matrices: not biases, norms, A_log, D and dt_bias. published: as in the released code, which "
-        "leaves out biases and norms alone.",
+        description="Parameters with weight decay. matrices: all but biases, norms, A_log, D and dt_bias. published: "
+        "all but biases and norms, as in the released code.",
     )
 
 
 class PlateauSection(Section):
-    """The learning rate falls when validation does not get better."""
+    """ReduceLROnPlateau: lower the learning rate when validation stops improving."""
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="rising: the rate falls when the validation metric stops rising, or its loss to fall where it "
-        "stays equal. published: as in the released code, which waits for the metric to stop falling.",
+        description="rising: lower the learning rate when the validation metric stops rising (ties: when the loss "
+        "stops falling). published: as in the released code, when the metric stops falling.",
     )
-    factor: float = Field(0.5, gt=0, lt=1, description="By which the rate falls.")
-    patience: int = Field(2, ge=0, description="Epochs without a better metric that are let pass before it falls.")
+    factor: float = Field(0.5, gt=0, lt=1, description="Factor on the learning rate.")
+    patience: int = Field(2, ge=0, description="Epochs without improvement before the learning rate is lowered.")
 
 
 class FinetuneTrainingSection(Section):
-    """How long, in what batches and on what engine."""
+    """Duration, batches and engine."""
 
-    epochs: int = Field(100, ge=1, description="Passes over the training rows of a fold at most.")
-    stop_patience: int = Field(5, ge=1, description="A fold ends after so many epochs in a row that are not the best.")
+    epochs: int = Field(100, ge=1, description="Maximum number of epochs per fold.")
+    stop_patience: int = Field(5, ge=1, description="Early stopping: epochs without a new best epoch.")
     batch: int | None = Field(
         None,
         ge=1,
-        description="Most sequences per optimiser step, over all ranks and micro-steps; null for the task's, or 64. An "
-        "epoch is cut into as few and as equal batches as that allows.",
+        description="Maximum global batch in sequences; null for the task's published one, or 64. An epoch is split "
+        "into the fewest batches, of nearly equal size.",
     )
     accumulation: int = Field(
         1,
         ge=1,
-        description="Micro-steps per optimiser step. The ratio loss is taken micro-step by micro-step, so the number "
-        "of them enters the result.",
+        description="Gradient accumulation steps; affects the result, as the ratio loss is computed per micro-step.",
     )
     mode: str = Field(
         "full",
@@ -124,35 +123,35 @@ class FinetuneTrainingSection(Section):
     ratio_weight: float | None = Field(
         None,
         ge=0,
-        description="Weight of the ratio loss, which holds bases per chunk; null for the model's, 0 for none.",
+        description="Weight of the ratio loss, which keeps bases per chunk near the target; null for the model's.",
     )
-    reverse_complement: bool = Field(False, description="Train on either strand of a sequence with probability 1/2.")
+    reverse_complement: bool = Field(False, description="Reverse-complement training sequences with probability 1/2.")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
     timeout_minutes: float = Field(
         30,
         gt=0,
-        description="A rank without progress for this long ends the job; more than any evaluation takes.",
+        description="Watchdog: abort the job if a rank makes no progress for this long.",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class EvaluationSection(Section):
-    """What is measured, and which number decides."""
+    """Metrics and model selection."""
 
     metric: str = Field(
         "mcc",
         description=f"Validation metric that selects the best epoch (ties: lower loss), lowers the learning rate and "
         f"stops a fold: {', '.join(METRICS)}.",
     )
-    batch: int = Field(32, ge=1, description="Sequences a rank computes at once.", json_schema_extra=MAY_CHANGE)
-    strands: Literal[1, 2] = Field(1, description="2: classify both strands and take the mean of the probabilities.")
+    batch: int = Field(32, ge=1, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE)
+    strands: Literal[1, 2] = Field(1, description="2: average the probabilities over both strands.")
     leak_free: int | None = Field(
         32,
         ge=8,
         le=32,
-        description="Test sequences that share no stretch of so many bases with training, on either strand, are "
-        "scored apart as well; null to leave that out.",
+        description="Also evaluate on the test sequences that share no k-mer of this length with training, on either "
+        "strand; null to skip.",
     )
 
     @field_validator("metric")
@@ -164,21 +163,23 @@ class EvaluationSection(Section):
 
 
 class FinetuneTrackingSection(Section):
-    """MLflow; metrics.jsonl is written in any case."""
+    """MLflow tracking; metrics.jsonl is always written."""
 
     mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the run folder.")
     experiment: str = Field("ldarnet-finetuning", min_length=1, description="Name of the MLflow experiment.")
-    name: str | None = Field(None, min_length=1, description="Of the MLflow runs; null for that of the run folder.")
-    parent: str | None = Field(None, description="Id of the MLflow run that this one belongs under.")
+    name: str | None = Field(
+        None, min_length=1, description="Name of the MLflow runs; null for that of the run folder."
+    )
+    parent: str | None = Field(None, description="ID of the parent MLflow run.")
 
 
 class FinetuneConfig(Config):
-    """Fine-tuning on one task, all its folds. `load_config(path, overrides, schema=FinetuneConfig)` reads it."""
+    """Fine-tuning on one task, all its folds; read by `load_config(path, overrides, schema=FinetuneConfig)`."""
 
     run: FinetuneRunSection
-    task: str | None = Field(None, description="Name in the registry, such as H3; null for your own files.")
+    task: str | None = Field(None, description="Published task (see `ldarnet tasks`), or a name for your own data.")
     checkpoint: Path | None = Field(
-        None, description="Model folder, checkpoint, run (its best), or the authors' .pt; null for new weights."
+        None, description="Model folder, checkpoint, run (its best) or the authors' .pt; null for new weights."
     )
     model: ClassifierSection = ClassifierSection()  # type: ignore[call-arg]
     data: TaskDataSection = TaskDataSection()  # type: ignore[call-arg]
@@ -192,16 +193,16 @@ class FinetuneConfig(Config):
         json_schema_extra=MAY_CHANGE,
     )
     ops: dict[str, str] = Field(
-        {}, description="Kernel demanded for an operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
+        {}, description="Kernel overrides by operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
     )
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:
         if self.task is None and self.data.train is None:
-            raise ValueError("set task to a name, such as H3, or data.train to a file of yours")
+            raise ValueError("set task, such as task=H3, or data.train to your own file")
         return self
 
     @property
     def arm(self) -> str:
-        """What result.json calls the arm: `checkpoint`, `random` (new weights), or the baseline."""
+        """`arm` in result.json: `checkpoint`, `random` (new weights), or the baseline."""
         return self.model.baseline or ("random" if self.checkpoint is None else "checkpoint")

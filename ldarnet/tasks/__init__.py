@@ -1,4 +1,4 @@
-"""Classification tasks: registry, readers, downloads, what train and test share, folds and metrics."""
+"""Classification tasks: registry, readers, downloads, train/test leakage and metrics."""
 
 from ldarnet.tasks.dataset import Examples, TaskData, open_task
 from ldarnet.tasks.leakage import LeakFree, find_leak_free

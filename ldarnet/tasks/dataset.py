@@ -1,4 +1,4 @@
-"""A task's sequences and labels: training, validation and test rows as every part of fine-tuning reads them."""
+"""Sequences and labels of a task: its training, validation and test splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from ldarnet.tasks.publishers import read_task
 from ldarnet.tasks.registry import Task, all_tasks, find_task
 
 OWN = "own"
-"""The suite of a user's own data."""
+"""Suite name of user-provided data."""
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The rows of one split, n of them.
+    """The rows of one split.
 
     Attributes:
-        names: n names, each once.
-        sequences: n sequences of A, C, G, T and N in upper case.
-        labels: shape (n,), int64, 0 to the number of classes less one.
+        names: n unique names.
+        sequences: n upper-case sequences of A, C, G, T and N.
+        labels: (n,) int64 class indices.
     """
 
     names: list[str]
@@ -38,7 +38,7 @@ class Examples:
         return len(self.names)
 
     def subset(self, index: np.ndarray) -> "Examples":
-        """The rows at ``index``: integers in any order, or a boolean for each row."""
+        """Select rows by integer index, in any order, or by boolean mask."""
         index = np.asarray(index)
         rows = np.flatnonzero(index) if index.dtype == bool else index
         names, sequences = ([column[row] for row in rows] for column in (self.names, self.sequences))
@@ -47,17 +47,17 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """A task, ready to be learned.
+    """A task with its data.
 
     Attributes:
-        task: its name in the registry, or the user's.
+        task: name in the registry, or chosen by the user.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
-        classes: names of the classes, by label.
+        classes: class names, by label.
         train: training rows in the publisher's order.
-        test: test rows; None when there are none.
-        valid: an official validation split; None when there is none.
-        source: one line: where it came from, and its revision.
-        notes: what a reader of results should know of the data, a sentence each.
+        test: test rows; None without a test split.
+        valid: official validation split; None if there is none.
+        source: origin and revision, one line.
+        notes: caveats for readers of the results, a sentence each.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
     """
 
@@ -98,31 +98,31 @@ def open_task(
     label_column: str | None = None,
     name_column: str | None = None,
 ) -> TaskData:
-    """Read a published task, or a user's own data.
+    """Read a published task, or user-provided data.
 
     Args:
-        task: a published task (``H3``, ``nt/H3``, ``gue/prom_core_all``); or a name for one's own data, None for that
-            of the training file.
-        folder: where the files of the publisher are already; None to fetch them.
-        cache: folder for what is fetched; ``~/.cache/ldarnet/tasks`` if None.
+        task: a published task (`H3`, `nt/H3`, `gue/prom_core_all`); for own data a name, by default that of `train`.
+        folder: folder with the publisher's files; None to download them.
+        cache: download folder; `~/.cache/ldarnet/tasks` if None.
         retry: policy for network faults.
-        train: one's own training rows: csv, tsv, FASTA with headers ``>name|label``, plain or .gz; or Parquet.
-        test: one's own test rows.
-        sequence_column: its name in tables; None to find it by common names.
+        train: own training rows: csv, tsv or FASTA with headers `>name|label`, optionally .gz, or Parquet.
+        test: own test rows.
+        sequence_column: column name in tables; None to detect common names.
         label_column: likewise.
-        name_column: likewise; rows are numbered where there is none.
+        name_column: likewise; rows without names are numbered.
 
     Raises:
-        UserError: no such task, or a file is missing, damaged or of another form; names the file, the place in it and
-            the remedy.
+        UserError: no such task, or a file is missing, damaged or malformed.
     """
     columns = Columns(sequence_column, label_column, name_column)
     if train is not None:
         return _open_own(task, train, test, columns)
     if test is not None:
-        raise UserError(f"data.test={test}: needs data.train, the training rows that belong to it")
+        raise UserError(f"data.test={test} needs data.train; set data.train to the training rows")
     if task is None:
-        raise UserError("task: name a published one (`ldarnet tasks` lists them), or your own data with data.train")
+        raise UserError(
+            "task is not set; choose a published task (`ldarnet tasks` lists them), or set data.train to your own data"
+        )
     return _open_published(find_task(task), folder, cache, retry, columns)
 
 
@@ -135,25 +135,23 @@ def _open_published(
         source = f"{task.source} at revision {task.revision}"
     else:
         found, notes = read_task(task, folder, columns), []
-        source = f"{found.place}, the form of {task.source}"
+        source = f"{found.root}, in the format of {task.source}"
     notes += [*found.notes, *_compare_rows(task, found.splits)]
     if task.leakage:
-        notes.append(f"known of {task.key}: {task.leakage}")
+        notes.append(f"known leakage in {task.key}: {task.leakage}")
     return _build(task.name, task.suite, list(task.classes), found.splits, source, notes, task.key)
 
 
 def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns) -> TaskData:
     if name is not None and any(name in (task.key, task.name) for task in all_tasks().values()):
-        raise UserError(
-            f"task={name}: a published task, but data.train names your own data; give it another name or null"
-        )
+        raise UserError(f"task={name} is a published task, but data.train is set; choose another name, or task=null")
     splits = {"train": read_records(train, columns)}
     if test is not None:
         splits["test"] = read_records(test, columns)
     classes = find_classes(splits["train"])
     numbers = [str(number) for number in range(len(classes))]
-    named = ", ".join(f"{name} is {number}" for number, name in enumerate(classes[:20]))
-    notes = [f"the classes are numbered in order: {named}"] if classes != numbers else []
+    named = ", ".join(f"{name}={number}" for number, name in enumerate(classes[:20]))
+    notes = [f"class numbers: {named}"] if classes != numbers else []
     source = f"own data: {train}" + (f", {test}" if test else "")
     return _build(name or file_stem(train), OWN, classes, splits, source, notes, str(train))
 
@@ -169,16 +167,16 @@ def _build(
 ) -> TaskData:
     examples, ambiguous = {}, 0
     for split, records in splits.items():
-        sequences, letters = clean_sequences(records)
+        sequences, replaced = clean_sequences(records)
         labels = number_labels(records, classes, known_from, numbers=suite != OWN)
         examples[split] = Examples(unique_names(records), sequences, labels)
-        ambiguous += letters
-        if unread := sum(2 * sequence.count("N") > len(sequence) for sequence in sequences):
-            notes.append(f"{unread:,} {split} sequences are N in more than half of their bases")
+        ambiguous += replaced
+        if mostly_n := sum(2 * sequence.count("N") > len(sequence) for sequence in sequences):
+            notes.append(f"{mostly_n:,} {split} sequences have more than 50% N")
         if missing := [kind for label, kind in enumerate(classes) if label not in labels]:
             if split == "train" and len(classes) - len(missing) < 2:
-                raise UserError(f"{records.path}: no row of the class {missing[0]!r}; a classifier needs two classes")
-            notes.append(f"no {split} row is of the class {missing[0]!r}" + (" and others" if missing[1:] else ""))
+                raise UserError(f"{records.path}: no row of class {missing[0]!r}; a classifier needs two classes")
+            notes.append(f"no {split} row of class {missing[0]!r}" + (" and others" if missing[1:] else ""))
     notes += [*ambiguity(ambiguous), *_duplicates(examples)]
     train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
     assert train is not None
@@ -187,13 +185,15 @@ def _build(
 
 def _compare_rows(task: Task, splits: dict[str, Records]) -> list[str]:
     counts = ((split, len(splits[split]) if split in splits else 0, rows) for split, rows in task.rows.items())
-    return [f"{split} has {here:,} rows, the published one {rows:,}" for split, here, rows in counts if here != rows]
+    return [
+        f"the {split} split has {here:,} rows, {rows:,} are published" for split, here, rows in counts if here != rows
+    ]
 
 
 def _duplicates(examples: dict[str, Examples]) -> list[str]:
-    def together(splits: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    def pooled(splits: Sequence[str]) -> tuple[list[str], np.ndarray]:
         parts = [examples[split] for split in splits if split in examples]
         labels = np.concatenate([part.labels for part in parts]) if parts else np.empty(0, np.int64)
         return [sequence for part in parts for sequence in part.sequences], labels
 
-    return count_duplicates(*together(("train", "valid")), *together(("test",))).sentences()
+    return count_duplicates(*pooled(("train", "valid")), *pooled(("test",))).sentences()

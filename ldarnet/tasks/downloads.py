@@ -12,9 +12,9 @@ from ldarnet.io.download import DOWNLOAD_RETRY, DownloadFolder, Expected, descri
 from ldarnet.io.files import space_errors
 from ldarnet.io.lock import acquire
 from ldarnet.io.retry import Retry
-from ldarnet.tasks.registry import Remote, Task
+from ldarnet.tasks.registry import Task, TaskFile
 
-BEGINNINGS = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".gz": b"\x1f\x8b"}
+MAGIC_BYTES = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".gz": b"\x1f\x8b"}
 """First bytes of files, by suffix."""
 
 
@@ -48,10 +48,10 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
         raise UserError(f"{path}: cannot be created as a folder; choose another data.cache") from None
     with acquire(path / ".lock"):
         folder = DownloadFolder(path, path, retry or DOWNLOAD_RETRY, f"delete {path} or choose another data.cache")
-        for remote in task.files:
-            if folder.existing(remote.name, rehash=True) is None:
-                _fetch(remote, folder)
-    unchecked = [(remote.name, folder.receipts[remote.name]) for remote in task.files if remote.sha256 is None]
+        for file in task.files:
+            if folder.existing(file.name, rehash=True) is None:
+                _fetch(file, folder)
+    unchecked = [(file.name, folder.receipts[file.name]) for file in task.files if file.sha256 is None]
     return suite, [
         f"{name} could not be verified when it was downloaded on {receipt['date'][:10]}, because its publisher states "
         f"no hash; it has SHA-256 {receipt['sha256']}"
@@ -59,34 +59,34 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
     ]
 
 
-def _fetch(remote: Remote, folder: DownloadFolder) -> None:
-    print(f"downloading {remote.url}", file=sys.stderr)
+def _fetch(file: TaskFile, folder: DownloadFolder) -> None:
+    print(f"downloading {file.url}", file=sys.stderr)
     receipt = folder.download(
-        remote.name,
-        remote.url,
-        _expected(remote, folder),
+        file.name,
+        file.url,
+        _expected(file, folder),
         unchecked="its publisher states no hash",
-        inspect=lambda part: _check_form(remote, part),
+        inspect=lambda part: _check_form(file, part),
     )
-    print(f"{folder.folder}/{describe(remote.name, receipt)}", file=sys.stderr)
+    print(f"{folder.folder}/{describe(file.name, receipt)}", file=sys.stderr)
 
 
-def _expected(remote: Remote, folder: DownloadFolder) -> Expected | None:
+def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
     """The published hash, or that of an earlier download; None if there is neither."""
-    if remote.sha256:
-        return Expected(f"sha256:{remote.sha256}", "stated in the registry", "report it")
-    if earlier := folder.receipts.get(remote.name):
+    if file.sha256:
+        return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
+    if earlier := folder.receipts.get(file.name):
         hint = f"delete {folder.folder} to accept the new file"
         return Expected(f"sha256:{earlier['sha256']}", f"as on {earlier['date'][:10]}", hint)
     return None
 
 
-def _check_form(remote: Remote, part: Path) -> None:
+def _check_form(file: TaskFile, part: Path) -> None:
     """Reject a file of another kind, such as a login page, before its hash is trusted."""
-    with part.open("rb") as file:
-        begins = file.read(40)
-    if not begins.startswith(BEGINNINGS.get(Path(remote.name).suffix, b"")):
+    with part.open("rb") as content:
+        begins = content.read(40)
+    if not begins.startswith(MAGIC_BYTES.get(Path(file.name).suffix, b"")):
         raise UserError(
-            f"{remote.name}: {remote.url} returned another kind of file, starting with {begins!r}; open the URL in a "
+            f"{file.name}: {file.url} returned another kind of file, starting with {begins!r}; open the URL in a "
             "browser to see what intercepts it (a proxy, a login), then run the same command again"
         )

@@ -1,6 +1,6 @@
-"""Reading labelled sequences from csv, tsv and FASTA files, plain or .gz, and Parquet: as they stand, row by row.
+"""Read labeled sequences from csv, tsv, FASTA (optionally .gz) and Parquet files.
 
-Nothing is judged here but the form of a file; `ldarnet.tasks.labels` makes sequences and classes of what was read.
+Only the file format is checked here; `ldarnet.tasks.labels` validates sequences and labels.
 """
 
 import csv
@@ -29,32 +29,32 @@ PARQUET_SUFFIX = ".parquet"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What the columns of a user's tables are called; None to find them by common names."""
+    """Column names in tables; None to detect common names."""
 
     sequence: str | None = None
     label: str | None = None
     name: str | None = None
 
 
-COMMON = Columns()
+AUTO = Columns()
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The rows of one split as they were read, n of them.
+    """The n rows of one split as read, not yet validated.
 
     Attributes:
         path: the file, or the folder of many.
-        unit: what ``places`` counts: line, row or record; empty where they are files in ``path``.
-        places: n places in ``path``.
-        names: n names, empty where a row has none.
-        sequences: n sequences as they were read.
-        labels: n labels as they were read, empty where a row has none.
+        unit: unit of `locations` (line, row or record); empty if they are files in `path`.
+        locations: n positions in `path`.
+        names: n names, empty if a row has none.
+        sequences: n sequences.
+        labels: n labels, empty if a row has none.
     """
 
     path: Path
     unit: str
-    places: Sequence[int | str]
+    locations: Sequence[int | str]
     names: list[str]
     sequences: list[str]
     labels: list[str]
@@ -63,98 +63,96 @@ class Records:
         return len(self.sequences)
 
     def error(self, row: int, message: str) -> UserError:
-        """An error that names a row, counted from 0."""
-        return UserError(f"{self.path}: {f'{self.unit} {self.places[row]}'.strip()}: {message}")
+        """An error with the location of a row, counted from 0."""
+        return UserError(f"{self.path}: {f'{self.unit} {self.locations[row]}'.strip()}: {message}")
 
 
 def file_format(path: Path) -> str:
-    """The suffix that tells the format, without ``.gz`` and in lower case.
+    """The suffix that determines the format, lower case and without `.gz`.
 
     Raises:
-        UserError: it is none that is known, or Parquet in gzip.
+        UserError: unknown suffix, or gzipped Parquet.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
     known = (*TABLE_SUFFIXES, *FASTA_SUFFIXES, PARQUET_SUFFIX)
     if suffix not in known:
-        raise UserError(
-            f"{path}: not a known format of labelled sequences; save it as one of {', '.join(known)} (or .gz)"
-        )
+        raise UserError(f"{path}: unknown file format; use one of {', '.join(known)}, optionally .gz")
     if suffix == PARQUET_SUFFIX and suffixes[-1] == ".gz":
-        raise UserError(f"{path}: Parquet is not read from .gz, it is compressed within; unpack it with gunzip")
+        raise UserError(f"{path}: gzipped Parquet is not supported, Parquet compresses itself; unpack it with gunzip")
     return suffix
 
 
-def read_records(path: Path, columns: Columns = COMMON) -> Records:
-    """Read a file of labelled sequences in the format that its name tells.
+def read_records(path: Path, columns: Columns = AUTO) -> Records:
+    """Read a file of labeled sequences; its suffix determines the format.
 
-    A table has a line of column names. A FASTA header ends with a bar and the label: ``>name|1``.
+    Tables start with a line of column names. FASTA headers end with a bar and the label: `>name|1`.
 
     Raises:
-        UserError: the file is missing, empty, damaged or of another form; names the file, the place and the remedy.
+        UserError: the file is missing, empty, damaged or malformed.
     """
     suffix = file_format(path)
     if not file_size(path):
-        raise UserError(f"{path}: empty; name a file with labelled sequences")
+        raise UserError(f"{path}: empty file; choose a file with labeled sequences")
     if suffix in TABLE_SUFFIXES:
         records = _read_table(path, TABLE_SUFFIXES[suffix], columns)
     elif suffix == PARQUET_SUFFIX:
         records = _read_parquet(path, columns)
     else:
-        records = _read_labelled_fasta(path)
+        records = _read_labeled_fasta(path)
     if not len(records):
-        raise UserError(f"{path}: no sequences; name a file with labelled sequences")
+        raise UserError(f"{path}: no sequences; choose a file with labeled sequences")
     return records
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file, plain or gzip, for reading.
+    """Open a text file, plain or gzip, for reading.
 
     Raises:
-        UserError: it cannot be read, is cut short or damaged, or is no UTF-8 text.
+        UserError: the file cannot be read, is truncated or damaged, or not UTF-8.
     """
     with read_errors(path):
         try:
             with io.TextIOWrapper(_open_bytes(path), encoding="utf-8-sig", newline="") as file:
                 yield file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path}: damaged or cut short ({error}); get it again") from None
+            raise UserError(f"{path}: damaged or truncated ({error}); download it again") from None
         except UnicodeDecodeError:
-            raise UserError(f"{path}: no UTF-8 text; save it as UTF-8") from None
+            raise UserError(f"{path}: not UTF-8; save it as UTF-8") from None
 
 
 @contextmanager
 def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Iterator[None]:
-    """Turn what a decoder raises at damaged bytes of ``path`` inside the block into a `UserError` that names it.
+    """Convert decoder errors inside the block into a `UserError` about `path`.
 
     Args:
-        path: the file.
-        otherwise: what it may be if it is not damaged, such as ``no Parquet``.
-        faults: what the decoder raises beside ValueError and an OSError that is not of the operating system.
+        path: the file being decoded.
+        otherwise: alternative explanation, such as `not Parquet`.
+        faults: exceptions of the decoder besides ValueError and OSError without an errno.
 
     Raises:
-        TransientError: the operating system failed to read it, which may pass.
-        UserError: the file is damaged, or cannot be read.
+        TransientError: the operating system failed to read the file.
+        UserError: the file is damaged or cannot be read.
     """
     with read_errors(path):
         try:
             yield
         except (ValueError, OSError, *faults) as error:
-            # A decoder's own OSError has no number; a damaged offset makes a seek that the system calls invalid.
+            # OSErrors of a decoder have no errno; seeking to a damaged offset gives EINVAL.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(f"{path}: damaged or {otherwise} ({said}); get it again") from None
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: damaged or {otherwise} ({reason}); download it again") from None
 
 
 def _open_bytes(path: Path) -> io.BufferedReader:
     return io.BufferedReader(gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _read_labelled_fasta(path: Path) -> Records:
-    """Header ``name|label``, the form of the Nucleotide Transformer's tasks: the label stands behind the last bar."""
-    places: list[int | str] = []
+def _read_labeled_fasta(path: Path) -> Records:
+    """Headers `name|label`, as in the Nucleotide Transformer tasks: the label follows the last bar."""
+    locations: list[int | str] = []
     names, sequences, labels = [], [], []
     for header, sequence in fasta.read_records(path):
         name, bar, label = header.text.rpartition("|")
@@ -162,19 +160,19 @@ def _read_labelled_fasta(path: Path) -> Records:
             raise UserError(
                 f"{path}: line {header.line}: the header {header.text[:60]!r} has no label; write it as >name|label"
             )
-        places.append(header.line)
+        locations.append(header.line)
         names.append(name)
         sequences.append(sequence)
         labels.append(label)
-    return Records(path, "line", places, names, sequences, labels)
+    return Records(path, "line", locations, names, sequences, labels)
 
 
 def _read_table(path: Path, delimiter: str, columns: Columns) -> Records:
-    csv.field_size_limit(sys.maxsize)  # the module's own limit is less than a long sequence
+    csv.field_size_limit(sys.maxsize)  # the default is too small for long sequences
     rows: list[list[str]] = []
-    places: list[int | str] = []
+    locations: list[int | str] = []
     with open_text(path) as file:
-        # In a tsv file a quotation mark may stand anywhere; those around a whole field `_unquoted` takes away.
+        # In tsv files a quotation mark may occur anywhere; `_unquoted` strips those around a whole field.
         quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
@@ -184,14 +182,14 @@ def _read_table(path: Path, delimiter: str, columns: Columns) -> Records:
             sequence, label, name = _find_columns(f"{path}: line 1", header, columns)
             for row in filter(None, reader):
                 if len(row) != len(header):
-                    place = f"{path}: line {reader.line_num}"
-                    raise UserError(f"{place}: {len(row)} columns, but {len(header)} in the first line; mend the line")
+                    where = f"{path}: line {reader.line_num}"
+                    raise UserError(f"{where}: {len(row)} columns, but {len(header)} in the header; fix the line")
                 rows.append(_unquoted(row))
-                places.append(reader.line_num)
+                locations.append(reader.line_num)
         except csv.Error as error:
-            raise UserError(f"{path}: line {reader.line_num}: {error}; mend the line") from None
+            raise UserError(f"{path}: line {reader.line_num}: {error}; fix the line") from None
     names = [row[name] for row in rows] if name is not None else [""] * len(rows)
-    return Records(path, "line", places, names, [row[sequence] for row in rows], [row[label] for row in rows])
+    return Records(path, "line", locations, names, [row[sequence] for row in rows], [row[label] for row in rows])
 
 
 def _unquoted(row: list[str]) -> list[str]:
@@ -203,32 +201,32 @@ def _read_parquet(path: Path, columns: Columns) -> Records:
     from pyarrow import parquet
 
     def damage() -> AbstractContextManager[None]:
-        return damage_errors(path, "no Parquet", pyarrow.ArrowException, KeyError, OverflowError)
+        return damage_errors(path, "not Parquet", pyarrow.ArrowException, KeyError, OverflowError)
 
     with damage():
         header = list(parquet.read_schema(path).names)
     sequence, label, name = _find_columns(str(path), header, columns)
-    wanted = [header[column] for column in (sequence, label, name) if column is not None]
+    used = [header[column] for column in (sequence, label, name) if column is not None]
     with damage():
-        table = parquet.read_table(path, columns=wanted)
-        texts = {title: ["" if value is None else str(value) for value in table[title].to_pylist()] for title in wanted}
+        table = parquet.read_table(path, columns=used)
+        texts = {title: ["" if value is None else str(value) for value in table[title].to_pylist()] for title in used}
     names = texts[header[name]] if name is not None else [""] * table.num_rows
-    places = range(1, table.num_rows + 1)
-    return Records(path, "row", places, names, texts[header[sequence]], texts[header[label]])
+    locations = range(1, table.num_rows + 1)
+    return Records(path, "row", locations, names, texts[header[sequence]], texts[header[label]])
 
 
-def _find_columns(place: str, header: Sequence[str], columns: Columns) -> tuple[int, int, int | None]:
-    """Where sequence, label and name stand; None for a name that there is not."""
+def _find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[int, int, int | None]:
+    """Indices of the sequence, label and name columns; None without a name column."""
     plain = [title.strip() for title in header]
-    if twice := [title for title in dict.fromkeys(plain) if plain.count(title) > 1]:
-        raise UserError(f"{place}: the column {twice[0]!r} is there {plain.count(twice[0])} times; rename all but one")
-    there = ", ".join(repr(title[:30]) for title in plain[:8])
+    if duplicates := [title for title in dict.fromkeys(plain) if plain.count(title) > 1]:
+        raise UserError(f"{where}: {plain.count(duplicates[0])} columns named {duplicates[0]!r}; rename all but one")
+    present = ", ".join(repr(title[:30]) for title in plain[:8])
 
-    def find(what: str, wanted: str | None, common: Sequence[str]) -> int | None:
-        if wanted is not None:
-            if wanted not in plain:
-                raise UserError(f"{place}: no column {wanted!r} (data.{what}_column); there are {there}")
-            return plain.index(wanted)
+    def find(what: str, given: str | None, common: Sequence[str]) -> int | None:
+        if given is not None:
+            if given not in plain:
+                raise UserError(f"{where}: data.{what}_column={given}: no such column; use one of {present}")
+            return plain.index(given)
         lower = [title.lower() for title in plain]
         return next((lower.index(title) for title in common if title in lower), None)
 
@@ -236,9 +234,9 @@ def _find_columns(place: str, header: Sequence[str], columns: Columns) -> tuple[
     label = find("label", columns.label, LABEL_COLUMNS)
     for what, column in (("sequence", sequence), ("label", label)):
         if column is None:
-            remedy = f"the first line names the columns, and data.{what}_column the one that holds it"
+            hint = f"the first line must name the columns; set data.{what}_column to choose one"
             if len(plain) == 1:
-                remedy += "; .csv has commas between columns, .tsv tabs"
-            raise UserError(f"{place}: no column for the {what} among {there}; {remedy}")
+                hint += "; .csv uses commas between columns, .tsv tabs"
+            raise UserError(f"{where}: no {what} column among {present}; {hint}")
     assert sequence is not None and label is not None
     return sequence, label, find("name", columns.name, NAME_COLUMNS)

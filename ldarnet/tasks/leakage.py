@@ -1,7 +1,7 @@
-"""Test sequences that a model may know from training: equal ones, and those that share a stretch of bases.
+"""Train/test leakage: duplicate sequences, and test sequences that share a k-mer with training.
 
-A stretch of k bases is one number, two bits a base; of a stretch and its reverse complement the smaller one counts, so
-that the strand does not matter. A stretch with an N is none.
+A k-mer is packed into an integer, two bits per base. Its canonical form, the smaller of the k-mer and its reverse
+complement, makes the comparison strand-independent. K-mers that contain N are ignored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,25 +13,25 @@ import numpy as np
 from ldarnet.alphabet import N, encode
 from ldarnet.errors import UserError
 
-LONGEST_STRETCH = 32
+MAX_K = 32
 """Bases that fit into 64 bits."""
 
-_TEST_BASES = 2**24  # held at once, as about half a gigabyte of stretches
-_TRAIN_BASES = 2**19  # what is computed of them fits into the cache of a processor
+_TEST_BASES = 2**24  # per block; about half a gigabyte of k-mers
+_TRAIN_BASES = 2**19  # per block; the working set fits into the CPU cache
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Equal sequences, on the same strand or on the other.
+    """Numbers of duplicate sequences, on either strand.
 
     Attributes:
-        test_in_train: test rows that are equal to a training row.
-        test_in_train_conflicts: those of them with another label than such a training row.
-        train: training rows that repeat an earlier one.
-        train_conflicts: those of them with another label than the first.
-        test: test rows that repeat an earlier one.
-        test_conflicts: those of them with another label than the first.
+        test_in_train: test rows that duplicate a training row.
+        test_in_train_conflicts: those of them whose label differs from that of the training row.
+        train: training rows that duplicate an earlier one.
+        train_conflicts: those of them whose label differs from that of the first.
+        test: test rows that duplicate an earlier one.
+        test_conflicts: those of them whose label differs from that of the first.
     """
 
     test_in_train: int
@@ -42,82 +42,82 @@ class Duplicates:
     test_conflicts: int
 
     def sentences(self) -> list[str]:
-        """What a reader of results should know, a sentence for each kind that there is."""
+        """A note for each kind of duplicate that occurs."""
         kinds = (
             (
                 self.test_in_train,
                 self.test_in_train_conflicts,
-                "test sequences are equal to one of training or validation",
+                "test sequences duplicate a training or validation sequence",
                 "",
             ),
             (
                 self.train,
                 self.train_conflicts,
-                "sequences of training or validation repeat an earlier one",
-                "; where one trains and the other validates, validation numbers are too high",
+                "training or validation sequences duplicate an earlier one",
+                "; pairs split between training and validation inflate validation metrics",
             ),
-            (self.test, self.test_conflicts, "test sequences repeat an earlier one", ""),
+            (self.test, self.test_conflicts, "test sequences duplicate an earlier one", ""),
         )
         return [
-            f"{count:,} {what} (on either strand), {conflicts:,} of them with another label{so}"
-            for count, conflicts, what, so in kinds
+            f"{count:,} {what} (on either strand), {conflicts:,} of them with a different label{effect}"
+            for count, conflicts, what, effect in kinds
             if count
         ]
 
 
 @dataclass(frozen=True, slots=True)
 class LeakFree:
-    """The test rows that training cannot have shown.
+    """Leak-free test rows.
 
     Attributes:
-        kept: shape (n,), bool: whether a test row is one of them.
-        equal: test rows left out because they are equal to a training row.
-        sharing: further rows left out because they share a stretch with one.
-        stretch: bases of a stretch.
+        kept: (n,) bool, True for leak-free rows.
+        equal: rows dropped as duplicates of a training row.
+        sharing: further rows dropped because they share a k-mer with training.
+        k: length of the k-mers in bases.
     """
 
     kept: np.ndarray
     equal: int
     sharing: int
-    stretch: int
+    k: int
 
     def sentence(self) -> str:
-        """What was left out and why."""
+        """A note on the rows that were dropped, and why."""
         return (
-            f"{int(self.kept.sum()):,} of {len(self.kept):,} test sequences share no stretch of {self.stretch} bases "
-            f"with training (left out: {self.equal:,} equal to a training sequence, {self.sharing:,} sharing a stretch)"
+            f"{int(self.kept.sum()):,} of {len(self.kept):,} test sequences share no {self.k}-mer with training "
+            f"(dropped: {self.equal:,} duplicates of a training sequence, {self.sharing:,} sharing a {self.k}-mer)"
         )
 
 
-def either_strand(sequence: str) -> str:
-    """A sequence or its reverse complement, whichever comes first: the same for both strands."""
+def canonical(sequence: str) -> str:
+    """Canonical form: the sequence or its reverse complement, whichever sorts first."""
     return min(sequence, sequence.translate(_COMPLEMENT)[::-1])
 
 
 def count_duplicates(
     train: Sequence[str], train_labels: np.ndarray, test: Sequence[str], test_labels: np.ndarray
 ) -> Duplicates:
-    """Count equal sequences within and between training and test, on either strand.
+    """Count duplicate sequences within and between training and test, on either strand.
 
     Args:
-        train: training sequences in upper case, those of validation included.
-        train_labels: shape (n,), their labels.
-        test: test sequences.
-        test_labels: shape (m,), their labels.
+        train: training and validation sequences, upper case.
+        train_labels: (n,).
+        test: test sequences, upper case.
+        test_labels: (m,).
     """
     known, repeats, conflicts = _labels_of(train, train_labels)
     _, test_repeats, test_conflicts = _labels_of(test, test_labels)
-    again = [(known[key], label) for key, label in _keyed(test, test_labels) if key in known]
-    other = sum(labels != {label} for labels, label in again)
-    return Duplicates(len(again), other, repeats, conflicts, test_repeats, test_conflicts)
+    shared = [(known[key], label) for key, label in _keyed(test, test_labels) if key in known]
+    other = sum(labels != {label} for labels, label in shared)
+    return Duplicates(len(shared), other, repeats, conflicts, test_repeats, test_conflicts)
 
 
 def _keyed(sequences: Sequence[str], labels: np.ndarray) -> Iterator[tuple[str, int]]:
-    return zip(map(either_strand, sequences), labels.tolist(), strict=True)
+    return zip(map(canonical, sequences), labels.tolist(), strict=True)
 
 
 def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, set[int]], int, int]:
-    """The labels of each sequence, how many rows repeat one, and how many of these differ from the first in label."""
+    """Labels of each distinct sequence, number of duplicate rows, and number of those with another label."""
     first: dict[str, int] = {}
     every: dict[str, set[int]] = {}
     repeats = conflicts = 0
@@ -130,57 +130,54 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
     return every, repeats, conflicts
 
 
-def find_leak_free(test: Sequence[str], train: Sequence[str], stretch: int = LONGEST_STRETCH) -> LeakFree:
-    """The test sequences that neither equal a training sequence nor share a stretch with one, on either strand.
+def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) -> LeakFree:
+    """Find the test sequences that share no k-mer with training and duplicate no training sequence, on either strand.
 
-    Memory is bounded but for the sequences themselves; time grows with the bases of training for every 16 million bases
-    of test sequences.
+    Memory is bounded, apart from the sequences; every 16 million test bases take one pass over training.
 
     Args:
         test: test sequences of A, C, G, T and N.
-        train: training sequences, those of validation included.
-        stretch: bases, at most 32.
+        train: training and validation sequences.
+        k: length of the k-mers, 1 to 32 bases.
 
     Raises:
-        UserError: the stretch is not 1 to 32 bases long.
+        UserError: `k` is out of range.
     """
-    if not 1 <= stretch <= LONGEST_STRETCH:
-        raise UserError(
-            f"evaluation.leak_free={stretch}: a stretch has 1 to {LONGEST_STRETCH} bases; name such a number"
-        )
-    known = {either_strand(sequence) for sequence in train}
-    equal = np.array([either_strand(sequence) in known for sequence in test], dtype=bool)
+    if not 1 <= k <= MAX_K:
+        raise UserError(f"evaluation.leak_free={k} is out of range: 1 to {MAX_K} bases")
+    known = {canonical(sequence) for sequence in train}
+    equal = np.array([canonical(sequence) in known for sequence in test], dtype=bool)
     shared = np.zeros(len(test), dtype=bool)
     for begin, end in _blocks(test, _TEST_BASES):
-        stretches, rows = _stretches(test[begin:end], stretch)
-        distinct, which = np.unique(stretches, return_inverse=True)
-        shared[begin + rows[_occur_in(distinct, train, stretch)[which]]] = True
-    return LeakFree(~(equal | shared), int(equal.sum()), int((shared & ~equal).sum()), stretch)
+        kmers, rows = _kmers(test[begin:end], k)
+        distinct, which = np.unique(kmers, return_inverse=True)
+        shared[begin + rows[_occur_in(distinct, train, k)[which]]] = True
+    return LeakFree(~(equal | shared), int(equal.sum()), int((shared & ~equal).sum()), k)
 
 
-def _occur_in(distinct: np.ndarray, train: Sequence[str], stretch: int) -> np.ndarray:
-    """Which of ``distinct``, sorted stretches, are in training; a boolean for each."""
+def _occur_in(distinct: np.ndarray, train: Sequence[str], k: int) -> np.ndarray:
+    """For each of the sorted k-mers `distinct`, whether it occurs in training."""
     found = np.zeros(len(distinct), dtype=bool)
     if not len(distinct):
         return found
     for begin, end in _blocks(train, _TRAIN_BASES):
-        block = np.sort(_stretches(train[begin:end], stretch)[0])  # sorted, the search runs through memory in order
+        block = np.sort(_kmers(train[begin:end], k)[0])  # sorted queries access memory in order
         at = np.minimum(np.searchsorted(distinct, block), len(distinct) - 1)
         found[at[distinct[at] == block]] = True
     return found
 
 
 def _blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
-    """Ranges of sequences with about so many bases, or one that is longer."""
+    """Ranges of sequences with about `bases` bases in total."""
     ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
     marks = np.searchsorted(ends, np.arange(bases, int(ends[-1]) if len(ends) else 0, bases)) + 1
     yield from pairwise(dict.fromkeys([0, *marks.tolist(), len(sequences)]))
 
 
-def _stretches(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All stretches of k bases, shape (s,), uint64, and the sequence that each is from, shape (s,), int64.
+def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """All canonical k-mers (s,) uint64, and the index of the sequence each is from (s,) int64.
 
-    A stretch of twice the bases is put together of two, so that k bases take about log2(k) steps.
+    Doubling the width step by step takes about log2(k) steps.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:
@@ -204,6 +201,6 @@ def _stretches(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of twice the width, of those that begin at each base and those that follow them."""
+    """K-mers of twice the width: those starting at each position, joined with those that follow."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

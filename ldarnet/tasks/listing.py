@@ -1,4 +1,4 @@
-"""The list of published tasks, as `ldarnet tasks` prints it."""
+"""The output of `ldarnet tasks`."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -10,33 +10,33 @@ _HEADER = ("task", "train", "valid", "test", "bases", "classes", "metric", "lr",
 
 
 def list_tasks(suite: str | None = None) -> Iterator[str]:
-    """The lines: every task with rows, bases, classes, metric and published settings, and what is known of leakage.
+    """Lines of a table per suite: rows, bases, classes, metric, published settings and known leakage of each task.
 
     Args:
-        suite: the only one to list, by its short name.
+        suite: abbreviation of the suite to list; None for all.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no such suite.
     """
     notes: dict[str, int] = {}
     known = [task for task in all_tasks().values() if suite in (None, task.short)]
     if not known:
-        raise UserError(f"{suite}: no suite of that name; name nt, gb or gue, or none for all")
+        raise UserError(f"{suite}: no such suite; use nt, gb or gue, or omit it to list all")
     for _, group in groupby(known, key=lambda task: task.suite):
         tasks = list(group)
         first = tasks[0]
         revision = f" at {first.revision}" if first.revision and first.revision not in first.source else ""
         yield f"{first.suite} ({first.short}/...)"
-        yield f"  from {first.source}{revision}"
+        yield f"  source: {first.source}{revision}"
         yield f"  licence: {first.licence}"
-        yield f"  lr and batch: {first.settings}"
+        yield f"  source of lr and batch: {first.settings}"
         rows = [_HEADER, *(_cells(task, notes) for task in tasks)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for name, *cells in rows:
             numbers = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
             yield "  ".join(("", name.ljust(widths[0]), *numbers)).rstrip()
         yield ""
-    yield "leakage that is known, of training into test rows:"
+    yield "known train/test leakage:"
     for sentence, number in notes.items():
         yield f"  [{number}] {sentence}"
 

@@ -1,4 +1,4 @@
-"""The published tasks that there are: what they hold, where they come from, and what is known of them."""
+"""The registry of published tasks: rows, classes, source, published settings and known leakage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ _SPLITS = {2: ("train", "test"), 3: ("train", "valid", "test")}
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """A file at its publisher.
+class TaskFile:
+    """A file to download.
 
     Attributes:
-        name: under which it is kept.
-        url: where it lies.
-        sha256: what it must have; None where its publisher states none.
+        name: local file name.
+        url: download URL.
+        sha256: published hash; None if the publisher states none.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Assembly:
-    """A reference that coordinates are counted on.
+class ReferenceAssembly:
+    """The assembly that coordinates refer to.
 
     Attributes:
-        name: as coordinates call it.
-        also: other names that its files go by.
-        url: of the FASTA file that the publisher of the coordinates took.
-        contigs: lengths in bases, of those contigs by which another assembly is told.
+        name: as in the registry.
+        also: other names that its files have.
+        url: FASTA file that the publisher of the coordinates used.
+        contigs: contig lengths in bases, to detect other assemblies; empty if unknown.
     """
 
     name: str
@@ -54,22 +54,22 @@ class Task:
     Attributes:
         name: within its suite.
         suite: nucleotide_transformer, genomic_benchmarks or gue.
-        short: the suite in short, as in ``nt/H3``.
-        folder: of its files in the publisher's tree.
+        short: abbreviation of the suite, as in `nt/H3`.
+        folder: folder of its files in the publisher's tree.
         source: URL of the publisher.
-        revision: of the source; None where it has none.
-        licence: in words.
-        files: to be fetched; none where a program cannot.
-        rows: split -> published number of rows; empty where it is not known.
-        length: bases of the shortest and of the longest sequence.
-        classes: names of the classes, by label.
-        metric: that results are published in.
-        lr: published learning rate of LDARNet's fine-tuning; None where there is none.
-        batch: sequences a step, likewise.
-        settings: where ``lr`` and ``batch`` are published, or why they are None.
-        leakage: what is known of test rows in training, a sentence; None where nothing is.
-        assemblies: class -> the reference of its coordinates; empty where a task has none.
-        coordinates_sha256: path of a file of coordinates in ``folder`` -> its hash.
+        revision: revision of the source; None if it has none.
+        licence: free text.
+        files: files to download; empty if the task has no direct download.
+        rows: split -> published number of rows; empty if unknown.
+        length: shortest and longest sequence in bases.
+        classes: class names, by label.
+        metric: metric of the published results.
+        lr: published learning rate for fine-tuning LDARNet; None if there is none.
+        batch: published global batch in sequences; None if there is none.
+        settings: source of `lr` and `batch`, or why they are None.
+        leakage: known overlap of test and training rows, a sentence; None if unknown.
+        assemblies: class -> assembly of its coordinates; empty for tasks without coordinates.
+        coordinates_sha256: path of a coordinate file inside `folder` -> SHA-256.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Task:
     source: str
     revision: str | None
     licence: str
-    files: tuple[Remote, ...]
+    files: tuple[TaskFile, ...]
     rows: Mapping[str, int]
     length: tuple[int, int]
     classes: tuple[str, ...]
@@ -88,18 +88,18 @@ class Task:
     batch: int | None
     settings: str
     leakage: str | None
-    assemblies: Mapping[str, Assembly] = field(default_factory=dict)
+    assemblies: Mapping[str, ReferenceAssembly] = field(default_factory=dict)
     coordinates_sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
-        """Its name with the suite, such as ``nt/H3``."""
+        """Name with suite, such as `nt/H3`."""
         return f"{self.short}/{self.name}"
 
 
 @cache
 def all_tasks() -> dict[str, Task]:
-    """Every published task, by its name with the suite (``nt/H3``), in the order of the suites."""
+    """All published tasks by `Task.key`, in the order of the registry."""
     content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
     assemblies = {name: _assembly(name, entry) for name, entry in content["assemblies"].items()}
     tasks = [
@@ -111,10 +111,10 @@ def all_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """A task by its name, alone (``H3``: the first suite that has it) or with the suite (``gue/H3``).
+    """Find a task by name, alone (`H3`: in the first suite that has it) or with its suite (`gue/H3`).
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no such task.
     """
     known = all_tasks()
     suite, _, rest = name.rpartition("/")
@@ -125,18 +125,22 @@ def find_task(name: str) -> Task:
     near = [by_lower[one] for one in get_close_matches(name.lower(), by_lower, n=3)]
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
-        f"task={name}: no published task of that name{guess} (`ldarnet tasks` lists them); for your own data name "
+        f"task={name}: no published task of that name{guess} (`ldarnet tasks` lists them); for your own data set "
         "data.train"
     )
 
 
-def _assembly(name: str, entry: Mapping[str, Any]) -> Assembly:
+def _assembly(name: str, entry: Mapping[str, Any]) -> ReferenceAssembly:
     contigs = {str(contig): length for contig, length in entry["contigs"].items()}
-    return Assembly(name, tuple(entry["also"]), entry["url"], contigs)
+    return ReferenceAssembly(name, tuple(entry["also"]), entry["url"], contigs)
 
 
 def _task(
-    name: str, entry: Mapping[str, Any], suite_name: str, suite: Mapping[str, Any], assemblies: Mapping[str, Assembly]
+    name: str,
+    entry: Mapping[str, Any],
+    suite_name: str,
+    suite: Mapping[str, Any],
+    assemblies: Mapping[str, ReferenceAssembly],
 ) -> Task:
     classes, length, rows = entry["classes"], entry["length"], entry["rows"] or []
     folder, named = entry.get("folder", name), not isinstance(classes, int)
@@ -150,7 +154,7 @@ def _task(
         source=suite["source"],
         revision=suite["revision"],
         licence=suite["licence"],
-        files=tuple(Remote(file, url, hashes.get(file)) for file, url in zip(names, urls, strict=True)),
+        files=tuple(TaskFile(file, url, hashes.get(file)) for file, url in zip(names, urls, strict=True)),
         rows=dict(zip(_SPLITS[len(rows)], rows, strict=True)) if rows else {},
         length=(length, length) if isinstance(length, int) else tuple(length),
         classes=tuple(sorted(classes)) if named else tuple(map(str, range(classes))),

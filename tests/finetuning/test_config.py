@@ -39,9 +39,9 @@ def test_plain_keys_can_be_overridden(minimal):
         ("evaluation.leak_free=40", "evaluation.leak_free=40 is out of range: at least 8, at most 32"),
         ("evaluation.metric=kappa", "'kappa' is not a metric; use one of mcc, f1, accuracy, auroc, auprc"),
         ("evaluation.metric=AUROCC", "evaluation.metric: 'AUROCC' is not a metric; did you mean 'auroc'? (mcc, f1, "),
-        ("folds.only=[0, 10]", "there is no fold 10; the folds are 0 to 9"),
+        ("folds.only=[0, 10]", "no fold 10; folds are 0 to 9"),
         ("optimizer.betas=[0.9, 1]", "out of range: each at least 0 and less than 1"),
-        ("task=null", "set task to a name, such as H3, or data.train to a file of yours"),
+        ("task=null", "set task, such as task=H3, or data.train to your own file"),
         ("folds=3", "write it as section.key=value"),
     ],
 )

@@ -89,7 +89,7 @@ def test_classes_by_name_are_numbered_in_order_and_told(tmp_path):
     data = read(tmp_path / "x.csv", table(rows, ","))
     assert data.classes == ["strong", "weak"]
     assert data.train.labels.tolist() == [1, 0, 0, 1]
-    assert "the classes are numbered in order: strong is 0, weak is 1" in data.notes
+    assert "class numbers: strong=0, weak=1" in data.notes
 
 
 def test_integers_that_do_not_begin_with_0_are_numbered_by_size(tmp_path):
@@ -97,31 +97,29 @@ def test_integers_that_do_not_begin_with_0_are_numbered_by_size(tmp_path):
     data = read(tmp_path / "x.csv", table(rows, ","))
     assert data.classes == ["-1", "10"]
     assert data.train.labels.tolist() == [1, 0, 0, 1]
-    assert "the classes are numbered in order: -1 is 0, 10 is 1" in data.notes
+    assert "class numbers: -1=0, 10=1" in data.notes
 
 
 def test_letters_for_several_bases_are_read_as_n_and_counted(tmp_path):
     data = read(tmp_path / "x.csv", table([("ACRYGT", "0", "a"), ("ACGKNN", "1", "b")], ","))
     assert data.train.sequences == ["ACNNGT", "ACGNNN"]
-    assert data.notes == ["3 letters that are not A, C, G, T or N were read as N"]
+    assert data.notes == ["3 ambiguous nucleotide codes were read as N"]
 
 
 def test_sequences_that_are_mostly_n_are_counted(tmp_path):
     data = read(
         tmp_path / "x.csv", table([("ACGTNNNN", "0", "half"), ("ACNNN", "1", "more"), ("NNNN", "0", "all")], ",")
     )
-    assert data.notes == ["2 train sequences are N in more than half of their bases"]
+    assert data.notes == ["2 train sequences have more than 50% N"]
 
 
 def test_equal_sequences_are_counted_and_told(tmp_path):
     train = write(tmp_path / "train.csv", table([*ROWS, ("ACGTACGT", "1", "again")], ","))
     test = write(tmp_path / "test.csv", table([("CCCCAAAA", "0", "other strand"), ("AAAAAAAA", "1", "new")], ","))
     notes = open_task(None, train=train, test=test).notes
-    assert (
-        "1 test sequences are equal to one of training or validation (on either strand), 1 of them with another label"
-        in notes
-    )
-    assert any(note.startswith("1 sequences of training or validation repeat an earlier one") for note in notes)
+    what = "1 test sequences duplicate a training or validation sequence (on either strand)"
+    assert f"{what}, 1 of them with a different label" in notes
+    assert any(note.startswith("1 training or validation sequences duplicate an earlier one") for note in notes)
 
 
 def good(*extra: str) -> str:
@@ -130,12 +128,12 @@ def good(*extra: str) -> str:
 
 BAD = {
     "an empty sequence": ("x.csv", good(",0,e"), r"x\.csv: line 6: the sequence is empty; remove it"),
-    "a foreign letter": (
+    "an invalid character": (
         "x.csv",
         good("ACG-T,0,e"),
-        r"x\.csv: line 6: '-' at base 4 of the sequence is no letter of DNA",
+        r"x\.csv: line 6: '-' at base 4 is not a nucleotide code",
     ),
-    "a letter beyond ASCII": ("x.csv", good("ACGü,0,e"), r"x\.csv: line 6: 'ü' at base 4 of the sequence is no letter"),
+    "a non-ASCII character": ("x.csv", good("ACGü,0,e"), r"x\.csv: line 6: 'ü' at base 4 is not a nucleotide"),
     "RNA": ("x.fa", fasta([*ROWS, ("ACGU", "1", "e")]), r"x\.fa: line 13: 'U' at base 4 .*; write T for U"),
     "a label that is missing": ("x.csv", good("ACGT,,e"), r"x\.csv: line 6: the label is missing; fill it in"),
     "a label in FASTA": (
@@ -143,8 +141,12 @@ BAD = {
         ">a|1\nACGT\n>b\nACGT\n",
         r"x\.fa: line 3: the header 'b' has no label; .*>name\|label",
     ),
-    "a number": ("x.csv", good("ACGT,0.5,e"), r"x\.csv: line 6: the label '0\.5' is no integer; number the classes"),
-    "an integer without end": (
+    "a number": (
+        "x.csv",
+        good("ACGT,0.5,e"),
+        r"x\.csv: line 6: the label '0\.5' is not an integer; number",
+    ),
+    "a very long integer": (
         "x.csv",
         good(f"ACGT,{'1' * 5000},e"),
         r"x\.csv: line 6: the label 1{20}\.\.\. has more than 18 digits; number the classes",
@@ -152,19 +154,19 @@ BAD = {
     "a label with a tab": (
         "x.csv",
         good("ACGT,a\tb,e"),
-        r"x\.csv: line 6: the label 'a\\tb' holds a tab or a line break",
+        r"x\.csv: line 6: the label 'a\\tb' contains a tab or a line break",
     ),
     "a label of two lines": (
         "x.csv",
         good('ACGT,"a\nb",e'),
-        r"x\.csv: line 7: the label 'a\\nb' holds a tab or a line",
+        r"x\.csv: line 7: the label 'a\\nb' contains a tab or a line",
     ),
-    "a letter that two stand for in upper case": ("x.csv", good("ACß,0,e"), r"x\.csv: line 6: 'ß' at base 3"),
-    "Parquet in gzip": ("x.parquet.gz", "PAR1", r"x\.parquet\.gz: Parquet is not read from \.gz.*; unpack it"),
+    "a character whose upper case is two": ("x.csv", good("ACß,0,e"), r"x\.csv: line 6: 'ß' at base 3"),
+    "Parquet in gzip": ("x.parquet.gz", "PAR1", r"x\.parquet\.gz: gzipped Parquet is not supported.*; unpack it"),
     "names and numbers": (
         "x.csv",
         good("ACGT,enhancer,e"),
-        r"x\.csv: line 6: the label 'enhancer' is a name where others",
+        r"x\.csv: line 6: the label 'enhancer' is a name, but others",
     ),
     "one class": (
         "x.csv",
@@ -174,31 +176,31 @@ BAD = {
     "two columns of one name": (
         "x.csv",
         table(ROWS, ",", ("sequence", "label", "label")),
-        r"x\.csv: line 1: the column 'label' is there 2 times; rename all but one",
+        r"x\.csv: line 1: 2 columns named 'label'; rename all but one",
     ),
     "no sequences column": (
         "x.csv",
         table(ROWS, ",", ("one", "label", "name")),
-        r"x\.csv: line 1: no column for the sequence among 'one', 'label', 'name'; .*data\.sequence_column",
+        r"x\.csv: line 1: no sequence column among 'one', 'label', 'name'; .*data\.sequence_column",
     ),
     "no line of names": (
         "x.csv",
         "ACGT,0\n",
-        r"x\.csv: line 1: no column for the sequence among 'ACGT', '0'; the first line",
+        r"x\.csv: line 1: no sequence column among 'ACGT', '0'; the first line",
     ),
     "no label column": (
         "x.parquet",
         table(ROWS, "\t", ("sequence", "target", "name")),
-        r"x\.parquet: no column for the label among 'sequence', 'target', 'name'",
+        r"x\.parquet: no label column among 'sequence', 'target', 'name'",
     ),
-    "too few fields": ("x.csv", good("ACGT,0"), r"x\.csv: line 6: 2 columns, but 3 in the first line; mend the line"),
+    "too few fields": ("x.csv", good("ACGT,0"), r"x\.csv: line 6: 2 columns, but 3 in the header; fix the line"),
     "too many fields": ("x.tsv", table([*ROWS, ("A", "C", "G", "T")], "\t"), r"x\.tsv: line 6: 4 columns, but 3"),
-    "an open quote": ("x.csv", good('"ACGT,0,e'), r"x\.csv: line 6: .*; mend the line"),
-    "nothing": ("x.csv", "", r"x\.csv: empty; name a file"),
-    "names alone": ("x.csv", "sequence,label\n", r"x\.csv: no sequences; name a file"),
+    "an open quote": ("x.csv", good('"ACGT,0,e'), r"x\.csv: line 6: .*; fix the line"),
+    "nothing": ("x.csv", "", r"x\.csv: empty file; choose a file"),
+    "names alone": ("x.csv", "sequence,label\n", r"x\.csv: no sequences; choose a file"),
     "no FASTA": ("x.fa", "ACGT\n", r"x\.fa: line 1: not FASTA: starts with 'ACGT', not '>'"),
-    "nothing, compressed": ("x.csv.gz", "", r"x\.csv\.gz: no sequences; name a file"),
-    "another format": ("x.xlsx", "PK", r"x\.xlsx: not a known format .*; save it as one of \.tsv"),
+    "nothing, compressed": ("x.csv.gz", "", r"x\.csv\.gz: no sequences; choose a file"),
+    "another format": ("x.xlsx", "PK", r"x\.xlsx: unknown file format; use one of \.tsv"),
 }
 
 
@@ -213,9 +215,7 @@ def test_bad_input_is_one_error_that_names_file_place_and_remedy(tmp_path, case)
 def test_test_labels_that_training_does_not_know_are_refused(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
     test = write(tmp_path / "test.csv", table([("ACGT", "0", "a"), ("ACGT", "2", "b")], ","))
-    with pytest.raises(
-        UserError, match=r"test\.csv: line 3: the label '2' is none of 0, 1, the classes of .*train\.csv"
-    ):
+    with pytest.raises(UserError, match=r"test\.csv: line 3: unknown label '2': the classes of .*train\.csv are 0, 1"):
         open_task(None, train=train, test=test)
 
 
@@ -223,20 +223,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
         open_task(None, train=tmp_path / "none.csv")
     with pytest.raises(
-        UserError, match=r"x\.csv: line 1: no column 'target' \(data\.label_column\); there are 'sequence'"
+        UserError, match=r"x\.csv: line 1: data\.label_column=target: no such column; use one of 'sequence'"
     ):
         read(tmp_path / "x.csv", table(ROWS, ","), label_column="target")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(table(ROWS, ",").encode())[:-12])
-    with pytest.raises(UserError, match=r"cut\.csv\.gz: damaged or cut short"):
+    with pytest.raises(UserError, match=r"cut\.csv\.gz: damaged or truncated"):
         open_task(None, train=tmp_path / "cut.csv.gz")
     (tmp_path / "text.csv.gz").write_text(table(ROWS, ","))
-    with pytest.raises(UserError, match=r"text\.csv\.gz: damaged or cut short .*[Nn]ot a gzipped file"):
+    with pytest.raises(UserError, match=r"text\.csv\.gz: damaged or truncated .*[Nn]ot a gzipped file"):
         open_task(None, train=tmp_path / "text.csv.gz")
     (tmp_path / "latin.csv").write_bytes("sequence,label\nACGT,f\xfcr\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin\.csv: no UTF-8 text"):
+    with pytest.raises(UserError, match=r"latin\.csv: not UTF-8"):
         open_task(None, train=tmp_path / "latin.csv")
     (tmp_path / "text.parquet").write_text(table(ROWS, ","))
-    with pytest.raises(UserError, match=r"text\.parquet: damaged or no Parquet"):
+    with pytest.raises(UserError, match=r"text\.parquet: damaged or not Parquet"):
         open_task(None, train=tmp_path / "text.parquet")
 
 
@@ -262,11 +262,11 @@ def test_names_are_one_cell_of_a_table(tmp_path):
 
 def test_what_is_asked_for_must_be_clear(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
-    with pytest.raises(UserError, match=r"name a published one .* or your own data with data\.train"):
+    with pytest.raises(UserError, match=r"task is not set; choose a published one .* or set data\.train"):
         open_task(None)
-    with pytest.raises(UserError, match=r"data\.test=.*: needs data\.train"):
+    with pytest.raises(UserError, match=r"data\.test=.* needs data\.train"):
         open_task("H3", test=train)
-    with pytest.raises(UserError, match=r"task=H3: a published task, but data\.train names your own data"):
+    with pytest.raises(UserError, match=r"task=H3 is a published task, but data\.train is set"):
         open_task("H3", train=train)
     assert open_task("my promoters", train=train).task == "my promoters"
 

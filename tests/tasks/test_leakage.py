@@ -9,15 +9,15 @@ from ldarnet.errors import UserError
 from ldarnet.tasks import find_leak_free, leakage, open_task
 from ldarnet.tasks.leakage import count_duplicates
 
-OTHER_STRAND = str.maketrans("ACGTN", "TGCAN")
+COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
 
-def other(sequence: str) -> str:
-    return sequence.translate(OTHER_STRAND)[::-1]
+def reverse_complement(sequence: str) -> str:
+    return sequence.translate(COMPLEMENT)[::-1]
 
 
-def plainly_leak_free(test: list[str], train: list[str], k: int) -> list[bool]:
-    strands = [strand for sequence in train for strand in (sequence, other(sequence))]
+def brute_force_leak_free(test: list[str], train: list[str], k: int) -> list[bool]:
+    strands = [strand for sequence in train for strand in (sequence, reverse_complement(sequence))]
     known = {strand[at : at + k] for strand in strands for at in range(len(strand) - k + 1)}
     return [
         sequence not in strands
@@ -32,35 +32,35 @@ SEQUENCES = st.lists(st.text("ACGTN", max_size=40), max_size=12)
 
 
 @given(test=SEQUENCES, train=SEQUENCES, k=st.integers(1, 32), cut=st.tuples(st.integers(0, 30), st.booleans()))
-def test_what_is_left_out_is_what_shares_a_stretch_on_either_strand(test, train, k, cut):
-    if train and test:  # or hardly any long stretch would be shared
+def test_dropped_rows_are_those_that_share_a_kmer_on_either_strand(test, train, k, cut):
+    if train and test:  # otherwise hardly any long k-mer would be shared
         piece = train[0][cut[0] :]
-        test[0] += other(piece) if cut[1] else piece
+        test[0] += reverse_complement(piece) if cut[1] else piece
     blocks = leakage._TEST_BASES, leakage._TRAIN_BASES
     leakage._TEST_BASES, leakage._TRAIN_BASES = 50, 30
     try:
         found = find_leak_free(test, train, k)
     finally:
         leakage._TEST_BASES, leakage._TRAIN_BASES = blocks
-    assert found.kept.tolist() == plainly_leak_free(test, train, k)
+    assert found.kept.tolist() == brute_force_leak_free(test, train, k)
     assert found.equal + found.sharing + found.kept.sum() == len(test)
 
 
-def test_counts_say_why_rows_are_left_out():
+def test_counts_give_the_reasons_for_dropped_rows():
     shared = "ACGTTGCAACGGTACCATGCCATGACGTTTGA"
     train = ["A" * 50 + shared, "CCCC"]
-    test = [other("A" * 50 + shared), "T" * 20 + shared + "G", shared[1:], "GGGG", "ACGT"]
+    test = [reverse_complement("A" * 50 + shared), "T" * 20 + shared + "G", shared[1:], "GGGG", "ACGT"]
     found = find_leak_free(test, train)
     assert found.kept.tolist() == [False, False, True, False, True]
     assert (found.equal, found.sharing) == (2, 1)
     assert found.sentence() == (
-        "2 of 5 test sequences share no stretch of 32 bases with training (left out: 2 equal to a training sequence, 1 "
-        "sharing a stretch)"
+        "2 of 5 test sequences share no 32-mer with training (dropped: 2 duplicates of a training sequence, 1 sharing "
+        "a 32-mer)"
     )
 
 
-def test_a_stretch_has_at_most_32_bases():
-    with pytest.raises(UserError, match=r"evaluation\.leak_free=33: a stretch has 1 to 32 bases"):
+def test_k_is_at_most_32():
+    with pytest.raises(UserError, match=r"evaluation\.leak_free=33 is out of range: 1 to 32 bases"):
         find_leak_free(["ACGT"], ["ACGT"], 33)
 
 
@@ -80,12 +80,12 @@ def test_probes_of_the_histone_tasks_overlap(real_tasks: Path):
     found = find_leak_free(data.test.sequences, data.train.sequences)
     assert (found.equal, found.sharing) == (0, 412)
     test, train = data.test.sequences[:300], data.train.sequences[:300]
-    assert find_leak_free(test, train).kept.tolist() == plainly_leak_free(test, train, 32)
+    assert find_leak_free(test, train).kept.tolist() == brute_force_leak_free(test, train, 32)
 
 
 def test_duplicates_of_gue_promoters_are_reported(shared: Path):
     notes = open_task("gue/prom_core_tata", folder=shared / "data" / "gue_deepgene").notes
     assert (
-        "18 test sequences are equal to one of training or validation (on either strand), 1 of them with another label"
-        in notes
+        "18 test sequences duplicate a training or validation sequence (on either strand), 1 of them with a different "
+        "label" in notes
     )

@@ -10,7 +10,7 @@ import pytest
 from ldarnet.errors import TransientError, UserError
 from ldarnet.tasks import find_task, open_task
 from ldarnet.tasks import publishers as forms
-from ldarnet.tasks.registry import Assembly
+from ldarnet.tasks.registry import ReferenceAssembly
 
 CHANCE = random.Random(1)
 CONTIG = "".join(CHANCE.choices("ACGT", k=2000))
@@ -54,7 +54,7 @@ def write_reference(path: Path, contig: str = CONTIG, name: str = "1 dna:chromos
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The task human_enhancers_cohn on an assembly of 2,000 bases."""
-    assembly = Assembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
+    assembly = ReferenceAssembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
     task = replace(find_task("human_enhancers_cohn"), assemblies={"negative": assembly, "positive": assembly})
     monkeypatch.setattr("ldarnet.tasks.dataset.find_task", lambda _: task)
 
@@ -76,8 +76,8 @@ def test_sequences_coordinates_and_zip_of_a_genomic_benchmark_are_the_same(tmp_p
     assert loose.train.labels.tolist() == [0, 0, 1]
     assert loose.train.sequences == [cut(0, 30, "+"), cut(40, 60, "-"), cut(100, 130, "+")]
     assert loose.test.labels.tolist() == [0, 1]
-    assert any(note.endswith("cut from Homo_sapiens.GRCh38.dna.toplevel.fa.gz") for note in from_cut.notes)
-    assert any(note.startswith("train/negative.csv.gz is not byte for byte") for note in from_cut.notes)
+    assert any(note.endswith("extracted from Homo_sapiens.GRCh38.dna.toplevel.fa.gz") for note in from_cut.notes)
+    assert any(note.startswith("train/negative.csv.gz differs from the published file") for note in from_cut.notes)
 
 
 def test_labels_follow_the_names_of_the_classes_whatever_the_file_system_says(tmp_path: Path, small, monkeypatch):
@@ -91,20 +91,20 @@ def test_labels_follow_the_names_of_the_classes_whatever_the_file_system_says(tm
 def test_another_assembly_is_refused(tmp_path: Path, small):
     write_coordinates(tmp_path / "human_enhancers_cohn")
     with pytest.raises(
-        UserError, match=r"references: no FASTA file of GRCh38, which .*; put http.*GRCh38\.fa\.gz there"
+        UserError, match=r"references: no FASTA file of GRCh38, the assembly .*; put http.*GRCh38\.fa\.gz there"
     ):
         open_task("gb/x", folder=tmp_path)
     write_reference(tmp_path / "references" / "hg19.fa.gz")
-    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.* \(there is hg19\.fa\.gz\)"):
+    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.* \(found hg19\.fa\.gz\)"):
         open_task("gb/x", folder=tmp_path)
     reference = tmp_path / "references" / "hg38.fa.gz"
     write_reference(reference, CONTIG + "A")
     with pytest.raises(
-        UserError, match=r"hg38\.fa\.gz: contig 1 has 2,001 bases, but 2,000 in GRCh38, which .* another"
+        UserError, match=r"hg38\.fa\.gz: contig 1 has 2,001 bases, but 2,000 in GRCh38, the assembly of the coordinates"
     ):
         open_task("gb/x", folder=tmp_path)
     write_reference(reference, CONTIG, "chr2")
-    with pytest.raises(UserError, match=r"no contig chr1, and so nothing for 5 of 5 rows .*line 2\); name the whole"):
+    with pytest.raises(UserError, match=r"no contig chr1, needed by 5 of 5 rows .*line 2\); use the complete"):
         open_task("gb/x", folder=tmp_path)
 
 
@@ -115,8 +115,8 @@ def test_bad_coordinates_are_named(tmp_path: Path, small):
     table = home / "train" / "positive.csv.gz"
     for line, message in {
         "x,chr1,5,ten,+": r"train/positive\.csv\.gz: line 2: start and end must be integers",
-        "x,chr1,10,5,+": r"train/positive\.csv\.gz: line 2: 10 to 5 is no interval",
-        "x,chr1,1990,2001,+": r"train/positive\.csv\.gz line 2: chr1:1990-2001 lies beyond the end of 1",
+        "x,chr1,10,5,+": r"train/positive\.csv\.gz: line 2: 10-5 is not a valid interval",
+        "x,chr1,1990,2001,+": r"train/positive\.csv\.gz line 2: chr1:1990-2001 exceeds 1",
     }.items():
         table.write_bytes(gzip.compress(f"id,region,start,end,strand\n{line}\n".encode()))
         with pytest.raises(UserError, match=message):
@@ -138,11 +138,11 @@ def test_packaged_sequences_that_are_not_whole_are_named(tmp_path: Path, small):
     with pytest.raises(UserError, match=r"human_enhancers_cohn: train/negative/9\.txt: the sequence is empty"):
         open_task("gb/x", folder=tmp_path)
     shutil.rmtree(home / "test" / "positive")
-    with pytest.raises(UserError, match=r"human_enhancers_cohn: no sequences of the class 'positive' of gb/human"):
+    with pytest.raises(UserError, match=r"human_enhancers_cohn: no sequences of class 'positive' of gb/human"):
         open_task("gb/x", folder=tmp_path)
     shutil.rmtree(home)
     (tmp_path / "human_enhancers_cohn_v0.zip").write_bytes(b"PK\3\4 cut short")
-    with pytest.raises(UserError, match=r"human_enhancers_cohn_v0\.zip: damaged or cut short, or encrypted .*get it"):
+    with pytest.raises(UserError, match=r"human_enhancers_cohn_v0\.zip: damaged or truncated or encr.*download it"):
         open_task("gb/x", folder=tmp_path)
 
 
@@ -164,16 +164,16 @@ def test_a_damaged_zip_is_a_mistake_that_lasts_or_does_no_harm(tmp_path: Path, s
 
 
 def test_transcripts_whose_release_is_not_checked_are_told(tmp_path: Path, monkeypatch):
-    genome = Assembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
-    cdna = Assembly("GRCh38.cdna", (), "http://ensembl/release-97/cdna.fa.gz", {})
+    genome = ReferenceAssembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
+    cdna = ReferenceAssembly("GRCh38.cdna", (), "http://ensembl/release-97/cdna.fa.gz", {})
     task = replace(find_task("human_enhancers_cohn"), assemblies={"negative": genome, "positive": cdna})
     monkeypatch.setattr("ldarnet.tasks.dataset.find_task", lambda _: task)
     write_coordinates(tmp_path / "human_enhancers_cohn")
     for name in ("GRCh38.fa.gz", "GRCh38.cdna.fa.gz"):
         write_reference(tmp_path / "references" / name)
-    (told,) = [note for note in open_task("gb/x", folder=tmp_path).notes if "not checked" in note]
+    (told,) = [note for note in open_task("gb/x", folder=tmp_path).notes if "could not be verified" in note]
     assert told.startswith(
-        "GRCh38.cdna.fa.gz is not checked: the coordinates are counted on http://ensembl/release-97/"
+        "GRCh38.cdna.fa.gz could not be verified: the coordinates refer to http://ensembl/release-97/"
     )
 
 
@@ -203,23 +203,23 @@ def test_the_forms_of_the_nucleotide_transformer_are_the_same(tmp_path: Path):
     assert read[0].train.names == ["YAL1_5", "YAL2_6"]
     assert read[0].train.labels.tolist() == [1, 0]
     assert read[0].suite == "nucleotide_transformer"
-    assert "train has 2 rows, the published one 13,468" in read[0].notes
-    assert any(note.startswith("known of nt/H3: Probes lie closer") for note in read[0].notes)
+    assert "train has 2 rows, the published split 13,468" in read[0].notes
+    assert any(note.startswith("known leakage in nt/H3: Probes are less") for note in read[0].notes)
 
 
 def test_gue_comes_with_a_validation_split(shared: Path):
     data = open_task("gue/prom_core_tata", folder=shared / "data" / "gue_deepgene" / "GUE")
     assert (data.suite, data.task) == ("gue", "prom_core_tata")
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4904, 613, 613]
-    assert not any("the published one" in note for note in data.notes)
-    with pytest.raises(UserError, match=r"no training rows of gue/H3, only dev\.csv\.gz, test\.csv\.gz; put train"):
+    assert not any("the published split" in note for note in data.notes)
+    with pytest.raises(UserError, match=r"no training rows of gue/H3, only dev\.csv\.gz, test\.csv\.gz; add train"):
         open_task("gue/H3", folder=shared / "data" / "gue_deepgene" / "GUE")
 
 
 def test_a_subset_of_the_training_rows_is_told(real_tasks: Path):
     data = open_task("H3", folder=real_tasks / "nt_histone")
     assert (len(data.train), len(data.test), data.classes) == (2688, 1497, ["0", "1"])
-    assert data.notes[0] == "the training rows are a subset of the published ones, as train_subset.tsv says by its name"
+    assert data.notes[0] == "trained on a subset of the published rows, train_subset.tsv"
 
 
 def test_real_rows_of_a_genomic_benchmark_are_read(real_tasks: Path):
@@ -235,18 +235,18 @@ def test_a_genome_of_the_older_assembly_is_told_from_the_one_that_is_needed(shar
     references = tmp_path / "references"
     references.mkdir()
     (references / "GRCh38.fa.gz").symlink_to(shared / "data" / "genome_human_chr20_GRCh37" / "20.fa.gz")
-    with pytest.raises(
-        UserError, match=r"contig 20 has 63,025,520 bases, but 64,444,167 in GRCh38, which the coordinates"
-    ):
+    with pytest.raises(UserError, match=r"contig 20 has 63,025,520 bases, but 64,444,167 in GRCh38, the assembly"):
         open_task("human_enhancers_cohn", folder=tmp_path)
 
 
 def test_a_folder_without_the_task_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"none: no such folder; name the one that holds the files of nt/H3"):
+    with pytest.raises(UserError, match=r"none: no such folder; choose the one with the files of nt/H3"):
         open_task("H3", folder=tmp_path / "none")
-    with pytest.raises(UserError, match=r"nothing of nt/H3 in it: looked for H3/train\.\*.* leave data\.folder null"):
+    with pytest.raises(UserError, match=r"no files of nt/H3, such as H3/train\.\*.* set data\.folder=null"):
         open_task("H3", folder=tmp_path)
-    with pytest.raises(UserError, match=r"nothing of gue/mouse_0 .* for mouse/0/train\.\*.*get it from .*DNABERT_2"):
+    with pytest.raises(
+        UserError, match=r"no files of gue/mouse_0, such as mouse/0/train.*download it from .*DNABERT_2"
+    ):
         open_task("mouse_0", folder=tmp_path)
     with pytest.raises(UserError, match=r"task=gue/mouse_0: cannot be fetched by a program; .* name the folder with"):
         open_task("mouse_0", cache=tmp_path)

@@ -97,7 +97,7 @@ def test_the_command_lists_every_task():
         assert task.leakage is None or task.leakage in ended.stdout
     of_one = CliRunner().invoke(app, ["tasks", "gb"]).stdout
     assert all((f"  {task.name} " in of_one) == (task.short == "gb") for task in all_tasks().values())
-    with pytest.raises(UserError, match="gbb: no suite of that name"):
+    with pytest.raises(UserError, match="gbb: no such suite"):
         CliRunner().invoke(app, ["tasks", "gbb"], catch_exceptions=False)
 
 
