@@ -1,1 +1,1 @@
-"""Fine-tuning on a task: its folds trained, tested and kept, with the baselines they are held against."""
+"""Fine-tuning on a task: cross-validation folds, evaluation, results and baselines."""

@@ -1,4 +1,4 @@
-"""Rows of bases in batches: which rows an optimiser step sees is a pure function of seed, fold and epoch.
+"""Batches of variable-length sequences; their order is a pure function of seed, fold and epoch.
 
 Shapes: B rows, L positions with padding.
 """
@@ -13,24 +13,24 @@ from ldarnet.alphabet import PAD, encode, reverse_complement
 from ldarnet.errors import UserError
 
 
-def cropped(sequence: str, most: int | None) -> str:
-    """The `most` bases in the centre of a sequence; all of it where it has no more, or `most` is None."""
-    if most is None or len(sequence) <= most:
+def cropped(sequence: str, max_length: int | None) -> str:
+    """Crop a sequence to its `max_length` central bases; None for no limit."""
+    if max_length is None or len(sequence) <= max_length:
         return sequence
-    begin = (len(sequence) - most) // 2
-    return sequence[begin : begin + most]
+    begin = (len(sequence) - max_length) // 2
+    return sequence[begin : begin + max_length]
 
 
 def encoded(sequences: list[str]) -> list[np.ndarray]:
-    """The ids of each sequence, (L,) uint8."""
+    """Token ids of each sequence, (L,) uint8."""
     return [encode(sequence) for sequence in sequences]
 
 
 def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Rows of ids side by side.
+    """Pad rows of token ids to a batch.
 
     Returns:
-        (B, L) int64 with [PAD] behind the shorter rows, and (B, L) bool, False there; both on the host.
+        (B, L) int64 with [PAD] after shorter rows, and the mask (B, L) bool, False on [PAD]; both on the host.
     """
     ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.uint8)
     for number, row in enumerate(rows):
@@ -40,11 +40,11 @@ def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What the optimiser steps of an epoch train on.
+    """Batches of one epoch.
 
     Attributes:
-        batches: the rows of each step, over all ranks; they differ by one row at most.
-        flipped: (n,), the rows that are read from the other strand.
+        batches: rows of each optimizer step (global batch); sizes differ by at most one.
+        flipped: (n,) bool, rows that are reverse-complemented.
     """
 
     batches: list[np.ndarray]
@@ -52,17 +52,17 @@ class Epoch:
 
     @classmethod
     def of(cls, rows: int, batch: int, *, seed: tuple[int, ...], both_strands: bool) -> "Epoch":
-        """Cut `rows` rows in a random order into as few batches of at most `batch` as there can be."""
-        chance = np.random.default_rng(seed)
-        order, flipped = chance.permutation(rows), chance.random(rows) < 0.5
+        """Split `rows` shuffled rows into the fewest batches of at most `batch`."""
+        rng = np.random.default_rng(seed)
+        order, flipped = rng.permutation(rows), rng.random(rows) < 0.5
         return cls(np.array_split(order, -(-rows // batch)), flipped & both_strands)
 
     def share(self, step: int, micro_step: int, accumulation: int, rank: int, ranks: int) -> np.ndarray:
-        """The rows of a rank in a micro-step of step number `step`, from 0."""
+        """Rows of a rank in a micro-step; steps count from 0."""
         return np.array_split(np.array_split(self.batches[step], accumulation)[micro_step], ranks)[rank]
 
     def oriented(self, rows: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
-        """The ids of some rows, each from its strand."""
+        """Token ids of some rows, reverse-complemented where `flipped`."""
         return [reverse_complement(rows[row]) if self.flipped[row] else rows[row] for row in index]
 
 
@@ -70,12 +70,12 @@ def check_shares(rows: int, batch: int, accumulation: int, ranks: int) -> None:
     """Check that every rank has a row in every micro-step.
 
     Raises:
-        UserError: it has not.
+        UserError: batches are too small.
     """
     least = rows // -(-rows // batch)
     if least < accumulation * ranks:
         raise UserError(
-            f"training.batch={batch} cuts {rows} rows into batches of {least} and more, too few for {ranks} ranks with "
+            f"training.batch={batch} splits {rows} rows into batches of {least}, too small for {ranks} ranks with "
             f"training.accumulation={accumulation}; raise training.batch to {2 * accumulation * ranks} or more, or "
-            "start fewer ranks"
+            "launch fewer ranks"
         )

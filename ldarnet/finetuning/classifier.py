@@ -1,4 +1,4 @@
-"""The network that is fine-tuned, where its weights come from, and how its parameters are grouped for AdamW."""
+"""The LDARNet classifier: construction, initial weights, parameter groups and forward functions."""
 
 import copy
 from collections.abc import Callable
@@ -17,21 +17,20 @@ from ldarnet.model import LDARNetForSequenceClassification, load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 
-CUT, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
-"""Keys of a classifier's config.json: the bases that longer sequences are cropped to, if they are; those of the longest
-sequence that it was trained on; the strands that it is evaluated on."""
+CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
+"""Keys in config.json of a classifier: crop length, length of the longest training sequence, strands in evaluation."""
 
 
 def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -> nn.Module:
-    """The network before training, its head drawn from run.seed.
+    """Build the classifier before training; run.seed initializes its head.
 
     Args:
-        config: of the run.
-        classes: names of the classes.
-        longest: bases of the longest training sequence.
+        config: configuration of the run.
+        classes: class names.
+        longest: length of the longest training sequence in bases.
 
     Raises:
-        UserError: the checkpoint cannot be read, or the model's configuration does not fit together.
+        UserError: the checkpoint cannot be read, or the model configuration is inconsistent.
     """
     backbone = None if config.checkpoint is None else load_backbone(config.checkpoint)
     try:
@@ -42,7 +41,7 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
     shape.id2label = dict(enumerate(classes))
     shape.label2id = {name: number for number, name in enumerate(classes)}
     setattr(shape, LONGEST, longest)
-    setattr(shape, CUT, config.data.max_length)
+    setattr(shape, CROP, config.data.max_length)
     setattr(shape, STRANDS, config.evaluation.strands)
     torch.manual_seed(config.run.seed)
     model = LDARNetForSequenceClassification(shape)
@@ -52,14 +51,14 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
 
 
 def checkpoint_hash(checkpoint: Path | None) -> str | None:
-    """The SHA-256 of the weights that a checkpoint holds; None where there is none."""
+    """SHA-256 of the weights of a checkpoint; None without a checkpoint."""
     if checkpoint is None:
         return None
     return sha256_file(checkpoint if checkpoint.suffix == ".pt" else model_folder(checkpoint) / run_files.WEIGHTS)
 
 
 def window_length(checkpoint: Path | None) -> int | None:
-    """The bases of the windows that a checkpoint was pretrained on, where its run's configuration tells."""
+    """Window length of pretraining in bases, from the configuration of its run; None if unknown."""
     if checkpoint is None or checkpoint.suffix == ".pt":
         return None
     folder = model_folder(checkpoint)
@@ -67,7 +66,7 @@ def window_length(checkpoint: Path | None) -> int | None:
         if file.is_file():
             try:
                 data = read_yaml(file).get("data")
-            except UserError:  # of something else
+            except UserError:  # not a configuration of ours
                 return None
             length = data.get("length") if isinstance(data, dict) else None
             return length if isinstance(length, int) else None
@@ -75,12 +74,12 @@ def window_length(checkpoint: Path | None) -> int | None:
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
-    """Groups for torch.optim.AdamW named `decay` and `no_decay`, with `base_lr` beside `lr`."""
+    """Parameter groups `decay` and `no_decay` for torch.optim.AdamW, with `base_lr` in addition to `lr`."""
     assert config.optimizer.lr is not None
-    kept = _undecayed(model, config.optimizer.decayed)
+    undecayed = _undecayed(model, config.optimizer.decayed)
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
-        kind, decay = ("no_decay", 0.0) if name in kept else ("decay", config.optimizer.weight_decay)
+        kind, decay = ("no_decay", 0.0) if name in undecayed else ("decay", config.optimizer.weight_decay)
         new = {"params": [], "name": kind, "lr": config.optimizer.lr, "base_lr": config.optimizer.lr}
         groups.setdefault(kind, new | {"weight_decay": decay})["params"].append(parameter)
     return [groups[kind] for kind in sorted(groups)]
@@ -89,7 +88,7 @@ def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
 def _undecayed(model: nn.Module, rule: str) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     if rule == "published":
-        # group_params_downstream in ldar/utils/train.py of the released code, for whose names ours stand.
+        # group_params_downstream in ldar/utils/train.py of the released code, with our parameter names.
         return {name for name in names if name.endswith((".bias", ".conv_bias")) or "norm" in name.lower()}
     if isinstance(model, LDARNetPreTrainedModel):
         return model.no_weight_decay()
@@ -97,7 +96,7 @@ def _undecayed(model: nn.Module, rule: str) -> set[str]:
 
 
 def scorer(network: Callable[..., Any], autocast: bool, device: torch.device) -> Callable[..., Any]:
-    """A `Forward` that gives the scores of classes."""
+    """A `Forward` that returns class logits."""
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -108,7 +107,7 @@ def scorer(network: Callable[..., Any], autocast: bool, device: torch.device) ->
 
 
 def pooler(network: Any, autocast: bool, device: torch.device) -> Callable[..., Any]:
-    """A `Forward` that gives the mean of a classifier's last layer over real bases, which its head would read."""
+    """A `Forward` that returns the mean-pooled last hidden state, the input of the classification head."""
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):

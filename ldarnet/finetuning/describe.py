@@ -1,4 +1,4 @@
-"""The lines that a start of fine-tuning begins with."""
+"""Lines that describe a run, printed at launch."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from ldarnet.tasks.metrics import METRICS
 
 
 def describe(job: FinetuneJob, world: World) -> list[str]:
-    """What is learned, by what, and how; then what a reader should know."""
+    """Task, model, protocol and engine, then notes."""
     config, data = job.config, job.data
     shares = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
     classes = ", ".join(f"{name} {share:.0%}" for name, share in zip(data.classes, shares, strict=True))
     lengths = [len(row) for row in job.ids]
     spread = f"{min(lengths):,}" if min(lengths) == max(lengths) else f"{min(lengths):,} to {max(lengths):,}"
-    tested = f"{len(job.test):,} for test" if job.test is not None else "none for test"
+    tested = f"{len(job.test):,} test rows" if job.test is not None else "no test rows"
     folds = f"{len(job.selected_folds)} of {len(job.folds)} fold(s)"
     return [
-        f"task     {data.task} ({data.suite}), {len(job.rows):,} rows to train and validate, {tested}, {spread} bases",
+        f"task     {data.task} ({data.suite}), {len(job.rows):,} training rows, {tested}, {spread} bases",
         f"source   {data.source}",
         f"classes  {classes}",
         f"model    {_model(job)}",
-        f"protocol {folds}, chosen by validation {METRICS[config.evaluation.metric].name}; {_schedule(job)}",
+        f"protocol {folds}, selected by validation {METRICS[config.evaluation.metric].name}; {_schedule(job)}",
         f"engine   {_engine(job, world)}",
         f"run      {config.run.dir}",
         *(f"note     {note}" for note in job.notes),
@@ -48,8 +48,8 @@ def _schedule(job: FinetuneJob) -> str:
     if (fit := arm_of(job.config).fit) is not None:
         return fit
     return (
-        f"learning rate {optimizer.lr:g}, {training.batch} sequences a step, at most {training.epochs} epochs, ended "
-        f"by {training.stop_patience} without a better one; plateau {job.config.schedule.plateau}"
+        f"lr {optimizer.lr:g}, batch {training.batch}, at most {training.epochs} epochs, early stopping after "
+        f"{training.stop_patience}; plateau {job.config.schedule.plateau}"
     )
 
 

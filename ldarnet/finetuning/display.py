@@ -1,4 +1,4 @@
-"""What rank 0 shows of fine-tuning: a live bar on a terminal, one line an epoch, and the table of folds."""
+"""Console output of fine-tuning on rank 0: a progress bar on a terminal, one line per epoch."""
 
 import time
 from typing import Any
@@ -8,8 +8,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
 from ldarnet.tasks.metrics import METRICS
 
-TELL_SECONDS = 60.0
-"""Between lines on an epoch that takes long."""
+LOG_SECONDS = 60.0
+"""Interval between progress lines within an epoch."""
 
 
 class FinetuneProgress(Printer):
@@ -31,11 +31,11 @@ class FinetuneProgress(Printer):
         )
         self._task = self._bar.add_task("", total=1, visible=False)
         self._epoch: tuple[str, float, int] | None = None
-        self._throttle = Throttle(TELL_SECONDS)
+        self._throttle = Throttle(LOG_SECONDS)
         super().__init__(console, self._bar)
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
-        """So many steps of an epoch are done: told by the bar, or where there is none once a minute."""
+        """Show progress within an epoch: in the bar, or once a minute without a terminal."""
         now, place = time.monotonic(), f"fold {fold}  epoch {epoch}"
         self._bar.update(self._task, description=place, completed=done, total=steps, visible=done < steps)
         if self._epoch is None or self._epoch[0] != place:
@@ -47,7 +47,7 @@ class FinetuneProgress(Printer):
             self.info(f"{place}  step {done:,} of {steps:,}  {format_duration(left)} left in this epoch")
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
-        """Show a line of metrics.jsonl."""
+        """Print a line of metrics.jsonl."""
         trained = "" if line["train_loss"] is None else f"  loss {line['train_loss']:.4f}"
         pace = "" if line["bases_per_second"] is None else f"  {format_speed(line['bases_per_second'])}"
         chunks = format_chunks(line["bases_per_chunk"])
@@ -58,5 +58,5 @@ class FinetuneProgress(Printer):
 
 
 def number(value: float | None) -> str:
-    """A metric in four digits; a dash where it is not defined."""
+    """A metric with four digits; a dash if undefined."""
     return "-" if value is None else f"{value:.4f}"

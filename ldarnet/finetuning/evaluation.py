@@ -1,4 +1,4 @@
-"""What a model says of many rows, computed by all ranks together, and the metrics of it."""
+"""Distributed inference over many rows, and its metrics."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,16 +18,16 @@ from ldarnet.tasks.metrics import scores
 
 T = TypeVar("T")
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Any, ...]]]
-"""Ids on the device and the host's mask of real bases, both (B, L), to (B, width) and the boundaries of the routers."""
+"""Maps token ids (device) and mask (host), both (B, L), to outputs (B, width) and router boundaries."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says of n rows, the same on every rank.
+    """Model outputs for n rows, identical on every rank.
 
     Attributes:
         values: (strands, n, width) float32.
-        bases_per_chunk: of each router's stage, the outermost first.
+        bases_per_chunk: by router stage, outermost first.
     """
 
     values: np.ndarray
@@ -35,44 +35,44 @@ class Outputs:
 
     @property
     def log_probabilities(self) -> np.ndarray:
-        """(n, classes) float64, of the mean probability over strands, where the values are scores of classes."""
+        """Log of the mean probability over strands, (n, classes) float64; `values` must be class logits."""
         by_strand = log_softmax(self.values.astype(np.float64), axis=2)
         return logsumexp(by_strand, axis=0) - np.log(len(by_strand))
 
     def metrics(self, labels: np.ndarray) -> dict[str, Any]:
-        """The loss in nats per row, all metrics, and the bases per chunk."""
+        """Loss in nats per row, all metrics, and bases per chunk."""
         logs = self.log_probabilities
         loss = -float(logs[np.arange(len(labels)), labels].mean())
         return {"loss": loss, **scores(labels, np.exp(logs)), "bases_per_chunk": self.bases_per_chunk}
 
 
 def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
-    """Of models with their metrics on validation rows, the first of the best; last comes what has no such metric."""
+    """Select the model with the highest validation metric (ties: the first); undefined metrics rank last."""
     return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 
 
 def run_over(
     rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, phases: StepTimers
 ) -> Outputs:
-    """Run a model over rows; every rank must call it, and each takes the same number of forward passes.
+    """Run a model over rows; a collective call with the same number of forward passes on every rank.
 
     Args:
-        rows: ids, (L,) uint8 each; at least one row.
+        rows: token ids, (L,) uint8 each; at least one row.
         forward: the model.
-        width: of what it returns.
-        batch: most rows of a rank at once.
-        strands: 2 to run it over the other strands as well.
+        width: output width of `forward`.
+        batch: rows per rank and forward pass.
+        strands: 2 to also run the reverse complements.
         world: the ranks.
-        phases: of this rank.
+        phases: timers of this rank.
     """
-    by_length = np.argsort([-len(row) for row in rows], kind="stable")  # little padding; too much memory shows at once
+    by_length = np.argsort([-len(row) for row in rows], kind="stable")  # little padding; out of memory at once, if ever
     passes = -(-len(rows) // (batch * world.size))
     parts = np.array_split(by_length, passes * world.size)
     values = np.zeros((strands, len(rows), width), dtype=np.float32)
     totals = torch.zeros(0, dtype=torch.float64, device=world.device)
-    with torch.no_grad():  # inference mode would spoil the tensors that ZeRO stage 3 keeps between passes
+    with torch.no_grad():  # inference_mode breaks tensors that ZeRO stage 3 keeps between passes
         for part in parts[world.rank :: world.size]:
-            # A rank without rows of its own passes through the model with the others; nothing of it counts.
+            # Ranks without rows run a dummy row, whose outputs are dropped.
             chosen = [rows[row] for row in (part if len(part) else by_length[:1])]
             for strand in range(strands):
                 with phases.phase(phases.now.step, "evaluate"):

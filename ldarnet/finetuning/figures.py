@@ -1,4 +1,4 @@
-"""Pictures of what a fold has learned: confusion matrix and ROC curves."""
+"""Figures of a fold: confusion matrix and ROC curves."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 
-MOST_NAMED = 30
-"""Classes that pictures have room to name."""
+MAX_NAMED = 30
+"""Maximum number of classes named in a figure."""
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
@@ -18,12 +18,12 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
         labels: (n,) int64.
         predicted: (n,) int64.
         classes: their names.
-        title: of the picture.
+        title: of the figure.
         out: the PNG file.
     """
     counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    named = len(classes) <= MOST_NAMED
+    named = len(classes) <= MAX_NAMED
     size = 2.2 + 0.8 * len(classes) if named else 8.0
     with png_figure(out, size + 0.6, size) as figure:
         axes = figure.subplots()
@@ -41,24 +41,22 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw the ROC curve of class 1, or of more than two classes one each against the rest; False if none is defined.
-
-    Of many classes the first ones are shown.
+    """Draw the ROC curve of class 1, or one-vs-rest curves of the first classes; False if none is defined.
 
     Args:
         labels: (n,) int64.
         probabilities: (n, classes).
         classes: their names.
-        title: of the picture.
+        title: of the figure.
         out: the PNG file.
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
-    shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MOST_NAMED]
+    shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MAX_NAMED]
     if not shown:
         return False
     with png_figure(out, 4.6, 4.4) as figure:
         axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0, label="chance")
+        axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0, label="random")
         for number in shown:
             right, score = labels == number, probabilities[:, number]
             color = STAGE_COLORS[number % len(STAGE_COLORS)]

@@ -1,4 +1,4 @@
-"""The training of one fold, from top to bottom: epochs of optimiser steps, each followed by validation and a save."""
+"""Training of one fold: epochs of optimizer steps, each followed by validation and a checkpoint."""
 
 import copy
 import gc
@@ -37,22 +37,22 @@ from ldarnet.runtime.zero_state import (
 )
 
 LONG_SECONDS = 600.0
-"""What is left of a run is told where it can take longer."""
+"""The remaining time is logged if it may exceed this."""
 
 ONLY_FINITE = GuardSection(spike_sigma=None)  # type: ignore[call-arg]
 
 
 class FoldTraining:
-    """A fold under training, begun or continued; every rank calls every method.
+    """Trains one fold, from scratch or from its last checkpoint; all methods are collective.
 
     Args:
         job: what all folds share.
-        fold: its number.
-        context: of this launch.
-        tracker: MLflow; None on other ranks than 0.
+        fold: fold number.
+        context: state of this launch.
+        tracker: MLflow; None on ranks other than 0.
 
     Raises:
-        UserError: its last checkpoint is damaged; on all ranks.
+        UserError: the last checkpoint is damaged; raised on all ranks.
     """
 
     def __init__(self, job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker | None) -> None:
@@ -66,7 +66,7 @@ class FoldTraining:
             fingerprint = job.data.fingerprint
             self.state = self._store.read(checkpoint, fingerprint) if checkpoint else FoldState(fingerprint)
         if self.state.course:
-            self.schedule.restore(self.state.course)
+            self.schedule.load_state_dict(self.state.course)
             self._display.info(f"fold {fold}  resumes after step {self.state.step}, in epoch {self.schedule.epoch + 1}")
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
@@ -83,7 +83,7 @@ class FoldTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Give the memory back: the next fold has an engine of its own."""
+        """Free memory: the next fold builds its own engine."""
         if self._file is not None:
             self._file.close()
         self._engine.deepspeed.destroy()
@@ -91,33 +91,33 @@ class FoldTraining:
         gc.collect()
 
     def run(self) -> bool:
-        """Train to the end, or until a signal; returns whether the last epoch is done. Everything is saved."""
+        """Train until the last epoch or a signal, and save; return whether training is complete."""
         if not self.state.first:
             self.state.first = self._line(None)
-        told = False
+        logged = False
         while not self.schedule.over:
             if not self._epoch():
                 self._save()
                 return False
             self._end_epoch()
-            if not told:
-                self._tell_time()
-                told = True
+            if not logged:
+                self._log_remaining_time()
+                logged = True
         return True
 
-    def _tell_time(self) -> None:
-        """Say what all that is left can take at most, where that is long, once an epoch has been seen."""
+    def _log_remaining_time(self) -> None:
+        """Log an upper bound of the remaining time, if it is long."""
         seconds, epochs = self.state.seconds["all"] / self.schedule.epoch, self.job.config.training.epochs
         others = len(self.job.selected_folds) - self.job.selected_folds.index(self.fold) - 1
         here = 0 if self.schedule.over else epochs - self.schedule.epoch
-        if (most := seconds * (epochs * others + here)) > LONG_SECONDS:
+        if (limit := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.info(
-                f"fold {self.fold}  an epoch takes {format_duration(seconds)}; all that are left of {others + 1} "
-                f"fold(s) at most {format_duration(most)}, less where folds end early"
+                f"fold {self.fold}  {format_duration(seconds)} per epoch; at most {format_duration(limit)} left for "
+                f"{others + 1} fold(s), less with early stopping"
             )
 
     def _epoch(self) -> bool:
-        """Take the steps of an epoch that are left; False if a signal came between."""
+        """Run the remaining steps of an epoch; False if a signal interrupts it."""
         config, number = self.job.config, self.schedule.epoch + 1
         assert config.training.batch is not None
         epoch = Epoch.of(
@@ -138,7 +138,7 @@ class FoldTraining:
         return True
 
     def _step(self, epoch: Epoch) -> None:
-        """Take one optimiser step, unless loss or gradient is not finite."""
+        """One optimizer step; skipped if the loss or gradient is not finite."""
         accumulation, size, device = self.job.config.training.accumulation, self.world.size, self.world.device
         rows = len(epoch.batches[self.state.batch])
         weight, total = self._ratio_weight, torch.zeros((), dtype=torch.float64, device=device)
@@ -166,26 +166,28 @@ class FoldTraining:
 
     @property
     def _ratio_weight(self) -> float:
-        """Weight of the ratio loss; 0 for a baseline, which has no chunks."""
-        shape, wanted = self._engine.model_config, self.job.config.training.ratio_weight
-        if shape is None:
+        """Weight of the ratio loss; 0 for networks without chunks."""
+        model, weight = self._engine.model_config, self.job.config.training.ratio_weight
+        if model is None:
             return 0.0
-        return shape.ratio_weight if wanted is None else wanted
+        return model.ratio_weight if weight is None else weight
 
     def _end_epoch(self) -> None:
-        """Validate, and save where the fold stands."""
+        """Validate, update the schedule and save a checkpoint."""
         steps, skipped = self.state.batch, int(self._skipped)
         if skipped == steps:
             raise UserError(
-                f"fold {self.fold} has diverged: no loss or gradient of epoch {self.schedule.epoch + 1} was finite; "
-                "fine-tune in another run.dir with a lower optimizer.lr"
+                f"fold {self.fold} diverged: no finite loss or gradient in epoch {self.schedule.epoch + 1}; fine-tune "
+                "in another run.dir with a lower optimizer.lr"
             )
         if skipped:
-            self._display.warn(f"fold {self.fold}: {skipped} of {steps} steps were skipped, as they were not finite")
+            self._display.warn(
+                f"fold {self.fold}: skipped {skipped} of {steps} steps with a non-finite loss or gradient"
+            )
         self.state.taken += steps - skipped
         share = (steps - skipped) / steps  # of the epoch's rows; batches differ by one row at most
         line = self._line(float(self._loss) / (share * len(self._ids)))
-        self.schedule.note(line[self.job.config.evaluation.metric], line["loss"])
+        self.schedule.update(line[self.job.config.evaluation.metric], line["loss"])
         if self.schedule.best_epoch == self.schedule.epoch:
             self.state.best_step, self.state.best = self.state.step, line
         self.state.batch = 0
@@ -194,11 +196,11 @@ class FoldTraining:
         self._save()
 
     def _line(self, train_loss: float | None) -> dict[str, Any]:
-        """Validate, and write the line of metrics; `train_loss` is None before training."""
+        """Validate and write a metrics line; `train_loss` is None before training."""
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config
-        found = run_over(
+        metrics = run_over(
             [self.job.ids[row] for row in self._valid],
             self._forward,
             len(self.job.data.classes),
@@ -208,7 +210,7 @@ class FoldTraining:
             phases=self._phases,
         ).metrics(self.job.rows.labels[self._valid])
         epoch = self.schedule.epoch + (train_loss is not None)
-        if not math.isfinite(found["loss"]):
+        if not math.isfinite(metrics["loss"]):
             raise UserError(
                 f"fold {self.fold}: the validation loss after epoch {epoch} is not finite; fine-tune in another "
                 "run.dir with a lower optimizer.lr"
@@ -218,7 +220,7 @@ class FoldTraining:
             "epoch": epoch,
             "step": self.state.step,
             "split": "valid",
-            **found,
+            **metrics,
             "train_loss": train_loss,
             "lr_factor": self.schedule.factor,
             "seconds": self.state.seconds["all"],
@@ -242,7 +244,7 @@ class FoldTraining:
             self._tracker.log(line)
 
     def _count_seconds(self) -> float:
-        """Count the time since the last call; returns that of the epoch so far."""
+        """Add the time since the last call; return the seconds of the epoch so far."""
         now = time.perf_counter()
         for key in self.state.seconds:
             self.state.seconds[key] += now - self._lap
@@ -250,12 +252,12 @@ class FoldTraining:
         return self.state.seconds["epoch"]
 
     def _save(self) -> None:
-        """Write where the fold stands; a save that fails ends the start, and the one before it stays."""
+        """Write a checkpoint; a failure ends the launch and keeps the previous checkpoint."""
         if self.state.step == 0:
             return
         with self._phases.phase(self.state.step, "save"):
             self._count_seconds()
-            self.state.course = self.schedule.memory()
+            self.state.course = self.schedule.state_dict()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
             weights = copy_to_host(whole_parameters(self._engine), keep=self.world.is_main)
             moments = copy_to_host(whole_moments(self._engine), keep=self.world.is_main)
@@ -263,7 +265,7 @@ class FoldTraining:
 
 
 def _engine(job: FinetuneJob, checkpoint: Path | None, state: FoldState, world: World) -> Engine:
-    """The engine in the state of a checkpoint, or in the first one."""
+    """Build the engine, with the state of a checkpoint if there is one."""
     training = job.config.training
     network = copy.deepcopy(job.network)
     assert network is not None

@@ -1,4 +1,4 @@
-"""`last/` in the folder of a fold: checkpoints that are complete or absent, the newest and that of the best epoch.
+"""Checkpoints of a fold in `last/`, written atomically: the newest one and that of the best epoch.
 
 last/00000120/
     model.safetensors        fp32 weights by name
@@ -27,21 +27,21 @@ FORMAT_VERSION = 2
 
 @dataclass
 class FoldState:
-    """Where a fold stands, without tensors.
+    """Training state of a fold, without tensors.
 
     Attributes:
-        fingerprint: of the task's rows.
-        step: optimiser steps so far.
-        taken: those of them that were not skipped, up to the end of the last epoch.
-        batch: batches of the epoch under way.
-        loss: summed cross-entropy of their rows, over all ranks.
-        skipped: steps of this epoch that were not taken, as their loss or gradient was not finite.
-        seconds: in training, of the epoch under way and of all.
-        course: what `PlateauSchedule.memory` gives.
-        best_step: the checkpoint of the best epoch.
-        first: the line of metrics before training.
-        best: the line of the best epoch.
-        format: version of this form.
+        fingerprint: fingerprint of the data.
+        step: optimizer steps so far.
+        taken: steps that were not skipped, up to the end of the last epoch.
+        batch: batches done in the current epoch.
+        loss: their cross-entropy, summed over rows and ranks.
+        skipped: steps of the current epoch skipped for a non-finite loss or gradient.
+        seconds: training time of the current epoch and in total.
+        course: `PlateauSchedule.state_dict`.
+        best_step: step of the checkpoint of the best epoch.
+        first: metrics line before training.
+        best: metrics line of the best epoch.
+        format: format version.
     """
 
     fingerprint: str
@@ -69,24 +69,26 @@ class FoldStore(CheckpointFolder):
         super().__init__(fold / run_files.LAST)
 
     def read(self, checkpoint: Path, fingerprint: str) -> FoldState:
-        """The state of a checkpoint, whose files are checked.
+        """Read the state of a checkpoint and verify its files.
 
         Raises:
-            UserError: a file is damaged, or it was written by another version or with other rows.
+            UserError: a file is damaged, or the checkpoint is from another version or other rows.
         """
-        verify(checkpoint, hint=f"delete {self.folder.parent} to train this fold anew")
+        verify(checkpoint, hint=f"delete {self.folder.parent} to train this fold again")
         content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT_VERSION:
-            raise UserError(f"{checkpoint} is of another version of ldarnet; delete {self.folder.parent} to begin anew")
+            raise UserError(
+                f"{checkpoint} is from another version of ldarnet; delete {self.folder.parent} to retrain the fold"
+            )
         if content["fingerprint"] != fingerprint:
-            raise UserError(f"{checkpoint} was trained on other rows; give this run another run.dir")
+            raise UserError(f"{checkpoint} was trained on other rows; choose another run.dir")
         return FoldState(**content)
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> None:
-        """Write a checkpoint, unless it is there already, then remove all but it and the best.
+        """Write a checkpoint unless it exists, then remove all others but the best.
 
         Raises:
-            NotWritableError: the device is full or may not be written to; checkpoints written before stay.
+            NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.
         """
         if self.has(state.step):
             return
@@ -99,5 +101,5 @@ class FoldStore(CheckpointFolder):
         self.clean()
 
     def remove(self) -> None:
-        """Remove all of them."""
+        """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which training rows a fold trains on, and which it validates on."""
+"""Cross-validation folds and subsets of the training rows."""
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -8,23 +8,22 @@ from ldarnet.errors import UserError
 
 
 def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The rows for training and for validation of every fold, each in ascending order.
+    """Split rows into training and validation rows of every fold, each in ascending order.
 
-    With the defaults these are the published folds: scikit-learn's KFold over the official training rows in their
-    order, shuffled with seed 42.
+    The defaults give the published folds: scikit-learn's KFold over the official training rows, shuffled with seed 42.
 
     Args:
-        labels: (n,) of the training rows.
-        classes: their names.
+        labels: (n,) labels of the training rows.
+        classes: class names.
         config: number, seed and stratification of the folds.
 
     Raises:
-        UserError: there are too few rows, or too few of a class for stratified folds.
+        UserError: too few rows, or too few rows of a class for stratified folds.
     """
     rows = len(labels)
     if rows < 2 * config.count:
         raise UserError(
-            f"{rows} training rows are too few for folds.count={config.count}: a fold would validate on a single row; "
+            f"{rows} training rows are too few for folds.count={config.count}: validation sets would have one row; "
             "use fewer folds or more data"
         )
     if not config.stratified:
@@ -33,39 +32,37 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
     if (least := int(np.sum(labels == rarest))) < config.count:
         raise UserError(
             f"folds.stratified=true: the class {classes[rarest]!r} has {least} training row(s), fewer than folds.count="
-            f"{config.count}; correct or remove them if they are a mistake, use fewer folds, or set "
+            f"{config.count}; fix or remove mislabeled rows, use fewer folds, or set "
             "folds.stratified=false"
         )
     return list(StratifiedKFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows), labels))
 
 
 def one_class(labels: np.ndarray, classes: list[str]) -> str | None:
-    """The name of the class that all rows have, if they have one only."""
+    """Class name if all rows have the same class, else None."""
     return classes[labels[0]] if len(np.unique(labels)) == 1 else None
 
 
 def subset(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """`limit` rows in ascending order, drawn with the shares of the classes; all rows if there are no more.
-
-    Every class keeps at least one row.
+    """Draw a stratified sample of `limit` rows, in ascending order, with at least one row per class.
 
     Raises:
-        UserError: `limit` leaves no place for some class.
+        UserError: `limit` is smaller than the number of classes.
     """
     if limit >= len(labels):
         return np.arange(len(labels))
     classes, rows = np.unique(labels, return_counts=True)
     if limit < len(classes):
-        raise UserError(f"data.limit={limit} is less than the {len(classes)} classes; raise it")
+        raise UserError(f"data.limit={limit} is less than the number of classes, {len(classes)}; raise it")
     share = rows * (limit / len(labels))
     taken = np.maximum(1, share.astype(np.int64))
     while taken.sum() < limit:
         taken[np.argmax(share - taken)] += 1
     while taken.sum() > limit:
         taken[np.argmax(np.where(taken > 1, taken - share, -np.inf))] -= 1
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     parts = [
-        chance.choice(np.flatnonzero(labels == label), number, replace=False)
+        rng.choice(np.flatnonzero(labels == label), number, replace=False)
         for label, number in zip(classes, taken, strict=True)
     ]
     return np.sort(np.concatenate(parts))

@@ -1,13 +1,13 @@
-"""The columns of predictions, as fine-tuning and `ldarnet predict` write them."""
+"""Columns of prediction tables, shared by fine-tuning and `ldarnet predict`."""
 
 import numpy as np
 
 
 def columns(classes: list[str]) -> list[str]:
-    """`predicted`, the class of highest probability, and `p_<class>`, the probability of each."""
+    """Column names: `predicted`, the most probable class, and `p_<class>` for each class."""
     return ["predicted", *(f"p_{name}" for name in classes)]
 
 
 def cells(classes: list[str], probabilities: np.ndarray) -> list[str]:
-    """One row of these columns, of probabilities (classes,)."""
+    """Cells of one row, for probabilities (classes,)."""
     return [classes[int(probabilities.argmax())], *(f"{probability:.6g}" for probability in probabilities)]

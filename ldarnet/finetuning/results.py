@@ -1,4 +1,4 @@
-"""What a fold leaves when its training is over: weights, predictions, pictures and, written last, result.json."""
+"""Output of a finished fold: weights, predictions, figures and, written last, result.json."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ from ldarnet.version import __version__
 
 
 def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
-    """Write everything that a finished fold leaves; rank 0 only.
+    """Write the output of a finished fold; rank 0 only.
 
     Returns:
         Warnings, a sentence each.
@@ -38,25 +38,25 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     if trained.network is not None:
         _write_weights(trained.network, folder / run_files.BEST)
     probabilities = np.exp(trained.outputs.log_probabilities)
-    _demand_finite(probabilities, rows.names, f"fold {fold}")
+    _check_finite(probabilities, rows.names, f"fold {fold}")
     _write_predictions(job, rows.names, rows.labels, probabilities, folder / run_files.PREDICTIONS)
     title = f"{job.data.task}, fold {fold}: {len(rows):,} {split} rows"
     draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
     result = _result(job, fold, trained, rows.labels, None if job.test is None else probabilities)
     write_json_atomic(folder / run_files.RESULT, result, indent=2)
-    told = _nothing_learned(probabilities, job, fold, trained.best)
-    told += [] if drawn else [f"fold {fold}: no ROC curve, as the {split} rows are of one class"]
-    told += [
-        f"fold {fold}: {' and '.join(missing)} of {name} are not defined for rows of one class"
+    warnings = _nothing_learned(probabilities, job, fold, trained.best)
+    warnings += [] if drawn else [f"fold {fold}: no ROC curve, the {split} rows have a single class"]
+    warnings += [
+        f"fold {fold}: {' and '.join(missing)} of {name} are undefined for rows of a single class"
         for name in ("test", "test_leak_free")
         if result[name] and (missing := undefined(result[name]))
     ]
-    return told
+    return warnings
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """What a fold that is finished has left; None of another.
+    """Read result.json of a fold; None if the fold is not finished.
 
     Raises:
         UserError: the file is damaged.
@@ -69,13 +69,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        raise UserError(f"{path}: not readable as JSON; delete it, and its fold is trained again") from None
+        raise UserError(f"{path}: not valid JSON; delete it to retrain the fold") from None
 
 
 def _result(
     job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, probabilities: np.ndarray | None
 ) -> dict[str, Any]:
-    """What result.json says; `probabilities` are of the test rows with these labels, None where there are none."""
+    """Content of result.json; `probabilities` of the test rows with these labels, None without a test split."""
     config, (train, valid) = job.config, job.folds[fold]
     free = job.free if probabilities is not None else None
     settings = flatten(config)
@@ -119,40 +119,40 @@ def _result(
 
 
 def versions(job: FinetuneJob) -> dict[str, Any]:
-    """Versions of what computed, and the kernels."""
+    """Package versions and kernels."""
     packages = ("torch", "transformers", "deepspeed", "scikit-learn", "numpy")
     own = {"ldarnet": __version__, "python": platform.python_version(), "kernels": job.kernels}
     return own | {name: metadata.version(name) for name in packages}
 
 
-def _demand_finite(probabilities: np.ndarray, names: list[str], fold: str) -> None:
+def _check_finite(probabilities: np.ndarray, names: list[str], fold: str) -> None:
     wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"{fold}: the probabilities of {len(wrong):,} rows are not finite, the first of {names[wrong[0]]!r}; "
+            f"{fold}: {len(wrong):,} rows have non-finite probabilities, the first is {names[wrong[0]]!r}; "
             "fine-tune in another run.dir with a lower optimizer.lr"
         )
 
 
 def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
-    """A sentence if a fold gives one class to all, or might as well; `best` is the metrics of its best epoch."""
+    """Warn if predictions are no better than a single class for all rows; `best`: metrics of the best epoch."""
     mcc, auroc = best["mcc"], best["auroc"]
-    given = np.unique(probabilities.argmax(1))
-    if len(given) == 1 and len(probabilities) > 1:
-        found = f"every row is given the class {job.data.classes[given[0]]!r}"
+    predicted = np.unique(probabilities.argmax(1))
+    if len(predicted) == 1 and len(probabilities) > 1:
+        found = f"every row is predicted as {job.data.classes[predicted[0]]!r}"
     elif mcc is not None and mcc <= 0:
-        found = f"the best epoch has an MCC of {mcc:.4f} on validation rows, no better than one class for all"
+        found = f"validation MCC of the best epoch is {mcc:.4f}, no better than predicting one class"
     else:
         return []
     if auroc is None or auroc <= 0.5:
-        found += ", so nothing was learned"
+        found += ": nothing was learned"
     else:
-        found += f", though its probabilities rank validation rows with an AUROC of {auroc:.2f} (0.5 is chance)"
-    remedy = (
-        "; a higher optimizer.lr, a smaller training.batch or more epochs may help, and model.baseline=kmers says in "
-        "seconds what counting 6-mers can do"
+        found += f", though validation AUROC is {auroc:.2f} (0.5: random ranking)"
+    hint = (
+        "; try a higher optimizer.lr, a smaller training.batch or more epochs, and compare with model.baseline=kmers, "
+        "which takes seconds"
     )
-    return [f"fold {fold}: {found}{remedy if arm_of(job.config).trains_epochs else ''}"]
+    return [f"fold {fold}: {found}{hint if arm_of(job.config).trains_epochs else ''}"]
 
 
 def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _write_predictions(
 
 
 def _write_weights(network: nn.Module, out: Path) -> None:
-    """The best weights: a Hugging Face folder of an LDARNet classifier; of another network, its weights alone."""
+    """Write the best weights: a Hugging Face folder for LDARNet classifiers, otherwise only the weights."""
     shutil.rmtree(out, ignore_errors=True)
     if isinstance(network, LDARNetForSequenceClassification):
         write_model(network, out)

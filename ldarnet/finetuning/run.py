@@ -1,4 +1,4 @@
-"""Fine-tuning on one task: `finetune(config)` begins or continues all folds that a configuration asks for."""
+"""Fine-tuning on one task: `finetune(config)` trains the selected folds, or resumes them."""
 
 import time
 from contextlib import nullcontext
@@ -15,7 +15,7 @@ from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.fold_store import FoldStore
 from ldarnet.finetuning.job import FinetuneJob, LaunchContext
 from ldarnet.finetuning.results import read_result, write_result
-from ldarnet.finetuning.setup import keep_record, prepare
+from ldarnet.finetuning.setup import prepare, write_data_record
 from ldarnet.finetuning.summary import summarize
 from ldarnet.io import run_files
 from ldarnet.io.download import DOWNLOAD_RETRY
@@ -39,12 +39,12 @@ ARTIFACTS = (
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a start left.
+    """Result of one launch.
 
     Attributes:
         run_dir: the run folder.
-        finished: whether all folds that were asked for are finished.
-        signal: name of the one that stopped this start, if any.
+        finished: whether all selected folds are finished.
+        signal: name of the signal that stopped this launch, if any.
     """
 
     run_dir: Path
@@ -53,10 +53,10 @@ class FinetuneResult:
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Begin or continue the folds that `config` describes, on all ranks of the launcher's environment.
+    """Train the folds that `config` selects, or resume them, on all ranks of the launcher's environment.
 
     Raises:
-        UserError: something in the configuration, the data or the run folder does not fit; the same on every rank.
+        UserError: invalid configuration, data or run folder; raised on every rank.
     """
     arm_of(config)
     with process_group(config.training.timeout_minutes) as world:
@@ -64,7 +64,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
-    """`finetune` on ranks that have been started already."""
+    """`finetune` on an initialized process group."""
     with (
         supervised(world, config.run.dir, config.training.timeout_minutes) as (phases, request),
         FinetuneProgress(world.is_main) as display,
@@ -76,20 +76,20 @@ def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
 
 
 def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
-    """Lock the run folder; while another process has it, all ranks wait for that to end.
+    """Lock the run folder; all ranks wait while another process holds the lock.
 
     Returns:
-        The lock on rank 0; None on others, and if a signal comes first.
+        The lock on rank 0; None on other ranks, and if a signal comes first.
     """
-    told = False
+    logged = False
     while not _stopped(context):
         with context.phases.phase(0, "wait"):
             held = context.world.on_main(lambda: _try_lock(run_dir))
             if context.world.sum_on_host(held is not None)[0]:
                 return held
-            if not told:
-                context.display.info(f"another fine-tuning is at work in {run_dir}; waiting for it to end")
-                told = True
+            if not logged:
+                context.display.info(f"waiting for another fine-tuning in {run_dir} to end")
+                logged = True
             time.sleep(POLL_SECONDS)
     return None
 
@@ -102,7 +102,7 @@ def _try_lock(run_dir: Path) -> Lock | None:
 
 
 def _stopped(context: LaunchContext) -> bool:
-    """Whether any rank was asked to stop; every rank must call it."""
+    """Whether any rank received a stop signal; collective."""
     stops = context.world.sum_on_host(context.request.received is not None)[0]
     if stops:
         context.request.agree(context.world)
@@ -110,7 +110,7 @@ def _stopped(context: LaunchContext) -> bool:
 
 
 def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
-    """Train and test all folds; returns whether they are finished."""
+    """Train and test all selected folds; return whether they are finished."""
     world, display = context.world, context.display
     disable_progress_bar()  # transformers' own, while it writes weights
     try:
@@ -141,7 +141,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
 
 
 def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext) -> bool:
-    """Train and test one fold; False if a signal came between."""
+    """Train and test one fold; False if a signal interrupts it."""
     world, folder = context.world, job.folder(fold)
     tracker = world.on_main(lambda: _tracker(job, fold, context.display))
     status = "FAILED"
@@ -151,8 +151,8 @@ def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext)
             status = "KILLED"
             return False
         with context.phases.phase(0, "leave"):
-            told = world.on_main(lambda: write_result(job, fold, trained))
-        for text in told or []:
+            warnings = world.on_main(lambda: write_result(job, fold, trained))
+        for text in warnings or []:
             context.display.warn(text)
         world.on_main(FoldStore(folder).remove)
         status = "FINISHED"
@@ -164,17 +164,17 @@ def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext)
 
 
 def _open_folder(job: FinetuneJob) -> None:
-    """Write the configuration, unless the folder holds a run of another; rank 0 only.
+    """Create the run folder and write its configuration; rank 0 only.
 
     Raises:
-        UserError: it does.
+        UserError: the folder holds a run of another configuration.
     """
     config, run_dir = job.config, Path(job.config.run.dir)
     saved = run_dir / run_files.CONFIG
     if saved.is_file() and any(run_dir.glob(run_files.FOLD_METRICS)):
         changed = differences(load_config(saved, schema=FinetuneConfig), config)
         check_same_configuration(changed, run_dir, "run.dir")
-    keep_record(job)
+    write_data_record(job)
     config.save(saved)
     for fold in job.selected_folds:
         folder = job.folder(fold)
@@ -194,7 +194,7 @@ def _tracker(job: FinetuneJob, fold: int, display: FinetuneProgress) -> Tracker:
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:
-    """Send MLflow what the fold has left, and end its run there."""
+    """Log the results of a fold to MLflow and end its run."""
     if status == "FINISHED":
         result = read_result(folder)
         assert result is not None

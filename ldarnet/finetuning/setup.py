@@ -1,4 +1,4 @@
-"""Everything that the folds of a run share, put together once: rows, folds, leak-free test rows, settings."""
+"""Set-up of a run: task, folds, leak-free test rows, network and resolved settings."""
 
 import json
 from pathlib import Path
@@ -24,21 +24,21 @@ from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
 
 LR, BATCH = 1e-4, 64
-"""Where neither the configuration nor the registry has any."""
+"""Defaults if neither the configuration nor the registry has a value."""
 
 
 def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
-    """Open the task, build the network and check that they and the configuration fit together.
+    """Open the task, build the network and validate both against the configuration.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         world: the ranks.
         retry: policy for downloads.
 
     Raises:
-        UserError: they do not, or the download was ended; on all ranks.
+        UserError: a check fails or the download is interrupted; raised on all ranks.
     """
-    data = world.on_main(lambda: _open(config, retry))  # the first fetches what the others find
+    data = world.on_main(lambda: _open(config, retry))  # rank 0 downloads for all
     with world.together():
         data = data or _open(config, retry)
         config = resolve(config, data, autocast(config.training.precision, world))
@@ -53,13 +53,13 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
     with world.together():
         if data.fingerprint != fingerprint:
             raise UserError(
-                f"rank {world.rank} reads other rows of {data.task} than rank 0; see data.folder and data.cache"
+                f"rank {world.rank} reads different rows of {data.task} than rank 0; check data.folder and data.cache"
             )
     return job
 
 
 def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneConfig:
-    """Fill in the learning rate and the batch, from the registry where it has them, and the precision."""
+    """Resolve learning rate and batch (configuration, registry, default) and precision."""
     known = find_task(config.task) if data.suite != "own" and config.task is not None else None
     optimizer, training = config.optimizer, config.training
     lr = optimizer.lr or (known.lr if known else None) or LR
@@ -72,39 +72,39 @@ def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneCo
 
 
 def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
-    """Check that a fold can be trained and its epochs be compared.
+    """Check that a fold has several classes in training and validation, and large enough batches.
 
     Raises:
-        UserError: it cannot.
+        UserError: it has not.
     """
     train, valid = job.folds[fold]
     for index, use in ((train, "train"), (valid, "validate")):
         alone = one_class(job.rows.labels[index], job.data.classes)
         if alone is not None:
             raise UserError(
-                f"fold {fold} of {job.data.task} would {use} on {len(index)} rows of class {alone!r} alone; set "
-                "folds.stratified=true, use fewer folds, or give rows of every class"
+                f"fold {fold} of {job.data.task} would {use} on {len(index)} rows of the single class {alone!r}; set "
+                "folds.stratified=true, use fewer folds, or provide rows of every class"
             )
     if arm_of(job.config).trains_epochs:
         assert job.config.training.batch is not None
         check_shares(len(train), job.config.training.batch, job.config.training.accumulation, ranks)
 
 
-def keep_record(job: FinetuneJob) -> None:
-    """Write data.json, or compare with the one of an earlier start; rank 0 only.
+def write_data_record(job: FinetuneJob) -> None:
+    """Write data.json, after comparing it with that of an earlier launch; rank 0 only.
 
     Raises:
-        UserError: the run has begun with other rows or another checkpoint.
+        UserError: the run was started with other rows or another checkpoint.
     """
     path = Path(job.config.run.dir) / run_files.DATA
     now = job.record()
-    begun = any(path.parent.glob(run_files.FOLD_METRICS))
-    if begun and path.is_file():
+    started = any(path.parent.glob(run_files.FOLD_METRICS))
+    if started and path.is_file():
         with read_errors(path):
             before = json.loads(path.read_text(encoding="utf-8"))
         for key, what in (("fingerprint", "other rows of the task"), ("checkpoint", "other weights in checkpoint")):
             if before.get(key) != now[key]:
-                raise UserError(f"{path.parent} has begun with {what}; give this run another run.dir, or delete it")
+                raise UserError(f"{path.parent} was started with {what}; choose another run.dir, or delete it")
     write_json_atomic(path, now, indent=2)
 
 
@@ -126,7 +126,7 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
 def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """The rows for training and validation, and the folds; where validation rows are published there is one fold."""
+    """Training and validation rows, and the folds; an official validation split gives a single fold."""
     rows = data.train
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
@@ -138,9 +138,7 @@ def _rows_and_folds(
         np.concatenate([rows.labels, data.valid.labels]),
     )
     if config.folds.only is not None and 0 not in config.folds.only:
-        raise UserError(
-            f"folds.only={config.folds.only}: {data.task} comes with validation rows, so it has fold 0 alone"
-        )
+        raise UserError(f"folds.only={config.folds.only}: {data.task} has an official validation split, so fold 0 only")
     return both, {0: (np.arange(len(rows)), np.arange(len(rows), len(both)))}
 
 
@@ -152,14 +150,14 @@ def _job(
     kernels: dict[str, str],
     in_bf16: bool,
 ) -> FinetuneJob:
-    notes, most = list(data.notes), config.data.max_length
-    rows, test = _cropped(rows, most), data.test and _cropped(data.test, most)
+    notes, max_length = list(data.notes), config.data.max_length
+    rows, test = _cropped(rows, max_length), data.test and _cropped(data.test, max_length)
     ids, test_ids = encoded(rows.sequences), encoded(test.sequences if test else [])
-    longer = sum(most is not None and len(sequence) > most for sequence in _all_sequences(data))
+    longer = sum(max_length is not None and len(sequence) > max_length for sequence in _all_sequences(data))
     if longer:
-        notes.append(f"{longer:,} sequences were cropped to the {most} bases of their centre")
+        notes.append(f"{longer:,} sequences were cropped to their {max_length} central bases")
     if data.valid is not None:
-        notes.append(f"validated on the {len(data.valid):,} published validation rows, so there is one fold")
+        notes.append(f"validated on the {len(data.valid):,} official validation rows, so there is one fold")
     longest = max(map(len, ids))
     notes += _lengths(config, [*ids, *test_ids])
     free = None
@@ -170,27 +168,27 @@ def _job(
         notes.append(found.sentence())
     build = arm_of(config).build
     network = None if build is None else build(config, data.classes, longest)
-    begin = checkpoint_hash(config.checkpoint)
-    return FinetuneJob(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, begin)
+    initial = checkpoint_hash(config.checkpoint)
+    return FinetuneJob(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, initial)
 
 
-def _cropped(rows: Examples, most: int | None) -> Examples:
-    return Examples(rows.names, [cropped(sequence, most) for sequence in rows.sequences], rows.labels)
+def _cropped(rows: Examples, max_length: int | None) -> Examples:
+    return Examples(rows.names, [cropped(sequence, max_length) for sequence in rows.sequences], rows.labels)
 
 
 def _all_sequences(data: TaskData) -> list[str]:
-    """Those of training, of validation and of test, in this order."""
+    """Training, validation and test sequences, in this order."""
     splits = (data.train, data.valid, data.test)
     return [sequence for split in splits if split is not None for sequence in split.sequences]
 
 
 def _lengths(config: FinetuneConfig, ids: list[np.ndarray]) -> list[str]:
-    """A sentence on sequences that are longer than what the checkpoint was pretrained on, if that is known."""
+    """A note on sequences longer than the pretraining windows, if their length is known."""
     window = window_length(config.checkpoint)
     longer = [len(row) for row in ids if window is not None and len(row) > window]
     if not longer:
         return []
     return [
-        f"{len(longer):,} of {len(ids):,} sequences are longer than the {window:,} bases that the checkpoint was "
-        f"trained on (the longest has {max(longer):,}); data.max_length crops them"
+        f"{len(longer):,} of {len(ids):,} sequences are longer than the pretraining windows of {window:,} bases "
+        f"(longest: {max(longer):,}); data.max_length crops them"
     ]

@@ -1,4 +1,4 @@
-"""What all finished folds of a run come to: summary.json, a table, and the classifier of the best fold."""
+"""Summary of the finished folds of a run: summary.json, a table, and the exported classifier of the best fold."""
 
 import shutil
 from io import StringIO
@@ -23,7 +23,7 @@ WIDTH = 118
 
 
 def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
-    """Write and print what the folds that are finished come to; rank 0 only."""
+    """Write and print the summary of the finished folds; rank 0 only."""
     run_dir = Path(job.config.run.dir)
     results = [result for fold in job.folds if (result := read_result(job.folder(fold))) is not None]
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
@@ -38,10 +38,10 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
 
 
 def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """What summary.json says of the results of some folds of one run.
+    """Content of summary.json, for the results of some folds of one run.
 
-    `folds`, `mean` and `interval` (half of the 95% interval) are of `metric` on the rows of `split`; `metrics` has the
-    same of every metric, and `leak_free` of the leak-free test rows.
+    `folds`, `mean` and `interval` (half-width of the 95% interval) are for `metric` on `split`; `metrics` has the same
+    for every metric, and `leak_free` for the leak-free test rows.
     """
     first = results[0]
     split = "test" if first["test"] else "valid"
@@ -71,14 +71,14 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """The values, and their mean and interval, which are None unless every value is defined."""
+    """Values, mean and interval; the latter are None unless every value is defined."""
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
 
 
 def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
-    """A row for each fold, one for their mean, and one for half of its interval."""
+    """One row per fold, then mean and half-width of its interval."""
     metric, split, free = summary["metric"], summary["split"], summary["leak_free"]
     others = [name for name in METRICS if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
@@ -111,37 +111,39 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
 
 
 def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
-    """Bases per chunk before and after, by stage; no column for a model without chunks."""
+    """Bases per chunk before and after training, by stage; no column for models without chunks."""
     parts = ["/".join(f"{value:.2f}" for value in bases_per_chunk[when]) for when in ("before", "after")]
     return [", ".join(parts)] if parts[0] else []
 
 
 def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
-    """What the table does not say."""
+    """Lines below the table: notes and paths."""
     run_dir, missing = job.config.run.dir, len(job.folds) - len(summary["numbers"])
-    lines = ["±: half of the 95% interval of the mean over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
+    lines = (
+        ["±: half-width of the 95% confidence interval over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
+    )
     if summary["split"] == "valid":
         selection = arm_of(job.config).selection
-        lines.append(f"these rows also chose the {selection}, so the numbers are too high; data.test names others")
-    lines += [f"{missing} of {len(job.folds)} folds are not trained"] if missing else []
+        lines.append(f"validation rows also selected the {selection}, so these values are optimistic; set data.test")
+    lines += [f"{missing} of {len(job.folds)} folds not trained"] if missing else []
     lines += [f"results      {run_dir / run_files.SUMMARY}", f"predictions  {run_dir}/fold*/{run_files.PREDICTIONS}"]
     if summary["export"]:
         lines += [
-            f"classifier   {run_dir / run_files.EXPORT} (of fold {summary['export']['fold']}, the best in validation)",
-            f"use it       ldarnet predict {run_dir / run_files.EXPORT} my.fa --out predictions.tsv",
+            f"classifier   {run_dir / run_files.EXPORT} (fold {summary['export']['fold']}, best in validation)",
+            f"predict      ldarnet predict {run_dir / run_files.EXPORT} my.fa --out predictions.tsv",
         ]
     return lines
 
 
 def _export(job: FinetuneJob, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Copy the classifier of the fold that did best in validation, of those whose weights are there."""
+    """Copy the classifier of the fold with the best validation metric, among folds whose weights exist."""
     if not isinstance(job.network, LDARNetForSequenceClassification):
         return None
     metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / run_files.EXPORT
-    there = [result for result in results if (job.folder(result["fold"]) / run_files.BEST).is_dir()]
-    if not there:
+    candidates = [result for result in results if (job.folder(result["fold"]) / run_files.BEST).is_dir()]
+    if not candidates:
         return None
-    best = max(there, key=lambda result: result["valid"][metric])
+    best = max(candidates, key=lambda result: result["valid"][metric])
     with staged_folder(out, replace=True) as staged:
         shutil.copytree(job.folder(best["fold"]) / run_files.BEST, staged, dirs_exist_ok=True)
     return {"fold": best["fold"], metric: best["valid"][metric]}

@@ -1,4 +1,4 @@
-"""The baselines compute what they say, and learn what is there to learn."""
+"""Baselines: 6-mer counts and the small CNN."""
 
 from itertools import product
 from typing import Any
@@ -16,13 +16,13 @@ from ldarnet.tasks.metrics import scores
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
-def other_strand(sequence: str) -> str:
+def reverse_complement(sequence: str) -> str:
     return sequence.translate(COMPLEMENT)[::-1]
 
 
 def random_sequences(count: int, length: int, seed: int) -> list[str]:
-    letters = np.array(list("ACGT"))
-    return ["".join(row) for row in letters[np.random.default_rng(seed).integers(0, 4, (count, length))]]
+    bases = np.array(list("ACGT"))
+    return ["".join(row) for row in bases[np.random.default_rng(seed).integers(0, 4, (count, length))]]
 
 
 def examples(sequences: list[str], labels: np.ndarray) -> Examples:
@@ -41,7 +41,7 @@ def planted(count: int, seed: int, first: str = "", second: str = MOTIF) -> Exam
 
 def test_counts_are_those_of_a_plain_loop() -> None:
     sequences = [*random_sequences(5, 40, 0), "ACGTACNACGTACG", "ACGTA", ""]
-    kmers = ["".join(letters) for letters in product("ACGT", repeat=6)]
+    kmers = ["".join(bases) for bases in product("ACGT", repeat=6)]
     counts = kmer_counts(sequences).toarray()
     assert counts.shape == (8, 4096) and counts.dtype == np.float32
     for row, sequence in enumerate(sequences):
@@ -55,8 +55,8 @@ def test_counts_of_both_strands_are_the_same_for_either() -> None:
     sequences = random_sequences(5, 40, 1)
     both = kmer_counts(sequences, "both")
     assert both.shape == (5, 2080)
-    assert (both != kmer_counts([other_strand(sequence) for sequence in sequences], "both")).nnz == 0
-    assert (kmer_counts(sequences) != kmer_counts([other_strand(sequence) for sequence in sequences])).nnz > 0
+    assert (both != kmer_counts([reverse_complement(sequence) for sequence in sequences], "both")).nnz == 0
+    assert (kmer_counts(sequences) != kmer_counts([reverse_complement(sequence) for sequence in sequences])).nnz > 0
 
 
 def fitted(train: Examples, valid: Examples, classes: int, metric: str) -> KmerModel:
@@ -67,7 +67,7 @@ def fitted(train: Examples, valid: Examples, classes: int, metric: str) -> KmerM
 
 
 def test_kmers_find_a_motif_and_its_strand() -> None:
-    strands = {"first": other_strand(MOTIF), "second": MOTIF}
+    strands = {"first": reverse_complement(MOTIF), "second": MOTIF}
     model = fitted(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
     test = planted(100, 2, **strands)
     found = model.probabilities(test.sequences)
@@ -79,12 +79,12 @@ def test_kmers_find_a_motif_and_its_strand() -> None:
     assert np.array_equal(again.probabilities(test.sequences), found)
 
 
-def test_kmers_give_a_class_without_training_rows_no_chance() -> None:
+def test_kmers_give_a_class_without_training_rows_probability_zero() -> None:
     model = fitted(planted(60, 0), planted(40, 1), classes=3, metric="accuracy")
     assert np.array_equal(model.probabilities(["ACGTACGTAC"])[:, 2], [0])
 
 
-def test_a_sequence_gets_what_it_would_get_alone() -> None:
+def test_outputs_do_not_depend_on_padding() -> None:
     model = build_cnn(classes=3, seed=0).double().eval()
     sequences = ["ACGTTGCANNACGT", "A", *random_sequences(2, 33, 3)]
     ids = torch.full((4, 50), PAD)
@@ -98,7 +98,7 @@ def test_a_sequence_gets_what_it_would_get_alone() -> None:
         torch.testing.assert_close(masked, alone)
 
 
-def test_n_is_no_base_but_a_place() -> None:
+def test_n_is_encoded_as_zeros_but_keeps_its_position() -> None:
     model = build_cnn(classes=2, seed=0).eval()
     sequences = ("ACGTNNNNNNNNACGT", "ACGTAAAAAAAAACGT", "ACGTACGT")
     logits = [model(torch.from_numpy(encode(s).astype(np.int64))[None]).logits for s in sequences]
@@ -126,7 +126,7 @@ def test_the_cnn_trains_as_ldarnet_does_and_learns() -> None:
     assert right.mean() > 0.9
 
 
-def test_a_seed_gives_the_weights_and_leaves_the_chance_of_others_alone() -> None:
+def test_a_seed_determines_the_weights_and_keeps_the_global_rng() -> None:
     torch.manual_seed(5)
     before = torch.rand(3)
     torch.manual_seed(5)

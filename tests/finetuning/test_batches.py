@@ -55,7 +55,7 @@ def test_padding_stands_behind_shorter_rows():
     assert torch.equal(real, torch.tensor([[True] * 4, [True, True, False, False]]))
 
 
-def test_cropping_keeps_the_centre():
+def test_cropping_keeps_the_center():
     assert cropped("AACCGGTT", 4) == "CCGG"
     assert cropped("AACCGGTTT", 4) == "CCGG"
     assert cropped("ACG", 4) == cropped("ACG", None) == "ACG"

@@ -22,7 +22,7 @@ def course(plateau="rising", epochs=100, **schedule):
 def factors(made, values):
     found = []
     for value in values:
-        made.note(value, 1.0)
+        made.update(value, 1.0)
         found.append(made.factor)
     return found
 
@@ -51,7 +51,7 @@ def test_a_fold_ends_after_five_epochs_that_are_not_the_best():
     made = course()
     for number, value in enumerate([0.2, 0.5, 0.4, 0.5, 0.3, 0.4, 0.4], start=1):
         assert not made.over
-        made.note(value, 1.0)
+        made.update(value, 1.0)
         assert (made.epoch, made.best_epoch) == (number, min(number, 2))
     assert made.over
     assert (made.best_epoch, made.best_value) == (2, 0.5)
@@ -60,19 +60,19 @@ def test_a_fold_ends_after_five_epochs_that_are_not_the_best():
 def test_of_equal_epochs_the_one_with_the_lowest_loss_is_best_and_a_falling_loss_goes_on():
     made, published = course(), course("published")
     for loss in (0.69, 0.68, 0.67, 0.66, 0.65, 0.64, 0.66):
-        made.note(0.0, loss)
-        published.note(0.0, loss)
+        made.update(0.0, loss)
+        published.update(0.0, loss)
     assert (made.best_epoch, made.over, made.factor) == (6, False, 1)
     assert (published.best_epoch, published.over) == (1, True)
-    made.note(0.1, 0.9)
+    made.update(0.1, 0.9)
     assert made.best_epoch == 8
 
 
 def test_a_fold_ends_with_its_last_epoch():
     made = course(epochs=2)
-    made.note(0.1, 1.0)
+    made.update(0.1, 1.0)
     assert not made.over
-    made.note(0.2, 1.0)
+    made.update(0.2, 1.0)
     assert made.over
 
 
@@ -82,8 +82,8 @@ def test_a_course_goes_on_from_its_memory(plateau, cut):
     values = [0.3, 0.2, 0.2, 0.1, 0.4, 0.5, 0.6, 0.5]
     whole, first, second = course(plateau), course(plateau), course(plateau)
     expected = factors(whole, values)
-    begun = factors(first, values[:cut])
-    second.restore(json.loads(json.dumps(first.memory())))
-    assert begun + factors(second, values[cut:]) == expected
-    assert second.memory() == whole.memory()
+    before = factors(first, values[:cut])
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert before + factors(second, values[cut:]) == expected
+    assert second.state_dict() == whole.state_dict()
     assert second.over == whole.over

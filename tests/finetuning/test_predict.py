@@ -90,19 +90,19 @@ def test_longer_sequences_are_counted_and_cropped(run):
     records = [("short", "ACGT" * 10), ("long", "A" * 10 + "ACGT" * 13 + "C" * 10)]
     as_trained = Classifier(run)
     (_, (_, cropped)) = as_trained.predict(records)
-    assert as_trained.note() == "2 sequences; 1 were cropped to the 52 bases of their centre"
+    assert as_trained.note() == "2 sequences; 1 cropped to their 52 central bases"
     whole = Classifier(run, max_length=100)
     list(whole.predict(records))
     assert whole.note() == (
-        "2 sequences; 1 were read with more bases than the 52 that the model was trained on, which it has not learned"
+        "2 sequences; 1 longer than the longest training sequence (52 bases), which is extrapolation"
     )
     less = Classifier(run, max_length=30)
     list(less.predict(records))
-    assert less.note() == "2 sequences; 2 were cropped to the 30 bases of their centre"
-    ((_, centre),) = Classifier(run).predict([("centre", "ACGT" * 13)])
-    assert cropped == pytest.approx(centre, abs=1e-6)
-    ((_, both),) = Classifier(run, strands=2).predict([("centre", "ACGT" * 13)])
-    assert both == pytest.approx(centre, abs=1e-6)  # ACGT is its own other strand
+    assert less.note() == "2 sequences; 2 cropped to their 30 central bases"
+    ((_, center),) = Classifier(run).predict([("center", "ACGT" * 13)])
+    assert cropped == pytest.approx(center, abs=1e-6)
+    ((_, both),) = Classifier(run, strands=2).predict([("center", "ACGT" * 13)])
+    assert both == pytest.approx(center, abs=1e-6)  # ACGT is its own reverse complement
     ((_, one), (_, other)) = Classifier(run).predict([("one", "AACGTC" * 8), ("other", "GACGTT" * 8)])
     ((_, both),) = Classifier(run, strands=2).predict([("one", "AACGTC" * 8)])
     assert both == pytest.approx((one + other) / 2)
@@ -127,13 +127,13 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, 
         Classifier(tmp_path / "nothing")
 
 
-def test_letters_are_those_of_training(run, tmp_path, monkeypatch, capsys):
+def test_sequences_are_validated_as_in_training(run, tmp_path, monkeypatch, capsys):
     path = tmp_path / "my.fa"
-    for letters, message in {
-        "ACGU": r"my\.fa: record 'seq1': 'U' at base 4 of the sequence is no letter of DNA; write T for U",
+    for bases, message in {
+        "ACGU": r"my\.fa: record 'seq1': 'U' at base 4 is not a nucleotide code; write T for U",
         "AC-GT": r"my\.fa: line 2: '-' is not a nucleotide code; remove it or write N",
     }.items():
-        path.write_text(f">seq1 of mine\n{letters}\n")
+        path.write_text(f">seq1 of mine\n{bases}\n")
         status, printed, said = command(monkeypatch, capsys, "predict", run, path)
         assert (status, printed) == (1, "")
         assert re.search(message, said)
@@ -141,11 +141,11 @@ def test_letters_are_those_of_training(run, tmp_path, monkeypatch, capsys):
     _, printed, said = command(monkeypatch, capsys, "predict", run, path)
     one, other = (line.split("\t")[1:] for line in printed.splitlines()[1:])
     assert one == other
-    assert "2 sequences; 2 letters that are not A, C, G, T or N were read as N" in said
+    assert "2 sequences; 2 ambiguous nucleotide codes were read as N" in said
     for record, message in {
         ("x", "AC7"): "'7' at base 3",
         ("x", ""): "is empty",
-        ("a\tb", "ACGT"): "holds a tab",
+        ("a\tb", "ACGT"): "contains a tab",
     }.items():
         with pytest.raises(UserError, match=message):
             list(Classifier(run).predict([record], "my list"))

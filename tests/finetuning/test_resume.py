@@ -78,11 +78,11 @@ def test_stopped_fold_continues_exactly(world, unbroken, stopped, after):
     assert_equal_runs(unbroken, config.run.dir)
 
 
-def test_a_damaged_checkpoint_is_an_error_and_its_remedy_works(world, unbroken, stopped):
+def test_a_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbroken, stopped):
     config = stopped(2)
     (weights,) = config.run.dir.glob("fold0/last/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=r"model\.safetensors is not .* delete \S+/fold0 to train this fold anew"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not .* delete \S+/fold0 to train this fold again"):
         finetune_on(world, config)
     shutil.rmtree(config.run.dir / "fold0")
     assert finetune_on(world, config).finished
@@ -99,7 +99,7 @@ def test_a_second_start_waits_for_the_first(world, config_file, unbroken, tmp_pa
     begin = time.monotonic()
     assert finetune_on(world, config).finished
     assert time.monotonic() - begin > seconds
-    assert f"another fine-tuning is at work in {config.run.dir}; waiting for it to end" in capsys.readouterr().out
+    assert f"waiting for another fine-tuning in {config.run.dir} to end" in capsys.readouterr().out
 
 
 @pytest.mark.slow

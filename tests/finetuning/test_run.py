@@ -1,4 +1,4 @@
-"""What a run of fine-tuning leaves, and what it says of mistakes."""
+"""Fine-tuning runs: output files, summaries and errors."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def run(world, path, *overrides):
     return config.run.dir
 
 
-def test_everything_is_left(finished):
+def test_run_folder_is_complete(finished):
     folder = finished.parent / "run"
     assert {path.name for path in folder.iterdir()} >= {
         "config.yaml",
@@ -67,7 +67,7 @@ def test_everything_is_left(finished):
     assert (folder / "fold0/roc.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_result_is_that_of_the_predictions(finished):
+def test_result_matches_the_predictions(finished):
     run_dir = finished.parent / "run"
     for fold in (0, 2):
         left, rows = result(run_dir, fold), predictions(run_dir, fold)
@@ -84,7 +84,7 @@ def test_result_is_that_of_the_predictions(finished):
         assert {key: left["test_leak_free"][key] for key in found} == pytest.approx(found)
 
 
-def test_result_says_what_the_run_was(finished):
+def test_result_records_the_run(finished):
     left = result(finished.parent / "run")
     assert (left["task"], left["suite"], left["arm"], left["mode"]) == ("train", "own", "random", "full")
     assert (left["fold"], left["folds"], left["seed"]) == (0, 4, 42)
@@ -125,10 +125,10 @@ def test_summary_is_over_the_finished_folds(finished):
     exported, kept = (load_file(run_dir / name / "model.safetensors") for name in ("export", f"fold{best}/best"))
     assert exported.keys() == kept.keys()
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
-    assert "2 of 4 folds are not trained" in (run_dir / "summary.txt").read_text()
+    assert "2 of 4 folds not trained" in (run_dir / "summary.txt").read_text()
 
 
-def test_finished_folds_are_left_and_new_ones_added(world, copied, capsys):
+def test_finished_folds_are_kept_and_new_ones_added(world, copied, capsys):
     folder = copied.parent / "run"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("fold*/*") if path.name != "config.yaml"}
     run(world, copied, f"run.dir={folder}", "folds.only=[0,1]", "training.zero_stage=0")
@@ -157,12 +157,12 @@ def test_other_rows_are_refused(world, copied):
 def test_one_class_in_a_fold_is_named(world, tmp_path):
     path = write_config(tmp_path, folds={"count": 30, "only": [0, 1, 2, 3], "stratified": False})
     with pytest.raises(
-        UserError, match=r"fold \d of train would validate on \d rows of class '(yes|no)' alone; set folds"
+        UserError, match=r"fold \d of train would validate on \d rows of the single class '(yes|no)'; set folds"
     ):
         run(world, path)
 
 
-def test_undefined_metrics_are_null_and_told(world, tmp_path, capsys):
+def test_undefined_metrics_are_null_with_a_warning(world, tmp_path, capsys):
     path = write_config(tmp_path)
     table = (tmp_path / "test.csv").read_text().splitlines()
     (tmp_path / "test.csv").write_text("\n".join([table[0], *(row for row in table if row.endswith(",yes"))]) + "\n")
@@ -171,7 +171,7 @@ def test_undefined_metrics_are_null_and_told(world, tmp_path, capsys):
     assert (left["test"]["mcc"], left["test"]["auroc"], left["test"]["auprc"]) == (None, None, None)
     assert left["test"]["accuracy"] is not None
     printed = capsys.readouterr().out
-    assert "MCC and AUROC and AUPRC of test are not defined for rows of one class" in printed
+    assert "MCC and AUROC and AUPRC of test are undefined for rows of a single class" in printed
     assert not (folder / "fold0/roc.png").exists()
 
 
@@ -230,7 +230,7 @@ def test_long_sequences_are_cropped_to_their_centre_and_counted(world, tmp_path)
     folder = run(world, path, "data.max_length=50", "folds.only=[0]", "training.epochs=1")
     notes = json.loads((folder / "data.json").read_text())["notes"]
     long = sum(len(row.split(",")[1]) > 50 for name in ("train", "test") for row in (tmp_path / f"{name}.csv").open())
-    assert f"{long} sequences were cropped to the 50 bases of their centre" in notes
+    assert f"{long} sequences were cropped to their 50 central bases" in notes
 
 
 @pytest.fixture(scope="module")
@@ -260,12 +260,9 @@ def test_a_checkpoint_gives_its_weights_and_not_its_head(pretrained, finished):
     assert not torch.equal(finetuned.classifier.weight, best.classifier.weight)
 
 
-def test_sequences_longer_than_the_windows_of_pretraining_are_told(world, pretrained, tmp_path, capsys):
+def test_sequences_longer_than_the_pretraining_windows_are_noted(world, pretrained, tmp_path, capsys):
     run(world, write_config(tmp_path), f"checkpoint={pretrained}", "folds.only=[0]", "training.epochs=1")
-    assert (
-        "136 of 136 sequences are longer than the 40 bases that the checkpoint was trained on"
-        in capsys.readouterr().out
-    )
+    assert "136 of 136 sequences are longer than the pretraining windows of 40 bases" in capsys.readouterr().out
     left = result(tmp_path / "run")
     assert left["arm"] == "checkpoint"
     assert left["checkpoint"] == str(pretrained)
@@ -303,7 +300,7 @@ def test_decay_rules(finished):
 
 
 @pytest.mark.parametrize("arm", ["cnn", "kmers"])
-def test_baselines_leave_the_same(world, tmp_path, arm):
+def test_baselines_write_the_same_files(world, tmp_path, arm):
     folder = run(world, write_config(tmp_path), f"model.baseline={arm}", "training.epochs=1", "folds.only=[0]")
     left = result(folder)
     assert left["arm"] == arm
@@ -326,41 +323,47 @@ def test_the_probe_finds_the_motif_on_a_frozen_network(world, finished, pretrain
     assert all(torch.equal(frozen[name], kept[name]) for name in frozen)
 
 
-def test_a_classifier_that_learned_nothing_and_numbers_of_chosen_rows_are_told(world, tmp_path, capsys):
+def test_warns_when_nothing_was_learned_or_values_are_optimistic(world, tmp_path, capsys):
     path = write_config(tmp_path)
     rows = (tmp_path / "train.csv").read_text().splitlines()
     few = [row.replace(",yes", ",no") if number > 16 else row for number, row in enumerate(rows)]
     (tmp_path / "train.csv").write_text("\n".join(few))
     folder = run(world, path, "folds.only=[0]", "training.epochs=1", "data.test=null")
     printed = capsys.readouterr().out
-    assert "fold 0: every row is given the class " in printed and "nothing was learned" in printed
-    assert "these rows also chose the best epoch, so the numbers are too high" in (folder / "summary.txt").read_text()
+    assert "fold 0: every row is predicted as " in printed and "nothing was learned" in printed
+    assert (
+        "validation rows also selected the best epoch, so these values are optimistic"
+        in (folder / "summary.txt").read_text()
+    )
     kmers = run(world, path, "folds.only=[0]", "data.test=null", "model.baseline=kmers", f"run.dir={tmp_path}/kmers")
-    assert "these rows also chose the penalty, so the numbers are too high" in (kmers / "summary.txt").read_text()
+    assert (
+        "validation rows also selected the penalty, so these values are optimistic"
+        in (kmers / "summary.txt").read_text()
+    )
 
 
 @pytest.mark.parametrize(
-    ("mcc", "auroc", "said"),
+    ("mcc", "auroc", "message"),
     [
         (0.1, 0.4, None),
         (
             -0.0001,
             None,
-            "the best epoch has an MCC of -0.0001 on validation rows, no better than one class for all, so",
+            "validation MCC of the best epoch is -0.0001, no better than predicting one class: nothing",
         ),
-        (0.0, 0.5, "so nothing was learned; a higher optimizer.lr"),
-        (0.0, 0.97, "though its probabilities rank validation rows with an AUROC of 0.97 (0.5 is chance); a higher"),
+        (0.0, 0.5, ": nothing was learned; try a higher optimizer.lr"),
+        (0.0, 0.97, "though validation AUROC is 0.97 (0.5: random ranking); try a higher"),
     ],
 )
-def test_what_ranks_rows_has_learned_something(tmp_path, mcc, auroc, said):
-    told = {}
+def test_warning_distinguishes_ranking_from_nothing_learned(tmp_path, mcc, auroc, message):
+    warnings = {}
     for arm, change in (("network", "task=own"), ("kmers", "model.baseline=kmers")):
         config = read_config(write_config(tmp_path), change)
         job = SimpleNamespace(config=config, data=SimpleNamespace(classes=["no", "yes"]))
-        told[arm] = _nothing_learned(np.eye(2), job, 3, {"mcc": mcc, "auroc": auroc})
-    assert len(told["network"]) == len(told["kmers"]) == (said is not None)
-    if said is not None:
-        assert said in told["network"][0] and "optimizer.lr" not in told["kmers"][0]
+        warnings[arm] = _nothing_learned(np.eye(2), job, 3, {"mcc": mcc, "auroc": auroc})
+    assert len(warnings["network"]) == len(warnings["kmers"]) == (message is not None)
+    if message is not None:
+        assert message in warnings["network"][0] and "optimizer.lr" not in warnings["kmers"][0]
 
 
 def test_the_interval_is_over_three_folds_or_more():
@@ -369,7 +372,7 @@ def test_the_interval_is_over_three_folds_or_more():
     assert _over_folds([0.1, None, 0.6])["mean"] is None
 
 
-def test_class_names_are_no_formulas(world, tmp_path):
+def test_class_names_are_not_parsed_as_math(world, tmp_path):
     path = write_config(tmp_path)
     for name in ("train.csv", "test.csv"):
         text = (tmp_path / name).read_text()
@@ -381,7 +384,7 @@ def test_class_names_are_no_formulas(world, tmp_path):
 @pytest.mark.parametrize(
     ("arm", "overrides"), [("kmers", ["model.baseline=kmers"]), ("probe", ["training.mode=probe"])]
 )
-def test_fits_one_after_the_other_are_no_rank_that_hangs(world, tmp_path, monkeypatch, arm, overrides):
+def test_a_sequence_of_fits_does_not_trigger_the_watchdog(world, tmp_path, monkeypatch, arm, overrides):
     """Each is shorter than the timeout, all together are longer."""
     fit = LogisticRegression.fit
 
@@ -394,7 +397,7 @@ def test_fits_one_after_the_other_are_no_rank_that_hangs(world, tmp_path, monkey
     assert result(run(world, path, "folds.only=[0]", *overrides))["fold"] == 0
 
 
-def test_what_lies_beside_a_checkpoint_may_be_anything(tmp_path):
+def test_files_beside_a_checkpoint_may_be_anything(tmp_path):
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
     for text in ("data: /somewhere", "", "- a list", "a: [", "data: {length: 100}"):
         (tmp_path / "config.yaml").write_text(text)

@@ -1,4 +1,4 @@
-"""A task that a small model can learn: sequences of class `yes` carry a motif, those of class `no` do not."""
+"""A task that a tiny model can learn: sequences of class `yes` contain a motif."""
 
 import csv
 import json
@@ -25,25 +25,25 @@ TINY: dict[str, Any] = {
 def write_rows(
     path: Path, rows: int, seed: int, classes: tuple[str, ...] = ("no", "yes"), length: int = LENGTH
 ) -> Path:
-    """A CSV file; the last class carries the motif."""
-    chance = np.random.default_rng(seed)
+    """Write a CSV file; sequences of the last class contain the motif."""
+    rng = np.random.default_rng(seed)
     with path.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["name", "sequence", "label"])
         for row in range(rows):
-            bases = "".join(chance.choice(list("ACGT"), length + int(chance.integers(0, 9))))
+            bases = "".join(rng.choice(list("ACGT"), length + int(rng.integers(0, 9))))
             label = classes[row % len(classes)]
             if label == classes[-1]:
-                at = int(chance.integers(0, length - len(MOTIF)))
+                at = int(rng.integers(0, length - len(MOTIF)))
                 bases = bases[:at] + MOTIF + bases[at + len(MOTIF) :]
             table.writerow([f"row{seed}-{row}", bases, label])
     return path
 
 
 def write_config(folder: Path, **changes: dict[str, Any]) -> Path:
-    """A configuration of two folds of a tiny model on 96 training and 40 test rows in the same folder.
+    """Write the configuration of two folds of a tiny model, and its 96 training and 40 test rows.
 
-    The first test row is the first training row.
+    The first test row duplicates the first training row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     train, test = write_rows(folder / "train.csv", 96, 1), write_rows(folder / "test.csv", 40, 2)
@@ -57,22 +57,22 @@ def write_config(folder: Path, **changes: dict[str, Any]) -> Path:
 
 
 def read_config(path: Path, *overrides: str) -> FinetuneConfig:
-    """The configuration in a file."""
+    """Read a configuration."""
     return load_config(path, list(overrides), schema=FinetuneConfig)
 
 
 def result(run: Path, fold: int = 0) -> dict[str, Any]:
-    """What a fold has left."""
+    """result.json of a fold."""
     return json.loads((run / f"fold{fold}/result.json").read_text())
 
 
 def lines(run: Path, fold: int = 0) -> list[dict[str, Any]]:
-    """The metrics of a fold, without what differs from one machine or start to another."""
+    """Metrics lines of a fold, without timings."""
     read = [json.loads(text) for text in (run / f"fold{fold}/metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in ("seconds", "bases_per_second")} for line in read]
 
 
 def predictions(run: Path, fold: int = 0) -> list[dict[str, str]]:
-    """The rows of a fold's predictions."""
+    """Rows of predictions.tsv of a fold."""
     with (run / f"fold{fold}/predictions.tsv").open() as file:
         return list(csv.DictReader(file, delimiter="\t"))

@@ -50,8 +50,8 @@ def test_a_task_is_fetched_read_and_not_fetched_again(server, tmp_path, monkeypa
     assert data.source == f"{find_task('H3').source} at revision {find_task('H3').revision}"
     digest = hashlib.sha256(TRAIN).hexdigest()
     assert any(note.startswith("train.fna could not be verified") and digest in note for note in data.notes)
-    told = capsys.readouterr().err
-    assert f"{len(TRAIN):,} bytes, NOT CHECKED (its publisher states no hash), sha256 {digest}" in told
+    printed = capsys.readouterr().err
+    assert f"{len(TRAIN):,} bytes, NOT CHECKED (its publisher states no hash), sha256 {digest}" in printed
     receipt = json.loads((home(tmp_path) / "fetched.json").read_text())["train.fna"]
     assert receipt["sha256"] == digest
     assert receipt["size"] == len(TRAIN)
@@ -110,7 +110,7 @@ def test_of_several_at_once_one_fetches_and_the_others_wait(server, tmp_path):
     assert (home(tmp_path) / "test.fna").read_bytes() == TEST
 
 
-def test_what_changed_on_the_disk_is_told(server, tmp_path):
+def test_a_file_changed_on_disk_is_an_error(server, tmp_path):
     fetch_task(at(server), tmp_path, QUICK)
     (home(tmp_path) / "test.fna").write_bytes(TEST + b"\n")
     with pytest.raises(
@@ -121,7 +121,7 @@ def test_what_changed_on_the_disk_is_told(server, tmp_path):
     fetch_task(at(server), tmp_path, QUICK)
 
 
-def test_what_changed_at_the_publisher_is_told(server, tmp_path):
+def test_a_file_changed_at_the_publisher_is_an_error(server, tmp_path):
     fetch_task(at(server), tmp_path, QUICK)
     (home(tmp_path) / "test.fna").unlink()
     server.files["H3/test.fna"] = TEST.replace(b"A", b"G")

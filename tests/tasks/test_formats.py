@@ -84,7 +84,7 @@ def test_names_are_unique(tmp_path):
     assert read(tmp_path / "x.csv", table(rows, ",")).train.names == ["a", "x:2", "a#2", "a#3"]
 
 
-def test_classes_by_name_are_numbered_in_order_and_told(tmp_path):
+def test_named_classes_are_numbered_alphabetically_and_noted(tmp_path):
     rows = [(sequence, {"0": "weak", "1": "strong"}[label], name) for sequence, label, name in ROWS]
     data = read(tmp_path / "x.csv", table(rows, ","))
     assert data.classes == ["strong", "weak"]
@@ -100,7 +100,7 @@ def test_integers_that_do_not_begin_with_0_are_numbered_by_size(tmp_path):
     assert "class numbers: -1=0, 10=1" in data.notes
 
 
-def test_letters_for_several_bases_are_read_as_n_and_counted(tmp_path):
+def test_ambiguity_codes_are_read_as_n_and_counted(tmp_path):
     data = read(tmp_path / "x.csv", table([("ACRYGT", "0", "a"), ("ACGKNN", "1", "b")], ","))
     assert data.train.sequences == ["ACNNGT", "ACGNNN"]
     assert data.notes == ["3 ambiguous nucleotide codes were read as N"]
@@ -113,7 +113,7 @@ def test_sequences_that_are_mostly_n_are_counted(tmp_path):
     assert data.notes == ["2 train sequences have more than 50% N"]
 
 
-def test_equal_sequences_are_counted_and_told(tmp_path):
+def test_duplicates_are_counted_and_noted(tmp_path):
     train = write(tmp_path / "train.csv", table([*ROWS, ("ACGTACGT", "1", "again")], ","))
     test = write(tmp_path / "test.csv", table([("CCCCAAAA", "0", "other strand"), ("AAAAAAAA", "1", "new")], ","))
     notes = open_task(None, train=train, test=test).notes
@@ -205,7 +205,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_error_that_names_file_place_and_remedy(tmp_path, case):
+def test_bad_input_is_one_error_with_file_location_and_fix(tmp_path, case):
     name, text, message = BAD[case]
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path / name, text)
@@ -262,7 +262,7 @@ def test_names_are_one_cell_of_a_table(tmp_path):
 
 def test_what_is_asked_for_must_be_clear(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
-    with pytest.raises(UserError, match=r"task is not set; choose a published one .* or set data\.train"):
+    with pytest.raises(UserError, match=r"task is not set; choose a published task .* or set data\.train"):
         open_task(None)
     with pytest.raises(UserError, match=r"data\.test=.* needs data\.train"):
         open_task("H3", test=train)

@@ -20,7 +20,7 @@ def test_two_classes_by_hand():
     assert found["f1"] == pytest.approx((3 * 2 / 3 + 5 * 4 / 5) / 8)
 
 
-def test_order_of_rows_by_hand():
+def test_ranking_metrics_by_hand():
     labels = np.array([0, 1, 0, 1])
     high = np.array([0.1, 0.3, 0.4, 0.9])
     found = scores(labels, np.stack([1 - high, high], axis=1))
@@ -29,14 +29,14 @@ def test_order_of_rows_by_hand():
 
 
 def test_more_classes_are_one_against_the_rest_weighted():
-    chance = np.random.default_rng(0)
-    labels, raw = chance.integers(0, 4, 200), chance.random((200, 4))
+    rng = np.random.default_rng(0)
+    labels, raw = rng.integers(0, 4, 200), rng.random((200, 4))
     probabilities = raw / raw.sum(1, keepdims=True)
     theirs = roc_auc_score(labels, probabilities, multi_class="ovr", average="weighted")
     assert scores(labels, probabilities)["auroc"] == pytest.approx(theirs)
 
 
-def test_what_is_not_defined_has_no_value():
+def test_undefined_metrics_are_none():
     found = scores(np.array([1, 1, 1]), one_hot([1, 0, 1]))
     assert (found["mcc"], found["auroc"], found["auprc"]) == (None, None, None)
     assert undefined(found) == ["MCC", "AUROC", "AUPRC"]
@@ -45,18 +45,18 @@ def test_what_is_not_defined_has_no_value():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("labels", "mcc"), [([1, 1, 1], None), ([0, 1, 1], 0), ([0, 0, 0], None)])
-def test_predicting_one_class_alone_has_no_correlation(labels, mcc):
+def test_mcc_of_a_single_predicted_class(labels, mcc):
     found = scores(np.array(labels), one_hot([1, 1, 1]))
     assert found["mcc"] == mcc
     assert found["accuracy"] == np.mean(labels)
 
 
-def test_a_class_without_rows_is_no_obstacle():
+def test_classes_without_rows_are_ignored():
     found = scores(np.array([0, 1, 0, 1]), one_hot([0, 1, 0, 1], classes=3))
     assert (found["auroc"], found["auprc"]) == (1, 1)
 
 
-def test_probabilities_that_are_no_numbers_rank_nothing():
+def test_ranking_metrics_of_nan_are_none():
     found = scores(np.array([0, 1]), np.full((2, 2), np.nan))
     assert found["auroc"] is None
 

@@ -163,7 +163,7 @@ def test_a_damaged_zip_is_a_mistake_that_lasts_or_does_no_harm(tmp_path: Path, s
     assert not [error for error in refused if isinstance(error, TransientError) or str(place) not in str(error)]
 
 
-def test_transcripts_whose_release_is_not_checked_are_told(tmp_path: Path, monkeypatch):
+def test_unverified_transcripts_are_noted(tmp_path: Path, monkeypatch):
     genome = ReferenceAssembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
     cdna = ReferenceAssembly("GRCh38.cdna", (), "http://ensembl/release-97/cdna.fa.gz", {})
     task = replace(find_task("human_enhancers_cohn"), assemblies={"negative": genome, "positive": cdna})
@@ -171,8 +171,8 @@ def test_transcripts_whose_release_is_not_checked_are_told(tmp_path: Path, monke
     write_coordinates(tmp_path / "human_enhancers_cohn")
     for name in ("GRCh38.fa.gz", "GRCh38.cdna.fa.gz"):
         write_reference(tmp_path / "references" / name)
-    (told,) = [note for note in open_task("gb/x", folder=tmp_path).notes if "could not be verified" in note]
-    assert told.startswith(
+    (note,) = [text for text in open_task("gb/x", folder=tmp_path).notes if "could not be verified" in text]
+    assert note.startswith(
         "GRCh38.cdna.fa.gz could not be verified: the coordinates refer to http://ensembl/release-97/"
     )
 
@@ -203,7 +203,7 @@ def test_the_forms_of_the_nucleotide_transformer_are_the_same(tmp_path: Path):
     assert read[0].train.names == ["YAL1_5", "YAL2_6"]
     assert read[0].train.labels.tolist() == [1, 0]
     assert read[0].suite == "nucleotide_transformer"
-    assert "train has 2 rows, the published split 13,468" in read[0].notes
+    assert "the train split has 2 rows, 13,468 are published" in read[0].notes
     assert any(note.startswith("known leakage in nt/H3: Probes are less") for note in read[0].notes)
 
 
@@ -211,12 +211,12 @@ def test_gue_comes_with_a_validation_split(shared: Path):
     data = open_task("gue/prom_core_tata", folder=shared / "data" / "gue_deepgene" / "GUE")
     assert (data.suite, data.task) == ("gue", "prom_core_tata")
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4904, 613, 613]
-    assert not any("the published split" in note for note in data.notes)
+    assert not any("are published" in note for note in data.notes)
     with pytest.raises(UserError, match=r"no training rows of gue/H3, only dev\.csv\.gz, test\.csv\.gz; add train"):
         open_task("gue/H3", folder=shared / "data" / "gue_deepgene" / "GUE")
 
 
-def test_a_subset_of_the_training_rows_is_told(real_tasks: Path):
+def test_a_subset_of_the_training_rows_is_noted(real_tasks: Path):
     data = open_task("H3", folder=real_tasks / "nt_histone")
     assert (len(data.train), len(data.test), data.classes) == (2688, 1497, ["0", "1"])
     assert data.notes[0] == "trained on a subset of the published rows, train_subset.tsv"
@@ -248,7 +248,7 @@ def test_a_folder_without_the_task_is_named(tmp_path: Path):
         UserError, match=r"no files of gue/mouse_0, such as mouse/0/train.*download it from .*DNABERT_2"
     ):
         open_task("mouse_0", folder=tmp_path)
-    with pytest.raises(UserError, match=r"task=gue/mouse_0: cannot be fetched by a program; .* name the folder with"):
+    with pytest.raises(UserError, match=r"task=gue/mouse_0: cannot be downloaded by a program; .* set data\.folder"):
         open_task("mouse_0", cache=tmp_path)
 
 

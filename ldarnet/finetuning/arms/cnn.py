@@ -21,20 +21,20 @@ POOL = 2
 
 
 class SmallCNN(nn.Module):
-    """Three blocks of convolution, norm, ReLU and pooling; a linear layer on the mean and the maximum of what is left.
+    """Three blocks of convolution, norm, ReLU and pooling, then a linear layer on global mean and max pooling.
 
-    The network that Genomic Benchmarks (Grešová et al. 2023) compares with, made fit for sequences of any length: a
-    sequence gets what it would get alone, whatever stands beside it in the batch. N is no base: four zeros.
+    The baseline network of Genomic Benchmarks (Grešová et al. 2023), adapted to sequences of any length: outputs do not
+    depend on the padding of the batch. N is encoded as four zeros.
     """
 
     def __init__(self, classes: int) -> None:
-        """Build with fresh weights."""
+        """Initialize with new weights."""
         super().__init__()
         widths = (T + 1, *CHANNELS)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width_in, width_out, KERNEL, padding=KERNEL // 2) for width_in, width_out in pairwise(widths)
         )
-        # Over channels, not over the batch: running means would differ between ranks, and padding would enter them.
+        # LayerNorm instead of BatchNorm, whose running means would differ between ranks and include padding.
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in CHANNELS)
         self.head = nn.Linear(2 * CHANNELS[-1], classes)
 
@@ -45,12 +45,12 @@ class SmallCNN(nn.Module):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding, on any device; by default everything but [PAD] is read.
+            attention_mask: (B, L), 0 on padding, on any device; by default 0 on [PAD].
             labels: (B,) int64.
 
         Returns:
-            Logits (B, classes), the mean cross-entropy if there are labels, and, so that it trains as LDARNet does, no
-            boundaries and a ratio loss of zero.
+            Logits (B, classes), the mean cross-entropy if labels are given, and, as in LDARNet's output, boundaries
+            (none) and a ratio loss (0).
         """
         mask_BL = input_ids != PAD if attention_mask is None else attention_mask.bool()
         real_BL = mask_BL.to(input_ids.device, non_blocking=True)
@@ -58,7 +58,7 @@ class SmallCNN(nn.Module):
         x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x_BCL = norm(convolution(x_BCL).transpose(1, 2)).transpose(1, 2)
-            # Zero is what a sequence's end is followed by where it stands alone, and the least that ReLU gives.
+            # Zero padding, as at the end of an unpadded sequence; 0 is also the minimum of ReLU.
             x_BCL = F.relu(x_BCL) * real_BL.unsqueeze(1)
             x_BCL = F.max_pool1d(x_BCL, POOL, ceil_mode=True)
             real_BL = F.max_pool1d(real_BL.to(x_BCL.dtype), POOL, ceil_mode=True).bool()

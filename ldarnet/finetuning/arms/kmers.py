@@ -27,12 +27,12 @@ MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class KmerModel:
-    """A fitted logistic regression on counts of 6-mers.
+    """Logistic regression on 6-mer counts.
 
     Attributes:
-        strands: `one`: a 6-mer and its reverse complement are two features; `both`: they are one.
-        strength: scikit-learn's C.
-        classes: number of classes, also those without a training row.
+        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: they are merged.
+        strength: inverse regularization strength (scikit-learn's C).
+        classes: number of classes, including those without training rows.
     """
 
     strands: str
@@ -42,7 +42,7 @@ class KmerModel:
     regression: LogisticRegression
 
     def probabilities(self, sequences: list[str]) -> np.ndarray:
-        """Probability of each class, (n, classes) float64."""
+        """Class probabilities, (n, classes) float64."""
         features = self.scaler.transform(kmer_counts(sequences, self.strands))
         found = np.zeros((len(sequences), self.classes))
         found[:, self.regression.classes_] = self.regression.predict_proba(features)
@@ -57,22 +57,22 @@ def fit_kmers(
     classes: int,
     validate: Callable[[KmerModel], dict[str, Any]],
     metric: str,
-    turn: Callable[[Callable[[], Fitted]], Fitted],
+    run: Callable[[Callable[[], Fitted]], Fitted],
 ) -> Fitted:
-    """Fit counts of 6-mers; the validation rows choose the penalty, and whether the strand matters.
+    """Fit logistic regressions; the validation rows select the penalty and whether strands are merged.
 
-    Both forms are tried because neither is fair to all tasks: a histone mark has no strand, a splice site has one. The
-    same rows choose here as choose the best epoch of a network.
+    Both are tried because tasks differ: a histone mark has no strand, a splice site has one. A network's best epoch is
+    selected on the same rows.
 
     Args:
-        train: rows to fit.
+        train: training rows.
         classes: number of classes.
-        validate: the metrics of a model on the validation rows.
-        metric: of these, to choose by.
-        turn: is given each of the fits to call.
+        validate: returns the metrics of a model on the validation rows.
+        metric: metric to select by.
+        run: calls each fit.
 
     Returns:
-        The best model, and its metrics.
+        The best model and its metrics.
     """
 
     def one(strands: str, strength: float, scaler: StandardScaler, features: Any) -> Fitted:
@@ -83,37 +83,37 @@ def fit_kmers(
     candidates = []
     for strands in ("one", "both"):
         counts = kmer_counts(train.sequences, strands)
-        scaler = StandardScaler(with_mean=False).fit(counts)  # to centre them would fill the zeros
+        scaler = StandardScaler(with_mean=False).fit(counts)  # centering would make the matrix dense
         features = scaler.transform(counts)
-        candidates += [turn(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
+        candidates += [run(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
     return best_by(metric, candidates)
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
-    """How often each 6-mer of A, C, G and T stands in each sequence; those that hold an N are left out.
+    """Count the 6-mers of each sequence, except those with N.
 
     Returns:
-        (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; for `both` (n, 2080), a 6-mer with its reverse complement.
+        (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; for `both` (n, 2080), merged with the reverse complement.
     """
     ids = np.concatenate([np.append(encode(sequence), PAD) for sequence in sequences]).astype(np.int64)
     row = np.repeat(np.arange(len(sequences)), [len(sequence) + 1 for sequence in sequences])
-    places = max(0, len(ids) - K + 1)
-    code, whole = np.zeros(places, dtype=np.int64), np.ones(places, dtype=bool)
+    positions = max(0, len(ids) - K + 1)
+    code, whole = np.zeros(positions, dtype=np.int64), np.ones(positions, dtype=bool)
     for offset in range(K):
-        letter = ids[offset : offset + places]
-        code = 4 * code + letter
-        whole &= letter <= T
+        base = ids[offset : offset + positions]
+        code = 4 * code + base
+        whole &= base <= T
     column = (code if strands == "one" else _canonical()[np.where(whole, code, 0)])[whole]
     width = 4**K if strands == "one" else int(_canonical().max()) + 1
     ones = np.ones(len(column), dtype=np.float32)
-    return sparse.csr_array(sparse.coo_array((ones, (row[:places][whole], column)), shape=(len(sequences), width)))
+    return sparse.csr_array(sparse.coo_array((ones, (row[:positions][whole], column)), shape=(len(sequences), width)))
 
 
 def _canonical() -> np.ndarray:
-    """For each 6-mer (4096,) the number of the pair that it forms with its reverse complement, from 0."""
+    """Index of the canonical 6-mer for each 6-mer, (4096,)."""
     code, other = np.arange(4**K), np.zeros(4**K, dtype=np.int64)
-    for place in range(K):
-        other = 4 * other + (T - (code // 4**place) % 4)
+    for position in range(K):
+        other = 4 * other + (T - (code // 4**position) % 4)
     return np.unique(np.minimum(code, other), return_inverse=True)[1]
 
 

@@ -1,4 +1,4 @@
-"""The frozen probe: logistic regression on the mean of the network's last layer over real bases.
+"""Linear probe: logistic regression on the mean-pooled last hidden state of the frozen LDARNet.
 
 Shapes: n rows, D features, C classes.
 """
@@ -25,10 +25,10 @@ from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.tracking import Tracker
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Inverse strengths of the penalty (scikit-learn's C) that the validation rows choose among."""
+"""Inverse regularization strengths (scikit-learn's C); the validation rows select one."""
 MAX_ITERATIONS = 1000
-NEVER = -30.0
-"""The score of a class that no training row of a fold has."""
+ABSENT_LOGIT = -30.0
+"""Logit of a class without training rows in a fold."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Probe:
     Attributes:
         weight: (C, D) float32.
         bias: (C,) float32.
-        strength: of the penalty that was chosen.
+        strength: selected inverse regularization strength.
     """
 
     weight: np.ndarray
@@ -46,11 +46,11 @@ class Probe:
     strength: float
 
     def scores(self, features: Outputs, index: np.ndarray | slice) -> Outputs:
-        """The scores of the classes for some rows."""
+        """Class logits of some rows."""
         return Outputs(features.values[:, index] @ self.weight.T + self.bias, features.bases_per_chunk)
 
     def into(self, network: Any) -> Any:
-        """A copy of the network with the probe as its head."""
+        """Copy of the network with the probe as its head."""
         whole = copy.deepcopy(network)
         with torch.no_grad():
             whole.classifier.weight.copy_(torch.from_numpy(self.weight))
@@ -59,12 +59,12 @@ class Probe:
 
 
 class Features:
-    """The features of all rows, computed by all ranks once for all folds, when they are first asked for.
+    """Features of all rows, computed once for all folds on first use; collective.
 
     Args:
         job: what all folds share.
         world: the ranks.
-        phases: of this rank.
+        phases: timers of this rank.
     """
 
     def __init__(self, job: FinetuneJob, world: World, phases: StepTimers) -> None:
@@ -72,12 +72,12 @@ class Features:
 
     @cached_property
     def rows(self) -> Outputs:
-        """Of the rows for training and validation."""
+        """Features of training and validation rows."""
         return self._of(self._job.ids)
 
     @cached_property
     def test(self) -> Outputs:
-        """Of the test rows."""
+        """Features of the test rows."""
         return self._of(self._job.test_ids)
 
     def _of(self, ids: list[np.ndarray]) -> Outputs:
@@ -100,14 +100,14 @@ class Features:
 Fitted = tuple[Probe, dict[str, Any]]
 
 
-def fit(job: FinetuneJob, fold: int, features: Outputs, turn: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
-    """Fit the training rows of a fold with each penalty; returns the best on its validation rows, and its metrics.
+def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
+    """Fit the training rows of a fold with each penalty; return the best on validation, and its metrics.
 
     Args:
         job: what all folds share.
-        fold: its number.
-        features: of the rows for training and validation.
-        turn: is given each of the fits to call.
+        fold: fold number.
+        features: features of training and validation rows.
+        run: calls each fit.
     """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
@@ -121,17 +121,17 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, turn: Callable[[Callable
         probe = _as_layer(regression, scaler, len(job.data.classes), strength)
         return probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])
 
-    return best_by(config.evaluation.metric, [turn(partial(one, strength)) for strength in STRENGTHS])
+    return best_by(config.evaluation.metric, [run(partial(one, strength)) for strength in STRENGTHS])
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:
-    """The regression on scaled features as a layer on features as they are, with one score a class."""
+    """Convert a regression on scaled features to a linear layer on unscaled features, one logit per class."""
     assert scaler.scale_ is not None and scaler.mean_ is not None
     slopes = regression.coef_ / scaler.scale_
     offsets = regression.intercept_ - slopes @ scaler.mean_
-    if len(slopes) == 1:  # of two classes scikit-learn keeps the second one's score above the first one's
+    if len(slopes) == 1:  # for two classes scikit-learn has a single logit
         slopes, offsets = np.vstack([0 * slopes, slopes]), np.concatenate([[0.0], offsets])
-    weight, bias = np.zeros((classes, slopes.shape[1])), np.full(classes, NEVER)
+    weight, bias = np.zeros((classes, slopes.shape[1])), np.full(classes, ABSENT_LOGIT)
     weight[regression.classes_], bias[regression.classes_] = slopes, offsets
     return Probe(weight.astype(np.float32), bias.astype(np.float32), strength)
 
