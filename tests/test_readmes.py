@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.made_results import make_run
 from tests.support.ranks import ROOT, Ranks
+from tests.support.twobit_writer import write_2bit
 
 DOCUMENTS = sorted(
     path
@@ -43,8 +45,28 @@ TINY = {
         "data.limit": "40",
         "tracking.mlflow": "false",
     },
+    "sweep": {
+        "sweep.tasks": "[H3]",
+        "set.data.folder": "tasks/H3",
+        "set.data.limit": "40",
+        "set.training.epochs": "1",
+        "set.folds.count": "2",
+        "space.optimizer.lr": "[1.0e-3]",
+        "space.training.batch": "[8]",
+        "search.folds": "[0]",
+        "tracking.mlflow": "false",
+    },
 }
 """Settings that replace or join those of a documented command, by program."""
+
+
+GENOMES = {
+    "my.fa.gz": ("chr1", "chr20"),
+    "yeast.fa.gz": ("chr3",),
+    "mm39.fa.gz": ("chr4",),
+    "a.fa.gz": ("chrI", "chrII", "chrVI"),
+    "b.fa": ("chrIX",),
+}
 
 
 class Sandbox:
@@ -59,10 +81,13 @@ class Sandbox:
         def bases(number: int) -> str:
             return np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, number)].tobytes().decode()
 
-        genome = "".join(f">{name}\n{bases(4000)}\n" for name in ("chr1", "chr20", "chrI", "chrVI", "chrIX"))
-        for name in ("my.fa.gz", "yeast.fa.gz", "hg38.fa.gz"):
-            with gzip.open(folder / name, "wt") as file:
-                file.write(genome)
+        for name, contigs in GENOMES.items():
+            genome = "".join(f">{contig}\n{bases(9000)}\n" for contig in contigs)
+            (folder / name).write_bytes(gzip.compress(genome.encode()) if name.endswith(".gz") else genome.encode())
+        write_2bit(folder / "hg38.2bit", {"chr2": bases(9000)})
+        (folder / "genomes.tsv").write_text("yeast\tyeast.fa.gz\n")
+        (folder / "splits.bed").write_text("chr3\t0\t5000\ttrain\nchr3\t5000\t9000\tvalid\n")
+        (folder / "benchmark_loci.bed").write_text("chr3\t100\t200\n")
         (folder / "new.fa").write_text(f">first\n{bases(64)}\n>second\n{bases(48)}\n")
         (folder / "my.fa").write_text((folder / "new.fa").read_text())
         rows = "".join(f"{bases(48)},{('no', 'yes')[row % 2]}\n" for row in range(60))
@@ -72,6 +97,16 @@ class Sandbox:
         for split in ("train", "test"):
             lines = (f">{row}|{row % 2}\n{bases(60)}\n" for row in range(60))
             (task / f"{split}.fna").write_text("".join(lines))
+
+    def prepare(self, document: str) -> None:
+        """Make what the commands of a document build upon and other documents describe."""
+        if document in ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md"):
+            _make(self, ["quickstart"])
+        if document == "ldarnet/data/README.md":
+            self.ldarnet(["shard", "--out", "runs/shards", "yeast=yeast.fa.gz", "human=hg38.2bit"])
+        if document == "ldarnet/comparison/README.md":
+            for name in ("h3", "h3-random", "h3-cnn", "h3-kmers"):
+                make_run(self.folder / "runs" / name, "nt/H3", (0.5, 0.6, 0.7))
 
     def run(self, script: Path, arguments: list[str]) -> str:
         """Run a program in this folder and return what it prints; it must exit with status 0."""
@@ -125,6 +160,9 @@ PROGRAMS: dict[str, Callable[[Sandbox, list[str]], None]] = {
     "pip": _pip,
     "python": _python,
     "deepspeed": _deepspeed,
+    "torchrun": _deepspeed,
+    ".venv/bin/pre-commit": lambda sandbox, arguments: None,  # changes the repository's hooks
+    ".ci/run": lambda sandbox, arguments: None,  # runs these tests
     ".": lambda sandbox, arguments: None,  # activates .venv
 }
 
@@ -144,6 +182,7 @@ def commands(block: str) -> list[list[str]]:
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if BLOCK.search((ROOT / path).read_text())])
 def test_examples_run(document: str, tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path)
+    sandbox.prepare(document)
     for number, block in enumerate(BLOCK.finditer((ROOT / document).read_text())):
         if block["reason"]:
             continue
