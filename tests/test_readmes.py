@@ -92,6 +92,8 @@ class Sandbox:
         (folder / "my.fa").write_text((folder / "new.fa").read_text())
         rows = "".join(f"{bases(48)},{('no', 'yes')[row % 2]}\n" for row in range(60))
         (folder / "my.csv").write_text(f"sequence,label\n{rows}")
+        for name in ("my_train.tsv", "my_test.tsv"):
+            (folder / name).write_text(f"sequence\tlabel\n{rows}".replace(",", "\t"))
         task = folder / "tasks/H3"
         task.mkdir(parents=True)
         for split in ("train", "test"):
@@ -102,6 +104,8 @@ class Sandbox:
         """Make what the commands of a document build upon and other documents describe."""
         if document in ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md"):
             _make(self, ["quickstart"])
+        if document == "launch/README.md":
+            self.ldarnet(["shard", "--out", "runs/yeast-shards"])
         if document == "ldarnet/data/README.md":
             self.ldarnet(["shard", "--out", "runs/shards", "yeast=yeast.fa.gz", "human=hg38.2bit"])
         if document == "ldarnet/comparison/README.md":
@@ -121,6 +125,8 @@ def _tiny(command: list[str], arguments: list[str]) -> list[str]:
     settings = dict(TINY.get("".join(command), {}))
     if command == ["finetune"] and any(argument.startswith("task=") for argument in arguments):
         settings["data.folder"] = "tasks/H3"
+    if "--split-hash" in arguments:
+        arguments = [*arguments, "--hash-tile", "64"]
     kept = [argument for argument in arguments if argument.partition("=")[0] not in settings]
     return [*command, *kept, *(f"{key}={value}" for key, value in settings.items())]
 
