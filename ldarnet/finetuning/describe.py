@@ -21,7 +21,7 @@ def describe(job: FinetuneJob, world: World) -> list[str]:
     tested = f"{len(job.test):,} test rows" if job.test is not None else "no test rows"
     folds = f"{len(job.selected_folds)} of {len(job.folds)} fold(s)"
     return [
-        f"task     {data.task} ({data.suite}), {len(job.rows):,} training rows, {tested}, {spread} bases",
+        f"task     {data.task} ({data.suite}), {len(job.rows):,} train/validation rows, {tested}, {spread} bases",
         f"source   {data.source}",
         f"classes  {classes}",
         f"model    {_model(job)}",
