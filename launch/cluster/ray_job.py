@@ -56,7 +56,7 @@ class Node:
             self._process.send_signal(signal.SIGTERM)
 
 
-class Job:
+class RayJob:
     """The nodes of a run, and whether it was asked to stop."""
 
     def __init__(self, nodes: int, gpus: int, arguments: list[str]) -> None:
@@ -134,7 +134,7 @@ def main() -> int:
     parser.add_argument("--restarts", type=int, default=20, help="after faults")
     options, arguments = parser.parse_known_args()
     ray.init()
-    job = Job(options.nodes, options.gpus, arguments)
+    job = RayJob(options.nodes, options.gpus, arguments)
     signal.signal(signal.SIGTERM, job.stop)
     return job.run(options.restarts)
 

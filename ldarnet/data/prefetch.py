@@ -14,7 +14,7 @@ MAX_PREFETCH_BYTES = 64 * 2**20
 MAX_THREADS = 4
 
 
-class _Task:
+class _FetchTask:
     """A fetch that is either executed by a thread or cancelled, whichever claims it first."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Prefetcher:
         self.process = os.getpid()
         self.fetched = MemoryCache(MAX_PREFETCH_BYTES)
         self.bytes = 0
-        self._in_flight: dict[int, _Task] = {}
+        self._in_flight: dict[int, _FetchTask] = {}
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -49,7 +49,7 @@ class Prefetcher:
 
     def submit(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
         """Call ``fetch`` in a thread, for ``blocks`` of ``size`` bytes in total. Exceptions are discarded."""
-        task = _Task()
+        task = _FetchTask()
         with self._lock:
             self.bytes += size
             self._in_flight |= dict.fromkeys(blocks, task)

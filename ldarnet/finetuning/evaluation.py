@@ -52,7 +52,7 @@ def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T,
 
 
 def run_over(
-    rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, phases: StepTimers
+    rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, timers: StepTimers
 ) -> Outputs:
     """Run a model over rows; a collective call with the same number of forward passes on every rank.
 
@@ -63,7 +63,7 @@ def run_over(
         batch: rows per rank and forward pass.
         strands: 2 to also run the reverse complements.
         world: the ranks.
-        phases: timers of this rank.
+        timers: step timers of this rank.
     """
     by_length = np.argsort([-len(row) for row in rows], kind="stable")  # little padding; out of memory at once, if ever
     passes = -(-len(rows) // (batch * world.size))
@@ -75,7 +75,7 @@ def run_over(
             # Ranks without rows run a dummy row, whose outputs are dropped.
             chosen = [rows[row] for row in (part if len(part) else by_length[:1])]
             for strand in range(strands):
-                with phases.phase(phases.now.step, "evaluate"):
+                with timers.phase(timers.now.step, "evaluate"):
                     ids, mask = padded(chosen if strand == 0 else [reverse_complement(row) for row in chosen])
                     output, boundaries = forward(ids.to(world.device, non_blocking=True), mask)
                     if not len(totals) and boundaries:

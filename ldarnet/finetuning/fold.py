@@ -57,7 +57,7 @@ class FoldTraining:
 
     def __init__(self, job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker | None) -> None:
         self.job, self.fold, self.world = job, fold, context.world
-        self._phases, self._request, self._display = context.phases, context.request, context.display
+        self._timers, self._request, self._display = context.timers, context.request, context.display
         self._tracker = tracker
         self._folder = job.folder(fold)
         self._store, self.schedule = FoldStore(self._folder), PlateauSchedule(job.config)
@@ -75,8 +75,8 @@ class FoldTraining:
         self._loss, self._skipped = torch.tensor(
             [self.state.loss, self.state.skipped], dtype=torch.float64, device=self.world.device
         ).unbind()
-        kept = self.state.step if checkpoint else -1
-        self._file = self.world.on_main(lambda: MetricsFile(self._folder, kept))
+        completed_steps = self.state.step if checkpoint else -1
+        self._file = self.world.on_main(lambda: MetricsFile(self._folder, completed_steps))
         self._lap = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -127,11 +127,11 @@ class FoldTraining:
             both_strands=config.training.reverse_complement,
         )
         while self.state.batch < len(epoch.batches):
-            with self._phases.phase(self.state.step, "agree"):
+            with self._timers.phase(self.state.step, "agree"):
                 if self.world.sum_on_host(self._request.received is not None)[0]:
                     self._request.agree(self.world)
                     return False
-            with self._phases.phase(self.state.step, "train"):
+            with self._timers.phase(self.state.step, "train"):
                 self._step(epoch)
             self.state.step, self.state.batch = self.state.step + 1, self.state.batch + 1
             self._display.step(self.fold, number, self.state.batch, len(epoch.batches))
@@ -207,7 +207,7 @@ class FoldTraining:
             batch=config.evaluation.batch,
             strands=config.evaluation.strands,
             world=self.world,
-            phases=self._phases,
+            timers=self._timers,
         ).metrics(self.job.rows.labels[self._valid])
         epoch = self.schedule.epoch + (train_loss is not None)
         if not math.isfinite(metrics["loss"]):
@@ -255,7 +255,7 @@ class FoldTraining:
         """Write a checkpoint; a failure ends the launch and keeps the previous checkpoint."""
         if self.state.step == 0:
             return
-        with self._phases.phase(self.state.step, "save"):
+        with self._timers.phase(self.state.step, "save"):
             self._count_seconds()
             self.state.course = self.schedule.state_dict()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)

@@ -93,7 +93,7 @@ class LaunchContext:
     """State of one launch on this rank: ranks, watchdog timers, stop request, console."""
 
     world: World
-    phases: StepTimers
+    timers: StepTimers
     request: StopRequest
     display: FinetuneProgress
 

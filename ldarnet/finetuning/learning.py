@@ -39,14 +39,14 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
         batch=config.evaluation.batch,
         strands=config.evaluation.strands,
         world=world,
-        phases=context.phases,
+        timers=context.timers,
     )
     return FoldResult(network, epochs, state.best, state.first["bases_per_chunk"], state.seconds["all"], outputs)
 
 
 def on_main(context: LaunchContext, work: Callable[[], T]) -> T:
     """Compute on rank 0 and send the result to all ranks, as one step for the watchdog."""
-    with context.phases.phase(0, "fit"):
+    with context.timers.phase(0, "fit"):
         return context.world.from_main(work)
 
 

@@ -88,7 +88,7 @@ class Classifier:
                 batch=self._batch,
                 strands=self._strands,
                 world=self._world,
-                phases=StepTimers(),
+                timers=StepTimers(),
             )
             yield from zip(names, np.exp(outputs.log_probabilities), strict=True)
 

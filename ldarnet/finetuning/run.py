@@ -66,10 +66,10 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
     """`finetune` on an initialized process group."""
     with (
-        supervised(world, config.run.dir, config.training.timeout_minutes) as (phases, request),
+        supervised(world, config.run.dir, config.training.timeout_minutes) as (timers, request),
         FinetuneProgress(world.is_main) as display,
     ):
-        context = LaunchContext(world, phases, request, display)
+        context = LaunchContext(world, timers, request, display)
         with _hold(config.run.dir, context) or nullcontext():
             finished = not _stopped(context) and _finetune(config, context)
         return FinetuneResult(config.run.dir, finished, request.received)
@@ -83,7 +83,7 @@ def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
     """
     logged = False
     while not _stopped(context):
-        with context.phases.phase(0, "wait"):
+        with context.timers.phase(0, "wait"):
             held = context.world.on_main(lambda: _try_lock(run_dir))
             if context.world.sum_on_host(held is not None)[0]:
                 return held
@@ -114,7 +114,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     world, display = context.world, context.display
     disable_progress_bar()  # transformers' own, while it writes weights
     try:
-        with context.phases.phase(0, "prepare"):
+        with context.timers.phase(0, "prepare"):
             job = prepare(config, world, replace(DOWNLOAD_RETRY, stopped=lambda: context.request.received is not None))
     except UserError:
         if not _stopped(context):
@@ -150,7 +150,7 @@ def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext)
         if trained is None:
             status = "KILLED"
             return False
-        with context.phases.phase(0, "leave"):
+        with context.timers.phase(0, "leave"):
             warnings = world.on_main(lambda: write_result(job, fold, trained))
         for text in warnings or []:
             context.display.warn(text)

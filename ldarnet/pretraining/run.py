@@ -66,12 +66,12 @@ def train_on(world: World, config: RunConfig) -> TrainResult:
     """Run `train` in a process group that is already initialized."""
     with (
         world.on_main(lambda: lock_run_dir(config.run.dir)) or nullcontext(),
-        supervised(world, config.run.dir, config.training.timeout_minutes) as (phases, request),
+        supervised(world, config.run.dir, config.training.timeout_minutes) as (timers, request),
     ):
-        return _train(world, config, phases, request)
+        return _train(world, config, timers, request)
 
 
-def _train(world: World, config: RunConfig, phases: StepTimers, request: StopRequest) -> TrainResult:
+def _train(world: World, config: RunConfig, timers: StepTimers, request: StopRequest) -> TrainResult:
     inputs = prepare_inputs(config, world)
     store = CheckpointStore(config.run.dir, config.checkpoint.keep)
     found = find_resume_point(config, inputs, store, world)
@@ -98,7 +98,7 @@ def _train(world: World, config: RunConfig, phases: StepTimers, request: StopReq
             inputs=inputs,
             engine=build_engine(config, inputs, found.checkpoint, state, world),
             world=world,
-            timers=phases,
+            timers=timers,
             console=display,
             resumed=state,
         )

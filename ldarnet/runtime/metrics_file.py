@@ -1,15 +1,12 @@
 """JSON-lines files such as metrics.jsonl, which read like one unbroken run after any number of restarts."""
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, space_errors
-
-Line = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -28,20 +25,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsFile:
     """Appends lines unbuffered, so that a crash loses at most the line being written."""
 
-    def __init__(
-        self,
-        run_dir: Path,
-        completed_steps: int,
-        name: str = run_files.METRICS,
-        kept: Callable[[Line], object] | None = None,
-    ) -> None:
+    def __init__(self, run_dir: Path, completed_steps: int, name: str = run_files.METRICS) -> None:
         """Open for appending, and drop lines beyond `completed_steps`: those steps will be run again.
 
         Args:
-            run_dir: the folder.
+            run_dir: run folder; must exist.
             completed_steps: completed steps of the run.
-            name: name of the file.
-            kept: called with each line that is kept.
+            name: file name within the folder.
 
         Raises:
             UserError: the device is full.
@@ -50,9 +40,6 @@ class MetricsFile:
         lines = [line for line in read_metrics(self.path) if line["step"] <= completed_steps]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        if kept is not None:
-            for line in lines:
-                kept(line)
         self._file = self.path.open("ab", buffering=0)
         self._pending = b""
 

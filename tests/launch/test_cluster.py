@@ -141,7 +141,7 @@ def test_slurm_requeues_a_limited_number_of_times(slurm, monkeypatch):
 
 def test_a_ray_job_can_be_stopped_while_it_waits_for_nodes(monkeypatch):
     ray_job = pytest.importorskip("launch.cluster.ray_job")
-    job, removed = ray_job.Job(2, 0, ["--config", "x"]), []
+    job, removed = ray_job.RayJob(2, 0, ["--config", "x"]), []
     nodes = SimpleNamespace(wait=lambda _: job.stop())
     monkeypatch.setattr(ray_job, "placement_group", lambda *_, **__: nodes)
     monkeypatch.setattr(ray_job, "remove_placement_group", removed.append)

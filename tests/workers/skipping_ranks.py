@@ -69,10 +69,10 @@ def wrong_loss(output, labels, **named):
     return loss, part
 
 
-def counted_accumulate(engine, batches, scored, phases, number, *others, **named):
+def counted_accumulate(engine, batches, scored, timers, number, *others, **named):
     global step
     step = number
-    return accumulate(engine, batches, scored, phases, number, *others, **named)
+    return accumulate(engine, batches, scored, timers, number, *others, **named)
 
 
 def attempt(name: str, *overrides: str) -> str:

@@ -64,11 +64,11 @@ class Features:
     Args:
         job: what all folds share.
         world: the ranks.
-        phases: timers of this rank.
+        timers: step timers of this rank.
     """
 
-    def __init__(self, job: FinetuneJob, world: World, phases: StepTimers) -> None:
-        self._job, self._world, self._phases = job, world, phases
+    def __init__(self, job: FinetuneJob, world: World, timers: StepTimers) -> None:
+        self._job, self._world, self._timers = job, world, timers
 
     @cached_property
     def rows(self) -> Outputs:
@@ -93,7 +93,7 @@ class Features:
             batch=config.evaluation.batch,
             strands=2 if both else 1,
             world=self._world,
-            phases=self._phases,
+            timers=self._timers,
         )
 
 
@@ -137,7 +137,7 @@ def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: i
 
 
 def _learner(job: FinetuneJob, context: LaunchContext) -> Learner:
-    features = Features(job, context.world, context.phases)
+    features = Features(job, context.world, context.timers)
     return lambda fold, tracker: _learn(job, fold, features, context, tracker)
 
 
