@@ -154,3 +154,12 @@ def test_all_lists_the_public_names() -> None:
     assert all(hasattr(ldarnet, name) for name in ldarnet.__all__)
     with pytest.raises(AttributeError, match="module 'ldarnet' has no attribute 'nothing'"):
         ldarnet.nothing  # noqa: B018
+
+
+def test_no_two_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module)
+    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
