@@ -71,9 +71,9 @@ def test_windows_of_131072_bases_train_in_linear_memory(tmp_path, run_ranks):
     config = load_config(config_file).model.build({})
     (chunk,) = read_metrics(tmp_path / "run/metrics.jsonl")[1]["bases_per_chunk"]
     added = int(re.search(r"bytes added: (\d+)", output)[1])
-    reckoned = cost(config, LONG, [chunk]).activation_bytes * LONG
-    print(f"{added / 2**20:.0f} MiB added, {reckoned / 2**20:.0f} MiB reckoned")
-    assert added < 3 * reckoned
+    estimated = cost(config, LONG, [chunk]).activation_bytes * LONG
+    print(f"{added / 2**20:.0f} MiB added, {estimated / 2**20:.0f} MiB estimated")
+    assert added < 3 * estimated
 
 
 def test_invalid_curriculum_lengths_are_rejected(config_file):

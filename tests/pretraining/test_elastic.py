@@ -47,8 +47,8 @@ def test_losses_continue_across_ranks_and_zero_stages(config_file, run_ranks):
         )
 
     stages = [start("stages", "1", 3), start("stages", "3", 6), start("stages", "2", 9)]
-    begun = [start("ranks", "1", 3), start("both", "3-offload", 3)]
-    run_ranks(2, start("unbroken", "1", 9), *stages, *begun, script=SEVERAL_RUNS).succeed()
+    first = [start("ranks", "1", 3), start("both", "3-offload", 3)]
+    run_ranks(2, start("unbroken", "1", 9), *stages, *first, script=SEVERAL_RUNS).succeed()
     run_ranks(1, start("ranks", "1", 6), start("both", "0", 6), script=SEVERAL_RUNS).succeed()
     run_ranks(2, start("ranks", "1", 9), start("both", "2-offload", 9), script=SEVERAL_RUNS).succeed()
     unbroken = losses(folder / "unbroken")

@@ -9,8 +9,8 @@ FAILING_RANKS = WORKERS / "failing_ranks.py"
 
 def test_all_ranks_raise_the_same_error(config_file, run_ranks, shards, tmp_path):
     run_ranks(2, config_file, tmp_path, script=FAILING_RANKS).succeed()
-    messages = (tmp_path / "told-0.txt").read_text().splitlines()
-    assert messages == (tmp_path / "told-1.txt").read_text().splitlines()
+    messages = (tmp_path / "messages-0.txt").read_text().splitlines()
+    assert messages == (tmp_path / "messages-1.txt").read_text().splitlines()
     unreadable, full_for_a_while, full = messages
     assert unreadable == f"TransientError: {shards}: Input/output error"
 

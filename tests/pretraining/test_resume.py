@@ -253,9 +253,9 @@ def test_incomplete_checkpoint_is_ignored(finished):
 def test_other_architecture_and_other_data_are_rejected(config_file, finished):
     checkpoint = finished / "checkpoints/step-00000010"
     fingerprint = read_state(checkpoint).fingerprint
-    wanted = load_config(config_file, ["model.d_model=[16, 32]"])
+    other = load_config(config_file, ["model.d_model=[16, 32]"])
     with pytest.raises(UserError, match=r"another architecture: d_model is \[16, 24\] there and \[16, 32\] here"):
-        check_fits(checkpoint, LDARNetForMaskedLM(wanted.model.build({})), fingerprint)
+        check_fits(checkpoint, LDARNetForMaskedLM(other.model.build({})), fingerprint)
     same = LDARNetForMaskedLM(load_config(config_file).model.build({"ssd": "torch"}))
     check_fits(checkpoint, same, fingerprint)
     with pytest.raises(UserError, match="another data set"):

@@ -25,7 +25,7 @@ tracking: {{mlflow: false}}
 """
     )
     output = run_ranks(2, config, folder, script=SAVING_RANKS).succeed()
-    messages = [(folder / f"told-{rank}.txt").read_text().splitlines() for rank in range(2)]
+    messages = [(folder / f"messages-{rank}.txt").read_text().splitlines() for rank in range(2)]
     assert [line for line in messages[0] if line != "written late"] == messages[1]
     return folder, messages[0], output
 
@@ -84,7 +84,7 @@ def test_unreachable_remote_is_an_error_only_for_unfinished_runs(runs):
     *_, finished, new = messages
     assert finished == "lost: trained"
     assert "warning: checkpoints not copied to checkpoint.remote: checkpoint.remote=file:" in output
-    assert new.startswith("begun: checkpoint.remote=file:")
+    assert new.startswith("new: checkpoint.remote=file:")
     assert "cannot be reached (ConnectionError: no answer)" in new
 
 

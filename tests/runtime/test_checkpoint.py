@@ -23,17 +23,17 @@ from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 
 
 class Run:
-    """The writer of a run, and what it was told of."""
+    """Checkpoint writer of a run, with the messages that it logs."""
 
     def __init__(self, config_file, folder, *overrides):
         self.config = load_config(config_file, [f"run.dir={folder}", *overrides])
         self.store = CheckpointStore(folder, self.config.checkpoint.keep)
-        self.told = []
-        self.writer = CheckpointWriter(self.config, self.store, self.told.append)
+        self.logged = []
+        self.writer = CheckpointWriter(self.config, self.store, self.logged.append)
         torch.manual_seed(0)
         self.model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
 
-    def begin(self, step, best_step=None):
+    def submit(self, step, best_step=None):
         weights = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         state = TrainingState(step, 10, 8 * step, 0, FINGERPRINT, best_step=best_step)
         self.writer.submit(
@@ -41,7 +41,7 @@ class Run:
         )
 
     def write(self, step, best_step=None):
-        self.begin(step, best_step)
+        self.submit(step, best_step)
         return self.writer.wait()
 
     def steps(self):
@@ -56,7 +56,7 @@ def run(config_file, tmp_path):
     return Run(config_file, tmp_path / "run", "checkpoint.keep=2")
 
 
-def test_it_appears_when_complete_and_old_ones_go(run):
+def test_complete_checkpoints_appear_and_old_ones_are_deleted(run):
     for step in (1, 2, 3, 4, 5):
         assert run.write(step, best_step=min(step, 2)) is None
         verify(run.store.path(step))
@@ -67,7 +67,7 @@ def test_it_appears_when_complete_and_old_ones_go(run):
     ]
 
 
-def test_what_it_holds(run):
+def test_checkpoint_content(run):
     run.write(3)
     folder = run.store.path(3)
     state = read_state(folder)
@@ -81,7 +81,7 @@ def test_what_it_holds(run):
     assert {path.name for path in folder.iterdir()} == set(listed) | {"manifest.json"}
 
 
-def test_commit_is_none_where_git_does_not_know_the_code(tmp_path, monkeypatch):
+def test_commit_is_none_outside_a_git_repository(tmp_path, monkeypatch):
     assert code_commit() is None or len(code_commit().rstrip("+")) >= 12
     monkeypatch.setattr(contents, "__file__", str(tmp_path / "contents.py"))
     assert code_commit() is None
@@ -95,7 +95,7 @@ def system_error(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def mistake(*_, **__):
+def programming_error(*_, **__):
     raise KeyError("a mistake of ours")
 
 
@@ -104,24 +104,26 @@ FULL = r"no space left .*{}; free some space"
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "error", "told"),
+    ("module", "function", "error", "message"),
     [
         (contents, "save_file", library_error, FULL.format("model.safetensors")),
         (contents, "save_file", system_error, FULL.format("model.safetensors")),
         (contents, "save_config", system_error, FULL.format("step-00000002")),
         (contents, "write_json_atomic", system_error, FULL.format("step-00000002")),
         (checkpoint, "write_json_atomic", system_error, FULL.format("step-00000002")),
-        (contents, "save_config", mistake, "step-00000002: KeyError: 'a mistake of ours'"),
+        (contents, "save_config", programming_error, "step-00000002: KeyError: 'a mistake of ours'"),
     ],
 )
-def test_what_cannot_be_written_leaves_the_old_ones(run, monkeypatch, module, function, error, told):
+def test_failed_write_keeps_earlier_checkpoints(run, monkeypatch, module, function, error, message):
     run.write(1)
     with monkeypatch.context() as patch:
         patch.setattr(module, function, error)
         failure = run.write(2)
     assert isinstance(failure, UserError)
-    assert run.told == [f"checkpoint of step 2 not written: {str(failure).split(';')[0]}; earlier checkpoints are kept"]
-    with pytest.raises(UserError, match=told):
+    assert run.logged == [
+        f"checkpoint of step 2 not written: {str(failure).split(';')[0]}; earlier checkpoints are kept"
+    ]
+    with pytest.raises(UserError, match=message):
         raise failure
     assert sorted(path.name for path in run.store.folder.iterdir()) == ["pointers.json", "step-00000001"]
     verify(run.store.path(1))
@@ -129,20 +131,20 @@ def test_what_cannot_be_written_leaves_the_old_ones(run, monkeypatch, module, fu
     assert run.steps() == [1, 3]
 
 
-def test_one_that_is_complete_is_saved_though_older_ones_cannot_be_tidied_away(run, monkeypatch):
+def test_failed_deletion_of_old_checkpoints_keeps_the_new_one(run, monkeypatch):
     run.write(1)
     with monkeypatch.context() as patch:
         patch.setattr(run.store, "settle", system_error)
         assert run.write(2) is None
-    (told,) = run.told
-    assert told.startswith("checkpoint of step 2 written, but old checkpoints could not be deleted: ")
+    (message,) = run.logged
+    assert message.startswith("checkpoint of step 2 written, but old checkpoints could not be deleted: ")
     verify(run.store.path(2))
     assert run.write(3) is None
     assert run.steps() == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["state.json", "manifest.json", "config.yaml", "model.safetensors"])
-def test_a_damaged_file_is_named_with_a_remedy(run, name):
+def test_damaged_file_is_reported_with_a_fix(run, name):
     run.write(1)
     file = run.store.path(1) / name
     file.write_bytes(file.read_bytes()[:20])
@@ -150,18 +152,18 @@ def test_a_damaged_file_is_named_with_a_remedy(run, name):
         run.open()
 
 
-def test_writing_does_not_wait_and_is_waited_for(run, monkeypatch):
+def test_writes_are_asynchronous_and_can_be_awaited(run, monkeypatch):
     go = threading.Event()
     save = contents.save_file
     monkeypatch.setattr(contents, "save_file", lambda *a, **k: (go.wait(60), save(*a, **k)))
-    run.begin(1)
+    run.submit(1)
     assert run.steps() == []
     go.set()
     assert run.writer.wait() is None
     assert run.steps() == [1]
 
 
-def test_leftovers_of_a_killed_save_are_cleaned(run):
+def test_partial_files_of_a_killed_save_are_removed(run):
     run.write(1)
     folder = run.store.folder
     (folder / ".step-00000002.partial").mkdir()
@@ -177,7 +179,7 @@ def test_leftovers_of_a_killed_save_are_cleaned(run):
     verify(run.store.path(2))
 
 
-def test_another_version_of_the_form_is_told(run):
+def test_other_checkpoint_format_is_rejected(run):
     run.write(1)
     state = run.store.path(1) / "state.json"
     state.write_text(json.dumps({"format": 1, "code_version": "0.1"}))
@@ -188,7 +190,7 @@ def test_another_version_of_the_form_is_told(run):
 
 @pytest.fixture
 def memory():
-    """An object store: files without folders."""
+    """In-memory object store: files without folders."""
     files = fsspec.filesystem("memory")
     yield files
     files.store.clear()
@@ -209,32 +211,32 @@ def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("step-*/*")}
 
 
-def sent(memory):
+def remote_files(memory):
     return {path.removeprefix("/bucket/run/"): memory.cat_file(path) for path in memory.find("/bucket/run")}
 
 
-def test_a_mirror_holds_what_the_folder_holds(mirrored, memory, monkeypatch):
-    asked = []
+def test_mirror_equals_the_local_folder(mirrored, memory, monkeypatch):
+    requests = []
     for name in ("put_file", "rm_file", "rm"):
         function = getattr(memory, name)
 
-        def told(*paths, function=function, name=name, **named):
-            asked.append((name, paths[-1].removeprefix("/bucket/run/")))
+        def recorded(*paths, function=function, name=name, **named):
+            requests.append((name, paths[-1].removeprefix("/bucket/run/")))
             return function(*paths, **named)
 
-        monkeypatch.setattr(memory, name, told)
+        monkeypatch.setattr(memory, name, recorded)
     run = mirrored()
     for step in (1, 2, 3):
         assert run.write(step, best_step=1) is None
-        assert sent(memory) == files_of(run.store.folder)
-    puts = [path for name, path in asked if name == "put_file" and path.startswith("step-00000003")]
+        assert remote_files(memory) == files_of(run.store.folder)
+    puts = [path for name, path in requests if name == "put_file" and path.startswith("step-00000003")]
     assert len(puts) == 6
     assert puts[-1] == "step-00000003/manifest.json"
-    removed = [request for request in asked if request[1].startswith("step-00000002") and request[0] != "put_file"]
+    removed = [request for request in requests if request[1].startswith("step-00000002") and request[0] != "put_file"]
     assert removed[:2] == [("rm_file", "step-00000002/manifest.json"), ("rm", "step-00000002")]
 
 
-def test_a_run_whose_folder_is_lost_continues(mirrored, memory):
+def test_run_resumes_from_the_mirror_if_its_folder_is_lost(mirrored, memory):
     run = mirrored()
     for step in (1, 2, 3):
         run.write(step, best_step=1)
@@ -245,10 +247,10 @@ def test_a_run_whose_folder_is_lost_continues(mirrored, memory):
     assert other.store.best() == other.store.path(1)
     other.write(4, best_step=1)
     assert other.steps() == [1, 4]
-    assert sent(memory) == files_of(other.store.folder)
+    assert remote_files(memory) == files_of(other.store.folder)
 
 
-def test_what_is_not_complete_under_a_url_is_not_seen(mirrored, memory):
+def test_incomplete_remote_checkpoints_are_ignored(mirrored, memory):
     run = mirrored()
     run.write(1)
     memory.pipe("/bucket/run/step-00000002/manifest.json", b'{"format": 2, "fi')
@@ -256,10 +258,10 @@ def test_what_is_not_complete_under_a_url_is_not_seen(mirrored, memory):
     memory.pipe("/bucket/run/notes.txt", b"kept")
     assert mirrored("other").open().state.step == 1
     assert run.write(4) is None
-    assert set(sent(memory)) == set(files_of(run.store.folder)) | {"notes.txt"}
+    assert set(remote_files(memory)) == set(files_of(run.store.folder)) | {"notes.txt"}
 
 
-def test_the_newer_of_both_is_continued_from(config_file, tmp_path, mirrored):
+def test_resume_uses_the_newer_of_local_and_remote(config_file, tmp_path, mirrored):
     mirrored().write(3)
     Run(config_file, tmp_path / "behind").write(2)
     assert mirrored("behind").open().state.step == 3
@@ -267,8 +269,8 @@ def test_the_newer_of_both_is_continued_from(config_file, tmp_path, mirrored):
     assert mirrored("ahead").open().state.step == 4
 
 
-def test_another_run_under_the_url_is_refused(config_file, tmp_path, mirrored):
-    """Also where it has not come as far: its checkpoints are not ours to remove."""
+def test_remote_of_another_run_is_rejected(config_file, tmp_path, mirrored):
+    """Even if the other run has fewer steps: its checkpoints must not be deleted."""
     mirrored().write(1)
     Run(config_file, tmp_path / "ahead", "data.length=32").write(4)
     with pytest.raises(UserError, match="holds a run of another configuration"):
@@ -284,15 +286,15 @@ def test_another_run_under_the_url_is_refused(config_file, tmp_path, mirrored):
     assert other.steps() == []
 
 
-def test_a_changed_file_under_the_url_is_refused(mirrored, memory):
+def test_changed_remote_file_is_rejected(mirrored, memory):
     mirrored().write(1)
     memory.pipe("/bucket/run/step-00000001/model.safetensors", b"changed")
     with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors: SHA-256 differs"):
         mirrored("other").open()
 
 
-def test_a_server_that_fails_is_told_and_caught_up_with(mirrored, memory, monkeypatch):
-    """It was written. A start that continues has to know what is there, a finished run not."""
+def test_failed_copy_is_logged_and_retried(mirrored, memory, monkeypatch):
+    """The local checkpoint is complete. A resuming launch must read the remote; a finished run need not."""
 
     def fails(*_, **__):
         raise ConnectionError("no answer\nand more")
@@ -304,17 +306,17 @@ def test_a_server_that_fails_is_told_and_caught_up_with(mirrored, memory, monkey
     with monkeypatch.context() as patch:
         patch.setattr(memory, "put_file", fails)
         assert run.write(1) is None
-        told = (
+        message = (
             "checkpoints not copied, local ones are complete (checkpoint.remote=memory://bucket/run cannot be written "
             "to (ConnectionError: no answer); check the address, your credentials and the network, or set "
             "checkpoint.remote=null); retrying at the next checkpoint or launch"
         )
-        copy_missing(run.config, run.store, run.told.append)
-        assert run.told == [told, told]
+        copy_missing(run.config, run.store, run.logged.append)
+        assert run.logged == [message, message]
         assert run.open().state.step == 1
-    copy_missing(run.config, run.store, run.told.append)
-    assert sent(memory) == files_of(run.store.folder)
-    assert len(run.told) == 2
+    copy_missing(run.config, run.store, run.logged.append)
+    assert remote_files(memory) == files_of(run.store.folder)
+    assert len(run.logged) == 2
     with monkeypatch.context() as patch:
         patch.setattr(memory, "find", fails)
         with pytest.raises(TransientError, match="cannot be read"):
@@ -329,6 +331,6 @@ def test_a_server_that_fails_is_told_and_caught_up_with(mirrored, memory, monkey
         assert not isinstance(refused.value, TransientError)
 
 
-def test_an_unknown_kind_of_url_is_told(run):
+def test_unknown_url_scheme_is_rejected(run):
     with pytest.raises(UserError, match=r"checkpoint\.remote=nowhere://a cannot be used .*nowhere"):
         Mirror("nowhere://a")

@@ -1,4 +1,4 @@
-"""Private names of DeepSpeed are touched in one module, which says so if a version lacks them."""
+"""One module uses private attributes of DeepSpeed, and reports versions that lack them."""
 
 import re
 from pathlib import Path

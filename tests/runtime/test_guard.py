@@ -1,4 +1,4 @@
-"""Steps with a non-finite loss or gradient, or a loss spike, are skipped on all ranks and leave no trace."""
+"""All ranks skip steps with a non-finite loss or gradient or a loss spike; skipped steps change no state."""
 
 import math
 
@@ -20,13 +20,13 @@ SKIPPING_RANKS = WORKERS / "skipping_ranks.py"
 BATCH = Batch(torch.zeros(2, 8, dtype=torch.long), torch.zeros(2, 8, dtype=torch.long), first_position=6, windows=2)
 
 
-def take(guard, losses, first=1, norm=1.0):
+def record_steps(guard, losses, first=1, norm=1.0):
     for step, loss in enumerate(losses, first):
         guard.observe_loss(torch.tensor(loss, dtype=torch.float64))
         guard.record(step, norm, [BATCH], torch.tensor([1.0, 2.0]))
 
 
-def plain_skips(losses, window, sigma):
+def expected_skips(losses, window, sigma):
     accepted, skipped = [], []
     for step, loss in enumerate(losses, 1):
         last = torch.tensor(accepted[-window:], dtype=torch.float64)
@@ -47,20 +47,20 @@ LOSSES = st.lists(
 @given(losses=LOSSES, cut=st.integers(0, 60), sigma=st.sampled_from([1.0, 3.0]))
 def test_spikes_are_skipped_before_and_after_a_restart(losses, cut, sigma):
     config = GuardSection(window=8, spike_sigma=sigma)
-    guard, continued = Guard(config, torch.device("cpu")), Guard(config, torch.device("cpu"))
-    take(guard, losses[:cut])
+    guard, resumed = Guard(config, torch.device("cpu")), Guard(config, torch.device("cpu"))
+    record_steps(guard, losses[:cut])
     before = guard.take_skipped()
-    continued.load_state_dict(guard.state_dict())
-    take(continued, losses[cut:], first=cut + 1)
-    assert [entry.step for entry in before + continued.take_skipped()] == plain_skips(losses, 8, sigma)
-    take(guard, losses[cut:], first=cut + 1)
-    assert guard.state_dict() == continued.state_dict()
+    resumed.load_state_dict(guard.state_dict())
+    record_steps(resumed, losses[cut:], first=cut + 1)
+    assert [entry.step for entry in before + resumed.take_skipped()] == expected_skips(losses, 8, sigma)
+    record_steps(guard, losses[cut:], first=cut + 1)
+    assert guard.state_dict() == resumed.state_dict()
 
 
 def test_skipped_steps_are_described():
     guard = Guard(GuardSection(window=8), torch.device("cpu"))
-    take(guard, [1.0, 1.1] * 4 + [9.0, math.nan])
-    take(guard, [1.0], first=11, norm=math.inf)
+    record_steps(guard, [1.0, 1.1] * 4 + [9.0, math.nan])
+    record_steps(guard, [1.0], first=11, norm=math.inf)
     spike, infinite, gradient = guard.take_skipped()
     assert guard.take_skipped() == []
     assert (spike.step, spike.in_a_row, infinite.in_a_row, gradient.in_a_row) == (9, 1, 2, 3)
@@ -74,33 +74,33 @@ def test_losses_are_compared_with_a_full_window_only():
         Guard(GuardSection(window=8), torch.device("cpu")),
         Guard(GuardSection(window=16), torch.device("cpu")),
     )
-    take(guard, [1.0, 1.1] * 4)
+    record_steps(guard, [1.0, 1.1] * 4)
     longer.load_state_dict(guard.state_dict())
     guard.reset_losses()
-    take(guard, [5.0, 5.1] * 4 + [9.0], first=9)
+    record_steps(guard, [5.0, 5.1] * 4 + [9.0], first=9)
     assert [entry.step for entry in guard.take_skipped()] == [17]
-    take(longer, [1.0, 1.1] * 4 + [1.3], first=9)
+    record_steps(longer, [1.0, 1.1] * 4 + [1.3], first=9)
     assert [entry.step for entry in longer.take_skipped()] == []
-    take(longer, [3.0], first=18)
+    record_steps(longer, [3.0], first=18)
     assert [entry.step for entry in longer.take_skipped()] == [18]
     assert longer.state_dict()["accepted"] == 17
 
 
-def test_windows_that_are_no_number_come_first():
+def test_windows_with_nan_loss_come_first():
     scored = torch.tensor([2, 2])
     losses = worst_windows(torch.tensor([1.0, 8.0, math.nan, 2.0]), [(64, 10, scored), (64, 40, scored)])
     assert [loss.position for loss in losses] == [40, 11, 41]
 
 
 @pytest.mark.slow
-def test_ranks_skip_the_same_steps_without_a_trace(config_file, run_ranks, tmp_path):
+def test_all_ranks_skip_the_same_steps_and_state_is_unchanged(config_file, run_ranks, tmp_path):
     tree = yaml.safe_load(config_file.read_text())
     tree["training"]["steps"] = 12
     tree |= {"guard": {"window": 8}, "validation": {"windows": 0}, "checkpoint": {"every": 100, "keep": 2}}
     config_file.write_text(yaml.safe_dump(tree))
     output = run_ranks(2, config_file, tmp_path, script=SKIPPING_RANKS).succeed()
-    *trained, diverged, shifted = (tmp_path / "told-0.txt").read_text().splitlines()
-    assert (tmp_path / "told-1.txt").read_text().splitlines() == [*trained, diverged, shifted]
+    *trained, diverged, shifted = (tmp_path / "messages-0.txt").read_text().splitlines()
+    assert (tmp_path / "messages-1.txt").read_text().splitlines() == [*trained, diverged, shifted]
     assert trained == ["as it should be"] * 6
 
     whole, stopped = ((tmp_path / f"{name}/checkpoints/step-00000012") for name in ("whole-1", "stopped"))
@@ -115,9 +115,9 @@ def test_ranks_skip_the_same_steps_without_a_trace(config_file, run_ranks, tmp_p
     ]
     assert "warning: step 3 skipped: loss nan or gradient norm" in output
     assert "warning: step 10 skipped: loss" in output
-    told = (tmp_path / "whole-1/logs/rank-00001.log").read_text()
-    assert "step 10 skipped" in told
-    assert "windows with the highest loss: first:" in told
+    log = (tmp_path / "whole-1/logs/rank-00001.log").read_text()
+    assert "step 10 skipped" in log
+    assert "windows with the highest loss: first:" in log
 
     assert "4 consecutive steps were skipped up to step 6 (loss inf or" in diverged
     assert "with a lower optimizer.lr" in diverged

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def launch():
-    """Start the program under the launcher, in a process group of its own as a terminal would; end it in any case."""
+    """Launches the program in its own process group, as a terminal does; kills it at teardown."""
     started = []
 
     def start(*arguments):
@@ -37,7 +37,9 @@ def launch():
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by what a background job starts
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # background jobs inherit an ignored SIGINT
         )
         started.append(process)
         return process
@@ -57,7 +59,7 @@ def wait_for_steps(process, run, steps):
         time.sleep(0.05)
 
 
-def test_it_trains_and_fails_with_the_right_status(config_file, launch, tmp_path):
+def test_exit_status_of_success_and_failure(config_file, launch, tmp_path):
     run = launch("--config", config_file, "training.steps=4")
     output, errors = run.communicate(timeout=TIMEOUT_SECONDS)
     assert run.returncode == 0, output + errors
@@ -75,17 +77,17 @@ def test_it_trains_and_fails_with_the_right_status(config_file, launch, tmp_path
     assert "Traceback" not in errors
 
 
-@pytest.mark.parametrize("way", ["one rank", "terminal"])
-def test_stopping(config_file, launch, tmp_path, way):
+@pytest.mark.parametrize("source", ["one rank", "terminal"])
+def test_stopping(config_file, launch, tmp_path, source):
     job = launch("--config", config_file, "training.steps=5000", "checkpoint.every=5000")
     wait_for_steps(job, tmp_path / "run", 3)
-    if way == "terminal":
+    if source == "terminal":
         os.killpg(job.pid, signal.SIGINT)
     else:
         ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "RANK" in child.environ()]
         ranks[-1].send_signal(signal.SIGUSR1)
     output, _ = job.communicate(timeout=TIMEOUT_SECONDS)
-    assert job.returncode == (STOPPED if way == "one rank" else -signal.SIGINT)
+    assert job.returncode == (STOPPED if source == "one rank" else -signal.SIGINT)
     step = read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"]
     assert f"after step {step} of 5000, saved in" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()

@@ -6,7 +6,7 @@ from ldarnet.runtime.metrics_file import read_metrics
 from tests.support.ranks import WORKERS
 
 
-def test_products_are_bf16_and_everything_delicate_is_not(config_file, run_ranks):
+def test_autocast_dtypes_of_each_operation(config_file, run_ranks):
     script = WORKERS / "autocast_step.py"
     assert "bf16 step done" in run_ranks(1, config_file, script=script).succeed()
 

@@ -1,4 +1,4 @@
-"""Losses, gradients and steps do not depend on how the global batch is dealt to ranks, nor on the engine."""
+"""Losses, gradients and steps are independent of the number of ranks and of the engine."""
 
 import copy
 
@@ -25,12 +25,11 @@ TWO_STAGES = [
 ]
 
 
-def first_weights(config, collapsing=False):
-    """A model with weights of a size; fresh ones are too regular for a test: several are zero.
+def initial_model(config, collapsing=False):
+    """Model with normally distributed weights; several of the default initial weights are zero.
 
     Args:
-        config: of the run.
-        collapsing: wherever all bases of a window are the same, it is one chunk.
+        collapsing: whether a window of one repeated base is a single chunk.
     """
     model = LDARNetForMaskedLM(config.model.build({}))
     torch.manual_seed(5)
@@ -43,8 +42,8 @@ def first_weights(config, collapsing=False):
     return model
 
 
-def plain_steps(config, model):
-    """Gradients of the first step, losses of two and weights after them, in plain PyTorch on one process."""
+def reference_steps(config, model):
+    """Gradients of step 1, losses of steps 1 and 2 and the resulting weights, in plain PyTorch in one process."""
     groups = parameter_groups(model, config.optimizer)
     optimizer = build_optimizer(groups, config.optimizer)
     windows = Windows(
@@ -87,31 +86,29 @@ def plain_steps(config, model):
 
 
 class Case:
-    """A configuration, the weights to begin with, and the engines to compare with plain PyTorch.
+    """Configuration, initial weights, and the engines to compare with plain PyTorch.
 
     Args:
-        config_file: of the run, with `overrides`.
-        folder: to write to.
-        engines: such as `2` or `2-offload`, by ZeRO stage.
-        overrides: of the configuration.
-        collapsing: whether windows of one base are one chunk.
+        folder: created; the ranks write their results to it.
+        engines: ZeRO stages, such as `2` or `2-offload`.
+        collapsing: whether a window of one repeated base is a single chunk.
     """
 
     def __init__(self, config_file, folder, engines, overrides=(), collapsing=False):
         folder.mkdir()
         self.config = load_config(config_file, [*OVERRIDES, *overrides])
         self.config.save(folder / "config.yaml")
-        self.model = first_weights(self.config, collapsing)
+        self.model = initial_model(self.config, collapsing)
         save_model(self.model, str(folder / "first.safetensors"))
         self.folder, self.engines, self.collapsing = folder, engines, collapsing
 
     def __str__(self):
-        """The job for the ranks."""
+        """Command-line argument of `one_step.py`."""
         return f"{self.folder}/config.yaml:{self.folder}/first.safetensors:{self.folder}:{','.join(self.engines)}"
 
     def check(self):
-        """That all engines did what plain PyTorch does."""
-        gradients, losses, weights = plain_steps(self.config, self.model)
+        """Compare the results of all engines with plain PyTorch."""
+        gradients, losses, weights = reference_steps(self.config, self.model)
         for engine in self.engines:
             tensors = load_file(self.folder / f"{engine}.safetensors")
             for step, loss in enumerate(losses):
@@ -119,18 +116,21 @@ class Case:
             for name, gradient in gradients.items():
                 found = tensors[f"gradient.{name}"]
                 assert (found - gradient).norm() <= 2e-5 * gradient.norm() + 1e-9, (engine, name)
-                # A gradient near AdamW's eps of 1e-8 is little but rounding, of which AdamW makes a whole step.
-                firm = gradient.abs() > 1e-7
-                assert self.collapsing or firm.float().mean() > 0.5, (engine, name)
-                assert torch.allclose(tensors[name][firm], weights[name][firm], rtol=1e-4, atol=2e-6), (engine, name)
+                # Gradients near AdamW's eps (1e-8) are mostly rounding error, which AdamW scales to a full step.
+                significant = gradient.abs() > 1e-7
+                assert self.collapsing or significant.float().mean() > 0.5, (engine, name)
+                assert torch.allclose(tensors[name][significant], weights[name][significant], rtol=1e-4, atol=2e-6), (
+                    engine,
+                    name,
+                )
 
     def one_chunk_ranks(self, world):
-        """Whether a rank had one chunk a window in both stages, (ranks, micro-steps)."""
+        """Whether a rank had one chunk per window in both stages, (ranks, micro-steps)."""
         chunks = load_file(self.folder / f"{self.engines[0]}.safetensors")["chunks"]
         return (chunks == self.config.training.batch // self.config.training.accumulation // world).all(2)
 
 
-def test_two_ranks_take_the_step_of_one(config_file, run_ranks, tmp_path):
+def test_two_ranks_equal_one(config_file, run_ranks, tmp_path):
     case = Case(config_file, tmp_path / "tiny", ["1"])
     run_ranks(2, case, script=ONE_STEP).succeed()
     case.check()
@@ -141,13 +141,13 @@ def test_two_ranks_take_the_step_of_one(config_file, run_ranks, tmp_path):
     ("world", "engines", "collapsing_engines"),
     [(1, ENGINES, ["0"]), (2, ENGINES, ["0", "1", "2", "3"]), (4, ["0", "1", "2", "3-offload"], ["3", "1-offload"])],
 )
-def test_all_engines_take_the_same_step(
+def test_all_engines_equal_plain_pytorch(
     config_file, run_ranks, shards_of, tmp_path, world, engines, collapsing_engines
 ):
-    """With one stage of chunks; and with two, where half of all windows are N from end to end: one chunk in each."""
+    """One stage of chunking; and two stages, where half of all windows are all N: one chunk each."""
     bases = np.frombuffer(b"ACGT", dtype=np.uint8)[np.random.default_rng(2).integers(0, 4, (40, 256))]
-    stretches = "".join(row.tobytes().decode() + "N" * 256 for row in bases)
-    folder = shards_of(f">first\n{stretches}\n>second\n{stretches[:2000]}\n")
+    sequence = "".join(row.tobytes().decode() + "N" * 256 for row in bases)
+    folder = shards_of(f">first\n{sequence}\n>second\n{sequence[:2000]}\n")
     tiny = Case(config_file, tmp_path / "tiny", engines)
     overrides = [*TWO_STAGES, "data.max_n_run=100000", f"data.shards={folder}"]
     collapsing = Case(config_file, tmp_path / "collapsing", collapsing_engines, overrides, collapsing=True)
@@ -155,5 +155,7 @@ def test_all_engines_take_the_same_step(
     tiny.check()
     collapsing.check()
     if world > 1:
-        fewest = collapsing.one_chunk_ranks(world)
-        assert (fewest.any(0) & ~fewest.all(0)).any(), "in no micro-step one rank alone has the fewest chunks"
+        single = collapsing.one_chunk_ranks(world)
+        assert (single.any(0) & ~single.all(0)).any(), (
+            "no micro-step in which only some ranks have a single chunk per window"
+        )

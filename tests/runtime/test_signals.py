@@ -1,4 +1,4 @@
-"""A signal to any rank: all ranks finish their step, save, and ask to be run again; the same command continues."""
+"""After a stop signal to any rank, all ranks finish the step, save and exit; the same command resumes the run."""
 
 import signal
 import time
@@ -7,7 +7,7 @@ from ldarnet.program import STOPPED
 from ldarnet.runtime.metrics_file import read_metrics
 
 
-def test_one_rank_that_is_told_to_stop_stops_all(config_file, run_ranks, tmp_path):
+def test_signal_to_one_rank_stops_all_ranks(config_file, run_ranks, tmp_path):
     metrics = tmp_path / "run/metrics.jsonl"
     job = run_ranks(2, "--config", config_file, "training.steps=5000", "checkpoint.every=5000")
     deadline = time.monotonic() + 120

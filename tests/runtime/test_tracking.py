@@ -42,7 +42,7 @@ def test_lines_beyond_the_resumed_step_are_dropped(tmp_path):
     assert read_metrics(path) == [*lines[:3], {"step": 4, "split": "again"}]
 
 
-def test_mlflow_run_is_continued(config):
+def test_mlflow_run_is_resumed(config):
     for first in (1, 3):
         tracker = Tracker(config, pytest.fail, {"ssd": f"of start {first}"})
         for step in (first, first + 1):
@@ -66,7 +66,7 @@ def test_mlflow_run_is_continued(config):
 
 @pytest.fixture
 def no_store_at(monkeypatch):
-    """Makes an address where nothing answers that of the store."""
+    """Points the tracking URI at an address where nothing answers."""
 
     def unreachable(address):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -76,26 +76,26 @@ def no_store_at(monkeypatch):
     return unreachable
 
 
-def test_unreachable_store_is_said_once_and_does_not_stop_training(config, no_store_at):
+def test_unreachable_store_is_logged_once_and_does_not_stop_training(config, no_store_at):
     no_store_at("http://127.0.0.1:9")
-    said = []
-    tracker = Tracker(config, said.append)
+    logged = []
+    tracker = Tracker(config, logged.append)
     for step in range(3):
         tracker.log({"step": step, **TRAIN})
     tracker.close("FINISHED")
-    assert len(said) == 1
-    assert "MLflow is unreachable" in said[0]
+    assert len(logged) == 1
+    assert "MLflow is unreachable" in logged[0]
     assert not (config.run.dir / "mlflow.json").exists()
 
 
 @pytest.fixture
-def tracked_past_a_failure(monkeypatch):
-    """Tracks a step while the first call of a function fails, by default of the client; returns it and what it said."""
+def track_with_one_failure(monkeypatch):
+    """Tracks a step while the first call of a method (default: of `MlflowClient`) fails; returns tracker and log."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     def track(config, method, owner=MlflowClient):
-        works, failures, said = getattr(owner, method), [MlflowException("out of order")], []
+        works, failures, logged = getattr(owner, method), [MlflowException("out of order")], []
 
         def fail_once(*arguments, **named):
             if failures:
@@ -104,24 +104,24 @@ def tracked_past_a_failure(monkeypatch):
 
         monkeypatch.setattr(owner, method, fail_once)
         monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.1)
-        tracker = Tracker(config, said.append)
+        tracker = Tracker(config, logged.append)
         tracker.log({"step": 1, **TRAIN})
         while failures:
             time.sleep(0.05)
         tracker.close("FINISHED")
-        assert ["is unreachable (out of order)" in line for line in said] == [True]
-        return tracker, said
+        assert ["is unreachable (out of order)" in line for line in logged] == [True]
+        return tracker, logged
 
     return track
 
 
-def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, no_store_at, monkeypatch):
+def test_password_in_the_tracking_uri_is_neither_logged_nor_saved(config, no_store_at, monkeypatch):
     no_store_at("http://ada:secret@127.0.0.1:9")
-    said = []
-    tracker = Tracker(config, said.append)
+    logged = []
+    tracker = Tracker(config, logged.append)
     tracker.close("FINISHED")
-    assert "127.0.0.1" in said[0]
-    assert "secret" not in said[0]
+    assert "127.0.0.1" in logged[0]
+    assert "secret" not in logged[0]
     made = SimpleNamespace(info=SimpleNamespace(run_id="7"), experiment_id="1")
     client = SimpleNamespace(
         get_experiment_by_name=lambda _: made,
@@ -145,7 +145,7 @@ def test_a_password_in_the_address_of_a_store_is_neither_told_nor_kept(config, n
         ("databricks", "databricks"),
     ],
 )
-def test_a_run_is_known_by_its_store_without_the_password(config, monkeypatch, address, kept):
+def test_run_is_identified_by_its_store_without_the_password(config, monkeypatch, address, kept):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert tracking.without_user(address) == kept
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": kept, "run_id": "7"}))
@@ -157,38 +157,38 @@ def test_a_run_is_known_by_its_store_without_the_password(config, monkeypatch, a
 
 
 def runs_of(config):
-    """All runs of its experiment in its store."""
+    """All MLflow runs of the configured experiment."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.tracking_uri(config.run.dir))
     return client.search_runs([client.get_experiment_by_name(config.tracking.experiment).experiment_id])
 
 
-def test_a_full_disk_makes_no_second_run(config, tracked_past_a_failure):
-    tracker, _ = tracked_past_a_failure(config, "write_json_atomic", tracking)
+def test_full_disk_creates_no_second_run(config, track_with_one_failure):
+    tracker, _ = track_with_one_failure(config, "write_json_atomic", tracking)
     (run,) = runs_of(config)
     assert json.loads((config.run.dir / "mlflow.json").read_text())["run_id"] == run.info.run_id == tracker.run_id
 
 
-def test_only_a_missing_run_is_replaced(config, tracked_past_a_failure):
-    """A store that fails while a run is continued is tried again; the run stays the same."""
+def test_only_a_missing_run_is_replaced(config, track_with_one_failure):
+    """If the store fails while a run is resumed, the request is retried and the run stays the same."""
     first = Tracker(config, pytest.fail)
     first.close("KILLED")
-    second, said = tracked_past_a_failure(config, "update_run")
+    second, logged = track_with_one_failure(config, "update_run")
     assert second.run_id == first.run_id
 
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": None, "run_id": "0" * 32}))
-    third = Tracker(config, said.append)
+    third = Tracker(config, logged.append)
     third.close("FINISHED")
-    assert "no longer exists in" in said[-1]
+    assert "no longer exists in" in logged[-1]
     assert third.run_id not in (first.run_id, "0" * 32)
 
 
-def test_parameters_come_later_if_they_must(config_file, config, tracked_past_a_failure):
-    """A store that fails just after it has made the run keeps that run; many species with any names are no obstacle."""
+def test_parameters_are_retried(config_file, config, track_with_one_failure):
+    """If the store fails just after creating the run, that run is used. Any number and names of species work."""
     weights = {f"species {number} (a)": 1.0 for number in range(120)}
     config = load_config(config_file, ["tracking.mlflow=true", f"data.weights={json.dumps(weights)}"])
-    tracker, _ = tracked_past_a_failure(config, "log_batch")
+    tracker, _ = track_with_one_failure(config, "log_batch")
     (run,) = runs_of(config)
     assert run.info.run_id == tracker.run_id
     assert {name for name in run.data.params if name.startswith("data.weights.")} == {
@@ -207,7 +207,7 @@ def test_nothing_is_queued_without_mlflow(config_file):
 
 
 @pytest.mark.slow
-def test_program_leaves_one_run_with_everything(config_file, run_ranks, tmp_path, monkeypatch):
+def test_stopped_and_resumed_run_is_one_mlflow_run(config_file, run_ranks, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     arguments = ("--config", config_file, "tracking.mlflow=true")
     run_ranks(1, *arguments, "training.stop_after=4").succeed()
@@ -238,7 +238,7 @@ def test_program_leaves_one_run_with_everything(config_file, run_ranks, tmp_path
     }
 
 
-def test_package_needs_no_mlflow(tmp_path):
+def test_package_imports_without_mlflow(tmp_path):
     program = "import sys; sys.modules['mlflow'] = None; import ldarnet, ldarnet.pretraining; print('fine')"
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     result = subprocess.run(
@@ -247,10 +247,10 @@ def test_package_needs_no_mlflow(tmp_path):
     assert result.stdout == "fine\n"
 
 
-def test_what_is_no_single_number_is_not_tracked():
+def test_only_scalars_are_tracked():
     line = {"step": 1, "split": "train", "boundary_histogram": [[0.5, 0.5]], "warnings": {"drift/stage0": "..."}}
-    told = {metric.key: metric.value for metric in tracking._metrics(line | {"memory": {"host": 5}}, 0)}
-    assert told == {"train/warnings": 1.0, "train/memory/host": 5.0}
+    tracked = {metric.key: metric.value for metric in tracking._metrics(line | {"memory": {"host": 5}}, 0)}
+    assert tracked == {"train/warnings": 1.0, "train/memory/host": 5.0}
 
 
 def test_regions_of_any_name_are_tracked():
@@ -267,7 +267,7 @@ def test_regions_of_any_name_are_tracked():
         assert len(name) <= 250
 
 
-def test_a_dead_store_takes_no_endless_memory(config, monkeypatch):
+def test_pending_metrics_are_bounded(config, monkeypatch):
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.01)
     monkeypatch.setattr(tracking, "MAX_PENDING", 50)
     sent, tries, dead = [], [], True
@@ -293,8 +293,8 @@ def test_a_dead_store_takes_no_endless_memory(config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_server_that_hangs_and_comes_back_has_everything_in_the_end(config, tmp_path, monkeypatch):
-    """Steps are never held up, whatever the server does."""
+def test_server_that_hangs_and_recovers_receives_all_metrics(config, tmp_path, monkeypatch):
+    """Logging never blocks training steps."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
@@ -312,10 +312,10 @@ def test_a_server_that_hangs_and_comes_back_has_everything_in_the_end(config, tm
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.2)
-    said = []
+    logged = []
     try:
         wait_for(lambda: urllib.request.urlopen(f"{url}/health", timeout=1).read() == b"OK")
-        tracker = Tracker(config, said.append)
+        tracker = Tracker(config, logged.append)
         tracker.log({"step": 1, **TRAIN})
         wait_for((config.run.dir / "mlflow.json").is_file)
         os.killpg(server.pid, signal.SIGSTOP)
@@ -323,10 +323,10 @@ def test_a_server_that_hangs_and_comes_back_has_everything_in_the_end(config, tm
         for step in range(2, 12):
             begin = time.perf_counter()
             tracker.log({"step": step, **TRAIN})
-            assert time.perf_counter() - begin < 0.9, "it waited for the server"
+            assert time.perf_counter() - begin < 0.9, "logging waited for the server"
             time.sleep(0.1)
-        wait_for(lambda: said)
-        assert "MLflow is unreachable" in said[0]
+        wait_for(lambda: logged)
+        assert "MLflow is unreachable" in logged[0]
         os.killpg(server.pid, signal.SIGCONT)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         tracker.close("FINISHED")
@@ -337,6 +337,6 @@ def test_a_server_that_hangs_and_comes_back_has_everything_in_the_end(config, tm
         history = client.get_metric_history(tracker.run_id, "train/loss")
         assert run.info.status == "FINISHED"
         assert sorted(metric.step for metric in history) == list(range(1, 12))
-        assert len(said) == 1
+        assert len(logged) == 1
     finally:
         os.killpg(server.pid, signal.SIGKILL)

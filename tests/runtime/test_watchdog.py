@@ -1,4 +1,4 @@
-"""A rank that dies, fails or hangs: the job ends within a bound, and says which rank it was and where."""
+"""If a rank dies, fails or hangs, the job ends in bounded time and reports the rank and its location."""
 
 import gc
 import json
@@ -22,8 +22,8 @@ from tests.support.ranks import WORKERS
 
 STUCK_RANK = WORKERS / "stuck_rank.py"
 START_SECONDS = 120
-BOUND_SECONDS = 60  # some seconds beyond the timeout of 12, and patience with a machine that has other work
-READER_SECONDS = 2  # by itself a reader looks for its rank every five seconds
+BOUND_SECONDS = 60  # timeout of 12 s, with a margin for loaded machines
+READER_SECONDS = 2  # without a signal, a reader polls its rank only every 5 s
 
 
 def connect(detector, **hello):
@@ -32,7 +32,7 @@ def connect(detector, **hello):
     return connection
 
 
-def last_word(connection):
+def end_message(connection):
     lines = JsonLines(connection)
     while True:
         for message in lines.read():
@@ -47,41 +47,41 @@ def detector():
     detector.close()
 
 
-def test_strangers_are_not_heard(detector):
+def test_unauthenticated_connections_are_ignored(detector):
     first, second = (connect(detector, token="secret", rank=rank) for rank in range(2))
     for text in (b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"rank": 1, "token": "guess"}\n', b"x" * 200_000):
-        stranger = socket.create_connection(("127.0.0.1", detector.port))
-        stranger.sendall(text)
-        stranger.close()
+        intruder = socket.create_connection(("127.0.0.1", detector.port))
+        intruder.sendall(text)
+        intruder.close()
     second.sendall(b'{"number": 7, "step": 3, "phase": "forward"}\n')
     second.close()
-    assert last_word(first) == {"end": "rank 1 died, last seen in phase forward of step 4", "rank": 1}
+    assert end_message(first) == {"end": "rank 1 died, last seen in phase forward of step 4", "rank": 1}
 
 
-def test_a_death_comes_before_the_failures_that_it_causes(detector):
+def test_death_is_reported_before_the_failures_it_causes(detector):
     ranks = [connect(detector, token="secret", rank=rank) for rank in range(3)]
     ranks[0].sendall(b'{"failed": "RuntimeError: Connection closed by peer"}\n')
     time.sleep(0.2)
     ranks[2].close()
-    assert last_word(ranks[1])["end"] == "rank 2 died, last seen before training"
+    assert end_message(ranks[1])["end"] == "rank 2 died, last seen before training"
 
 
-def test_the_rank_that_all_wait_for_is_named(detector):
+def test_hanging_rank_is_reported(detector):
     ranks = [connect(detector, token="secret", rank=rank) for rank in range(3)]
     for rank, number in enumerate((9, 8, 9)):
         ranks[rank].sendall(json.dumps({"number": number, "step": 1, "phase": "data"}).encode() + b"\n")
     begin = time.monotonic()
-    assert last_word(ranks[0])["end"].startswith("rank 1 hangs in phase data of step 2 for ")
+    assert end_message(ranks[0])["end"].startswith("rank 1 hangs in phase data of step 2 for ")
     assert 4 < time.monotonic() - begin < 15
 
 
-def test_rank_0_waits_until_the_others_have_gone(detector):
-    """A process that ends with unread messages resets its connections, and the others would not hear of the end."""
-    own, other = (connect(detector, token="secret", rank=rank) for rank in range(2))
-    own.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
+def test_rank_0_exits_last(detector):
+    """A process that exits with unread messages resets its connections; the other ranks would miss the end message."""
+    local, other = (connect(detector, token="secret", rank=rank) for rank in range(2))
+    local.sendall(b'{"number": 1, "step": 1, "phase": "forward"}\n')
     other.sendall(b'{"failed": "RuntimeError: broken"}\n')
-    assert last_word(other)["rank"] == last_word(own)["rank"] == 1
-    for connection in (own, other):
+    assert end_message(other)["rank"] == end_message(local)["rank"] == 1
+    for connection in (local, other):
         connection.sendall(b'{"number": 2, "step": 1, "phase": "forward"}\n')
     assert not detector.others_ended.wait(1)
     begin = time.monotonic()
@@ -90,7 +90,7 @@ def test_rank_0_waits_until_the_others_have_gone(detector):
     assert time.monotonic() - begin < SHUTDOWN_SECONDS - 1
 
 
-def test_a_rank_that_leaves_is_not_missed(detector):
+def test_rank_that_disconnects_cleanly_is_not_reported(detector):
     ranks = [connect(detector, token="secret", rank=rank) for rank in range(2)]
     ranks[0].sendall(b'{"bye": true}\n')
     ranks[0].close()
@@ -103,8 +103,8 @@ def test_a_rank_that_leaves_is_not_missed(detector):
 
 @contextmanager
 def open_files(limit, leave=0):
-    """All descriptors below `limit` are taken, but for some; there are no others if none are left."""
-    gc.collect()  # what other tests have left would be closed, and free its descriptor, at any time
+    """Occupy all file descriptors below `limit`; `leave` further ones can be opened."""
+    gc.collect()  # collect files of other tests now, as their finalizers would free descriptors later
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit + leave, hard))
     taken = []
@@ -118,7 +118,7 @@ def open_files(limit, leave=0):
         resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
 
 
-def test_a_rank_waits_while_there_are_no_descriptors(detector):
+def test_rank_waits_for_a_free_descriptor(detector):
     with socket.socket() as first:
         first.settimeout(10)
         with open_files(256):
@@ -130,7 +130,7 @@ def test_a_rank_waits_while_there_are_no_descriptors(detector):
 
 @pytest.fixture
 def watchdog(monkeypatch, tmp_path):
-    """One of a single rank; instead of this process it ends its thread, and notes the status."""
+    """Watchdog of a single rank that ends its thread, not this process; and the list of its exit statuses."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     ended = []
 
@@ -144,7 +144,7 @@ def watchdog(monkeypatch, tmp_path):
         yield Watchdog(world, StepTimers(), log, timeout=60), ended
 
 
-def test_many_open_files_are_no_obstacle(watchdog):
+def test_watchdog_works_with_many_open_files(watchdog):
     watchdog, ended = watchdog
     with open_files(1100, leave=100), watchdog:
         assert watchdog._socket.fileno() >= 1100
@@ -155,7 +155,7 @@ def test_many_open_files_are_no_obstacle(watchdog):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("part", ["rank", "detector"])
-def test_a_failed_watchdog_ends_training(watchdog, monkeypatch, capsys, part):
+def test_failed_watchdog_ends_training(watchdog, monkeypatch, capsys, part):
     watchdog, ended = watchdog
 
     def breaks(*_):
@@ -170,9 +170,10 @@ def test_a_failed_watchdog_ends_training(watchdog, monkeypatch, capsys, part):
             monkeypatch.setattr(watchdog._detector, "_receive", breaks)
         watchdog._thread.join(10)
         assert ended == [FAILED]
-    told = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert (
-        f"error: the {'watchdog of rank' if part == 'rank' else 'failure detector on rank'} 0 failed: KeyError(" in told
+        f"error: the {'watchdog of rank' if part == 'rank' else 'failure detector on rank'} 0 failed: KeyError("
+        in errors
     )
 
 
@@ -183,12 +184,12 @@ def wait_for_steps(run, steps):
 
 
 def running(process):
-    """A process that has ended may be a zombie for ever where nothing takes its status."""
+    """Whether a process runs; one that ended but was not reaped is a zombie."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_killed_ends_the_job(config_file, run_ranks, tmp_path):
+def test_killed_rank_ends_the_job(config_file, run_ranks, tmp_path):
     job = run_ranks(2, "--config", config_file, "training.steps=5000", "checkpoint.every=5000", "data.workers=1")
     wait_for_steps(tmp_path / "run", 3)
     (reader,) = psutil.Process(job.processes[0].pid).children()
@@ -209,26 +210,26 @@ def test_a_rank_that_is_killed_ends_the_job(config_file, run_ranks, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["sleeps", "fails", "fails-later"])
-def test_a_rank_that_is_stuck_or_fails_ends_the_job(config_file, run_ranks, tmp_path, how):
+def test_stuck_or_failed_rank_ends_the_job(config_file, run_ranks, tmp_path, how):
     job = run_ranks(2, how, config_file, "training.timeout_minutes=0.2", script=STUCK_RANK)
     wait_for_steps(tmp_path / "run", 3)
     begin = time.monotonic()
-    (status, _, told), (stuck_status, _, errors) = job.wait()
+    (status, _, errors), (stuck_status, _, stuck_errors) = job.wait()
     assert time.monotonic() - begin < BOUND_SECONDS
     assert (status, stuck_status) == (FAILED, FAILED)
     log = (tmp_path / "run/logs/rank-00001.log").read_text()
     assert f"stuck_in_{'recording' if how == 'fails-later' else 'reading'}" in log
     if how != "sleeps":
         phase = "record" if how == "fails-later" else "data"
-        assert f"error: rank 1 failed in phase {phase} of step 4: RuntimeError: broken" in told
-        assert 'raise RuntimeError("broken")' in errors
+        assert f"error: rank 1 failed in phase {phase} of step 4: RuntimeError: broken" in errors
+        assert 'raise RuntimeError("broken")' in stuck_errors
     else:
-        assert "error: rank 1 hangs in phase data of step 4 for 1" in told
+        assert "error: rank 1 hangs in phase data of step 4 for 1" in errors
         assert "_agree" in (tmp_path / "run/logs/rank-00000.log").read_text()
 
 
 @pytest.mark.slow
-def test_a_rank_that_lets_no_thread_run_ends(config_file, run_ranks, tmp_path):
+def test_rank_that_holds_the_gil_is_ended(config_file, run_ranks, tmp_path):
     ((status, _, _),) = run_ranks(1, "blocks", config_file, "training.timeout_minutes=0.1", script=STUCK_RANK).wait()
     assert status == -signal.SIGALRM
     assert "stuck_in_reading" in (tmp_path / "run/logs/rank-00000.log").read_text()

@@ -1,4 +1,4 @@
-"""One step under bf16 autocast; fails where something is computed in another precision than it should be."""
+"""One step under bf16 autocast; fails if an operation runs in an unexpected precision."""
 
 import sys
 from dataclasses import replace
@@ -56,9 +56,9 @@ loss, totals = pretraining_loss(
 assert loss.dtype == SINGLE, loss.dtype
 assert {totals.nll.dtype, totals.ratio.dtype} == {torch.float64}
 for operation, dtypes in ARGUMENTS.items():
-    wanted = tuple(dtypes.values())
-    assert seen[operation] == {wanted}, f"{operation}{tuple(dtypes)}: {seen[operation]}"
-# The first layer of a stack adds nothing to the residual stream; the others add what a bf16 product gave.
+    expected = tuple(dtypes.values())
+    assert seen[operation] == {expected}, f"{operation}{tuple(dtypes)}: {seen[operation]}"
+# The first layer of a stack has no residual input; the others add a bf16 matmul output.
 assert seen["add_norm"] == {(SINGLE, SINGLE), (HALF, SINGLE, SINGLE)}, seen["add_norm"]
 assert all(seen[name] == {(SINGLE,)} for name in (*exact, "head")), seen
 

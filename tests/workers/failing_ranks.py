@@ -1,4 +1,4 @@
-"""Run by each rank: starts that fail on one rank only; each rank writes what it was told, a line a start."""
+"""Run by each rank: launches that fail on one rank only; each rank writes one line per launch."""
 
 import errno
 import json
@@ -14,15 +14,15 @@ from ldarnet.runtime.metrics_file import MetricsFile
 
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
-told: list[str] = []
+messages: list[str] = []
 
 
 def attempt(*overrides: str) -> None:
     try:
         train_on(world, load_config(config_file, [*overrides]))
-        told.append("trained")
+        messages.append("trained")
     except UserError as error:
-        told.append(f"{type(error).__name__}: {error}")
+        messages.append(f"{type(error).__name__}: {error}")
 
 
 def unreadable(folder: str, **_: object) -> ShardSet:
@@ -54,5 +54,5 @@ MetricsFile.flush = never
 attempt(f"run.dir={out}/full")
 MetricsFile.flush = flush
 
-(out / f"told-{world.rank}.txt").write_text("\n".join(told))
+(out / f"messages-{world.rank}.txt").write_text("\n".join(messages))
 distributed.stop()

@@ -1,4 +1,4 @@
-"""Points at which the writer of checkpoints can be killed: each thing that it asks of the system."""
+"""Points at which the checkpoint writer can be killed: each of its system calls."""
 
 import builtins
 import io
@@ -19,14 +19,14 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Points:
-    """Counts what the writer asks of the system while it writes the checkpoint of a step, and dies at one of these.
+    """Records the system calls of the checkpoint writer for one step; kills the process at one of them.
 
     Args:
-        step: of the checkpoint.
-        deadly: number of the point to die at, from 0; None to live on.
+        step: step whose checkpoint is observed.
+        deadly: index of the call to die at; None never dies.
 
     Attributes:
-        passed: the points, in words.
+        passed: descriptions of the calls so far.
     """
 
     def __init__(self, step: int, deadly: int | None = None) -> None:
@@ -34,7 +34,7 @@ class Points:
         self._deadly = deadly
         self._armed = False
         sys.addaudithook(self._audit)
-        os.fsync = self._flushed  # what a killed process has written stays written
+        os.fsync = self._flushed  # data written by a killed process survive without fsync
         io.open = builtins.open = self._after_open(builtins.open)
         contents.save_file = self._half_written(contents.save_file)
         shutil.copyfile = self._half_written(shutil.copyfile)
@@ -48,11 +48,11 @@ class Points:
 
         saver.CheckpointWriter._write = armed
 
-    def point(self, words: str) -> bool:
-        """Whether this is the point to die at."""
+    def point(self, description: str) -> bool:
+        """Record a call; whether to die at it."""
         if not self._armed or not threading.current_thread().name.startswith("checkpoint"):
             return False
-        self.passed.append(words)
+        self.passed.append(description)
         return len(self.passed) - 1 == self._deadly
 
     def _audit(self, event: str, arguments: tuple) -> None:
@@ -93,7 +93,7 @@ def die() -> None:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Run something in a forked process; its status, negative if a signal ended it."""
+    """Run `work` in a forked process; returns its exit status, negative if a signal ended it."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

@@ -1,11 +1,11 @@
-"""Kills a fine-tuning whenever it asks the system to change a file, and lets another start continue it."""
+"""Kills fine-tuning at each file-changing system call and resumes it in another launch."""
 
 import json
 import os
 import sys
 from pathlib import Path
 
-import matplotlib.backends.backend_agg  # noqa: F401 (once, and not in every process that is killed)
+import matplotlib.backends.backend_agg  # noqa: F401 (imported once, not in every killed process)
 
 from ldarnet.config import FinetuneConfig, load_config
 from ldarnet.finetuning.run import finetune

@@ -1,4 +1,4 @@
-"""Kills the writer of a checkpoint at every point, and prints what a start finds after each, as lines of JSON."""
+"""Kills the checkpoint writer at every point and prints what the next launch finds, as JSON lines."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def content(step: int) -> CheckpointContents:
 
 
 def save(*steps: int, deadly: int | None = None, report: Path | None = None) -> None:
-    """Write checkpoints; die at a point of STEP's, or report the points of it."""
+    """Write checkpoints; die at a point while writing that of STEP, or report its points."""
     points = Points(STEP, deadly)
     writer = CheckpointWriter(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
     for step in steps:
@@ -49,7 +49,7 @@ def listing(place: Path) -> dict[str, str]:
 
 
 def start(run_dir: Path) -> dict:
-    """What a start in a run folder finds: the step, and the checkpoints there, each as written."""
+    """Step and checkpoints that a launch finds in a run folder, with whether each is intact."""
     store = CheckpointStore(run_dir, keep=1)
     found = open_run_folder(config_of(run_dir), store, "f" * 64)
     left = {path.name for path in store.folder.iterdir()} - {path.name for path in store.complete()}

@@ -1,4 +1,4 @@
-"""Run by a rank: trains on `CONFIG`, first with short windows, then as it says, and prints what memory that added."""
+"""Run by a rank: trains on `CONFIG` with short windows, then as configured; prints the added memory."""
 
 import resource
 import sys

@@ -1,6 +1,6 @@
-"""Run by each rank: two optimiser steps in each engine; rank 0 writes gradients, losses and new weights of each.
+"""Run by each rank: two optimizer steps in each engine; rank 0 writes their gradients, losses and updated weights.
 
-Arguments: `CONFIG:WEIGHTS:FOLDER:ENGINES` with weights to begin with, a folder to write to, and engines such as
+Arguments: `CONFIG:WEIGHTS:FOLDER:ENGINES` with initial weights, an output folder, and engines such as
 `0,1,2,3,1-offload`.
 """
 
@@ -23,7 +23,7 @@ from ldarnet.runtime.zero_state import whole_moments, whole_parameters
 
 
 def assert_dtypes(engine: Engine, *, offload: bool) -> None:
-    """All that is trained is fp32, the optimiser's copies and moments included, and these are where they should be."""
+    """Check that parameters, master weights and moments are fp32 and on the expected device."""
     optimizer = engine.deepspeed.optimizer
     inner = getattr(optimizer, "optimizer", optimizer)
     held = [parameter for group in inner.param_groups for parameter in group["params"]]
@@ -34,7 +34,7 @@ def assert_dtypes(engine: Engine, *, offload: bool) -> None:
 
 
 def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, torch.Tensor]:
-    """Gradients of the first step, losses of both, the weights and moments after them, and chunks by window."""
+    """Gradients of step 1, losses of both steps, the resulting weights and moments, and chunks per window."""
     stage, _, offload = name.partition("-")
     config = load_config(config_file, [f"training.zero_stage={stage}", f"training.offload={bool(offload)}"])
     inputs = prepare_inputs(config, world)

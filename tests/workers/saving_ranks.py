@@ -1,4 +1,4 @@
-"""Run by each rank: starts whose checkpoints are slow, or cannot be written; each rank writes what it was told."""
+"""Run by each rank: launches whose checkpoints are slow or cannot be written; each rank writes its messages."""
 
 import errno
 import shutil
@@ -16,7 +16,7 @@ from ldarnet.runtime import distributed
 
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
-told: list[str] = []
+messages: list[str] = []
 write, take, validate = contents.CheckpointContents.write, loop._accumulate, loop.validate
 validated: list[dict] = []
 full: set[int] = set()
@@ -26,17 +26,17 @@ late = threading.Event()
 def attempt(name: str, *overrides: str) -> None:
     try:
         train_on(world, load_config(config_file, [f"run.dir={out}/{name}", *overrides]))
-        told.append(f"{name}: trained")
+        messages.append(f"{name}: trained")
     except UserError as error:
-        told.append(f"{name}: {error}")
+        messages.append(f"{name}: {error}")
 
 
 def hooked(content: contents.CheckpointContents, folder: Path) -> None:
-    """The disk is full at some steps, and the checkpoint of step 2 waits for step 3 to be taken."""
+    """Disk full at the steps in `full`; the checkpoint of step 2 is not written before step 3."""
     if content.state.step in full:
         raise OSError(errno.ENOSPC, "No space left on device")
     if content.state.step == 2:
-        told.append("written late" if late.wait(60) else "training waited for the checkpoint")
+        messages.append("written late" if late.wait(60) else "training waited for the checkpoint")
     write(content, folder)
 
 
@@ -80,7 +80,7 @@ world.sum_on_host(0)
 attempt("lost", copied)
 remote.Mirror.complete = cut_off
 attempt("lost", copied)
-attempt("begun", copied)
+attempt("new", copied)
 
-(out / f"told-{world.rank}.txt").write_text("\n".join(told))
+(out / f"messages-{world.rank}.txt").write_text("\n".join(messages))
 distributed.stop()

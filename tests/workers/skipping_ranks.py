@@ -1,4 +1,4 @@
-"""Run by each rank: runs in which the last rank's loss goes wrong at certain steps; each rank writes what it was told.
+"""Run by each rank: runs with a non-finite or spiking loss on the last rank; each rank writes one line per run.
 
 Arguments: configuration, folder.
 """
@@ -33,7 +33,7 @@ def tensors(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
-    """Take a step, and note where something changed although it was skipped, or did not although it was not."""
+    """Update, and record steps that were skipped but changed a tensor, or were taken without changing any."""
     number, before = step, tensors(engine)
     outcome = update(engine, factor, loss)
     changed = [name for name, tensor in tensors(engine).items() if not tensor.equal(before[name])]
@@ -48,15 +48,15 @@ def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
     return outcome
 
 
-def own_factor() -> float:
+def local_factor() -> float:
     return factors.get(step, 1.0) if world.rank == world.size - 1 else 1.0
 
 
 def wrong_forward(engine: Engine, input_ids: torch.Tensor):
-    """What the whole network computes is no number if the factor is none."""
-    if not math.isnan(own_factor()):
+    """Forward pass with NaN embeddings if the local factor is NaN."""
+    if not math.isnan(local_factor()):
         return forward(engine, input_ids)
-    hook = engine.model.get_input_embeddings().register_forward_hook(lambda *arguments: arguments[-1] * own_factor())
+    hook = engine.model.get_input_embeddings().register_forward_hook(lambda *arguments: arguments[-1] * local_factor())
     try:
         return forward(engine, input_ids)
     finally:
@@ -65,7 +65,7 @@ def wrong_forward(engine: Engine, input_ids: torch.Tensor):
 
 def wrong_loss(output, labels, **named):
     loss, part = pretraining_loss(output, labels, **named)
-    part.nll, part.windows = part.nll * own_factor(), part.windows * own_factor()
+    part.nll, part.windows = part.nll * local_factor(), part.windows * local_factor()
     return loss, part
 
 
@@ -87,12 +87,12 @@ def attempt(name: str, *overrides: str) -> str:
 Engine.update, Engine.forward = watched_update, wrong_forward
 loop.pretraining_loss, loop._accumulate = wrong_loss, counted_accumulate
 factors = {INFINITE: float("nan"), SPIKE: 50.0}
-told = [attempt(f"whole-{stage}", f"training.zero_stage={stage}") for stage in range(4)]
-told.append(attempt("stopped", f"training.stop_after={SPIKE + 1}"))
-told.append(attempt("stopped"))
+messages = [attempt(f"whole-{stage}", f"training.zero_stage={stage}") for stage in range(4)]
+messages.append(attempt("stopped", f"training.stop_after={SPIKE + 1}"))
+messages.append(attempt("stopped"))
 factors = dict.fromkeys(range(INFINITE, END), float("inf"))
-told.append(attempt("diverged", "guard.stop_after=4", "training.log_every=3", "checkpoint.every=2"))
+messages.append(attempt("diverged", "guard.stop_after=4", "training.log_every=3", "checkpoint.every=2"))
 factors = dict.fromkeys(range(SPIKE - 1, END), 50.0)
-told.append(attempt("shifted", "guard.stop_after=2"))
-(out / f"told-{world.rank}.txt").write_text("\n".join(told))
+messages.append(attempt("shifted", "guard.stop_after=2"))
+(out / f"messages-{world.rank}.txt").write_text("\n".join(messages))
 distributed.stop()

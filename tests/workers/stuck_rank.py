@@ -1,6 +1,6 @@
-"""Run by each rank: training in which the last rank stops being of use in step 4.
+"""Run by each rank: training in which the last rank hangs or fails in step 4.
 
-Arguments: how (sleeps, blocks: without letting another thread run, fails, fails-later: while it records the step),
+Arguments: how (sleeps; blocks: sleeps while holding the GIL; fails; fails-later: while recording the step),
 configuration, overrides.
 """
 
