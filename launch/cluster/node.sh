@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# One node's part of a run on several, started by whatever starts programs on nodes (Slurm, Kubernetes, Ray):
+# Run the ranks of one node of a multi-node run; called on each node by Slurm, Kubernetes or Ray:
 #
 #   launch/cluster/node.sh NODES NODE_RANK MASTER_ADDR SLOTS --config FILE [section.key=value ...]
 #
-# NODES nodes with SLOTS ranks each; this is number NODE_RANK from 0, and node 0 has the address MASTER_ADDR (port
-# MASTER_PORT, by default 29500). TERM, INT and USR1 let all ranks save and end; the status is then 75: run it again.
+# NODES nodes with SLOTS ranks each; NODE_RANK counts from 0; MASTER_ADDR is the address of node 0 (port: MASTER_PORT,
+# default 29500). On SIGTERM, SIGINT or SIGUSR1, all ranks save and exit with status 75; run it again to resume.
 set -euo pipefail
 
-# Until they can save, ranks ignore USR1, so it is sent to them until they have ended.
+# Ranks ignore SIGUSR1 until they can save, so send it repeatedly until they have exited.
 group='' stopping=''
 stop() {
     stopping=yes
@@ -25,7 +25,7 @@ hostfile=$(mktemp)
 trap 'rm -f "$hostfile"' EXIT
 for ((node = 0; node < nodes; node++)); do echo "node$node slots=$slots"; done >"$hostfile"
 
-# In a process group of its own, in which launchers ignore USR1, while ranks catch it, save and end.
+# Use a separate process group, in which launchers ignore SIGUSR1, while ranks catch it, save and exit.
 set -m
 (
     trap '' TERM INT USR1
@@ -37,6 +37,6 @@ group=$!
 while :; do
     status=0
     wait "$group" || status=$?
-    kill -0 "$group" 2>/dev/null || break # otherwise a signal has ended the waiting
+    kill -0 "$group" 2>/dev/null || break # otherwise a signal interrupted `wait`
 done
 exit "$status"

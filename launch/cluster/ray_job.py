@@ -1,12 +1,12 @@
-"""A run on several nodes as a Ray job: one `node.sh` a node, started again after faults.
+"""Pretrain on several nodes as a Ray job: run `node.sh` on each node, and restart after failures.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         --runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "300"}}' -- \
         python launch/cluster/ray_job.py --nodes 2 --gpus 8 --config FILE [section.key=value ...]
 
-Ray's workers run in the project's environment; `run.dir` and `data.shards` lie on a disk that all nodes share, under
-absolute paths, or the shards at a URL. Without GPUs (`--gpus 0`) each node has one rank on its CPU. `ray job stop` lets
-all ranks save and end, within these 300 seconds; without them Ray kills the job after three.
+Ray workers must run in the project's environment. `run.dir` and `data.shards` are absolute paths on a shared file
+system; the shards can also be a URL. With `--gpus 0`, each node has one rank on its CPU. On `ray job stop`, all
+ranks save and exit within RAY_JOB_STOP_WAIT_TIME_S; by default, Ray kills the job after 3 seconds.
 """
 
 import argparse
@@ -22,24 +22,24 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 NODE = Path(__file__).with_name("node.sh")
 PORT = 29500
-MISTAKE = 1
-"""The status of a run that the same command cannot mend."""
+USER_ERROR = 1
+"""Exit status of a user error; a restart cannot fix it."""
 
 
 @ray.remote(num_cpus=0)
 class Node:
-    """What runs on one node."""
+    """Actor that runs `node.sh` on one node."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = False
 
     def address(self) -> str:
-        """Where the other nodes find this one."""
+        """IP address of this node."""
         return ray.util.get_node_ip_address()
 
     def run(self, nodes: int, rank: int, master: str, slots: int, arguments: list[str]) -> int:
-        """Run this node's ranks to their end; returns the status of `node.sh`."""
+        """Run the ranks of this node; return the exit status of `node.sh`."""
         if self._stopping:
             return os.EX_TEMPFAIL
         command = [str(NODE), str(nodes), str(rank), master, str(slots), *arguments]
@@ -47,17 +47,22 @@ class Node:
         if self._stopping:
             self.stop()
         status = self._process.wait()
-        return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # node.sh was not ready for the signal yet
+        return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # node.sh had no signal handler yet
 
     def stop(self) -> None:
-        """Let the ranks save and end, also those that are yet to begin."""
+        """Stop the ranks after they have saved; if `run` has not been called yet, it launches nothing."""
         self._stopping = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
 
 class RayJob:
-    """The nodes of a run, and whether it was asked to stop."""
+    """A run on several nodes, with restarts.
+
+    Args:
+        gpus: GPUs (= ranks) per node; 0 for one CPU rank.
+        arguments: command line of `launch/pretrain.py`.
+    """
 
     def __init__(self, nodes: int, gpus: int, arguments: list[str]) -> None:
         self.nodes, self.gpus, self.arguments = nodes, gpus, arguments
@@ -65,22 +70,22 @@ class RayJob:
         self._actors: list = []
 
     def run(self, restarts: int) -> int:
-        """Run, again after faults; returns the status."""
-        for left in range(restarts, -1, -1):
-            status = self._start()
-            if status in (0, MISTAKE) or self._stopping:
+        """Run to the end, with at most `restarts` restarts after failures; return the exit status."""
+        for remaining in range(restarts, -1, -1):
+            status = self._attempt()
+            if status in (0, USER_ERROR) or self._stopping:
                 return status
-            print(f"ended with status {status}; {left} restarts are left", file=sys.stderr, flush=True)
+            print(f"exited with status {status}; {remaining} restarts remaining", file=sys.stderr, flush=True)
         return status
 
     def stop(self, *_: object) -> None:
-        """The signal handler: all ranks save and end, and are not started again."""
+        """Signal handler: all ranks save and exit, without a restart."""
         self._stopping = True
         for actor in self._actors:
             actor.stop.remote()
 
-    def _start(self) -> int:
-        """One start on nodes of its own; returns the highest of their statuses."""
+    def _attempt(self) -> int:
+        """Reserve nodes and run once; return the maximum exit status of all nodes."""
         group = self._reserve()
         try:
             if self._stopping:
@@ -95,7 +100,7 @@ class RayJob:
             if self._stopping:
                 self.stop()
             return max(_status(run) for run in runs)
-        except ray.exceptions.RayError as error:  # a node was lost before it began
+        except ray.exceptions.RayError as error:  # a node was lost before its ranks started
             print(error, file=sys.stderr)
             return os.EX_SOFTWARE
         finally:
@@ -103,7 +108,7 @@ class RayJob:
             remove_placement_group(group)
 
     def _reserve(self) -> PlacementGroup:
-        """Whole nodes, waited for, for a lost one may have to be replaced; or less if the job is to stop."""
+        """Reserve one bundle on each of `nodes` nodes; wait for them, unless the job is stopped."""
         bundle = {"GPU": self.gpus} if self.gpus else {"CPU": 1}
         group = placement_group([bundle] * self.nodes, strategy="STRICT_SPREAD")
         while not group.wait(30) and not self._stopping:
@@ -111,14 +116,14 @@ class RayJob:
         return group
 
     def _node(self, group: PlacementGroup, rank: int) -> ray.actor.ActorHandle:
-        place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
         return Node.options(  # type: ignore[attr-defined]
-            num_gpus=self.gpus, scheduling_strategy=place, max_concurrency=2
+            num_gpus=self.gpus, scheduling_strategy=strategy, max_concurrency=2
         ).remote()
 
 
 def _status(run: ray.ObjectRef) -> int:
-    """The status of a node's ranks; that of a fault if the node was lost."""
+    """Exit status of a node, EX_SOFTWARE if the node was lost."""
     try:
         return ray.get(run)
     except ray.exceptions.RayError as error:
@@ -127,11 +132,11 @@ def _status(run: ray.ObjectRef) -> int:
 
 
 def main() -> int:
-    """Run the program; returns its exit status."""
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--gpus", type=int, required=True, help="of a node")
-    parser.add_argument("--restarts", type=int, default=20, help="after faults")
+    parser.add_argument("--gpus", type=int, required=True, help="GPUs per node; 0 for one CPU rank")
+    parser.add_argument("--restarts", type=int, default=20, help="maximum number of restarts after failures")
     options, arguments = parser.parse_known_args()
     ray.init()
     job = RayJob(options.nodes, options.gpus, arguments)
