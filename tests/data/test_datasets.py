@@ -1,4 +1,4 @@
-"""The two ways to read windows in one's own training loop, against pretraining and against each other."""
+"""The two dataset APIs for custom training loops, compared with pretraining and with each other."""
 
 import pickle
 from collections import Counter
@@ -39,13 +39,13 @@ def contigs():
 
 @pytest.fixture
 def shards(make_set, contigs):
-    """Blocks of 128 bases, shards of three blocks: windows straddle both."""
+    """Shard set with blocks of 128 bases and three blocks per shard: windows straddle both."""
     return make_set(contigs, {"valid": ["v"]}, block=128, shard_size=400)
 
 
 @pytest.fixture
 def one_shard(make_set, contigs):
-    """Blocks shorter than a window, in one shard."""
+    """Single-shard set with blocks shorter than a window."""
     return make_set(contigs, {"valid": ["v"]}, block=13)
 
 
@@ -59,7 +59,7 @@ def two_species(tmp_path):
 
 
 def epoch_of(windows: Windows, epoch: int) -> Counter[str]:
-    """Names of the windows of an epoch, from the exact order."""
+    """Names of the windows of an epoch in the exact order."""
     keys = [windows.locate(epoch * len(windows) + position) for position in range(len(windows))]
     assert {key.epoch for key in keys} == {epoch}
     return Counter(f"{key.contig}:{key.start + 1}-{key.start + windows.length}" for key in keys)
@@ -215,7 +215,7 @@ def test_both_read_a_set_on_a_web_server(shards, tmp_path):
         server.close()
 
 
-def test_a_pattern_names_every_shard_of_every_part(two_species, make_set):
+def test_pattern_matches_every_shard_of_every_part(two_species, make_set):
     pattern = shard_pattern(two_species)
     assert pattern.endswith("/{shard-00000-0000-{0000..0002},shard-00001-0000-0000}.tar")
     blocks = webdataset.WebDataset(pattern, shardshuffle=False).map(decode_sample)

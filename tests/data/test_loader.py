@@ -188,7 +188,7 @@ def test_interruptions_and_elastic_ranks_lose_and_repeat_nothing(shards, data):
             for rank in range(world)
         ]
         for number in range(step, stop):
-            # Micro-batch by micro-batch, and in it rank by rank.
+            # Ordered by micro-batch, then by rank.
             parts = [ranks[rank][number - step][m] for m in range(accumulation) for rank in range(world)]
             for name in ("input_ids", "labels"):
                 together = torch.cat([getattr(part, name) for part in parts])
@@ -262,7 +262,7 @@ def test_blocks_of_the_next_step_are_prefetched_before_this_step_is_read(shards,
     def note_read(self, contig, start, length):
         calls.append(("read", set(self.blocks_of(contig, start, length))))
         with monkeypatch.context() as inner:
-            inner.setattr(ShardSet, "prefetch", prefetch)  # what reading asks for itself does not count
+            inner.setattr(ShardSet, "prefetch", prefetch)  # requests made by reading itself are not counted
             return read_windows(self, contig, start, length)
 
     monkeypatch.setattr(ShardSet, "prefetch", note_prefetch)

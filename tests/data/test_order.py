@@ -19,7 +19,7 @@ def mixture(windows: list[int], shares: list[float], length: int = 4096) -> Shuf
     return Shuffle(np.array(windows), length, stream_key("mixture"), np.array(shares) / sum(shares))
 
 
-# From sets that fit into memory, whose windows are permuted one by one, to sets that are read in pieces.
+# From sets permuted window by window to sets read in pieces.
 @quick
 @given(st.integers(1, 20_000), st.sampled_from([16, 2**15, 2**17, 2**20, 2**24]), st.integers(0, 3))
 def test_one_source_has_every_window_once_per_epoch(windows, length, epoch):

@@ -16,7 +16,7 @@ from tests.support.sample_set import CONTIGS, change_block, damage, every_window
 
 @pytest.fixture
 def local(make_set):
-    """A set of 31 blocks in several shards."""
+    """Shard set of 31 blocks in several shards."""
     return make_set(CONTIGS, block=100, shard_size=1200)
 
 
@@ -72,7 +72,7 @@ def test_only_windows_on_damaged_blocks_are_quarantined(local, caplog):
     assert len(warnings) == len(set(warnings)) == 1 + 2 + 1  # a block, two blocks, a shard
     assert any("block 2 (one:201-300) does not match" in message for _, message in damaged)
     assert any("missing" in message for _, message in damaged)
-    # In whatever order and company windows are read.
+    # Independent of the order and the batch of windows.
     for row in np.random.default_rng(1).permutation(len(contig)):
         alone, out = ShardSet.open(local.folder, on_damaged="quarantine").read_windows(contig[[row]], start[[row]], 50)
         np.testing.assert_array_equal(alone[0], expected[row])

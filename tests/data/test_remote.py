@@ -22,7 +22,7 @@ QUICK = Retry(first_wait=0.001, max_wait=0.01, max_total=4, timeout=1.5)
 
 @pytest.fixture
 def local(make_set):
-    """A set of 31 blocks in several shards."""
+    """Shard set of 31 blocks in several shards."""
     return make_set(CONTIGS, block=100, shard_size=1200)
 
 
@@ -219,7 +219,7 @@ def test_a_set_that_was_replaced_on_the_server(make_set, local, server, open_rem
 def test_a_set_is_readable_without_a_cache_folder(open_remote, tmp_path, in_the_way, caplog):
     path = tmp_path / in_the_way
     path.parent.mkdir(exist_ok=True)
-    path.touch()  # root may write anywhere, but not into a file as into a folder
+    path.touch()  # even root cannot use a file as a folder
     for _ in range(2):
         caplog.clear()
         shards = open_remote()

@@ -1,4 +1,4 @@
-"""Shards keep their bytes: the hashes are those of the tar writer of format version 2's first release."""
+"""Shards are byte-identical to those of the first release of format version 2 (recorded hashes)."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""This process as a rank."""
+"""Fixtures: a process group of this process alone."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ RANK_OF_ONE = {
 
 @pytest.fixture(scope="session")
 def process_group() -> Iterator[World]:
-    """This process as the only rank, on the CPU; DeepSpeed can be started once in a process."""
+    """Process group of one rank on the CPU; DeepSpeed can be initialized once per process."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (RANK_OF_ONE | {"MASTER_PORT": str(distributed.free_port())}).items():
             patch.setenv(name, value)
@@ -29,7 +29,7 @@ def process_group() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def world(process_group: World) -> Iterator[World]:
-    """The only rank, with its environment, which other tests' programs shall not inherit."""
+    """World of one rank; its environment variables are set only for the tests of this module."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in RANK_OF_ONE.items():
             patch.setenv(name, value)

@@ -33,13 +33,13 @@ MOTIF = "GATTACA"
 
 
 def planted(count: int, seed: int, first: str = "", second: str = MOTIF) -> Examples:
-    """Random sequences of 60 bases, in turn with one motif and another in their middle."""
+    """Random sequences of 60 bases, alternating between two motifs in the center."""
     labels = np.arange(count) % 2
     rows = zip(random_sequences(count, 60, seed), [first, second] * (count // 2), strict=True)
     return examples([row[:25] + motif + row[25 + len(motif) :] for row, motif in rows], labels)
 
 
-def test_counts_are_those_of_a_plain_loop() -> None:
+def test_counts_equal_a_naive_loop() -> None:
     sequences = [*random_sequences(5, 40, 0), "ACGTACNACGTACG", "ACGTA", ""]
     kmers = ["".join(bases) for bases in product("ACGT", repeat=6)]
     counts = kmer_counts(sequences).toarray()
@@ -51,7 +51,7 @@ def test_counts_are_those_of_a_plain_loop() -> None:
         assert counts[row].sum() == sum("N" not in sequence[i : i + 6] for i in range(len(sequence) - 5))
 
 
-def test_counts_of_both_strands_are_the_same_for_either() -> None:
+def test_counts_of_both_strands_are_reverse_complement_invariant() -> None:
     sequences = random_sequences(5, 40, 1)
     both = kmer_counts(sequences, "both")
     assert both.shape == (5, 2080)
@@ -74,12 +74,12 @@ def test_kmers_find_a_motif_and_its_strand() -> None:
     assert found.shape == (100, 2)
     assert found.sum(axis=1) == pytest.approx(np.ones(100))
     assert (found.argmax(axis=1) == test.labels).mean() > 0.9
-    assert model.strands == "one"  # both together know nothing of it
+    assert model.strands == "one"  # counts of both strands cannot distinguish the classes
     again = fitted(planted(400, 0, **strands), planted(100, 1, **strands), classes=2, metric="mcc")
     assert np.array_equal(again.probabilities(test.sequences), found)
 
 
-def test_kmers_give_a_class_without_training_rows_probability_zero() -> None:
+def test_kmers_give_classes_without_training_rows_probability_zero() -> None:
     model = fitted(planted(60, 0), planted(40, 1), classes=3, metric="accuracy")
     assert np.array_equal(model.probabilities(["ACGTACGTAC"])[:, 2], [0])
 
@@ -106,7 +106,7 @@ def test_n_is_encoded_as_zeros_but_keeps_its_position() -> None:
     assert not torch.equal(logits[0], logits[2])
 
 
-def test_the_cnn_trains_as_ldarnet_does_and_learns() -> None:
+def test_cnn_learns_a_motif() -> None:
     train, test = (planted(rows, seed, second=3 * MOTIF) for rows, seed in ((256, 0), (128, 1)))
     ids, held_out = (
         torch.from_numpy(np.stack([encode(s) for s in rows.sequences]).astype(np.int64)) for rows in (train, test)
@@ -122,8 +122,8 @@ def test_the_cnn_trains_as_ldarnet_does_and_learns() -> None:
             output.loss.backward()
             optimizer.step()
     with torch.no_grad():
-        right = model.eval()(held_out).logits.argmax(1).numpy() == test.labels
-    assert right.mean() > 0.9
+        correct = model.eval()(held_out).logits.argmax(1).numpy() == test.labels
+    assert correct.mean() > 0.9
 
 
 def test_a_seed_determines_the_weights_and_keeps_the_global_rng() -> None:

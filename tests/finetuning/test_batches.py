@@ -1,4 +1,4 @@
-"""Batches: pure functions of seed, fold and epoch, nearly equal, and dealt to ranks without a row lost."""
+"""Batches are pure functions of seed, fold and epoch, nearly equal in size, and partitioned over ranks."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from ldarnet.finetuning.batches import Epoch, check_shares, cropped, padded
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 3), st.integers(1, 4))
-def test_ranks_and_micro_steps_share_every_row_of_every_batch(rows, batch, accumulation, ranks):
+def test_ranks_and_micro_steps_partition_every_batch(rows, batch, accumulation, ranks):
     epoch = Epoch.of(rows, batch, seed=(42, 0, 1), both_strands=False)
     sizes = [len(part) for part in epoch.batches]
     assert len(sizes) == -(-rows // batch)
@@ -39,7 +39,7 @@ def test_an_epoch_is_a_function_of_seed_fold_and_number():
         assert not np.array_equal(first, np.concatenate(Epoch.of(50, 8, seed=other, both_strands=True).batches))
 
 
-def test_half_of_the_rows_are_read_from_the_other_strand_if_asked_for():
+def test_half_of_the_rows_are_reverse_complemented_on_request():
     rows = [encode("AACC"), encode("ACGTN")]
     epoch = Epoch.of(2000, 8, seed=(42, 0, 1), both_strands=True)
     assert 0.45 < epoch.flipped.mean() < 0.55
@@ -49,7 +49,7 @@ def test_half_of_the_rows_are_read_from_the_other_strand_if_asked_for():
         assert np.array_equal(ids, reverse_complement(rows[row]) if flipped else rows[row])
 
 
-def test_padding_stands_behind_shorter_rows():
+def test_shorter_rows_are_padded_at_the_end():
     ids, real = padded([encode("ACGT"), encode("AC")])
     assert ids.tolist() == [[0, 1, 2, 3], [0, 1, PAD, PAD]]
     assert torch.equal(real, torch.tensor([[True] * 4, [True, True, False, False]]))

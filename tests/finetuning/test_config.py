@@ -1,4 +1,4 @@
-"""What a user may write in a configuration of fine-tuning, and what is said about mistakes."""
+"""Fine-tuning configuration: valid keys, overrides and errors."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_plain_keys_can_be_overridden(minimal):
         ("folds=3", "write it as section.key=value"),
     ],
 )
-def test_mistakes_are_named(minimal, override, message):
+def test_invalid_settings_are_rejected(minimal, override, message):
     with pytest.raises(UserError) as error:
         load(minimal, override)
     assert message in str(error.value)
@@ -68,7 +68,7 @@ def test_arms(minimal):
         assert message in str(error.value)
 
 
-def test_differences_name_only_what_enters_the_result(minimal):
+def test_differences_list_only_settings_that_affect_the_result(minimal):
     same = (
         "run.dir=y",
         "folds.only=[0]",

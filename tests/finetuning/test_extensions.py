@@ -106,7 +106,7 @@ def test_an_arm_and_a_metric_run_from_one_file_and_one_entry_to_the_comparison(
     assert "Cohen's kappa" in (tmp_path / "compared" / "results.md").read_text()
 
 
-def test_mistyped_extensions_are_answered_with_the_nearest(tmp_path: Path, motif_arm: str, kappa: str) -> None:
+def test_mistyped_extensions_suggest_the_closest_name(tmp_path: Path, motif_arm: str, kappa: str) -> None:
     path = write_config(tmp_path)
     with pytest.raises(UserError, match=r"model\.baseline=motiff: no such arm; did you mean 'motif'\?"):
         arms.arm_of(read_config(path, "model.baseline=motiff"))

@@ -1,4 +1,4 @@
-"""Folds: the published ones by default, and clear words where they cannot be made."""
+"""Cross-validation folds: published by default, one-line errors otherwise."""
 
 import numpy as np
 import pytest
@@ -25,19 +25,19 @@ def test_default_folds_are_the_published_ones():
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_every_row_is_validated_once_and_never_with_its_own_training(stratified):
+def test_every_row_is_validated_once_and_never_trained_on_in_that_fold(stratified):
     made = folds(count=7, stratified=stratified)
     assert sorted(np.concatenate([valid for _, valid in made])) == list(range(203))
     assert all(sorted([*train, *valid]) == list(range(203)) for train, valid in made)
 
 
-def test_stratified_folds_have_the_shares_of_the_classes():
+def test_stratified_folds_keep_class_proportions():
     for train, valid in folds(count=4, stratified=True):
         assert LABELS[valid].mean() == pytest.approx(0.2, abs=0.02)
         assert LABELS[train].mean() == pytest.approx(0.2, abs=0.01)
 
 
-def test_another_seed_makes_other_folds():
+def test_folds_depend_on_the_seed():
     assert not np.array_equal(folds()[0][1], folds(seed=1)[0][1])
 
 
@@ -48,17 +48,17 @@ def test_another_seed_makes_other_folds():
         (np.arange(40) // 37, {"stratified": True}, r"class 'high' has 3 training row\(s\), fewer than folds.count=10"),
     ],
 )
-def test_too_few_rows_are_named(labels, settings, message):
+def test_too_few_rows_are_rejected(labels, settings, message):
     with pytest.raises(UserError, match=message):
         folds(labels, **settings)
 
 
-def test_one_class_is_named():
+def test_single_class_is_detected():
     assert one_class(np.array([1, 1]), ["no", "yes"]) == "yes"
     assert one_class(np.array([0, 1]), ["no", "yes"]) is None
 
 
-def test_a_subset_keeps_the_shares_and_the_order():
+def test_subset_keeps_class_proportions_and_order():
     chosen = subset(LABELS, 50, seed=1)
     assert len(chosen) == 50
     assert list(chosen) == sorted(set(chosen))
@@ -71,7 +71,7 @@ def test_a_subset_keeps_the_shares_and_the_order():
 
 
 @pytest.mark.parametrize("limit", [3, 4, 10, 19])
-def test_a_subset_keeps_a_row_of_every_class(limit):
+def test_subset_keeps_a_row_of_every_class(limit):
     labels = np.array([0] * 15 + [1] * 4 + [2])
     drawn = labels[subset(labels, limit, seed=1)]
     assert len(drawn) == limit

@@ -1,4 +1,4 @@
-"""From your own files to a classifier, to predictions, and to a transformers pipeline."""
+"""Predictions of a fine-tuned classifier, from the command line, Python and a transformers pipeline."""
 
 import csv
 import re
@@ -20,7 +20,7 @@ from tests.support.planted import predictions, read_config, write_config
 
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
-    """The folder of a run of one fold, cropped to 52 bases."""
+    """Folder of a run of one fold with sequences cropped to 52 bases."""
     path = write_config(tmp_path_factory.mktemp("predict"))
     config = read_config(path, "folds.only=[1]", "training.epochs=1", "data.max_length=52")
     finetune_on(world, config)
@@ -42,7 +42,7 @@ def fasta(run, rows):
 
 
 def command(monkeypatch, capsys, *arguments):
-    """Status, output and errors of the ldarnet command."""
+    """Exit status, stdout and stderr of the `ldarnet` command."""
     monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
@@ -51,19 +51,19 @@ def command(monkeypatch, capsys, *arguments):
 
 
 @pytest.mark.parametrize("place", [".", "export", "fold1", "fold1/best"])
-def test_predictions_on_a_fasta_are_those_of_the_run(run, fasta, tmp_path, monkeypatch, capsys, place):
+def test_predictions_on_a_fasta_equal_those_of_the_run(run, fasta, tmp_path, monkeypatch, capsys, place):
     out = tmp_path / "new" / "predictions.tsv"
-    status, _, said = command(monkeypatch, capsys, "predict", run / place, fasta, "--out", out)
+    status, _, errors = command(monkeypatch, capsys, "predict", run / place, fasta, "--out", out)
     assert status == 0
     with out.open() as file:
         ours = list(csv.DictReader(file, delimiter="\t"))
     theirs = predictions(run, 1)
     assert [(row["name"], row["predicted"]) for row in ours] == [(row["name"], row["predicted"]) for row in theirs]
     assert [float(row["p_yes"]) for row in ours] == pytest.approx([float(row["p_yes"]) for row in theirs], abs=2e-6)
-    assert "40 sequences" in said
+    assert "40 sequences" in errors
 
 
-def test_a_plain_pipeline_says_the_same(run, rows):
+def test_transformers_pipeline_gives_the_same_predictions(run, rows):
     classify = pipeline("text-classification", model=str(run / "export"))
     short = [(name, bases) for name, bases in rows if len(bases) <= 52]
     answers = classify([bases for _, bases in short], top_k=None, batch_size=4)
@@ -72,7 +72,7 @@ def test_a_plain_pipeline_says_the_same(run, rows):
     assert theirs == pytest.approx([ours[name] for name, _ in short], abs=2e-6)
 
 
-def test_padding_and_batch_mates_do_not_matter(run, rows):
+def test_predictions_do_not_depend_on_padding_and_batch(run, rows):
     records = [*rows, ("long", "ACGTTGCA" * 40)]
     alone, together = (Classifier(run, batch=batch, max_length=400) for batch in (1, 41))
     expected = dict(alone.predict(records))
@@ -108,12 +108,12 @@ def test_longer_sequences_are_counted_and_cropped(run):
     assert both == pytest.approx((one + other) / 2)
 
 
-def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, capsys):
+def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, capsys):
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
-    status, _, said = command(monkeypatch, capsys, "predict", tmp_path / "model", fasta)
+    status, _, errors = command(monkeypatch, capsys, "predict", tmp_path / "model", fasta)
     assert status == 1
-    assert said.startswith("error: ")
-    assert "is a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in said
+    assert errors.startswith("error: ")
+    assert "is a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in errors
     (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
     with pytest.raises(UserError, match=r"this run has no saved model; no checkpoint was written yet; rerun"):
         load_backbone(tmp_path)
@@ -121,8 +121,8 @@ def test_a_model_that_is_no_classifier_is_refused(tmp_path, fasta, monkeypatch, 
     with pytest.raises(UserError, match=r"this run has no saved model; it is a baseline, or its sweep selected other"):
         load_backbone(tmp_path)
     for place, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
-        status, _, said = command(monkeypatch, capsys, "predict", place, fasta)
-        assert status == 1 and message in said
+        status, _, errors = command(monkeypatch, capsys, "predict", place, fasta)
+        assert status == 1 and message in errors
     with pytest.raises(UserError, match="no such folder"):
         Classifier(tmp_path / "nothing")
 
@@ -134,14 +134,14 @@ def test_sequences_are_validated_as_in_training(run, tmp_path, monkeypatch, caps
         "AC-GT": r"my\.fa: line 2: '-' is not a nucleotide code; remove it or write N",
     }.items():
         path.write_text(f">seq1 of mine\n{bases}\n")
-        status, printed, said = command(monkeypatch, capsys, "predict", run, path)
+        status, printed, errors = command(monkeypatch, capsys, "predict", run, path)
         assert (status, printed) == (1, "")
-        assert re.search(message, said)
+        assert re.search(message, errors)
     path.write_text(">seq1\nACRYTT\n>seq2\nACNnTT\n")
-    _, printed, said = command(monkeypatch, capsys, "predict", run, path)
+    _, printed, errors = command(monkeypatch, capsys, "predict", run, path)
     one, other = (line.split("\t")[1:] for line in printed.splitlines()[1:])
     assert one == other
-    assert "2 sequences; 2 ambiguous nucleotide codes were read as N" in said
+    assert "2 sequences; 2 ambiguous nucleotide codes were read as N" in errors
     for record, message in {
         ("x", "AC7"): "'7' at base 3",
         ("x", ""): "is empty",

@@ -1,4 +1,4 @@
-"""Several ranks compute what one computes."""
+"""Results do not depend on the number of ranks."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The same runs of one rank and of two, as <ranks>/<way>."""
+    """Folder of the same runs with one rank and with two, as <ranks>/<way>."""
     place = tmp_path_factory.mktemp("ranks")
     config = write_config(place, folds={"count": 4, "only": [1], "stratified": True}, evaluation={"batch": 7})
     for ranks in (1, 2):
@@ -49,13 +49,13 @@ def test_two_ranks_equal_one(folder, way):
 
 
 @pytest.mark.slow
-def test_zero_stages_compute_the_same(folder):
+def test_zero_stages_are_equivalent(folder):
     plain, other = (lines(folder / "2" / way, 1) for way in ("plain", "stage-3"))
     assert [line["loss"] for line in other] == pytest.approx([line["loss"] for line in plain], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_the_program_ends_with_75_when_it_is_told_to_stop(tmp_path):
+def test_exit_status_is_75_after_a_stop_signal(tmp_path):
     run = tmp_path / "run"
     settings = ["folds.only=[0]", "training.epochs=50", "training.stop_patience=50"]
     arguments = ["--config", write_config(tmp_path), f"run.dir={run}", *settings]

@@ -1,4 +1,4 @@
-"""A fold that was stopped or killed goes on as if nothing had been."""
+"""A fold that is stopped or killed and resumed equals an uninterrupted one."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from tests.support.planted import lines, predictions, read_config, result, write
 from tests.support.ranks import WORKERS, Ranks
 
 EPOCHS = 3
-STEPS = 5  # an epoch
+STEPS = 5  # per epoch
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def unbroken(world, config_file):
 
 
 def assert_equal_runs(one, other):
-    """Equal numbers, predictions and weights, whatever the time that they took."""
+    """Compare metrics, predictions and weights, except for timings and commit."""
     assert lines(one) == lines(other)
     assert predictions(one) == predictions(other)
-    of_a_start = ("seconds", "commit")
-    results = [{key: value for key, value in result(run).items() if key not in of_a_start} for run in (one, other)]
+    of_a_launch = ("seconds", "commit")
+    results = [{key: value for key, value in result(run).items() if key not in of_a_launch} for run in (one, other)]
     assert results[0] == results[1]
     weights = [load_file(run / "fold0/best/model.safetensors") for run in (one, other)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
@@ -49,7 +49,7 @@ def assert_equal_runs(one, other):
 
 @pytest.fixture
 def stopped(world, config_file, tmp_path, monkeypatch):
-    """A function that begins a fold and stops it after some steps; returns its configuration."""
+    """Trains a fold, stops it after some steps, and returns its configuration."""
 
     def stop(after):
         config = read_config(config_file, f"run.dir={tmp_path / 'stopped'}")
@@ -72,13 +72,13 @@ def stopped(world, config_file, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("after", [1, STEPS - 1, STEPS, 2 * STEPS + 2])
-def test_stopped_fold_continues_exactly(world, unbroken, stopped, after):
+def test_stopped_fold_resumes_exactly(world, unbroken, stopped, after):
     config = stopped(after)
     assert finetune_on(world, config).finished
     assert_equal_runs(unbroken, config.run.dir)
 
 
-def test_a_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbroken, stopped):
+def test_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbroken, stopped):
     config = stopped(2)
     (weights,) = config.run.dir.glob("fold0/last/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
@@ -90,9 +90,9 @@ def test_a_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unb
 
 
 @pytest.mark.slow
-def test_a_second_start_waits_for_the_first(world, config_file, unbroken, tmp_path, capsys):
+def test_second_launch_waits_for_the_first(world, config_file, unbroken, tmp_path, capsys):
     seconds = 35.0
-    changes = ("training.epochs=1", "training.timeout_minutes=0.5")  # waiting is no hanging
+    changes = ("training.epochs=1", "training.timeout_minutes=0.5")  # the watchdog ignores waiting for the lock
     config = read_config(config_file, f"run.dir={tmp_path / 'run'}", *changes)
     held = lock_run_dir(config.run.dir)
     threading.Timer(seconds, held.close).start()
@@ -103,7 +103,7 @@ def test_a_second_start_waits_for_the_first(world, config_file, unbroken, tmp_pa
 
 
 @pytest.mark.slow
-def test_killed_at_any_point_it_goes_on_or_is_finished(config_file, tmp_path):
+def test_fold_killed_at_any_point_resumes_exactly(config_file, tmp_path):
     places, killed = tmp_path / "runs", 6
     places.mkdir()
     script = WORKERS / "killed_finetuning.py"

@@ -28,7 +28,7 @@ SPLITS = {"valid", "test", "test_leak_free"}
 
 @pytest.fixture(scope="module")
 def finished(world, tmp_path_factory):
-    """The configuration of a run of two folds that has ended; its folder is `run` beside it."""
+    """Configuration file of a finished run of two folds; the run folder is `run` beside it."""
     path = write_config(tmp_path_factory.mktemp("finetune"))
     assert finetune_on(world, read_config(path)).finished
     return path
@@ -36,13 +36,13 @@ def finished(world, tmp_path_factory):
 
 @pytest.fixture
 def copied(finished, tmp_path):
-    """A copy of it."""
+    """Copy of the finished run, with its configuration."""
     shutil.copytree(finished.parent, tmp_path / "copy")
     return tmp_path / "copy" / "config.yaml"
 
 
 def run(world, path, *overrides):
-    """Fine-tune by a configuration; returns the run folder."""
+    """Fine-tune with a configuration; returns the run folder."""
     config = read_config(path, *overrides)
     finetune_on(world, config)
     return config.run.dir
@@ -95,7 +95,7 @@ def test_result_records_the_run(finished):
     json.dumps(left, allow_nan=False)
 
 
-def test_metrics_are_written_epoch_by_epoch_from_before_training_on(finished):
+def test_metrics_are_written_per_epoch_and_before_training(finished):
     left, epochs = result(finished.parent / "run"), lines(finished.parent / "run")
     assert [(line["epoch"], line["step"], line["split"]) for line in epochs] == [
         (0, 0, "valid"),
@@ -154,7 +154,7 @@ def test_other_rows_are_refused(world, copied):
         run(world, copied, f"run.dir={copied.parent / 'run'}", f"data.train={other}", "folds.only=[1]")
 
 
-def test_one_class_in_a_fold_is_named(world, tmp_path):
+def test_fold_with_a_single_class_is_rejected(world, tmp_path):
     path = write_config(tmp_path, folds={"count": 30, "only": [0, 1, 2, 3], "stratified": False})
     with pytest.raises(
         UserError, match=r"fold \d of train would validate on \d rows of the single class '(yes|no)'; set folds"
@@ -175,7 +175,7 @@ def test_undefined_metrics_are_null_with_a_warning(world, tmp_path, capsys):
     assert not (folder / "fold0/roc.png").exists()
 
 
-def test_without_test_rows_results_are_of_validation(world, tmp_path):
+def test_without_test_rows_results_are_from_validation(world, tmp_path):
     folder = run(world, write_config(tmp_path), "data.test=null", "folds.only=[0]", "training.epochs=1")
     left, rows = result(folder), predictions(folder)
     assert left["test"] is None
@@ -184,7 +184,7 @@ def test_without_test_rows_results_are_of_validation(world, tmp_path):
     assert json.loads((folder / "summary.json").read_text())["split"] == "valid"
 
 
-def test_rate_and_batch_come_from_the_registry(world, tmp_path):
+def test_lr_and_batch_come_from_the_registry(world, tmp_path):
     path = write_config(tmp_path, task="H4", data={"folder": str(tmp_path), "limit": 60})
     (tmp_path / "H4").mkdir()
     for name, rows in (("train", 96), ("test", 40)):
@@ -225,7 +225,7 @@ def test_both_strands_are_averaged(world, finished, tmp_path):
     assert [float(row["p_yes"]) for row in predictions(again)] == pytest.approx(two, abs=2e-6)
 
 
-def test_long_sequences_are_cropped_to_their_centre_and_counted(world, tmp_path):
+def test_long_sequences_are_cropped_to_their_center_and_counted(world, tmp_path):
     path = write_config(tmp_path)
     folder = run(world, path, "data.max_length=50", "folds.only=[0]", "training.epochs=1")
     notes = json.loads((folder / "data.json").read_text())["notes"]
@@ -235,7 +235,7 @@ def test_long_sequences_are_cropped_to_their_centre_and_counted(world, tmp_path)
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """An exported masked language model, in the folder of a run on windows of 40 bases."""
+    """Exported masked language model in the folder of a run with windows of 40 bases."""
     torch.manual_seed(7)
     folder = tmp_path_factory.mktemp("pretrained")
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), folder / "export")
@@ -243,7 +243,7 @@ def pretrained(tmp_path_factory):
     return folder
 
 
-def test_a_checkpoint_gives_its_weights_and_not_its_head(pretrained, finished):
+def test_checkpoint_initializes_weights_except_the_head(pretrained, finished):
     config = read_config(finished, f"checkpoint={pretrained}")
     assert config.arm == "checkpoint"
     network = build_classifier(config, ["no", "yes"], longest=40)
@@ -287,7 +287,7 @@ def test_decay_rules(finished):
         assert {group["lr"] for group in groups} == {1e-2}
         return {name for name, parameter in network.named_parameters() if id(parameter) in kept}
 
-    # What the released code does with its own names of the same parameters.
+    # As in the released code, which names these parameters differently.
     theirs = set()
     for name, _ in network.named_parameters():
         module = network.get_submodule(name.partition(".mixer.")[0] + ".mixer") if ".mixer." in name else None
@@ -385,7 +385,7 @@ def test_class_names_are_not_parsed_as_math(world, tmp_path):
     ("arm", "overrides"), [("kmers", ["model.baseline=kmers"]), ("probe", ["training.mode=probe"])]
 )
 def test_a_sequence_of_fits_does_not_trigger_the_watchdog(world, tmp_path, monkeypatch, arm, overrides):
-    """Each is shorter than the timeout, all together are longer."""
+    """Each fit is shorter than the timeout, all fits together are longer."""
     fit = LogisticRegression.fit
 
     def slow(*arguments, **options):
@@ -397,14 +397,14 @@ def test_a_sequence_of_fits_does_not_trigger_the_watchdog(world, tmp_path, monke
     assert result(run(world, path, "folds.only=[0]", *overrides))["fold"] == 0
 
 
-def test_files_beside_a_checkpoint_may_be_anything(tmp_path):
+def test_other_files_beside_a_checkpoint_are_ignored(tmp_path):
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
     for text in ("data: /somewhere", "", "- a list", "a: [", "data: {length: 100}"):
         (tmp_path / "config.yaml").write_text(text)
         assert window_length(tmp_path / "model") == (100 if "100" in text else None)
 
 
-def test_mlflow_has_every_fold_under_its_parent(world, tmp_path):
+def test_mlflow_runs_of_folds_are_nested(world, tmp_path):
     from mlflow import MlflowClient
 
     path = write_config(tmp_path, tracking={"mlflow": True, "parent": "0" * 32, "name": "a trial"})

@@ -1,4 +1,4 @@
-"""Real tasks, cut from what lies in the folder of real data."""
+"""Tasks built from the folder of real data."""
 
 import subprocess
 import sys

@@ -33,7 +33,7 @@ def server() -> Iterator[Server]:
 
 
 def at(server: Server, name: str = "H3", **changes) -> Task:
-    """The task with its files at the server in place of the publisher."""
+    """The task with file URLs on the test server."""
     task, url = find_task(name), f"http://127.0.0.1:{server.server_port}"
     return replace(task, files=tuple(replace(file, url=f"{url}/{name}/{file.name}", **changes) for file in task.files))
 
@@ -42,7 +42,7 @@ def home(cache: Path) -> Path:
     return cache / "nucleotide_transformer" / "H3"
 
 
-def test_a_task_is_fetched_read_and_not_fetched_again(server, tmp_path, monkeypatch, capsys):
+def test_task_is_downloaded_once(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ldarnet.tasks.dataset.find_task", lambda _: at(server))
     data = open_task("H3", cache=tmp_path)
     assert len(data.train) == 4000
@@ -61,7 +61,7 @@ def test_a_task_is_fetched_read_and_not_fetched_again(server, tmp_path, monkeypa
     assert capsys.readouterr().err == ""
 
 
-def test_a_packaged_genomic_benchmark_is_read_from_its_zip(server, tmp_path, monkeypatch):
+def test_packaged_genomic_benchmark_is_read_from_its_zip(server, tmp_path, monkeypatch):
     content = io.BytesIO()
     with ZipFile(content, "w") as archive:
         for split in ("train", "test"):
@@ -74,7 +74,7 @@ def test_a_packaged_genomic_benchmark_is_read_from_its_zip(server, tmp_path, mon
     assert "2 of them" not in data.notes
 
 
-def test_a_download_that_was_killed_goes_on_where_it_was(server, tmp_path):
+def test_killed_download_resumes(server, tmp_path):
     server.pause = 0.05
     process = multiprocessing.get_context("fork").Process(target=fetch_task, args=(at(server), tmp_path, QUICK))
     process.start()
@@ -93,13 +93,13 @@ def test_a_download_that_was_killed_goes_on_where_it_was(server, tmp_path):
     assert (home(tmp_path) / "train.fna").read_bytes() == TRAIN
 
 
-def test_a_connection_that_breaks_is_taken_up_again(server, tmp_path):
+def test_broken_connection_resumes(server, tmp_path):
     server.breaks = 1
     fetch_task(at(server), tmp_path, QUICK)
     assert (home(tmp_path) / "train.fna").read_bytes() == TRAIN
 
 
-def test_of_several_at_once_one_fetches_and_the_others_wait(server, tmp_path):
+def test_concurrent_downloads_fetch_once(server, tmp_path):
     server.pause = 0.02
     threads = [threading.Thread(target=fetch_task, args=(at(server), tmp_path, QUICK)) for _ in range(3)]
     for thread in threads:
@@ -133,7 +133,7 @@ def test_a_file_changed_at_the_publisher_is_an_error(server, tmp_path):
     assert not (home(tmp_path) / "test.fna").exists()
 
 
-def test_a_hash_of_the_registry_is_kept_to(server, tmp_path, capsys):
+def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
     server.files["H3/test.fna"] = TRAIN
     known = at(server, sha256=hashlib.sha256(TRAIN).hexdigest())
     assert fetch_task(known, tmp_path / "good", QUICK)[1] == []
@@ -142,8 +142,8 @@ def test_a_hash_of_the_registry_is_kept_to(server, tmp_path, capsys):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
 
 
-def test_what_is_plainly_another_thing_is_not_trusted(server, tmp_path):
-    """The page of a login comes with status 200."""
+def test_other_file_types_are_rejected(server, tmp_path):
+    """Login pages are returned with status 200."""
     server.files["H3/train.fna"] = b"<!DOCTYPE html><title>Log in</title>"
     with pytest.raises(UserError, match=r"train\.fna: http.* returned another kind of file, starting with b'<!DOCTYPE"):
         fetch_task(at(server), tmp_path, QUICK)
@@ -152,7 +152,7 @@ def test_what_is_plainly_another_thing_is_not_trusted(server, tmp_path):
     assert (folder / "H3" / "train.fna").read_bytes() == TRAIN
 
 
-def test_a_request_to_stop_ends_the_waiting_for_a_server(tmp_path):
+def test_stop_request_ends_retries(tmp_path):
     nowhere = replace(find_task("H3"), files=(replace(find_task("H3").files[0], url="http://127.0.0.1:1/train.fna"),))
     begin = time.monotonic()
     with pytest.raises(UserError, match="stopped; run the same command again to resume"):
@@ -160,7 +160,7 @@ def test_a_request_to_stop_ends_the_waiting_for_a_server(tmp_path):
     assert time.monotonic() - begin < 50
 
 
-def test_files_of_the_user_are_left_alone(server, tmp_path):
+def test_user_files_are_not_overwritten(server, tmp_path):
     home(tmp_path).mkdir(parents=True)
     (home(tmp_path) / "train.fna").write_text("mine")
     with pytest.raises(
@@ -170,7 +170,7 @@ def test_files_of_the_user_are_left_alone(server, tmp_path):
     assert (home(tmp_path) / "train.fna").read_text() == "mine"
 
 
-def test_what_is_gone_or_out_of_reach_is_one_error(server, tmp_path):
+def test_missing_file_and_unreachable_server_are_one_line_errors(server, tmp_path):
     del server.files["H3/train.fna"]
     with pytest.raises(UserError, match=r"http.*train\.fna: not found \(HTTP 404\)"):
         fetch_task(at(server), tmp_path, QUICK)

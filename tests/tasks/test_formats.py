@@ -49,7 +49,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_gives_the_same_rows(tmp_path, name):
+def test_all_formats_give_the_same_rows(tmp_path, name):
     data = read(tmp_path / name, FORMS[name])
     assert data.train.sequences == ["ACGTACGT", "ACGTNACG", "TTTTGGGG", "GGCCGGCC"]
     assert data.train.names == ["a", "b", "c", "d"]
@@ -212,14 +212,14 @@ def test_bad_input_is_one_error_with_file_location_and_fix(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
-def test_test_labels_that_training_does_not_know_are_refused(tmp_path):
+def test_test_labels_absent_from_training_are_rejected(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
     test = write(tmp_path / "test.csv", table([("ACGT", "0", "a"), ("ACGT", "2", "b")], ","))
     with pytest.raises(UserError, match=r"test\.csv: line 3: unknown label '2': the classes of .*train\.csv are 0, 1"):
         open_task(None, train=train, test=test)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
         open_task(None, train=tmp_path / "none.csv")
     with pytest.raises(
@@ -241,7 +241,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.csv.gz"])
-def test_damaged_bytes_are_a_mistake_that_lasts_or_do_no_harm(tmp_path, name):
+def test_damaged_bytes_raise_a_permanent_error_or_are_harmless(tmp_path, name):
     path = write(tmp_path / name, FORMS[name])
     whole = path.read_bytes()
     refused = []
@@ -255,12 +255,12 @@ def test_damaged_bytes_are_a_mistake_that_lasts_or_do_no_harm(tmp_path, name):
     assert not [error for error in refused if isinstance(error, TransientError) or str(path) not in str(error)]
 
 
-def test_names_are_one_cell_of_a_table(tmp_path):
+def test_tabs_in_names_are_replaced(tmp_path):
     rows = [(ROWS[0][0], "0", '"a\tb"'), (ROWS[1][0], "1", '"a\nb"')]
     assert read(tmp_path / "x.csv", table(rows, ",")).train.names == ["a b", "a b#2"]
 
 
-def test_what_is_asked_for_must_be_clear(tmp_path):
+def test_ambiguous_requests_are_rejected(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
     with pytest.raises(UserError, match=r"task is not set; choose a published task .* or set data\.train"):
         open_task(None)

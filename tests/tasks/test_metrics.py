@@ -1,4 +1,4 @@
-"""Metrics: against their definitions, and without a value where they have none."""
+"""Metrics against their definitions; undefined metrics are None."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def test_ranking_metrics_by_hand():
     labels = np.array([0, 1, 0, 1])
     high = np.array([0.1, 0.3, 0.4, 0.9])
     found = scores(labels, np.stack([1 - high, high], axis=1))
-    assert found["auroc"] == 3 / 4  # of the four pairs one stands wrong
+    assert found["auroc"] == 3 / 4  # one of the four pairs is ranked incorrectly
     assert found["auprc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
 
 
-def test_more_classes_are_one_against_the_rest_weighted():
+def test_multiclass_metrics_are_weighted_one_vs_rest():
     rng = np.random.default_rng(0)
     labels, raw = rng.integers(0, 4, 200), rng.random((200, 4))
     probabilities = raw / raw.sum(1, keepdims=True)
@@ -61,7 +61,7 @@ def test_ranking_metrics_of_nan_are_none():
     assert found["auroc"] is None
 
 
-def test_interval_is_students():
+def test_interval_uses_student_t():
     mean, half = interval([0.70, 0.72, 0.74])
     assert mean == pytest.approx(0.72)
     assert half == pytest.approx(4.302653 * 0.02 / np.sqrt(3))  # t(0.975, 2 degrees of freedom), from a table

@@ -12,9 +12,9 @@ from ldarnet.tasks import find_task, open_task
 from ldarnet.tasks import publishers as forms
 from ldarnet.tasks.registry import ReferenceAssembly
 
-CHANCE = random.Random(1)
-CONTIG = "".join(CHANCE.choices("ACGT", k=2000))
-OTHER_STRAND = str.maketrans("ACGT", "TGCA")
+RNG = random.Random(1)
+CONTIG = "".join(RNG.choices("ACGT", k=2000))
+COMPLEMENT = str.maketrans("ACGT", "TGCA")
 # class, id, start, end, strand
 ROWS = {
     "train": [("negative", "10", 0, 30, "+"), ("negative", "9", 40, 60, "-"), ("positive", "FP1", 100, 130, "")],
@@ -24,7 +24,7 @@ ROWS = {
 
 def cut(start: int, end: int, strand: str) -> str:
     piece = CONTIG[start:end]
-    return piece.translate(OTHER_STRAND)[::-1] if strand == "-" else piece
+    return piece.translate(COMPLEMENT)[::-1] if strand == "-" else piece
 
 
 def write_sequences(home: Path) -> None:
@@ -53,13 +53,13 @@ def write_reference(path: Path, contig: str = CONTIG, name: str = "1 dna:chromos
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The task human_enhancers_cohn on an assembly of 2,000 bases."""
+    """Task human_enhancers_cohn with an assembly of 2,000 bases."""
     assembly = ReferenceAssembly("GRCh38", ("hg38",), "http://ensembl/GRCh38.fa.gz", {"1": 2000})
     task = replace(find_task("human_enhancers_cohn"), assemblies={"negative": assembly, "positive": assembly})
     monkeypatch.setattr("ldarnet.tasks.dataset.find_task", lambda _: task)
 
 
-def test_sequences_coordinates_and_zip_of_a_genomic_benchmark_are_the_same(tmp_path: Path, small):
+def test_sequences_coordinates_and_zip_of_a_genomic_benchmark_are_equal(tmp_path: Path, small):
     home = tmp_path / "loose" / "human_enhancers_cohn"
     write_sequences(home)
     (tmp_path / "zipped").mkdir()
@@ -80,7 +80,7 @@ def test_sequences_coordinates_and_zip_of_a_genomic_benchmark_are_the_same(tmp_p
     assert any(note.startswith("train/negative.csv.gz differs from the published file") for note in from_cut.notes)
 
 
-def test_labels_follow_the_names_of_the_classes_whatever_the_file_system_says(tmp_path: Path, small, monkeypatch):
+def test_labels_follow_class_names_not_directory_order(tmp_path: Path, small, monkeypatch):
     write_sequences(tmp_path / "human_enhancers_cohn")
     one = open_task("gb/x", folder=tmp_path)
     real = Path.glob
@@ -88,7 +88,7 @@ def test_labels_follow_the_names_of_the_classes_whatever_the_file_system_says(tm
     assert open_task("gb/x", folder=tmp_path).fingerprint == one.fingerprint
 
 
-def test_another_assembly_is_refused(tmp_path: Path, small):
+def test_wrong_assembly_is_rejected(tmp_path: Path, small):
     write_coordinates(tmp_path / "human_enhancers_cohn")
     with pytest.raises(
         UserError, match=r"references: no FASTA file of GRCh38, the assembly .*; put http.*GRCh38\.fa\.gz there"
@@ -108,7 +108,7 @@ def test_another_assembly_is_refused(tmp_path: Path, small):
         open_task("gb/x", folder=tmp_path)
 
 
-def test_bad_coordinates_are_named(tmp_path: Path, small):
+def test_bad_coordinates_are_reported(tmp_path: Path, small):
     home = tmp_path / "human_enhancers_cohn"
     write_coordinates(home)
     write_reference(tmp_path / "references" / "hg38.fa.gz")
@@ -131,7 +131,7 @@ def test_bad_coordinates_are_named(tmp_path: Path, small):
         open_task("gb/x", folder=tmp_path)
 
 
-def test_packaged_sequences_that_are_not_whole_are_named(tmp_path: Path, small):
+def test_incomplete_packages_are_reported(tmp_path: Path, small):
     home = tmp_path / "human_enhancers_cohn"
     write_sequences(home)
     (home / "train" / "negative" / "9.txt").write_text("")
@@ -146,7 +146,7 @@ def test_packaged_sequences_that_are_not_whole_are_named(tmp_path: Path, small):
         open_task("gb/x", folder=tmp_path)
 
 
-def test_a_damaged_zip_is_a_mistake_that_lasts_or_does_no_harm(tmp_path: Path, small):
+def test_damaged_zip_raises_a_permanent_error_or_is_harmless(tmp_path: Path, small):
     place = tmp_path / "human_enhancers_cohn_v0.zip"
     with ZipFile(place, "w", ZIP_DEFLATED) as archive:
         for split, rows in ROWS.items():
@@ -177,7 +177,7 @@ def test_unverified_transcripts_are_noted(tmp_path: Path, monkeypatch):
     )
 
 
-def test_the_forms_of_the_nucleotide_transformer_are_the_same(tmp_path: Path):
+def test_file_formats_of_the_nucleotide_transformer_are_equivalent(tmp_path: Path):
     import pyarrow
     from pyarrow import parquet
 
@@ -207,7 +207,7 @@ def test_the_forms_of_the_nucleotide_transformer_are_the_same(tmp_path: Path):
     assert any(note.startswith("known leakage in nt/H3: Probes are less") for note in read[0].notes)
 
 
-def test_gue_comes_with_a_validation_split(shared: Path):
+def test_gue_has_a_validation_split(shared: Path):
     data = open_task("gue/prom_core_tata", folder=shared / "data" / "gue_deepgene" / "GUE")
     assert (data.suite, data.task) == ("gue", "prom_core_tata")
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4904, 613, 613]
@@ -229,7 +229,7 @@ def test_real_rows_of_a_genomic_benchmark_are_read(real_tasks: Path):
     assert len(data.train) == 8970
 
 
-def test_a_genome_of_the_older_assembly_is_told_from_the_one_that_is_needed(shared: Path, tmp_path: Path):
+def test_older_assembly_is_rejected(shared: Path, tmp_path: Path):
     home = tmp_path / "human_enhancers_cohn"
     shutil.copytree(shared / "data" / "gb_coordinates" / "human_enhancers_cohn", home)
     references = tmp_path / "references"
@@ -239,7 +239,7 @@ def test_a_genome_of_the_older_assembly_is_told_from_the_one_that_is_needed(shar
         open_task("human_enhancers_cohn", folder=tmp_path)
 
 
-def test_a_folder_without_the_task_is_named(tmp_path: Path):
+def test_folder_without_the_task_is_reported(tmp_path: Path):
     with pytest.raises(UserError, match=r"none: no such folder; choose the one with the files of nt/H3"):
         open_task("H3", folder=tmp_path / "none")
     with pytest.raises(UserError, match=r"no files of nt/H3, such as H3/train\.\*.* set data\.folder=null"):
@@ -252,7 +252,7 @@ def test_a_folder_without_the_task_is_named(tmp_path: Path):
         open_task("mouse_0", cache=tmp_path)
 
 
-def test_the_folder_of_the_task_itself_may_be_named(tmp_path: Path):
+def test_task_folder_can_be_given_directly(tmp_path: Path):
     home = tmp_path / "H3"
     home.mkdir()
     (home / "train.tsv").write_text("sequence\tlabel\nACGT\t0\nACGG\t1\n")

@@ -44,7 +44,7 @@ GB = [
 ]
 
 
-def test_the_27_tasks_and_gue_are_there():
+def test_registry_has_the_27_tasks_and_gue():
     names = {
         short: [task.name for task in all_tasks().values() if task.short == short] for short in ("nt", "gb", "gue")
     }
@@ -53,7 +53,7 @@ def test_the_27_tasks_and_gue_are_there():
     assert len(names["gue"]) == 28
 
 
-def test_the_published_settings_are_those_of_the_authors():
+def test_settings_equal_the_published_ones():
     assert {find_task(f"nt/{name}").batch for name in NT} == {64}
     assert find_task("H3").lr == 1e-4
     assert find_task("H4").lr == 5e-5
@@ -63,7 +63,7 @@ def test_the_published_settings_are_those_of_the_authors():
 
 
 @pytest.mark.parametrize("task", all_tasks().values(), ids=lambda task: task.key)
-def test_a_task_knows_where_it_is_from(task):
+def test_entries_state_source_licence_and_revision(task):
     assert task.source.startswith("https://")
     assert task.licence
     assert task.settings
@@ -76,7 +76,7 @@ def test_a_task_knows_where_it_is_from(task):
         assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
 
 
-def test_a_task_is_found_by_its_name_alone_or_with_its_suite():
+def test_tasks_are_found_by_name_with_or_without_suite():
     assert find_task("H3").key == "nt/H3"
     assert find_task("nucleotide_transformer/H3") is find_task("nt/H3")
     assert find_task("gue/H3").key == "gue/H3"
@@ -102,7 +102,7 @@ def test_the_command_lists_every_task():
 
 
 @pytest.mark.parametrize("name", GB)
-def test_rows_lengths_and_hashes_are_those_of_the_publishers_coordinates(shared: Path, name):
+def test_rows_lengths_and_hashes_match_the_published_coordinates(shared: Path, name):
     task, rows, lengths = find_task(name), {"train": 0, "test": 0}, set()
     for file, digest in task.coordinates_sha256.items():
         path = shared / "data" / "gb_coordinates" / name / file
@@ -117,13 +117,13 @@ def test_rows_lengths_and_hashes_are_those_of_the_publishers_coordinates(shared:
 
 
 @pytest.mark.parametrize("name", [name for name in NT if name.startswith("H")])
-def test_rows_of_the_histone_tests_are_those_of_the_publisher(shared: Path, name):
+def test_rows_of_histone_test_splits_match_the_published_files(shared: Path, name):
     records = read_records(shared / "data" / "nt_histone_test" / name / "test.fna.gz")
     assert len(records) == find_task(name).rows["test"] == find_task(f"gue/{name}").rows["test"]
     assert sum(find_task(name).rows.values()) == sum(find_task(f"gue/{name}").rows.values())
 
 
-def test_rows_of_gue_are_those_of_the_publisher(shared: Path):
+def test_rows_of_gue_match_the_published_files(shared: Path):
     found = 0
     for task in all_tasks().values():
         for split, stem in (("train", "train"), ("valid", "dev"), ("test", "test")):
