@@ -1,1 +1,1 @@
-"""Runtime of distributed programs: ranks, DeepSpeed engine, checkpoints, failure handling, tracking."""
+"""Runtime for distributed programs: ranks, DeepSpeed engine, checkpoints, failure handling, tracking."""

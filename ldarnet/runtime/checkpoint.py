@@ -1,4 +1,4 @@
-"""Checkpoint folders: complete under their final name or absent, and readable with any number of ranks.
+"""Checkpoint folders: they appear under their final name only when complete, and any number of ranks can read them.
 
     checkpoints/step-00000100/
         model.safetensors, config.json   fp32 weights by name; `from_pretrained` reads the folder
@@ -40,16 +40,17 @@ class TrainingState:
 
     Attributes:
         step: completed optimizer steps.
-        total_steps: steps of the whole run; schedule fractions refer to it.
-        position: windows consumed; the order of windows is a pure function of it.
-        seed: seed of weights, order and masks.
+        total_steps: optimizer steps of the whole run; schedules are fractions of this number.
+        position: training windows consumed so far; it determines which windows come next.
+        seed: random seed for initial weights, window order and masks.
         fingerprint: fingerprint of the shard set.
-        seconds: training time over all launches.
+        seconds: wall time of training, summed over all launches.
         best_step: step of the checkpoint with the lowest validation loss, if any.
         best_loss: validation loss of that checkpoint.
         guard: state of the guard, from `Guard.state_dict`.
         code_version: version of this package that wrote the checkpoint.
-        commit: commit of the code that wrote it, with a `+` if files were modified; None outside a repository.
+        commit: git commit of the code that wrote the checkpoint, with a `+` if files were modified; None outside a
+            repository.
         format: version of the checkpoint format.
     """
 
@@ -67,27 +68,27 @@ class TrainingState:
     format: int = FORMAT_VERSION
 
     def advanced(self, **changes: Any) -> "TrainingState":
-        """Copy with some attributes replaced."""
+        """Return a copy with the given attributes replaced."""
         return replace(self, **changes)
 
 
 class CheckpointFolder:
-    """Folder of checkpoints named by their step; incomplete ones are never listed.
+    """Folder of checkpoints named by step; incomplete checkpoints are never listed.
 
     Args:
-        folder: may not exist yet.
-        prefix: of the names, before the step.
+        folder: the folder; need not exist yet.
+        prefix: prefix of checkpoint names, before the step number.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder, self.prefix = folder, prefix
 
     def path(self, step: int) -> Path:
-        """Path of the checkpoint of a step, whether it exists or not."""
+        """Path of the checkpoint for a step; need not exist."""
         return self.folder / f"{self.prefix}{step:08d}"
 
     def has(self, step: int) -> bool:
-        """Whether the checkpoint of a step exists and is complete."""
+        """Whether a complete checkpoint exists for a step."""
         return (self.path(step) / run_files.MANIFEST).is_file()
 
     def complete(self) -> list[Path]:
@@ -99,9 +100,9 @@ class CheckpointFolder:
         return next(reversed(self.complete()), None)
 
     def staged(self, step: int) -> AbstractContextManager[Path]:
-        """Give a folder to write into and to `seal`; it becomes the checkpoint of `step` when the block succeeds.
+        """Yield a temporary folder to fill and `seal`; it becomes the checkpoint of `step` when the block succeeds.
 
-        If the block fails, the folder is removed and earlier checkpoints stay.
+        If the block fails, the temporary folder is removed and earlier checkpoints are kept.
 
         Raises:
             NotWritableError: no permission to write, or the device is full.
@@ -109,7 +110,7 @@ class CheckpointFolder:
         return staged_folder(self.path(step))
 
     def prune(self, keep: Collection[Path]) -> None:
-        """Remove all complete checkpoints but `keep`; one whose removal is interrupted is never listed again."""
+        """Delete all complete checkpoints except `keep`; a partly deleted checkpoint is never listed."""
         for path in self.complete():
             if path not in keep:
                 hidden = staging_path(path)
@@ -118,7 +119,7 @@ class CheckpointFolder:
                 shutil.rmtree(hidden)
 
     def clean(self) -> None:
-        """Remove what an interrupted save or removal left."""
+        """Delete leftovers of interrupted saves and deletions."""
         complete = set(self.complete())
         leftovers = set(self.folder.glob(f"{self.prefix}[0-9]*")) - complete
         leftovers.update(self.folder.glob(f".*{PARTIAL_SUFFIX}"))
@@ -131,7 +132,7 @@ class CheckpointStore(CheckpointFolder):
 
     Args:
         run_dir: the run folder.
-        keep: number of most recent checkpoints to keep, beside the best.
+        keep: number of most recent checkpoints to keep, in addition to the best one.
     """
 
     def __init__(self, run_dir: Path, keep: int) -> None:
@@ -147,7 +148,7 @@ class CheckpointStore(CheckpointFolder):
         return self.path(step) if step is not None and self.has(step) else latest
 
     def settle(self) -> None:
-        """Point to the latest and the best checkpoint, and remove all others but the last `keep`."""
+        """Record the latest and the best checkpoint in pointers.json; delete all but the best and the last `keep`."""
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
         write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
@@ -167,7 +168,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     """Read the training state of a checkpoint.
 
     Raises:
-        UserError: the file is damaged, or its format is not supported by this version.
+        UserError: `state.json` is damaged, or this version does not support its format.
     """
     content = read_json(checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}")
     if content.get("format") != FORMAT_VERSION:
@@ -187,7 +188,7 @@ def verify(checkpoint: Path, place: str | None = None, hint: str | None = None) 
         hint: what to do about a damaged file; by default, the hint for a pretraining run.
 
     Raises:
-        UserError: a file is missing, or differs from the one that was written.
+        UserError: a file is missing, or its size or SHA-256 differs from the manifest.
     """
     place = place or str(checkpoint)
     hint = hint or f"restore it, or delete {place} to resume from the checkpoint before it"

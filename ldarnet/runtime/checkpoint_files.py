@@ -1,4 +1,4 @@
-"""Files of a checkpoint: written from host memory, read tensor by tensor."""
+"""Write checkpoint files from host memory, and read them tensor by tensor."""
 
 import errno
 import json
@@ -25,11 +25,11 @@ IGNORED_CONFIG_KEYS = {"ops", "transformers_version", "architectures", "dtype", 
 
 @dataclass(frozen=True)
 class CheckpointContents:
-    """Content of a checkpoint in host memory, 12 bytes per parameter.
+    """Contents of a checkpoint in host memory; take 12 bytes per parameter.
 
     Attributes:
         weights: fp32 parameters by name.
-        moments: fp32 Adam moments by `<moment>.<parameter name>`.
+        moments: fp32 Adam moments; keys are `<moment>.<parameter name>`.
         model_config: model configuration, including `architectures`.
         config: run configuration.
         state: training state.
@@ -45,7 +45,7 @@ class CheckpointContents:
         """Write all files except the manifest.
 
         Raises:
-            NotWritableError: no permission to write, or the device is full; names the file.
+            NotWritableError: no permission to write a file, or the device is full.
         """
         save_tensors(self.weights, folder / run_files.WEIGHTS)
         save_tensors(self.moments, folder / run_files.OPTIMIZER)
@@ -56,7 +56,7 @@ class CheckpointContents:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write host tensors by name.
+    """Write named host tensors to a safetensors file.
 
     Raises:
         NotWritableError: no permission to write, or the device is full.
@@ -72,21 +72,21 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write a run configuration without `training.stop_after`, which belongs to one launch."""
+    """Write a run configuration without `training.stop_after`, which applies to a single launch."""
     config.model_copy(update={"training": config.training.model_copy(update={"stop_after": None})}).save(path)
 
 
 def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
-    """Check that a checkpoint has this architecture and was trained on this data set.
+    """Check that a checkpoint has the architecture of `model` and was trained on the data set `fingerprint`.
 
     Args:
         checkpoint: the folder.
-        model: the model to load it into.
-        fingerprint: of the data set.
-        accept_other: accept another data set.
+        model: the model that will load the checkpoint.
+        fingerprint: fingerprint of the data set.
+        accept_other: skip the data set check.
 
     Raises:
-        UserError: architecture or data set differ.
+        UserError: the architecture or the data set differs.
     """
     saved = json.loads((checkpoint / run_files.MODEL_CONFIG).read_text(encoding="utf-8"))
     expected = json.loads(model.config.to_json_string(use_diff=False))
@@ -110,13 +110,13 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
-    """Give a function that reads an unpartitioned Adam moment by `<moment>.<parameter name>`."""
+    """Yield a function that reads an unpartitioned Adam moment, given `<moment>.<parameter name>`."""
     with safe_open(checkpoint / run_files.OPTIMIZER, framework="pt") as file:
         yield file.get_tensor
 
 
 def code_commit() -> str | None:
-    """Commit of the running code, with a `+` if files were modified; None outside a repository."""
+    """Git commit of the running code, with a `+` if files were modified; None outside a repository."""
 
     def git(*words: str) -> str:
         here = Path(__file__)

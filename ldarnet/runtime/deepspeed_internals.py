@@ -1,8 +1,9 @@
-"""The only module that touches private names of DeepSpeed.
+"""Access to private names of DeepSpeed; no other module uses them.
 
-Checked against DeepSpeed 0.19.8. Plain training (ZeRO stage 0) needs nothing private but a quiet import. With ZeRO,
-checkpoints by parameter name, gradient norms per module and steps without a device synchronization need to know where
-a parameter lies in DeepSpeed's flat partitions; if a version lacks one of these names, `check_optimizer` says so.
+Tested with DeepSpeed 0.19.8. Training without ZeRO (stage 0) uses private names only to import DeepSpeed quietly. With
+ZeRO, checkpoints by parameter name, gradient norms per module and steps without device synchronization depend on the
+location of each parameter in DeepSpeed's flat partitions. If the installed version lacks one of these names,
+`check_optimizer` raises an error.
 """
 
 import functools
@@ -24,7 +25,7 @@ from ldarnet.errors import UserError
 
 CHECKED_VERSIONS = ("0.19.8",)
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Adam's state tensors, by their key in the optimizer state."""
+"""Keys of Adam's moment tensors in the optimizer state."""
 
 _PARTITIONED = ("single_partition_of_fp32_groups", "_lazy_init_hp_params_optimizer_state", "_global_grad_norm")
 _STAGE_3 = (
@@ -36,15 +37,15 @@ _STAGE_3 = (
     "grad_position",
 )
 _NEEDED = {0: (), 1: _PARTITIONED, 2: _PARTITIONED, 3: _STAGE_3}
-"""Attributes of DeepSpeed's optimizer that each ZeRO stage needs."""
+"""ZeRO stage -> attributes of DeepSpeed's optimizer that it needs."""
 
 
 @functools.cache
 def load_deepspeed() -> ModuleType:
     """Import DeepSpeed, quietly and without its slow optional imports.
 
-    Its autotuner imports MLflow, its Muon optimizer imports torch's compiler (seconds per rank), and on CPU it compiles
-    a shared-memory op that only inference uses (a minute, and needs a compiler).
+    DeepSpeed's autotuner imports MLflow, and its Muon optimizer imports torch's compiler (seconds per rank). On CPU,
+    DeepSpeed also compiles a shared-memory op for inference, which takes a minute and needs a C++ compiler.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
@@ -71,7 +72,7 @@ def check_optimizer(optimizer: Any, zero_stage: int) -> None:
     """Check that DeepSpeed's optimizer has the private attributes that this ZeRO stage needs.
 
     Raises:
-        UserError: it lacks one; names the installed version and the versions that work.
+        UserError: an attribute is missing; the message names the installed and the supported version.
     """
     missing = [name for name in _NEEDED[zero_stage] if not hasattr(optimizer, name)]
     if missing:
@@ -79,12 +80,13 @@ def check_optimizer(optimizer: Any, zero_stage: int) -> None:
 
 
 def keep_gradient_norms_on_device() -> None:
-    """Stop DeepSpeed from synchronizing with the device in every step to check that the gradient norm is finite.
+    """Patch out DeepSpeed's check for a finite gradient norm, which synchronizes with the device in every step.
 
-    The guard checks it on the device. In stage 3, and with offload, DeepSpeed synchronizes for the norm nevertheless.
+    The guard checks the norm on the device instead. In ZeRO stage 3, and with offload, DeepSpeed still synchronizes to
+    compute the norm.
 
     Raises:
-        UserError: this version of DeepSpeed checks in another way.
+        UserError: this version of DeepSpeed implements the check differently.
     """
     replacements = {
         "is_invalid_grad_norm": lambda norm: False,
@@ -99,26 +101,26 @@ def keep_gradient_norms_on_device() -> None:
 
 
 def global_gradient_norm(optimizer: Any) -> Tensor | float:
-    """Norm of the whole gradient before clipping, as of the last step; ZeRO stages 1 to 3."""
+    """Global gradient norm before clipping in the last step; for ZeRO stages 1 to 3."""
     return optimizer._global_grad_norm
 
 
 def flat_partitions(optimizer: Any) -> list[Tensor]:
-    """Local flat fp32 partitions of the parameters, which the inner optimizer updates; ZeRO stages 1 to 3."""
+    """Local flat fp32 parameter partitions, which the inner optimizer updates; for ZeRO stages 1 to 3."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
         return list(optimizer.fp32_partitioned_groups_flat)
     return list(optimizer.single_partition_of_fp32_groups)
 
 
 def link_optimizer_states(optimizer: Any) -> None:
-    """Map parameters to their moments in all groups; DeepSpeed itself does so for the first group only."""
+    """Map parameters to their moments in all parameter groups; DeepSpeed only maps those of the first group."""
     if hasattr(optimizer, "_hp_optimizer_states_linked"):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    """A parameter, or one of its moments, gathered from all ranks in fp32; every rank must call it."""
+    """Gather a parameter, or one of its moments, from all ranks in fp32; every rank must call this function."""
     holder: Any = parameter
     if zero_stage == 0:
         return optimizer.state[parameter][moment]
@@ -128,7 +130,7 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Local fragments of a parameter's moment: a flat tensor and its offset in the flattened parameter."""
+    """Yield (flat tensor, offset in the flattened parameter) for each local fragment of a parameter's moment."""
     holder: Any = parameter
     if zero_stage == 0:
         yield optimizer.state[parameter][moment].view(-1), 0
@@ -140,7 +142,7 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The tensor that the inner optimizer updates for a parameter, and this parameter's local part of its gradient."""
+    """Yield (tensor that the inner optimizer updates, local gradient fragment), if this rank holds a fragment."""
     holder: Any = parameter
     if zero_stage == 0:
         yield parameter, parameter.grad

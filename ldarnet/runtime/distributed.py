@@ -1,4 +1,4 @@
-"""Process group and collectives on small host data; an error on one rank is raised on all ranks."""
+"""Process group, and collectives for small host data; an error on one rank is raised on all ranks."""
 
 import os
 import platform
@@ -24,8 +24,8 @@ T = TypeVar("T")
 class World:
     """Rank of this process, number of ranks, and device.
 
-    Small host data (counts of target positions, stop signals, errors) are reduced over `host_group`, a gloo group, so
-    that they never wait for the accelerator.
+    Collectives on small host data (target position counts, stop signals, errors) use `host_group`, a gloo group, and
+    therefore never wait for the accelerator.
     """
 
     rank: int
@@ -40,33 +40,33 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, which prints, logs and writes."""
+        """Whether this is rank 0, the rank that prints, tracks metrics and writes checkpoints."""
         return self.rank == 0
 
     @property
     def device_name(self) -> str:
-        """Name of the GPU; without one, the machine architecture."""
+        """Name of the GPU, or the machine architecture if there is no GPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
 
     def sum_on_host(self, *numbers: int) -> list[int]:
-        """All-reduce (sum) a few integers on the host; every rank must call it."""
+        """All-reduce (sum) a few integers on the host; every rank must call this method."""
         totals = torch.tensor(numbers, dtype=torch.int64)
         dist.all_reduce(totals, group=self.host_group)
         return totals.tolist()
 
     def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
-        """All-reduce (sum) a tensor on the device, in place; every rank must call it."""
+        """All-reduce (sum) a tensor on the device, in place; every rank must call this method."""
         dist.all_reduce(values)
         return values
 
     def sum_array(self, values: np.ndarray) -> np.ndarray:
-        """All-reduce (sum) an array on the host, in place; every rank must call it."""
+        """All-reduce (sum) an array on the host, in place; every rank must call this method."""
         if self.size > 1:
             dist.all_reduce(torch.from_numpy(values), group=self.host_group)
         return values
 
     def gather_numbers(self, numbers: list[float]) -> torch.Tensor:
-        """Gather as many numbers from each rank, (size, numbers) float64 on the host; every rank must call it."""
+        """Gather a list of equal length from every rank: (size, len(numbers)) float64 on the host. Collective."""
         rows = torch.zeros(self.size, len(numbers), dtype=torch.float64)
         rows[self.rank] = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(rows, group=self.host_group)
@@ -74,9 +74,10 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block on every rank; if any raises UserError or OSError, all raise the error of the lowest such rank.
+        """Run a block on every rank; if it raises UserError or OSError on any rank, raise that error on all ranks.
 
-        Otherwise, the other ranks would wait in their next collective for the one that failed.
+        If several ranks fail, all raise the error of the lowest one. Without this, the other ranks would hang in their
+        next collective.
         """
         error: UserError | None = None
         try:
@@ -86,31 +87,31 @@ class World:
         self.raise_together(error)
 
     def raise_together(self, error: UserError | None) -> None:
-        """Raise on all ranks if any rank passes an error; every rank must call it."""
+        """Raise on all ranks if any rank passes an error; every rank must call this method."""
         if not self.sum_on_host(error is not None)[0]:
             return
         raise self.gather([] if error is None else [error])[0]
 
     def gather(self, items: list[T]) -> list[T]:
-        """Concatenate the lists of all ranks, in rank order; every rank must call it."""
+        """Concatenate the lists of all ranks, in rank order; every rank must call this method."""
         lists: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(lists, items, group=self.host_group)
         return [item for of_rank in lists for item in of_rank]
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
-        """Call `produce` on rank 0; returns its result there and None elsewhere. Its error is raised on all ranks."""
+        """Call `produce` on rank 0 and return its result; None on other ranks. An error is raised on all ranks."""
         with self.together():
             return produce() if self.is_main else None
 
     def from_main(self, produce: Callable[[], T]) -> T:
-        """Call `produce` on rank 0 and broadcast its result. Its error is raised on all ranks."""
+        """Call `produce` on rank 0 and broadcast its result. An error in `produce` is raised on all ranks."""
         box = [self.on_main(produce)]
         dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]  # type: ignore[return-value]
 
 
 def user_error(error: UserError | OSError) -> UserError:
-    """Convert to a one-line error for the user, with the file name that the operating system reports."""
+    """Convert an OSError to a one-line UserError that includes the file name; return a UserError unchanged."""
     if isinstance(error, UserError):
         return error
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
@@ -119,13 +120,13 @@ def user_error(error: UserError | OSError) -> UserError:
 
 
 def start(timeout_minutes: float) -> World:
-    """Join the process group of the launcher's environment; without a launcher, be the only rank.
+    """Join the process group described by the launcher's environment; without a launcher, run as a single rank.
 
     Args:
-        timeout_minutes: `training.timeout_minutes`; collectives time out somewhat later.
+        timeout_minutes: `training.timeout_minutes`; the timeout of collectives is slightly longer.
 
     Raises:
-        UserError: there are more ranks than GPUs, or this launcher cannot restart the job.
+        UserError: there are more ranks than GPUs, or the launcher restarts jobs in a way that would hang.
     """
     _default_environment()
     _check_restarts()
@@ -143,7 +144,7 @@ def start(timeout_minutes: float) -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    # Longer than the watchdog's timeout, whose error says more than that of a collective.
+    # Longer than the watchdog's timeout: the watchdog's error is more informative than that of a collective.
     timeout = timedelta(minutes=1.25 * timeout_minutes, seconds=30)
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
@@ -153,13 +154,13 @@ def start(timeout_minutes: float) -> World:
 
 
 def stop() -> None:
-    """Leave the process group; no collectives afterwards."""
+    """Destroy the process group; collectives are no longer possible."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def _default_environment() -> None:
-    """Set the variables of a launcher for a single rank, unless a launcher has set them."""
+    """Set the environment variables of a single-rank job, unless a launcher has set them."""
     if "RANK" in os.environ:
         os.environ.setdefault("LOCAL_RANK", "0")
         return
@@ -168,7 +169,7 @@ def _default_environment() -> None:
 
 
 def _check_restarts() -> None:
-    """torchrun hands a restarted job the store of the previous attempt, whose stale keys make ranks hang."""
+    """Reject torchrun restarts that reuse the TCP store of the previous attempt: its stale keys make ranks hang."""
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError(
@@ -177,7 +178,7 @@ def _check_restarts() -> None:
 
 
 def free_port() -> int:
-    """A free TCP port of this host."""
+    """Find a free TCP port on this host."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

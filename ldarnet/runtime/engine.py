@@ -24,14 +24,14 @@ from ldarnet.runtime.optimizer import build_optimizer
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How a model is trained, independent of the task.
+    """Training options that do not depend on the task.
 
     Attributes:
         optimizer: AdamW settings and the gradient clipping norm.
-        guard: which steps to skip.
+        guard: settings of the guard, which skips steps with a non-finite or spiking loss.
         accumulation: micro-steps per optimizer step.
-        zero_stage: 0 to 3.
-        autocast: run matrix products in bf16.
+        zero_stage: ZeRO stage, 0 to 3.
+        autocast: run matrix products in bf16 instead of fp32.
         offload: keep the optimizer state in CPU memory.
     """
 
@@ -44,7 +44,7 @@ class EngineOptions:
 
     @classmethod
     def of(cls, config: RunConfig, world: World) -> "EngineOptions":
-        """Options of a pretraining run."""
+        """Create the options of a pretraining run from its configuration."""
         training = config.training
         return cls(
             config.optimizer,
@@ -57,11 +57,11 @@ class EngineOptions:
 
 
 class Engine:
-    """A model and its optimizer under DeepSpeed.
+    """A model and its optimizer, trained with DeepSpeed.
 
     Args:
-        model: with the weights to start from; load a checkpoint's weights before.
-        groups: parameter groups for AdamW, each with `name` and `base_lr` in addition to the keys of torch.
+        model: model with its initial weights; to resume, load the weights of the checkpoint first.
+        groups: parameter groups for AdamW; each has `name` and `base_lr` in addition to torch's keys.
         options: how to train.
         world: the ranks.
     """
@@ -98,18 +98,18 @@ class Engine:
         return self.deepspeed.optimizer.param_groups
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
-        """Forward pass of token ids (windows, bases).
+        """Run the forward pass on token ids, (windows, bases).
 
         Args:
-            input_ids: on the device.
-            attention_mask: on the host, False on padding; by default, there is no padding.
+            input_ids: (windows, bases), on the device.
+            attention_mask: (windows, bases), on the host, False at padding; None if there is no padding.
         """
         if attention_mask is None:
             attention_mask = torch.ones(input_ids.shape, dtype=torch.bool)
         return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradient of one micro-step; see `micro_step_loss` for the scale of the loss."""
+        """Accumulate the gradient of one micro-step; see `micro_step_loss` for how to scale the loss."""
         self.deepspeed.backward(loss)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()
@@ -118,11 +118,11 @@ class Engine:
         """Take an optimizer step, unless the guard skips it.
 
         Args:
-            factor: multiplies the base learning rate of every group.
+            factor: learning rate factor, multiplied with `base_lr` of every group.
             loss: global loss of the step, (), on the device.
 
         Returns:
-            Learning rate by group, and global gradient norm before clipping.
+            Learning rate by group name, and global gradient norm before clipping.
         """
         for group in self.groups:
             group["lr"] = group["base_lr"] * factor
@@ -132,22 +132,22 @@ class Engine:
         return {group["name"]: group["lr"] for group in self.groups}, self._gradient_norm()
 
     def _decide(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Optimizer step pre-hook: the global gradient norm is known, the parameters are not updated yet."""
+        """Optimizer pre-hook that sets `found_inf`: runs once the global gradient norm is known, before the update."""
         skips = self.guard.skips(self._gradient_norm())
         if self.options.offload:
-            skips = skips.cpu()  # torch's own copy would not be synchronized
+            skips = skips.cpu()  # torch would copy it without synchronizing
         setattr(optimizer, "found_inf", skips)  # noqa: B010 (undeclared attribute)
 
     def _gradient_norm(self) -> torch.Tensor | float:
         return global_gradient_norm(self.deepspeed.optimizer) if self._norm is None else self._norm
 
     def _clip(self) -> torch.Tensor:
-        """Clip the gradient and return its norm; without ZeRO, DeepSpeed would synchronize and not report it."""
+        """Clip the gradient and return its norm (ZeRO stage 0, where DeepSpeed would synchronize and not report it)."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
 
 
 def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> Mapping[str, Any]:
-    """DeepSpeed configuration of these options.
+    """Build the DeepSpeed configuration.
 
     Args:
         options: how to train.
@@ -170,7 +170,7 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # An empty list keeps gradient reduction in fp32, so that ranks and micro-steps accumulate alike.
+        # An empty list keeps gradient reduction over ranks in fp32, like accumulation over micro-steps.
         "torch_autocast": {
             "enabled": options.autocast,
             "dtype": "bfloat16",
@@ -180,15 +180,15 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
 
 
 def autocast(precision: str, world: World) -> bool:
-    """Whether to run matrix products in bf16, given `training.precision`."""
+    """Whether to run matrix products in bf16, for a value of `training.precision` on this device."""
     return precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
 
 
 def micro_batch(config: RunConfig, ranks: int) -> int:
-    """Windows per rank and micro-step.
+    """Compute the micro-batch size: windows per rank and micro-step.
 
     Raises:
-        UserError: the windows of a micro-step cannot be split evenly over ranks.
+        UserError: `training.batch` cannot be split evenly over ranks and micro-steps.
     """
     micro_step = config.training.batch // config.training.accumulation
     if micro_step % ranks:
@@ -201,10 +201,10 @@ def micro_batch(config: RunConfig, ranks: int) -> int:
 
 
 def check_same_kernels(kernels: dict[str, str], world: World) -> None:
-    """Check that all ranks use the same kernels; every rank must call it.
+    """Check that all ranks use the same kernels; every rank must call this function.
 
     Raises:
-        UserError: they differ; on all ranks.
+        UserError: a rank uses other kernels than rank 0; raised on all ranks.
     """
     kernels_of_rank_0 = world.from_main(lambda: kernels)
     with world.together():

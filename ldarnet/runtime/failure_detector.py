@@ -1,4 +1,4 @@
-"""Failure detector of the watchdog, on rank 0: receives heartbeats of all ranks and ends them if one is lost."""
+"""Failure detector of the watchdog, on rank 0: receives heartbeats from all ranks, and ends the job if one fails."""
 
 import json
 import selectors
@@ -13,13 +13,14 @@ from ldarnet.runtime.rank_log import LOG
 
 HEARTBEAT_SECONDS = 2.0
 UNREACHABLE_SECONDS = 30
-"""A host that does not answer on the network for this long is considered lost."""
+"""A host that does not answer on the network for this many seconds is considered lost."""
 
 GRACE_SECONDS = 1.0
-"""A dying rank makes others fail: its death is the cause even if reported this much later than their errors."""
+"""A dying rank makes other ranks fail: it is reported as the cause even if detected this many seconds after their
+errors."""
 
 SHUTDOWN_SECONDS = 5.0
-"""Time for the ranks to exit once they are told to."""
+"""Seconds that ranks have to exit once the detector ends the job."""
 
 MAX_LINE_BYTES = 65536
 
@@ -27,15 +28,15 @@ MAX_NAMED_RANKS = 8
 
 
 class JsonLines:
-    """JSON objects, one per line, from a socket."""
+    """Reads JSON objects, one per line, from a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection, self._rest = connection, b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Messages since the last call; None if the peer is gone or sends something else.
+        """Return the messages since the last call; None if the peer is gone or sends invalid data.
 
-        Waits at most for the timeout of the socket.
+        Blocks for at most the socket's timeout.
         """
         try:
             received = self.connection.recv(MAX_LINE_BYTES)
@@ -55,10 +56,10 @@ class RankStatus:
 
     Attributes:
         connection: socket of the rank.
-        lines: its messages.
-        number: phases entered so far.
-        since: monotonic seconds at which the current phase was reported first.
-        where: current phase and step, for messages.
+        lines: reader of the rank's messages.
+        number: number of phases that the rank has entered.
+        since: monotonic time, in seconds, of the first report of the current phase.
+        where: current phase and step, as text for error messages.
     """
 
     connection: socket.socket
@@ -69,18 +70,18 @@ class RankStatus:
 
 
 class FailureDetector:
-    """Detects ranks that die, fail or hang, in a thread of rank 0 that listens on a port.
+    """Detects ranks that die, fail or hang. Runs in a thread of rank 0, to which all ranks connect.
 
     Args:
-        host: address of this host for the other ranks.
+        host: address under which the other ranks reach this host.
         size: number of ranks.
-        token: secret shared by the ranks; connections without it are dropped.
-        timeout: seconds without progress after which a rank hangs.
+        token: secret shared by all ranks; connections that do not send this token are dropped.
+        timeout: seconds without progress after which a rank counts as hanging.
 
     Attributes:
-        port: port that it listens on.
-        others_ended: cleared while other ranks are told to exit. Rank 0 exits last: its exit would reset their
-            connections and lose unread messages.
+        port: TCP port on which the detector listens.
+        others_ended: cleared while the detector ends the other ranks, set once they have exited. Rank 0 must exit last:
+            its exit would reset their connections and lose unread messages.
     """
 
     def __init__(self, host: str, size: int, token: str, timeout: float) -> None:
@@ -97,7 +98,7 @@ class FailureDetector:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching, and tell the remaining ranks."""
+        """Stop the detector, and notify the ranks that are still connected."""
         self._closing.set()
         self._thread.join()
         self._send_all({"bye": True})
@@ -106,7 +107,7 @@ class FailureDetector:
         self._listener.close()
 
     def _run(self) -> None:
-        """Run, and end all ranks if the detector itself fails."""
+        """Run the detector; end all ranks if the detector itself fails."""
         try:
             self._listen()
         except Exception as error:
@@ -192,7 +193,7 @@ class FailureDetector:
         connection.close()
 
     def _find_hanging(self, now: float) -> None:
-        """Blame the ranks with the least progress: all ranks enter the same phases, so the others wait for them."""
+        """Report the ranks with the least progress as hanging: all ranks enter the same phases, so the others wait."""
         if not any(now - rank.since > self._timeout for rank in self._ranks.values()):
             return
         least = min(rank.number for rank in self._ranks.values())
@@ -210,7 +211,7 @@ class FailureDetector:
 
 
 def _listen_on(host: str, size: int) -> socket.socket:
-    """A listening socket: on localhost if that is where the ranks connect, else on all interfaces."""
+    """Open a listening socket: on localhost if the ranks connect to localhost, else on all interfaces."""
     if host in ("localhost", "127.0.0.1"):
         return socket.create_server((host, 0), backlog=size)
     if socket.has_dualstack_ipv6():
@@ -219,7 +220,7 @@ def _listen_on(host: str, size: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Let the kernel detect within UNREACHABLE_SECONDS that the other host is gone."""
+    """Set TCP keepalive so that the kernel detects within UNREACHABLE_SECONDS that the other host is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {
         "TCP_KEEPIDLE": UNREACHABLE_SECONDS // 3,

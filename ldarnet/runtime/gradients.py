@@ -1,8 +1,8 @@
-"""Gradient norms per module, under any ZeRO stage.
+"""Gradient norms per module, in any ZeRO stage.
 
-DeepSpeed frees gradients early and leaves each rank a flat fragment, so they are read in a pre-hook of the inner
-optimizer, where they are already clipped. Clipping scales all modules alike, and in stage 0 every rank holds the whole
-gradient; hence the hook measures each module's fraction of the squared global norm.
+With ZeRO, each rank holds a flat fragment of the gradients, and DeepSpeed frees it early. A pre-hook of the inner
+optimizer therefore reads the gradients, after clipping. As clipping scales all modules by the same factor, and every
+rank holds the whole gradient in stage 0, the hook only measures each module's fraction of the squared global norm.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from ldarnet.runtime.distributed import World
 
 
 def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
-    """Module of each parameter, as named in metrics: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
+    """Map each parameter to the module name used in metrics: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
     parts = {name: name.removeprefix("model.").partition(".")[0] for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():  # inner stages come after the stages that contain them
         if isinstance(module, Stage):
@@ -27,12 +27,12 @@ def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
 
 
 class GradientParts:
-    """Gradient norms per module, for selected updates.
+    """Measures gradient norms per module, in selected updates.
 
     Args:
         model: the model being trained.
-        optimizer: of DeepSpeed; of torch in ZeRO stage 0.
-        zero_stage: 0 to 3.
+        optimizer: the DeepSpeed optimizer; in ZeRO stage 0, the torch optimizer.
+        zero_stage: ZeRO stage, 0 to 3.
         world: the ranks.
     """
 
@@ -44,13 +44,13 @@ class GradientParts:
         getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._measure)
 
     def watch_next_update(self) -> None:
-        """Measure the next update; `norms` must be called after it."""
+        """Measure the next update; call `norms` after that update."""
         self._squares = torch.zeros(len(self.names), dtype=torch.float64, device=self._world.device)
 
     def norms(self, whole: float) -> dict[str, float]:
-        """Norms per module in the watched update, given the global norm; every rank must call it.
+        """Return gradient norms per module in the watched update, given its global norm `whole`. Collective.
 
-        Empty if the update was skipped or its gradient was not finite.
+        Returns an empty dict if the update was skipped or its gradient was not finite.
         """
         assert self._squares is not None
         squares, self._squares = self._world.sum_on_device(self._squares).cpu(), None
@@ -60,7 +60,10 @@ class GradientParts:
         return dict(zip(self.names, norms.tolist(), strict=True))
 
     def _measure(self, inner: torch.optim.Optimizer, *_: Any) -> None:
-        """Add the local gradients that `inner` is about to apply, of all parameter groups or of one."""
+        """Accumulate squared norms of the local gradients that `inner` is about to apply.
+
+        DeepSpeed may call `inner` once for all parameter groups, or once per group.
+        """
         if self._squares is None:
             return
         held = {id(flat) for group in inner.param_groups for flat in group["params"]}

@@ -1,8 +1,8 @@
 """Skip steps with a non-finite or spiking loss.
 
-Decided on device, identically on all ranks; logged at the next logged step. The fused optimizer reads the decision on
-the device (`found_inf`), so there is no synchronization. A skipped step leaves weights, moments and Adam's step count
-unchanged; the position in the data and the schedule advance.
+The guard decides on the device, identically on all ranks, and logs skipped steps at the next logged step. The fused
+optimizer reads the decision on the device (`found_inf`), without synchronization. A skipped step advances the data
+position and the schedules, but does not change weights, moments and Adam's step count.
 """
 
 import math
@@ -21,12 +21,12 @@ from ldarnet.errors import UserError
 from ldarnet.runtime.distributed import World
 
 MAX_NAMED_WINDOWS = 3
-"""Windows that are named per skipped step."""
+"""Number of windows that are listed per skipped step."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowLoss:
-    """A window, by its position in the order of the windows of its length, and its loss in nats per target position."""
+    """Loss of one window, in nats per target position, with the window's length and position in the training order."""
 
     loss: float
     length: int
@@ -35,16 +35,16 @@ class WindowLoss:
 
 @dataclass(frozen=True, slots=True)
 class SkippedStep:
-    """A skipped step.
+    """A step that the guard skipped.
 
     Attributes:
-        step: number of the step, from 1 as in the metrics.
+        step: step number, counted from 1 as in the metrics.
         loss: global MLM loss, nats per target position.
         norm: global gradient norm.
-        mean: mean of the last accepted losses.
-        deviation: standard deviation of the last accepted losses.
+        mean: mean loss of the last accepted steps.
+        deviation: standard deviation of these losses.
         in_a_row: consecutive skipped steps, including this one.
-        worst: local windows with the highest loss, highest first.
+        worst: windows of this rank with the highest loss, highest first.
     """
 
     step: int
@@ -57,7 +57,7 @@ class SkippedStep:
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient are finite, that is, the step was a loss spike."""
+        """Whether loss and gradient are finite; if so, the step was skipped as a loss spike."""
         return math.isfinite(self.loss + self.norm)
 
     @property
@@ -69,19 +69,19 @@ class SkippedStep:
 
 
 class Guard:
-    """Decides on device which steps to skip, and collects the skipped ones until they are logged.
+    """Decides on the device which steps to skip, and collects skipped steps until they are logged.
 
-    A step is skipped if its loss or gradient is not finite, or if its loss is a spike compared with the last accepted
-    losses. The decision depends only on values that are identical on all ranks.
+    A step is skipped if its loss or gradient is not finite, or if its loss spikes above the losses of the last accepted
+    steps. The decision depends only on values that are identical on all ranks.
 
     Args:
-        config: threshold, and number of losses to compare with.
+        config: spike threshold, and number of accepted losses to compare with.
         device: device of the loss.
     """
 
     def __init__(self, config: GuardSection, device: torch.device) -> None:
         self._sigma = math.inf if config.spike_sigma is None else config.spike_sigma
-        self._losses = torch.zeros(config.window, dtype=torch.float64, device=device)  # accepted, oldest first
+        self._losses = torch.zeros(config.window, dtype=torch.float64, device=device)  # of accepted steps, oldest first
         self._accepted, self._in_a_row, self._known = torch.zeros(3, dtype=torch.int64, device=device).unbind()
         self._pending: list[tuple[int, Tensor, Tensor, list[tuple[int, int, Tensor]]]] = []
 
@@ -95,13 +95,13 @@ class Guard:
         return (self._spike | ~torch.isfinite(self._loss + norm)).float()
 
     def record(self, step: int, norm: Tensor | float, batches: Sequence[Batch], windows: Tensor) -> None:
-        """Record the step after the optimizer was called.
+        """Record a step; call after the optimizer step.
 
         Args:
-            step: number of the step, from 1.
+            step: step number, counted from 1.
             norm: global gradient norm.
             batches: local micro-batches.
-            windows: loss summed over each of their windows, (windows,).
+            windows: summed loss of each window in `batches`, (windows,).
         """
         skipped = self.skips(norm).bool()
         self._in_a_row = torch.where(skipped, self._in_a_row + 1, 0)
@@ -112,11 +112,11 @@ class Guard:
         self._pending.append((step, torch.stack([number.to(self._losses) for number in numbers]), windows, places))
 
     def reset_losses(self) -> None:
-        """Forget the accepted losses: those of windows of another length are not comparable."""
+        """Forget the accepted losses when the window length changes: losses at different lengths are not comparable."""
         self._known = torch.zeros_like(self._known)
 
     def take_skipped(self) -> list[SkippedStep]:
-        """Steps skipped since the last call, identical on all ranks; synchronizes with the device."""
+        """Return the steps skipped since the last call, identical on all ranks; synchronizes with the device."""
         pending, self._pending = self._pending, []
         rows = torch.stack([numbers for _, numbers, _, _ in pending]).tolist() if pending else []
         return [
@@ -126,7 +126,7 @@ class Guard:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint: accepted steps, consecutive skipped steps, last accepted losses (oldest first)."""
+        """State for a checkpoint: numbers of accepted and consecutive skipped steps; accepted losses, oldest first."""
         known, losses = int(self._known), self._losses.tolist()
         return {
             "accepted": int(self._accepted),
@@ -135,7 +135,7 @@ class Guard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore a state returned by `state_dict`."""
         self._accepted.fill_(state["accepted"])
         self._in_a_row.fill_(state["in_a_row"])
         losses = torch.tensor(state["losses"][-len(self._losses) :], dtype=torch.float64)
@@ -144,11 +144,12 @@ class Guard:
 
 
 def worst_windows(windows: Tensor, places: Sequence[tuple[int, int, Tensor]]) -> tuple[WindowLoss, ...]:
-    """Windows with the highest loss, NaN first.
+    """Find the windows with the highest loss; NaN counts as highest.
 
     Args:
-        windows: summed losses, (windows,).
-        places: per batch: window length, position of its first window, and target positions of each window, (b,).
+        windows: summed loss of each window, (windows,).
+        places: for each batch: window length, position of the first window in the training order, and number of target
+            positions per window, (b,).
     """
     scored = torch.cat([scored for _, _, scored in places]).clamp(min=1)
     means = windows.cpu().double() / scored
@@ -158,10 +159,10 @@ def worst_windows(windows: Tensor, places: Sequence[tuple[int, int, Tensor]]) ->
 
 
 def describe_skips(skipped: Sequence[SkippedStep], windows: Mapping[int, Windows], world: World) -> list[str]:
-    """Describe each skipped step in a line, naming the windows with the highest loss; every rank must call it.
+    """Describe each skipped step in one line with its highest-loss windows; every rank must call this function.
 
     Args:
-        skipped: from `take_skipped`, on this rank.
+        skipped: return value of `Guard.take_skipped` on this rank.
         windows: training windows by length.
         world: the ranks.
     """
@@ -178,10 +179,10 @@ def describe_skips(skipped: Sequence[SkippedStep], windows: Mapping[int, Windows
 
 
 def stop_after(skipped: Sequence[SkippedStep], limit: int) -> None:
-    """End training after `limit` consecutive skipped steps.
+    """Stop training after `limit` consecutive skipped steps.
 
     Raises:
-        UserError: so many were skipped; on all ranks.
+        UserError: at least `limit` consecutive steps were skipped; raised on all ranks.
     """
     last = next((entry for entry in skipped if entry.in_a_row >= limit), None)
     if last is None:

@@ -1,4 +1,4 @@
-"""JSON-lines files such as metrics.jsonl, which read like one unbroken run after any number of restarts."""
+"""JSON Lines files such as metrics.jsonl, without repeated steps after a restart."""
 
 import json
 from contextlib import suppress
@@ -10,7 +10,7 @@ from ldarnet.io.files import atomic_path, space_errors
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file, without a last line that a crash cut short."""
+    """Read a metrics file; ignore a last line that a crash truncated."""
     if not path.is_file():
         return []
     lines = []
@@ -23,15 +23,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsFile:
-    """Appends lines unbuffered, so that a crash loses at most the line being written."""
+    """Appends lines without buffering, so that a crash loses at most the line being written."""
 
     def __init__(self, run_dir: Path, completed_steps: int, name: str = run_files.METRICS) -> None:
-        """Open for appending, and drop lines beyond `completed_steps`: those steps will be run again.
+        """Open a file for appending, and delete the lines of steps after `completed_steps`, which will run again.
 
         Args:
             run_dir: run folder; must exist.
-            completed_steps: completed steps of the run.
-            name: file name within the folder.
+            completed_steps: number of steps completed in the checkpoint that the run resumes from.
+            name: name of the file in the run folder.
 
         Raises:
             UserError: the device is full.
@@ -44,7 +44,7 @@ class MetricsFile:
         self._pending = b""
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, after those that could not be written earlier.
+        """Append a line, after any lines whose earlier writes failed.
 
         Raises:
             OSError: writing failed; the line is kept in memory for the next call.
@@ -53,16 +53,16 @@ class MetricsFile:
         self.flush()
 
     def flush(self) -> None:
-        """Write lines that are kept in memory.
+        """Write the lines that are kept in memory after failed writes.
 
         Raises:
-            OSError: writing failed; they are still kept.
+            OSError: writing failed again; the lines stay in memory.
         """
         with space_errors(self.path):
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
 
     def close(self) -> None:
-        """Close the file; failed writes have been reported before."""
+        """Close the file; ignores errors, since failed writes have already been reported."""
         with suppress(OSError):
             self._file.close()

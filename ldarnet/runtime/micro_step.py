@@ -1,4 +1,4 @@
-"""The loss of a micro-step as DeepSpeed's backward expects it."""
+"""Loss of a micro-step, scaled for DeepSpeed's backward pass."""
 
 from torch import Tensor
 
@@ -16,17 +16,17 @@ def micro_step_loss(
 ) -> Tensor:
     """Scale a micro-step's losses so that the accumulated, rank-averaged gradient is that of the global batch.
 
-    DeepSpeed divides gradients by `accumulation` and averages them over ranks. The cross-entropy is instead normalized
-    by the number of targets in the global batch, and the ratio loss averaged over micro-steps, so that neither depends
-    on how the batch is distributed over ranks.
+    DeepSpeed divides gradients by `accumulation` and averages them over ranks. The scale compensates for both: the
+    cross-entropy is normalized by the number of targets in the global batch, and the ratio loss is averaged over
+    micro-steps, so that neither depends on how the batch is distributed over ranks.
 
     Args:
-        nll: summed cross-entropy of the local targets, ().
-        count: targets of the global batch: all micro-steps, all ranks.
+        nll: cross-entropy summed over the local targets, ().
+        count: number of targets in the global batch (all micro-steps, all ranks).
         accumulation: micro-steps per optimizer step.
         world: the ranks.
-        ratio_loss: of this micro-step over all ranks, (); by default, left out.
-        ratio_weight: its weight.
+        ratio_loss: ratio loss of this micro-step over all ranks, (); None to train without it.
+        ratio_weight: weight of the ratio loss.
     """
     loss = accumulation * nll / max(count, 1)
     if ratio_loss is not None:

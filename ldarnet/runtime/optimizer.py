@@ -10,10 +10,10 @@ from ldarnet.model import LDARNetForMaskedLM
 
 
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
-    """Learning rate multiplier per stage, outermost first; 1 for the main network (the last).
+    """Compute the learning rate multiplier of each stage, outermost first; 1 for the main network, which is last.
 
-    With width d_s at stage s, width d_D of the main network at depth D, and N positions per chunk at each of the D - s
-    routers between them, `published` is sqrt(N^(D-s)) * d_D/d_s and `hnet` is sqrt(N^(D-s) * d_D/d_s).
+    Let d_s be the width of stage s, d_D the width of the main network at depth D, and N the positions per chunk of each
+    of the D - s routers in between. Then `published` is sqrt(N^(D-s)) * d_D/d_s and `hnet` is sqrt(N^(D-s) * d_D/d_s).
     """
     depth = len(d_model) - 1
     multipliers = []
@@ -30,9 +30,9 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
 
 
 def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
-    """Groups for torch.optim.AdamW named `stage<depth>/<decay|no_decay>`, with `base_lr` beside `lr`.
+    """Parameter groups for torch.optim.AdamW, named `stage<depth>/<decay|no_decay>`; `base_lr` is the unscheduled `lr`.
 
-    The group of a parameter depends only on its place in the model, not on its shape or partitioning.
+    The group of a parameter depends only on its name, not on its shape or partitioning.
     """
     stages, undecayed = model.parameter_stage(), model.no_weight_decay()
     shape: Any = model.config
@@ -56,5 +56,5 @@ def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> lis
 
 
 def build_optimizer(groups: list[dict], config: AdamWSection) -> torch.optim.AdamW:
-    """Fused AdamW over the groups; the fused kernel skips the step on the device where `found_inf` is 1."""
+    """Create a fused AdamW optimizer, whose kernel skips the step on the device if `found_inf` is 1."""
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)

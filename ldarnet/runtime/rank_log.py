@@ -1,6 +1,6 @@
 """Rank logs, `run.dir/logs/rank-00000.log`: environment, errors and stacks of each rank, over all launches.
 
-Only rank 0 prints, and a hanging rank cannot raise; the logs tell what happened on the others.
+Only rank 0 prints, and a hanging rank cannot raise; the logs record what happened on the other ranks.
 """
 
 import logging
@@ -21,7 +21,7 @@ from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
 
 LOG = logging.getLogger("ldarnet.rank")
-"""Writes to the log of this rank inside `rank_log`, else nowhere."""
+"""Logger that writes to the log file of this rank inside a `rank_log` block, and discards messages elsewhere."""
 LOG.addHandler(logging.NullHandler())
 LOG.setLevel(logging.INFO)
 LOG.propagate = False
@@ -40,7 +40,7 @@ LOGGED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", 
 
 @contextmanager
 def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
-    """Log to the file of this rank inside the block, including an error that leaves it; gives the file, for stacks.
+    """Log to the file of this rank inside the block, including an error raised in it; yields the file, for stacks.
 
     If the file cannot be written, nothing is logged and training continues.
     """
@@ -66,7 +66,7 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
 
 
 def environment(world: World) -> list[str]:
-    """Host, versions, command line and relevant environment variables of this rank."""
+    """Describe host, versions, command line and relevant environment variables of this rank, one per line."""
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -82,10 +82,10 @@ def environment(world: World) -> list[str]:
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):
-    """Drops lines that cannot be written."""
+    """Logging handler that drops lines it cannot write."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Ignore the error."""
+        """Ignore a failed write."""
 
 
 def _open(path: Path) -> TextIO:

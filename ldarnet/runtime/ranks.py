@@ -1,4 +1,4 @@
-"""What every ranked program sets up around its work: process group, signals, rank log, watchdog."""
+"""Setup of every distributed program: process group, stop signals, rank log, watchdog."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from ldarnet.runtime.watchdog import Watchdog
 
 @contextmanager
 def process_group(timeout_minutes: float) -> Iterator[World]:
-    """Join the process group of the launcher's environment, and leave it at the end of the block.
+    """Join the process group described by the launcher's environment, and destroy it at the end of the block.
 
     Raises:
-        UserError: there are more ranks than GPUs, or the launcher could not restart this job.
+        UserError: there are more ranks than GPUs, or the launcher restarts jobs in a way that would hang.
     """
     world = distributed.start(timeout_minutes)
     try:
@@ -31,12 +31,12 @@ def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[
     """Catch stop signals, log to the rank log of `run_dir`, and end the job if a rank dies, fails or hangs.
 
     Args:
-        world: the ranks; every one enters and leaves the block.
+        world: the ranks; every rank must enter and leave the block.
         run_dir: the run folder.
-        timeout_minutes: time without progress after which a rank hangs.
+        timeout_minutes: minutes without progress after which a rank counts as hanging.
 
     Yields:
-        The timers of this rank, which the watchdog reads, and its stop request.
+        Timers of this rank, from which the watchdog reads its progress, and the stop request, set by stop signals.
     """
     timers = StepTimers()
     with (

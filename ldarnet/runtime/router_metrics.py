@@ -1,6 +1,6 @@
-"""Router statistics of a step: counted on the device, summed over ranks, logged in metrics.jsonl.
+"""Router statistics of a step: counted on the device, all-reduced, logged in metrics.jsonl.
 
-The first position of a sequence is always a boundary; all counts but `chunks` exclude it.
+The first position of a sequence is always a boundary, so all counts except `chunks` exclude it.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from ldarnet.model.router import Boundaries
 from ldarnet.runtime.distributed import World
 
 BINS = 20
-"""Bins of the histogram of boundary probabilities, equally wide from 0 to 1."""
+"""Number of equal-width histogram bins for boundary probabilities from 0 to 1."""
 LAGS = range(2, 33)
-"""Distances between boundaries at which periodicity is measured; adjacent boundaries do not count."""
+"""Distances at which the autocorrelation of boundaries is measured; excludes adjacent boundaries."""
 SHOWN = TOKENS[:6]
 """Input tokens to report: A, C, G, T, N, [MASK]."""
 NEAR_MAX = 0.95
-"""The multiples of a period correlate equally: report the first lag within this factor of the strongest."""
+"""Multiples of a period correlate almost equally: report the first lag whose autocorrelation is at least this fraction
+of the maximum."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class RouterCounts:
     """Router counts of a batch, int64 on the device, for each stage with a router, outermost first.
 
     Attributes:
-        histogram: (stages, BINS), positions by boundary probability.
+        histogram: (stages, BINS), number of positions per bin of boundary probability.
         boundaries: (stages,), number of boundaries.
-        pairs: (stages, len(LAGS)), pairs of boundaries at each distance.
-        possible: (stages, len(LAGS)), pairs of positions at each distance.
-        tokens: (2, len(SHOWN)), boundaries of the outermost stage, and all positions, by input token.
+        pairs: (stages, len(LAGS)), number of boundary pairs at each distance.
+        possible: (stages, len(LAGS)), number of position pairs at each distance.
+        tokens: (2, len(SHOWN)), by input token: boundaries of the outermost stage (row 0) and positions (row 1).
         chunks: (stages,), number of chunks.
     """
 
@@ -46,7 +47,7 @@ class RouterCounts:
 
     @classmethod
     def of(cls, stages: Sequence[Boundaries], input_ids: Tensor) -> "RouterCounts":
-        """Count over a batch of token ids (B, L) without padding, for a model with at least one router."""
+        """Count boundaries in a batch of token ids (B, L) without padding; the model must have at least one router."""
         histogram, boundaries, pairs, possible = (
             torch.stack(parts) for parts in zip(*map(_count_stage, stages), strict=True)
         )
@@ -57,19 +58,19 @@ class RouterCounts:
 
     @classmethod
     def of_step(cls, micro_steps: list["RouterCounts"]) -> "RouterCounts | None":
-        """Sum of the counts of micro-steps; None without any."""
+        """Sum the counts of micro-steps; None for an empty list."""
         if not micro_steps:
             return None
         return cls(*(torch.stack([getattr(part, field.name) for part in micro_steps]).sum(0) for field in fields(cls)))
 
 
 def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
-    """Router metrics of a logged step, empty without routers; every rank must call it.
+    """Compute router metrics of a logged step; empty for a model without routers. Every rank must call this function.
 
     Returns:
         Per stage: `boundary_histogram`, fraction of positions per bin; `periodicity`, autocorrelation of boundaries at
-        the distance `period` (1: a grid, 0: independent); `chunk_imbalance`, largest number of chunks of a rank over
-        the mean. For the outermost stage, by input token: `boundary_tokens`, fraction of all boundaries, and
+        the distance `period` (1: regular grid, 0: independent); `chunk_imbalance`, maximum over mean number of chunks
+        per rank. For the outermost stage, by input token: `boundary_tokens`, fraction of all boundaries, and
         `boundary_rate`, boundaries per position.
     """
     if counts is None:
@@ -92,7 +93,7 @@ def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
 
 
 def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
-    """Boundaries of each stage mapped to the first bases of its chunks, (B, L) bool each, outermost stage first."""
+    """Map boundaries to bases: per stage, outermost first, a mask (B, L) of the first base of each chunk."""
     masks: list[Tensor] = []
     for stage in stages:
         if not masks:
@@ -104,10 +105,10 @@ def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
 
 
 def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Histogram (BINS,), boundaries (), pairs and possible pairs (len(LAGS),) of a stage."""
+    """Count one stage: histogram (BINS,), boundaries (), boundary pairs and position pairs by lag (len(LAGS),)."""
     width = stage.mask.shape[1]
     inside = torch.arange(1, width, device=stage.mask.device) < stage.lengths[:, None]
-    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # NaN in steps that the guard skips
+    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # NaN in a step that the guard will skip
     bins = (probability * BINS).long().clamp(max=BINS - 1)
     histogram = inside.new_zeros(BINS, dtype=torch.int64).scatter_add_(0, bins.flatten(), inside.flatten().long())
     mask = stage.mask[:, 1:]
@@ -118,7 +119,7 @@ def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _grid(boundaries: Tensor, positions: Tensor, pairs: Tensor, possible: Tensor) -> tuple[float, int]:
-    """Strongest autocorrelation of the boundaries of a stage, and its lag; (0.0, 0) if undefined."""
+    """Find the maximum autocorrelation of the boundaries of a stage, and its lag; (0.0, 0) if undefined."""
     share = boundaries / positions.clamp(min=1)
     if not 0 < share < 1 or not possible.any():
         return 0.0, 0
@@ -134,6 +135,6 @@ def _rounded(values: Tensor) -> Any:
 
 
 def _by_token(values: Tensor, positions: Tensor) -> dict[str, float]:
-    """Values by token name, for tokens that occur."""
+    """Map token names to values, for tokens with at least one position."""
     shown = zip(SHOWN, values.tolist(), positions.tolist(), strict=True)
     return {name.strip("[]"): round(value, 5) for name, value, number in shown if number}

@@ -1,4 +1,4 @@
-"""A run folder belongs to one process at a time and to one configuration."""
+"""Locks on run folders, and the check that a run folder holds a single configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ def lock_run_dir(run_dir: Path) -> Lock:
     """Create a run folder and lock it.
 
     Raises:
-        FolderInUseError: another process trains in it.
+        FolderInUseError: another process is training in this folder.
         UserError: the folder cannot be created.
     """
     path = run_dir / run_files.LOCK
@@ -29,13 +29,13 @@ def check_same_configuration(changed: Sequence[str], folder: object, key: str, a
     """Refuse to mix runs of different configurations in one folder.
 
     Args:
-        changed: differences between the folder's configuration and the present one, from `config.differences`.
+        changed: differences between the configuration in the folder and the current one, from `config.differences`.
         folder: path or URL of the folder.
         key: configuration key that names the folder.
-        at: how far the folder's run has come, such as " at step 10".
+        at: progress of the run in the folder, such as " at step 10".
 
     Raises:
-        UserError: there are differences.
+        UserError: `changed` is not empty.
     """
     if changed:
         raise UserError(

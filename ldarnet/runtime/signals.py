@@ -11,21 +11,21 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequest:
-    """A request to stop; further signals are ignored.
+    """Records the first stop signal; later signals are ignored.
 
     Attributes:
-        received: name of the signal that was received, if any.
+        received: name of the stop signal received; None before.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
+        """Signal handler: record the signal."""
         self.received = self.received or signal.Signals(number).name
 
     def agree(self, world: World) -> None:
-        """Share the signal that any rank received with all ranks; every rank must call it."""
+        """Make a signal received by any rank known to all ranks; every rank must call this method."""
         self.received = world.gather([self.received] if self.received else [])[0]
 
 

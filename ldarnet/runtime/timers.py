@@ -1,4 +1,4 @@
-"""Timers of the phases of a step, which also tell the watchdog the progress of a rank."""
+"""Timers of the phases of a step; the watchdog also reads the progress of a rank from them."""
 
 import time
 from collections import defaultdict
@@ -12,10 +12,11 @@ class CurrentPhase:
     """The phase that a rank is in.
 
     Attributes:
-        step: number of the step, from 0.
+        step: step number, counted from 0.
         name: name of the phase.
-        since: monotonic seconds at which it began.
-        number: phases entered so far; all ranks enter the same phases, so the rank with the lowest number is behind.
+        since: monotonic time, in seconds, at which the phase began.
+        number: number of phases entered so far; all ranks enter the same phases, so the rank with the lowest number is
+            behind.
     """
 
     step: int
@@ -25,9 +26,9 @@ class CurrentPhase:
 
 
 class StepTimers:
-    """Seconds spent per phase of a step (data, forward, ...) on this rank.
+    """Measures the seconds that this rank spends in each phase of a step (data, forward, ...).
 
-    On a GPU, `forward`, `backward` and `update` measure kernel launches, unless the phase synchronizes.
+    On a GPU, `forward`, `backward` and `update` only measure kernel launch time, unless the phase synchronizes.
 
     Attributes:
         now: the current phase; may be read from other threads.
@@ -39,7 +40,7 @@ class StepTimers:
 
     @contextmanager
     def phase(self, step: int, name: str) -> Iterator[None]:
-        """Time the block as a phase; afterwards, the outer phase is current again, unless an error leaves the block."""
+        """Time the block as a phase; then restore the enclosing phase, unless the block raises."""
         outer, begin = self.now.name, time.monotonic()
         self.now = CurrentPhase(step, name, begin, self.now.number + 1)
         yield
@@ -48,6 +49,6 @@ class StepTimers:
         self.now = CurrentPhase(step, outer, end, self.now.number + 1)
 
     def take(self) -> dict[str, float]:
-        """Seconds per phase since the last call."""
+        """Return the seconds per phase since the last call."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds

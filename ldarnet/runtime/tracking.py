@@ -1,4 +1,4 @@
-"""MLflow tracking from a thread of rank 0: importing, connecting and writing never delay a step.
+"""MLflow tracking from a thread on rank 0: importing MLflow, connecting and logging never delay a step.
 
 If the tracking store is unreachable, a warning is printed once and training continues; metrics.jsonl has all metrics.
 """
@@ -21,35 +21,35 @@ from ldarnet.io.files import write_json_atomic
 
 FLUSH_SECONDS = 2.0
 CLOSE_SECONDS = 20.0
-"""Less than the 30 seconds after which launchers kill a rank that received SIGTERM."""
+"""Seconds to wait for MLflow at the end of a run; launchers kill a rank 30 seconds after SIGTERM."""
 NOT_TRACKED = ("boundary_histogram",)
-"""Keys that are not logged to MLflow; `ldarnet report` plots them."""
+"""Keys of metrics.jsonl that are not logged to MLflow; `ldarnet report` plots them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 """Characters that MLflow rejects in names; names of BED regions and species are arbitrary."""
 NOT_IN_PATHS = ("", ".", "..")
 """Path components that MLflow rejects in names."""
 USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
-"""User name and password in a URI."""
+"""Matches the user name and password in a URI."""
 MAX_NAME_LENGTH = 250
-"""MLflow's limit on the length of names."""
+"""Maximum length of metric names in MLflow."""
 MAX_PENDING = 20_000
-"""Lines kept in memory (about 100 MB) while the store is unreachable; older ones are dropped here."""
+"""Maximum number of items kept in memory (about 100 MB) while the store is unreachable; older items are dropped."""
 MAX_BATCH = 1000
-"""Metrics per request; limit of MLflow's REST API."""
+"""Maximum number of metrics per request to MLflow's REST API."""
 MAX_PARAMETERS = 100
-"""Parameters per request; limit of MLflow's REST API."""
+"""Maximum number of parameters per request to MLflow's REST API."""
 
 
 class Tracker:
-    """One MLflow run, resumed by the id in the folder's mlflow.json.
+    """Logs to one MLflow run; resumes the run whose id is in mlflow.json of the folder.
 
     Args:
         config: run configuration; logged as parameters.
         say: prints a line for the user.
         kernels: operation -> backend, logged as tags ``kernels.<operation>``.
-        name: name of the MLflow run; by default, that of the run folder.
-        part: subfolder with an MLflow run of its own, such as a fold.
-        tags: further tags.
+        name: name of the MLflow run; by default, the name of the run folder.
+        part: subfolder of the run folder, for a separate MLflow run, such as one of a fold.
+        tags: additional tags.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Tracker:
             self._thread.start()
 
     def log(self, line: dict[str, Any]) -> None:
-        """Queue a line of metrics.jsonl, as metrics `<split>/<key>` at its step."""
+        """Queue a line of metrics.jsonl; each value becomes the metric `<split>/<key>` at the step of the line."""
         self._put("metrics", (line, int(time.time() * 1000)))
 
     def log_artifact(self, path: Path) -> None:
@@ -84,7 +84,7 @@ class Tracker:
         self._put("artifact", path)
 
     def close(self, status: str) -> None:
-        """Send what is queued and end the run as FINISHED, FAILED or KILLED; waits at most `CLOSE_SECONDS`."""
+        """Send all queued items and end the MLflow run as FINISHED, FAILED or KILLED; waits at most `CLOSE_SECONDS`."""
         if not self._thread.is_alive():
             return
         self._put("status", status)
@@ -112,7 +112,7 @@ class Tracker:
                 client = client or self._connect()
                 self._send(client, pending)
                 pending = []
-            except Exception as error:  # training continues whatever the store does
+            except Exception as error:  # an MLflow failure never stops training
                 if not warned:
                     reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
                     self._say(
@@ -150,7 +150,7 @@ class Tracker:
         return client
 
     def _resume(self, client: Any) -> str | None:
-        """Resume the MLflow run of this folder; None if the store has none."""
+        """Resume the MLflow run of this folder and return its id; None if the store does not have the run."""
         from mlflow.exceptions import MlflowException
 
         if self.run_id is not None:
@@ -170,12 +170,12 @@ class Tracker:
 
 
 def tracking_uri(run_dir: Path) -> str:
-    """MLFLOW_TRACKING_URI; by default, a sqlite file in the run folder."""
+    """Tracking URI: MLFLOW_TRACKING_URI, or a sqlite file in the run folder if that is not set."""
     return server() or f"sqlite:///{run_dir.absolute()}/{run_files.MLFLOW_DATABASE}"
 
 
 def server() -> str | None:
-    """MLFLOW_TRACKING_URI; None if not set."""
+    """Value of MLFLOW_TRACKING_URI; None if not set."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
@@ -191,7 +191,7 @@ def _stored_uri() -> str | None:
 
 
 def _known_run(folder: Path) -> str | None:
-    """Id of the MLflow run of this folder in the present store, if any."""
+    """Id of this folder's MLflow run, if it was logged to the current tracking store."""
     try:
         content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -212,7 +212,7 @@ def connect(uri: str) -> Any:
 
 
 def experiment_id(client: Any, name: str, run_dir: Path) -> str:
-    """ID of an experiment, created if missing; without a server, its artifacts are stored in the run folder."""
+    """Find or create an experiment and return its id; without a server, its artifacts are stored in the run folder."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
@@ -226,7 +226,7 @@ def _valid_name(name: str) -> str:
 
 
 def _metrics(line: dict[str, Any], milliseconds: int) -> Iterator[Any]:
-    """Convert a line to MLflow metrics; lists and dicts become one metric per entry."""
+    """Convert a line of metrics.jsonl to MLflow metrics; lists and dicts become one metric per entry."""
     from mlflow.entities import Metric
 
     def flat(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -1,9 +1,9 @@
-"""Watchdog: detects a rank that dies, fails or hangs, reports which one and where, and ends the job in bounded time.
+"""Watchdog: detects a rank that dies, fails or hangs, reports its number and phase, and ends the job in bounded time.
 
 Every rank keeps a connection to rank 0 and sends its progress every two seconds; the kernel closes the connection when
-a process ends for any reason. Rank 0 decides and tells all ranks, each of which writes its stacks to its log and exits.
-This runs in separate threads, so it works while the main thread is stuck in a collective. If the main thread blocks all
-other threads, a kernel timer ends the process.
+a process ends for any reason. If rank 0 detects a failure, it notifies all ranks, and each writes its stacks to its
+log and exits. The watchdog runs in separate threads, so it works while the main thread is stuck in a collective. If the
+main thread blocks all other threads, a kernel timer ends the process.
 """
 
 import faulthandler
@@ -28,20 +28,20 @@ from ldarnet.runtime.rank_log import LOG
 from ldarnet.runtime.timers import StepTimers
 
 VERDICT_SECONDS = 10
-"""How long a failed rank waits to learn which rank failed first."""
+"""Seconds that a failed rank waits for rank 0 to report which rank failed first."""
 
 ALARM_SECONDS = 5
-"""Time to write the stacks of a rank whose threads are blocked, before SIGALRM ends it."""
+"""Seconds to write the stacks of a process whose threads are blocked, before SIGALRM ends it."""
 
 
 class Watchdog:
-    """Watches all ranks inside a `with` block; every rank must enter and leave it.
+    """Watches all ranks inside a `with` block; every rank must enter and leave the block.
 
     Args:
         world: the ranks.
-        timers: progress of this rank.
-        log: file for the stacks.
-        timeout: seconds without progress after which a rank hangs.
+        timers: timers of this rank, which report its progress.
+        log: file to write stacks to.
+        timeout: seconds without progress after which a rank counts as hanging.
     """
 
     def __init__(self, world: World, timers: StepTimers, log: TextIO, timeout: float) -> None:
@@ -91,7 +91,7 @@ class Watchdog:
         return connection
 
     def _run(self) -> None:
-        """Run, and end this rank if the watchdog itself fails."""
+        """Run the watchdog; end this rank if the watchdog itself fails."""
         try:
             self._watch()
         except Exception as error:
@@ -125,7 +125,7 @@ class Watchdog:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _end(self, text: str, about: int) -> None:
-        """Report the failure and exit, whatever the main thread is doing."""
+        """Report the failure and exit the process, even if the main thread is blocked."""
         if self._leaving.is_set():
             return
         try:
@@ -144,9 +144,10 @@ class Watchdog:
 
 
 def _arm(seconds: float, log: TextIO) -> None:
-    """Unless called again in time, write all stacks and end the process by SIGALRM; neither needs a Python thread.
+    """Schedule a dump of all stacks and then SIGALRM, which ends the process; each call postpones both.
 
-    faulthandler could exit too, but with status 1, which means a user error.
+    Neither needs a running Python thread. faulthandler could also exit the process, but only with status 1, which means
+    a user error.
     """
     faulthandler.dump_traceback_later(seconds, file=log)
     signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_SECONDS)

@@ -1,6 +1,7 @@
-"""Unpartitioned fp32 weights and Adam moments by parameter name, for any ZeRO stage and number of ranks.
+"""Gather and restore fp32 weights and Adam moments by parameter name, for any ZeRO stage and number of ranks.
 
-DeepSpeed flattens and partitions weights and moments; state gathered from one layout can be restored into another.
+DeepSpeed flattens and partitions weights and moments. State gathered with one ZeRO stage and number of ranks can be
+restored with another.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,15 +25,15 @@ from ldarnet.runtime.engine import Engine, EngineOptions
 def engine_from_checkpoint(
     model: nn.Module, groups: list[dict], options: EngineOptions, world: World, checkpoint: Path | None, updates: int
 ) -> Engine:
-    """Create an engine with the optimizer state of a checkpoint, or a fresh one without a checkpoint.
+    """Create an engine; restore the optimizer state of a checkpoint, if one is given.
 
     Args:
-        model: with the weights to train, which are those of the checkpoint.
+        model: model with its initial weights; with a checkpoint, load its weights first.
         groups: parameter groups for AdamW.
-        options: how to train.
+        options: training options.
         world: the ranks.
-        checkpoint: folder of the checkpoint.
-        updates: optimizer updates that the checkpoint's moments have seen.
+        checkpoint: checkpoint folder; None for a new optimizer state.
+        updates: number of optimizer updates behind the moments in the checkpoint.
     """
     engine = Engine(model, groups, options, world)
     prepare_optimizer_state(engine)
@@ -43,7 +44,7 @@ def engine_from_checkpoint(
 
 
 def prepare_optimizer_state(engine: Engine) -> None:
-    """Create Adam moments, which torch creates in the first step only, so that they can be read and restored."""
+    """Create zero Adam moments, so that they can be read and restored before torch creates them in the first step."""
     optimizer = engine.deepspeed.optimizer
     if engine.options.zero_stage == 0:
         flats = list(engine.model.parameters())
@@ -60,7 +61,13 @@ def prepare_optimizer_state(engine: Engine) -> None:
 
 
 def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], steps: int) -> None:
-    """Restore the optimizer state after `steps` updates; `moments` gives whole moments by `<moment>.<parameter>`."""
+    """Restore the optimizer state after `steps` updates.
+
+    Args:
+        engine: engine with prepared optimizer state.
+        moments: reads an unpartitioned moment, given `<moment>.<parameter name>`.
+        steps: number of optimizer updates behind the moments.
+    """
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
             whole = moments(f"{moment}.{name}").flatten()
@@ -73,7 +80,7 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
 
 
 def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Yield each whole parameter in fp32; every rank must exhaust the iterator."""
+    """Yield (name, unpartitioned fp32 parameter); every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         # Below stage 3 every rank holds the whole parameter, in fp32 and equal to the optimizer's copy.
         stage = engine.options.zero_stage
@@ -81,7 +88,7 @@ def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 
 def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Yield each whole moment as `<moment>.<parameter name>`; every rank must exhaust the iterator."""
+    """Yield (`<moment>.<parameter name>`, unpartitioned moment); every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
             optimizer, stage = engine.deepspeed.optimizer, engine.options.zero_stage
@@ -89,7 +96,7 @@ def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 
 def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-    """Exhaust an iterator of tensors, copying each to the host if `keep`, one at a time."""
+    """Exhaust an iterator of named tensors; if `keep`, copy each to the host, one at a time, and return the copies."""
     copies = {}
     for name, tensor in tensors:
         if keep:
