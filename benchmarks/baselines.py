@@ -1,9 +1,10 @@
-"""Baselines for LDARNet's speed: the same function computed differently, and other models.
+"""Baselines for LDARNet's speed: slower implementations of the same network, and other architectures.
 
-`arrange` makes a model compute the same function with more work from the same parameters under the same names, so that
-equal losses and gradients show that the comparison is fair. `CONFIGURATIONS` lists the measured models.
+An arrangement is one implementation of the network. `arrange` switches a model to another arrangement and keeps its
+parameters and their names. Equal losses and gradients show that arrangements compute the same function.
+`CONFIGURATIONS` lists the measured models.
 
-Shapes: T packed positions; B sequences of L positions in rows of equal length; D width, E width of a result.
+Shapes: T packed positions; B sequences of L positions in rows of equal length; D input width, E output width.
 """
 
 from __future__ import annotations
@@ -43,28 +44,29 @@ def _uncompressed(like: str, stack: str, width: int, hidden: int = 0, heads: int
 class PerDirectionLinear(nn.Linear):
     """A projection of BiMamba-2 as in the published code: computed once per reading direction.
 
-    Both results are equal, so one kernel can read them in both directions, as ours does.
+    The projections of both directions are equal, so LDARNet computes the projection once and its kernel reads it in
+    both directions.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply to the last dimension twice; (T, D) to (T, E)."""
+        """Compute the projection once per direction and average: (T, D) to (T, E)."""
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Input of the second direction, in the order of the first."""
+        """Input of the second direction, ordered as the sequence."""
         return x_TD
 
 
 class PerDirectionReversedLinear(PerDirectionLinear):
-    """First projection, including the cost of reversing a layer's input and output."""
+    """Input projection of a BiMamba-2 layer that also pays for reversing the layer's input and output."""
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Reverse twice: the published code moves as much data, but computes in between."""
+        """Reverse twice; the published code moves as much data, before and after the layer."""
         return x_TD.flip(0).flip(0)
 
 
 class _MeanOfEqual(torch.autograd.Function):
-    """Mean of two equal tensors, without computing it."""
+    """Return the first of two equal tensors; the backward pass is that of their mean."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -78,17 +80,17 @@ class _MeanOfEqual(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class PaddedRows(Packing):
-    """Sequences in rows of equal length, where the padding after each counts as a separate sequence.
+    """Packing of sequences padded to rows of equal length; the padding of each row is a separate sequence.
 
     Attributes:
-        length: length of a row.
+        length: positions per row, including padding.
     """
 
     length: int
 
     @classmethod
     def of(cls, packing: Packing) -> PaddedRows:
-        """Rows as long as the longest sequence; synchronizes with the device, as the published code does."""
+        """Pad to the longest sequence; synchronizes with the device, as the published code does."""
         length = max(packing.host_lengths)
         first_B = torch.arange(len(packing.lengths), device=packing.starts.device) * length
         total = len(first_B) * length
@@ -104,7 +106,7 @@ class PaddedStage(Stage):
         assert self.innermost, "a stage that is not innermost would route its padding"
         rows = PaddedRows.of(packing)
         index_T = packing.sequence * rows.length + packing.position
-        # Pad with ones: a norm would divide zeros by almost nothing.
+        # Pad with ones: normalizing zeros would divide by almost zero.
         padded = x_TD.new_ones(rows.total, x_TD.shape[1]).index_copy(0, index_T, x_TD)
         y_TD, routings = super().forward(padded, rows)
         return y_TD.index_select(0, index_T), routings
@@ -118,8 +120,8 @@ class TransformersMixers(BiMamba2):
 
     @cached_property
     def mixer(self) -> nn.Module:
-        """The mixer, without parameters; not registered as a submodule."""
-        # Imported late: on a GPU it looks for compiled extensions.
+        """Mixer on the meta device, without weights; not registered as a submodule."""
+        # Lazy import: on a GPU, it searches for compiled extensions.
         from transformers.models.mamba2 import Mamba2Config
         from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -132,7 +134,7 @@ class TransformersMixers(BiMamba2):
             return Mamba2Mixer(config, layer_idx=0)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
-        """(T, D) to (T, D)."""
+        """Run the mixer in both directions and average: (T, D) to (T, D)."""
         if isinstance(packing, PaddedRows):
             length, real_BL = packing.length, (packing.sequence % 2 == 0).view(-1, packing.length)
         else:
@@ -159,7 +161,7 @@ class TransformersMixers(BiMamba2):
 
 
 class TransformersMixersInSmallBlocks(TransformersMixers):
-    """The same with the fastest block size on a CPU (of 32, 64, 128 and 256)."""
+    """`TransformersMixers` with blocks of 64 positions, the fastest of 32, 64, 128 and 256 on a CPU."""
 
     block = 64
 
@@ -174,15 +176,15 @@ STRENGTHS = [0.05 * number for number in range(41)]
 
 
 def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
-    """Make a model compute the same function in another way, for windows of equal length.
+    """Switch a model to another implementation of the same function; windows must have equal length.
 
     - ``ours``: unchanged.
     - ``published``: each direction of a BiMamba-2 layer computes both projections, one direction reverses its input and
       output, and chunks are padded to the longest sequence. Everything else uses the same kernels.
     - ``transformers``: each direction is transformers' Mamba-2 mixer, and chunks are padded.
-    - ``transformers-64``: the same in blocks of 64 positions, the fastest on a CPU, instead of 256.
+    - ``transformers-64``: ``transformers`` with blocks of 64 positions (the fastest on a CPU) instead of 256.
     """
-    # Only the code of modules is replaced; parameters and their names stay.
+    # Replace only the classes of modules; parameters and their names are kept.
     for module in model.modules() if arrangement != "ours" else ():
         match module:
             case BiMamba2() if arrangement in MIXERS:
@@ -196,15 +198,16 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
 
 @torch.no_grad()
 def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chunk: float = 4.0) -> None:
-    """Set the outermost router of an untrained model to a boundary at about every fourth base, as in a trained model.
+    """Calibrate the outermost router of an untrained model to a target compression ratio, as in a trained model.
 
     A new router puts a boundary at about every other base. With both projections set to I + s u u^T, where u is the
-    mean direction of the router input, similarities grow with s > 0; the best s of a grid is used.
+    mean direction of the router input, similarities increase with s > 0. Uses the s
+    of a grid whose boundary rate is closest to the target.
 
     Args:
         model: changed in place.
-        input_ids: (B, L), sequence on which the boundary rate is measured.
-        bases_per_chunk: target.
+        input_ids: (B, L), sequences on which the boundary rate is measured.
+        bases_per_chunk: target compression ratio.
     """
     stage: Stage = model.model.backbone
     if stage.innermost:

@@ -1,4 +1,4 @@
-"""Measure the training stall of a checkpoint, the time to write it, and its host memory.
+"""Measure how long a checkpoint stalls training, how long it takes to write, and its host memory.
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: World) -> list[object]:
-    """Measure one row of the table."""
+    """Measure checkpoints of a model preset at a ZeRO stage; returns one table row."""
     with tempfile.TemporaryDirectory(dir=folder) as run_dir:
         config = RunConfig.model_validate(
             {
@@ -126,7 +126,7 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
 
 
 def products(condition: Callable[[], bool], seconds: float) -> float:
-    """Matrix products per second while `condition()` holds, for at most `seconds`."""
+    """Run matrix products and return their number per second, while `condition()` holds, for at most `seconds`."""
     matrix, done, begin = torch.ones(384, 384), 0, time.perf_counter()
     while condition() and time.perf_counter() - begin < seconds:
         matrix @ matrix

@@ -22,11 +22,11 @@ Array = np.ndarray[Any, Any]
 
 
 class CountTable:
-    """Number of times each base occurs in each context, for every prefix of a list of offsets.
+    """Counts of bases by context. A context of order k consists of the bases at the first k offsets.
 
     Args:
         pieces: segments of ids; both strands are counted.
-        offsets: offsets of the context bases from the base, in the order in which longer contexts add them.
+        offsets: positions of the context bases relative to the counted base; order k adds the k-th.
     """
 
     def __init__(self, pieces: Sequence[Array], offsets: Sequence[int]) -> None:
@@ -40,7 +40,7 @@ class CountTable:
         self._sorted = self._sort_long(strands) if len(offsets) > DENSE else []
 
     def counts(self, context: Array, order: int) -> Array:
-        """Counts (n, 4) of the bases in contexts made of the first `order` bases of `context` (n, len(offsets))."""
+        """Look up the counts (n, 4) of each base in the first `order` columns of `context` (n, len(offsets))."""
         if order <= DENSE:
             width = min(len(self.offsets), DENSE)
             code = np.full(len(context), 0, np.int64)
@@ -58,7 +58,7 @@ class CountTable:
         return counts
 
     def is_usable(self, context: Array, order: int) -> Array:
-        """Whether the base that `order` adds is known and usable, (n,)."""
+        """Whether each context's base number `order` is known and few enough others are unknown: (n,) bool."""
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
         few = (context[:, :order] >= UNKNOWN).sum(axis=1) <= MAX_UNKNOWN
@@ -81,7 +81,7 @@ class CountTable:
         return table.reshape(-1, BASES)
 
     def _sort_long(self, strands: Sequence[Array]) -> list[Array]:
-        """For each base, the full contexts it occurs in as sorted integers; a prefix is then a range of integers."""
+        """List the full contexts of each base as sorted integers, so that contexts with a prefix form a range."""
         found: list[list[Array]] = [[] for _ in range(BASES)]
         for strand in strands:
             target, sides = _neighbors(strand, self.offsets)
@@ -92,7 +92,7 @@ class CountTable:
         return [np.sort(np.concatenate(codes)) for codes in found]
 
     def _count_long(self, prefixes: Array) -> Array:
-        """Counts (n, 4) of the bases in contexts that start with n prefixes without unknown bases."""
+        """Count each base in the contexts that start with each of n prefixes without unknown bases: (n, 4)."""
         unused = np.uint32(2 * (len(self.offsets) - prefixes.shape[1]))
         first = self._pack(prefixes.T) << unused
         order = np.argsort(first)  # neighboring searches in sorted lists are cache-friendly
@@ -105,7 +105,7 @@ class CountTable:
 
     @staticmethod
     def _pack(bases: Any) -> Array:
-        """Pack bases into a uint32 with two bits each, the first base highest."""
+        """Pack bases into a uint32, two bits each, with the first base in the highest bits."""
         code: Any = np.uint32(0)
         for base in bases:
             code = (code << np.uint32(2)) | (np.asarray(base).astype(np.uint32) & np.uint32(3))
@@ -113,6 +113,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Bases of a strand that starts and ends with a gap, and the bases at each offset from them."""
+    """Return the bases (n,) of a strand without its gaps at both ends, and for each offset their neighbors (n,)."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

@@ -4,13 +4,13 @@ For every order k up to 8, four models of a base given the k bases on either sid
 
 * ``left k`` and ``right k``: one side only;
 * ``joint k``: k bases of both sides as one context of 2k bases;
-* ``mixed k``: a product of powers of all of these, of every order up to k.
+* ``mixed k``: the normalized product of powers of the above models of all orders up to k.
 
-Each is a chain from order 0 upwards, smoothed towards the order below (Dirichlet, one concentration per order). Both
-strands are counted. Unknown neighbors ([MASK], N, the end of the window) are summed over, so the known ones around them
-still count (with up to three unknown ones in contexts longer than ten bases). Concentrations, powers and the best model
-are selected on held-out segments of the training bases, masked as in training; then everything is counted again on all
-training bases. Validation bases are never used.
+The first three start at order 0 and smooth each order towards the order below (Dirichlet prior, one concentration per
+order). Both strands are counted. Unknown neighbors ([MASK], N, the end of the window) are summed over, so that known
+neighbors beyond them are used; contexts longer than ten bases allow up to three unknown ones. Concentrations, powers
+and the best model are selected on held-out segments of the training bases, masked as in training. The final counts are
+of all training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
@@ -48,15 +48,15 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class ContextModel:
-    """Fitted counts, and the parameters selected on the held-out segments.
+    """Fitted context models: counts of the training bases, and parameters selected on the held-out segments.
 
     Attributes:
         composition: (4,) frequency of each base on both strands.
-        tables: counts by family.
-        concentrations: by family, one per order from 1.
+        tables: counts by family (``left``, ``right``, ``joint``).
+        concentrations: Dirichlet concentrations by family, one per order from 1.
         powers: by order k, weights of the log-probabilities in ``mixed k`` (see `_mixed_features`).
         held_out: loss of every model on the held-out segments, in nats per [MASK] position.
-        best: the model with the lowest of these losses.
+        best: name of the model with the lowest held-out loss.
     """
 
     composition: Array
@@ -67,7 +67,7 @@ class ContextModel:
     best: str
 
     def predict(self, input_ids: Array, rows: Array, columns: Array) -> dict[str, Array]:
-        """Probabilities (n, 4) by model for n positions of the windows `input_ids` (w, L), ignoring their own id."""
+        """Predict n positions of the windows `input_ids` (w, L) from their neighbors: probabilities (n, 4) by model."""
         chains = {}
         for family, table in self.tables.items():
             context = _contexts(input_ids, rows, columns, table.offsets)
@@ -87,7 +87,7 @@ def fit(train: Sequence[Array], *, length: int = 1024, masking: Masking = PUBLIS
         masking: masking rule.
 
     Raises:
-        UserError: there are too few bases for a held-out set.
+        UserError: the segments are too short for a held-out set.
     """
     fitting, held_out = _hold_out(train, length)
     windows = _cut(held_out, length)
@@ -128,8 +128,8 @@ class Scores:
         columns: (n,) position within the window.
         targets: (n,) true base.
         masked: (n,) whether the input is [MASK] rather than a base.
-        nats: by model, (n,) negative log-likelihood of the true base.
-        right: by model, (n,) whether the true base has the highest probability, ignoring the input base.
+        nats: for each model, (n,) negative log-likelihood of the true base.
+        right: for each model, (n,) whether the true base has the highest probability, ignoring the input base.
     """
 
     rows: Array
@@ -140,7 +140,7 @@ class Scores:
     right: dict[str, Array]
 
     def summary(self, where: Array | None = None) -> dict[str, dict[str, float]]:
-        """Means by model over the positions selected by `where` (n,), by default all; NaN if there are none.
+        """Mean loss and accuracy of each model over positions `where` (n,) (default: all); NaN without positions.
 
         ``mask_loss`` is over masked positions, ``copy_loss`` over target positions that show a base, ``mlm_loss`` over
         all target positions (nats per base); ``accuracy`` is over masked positions.
@@ -158,7 +158,7 @@ class Scores:
         }
 
     def entropy(self) -> float:
-        """Entropy of the base composition at masked positions, in nats: the lowest loss of a constant prediction."""
+        """Entropy in nats of the base composition at masked positions, the lowest loss of a constant prediction."""
         share = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
         return float(-sum(p * np.log(p) for p in share if p > 0))
 
@@ -166,7 +166,7 @@ class Scores:
 def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking = PUBLISHED_MASKING) -> Scores:
     """Score every model at the target positions of masked windows.
 
-    Where the input shows a base s, a prediction p(b) is updated for s being the true or a random base:
+    Where the input is a base s, which is either the true base or a random one, the posterior replaces p(b):
     ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
 
     Args:
@@ -188,7 +188,7 @@ def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking
 
 
 def training_bases(shards: ShardSet) -> list[Array]:
-    """Segments of ids from which training windows are cut.
+    """Read the segments of ids from which training windows are drawn.
 
     Raises:
         UserError: there is no split ``train``, or a shard is damaged.
@@ -201,7 +201,7 @@ def training_bases(shards: ShardSet) -> list[Array]:
 
 
 def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
-    """Validation set of a run with this configuration: input ids and labels, (w, L) int64 each.
+    """Build the validation set of a configuration: masked input ids and labels, (w, L) int64 each.
 
     Raises:
         UserError: the split is missing or too small, or a shard is damaged.
@@ -222,13 +222,13 @@ def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
 
 
 def run_masking(config: RunConfig) -> Masking:
-    """Masking rule of a run's validation."""
+    """Masking rule that a configuration uses for validation."""
     data = config.data
     return Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED)
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:
-    """Cut the segments into blocks and hold out every tenth, or fewer in a large genome."""
+    """Split the segments into blocks; returns those to fit on and the held-out ones, a tenth or less."""
     total = sum(map(len, train))
     block = max(min(total // 20, 1 << 16) // length, 1) * length
     blocks = [piece[start : start + block] for piece in train for start in range(0, len(piece), block)]
@@ -238,7 +238,7 @@ def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Ar
 
 
 def _cut(pieces: Sequence[Array], length: int) -> Array:
-    """Windows (w, length) of the segments, the last of each padded."""
+    """Cut segments into windows (w, length); the last window of each segment is padded."""
     padded = [np.pad(piece, (0, -len(piece) % length), constant_values=PAD) for piece in pieces]
     return np.concatenate([np.zeros(0, np.uint8), *padded]).reshape(-1, length)
 
@@ -250,20 +250,20 @@ def _composition(pieces: Sequence[Array]) -> Array:
 
 
 def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[int]) -> Array:
-    """Bases at each offset from n positions, (n, len(offsets)) uint8; 4 if unknown."""
+    """Look up the bases at each offset from n positions: (n, len(offsets)) uint8, 4 if unknown."""
     sides = ((0, 0), (REACH, REACH))
     padded = np.pad(np.minimum(input_ids, UNKNOWN).astype(np.uint8), sides, constant_values=UNKNOWN)
     return padded[rows[:, None], columns[:, None] + (REACH + np.asarray(offsets))]
 
 
 def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
-    """One link of the chain: counts smoothed towards the order below, where the added base is usable."""
+    """Smooth counts (n, 4) towards probabilities of the order below, and return the latter where not `usable` (n,)."""
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
     return np.where(usable[:, None], refined, below)
 
 
 def _chain(table: CountTable, context: Array, composition: Array, concentrations: Array) -> list[Array]:
-    """Probabilities (n, 4) of every order from 0."""
+    """Probabilities (n, 4) for each order of a model family, from order 0."""
     chain = [np.broadcast_to(composition, (len(context), BASES))]
     for order, concentration in enumerate(concentrations, start=1):
         chain.append(_refine(table.counts(context, order), table.is_usable(context, order), chain[-1], concentration))
@@ -271,7 +271,7 @@ def _chain(table: CountTable, context: Array, composition: Array, concentrations
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Select the concentration of each order in turn; returns them and the resulting chain."""
+    """Select the concentration of each order, from 1 up; returns concentrations and the probabilities of all orders."""
     chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
         counts, usable = table.counts(context, order), table.is_usable(context, order)
@@ -283,7 +283,7 @@ def _fit_chain(table: CountTable, context: Array, composition: Array, targets: A
 
 
 def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
-    """Models that are a single link of one chain, by name."""
+    """Predictions of the composition and of each ``left``, ``right`` and ``joint`` model, by name."""
     models = {"composition": chains["left"][0]}
     for order in range(1, REACH + 1):
         for family, chain in chains.items():
@@ -292,13 +292,13 @@ def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
 
 
 def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
-    """Log-probabilities (n, 4, m) of order 0, left and right 1..order, and joint contexts of 2..2*order bases."""
+    """Stack log-probabilities (n, 4, m): order 0, left and right 1..order, joint contexts of 2..2*order bases."""
     one_sided = [chains[family][k] for family in ("left", "right") for k in range(1, order + 1)]
     return np.log(np.stack([chains["left"][0], *one_sided, *chains["joint"][2 : 2 * order + 1]], axis=-1))
 
 
 def _fit_powers(features: Array, targets: Array) -> Array:
-    """Powers (m,) that minimize the loss of the normalized product: a convex problem, solved by Newton's method."""
+    """Fit the powers (m,) that minimize the loss of the normalized product, a convex problem, by Newton's method."""
     powers = np.zeros(features.shape[-1])
     powers[0] = 1.0
     for _ in range(NEWTON_STEPS):

@@ -1,9 +1,9 @@
-"""Measure how fast genomes become shards and shards become batches, against common alternatives.
+"""Measure the throughput of building shards and loading batches, compared with common alternatives.
 
     python -m benchmarks.data genome.fa.gz
 
-Building is compared with one tar member per window, written by webdataset. Loading is compared with the published
-loader, reimplemented here: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
+Building is compared with webdataset, one tar member per window. Loading is compared with the published loader,
+reimplemented here: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PUBLISHED_READ_AHEAD = 10**6
 
 
 def timed(function: Callable[[], int]) -> Result:
-    """Time a function that returns a number of bases; also records the peak memory of the process."""
+    """Time a function that returns the number of bases it processed; also records the process's peak memory."""
     start = time.perf_counter()
     bases = function()
     seconds = time.perf_counter() - start
@@ -46,7 +46,7 @@ def timed(function: Callable[[], int]) -> Result:
 
 
 def peak_memory() -> int:
-    """Peak memory of this process in bytes; getrusage would include its parent."""
+    """Peak memory of this process in bytes; getrusage may include memory of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -55,7 +55,7 @@ def peak_memory() -> int:
 
 
 def decompress(fasta: Path) -> Result:
-    """Decompress only; for plain files, read only."""
+    """Time reading and decompressing a FASTA file, without parsing."""
 
     def run() -> int:
         with xopen(fasta, "rb", threads=0) as file:
@@ -65,7 +65,7 @@ def decompress(fasta: Path) -> Result:
 
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
-    """Build shards; with several workers, as many species with the same genome."""
+    """Time building shards; with several workers, each builds a species of its own from the same genome."""
     sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
@@ -77,7 +77,7 @@ def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
 
 
 def write_windows(fasta: Path, out: Path, length: int) -> Result:
-    """Naive baseline: every window is a text member of a tar file."""
+    """Time the naive baseline: write every window as a text member of a tar file."""
     import webdataset
 
     def run() -> int:
@@ -91,7 +91,7 @@ def write_windows(fasta: Path, out: Path, length: int) -> Result:
 
 
 def cut(fasta: Path, length: int) -> Iterator[bytes]:
-    """Complete windows of a genome from its start."""
+    """Yield the non-overlapping windows of each contig, without an incomplete last one."""
     rest = b""
     for piece in read_fasta(fasta):
         rest = b"" if isinstance(piece, Header) else rest + piece
@@ -104,7 +104,7 @@ def cut(fasta: Path, length: int) -> Iterator[bytes]:
 
 
 def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | None) -> Result:
-    """Published loader: random windows by pyfaidx, a dictionary lookup per base, BERT masking per batch."""
+    """Time the published loader: random windows by pyfaidx, a dictionary lookup per base, BERT masking per batch."""
     from pyfaidx import Fasta
 
     genome = Fasta(str(fasta), sequence_always_upper=True, read_ahead=read_ahead)
@@ -130,7 +130,7 @@ def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | N
 
 
 def load_tar(tar: Path, length: int, seconds: float) -> Result:
-    """Naive windows through webdataset's pipeline and shuffle buffer, encoded and masked as ours."""
+    """Time webdataset's pipeline with a shuffle buffer on the tar file; encoding and masking are LDARNet's."""
     import webdataset
 
     from ldarnet.alphabet import encode
@@ -146,13 +146,13 @@ def load_tar(tar: Path, length: int, seconds: float) -> Result:
 
 
 def load_ours(shards: Path, length: int, seconds: float) -> Result:
-    """Our loader, in the training process."""
+    """Time LDARNet's loader, in the training process."""
     steps = our_steps(shards, length)
     return steady(lambda _: next(steps), length, seconds)
 
 
 def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
-    """Training steps of one rank."""
+    """Yield the batches of training steps of a single rank with LDARNet's loader, from step `first`."""
     return training_steps(
         Windows(ShardSet.open(shards), "train", length),
         Masking(),
@@ -166,7 +166,7 @@ def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
 
 
 def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
-    """Bases per second after the first batch, which is timed separately; on one thread, as next to other ranks."""
+    """Measure bases per second after the first batch, which is timed separately; one thread, as with several ranks."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     batch(0)
@@ -183,7 +183,7 @@ def steady(batch: Callable[[int], object], length: int, seconds: float) -> Resul
 
 
 def first_batch(shards: Path, length: int) -> Result:
-    """Time from opening a set to the first batch, and to the first batch of a run resumed at position FAR."""
+    """Time from opening a shard set to the first batch, for a new run and for one resumed at position FAR."""
     seconds = []
     for first in (0, FAR // BATCH):
         start = time.perf_counter()
@@ -193,7 +193,7 @@ def first_batch(shards: Path, length: int) -> Result:
 
 
 def far_position(folder: Path, length: int) -> Result:
-    """Time to open a huge set (index only) and to locate the windows of a late step."""
+    """Time opening a huge shard set (index only) and locating the windows of a late step."""
     start = time.perf_counter()
     shards = ShardSet.open(folder)
     opened = time.perf_counter()
@@ -219,7 +219,7 @@ def far_position(folder: Path, length: int) -> Result:
 
 
 def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Result]) -> dict[str, Result]:
-    """Run every measurement in a new process; returns them by name."""
+    """Run every measurement in a new process; returns the results by name."""
     length, seconds = options.length, options.seconds
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         folder = Path(work)
@@ -251,7 +251,7 @@ def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Res
 
 
 def together(function: Callable[..., Result], processes: int, *arguments: Any) -> Result:
-    """Total speed of several concurrent processes."""
+    """Run a function in several concurrent processes; returns the sum of their speeds, or the error message."""
     from concurrent.futures import ThreadPoolExecutor
 
     workers = [Worker() for _ in range(processes)]
@@ -270,7 +270,7 @@ LIMIT = 600.0
 
 
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a function in a new process; returns its result, or its failure."""
+    """Run a function in a new process; returns its result, or the error message as `failure`."""
     worker = Worker()
     try:
         return worker(function, *arguments, seconds=LIMIT)
@@ -290,7 +290,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--cores", type=int, default=os.cpu_count() or 1, help="concurrent loader processes (default: all cores)")
     add("--synthetic", type=float, default=174.0, help="billion bases of the synthetic index (default: %(default)s)")
     add("--work", type=Path, help="folder for temporary files; needs twice the size of the genome")
-    add("--name", default="data", help="name of the results file, after its date (default: %(default)s)")
+    add("--name", default="data", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)")
     add("--note", default="", help="note at the top of the results file")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     return parser.parse_args(arguments)

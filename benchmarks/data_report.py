@@ -74,7 +74,7 @@ def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
 def _rows(
     found: dict[str, Result], named: Sequence[tuple[str, str]], cells: Callable[[Result], list[object]]
 ) -> Iterator[Sequence[object]]:
-    """One row per measurement, or the reason of its failure."""
+    """Yield one table row per measurement; failed measurements show the error message."""
     for label, name in named:
         result = found[name]
         yield [label, result["failure"], "", "", ""] if "failure" in result else [label, *cells(result)]

@@ -3,10 +3,10 @@
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-Arms: the checkpoint; the same network with new weights; both frozen, with a linear probe; a small convolutional
-network; logistic regression on 6-mer counts. Each arm is a fine-tuning run per task, in OUT/<arm>/<task>. Run the same
-command again to resume. Once all folds are finished, it writes the comparison to OUT/comparison and the results file
-with its figure to benchmarks/results.
+Arms: the pretrained checkpoint and a randomly initialized network, each fine-tuned and frozen with a linear probe; a
+small convolutional network; logistic regression on 6-mer counts. Each arm is one fine-tuning run per task, in
+OUT/<arm>/<task>. To resume, run the same command again. When all folds are finished, writes the comparison to
+OUT/comparison, and the results file with its figure to benchmarks/results.
 """
 
 import argparse
@@ -53,9 +53,9 @@ class ArmRuns:
 
     Attributes:
         checkpoint: checkpoint of the pretrained arm.
-        tasks: names with suite.
-        out: folder of all runs.
-        overrides: overrides of the configuration of every arm.
+        tasks: task names with suite, such as ``nt/H3``.
+        out: parent folder of the run folders.
+        overrides: configuration overrides applied to every arm.
     """
 
     checkpoint: Path
@@ -65,7 +65,7 @@ class ArmRuns:
 
     @cached_property
     def arms(self) -> dict[str, list[str]]:
-        """Overrides that define each arm."""
+        """Configuration overrides that define each arm, by arm."""
         config = load_backbone(self.checkpoint).config
         shape = [f"model.{field}={json.dumps(getattr(config, field))}" for field in (*SHAPE, "ratio_weight")]
         pretrained, probe = f"checkpoint={self.checkpoint}", "training.mode=probe"
@@ -83,7 +83,7 @@ class ArmRuns:
         return self.out / arm.replace(",", "").replace(" ", "-") / task.replace("/", "-")
 
     def config(self, arm: str, task: str) -> FinetuneConfig:
-        """Configuration of a run."""
+        """Configuration of the run of an arm on a task."""
         own = [f"task={task}", f"run.dir={self.run_dir(arm, task)}", "tracking.mlflow=false"]
         return load_config(CONFIG, [*own, *self.overrides, *self.arms[arm]], schema=FinetuneConfig)
 
@@ -160,7 +160,7 @@ def _method(plan: ArmRuns) -> str:
 
 
 def _bases_seen(checkpoint: Path) -> int | None:
-    """Bases that the weights of a run's best checkpoint have seen; None if the checkpoint is not in a run folder."""
+    """Number of training bases seen by a run's best checkpoint; None if it is not in a run folder."""
     state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
@@ -170,7 +170,7 @@ def _bases_seen(checkpoint: Path) -> int | None:
 
 
 def _data(plan: ArmRuns) -> str:
-    """Notes of the runs on each task's rows."""
+    """Markdown list of the tasks: fingerprint of the rows, and notes from data preparation."""
     lines = []
     for task in plan.tasks:
         record = json.loads((plan.run_dir(PRETRAINED, task) / run_files.DATA).read_text(encoding="utf-8"))
@@ -179,7 +179,7 @@ def _data(plan: ArmRuns) -> str:
 
 
 def _configuration(plan: ArmRuns) -> str:
-    """Configuration of the first arm on the first task, and the differences of the others."""
+    """Configuration of the pretrained arm on the first task, and the keys in which other arms differ, as Markdown."""
     configs = {arm: flatten(plan.config(arm, plan.tasks[0])) for arm in plan.arms}
     first = configs[PRETRAINED]
     changed = {

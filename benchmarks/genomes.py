@@ -1,8 +1,8 @@
-"""Shard several genomes as one set and train on their mixture; measure losslessness, sizes and speed.
+"""Build one shard set from several genomes and train on their mixture; measure losslessness, sizes and speed.
 
     python -m benchmarks.genomes human=chr20.fa.gz yeast=S288C.fsa.gz ecoli=K12.fasta.gz
 
-Every program runs in its own process, as for a user. Losslessness is checked by exporting the set and comparing it with
+Every command runs in its own process, as in a shell. Losslessness is checked by exporting the set and comparing it with
 the input base by base.
 """
 
@@ -35,10 +35,10 @@ CONFIG = ROOT / "configs/pretrain/mixture.yaml"
 
 
 def program(*command: object) -> tuple[float, str]:
-    """Run a program of this project; returns its seconds and output.
+    """Run an LDARNet command in a new process; returns elapsed seconds and its output.
 
     Raises:
-        UserError: it failed; the message has its last line.
+        UserError: the command failed; the message has the last line of its output.
     """
     start = time.perf_counter()
     words = [sys.executable, *map(str, command)]
@@ -49,7 +49,7 @@ def program(*command: object) -> tuple[float, str]:
 
 
 def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
-    """Length and SHA-256 of each contig by name, including case."""
+    """Compute length and SHA-256 of each contig, by name; soft-masking (lower case) is hashed too."""
     found: dict[str, tuple[int, str]] = {}
     name, length, digest = "", 0, hashlib.sha256()
     for item in read_fasta(fasta):
@@ -63,7 +63,7 @@ def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
 
 
 def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
-    """One row per species: contigs, bases, N, lower case, bits per base in the shards."""
+    """Table rows, one per species: contigs, bases, N, soft-masked bases, bits per base in the shards."""
     index, rows = shards.index, []
     blocks = index.blocks
     run_owner = np.repeat(index.contigs.species, index.contigs.runs)
@@ -78,7 +78,7 @@ def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
 
 
 def lower_case(fasta: Path) -> int:
-    """Number of soft-masked bases in a FASTA file."""
+    """Count the soft-masked bases in a FASTA file."""
     return sum(
         int((np.frombuffer(item, np.uint8) & 0x20 != 0).sum()) for item in read_fasta(fasta) if type(item) is bytes
     )
@@ -166,7 +166,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
     add("--steps", type=int, default=200, help="training steps (default: %(default)s)")
     add("--work", type=Path, help="folder for temporary files")
-    add("--name", default="genomes", help="name of the results file, after its date (default: %(default)s)")
+    add(
+        "--name", default="genomes", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
+    )
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     return parser.parse_args(arguments)
 

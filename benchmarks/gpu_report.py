@@ -205,7 +205,7 @@ def _checkpointing(found: Found, options: argparse.Namespace) -> str:
 
 
 def _auto(found: Found, options: argparse.Namespace) -> Result | None:
-    """Result of our unchanged model at the length of the detailed measurements."""
+    """Result of LDARNet (arrangement ``ours``) at the length of the detailed measurements; None if it failed."""
     return next(
         (
             result
@@ -219,7 +219,7 @@ def _auto(found: Found, options: argparse.Namespace) -> Result | None:
 
 
 def _against(result: Result, own: Result | None) -> list[str]:
-    """Speed, speedup of the unchanged model, and memory."""
+    """Table cells: speed of `result`, speedup of `own` over it, and memory per base; or the error message."""
     if FAILURE in result:
         return [result[FAILURE], "", ""]
     speed = result["bases_per_second"]["median"]

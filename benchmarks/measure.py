@@ -1,4 +1,4 @@
-"""Measure training of a model: batches of real bases, timed steps, memory, FLOPs and kernel times.
+"""Measure training of a model on real DNA: step times, memory, FLOPs and kernel times.
 
 A :class:`Cell` describes a measurement and :func:`measure` runs it.
 """
@@ -59,12 +59,12 @@ class Cell:
         length: bases per window.
         windows: windows per batch.
         device: ``cpu`` or ``cuda``.
-        dtype: of matrix products, by autocast unless float32.
+        dtype: dtype of matrix products; autocast is used unless it is float32.
         threads: CPU threads; 0 for PyTorch's default.
         ops: backends to use, by operation.
         checkpointed: stages with activation checkpointing.
         steps: maximum number of timed steps.
-        seconds: time after which no further step starts.
+        seconds: time limit; no step starts more than this many seconds after the first.
     """
 
     kind: str = "training"
@@ -82,7 +82,7 @@ class Cell:
 
 
 def measure(cell: Cell) -> Result:
-    """Run the measurement of a cell."""
+    """Run the measurement that a cell describes."""
     _set_up(cell)
     return KINDS[cell.kind](cell)
 
@@ -95,7 +95,7 @@ def _set_up(cell: Cell) -> None:
 
 
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
-    """Ids (windows, length) of windows spread evenly over the bundled genome, and their source.
+    """Read windows spread evenly over the bundled genome; returns ids (windows, length) and the name of the source.
 
     The bases are random if the packages that read the genome are missing.
     """
@@ -112,7 +112,10 @@ def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
 
 
 def masked(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Input ids and labels as in pretraining: 15% target positions, of which 80% masked, 10% random, 10% unchanged."""
+    """Mask ids as in pretraining: 15% target positions, of which 80% [MASK], 10% random, 10% unchanged.
+
+    Returns input ids and labels, (windows, length) each.
+    """
     generator = torch.Generator().manual_seed(SEED)
     target, fate = torch.rand(ids.shape, generator=generator) < 0.15, torch.rand(ids.shape, generator=generator)
     other = torch.randint(0, N, ids.shape, generator=generator)
@@ -121,16 +124,16 @@ def masked(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Workload:
-    """A model and a batch, ready for training steps.
+    """Model, optimizer and batch of a cell.
 
     Attributes:
         model: the measured model.
         weights: initial weights, on the host.
-        source: source of the bases.
+        source: where the bases come from, for the report.
     """
 
     def __init__(self, cell: Cell) -> None:
-        """Build the workload of a cell, with a router that puts a boundary at about every fourth base."""
+        """Build the workload of a cell; the router is calibrated to about four bases per chunk."""
         self.cell, self.device = cell, torch.device(cell.device)
         ids, self.source = real_windows(cell.windows, cell.length)
         self.input_ids, self.labels = (x.to(self.device) for x in masked(ids))
@@ -153,16 +156,16 @@ class Workload:
         return self.input_ids.numel()
 
     def autocast(self) -> torch.autocast:
-        """Autocast to the precision of the cell."""
+        """Autocast context with the dtype of the cell."""
         return torch.autocast(self.device.type, DTYPES[self.cell.dtype], enabled=self.cell.dtype != "float32")
 
     def output(self) -> Any:
-        """Output of the model for the batch, with the pretraining loss."""
+        """Run the model on the batch; the output includes the pretraining loss."""
         with self.autocast():
             return self.model(self.input_ids, self.real, self.labels)
 
     def gradients(self) -> tuple[float, Tensor]:
-        """Loss, and all gradients as a flat vector."""
+        """Compute the loss and all gradients, concatenated into a vector."""
         loss = self.output().loss
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
@@ -174,7 +177,7 @@ class Workload:
         self.optimizer.step()
 
     def seconds(self, step: Callable[[], None]) -> float:
-        """Seconds of a call, until the device is done."""
+        """Time a call in seconds, including pending work on the device."""
         start = time.perf_counter()
         step()
         if self.device.type == "cuda":
@@ -183,7 +186,7 @@ class Workload:
 
 
 class TimedTraining:
-    """Training steps of one model, timed one by one."""
+    """Runs and times training steps of a cell one by one."""
 
     def __init__(self, cell: Cell) -> None:
         """Build the model and run a warm-up step."""
@@ -199,7 +202,7 @@ class TimedTraining:
         self.seconds.append(self.workload.seconds(self.workload.step))
 
     def result(self) -> Result:
-        """Speed, memory and FLOPs of the steps; on a CPU also the differences to our arrangement."""
+        """Speed, memory and FLOPs; on a CPU also differences of loss and gradients from arrangement ``ours``."""
         workload, cell, seconds = self.workload, self.workload.cell, self.seconds
         on_gpu = workload.device.type == "cuda"
         peak = peak_memory(workload.device)
@@ -229,7 +232,7 @@ class TimedTraining:
 
 
 def training(cell: Cell) -> Result:
-    """Run the steps of a cell one after the other."""
+    """Run and time consecutive training steps of a cell."""
     training = TimedTraining(cell)
     begin = time.perf_counter()
     while len(training.seconds) < cell.steps and (not training.seconds or time.perf_counter() - begin < cell.seconds):
@@ -241,23 +244,23 @@ _in_turn: dict[Cell, TimedTraining] = {}
 
 
 def begin(cell: Cell) -> None:
-    """Prepare to take steps in turn with other processes."""
+    """Build a cell for steps that alternate with those of other processes; see `step` and `finish`."""
     _set_up(cell)
     _in_turn[cell] = TimedTraining(cell)
 
 
 def step(cell: Cell) -> None:
-    """Run one step of a prepared cell."""
+    """Run one step of a cell that `begin` has built."""
     _in_turn[cell].step()
 
 
 def finish(cell: Cell) -> Result:
-    """Result of the steps, as by `training`."""
+    """Return the measurements of a cell that `begin` has built, in the format of `training`."""
     return _in_turn.pop(cell).result()
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use; on a GPU also resets the peak."""
+    """Bytes in use by this process, or on its GPU; on a GPU also resets the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -273,19 +276,19 @@ def peak_memory(device: torch.device) -> int:
 
 
 def counted_flops(workload: Workload) -> Result:
-    """FLOPs of matrix products, counted while forward and backward pass run."""
+    """Count the FLOPs of matrix products in a forward and backward pass, per base."""
     with FlopCounterMode(display=False) as counter:
         workload.gradients()
     return {"flops_per_base": counter.get_total_flops() / workload.bases}
 
 
 def agreement(cell: Cell) -> Result:
-    """Differences of loss and gradients to our arrangement with the same weights, without activation checkpointing."""
+    """Compare loss and gradients of a cell with arrangement ``ours`` without activation checkpointing, same weights."""
     return agreement_of(Workload(cell))
 
 
 def agreement_of(workload: Workload) -> Result:
-    """The same, for a workload with its initial weights."""
+    """Compare a workload, which must have its initial weights, as `agreement` compares a cell."""
     loss, gradients = workload.gradients()
     ours = Workload(replace(workload.cell, arrangement="ours", checkpointed=()))
     ours.model.load_state_dict(workload.weights)
@@ -298,9 +301,9 @@ def agreement_of(workload: Workload) -> Result:
 
 
 def kernels(cell: Cell) -> Result:
-    """Seconds of a step by operation and, on a GPU, by kernel, longest first.
+    """Profile a step: seconds by operation and, on a GPU, by kernel, longest first.
 
-    Operations inside a custom autograd function are attributed to it.
+    Operations inside a custom autograd function count as that function.
     """
     workload = Workload(cell)
     on_gpu = workload.device.type == "cuda"
@@ -325,7 +328,7 @@ def kernels(cell: Cell) -> Result:
 
 
 def _owner(event: Any) -> str:
-    """Custom autograd function that an event belongs to, or its own name."""
+    """Name of the custom autograd function around a profiler event; without one, the event's name."""
     outer = event
     while outer is not None:
         if CUSTOM_FUNCTION.fullmatch(outer.name):
@@ -335,7 +338,7 @@ def _owner(event: Any) -> str:
 
 
 def synchronization(cell: Cell) -> Result:
-    """Number of times a step makes the host wait for a GPU, by source line."""
+    """Count host-device synchronizations of a step, in total and by source line."""
     workload = Workload(cell)
     workload.seconds(workload.step)
     with warnings.catch_warnings(record=True) as caught:
@@ -348,7 +351,7 @@ def synchronization(cell: Cell) -> Result:
 
 
 def backends(cell: Cell) -> Result:
-    """Selected backend of each operation, and why others are unsupported."""
+    """List the selected backend of each operation, and the reason why each other one is unsupported, if it is."""
     dtype = DTYPES[cell.dtype]
     return {
         operation: {

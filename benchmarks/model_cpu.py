@@ -1,10 +1,10 @@
-"""Measure LDARNet training on a CPU: throughput and memory against other ways to compute the same function.
+"""Measure LDARNet training on a CPU: throughput and memory, compared with other implementations (arrangements).
 
     python -m benchmarks.model_cpu
 
 Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. Since the speed of a machine
-drifts, arrangements take turns and are compared step by step. Equality of their losses and gradients is checked on the
-measured batches.
+drifts, the steps of all arrangements are interleaved and compared pairwise. Losses and gradients are checked for
+equality on the measured batches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Cells to measure together: all arrangements at each length, then activation checkpointing at one length."""
+    """Groups of cells whose steps are interleaved: all arrangements at each length, then activation checkpointing."""
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -61,11 +61,11 @@ def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
 
 
 def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
-    """Step all cells in turn with alternating direction, each cell in its own process.
+    """Interleave the steps of all cells, each in its own process; every second round runs in reverse order.
 
     Args:
         cells: cells with equal `steps` and `seconds`.
-        limit: timeout in seconds of a step, and of the counts after the last one.
+        limit: timeout in seconds of each step, and of collecting the result after the last step.
         make_worker: creates a worker.
     """
     workers = {cell: make_worker() for cell in cells}
@@ -95,7 +95,7 @@ def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[
 
 
 def differs(result: Result) -> bool:
-    """Whether loss or gradients differ from those of our arrangement."""
+    """Whether loss or gradients differ from those of arrangement ``ours`` by more than the tolerance."""
     loss, gradients = (result.get(key, 0.0) for key in ("loss_difference", "gradient_difference"))
     return loss > LOSS_TOLERANCE or gradients > GRADIENT_TOLERANCE
 
@@ -170,7 +170,7 @@ def _speed(found: Found, model: str) -> str:
 
 
 def _speedup(own: Result, other: Result) -> str:
-    """Speedup of ours over another arrangement, turn by turn: median and quartiles."""
+    """Speedup of arrangement ``ours`` over another, paired by round: median and quartiles."""
     ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
     low, middle, high = (torch.tensor(ratios).quantile(q).item() for q in (0.25, 0.5, 0.75))
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
@@ -208,12 +208,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
     add("--bases", type=int, default=4096, help="bases per batch, at least one window (default: %(default)s)")
-    add("--threads", type=int, default=0, help="threads of PyTorch (default: its own choice)")
+    add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
     add("--steps", type=int, default=12, help="maximum timed steps per arrangement (default: %(default)s)")
     add("--seconds", type=float, default=25.0, help="approximate time limit per arrangement (default: %(default)s)")
     add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
     add("--quick", action="store_true", help="tiny models and batches in one process, to test the program")
-    add("--name", default="model-cpu", help="name of the results file, after its date (default: %(default)s)")
+    add(
+        "--name",
+        default="model-cpu",
+        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
+    )
     add("--note", default="", help="note at the top of the results file")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args(arguments)
@@ -224,7 +228,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, update the files after every measurement and print the path of the report."""
+    """Run all measurements, rewriting the files after each group, and print the path of the report."""
     options = parse(arguments)
     command = "python -m benchmarks.model_cpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -3,7 +3,7 @@
     python -m benchmarks.model_gpu
 
 Takes less than eight minutes on one data-center GPU and writes a Markdown file and JSON, updated after every
-measurement. Needs torch, transformers and this repository. A failed measurement is recorded and the rest continues in a
+measurement. Needs torch, transformers and this repository. A failed measurement is recorded, and later ones run in a
 new process. `--device cpu --quick` tests the program itself on a tiny model.
 """
 
@@ -35,11 +35,11 @@ class Session:
     """Runs measurements one by one within a time limit.
 
     Attributes:
-        found: measurements and their results.
+        found: completed cells with their results.
     """
 
     def __init__(self, options: argparse.Namespace, command: str) -> None:
-        """Examine the machine.
+        """Record the provenance (hardware, versions, commit) of the session.
 
         Raises:
             UserError: the results file exists.
@@ -53,7 +53,7 @@ class Session:
             self.made_with = f"- Command: `{command}`\n- Machine: could not be examined ({error})"
 
     def run(self, cells: Iterable[Cell]) -> list[Result]:
-        """Measure and update the files after each cell; out-of-memory cells are retried with half the windows."""
+        """Measure cells, rewriting the files after each; out-of-memory cells are retried with half the windows."""
         results = []
         for cell in cells:
             result = self._measure(cell)
@@ -109,14 +109,14 @@ def measure_all(session: Session) -> None:
 
 
 def verifications(base: Cell, choice: Result) -> Iterator[Cell]:
-    """Every backend of every operation."""
+    """Yield a verification cell for every backend of every operation."""
     for operation, names in () if FAILURE in choice else choice.items():
         for name in (names["selected"], *names["others"]):
             yield replace(base, kind="verification", ops={operation: name})
 
 
 def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
-    """All models at every length, starting with the length of the detailed measurements."""
+    """Yield cells of all models at every length, starting with the length of the detailed measurements."""
     _, transformer, stack = options.models
     for length in sorted(options.lengths, key=lambda length: length != options.detail):
         at = replace(base, length=length, windows=max(options.bases // length, 1))
@@ -127,7 +127,7 @@ def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
 
 
 def one_at_a_time(base: Cell, choice: Result) -> Iterator[Cell]:
-    """The model with each supported alternative backend, one operation at a time."""
+    """Yield cells of the model that replace the backend of one operation by each supported alternative."""
     for operation, names in () if FAILURE in choice else choice.items():
         for name, unsupported_reason in names["others"].items():
             if not unsupported_reason:
@@ -146,7 +146,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=6.0, help="seconds after which no further step starts (default: %(default)s)")
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="tiny models and batches, to test the program")
-    add("--name", default="model-gpu", help="name of the results file, after its date (default: %(default)s)")
+    add(
+        "--name",
+        default="model-gpu",
+        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
+    )
     add("--note", default="", help="note at the top of the results file")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     options = parser.parse_args(arguments)
@@ -158,7 +162,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print the path of the results file."""
+    """Run all measurements and print the path of the results file."""
     options = parse(arguments)
     os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # reuse tuning across processes
     command = "python -m benchmarks.model_gpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)

@@ -31,10 +31,10 @@ Curve = Mapping[int, float]
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], dict[str, object]]:
-    """Read the validation curve of every run by precision and seed, and their shared configuration.
+    """Read the validation curves, by (precision, seed), and the configuration that all runs share.
 
     Raises:
-        UserError: runs differ in more than seed and precision, are unfinished, or lack their counterpart.
+        UserError: runs differ in more than seed and precision, a run is unfinished, or a seed lacks a precision.
     """
     curves: dict[tuple[str, int], Curve] = {}
     shared: dict[str, object] = {}
@@ -57,10 +57,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
 
 
 def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
-    """For every validation step: mean loss in fp32 and bf16, mean difference, and two root mean squares.
+    """Compute for every validation step: mean loss in fp32 and in bf16, their mean difference, and two RMS differences.
 
-    The first is over differences between bf16 and fp32 with the same seed, the second over differences between fp32
-    runs with different seeds.
+    The first RMS is over pairs of a bf16 and an fp32 run with the same seed, the second over pairs of fp32 runs with
+    different seeds.
     """
     seeds = sorted({seed for _, seed in curves})
     rows = []

@@ -75,7 +75,7 @@ class Run:
         """Read a run folder; `overrides` override its configuration.
 
         Raises:
-            UserError: it contains no run, or a run without checkpoint or validation.
+            UserError: the folder has no run, or the run has no checkpoint or no validation.
         """
         config = load_config(folder / run_files.CONFIG, overrides)
         valid = [line for line in read_metrics(folder / run_files.METRICS) if line["split"] == "valid"]
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`finished`, or the step at which it stopped."""
+        """``finished``, or the step at which the run stopped."""
         finished = self.state.step >= self.state.total_steps
         return "finished" if finished else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
 
     def best(self) -> dict[str, Any]:
-        """Validation with the lowest loss over all target positions."""
+        """Logged validation with the lowest loss over all target positions."""
         return min(self.valid, key=lambda line: line["mlm_loss"])
 
 
@@ -116,7 +116,7 @@ def evaluate(run: Run, input_ids: Array, labels: Array) -> Scores:
 
 
 def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
-    """Mean of model - baseline over positions (n,), and its standard error with windows as independent units."""
+    """Mean of model - baseline over positions (n,), and its standard error, clustered by window (`rows`)."""
     difference = model - baseline
     mean = difference.mean()
     by_window = np.bincount(rows, weights=difference - mean)
@@ -125,14 +125,14 @@ def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Data of a results file.
+    """Scores of runs and context models on the same positions.
 
     Attributes:
-        runs: in the order given.
+        runs: runs in the order of the command line.
         shards: shard set of training and validation.
         context: fitted context models.
         baseline: scores of the context models.
-        models: scores of each run.
+        models: scores of each run's last checkpoint.
         repeated: (n,) whether each target position lies in a word that also occurs in the training bases.
         training_bases: number of bases in the training split.
     """
@@ -231,7 +231,7 @@ def _verdict(found: RunComparison) -> str:
 
 
 def _versus(found: RunComparison, name: str, where: Array, label: str) -> str:
-    """One line: whether the runs have a lower loss than a context model at the positions selected by `where`.
+    """Markdown line that says whether the runs have a lower loss than a context model at positions `where`.
 
     A difference within two standard errors in every seed is neither a win nor a loss.
     """
@@ -360,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
     parser.add_argument("--name", required=True, help="name of the results file, such as quickstart")
-    parser.add_argument("--shards", help="their shard set (default: data.shards of their configuration)")
+    parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")
     options = parser.parse_args(arguments)

@@ -13,7 +13,7 @@ NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-con
 
 
 def provenance(command: str) -> str:
-    """Date, commit, hardware, versions and command, as a Markdown list."""
+    """Markdown list of date, commit, hardware, package versions and command."""
     info = examine_machine()
     machine, build = info["machine"], info["torch"]
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gib']:.0f} GiB)" for gpu in build["gpus"]) or "no GPU"

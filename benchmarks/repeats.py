@@ -1,4 +1,4 @@
-"""Find bases of windows that lie in words occurring on either strand of other sequence."""
+"""Find the bases of windows that lie in words which also occur in other sequences, on either strand."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def in_training(windows: Array, train: Sequence[Array]) -> Array:
 
 
 def _words(ids: Array) -> tuple[Array, Array]:
-    """Words (n,) of a sequence as integers with two bits per base, and their starts; words with N are skipped."""
+    """Encode the words (n,) of a sequence with two bits per base; also returns their starts; skips words with N."""
     count = max(len(ids) - WORD + 1, 0)
     words, clean = np.zeros(count, np.uint64), np.ones(count, bool)
     for offset in range(WORD):

@@ -6,12 +6,13 @@ A step consists of `accumulation` micro-steps, communication and an update, in s
 (only stage 3 overlaps them). The speed of a single device is measured or assumed; the rest is estimated:
 
     micro-step    windows * length / speed, at least the kernel launch time; times the load imbalance of ranks
-    imbalance     ranks wait in every micro-step for the one with the most chunks: of N ranks with w windows each, whose
-                  chunks have a relative standard deviation `spread`, it has about 1 + spread * sqrt(2 ln N / w) times
-                  the mean, and the main network takes longer by that factor
+    imbalance     in every micro-step, ranks wait for the rank with the most chunks. With N ranks of w windows each, and
+                  chunks per window with a relative standard deviation `spread`, that rank has about
+                  1 + spread * sqrt(2 ln N / w) times the mean, and its main network takes longer by that factor
     communication fp32, with P parameters: all-reduce of 4P bytes (per step in stages 0 and 1, per micro-step in 2) and
                   all-gather of 4P after the update (1, 2); two all-gathers and a reduce-scatter per micro-step in 3
-    all-reduce    of S bytes on M nodes of g GPUs: 2S (g-1)/g / inside + 2S (M-1)/M / between; others take half
+    all-reduce    of S bytes on M nodes of g GPUs: 2S (g-1)/g / inside + 2S (M-1)/M / between; all-gather and
+                  reduce-scatter take half of it
     latency       `latency` * log2(N) for each of 2 + 2 * accumulation small collectives
     update        28 bytes of memory traffic per parameter, for P / N parameters from stage 1 on
     checkpoint    stalls while 12P bytes are copied to the host of rank 0 (8P of them all-reduced first, tensor by
@@ -47,20 +48,20 @@ class Device(Section):
     """Properties of a single device."""
 
     peak: float = Field(gt=0, description="Peak FLOP/s, the reference of MFU.")
-    bases_per_second: float | None = Field(None, gt=0, description="Measured, forward and backward pass.")
+    bases_per_second: float | None = Field(None, gt=0, description="Measured speed, forward and backward pass.")
     utilization: float = Field(
-        0.4, gt=0, le=1, description="Fraction of the peak, if bases_per_second is not measured."
+        0.4, gt=0, le=1, description="Assumed fraction of the peak if bases_per_second is not measured."
     )
     launch: float = Field(0.0, ge=0, description="Minimum seconds of a micro-step, for kernel launches.")
     update: float | None = Field(None, gt=0, description="Measured seconds of an update of all parameters.")
-    memory_bandwidth: float = Field(gt=0, description="Bytes per second, if update is not measured.")
+    memory_bandwidth: float = Field(gt=0, description="Bytes per second; estimates update if it is not measured.")
 
 
 class Links(Section):
     """Bandwidth between devices, in achieved bytes per second."""
 
     inside: float = Field(gt=0, description="From a device to the others in its node.")
-    between: float = Field(gt=0, description="From a node to other nodes, all cards together.")
+    between: float = Field(gt=0, description="From a node to other nodes, sum of its network cards.")
     latency: float = Field(gt=0, description="Seconds of a small message between two devices.")
     host: float = Field(gt=0, description="From a device to host memory.")
     disk: float = Field(gt=0, description="To checkpoint storage.")
@@ -72,7 +73,7 @@ class ClusterPlan(Section):
     title: str
     device: Device
     links: Links
-    devices: list[int] = Field(description="Numbers of devices, one row each.")
+    devices: list[int] = Field(description="Numbers of devices; each becomes a table row.")
     per_node: int = Field(ge=1, description="Devices per node.")
     price: float = Field(ge=0, description="Price of a device per hour.")
     model: str = Field(description="Model preset.")
@@ -95,13 +96,13 @@ class Prediction:
         accumulation: micro-steps per step.
         bases: bases per step.
         compute: forward and backward passes on a device with the mean number of chunks.
-        waiting: additional time on the device with the most chunks.
-        communication: gradients, weights and small collectives.
+        waiting: extra forward and backward time on the device with the most chunks.
+        communication: all-reduce and all-gather of gradients and weights, and small collectives.
         update: optimizer step.
         stall: training stall of a checkpoint, in seconds.
         writing: background write of a checkpoint, in seconds.
         mfu: model FLOPs utilization.
-        price: price of 100 billion bases.
+        price: price of training on 100 billion bases.
     """
 
     devices: int
@@ -172,13 +173,13 @@ def predict(plan: ClusterPlan, devices: int) -> Prediction:
 
 
 def tensors(preset: str) -> int:
-    """Number of parameter tensors of a model."""
+    """Count the parameter tensors of a model preset."""
     with torch.device("meta"):
         return len(list(LDARNetForMaskedLM(LDARNetConfig.preset(preset)).parameters()))
 
 
 def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
-    """Relative extra time of the device with the most chunks over the mean."""
+    """Extra time of the device with the most chunks, relative to the mean device."""
     parts = spent.group_by("part").items()
     inside = sum(part.forward_flops for name, part in parts if name == "main network") / spent.forward_flops
     return inside * spread * math.sqrt(2 * math.log(devices) / windows)
@@ -186,7 +187,7 @@ def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds of collectives between all devices."""
+    """Estimates seconds of collectives among all devices."""
 
     links: Links
     devices: int
@@ -198,14 +199,14 @@ class Network:
         return self.links.latency * math.log2(self.devices)
 
     def all_reduce(self, size: float) -> float:
-        """All-reduce of `size` bytes within and between nodes."""
+        """Seconds of an all-reduce of `size` bytes within and between nodes."""
         nodes = -(-self.devices // self.per_node)
         in_node = min(self.devices, self.per_node)
         inside = 2 * size * (in_node - 1) / in_node / self.links.inside
         return inside + 2 * size * (nodes - 1) / nodes / self.links.between
 
     def communication(self, zero_stage: int, size: float, accumulation: int) -> float:
-        """Communication of a step with `size` bytes of gradients or weights, including small collectives."""
+        """Seconds of communication per step for `size` bytes of gradients or weights, including small collectives."""
         all_reduces = {0: 1.0, 1: 1.5, 2: accumulation + 0.5, 3: 1.5 * accumulation}[zero_stage]
         return all_reduces * self.all_reduce(size) + (2 + 2 * accumulation) * self.small
 

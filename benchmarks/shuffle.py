@@ -1,8 +1,8 @@
-"""Measure shuffle quality and read cost of the window order, against a uniform order and a shuffle buffer.
+"""Measure shuffle quality and read cost of LDARNet's window order, a uniform permutation and a shuffle buffer.
 
     python -m benchmarks.shuffle
 
-Uses only the index of a synthetic set, no bases.
+Uses only the index of a synthetic shard set, no bases.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ cache of {CACHE_BYTES / 2**20:.0f} MiB. *First batch*: blocks read for its first
 
 @dataclass(frozen=True)
 class WindowMap:
-    """Blocks and base coordinates of all windows of a set, by number.
+    """Species, base coordinate and blocks of each window of a shard set, by window number.
 
     Attributes:
         windows: windows of epoch 0, without offsets.
-        base: (n,) int64, first base, in coordinates that concatenate all contigs with gaps of `NEAR`.
-        species: (n,) int16, species number.
+        base: (n,) int64, coordinate of the first base; contigs are concatenated with gaps of `NEAR` bases.
+        species: (n,) int16, species number of the window.
     """
 
     windows: Windows
@@ -69,14 +69,14 @@ class WindowMap:
 
     @classmethod
     def of(cls, windows: Windows) -> WindowMap:
-        """Locate every window."""
+        """Locate every window of epoch 0."""
         segments, contigs = windows.segments, windows.shards.index.contigs
         contig, start = segments.locate(np.arange(segments.total), windows.length)
         origin = np.cumsum(contigs.length) - contigs.length + NEAR * np.arange(len(contigs))
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last block of each of windows (k,)."""
+        """First and last block of each window in `numbers` (k,)."""
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -87,7 +87,7 @@ class WindowMap:
 
 
 def lanes(windows: Windows, begin: int) -> Order:
-    """Order of LDARNet from a position on."""
+    """LDARNet's window order, starting at position `begin`."""
     first = np.cumsum(windows.shuffle.windows) - windows.shuffle.windows
 
     def order(positions: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def uniform(windows: Windows) -> Order:
 
 
 def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
-    """Permuted shards, dealt to ranks with a shuffle buffer each; the first ``count`` windows."""
+    """Order of the first ``count`` windows with a shuffle buffer on each rank; permuted shards are dealt to ranks."""
     rng = np.random.default_rng(0)
     shard = SHARD_BASES // windows.length
     shards = rng.permutation(len(windows) // shard)
@@ -120,7 +120,7 @@ def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
 
 
 def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Windows of some shards, in the order in which a shuffle buffer of one shard's size yields them."""
+    """Pass the windows of some shards through a shuffle buffer as large as one shard; returns the first `count`."""
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
     for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):
@@ -130,12 +130,15 @@ def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generato
 
 
 def mixing(window_map: WindowMap, order: Order, count: int, share: np.ndarray) -> list[str]:
-    """Near pairs per batch, relative variance of species in 1 and 64 batches, and return to a megabase.
+    """Measure how well an order mixes; returns the cells of a table row.
+
+    Cells: pairs of windows per batch that are closer than `NEAR`; variance of the species counts relative to random
+    sampling, in 1 and 64 batches; median number of windows until the next window of the same megabase.
 
     Args:
-        window_map: of the windows.
+        window_map: map of the shard set.
         order: order to measure.
-        count: number of windows.
+        count: number of windows to measure.
         share: target fraction of each species.
     """
     numbers = order(np.arange(count))
@@ -159,7 +162,7 @@ def _near(bases: np.ndarray) -> int:
 
 
 def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
-    """Open blocks on rank 0, their MiB, read amplification, and blocks read for the first micro-batch."""
+    """Measure reads of rank 0: open blocks, their MiB, read amplification, and blocks of the first micro-batch."""
     step = np.arange(count // ranks // micro_batch)[:, None] * ranks * micro_batch
     numbers = order((step + np.arange(micro_batch)).ravel())
     first, last = window_map.blocks(numbers)
@@ -180,7 +183,7 @@ def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, c
 
 
 def _missed(touched: list[int], size: np.ndarray) -> Iterator[int]:
-    """Blocks that are not cached when they are requested."""
+    """Yield each requested block that is not in an LRU cache of `CACHE_BYTES`."""
     kept: dict[int, int] = {}
     held = 0
     for block in touched:
@@ -197,7 +200,7 @@ def _missed(touched: list[int], size: np.ndarray) -> Iterator[int]:
 def measure(
     windows: Windows, mixture: Windows, ranks: list[int], micro_batch: int, count: int
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Measure the rows of both tables: mixing and reading."""
+    """Measure all orders; returns the rows of the mixing table and of the reading table."""
     window_map, begin = WindowMap.of(windows), len(windows) // 2
     natural = np.bincount(window_map.species, minlength=len(windows.shards.index.species)) / len(windows)
     shares = {source.name: source.share for source in mixture.sources}
@@ -230,7 +233,9 @@ def main(arguments: list[str]) -> None:
     add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks")
     add("--micro-batch", type=int, default=32, help="windows per rank (default: %(default)s)")
     add("--count", type=int, default=2**21, help="number of windows (default: %(default)s)")
-    add("--name", default="shuffle", help="name of the results file, after its date")
+    add(
+        "--name", default="shuffle", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
+    )
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     add("--note", default="", help="note at the top of the results file")
     options = parser.parse_args(arguments)

@@ -1,10 +1,10 @@
-"""Test whether a run whose ranks are killed repeatedly ends bit for bit like an undisturbed run.
+"""Test whether a run whose ranks are killed repeatedly ends with the same bits as an uninterrupted run.
 
     python -m benchmarks.soak --out FOLDER --config FILE [section.key=value ...]
 
-Trains once undisturbed, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. An outer loop relaunches
-all ranks once the last one has exited. At the end, weights and moments must be equal bit for bit. Writes
-`benchmarks/results/<date>-<NAME>.md` if `--name` is given.
+Trains once without interruption, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. An outer loop
+relaunches all ranks once the last one has exited. The final weights and optimizer moments of both runs must be equal
+bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is given.
 """
 
 import argparse
@@ -43,8 +43,8 @@ class Launch:
     """One launch of all ranks.
 
     Attributes:
-        seconds: until the kill, or the exit.
-        first: step from which it resumed.
+        seconds: seconds from the launch to the kill; without a kill, to the exit.
+        first: step from which the run resumed.
         step: last logged step.
         killed: rank that was killed, if any.
         ended: seconds from the kill to the exit of the last rank.
@@ -68,7 +68,7 @@ def launch(
     *,
     in_training: bool = False,
 ) -> Launch:
-    """Launch all ranks, kill one of them after a while, and wait until all have exited.
+    """Launch all ranks, kill one of them after `kill_after` seconds, and wait until all have exited.
 
     Ranks that do not exit are killed, as by a launcher: they may wait for a rank that was killed before it joined.
 
@@ -77,7 +77,7 @@ def launch(
         run_dir: run folder.
         ranks: number of ranks.
         kill_after: seconds until a rank is killed; None for never.
-        rng: selects the rank.
+        rng: selects the rank to kill.
         in_training: count `kill_after` from the first step instead of the launch.
     """
     latest = CheckpointStore(run_dir, 1).latest()
@@ -141,7 +141,7 @@ def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subpr
 
 
 def modified(run_dir: Path) -> int:
-    """Modification time of the metrics of a run, in nanoseconds."""
+    """Modification time of a run's metrics file in nanoseconds; 0 if there is none."""
     file = run_dir / run_files.METRICS
     return file.stat().st_mtime_ns if file.exists() else 0
 

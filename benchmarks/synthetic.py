@@ -24,8 +24,8 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
     N every 58,000 bases. 174 billion bases give a million contigs and three million runs.
 
     Args:
-        folder: created.
-        bases: approximate total.
+        folder: shard set to create.
+        bases: approximate total number of bases.
         species: number of species, with equal numbers of contigs.
     """
     contigs, runs = bases // BASES_PER_CONTIG, bases // BASES_PER_RUN

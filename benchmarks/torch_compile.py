@@ -1,4 +1,4 @@
-"""Measure whether torch.compile speeds up training, and whether new numbers of chunks trigger recompilation.
+"""Measure whether torch.compile speeds up training, and whether varying numbers of chunks cause recompilation.
 
     python -m benchmarks.torch_compile quickstart ldarnet-2m
 
@@ -39,19 +39,19 @@ other operations. Shapes are dynamic. Graphs are counted for the first batch and
 def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`ldarnet.ops.norm.add_norm`."""
+    """Plain PyTorch version of :func:`ldarnet.ops.norm.add_norm`, to compile."""
     sum_TD = residual_TD if branch_TD is None else residual_TD + branch_TD
     return (F.rms_norm(sum_TD, weight_D.shape, eps=EPSILON) * weight_D).to(dtype), sum_TD
 
 
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """As :func:`ldarnet.ops.gated_norm.gated_norm`."""
+    """Plain PyTorch version of :func:`ldarnet.ops.gated_norm.gated_norm`, to compile."""
     gated = at_least_fp32(y_TKE) * F.silu(at_least_fp32(z_TE))[:, None]
     return (F.rms_norm(gated, gated.shape[-1:], eps=EPSILON) * weight_KE).mean(1).to(y_TKE.dtype)
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """As :func:`ldarnet.ops.swiglu.swiglu`."""
+    """Plain PyTorch version of :func:`ldarnet.ops.swiglu.swiglu`, to compile."""
     y, gate = at_least_fp32(x_TF).chunk(2, dim=-1)
     return (F.silu(gate) * y).to(x_TF.dtype)
 
@@ -65,11 +65,11 @@ class Variant:
 
     Attributes:
         model: the model.
-        seconds: of each timed step.
+        seconds: seconds of each timed step.
         first: seconds of the first step, including compilation.
-        graphs: number compiled at the first step, and at the other batches.
-        loss: maximum relative error of the loss.
-        gradient: maximum error of the gradient, relative to its norm.
+        graphs: number of graphs compiled for the first batch, and for all later ones.
+        loss: maximum relative error of the loss, compared with the plain variant.
+        gradient: maximum norm of the gradient error, relative to the gradient norm of the plain variant.
     """
 
     model: LDARNetForMaskedLM
@@ -81,7 +81,7 @@ class Variant:
 
 
 def build(preset: str, device: torch.device) -> dict[str, Variant]:
-    """Build all variants of a model with the same weights; the plain one uses the default backends of the device."""
+    """Build all variants of a model with the same weights; variant ``plain`` uses the device's default backends."""
     plain = choose_backends(device.type, torch.float32)
     operations, layers = dict(plain), dict(plain)
     for operation, backend in plain.items():
@@ -106,7 +106,7 @@ def build(preset: str, device: torch.device) -> dict[str, Variant]:
 
 
 def step(variant: Variant, ids: Tensor) -> tuple[Tensor, float]:
-    """Run forward and backward pass; returns loss and seconds."""
+    """Run a forward and backward pass; returns the loss and elapsed seconds."""
     variant.model.zero_grad()
     begin = time.perf_counter()
     loss = variant.model(ids, labels=ids).loss
@@ -118,14 +118,14 @@ def step(variant: Variant, ids: Tensor) -> tuple[Tensor, float]:
 
 
 def gradient(variant: Variant) -> Tensor:
-    """All gradients as a flat vector."""
+    """All gradients of a variant, concatenated into a vector."""
     return torch.cat(
         [parameter.grad.flatten() for parameter in variant.model.parameters() if parameter.grad is not None]
     )
 
 
 def try_batches(variants: dict[str, Variant], length: int, device: torch.device) -> None:
-    """Step through batches of many sizes; compare results and count compiled graphs."""
+    """Run batches of many sizes; records errors relative to the plain variant and counts compiled graphs."""
     for number, (windows, share) in enumerate(BATCHES):
         ids = torch.randint(0, 4, (windows, int(length * share)), device=device)
         expected, _ = step(variants["plain"], ids)
@@ -141,7 +141,7 @@ def try_batches(variants: dict[str, Variant], length: int, device: torch.device)
 
 
 def measure(preset: str, length: int, rounds: int, device: torch.device) -> list[list[object]]:
-    """Measure one table row per variant; variants take turns."""
+    """Measure all variants with interleaved steps; returns one table row per variant."""
     torch.compiler.reset()
     inductor.force_disable_caches = True  # the first step must compile
     variants = build(preset, device)
@@ -173,7 +173,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--length", type=int, default=1024, help="bases of the longest window (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=20, help="timed steps per variant (default: %(default)s)")
     parser.add_argument(
-        "--name", default="torch-compile", help="name of the results file, after its date (default: %(default)s)"
+        "--name",
+        default="torch-compile",
+        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
     )
     parser.add_argument("--note", default="", help="note at the top of the results file")
     options = parser.parse_args(arguments)

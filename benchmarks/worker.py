@@ -1,4 +1,4 @@
-"""Worker process for measurements, which isolates failures, hangs and excessive memory use."""
+"""Worker process that isolates failures, hangs and excessive memory use of measurements."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MAX_MESSAGE_CHARS = 200
 
 
 class WorkerError(Exception):
-    """A call in a worker failed; the message says why."""
+    """Raised when a call in a worker fails; the message has the reason."""
 
 
 class Worker:
     """Calls functions in a separate process.
 
-    The process is started on first use, and restarted after a failure, which may leave a device unusable.
+    The process starts on first use. It is replaced after a failure, which may make the device unusable for it.
 
     Attributes:
-        address_space: limit of mapped bytes; exceeding it fails in the process. None for no limit, as needed on a GPU,
-            whose driver maps more than the physical memory.
+        address_space: limit of mapped bytes; allocations beyond it fail in the worker process. None for no limit, as
+            needed on a GPU, whose driver maps more than the physical memory.
     """
 
     def __init__(self, address_space: int | None = None) -> None:
@@ -38,7 +38,7 @@ class Worker:
         """Call a module-level function and return its result.
 
         Raises:
-            WorkerError: the function raised, the process ended, or the time is over.
+            WorkerError: the function raised, the process exited, or the call timed out.
         """
         if self._process is None:
             self._pipe, other = self._context.Pipe()
@@ -57,7 +57,7 @@ class Worker:
         return result
 
     def close(self) -> None:
-        """Kill the process, if it is running."""
+        """Kill the worker process if it is running."""
         if self._process is not None:
             self._pipe.close()
             self._process.kill()
@@ -66,7 +66,7 @@ class Worker:
 
 
 def memory_limit() -> int:
-    """Bytes that a process may map without exhausting this machine's memory."""
+    """Bytes that a process may map without using up this machine's memory."""
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_FRACTION)
 
 
