@@ -116,8 +116,8 @@ def count_blocks(shards: ShardSet, blocks: Sequence[int], segments: Segments) ->
         contig, block = int(columns.contig[number]), shards.load(number)
         species = int(shards.index.contigs.species[contig])
         edges, labels = segments.of(contig, int(columns.start[number]), block.length)
-        at, codes = _other_letters(block)
-        np.add.at(counts.letters[species], labels, _count_letters(block, edges, at, codes))
+        at, codes = _other_codes(block)
+        np.add.at(counts.letters[species], labels, _count_kinds(block, edges, at, codes))
         counts.gc[species] += _gc_histogram(block, at, codes)
     return counts
 
@@ -136,24 +136,24 @@ def _count_task(blocks: range) -> Counts:
     return count_blocks(_shards, blocks, _segments)
 
 
-def _other_letters(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of all letters other than A, C, G, T, and the meaningless 2-bit codes stored there: (n,) each."""
+def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of all codes other than A, C, G, T, and the placeholder 2-bit codes stored there: (n,) each."""
     lengths = block.runs[:, 1] - block.runs[:, 0]
-    behind = np.cumsum(lengths) - lengths
-    at = np.repeat(block.runs[:, 0] - behind, lengths) + np.arange(lengths.sum())
+    before = np.cumsum(lengths) - lengths
+    at = np.repeat(block.runs[:, 0] - before, lengths) + np.arange(lengths.sum())
     return at, block.packed[at >> 2] >> ((at & 3) << 1).astype(np.uint8) & 3
 
 
-def _count_letters(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Counts of a block between edges, (n, 7)."""
+def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Counts of each kind in a block between edges, (n, 7)."""
     counts = np.zeros((len(edges) - 1, len(KINDS)), dtype=np.int64)
     for row, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         counts[row, :4] = _count_codes(block.packed, start, stop)
     if len(at):
         owner = np.searchsorted(edges, at, side="right") - 1
-        letters = np.repeat(block.codes, block.runs[:, 1] - block.runs[:, 0])
+        other = np.repeat(block.codes, block.runs[:, 1] - block.runs[:, 0])
         counts[:, :4] -= np.bincount(4 * owner + codes, minlength=4 * len(counts)).reshape(-1, 4)
-        kinds = 2 * owner + (letters != ord("N"))
+        kinds = 2 * owner + (other != ord("N"))
         counts[:, _N : _OTHER + 1] = np.bincount(kinds, minlength=2 * len(counts)).reshape(-1, 2)
     counts[:, _MASKED] = np.diff(_bases_before(block.lower, edges))
     return counts

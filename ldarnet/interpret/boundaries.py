@@ -113,7 +113,7 @@ def boundary_figure(
     *,
     title: str = "Learned boundaries",
 ) -> None:
-    """Draw the chunks of a sequence: base by base at its start, along all of it, and the distribution of lengths.
+    """Plot the chunks of a sequence: its first bases, the whole sequence, and the chunk length distribution.
 
     Args:
         model: the model.
@@ -129,12 +129,12 @@ def boundary_figure(
     tracks = boundary_track(model, ids)
     if not tracks:
         raise UserError("this model has a single stage and no chunks; use one with at least two stages")
-    letters = alphabet.decode(np.minimum(ids, alphabet.N))
-    with png_figure(out_png, 11.0, boundaries_height(len(letters))) as figure:
-        place = f"{contig}:{start + 1:,}–{start + len(letters):,}"  # noqa: RUF001
+    bases = alphabet.decode(np.minimum(ids, alphabet.N))
+    with png_figure(out_png, 11.0, boundaries_height(len(bases))) as figure:
+        location = f"{contig}:{start + 1:,}–{start + len(bases):,}"  # noqa: RUF001
         figure.suptitle(f"{title}   ", x=0.012, ha="left", fontsize=13, fontweight="bold")
-        figure.text(0.988, 0.985, place, ha="right", va="top", color=MUTED, fontsize=10)
-        draw_boundaries(figure, letters, tracks, start)
+        figure.text(0.988, 0.985, location, ha="right", va="top", color=MUTED, fontsize=10)
+        draw_boundaries(figure, bases, tracks, start)
 
 
 def boundaries_height(bases: int) -> float:
@@ -146,42 +146,42 @@ def _rows(bases: int) -> int:
     return min(ROWS, -(-bases // ROW_BASES))
 
 
-def draw_boundaries(figure: Figure, letters: str, tracks: list[Track], start: int) -> None:
+def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int) -> None:
     """Draw the panels of `boundary_figure` from given tracks, at least one.
 
     Args:
         figure: an empty figure.
-        letters: nucleotide codes, L of them.
+        bases: nucleotide codes, L of them.
         tracks: probability and boundary mask of each stage, as returned by `boundary_track`.
         start: 0-based start on the contig.
     """
-    rows = _rows(len(letters))
+    rows = _rows(len(bases))
     grid = figure.add_gridspec(rows + 1, 2, height_ratios=[1.55] * rows + [1.9], width_ratios=(4, 1))
     for row in range(rows):
-        _draw_letters(figure.add_subplot(grid[row, :]), letters, tracks, start, row * ROW_BASES)
+        _draw_bases(figure.add_subplot(grid[row, :]), bases, tracks, start, row * ROW_BASES)
     _draw_sequence(figure.add_subplot(grid[rows, 0]), tracks[0], start)
     _draw_lengths(figure.add_subplot(grid[rows, 1]), chunk_lengths(tracks[0][1]))
 
 
-def _draw_letters(axes: Axes, letters: str, tracks: list[Track], start: int, first: int) -> None:
+def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: int) -> None:
     """Draw one row of bases, boxes around their chunks, and boundary probabilities above."""
     probability, mask = tracks[0]
-    stop = min(first + ROW_BASES, len(letters))
+    stop = min(first + ROW_BASES, len(bases))
     _draw_chunks(axes, mask, first, stop)
-    for place in range(first, stop):
+    for position in range(first, stop):
         axes.text(
-            place,
+            position,
             0.5,
-            letters[place],
+            bases[position],
             ha="center",
             va="center_baseline",
             family="DejaVu Sans Mono",
             weight="bold",
             fontsize=12,
-            color=BASE_COLORS[letters[place]],
+            color=BASE_COLORS[bases[position]],
         )
     shown = np.arange(first, stop)
-    colors = [STAGE_COLORS[0] if mask[place] else OTHER_BAR for place in shown]
+    colors = [STAGE_COLORS[0] if mask[position] else OTHER_BAR for position in shown]
     axes.bar(shown, probability[first:stop] * BAR_HEIGHT, bottom=BAR_FOOT, width=0.62, color=colors)
     threshold = BAR_FOOT + THRESHOLD * BAR_HEIGHT
     axes.hlines(threshold, first - 0.5, stop - 0.5, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
@@ -192,8 +192,8 @@ def _draw_letters(axes: Axes, letters: str, tracks: list[Track], start: int, fir
     axes.set_yticks([BAR_FOOT, threshold, BAR_FOOT + BAR_HEIGHT], ["0", f"{THRESHOLD:g}", "1"])
     axes.spines["left"].set_bounds(BAR_FOOT, BAR_FOOT + BAR_HEIGHT)
     axes.spines["bottom"].set_visible(False)
-    tens = [place for place in shown if (start + place + 1) % 10 == 0]
-    axes.set_xticks(tens, [f"{start + place + 1:,}" for place in tens])
+    tens = [position for position in shown if (start + position + 1) % 10 == 0]
+    axes.set_xticks(tens, [f"{start + position + 1:,}" for position in tens])
     axes.tick_params(axis="x", length=0, labelsize=8)
     axes.set_ylabel("boundary\nprobability", loc="top", fontsize=8)
 

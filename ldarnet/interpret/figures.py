@@ -100,15 +100,15 @@ def training_figure(
     train, valid = _read_metrics(Path(metrics_jsonl))
     steps, bases = _column(train, "step"), _column(train, "bases")
 
-    def place(lines: list[dict[str, Any]]) -> np.ndarray:
+    def bases_at(lines: list[dict[str, Any]]) -> np.ndarray:
         return np.interp(_column(lines, "step"), steps, bases)
 
     chunked = bool(np.size(train[-1]["bases_per_chunk"]))
     with png_figure(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
         panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
-        _draw_loss(panels[0], train, valid, place, entropy)
+        _draw_loss(panels[0], train, valid, bases_at, entropy)
         if chunked:
-            _draw_compression(panels[1], train, valid, place, target_ratio)
+            _draw_compression(panels[1], train, valid, bases_at, target_ratio)
         panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the value labels
         panels[-1].set_xlabel("bases seen")
         panels[-1].xaxis.set_major_formatter(short_number)
@@ -121,20 +121,20 @@ def _draw_loss(
     axes: Axes,
     train: list[dict[str, Any]],
     valid: list[dict[str, Any]],
-    place: Callable[[list[dict[str, Any]]], np.ndarray],
+    bases_at: Callable[[list[dict[str, Any]]], np.ndarray],
     entropy: float | None,
 ) -> None:
-    _draw_curve(axes, place(train), _column(train, "mlm_loss"), TRAIN_COLOR, "training")
+    _draw_curve(axes, bases_at(train), _column(train, "mlm_loss"), TRAIN_COLOR, "training")
     if valid:
-        at = place(valid)
+        x = bases_at(valid)
         for key, color, label in (
             ("mlm_loss", VALID_COLOR, "validation"),
             ("mask_loss", MASK_COLOR, "validation, masked positions"),
         ):
             values = _column(valid, key)
-            axes.plot(at, values, color=color, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
+            axes.plot(x, values, color=color, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
             axes.annotate(
-                f"{values[-1]:.3f}", (at[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=color
+                f"{values[-1]:.3f}", (x[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=color
             ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
     if entropy is not None:
         label = f"unigram baseline, {entropy:.3f}"
@@ -151,21 +151,21 @@ def _draw_compression(
     axes: Axes,
     train: list[dict[str, Any]],
     valid: list[dict[str, Any]],
-    place: Callable[[list[dict[str, Any]]], np.ndarray],
+    bases_at: Callable[[list[dict[str, Any]]], np.ndarray],
     target_ratio: float | None,
 ) -> None:
-    at = place(train)
+    x = bases_at(train)
     ratios = np.array([line["bases_per_chunk"] for line in train], dtype=float).reshape(len(train), -1)
     stages = ratios.shape[1]
     for stage in range(stages):
         color = STAGE_COLORS[stage % len(STAGE_COLORS)]
         name = "training" if stages == 1 else f"training, stage {stage}"
-        _draw_curve(axes, at, ratios[:, stage], color, name)
+        _draw_curve(axes, x, ratios[:, stage], color, name)
         if valid:
             label = "validation" if stage == 0 else None
             values = [line["bases_per_chunk"][stage] for line in valid]
             axes.plot(
-                place(valid), values, "o", color=color, markersize=4, markerfacecolor="white", label=label, zorder=3
+                bases_at(valid), values, "o", color=color, markersize=4, markerfacecolor="white", label=label, zorder=3
             )
         if target_ratio is not None:
             target = target_ratio ** (stage + 1)

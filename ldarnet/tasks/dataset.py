@@ -108,8 +108,8 @@ def open_task(
         train: own training rows: csv, tsv or FASTA with headers `>name|label`, optionally .gz, or Parquet.
         test: own test rows.
         sequence_column: column name in tables; None to detect common names.
-        label_column: likewise.
-        name_column: likewise; rows without names are numbered.
+        label_column: as `sequence_column`.
+        name_column: as `sequence_column`; rows without names are numbered.
 
     Raises:
         UserError: no such task, or a file is missing, damaged or malformed.

@@ -53,8 +53,8 @@ def test_resume_is_exact_at_and_between_curriculum_borders(grown, run_ranks, tmp
 def test_windows_of_131072_bases_train_in_linear_memory(tmp_path, run_ranks):
     """Peak memory after shorter windows is close to the estimate of the `cost` line."""
     fasta, shards = tmp_path / "long.fa", tmp_path / "shards"
-    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 440_000))
-    fasta.write_text(f">first\n{letters[:300_000]}\n>second\n{letters[300_000:]}\n")
+    bases = "".join(np.random.default_rng(0).choice(list("ACGT"), 440_000))
+    fasta.write_text(f">first\n{bases[:300_000]}\n>second\n{bases[300_000:]}\n")
     build(shards, [fasta], contig_splits={"valid": ["second"]})
     config_file = tmp_path / "config.yaml"
     tree = {

@@ -25,8 +25,8 @@ def two_species(tmp_path_factory):
     folder = tmp_path_factory.mktemp("species")
     random = np.random.default_rng(2)
     for name, bases in (("large", 30_000), ("small", 5_000)):
-        letters = np.frombuffer(b"ACGT", dtype=np.uint8)[random.integers(0, 4, bases)].tobytes().decode()
-        (folder / f"{name}.fa").write_text(f">one\n{letters[:-1000]}\n>two\n{letters[-1000:]}\n")
+        bases_text = np.frombuffer(b"ACGT", dtype=np.uint8)[random.integers(0, 4, bases)].tobytes().decode()
+        (folder / f"{name}.fa").write_text(f">one\n{bases_text[:-1000]}\n>two\n{bases_text[-1000:]}\n")
     fastas = [f"{name}={folder / name}.fa" for name in ("large", "small")]
     command = [
         *(sys.executable, "-m", "sharding.build", "--out", str(folder / "shards"), *fastas),

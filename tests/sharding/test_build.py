@@ -40,8 +40,8 @@ def test_the_bundled_genome_matches_its_source_file(tmp_path, capsys):
     table = re.findall(r"\| (chr\w+) \| NC_\d+ \| ([\d,]+) \| `(\w{64})` \|", source)
     assert {name: int(length.replace(",", "")) for name, length, _ in table} == shards.contigs
     for name, length, digest in table:
-        letters = shards.text(name, 0, int(length.replace(",", "")))
-        assert hashlib.sha256(letters.encode()).hexdigest() == digest
+        bases = shards.text(name, 0, int(length.replace(",", "")))
+        assert hashlib.sha256(bases.encode()).hexdigest() == digest
     assert shards.splits == {"train": 2_126_243, "valid": 270_161}
     said = capsys.readouterr().out
     assert "2,126,243" in said

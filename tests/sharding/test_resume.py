@@ -32,8 +32,8 @@ def genome(seed: int, contigs: int = 12) -> str:
     random = np.random.default_rng(seed)
     parts = []
     for number in range(contigs):
-        letters = "".join(random.choice(list("ACGTacgtNRn"), int(random.integers(1, 2500))))
-        parts.append(f">c{number} of {seed}\n" + "\n".join(letters[at : at + 60] for at in range(0, len(letters), 60)))
+        bases = "".join(random.choice(list("ACGTacgtNRn"), int(random.integers(1, 2500))))
+        parts.append(f">c{number} of {seed}\n" + "\n".join(bases[at : at + 60] for at in range(0, len(bases), 60)))
     return "\n".join(parts) + "\n"
 
 

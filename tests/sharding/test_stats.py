@@ -76,7 +76,7 @@ def test_species_are_counted_separately_with_any_number_of_workers(tmp_path):
     assert (alone.letters == counts.letters).all() and (alone.gc == counts.gc).all()
 
 
-def test_gc_windows_ignore_letters_other_than_bases(tmp_path):
+def test_gc_windows_ignore_ambiguity_codes(tmp_path):
     at, gc, half = "AT" * (GC_WINDOW // 2), "GC" * (GC_WINDOW // 2), "AG" * (GC_WINDOW // 2)
     few_n, most_n = "N" * 4000 + "GT" * 3000, "N" * 6000 + "G" * 4000
     rest = "G" * (GC_WINDOW - 1)
