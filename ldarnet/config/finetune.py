@@ -52,7 +52,7 @@ class TaskDataSection(Section):
     sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")
     label_column: str | None = Field(None, description="Label column in your files; null to detect it.")
     name_column: str | None = Field(None, description="Name column in your files; null to detect it or number rows.")
-    max_length: int | None = Field(None, ge=8, description="Crop longer sequences to their central bases, this many.")
+    max_length: int | None = Field(None, ge=8, description="Crop longer sequences to this many central bases.")
     limit: int | None = Field(
         None, ge=2, description="Number of training and validation rows, a stratified sample (run.seed); null for all."
     )
@@ -78,7 +78,7 @@ class FoldsSection(Section):
 class FinetuneOptimizerSection(AdamWSection):
     """AdamW with one learning rate for all parameters."""
 
-    lr: float | None = Field(None, gt=0, le=1, description="Learning rate; null for the task's published one, or 1e-4.")
+    lr: float | None = Field(None, gt=0, le=1, description="Learning rate; null for the published value, or 1e-4.")
     weight_decay: float = Field(0.1, ge=0, le=1, description="Weight decay of the parameters selected by `decayed`.")
     decayed: Literal["matrices", "published"] = Field(
         "matrices",
@@ -107,7 +107,7 @@ class FinetuneTrainingSection(Section):
     batch: int | None = Field(
         None,
         ge=1,
-        description="Maximum global batch in sequences; null for the task's published one, or 64. An epoch is split "
+        description="Maximum global batch in sequences; null for the task's published value, or 64. An epoch is split "
         "into the fewest batches, of nearly equal size.",
     )
     accumulation: int = Field(
@@ -168,13 +168,13 @@ class FinetuneTrackingSection(Section):
     mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the run folder.")
     experiment: str = Field("ldarnet-finetuning", min_length=1, description="Name of the MLflow experiment.")
     name: str | None = Field(
-        None, min_length=1, description="Name of the MLflow runs; null for that of the run folder."
+        None, min_length=1, description="Name of the MLflow runs; null for the name of the run folder."
     )
     parent: str | None = Field(None, description="ID of the parent MLflow run.")
 
 
 class FinetuneConfig(Config):
-    """Fine-tuning on one task, all its folds; read by `load_config(path, overrides, schema=FinetuneConfig)`."""
+    """Configuration of fine-tuning on one task; load it with `load_config(path, overrides, schema=FinetuneConfig)`."""
 
     run: FinetuneRunSection
     task: str | None = Field(None, description="Published task (see `ldarnet tasks`), or a name for your own data.")

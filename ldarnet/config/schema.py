@@ -100,7 +100,7 @@ class DataSection(Section):
         None,
         gt=0,
         description="Sample species in proportion to windows ** (1 / temperature): 1 by size, large values uniformly. "
-        "Excludes weights.",
+        "Mutually exclusive with `weights`.",
     )
     mask_rate: float = Field(
         0.15, gt=0, lt=1, description="Fraction of A, C, G, T positions that are prediction targets."
@@ -164,7 +164,7 @@ class ScheduleSection(Section):
     """Warm-up/stable/decay schedule, in fractions of all optimizer steps."""
 
     decay_shape: Literal["published", "sqrt"] = Field(
-        "published", description="published: as in the released code, to 0.05. sqrt: 1 - sqrt(t/T)."
+        "published", description="published: as in the released code, to 0.05 of the peak. sqrt: 1 - sqrt(t/T)."
     )
     warmup: float = Field(0.1, ge=0, le=1, description="Fraction of steps in the linear warm-up.")
     decay: float = Field(0.2, ge=0, le=1, description="Fraction of steps in the decay.")
@@ -187,8 +187,10 @@ class ScheduleSection(Section):
 class TrainingSection(Section):
     """Duration, batch size, engine and precision."""
 
-    steps: int | None = Field(None, ge=1, description="Total optimizer steps; excludes epochs.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training windows; excludes steps.")
+    steps: int | None = Field(None, ge=1, description="Total optimizer steps; mutually exclusive with `epochs`.")
+    epochs: float | None = Field(
+        None, gt=0, description="Passes over the training windows; mutually exclusive with `steps`."
+    )
     stop_after: int | None = Field(
         None,
         ge=1,
@@ -261,7 +263,9 @@ class GuardSection(Section):
         "skip only non-finite losses.",
     )
     window: int = Field(
-        128, ge=8, description="Steps in the window of mean and deviation; no spike detection before it is full."
+        128,
+        ge=8,
+        description="Steps in the window of mean and deviation; no spike detection before it is full.",
     )
     stop_after: int = Field(10, ge=1, description="Consecutive skipped steps that end the run with a diagnosis.")
 

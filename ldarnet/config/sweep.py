@@ -12,7 +12,7 @@ RANGE_KEYS = frozenset({"low", "high", "log"})
 
 
 class Range(Section):
-    """Range from `low` to `high`; integers if both are."""
+    """Range from `low` to `high`; integers if both bounds are integers."""
 
     low: int | float = Field(description="Lower bound.")
     high: int | float = Field(description="Upper bound.")
@@ -45,7 +45,7 @@ class SweepSection(Section):
     )
     retries: int = Field(2, ge=0, description="Retries of a failed or killed fold per launch of the sweep.")
     keep_weights: Literal["chosen", "all"] = Field(
-        "chosen", description="chosen: once the best settings of a task are selected, delete the weights of all others."
+        "chosen", description="chosen: once the best settings of a task are selected, delete all other weights."
     )
 
 
@@ -125,7 +125,7 @@ class SweepConfig(Config):
     set: dict[str, Any] = Field(
         {}, description="Overrides of the fine-tuning configuration, such as {training.epochs: 20}."
     )
-    checkpoint: Path | None = Field(None, description="Checkpoint to fine-tune; null for that of `finetune`.")
+    checkpoint: Path | None = Field(None, description="Checkpoint to fine-tune; null for the checkpoint in `finetune`.")
     space: dict[str, Values] = Field(
         {}, description="Search space: fine-tuning key -> list of values, or {low, high, log} with optuna."
     )

@@ -21,12 +21,12 @@ class Contigs:
 
     Attributes:
         species_names: names of the species, in order of first appearance; "" if unnamed.
-        names: (n,) uint8, UTF-8 text: the name of each contig, the first word of its header, followed by a newline.
-        species: (c,) int64, number of the species.
+        names: (n,) uint8, UTF-8 text: the contig names (first word of each header), each followed by a newline.
+        species: (c,) int64, index into ``species_names``.
         source: (c,) int64, number of the source file.
         length: (c,) int64, bases.
         runs: (c,) int64, number of runs of codes other than A, C, G, T.
-        sha256: (c, 32) uint8, SHA-256 of its sequence as in the file, without line ends.
+        sha256: (c, 32) uint8, SHA-256 of the sequence as in the file, without line ends.
     """
 
     species_names: list[str]
@@ -42,7 +42,7 @@ class Contigs:
         """Build the columns from stored rows of `CONTIG_ROW`.
 
         Raises:
-            ValueError: rows of another dtype, or another number of names.
+            ValueError: the rows have the wrong dtype, or the number of names differs from the number of rows.
         """
         if rows.dtype != CONTIG_ROW or np.count_nonzero(names == _NEWLINE) != len(rows):
             raise ValueError("not the contigs of a shard set")
@@ -59,7 +59,7 @@ class Contigs:
         return len(self.length)
 
     def name(self, contig: int) -> str:
-        """The full name of a contig: ``species/name``, or ``name`` where no species was named."""
+        """The full name of a contig: ``species/name``, or ``name`` if the species is unnamed."""
         ends = self._line_ends
         begin = ends[contig - 1] + 1 if contig else 0
         bare = self.names[begin : ends[contig]].tobytes().decode()
@@ -89,12 +89,12 @@ class Contigs:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """Full name -> number."""
+        """Map each full name to its contig number."""
         return {name: number for number, name in enumerate(self.all_names())}
 
     @cached_property
     def _owners(self) -> dict[str, list[int]]:
-        """Bare name -> numbers of its contigs."""
+        """Map each bare name to the numbers of the contigs that have it."""
         owners: dict[str, list[int]] = {}
         for number, bare in enumerate(self.bare_names()):
             owners.setdefault(bare, []).append(number)
@@ -120,6 +120,6 @@ def full_name(species: str, name: str) -> str:
 
 
 def some_names(names: Iterable[str], max_names: int = 6) -> str:
-    """The first few names, for a message."""
+    """Join the first few names for a message, and count the rest."""
     every = list(names)
     return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")

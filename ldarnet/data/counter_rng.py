@@ -19,7 +19,7 @@ def stream_key(*parts: int | str) -> np.uint64:
 
 
 def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """64 random bits, uint64, for each pair of key (uint64) and counter (integer); the two broadcast."""
+    """Compute 64 random bits, uint64, for each pair of key (uint64) and counter (integer), with broadcasting."""
     z = (counter.astype(np.uint64, copy=False) + _ONE) * _GOLDEN + key
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
@@ -49,7 +49,7 @@ def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.nda
     rows = np.sqrt(sizes - _ONE).astype(np.uint64) + _ONE
     columns = (sizes + rows - _ONE) // rows
     result = _feistel(values.astype(np.uint64), rows, columns, keys)
-    # Cycle walking: values that land at or above n are permuted again, which keeps it a bijection of range(n).
+    # Cycle walking: values that land at or above n are permuted again; the result is a bijection of range(n).
     while len(out := np.flatnonzero(result >= sizes)):
         result[out] = _feistel(result[out], rows[out], columns[out], keys[out])
     return result.astype(np.int64)

@@ -1,8 +1,8 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
-Every step has the same number of bases, so a step with shorter windows has proportionally more of them. Each length has
-its own order, in which step ``s`` begins after the windows that hold the bases of ``s`` steps. An epoch therefore ends
-at the same step for every length, and the step remains the only data state of a run.
+Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
+its own window order, in which step ``s`` begins after ``s`` steps' worth of bases. An epoch therefore ends at the same
+step for every length, and the step remains the only data state of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ def curriculum_stages(shorter: Sequence[tuple[int, float]], length: int, total: 
     """The consecutive stages of a run; stages without a step are dropped.
 
     Args:
-        shorter: window length, a divisor of ``length``, and share of all steps, for each stage but the last.
+        shorter: (window length, share of all steps) of each stage but the last; window lengths divide ``length``.
         length: window length of the last stage, the full length.
-        total: steps of the run.
+        total: number of steps in the run.
     """
     ends = [*accumulate(share for _, share in shorter), 1.0]
     stages, first = [], 0
@@ -50,7 +50,7 @@ def curriculum_stages(shorter: Sequence[tuple[int, float]], length: int, total: 
 
 
 def stage_at(stages: Sequence[CurriculumStage], step: int) -> CurriculumStage:
-    """The stage that contains a step; the last one beyond the end of the run."""
+    """Return the stage that contains a step; beyond the end of the run, the last stage."""
     return next((stage for stage in stages if stage.first <= step < stage.stop), stages[-1])
 
 
@@ -67,7 +67,7 @@ def curriculum_steps(
     world: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """`training_steps` across the stages of a run; see there for the other arguments.
+    """Yield the steps of one rank, as `training_steps` does, across the stages of a curriculum.
 
     Args:
         stages: the stages of the run.
@@ -82,7 +82,7 @@ def curriculum_steps(
         workers: DataLoader worker processes.
 
     Raises:
-        UserError: as `training_steps`.
+        TransientError, UserError: as for `training_steps`.
     """
     for stage in stages:
         first, stop = max(stage.first, first_step), min(stage.stop, last_step)

@@ -14,19 +14,19 @@ from ldarnet.errors import UserError
 class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Batches of masked windows in the order of pretraining.
 
-    Batch ``k`` of rank ``r`` holds the windows at ``start + (k * world + r) * batch_size`` and the ``batch_size - 1``
-    positions after it: strands and masks included, micro-batch ``k`` of a pretraining run with these settings. Load it
-    with ``DataLoader(dataset, batch_size=None, num_workers=n)``: the batches and their order do not depend on ``n``.
+    Batch ``k`` of rank ``r`` holds the ``batch_size`` windows from position ``start + (k * world + r) * batch_size``
+    on. It equals micro-batch ``k`` of a pretraining run with these settings, including strands and masks. Load it with
+    ``DataLoader(dataset, batch_size=None, num_workers=n)``: the batches and their order do not depend on ``n``.
     To resume, pass as ``start`` the number of windows that all ranks together have consumed; ``batch_size`` and
     ``world`` may change.
 
     Yields:
         ``input_ids`` and ``labels`` (-100 where not a target), (batch_size, length) int64 each, and ``positions``,
-        (batch_size,) int64. A window on a damaged block is all N, without targets, in a set opened with
-        ``on_damaged="quarantine"``.
+        (batch_size,) int64. In a set opened with ``on_damaged="quarantine"``, a window on a damaged block is all N and
+        has no targets.
 
     Raises:
-        UserError: a shard cannot be read; or it is missing, damaged or changed.
+        UserError: a shard cannot be read; or a shard is missing, damaged or changed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of this rank; in a DataLoader worker, every n-th of them."""
+        """Yield the batches of this rank; each of n DataLoader workers yields every n-th batch."""
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, self._batches, stride):

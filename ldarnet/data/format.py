@@ -3,11 +3,11 @@
 A block is one zstandard frame with this content, little-endian:
 
     4 bytes   magic ``2BL1``
-    3 x u32   number of bases, of code runs and of lower-case runs
+    3 x u32   numbers of bases, of runs of other codes, and of lower-case runs
     packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for other codes
-    edges     u32, start and stop of each run of one other code, as distances from the previous edge
-    codes     one byte per run, upper case
-    edges     u32, start and stop of each lower-case (soft-masked) run, encoded alike
+    edges     u32, start and stop of each run of one other code (N, R, ...), as distances from the previous edge
+    codes     one byte per run of another code, upper case
+    edges     u32, start and stop of each lower-case (soft-masked) run, encoded like the edges above
 """
 
 import struct
@@ -66,12 +66,12 @@ class Block:
         return ids
 
     def n_runs(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Start and stop, relative to ``start``, of the runs of codes other than A, C, G, T between two bases."""
+        """Runs of codes other than A, C, G, T in bases ``start`` to ``stop``: start and stop relative to ``start``."""
         return [(run_start, run_stop) for run_start, run_stop, _ in self._overlapping(self.runs, start, stop)]
 
     def text(self, start: int, stop: int) -> bytes:
-        """Text of bases ``start`` to ``stop`` exactly as it was packed."""
-        fours = _FOUR_BASES.take(self.packed[start // 4 : (stop + 3) // 4], mode="clip")  # "clip" is the fastest
+        """Text of bases ``start`` to ``stop``, with the original case and IUPAC codes."""
+        fours = _FOUR_BASES.take(self.packed[start // 4 : (stop + 3) // 4], mode="clip")  # "clip" is the fastest mode
         text = fours.view(np.uint8)[start % 4 : start % 4 + stop - start]
         for run_start, run_stop, run in self._overlapping(self.runs, start, stop):
             text[run_start:run_stop] = self.codes[run]
@@ -84,7 +84,7 @@ class Block:
 
     @staticmethod
     def _overlapping(runs: np.ndarray, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Start and stop, relative to ``start``, and number of each run that overlaps the range."""
+        """Clip runs to ``start`` and ``stop``: (start, stop, run number), with coordinates relative to ``start``."""
         if not len(runs):
             return []
         first = int(np.searchsorted(runs[:, 1], start, side="right"))
@@ -97,7 +97,7 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
     """Pack an interval of a contig, in the codes of `genome.iupac` in either case.
 
     Returns:
-        The frame, and start and stop of each run of one code other than A, C, G, T: (r, 2) int64.
+        The frame; and the runs of one code other than A, C, G, T as (r, 2) int64 starts and stops.
     """
     runs, codes = _other_runs(text)
     lower = _lower_runs(text)
@@ -150,15 +150,15 @@ def unpack_bases(packed: np.ndarray) -> np.ndarray:
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """The compressor of this thread: creating one takes longer than packing a short block."""
+    """Return this thread's compressor, cached because creating one takes longer than packing a short block."""
     if not hasattr(_COMPRESSOR, "zstd"):
         _COMPRESSOR.zstd = zstandard.ZstdCompressor(level=_LEVEL)
     return _COMPRESSOR.zstd
 
 
 def _other_runs(text: bytes) -> tuple[np.ndarray, bytes]:
-    """The runs of one code other than A, C, G, T, and the codes."""
-    # Checking for the common case of none takes half the time of finding runs.
+    """Find the runs of one code other than A, C, G, T: starts and stops, (r, 2) int64, and the code of each run."""
+    # Fast path for the common case, no such codes: the check takes half the time of finding runs.
     if not text.translate(None, _PLAIN):
         return _NO_RUNS, b""
     others = np.frombuffer(text.translate(_OTHERS), dtype=np.uint8)
@@ -174,7 +174,7 @@ def _lower_runs(text: bytes) -> np.ndarray:
 
 
 def _runs(values: np.ndarray) -> np.ndarray:
-    """Start and stop of the runs of one non-zero value, shape (r, 2), int64."""
+    """Find the runs of equal non-zero values: starts and stops, (r, 2) int64."""
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     starts = np.concatenate(([0], changes))
     stops = np.concatenate((changes, [len(values)]))

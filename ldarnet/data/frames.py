@@ -1,4 +1,4 @@
-"""Read packed blocks (frames) from shards, check their SHA-256, and cache those of remote sets."""
+"""Read packed blocks (frames) from shards, verify their SHA-256, and cache the blocks of remote sets."""
 
 import hashlib
 import os
@@ -12,13 +12,13 @@ from ldarnet.io.cache import DiskCache
 from ldarnet.io.storage import DamagedError, MissingError, Storage, repair_hint
 
 MAX_REQUEST_BYTES = 8 * 2**20
-"""Longest range of one request for several adjacent blocks."""
+"""Maximum size of one request that reads several adjacent blocks."""
 
-_MAX_GAP = 1024  # between adjacent frames of a shard: padding and a header
+_MAX_GAP = 1024  # bytes between adjacent frames of a shard: padding and a header
 
 
 class FrameReader:
-    """Reads the frames of a set by block number. It can be pickled and used on both sides of a fork.
+    """Reads the frames of a set by block number. Can be pickled, and used in both parent and child after a fork.
 
     Attributes:
         storage: storage of the shards.
@@ -42,7 +42,7 @@ class FrameReader:
         return self._fetch(block) if frame is None else frame
 
     def prefetch(self, blocks: Sequence[int]) -> None:
-        """Start to fetch blocks of a remote set in background threads, in the given order.
+        """Start fetching blocks of a remote set in background threads, in the given order.
 
         Blocks beyond `MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
         """
@@ -74,7 +74,7 @@ class FrameReader:
             yield run
 
     def _fetch_run(self, run: Sequence[int], prefetcher: Prefetcher) -> None:
-        """Fetch adjacent blocks into a cache. Failures and damage are left to the reader of a block."""
+        """Fetch adjacent blocks into a cache. Errors and damage are ignored here and raised when a block is read."""
         blocks = self._index.blocks
         start, stop = int(blocks.offset[run[0]]), int(blocks.offset[run[-1]] + blocks.size[run[-1]])
         data = self.storage.read(self._shard(run[0]), start, stop)
@@ -107,7 +107,7 @@ class FrameReader:
         )
 
     def _check_index_exists(self) -> None:
-        """Distinguish a missing shard, which is damage, from a set that is gone as a whole."""
+        """Raise a UserError if the whole set is gone; if only a shard is missing, the set is damaged."""
         try:
             self.storage.read_all(INDEX_NAME)
         except MissingError:

@@ -20,7 +20,7 @@ from ldarnet.io.files import atomic_path, read_errors, sha256_file, write_json_a
 
 INDEX_NAME = "index.json"
 UNFINISHED = "unfinished"
-"""Folder in the output of an unfinished build, which has no index yet."""
+"""Folder inside the output folder of a build that is unfinished and has no index yet."""
 FORMAT_NAME = "ldarnet-shards"
 FORMAT_VERSION = 2
 TABLES = ("contigs.npy", "names.txt", "letter_runs.npy", "splits.npy", "blocks.npy")
@@ -94,7 +94,7 @@ class Index:
         runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T, in order of contig.
         blocks: the blocks and their locations.
         shards: the tar files.
-        folder: folder it was loaded from, which an unpickled copy maps again.
+        folder: folder the index was loaded from; unpickling maps the tables in this folder again.
     """
 
     tool: str
@@ -153,13 +153,13 @@ class Index:
         return self.contigs.number(name)
 
     def describe_block(self, block: int) -> str:
-        """Number and coordinates of a block for messages: 1-based, last base included."""
+        """Describe a block in messages: its number, and its coordinates (1-based, inclusive)."""
         blocks = self.blocks
         start = int(blocks.start[block])
         return f"block {block} ({self.name(int(blocks.contig[block]))}:{start + 1}-{start + blocks.length[block]})"
 
     def save(self, folder: Path) -> None:
-        """Write the tables and then ``index.json``; call it last, once every shard is in place.
+        """Write the tables and then ``index.json``; call this last, when every shard is complete.
 
         Raises:
             UserError: the device is full.
@@ -193,7 +193,7 @@ class Index:
         """Map an index and verify its hashes.
 
         Raises:
-            UserError: the folder is not a shard set, or its index has another format, is damaged or is not readable.
+            UserError: the folder is not a shard set, or its index is of an unsupported format, damaged or unreadable.
         """
         content = _read_json(folder)
         path, hint = folder / INDEX_NAME, f"delete {folder} and build it again"
@@ -213,10 +213,10 @@ class Index:
 
     @classmethod
     def reload(cls, folder: Path, fingerprint: str) -> Self:
-        """Map an index that `load` has verified, possibly in another process.
+        """Map an index that `load` verified earlier, possibly in another process.
 
         Raises:
-            UserError: the folder contains another index now.
+            UserError: the index in the folder has changed since.
         """
         content = _read_json(folder)
         if content.get("fingerprint") != fingerprint:

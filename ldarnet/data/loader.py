@@ -20,12 +20,12 @@ from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.process import exit_with_parent
 
-_LOOKUP_WINDOWS = 1024  # located per call, which takes hardly longer than one
+_LOOKUP_WINDOWS = 1024  # windows located per call; takes hardly longer than locating one
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedWindow:
-    """A window that could not be read: coordinates such as ``chr1:4097-8192``, and the reason with shard and block."""
+    """A window that could not be read: its coordinates, such as ``chr1:4097-8192``, and why (names shard and block)."""
 
     window: str
     reason: str
@@ -41,7 +41,7 @@ class Batch:
         first_position: position of the first window in its stream.
         windows: number of windows; 0 for the filler row of a rank without windows in validation.
         quarantined: windows on damaged blocks; their rows are all N, without targets.
-        locations: locations of the windows, in validation.
+        locations: locations of the windows in validation; None in training.
     """
 
     input_ids: torch.Tensor
@@ -60,7 +60,7 @@ class Batch:
 class StepDataset(Dataset["list[Batch] | UserError"]):
     """The micro-batches of one rank, indexed by step.
 
-    Errors are returned as items: raised in a worker, they would be wrapped in its traceback.
+    Errors are returned as items, because DataLoader wraps an error raised in a worker in a traceback.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         return self._located[1].rows(offset * size, (offset + 1) * size)
 
     def _prefetch_next(self, index: int) -> None:
-        """Start to fetch the remote blocks of the next step of this process."""
+        """Start fetching the remote blocks of the next step that this process prepares."""
         worker = get_worker_info()
         following = index + (worker.num_workers if worker else 1)
         if following < self._last_step:
@@ -161,15 +161,15 @@ def training_steps(
         world: number of ranks.
         first_step: first step to yield; a resumed run passes the step it stopped at.
         last_step: step after the last one to yield.
-        workers: DataLoader worker processes; 0 prepares batches in this process. The batches are the same.
+        workers: DataLoader worker processes; 0 prepares batches in this process. The batches do not depend on it.
 
     Yields:
         One list of ``accumulation`` batches per step.
 
     Raises:
         TransientError: a worker was killed, or a read failed that may succeed later.
-        UserError: a shard cannot be read; or it is missing, damaged or changed, and the set is not opened with
-            ``on_damaged="quarantine"``.
+        UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
+            ``on_damaged="stop"``.
     """
     assert micro_batch >= 1 and accumulation >= 1 and 0 <= rank < world and 0 <= first_step <= last_step
     loader: DataLoader[list[Batch] | UserError] = DataLoader(
@@ -209,14 +209,14 @@ def training_steps(
             "again to resume from the last checkpoint"
         ) from None
     finally:
-        # An exception keeps this frame alive, which must not keep the workers alive.
+        # An exception keeps this frame alive; without this, the frame would keep the workers alive.
         del steps
 
 
 def _iterate(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch] | UserError]:
-    """Start the workers without torch's SIGCHLD handler, which raises at an arbitrary point of the program.
+    """Iterate over a loader without torch's SIGCHLD handler, which raises at an arbitrary point of the program.
 
-    The death of a worker is still detected within seconds of requesting the next batch, and raised there.
+    If a worker dies, the request for the next batch still raises within seconds.
     """
     if not _in_main_thread():
         return iter(loader)
@@ -232,7 +232,7 @@ def _in_main_thread() -> bool:
 
 
 def _init_worker(parent: int, _: int) -> None:
-    """Exit with the parent, whose connections and locks the worker holds open."""
+    """Make this worker exit with its parent, because it holds the parent's connections and locks open."""
     exit_with_parent(parent)
 
 
@@ -278,7 +278,7 @@ def validation_batches(
         The batches of this rank.
 
     Raises:
-        UserError: no such split, or no window fits in it. While reading: a shard is missing, damaged or changed.
+        UserError: no such split, or no window fits in the split. While reading: a shard is missing, damaged or changed.
     """
     assert max_windows >= 1 and batch >= 1 and 0 <= rank < world
     segments = find_segments(shards, split, length, max_n_run)

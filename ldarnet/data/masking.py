@@ -44,7 +44,7 @@ class Masking:
 
         Args:
             ids: (b, L) uint8 token ids.
-            fingerprint: fingerprint of their shard set.
+            fingerprint: fingerprint of the shard set that the windows are from.
             positions: (b,) integers, the position of each window in its stream; equal positions give equal masks.
             stream: name of the stream; streams with different names are independent.
 
@@ -62,7 +62,7 @@ class Masking:
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
         """Mask some windows, (r, L), in place."""
         length = inputs.shape[1]
-        # 16 random bits per base: below the first limit it becomes [MASK], then a random base; below the last it stays.
+        # 16 random bits per base. Below the limits: [MASK], a random base, an unchanged target; above: no target.
         limits = (round(2**16 * self.rate * share) for share in (self.mask, self.mask + self.random, 1))
         draws = counter_hash(keys, np.arange((length + 3) // 4)).astype("<u8", copy=False).view("<u2")[:, :length]
         masked, changed, target = ((draws < limit) & (inputs < N) for limit in limits)

@@ -1,4 +1,4 @@
-"""Mixtures: the source of every slot of a stream, and the number of earlier slots of that source."""
+"""Mixtures: assign the slots of a stream to sources, and count the slots of a source before a given slot."""
 
 import numpy as np
 
@@ -9,9 +9,10 @@ ROUND = 2**16
 
 
 def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
-    """Divide ``slots`` by shares (s,) that sum to 1: at least one each, the rest by largest remainder; (s,) int64.
+    """Allocate ``slots`` to sources by their shares, (s,), which sum to 1, with the largest remainder method.
 
-    Every source is within one slot of its share, unless some have a share of less than one slot.
+    Every source gets at least one slot, and is within one slot of its share unless some source has a share of less than
+    one slot. Returns (s,) int64.
     """
     assert 0 < len(shares) <= slots
     target = np.maximum(shares * slots - 1, 0)
@@ -25,8 +26,9 @@ def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
 class Mixture:
     """An endless series of slots assigned to sources by their shares.
 
-    The slots of a source are spread evenly over a round, and shuffled within each row of ``lanes`` slots. Of the first
-    ``x`` slots, ``x`` a multiple of ``lanes``, a source of share ``p`` has ``p * x``, within ``1 + p * sources``.
+    The slots of a source are spread evenly over a round, and shuffled within each row of ``lanes`` slots. If ``x``
+    is a multiple of ``lanes``, a source of share ``p`` has ``p * x`` of the first ``x`` slots, within
+    ``1 + p * sources``.
 
     Attributes:
         slots: (s,) int64, slots of each source per round.

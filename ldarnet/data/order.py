@@ -1,17 +1,17 @@
 """The order of windows: a mapping from a position of the stream to a window of a source. Nothing is stored per window.
 
 Positions are dealt round-robin to `LANES` lanes, and a lane reads *pieces*, runs of neighboring windows, from end to
-end. LANES consecutive positions therefore read from as many loci all over the set, while every LANES-th position reads
+end. LANES consecutive positions therefore read from LANES loci all over the set, while every LANES-th position reads
 one locus after another. Each step is a bijection:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
 2. The pieces are permuted, and so are the windows within each group, a part of a piece. The result is the *sequence* of
    an epoch. A source that fits into memory has pieces of one window: its sequence is a random permutation.
 3. One source: the sequence is cut into LANES intervals of equal length, one per lane.
-   Several sources: lanes are cut into slots of as many windows as a piece has, and `Mixture` assigns the slots to the
-   sources. The slots of a source in one row, at the same depth of their lanes, share an interval of its sequence and
-   read a part of it each, from end to end; if an epoch ends inside, they first share the rest of that epoch and then
-   the beginning of the next.
+   Several sources: lanes are cut into slots, each with the number of windows of one piece, and `Mixture` assigns the
+   slots to the sources. The slots of a source in one row (at the same depth of their lanes) divide an interval of the
+   source's sequence among them, and each reads its part from end to end. If an epoch ends inside the interval, they
+   first divide the rest of that epoch and then the beginning of the next.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ SLOT_BASES = 2**20
 
 GROUP_BASES = 2**18
 POOL_BASES = 2**30
-"""Sources of at most this many bases in total are permuted window by window, since they stay in memory."""
+"""Sources of at most this many bases in total are permuted window by window: their blocks stay in the memory cache."""
 
 _ENDLESS = 2**50
 
@@ -63,10 +63,10 @@ class Shuffle:
         self._keys = counter_hash(order, np.arange(len(windows)))
 
     def locate(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The windows at positions (k,) below 2**52.
+        """Find the windows at positions (k,) below 2**52.
 
         Returns:
-            Number of the source, its epoch, and the number of the window in that source: (k,) int64 each.
+            Source number, epoch of the source, and window number within the source: (k,) int64 each.
         """
         depth, lane = np.divmod(position, LANES)
         row, depth = np.divmod(depth, self._slot)
@@ -81,7 +81,7 @@ class Shuffle:
         return source, epoch, self._window(source, epoch, begin + lane * length + np.minimum(lane, longer) + depth)
 
     def taken(self, position: int) -> np.ndarray:
-        """Windows of each source before a position, (s,) int64; divided by `windows`, its epochs so far."""
+        """Count the windows of each source before a position, (s,) int64; divide by `windows` to get epochs."""
         depth, lane = divmod(position, LANES)
         row, depth = divmod(depth, self._slot)
         first, lanes, before = self._slots(np.arange(len(self.windows)), np.array(row), np.array(lane))
@@ -90,12 +90,12 @@ class Shuffle:
     def _slots(
         self, source: np.ndarray, row: np.ndarray, lane: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Slots of a source before a row of slots, in that row, and in that row before a lane."""
+        """Count the slots of a source before a row, within the row, and within the row before a lane."""
         first, here, after = (self._mixture.before(source, row * LANES + column) for column in (0, lane, LANES))
         return first, after - first, here - first
 
     def _window(self, source: np.ndarray, epoch: np.ndarray, rank: np.ndarray) -> np.ndarray:
-        """The window at a rank of the sequence of an epoch."""
+        """Look up the window with a given rank in the sequence of an epoch."""
         windows, piece, group = self.windows[source], self._piece[source], self._group[source]
         keys = counter_hash(counter_hash(self._keys[source], epoch), np.arange(3)[:, None])
         whole = windows // piece

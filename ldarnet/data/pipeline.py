@@ -40,7 +40,7 @@ def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
     """Decode a block that webdataset read: ``webdataset.WebDataset(urls).map(decode_sample)``.
 
     Returns:
-        ``__key__``, and ``text``: the bases of the block as they stood in the input, with case and IUPAC codes.
+        ``__key__``, and ``text``: the bases of the block exactly as in the input, with case and IUPAC codes.
     """
     block = unpack_block(sample[_EXTENSION])
     return {"__key__": sample["__key__"], "text": block.text(0, block.length).decode("ascii")}
@@ -57,11 +57,11 @@ def window_pipeline(
 ) -> "DataPipeline":
     """One epoch of windows as a webdataset pipeline: sequential reads, approximately shuffled.
 
-    It holds every window of epoch ``epoch`` of ``windows`` once, except those that straddle two shards: at most one for
-    each shard that ends within a contig. Strands and masks depend on ``seed`` and the epoch, the order on ranks and
-    workers too. Shards are dealt to ranks (``RANK`` and ``WORLD_SIZE``, or ``torch.distributed``) and DataLoader
-    workers, so these may get different numbers of batches; append ``.with_epoch(n)`` for n batches each. Load it with
-    ``DataLoader(pipeline, batch_size=None, num_workers=n)``.
+    The pipeline yields every window of the epoch once, except windows that straddle two shards: at most one for each
+    shard that ends within a contig. Strands and masks depend on ``seed`` and ``epoch``; the order also depends on the
+    numbers of ranks and workers. Shards are dealt to ranks (``RANK`` and ``WORLD_SIZE``, or ``torch.distributed``) and
+    DataLoader workers, which may therefore get different numbers of batches; append ``.with_epoch(n)`` for n batches
+    each. Load it with ``DataLoader(pipeline, batch_size=None, num_workers=n)``.
 
     Args:
         windows: the windows, without mixture weights.
@@ -99,14 +99,14 @@ def window_pipeline(
 
 
 def _urls(windows: Windows) -> list[str]:
-    """The shards that hold bases of the windows' contigs."""
+    """URLs of the shards that hold bases of the windows' contigs."""
     shards, blocks = windows.shards, windows.shards.index.blocks
     numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.segments.contig)])
     return [f"{shards.location}/{shards.index.shards[number].name}" for number in numbers]
 
 
 class _WindowCutter:
-    """Cut windows from blocks that come in the order of their shard."""
+    """Cuts windows from blocks that are read in shard order."""
 
     def __init__(self, windows: Windows, epoch: int, key: np.uint64) -> None:
         self._windows = windows
@@ -121,7 +121,7 @@ class _WindowCutter:
         }
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Turn samples of one block into samples of one window."""
+        """Convert block samples to window samples."""
         index, length = self._windows.shards.index, self._windows.length
         tail, expected = np.zeros(0, dtype=np.uint8), None
         for sample in samples:
@@ -147,7 +147,7 @@ class _WindowCutter:
         return {"__key__": name, "window": window, "ids": reverse_complement(ids) if reverse else ids.copy()}
 
     def _block_number(self, key: str) -> int:
-        """The number of a block in the index from the name of its member: part, contig in the part, first base."""
+        """Find the number of a block in the index by its tar member name: part, contig in the part, first base."""
         part, contig_in_part, start = key.rsplit("-", 2)
         index, contig = self._windows.shards.index, self._first_contig[part] + int(contig_in_part)
         first, last = index.first_block[contig : contig + 2]

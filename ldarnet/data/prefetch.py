@@ -15,7 +15,7 @@ MAX_THREADS = 4
 
 
 class _FetchTask:
-    """A fetch that is either executed by a thread or cancelled, whichever claims it first."""
+    """A fetch that a thread executes or `Prefetcher.wait_for` cancels, whichever claims the fetch first."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -30,7 +30,7 @@ class Prefetcher:
     """A pool of daemon threads, started on demand, and the blocks that they are fetching.
 
     Attributes:
-        process: id of the only process in which it works.
+        process: ID of the only process in which the pool works.
         fetched: fetched data that is not in a disk cache.
         bytes: bytes in flight.
     """

@@ -28,17 +28,17 @@ DISK_CACHE_BYTES = 16 * 2**30
 OnDamaged = Literal["stop", "quarantine"]
 
 _LOG = logging.getLogger(__name__)
-_PREFETCH_BLOCKS = 16  # when a long interval is read
+_PREFETCH_BLOCKS = 16  # blocks prefetched while a long interval is read
 
 
 class ShardSet:
     """A shard set in a folder or at a URL.
 
-    It can be pickled and used on both sides of a fork, and by one thread per process.
+    Can be pickled, used in both parent and child after a fork, and used by one thread per process.
 
     Attributes:
         location: the folder or URL.
-        folder: folder of the index: that of the set, or the local copy of a remote index.
+        folder: folder with the index: the folder of the set, or of the local copy of a remote index.
         storage: storage of the shards.
         index: the verified index.
         fingerprint: hash of the content; sets of equal content have equal fingerprints, however they were built.
@@ -77,16 +77,16 @@ class ShardSet:
         """Open a shard set; no shard is read yet.
 
         Args:
-            location: its folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
+            location: folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
             cache_bytes: size of the memory cache of each process.
             disk_cache: folder that caches remote sets for all processes of a node; by default ``~/.cache/ldarnet``.
-            disk_cache_bytes: maximum size of the cached blocks in it; 0 caches only the index.
+            disk_cache_bytes: maximum total size of the blocks in ``disk_cache``; 0 caches only the index.
             on_damaged: what `read_windows` does with a window on a damaged or missing block: "stop" raises,
                 "quarantine" replaces the window by N. Any other error is fatal.
             retry: retries of failed remote reads.
 
         Raises:
-            UserError: there is no shard set, its index has another format or is damaged, or it cannot be reached.
+            UserError: no shard set is there, its index has an unsupported format or is damaged, or the URL fails.
         """
         storage = storage_at(location, retry)
         if not storage.remote:
@@ -134,8 +134,8 @@ class ShardSet:
         """Read windows given by contig number and first base, each of shape (b,).
 
         Returns:
-            Token ids, (b, length) uint8; and row and reason of each quarantined window, which is all N because one of
-            its blocks is missing or damaged. Quarantine depends on the damage alone, so all ranks agree.
+            Token ids, (b, length) uint8; and (row, reason) of each quarantined window, whose row is all N because a
+            block is missing or damaged. Quarantine depends on the damage alone, so all ranks agree.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed, with ``on_damaged="stop"``.
@@ -195,7 +195,7 @@ class ShardSet:
         return list(dict.fromkeys(block for blocks in overlapped for block in blocks))
 
     def prefetch(self, blocks: Sequence[int]) -> None:
-        """Start to fetch blocks of a remote set in background threads, in the given order; no-op for a local set.
+        """Start fetching blocks of a remote set in background threads, in the given order; no-op for a local set.
 
         Blocks beyond `prefetch.MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
         """
@@ -205,11 +205,11 @@ class ShardSet:
             )
 
     def block(self, number: int) -> Block:
-        """A block by its number in the index, through the memory cache.
+        """Return a block by its number in the index, from the memory cache if possible.
 
         Raises:
-            DamagedError: its shard is missing, or it is damaged or changed.
-            UserError: its shard cannot be read.
+            DamagedError: the shard of the block is missing, damaged or changed.
+            UserError: the shard cannot be read.
         """
         block = self._cache.pop(number, None)
         if block is None:
@@ -253,7 +253,7 @@ class ShardSet:
             raise
 
     def _blocks_in(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
-        """The blocks that an interval overlaps, each with start and stop of the overlap within the block."""
+        """Yield (block, start, stop) for each block that an interval overlaps, with coordinates in the block."""
         number = self._contig_number(contig)
         if not 0 <= start <= stop <= self.index.contigs.length[number]:
             raise UserError(self._outside(number, start, stop))
@@ -268,7 +268,7 @@ class ShardSet:
             yield unpacked, max(start - origin, 0), min(stop - origin, unpacked.length)
 
     def _locate(self, contig: np.ndarray, start: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Block number and offset in the block of each base; checks that ``length`` bases follow."""
+        """Find the block number of each start and its offset in the block; raise if a window leaves its contig."""
         outside = (start < 0) | (start + length > self.index.contigs.length[contig])
         if outside.any():
             row = int(outside.argmax())
@@ -283,7 +283,7 @@ class ShardSet:
 
     @cached_property
     def _first_base(self) -> np.ndarray:
-        """(b + 1,) int64: bases before each block, over all contigs."""
+        """Total length of all blocks before each block, (b + 1,) int64."""
         return np.concatenate(([0], np.cumsum(self.index.blocks.length)))
 
     def _contig_number(self, contig: str | int) -> int:

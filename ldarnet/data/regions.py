@@ -15,7 +15,7 @@ from ldarnet.genome.intervals import merge
 OTHER = "other"
 """Name of the region of all bases that no interval covers."""
 MAX_REGIONS = 32
-"""Maximum number of region names, including `OTHER`: metrics are reported per name, so gene names are a mistake."""
+"""Maximum number of region names, including `OTHER`. Metrics are reported per name: use classes, not gene names."""
 
 Intervals = tuple[np.ndarray, np.ndarray]
 
@@ -76,7 +76,7 @@ class Regions:
 
 
 def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
-    """Numbers of the contigs of a split by full name, and by bare name if that is unique."""
+    """Map the contig names of a split to contig numbers: full names, and bare names that are unique."""
     numbers = {shards.index.name(int(number)): int(number) for number in np.unique(shards.index.splits[split][:, 0])}
     names = shards.index.contigs.bare_names()
     owners = Counter(names[number] for number in numbers.values())
@@ -84,7 +84,7 @@ def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
 
 
 def _merged(pairs: np.ndarray) -> Intervals:
-    """Sorted starts and ends of the union of intervals (n, 2)."""
+    """Merge intervals, (n, 2): return the sorted starts and ends of their union."""
     rows = merge(np.column_stack((np.zeros(len(pairs), dtype=np.int64), pairs)))
     return rows[:, 1], rows[:, 2]
 

@@ -28,7 +28,7 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
     If ``cache`` cannot be written, use a temporary folder that is deleted when this process exits.
 
     Raises:
-        UserError: there is no set, or its index has another format or is damaged.
+        UserError: there is no shard set, or its index has an unsupported format or is damaged.
     """
     try:
         text = storage.read_all(INDEX_NAME)

@@ -19,9 +19,9 @@ class WindowSegments:
     Attributes:
         contig: (s,) int32, contig number.
         start: (s,) int64, first base.
-        slack: (s,) int32, bases left over when its windows are laid end to end.
+        slack: (s,) int32, bases outside of windows when the windows of the segment are laid end to end.
         first: (s + 1,) int64, number of the first window of each segment; the last entry is the number of windows.
-        skipped: number of segments too short for one window, and their bases.
+        skipped: number of segments too short for one window, and their total length.
     """
 
     contig: np.ndarray
@@ -36,7 +36,7 @@ class WindowSegments:
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """The segment of each window number."""
+        """Index of the segment that contains each window number."""
         return np.searchsorted(self.first, window, side="right") - 1
 
     def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def find_segments(
             all species, in the order of the set.
 
     Raises:
-        UserError: no such split, or it has no window.
+        UserError: no such split, or no window fits in the split.
     """
     if not 1 <= length <= MAX_LENGTH:
         raise UserError(f"window length {length}: it must be from 1 to {MAX_LENGTH}")
@@ -96,7 +96,7 @@ def find_segments(
 def _fitting(
     index: Index, intervals: np.ndarray, length: int, max_n_run: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Contig, start, slack and windows of the segments of intervals; number and bases of the too short ones."""
+    """Cut intervals into segments: contig, start, slack, windows of each; number and bases of segments too short."""
     contig, begin, end = intervals.T
     contigs = slice(contig.min(), contig.max() + 1)
     runs = index.runs[index.first_run[contigs.start] : index.first_run[contigs.stop]]

@@ -16,7 +16,7 @@ from ldarnet.data.segments import find_segments
 from ldarnet.errors import UserError
 
 MAX_POSITION = 2**52
-"""Positions of a stream are below this."""
+"""Upper bound (exclusive) of the positions of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class WindowKey:
     """The window at a position.
 
     Attributes:
-        epoch: epoch of its source.
+        epoch: epoch of the source that the window is from.
         contig: full name of the contig.
         start: first base, 0-based.
-        reverse: whether it is read as its reverse complement.
+        reverse: whether the window is read as its reverse complement.
     """
 
     epoch: int
@@ -43,7 +43,7 @@ class WindowSource:
     Attributes:
         name: name of the species; "" if pooled or unnamed.
         windows: windows in one epoch of the source.
-        share: fraction of all windows.
+        share: fraction of all windows that are from this source.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Windows:
     is drawn per segment and epoch. Every epoch has the same number of windows, none of which overlap, and nothing is
     stored per window.
 
-    By default all species are one source, read to the end of its epoch before any window repeats. With weights or a
-    temperature every species is a source with its own epochs, read at its share of all windows.
+    By default all species are one source, in which no window repeats before its epoch ends. With weights or a
+    temperature every species is a source with its own epochs and its share of all windows.
 
     Attributes:
         shards: the shard set.
@@ -146,19 +146,20 @@ class Windows:
         self.sources = [WindowSource(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
 
     def __len__(self) -> int:
-        """Windows in one epoch; for a mixture, in one epoch of every source."""
+        """Number of windows in one epoch; for a mixture, in one epoch of every source."""
         return self.segments.total
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Number of segments too short for one window, which are never read, and their bases.
+        """Number and total length of the segments that are never read because they are too short for one window.
 
-        A segment lies between contig ends, split borders and runs of more than ``max_n_run`` N, which do not count.
+        A segment lies between contig ends, split borders and runs of more than ``max_n_run`` N; these runs are not
+        counted.
         """
         return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """Epochs of each source before a position, by name of the source."""
+        """Number of epochs of each source before a position (fractional), by source name."""
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
@@ -188,18 +189,18 @@ class Windows:
         """Read windows.
 
         Returns:
-            Token ids, (b, length) uint8, and for each row on a damaged block, which is all N, the reason.
+            Token ids, (b, length) uint8; and row -> reason for each window on a damaged block, whose row is all N.
 
         Raises:
-            UserError: a shard cannot be read; or it is missing, damaged or changed, and the set is not opened with
-                ``on_damaged="quarantine"``.
+            UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
+                ``on_damaged="stop"``.
         """
         ids, damaged = self.shards.read_windows(locations.contig, locations.start, self.length)
         ids[locations.reverse] = reverse_complement_of(ids[locations.reverse])
         return ids, dict(damaged)
 
     def prefetch(self, locations: Locations) -> None:
-        """Start to fetch the blocks of windows in the background, if the set is remote."""
+        """Start fetching the blocks of windows in the background, if the set is remote."""
         self.shards.prefetch(self.shards.blocks_of(locations.contig, locations.start, self.length))
 
     def locations(self, positions: np.ndarray) -> Locations:
@@ -212,9 +213,9 @@ class Windows:
         return Locations(epoch, contig, start + offset, reverse)
 
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Number and first base of the windows of an epoch whose last base is in an interval of a contig.
+        """Yield (window number, first base) for each window of an epoch that ends inside start:stop of a contig.
 
-        For windows without mixture weights, whose segments are in the order of the set.
+        Supports only windows without mixture weights, because their segments are in the order of the set.
         """
         segments, length = self.segments, self.length
         first, last = np.searchsorted(segments.contig, (contig, contig + 1))

@@ -21,7 +21,7 @@ class PackedBlock:
     """A packed block to be written into a shard.
 
     Attributes:
-        contig: number of its contig in the part.
+        contig: number of the block's contig within the part.
         start: first base, 0-based.
         length: bases.
         frame: the packed bytes.
@@ -38,8 +38,8 @@ def write_shards(
 ) -> tuple[list[Shard], np.ndarray]:
     """Write the blocks of one part, in order of contig and start, into ``shard-<part>-0000.tar`` ... of ``folder``.
 
-    A shard ends where the next block would bring it above ``shard_size`` bases. Equal blocks give equal bytes. Every
-    shard appears under its name only once it is complete.
+    A shard ends where the next block would bring it above ``shard_size`` bases. The same blocks always give the same
+    bytes. A shard gets its final name only when it is complete.
 
     Returns:
         The shards, and the location of each block: rows of `BLOCK_ROW`, with contigs and shards numbered from the first
@@ -66,7 +66,7 @@ def write_shards(
                     tar.write(
                         {"__key__": f"{part}-{block.contig:07d}-{block.start:012d}", BLOCK_SUFFIX[1:]: block.frame}
                     )
-                    tar.tarstream.members.clear()  # else tarfile keeps a record of each, and there may be a million
+                    tar.tarstream.members.clear()  # otherwise tarfile keeps a record of each member, up to a million
                     bases += block.length
                     block = next(stream, None)
         shards.append(Shard(path.name, file.size, file.digest.hexdigest()))
@@ -78,7 +78,7 @@ def write_shards(
 
 
 def _tar_writer(file: "_HashedFile") -> Any:
-    """A writer whose bytes depend on the members alone: no time, owner or user name."""
+    """Create a writer whose output depends on the members alone: no time, owner or user name."""
     from webdataset import TarWriter
 
     stream: Any = file

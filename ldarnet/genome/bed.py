@@ -76,6 +76,6 @@ def _columns(name: str | None) -> str:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line holds no interval; a contig may be named track1."""
+    """Whether a line is empty, a comment, or a ``track`` or ``browser`` line; a contig may be named track1."""
     words = line.split(maxsplit=1)
     return not words or words[0].startswith("#") or words[0] in ("track", "browser")

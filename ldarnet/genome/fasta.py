@@ -19,9 +19,9 @@ class Header:
     """The header line of a contig.
 
     Attributes:
-        name: its first word.
+        name: first word of the header.
         line: line number, from 1.
-        text: all of it without ``>``, stripped.
+        text: the whole line without ``>``, stripped.
     """
 
     name: str
@@ -120,7 +120,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[bool, bytes]]:
     """Split text into whole headers, without ``>`` and with the line end, and the text between them, in pieces.
 
     Yields:
-        Whether it is a header, and the text.
+        (is a header, text).
     """
     header: bytes | None = None
     line_start = True
@@ -158,7 +158,7 @@ def _header_text(location: _Location, header: bytes) -> str:
 
 
 def _sequence(location: _Location, body: bytes, *, started: bool) -> bytes:
-    """The checked sequence of some lines."""
+    """Check and join lines of sequence."""
     if not started and body.strip():
         before = len(body) - len(body.lstrip())
         location.line += body.count(b"\n", 0, before)

@@ -19,7 +19,7 @@ def merge(rows: Rows) -> Rows:
 
 
 def intersect(rows: Rows, others: Rows) -> Rows:
-    """Intersection of two sets of intervals; both must be sorted and disjoint, and so is the result."""
+    """Intersection of two sets of intervals; inputs and result are sorted and disjoint."""
     if not len(rows) or not len(others):
         return np.zeros((0, 3), dtype=np.int64)
     width = max(int(rows[:, 2].max()), int(others[:, 2].max())) + 1
@@ -35,7 +35,7 @@ def intersect(rows: Rows, others: Rows) -> Rows:
 
 
 def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
-    """Remove ``others`` from ``rows``; both must be sorted and disjoint. ``lengths`` are those of the contigs."""
+    """Remove ``others`` from ``rows``; both must be sorted and disjoint. ``lengths`` are the contig lengths."""
     return intersect(rows, _complement(others, lengths))
 
 
@@ -45,7 +45,7 @@ def total_bases(rows: Rows) -> int:
 
 
 def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
-    """The gaps between intervals, and between them and the contig ends."""
+    """Parts of the contigs that no interval covers."""
     contigs = np.arange(len(lengths))
     starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
     stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))

@@ -46,25 +46,25 @@ class SequenceSource:
 
     @property
     def remote(self) -> bool:
-        """Whether it is a URL, read through fsspec."""
+        """Whether the location is a URL, read through fsspec."""
         return "://" in self.location
 
     @property
     def name(self) -> str:
-        """The file name: what a shard set records of a path."""
+        """The file name without its folder, as recorded in a shard set."""
         return self.location.rstrip("/").rsplit("/", 1)[-1]
 
     def absolute(self) -> "SequenceSource":
-        """The same file for a process in another working directory."""
+        """The same source with an absolute path, for processes in another working directory."""
         return self if self.remote else replace(self, location=str(Path(self.location).absolute()))
 
     @property
     def is_2bit(self) -> bool:
-        """Whether it is a UCSC .2bit file, by its suffix."""
+        """Whether the suffix is that of a UCSC .2bit file."""
         return self.name.endswith(".2bit")
 
     def identity(self) -> dict[str, Any]:
-        """Location, size and version of the file, by which a change is detected without reading it.
+        """Location, size and version of the file, to detect a change without reading the file.
 
         Raises:
             UserError: no such file.
@@ -80,7 +80,7 @@ class SequenceSource:
 
 
 def parse_source(argument: str) -> SequenceSource:
-    """Parse ``PATH`` or ``SPECIES=PATH``. Write a path with ``=`` in its name with its folder: ``./a=b.fa``."""
+    """Parse ``PATH`` or ``SPECIES=PATH``. A path that contains ``=`` needs a folder: ``./a=b.fa``."""
     match = _SPECIES.fullmatch(argument)
     return SequenceSource(match[2], match[1]) if match else SequenceSource(argument)
 
@@ -115,14 +115,14 @@ class RawFile(io.RawIOBase):
 
     Attributes:
         count: bytes read so far.
-        digest: SHA-256 of these.
+        digest: SHA-256 of the bytes read so far.
     """
 
     def __init__(self, location: str) -> None:
         """Open a path or URL.
 
         Raises:
-            UserError: it is missing, or there is no permission to read it.
+            UserError: the file is missing, or there is no permission to read it.
         """
         super().__init__()
         self.location = location
@@ -136,7 +136,7 @@ class RawFile(io.RawIOBase):
                 self._file = Path(location).open("rb", buffering=0)  # noqa: SIM115
 
     def readable(self) -> bool:
-        """True."""
+        """Report the stream as readable, which `io.BufferedReader` requires."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -154,7 +154,7 @@ class RawFile(io.RawIOBase):
 
 
 def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
-    """The decompressed bytes of a file in pieces; reads the file to its end.
+    """Yield the decompressed bytes of a file in pieces, up to the end of the file.
 
     Args:
         raw: the file; the compression is recognized by its first bytes.
@@ -245,10 +245,10 @@ def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None
 
 @contextlib.contextmanager
 def local_copy(source: SequenceSource) -> Iterator[Path]:
-    """The path of a source; a remote one is copied to a temporary file.
+    """Yield the local path of a source; a remote source is first copied to a temporary file.
 
     Raises:
-        UserError: it cannot be read, or the device is full.
+        UserError: the source cannot be read, or the device is full.
     """
     if not source.remote:
         yield Path(source.location)

@@ -63,7 +63,7 @@ class _TwoBitFile:
             at += 1 + size + width
 
     def contig(self, number: int) -> _TwoBitContig:
-        """Everything but the bases of a contig."""
+        """Read the record of a contig without its bases."""
         at = self._offsets[number]
         length = int(self._numbers(at, 1)[0])
         unknown, at = self._runs(at + 4)
@@ -99,7 +99,7 @@ def read_2bit(path: Path) -> Iterator[Header | bytes]:
     """Read the contigs of a .2bit file, as `ldarnet.genome.fasta.read_fasta` reads FASTA.
 
     Raises:
-        UserError: it is not a .2bit file, or damaged or empty, or a contig has no name or no bases.
+        UserError: the file is not a .2bit file, is damaged or empty, or a contig has no name or no bases.
     """
     file = _TwoBitFile(path)
     if not file.names:
@@ -114,6 +114,6 @@ def read_2bit(path: Path) -> Iterator[Header | bytes]:
 
 
 def _within(runs: np.ndarray, start: int, stop: int) -> list[list[int]]:
-    """The parts of runs between ``start`` and ``stop``, relative to ``start``."""
+    """Clip runs to ``start`` and ``stop``; coordinates of the result are relative to ``start``."""
     touching = runs[(runs[:, 1] > start) & (runs[:, 0] < stop)]
     return (np.clip(touching, start, stop) - start).tolist()

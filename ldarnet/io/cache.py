@@ -17,7 +17,7 @@ from ldarnet.io.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
 
 _LOG = logging.getLogger(__name__)
-_EVICT_TO = 0.9  # fraction of the limit left by an eviction, so that evictions are rare
+_EVICT_TO = 0.9  # an eviction shrinks the cache to this fraction of its limit, so that evictions are rare
 _ABANDONED_S = 3600  # a partial file this old belongs to a process that died
 
 
@@ -113,7 +113,7 @@ class DiskCache:
             os.pwrite(lock.descriptor, f"{held:<31}\n".encode(), 0)
 
     def _evict(self, target: int) -> int:
-        """Delete least recently used entries until at most ``target`` bytes are left; return the bytes left."""
+        """Delete least recently used entries until at most ``target`` bytes remain; return the remaining bytes."""
         entries = []
         for folder in self.folder.glob("??"):
             with os.scandir(folder) as files:

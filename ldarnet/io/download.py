@@ -1,7 +1,7 @@
 """HTTP downloads that resume, and folders of downloaded files with receipts.
 
-A `DownloadFolder` holds files and ``fetched.json`` with a receipt of each: URL, size, SHA-256, what it was checked
-against, date. A file under its final name is complete and verified.
+A `DownloadFolder` holds files and ``fetched.json`` with a receipt of each file: URL, size, SHA-256, what it was
+checked against, date. A file under its final name is complete and verified.
 """
 
 import hashlib
@@ -43,17 +43,17 @@ Receipt = dict[str, Any]
 
 
 class GoneError(UserError):
-    """Nothing is served at a URL."""
+    """The file no longer exists at its URL (HTTP 404 or 410)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a file must hash to.
+    """The published hash that a file must match.
 
     Attributes:
         digest: ``md5:...`` or ``sha256:...``.
-        stated: who states it, such as ``in https://.../md5sum.txt``.
-        hint: what to do if the file keeps differing.
+        stated: where the hash is published, such as ``in https://.../md5sum.txt``.
+        hint: what to do if the hash still differs after another download.
     """
 
     digest: str
@@ -70,7 +70,7 @@ class DownloadFolder:
     """Files downloaded into a folder, and their receipts. Threads may share it; processes must lock it.
 
     Attributes:
-        receipts: by file name, which may hold a subfolder.
+        receipts: receipt of each file by its name, which may include a subfolder.
     """
 
     def __init__(self, folder: Path, parts: Path, retry: Retry, hint: str) -> None:
@@ -80,7 +80,7 @@ class DownloadFolder:
             folder: the folder.
             parts: existing folder for partial downloads, on the same file system.
             retry: policy for network faults.
-            hint: what to do about foreign files and a damaged ``fetched.json``.
+            hint: what to do about files not downloaded by this program, and about a damaged ``fetched.json``.
 
         Raises:
             UserError: ``fetched.json`` is damaged.
@@ -95,8 +95,8 @@ class DownloadFolder:
         """The receipt of a file that was downloaded before; None if there is no such file.
 
         Args:
-            name: the file.
-            rehash: compare its SHA-256, not only its size.
+            name: file name in the folder.
+            rehash: compare the SHA-256 of the file, not only its size.
 
         Raises:
             UserError: the file was not downloaded by this program, or has changed.
@@ -125,15 +125,15 @@ class DownloadFolder:
         """Download a file, verify it, and write its receipt.
 
         Args:
-            name: the file.
-            url: its address.
-            expected: its hash.
-            unchecked: why there is none, for the receipt.
-            report: progress.
+            name: file name in the folder.
+            url: address of the file.
+            expected: published hash of the file, if any.
+            unchecked: why there is no published hash; recorded in the receipt.
+            report: called with the progress.
             inspect: called with a complete file that has no expected hash; may raise a UserError.
 
         Raises:
-            UserError: the file cannot be downloaded (`GoneError`: nothing is there), or is not the expected one.
+            UserError: the file cannot be downloaded (`GoneError`: it no longer exists), or its hash differs.
         """
         final, part = self.folder / name, self._parts / f"{Path(name).name}.part"
         download(url, part, self._retry, report)
@@ -174,17 +174,17 @@ class DownloadFolder:
 
 
 def describe(name: str, receipt: Receipt) -> str:
-    """One line about a downloaded file."""
+    """Describe a downloaded file in one line."""
     checked = receipt["checked_against"]
     status = f"NOT CHECKED ({checked.removeprefix(NOT_CHECKED)})" if checked.startswith(NOT_CHECKED) else "checked"
     return f"{name}: {receipt['size']:,} bytes, {status}, sha256 {receipt['sha256']}"
 
 
 def read_text(url: str, retry: Retry) -> str:
-    """The text of a small file.
+    """Download a small text file and return its content.
 
     Raises:
-        UserError: it cannot be downloaded (`GoneError`: there is none), or is not text.
+        UserError: the file cannot be downloaded (`GoneError`: it does not exist), or is not text.
     """
 
     def receive(_: float) -> str:
@@ -204,7 +204,7 @@ def download(url: str, part: Path, retry: Retry, report: Report) -> None:
     and size are kept beside ``part``, in a file with ``.json`` appended to its name.
 
     Raises:
-        UserError: the network, the server or the disk does not allow it; received data are kept.
+        UserError: the network, the server or the disk failed; received data are kept.
     """
     with space_errors(part):
         retry(url, lambda _: _receive(url, part, retry, report), lambda: _size(part))
@@ -244,7 +244,7 @@ def _state_path(part: Path) -> Path:
 
 
 def _read_state(url: str, part: Path) -> dict[str, Any]:
-    """URL, validator and size noted at the start of a part; empty for a part of another URL."""
+    """Read URL, validator and size of a partial download; empty if it belongs to another URL."""
     try:
         state = json.loads(_state_path(part).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -266,7 +266,7 @@ def _write_state(url: str, part: Path, response: requests.Response, total: int |
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """A response with a body; faults that may pass are a `RetryableError`, here and while the body is read."""
+    """Open a streaming GET request; transient faults, also while the body is read, raise a `RetryableError`."""
     try:
         with requests.get(url, headers=_HEADERS | (headers or {}), stream=True, timeout=_TIMEOUT) as response:
             status = response.status_code
@@ -290,7 +290,7 @@ def _begins_at(offset: int, response: requests.Response) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost cause, in words."""
+    """Describe the innermost cause of an error."""
     text = str(error)
     for known in ("Name or service not known", "Temporary failure in name resolution", "Network is unreachable"):
         if known in text:

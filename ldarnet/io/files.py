@@ -27,17 +27,17 @@ _PERMANENT = {*_READ_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAM
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether an operating system error may not recur on a later attempt."""
+    """Whether an operating system error may be transient, so that a later attempt may succeed."""
     return error.errno not in _PERMANENT
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError while reading ``path`` inside the block to a `UserError` that names it.
+    """Convert an OSError while reading ``path`` inside the block to a `UserError` that names the path.
 
     Raises:
-        TransientError: the error may not recur.
-        UserError: it is permanent.
+        TransientError: a later attempt may succeed.
+        UserError: the error is permanent.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def file_size(path: Path) -> int:
     """Size of a regular file in bytes.
 
     Raises:
-        UserError: no such file, or it is a folder, a pipe or a device.
+        UserError: no such file, or the path is a folder, a pipe or a device.
     """
     with read_errors(path):
         status = path.stat()
@@ -85,7 +85,7 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents if they do not exist.
 
     Raises:
-        UserError: it cannot be created.
+        UserError: the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -96,15 +96,15 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside ``final``; flush it to disk and rename it when the block succeeds.
+    """Yield a temporary path beside ``final``; when the block succeeds, flush the file to disk and rename it.
 
     When the block fails, the temporary file is removed and ``final`` stays as it was. If several processes or threads
     write one file, the last to finish wins.
 
     Args:
         final: the path.
-        durable: flush to disk. Without it, a machine crash may leave an incomplete file: for files that are verified
-            when they are read, and can be recreated.
+        durable: flush to disk. If False, a machine crash may leave an incomplete file; use this only for files that
+            are verified when read and can be recreated.
 
     Raises:
         UserError: ``final`` is a folder; raised before the block.
@@ -129,10 +129,10 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
 
 @contextmanager
 def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty hidden folder beside ``final``; flush its files to disk and rename it when the block succeeds.
+    """Yield an empty hidden folder beside ``final``; when the block succeeds, flush its files to disk and rename it.
 
-    When the block fails, the hidden folder is removed and ``final`` stays as it was. What a killed process left of an
-    earlier attempt is removed first. Only one process may write ``final`` at a time.
+    When the block fails, the hidden folder is removed and ``final`` stays as it was. The files of an earlier
+    attempt that was killed are removed first. Only one process may write ``final`` at a time.
 
     Args:
         final: path of the folder; its parents are created.
@@ -171,7 +171,7 @@ def read_json(path: Path, hint: str) -> Any:
         hint: what to do if it is damaged.
 
     Raises:
-        UserError: it cannot be read, or is damaged.
+        UserError: the file cannot be read, or is damaged.
     """
     try:
         with read_errors(path):

@@ -17,7 +17,7 @@ class Lock:
     """A held lock; released by `close`, at the end of a ``with`` block, or when the process exits for any reason.
 
     Attributes:
-        descriptor: of the locked file.
+        descriptor: file descriptor of the locked file.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -42,7 +42,7 @@ class Lock:
 def acquire(path: Path, in_use: str | None = None) -> Lock:
     """Lock a file, created if missing, or an existing folder.
 
-    Some network file systems do not support locks: there nothing is locked.
+    On a file system without lock support (some network file systems), nothing is locked.
 
     Args:
         path: the file or folder.
@@ -51,7 +51,7 @@ def acquire(path: Path, in_use: str | None = None) -> Lock:
     Raises:
         FolderInUseError: another process holds the lock, and ``in_use`` is given.
         NotWritableError: no permission to create the file, or the device is full.
-        OSError: it cannot be opened for another reason.
+        OSError: the file cannot be opened for another reason.
     """
     with space_errors(path):
         flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT

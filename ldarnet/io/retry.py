@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.5
 
 
 class RetryableError(Exception):
-    """A fault of the network or the server; the message is the cause as users should read it."""
+    """A network or server fault; its message states the cause and is shown to the user."""
 
 
 class ShortReadError(OSError):
@@ -38,7 +38,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry policy. Waits double from attempt to attempt, with jitter: between half and all of the nominal wait.
+    """Retry policy. The nominal wait doubles with each attempt; the actual wait is a random 50 to 100% of it.
 
     Attributes:
         first_wait: nominal first wait, in seconds.
@@ -47,7 +47,7 @@ class Retry:
         timeout: seconds that one attempt may take.
         max_short_reads: attempts when a read ends early without an error, as it always does if the file is too short.
         max_attempts: attempts after which to give up.
-        stopped: polled while waiting; when true, give up.
+        stopped: polled while waiting; give up when it returns True.
     """
 
     first_wait: float = 0.5
@@ -117,10 +117,10 @@ def call_remote(
 
     Args:
         retry: the policy.
-        url: for messages.
+        url: URL for messages.
         read: the operation.
         what: what is read, for messages of retries; ``url`` by default.
-        missing: the error if there is no such file.
+        missing: error to raise if there is no such file.
 
     Raises:
         TransientError: the last attempt failed too.
@@ -132,7 +132,7 @@ def call_remote(
         try:
             return read(timeout)
         except FileNotFoundError as error:
-            if url.startswith(("http://", "https://")):  # fsspec may report any failure of a web server so
+            if url.startswith(("http://", "https://")):  # fsspec may raise it for any web server failure
                 raise error.__cause__ or error from None
             raise
 

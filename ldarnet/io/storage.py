@@ -12,13 +12,13 @@ from ldarnet.io.files import read_errors
 from ldarnet.io.retry import Result, Retry, ShortReadError, call_remote, status_of
 
 MAX_OPEN = 64
-"""Files that a process keeps open."""
+"""Maximum number of files that a process keeps open."""
 
 
 class DamagedError(UserError):
-    """A file of a set is missing, or does not match the index; a run may be configured to skip it.
+    """A file of a set is missing, or does not match the index; a run may be configured to skip the affected windows.
 
-    Network failures and missing permissions are never this error.
+    Never raised for network failures or missing permissions.
     """
 
 
@@ -27,7 +27,7 @@ class MissingError(DamagedError):
 
 
 class Storage(Protocol):
-    """Read access to the files of a folder or URL. Can be pickled, and used on both sides of a fork.
+    """Read access to the files of a folder or URL. Can be pickled, and used in both parent and child after a fork.
 
     Attributes:
         place: folder or URL.
@@ -46,7 +46,7 @@ class Storage(Protocol):
 
         Raises:
             MissingError: no such file.
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         ...
 
@@ -55,7 +55,7 @@ class Storage(Protocol):
 
         Raises:
             MissingError: no such file.
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         ...
 
@@ -64,7 +64,7 @@ class Storage(Protocol):
 
         Raises:
             MissingError: no such file.
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         ...
 
@@ -82,7 +82,7 @@ def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Sto
 
 
 class _OpenFile:
-    """A file descriptor that is closed with its last reference."""
+    """A file descriptor that is closed when its last reference is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -93,7 +93,7 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """A folder. Recently used files stay open; reads are positional, so forked processes may share descriptors."""
+    """Files of a folder. Recently used files stay open; reads are positional, so forked processes may share them."""
 
     remote = False
 
@@ -154,7 +154,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """A URL, read by ranges through fsspec, with retries."""
+    """Files below a URL, read by ranges through fsspec, with retries."""
 
     remote = True
 
@@ -203,7 +203,7 @@ class RemoteFiles:
         return self._call_remote(name, url, lambda timeout: self._call(timeout, "info", url)).get("size")
 
     def forget(self, name: str) -> None:
-        """Nothing to do: no file stays open."""
+        """Do nothing: remote files do not stay open."""
 
     def _call_remote(self, name: str, what: str, read: Callable[[float], Result]) -> Result:
         url = self.locate(name)
@@ -244,7 +244,7 @@ class RemoteFiles:
 
 
 def _is_beyond_end(error: Exception) -> bool:
-    """Whether an object store reports a range beyond the end of the file (s3fs by EINVAL)."""
+    """Whether an error means that a range is beyond the end of the file (HTTP 416; EINVAL in s3fs)."""
     return status_of(error) == 416 or (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
 
@@ -255,5 +255,5 @@ def _wait_for(system: Any, function: Any, *arguments: Any, timeout: float, **opt
 
 
 def repair_hint(place: str) -> str:
-    """What to do about a damaged set."""
+    """Hint for messages: how to repair a damaged set."""
     return f"copy the set to {place} again, or delete it and rebuild it"
