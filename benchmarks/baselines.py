@@ -53,20 +53,20 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Input of the second direction, ordered as the sequence."""
+        """Input of the second projection, in sequence order; subclasses may add the cost of reversing."""
         return x_TD
 
 
 class PerDirectionReversedLinear(PerDirectionLinear):
-    """Input projection of a BiMamba-2 layer that also pays for reversing the layer's input and output."""
+    """Input projection as in the published code, including the cost of reversing the layer's input and output."""
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Reverse twice; the published code moves as much data, before and after the layer."""
+        """Reverse twice: as much data as the published code moves by reversing before and after the layer."""
         return x_TD.flip(0).flip(0)
 
 
 class _MeanOfEqual(torch.autograd.Function):
-    """Return the first of two equal tensors; the backward pass is that of their mean."""
+    """Mean of two equal tensors: returns the first, and halves the gradient for both."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class PaddedStage(Stage):
 
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
         """Run the stage on padded rows and drop the padding."""
-        assert self.innermost, "a stage that is not innermost would route its padding"
+        assert self.innermost, "only an innermost stage can be padded: others would route the padding"
         rows = PaddedRows.of(packing)
         index_T = packing.sequence * rows.length + packing.position
         # Pad with ones: normalizing zeros would divide by almost zero.
@@ -113,10 +113,10 @@ class PaddedStage(Stage):
 
 
 class TransformersMixers(BiMamba2):
-    """BiMamba-2 from the PyTorch form of transformers' Mamba-2 mixer, once per direction, with masked padding."""
+    """BiMamba-2 built from the PyTorch Mamba-2 mixer of Hugging Face transformers, run once per direction."""
 
     block = 256
-    """Positions per block; the mixer's default."""
+    """Positions per block (`chunk_size`); the default of transformers."""
 
     @cached_property
     def mixer(self) -> nn.Module:
@@ -172,7 +172,7 @@ MIXERS: dict[str, type[BiMamba2]] = {
 }
 ARRANGEMENTS = ("ours", "published", *MIXERS)
 STRENGTHS = [0.05 * number for number in range(41)]
-"""Candidate strengths for calibrating a router; see `calibrate_router`."""
+"""Candidate values of s in `calibrate_router`."""
 
 
 def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
@@ -201,11 +201,11 @@ def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chu
     """Calibrate the outermost router of an untrained model to a target compression ratio, as in a trained model.
 
     A new router puts a boundary at about every other base. With both projections set to I + s u u^T, where u is the
-    mean direction of the router input, similarities increase with s > 0. Uses the s
-    of a grid whose boundary rate is closest to the target.
+    mean direction of the router input, similarities of neighbors increase with s > 0. Of a grid of values for s, uses
+    the one whose boundary rate is closest to the target.
 
     Args:
-        model: changed in place.
+        model: untrained model; its router weights are changed in place.
         input_ids: (B, L), sequences on which the boundary rate is measured.
         bases_per_chunk: target compression ratio.
     """

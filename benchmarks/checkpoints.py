@@ -1,4 +1,4 @@
-"""Measure how long a checkpoint stalls training, how long it takes to write, and its host memory.
+"""Measure checkpoints: training stall, write time and host memory.
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 
@@ -42,10 +42,10 @@ HEADER = (
     "host memory, bytes per parameter",
     "throughput while writing, relative",
 )
-METHOD = """Stall: duration of the call that gathers weights and moments on the host. Written after: from there until
-the folder has its final name, flushed and hashed. Host memory: growth of the resident set from before the call to its
-maximum, the largest of all repeats. Throughput while writing: matrix products per second on one thread while the
-checkpoint is written, relative to those without a checkpoint. Medians of `--repeats`."""
+METHOD = """Stall: duration of the call that gathers weights and moments on the host. Written after: time from the end
+of that call until the folder is hashed, flushed and has its final name. Host memory: maximum growth of the resident set
+since before the call, over all repeats. Throughput while writing: matrix products per second on one thread while the
+checkpoint is written, relative to the rate without a checkpoint. All values but host memory are medians."""
 
 
 def main() -> int:
@@ -54,8 +54,8 @@ def main() -> int:
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
     parser.add_argument("--repeats", type=int, default=3, help="checkpoints per row (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="parent of the temporary folder (default: the system's)")
-    parser.add_argument("--name", default="checkpoints", help="name of the results file (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder (default: system default)")
+    parser.add_argument("--name", default="checkpoints", help="suffix of the results file (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     world = distributed.start(5)

@@ -1,4 +1,4 @@
-"""Counts of bases by context, with support for unknown bases in the context."""
+"""Count bases by context; contexts may contain unknown bases."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from ldarnet.alphabet import reverse_complement
 
 BASES = 4
 UNKNOWN = 4
-"""Stands for every id from N upwards."""
+"""Id of an unknown base; stands for all ids from N up."""
 REACH = 8
-"""Maximum context bases on each side."""
+"""Maximum number of context bases on each side."""
 DENSE = 10
-"""Contexts of up to this many bases are counted in a table with an entry for unknown bases, longer ones in lists."""
+"""Contexts of up to this many bases are counted in a dense table, longer ones by search in sorted lists."""
 MAX_UNKNOWN = 3
-"""Maximum unknown bases in a longer context; each multiplies the lookups by four."""
+"""Maximum number of unknown bases in a longer context; each multiplies the lookups by four."""
 
 Array = np.ndarray[Any, Any]
 

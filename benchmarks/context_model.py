@@ -9,8 +9,8 @@ For every order k up to 8, four models of a base given the k bases on either sid
 The first three start at order 0 and smooth each order towards the order below (Dirichlet prior, one concentration per
 order). Both strands are counted. Unknown neighbors ([MASK], N, the end of the window) are summed over, so that known
 neighbors beyond them are used; contexts longer than ten bases allow up to three unknown ones. Concentrations, powers
-and the best model are selected on held-out segments of the training bases, masked as in training. The final counts are
-of all training bases. Validation bases are never used.
+and the best model are selected on held-out segments of the training bases, masked as in training. Final counts
+include all training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
@@ -35,7 +35,7 @@ OFFSETS = {
     "right": tuple(range(1, REACH + 1)),
     "joint": tuple(sign * distance for distance in range(1, REACH + 1) for sign in (-1, 1)),
 }
-"""Offsets of the context bases of each family, in the order in which its chain adds them."""
+"""Offsets of the context bases by family; each order adds the next offset."""
 CONCENTRATIONS = 2.0 ** np.arange(-1, 15)
 HELD_OUT_BASES = 2_000_000
 CHUNK = 1 << 16
@@ -140,10 +140,10 @@ class Scores:
     right: dict[str, Array]
 
     def summary(self, where: Array | None = None) -> dict[str, dict[str, float]]:
-        """Mean loss and accuracy of each model over positions `where` (n,) (default: all); NaN without positions.
+        """Mean losses and accuracy of each model over the positions that the mask `where` (n,) selects (default: all).
 
         ``mask_loss`` is over masked positions, ``copy_loss`` over target positions that show a base, ``mlm_loss`` over
-        all target positions (nats per base); ``accuracy`` is over masked positions.
+        all target positions (nats per base); ``accuracy`` is over masked positions. NaN if there are no positions.
         """
         selected = np.ones(len(self.rows), bool) if where is None else where
         masked, shown = selected & self.masked, selected & ~self.masked
@@ -166,14 +166,14 @@ class Scores:
 def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking = PUBLISHED_MASKING) -> Scores:
     """Score every model at the target positions of masked windows.
 
-    Where the input is a base s, which is either the true base or a random one, the posterior replaces p(b):
-    ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
+    Where the input is a base s, which is either the true base or a random one, a prediction p(b) is replaced by its
+    posterior ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
 
     Args:
         model: fitted by `fit`.
         input_ids: (w, L) masked input ids.
         labels: (w, L) true ids, negative at non-target positions.
-        masking: the masking rule that was applied.
+        masking: masking rule that was applied to the windows.
     """
     rows, columns = np.nonzero(labels >= 0)
     targets, shown = labels[rows, columns].astype(np.int64), input_ids[rows, columns]
@@ -257,7 +257,7 @@ def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[i
 
 
 def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
-    """Smooth counts (n, 4) towards probabilities of the order below, and return the latter where not `usable` (n,)."""
+    """Smooth counts (n, 4) towards `below`, the probabilities of the order below; where not `usable`, keep `below`."""
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
     return np.where(usable[:, None], refined, below)
 

@@ -65,7 +65,7 @@ def decompress(fasta: Path) -> Result:
 
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
-    """Time building shards; with several workers, each builds a species of its own from the same genome."""
+    """Time building shards; with several workers, each worker builds one species from a copy of the genome."""
     sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
@@ -193,7 +193,7 @@ def first_batch(shards: Path, length: int) -> Result:
 
 
 def far_position(folder: Path, length: int) -> Result:
-    """Time opening a huge shard set (index only) and locating the windows of a late step."""
+    """Time opening a huge shard set (index only) and locating windows at position FAR."""
     start = time.perf_counter()
     shards = ShardSet.open(folder)
     opened = time.perf_counter()
@@ -282,7 +282,7 @@ def alone(function: Callable[..., Result], *arguments: Any) -> Result:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Measure how fast genomes become shards and shards become batches.")
+    parser = argparse.ArgumentParser(description="Measure the throughput of building shards and loading batches.")
     add = parser.add_argument
     add("fasta", type=Path, help="genome, plain or compressed")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")

@@ -40,11 +40,11 @@ CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"
 PRETRAINED, RANDOM, CNN, KMERS = "pretrained", "new weights", "CNN", "6-mers"
 FROZEN, FROZEN_RANDOM = f"{PRETRAINED}, frozen", f"{RANDOM}, frozen"
 CNN_LR, CNN_EPOCHS = 1e-3, 30
-"""The published learning rates are LDARNet's; a small network needs more epochs, which are cheap."""
+"""Overrides of the CNN: published learning rates are for LDARNet, and a small network needs more epochs."""
 SHAPE = ("arch_layout", "d_model", "d_intermediate", "ssm_cfg", "attn_cfg", "tie_word_embeddings", "target_ratio")
-"""Fields of a model configuration that define the same network, in addition to its ratio loss weight."""
+"""Fields of a model configuration that, with the ratio loss weight, define a network."""
 RUN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
-"""Keys that the results file shows elsewhere."""
+"""Configuration keys omitted from the results file's configuration, which shows them elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _method(plan: ArmRuns) -> str:
 
 
 def _bases_seen(checkpoint: Path) -> int | None:
-    """Number of training bases seen by a run's best checkpoint; None if it is not in a run folder."""
+    """Number of training bases seen by a run's best checkpoint; None if the checkpoint is not in a run folder."""
     state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
@@ -197,12 +197,12 @@ def _configuration(plan: ArmRuns) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all missing folds, write the results file and print its path."""
     parser = argparse.ArgumentParser(description="Compare a pretrained network with baselines on classification tasks.")
-    parser.add_argument("--name", required=True, help="name of the results file, such as histones")
+    parser.add_argument("--name", required=True, help="such as histones; writes YYYY-MM-DD-finetuning-NAME.md")
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
     parser.add_argument("--data", type=Path, help="folder with the task files (default: download)")
     parser.add_argument("--tasks", required=True, nargs="+", help="names in the registry, such as nt/H3")
     parser.add_argument("--folds", nargs="+", type=int, help="fold numbers from 0 (default: all)")
-    parser.add_argument("--out", required=True, type=Path, help="folder of all runs; resumes if it exists")
+    parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; an existing one is resumed")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)

@@ -103,7 +103,7 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
     returned = (
         f"After export, {', '.join(differing)} DIFFERS from the input."
         if differing
-        else "After export, every contig equals its input base by base, including case."
+        else "Every exported contig equals the input base by base, including case."
     )
     opened = ShardSet.open(shards)
     rows = sizes(opened, {species: sum(map(lower_case, paths)) for species, paths in genomes.items()})
@@ -161,7 +161,7 @@ def _training(shards: ShardSet, run: Path, seconds: float) -> str:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Shard several genomes as one set and train on their mixture.")
+    parser = argparse.ArgumentParser(description="Build one shard set from several genomes and train on their mixture.")
     add = parser.add_argument
     add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
     add("--steps", type=int, default=200, help="training steps (default: %(default)s)")

@@ -28,7 +28,7 @@ GROUPS = {
     "selection and indices": r"index|gather|scatter|nonzero|sort|cumsum|repeat_interleave",
     "copies and fills": r"copy|\b(cat|stack|clone|fill_|zero_|flip|pad|constant_pad_nd)\b",
 }
-"""Groups of operations, by the first pattern that matches their name; the rest is 'elementwise and other'."""
+"""Groups of operations and patterns of their names; the first match counts, others are 'elementwise and other'."""
 MAX_NAME_CHARS, MAX_KERNELS = 80, 15
 
 

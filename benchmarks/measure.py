@@ -36,15 +36,15 @@ Result = dict[str, Any]
 """Result of a measurement, as written to JSON."""
 
 FAILURE = "failure"
-"""Key of a failed result; its value is the reason."""
+"""Key of the error message in the result of a failed measurement."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEED = 0
 LEARNING_RATE = 1e-4
 CALIBRATION_BASES = 8192
-"""Bases on which the router is calibrated, over all windows."""
+"""Total number of bases on which the router is calibrated."""
 CUSTOM_FUNCTION = re.compile(r"_[A-Z]\w*|MambaChunkScanCombinedFn\w*|FlashAttn\w*")
-"""Names of custom autograd functions; those of their backward passes end in ``Backward``."""
+"""Pattern of the names of custom autograd functions; names of backward passes end in ``Backward``."""
 VERIFICATION_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
 
 
@@ -351,7 +351,7 @@ def synchronization(cell: Cell) -> Result:
 
 
 def backends(cell: Cell) -> Result:
-    """List the selected backend of each operation, and the reason why each other one is unsupported, if it is."""
+    """For each operation: the selected backend, and the reason why each other backend is unsupported (or None)."""
     dtype = DTYPES[cell.dtype]
     return {
         operation: {

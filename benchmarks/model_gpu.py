@@ -26,9 +26,9 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 
 DETAIL_LENGTH = 4096
-"""Bases per window of measurements at a single length; that of the published training."""
+"""Bases per window of measurements at a single length, as in the published training."""
 DENSE_ATTENTION = {"attention": "torch"}
-"""PyTorch's attention over equal windows, which uses FlashAttention in half precision."""
+"""PyTorch's attention on windows of equal length; uses FlashAttention in half precision."""
 
 
 class Session:
@@ -143,7 +143,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--bases", type=int, default=131072, help="bases per batch, at least one window (default: %(default)s)")
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases per window")
     add("--steps", type=int, default=10, help="maximum timed steps per measurement (default: %(default)s)")
-    add("--seconds", type=float, default=6.0, help="seconds after which no further step starts (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=6.0,
+        help="time limit for timed steps in seconds (default: %(default)s)",
+    )
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="tiny models and batches, to test the program")
     add(

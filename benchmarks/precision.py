@@ -3,7 +3,7 @@
     ldarnet pretrain --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # and so on
     python -m benchmarks.precision --name quickstart runs/fp32-* runs/bf16-*
 
-The effect of precision (difference to the fp32 run of the same seed) is compared with the effect of the seed
+The effect of precision (difference from the fp32 run with the same seed) is compared with the effect of the seed
 (differences between fp32 runs), on the same validation windows and masks.
 """
 
@@ -27,7 +27,7 @@ RUN_KEYS = ("run.seed", "run.dir", "training.precision")
 MEASURE = "mask_loss"
 
 Curve = Mapping[int, float]
-"""Step -> loss at masked positions, in nats."""
+"""Validation curve: loss at masked positions in nats, by step."""
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], dict[str, object]]:
@@ -113,7 +113,7 @@ autocast: weights, router, norms, decays, dechunking and losses are float32 in b
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--name", required=True, help="writes DATE-precision-NAME.md")
+    parser.add_argument("--name", required=True, help="writes YYYY-MM-DD-precision-NAME.md")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
     options = parser.parse_args(arguments)
     words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]

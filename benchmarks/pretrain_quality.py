@@ -44,12 +44,12 @@ from ldarnet.runtime.metrics_file import read_metrics
 
 MEASURES = ("mask_loss", "copy_loss", "mlm_loss", "accuracy")
 RUN_KEYS = ("run.seed", "run.dir")
-"""Keys in which the runs of a results file may differ."""
+"""Configuration keys in which compared runs may differ."""
 NAMED_BASELINES = ("composition", "left 8", "right 8", "joint 4", "mixed 4", "joint 8", "mixed 8")
 CURVE_POINTS = 12
 BATCH = 16
 SMALL_SCALE_BASES = 10**10
-"""Runs that saw fewer bases are called small scale."""
+"""The report calls runs with fewer training bases small scale."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RunComparison:
         context: fitted context models.
         baseline: scores of the context models.
         models: scores of each run's last checkpoint.
-        repeated: (n,) whether each target position lies in a word that also occurs in the training bases.
+        repeated: (n,) whether each target position lies in a word (see `benchmarks.repeats`) of the training bases.
         training_bases: number of bases in the training split.
     """
 
@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results file and print its path."""
     parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
-    parser.add_argument("--name", required=True, help="name of the results file, such as quickstart")
+    parser.add_argument("--name", required=True, help="such as quickstart; writes YYYY-MM-DD-pretrain-quality-NAME.md")
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")

@@ -14,7 +14,7 @@ A step consists of `accumulation` micro-steps, communication and an update, in s
     all-reduce    of S bytes on M nodes of g GPUs: 2S (g-1)/g / inside + 2S (M-1)/M / between; all-gather and
                   reduce-scatter take half of it
     latency       `latency` * log2(N) for each of 2 + 2 * accumulation small collectives
-    update        28 bytes of memory traffic per parameter, for P / N parameters from stage 1 on
+    update        28 bytes of memory traffic per parameter, for P / N parameters on each rank from stage 1 on
     checkpoint    stalls while 12P bytes are copied to the host of rank 0 (8P of them all-reduced first, tensor by
                   tensor, from stage 1 on); written in the background, unless the next save comes first
 
@@ -41,13 +41,13 @@ GIGA = 10**9
 PRICED_BASES = 100 * GIGA
 FP32 = 4
 UPDATE_BYTES = 28
-"""Per updated parameter: weight, gradient and two moments are read, all but the gradient written."""
+"""Memory traffic per updated parameter: reads weight, gradient and two moments; writes weight and moments."""
 
 
 class Device(Section):
     """Properties of a single device."""
 
-    peak: float = Field(gt=0, description="Peak FLOP/s, the reference of MFU.")
+    peak: float = Field(gt=0, description="Peak FLOP/s, used for MFU.")
     bases_per_second: float | None = Field(None, gt=0, description="Measured speed, forward and backward pass.")
     utilization: float = Field(
         0.4, gt=0, le=1, description="Assumed fraction of the peak if bases_per_second is not measured."
@@ -58,17 +58,17 @@ class Device(Section):
 
 
 class Links(Section):
-    """Bandwidth between devices, in achieved bytes per second."""
+    """Achieved bandwidths in bytes per second, and latency."""
 
-    inside: float = Field(gt=0, description="From a device to the others in its node.")
-    between: float = Field(gt=0, description="From a node to other nodes, sum of its network cards.")
-    latency: float = Field(gt=0, description="Seconds of a small message between two devices.")
-    host: float = Field(gt=0, description="From a device to host memory.")
-    disk: float = Field(gt=0, description="To checkpoint storage.")
+    inside: float = Field(gt=0, description="Bandwidth from a device to the others in its node.")
+    between: float = Field(gt=0, description="Bandwidth from a node to other nodes, summed over its network cards.")
+    latency: float = Field(gt=0, description="Latency of a small message between two devices, in seconds.")
+    host: float = Field(gt=0, description="Bandwidth from a device to host memory.")
+    disk: float = Field(gt=0, description="Bandwidth to checkpoint storage.")
 
 
 class ClusterPlan(Section):
-    """A cluster and a run on it."""
+    """A cluster, and a training run on this cluster."""
 
     title: str
     device: Device

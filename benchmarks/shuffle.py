@@ -30,18 +30,19 @@ NEAR = 10**6
 BATCH = 256
 SHARD_BASES = 2**30
 CACHE_BYTES = 512 * 2**20
-"""Block cache of a process, for counting reads."""
+"""Size of the simulated block cache of a process."""
 
 Order = Callable[[np.ndarray], np.ndarray]
 """Maps positions (k,) to window numbers."""
 
 METHOD = f"""Three orders of the same windows:
 
-- `lanes`: the order of LDARNet, from the middle of an epoch; and as a mixture of all species at temperature 2.
+- `lanes`: LDARNet's order, from the middle of an epoch; also for a mixture of all species at temperature 2.
 - `uniform`: a uniform permutation of the epoch.
 - `buffer`: the order of streaming loaders. Shards of {SHARD_BASES / 2**20:,.0f} Mb are permuted and dealt to the ranks;
   each rank reads its shards sequentially and samples from a buffer of {SHARD_BASES / 2**20:,.0f} Mb, which is filled
-  first. Packed, this is about what one process caches for `lanes`; with one byte per base it is three times as much.
+  first. Packed, such a buffer is about as large as the cache of one process for `lanes`; with one byte per base, three
+  times as large.
 
 *Near pairs*: mean number of window pairs within {NEAR / 1e6:.0f} Mb of each other in a batch of {BATCH}. *Species*:
 variance of the number of windows of a species in one batch, and in 64 consecutive batches, relative to independent

@@ -1,4 +1,4 @@
-"""Test whether a run whose ranks are killed repeatedly ends with the same bits as an uninterrupted run.
+"""Test whether a run whose ranks are killed repeatedly ends bit-identical to an uninterrupted run.
 
     python -m benchmarks.soak --out FOLDER --config FILE [section.key=value ...]
 
@@ -35,7 +35,7 @@ from ldarnet.runtime.metrics_file import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 
 EXIT_SECONDS = 20
-"""Time for the other ranks to exit after one was killed; DeepSpeed's launcher allows 30."""
+"""Seconds for the other ranks to exit after one was killed; DeepSpeed's launcher allows 30."""
 
 
 @dataclass
@@ -227,10 +227,15 @@ def main() -> int:
     parser.add_argument("--config", required=True, help="configuration of the run")
     parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default: %(default)s)")
     parser.add_argument(
-        "--between", type=float, nargs=2, default=(10.0, 40.0), metavar=("MIN", "MAX"), help="seconds between kills"
+        "--between",
+        type=float,
+        nargs=2,
+        default=(10.0, 40.0),
+        metavar=("MIN", "MAX"),
+        help="seconds between kills",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the kills (default: %(default)s)")
-    parser.add_argument("--name", help="write a results file with this name")
+    parser.add_argument("--seed", type=int, default=0, help="seed of kill times and ranks (default: %(default)s)")
+    parser.add_argument("--name", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse_args()
     if arguments.out.exists():

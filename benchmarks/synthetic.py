@@ -1,4 +1,4 @@
-"""Index of a huge synthetic shard set without any bases, to measure opening it and locating windows."""
+"""Index of a huge synthetic shard set without bases, for measuring how long opening and window lookup take."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VALID_FRACTION = 0.01
 def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
     """Write the index of a fragmented set of many species, without shards.
 
-    Contigs have 174,000 bases on average with log-normal lengths that differ by factors of thousands, and a run of 100
-    N every 58,000 bases. 174 billion bases give a million contigs and three million runs.
+    Contig lengths are log-normal with a mean of 174,000 bases and vary by factors of thousands. Every 58,000 bases,
+    there are 100 N. 174 billion bases give a million contigs and three million intervals of N.
 
     Args:
         folder: shard set to create.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.torch_compile quickstart ldarnet-2m
 
-The results file describes the compiled variants; their ranking may differ on a GPU.
+The results file describes the compiled variants. On a GPU, their ranking may differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ldarnet.ops.norm import EPSILON
 from ldarnet.ops.registry import register
 
 BATCHES = ((2, 1.0), (3, 1.0), (1, 1.0), (2, 0.75), (4, 0.5), (3, 0.25), (5, 0.5))
-"""Windows per batch, and their length relative to the longest; the first batch is timed."""
+"""(windows, length relative to the longest) of each batch; the shape of the first batch is used for timing."""
 VARIANTS = ("plain", "operations", "layers")
 METHOD = """`plain` is the model unchanged. In `operations`, the elementwise operations (add_norm, gated_norm, swiglu)
 are written in PyTorch and compiled one by one. In `layers`, every layer is compiled including these, excluding the
@@ -66,7 +66,7 @@ class Variant:
     Attributes:
         model: the model.
         seconds: seconds of each timed step.
-        first: seconds of the first step, including compilation.
+        first: seconds of the first step, including compilation; 0 for ``plain``.
         graphs: number of graphs compiled for the first batch, and for all later ones.
         loss: maximum relative error of the loss, compared with the plain variant.
         gradient: maximum norm of the gradient error, relative to the gradient norm of the plain variant.

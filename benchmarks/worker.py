@@ -20,7 +20,7 @@ class WorkerError(Exception):
 class Worker:
     """Calls functions in a separate process.
 
-    The process starts on first use. It is replaced after a failure, which may make the device unusable for it.
+    The process starts on first use. After a failure it is replaced, as its device may be unusable.
 
     Attributes:
         address_space: limit of mapped bytes; allocations beyond it fail in the worker process. None for no limit, as
