@@ -1,6 +1,6 @@
-"""Batches of variable-length sequences; their order is a pure function of seed, fold and epoch.
+"""Build batches of variable-length sequences. The order of rows depends only on seed, fold and epoch.
 
-Shapes: B rows, L positions with padding.
+Shapes: B rows, L positions including padding.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ldarnet.errors import UserError
 
 
 def cropped(sequence: str, max_length: int | None) -> str:
-    """Crop a sequence to its `max_length` central bases; None for no limit."""
+    """Crop a sequence to its `max_length` central bases; `max_length=None` disables cropping."""
     if max_length is None or len(sequence) <= max_length:
         return sequence
     begin = (len(sequence) - max_length) // 2
@@ -22,15 +22,15 @@ def cropped(sequence: str, max_length: int | None) -> str:
 
 
 def encoded(sequences: list[str]) -> list[np.ndarray]:
-    """Token ids of each sequence, (L,) uint8."""
+    """Encode each sequence as token ids, (L,) uint8."""
     return [encode(sequence) for sequence in sequences]
 
 
 def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pad rows of token ids to a batch.
+    """Pad rows of token ids to the longest row and stack them into a batch.
 
     Returns:
-        (B, L) int64 with [PAD] after shorter rows, and the mask (B, L) bool, False on [PAD]; both on the host.
+        Token ids (B, L) int64, right-padded with [PAD], and the mask (B, L) bool, False on [PAD]; both on the CPU.
     """
     ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.uint8)
     for number, row in enumerate(rows):
@@ -43,8 +43,8 @@ class Epoch:
     """Batches of one epoch.
 
     Attributes:
-        batches: rows of each optimizer step (global batch); sizes differ by at most one.
-        flipped: (n,) bool, rows that are reverse-complemented.
+        batches: row indices of each optimizer step (global batch); batch sizes differ by at most one.
+        flipped: (n,) bool, True for rows that are reverse-complemented in this epoch.
     """
 
     batches: list[np.ndarray]
@@ -52,25 +52,25 @@ class Epoch:
 
     @classmethod
     def of(cls, rows: int, batch: int, *, seed: tuple[int, ...], both_strands: bool) -> "Epoch":
-        """Split `rows` shuffled rows into the fewest batches of at most `batch`."""
+        """Shuffle `rows` row indices and split them into as few batches of at most `batch` rows as possible."""
         rng = np.random.default_rng(seed)
         order, flipped = rng.permutation(rows), rng.random(rows) < 0.5
         return cls(np.array_split(order, -(-rows // batch)), flipped & both_strands)
 
     def share(self, step: int, micro_step: int, accumulation: int, rank: int, ranks: int) -> np.ndarray:
-        """Rows of a rank in a micro-step; steps count from 0."""
+        """Row indices of one rank in one micro-step; `step` counts from 0 within the epoch."""
         return np.array_split(np.array_split(self.batches[step], accumulation)[micro_step], ranks)[rank]
 
     def oriented(self, rows: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
-        """Token ids of some rows, reverse-complemented where `flipped`."""
+        """Token ids of the rows in `index`, reverse-complemented where `flipped` is True."""
         return [reverse_complement(rows[row]) if self.flipped[row] else rows[row] for row in index]
 
 
 def check_shares(rows: int, batch: int, accumulation: int, ranks: int) -> None:
-    """Check that every rank has a row in every micro-step.
+    """Check that every rank gets at least one row in every micro-step.
 
     Raises:
-        UserError: batches are too small.
+        UserError: the smallest batch has fewer than `accumulation * ranks` rows.
     """
     least = rows // -(-rows // batch)
     if least < accumulation * ranks:

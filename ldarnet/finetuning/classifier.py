@@ -18,11 +18,11 @@ from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 
 CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
-"""Keys in config.json of a classifier: crop length, length of the longest training sequence, strands in evaluation."""
+"""Keys in the config.json of a classifier: crop length, longest training sequence, number of strands in evaluation."""
 
 
 def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -> nn.Module:
-    """Build the classifier before training; run.seed initializes its head.
+    """Build the untrained classifier; weights that the checkpoint does not provide are initialized with run.seed.
 
     Args:
         config: configuration of the run.
@@ -51,14 +51,14 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
 
 
 def checkpoint_hash(checkpoint: Path | None) -> str | None:
-    """SHA-256 of the weights of a checkpoint; None without a checkpoint."""
+    """SHA-256 of the weight file of a checkpoint; None if `checkpoint` is None."""
     if checkpoint is None:
         return None
     return sha256_file(checkpoint if checkpoint.suffix == ".pt" else model_folder(checkpoint) / run_files.WEIGHTS)
 
 
 def window_length(checkpoint: Path | None) -> int | None:
-    """Window length of pretraining in bases, from the configuration of its run; None if unknown."""
+    """Window length in bases that pretraining used, from the configuration of that run; None if unknown."""
     if checkpoint is None or checkpoint.suffix == ".pt":
         return None
     folder = model_folder(checkpoint)
@@ -66,7 +66,7 @@ def window_length(checkpoint: Path | None) -> int | None:
         if file.is_file():
             try:
                 data = read_yaml(file).get("data")
-            except UserError:  # not a configuration of ours
+            except UserError:  # not an ldarnet configuration
                 return None
             length = data.get("length") if isinstance(data, dict) else None
             return length if isinstance(length, int) else None
@@ -74,7 +74,7 @@ def window_length(checkpoint: Path | None) -> int | None:
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
-    """Parameter groups `decay` and `no_decay` for torch.optim.AdamW, with `base_lr` in addition to `lr`."""
+    """Split parameters into groups `decay` and `no_decay` for AdamW; `base_lr` is the `lr` before any schedule."""
     assert config.optimizer.lr is not None
     undecayed = _undecayed(model, config.optimizer.decayed)
     groups: dict[str, dict] = {}
@@ -88,7 +88,7 @@ def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
 def _undecayed(model: nn.Module, rule: str) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     if rule == "published":
-        # group_params_downstream in ldar/utils/train.py of the released code, with our parameter names.
+        # group_params_downstream in ldar/utils/train.py of the released code, adapted to the parameter names of this package.
         return {name for name in names if name.endswith((".bias", ".conv_bias")) or "norm" in name.lower()}
     if isinstance(model, LDARNetPreTrainedModel):
         return model.no_weight_decay()
@@ -96,7 +96,7 @@ def _undecayed(model: nn.Module, rule: str) -> set[str]:
 
 
 def scorer(network: Callable[..., Any], autocast: bool, device: torch.device) -> Callable[..., Any]:
-    """A `Forward` that returns class logits."""
+    """Wrap a classifier as a `Forward` that returns class logits."""
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -107,7 +107,7 @@ def scorer(network: Callable[..., Any], autocast: bool, device: torch.device) ->
 
 
 def pooler(network: Any, autocast: bool, device: torch.device) -> Callable[..., Any]:
-    """A `Forward` that returns the mean-pooled last hidden state, the input of the classification head."""
+    """Wrap a classifier as a `Forward` that returns the mean-pooled last hidden state, the input of its head."""
 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):

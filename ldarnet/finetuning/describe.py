@@ -1,4 +1,4 @@
-"""Lines that describe a run, printed at launch."""
+"""Summary of a fine-tuning run, printed at launch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ldarnet.tasks.metrics import METRICS
 
 
 def describe(job: FinetuneJob, world: World) -> list[str]:
-    """Task, model, protocol and engine, then notes."""
+    """Summarize a run line by line: task, source, classes, model, protocol, engine and run folder, then notes."""
     config, data = job.config, job.data
     shares = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
     classes = ", ".join(f"{name} {share:.0%}" for name, share in zip(data.classes, shares, strict=True))

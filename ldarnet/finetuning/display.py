@@ -13,10 +13,10 @@ LOG_SECONDS = 60.0
 
 
 class FinetuneProgress(Printer):
-    """Prints for the one rank that may.
+    """Console progress of fine-tuning; silent unless `shown` (rank 0).
 
     Args:
-        shown: whether this rank prints at all.
+        shown: whether this rank prints; True on rank 0 only.
     """
 
     def __init__(self, shown: bool) -> None:
@@ -35,7 +35,7 @@ class FinetuneProgress(Printer):
         super().__init__(console, self._bar)
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
-        """Show progress within an epoch: in the bar, or once a minute without a terminal."""
+        """Show progress within an epoch: update the bar on a terminal, otherwise print a line once a minute."""
         now, place = time.monotonic(), f"fold {fold}  epoch {epoch}"
         self._bar.update(self._task, description=place, completed=done, total=steps, visible=done < steps)
         if self._epoch is None or self._epoch[0] != place:
@@ -47,7 +47,7 @@ class FinetuneProgress(Printer):
             self.info(f"{place}  step {done:,} of {steps:,}  {format_duration(left)} left in this epoch")
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
-        """Print a line of metrics.jsonl."""
+        """Print the metrics of an epoch, from its line of metrics.jsonl; `best` marks the best epoch so far."""
         trained = "" if line["train_loss"] is None else f"  loss {line['train_loss']:.4f}"
         pace = "" if line["bases_per_second"] is None else f"  {format_speed(line['bases_per_second'])}"
         chunks = format_chunks(line["bases_per_chunk"])
@@ -58,5 +58,5 @@ class FinetuneProgress(Printer):
 
 
 def number(value: float | None) -> str:
-    """A metric with four digits; a dash if undefined."""
+    """Format a metric value with four decimals; `-` if the value is undefined (None)."""
     return "-" if value is None else f"{value:.4f}"

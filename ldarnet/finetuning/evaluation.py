@@ -1,4 +1,4 @@
-"""Distributed inference over many rows, and its metrics."""
+"""Distributed inference over rows, and metrics of the outputs."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -27,7 +27,7 @@ class Outputs:
 
     Attributes:
         values: (strands, n, width) float32.
-        bases_per_chunk: by router stage, outermost first.
+        bases_per_chunk: mean bases per chunk of each router stage, outermost first; empty for models without a router.
     """
 
     values: np.ndarray
@@ -40,32 +40,34 @@ class Outputs:
         return logsumexp(by_strand, axis=0) - np.log(len(by_strand))
 
     def metrics(self, labels: np.ndarray) -> dict[str, Any]:
-        """Loss in nats per row, all metrics, and bases per chunk."""
+        """Compute the mean cross-entropy per row in nats, every registered metric, and bases per chunk."""
         logs = self.log_probabilities
         loss = -float(logs[np.arange(len(labels)), labels].mean())
         return {"loss": loss, **scores(labels, np.exp(logs)), "bases_per_chunk": self.bases_per_chunk}
 
 
 def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
-    """Select the model with the highest validation metric (ties: the first); undefined metrics rank last."""
+    """Select the (model, metrics) pair with the highest `metric`; the first one on ties, undefined values rank last."""
     return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 
 
 def run_over(
     rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, timers: StepTimers
 ) -> Outputs:
-    """Run a model over rows; a collective call with the same number of forward passes on every rank.
+    """Run a model on rows, distributed over ranks. Collective: every rank makes the same number of forward passes.
 
     Args:
         rows: token ids, (L,) uint8 each; at least one row.
-        forward: the model.
+        forward: runs the model on a batch.
         width: output width of `forward`.
         batch: rows per rank and forward pass.
-        strands: 2 to also run the reverse complements.
-        world: the ranks.
+        strands: 1, or 2 to also run the reverse complement of each row.
+        world: ranks to distribute the rows over.
         timers: step timers of this rank.
     """
-    by_length = np.argsort([-len(row) for row in rows], kind="stable")  # little padding; out of memory at once, if ever
+    by_length = np.argsort(
+        [-len(row) for row in rows], kind="stable"
+    )  # minimizes padding; if memory is short, the first pass fails
     passes = -(-len(rows) // (batch * world.size))
     parts = np.array_split(by_length, passes * world.size)
     values = np.zeros((strands, len(rows), width), dtype=np.float32)

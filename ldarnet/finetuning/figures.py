@@ -12,14 +12,14 @@ MAX_NAMED = 30
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw how many rows of each class are taken for which, colored by the share of the class.
+    """Draw the confusion matrix: row counts, colored by the fraction of the true class.
 
     Args:
-        labels: (n,) int64.
-        predicted: (n,) int64.
-        classes: their names.
-        title: of the figure.
-        out: the PNG file.
+        labels: (n,) int64 true classes.
+        predicted: (n,) int64 predicted classes.
+        classes: class names, by label.
+        title: figure title.
+        out: PNG file to write.
     """
     counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -41,14 +41,17 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw the ROC curve of class 1, or one-vs-rest curves of the first classes; False if none is defined.
+    """Draw ROC curves: of class 1 for two classes, else one-vs-rest for at most `MAX_NAMED` classes.
 
     Args:
-        labels: (n,) int64.
+        labels: (n,) int64 true classes.
         probabilities: (n, classes).
-        classes: their names.
-        title: of the figure.
-        out: the PNG file.
+        classes: class names, by label.
+        title: figure title.
+        out: PNG file to write.
+
+    Returns:
+        False if no curve is defined, because all rows have the same class; no file is written then.
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
     shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MAX_NAMED]

@@ -37,19 +37,19 @@ from ldarnet.runtime.zero_state import (
 )
 
 LONG_SECONDS = 600.0
-"""The remaining time is logged if it may exceed this."""
+"""Log the remaining time if its upper bound exceeds this."""
 
 ONLY_FINITE = GuardSection(spike_sigma=None)  # type: ignore[call-arg]
 
 
 class FoldTraining:
-    """Trains one fold, from scratch or from its last checkpoint; all methods are collective.
+    """Trains one fold from the beginning, or resumes it from its last checkpoint; all methods are collective.
 
     Args:
-        job: what all folds share.
+        job: configuration, data and network shared by all folds.
         fold: fold number.
         context: state of this launch.
-        tracker: MLflow; None on ranks other than 0.
+        tracker: MLflow tracker; None on ranks other than 0.
 
     Raises:
         UserError: the last checkpoint is damaged; raised on all ranks.
@@ -83,7 +83,7 @@ class FoldTraining:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Free memory: the next fold builds its own engine."""
+        """Close the metrics file, and destroy the engine to free memory for the next fold."""
         if self._file is not None:
             self._file.close()
         self._engine.deepspeed.destroy()
@@ -91,7 +91,7 @@ class FoldTraining:
         gc.collect()
 
     def run(self) -> bool:
-        """Train until the last epoch or a signal, and save; return whether training is complete."""
+        """Train and save checkpoints until training ends or a signal arrives; return whether training is complete."""
         if not self.state.first:
             self.state.first = self._line(None)
         logged = False
@@ -106,7 +106,7 @@ class FoldTraining:
         return True
 
     def _log_remaining_time(self) -> None:
-        """Log an upper bound of the remaining time, if it is long."""
+        """Log an upper bound of the remaining time if it exceeds LONG_SECONDS."""
         seconds, epochs = self.state.seconds["all"] / self.schedule.epoch, self.job.config.training.epochs
         others = len(self.job.selected_folds) - self.job.selected_folds.index(self.fold) - 1
         here = 0 if self.schedule.over else epochs - self.schedule.epoch
@@ -117,7 +117,7 @@ class FoldTraining:
             )
 
     def _epoch(self) -> bool:
-        """Run the remaining steps of an epoch; False if a signal interrupts it."""
+        """Run the remaining steps of the current epoch; return False if a signal interrupts them."""
         config, number = self.job.config, self.schedule.epoch + 1
         assert config.training.batch is not None
         epoch = Epoch.of(
@@ -138,7 +138,7 @@ class FoldTraining:
         return True
 
     def _step(self, epoch: Epoch) -> None:
-        """One optimizer step; skipped if the loss or gradient is not finite."""
+        """Run one optimizer step; skip the update if the loss or gradient is not finite."""
         accumulation, size, device = self.job.config.training.accumulation, self.world.size, self.world.device
         rows = len(epoch.batches[self.state.batch])
         weight, total = self._ratio_weight, torch.zeros((), dtype=torch.float64, device=device)
@@ -166,7 +166,7 @@ class FoldTraining:
 
     @property
     def _ratio_weight(self) -> float:
-        """Weight of the ratio loss; 0 for networks without chunks."""
+        """Weight of the ratio loss; 0 for networks without a router."""
         model, weight = self._engine.model_config, self.job.config.training.ratio_weight
         if model is None:
             return 0.0
@@ -185,7 +185,7 @@ class FoldTraining:
                 f"fold {self.fold}: skipped {skipped} of {steps} steps with a non-finite loss or gradient"
             )
         self.state.taken += steps - skipped
-        share = (steps - skipped) / steps  # of the epoch's rows; batches differ by one row at most
+        share = (steps - skipped) / steps  # fraction of rows trained on; batch sizes differ by at most one
         line = self._line(float(self._loss) / (share * len(self._ids)))
         self.schedule.update(line[self.job.config.evaluation.metric], line["loss"])
         if self.schedule.best_epoch == self.schedule.epoch:
@@ -196,7 +196,7 @@ class FoldTraining:
         self._save()
 
     def _line(self, train_loss: float | None) -> dict[str, Any]:
-        """Validate and write a metrics line; `train_loss` is None before training."""
+        """Validate, then write and return the metrics line; `train_loss` is None before training."""
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config
@@ -244,7 +244,7 @@ class FoldTraining:
             self._tracker.log(line)
 
     def _count_seconds(self) -> float:
-        """Add the time since the last call; return the seconds of the epoch so far."""
+        """Add the time since the last call to the totals; return the seconds spent in the current epoch."""
         now = time.perf_counter()
         for key in self.state.seconds:
             self.state.seconds[key] += now - self._lap
@@ -265,7 +265,7 @@ class FoldTraining:
 
 
 def _engine(job: FinetuneJob, checkpoint: Path | None, state: FoldState, world: World) -> Engine:
-    """Build the engine, with the state of a checkpoint if there is one."""
+    """Build the engine; restore weights and optimizer state from `checkpoint` unless it is None."""
     training = job.config.training
     network = copy.deepcopy(job.network)
     assert network is not None

@@ -1,4 +1,4 @@
-"""Checkpoints of a fold in `last/`, written atomically: the newest one and that of the best epoch.
+"""Checkpoints of a fold in `last/`, written atomically. The newest and that of the best epoch are kept.
 
 last/00000120/
     model.safetensors        fp32 weights by name
@@ -30,18 +30,18 @@ class FoldState:
     """Training state of a fold, without tensors.
 
     Attributes:
-        fingerprint: fingerprint of the data.
+        fingerprint: `TaskData.fingerprint` of the rows.
         step: optimizer steps so far.
         taken: steps that were not skipped, up to the end of the last epoch.
-        batch: batches done in the current epoch.
-        loss: their cross-entropy, summed over rows and ranks.
+        batch: batches completed in the current epoch.
+        loss: cross-entropy of the current epoch so far, summed over rows and ranks.
         skipped: steps of the current epoch skipped for a non-finite loss or gradient.
-        seconds: training time of the current epoch and in total.
-        course: `PlateauSchedule.state_dict`.
+        seconds: training time in the current epoch (`epoch`) and in total (`all`).
+        course: result of `PlateauSchedule.state_dict`.
         best_step: step of the checkpoint of the best epoch.
-        first: metrics line before training.
+        first: metrics line of the validation before training.
         best: metrics line of the best epoch.
-        format: format version.
+        format: version of the checkpoint format.
     """
 
     fingerprint: str
@@ -72,7 +72,7 @@ class FoldStore(CheckpointFolder):
         """Read the state of a checkpoint and verify its files.
 
         Raises:
-            UserError: a file is damaged, or the checkpoint is from another version or other rows.
+            UserError: a file is damaged, or the checkpoint was written by another version or trained on other rows.
         """
         verify(checkpoint, hint=f"delete {self.folder.parent} to train this fold again")
         content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
@@ -85,7 +85,7 @@ class FoldStore(CheckpointFolder):
         return FoldState(**content)
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> None:
-        """Write a checkpoint unless it exists, then remove all others but the best.
+        """Write a checkpoint unless it exists, then remove all others except that of the best epoch.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.

@@ -8,7 +8,7 @@ from ldarnet.errors import UserError
 
 
 def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split rows into training and validation rows of every fold, each in ascending order.
+    """Split rows into training and validation rows for each fold; return ascending row indices.
 
     The defaults give the published folds: scikit-learn's KFold over the official training rows, shuffled with seed 42.
 
@@ -39,12 +39,12 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
 
 
 def one_class(labels: np.ndarray, classes: list[str]) -> str | None:
-    """Class name if all rows have the same class, else None."""
+    """Name of the class if all rows have the same one, else None."""
     return classes[labels[0]] if len(np.unique(labels)) == 1 else None
 
 
 def subset(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Draw a stratified sample of `limit` rows, in ascending order, with at least one row per class.
+    """Draw a stratified sample of `limit` rows with at least one row per class; return ascending row indices.
 
     Raises:
         UserError: `limit` is smaller than the number of classes.

@@ -1,4 +1,4 @@
-"""What the parts of a fine-tuning run pass to each other: its job, the launch context and the result of a fold."""
+"""Data classes of a fine-tuning run: its job, the launch context and the result of a fold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +19,22 @@ from ldarnet.tasks.dataset import Examples, TaskData
 
 @dataclass(frozen=True)
 class FinetuneJob:
-    """Everything that the folds of a run share.
+    """Configuration, data and initial network, shared by all folds of a run.
 
     Attributes:
-        config: with learning rate, batch and precision resolved.
-        data: the task as published or given.
+        config: configuration of the run, with learning rate, batch and precision resolved.
+        data: splits of the task, before cropping and subsampling.
         rows: rows for training and validation, cropped to data.max_length.
-        ids: token ids of these rows, (L,) uint8 each.
+        ids: token ids of `rows`, (L,) uint8 each.
         test: test rows, cropped; None without a test split.
         test_ids: token ids of the test rows.
-        folds: training and validation rows, by fold number.
-        free: leak-free test rows, (test rows,) bool; None if not requested or without a test split.
-        network: with its initial weights, identical on every rank and in every fold; None for arms without a network.
-        kernels: operation -> backend.
+        folds: fold number -> indices of its training and validation rows in `rows`.
+        free: (test rows,) bool, True for leak-free rows; None if not requested or without a test split.
+        network: network with initial weights, identical on every rank and in every fold; None for arms without one.
+        kernels: op -> backend.
         autocast: whether matrix products run in bf16.
-        notes: caveats for readers of the results, a sentence each.
-        checkpoint: SHA-256 of the initial weights; None for new weights.
+        notes: caveats to report with the results, one sentence each.
+        checkpoint: SHA-256 of the checkpoint that initializes the network; None for random initialization.
     """
 
     config: FinetuneConfig
@@ -61,7 +61,7 @@ class FinetuneJob:
         return Path(self.config.run.dir) / run_files.fold_name(fold)
 
     def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
-        """Rows that the results of a fold are computed on, and their token ids: the test split, else its validation."""
+        """Rows that the results of a fold refer to, and their token ids: the test split, else the validation rows."""
         if self.test is not None:
             return self.test, self.test_ids
         index = self.folds[fold][1]
@@ -90,7 +90,7 @@ class FinetuneJob:
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """State of one launch on this rank: ranks, watchdog timers, stop request, console."""
+    """State of one launch on this rank: process group, watchdog timers, stop request, console."""
 
     world: World
     timers: StepTimers
@@ -100,14 +100,14 @@ class LaunchContext:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """A trained fold.
+    """Result of training one fold.
 
     Attributes:
-        network: weights of the best epoch; None for arms without a network.
-        epochs: epochs trained.
+        network: network with the weights of the best epoch; None for arms without a network.
+        epochs: number of epochs trained.
         best: metrics line of the best epoch.
-        before: bases per chunk before training, by stage.
-        seconds: training time.
+        before: bases per chunk before training, by router stage.
+        seconds: training time in seconds.
         outputs: predictions for the rows of `FinetuneJob.reported`.
     """
 

@@ -1,4 +1,4 @@
-"""Steps that arms share: training a network in epochs, and fitting a model in one go."""
+"""Training code shared by arms: training a network in epochs, and logging a fit without epochs."""
 
 import copy
 from collections.abc import Callable
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def epoch_learner(job: FinetuneJob, context: LaunchContext) -> Callable[[int, Tracker | None], FoldResult | None]:
-    """Train all weights of `job.network` in epochs; the best epoch is the result."""
+    """Return a learner that trains all weights of `job.network` in epochs and selects the best epoch."""
     return lambda fold, tracker: _train(job, fold, context, tracker)
 
 
@@ -45,7 +45,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def on_main(context: LaunchContext, work: Callable[[], T]) -> T:
-    """Compute on rank 0 and send the result to all ranks, as one step for the watchdog."""
+    """Call `work` on rank 0 and broadcast its result; the watchdog times this as one step."""
     with context.timers.phase(0, "fit"):
         return context.world.from_main(work)
 
@@ -58,7 +58,7 @@ def log_fit(
     context: LaunchContext,
     tracker: Tracker | None,
 ) -> dict[str, Any]:
-    """Write and return the single metrics line of a model that is fit in one go."""
+    """Write and return the single metrics line of a model that is fit without epochs."""
     no_epochs = {"train_loss": None, "lr_factor": None, "bases_per_second": None}
     line = {"epoch": 1, "step": 0, "split": "valid", **metrics, **no_epochs, "seconds": seconds}
     context.display.epoch(fold, 1, line, job.config.evaluation.metric, best=True)

@@ -1,4 +1,4 @@
-"""Epoch schedule of a fold: best epoch, early stopping, and the learning rate on plateaus."""
+"""Epoch schedule of a fold: best epoch, early stopping, and learning rate decay on plateaus."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ PUBLISHED_THRESHOLD = 1e-4
 
 
 class PlateauSchedule:
-    """Best epoch, early stopping and learning rate factor of one fold.
+    """Tracks the best epoch, early stopping and learning rate factor of one fold.
 
     Args:
         config: configuration of the run, with the learning rate resolved.
 
     Attributes:
-        epoch: completed epochs.
+        epoch: number of completed epochs.
         best_epoch: epoch with the highest validation metric (ties: lowest loss, then earliest; with
             `schedule.plateau=published`: earliest). 0 before the first epoch.
-        best_value: its validation metric.
-        best_loss: its validation loss.
-        factor: factor on the learning rate of the next epoch.
+        best_value: validation metric of the best epoch.
+        best_loss: validation loss of the best epoch.
+        factor: learning rate of the next epoch, relative to the configured one.
     """
 
     def __init__(self, config: FinetuneConfig) -> None:
@@ -43,7 +43,7 @@ class PlateauSchedule:
 
     @property
     def factor(self) -> float:
-        """Factor on the learning rate of the next epoch."""
+        """Learning rate of the next epoch, relative to the configured one."""
         return self._optimizer.param_groups[0]["lr"] / self._lr
 
     @property
@@ -57,7 +57,7 @@ class PlateauSchedule:
         return value > self.best_value or (not self._published and value == self.best_value and loss < self.best_loss)
 
     def update(self, value: float, loss: float) -> None:
-        """Record a completed epoch."""
+        """Record the validation metric and loss of a completed epoch, and update the learning rate."""
         self.epoch += 1
         if self.is_better(value, loss):
             self.best_epoch, self.best_value, self.best_loss = self.epoch, value, loss
@@ -75,7 +75,7 @@ class PlateauSchedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore from `state_dict`."""
+        """Restore the schedule from the result of `state_dict`."""
         self.epoch, self.best_epoch = state["epoch"], state["best_epoch"]
         self.best_value, self.best_loss = state["best_value"], state["best_loss"]
         self._optimizer.param_groups[0]["lr"] = state["lr"]

@@ -25,14 +25,14 @@ MAX_BASES = 2**22
 """Bases per group of sequences; within a group, sequences of similar length share a batch."""
 
 Record = tuple[str, str]
-"""Name and sequence."""
+"""(name, sequence)."""
 
 
 class Classifier:
     """A fine-tuned classifier, on the GPU if available.
 
     Args:
-        folder: model folder, fine-tuning run or fold.
+        folder: folder of a model, a fine-tuning run or a fold.
         max_length: crop longer sequences to this many central bases; None for the setting used in training.
         strands: 2 averages the probabilities of both strands; None for the setting used in evaluation.
         batch: sequences per forward pass.
@@ -41,13 +41,13 @@ class Classifier:
         classes: class names, in the order of the probabilities.
         longest: length of the longest training sequence in bases; None if unknown.
         max_length: crop length; None for no limit.
-        seen: sequences so far.
-        cropped: cropped sequences so far.
-        beyond: sequences so far that are longer than `longest` after cropping.
-        ambiguous: ambiguity codes read as N so far.
+        seen: number of sequences so far.
+        cropped: number of cropped sequences so far.
+        beyond: number of sequences so far that are longer than `longest` after cropping.
+        ambiguous: number of ambiguity codes read as N so far.
 
     Raises:
-        UserError: not a classifier, or damaged.
+        UserError: `folder` contains no classifier, or a file is damaged.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Classifier:
             yield from zip(names, np.exp(outputs.log_probabilities), strict=True)
 
     def _checked(self, records: Iterable[Record], source: str | Path) -> Iterator[Record]:
-        """Validate records as in training."""
+        """Validate names, and clean sequences as for training data."""
         for name, text in records:
             if not fits_a_table(name):
                 raise UserError(f"{source}: the name {name[:60]!r} contains a tab or a line break; remove it")
@@ -110,7 +110,7 @@ class Classifier:
             print(name, *cells(self.classes, probabilities), sep="\t", file=file)
 
     def note(self) -> str:
-        """Summary line: number of sequences, and caveats."""
+        """Summarize predictions in one line: number of sequences, and caveats."""
         parts = [f"{self.seen:,} sequences"]
         if self.cropped:
             parts.append(f"{self.cropped:,} cropped to their {self.max_length:,} central bases")
@@ -136,7 +136,7 @@ def _error(source: str | Path, name: str, message: str) -> UserError:
 
 
 def _grouped(records: Iterable[Record]) -> Iterator[tuple[list[str], list[str]]]:
-    """Group records up to `MAX_BASES` bases."""
+    """Yield names and sequences in groups; a group ends once it has `MAX_BASES` bases."""
     names, sequences, bases = list[str](), list[str](), 0
     for name, sequence in records:
         names.append(name)

@@ -9,5 +9,5 @@ def columns(classes: list[str]) -> list[str]:
 
 
 def cells(classes: list[str], probabilities: np.ndarray) -> list[str]:
-    """Cells of one row, for probabilities (classes,)."""
+    """Cells of one row: the predicted class, and the probability of each class; `probabilities` is (classes,)."""
     return [classes[int(probabilities.argmax())], *(f"{probability:.6g}" for probability in probabilities)]

@@ -28,7 +28,7 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     """Write the output of a finished fold; rank 0 only.
 
     Returns:
-        Warnings, a sentence each.
+        Warnings, one sentence each.
 
     Raises:
         UserError: not all probabilities are finite.
@@ -75,7 +75,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 def _result(
     job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, probabilities: np.ndarray | None
 ) -> dict[str, Any]:
-    """Content of result.json; `probabilities` of the test rows with these labels, None without a test split."""
+    """Content of result.json. `probabilities` are predictions for the test rows; None without a test split."""
     config, (train, valid) = job.config, job.folds[fold]
     free = job.free if probabilities is not None else None
     settings = flatten(config)
@@ -119,7 +119,7 @@ def _result(
 
 
 def versions(job: FinetuneJob) -> dict[str, Any]:
-    """Package versions and kernels."""
+    """Versions of Python and of packages, and the kernel of each op."""
     packages = ("torch", "transformers", "deepspeed", "scikit-learn", "numpy")
     own = {"ldarnet": __version__, "python": platform.python_version(), "kernels": job.kernels}
     return own | {name: metadata.version(name) for name in packages}
@@ -135,7 +135,7 @@ def _check_finite(probabilities: np.ndarray, names: list[str], fold: str) -> Non
 
 
 def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
-    """Warn if predictions are no better than a single class for all rows; `best`: metrics of the best epoch."""
+    """Warn if predictions are no better than one class for all rows. `best`: metrics line of the best epoch."""
     mcc, auroc = best["mcc"], best["auroc"]
     predicted = np.unique(probabilities.argmax(1))
     if len(predicted) == 1 and len(probabilities) > 1:

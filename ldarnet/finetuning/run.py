@@ -39,10 +39,10 @@ ARTIFACTS = (
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Result of one launch.
+    """Outcome of one launch.
 
     Attributes:
-        run_dir: the run folder.
+        run_dir: folder of the run.
         finished: whether all selected folds are finished.
         signal: name of the signal that stopped this launch, if any.
     """
@@ -53,7 +53,7 @@ class FinetuneResult:
 
 
 def finetune(config: FinetuneConfig) -> FinetuneResult:
-    """Train the folds that `config` selects, or resume them, on all ranks of the launcher's environment.
+    """Train or resume the folds that `config` selects. Call it on every rank that the launcher started.
 
     Raises:
         UserError: invalid configuration, data or run folder; raised on every rank.
@@ -64,7 +64,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
 
 
 def finetune_on(world: World, config: FinetuneConfig) -> FinetuneResult:
-    """`finetune` on an initialized process group."""
+    """Run `finetune` on an initialized process group."""
     with (
         supervised(world, config.run.dir, config.training.timeout_minutes) as (timers, request),
         FinetuneProgress(world.is_main) as display,
@@ -79,7 +79,7 @@ def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
     """Lock the run folder; all ranks wait while another process holds the lock.
 
     Returns:
-        The lock on rank 0; None on other ranks, and if a signal comes first.
+        The lock on rank 0; None on other ranks, or if a signal arrives before the lock is acquired.
     """
     logged = False
     while not _stopped(context):
@@ -110,9 +110,9 @@ def _stopped(context: LaunchContext) -> bool:
 
 
 def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
-    """Train and test all selected folds; return whether they are finished."""
+    """Train and test all selected folds; return whether all are finished."""
     world, display = context.world, context.display
-    disable_progress_bar()  # transformers' own, while it writes weights
+    disable_progress_bar()  # shown by transformers while it writes weights
     try:
         with context.timers.phase(0, "prepare"):
             job = prepare(config, world, replace(DOWNLOAD_RETRY, stopped=lambda: context.request.received is not None))
@@ -141,7 +141,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
 
 
 def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext) -> bool:
-    """Train and test one fold; False if a signal interrupts it."""
+    """Train and test one fold; return False if a signal interrupts training."""
     world, folder = context.world, job.folder(fold)
     tracker = world.on_main(lambda: _tracker(job, fold, context.display))
     status = "FAILED"
@@ -167,7 +167,7 @@ def _open_folder(job: FinetuneJob) -> None:
     """Create the run folder and write its configuration; rank 0 only.
 
     Raises:
-        UserError: the folder holds a run of another configuration.
+        UserError: the folder contains a run with a different configuration.
     """
     config, run_dir = job.config, Path(job.config.run.dir)
     saved = run_dir / run_files.CONFIG
@@ -194,7 +194,7 @@ def _tracker(job: FinetuneJob, fold: int, display: FinetuneProgress) -> Tracker:
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:
-    """Log the results of a fold to MLflow and end its run."""
+    """Log the results of a fold to MLflow and end its MLflow run."""
     if status == "FINISHED":
         result = read_result(folder)
         assert result is not None

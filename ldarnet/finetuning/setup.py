@@ -1,4 +1,4 @@
-"""Set-up of a run: task, folds, leak-free test rows, network and resolved settings."""
+"""Setup of a run: task, folds, leak-free test rows, network and resolved settings."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
 
 LR, BATCH = 1e-4, 64
-"""Defaults if neither the configuration nor the registry has a value."""
+"""Learning rate and global batch if neither the configuration nor the task registry sets them."""
 
 
 def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
@@ -32,13 +32,13 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
 
     Args:
         config: configuration of the run.
-        world: the ranks.
+        world: ranks of the run.
         retry: policy for downloads.
 
     Raises:
         UserError: a check fails or the download is interrupted; raised on all ranks.
     """
-    data = world.on_main(lambda: _open(config, retry))  # rank 0 downloads for all
+    data = world.on_main(lambda: _open(config, retry))  # rank 0 downloads first; the other ranks read the cache
     with world.together():
         data = data or _open(config, retry)
         config = resolve(config, data, autocast(config.training.precision, world))
@@ -59,7 +59,7 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
 
 
 def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneConfig:
-    """Resolve learning rate and batch (configuration, registry, default) and precision."""
+    """Resolve learning rate and batch (configuration, else registry, else default), and precision."""
     known = find_task(config.task) if data.suite != "own" and config.task is not None else None
     optimizer, training = config.optimizer, config.training
     lr = optimizer.lr or (known.lr if known else None) or LR
@@ -72,10 +72,10 @@ def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneCo
 
 
 def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
-    """Check that a fold has several classes in training and validation, and large enough batches.
+    """Check that a fold has at least two classes in training and in validation, and large enough batches.
 
     Raises:
-        UserError: it has not.
+        UserError: training or validation rows have a single class, or a batch is too small for the ranks.
     """
     train, valid = job.folds[fold]
     for index, use in ((train, "train"), (valid, "validate")):
@@ -91,7 +91,7 @@ def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
 
 
 def write_data_record(job: FinetuneJob) -> None:
-    """Write data.json, after comparing it with that of an earlier launch; rank 0 only.
+    """Write data.json; on resume, first check that rows and checkpoint have not changed. Rank 0 only.
 
     Raises:
         UserError: the run was started with other rows or another checkpoint.
@@ -126,7 +126,7 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
 def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Training and validation rows, and the folds; an official validation split gives a single fold."""
+    """Pool training and validation rows, and split them into folds; an official validation split makes one fold."""
     rows = data.train
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
@@ -183,7 +183,7 @@ def _all_sequences(data: TaskData) -> list[str]:
 
 
 def _lengths(config: FinetuneConfig, ids: list[np.ndarray]) -> list[str]:
-    """A note on sequences longer than the pretraining windows, if their length is known."""
+    """Note on sequences longer than the pretraining windows; empty if there are none or the length is unknown."""
     window = window_length(config.checkpoint)
     longer = [len(row) for row in ids if window is not None and len(row) > window]
     if not longer:

@@ -38,10 +38,10 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
 
 
 def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    """Content of summary.json, for the results of some folds of one run.
+    """Content of summary.json, from the results of the finished folds of one run.
 
-    `folds`, `mean` and `interval` (half-width of the 95% interval) are for `metric` on `split`; `metrics` has the same
-    for every metric, and `leak_free` for the leak-free test rows.
+    `folds`, `mean` and `interval` (half-width of the 95% interval) are for `metric` on `split`; `metrics` has these
+    three keys for every metric, and `leak_free` has them for the leak-free test rows.
     """
     first = results[0]
     split = "test" if first["test"] else "valid"
@@ -71,14 +71,14 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Values, mean and interval; the latter are None unless every value is defined."""
+    """Values by fold, their mean and its interval; mean and interval are None unless every value is defined."""
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
 
 
 def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
-    """One row per fold, then mean and half-width of its interval."""
+    """Table with one row per fold, then the mean over folds and the half-width of its interval."""
     metric, split, free = summary["metric"], summary["split"], summary["leak_free"]
     others = [name for name in METRICS if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
@@ -111,7 +111,7 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
 
 
 def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
-    """Bases per chunk before and after training, by stage; no column for models without chunks."""
+    """Cell with bases per chunk before and after training, by router stage; no cell for models without a router."""
     parts = ["/".join(f"{value:.2f}" for value in bases_per_chunk[when]) for when in ("before", "after")]
     return [", ".join(parts)] if parts[0] else []
 
@@ -136,7 +136,7 @@ def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
 
 
 def _export(job: FinetuneJob, results: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Copy the classifier of the fold with the best validation metric, among folds whose weights exist."""
+    """Export the classifier of the fold with the best validation metric, among folds whose weights exist."""
     if not isinstance(job.network, LDARNetForSequenceClassification):
         return None
     metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / run_files.EXPORT

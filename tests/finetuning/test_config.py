@@ -59,7 +59,10 @@ def test_arms(minimal):
     assert arm_of(load(minimal, "training.mode=probe")).selection == "penalty"
     for overrides, message in (
         (["model.baseline=cnn", "checkpoint=runs/some"], "model.baseline=cnn takes no checkpoint; set checkpoint=null"),
-        (["model.baseline=kmers", "training.mode=probe"], "training.mode=probe is for LDARNet"),
+        (
+            ["model.baseline=kmers", "training.mode=probe"],
+            "training.mode=probe cannot be combined with model.baseline=kmers; remove one of them",
+        ),
         (["model.baseline=cnm"], "model.baseline=cnm: no such arm; did you mean 'cnn'? (cnn, kmers)"),
         (["training.mode=frozen"], "training.mode=frozen: no such arm; use one of full, probe"),
     ):

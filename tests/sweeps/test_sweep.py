@@ -115,7 +115,7 @@ def test_invalid_combination_of_values_is_not_started(tmp_path: Path) -> None:
     settings = report["tasks"]["nt/H3"]["settings"]
     failed = {name for name, setting in settings.items() if "training.mode=probe" in setting["failed"].get("0", "")}
     assert failed == {name for name in settings if "probe" in name} and 0 < len(failed) < len(settings)
-    assert sweep.done and "training.mode=probe is for LDARNet" in printed
+    assert sweep.done and "training.mode=probe cannot be" in printed
 
 
 def test_optuna_resumes(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Arms: the ways of learning a task that fine-tuning compares, one file each.
+"""Arms: the models and training modes that fine-tuning compares, one file each.
 
-To add an arm, put a file into this folder that calls `register(Arm(...))`.
+To add an arm, add a file to this folder that calls `register(Arm(...))`.
 """
 
 from collections.abc import Callable
@@ -16,27 +16,28 @@ from ldarnet.plugins import load_folder, suggestion
 from ldarnet.runtime.tracking import Tracker
 
 Learner = Callable[[int, Tracker | None], FoldResult | None]
-"""Train a fold, or resume it; None if a signal stops it. Called on every rank."""
+"""Trains or resumes a fold, given its number and tracker; None if a signal stops training. Called on every rank."""
 
 BASELINE, MODE = "model.baseline", "training.mode"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of learning a task.
+    """One model and training mode.
 
     Attributes:
         option: configuration key that selects the arm: `model.baseline` for models other than LDARNet, `training.mode`
-            for ways of training LDARNet.
-        name: value of that key; for a baseline also the `arm` in result.json.
-        description: the model, as the console shows it.
-        learner: called once per launch; returns the function that trains a fold.
-        build: the network before training, from the configuration, the class names and the length of the longest
+            for training modes of LDARNet.
+        name: value of the `option` key; for a baseline also the `arm` in result.json.
+        description: description of the model for the console.
+        learner: creates the `Learner` that trains the folds; called once per launch.
+        build: builds the untrained network from the configuration, the class names and the length of the longest
             training sequence in bases; None for arms without a network.
-        fit: how the model is fit in one go, as the console shows it; None for training in epochs.
-        selection: what the validation rows select.
-        ignored: prefixes of the configuration keys that have no effect.
-        ignored_with_checkpoint: those that have none when the weights come from a checkpoint.
+        fit: description of the fit for the console, for arms that train without epochs; None for training in epochs.
+        selection: what is selected on the validation rows.
+        takes_checkpoint: whether the arm can start from a checkpoint.
+        ignored: prefixes of configuration keys without effect on this arm.
+        ignored_with_checkpoint: prefixes of further keys without effect if the weights come from a checkpoint.
     """
 
     option: Literal["model.baseline", "training.mode"]
@@ -60,22 +61,23 @@ _ARMS: dict[tuple[str, str], Arm] = {}
 
 
 def register(arm: Arm) -> Arm:
-    """Make an arm selectable; called by its module."""
+    """Register an arm; called by the module that defines the arm."""
     assert (arm.option, arm.name) not in _ARMS, f"{arm.option}={arm.name} is registered twice"
     _ARMS[arm.option, arm.name] = arm
     return arm
 
 
 def arm_of(config: FinetuneConfig) -> Arm:
-    """The arm that a configuration selects.
+    """Look up the arm that a configuration selects.
 
     Raises:
-        UserError: no such arm, or keys that contradict each other.
+        UserError: the arm does not exist, or configuration keys contradict each other.
     """
     arm = _find(config.model.baseline, config.training.mode)
     if config.model.baseline is not None and config.training.mode != "full":
         raise UserError(
-            f"training.mode={config.training.mode} is for LDARNet; unset it, or model.baseline={config.model.baseline}"
+            f"training.mode={config.training.mode} cannot be combined with model.baseline={config.model.baseline}; "
+            "remove one of them"
         )
     if config.checkpoint is not None and not arm.takes_checkpoint:
         raise UserError(f"{arm.option}={arm.name} takes no checkpoint; set checkpoint=null")
@@ -83,7 +85,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
 
 
 def arm_of_result(arm: str, mode: str) -> Arm:
-    """The arm behind the `arm` and `mode` of a result.json."""
+    """Look up the arm by the `arm` and `mode` of a result.json."""
     return _find(None if arm in ("checkpoint", "random") else arm, mode)
 
 

@@ -28,7 +28,7 @@ class SmallCNN(nn.Module):
     """
 
     def __init__(self, classes: int) -> None:
-        """Initialize with new weights."""
+        """Initialize the network with random weights."""
         super().__init__()
         widths = (T + 1, *CHANNELS)
         self.convolutions = nn.ModuleList(
@@ -49,8 +49,8 @@ class SmallCNN(nn.Module):
             labels: (B,) int64.
 
         Returns:
-            Logits (B, classes), the mean cross-entropy if labels are given, and, as in LDARNet's output, boundaries
-            (none) and a ratio loss (0).
+            Logits (B, classes), and the mean cross-entropy if labels are given. `boundaries` is empty and `ratio_loss`
+            is 0, for compatibility with the output of LDARNet.
         """
         mask_BL = input_ids != PAD if attention_mask is None else attention_mask.bool()
         real_BL = mask_BL.to(input_ids.device, non_blocking=True)
@@ -58,7 +58,7 @@ class SmallCNN(nn.Module):
         x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x_BCL = norm(convolution(x_BCL).transpose(1, 2)).transpose(1, 2)
-            # Zero padding, as at the end of an unpadded sequence; 0 is also the minimum of ReLU.
+            # Set padding to 0, as the convolution pads an unpadded sequence; 0 does not change max-pooled ReLU outputs.
             x_BCL = F.relu(x_BCL) * real_BL.unsqueeze(1)
             x_BCL = F.max_pool1d(x_BCL, POOL, ceil_mode=True)
             real_BL = F.max_pool1d(real_BL.to(x_BCL.dtype), POOL, ceil_mode=True).bool()
@@ -71,7 +71,7 @@ class SmallCNN(nn.Module):
 
 
 def build_cnn(classes: int, seed: int) -> SmallCNN:
-    """The small convolutional network (about 230 thousand parameters) with weights drawn from `seed`."""
+    """Build the small convolutional network (about 230 thousand parameters), initialized with `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SmallCNN(classes)

@@ -61,15 +61,15 @@ def fit_kmers(
 ) -> Fitted:
     """Fit logistic regressions; the validation rows select the penalty and whether strands are merged.
 
-    Both are tried because tasks differ: a histone mark has no strand, a splice site has one. A network's best epoch is
-    selected on the same rows.
+    Merged and separate strands are both tried because tasks differ: a histone mark has no strand, a splice site has
+    one. The same validation rows select the best epoch of a network.
 
     Args:
         train: training rows.
         classes: number of classes.
         validate: returns the metrics of a model on the validation rows.
         metric: metric to select by.
-        run: calls each fit.
+        run: calls the function of each fit and returns its result.
 
     Returns:
         The best model and its metrics.
@@ -93,7 +93,8 @@ def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
     """Count the 6-mers of each sequence, except those with N.
 
     Returns:
-        (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; for `both` (n, 2080), merged with the reverse complement.
+        Counts (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; with `strands="both"`, (n, 2080), where each 6-mer is
+        merged with its reverse complement.
     """
     ids = np.concatenate([np.append(encode(sequence), PAD) for sequence in sequences]).astype(np.int64)
     row = np.repeat(np.arange(len(sequences)), [len(sequence) + 1 for sequence in sequences])
@@ -110,7 +111,7 @@ def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
 
 
 def _canonical() -> np.ndarray:
-    """Index of the canonical 6-mer for each 6-mer, (4096,)."""
+    """Map each 6-mer to the index of its canonical 6-mer, (4096,)."""
     code, other = np.arange(4**K), np.zeros(4**K, dtype=np.int64)
     for position in range(K):
         other = 4 * other + (T - (code // 4**position) % 4)
@@ -137,7 +138,7 @@ def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def _outputs(model: KmerModel, ids: list[np.ndarray], strands: int) -> Outputs:
-    """Log-probabilities of rows, on one strand or on both."""
+    """Log-probabilities of rows on the forward strand or, with `strands=2`, on both strands."""
     both = [ids, [reverse_complement(row) for row in ids]][:strands]
     probabilities = [model.probabilities([decode(row) for row in strand]) for strand in both]
     return Outputs(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32), [])

@@ -33,7 +33,7 @@ ABSENT_LOGIT = -30.0
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear layer on features.
+    """A linear classification layer on features.
 
     Attributes:
         weight: (C, D) float32.
@@ -46,11 +46,11 @@ class Probe:
     strength: float
 
     def scores(self, features: Outputs, index: np.ndarray | slice) -> Outputs:
-        """Class logits of some rows."""
+        """Class logits of the rows in `index`."""
         return Outputs(features.values[:, index] @ self.weight.T + self.bias, features.bases_per_chunk)
 
     def into(self, network: Any) -> Any:
-        """Copy of the network with the probe as its head."""
+        """Copy the network and set its classification head to the probe."""
         whole = copy.deepcopy(network)
         with torch.no_grad():
             whole.classifier.weight.copy_(torch.from_numpy(self.weight))
@@ -59,11 +59,11 @@ class Probe:
 
 
 class Features:
-    """Features of all rows, computed once for all folds on first use; collective.
+    """Features of all rows, computed on first use and shared by all folds; collective.
 
     Args:
-        job: what all folds share.
-        world: the ranks.
+        job: configuration, data and network shared by all folds.
+        world: ranks of the run.
         timers: step timers of this rank.
     """
 
@@ -101,13 +101,13 @@ Fitted = tuple[Probe, dict[str, Any]]
 
 
 def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
-    """Fit the training rows of a fold with each penalty; return the best on validation, and its metrics.
+    """Fit one probe per penalty on the training rows of a fold; return the best in validation, and its metrics.
 
     Args:
-        job: what all folds share.
+        job: configuration, data and network shared by all folds.
         fold: fold number.
         features: features of training and validation rows.
-        run: calls each fit.
+        run: calls the function of each fit and returns its result.
     """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
