@@ -88,7 +88,7 @@ def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
 def _undecayed(model: nn.Module, rule: str) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     if rule == "published":
-        # group_params_downstream in ldar/utils/train.py of the released code, adapted to the parameter names of this package.
+        # group_params_downstream in ldar/utils/train.py of the released code, with the parameter names of ldarnet.
         return {name for name in names if name.endswith((".bias", ".conv_bias")) or "norm" in name.lower()}
     if isinstance(model, LDARNetPreTrainedModel):
         return model.no_weight_decay()

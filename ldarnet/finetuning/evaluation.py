@@ -65,9 +65,8 @@ def run_over(
         world: ranks to distribute the rows over.
         timers: step timers of this rank.
     """
-    by_length = np.argsort(
-        [-len(row) for row in rows], kind="stable"
-    )  # minimizes padding; if memory is short, the first pass fails
+    # Longest rows first: little padding, and if memory is insufficient, the first pass fails.
+    by_length = np.argsort([-len(row) for row in rows], kind="stable")
     passes = -(-len(rows) // (batch * world.size))
     parts = np.array_split(by_length, passes * world.size)
     values = np.zeros((strands, len(rows), width), dtype=np.float32)
