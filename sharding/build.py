@@ -36,7 +36,7 @@ BLOCK_BASES = 2**20
 SHARD_BASES = 2**28
 TILE_BASES = 2**20
 RECEIPTS_VERSION = 2
-"""Format of the receipts of unfinished builds; those of other versions are discarded."""
+"""Format version of the receipts of unfinished builds; receipts of other versions are discarded."""
 
 
 def build(
@@ -62,11 +62,11 @@ def build(
         genomes: the sources, at least one file or URL.
         contig_splits: split name -> contig names; all other contigs are ``train``.
         splits_bed: BED file of splits, instead of ``contig_splits``.
-        hashed: splits by hashed tiles, instead of both.
+        hashed: splits by hashed tiles, instead of ``contig_splits`` and ``splits_bed``.
         exclude: BED files of intervals to exclude from every split.
         block: block length in bases.
-        shard_size: shard length in bases; a part of a source ends with the first contig end after as many.
-        workers: processes; by default, the number of cores, but no more than sources.
+        shard_size: shard length in bases; a part of a source ends at the first contig end after that many bases.
+        workers: processes; by default, one per core, and at most one per source.
         ray: address of a Ray cluster to use instead of processes; "" starts a local one.
         console: where progress is shown; by default, not at all.
 
@@ -99,7 +99,7 @@ def build(
         sizes = [identity["size"] or 0 for identity in identities]
         console = console or make_console(quiet=True)
         with _executor(workers, len(jobs), ray) as executor, show_progress(console, receipts, sum(sizes)):
-            # The largest first, so that no worker is left alone with it at the end.
+            # Largest source first, so that the other workers do not wait for it at the end.
             order = sorted(range(len(jobs)), key=lambda number: -sizes[number])
             executor([(pack_source, (jobs[number],)) for number in order if not jobs[number].is_done])
         index = _index(receipts, jobs, recipe, splitting)
@@ -149,7 +149,7 @@ def _check_built(out: Path, recipe: dict[str, Any], sources: Sequence[SequenceSo
 
 
 def _is_source(described: dict[str, Any], source: SequenceSource) -> bool:
-    """Whether a set was built from a source. Of a remote source only name and size are compared."""
+    """Whether a set was built from a source. For a remote source, only name and size are compared."""
     if (described["name"], described["species"]) != (source.name, source.species):
         return False
     if source.remote:
@@ -183,7 +183,7 @@ def _check_bases(index: Index) -> None:
 
 
 def _other(index: Index, rows: np.ndarray) -> int:
-    """Bases in the intervals of a split that are not A, C, G or T."""
+    """Count the bases of a split that are not A, C, G or T; ``rows`` are its intervals."""
     owner = np.repeat(np.arange(len(index.contigs)), index.contigs.runs)
     return total_bases(intersect(rows, np.column_stack((owner, index.runs))))
 

@@ -33,7 +33,7 @@ class Counts:
     Attributes:
         letters: (species, splits + 1, 7) int64 counts in the order of `KINDS`; the last row is for bases in no split.
         gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows. Windows lie end to end from the start
-            of each block; those with more than half of other codes than A, C, G, T are skipped.
+            of each block; windows with more than half of their bases other than A, C, G, T are skipped.
     """
 
     letters: np.ndarray
@@ -41,7 +41,7 @@ class Counts:
 
     @classmethod
     def zeros(cls, index: Index) -> "Counts":
-        """Zero counts."""
+        """Create counts that are all zero."""
         species, splits = len(index.species), len(index.splits)
         return cls(np.zeros((species, splits + 1, len(KINDS)), np.int64), np.zeros((species, GC_BINS), np.int64))
 
@@ -65,7 +65,7 @@ class Segments:
         self._labels[np.searchsorted(self._edges, starts)] = labels
 
     def of(self, contig: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Edges within an interval of a contig, (n + 1,) relative to its start, and the splits between them, (n,)."""
+        """Divide an interval of a contig: edges relative to its start, (n + 1,), and the split of each part, (n,)."""
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
         last = int(np.searchsorted(self._edges, begin + length, side="left"))
@@ -160,7 +160,7 @@ def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndar
 
 
 def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Counts of the four codes in bases ``start`` to ``stop``, (4,): whole bytes by lookup, the ends one by one."""
+    """Count the four 2-bit codes in bases ``start`` to ``stop``, (4,): whole bytes by lookup, the ends base by base."""
     first, last = -(-start // 4), stop // 4
     if first > last:
         ends = unpack_bases(packed[last:first])[start % 4 : stop % 4]
@@ -172,7 +172,7 @@ def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _bases_before(runs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Number of bases of the runs, (r, 2), before each position."""
+    """Count the bases inside runs, (r, 2), before each position."""
     if not len(runs):
         return np.zeros(len(positions), dtype=np.int64)
     before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))

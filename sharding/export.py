@@ -22,7 +22,7 @@ from ldarnet.program import run
 
 _WIDTH = 60
 _FORMATS = {".gz": ("gz", 1), ".zst": ("zst", 3)}
-"""Suffix -> format and level; higher levels gain a few per cent."""
+"""Suffix -> compression format and level; higher levels save only a few per cent more."""
 _REGION = re.compile(r"(.+):([\d,]*)(-?)([\d,]*)")
 _AHEAD_BLOCKS = 16
 _NEWLINE = ord("\n")
@@ -39,9 +39,9 @@ class FastaRecord:
 
 
 def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord]:
-    """A record per contig, of the named species or of all.
+    """Create one record per contig, of the given species or of all species.
 
-    Contigs of one species keep their input names; those of several are named ``species/name``.
+    With one species, records have the contig names of the input; with several, ``species/name``.
 
     Raises:
         UserError: no such species.
@@ -56,10 +56,10 @@ def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord
 
 
 def regions(index: Index, texts: Sequence[str]) -> list[FastaRecord]:
-    """A record per contig name or region ``contig:first-last``, 1-based and inclusive as in samtools.
+    """Create one record per contig name or region ``contig:first-last``, 1-based and inclusive as in samtools.
 
     Raises:
-        UserError: no such contig, or the region extends beyond it.
+        UserError: no such contig, or the region extends beyond the contig.
     """
     return [_region(index, text) for text in texts]
 
@@ -86,7 +86,7 @@ def _region(index: Index, text: str) -> FastaRecord:
 
 
 def intervals(index: Index, split: str) -> list[FastaRecord]:
-    """A record ``contig:first-last`` per interval of a split, 1-based and inclusive.
+    """Create one record per interval of a split, named ``contig:first-last`` (1-based and inclusive).
 
     Raises:
         UserError: no such split.
@@ -100,7 +100,7 @@ def intervals(index: Index, split: str) -> list[FastaRecord]:
 
 
 def sequence(shards: ShardSet, record: FastaRecord) -> Iterator[np.ndarray]:
-    """The sequence of a record, exactly as in the input, in pieces of at most one block: (n,) uint8."""
+    """Yield the sequence of a record, exactly as in the input, in pieces of at most one block: (n,) uint8."""
     index = shards.index
     first, last = index.first_block[record.contig : record.contig + 2].tolist()
     starts = index.blocks.start[first:last]
@@ -114,7 +114,7 @@ def sequence(shards: ShardSet, record: FastaRecord) -> Iterator[np.ndarray]:
 
 
 def fasta(shards: ShardSet, record: FastaRecord, width: int = _WIDTH) -> Iterator[bytes]:
-    """A record as FASTA, in pieces of about a block."""
+    """Yield a record as FASTA, in pieces of about one block."""
     yield f">{record.name}\n".encode()
     open_line = np.zeros(0, dtype=np.uint8)
     for piece in sequence(shards, record):

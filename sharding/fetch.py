@@ -31,7 +31,7 @@ class FetchProgress(Printer):
     """Progress of several downloads: bars on a terminal, a line for each finished file elsewhere."""
 
     def __init__(self, console: Console, total: int) -> None:
-        """Show ``total`` files."""
+        """Show the progress of ``total`` files."""
         self._total = total
         self._done = 0
         self._bar = progress_bar(
@@ -47,7 +47,7 @@ class FetchProgress(Printer):
 
     @contextmanager
     def file(self, name: str) -> Iterator[Report]:
-        """A bar for one file."""
+        """Show a progress bar for one file while the block runs."""
         task = self._bar.add_task(name, total=None)
         try:
             yield lambda have, total: self._bar.update(task, completed=have, total=total)
@@ -106,7 +106,7 @@ def fetch(
     retry: Retry | None = None,
     console: Console | None = None,
 ) -> str:
-    """Download a published genome set into a folder; files that are there already are kept.
+    """Download a published genome set into a folder; existing files are kept.
 
     Args:
         registry: the published sets.
@@ -155,7 +155,7 @@ def _check_missing(
 
 
 def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
-    """Write the inputs of the build: species and paths, and ``SPLIT.txt`` with ``SPECIES/`` lines for other splits."""
+    """Write a table of species and paths, and for each held-out split ``SPLIT.txt`` with ``SPECIES/`` lines."""
     lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:
         if assembly.split != "train":

@@ -31,10 +31,10 @@ class Fetcher:
         self._stop.set()
 
     def fetch(self, file: PublishedFile, report: Report, subfolder: str = "") -> Receipt:
-        """Download a file unless it is there already, and return its receipt.
+        """Download a file unless it exists already, and return its receipt.
 
         Raises:
-            UserError: it cannot be downloaded (`GoneError`: it no longer exists anywhere), or does not match its
+            UserError: the file cannot be downloaded (`GoneError`: it no longer exists), or does not match its
                 publisher's checksum.
         """
         name = str(Path(subfolder, file.name))
@@ -52,7 +52,7 @@ class Fetcher:
         raise gone
 
     def _expected(self, name: str, checksums: str | None) -> Expected | None:
-        """The hash of a file in its publisher's list; None if there is no list."""
+        """Look up the hash of a file in its publisher's checksum list; None if there is no list."""
         if checksums is None:
             return None
         try:

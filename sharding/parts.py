@@ -1,7 +1,7 @@
 """Packing one source: its contigs are grouped into parts, and each part is packed into its own shards.
 
-A part ends with the first contig end after ``shard_size`` bases. This depends on the sequences alone, so compressed and
-plain files give the same shards, and so do any number of workers and interruptions.
+A part ends with the first contig end after ``shard_size`` bases. The shards depend on the sequences alone: they are the
+same for compressed and plain files, any number of workers, and any interruptions.
 """
 
 import hashlib
@@ -166,8 +166,8 @@ class _Cutter:
     Attributes:
         names: contig names.
         lengths: lengths of finished contigs, in bases.
-        hashes: SHA-256 of their sequences.
-        runs: of each contig, block by block, (r, 2) int64: runs of letters other than A, C, G, T.
+        hashes: SHA-256 of the contig sequences.
+        runs: runs of letters other than A, C, G, T: a list per contig, with (r, 2) int64 for each block.
     """
 
     def __init__(self, items: Iterable[Header | bytes], block: int) -> None:
@@ -192,7 +192,7 @@ class _Cutter:
                 yield self._packed(*pending.popleft())
 
     def contigs(self) -> np.ndarray:
-        """Rows of `CONTIG_ROW`."""
+        """The contigs as rows of `CONTIG_ROW`."""
         rows = np.zeros(len(self.lengths), dtype=CONTIG_ROW)
         rows["length"] = self.lengths
         rows["runs"] = [len(_join(runs)) for runs in self.runs]
@@ -200,7 +200,7 @@ class _Cutter:
         return rows
 
     def all_runs(self) -> np.ndarray:
-        """(r, 2) int64, in order of contig."""
+        """The runs of all contigs, (r, 2) int64, in order of contig."""
         return np.concatenate([_join(runs) for runs in self.runs])
 
     def _cuts(self) -> Iterator["_Cut"]:
@@ -252,7 +252,7 @@ class _Cut(NamedTuple):
 
 
 def _join(runs: list[np.ndarray]) -> np.ndarray:
-    """Join runs of single letters into runs of any letters other than A, C, G, T."""
+    """Join adjacent runs of different letters, all other than A, C, G, T."""
     if not runs:
         return _NO_RUNS
     every = np.concatenate(runs)

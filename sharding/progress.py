@@ -17,7 +17,7 @@ _LINE_SECONDS = 30.0
 
 @contextmanager
 def show_progress(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
-    """Show the progress of a build while the block runs. It is read from the receipts that workers write.
+    """Show the progress of a build while the block runs. Progress is read from the receipts that workers write.
 
     Args:
         console: where to print.

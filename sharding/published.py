@@ -21,7 +21,7 @@ class PublishedFile:
 
     Attributes:
         name: local file name.
-        url: its address.
+        url: URL at the publisher.
         checksums: URL of the publisher's list of MD5 or SHA-256; None if there is none.
         elsewhere: further URLs to try if the file no longer exists at ``url``, each with its checksum list.
     """
@@ -37,14 +37,14 @@ class PublishedSet:
     """A genome set of the registry.
 
     Attributes:
-        name: its key.
-        title: one line about it.
-        size: in words.
-        license: in words.
-        files: its files.
+        name: key of the set in the registry.
+        title: one-line description.
+        size: size as text.
+        license: license as text.
+        files: files of the set.
         assemblies: a file with URLs of further files, one per line; None if ``files`` is complete.
-        held_out: split -> number of assemblies in it, taken from the end of that list; the last split comes last.
-        build: arguments of ``ldarnet shard``; ``{folder}`` is replaced by the folder of the files.
+        held_out: split -> number of assemblies in the split. Splits take the last assemblies of the list, in order.
+        build: arguments of ``ldarnet shard``; ``{folder}`` is replaced by the download folder.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Registry:
         self.sets = {name: self._published(name, entry) for name, entry in content["sets"].items()}
 
     def __getitem__(self, name: str) -> PublishedSet:
-        """The set of a name.
+        """Look up a set by name.
 
         Raises:
             UserError: no such set.
@@ -126,7 +126,7 @@ class Registry:
             raise UserError(f"{place}: {line[:200]!r} is not an assembly at {home}; report it to the publisher")
         named = _SPECIES_FOLDER.search(f"/{path}")
         species = named[1] if named else name.removesuffix("_genomic.fna.gz")
-        # Old assemblies leave the folders of their species; under genomes/all all of them stay.
+        # NCBI removes old assemblies from the folders of species, but keeps all under genomes/all.
         lasting = "genomes/all/{}/{}/{}/{}/".format(*fits.groups()) + name.removesuffix("_genomic.fna.gz")
         places = [(f"{folder}/{name}", f"{folder}/md5checksums.txt") for folder in (path.rpartition("/")[0], lasting)]
         (url, checksums), *elsewhere = dict.fromkeys((self._url("ncbi", a), self._url("ncbi", b)) for a, b in places)

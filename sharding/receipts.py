@@ -1,7 +1,7 @@
 """Receipts of an unfinished build, from which the same command resumes.
 
-The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and for each source that was packed
-to its end a seal. It is deleted when the set is complete.
+The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and one seal for each source that
+was packed to its end. The folder is deleted when the set is complete.
 """
 
 import json
@@ -32,8 +32,8 @@ class PartReceipt:
         contigs: rows of `CONTIG_ROW`, without species and source.
         runs: (r, 2) int64, runs of letters other than A, C, G, T.
         blocks: rows of `BLOCK_ROW`; contig and shard are numbered from 0 in each part.
-        shards: its shards.
-        read: bytes of the source that were read for it.
+        shards: shards of the part.
+        read: bytes of the source that were read for the part.
     """
 
     names: np.ndarray
@@ -66,11 +66,11 @@ class Receipts:
         self._folder = out / UNFINISHED
 
     def begin(self, request: dict[str, Any], sources: list[dict[str, Any]]) -> None:
-        """Claim a folder, and delete what an unfinished build left there that is no longer valid.
+        """Claim the folder, and delete files of an unfinished build that are no longer valid.
 
         Args:
-            request: what all shards depend on; if it changed, everything is deleted.
-            sources: identity of each source; the shards of those that changed are deleted.
+            request: settings that all shards depend on; if they changed, everything is deleted.
+            sources: identity of each source; the shards of changed sources are deleted.
 
         Raises:
             UserError: the folder holds other files, or cannot be written.
@@ -118,14 +118,14 @@ class Receipts:
         return Seal(**content) if content else None
 
     def new(self, known: set[str]) -> Iterator[PartReceipt]:
-        """The receipts whose names are not in ``known`` yet; adds them."""
+        """Yield the receipts whose file names are not in ``known``, and add these names to ``known``."""
         for path in sorted(self._folder.glob("*.npz")):
             if path.name not in known:
                 known.add(path.name)
                 yield _read(path)
 
     def remove(self) -> None:
-        """Delete all receipts; the shards stay."""
+        """Delete all receipts, but no shards."""
         if self._folder.exists():
             shutil.rmtree(self._folder)
 
@@ -133,7 +133,7 @@ class Receipts:
         return self._folder / f"{part_name(source, part)}.npz"
 
     def _json(self, name: str) -> dict[str, Any]:
-        """The content of a file, or an empty dict if it does not exist."""
+        """Read a JSON file; return an empty dict if it does not exist."""
         try:
             return json.loads((self._folder / name).read_bytes())
         except FileNotFoundError:
@@ -153,7 +153,7 @@ class Receipts:
             leftover.unlink()
 
     def _is_valid(self, receipt: Path) -> bool:
-        """Whether the shards of a receipt exist and match its hashes."""
+        """Whether the shards of a receipt exist and match the hashes in the receipt."""
         for shard in _read(receipt).shards:
             path = self._out / shard.name
             if not path.is_file() or path.stat().st_size != shard.size or sha256_file(path) != shard.sha256:

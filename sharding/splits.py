@@ -48,7 +48,7 @@ def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> di
         Split name -> (s, 3) int64: contig number, start and stop.
 
     Raises:
-        UserError: a contig is not in the input, or no contig is left for ``train``.
+        UserError: a contig is not in the input, or ``train`` gets no contig.
     """
     names = list(dict.fromkeys((TRAIN, *named)))
     split_of = np.full(len(contigs), names.index(TRAIN))
@@ -69,7 +69,7 @@ def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
     """Parse ``valid=0.05,test=0.05`` into split name -> fraction of the tiles.
 
     Raises:
-        UserError: an option is malformed, a split is repeated, or nothing is left for training.
+        UserError: an option is malformed, a split is repeated, or the fractions leave nothing for ``train``.
     """
     shares: dict[str, float] = {}
     for word in ",".join(options).split(","):
@@ -125,7 +125,7 @@ def splits_by_hash(fractions: Mapping[str, float], tile: int, seed: int, contigs
 
 
 def _suggest_tile(fractions: Mapping[str, float], contigs: Contigs) -> int:
-    """A tile length with which the smallest split gets about 16 tiles."""
+    """Suggest a tile length with which the smallest split gets about 16 tiles."""
     length = int(contigs.length.sum()) * min(*fractions.values(), 1 - sum(fractions.values())) / 16
     return 1 << max(0, int(length).bit_length() - 1)
 
@@ -174,7 +174,7 @@ def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Co
 
 
 def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> np.ndarray:
-    """Sorted and merged intervals of a BED file of exclusions: (e, 3) int64, contig number, start, stop.
+    """Sort and merge the intervals of a BED file of exclusions: (e, 3) int64, contig number, start, stop.
 
     Raises:
         UserError: an interval names an unknown contig or extends beyond its contig.
@@ -184,7 +184,7 @@ def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -
 
 
 def _check_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Contigs) -> None:
-    """Raise if splits overlap, as when a contig goes by two names."""
+    """Raise if splits overlap, for example because the BED file uses two names for one contig."""
     for (one, rows), (other, others) in itertools.combinations(splits.items(), 2):
         if len(shared := intersect(rows, others)):
             contig, start, stop = shared[0].tolist()
@@ -195,7 +195,7 @@ def _check_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Conti
 
 
 def _names(option: str, word: str) -> list[str]:
-    """A name, or the names in a file."""
+    """Return the name itself, or for ``@FILE`` the names in the file."""
     if not word.startswith("@"):
         return [word]
     path = Path(word[1:])
@@ -207,7 +207,7 @@ def _names(option: str, word: str) -> list[str]:
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """The number of one contig, or the numbers of all contigs of a species."""
+    """Return the number of a contig, or for ``SPECIES/`` the numbers of all its contigs."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:

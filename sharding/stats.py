@@ -33,11 +33,11 @@ class StatsTable:
     rows: list[tuple[str, ...]]
 
     def as_markdown(self) -> str:
-        """As Markdown."""
+        """Format as Markdown."""
         return f"## {self.title}\n\n{markdown.table(self.columns, self.rows)}\n"
 
     def as_rich(self) -> Table:
-        """For a terminal; at most 40 rows."""
+        """Format for a terminal, with at most 40 rows."""
         table = Table(
             title=self.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, collapse_padding=True
         )
@@ -145,7 +145,7 @@ def _contig_cells(entry: dict[str, Any]) -> tuple[str, ...]:
 
 
 def short(bases: int) -> str:
-    """A length with three significant digits, as 924 kb or 63.0 Mb."""
+    """Format a length with three significant digits, such as 924 kb or 63.0 Mb."""
     for unit, size in (("Gb", 10**9), ("Mb", 10**6), ("kb", 10**3)):
         if bases >= size:
             return f"{bases / size:.3g} {unit}" if bases < 1000 * size else f"{bases / size:,.0f} {unit}"

@@ -27,13 +27,13 @@ _TASK_BASES = 2**26
 _AHEAD_BLOCKS = 16
 _RECORD = tarfile.BLOCKSIZE
 
-_shards: ShardSet  # of a worker process
+_shards: ShardSet  # set in a worker process
 Check = tuple[Callable[[ShardSet, int, int], list[str]], int, int, int]
 """A check, its two arguments, and its work in bases or bytes."""
 
 
 def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
-    """The mismatches of a shard set, one line each.
+    """Yield the mismatches of a shard set, one line each.
 
     Every file of the index, shard and block is compared with its size and SHA-256, and every contig with the hash of
     its input sequence. In a shard that differs, the damaged blocks, headers and padding are located.
@@ -67,7 +67,7 @@ def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] 
 
 
 def total_work(shards: ShardSet) -> int:
-    """Bytes of the shards plus bases of the contigs."""
+    """Total work of `problems`: bytes of the shards plus bases of the contigs."""
     return sum(work for _, _, _, work in _checks(shards))
 
 
@@ -108,7 +108,7 @@ def _run_check(shards: ShardSet, check: Check) -> list[str]:
 
 
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
-    """Check the stored files: the opened index may be a cached copy, and JSON can encode one value in several ways."""
+    """Check the index files in the storage: the opened index may be a cached copy, and its JSON may be reformatted."""
     storage = shards.storage
     text = storage.read_all(INDEX_NAME)
     content = json.loads(text)
@@ -139,7 +139,7 @@ def _shard_faults(shards: ShardSet, number: int, _: int) -> list[str]:
 
 
 def _differences(shards: ShardSet, number: int) -> Iterator[str]:
-    """The damaged blocks, headers and padding of a shard."""
+    """Yield the damaged blocks, headers and padding of a shard."""
     shard, blocks = shards.index.shards[number], shards.index.blocks
     place = shards.storage.locate(shard.name)
     mine = np.flatnonzero(blocks.shard == number)
@@ -162,7 +162,7 @@ def _differences(shards: ShardSet, number: int) -> Iterator[str]:
 
 
 def _is_header(header: bytes, size: int) -> bool:
-    """Whether this is the tar header of a member of ``size`` bytes; it includes a checksum of itself."""
+    """Whether this is the tar header of a member of ``size`` bytes; a tar header includes its own checksum."""
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except (tarfile.HeaderError, ValueError):

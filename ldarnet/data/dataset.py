@@ -50,7 +50,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
             world: number of ranks.
             start: first position.
             stop: position after the last; windows that do not fill one batch of every rank are dropped. By default the
-                stream does not end. Epoch e of windows without weights is positions ``e * len(windows)`` onwards.
+                stream does not end. Without weights, epoch e starts at position ``e * len(windows)``.
         """
         assert batch_size >= 1 and 0 <= rank < world and 0 <= start <= stop <= MAX_POSITION
         self._batches = (stop - start) // (world * batch_size)

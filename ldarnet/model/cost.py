@@ -73,11 +73,11 @@ class CostItem:
     """Cost of one operation in one part of the model; everything but ``parameters`` is per base.
 
     Attributes:
-        operation: for example ``scan``.
+        operation: name of the operation, for example ``scan``.
         forward_flops: FLOPs of the forward pass.
         recomputed_flops: forward FLOPs that the backward pass repeats.
-        activation_bytes: saved by the forward pass for the backward pass.
-        part: for example ``encoder``; ``encoder 1`` in stage 1.
+        activation_bytes: bytes saved by the forward pass for the backward pass.
+        part: part of the model, for example ``encoder``; ``encoder 1`` in stage 1.
     """
 
     operation: str
@@ -93,8 +93,8 @@ class Cost:
     """Cost of a model.
 
     Attributes:
-        items: in network order.
-        bases_per_chunk: one entry per router, outermost first, each in bases.
+        items: cost items in network order.
+        bases_per_chunk: mean chunk length of each router in bases, outermost first.
     """
 
     items: tuple[CostItem, ...]
@@ -167,7 +167,7 @@ def cost(
     Args:
         config: model configuration.
         length: window length in bases.
-        bases_per_chunk: one entry per router, outermost first, each in bases; default: powers of
+        bases_per_chunk: mean chunk length of each router in bases, outermost first; default: powers of
             ``config.target_ratio``.
         activation_checkpointing: stages whose layers are recomputed in the backward pass.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
@@ -206,7 +206,7 @@ class _Counter:
     device: str
 
     def ends(self) -> CostItem:
-        """Embedding, head and loss; saves ids, labels and log-probabilities."""
+        """Cost of embedding, head and loss, which save ids, labels and log-probabilities."""
         width, vocab = self.config.d_model[0], self.config.vocab_size
         tables = 1 if self.config.tie_word_embeddings else 2
         saved = vocab * FP32_BYTES + 2 * INT64_BYTES
@@ -214,7 +214,7 @@ class _Counter:
         return CostItem("head", parameters, 2 * vocab * width, activation_bytes=saved, part="embedding and head")
 
     def network(self, layout: list, stage: int) -> Iterator[CostItem]:
-        """A stage and all stages inside it."""
+        """Yield the cost items of a stage and all stages inside it."""
         widening = CostItem("widening", self.config.d_model[stage] - self.config.d_model[max(stage - 1, 0)])
         if is_innermost(layout):
             yield from self._part("main network", stage, [widening, *self.stack(layout[0], stage)])
@@ -240,7 +240,7 @@ class _Counter:
             )
 
     def stack(self, letters: str, stage: int) -> Iterator[CostItem]:
-        """Layers and the final norm, which saves the residual sum and its output."""
+        """Yield the cost items of the layers and of the final norm, which saves the residual sum and its output."""
         D = self.config.d_model[stage]
         letters = layer_letters(letters)
         for number, letter in enumerate(letters):
@@ -259,13 +259,13 @@ class _Counter:
         yield CostItem("norms", D, activation_bytes=2 * FP32_BYTES * D)
 
     def layer(self, letter: str, stage: int) -> list[CostItem]:
-        """Items of a layer in execution order."""
+        """Cost items of a layer in execution order."""
         norm = CostItem("norms", self.config.d_model[stage], activation_bytes=FP32_BYTES * self.config.d_model[stage])
         mixer = self.attention(stage) if letter in "tT" else self.bimamba(stage)
         return [norm, *mixer, *([norm, *self.mlp(stage)] if letter.isupper() else [])]
 
     def bimamba(self, stage: int) -> list[CostItem]:
-        """Items of :class:`ldarnet.model.bimamba2.BiMamba2`."""
+        """Cost items of :class:`ldarnet.model.bimamba2.BiMamba2`."""
         ssm, D, Q = self.config.ssm_cfg, self.config.d_model[stage], SCAN_BLOCK
         E, N = ssm["expand"] * D, ssm["d_state"]
         H, C = E // ssm["headdim"], E + 2 * N
@@ -285,7 +285,7 @@ class _Counter:
         ]
 
     def attention(self, stage: int) -> list[CostItem]:
-        """Items of :class:`ldarnet.model.blocks.LocalAttention`."""
+        """Cost items of :class:`ldarnet.model.blocks.LocalAttention`."""
         settings, D = self.config.attn_cfg, self.config.d_model[stage]
         keys = keys_per_query(self.length / self.bases[stage], settings["window_size"][stage])
         heads, angles = settings["num_heads"][stage], 2 * settings["rotary_emb_dim"][stage]
@@ -296,7 +296,7 @@ class _Counter:
         ]
 
     def mlp(self, stage: int) -> list[CostItem]:
-        """Items of :class:`ldarnet.model.blocks.SwiGLU`."""
+        """Cost items of :class:`ldarnet.model.blocks.SwiGLU`."""
         D, F = self.config.d_model[stage], mlp_width(self.config.d_intermediate[stage])
         return [
             CostItem("MLP", 2 * D * F, 4 * D * F, activation_bytes=self.size * (D + 2 * F)),
@@ -304,7 +304,7 @@ class _Counter:
         ]
 
     def router(self, stage: int) -> list[CostItem]:
-        """Router and residual path; saves queries and keys before and after normalization."""
+        """Cost of router and residual path; the router saves queries and keys before and after normalization."""
         D = self.config.d_model[stage]
         return [
             CostItem("router", 2 * D * D, 4 * D * D, activation_bytes=FP32_BYTES * (4 * D + 5) + 2),
@@ -312,7 +312,7 @@ class _Counter:
         ]
 
     def dechunking(self, stage: int) -> CostItem:
-        """Bidirectional smoothing of chunks; per chunk."""
+        """Cost of the bidirectional smoothing, per chunk."""
         D, Q = self.config.d_model[stage], DECHUNK_BLOCK
         return CostItem(
             "dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), FP32_BYTES * (D + 8) + INT64_BYTES
@@ -320,7 +320,7 @@ class _Counter:
 
 
 def report(preset: str, length: int) -> str:
-    """Cost tables of a preset at its target compression; memory for bf16 autocast on a GPU."""
+    """Cost tables of a preset at its target compression ratio; memory is estimated for bf16 autocast on a GPU."""
     config = LDARNetConfig.preset(preset)
     total = cost(config, length, autocast=True, device="cuda")
     rows = []

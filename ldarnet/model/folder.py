@@ -92,7 +92,7 @@ def load_backbone(path: Path) -> LDARNetModel:
 
 
 def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
-    """Class of the model in a folder; LDARNetForMaskedLM if its config names none.
+    """Class of the model in a folder; LDARNetForMaskedLM if the config names no class.
 
     Raises:
         UserError: there is no LDARNet model.
@@ -102,7 +102,7 @@ def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
         raise UserError(f"{folder}: no such folder; give a model folder, a checkpoint, or a run with a checkpoint")
     for file in (config, weights):
         if not file.is_file():
-            if file is config and (folder / run_files.CONFIG).is_file():  # a checkpoint has both
+            if file is config and (folder / run_files.CONFIG).is_file():  # a run folder; a checkpoint has both files
                 raise UserError(f"{folder}: this run has no saved model; {_missing_model_hint(folder)}")
             raise UserError(f"{file}: no such file; give a model folder, a checkpoint, or a run with a checkpoint")
     kind = _read_value(config, "model_type")

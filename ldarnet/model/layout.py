@@ -47,7 +47,7 @@ def check_layout(layout: object) -> None:
     """Validate a layout.
 
     Raises:
-        ValueError: a part that is not a valid stack or stage.
+        ValueError: a part of the layout is not a valid stack or stage.
     """
     match layout:
         case [str() as stack]:

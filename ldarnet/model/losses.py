@@ -35,7 +35,7 @@ def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
-    """N/(N-1) ((N-1) F G + (1-F)(1-G)): minimal, with value 1, when every N-th position is a boundary.
+    """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)); its minimum is 1, when every N-th position is a boundary.
 
     Args:
         boundary_rate: F, share of positions that are boundaries.
@@ -47,7 +47,7 @@ def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -
 
 
 def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
-    """Ratio loss summed over stages, (), from totals (stages, 3): boundaries, summed probability, positions."""
+    """Ratio loss summed over stages, (), from the totals that `batch_ratio_loss` returns, (stages, 3)."""
     boundaries, probability, positions = totals.unbind(1)
     return ratio_loss(boundaries / positions, probability / positions, target).sum()
 
@@ -65,13 +65,14 @@ def batch_ratio_loss(
     gradients is the gradient of the loss.
 
     Args:
-        boundaries: one per stage with a router; without any, both results are zeros on the CPU.
+        boundaries: boundaries of each stage with a router; if there are none, both results are zeros on the CPU.
         target: target positions per chunk, above 1.
         sum_over_ranks: sums a tensor over ranks, possibly in place; by default, the batch is local.
-        dtype: of the computation; by default, that of the probabilities.
+        dtype: dtype of the computation; by default, the dtype of the probabilities.
 
     Returns:
-        The loss, (), and the totals over ranks, (stages, 3): boundaries, summed probability, positions.
+        The loss, (), and totals over ranks, (stages, 3): number of boundaries, sum of boundary probabilities, number of
+        positions.
     """
     if not boundaries:
         return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)

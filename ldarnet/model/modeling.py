@@ -33,7 +33,8 @@ PROBLEM = "single_label_classification"
 class BatchOutputs:
     """Outputs per batch, kept as attributes instead of ``ModelOutput`` entries.
 
-    Pipelines and ``Trainer`` of transformers split or gather every entry by sequence, which these do not support.
+    Pipelines and ``Trainer`` of transformers split or gather every ``ModelOutput`` entry by sequence, which is not
+    possible with outputs per batch.
 
     Attributes:
         mlm_loss: mean cross-entropy over target positions, in nats; None without labels or MLM head.

@@ -21,7 +21,7 @@ from ldarnet.model.modeling import LDARNetForMaskedLM
 _CONFIG_FIELDS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "attn_cfg")
 _DIRECTIONS = ("fwd", "bwd")
 
-# Substrings of our parameter names -> published ones, applied in this order.
+# Substrings of parameter names: LDARNetForMaskedLM -> published, applied in this order.
 _RENAMED = (
     (".main.", ".main_network."),
     (".router.q_proj.", ".routing_module.q_proj_layer."),
@@ -66,7 +66,7 @@ def _in_bimamba(model: LDARNetForMaskedLM, name: str) -> bool:
 
 
 def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert tensors with our parameter names to published names, splitting directions.
+    """Convert tensors from LDARNetForMaskedLM names to published names; mixers are split by direction.
 
     Shared projections appear under the names of both directions.
     """
@@ -82,7 +82,7 @@ def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> di
 
 
 def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Convert a published state dict to our parameter names, joining directions.
+    """Convert a published state dict to LDARNetForMaskedLM names; the directions of a mixer are joined.
 
     Args:
         model: model of the same architecture.

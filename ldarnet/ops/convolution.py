@@ -32,7 +32,7 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
 
 
 class _ConvolutionFunction(torch.autograd.Function):
-    """Saves only its arguments; the backward pass recomputes the SiLU input slab by slab."""
+    """Autograd function that saves only its arguments; the backward pass recomputes the SiLU input slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
@@ -70,12 +70,12 @@ class _ConvolutionFunction(torch.autograd.Function):
 
 
 def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights as (K, W, C) and bias, in at least float32."""
+    """Cast weights, transposed to (K, W, C), and bias to at least float32."""
     return at_least_fp32(weight_KCW.transpose(1, 2)).contiguous(), at_least_fp32(bias_KC)
 
 
 class _SlabWithHalo:
-    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` is the slice of both."""
+    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` slices the slab and its halo."""
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
         self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))
@@ -86,7 +86,7 @@ class _SlabWithHalo:
         self.single_sequence = x_TC.device.type == "cpu" and bool(self.sequence[0] == self.sequence[-1])
 
     def taps(self, k: int) -> Iterator[tuple[int, slice, slice, Tensor | None]]:
-        """For each tap: output slice in the slab, input slice in the halo, and a mask of pairs within one sequence."""
+        """Yield each tap, its output slice in the slab, input slice in the halo, and mask of pairs in one sequence."""
         for distance in range(self.margin + 1):
             shift = distance if k else -distance
             first, last = max(self.first, -shift), min(self.last, len(self.x) - shift)

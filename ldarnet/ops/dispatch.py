@@ -46,7 +46,7 @@ def resolve(operation: str, device: str, dtype: torch.dtype, override: str = "au
 
 
 def kernel_for(operation: str, like: Tensor, overrides: Mapping[str, str]) -> Callable[..., Any]:
-    """Function that computes an operation on inputs with the device and dtype of ``like``."""
+    """Select the function that computes an operation on inputs with the device and dtype of ``like``."""
     return resolve(operation, like.device.type, like.dtype, overrides.get(operation, "auto")).function
 
 
@@ -84,7 +84,7 @@ def _mismatch(backend: Backend, device: str, dtype: torch.dtype) -> str:
     try:
         error = max_error(backend, device, dtype, VERIFY_LENGTHS)
     except torch.OutOfMemoryError:
-        raise  # no verdict on the kernel
+        raise  # says nothing about the kernel
     except Exception as failure:
         return f"failed on this device: {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
     if not error <= TOLERANCES[dtype]:

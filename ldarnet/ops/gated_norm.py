@@ -29,7 +29,7 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
 
 
 class _GatedNormFunction(torch.autograd.Function):
-    """Saves only its arguments; the backward pass recomputes the rest slab by slab."""
+    """Autograd function that saves only its arguments; the backward pass recomputes the rest slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class _GatedNormFunction(torch.autograd.Function):
 
 
 def _normed(y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """y * gate divided by its root mean square, and the reciprocal of that."""
+    """Return y * gate divided by its root mean square, and the reciprocal of the root mean square."""
     gated = y * gate
     scale = (torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_() / gated.shape[-1] + EPSILON).rsqrt_()
     return gated.mul_(scale), scale

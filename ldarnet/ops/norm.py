@@ -35,7 +35,7 @@ def add_norm(
 
 
 class _AddNormFunction(torch.autograd.Function):
-    """Saves only the sum, which is an output, and the weight."""
+    """Autograd function that saves only the sum, which is an output, and the weight."""
 
     @staticmethod
     def forward(

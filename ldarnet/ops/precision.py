@@ -15,6 +15,6 @@ def full_precision(device: torch.device) -> torch.autocast:
 
 
 def matmul_dtype(weight: Tensor) -> torch.dtype:
-    """Dtype of a matrix product with this weight: autocast's if enabled, else the weight's."""
+    """Dtype of a matrix product with this weight: the autocast dtype if enabled, else the weight's dtype."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -21,8 +21,8 @@ class Backend:
     """Implementation of an operation.
 
     Attributes:
-        operation: for example ``ssd``.
-        name: for example ``mamba-ssm``.
+        operation: name of the operation, for example ``ssd``.
+        name: name of the backend, for example ``mamba-ssm``.
         function: takes the same arguments as every other backend of the operation.
         devices: supported device types; empty for all.
         dtypes: supported input dtypes; empty for all.

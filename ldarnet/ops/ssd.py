@@ -235,7 +235,7 @@ def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
-    """Write y of a slab, (C, Q, H, P); return the state after it."""
+    """Write y of a slab, (C, Q, H, P); return the state after the slab."""
     entering, after_NHP = _states(slab, state_NHP)
     mixed = slab.within.mul_(slab.mask_scores(slab.c @ slab.b.mT)[:, None])
     y = (slab.c @ entering).view_as(slab.x).mul_(slab.enter)
@@ -247,7 +247,7 @@ def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
 def _write_gradients(
     slab: _Slab, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Write a slab's gradients of x, scale, log decay, b and c; return those of its entering state and the skip."""
+    """Write a slab's gradients of x, scale, log decay, b and c; return those of the entering state and of the skip."""
     dx, d_scale, d_log_decay, db, dc = into
     last, entering = slab.last, _states(slab, state_NHP)[0]
     entered, left = dy * slab.enter, slab.scaled * slab.leave

@@ -1,4 +1,4 @@
-"""What the adapters declare about themselves: dtypes and the install command."""
+"""Supported dtypes and install command of the adapters."""
 
 import torch
 

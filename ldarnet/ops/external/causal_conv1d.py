@@ -18,7 +18,7 @@ from ldarnet.ops.registry import register
     install=INSTALL_KERNELS,
 )
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """Both directions as channels of one call. Supports 2 to 4 taps and C divisible by 4."""
+    """Compute both directions in one call, as channels. Supports 2 to 4 taps and C divisible by 4."""
     from causal_conv1d import causal_conv1d_fn
 
     T, C = x_TC.shape

@@ -55,7 +55,7 @@ def ssd(
     packing: Packing,
     chunk_size: int,
 ) -> Tensor:
-    """Both directions as heads of one call, each with its own group of B and C.
+    """Compute both directions in one call, as heads; each direction has its own group of B and C.
 
     The inputs of direction 1 are reversed within each sequence and its output is reversed back. float32 is multiplied
     as TF32. ``chunk_size`` is raised to at least 16.

@@ -1,4 +1,4 @@
-"""Our Triton kernels: one module per operation, named after it, with a function of the same name.
+"""LDARNet's Triton kernels: one module per operation, named after it, with a function of the same name.
 
 To add one, put ``<operation>.py`` in this folder; its function takes the same arguments as the reference in
 ``ldarnet/ops/<operation>.py``. Modules are registered by file name and imported on first use, because Triton ships

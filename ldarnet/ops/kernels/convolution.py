@@ -22,7 +22,7 @@ POSITIONS, CHANNELS, WARPS = 32, 64, 8
 
 
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """See :func:`ldarnet.ops.convolution.convolution`; saves only its arguments.
+    """Triton backend of :func:`ldarnet.ops.convolution.convolution`; saves only its arguments.
 
     Rows of x may be strided, as in a slice of a wider tensor.
     """
@@ -119,7 +119,7 @@ def _borders(starts_ptr, sequence_ptr, position, T):
 
 @triton.jit
 def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.constexpr):
-    """Load rows, with zeros for those outside the sequence."""
+    """Load rows; rows outside the sequence are zero."""
     inside = ((row >= start) & (row < stop))[:, None] & (column < C)
     return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(DTYPE)
 

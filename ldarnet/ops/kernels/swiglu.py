@@ -18,7 +18,7 @@ MAX_TILE_WIDTH = 1024
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """See :func:`ldarnet.ops.swiglu.swiglu`; saves only x."""
+    """Triton backend of :func:`ldarnet.ops.swiglu.swiglu`; saves only x."""
     return _TritonSwiGLU.apply(x_TF)
 
 

@@ -41,7 +41,7 @@ def accumulator(*dtypes: torch.dtype) -> tl.dtype:
 
 @triton.jit
 def silu(x):
-    """x sigmoid(x)."""
+    """SiLU: x * sigmoid(x)."""
     return x * tl.sigmoid(x)
 
 
