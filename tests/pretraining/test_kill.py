@@ -21,12 +21,14 @@ def test_launch_finds_the_newest_complete_checkpoint(config_file, run_ranks, tmp
     for number, entry in enumerate(killed):
         assert entry["status"] == -9
         step = 6 if number > appeared else 4
-        assert entry["here"] == {"step": step, "steps": [2, step], "left": ["pointers.json"], "as_written": True}, entry
+        assert entry["local"] == {"step": step, "steps": [2, step], "other": ["pointers.json"], "bytes_match": True}, (
+            entry
+        )
         sent = number > points.index("half of manifest.json")
         step = 6 if sent else 4
-        assert entry["remote_only"] == {**entry["here"], "step": step, "steps": [2, step]}, entry
-        assert entry["continued"] == 0
-        assert entry["in_the_end"] == [["step-00000002", "step-00000008"]] * 2, entry
+        assert entry["remote_only"] == {**entry["local"], "step": step, "steps": [2, step]}, entry
+        assert entry["resumed"] == 0
+        assert entry["final"] == [["step-00000002", "step-00000008"]] * 2, entry
 
 
 @pytest.mark.slow

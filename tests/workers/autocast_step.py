@@ -11,14 +11,14 @@ from ldarnet.pretraining.setup import build_engine, initial_state, prepare_input
 from ldarnet.pretraining.step_totals import pretraining_loss
 from ldarnet.runtime import distributed
 
-HALF, SINGLE = torch.bfloat16, torch.float32
+BF16, FP32 = torch.bfloat16, torch.float32
 ARGUMENTS = {
-    "convolution": {"x": HALF, "weight": SINGLE, "bias": SINGLE},
-    "ssd": {"x": HALF, "dt": SINGLE, "a": SINGLE, "b": HALF, "c": HALF, "d": SINGLE},
-    "gated_norm": {"y": HALF, "z": HALF, "weight": SINGLE},
-    "attention": {"q": HALF, "k": HALF, "v": HALF},
-    "swiglu": {"x": HALF},
-    "dechunk": {"chunk": SINGLE, "probability": SINGLE, "confidence": SINGLE, "residual": SINGLE},
+    "convolution": {"x": BF16, "weight": FP32, "bias": FP32},
+    "ssd": {"x": BF16, "dt": FP32, "a": FP32, "b": BF16, "c": BF16, "d": FP32},
+    "gated_norm": {"y": BF16, "z": BF16, "weight": FP32},
+    "attention": {"q": BF16, "k": BF16, "v": BF16},
+    "swiglu": {"x": BF16},
+    "dechunk": {"chunk": FP32, "probability": FP32, "confidence": FP32, "residual": FP32},
 }
 seen = {}
 
@@ -33,7 +33,7 @@ def spy(operation, function):
 
 
 def watch_module(name, module):
-    module.register_forward_hook(lambda module, given, out: seen.setdefault(name, set()).add((out[0].dtype,)))
+    module.register_forward_hook(lambda module, inputs, out: seen.setdefault(name, set()).add((out[0].dtype,)))
 
 
 for operation in operations():
@@ -45,27 +45,27 @@ config = load_config(sys.argv[1], ["training.precision=bf16", "training.accumula
 inputs = prepare_inputs(config, world)
 engine = build_engine(config, inputs, None, initial_state(config, inputs), world)
 backbone = engine.model.model.backbone
-exact = {"router": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
-for name, module in {**exact, "head": engine.model.lm_head}.items():
+fp32_modules = {"router": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
+for name, module in {**fp32_modules, "head": engine.model.lm_head}.items():
     watch_module(name, module)
 
 ids = torch.randint(0, 4, (8, 64))
 loss, totals = pretraining_loss(
     engine.forward(ids), ids, scored=ids.numel(), accumulation=1, target=4.0, weight=0.03, world=world
 )
-assert loss.dtype == SINGLE, loss.dtype
+assert loss.dtype == FP32, loss.dtype
 assert {totals.nll.dtype, totals.ratio.dtype} == {torch.float64}
 for operation, dtypes in ARGUMENTS.items():
     expected = tuple(dtypes.values())
     assert seen[operation] == {expected}, f"{operation}{tuple(dtypes)}: {seen[operation]}"
 # The first layer of a stack has no residual input; the others add a bf16 matmul output.
-assert seen["add_norm"] == {(SINGLE, SINGLE), (HALF, SINGLE, SINGLE)}, seen["add_norm"]
-assert all(seen[name] == {(SINGLE,)} for name in (*exact, "head")), seen
+assert seen["add_norm"] == {(FP32, FP32), (BF16, FP32, FP32)}, seen["add_norm"]
+assert all(seen[name] == {(FP32,)} for name in (*fp32_modules, "head")), seen
 
 engine.backward(loss)
 engine.update(1.0, totals.nll / ids.numel())
 state = engine.deepspeed.optimizer.optimizer.state.values()
-assert {parameter.dtype for parameter in engine.model.parameters()} == {SINGLE}
-assert {value.dtype for moments in state for value in moments.values()} == {SINGLE}
+assert {parameter.dtype for parameter in engine.model.parameters()} == {FP32}
+assert {value.dtype for moments in state for value in moments.values()} == {FP32}
 distributed.stop()
 print("bf16 step done")

@@ -37,20 +37,20 @@ attempt(f"run.dir={out}/unreadable")
 ShardSet.open = open_shards
 
 
-def full(file: MetricsFile) -> None:
-    waiting = file._pending.splitlines()
-    if waiting and 3 <= json.loads(waiting[-1])["step"] <= 6:
+def full_for_a_while(file: MetricsFile) -> None:
+    pending = file._pending.splitlines()
+    if pending and 3 <= json.loads(pending[-1])["step"] <= 6:
         raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
     flush(file)
 
 
-def never(file: MetricsFile) -> None:
+def full(file: MetricsFile) -> None:
     raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
 
 
-MetricsFile.flush = full
+MetricsFile.flush = full_for_a_while
 attempt(f"run.dir={out}/full-for-a-while")
-MetricsFile.flush = never
+MetricsFile.flush = full
 attempt(f"run.dir={out}/full")
 MetricsFile.flush = flush
 

@@ -65,7 +65,7 @@ def main() -> int:
             file.write(json.dumps({"epoch": epoch, "split": "valid", "mcc": score}) + "\n")
     (folder / "best").mkdir(exist_ok=True)
     (folder / "best" / "weights").touch()
-    # Test scores decrease with validation scores, so that a choice by test scores is caught.
+    # Test scores decrease with validation scores, so that selection by test scores is detected.
     result = {"valid": {"mcc": max(scores)}, "test": {"mcc": 1 - max(scores)}, "data_fingerprint": "abc"}
     (folder / ".result").write_text(json.dumps(result))
     (folder / ".result").replace(folder / "result.json")

@@ -18,23 +18,23 @@ AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 WRITING = os.O_WRONLY | os.O_RDWR
 
 
-class Points:
+class KillPoints:
     """Records the system calls of the checkpoint writer for one step; kills the process at one of them.
 
     Args:
         step: step whose checkpoint is observed.
-        deadly: index of the call to die at; None never dies.
+        kill_at: index of the call at which to kill the process; None to only record.
 
     Attributes:
         passed: descriptions of the calls so far.
     """
 
-    def __init__(self, step: int, deadly: int | None = None) -> None:
+    def __init__(self, step: int, kill_at: int | None = None) -> None:
         self.passed: list[str] = []
-        self._deadly = deadly
+        self._kill_at = kill_at
         self._armed = False
         sys.addaudithook(self._audit)
-        os.fsync = self._flushed  # data written by a killed process survive without fsync
+        os.fsync = self._fsync  # data written by a killed process survive without fsync
         io.open = builtins.open = self._after_open(builtins.open)
         contents.save_file = self._half_written(contents.save_file)
         shutil.copyfile = self._half_written(shutil.copyfile)
@@ -53,14 +53,14 @@ class Points:
         if not self._armed or not threading.current_thread().name.startswith("checkpoint"):
             return False
         self.passed.append(description)
-        return len(self.passed) - 1 == self._deadly
+        return len(self.passed) - 1 == self._kill_at
 
     def _audit(self, event: str, arguments: tuple) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
         if (event in AUDITED or writes) and self.point(f"{event} {Path(os.fsdecode(arguments[0])).name}"):
             die()
 
-    def _flushed(self, _: int) -> None:
+    def _fsync(self, _: int) -> None:
         if self.point("fsync"):
             die()
 
@@ -88,7 +88,7 @@ class Points:
 
 
 def die() -> None:
-    """End this process as `kill -9` does."""
+    """Send SIGKILL to this process."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -17,19 +17,19 @@ WRITING = os.O_WRONLY | os.O_RDWR
 config_file, folder, killed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 
 
-def run(name: str, deadly: int | None = None) -> None:
-    place, passed = folder / name, []
+def run(name: str, kill_at: int | None = None) -> None:
+    run_dir, passed = folder / name, []
 
     def audit(event: str, arguments: tuple) -> None:
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-        if not (event in AUDITED or writes) or str(place) not in os.fsdecode(str(arguments[0])):
+        if not (event in AUDITED or writes) or str(run_dir) not in os.fsdecode(str(arguments[0])):
             return
-        passed.append(f"{event} {Path(os.fsdecode(arguments[0])).relative_to(place)}")
-        if len(passed) - 1 == deadly:
+        passed.append(f"{event} {Path(os.fsdecode(arguments[0])).relative_to(run_dir)}")
+        if len(passed) - 1 == kill_at:
             die()
 
     sys.addaudithook(audit)
-    config = load_config(config_file, [f"run.dir={place}", "training.epochs=2"], schema=FinetuneConfig)
+    config = load_config(config_file, [f"run.dir={run_dir}", "training.epochs=2"], schema=FinetuneConfig)
     assert finetune(config).finished
     if name == "unbroken":
         points = list(passed)

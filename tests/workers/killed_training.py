@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from kill_points import Points, forked
+from kill_points import KillPoints, forked
 
 from ldarnet.config import load_config
 from ldarnet.pretraining import train
@@ -15,11 +15,11 @@ config_file, folder, killed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 STEP = 4
 
 
-def run(name: str, deadly: int | None = None, report: Path | None = None) -> None:
-    points = Points(STEP, deadly)
-    place = folder / name
-    overrides = ["training.steps=6", "validation.windows=0", f"checkpoint.remote=file://{place}/remote"]
-    train(load_config(config_file, [f"run.dir={place}", *overrides]))
+def run(name: str, kill_at: int | None = None, report: Path | None = None) -> None:
+    points = KillPoints(STEP, kill_at)
+    run_dir = folder / name
+    overrides = ["training.steps=6", "validation.windows=0", f"checkpoint.remote=file://{run_dir}/remote"]
+    train(load_config(config_file, [f"run.dir={run_dir}", *overrides]))
     if report is not None:
         report.write_text(json.dumps(points.passed))
 

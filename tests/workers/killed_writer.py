@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from kill_points import Points, forked
+from kill_points import KillPoints, forked
 
 from ldarnet import LDARNetConfig
 from ldarnet.config import RunConfig, load_config
@@ -32,9 +32,9 @@ def content(step: int) -> CheckpointContents:
     return CheckpointContents(tensors, tensors, LDARNetConfig.preset("tiny"), config_of(run), state)
 
 
-def save(*steps: int, deadly: int | None = None, report: Path | None = None) -> None:
+def save(*steps: int, kill_at: int | None = None, report: Path | None = None) -> None:
     """Write checkpoints; die at a point while writing that of STEP, or report its points."""
-    points = Points(STEP, deadly)
+    points = KillPoints(STEP, kill_at)
     writer = CheckpointWriter(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
     for step in steps:
         writer.submit(content(step))
@@ -48,20 +48,21 @@ def listing(place: Path) -> dict[str, str]:
     return {str(path.relative_to(place)): sha256_file(path) for path in sorted(place.rglob("*")) if path.is_file()}
 
 
-def start(run_dir: Path) -> dict:
+def launch(run_dir: Path) -> dict:
     """Step and checkpoints that a launch finds in a run folder, with whether each is intact."""
     store = CheckpointStore(run_dir, keep=1)
     found = open_run_folder(config_of(run_dir), store, "f" * 64)
-    left = {path.name for path in store.folder.iterdir()} - {path.name for path in store.complete()}
+    other = {path.name for path in store.folder.iterdir()} - {path.name for path in store.complete()}
     return {
         "step": found.state.step,
         "steps": [int(path.name[-8:]) for path in store.complete()],
-        "left": sorted(left),
-        "as_written": all(listing(path) == written[path.name] for path in store.complete()),
+        "other": sorted(other),
+        "bytes_match": all(listing(path) == written[path.name] for path in store.complete()),
     }
 
 
-def again() -> None:
+def restore() -> None:
+    """Restore the state before the checkpoint of STEP."""
     for path in (run, remote, fresh):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(before / "run", run)
@@ -77,11 +78,9 @@ assert forked(lambda: save(STEP, report=folder / "points.json")) == 0
 written |= {path.name: listing(path) for path in CheckpointStore(run, 1).complete()}
 
 for number, point in enumerate(json.loads((folder / "points.json").read_text())):
-    again()
-    status = forked(lambda number=number: save(STEP, deadly=number))
-    after = {"point": point, "status": status, "remote_only": start(fresh), "here": start(run)}
-    after["continued"] = forked(lambda: save(8))
-    after["in_the_end"] = [
-        sorted(path.name for path in place.glob("step-*")) for place in (run / "checkpoints", remote)
-    ]
+    restore()
+    status = forked(lambda number=number: save(STEP, kill_at=number))
+    after = {"point": point, "status": status, "remote_only": launch(fresh), "local": launch(run)}
+    after["resumed"] = forked(lambda: save(8))
+    after["final"] = [sorted(path.name for path in place.glob("step-*")) for place in (run / "checkpoints", remote)]
     print(json.dumps(after), flush=True)

@@ -17,10 +17,10 @@ from ldarnet.runtime import distributed
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
 messages: list[str] = []
-write, take, validate = contents.CheckpointContents.write, loop._accumulate, loop.validate
+write, accumulate, validate = contents.CheckpointContents.write, loop._accumulate, loop.validate
 validated: list[dict] = []
-full: set[int] = set()
-late = threading.Event()
+full: set[int] = set()  # steps at which the disk is full
+step_3_started = threading.Event()
 
 
 def attempt(name: str, *overrides: str) -> None:
@@ -31,40 +31,40 @@ def attempt(name: str, *overrides: str) -> None:
         messages.append(f"{name}: {error}")
 
 
-def hooked(content: contents.CheckpointContents, folder: Path) -> None:
+def faulty_write(content: contents.CheckpointContents, folder: Path) -> None:
     """Disk full at the steps in `full`; the checkpoint of step 2 is not written before step 3."""
     if content.state.step in full:
         raise OSError(errno.ENOSPC, "No space left on device")
     if content.state.step == 2:
-        messages.append("written late" if late.wait(60) else "training waited for the checkpoint")
+        messages.append("written late" if step_3_started.wait(60) else "training waited for the checkpoint")
     write(content, folder)
 
 
-def counted(*arguments, **named):  # the step is the fifth argument
+def watched_accumulate(*arguments, **named):  # the step is the fifth argument
     if arguments[4] == 3:
-        late.set()
-    return take(*arguments, **named)
+        step_3_started.set()
+    return accumulate(*arguments, **named)
 
 
-def cut_off(mirror: remote.Mirror, *_):
+def unreachable(mirror: remote.Mirror, *_):
     with mirror._errors("cannot be reached"):
         raise ConnectionError("no answer")
 
 
-def worse_and_worse(*arguments):
+def increasing_loss(*arguments):
     validated.append(validate(*arguments))
     return validated[-1] | {"mlm_loss": float(len(validated))}
 
 
-contents.CheckpointContents.write, loop._accumulate = hooked, counted
-late.set()
+contents.CheckpointContents.write, loop._accumulate = faulty_write, watched_accumulate
+step_3_started.set()
 attempt("unbroken", "checkpoint.every=6")
-late.clear()
-update, remote.Mirror.update = remote.Mirror.update, cut_off
+step_3_started.clear()
+update, remote.Mirror.update = remote.Mirror.update, unreachable
 attempt("late", "checkpoint.every=2", "training.stop_after=4", f"checkpoint.remote=file://{out}/late-remote")
 remote.Mirror.update = update
 full = {6, 8}
-loop.validate = worse_and_worse
+loop.validate = increasing_loss
 attempt("full-for-a-while", "checkpoint.every=2", "checkpoint.keep=5", "validation.every=6")
 loop.validate = validate
 full = {10}
@@ -78,7 +78,7 @@ if world.is_main:
     shutil.rmtree(out / "lost")
 world.sum_on_host(0)
 attempt("lost", copied)
-remote.Mirror.complete = cut_off
+remote.Mirror.complete = unreachable
 attempt("lost", copied)
 attempt("new", copied)
 

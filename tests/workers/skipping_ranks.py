@@ -17,13 +17,13 @@ from ldarnet.runtime import distributed
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.zero_state import whole_moments, whole_parameters
 
-INFINITE, SPIKE, END = 2, 9, 12  # steps, from 0
+NAN, SPIKE, END = 2, 9, 12  # steps, from 0
 
 config_file, out = sys.argv[1], Path(sys.argv[2])
 world = distributed.start(2)
 step = 0
 factors: dict[int, float] = {}
-wrong: list[str] = []
+mismatches: list[str] = []
 update, forward = Engine.update, Engine.forward
 pretraining_loss, accumulate = loop.pretraining_loss, loop._accumulate
 
@@ -38,13 +38,13 @@ def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
     outcome = update(engine, factor, loss)
     changed = [name for name, tensor in tensors(engine).items() if not tensor.equal(before[name])]
     if bool(changed) == (number in factors):
-        wrong.append(f"step {number} changed {changed}")
+        mismatches.append(f"step {number} changed {changed}")
     inner = engine.deepspeed.optimizer
     counts = {int(entry["step"]) for entry in getattr(inner, "optimizer", inner).state.values()}
     if counts != {number + 1 - sum(skipped <= number for skipped in factors)}:
-        wrong.append(f"Adam counts {counts} steps after step {number}")
+        mismatches.append(f"Adam counts {counts} steps after step {number}")
     if any(parameter.grad is not None for parameter in engine.model.parameters()):
-        wrong.append(f"gradients are left after step {number}")
+        mismatches.append(f"gradients remain after step {number}")
     return outcome
 
 
@@ -52,7 +52,7 @@ def local_factor() -> float:
     return factors.get(step, 1.0) if world.rank == world.size - 1 else 1.0
 
 
-def wrong_forward(engine: Engine, input_ids: torch.Tensor):
+def corrupted_forward(engine: Engine, input_ids: torch.Tensor):
     """Forward pass with NaN embeddings if the local factor is NaN."""
     if not math.isnan(local_factor()):
         return forward(engine, input_ids)
@@ -63,7 +63,7 @@ def wrong_forward(engine: Engine, input_ids: torch.Tensor):
         hook.remove()
 
 
-def wrong_loss(output, labels, **named):
+def corrupted_loss(output, labels, **named):
     loss, part = pretraining_loss(output, labels, **named)
     part.nll, part.windows = part.nll * local_factor(), part.windows * local_factor()
     return loss, part
@@ -76,21 +76,21 @@ def counted_accumulate(engine, batches, scored, timers, number, *others, **named
 
 
 def attempt(name: str, *overrides: str) -> str:
-    wrong.clear()
+    mismatches.clear()
     try:
         train_on(world, load_config(config_file, [f"run.dir={out}/{name}", *overrides]))
     except UserError as error:
         return str(error)
-    return "; ".join(wrong) or "as it should be"
+    return "; ".join(mismatches) or "correct"
 
 
-Engine.update, Engine.forward = watched_update, wrong_forward
-loop.pretraining_loss, loop._accumulate = wrong_loss, counted_accumulate
-factors = {INFINITE: float("nan"), SPIKE: 50.0}
+Engine.update, Engine.forward = watched_update, corrupted_forward
+loop.pretraining_loss, loop._accumulate = corrupted_loss, counted_accumulate
+factors = {NAN: float("nan"), SPIKE: 50.0}
 messages = [attempt(f"whole-{stage}", f"training.zero_stage={stage}") for stage in range(4)]
 messages.append(attempt("stopped", f"training.stop_after={SPIKE + 1}"))
 messages.append(attempt("stopped"))
-factors = dict.fromkeys(range(INFINITE, END), float("inf"))
+factors = dict.fromkeys(range(NAN, END), float("inf"))
 messages.append(attempt("diverged", "guard.stop_after=4", "training.log_every=3", "checkpoint.every=2"))
 factors = dict.fromkeys(range(SPIKE - 1, END), 50.0)
 messages.append(attempt("shifted", "guard.stop_after=2"))

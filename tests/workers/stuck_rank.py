@@ -1,6 +1,6 @@
 """Run by each rank: training in which the last rank hangs or fails in step 4.
 
-Arguments: how (sleeps; blocks: sleeps while holding the GIL; fails; fails-later: while recording the step),
+Arguments: fault (sleeps; blocks: sleeps while holding the GIL; fails; fails-later: while recording the step),
 configuration, overrides.
 """
 
@@ -13,7 +13,7 @@ from ldarnet.pretraining import loop, train_metrics
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import distributed
 
-how, config_file, *overrides = sys.argv[1:]
+fault, config_file, *overrides = sys.argv[1:]
 config = load_config(config_file, overrides)
 world = distributed.start(config.training.timeout_minutes)
 read, stage_metrics, steps = loop._next, train_metrics.stage_metrics, 0
@@ -22,17 +22,17 @@ read, stage_metrics, steps = loop._next, train_metrics.stage_metrics, 0
 def stuck_in_reading(*arguments):
     global steps
     steps += 1
-    if how != "fails-later" and steps == 4 and world.rank == world.size - 1:
-        if how == "sleeps":
+    if fault != "fails-later" and steps == 4 and world.rank == world.size - 1:
+        if fault == "sleeps":
             time.sleep(1000)
-        if how == "blocks":
+        if fault == "blocks":
             ctypes.PyDLL(None).sleep(1000)
         raise RuntimeError("broken")
     return read(*arguments)
 
 
 def stuck_in_recording(*arguments):
-    if how == "fails-later" and steps == 4 and world.rank == world.size - 1:
+    if fault == "fails-later" and steps == 4 and world.rank == world.size - 1:
         raise RuntimeError("broken")
     return stage_metrics(*arguments)
 
