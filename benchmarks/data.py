@@ -65,7 +65,7 @@ def decompress(fasta: Path) -> Result:
 
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
-    """Time building shards; with several workers, each worker builds one species from a copy of the genome."""
+    """Time building shards; several workers build one species each, all from the same genome."""
     sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
