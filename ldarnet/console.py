@@ -1,4 +1,4 @@
-"""Console output of all programs: plain lines, a live bar on a terminal, and numbers in readable units."""
+"""Console output of all programs: plain lines, progress bars on a terminal, numbers in readable units."""
 
 import sys
 import time
@@ -14,18 +14,18 @@ REFRESH_SECONDS = 0.1
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that neither wraps lines nor interprets markup in them."""
+    """Create a rich console that does not wrap lines or interpret markup."""
     return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = False, thread: bool = True) -> Progress:
-    """A progress bar that is disabled unless `console` is a terminal.
+    """Create a progress bar, which is disabled unless `console` is a terminal.
 
     Args:
-        console: where to draw it.
-        columns: left to right.
+        console: console to draw the bar on.
+        columns: columns of the bar, left to right.
         transient: whether to erase the bar at the end.
-        thread: whether a thread redraws it; without one, which is safe to fork, call `refresh`.
+        thread: whether a thread redraws the bar. If False, the process is safe to fork, but must call `refresh`.
     """
     shown = console.is_terminal and not console.quiet
     return Progress(*columns, console=console, transient=transient, auto_refresh=thread, disable=not shown)
@@ -33,7 +33,7 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 
 @contextmanager
 def percent_bar(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar on stderr if that is a terminal; yields a function that advances it. Starts no thread."""
+    """Show a percentage bar if stderr is a terminal; yields a function that advances the bar. Starts no thread."""
     columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
     task, throttle = bar.add_task("", total=total), Throttle(REFRESH_SECONDS)
@@ -51,7 +51,7 @@ class Throttle:
     """Limits how often something is printed or redrawn."""
 
     def __init__(self, seconds: float) -> None:
-        """Be ready `seconds` from now."""
+        """Set the interval to `seconds`, and start the first interval now."""
         self._seconds = seconds
         self.reset()
 
@@ -60,7 +60,7 @@ class Throttle:
         self._last = time.monotonic()
 
     def ready(self, *, force: bool = False) -> bool:
-        """Whether the interval has passed or `force` is set; restarts it if so."""
+        """Whether the interval has passed or `force` is set; if so, restart the interval."""
         if not force and time.monotonic() - self._last < self._seconds:
             return False
         self.reset()
@@ -68,10 +68,10 @@ class Throttle:
 
 
 class Printer:
-    """Prints lines and, on a terminal, keeps a live display below them inside its `with` block.
+    """Prints lines; inside its `with` block, a live display stays below the lines if the console is a terminal.
 
     Attributes:
-        console: where to print.
+        console: console to print to.
         on_terminal: whether the live display is shown.
     """
 
@@ -98,18 +98,18 @@ class Printer:
 
 
 def format_chunks(bases_per_chunk: Sequence[float]) -> str:
-    """Bases per chunk of each stage, with a leading separator; empty for a model without chunks."""
+    """Format bases per chunk of each stage, with a leading separator; empty for a model without chunks."""
     values = "/".join(f"{value:.2f}" for value in bases_per_chunk)
     return f"  bases/chunk {values}" if values else ""
 
 
 def format_speed(bases_per_second: float) -> str:
-    """Throughput with an SI prefix, such as `1.2 Mbases/s`."""
+    """Format throughput with an SI prefix, such as `1.2 Mbases/s`."""
     return format_si(bases_per_second, "bases/s")
 
 
 def format_si(value: float, unit: str) -> str:
-    """A number with an SI prefix, such as `12.3 kB`."""
+    """Format a number with an SI prefix, such as `12.3 kB`."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.1f} {prefix}{unit}"
@@ -117,6 +117,6 @@ def format_si(value: float, unit: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

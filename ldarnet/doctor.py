@@ -1,4 +1,4 @@
-"""Report of this machine: packages, devices, and the kernel that each op of the model would use."""
+"""Report on this machine: packages, devices, and the kernel that each op of the model would use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, oper
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
-"""Versions of the packages of the extra ``kernels``, which are compiled against the installed torch."""
+"""Package -> version, for the extra ``kernels``; these packages are compiled against the installed torch."""
 
 
 _PYTHON = Path(sys.executable)
@@ -33,7 +33,7 @@ class Package:
 
     Attributes:
         name: name in the package index.
-        purpose: what it is used for; empty for kernels, whose ops the registry lists.
+        purpose: use of the package; empty for kernels, because the op registry lists their ops.
         required: False for kernels, which have a fallback in PyTorch.
     """
 
@@ -43,12 +43,12 @@ class Package:
 
     @property
     def module(self) -> str:
-        """Name of its module."""
+        """Name of the Python module that the package provides."""
         return self.name.replace("-", "_")
 
     @property
     def install(self) -> str:
-        """Command that installs it into this Python environment."""
+        """Command that installs the package into this Python environment."""
         if self.name == "triton":
             return "rm -r .venv && make setup TORCH=cuda (triton comes with the CUDA build of torch)"
         if self.name in KERNEL_PINS:
@@ -80,14 +80,14 @@ PACKAGES = (
 
 
 def examine(folder: Path = Path()) -> dict[str, Any]:
-    """Examine this machine.
+    """Examine packages, devices and kernels of this machine.
 
     Args:
-        folder: on the disk whose free space is reported.
+        folder: any folder on the disk whose free space to report.
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` (device type -> op -> its backends, the selected one marked) and ``advice`` (lines of text).
+        ``operations`` (device type -> op -> backends, with the selected one marked) and ``advice`` (lines of text).
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
@@ -96,12 +96,12 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
     }
     for package, found in zip(PACKAGES, report["packages"], strict=True):
         if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _backends_using(package)):
-            found["problem"] = ""  # the functions that we use of it work
+            found["problem"] = ""  # the functions that we use still work
     return {**report, "advice": _advice(report)}
 
 
 def examine_machine(folder: Path = Path()) -> dict[str, Any]:
-    """The report of `examine` without ``operations`` and ``advice``, which run kernels."""
+    """Build the report of `examine` without ``operations`` and ``advice``, which need to run kernels."""
     return {
         "ldarnet": __version__,
         "python": platform.python_version(),
@@ -191,7 +191,7 @@ def _import_problem(module: str) -> str:
 
 
 def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
-    """The backends of each op, and the one that ``auto`` selects in the matmul dtype of training on this device."""
+    """List the backends of each op; mark the one that ``auto`` selects for the training matmul dtype of this device."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     return {
         operation: [
@@ -207,7 +207,7 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _backends_using(package: Package) -> list[Backend]:
-    """The backends that use this package."""
+    """List the backends that use a package."""
     known = [backend for operation in operations() for backend in backends_of(operation).values()]
     return [backend for backend in known if backend.package == package.module]
 

@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra of the package installs a module."""
+"""Optional dependencies: find the extra of this package that installs a module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +13,16 @@ EXTRAS = {
     "s3": ("s3fs",),
     "kernels": ("mamba_ssm", "causal_conv1d", "flash_attn"),
 }
-"""Extra -> the modules of its packages, as in pyproject.toml."""
+"""Extra -> modules that it installs; must match pyproject.toml."""
 
 
 def extra_of(module: str) -> str | None:
-    """The extra that installs a module; None if none does."""
+    """Find the extra that installs a module; None if no extra does."""
     return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
 
 
 def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
-    """The message for an import that failed because an extra is not installed; None for any other module.
+    """Build the error message for an import that failed because an extra is not installed; None for any other module.
 
     Args:
         error: the failed import.
@@ -35,7 +35,7 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
 
 @contextmanager
 def optional_imports(user: str) -> Iterator[None]:
-    """Name the extra to install when an import inside the block fails for lack of it.
+    """Name the extra to install if an import inside the block fails because the extra is missing.
 
     Raises:
         ModuleNotFoundError: a module is missing; if an extra installs it, the message says so.

@@ -1,4 +1,4 @@
-"""Exit statuses, and the one place that turns the outcome of a command into a line on stderr and a status."""
+"""Exit statuses; run a command, report its error as a line on stderr, and return its exit status."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 OK = 0
 USER_ERROR = 1
-"""Wrong input, configuration or command line: only the user can fix it, do not restart."""
+"""Wrong input, configuration or command line: the user must fix the cause; do not restart."""
 FAILED = 70
-"""A rank died, failed or hung, or a fault that may pass: restart from the last checkpoint."""
+"""A rank died, failed or hung, or a transient error occurred: restart from the last checkpoint."""
 STOPPED = 75
-"""Stopped by a signal with everything saved: restart to resume."""
+"""Stopped by a signal after saving a checkpoint: restart to resume."""
 INTERRUPTED = 130
-"""Interrupted from the keyboard, as shells report it."""
+"""Interrupted from the keyboard (SIGINT); the status that shells report."""
 
 REPORT_SECONDS = 1.0
-"""How long a rank waits for rank 0 to report a shared error; a launcher kills all ranks as soon as one exits."""
+"""Seconds that a rank waits for rank 0 to report a shared error: launchers kill all ranks as soon as one exits."""
 
 
 def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *, name: str) -> int:
@@ -38,7 +38,7 @@ def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *,
 
     Args:
         function: a function with typer annotations that returns a status or None.
-        arguments: default: those of this process.
+        arguments: command-line arguments; by default, those of this process.
         name: program name in usage and error messages.
     """
     return exit_status(lambda: call(function, arguments, name=name), name=name)
@@ -48,15 +48,15 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
     """Parse a command line, call the command and return its status.
 
     Raises:
-        UserError: from the command, or for a wrong command line (after a usage line on stderr).
+        UserError: raised by the command, or the command line is wrong (a usage line is printed on stderr first).
     """
     return invoke(build_command(function), sys.argv[1:] if arguments is None else arguments, name=name)
 
 
 def build_command(function: Callable[..., Any]) -> TyperCommand:
-    """The command of a function with typer annotations.
+    """Build a typer command from a function with typer annotations.
 
-    Its docstring is the help text, in which an indented list keeps its line breaks.
+    The function's docstring becomes the help text, in which indented lists keep their line breaks.
     An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" if its value is omitted.
     """
     import typer
@@ -87,7 +87,7 @@ def build_command(function: Callable[..., Any]) -> TyperCommand:
 
 
 def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
-    """Parse arguments and run a typer command; raises as `call`."""
+    """Parse arguments and run a typer command; raises the same errors as `call`."""
     import typer
 
     usage_error = _usage_error()
@@ -106,16 +106,17 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
 
 
 def _usage_error() -> Any:
-    """The base class of command-line errors; its module depends on the version of typer."""
+    """Get the base class of command-line errors, whose module depends on the version of typer."""
     import typer
 
     return typer.BadParameter.__base__
 
 
 def exit_status(work: Callable[[], int], *, name: str) -> int:
-    """Call `work` and return its status, or the status of its error after reporting it on stderr.
+    """Call `work` and return its exit status; if it raises, report the error on stderr and return the error's status.
 
-    An error that all ranks share is printed by rank 0 only; one with `UserError.local` by its own rank.
+    Only rank 0 prints an error that all ranks raise; an error with `UserError.local` is printed by the rank that raises
+    it.
     """
     try:
         return work()
@@ -151,7 +152,7 @@ def is_rank_0() -> bool:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether the reader of stdout, such as `head`, has closed it; if so, drop what is still buffered."""
+    """Whether the reader of stdout, such as `head`, has closed the pipe; if so, discard the buffered output."""
     with suppress(OSError, ValueError):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

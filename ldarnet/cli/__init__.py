@@ -1,4 +1,4 @@
-"""The `ldarnet` command: a table of subcommands, each in a module of its own that is imported when it is called."""
+"""The `ldarnet` command: a table of subcommands, whose modules are imported only when they are called."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COMMANDS = {
     "tasks": ("ldarnet.cli.tasks:tasks", "List the fine-tuning tasks."),
     "doctor": ("ldarnet.cli.doctor:doctor", "Report installed packages, devices and kernels."),
 }
-"""Name -> where its function is, and the line that `ldarnet --help` shows."""
+"""Subcommand -> `module:function`, and its summary in `ldarnet --help`."""
 
 
 class Group(TyperGroup):
-    """Commands of `COMMANDS`; help and completion read the table only, so that they import nothing."""
+    """Command group for `COMMANDS`; help and completion only read this table, without importing commands."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, in the order of the table."""
+        """List the names of all commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -57,7 +57,7 @@ class Group(TyperGroup):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Complete the name of a command or option."""
+        """Complete a command or option name."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         from typer.core import CompletionItem

@@ -1,4 +1,4 @@
-"""Arguments and helpers that several commands share."""
+"""Arguments and helpers shared by several commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FastaFile = Annotated[Path, typer.Argument(metavar="FASTA", help="FASTA file, pl
 
 
 def import_models() -> ModuleType:
-    """The model package, with the weight-loading progress bars of transformers disabled."""
+    """Import the model package, and disable the weight-loading progress bars of transformers."""
     from transformers.utils.logging import disable_progress_bar
 
     from ldarnet import model
@@ -27,6 +27,6 @@ def import_models() -> ModuleType:
 
 
 def with_parent(out: Path) -> Path:
-    """Create the parent folder of an output path."""
+    """Create the parent folder of an output path; returns the path."""
     make_folder(out.parent)
     return out

@@ -1,4 +1,4 @@
-"""`ldarnet finetune`: one rank of it, or the launcher of several."""
+"""`ldarnet finetune`: run as a single rank, or launch several ranks."""
 
 from __future__ import annotations
 

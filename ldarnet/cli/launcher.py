@@ -14,24 +14,24 @@ from types import FrameType
 from ldarnet.errors import UserError
 
 MAX_CPU_THREADS = 8
-"""Threads of a CPU rank; small models gain nothing from more."""
+"""Threads per CPU rank; small models do not run faster with more threads."""
 RESEND_SECONDS = 2.0
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: int | None) -> int:
-    """Run a module with several ranks, and return the launcher's exit status.
+    """Run a module on several ranks, and return the launcher's exit status.
 
     SIGTERM, SIGINT, SIGHUP and SIGUSR1 make all ranks save and stop; a second SIGINT kills them.
 
     Args:
-        module: run as ``python -m`` by every rank.
-        arguments: passed to the module.
+        module: module that every rank runs with ``python -m``.
+        arguments: arguments passed to the module.
         gpus: number of ranks, on GPUs.
         ranks: number of ranks, on GPUs or, without GPUs, on CPUs.
 
     Raises:
-        UserError: both numbers are given, or this machine has fewer GPUs.
+        UserError: both `gpus` and `ranks` are given, or this machine has too few GPUs.
         ModuleNotFoundError: DeepSpeed is not installed.
     """
     if find_spec("deepspeed") is None:
@@ -43,7 +43,7 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
 
 
 def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -> list[str]:
-    """The launcher's device arguments; the environment is changed to suit them."""
+    """Choose the launcher's device arguments, and update `environment` to match them."""
     if gpus is not None and ranks is not None:
         raise UserError("--gpus and --ranks exclude each other; use one of them")
     on_cpu = gpus is None and (environment.get("DS_ACCELERATOR") == "cpu" or not _gpu_count())
@@ -55,7 +55,7 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
         option = "--gpus" if gpus else "--ranks"
         raise UserError(f"{option} {count}: torch can use {available} GPUs here; lower it, or see `ldarnet doctor`")
     if visible := environment.pop("CUDA_VISIBLE_DEVICES", ""):
-        # Given a number, DeepSpeed's launcher starts with GPU 0 whatever is visible.
+        # Given only a number of GPUs, DeepSpeed's launcher starts at GPU 0 and ignores CUDA_VISIBLE_DEVICES.
         return ["--include", f"localhost:{','.join(visible.split(',')[:count])}"]
     return ["--num_accelerators", str(count)]
 
@@ -66,12 +66,12 @@ def _set_cpu_defaults(environment: dict[str, str], ranks: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(max(cores // ranks, 1), MAX_CPU_THREADS)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if sys.platform == "linux":  # all ranks are here: use the loopback interface
+    if sys.platform == "linux":  # all ranks are on this machine: use the loopback interface
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the launcher in a process group of its own and forward signals to its ranks."""
+    """Run the launcher in a separate process group and forward signals to its ranks."""
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
@@ -94,10 +94,10 @@ def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
     before = {number: signal.getsignal(number) for number in FORWARDED}
     for number, handler in before.items():
-        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup stays in force
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:  # keep ignoring SIGHUP under nohup
             signal.signal(number, forward)
     try:
-        # Launchers ignore SIGUSR1, and so do ranks until they can save: resend it until they have exited.
+        # Launchers ignore SIGUSR1, and ranks ignore it until they can save: resend it until all ranks have exited.
         process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=ignore)
         while True:
             with suppress(subprocess.TimeoutExpired):

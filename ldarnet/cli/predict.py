@@ -45,6 +45,6 @@ def predict(
 
 @contextmanager
 def _open_output(out: Path) -> Iterator[TextIO]:
-    """A text file that is written completely or not at all."""
+    """Open a text file for writing, which appears under its name only if the block succeeds."""
     with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8") as file:
         yield file

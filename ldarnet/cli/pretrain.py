@@ -1,4 +1,4 @@
-"""`ldarnet pretrain`: one rank of it, or the launcher of several."""
+"""`ldarnet pretrain`: run as a single rank, or launch several ranks."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import typer
 
 
 class Program(StrEnum):
-    """A command that reads a configuration file."""
+    """Commands that read a configuration file."""
 
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"
@@ -18,7 +18,7 @@ class Program(StrEnum):
 
 def settings(
     program: Annotated[
-        Program, typer.Argument(metavar="COMMAND", help="Whose configuration: pretrain, finetune or sweep.")
+        Program, typer.Argument(metavar="COMMAND", help="Command whose settings to list: pretrain, finetune or sweep.")
     ],
 ) -> None:
     """List the keys of a configuration file with default, range and description."""

@@ -1,4 +1,4 @@
-"""What `ldarnet pretrain`, `finetune` and `sweep` share: arguments, configuration, and the ranks they start."""
+"""Code shared by `ldarnet pretrain`, `finetune` and `sweep`: arguments, configuration, starting ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ C = TypeVar("C", bound="Config")
 
 
 def config_option(example: str) -> Any:
-    """The option `--config`, with a packaged configuration as the example."""
+    """Create the option `--config`, with a packaged configuration as the example in its help."""
     text = f"YAML file, or name of a packaged configuration such as {example}."
     return typer.Option("--config", metavar="FILE|NAME", help=text)
 
@@ -42,19 +42,19 @@ def run_ranks(
     gpus: int | None,
     ranks: int | None,
 ) -> int:
-    """Train in this process, or start ranks that do; returns the exit status.
+    """Train in this process, or start several ranks that train; returns the exit status.
 
     Args:
-        module: the command's module, which the ranks run.
-        schema: of the configuration.
-        work: training.
+        module: module of the command, which all ranks run.
+        schema: class of the configuration.
+        work: trains with a configuration and returns the exit status.
         config: name or path of the configuration.
-        overrides: changes to it, as ``key=value``.
-        gpus: ranks to start, on GPUs.
-        ranks: ranks to start, on GPUs or CPUs.
+        overrides: configuration overrides, as ``key=value``.
+        gpus: number of ranks to start on GPUs.
+        ranks: number of ranks to start on GPUs or CPUs.
 
     Raises:
-        UserError: the configuration is wrong, or this machine lacks the GPUs.
+        UserError: the configuration is wrong, or this machine has too few GPUs.
     """
     if gpus is None and ranks is None:
         return run_configured(schema, work, config, overrides)
@@ -73,10 +73,10 @@ def run_configured(schema: type[C], work: Callable[[C], int], config: str, overr
 
 
 def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
-    """Read a configuration.
+    """Read a configuration file and apply overrides.
 
     Raises:
-        UserError: as `load_config`; reported by the first rank of each node, since nodes may have different files.
+        UserError: see `load_config`; reported by the first rank of each node, as files may differ between nodes.
     """
     from ldarnet.config import load_config
 

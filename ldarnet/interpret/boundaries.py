@@ -1,4 +1,4 @@
-"""Chunk boundaries of a model along a sequence, as tracks and as a figure."""
+"""Chunk boundaries that a model places along a sequence, as tracks and as a figure."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ BASE_COLORS: dict[str, str] = dict(
     zip(alphabet.NUCLEOTIDES, ("#2c8a4b", "#2b6cb0", "#c77d0a", "#c0392b", "#8a94a0"), strict=True)
 )
 CHUNK_FILLS = ("#dfeaf5", "#f8e9dc")
-"""Fill colors of chunks, alternating."""
+"""Alternating fill colors of chunks."""
 OTHER_BAR = "#b9c3cd"
 """Color of probability bars inside a chunk."""
 ROW_BASES = 60
 ROWS = 2
 MAX_LENGTH = 16
-"""Chunk length of the last histogram bin, in bases; longer chunks are counted in it."""
+"""Chunk length of the last histogram bin, in bases; this bin also counts longer chunks."""
 BAR_FOOT, BAR_HEIGHT = 1.22, 1.15
-"""Bottom of the probability bars and height of probability 1, in units of the height of a base."""
+"""Bottom of the probability bars, and bar height at probability 1; in units of the height of a base."""
 
 Track = tuple[np.ndarray, np.ndarray]
 
 
 def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) -> list[Track]:
-    """Boundary probabilities and boundaries of each stage along a sequence.
+    """Compute boundary probabilities and boundaries of each stage along a sequence.
 
-    Runs the model on its device, in evaluation mode and without gradients; restores its mode.
+    Runs the model on its device, in evaluation mode and without gradients, and restores its training mode.
 
     Args:
         model: a model that returns boundaries.
         ids: token ids, (L,) of any integer type, L >= 1, without padding.
 
     Returns:
-        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage is
-        defined at the boundaries of the stage around it; elsewhere its probability is 0 and its mask False.
+        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage has
+        values only at the boundaries of the stage that contains it; elsewhere, its probability is 0 and its mask False.
 
     Raises:
         UserError: `ids` is empty or has more than one dimension.
@@ -74,7 +74,7 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
 
 
 def chunk_lengths(mask: np.ndarray) -> np.ndarray:
-    """Lengths in bases, (chunks,), of the chunks that start where `mask` (L,) is set; the last one ends at L."""
+    """Compute chunk lengths (chunks,) in bases, from a mask (L,) of chunk starts; the last chunk ends at L."""
     return np.diff(np.append(np.flatnonzero(mask), len(mask)))
 
 
@@ -91,7 +91,7 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
         Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model has no such stage, or no chunks.
+        UserError: the model has no stage of this number, or no chunks.
     """
     routers = model.config.num_stages - 1
     if routers == 0:
@@ -117,10 +117,10 @@ def boundary_figure(
 
     Args:
         model: the model.
-        ids: token ids, (L,); best at one or two kilobases.
+        ids: token ids, (L,); one or two kilobases are most readable.
         contig: contig name for the label.
         start: 0-based start on the contig; the figure shows 1-based positions, as genome browsers do.
-        out_png: figure to write.
+        out_png: PNG file to write.
         title: heading of the figure.
 
     Raises:
@@ -138,7 +138,7 @@ def boundary_figure(
 
 
 def boundaries_height(bases: int) -> float:
-    """Height in inches of a boundary figure with a heading, 11 inches wide."""
+    """Height in inches of a boundary figure that is 11 inches wide, including its heading."""
     return 2.9 + 1.55 * _rows(bases)
 
 
@@ -147,12 +147,12 @@ def _rows(bases: int) -> int:
 
 
 def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int) -> None:
-    """Draw the panels of `boundary_figure` from given tracks, at least one.
+    """Draw the panels of `boundary_figure` from precomputed tracks.
 
     Args:
         figure: an empty figure.
-        bases: nucleotide codes, L of them.
-        tracks: probability and boundary mask of each stage, as returned by `boundary_track`.
+        bases: nucleotide codes, a string of length L.
+        tracks: probability and boundary mask of each stage, as returned by `boundary_track`; at least one stage.
         start: 0-based start on the contig.
     """
     rows = _rows(len(bases))
@@ -199,7 +199,7 @@ def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: 
 
 
 def _draw_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int) -> None:
-    """Draw rounded boxes around chunks; a chunk that continues in another row is open at the edge."""
+    """Draw rounded boxes around chunks; a box is open at the edge if its chunk continues in another row."""
     from matplotlib.patches import FancyBboxPatch
 
     starts = np.flatnonzero(mask)
@@ -254,7 +254,7 @@ def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
 
 
 def _bar_width(bases: int) -> float:
-    """Line width in points that leaves a gap between bars."""
+    """Compute a line width, in points, that leaves a gap between bars."""
     return float(np.clip(450 / bases, 0.35, 3.0))
 
 

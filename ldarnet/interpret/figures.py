@@ -1,6 +1,6 @@
-"""Figure of a training run, and the style shared by all figures.
+"""Training figure of a run, and the style shared by all figures.
 
-matplotlib is imported only when a figure is drawn and needs no display.
+matplotlib is imported only when a figure is drawn, and does not need a display.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STYLE: dict[str, Any] = {
 }
 DOTS_PER_INCH = 160
 MAX_MARKERS = 20
-"""Curves with at most this many points are drawn with markers."""
+"""Maximum number of points of curves that are drawn with markers."""
 
 
 @contextmanager
@@ -55,8 +55,8 @@ def png_figure(out_png: str | os.PathLike[str], width: float, height: float) -> 
 
     Args:
         out_png: file to write; its folder is created.
-        width: in inches.
-        height: in inches.
+        width: width in inches.
+        height: height in inches.
 
     Raises:
         UserError: the disk is full.
@@ -71,7 +71,7 @@ def png_figure(out_png: str | os.PathLike[str], width: float, height: float) -> 
 
 @contextmanager
 def styled_figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure in the shared style, to be drawn and saved inside the block; sizes in inches."""
+    """Yield an empty figure in the shared style, to draw and save inside the block; width and height in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -86,11 +86,11 @@ def training_figure(
     entropy: float | None = None,
     target_ratio: float | None = None,
 ) -> None:
-    """Draw loss over bases seen, and compression if the model has chunks.
+    """Draw loss over the number of training bases, and compression if the model has chunks.
 
     Args:
         metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.
-        out_png: figure to write.
+        out_png: PNG file to write.
         entropy: loss of the unigram baseline, nats per base; drawn as a dashed line.
         target_ratio: target of the ratio loss, positions per chunk of each stage; drawn as dashed lines.
 
@@ -177,7 +177,7 @@ def _draw_compression(
 
 
 def powers_of_two(axes: Axes) -> None:
-    """Use a logarithmic scale for bases per chunk; early in a run a chunk can span a window."""
+    """Use a log scale for bases per chunk, as a chunk can span a whole window early in a run."""
     from matplotlib.ticker import NullLocator
 
     axes.set_yscale("log", base=2)
@@ -194,7 +194,7 @@ def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str
 
 
 def _highest_shown(training: np.ndarray, others: list[float]) -> float:
-    """Upper limit of the loss axis, cutting off the initial drop of the training loss."""
+    """Compute an upper limit of the loss axis that cuts off the initial drop of the training loss."""
     return float(np.nanmax([np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0), *others]))
 
 
@@ -203,7 +203,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centered moving average over about a fiftieth of the values, fewer at the ends; ignores non-finite values."""
+    """Centered moving average; the window is 1/50 of the values, shorter at the ends; ignores non-finite values."""
     half = len(values) // 100
     finite = np.isfinite(values)
     sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(finite, values, 0.0), finite))
@@ -214,7 +214,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation lines in order of step; of repeated steps the last line counts.
+    """Read training and validation lines, sorted by step; if a step occurs repeatedly, use its last line.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -229,7 +229,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
             line = json.loads(row)
             lines[line["split"]][line["step"]] = line
         except (ValueError, KeyError, TypeError):
-            if number == len(rows):  # still being written
+            if number == len(rows):  # the last line is still being written
                 break
             raise UserError(f"{path}: line {number}: not a line of metrics; delete this line") from None
     train, valid = ([by_step[step] for step in sorted(by_step)] for by_step in lines.values())
@@ -239,7 +239,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def _column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
-    """Values of a key; NaN where missing."""
+    """Extract the values of a key from all lines; NaN where missing."""
     return np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=float)
 
 

@@ -1,4 +1,4 @@
-"""Masked-language-model pretraining on DeepSpeed: `train(config)` starts or resumes a run."""
+"""Masked-language-model pretraining with DeepSpeed: `train(config)` starts or resumes a run."""
 
 from ldarnet.extras import optional_imports
 

@@ -1,4 +1,4 @@
-"""Asynchronous checkpoints: all ranks gather the state, then a thread of rank 0 writes it while training continues."""
+"""Asynchronous checkpoints: all ranks gather the state, then a thread on rank 0 writes it while training continues."""
 
 import copy
 from collections.abc import Callable
@@ -22,12 +22,12 @@ Report = Callable[[str], None]
 
 
 def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> None:
-    """Copy the checkpoints of a finished run that `checkpoint.remote` still lacks; rank 0 only.
+    """Upload checkpoints of a finished run that are missing in `checkpoint.remote`; rank 0 only.
 
     Args:
         config: run configuration.
         store: local checkpoints.
-        report: called with the reason if they cannot be copied.
+        report: called with the reason if the upload fails.
 
     Raises:
         UserError: checkpoint.remote cannot be used.
@@ -37,7 +37,7 @@ def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> N
 
 
 def _copy(store: CheckpointStore, mirror: Mirror, report: Report) -> None:
-    """Update the mirror; after a failure, the next checkpoint or launch tries again."""
+    """Update the mirror; report a failure, which the next checkpoint or launch retries."""
     try:
         mirror.update(store)
     except (UserError, OSError) as error:
@@ -46,12 +46,12 @@ def _copy(store: CheckpointStore, mirror: Mirror, report: Report) -> None:
 
 
 class CheckpointWriter:
-    """The thread of rank 0 that writes checkpoints, one at a time.
+    """Thread on rank 0 that writes checkpoints, one at a time.
 
     Args:
         config: run configuration.
         store: local checkpoints.
-        report: called from the thread with the reason, for every checkpoint that cannot be written or copied.
+        report: called from the thread whenever a checkpoint cannot be written or copied, with the reason.
 
     Raises:
         UserError: checkpoint.remote cannot be used.
@@ -66,7 +66,7 @@ class CheckpointWriter:
         self._last: Future[UserError | None] | None = None
 
     def submit(self, contents: CheckpointContents) -> None:
-        """Queue a checkpoint: write it, delete old ones, update the mirror."""
+        """Queue a checkpoint; the thread writes it, deletes old checkpoints and updates the mirror."""
         contents = replace(contents, state=contents.state.advanced(**self._code))
         self._last = self._thread.submit(self._write, contents)
 
@@ -75,7 +75,7 @@ class CheckpointWriter:
         return self._last.result() if self._last else None
 
     def close(self) -> None:
-        """Write what is queued and end the thread."""
+        """Write the queued checkpoints and end the thread."""
         self._thread.shutdown()
 
     def _write(self, contents: CheckpointContents) -> UserError | None:
@@ -86,7 +86,7 @@ class CheckpointWriter:
                 seal(folder, step)
         except (UserError, OSError) as error:
             failure = user_error(error)
-        except Exception as error:  # no failure of a checkpoint ends the run
+        except Exception as error:  # a checkpoint failure never ends the run
             LOG.exception("checkpoint of step %d not written", step)
             failure = TransientError(f"{self._store.path(step)}: {type(error).__name__}: {error}")
         else:
@@ -100,7 +100,7 @@ class CheckpointWriter:
         return failure
 
     def _settle(self, step: int) -> None:
-        """Delete old checkpoints; after a failure, the next checkpoint or launch tries again."""
+        """Delete old checkpoints; report a failure, which the next checkpoint or launch retries."""
         try:
             self._store.settle()
         except (UserError, OSError) as error:
@@ -109,19 +109,19 @@ class CheckpointWriter:
 
 
 class AsyncCheckpointer:
-    """Saves checkpoints asynchronously; every rank calls every method.
+    """Saves checkpoints asynchronously; every rank must call every method.
 
     If a checkpoint cannot be written, the failure is reported and training continues; earlier checkpoints are kept.
-    Only a failure of the last checkpoint of a launch is an error, raised by `finish`. If a checkpoint cannot be copied
-    to `checkpoint.remote`, the failure is reported and the next checkpoint or launch copies it.
+    `finish` raises an error only if the last checkpoint of a launch cannot be written. If a checkpoint cannot be copied
+    to `checkpoint.remote`, the failure is reported and the next checkpoint or launch retries the copy.
 
     Args:
         config: run configuration.
         store: local checkpoints.
         world: the ranks.
         state: training state at launch.
-        report: called on rank 0, from another thread, with the reason of every checkpoint that cannot be written or
-            copied.
+        report: called on rank 0, from another thread, whenever a checkpoint cannot be written or copied, with the
+            reason.
 
     Raises:
         UserError: checkpoint.remote cannot be used; on all ranks.
@@ -141,7 +141,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Finish the pending write; after a UserError, which all ranks raise together, wait for it on all ranks."""
+        """End the writer thread; after a UserError, which all ranks raise, first wait for the pending write."""
         try:
             if isinstance(error, UserError):
                 self._wait()
@@ -150,7 +150,7 @@ class AsyncCheckpointer:
                 self._writer.close()
 
     def save(self, engine: Engine, state: TrainingState) -> TrainingState:
-        """Wait for the previous checkpoint, gather this one and start to write it; returns the state in it."""
+        """Wait for the previous checkpoint, then gather a new one and start writing it; returns the saved state."""
         state = self.settle(state)
         weights = copy_to_host(whole_parameters(engine), keep=self._world.is_main)
         moments = copy_to_host(whole_moments(engine), keep=self._world.is_main)
@@ -162,7 +162,7 @@ class AsyncCheckpointer:
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:
-        """Wait for the pending write; returns the state, with the previous best if the best one was not written."""
+        """Wait for the pending write; returns `state`, with the previous best step if the new best was not written."""
         self._wait()
         if state.best_step is not None and self._saved.step < state.best_step < state.step:
             return state.advanced(best_step=self._saved.best_step, best_loss=self._saved.best_loss)
@@ -172,13 +172,13 @@ class AsyncCheckpointer:
         """Wait for the last checkpoint.
 
         Raises:
-            UserError: it could not be written; on all ranks.
+            UserError: the checkpoint could not be written; raised on all ranks.
         """
         self._wait()
         self._world.raise_together(self._writer.wait() if self._writer else None)
 
     def _wait(self) -> None:
-        """Wait for the pending write and agree on whether the checkpoint exists."""
+        """Wait for the pending write; all ranks agree on whether the checkpoint was written."""
         if self._pending is None:
             return
         if self._writer is not None:

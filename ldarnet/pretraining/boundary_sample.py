@@ -15,12 +15,12 @@ MAX_BASES = 512
 
 
 def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: World) -> dict[str, Any]:
-    """Boundaries along an unmasked window from the middle of the validation split; collective.
+    """Compute boundaries along an unmasked window from the middle of the validation split; collective.
 
     Returns:
-        `contig`, `start` (0-based) and `bases` of at most MAX_BASES bases; `boundaries`, for each stage the positions
-        that start a chunk, relative to `start`; `probability`, of the outermost stage, in percent. Empty for a model
-        without chunks.
+        `contig`, `start` (0-based) and `bases` of at most MAX_BASES bases; `boundaries`, positions of chunk
+        starts relative to `start`, for each stage; `probability`, boundary probabilities of the outermost stage in
+        percent. Empty for a model without chunks.
 
     Raises:
         UserError: the window cannot be read; on all ranks.
@@ -45,7 +45,7 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
 
 
 def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
-    """Window from the middle of the validation split; of the training split in a run without validation.
+    """Read a window from the middle of the validation split, or of the training split in a run without validation.
 
     Returns:
         Token ids (1, L), all N if the shard is quarantined; contig number; 0-based start.

@@ -12,7 +12,7 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, micro_batch
 
 MAX_SOURCES = 8
-"""Species of a mixture that are listed; the others are counted."""
+"""Maximum number of species of a mixture to list; the remaining ones are only counted."""
 
 
 def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
@@ -43,7 +43,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
 
 
 def _describe_mixture(inputs: Inputs) -> list[str]:
-    """Species of the mixture and their shares; empty without a mixture."""
+    """Describe the species of the mixture and their shares; empty without a mixture."""
     sources = sorted(inputs.windows.sources, key=lambda source: -source.share)
     if sources[0].name == "":
         return []
@@ -53,7 +53,7 @@ def _describe_mixture(inputs: Inputs) -> list[str]:
 
 
 def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
-    """Batch and window length of each part of the curriculum; empty without one."""
+    """Describe batch and window length in each part of the curriculum; empty without a curriculum."""
     if len(inputs.parts) == 1:
         return []
     parts = (
@@ -64,7 +64,7 @@ def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
 
 
 def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
-    """FLOPs and activation memory per base, estimated."""
+    """Describe the estimated FLOPs and activation memory per base."""
     model_config: Any = inputs.model.config
     length, stages = config.data.length, config.training.activation_checkpointing
     in_bf16 = autocast(config.training.precision, world)

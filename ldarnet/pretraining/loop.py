@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom."""
+"""The pretraining loop."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from ldarnet.runtime.timers import StepTimers
 def loop(
     run: RunContext, checkpointer: AsyncCheckpointer, callbacks: Sequence[Callback], request: StopRequest
 ) -> TrainingState:
-    """Train until the last step, `training.stop_after` or a signal, and save; returns the training state."""
+    """Train until the last step, `training.stop_after` or a stop signal, then save; returns the training state."""
     config, inputs, engine, world, timers = run.config, run.inputs, run.engine, run.world, run.timers
     training, total = config.training, inputs.total_steps
     state, saved = run.resumed, run.resumed.step
@@ -79,7 +79,7 @@ def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
     """Report the steps skipped since the last call.
 
     Raises:
-        UserError: too many in a row; on all ranks.
+        UserError: too many consecutive steps were skipped; raised on all ranks.
     """
     if skipped := run.engine.guard.take_skipped():
         for callback in callbacks:
@@ -90,7 +90,7 @@ def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
 def _validate(
     run: RunContext, checkpointer: AsyncCheckpointer, state: TrainingState, callbacks: Sequence[Callback]
 ) -> TrainingState:
-    """Validate; the returned state says whether this step is the best so far.
+    """Validate; returns the state, with `best_step` and `best_loss` updated if this step is the best so far.
 
     Raises:
         UserError: the validation loss is not finite; on all ranks.
@@ -100,12 +100,12 @@ def _validate(
     if not math.isfinite(metrics["mlm_loss"]):
         raise UserError(
             f"the validation loss after step {state.step} is not finite; train in another run.dir with a lower "
-            "optimizer.lr (checkpoints of this run stay as they are)"
+            "optimizer.lr (the checkpoints of this run are unchanged)"
         )
     line: dict[str, Any] = {"step": state.step, "split": "valid", **metrics}
     for callback in callbacks:
         callback.on_validation(line)
-    complete = "quarantined" not in metrics  # losses over different windows do not compare
+    complete = "quarantined" not in metrics  # losses over different windows are not comparable
     if complete and (state.best_loss is None or metrics["mlm_loss"] < state.best_loss):
         return state.advanced(best_step=state.step, best_loss=metrics["mlm_loss"])
     return state
@@ -118,10 +118,10 @@ def _save(
     callbacks: Sequence[Callback],
     metrics: TrainMetrics,
 ) -> TrainingState:
-    """Start to write a checkpoint; returns the state in it.
+    """Start writing a checkpoint; returns the saved state.
 
     Raises:
-        UserError: too many steps in a row were skipped; on all ranks.
+        UserError: too many consecutive steps were skipped; raised on all ranks.
     """
     _report_skipped(run, callbacks)
     state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.state_dict())
@@ -145,7 +145,7 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
 
 
 def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
-    """Micro-batches of the next step, or the error that prevents reading them."""
+    """Read the micro-batches of the next step; returns them and the error that prevented reading, if any."""
     try:
         return next(steps), None
     except (UserError, OSError) as caught:
@@ -155,10 +155,13 @@ def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
 def _agree(
     batches: list[Batch], error: UserError | None, callbacks: Sequence[Callback], request: StopRequest, world: World
 ) -> tuple[int, bool]:
-    """Target positions of the global batch, and whether to stop; calls `on_quarantine` for unreadable windows.
+    """All-reduce the number of target positions and the stop request; call `on_quarantine` for unreadable windows.
+
+    Returns:
+        Target positions of the global batch; whether to stop.
 
     Raises:
-        UserError: a rank cannot read its windows; on all ranks.
+        UserError: a rank cannot read its windows; raised on all ranks.
     """
     targets = sum(int(batch.target_counts.sum()) for batch in batches)
     lost = [lost for batch in batches for lost in batch.quarantined]

@@ -20,7 +20,7 @@ STEP_PHASES = ("data", "agree", "forward", "backward", "update")
 
 @dataclass(frozen=True)
 class Utilization:
-    """FLOP/s and MFU per device, from measured throughput and compression.
+    """Computes FLOP/s and MFU per device from measured throughput and compression.
 
     Attributes:
         config: model configuration.
@@ -35,16 +35,16 @@ class Utilization:
     peak: float | None
 
     def metrics(self, bases_per_second: float, bases_per_chunk: Sequence[float]) -> dict[str, float]:
-        """`flops_per_second` per device and, if the peak is known, `mfu` as a fraction of the peak.
+        """Compute `flops_per_second` per device and, if the peak is known, `mfu`, a fraction of the peak.
 
-        Recomputation by activation checkpointing does not count; see :mod:`ldarnet.model.cost`.
+        Excludes recomputation by activation checkpointing; see :mod:`ldarnet.model.cost`.
         """
         flops = cost(self.config, self.length, bases_per_chunk).training_flops * bases_per_second / self.devices
         return {"flops_per_second": flops, **({"mfu": flops / self.peak} if self.peak else {})}
 
 
 class SpeedMeter:
-    """Bases per second between log lines, excluding validation and checkpoints.
+    """Measures bases per second between log lines, excluding validation and checkpoints.
 
     Args:
         seconds: wall time of the run before this launch.
@@ -60,7 +60,7 @@ class SpeedMeter:
         self._bases += bases
 
     def lap(self) -> float:
-        """Bases per second since the last call."""
+        """Return bases per second since the last call."""
         now = time.perf_counter()
         speed = self._bases / max(now - self._lap, 1e-9)
         self._lap, self._bases = now, 0
@@ -68,19 +68,19 @@ class SpeedMeter:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run over all launches, everything included."""
+        """Wall time of the run over all launches, including validation and checkpoints."""
         return time.perf_counter() - self._start
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time of the block from throughput."""
+        """Exclude the time spent in the block from throughput."""
         start = time.perf_counter()
         yield
         self._lap += time.perf_counter() - start
 
 
 def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
-    """Time and memory of all ranks since the last call; collective.
+    """Measure step time and memory over all ranks since the last call; collective.
 
     Args:
         seconds: timer -> seconds of this rank.
@@ -88,7 +88,7 @@ def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
 
     Returns:
         `phase_share`: fraction of step time in each of STEP_PHASES, over all ranks. `data_wait`: fraction of step time
-        that the slowest-fed rank waits for data. `memory`: bytes of the rank with most, as `host` (peak of the process)
+        spent waiting for data, maximum over ranks. `memory`: bytes, maximum over ranks: `host` (peak of the process)
         and `device` (peak of allocated tensors since the last call).
     """
     on_gpu = world.device.type == "cuda"

@@ -1,7 +1,7 @@
-"""Copy of the checkpoints of a run under any URL that fsspec can write to (s3://, gs://, file://).
+"""Remote copy of a run's checkpoints, at any URL that fsspec can write to (s3://, gs://, file://).
 
-Object stores cannot rename, so a remote checkpoint is complete if its manifest is present and valid: the manifest is
-uploaded last and deleted first.
+Object stores cannot rename, so a remote checkpoint counts as complete if its manifest is present and valid; the
+manifest is uploaded last and deleted first.
 """
 
 import errno
@@ -22,13 +22,13 @@ KEY = "checkpoint.remote"
 
 
 class Mirror:
-    """Remote copy of the complete checkpoints of a store.
+    """Remote copy of the complete checkpoints in a local store.
 
     Args:
-        url: folder, created if missing.
+        url: URL of the remote folder, created if missing.
 
     Raises:
-        UserError: the protocol of the URL is unknown, or its package is not installed.
+        UserError: the protocol of the URL is unknown, or the package for it is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,7 +36,7 @@ class Mirror:
 
         self.url = url.rstrip("/")
         with self._errors("cannot be used"):
-            # fsspec's local file system is the only one that needs this to create folders.
+            # Only fsspec's local file system needs this option to create folders.
             options = {"auto_mkdir": True} if url.startswith(("file://", "local://")) or "://" not in url else {}
             self._files, self._root = url_to_fs(self.url, **options)
 
@@ -46,15 +46,15 @@ class Mirror:
             return sorted(name for name in self._listing() if self._manifest(name))
 
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None]) -> None:
-        """Download the newest checkpoint, and the best one its state names, unless the store has it or a newer one.
+        """Download the newest checkpoint and the best one it refers to, unless the store is at least as new.
 
         Args:
-            store: local checkpoints to add to.
-            check: called with a folder that holds state and configuration of the newest checkpoint; raises UserError if
-                they belong to another run.
+            store: local checkpoint store to download into.
+            check: called with a folder that holds state and configuration of the newest checkpoint; must raise
+                UserError if the checkpoint belongs to another run.
 
         Raises:
-            TransientError: the remote cannot be read now.
+            TransientError: the remote temporarily cannot be read.
             UserError: the remote cannot be read, a checkpoint is damaged, or `check` raises.
         """
         remote, latest = self.complete(), store.latest()
@@ -69,12 +69,12 @@ class Mirror:
         if latest is not None and remote[-1] <= latest.name:
             return
         missing = {remote[-1], *({store.path(best).name} & set(remote) if best else ())}
-        # The newest comes last, so that an interrupted download is repeated by the next launch.
+        # Download the newest checkpoint last, so that the next launch repeats an interrupted download.
         for name in sorted(missing - {path.name for path in store.complete()}):
             self._download(name, store)
 
     def update(self, store: CheckpointStore) -> None:
-        """Upload checkpoints that the remote lacks and delete those that the store no longer has.
+        """Upload checkpoints that are missing remotely, and delete remote ones that the store no longer has.
 
         Raises:
             UserError: the remote cannot be written to.
@@ -89,7 +89,7 @@ class Mirror:
                 self._remove(name, remote[name])
 
     def _listing(self) -> dict[str, set[str]]:
-        """File names of each checkpoint, complete or not."""
+        """Map each remote checkpoint, complete or not, to its file names."""
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
         try:
@@ -103,7 +103,7 @@ class Mirror:
         return dict(found)
 
     def _manifest(self, name: str) -> bytes | None:
-        """Manifest of a checkpoint; None if it is missing or truncated."""
+        """Read the manifest of a checkpoint; None if the manifest is missing or truncated."""
         try:
             content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
             json.loads(content)
@@ -138,7 +138,7 @@ class Mirror:
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Translate the errors of any file system."""
+        """Convert errors of any fsspec file system to UserError or TransientError."""
         try:
             yield
         except UserError:

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
 
 LINE_SECONDS = 10.0
-"""Interval of plain lines."""
+"""Seconds between plain lines."""
 MIN_DATA_WAIT = 0.1
-"""Fraction of step time waiting for data from which it is printed."""
+"""Print the fraction of step time spent waiting for data if it is at least this value."""
 
 
 class PretrainProgress(Printer):

@@ -13,11 +13,11 @@ from ldarnet.runtime.router_metrics import boundaries_at_bases
 
 
 class RegionScores:
-    """Sums over validation windows by region.
+    """Accumulates sums over validation windows by region.
 
     Attributes:
-        sums: (regions, 3 + stages) float64 on the device: summed loss, target positions, bases, boundaries of each
-            stage; all-reduce them before `metrics`.
+        sums: (regions, 3 + stages) float64 on the device: summed loss, target positions, bases, and boundaries of
+            each stage; all-reduce this tensor before calling `metrics`.
     """
 
     def __init__(self, regions: Regions, length: int, stages: int, device: torch.device) -> None:
@@ -29,8 +29,8 @@ class RegionScores:
 
         Args:
             batch: the batch; only its first `batch.windows` rows count.
-            labels: (B, L).
-            losses: (B, L), nats.
+            labels: (B, L), -100 at positions that are not predicted.
+            losses: (B, L), loss of each position in nats.
             stages: boundaries of each stage.
         """
         if not batch.windows:
@@ -44,7 +44,7 @@ class RegionScores:
         self.sums += masks_RT @ columns_TC
 
     def metrics(self, sums: Tensor) -> dict[str, Any]:
-        """`mlm_loss`, `bases_per_chunk` by stage and `scored` target positions per region; if none, only `scored`."""
+        """Compute `mlm_loss`, `bases_per_chunk` and `scored` (target positions) per region; if 0, only `scored`."""
         metrics = {}
         for name, (loss, scored, bases, *boundaries) in zip(self._regions.names, sums.tolist(), strict=True):
             chunks = [bases / max(number, 1) for number in boundaries]

@@ -23,7 +23,7 @@ FIGURE_BASES = 1024
 
 
 def leave_results(config: RunConfig, result: TrainResult) -> None:
-    """Export the best model, draw the figures, and write and print the summary; once per run.
+    """Export the best model, draw figures, and write and print a summary; a repeated call only prints the summary.
 
     Raises:
         UserError: the disk is full.
@@ -51,7 +51,7 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
 
 
 def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
-    """Write model and tokenizer as a Hugging Face folder, replacing an earlier one; returns the model."""
+    """Write model and tokenizer as a Hugging Face folder, replacing an earlier export; returns the model."""
     model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
     shutil.rmtree(folder, ignore_errors=True)
     write_model(model, folder)
@@ -66,7 +66,7 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     folder = result.run_dir / run_files.FIGURES
     folder.mkdir(exist_ok=True)
     drawn, boundaries = [], folder / run_files.BOUNDARY_FIGURE
-    if (result.run_dir / run_files.METRICS).is_file():  # missing if restored from checkpoint.remote
+    if (result.run_dir / run_files.METRICS).is_file():  # missing if the run was restored from checkpoint.remote
         drawn.append(folder / run_files.TRAINING_FIGURE)
         training_figure(
             result.run_dir / run_files.METRICS,
@@ -87,7 +87,7 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
 
 
 def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
-    """Summary of a run: metrics, paths, next commands."""
+    """Format the summary of a run: metrics, paths, next commands."""
     bases = result.steps * config.training.batch * config.data.length
     pace = format_speed(bases / max(result.seconds, 1e-9))
     lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]

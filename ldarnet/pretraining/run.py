@@ -1,4 +1,4 @@
-"""One launch of a pretraining run: build it, resume or start it, train, return the result."""
+"""One launch of a pretraining run: build its parts, start or resume training, return the result."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class TrainResult:
         run_dir: run folder.
         steps: completed optimizer steps, over all launches.
         total_steps: steps of the whole run.
-        resumed_from: completed steps when this launch resumed; 0 in a new run.
+        resumed_from: number of completed steps at the start of this launch; 0 in a new run.
         best_checkpoint: complete checkpoint with the lowest validation loss.
         validation: validation metrics of the best checkpoint; empty without validation.
         seconds: wall time of training, over all launches.
@@ -53,10 +53,10 @@ class TrainResult:
 
 
 def train(config: RunConfig) -> TrainResult:
-    """Start or resume the run described by `config`; call it on every rank of the launcher.
+    """Start or resume the run described by `config`; every rank must call this function.
 
     Raises:
-        UserError: configuration, data and run folder do not match, or training cannot proceed; on all ranks.
+        UserError: configuration, data and run folder do not match, or training cannot proceed; raised on all ranks.
     """
     with process_group(config.training.timeout_minutes) as world:
         return train_on(world, config)
@@ -77,7 +77,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
     found = find_resume_point(config, inputs, store, world)
     state = found.state or initial_state(config, inputs)
     if state.fingerprint != inputs.shards.fingerprint:
-        # data.accept_other: epochs, validation windows and losses of the other data set do not compare.
+        # data.accept_other: epochs, validation windows and losses of different data sets are not comparable.
         state = state.advanced(
             fingerprint=inputs.shards.fingerprint,
             total_steps=inputs.total_steps,
@@ -127,7 +127,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
 
 
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """Validation line of the best checkpoint in metrics.jsonl; empty if there is none."""
+    """Find the validation line of the best checkpoint in metrics.jsonl; empty if there is no such line."""
     best = store.best()
     lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
     return next((line for line in lines if store.path(line["step"]) == best), {})

@@ -14,12 +14,12 @@ from ldarnet.runtime.run_dir import check_same_configuration
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a launch resumes.
+    """Checkpoint and state from which a launch resumes.
 
     Attributes:
         checkpoint: newest complete checkpoint; None in a new run.
-        state: training state in the checkpoint.
-        unreached: why `checkpoint.remote` of a finished run cannot be read, if so.
+        state: training state stored in the checkpoint.
+        unreached: reason why `checkpoint.remote` cannot be read, for a finished run; None if it can be read.
     """
 
     checkpoint: Path | None = None
@@ -41,7 +41,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         fingerprint: fingerprint of the data set; a remote checkpoint must match it unless `data.accept_other` is set.
 
     Raises:
-        TransientError: `checkpoint.remote` cannot be read now, and the run is not finished.
+        TransientError: `checkpoint.remote` temporarily cannot be read, and the run is not finished.
         UserError: the folder or `checkpoint.remote` holds a run of another configuration or a damaged checkpoint,
             or `checkpoint.remote` cannot be read.
     """
@@ -50,11 +50,11 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     checkpoint = local = store.latest()
     saved = run_dir / run_files.CONFIG
     if checkpoint is not None:
-        read_state(checkpoint)  # first: a checkpoint of another version may have other files
+        read_state(checkpoint)  # check this first: a checkpoint of another version may contain other files
         verify(checkpoint)
         _check_same(config, checkpoint, run_dir, "run.dir")
     elif saved.is_file() and differences(load_config(saved), config):
-        # Nothing is trained yet: start over with a new MLflow run.
+        # No training step is completed yet: start over with a new MLflow run.
         (run_dir / run_files.MLFLOW).unlink(missing_ok=True)
     unreached = None
     if config.checkpoint.remote is not None:

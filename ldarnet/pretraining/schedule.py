@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from ldarnet.config.schema import ScheduleSection
 
 PUBLISHED_FINAL = 0.05
-"""Factor on the learning rate at the end of the `published` decay."""
+"""Learning rate factor at the end of the `published` decay."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Schedules of a run.
+    """Learning-rate and target-ratio schedules of a run.
 
     Attributes:
-        config: shape of the schedules.
+        config: settings of the schedules.
         total: optimizer steps of the run.
         target: final target of the ratio loss, positions per chunk of each stage.
     """
@@ -24,7 +24,7 @@ class Schedule:
     target: float
 
     def factor(self, step: int) -> float:
-        """Factor on the learning rate of every parameter group in step `step`, counted from 0."""
+        """Learning rate factor of all parameter groups in step `step`, counted from 0."""
         shape = self.config
         return learning_rate_factor(
             step, self.total, warmup=shape.warmup, decay=shape.decay, decay_shape=shape.decay_shape
@@ -37,15 +37,15 @@ class Schedule:
 
 
 def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, decay_shape: str) -> float:
-    """Warm-up/stable/decay factor on the learning rate for the update after `step` completed steps.
+    """Warm-up/stable/decay (WSD) learning rate factor for the update after `step` completed steps.
 
     Args:
         step: completed optimizer steps, 0 <= step < total.
         total: optimizer steps of the run.
         warmup: fraction of the steps in which the factor rises linearly to 1.
-        decay: fraction of the steps, at the end, in which it falls.
-        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)) with s such that it ends
-            at 0.05; `sqrt` is 1 - sqrt(t/T), which ends at 0.
+        decay: fraction of the steps, at the end of the run, in which the factor falls.
+        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)) with s chosen such that
+            the factor ends at 0.05; `sqrt` is 1 - sqrt(t/T), which ends at 0.
     """
     assert 0 <= step < total
     warmup_steps, decay_steps = round(warmup * total), round(decay * total)

@@ -25,17 +25,17 @@ from ldarnet.runtime.zero_state import engine_from_checkpoint
 
 @dataclass(frozen=True)
 class Inputs:
-    """Data, model and schedule of a run, checked against the configuration; still on the CPU.
+    """Data, model and schedule of a run, checked against the configuration; the model is still on the CPU.
 
     Attributes:
         shards: data set.
         windows: training windows of the full length, in training order.
         parts: parts of the length curriculum, in order.
         by_length: window length -> training windows.
-        masking: how training windows are masked.
-        regions: regions of the validation split with metrics of their own; None without `validation.regions`.
+        masking: masking of training windows.
+        regions: regions of the validation split for per-region metrics; None without `validation.regions`.
         model: initialized from `run.seed`, identical on all ranks.
-        kernels: op -> kernel.
+        kernels: op -> name of the kernel in use.
         schedule: learning rate, target ratio and number of steps.
     """
 
@@ -59,7 +59,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     """Open the data and build the model.
 
     Raises:
-        UserError: configuration, shards and installed kernels do not match; on all ranks.
+        UserError: configuration, shards and installed kernels do not match; raised on all ranks.
     """
     with world.together():
         data = config.data
@@ -100,7 +100,7 @@ def open_shards(data: DataSection) -> ShardSet:
     """Open the shard set of a configuration.
 
     Raises:
-        UserError: it does not exist, is damaged or cannot be read.
+        UserError: the shard set does not exist, is damaged or cannot be read.
     """
     return ShardSet.open(
         data.shards,
@@ -111,7 +111,7 @@ def open_shards(data: DataSection) -> ShardSet:
 
 
 def training_windows(config: RunConfig, shards: ShardSet, length: int) -> Windows:
-    """Training windows of one length.
+    """Create the training windows of one length.
 
     Raises:
         UserError: the training split has no window of this length, or a species of the mixture is missing.
@@ -133,8 +133,8 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
     """Find the checkpoint to resume from and load its weights into the model.
 
     Raises:
-        UserError: the folder holds another run, or its newest checkpoint is damaged, of another architecture or
-            trained on another data set; on all ranks.
+        UserError: the run folder holds another run, or its newest checkpoint is damaged, has another architecture or
+            was trained on another data set; raised on all ranks.
     """
     found = world.from_main(lambda: open_run_folder(config, store, inputs.shards.fingerprint))
     if found.checkpoint is not None:
@@ -149,7 +149,7 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
 def build_engine(
     config: RunConfig, inputs: Inputs, checkpoint: Path | None, state: TrainingState, world: World
 ) -> Engine:
-    """Build the engine, with the optimizer and guard state of `checkpoint` if there is one."""
+    """Build the engine; restore the optimizer and guard state of `checkpoint`, if one is given."""
     groups = parameter_groups(inputs.model, config.optimizer)
     options = EngineOptions.of(config, world)
     engine = engine_from_checkpoint(inputs.model, groups, options, world, checkpoint, state.guard["accepted"])
@@ -159,7 +159,7 @@ def build_engine(
 
 
 def initial_state(config: RunConfig, inputs: Inputs) -> TrainingState:
-    """Training state before the first step."""
+    """Create the training state before the first step."""
     return TrainingState(
         step=0,
         total_steps=inputs.total_steps,

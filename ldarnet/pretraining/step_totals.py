@@ -18,10 +18,11 @@ class StepTotals:
 
     Attributes:
         nll: (), cross-entropy summed over the local target positions.
-        windows: (windows,), the same per local window, in the order of the micro-steps.
-        ratio: (), ratio loss averaged over micro-steps; the same on all ranks.
-        stages: (stages with a router, 3), global boundaries, summed probability and positions.
-        router: local router counts, in a logged step of a model with routers.
+        windows: (windows,), summed cross-entropy of each local window, in the order of the micro-steps.
+        ratio: (), ratio loss averaged over micro-steps; identical on all ranks.
+        stages: (stages with a router, 3), global: number of boundaries, sum of boundary probabilities, number of
+            positions.
+        router: local router counts; None unless the step is logged and the model has routers.
     """
 
     nll: Tensor
@@ -32,7 +33,7 @@ class StepTotals:
 
     @classmethod
     def of(cls, parts: list["StepTotals"]) -> "StepTotals":
-        """Totals of a step from those of its micro-steps."""
+        """Combine the totals of micro-steps into the totals of their step."""
         nll, ratio, stages = (
             torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("nll", "ratio", "stages")
         )
@@ -43,14 +44,14 @@ class StepTotals:
 def pretraining_loss(
     output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
 ) -> tuple[Tensor, StepTotals]:
-    """Loss of one micro-step for the engine's backward, and the micro-step's totals.
+    """Compute the loss of one micro-step for the engine's backward pass, and the totals of the micro-step.
 
     Args:
-        output: of the model, with `logits` and `boundaries`.
+        output: model output with `logits` and `boundaries`.
         labels: (B, L), -100 at positions that are not predicted.
         scored: target positions of the global batch.
         accumulation: micro-steps per optimizer step.
-        target: target bases per chunk of the ratio loss.
+        target: target of the ratio loss, positions per chunk.
         weight: weight of the ratio loss.
         world: the ranks.
     """

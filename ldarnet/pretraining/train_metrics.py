@@ -1,4 +1,4 @@
-"""The training line of metrics.jsonl."""
+"""Training lines of metrics.jsonl."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,10 +17,10 @@ from ldarnet.runtime.router_metrics import router_metrics
 
 
 class TrainMetrics:
-    """Measures a run and assembles the line of a logged step; every rank must call it.
+    """Measures throughput and assembles the training line of each logged step; every rank must call every method.
 
     Attributes:
-        meter: throughput since the last logged step.
+        meter: measures throughput since the last logged step.
     """
 
     def __init__(self, run: RunContext) -> None:
@@ -42,10 +42,10 @@ class TrainMetrics:
         lr: dict[str, float],
         norm: torch.Tensor | float,
     ) -> dict[str, Any]:
-        """The line of the step that led to `state`.
+        """Assemble the training line of the last completed step.
 
         Args:
-            state: after the step.
+            state: training state after the step.
             totals: losses and router statistics of the step.
             scored: target positions of the global batch.
             lr: learning rate of each parameter group.

@@ -1,4 +1,4 @@
-"""Validation in evaluation mode on fixed windows with fixed masks, so that losses compare across steps and runs."""
+"""Validation in evaluation mode; fixed windows and masks make losses comparable across steps and runs."""
 
 import math
 from collections.abc import Iterator
@@ -17,20 +17,20 @@ from ldarnet.runtime.engine import Engine, micro_batch
 
 BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
 MASK_SEED = 0
-"""Fixed, unlike `run.seed`, so that validation losses compare across seeds."""
+"""Seed of validation masks; does not depend on `run.seed`, so that losses are comparable across seeds."""
 
 
 def validate(
     engine: Engine, shards: ShardSet, config: RunConfig, world: World, regions: Regions | None = None
 ) -> dict[str, Any]:
-    """Global validation metrics; collective.
+    """Compute global validation metrics; collective.
 
     Returns:
         Losses in nats per target position: `mlm_loss` over all, `mask_loss` over those replaced by [MASK], `copy_loss`
-        over those that show a base, `composition_loss` of the unigram baseline on masked positions. `accuracy` on
+        over those whose input is a base, `composition_loss` of the unigram baseline on masked positions. `accuracy` on
         masked positions. `ratio_loss`; `bases_per_chunk` and `boundary_probability` of each stage. Counts: `windows`,
         `scored` target positions, and `quarantined` windows that could not be read, if any. `regions`: metrics of each
-        region, if configured; see `RegionScores.metrics`. Means over no positions are 0.
+        region, if configured; see `RegionScores.metrics`. A mean over no positions is 0.
 
     Raises:
         UserError: the split is missing or too small, or a shard is damaged; on all ranks.
@@ -62,10 +62,10 @@ def validate(
 
 
 def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
-    """Bases per chunk and mean boundary probability of each stage.
+    """Compute bases per chunk and mean boundary probability of each stage.
 
     Args:
-        stages: (stages, 3), sums of boundaries, boundary probability and positions.
+        stages: (stages, 3), number of boundaries, sum of boundary probabilities, number of positions.
     """
     bases = stages[:1, 2]
     return {
@@ -75,7 +75,7 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
 
 
 def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Iterator[Batch]:
-    """Validation batches of this rank.
+    """Iterate over the validation batches of this rank.
 
     Raises:
         UserError: the split is missing or has no window (at once), or a shard is damaged (when it is read).
@@ -95,7 +95,7 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 
 def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Summed loss of masked and of copied targets; counts of copied, correct masked, and masked targets by base."""
+    """Sums of masked and copied loss; numbers of copied, correct masked, and masked targets (one per base)."""
     masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
     copied = (labels != alphabet.IGNORE_INDEX) & ~masked
     right = (logits.argmax(-1) == labels) & masked
@@ -105,7 +105,7 @@ def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -
 
 
 def _totals(boundaries: Any, windows: int) -> Tensor:
-    """Boundaries, summed boundary probability and positions of the first `windows` rows."""
+    """Totals over the first `windows` rows: boundaries, sum of boundary probabilities, positions."""
     return torch.stack(
         [
             boundaries.mask[:windows].sum().double(),

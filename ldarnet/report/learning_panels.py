@@ -78,14 +78,14 @@ def draw_regions(figure: Figure, run: RunRecord) -> bool:
         styled(axes, label)
         for number, name in enumerate(names):
             values = [np.ravel(line["regions"].get(name, {}).get(key, np.nan))[0] for line in lines]
-            # The space: matplotlib hides labels that start with _ from legends.
+            # Prefix a space: matplotlib hides labels that start with _ from legends.
             axes.plot(at, values, color=COLORS[number % len(COLORS)], marker="o", markersize=3, label=f" {name}")
     legend_above(panels[0])
     return True
 
 
 def draw_gradients(figure: Figure, run: RunRecord) -> bool:
-    """Draw the gradient norm, global and by part of the model."""
+    """Draw the gradient norm: global, and per module of the model."""
     axes = one_axes(figure, "norm")
     curve(axes, run.steps, run.series("gradient_norm")[""], INK, "global")
     for number, (name, values) in enumerate(run.series("gradient_norms").items()):
@@ -96,7 +96,7 @@ def draw_gradients(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_lr(figure: Figure, run: RunRecord) -> bool:
-    """Draw learning rates by stage; all parameter groups of a stage share one."""
+    """Draw the learning rate of each stage; all parameter groups of a stage have the same learning rate."""
     axes = one_axes(figure, "learning rate")
     drawn = {}
     for name, values in run.series("lr").items():

@@ -29,7 +29,7 @@ def draw_speed(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_time(figure: Figure, run: RunRecord) -> bool:
-    """Draw the share of each timer in the step time."""
+    """Draw the fraction of step time spent in each timer."""
     shares = run.series("phase_share")
     if not shares:
         return False
@@ -46,7 +46,7 @@ def draw_time(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_memory(figure: Figure, run: RunRecord) -> bool:
-    """Draw peak memory of the rank with most."""
+    """Draw peak memory, maximum over ranks."""
     memory = run.series("memory")
     if not memory:
         return False
@@ -60,7 +60,7 @@ def draw_memory(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> bool:
-    """Draw seconds that training waited for checkpoints."""
+    """Draw the seconds that training waited for each checkpoint."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")

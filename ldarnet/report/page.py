@@ -1,4 +1,4 @@
-"""`report.html`: a self-contained page about a run, drawn from the files of its folder."""
+"""`report.html`: a self-contained page about a run, generated from the files in its run folder."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
     Args:
         folder: run folder.
         out: HTML file to write.
-        refresh: seconds after which browsers reload the page; never by default.
+        refresh: seconds after which browsers reload the page; None to never reload it.
 
     Returns:
-        The run as read.
+        The run record that the page shows.
 
     Raises:
         UserError: `folder` holds no run with a logged step, `out` is a folder, or the disk is full.
@@ -55,7 +55,7 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
 
 
 def facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Key figures at the top of the page: label, value, note."""
+    """Key figures for the top of the page, each as (label, value, note)."""
     last, valid = run.last, run.valid[-1] if run.valid else {}
     total = run.config.get("training.steps")
     found = [
@@ -81,7 +81,7 @@ def facts(run: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _drawn(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
-    """A panel and its figure as base64 SVG; None if there is nothing to draw."""
+    """Draw a panel; returns the panel and its figure as base64 SVG, or None if the run has no data for it."""
     with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
         if not panel.draw(figure, run):
             return None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLORS = (*STAGE_COLORS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
-"""Colors of many curves, in order."""
+"""Color cycle for panels with many curves."""
 DASHED = (0, (5, 3))
 
 
@@ -27,9 +27,9 @@ class Panel:
     Attributes:
         title: heading.
         note: caption.
-        draw: fills the figure; returns whether there was anything to draw.
-        wide: whether it spans the page.
-        height: inches.
+        draw: draws the panel into a figure; returns False if the run has no data for it.
+        wide: whether the panel spans the width of the page.
+        height: height in inches.
     """
 
     title: str
@@ -40,14 +40,14 @@ class Panel:
 
 
 def one_axes(figure: Figure, label: str) -> Axes:
-    """Axes over steps that fill the figure."""
+    """Create a single pair of axes that fills the figure, with steps on the x axis."""
     axes = figure.subplots()
     styled(axes, label)
     return axes
 
 
 def styled(axes: Axes, label: str) -> None:
-    """Set labels and grid of axes over steps."""
+    """Set the labels and the grid of axes with steps on the x axis."""
     axes.set_ylabel(label)
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(short_number)
@@ -65,12 +65,12 @@ def curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> N
 
 
 def from_zero(axes: Axes) -> None:
-    """Start the value axis at 0."""
+    """Start the y axis at 0."""
     axes.set_ylim(0, 1.08 * axes.dataLim.y1)
 
 
 def legend_above(axes: Axes, columns: int = 6) -> None:
-    """Place the legend in one line above the axes."""
+    """Place the legend above the axes."""
     above = (0.0, 1.0)
     axes.legend(
         loc="lower left", bbox_to_anchor=above, borderaxespad=0.2, ncols=columns, columnspacing=1.2, handlelength=1.4

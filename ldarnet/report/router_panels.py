@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 MAX_SAMPLE_BASES = 160
-"""Bases of the sampled window that are drawn for every validation."""
+"""Number of bases of the sampled window to draw for each validation."""
 NOTABLE_GRID = 0.3
-"""Periodicity above which the period is labeled; lower values occur by chance."""
+"""Label the period if the periodicity is above this value; lower values occur by chance."""
 
 
 def draw_samples(figure: Figure, run: RunRecord) -> bool:
@@ -84,7 +84,7 @@ def draw_histogram(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_tokens(figure: Figure, run: RunRecord) -> bool:
-    """Draw the boundary rate at each base."""
+    """Draw the boundary rate by input token (A, C, G, T, ...)."""
     rates = run.series("boundary_rate")
     if not rates:
         return False
@@ -99,7 +99,7 @@ def draw_tokens(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
-    """Draw the periodicity of boundaries."""
+    """Draw the periodicity of boundaries over steps."""
     if not run.stages or "periodicity" not in run.last:
         return False
     axes = one_axes(figure, "periodicity")

@@ -1,4 +1,4 @@
-"""Metrics, boundary samples, launches and configuration of a run folder."""
+"""Read metrics, boundary samples, launches and configuration from a run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
 
 MAX_LINES = 1500
-"""Approximate maximum of training lines that are drawn; more are subsampled."""
+"""Approximate maximum number of training lines to draw; longer runs are subsampled."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class WarningSpan:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run, read from its folder.
+    """Contents of a run folder.
 
     Attributes:
         folder: run folder.
-        train: training lines in order; if many, about MAX_LINES evenly spaced ones and the last, each with the
-            checkpoint stalls and memory peaks of the dropped lines before it.
-        valid: validation lines in order.
+        train: training lines in order. Long runs are subsampled to about MAX_LINES evenly spaced lines and the last
+            line; each includes the checkpoint stalls and memory peaks of the dropped lines before it.
+        valid: all validation lines in order.
         samples: boundaries along one window, one line per validation.
         launches: time, hardware and versions of each launch.
         config: `section.key` -> value.
@@ -67,7 +67,7 @@ class RunRecord:
 
     @property
     def steps(self) -> np.ndarray:
-        """Completed steps at each training line."""
+        """Number of completed steps of each training line."""
         return np.array([line["step"] for line in self.train])
 
     @property
@@ -77,13 +77,14 @@ class RunRecord:
 
     @property
     def stages(self) -> int:
-        """Stages with a router."""
+        """Number of stages with a router."""
         return len(self.last["bases_per_chunk"])
 
     def series(self, key: str, *, among: str = "train") -> dict[str, np.ndarray]:
-        """Curves of a key by name: one for numbers, one per entry for lists (`stage 0`, ...) and mappings.
+        """Extract the curves of a key, by name: one curve for numbers, one per entry for lists and mappings.
 
-        Missing values are NaN; a key that no line has gives no curves.
+        The entries of a list are named `stage 0`, `stage 1`, ... Missing values are NaN. Returns no curves if no
+        line has the key.
         """
         lines = [_entries(line.get(key)) for line in getattr(self, among)]
         names = dict.fromkeys(name for line in lines for name in line)
@@ -101,7 +102,7 @@ def _entries(value: Any) -> dict[str, float]:
 
 
 def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[WarningSpan]]:
-    """Subsampled training lines, all validation lines and all warnings; reads the file line by line."""
+    """Read subsampled training lines, all validation lines and all warnings from metrics.jsonl, line by line."""
     with read_errors(path), path.open(encoding="utf-8") as file:
         every = max(1, -(-sum(1 for _ in file) // MAX_LINES))
     train: list[dict[str, Any]] = []
@@ -128,7 +129,7 @@ def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], li
 
 
 def _merge(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
-    """Add the checkpoint stall and memory peaks of the dropped line before to a line."""
+    """Add the checkpoint stall and memory peaks of a dropped line to the next line."""
     merged, stall, memory = dict(line), "checkpoint_stall_seconds", dropped.get("memory", {})
     if stall in dropped:
         merged[stall] = dropped[stall] + line.get(stall, 0.0)
@@ -139,7 +140,7 @@ def _merge(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
 
 
 class _WarningSpans:
-    """Merges the warnings of consecutive lines."""
+    """Merges equal warnings of consecutive lines into spans."""
 
     def __init__(self) -> None:
         self.found: list[WarningSpan] = []
@@ -159,7 +160,7 @@ class _WarningSpans:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a file, without an incomplete last one; none if the file is missing."""
+    """Yield the lines of a JSON Lines file, except an incomplete last line; nothing if the file is missing."""
     if not path.is_file():
         return
     with read_errors(path), path.open(encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The callback interface: what a hook sees of a run, when it is called, and in which order."""
+"""The callback interface: hooks, the order in which they run, and the run context that they can access."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,14 +20,14 @@ from ldarnet.runtime.timers import StepTimers
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """The pieces of a run, on one rank.
+    """The objects that make up a run, on one rank.
 
     Attributes:
         config: the run configuration.
         inputs: data, model and schedule.
         engine: the DeepSpeed engine with the model being trained.
         world: the ranks.
-        timers: seconds that this rank spends per kind of work.
+        timers: timers of the phases of a step, on this rank.
         console: prints on rank 0, silent on other ranks.
         resumed: training state at launch; step 0 in a new run.
     """
@@ -50,36 +50,36 @@ class Callback:
     """Base class of callbacks: override the hooks you need; by default they do nothing.
 
     Every rank creates every callback and calls every hook, in the same order. Collectives are therefore allowed in all
-    hooks except `on_checkpoint_failed`. Guard work of rank 0 with `self.context.world.is_main`; wrap what may raise
-    there in `world.on_main`, so that all ranks raise.
+    hooks except `on_checkpoint_failed`. To run code on rank 0 only, check `self.context.world.is_main`, or call
+    `world.on_main` if the code may raise, so that all ranks raise.
     """
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
 
     def on_run_start(self) -> None:
-        """Before the first step of this launch."""
+        """Called before the first step of this launch."""
 
     def before_step(self, step: int) -> None:
-        """Between two steps; `step` steps are completed."""
+        """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Windows of the next step, of all ranks, that could not be read and are not scored."""
+        """Called with the windows of the next step (all ranks) that cannot be read and are excluded from the loss."""
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
-        """Steps that the guard skipped since the last logged step; called before `on_step_logged`."""
+        """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
-        """A training line of metrics.jsonl; callbacks of an order below `WRITERS` may add keys to it."""
+        """Called with each training line of metrics.jsonl; callbacks with an order below `WRITERS` may add keys."""
 
     def on_validation(self, line: dict[str, Any]) -> None:
-        """A validation line of metrics.jsonl; callbacks of an order below `WRITERS` may add keys to it."""
+        """Called with each validation line of metrics.jsonl; callbacks with an order below `WRITERS` may add keys."""
 
     def on_checkpoint_failed(self, reason: str) -> None:
-        """A checkpoint could not be written or copied; rank 0 only, from the thread that writes checkpoints."""
+        """Called if a checkpoint could not be written or copied; on rank 0 only, from the checkpoint thread."""
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
-        """After the last step of this launch and its checkpoint, unless an error ended it.
+        """Called after the last step and checkpoint of this launch, unless an error ended the launch.
 
         Args:
             state: training state at the end.
@@ -87,11 +87,11 @@ class Callback:
         """
 
     def close(self) -> None:
-        """Release resources; always called, after an error too, in reverse order."""
+        """Release resources; called in reverse order at the end of every launch, even after an error."""
 
 
 WRITERS = 50
-"""Order from which on callbacks write the lines that those before them have completed."""
+"""Lowest order of callbacks that write lines; callbacks with a lower order may still add keys."""
 
 _REGISTERED: dict[type[Callback], int] = {}
 

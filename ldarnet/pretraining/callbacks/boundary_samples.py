@@ -10,12 +10,12 @@ from ldarnet.pretraining.callbacks.metrics_file import JsonLinesWriter
 
 @register(order=60)
 class BoundarySamples(JsonLinesWriter):
-    """Writes boundaries.jsonl; nothing for a model without chunks."""
+    """Writes boundaries.jsonl; does nothing for a model without chunks."""
 
     file_name = run_files.BOUNDARIES
 
     def on_validation(self, line: dict[str, Any]) -> None:
-        """Run the model over the window and write its boundaries."""
+        """Compute the boundaries of the window and append them to the file."""
         run = self.context
         if sample := boundary_sample(run.engine, run.inputs.shards, run.config, run.world):
             self.write({"step": line["step"], **sample})

@@ -7,7 +7,7 @@ from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 
 @register(order=30)
 class CheckpointFailures(Callback):
-    """Adds `checkpoint_failures` to training lines: failures since launch, if any."""
+    """Adds `checkpoint_failures`, the number of failures since launch, to training lines if it is not 0."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -19,6 +19,6 @@ class CheckpointFailures(Callback):
         self.context.warn(reason)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
-        """Add the count."""
+        """Add `checkpoint_failures` to the line."""
         if self._count:
             line["checkpoint_failures"] = self._count

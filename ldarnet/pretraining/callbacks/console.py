@@ -1,4 +1,4 @@
-"""Print progress on rank 0, and how the launch ended."""
+"""Print progress and the end of the launch, on rank 0."""
 
 from typing import Any
 

@@ -11,9 +11,9 @@ from ldarnet.runtime.metrics_file import MetricsFile
 
 
 class JsonLinesWriter(Callback):
-    """Base of callbacks that write a JSON Lines file of the run folder on rank 0.
+    """Base class of callbacks that write a JSON Lines file in the run folder, on rank 0.
 
-    A line that cannot be written is kept in memory and written with the next one.
+    A line that cannot be written is kept in memory and written together with the next line.
 
     Raises:
         UserError: lines still cannot be written at the end of the run; on all ranks.
@@ -27,12 +27,12 @@ class JsonLinesWriter(Callback):
         self._warned: set[str] = set()
 
     def on_run_start(self) -> None:
-        """Open the file; lines of steps that will be repeated are dropped."""
+        """Open the file; delete lines of steps that will be repeated."""
         run_dir, step = self.context.config.run.dir, self.context.resumed.step
         self._file = self.context.world.on_main(lambda: MetricsFile(run_dir, step, self.file_name))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line; a failure is logged once."""
+        """Append a line; log each kind of failure once."""
         if self._file is None:
             return
         try:
@@ -44,7 +44,7 @@ class JsonLinesWriter(Callback):
                 self.context.warn(f"{reason}; keeping its lines in memory")
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
-        """Write the lines that are still in memory."""
+        """Write the lines kept in memory after failed writes."""
         self.context.world.on_main(lambda: self._file and self._file.flush())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Send metrics to MLflow."""
+"""Log metrics to MLflow."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ldarnet.runtime.tracking import Tracker
 
 @register(order=70)
 class MlflowLogger(Callback):
-    """Logs every line from rank 0, and ends the MLflow run as FINISHED, KILLED (to be resumed) or FAILED."""
+    """Logs all metrics on rank 0, and ends the MLflow run as FINISHED, KILLED (resumable) or FAILED."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -29,10 +29,10 @@ class MlflowLogger(Callback):
     on_validation = on_step_logged
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
-        """Choose the status of the MLflow run."""
+        """Choose the final status of the MLflow run."""
         self._status = "FINISHED" if state.step == state.total_steps else "KILLED"
 
     def close(self) -> None:
-        """Send what is queued and end the MLflow run."""
+        """Send all queued items and end the MLflow run."""
         if self._tracker is not None:
             self._tracker.close(self._status)

@@ -1,4 +1,4 @@
-"""Profile single steps with torch.profiler: configured on rank 0, or on any rank by SIGUSR2.
+"""Profile single steps with torch.profiler: those in `tracking.profile` on rank 0, or on any rank after SIGUSR2.
 
 Open a trace in ui.perfetto.dev or chrome://tracing. Profiled steps are slower; their results are the same.
 """
@@ -21,7 +21,7 @@ STEPS_ON_REQUEST = 3
 
 @register(order=100)
 class StepProfiler(Callback):
-    """Traces the steps of `tracking.profile` on rank 0, and those after a SIGUSR2 on the rank that receives it."""
+    """Traces the steps in `tracking.profile` on rank 0, and the steps after SIGUSR2 on the rank that receives it."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -33,7 +33,7 @@ class StepProfiler(Callback):
         self._handler: signal.Handlers | Callable[[int, FrameType | None], object] | int | None = None
 
     def on_run_start(self) -> None:
-        """Listen for SIGUSR2."""
+        """Install the handler for SIGUSR2."""
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGUSR2, self._request)
 
@@ -48,7 +48,7 @@ class StepProfiler(Callback):
         self._requested = True
 
     def before_step(self, step: int) -> None:
-        """Write the trace that is complete, and start the one that is due."""
+        """Write a completed trace, and start a trace if one is configured or requested for this step."""
         self._completed = step
         if self._trace is not None and step >= self._last:
             self._write(step)

@@ -16,10 +16,10 @@ from ldarnet.version import __version__
 
 @register(order=90)
 class LaunchRecorder(Callback):
-    """Appends a line for this launch."""
+    """Appends a line about this launch to starts.jsonl."""
 
     def on_run_start(self) -> None:
-        """Append the line on rank 0.
+        """Append the line, on rank 0.
 
         Raises:
             UserError: the disk is full; on all ranks.
@@ -28,7 +28,7 @@ class LaunchRecorder(Callback):
 
 
 def record_launch(run: RunContext) -> None:
-    """Append versions, hardware and kernels of this launch."""
+    """Append time, versions, hardware and kernels of this launch to starts.jsonl."""
     line = {
         "step": run.resumed.step,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

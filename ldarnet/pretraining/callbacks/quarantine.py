@@ -8,7 +8,7 @@ from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 
 @register(order=10)
 class QuarantineCounter(Callback):
-    """Adds `quarantined` to training lines: unreadable windows since launch, if any."""
+    """Adds `quarantined`, the number of unreadable windows since launch, to training lines if it is not 0."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -16,7 +16,7 @@ class QuarantineCounter(Callback):
         self._reasons: set[str] = set()
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Count the windows and print new reasons."""
+        """Count the windows, and print each reason that is new."""
         self._count += len(windows)
         for window in windows:
             if window.reason not in self._reasons:
@@ -24,6 +24,6 @@ class QuarantineCounter(Callback):
                 self.context.console.info(f"skipping unreadable windows, first {window.window}: {window.reason}")
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
-        """Add the count."""
+        """Add `quarantined` to the line."""
         if self._count:
             line["quarantined"] = self._count

@@ -1,6 +1,6 @@
-"""Router health: warn of collapsed, drifting or periodic boundaries.
+"""Router health: warn about collapsed, drifting or periodic boundaries.
 
-Warnings depend on the training lines alone, so a resumed run replays the lines of earlier launches.
+Warnings depend only on the training lines in metrics.jsonl, so a resumed run restores them by replaying these lines.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +14,15 @@ from ldarnet.runtime.metrics_file import read_metrics
 COLLAPSED = 0.95
 """Boundary rate above which chunking has collapsed."""
 NO_BOUNDARIES = 8.0
-"""Positions per chunk, as a multiple of the target, above which there are hardly any boundaries."""
+"""Positions per chunk, as a multiple of the target, above which chunking has collapsed to very few boundaries."""
 DRIFT = 1.5
-"""Factor between positions per chunk and the target, in either direction, from which compression has drifted."""
+"""Factor by which positions per chunk must exceed or fall below the target to count as drift."""
 GRID = 0.6
 """Periodicity above which boundaries form a grid; genomic repeats stay well below."""
 PATIENCE = (0.05, 20, 500)
-"""Steps that a finding must last before it becomes a warning: fraction of all steps, minimum, maximum."""
+"""Number of steps that a finding must persist to become a warning: fraction of all steps, minimum, maximum."""
 QUIET = (0.1, 1000)
-"""Initial steps without warnings, as routers pass through extremes: fraction of all steps, maximum."""
+"""Number of initial steps without warnings, as routers are unstable at first: fraction of all steps, maximum."""
 GUIDE = "launch/README.md, Router health"
 
 
@@ -36,7 +36,7 @@ class Finding:
 
 
 def findings(line: dict[str, Any], target: float) -> Iterator[Finding]:
-    """Problems in one training line, given the target in positions per chunk."""
+    """Find router problems in one training line, given the target in positions per chunk."""
     outer = 1.0
     for stage, bases in enumerate(line["bases_per_chunk"]):
         positions, outer = bases / outer, bases
@@ -53,14 +53,14 @@ def findings(line: dict[str, Any], target: float) -> Iterator[Finding]:
 
 
 class RouterHealth:
-    """Tracks findings over training lines and turns lasting ones into warnings.
+    """Tracks findings over training lines, and warns about findings that persist.
 
     Args:
         total_steps: steps of the run.
-        target: completed steps -> target in positions per chunk.
+        target: function of completed steps that returns the target in positions per chunk.
 
     Attributes:
-        warnings: (kind, stage) -> finding, for the warnings now active.
+        warnings: (kind, stage) -> finding, for active warnings.
     """
 
     def __init__(self, total_steps: int, target: Callable[[int], float]) -> None:
@@ -72,7 +72,7 @@ class RouterHealth:
         self.warnings: dict[tuple[str, int], Finding] = {}
 
     def update(self, line: dict[str, Any]) -> list[str]:
-        """Process the next training line; returns a message for each warning that starts or ends with it."""
+        """Process the next training line; returns a message for each warning that starts or ends there."""
         step = line["step"]
         present = {(found.kind, found.stage): found for found in findings(line, self._target(step - 1))}
         self._since = {key: self._since.get(key, step) for key in present}
@@ -113,7 +113,7 @@ class RouterHealthMonitor(Callback):
                 self._health.update(line)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
-        """Update and add the warnings."""
+        """Update the warnings and add them to the line."""
         if self.context.world.is_main and line["bases_per_chunk"]:
             for text in self._health.update(line):
                 self.context.warn(text)

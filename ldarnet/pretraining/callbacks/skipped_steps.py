@@ -1,4 +1,4 @@
-"""Log the steps that the guard skipped, with the windows of highest loss."""
+"""Log the steps that the guard skipped, with their highest-loss windows."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ldarnet.runtime.guard import SkippedStep, describe_skips
 
 @register(order=20)
 class SkippedSteps(Callback):
-    """Adds `skipped` to training lines: skipped steps over the whole run, if any."""
+    """Adds `skipped`, the number of skipped steps in the whole run, to training lines if it is not 0."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -21,6 +21,6 @@ class SkippedSteps(Callback):
             self.context.warn(text)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
-        """Add the count."""
+        """Add `skipped` to the line."""
         if self._count:
             line["skipped"] = self._count
