@@ -26,19 +26,19 @@ trained models are kept (paired bootstrap, 2,000 resamples). It covers what the 
 which the tests over folds do not. On small test sets it is by far the wider interval.
 - **Holm**: p-values corrected over all rows of one table, which bounds the probability of a single false positive in \
 the whole table.
-- **Authors' folds** are paired with ours only if both hold the same rows (the official rows in the publisher's \
-order, KFold(10, shuffle, seed 42)); otherwise Welch's test is used. There is no test on other rows or for fewer than \
-3 folds.
+- **Authors' folds** are paired with the folds of an arm only if both have the same rows (the official rows in the \
+publisher's order, KFold(10, shuffle, seed 42)); otherwise Welch's test is used. There is no test on other rows or for \
+fewer than 3 folds.
 - **Wins and ranks** use means and ignore intervals. Published models were trained with other settings and searches, \
 and the value of one model differs between publications (Caduceus-Ph on H3: 0.815 in its own paper, 0.794 as reported \
 by the LDARNet authors).
-- **Leak-free** test rows share no run of bases with a training row on either strand (32 bases by default, see \
+- **Leak-free** test rows share no k-mer with a training row on either strand (k = 32 by default, see \
 `evaluation.leak_free`)."""
 ALL_MODELS = "our arms and every published model with all of these tasks in the same metric, on the official test rows"
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Wins and mean ranks over the tasks that all arms have, and over those of them that all publications have."""
+    """Rank tables over the tasks that all arms have, and over the subset that all publications also have."""
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:
         if mean := result.mean():
@@ -58,7 +58,7 @@ def ranking_section(comparison: Comparison) -> str:
 
 
 def _ranking(tasks: list[ComparedTask], values: dict[str, dict[Key, float]], among: str) -> str:
-    """Ranking table; empty for fewer than two tasks or models."""
+    """Table of wins and mean ranks; empty for fewer than two tasks or models."""
     if min(len(tasks), len(values)) < 2:
         return ""
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
@@ -75,9 +75,9 @@ def _ranked_results(task: ComparedTask) -> list[PublishedResult]:
 
 
 def _published_models(tasks: list[ComparedTask], besides: list[str]) -> dict[str, dict[Key, float]]:
-    """Values by model and task of the published models that have a ranked result on every task.
+    """Published values by model and task, for models that have a ranked result on every task.
 
-    A model with the name of an arm gets the suffix `, published`.
+    A model with the same name as an arm gets the suffix `, published`.
     """
     found: dict[str, dict[Key, float]] = {}
     for task in tasks:
@@ -89,7 +89,7 @@ def _published_models(tasks: list[ComparedTask], besides: list[str]) -> dict[str
 
 
 def authors_section(comparison: Comparison) -> str:
-    """Each arm against the authors' folds: paired on the same rows, not tested on different test or training rows."""
+    """Compare each arm with the authors' folds: paired on equal folds, not tested if test or training rows differ."""
     parts = []
     refused: dict[str, list[str]] = {}
     for arm in comparison.arms:

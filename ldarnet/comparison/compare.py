@@ -63,7 +63,7 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
 
 
 def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """One row per fold, metric and test set (all rows, leak-free rows)."""
+    """CSV rows of our results: one per fold, metric and test set (all rows, leak-free rows)."""
     return [
         {
             "kind": "ours",
@@ -88,7 +88,7 @@ def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
-    """One row per published result on the compared tasks, and one per published fold."""
+    """CSV rows of published results: one per result on the compared tasks, and one per published fold."""
     rows = []
     for task in dict.fromkeys(result.task for result in comparison.results):
         for number in published(*task.key):

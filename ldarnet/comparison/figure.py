@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 WIDTH = 9.0
 ROW_HEIGHT = 0.34
-"""Inches of a task with one or two arms."""
+"""Height of the row of a task with one or two arms, in inches."""
 ARM_HEIGHT = 0.11
-"""Inches that each further arm adds to a task."""
+"""Height that each further arm adds to the row of a task, in inches."""
 PANEL_MARGIN = 0.95
-"""Inches for a panel's title and x-axis."""
+"""Height of a panel's title and x-axis, in inches."""
 COLORS = (*STAGE_COLORS, "#d9a400", "#56b4e9")
 MARKERS = "osD^vPX"
-"""One more than there are colors, so that the first 42 arms differ in color or marker."""
+"""Seven markers and six colors, so that the first 42 arms differ in color or marker."""
 ARM_SPREAD = 0.62
 """Fraction of a task's row over which the arms are spread."""
 MAX_LEGEND_CHARS = 80
-"""Characters of labels that fit into a single legend row."""
+"""Maximum number of label characters in a single-row legend."""
 OTHERS = "other published models"
 
 
@@ -55,7 +55,7 @@ def draw(comparison: Comparison, out: Path) -> None:
 
 
 def _draw_legend(figure: Figure, arms: list[str]) -> None:
-    """Legend above all panels: arms first, then published results."""
+    """Draw the legend above all panels: arms first, then published results."""
     drawn = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -66,7 +66,7 @@ def _draw_legend(figure: Figure, arms: list[str]) -> None:
 
 
 def _draw_rows(axes: Axes, tasks: list[ComparedTask]) -> None:
-    """Axis labels and banded rows, the first task at the top."""
+    """Draw axis labels and banded rows, with the first task at the top."""
     axes.set_yticks(range(len(tasks)), [task.name for task in tasks], color=INK)
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -78,7 +78,7 @@ def _draw_rows(axes: Axes, tasks: list[ComparedTask]) -> None:
 
 
 def _draw_published(axes: Axes, tasks: list[ComparedTask]) -> None:
-    """Interval of the authors' folds as a bar, means of other published models as ticks."""
+    """Draw the interval of the authors' folds as a bar, and means of other published models as ticks."""
     others = [
         (number.value, row)
         for row, task in enumerate(tasks)
@@ -103,7 +103,7 @@ def _draw_ticks(
 
 
 def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults | None]) -> None:
-    """Means of one arm with their intervals, or its folds where there is none.
+    """Draw the mean and interval of one arm on each task; single folds where there is no interval.
 
     The marker is hollow where the rows differ from those of the published results.
     """
@@ -126,7 +126,7 @@ def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskRe
 
 
 def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Lower and upper end of the interval, each clipped to the metric's range and unclipped."""
+    """Lower and upper end of the interval, each as (clipped to the metric's range, unclipped)."""
     mean = result.mean()
     if mean is None or mean[1] is None:
         return None
@@ -135,13 +135,13 @@ def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[floa
 
 
 def _dots(result: TaskResults) -> list[float]:
-    """Folds to draw one by one: none where there is an interval, or where all folds equal their mean."""
+    """Fold values to draw as dots; empty if there is an interval, or if all folds have the same value."""
     folds = list(result.values().values())
     return [] if _interval_ends(result) or len(set(folds)) == 1 else folds
 
 
 def _notes(results: Sequence[TaskResults]) -> str:
-    """Legend of the special marks that a panel contains, for its x-axis label."""
+    """Explain the special marks of a panel, for the label of its x-axis."""
     ends = [_interval_ends(result) for result in results]
     used = {
         "hollow: rows differ from the published ones": any(result.row_mismatch for result in results),

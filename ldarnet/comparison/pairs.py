@@ -1,4 +1,4 @@
-"""Pairwise section of a comparison report: every two arms, over all tasks and task by task."""
+"""Pairwise section of a comparison report: each pair of arms, over all tasks and task by task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
 NO_TEST = f"Arms that share fewer than {MIN_FOLDS} folds are not tested over folds."
 OVER_TASKS = (
-    "Means over the tasks' mean differences. In parentheses: number of these tasks whose 95% interval over test rows "
+    "Means of the mean differences on each task. In parentheses: number of tasks whose 95% interval over test rows "
     "excludes 0."
 )
 
@@ -24,10 +24,10 @@ class Pair:
     """Two arms on the same rows and folds of a task.
 
     Attributes:
-        arms: both names; differences are the first minus the second.
+        arms: names of both arms; differences are first minus second.
         task: name of the task.
         metric: metric of the differences.
-        differences: for each fold that both arms have; at least one.
+        differences: difference in each fold that both arms have; at least one.
         over_test_rows: 95% bootstrap interval of the mean difference over test rows; None without predictions.
         p: p-values of the corrected t-test and the signed-rank test.
     """
@@ -41,7 +41,7 @@ class Pair:
 
     @property
     def mean(self) -> float:
-        """Mean difference."""
+        """Mean difference over folds."""
         return float(np.mean(self.differences))
 
     @property
@@ -51,13 +51,13 @@ class Pair:
 
 
 class Resamples:
-    """Bootstrap values of each arm, computed once per arm, task and set of folds."""
+    """Cache of bootstrap values, computed once per arm, task and set of folds."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple[object, ...], tuple[list[str], np.ndarray] | None] = {}
 
     def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
-        """95% interval of the difference of two arms on some folds; None if either has no predictions."""
+        """95% bootstrap interval of the difference of two arms on `folds`; None if an arm has no predictions."""
         ours, theirs = self._get(left, folds), self._get(right, folds)
         if ours is None or theirs is None:
             return None
@@ -72,7 +72,7 @@ class Resamples:
 
 
 def _resample(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
-    """Names of the test rows, and the metric for each resample of them."""
+    """Names of the test rows, and the metric on each resample of the rows; None if it cannot be computed."""
     if METRICS[result.task.metric].from_confusion is None:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
@@ -86,7 +86,7 @@ def _resample(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndar
 
 
 def pairwise_section(comparison: Comparison) -> str:
-    """Compare every two arms that share rows and folds; name the pairs that do not."""
+    """Compare each pair of arms that share rows and folds; list the pairs that do not."""
     found, refused = _all_pairs(comparison)
     parts = []
     if len({pair.task for pair in found}) > 1:
@@ -102,7 +102,7 @@ def pairwise_section(comparison: Comparison) -> str:
 
 
 def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
-    """All pairs, by arms and then by task; and a line for every two arms that cannot be paired on some task."""
+    """All pairs, ordered by arms, then task; and one line per two arms that cannot be paired on some task."""
     resamples = Resamples()
     found, refused = [], []
     for ours, theirs in combinations(comparison.arms, 2):
@@ -118,7 +118,7 @@ def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
 
 
 def _over_tasks(found: list[Pair]) -> str:
-    """One row for every two arms and metric."""
+    """Table with one row per pair of arms and metric."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in found:
         groups.setdefault((pair.arms, pair.metric), []).append(pair)
@@ -133,13 +133,13 @@ def _over_tasks(found: list[Pair]) -> str:
 
 
 def _count(side: list[Pair]) -> str:
-    """Number of tasks and, in parentheses, of those whose interval over test rows excludes 0."""
+    """Number of tasks and, in parentheses, number of tasks whose interval over test rows excludes 0."""
     excluding = sum(pair.excludes_zero for pair in side)
     return f"{len(side)} ({excluding})" if any(pair.over_test_rows for pair in side) else str(len(side))
 
 
 def _by_task(found: list[Pair]) -> str:
-    """One row for every two arms and task, with tests over folds if any pair has enough folds."""
+    """Table with one row per pair of arms and task, with tests over folds if any pair has enough folds."""
     head, rows = ["arms", "task", "folds", "difference", "95% over test rows"], []
     for pair in found:
         extent = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)

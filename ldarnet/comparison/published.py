@@ -12,7 +12,7 @@ import yaml
 
 FOLDER = Path(__file__).parent / "published"
 FOLDS_SOURCE = "ldarnet-updated"
-"""The only source that publishes single folds."""
+"""Key of the only publication that reports individual folds."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Publication:
     """A publication that reports results.
 
     Attributes:
-        key: identifier in the files.
+        key: identifier of the publication in `published/`.
         title, where, url: publication, location within it, and link.
-        read: the copy that the values were read from.
+        read: document or file that the values were read from.
         protocol: folds or seeds, held-out rows, test rows.
         interval: meaning of the reported ±: `t95`, half-width of the 95% confidence interval (Student's t over folds);
             `range`, maximum minus minimum over seeds; `none`.
         test: whether the test rows are the official ones.
-        ranked: whether wins and mean ranks include these results: one protocol, official test rows.
-        parameters: millions of parameters by model, where given.
+        ranked: whether wins and mean ranks include these results; requires one protocol and official test rows.
+        parameters: number of parameters by model in millions, where reported.
     """
 
     key: str
@@ -48,10 +48,10 @@ class PublishedResult:
     """A published result of one model on one task.
 
     Attributes:
-        metric: `mcc`, `accuracy`, `f1` (weighted by class size, as ours), `f1_binary` (of class 1) or `f1_unstated`.
-        value: as printed, on a scale of 0 to 1.
-        interval: as printed, of the kind given by the source; None if there is none.
-        folds: values of the single folds in order; empty if not published.
+        metric: `mcc`, `accuracy`, `f1` (weighted by class size), `f1_binary` (of class 1) or `f1_unstated`.
+        value: value as printed, on a scale where 1 is perfect.
+        interval: ± as printed, with the meaning `source.interval`; None if not reported.
+        folds: values of the individual folds in order; empty if not published.
     """
 
     source: Publication

@@ -21,7 +21,7 @@ def find_results(folder: Path) -> list[Path]:
     """Find the `result.json` of every finished fold below a folder; in a sweep, only those of the selected settings.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder contains no finished fold.
     """
     if (sweep := folder / run_files.SWEEP_REPORT).is_file():
         tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
@@ -39,7 +39,7 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
 
     Raises:
         UserError: a file cannot be read, a fold occurs twice, folds of a task come from different runs, or arms have
-            different rows of a task of the user's own.
+            different rows of the same user-provided task.
     """
     official = {(task.suite, task.name): task for task in all_tasks().values()}
     order = {key: number for number, key in enumerate(official)}
@@ -80,10 +80,10 @@ def _read(file: Path) -> FoldScores:
 
 
 def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
-    """Check that the folds are distinct and come from runs that differ in nothing else.
+    """Check that each fold occurs once and that all runs have the same settings.
 
     Raises:
-        UserError: they do not.
+        UserError: a fold occurs twice, or settings differ.
     """
     hint = "give each run its own NAME=FOLDER"
     first = folds[0]
@@ -100,10 +100,10 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:
-    """Check that two arms have the same rows of a task of the user's own, which only its name identifies.
+    """Check that two arms have the same rows of a user-provided task, which is identified only by its name.
 
     Raises:
-        UserError: they do not.
+        UserError: the rows differ.
     """
     before, other = first
     if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:

@@ -19,10 +19,10 @@ INTERVALS = {
 
 
 def report(comparison: Comparison, figure: str) -> str:
-    """Render the report.
+    """Render the Markdown report of a comparison.
 
     Args:
-        comparison: all results.
+        comparison: results to report.
         figure: file name of the figure next to the report.
     """
     parts = [
@@ -57,7 +57,7 @@ def _summary(comparison: Comparison) -> str:
 
 
 def _missing_folds(comparison: Comparison) -> str:
-    """Finished folds of each arm and task that lacks some; empty if all are finished."""
+    """List arms and tasks with missing folds, and their number of finished folds; empty if none is missing."""
     finished = {(len(result.folds), result.content["folds"]) for result in comparison.results}
     if len(finished) == 1:
         ((done, all_folds),) = finished
@@ -84,7 +84,7 @@ def _suite_sections(comparison: Comparison) -> list[str]:
 
 
 def _means(comparison: Comparison) -> str:
-    """Mean of each arm on each task, with the authors' and the best other published result."""
+    """Table with the mean of each arm on each task, the authors' result and the best other published result."""
     arms, rows = comparison.arms, []
     for task in comparison.tasks:
         found = comparison.on(task)
@@ -118,7 +118,7 @@ def _best_published(task: ComparedTask) -> str:
 
 
 def _leak_free(comparison: Comparison) -> str:
-    """Means on all and on leak-free test rows."""
+    """Table with the mean of each arm on all and on leak-free test rows."""
     rows = []
     for task in comparison.tasks:
         found = [comparison.get(arm, task) for arm in comparison.arms]
@@ -139,7 +139,7 @@ def _unique_counts(numbers: Iterable[int | None]) -> str:
 
 
 def _published(comparison: Comparison) -> str:
-    """All published results on the tasks, by source, with protocol and kind of interval."""
+    """Tables of all published results on the tasks, one per source, with protocol and kind of interval."""
     by_source: dict[str, list[PublishedResult]] = {}
     for task in comparison.tasks:
         for number in published(*task.key):
@@ -163,7 +163,7 @@ def _publication(source: Publication, numbers: list[PublishedResult]) -> str:
 
 
 def _metric_name(metric: str) -> str:
-    """Display name of a metric of ours, or of one that only publications use, such as `f1_binary`."""
+    """Display name of a registered metric, or of a metric that only publications use, such as `f1_binary`."""
     return METRICS[metric].name if metric in METRICS else metric.replace("_", ", ")
 
 

@@ -34,14 +34,14 @@ def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndar
 
 
 def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
-    """Mean of a metric over folds for each of 2,000 resamples of the test rows: (R,).
+    """Mean of a metric over folds, for each of 2,000 bootstrap resamples of the test rows: (R,).
 
-    All folds of a resample use the same rows, and so do all models given the same labels and seed (paired bootstrap).
-    The trained models are fixed; variation over training is what the tests over folds measure.
+    In a resample, all folds use the same rows, and so do all models with the same labels and seed (paired bootstrap).
+    The trained models are fixed; the tests over folds measure variation between trainings.
 
     Args:
-        labels_N: int, 0..C-1.
-        predicted_KN: predicted classes.
+        labels_N: class indices, 0..C-1.
+        predicted_KN: predicted class indices.
         metric: a metric with `from_confusion`.
         seed: seed of the resamples.
     """
@@ -64,6 +64,6 @@ def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[fl
 
 
 def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
-    """One-hot cell of the confusion matrix for each row: (N, C * C)."""
+    """One-hot encode the confusion matrix cell of each row: (N, C * C)."""
     cell = labels_N * classes + predicted_N
     return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))

@@ -19,14 +19,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class FoldScores:
-    """One finished fold.
+    """Metrics of one finished fold.
 
     Attributes:
-        file: its `result.json`.
-        number: from 0.
+        file: path of the fold's `result.json`.
+        number: fold number, from 0.
         test: metrics on all test rows.
         leak_free: metrics on the leak-free test rows; None if not computed.
-        content: the whole file.
+        content: parsed content of `file`.
     """
 
     file: Path
@@ -53,24 +53,24 @@ class ComparedTask:
 
     @property
     def key(self) -> Key:
-        """Suite and name."""
+        """Suite and name of the task."""
         return self.suite, self.name
 
     @cached_property
     def published(self) -> list[PublishedResult]:
-        """Published results on this task in its metric."""
+        """Published results on this task that use `metric`."""
         return [number for number in published(*self.key) if number.metric == self.metric]
 
     @cached_property
     def authors_folds(self) -> dict[int, float]:
-        """Values of the LDARNet authors' folds, by number; empty if not published."""
+        """Values of the LDARNet authors' folds, by fold number; empty if not published."""
         found = [number for number in self.published if number.source.key == FOLDS_SOURCE]
         return dict(enumerate(found[0].folds)) if found else {}
 
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Finished folds of an arm on a task, by number; at least one."""
+    """Finished folds of an arm on a task, sorted by fold number; at least one."""
 
     arm: str
     task: ComparedTask
@@ -78,17 +78,17 @@ class TaskResults:
 
     @property
     def content(self) -> dict[str, Any]:
-        """File of the first fold, for fields that all folds share."""
+        """Content of the first fold's `result.json`, for fields that all folds share."""
         return self.folds[0].content
 
     @property
     def train_rows(self) -> int:
-        """Training rows of a fold; folds differ by at most one."""
+        """Number of training rows of a fold; folds differ by at most one row."""
         return self.content["rows"]["train"]
 
     @property
     def test_rows(self) -> int:
-        """Test rows of a fold."""
+        """Number of test rows of a fold."""
         return self.content["rows"]["test"]
 
     def values(self, *, leak_free: bool = False) -> dict[int, float]:
@@ -104,7 +104,7 @@ class TaskResults:
 
     @property
     def fold_identity(self) -> tuple[Any, ...]:
-        """Everything that determines the rows of a fold; folds of arms are paired only if it is equal."""
+        """Everything that determines the rows of each fold; arms are paired only if it is equal for both."""
         limit = self.content["settings"].get("data.limit")
         subset = None if limit is None else (limit, self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split
@@ -116,12 +116,12 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """How the rows differ from those of published results, which are then not comparable; None if they agree."""
+        """How the rows differ from the official rows, so that published results are not comparable; None if equal."""
         official = self.task.official
         if official is None or not official.rows:
             return None
         rows, known = self.content["rows"], official.rows
-        train = rows["train"] + (0 if "valid" in known else rows["valid"])  # an official validation split is no fold
+        train = rows["train"] + (0 if "valid" in known else rows["valid"])  # an official validation split is not a fold
         if train != known["train"]:
             return f"trained on {train:,} of {known['train']:,} rows"
         if rows["test"] != known["test"]:
@@ -130,7 +130,7 @@ class TaskResults:
 
     @property
     def has_published_folds(self) -> bool:
-        """Whether each fold has the rows of the authors' fold of the same number, given the publisher's row order."""
+        """Whether fold k has the same rows as the authors' fold k, assuming the publisher's row order."""
         split = (self.content["folds"], *self._split)
         return self.row_mismatch is None and split == (len(self.task.authors_folds), 42, False)
 
@@ -140,8 +140,8 @@ class Comparison:
     """Results of several arms on several tasks; the report, the CSV table and the figure are rendered from it.
 
     Attributes:
-        results: by arm in the order given, then by task.
-        tasks: all tasks of any arm, in registry order, then the user's own.
+        results: results ordered by arm as given, then by task.
+        tasks: tasks of all arms, in registry order, followed by user-provided tasks.
     """
 
     results: tuple[TaskResults, ...]

@@ -15,7 +15,7 @@ ALWAYS_SHOWN = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "se
 SHOWN_ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
 """Settings with a column of their own."""
 UNPREFIXED = ("data", "optimizer", "schedule", "training", "evaluation")
-"""Sections whose keys are shown without the section."""
+"""Sections whose keys are shown without the section name."""
 
 Settings = dict[str, Any]
 
@@ -62,7 +62,7 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Settings of the runs that a key can affect, whether they record it or not."""
+    """Settings of the runs on which `key` has an effect, including runs that do not record `key`."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

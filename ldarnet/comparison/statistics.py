@@ -29,7 +29,7 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
         test_rows: test rows of a fold.
 
     Returns:
-        None for fewer than MIN_FOLDS folds, or if all differences are equal.
+        p, or None for fewer than MIN_FOLDS folds or if all differences are equal.
     """
     k = len(differences)
     if k < MIN_FOLDS or np.ptp(differences) < TOLERANCE:
@@ -42,11 +42,11 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
 def signed_rank(differences: Sequence[float]) -> float | None:
     """Two-sided p-value of Wilcoxon's signed-rank test for differences symmetric around zero.
 
-    It makes no assumption on the distribution but assumes independent folds, which these are not. With k folds it
-    cannot fall below 2 / 2^k: 0.002 with ten, 0.06 with five.
+    The test assumes no distribution, but it assumes independent folds, which cross-validation folds are not. With k
+    folds, p cannot be smaller than 2 / 2^k: 0.002 with ten folds, 0.06 with five.
 
     Returns:
-        None for fewer than MIN_FOLDS folds, or if all differences are zero.
+        p, or None for fewer than MIN_FOLDS folds or if all differences are zero.
     """
     if len(differences) < MIN_FOLDS or not np.any(differences):
         return None
@@ -57,7 +57,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Two-sided p-value of Welch's unpaired t-test for equal means; assumes independent folds on each side.
 
     Returns:
-        None if a side has fewer than MIN_FOLDS folds, or if neither side varies.
+        p, or None if a side has fewer than MIN_FOLDS folds or if neither side varies.
     """
     if min(len(ours), len(theirs)) < MIN_FOLDS or max(np.ptp(ours), np.ptp(theirs)) < TOLERANCE:
         return None
@@ -68,7 +68,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction (1979) of a family of p-values: bounds the probability of a single false positive.
 
     Args:
-        values: p-value of each test; None for a test that was not made and does not count.
+        values: p-value of each test; None for a test that was not made, which does not count.
     """
     order = sorted((p, index) for index, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)

@@ -1,4 +1,4 @@
-"""Note of a comparison report on folds with an MCC of exactly 0, whose cause a mean does not show."""
+"""Report note on folds with an MCC of exactly 0 and its cause, which the mean does not show."""
 
 from ldarnet.comparison.resampling import read_predictions
 from ldarnet.comparison.results import Comparison, FoldScores

@@ -1,4 +1,4 @@
-"""Asynchronous successive halving (ASHA) within comparable trials: the same fold of the same task."""
+"""Asynchronous successive halving (ASHA) among trials of the same task and fold, whose scores are comparable."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
 
 Group = tuple[str, int]
-"""Task and fold; scores on other tasks or other validation rows are not comparable."""
+"""Task and fold of trials whose scores are comparable."""
 
 
 @dataclass(frozen=True)
 class _PreviousTrial:
-    """Stands in for a trial of a previous launch; ASHA only reads its id."""
+    """Placeholder for a trial of a previous launch; ASHA only reads its id."""
 
     trial_id: str
 
@@ -27,9 +27,9 @@ class GroupedAsha(FIFOScheduler):
     """A separate ASHA scheduler for each fold of each task; folds outside the search are never stopped.
 
     Args:
-        config: ASHA section.
+        config: `search.asha` section of the sweep configuration.
         epochs: maximum number of epochs of a fold.
-        on_stop: called with the trial's configuration and epoch when it is stopped.
+        on_stop: called with the configuration and epoch of a trial when ASHA stops it.
     """
 
     def __init__(self, config: AshaSection, epochs: int, on_stop: Callable[[dict[str, Any], int], None]) -> None:
@@ -38,7 +38,7 @@ class GroupedAsha(FIFOScheduler):
         self._schedulers: dict[Group, ASHAScheduler] = {}
 
     def replay(self, group: Group, name: str, epochs: dict[int, float]) -> None:
-        """Record a trial of a previous launch: best score up to each epoch."""
+        """Record a trial of a previous launch; `epochs` maps each epoch to the best score up to it."""
         asha, previous = self._scheduler(group), _PreviousTrial(name)
         asha.on_trial_add(None, previous)  # type: ignore[arg-type]
         for epoch, score in epochs.items():

@@ -1,4 +1,4 @@
-"""Ray cluster of a sweep: a new one on this machine, or a running one."""
+"""Ray cluster of a sweep: started on this machine, or already running."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from ldarnet.errors import TransientError, UserError
 from ldarnet.ray_cluster import connect
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Small, since trials only report a few numbers."""
+"""Size of the Ray object store; small, since trials only report a few numbers."""
 PROBE_SECONDS = 120
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,7 +31,7 @@ RAY_ENVIRONMENT = {
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Connect to a cluster inside the block; without an address, to a new one that is shut down after it.
+    """Connect to a Ray cluster inside the block; without an address, start one and shut it down at the end.
 
     Uses the existing connection if this process has one.
 
@@ -52,10 +52,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def gpus_per_trial(requested: ResourcesSection) -> float:
-    """GPUs of a trial, by default one per rank if the cluster has any.
+    """Number of GPUs per trial; by default one per rank if the cluster has GPUs.
 
     Raises:
-        UserError: no node has the resources of a trial; Ray would wait forever.
+        UserError: no node has the resources that a trial needs, for which Ray would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     max_gpus = max(node.get("GPU", 0.0) for node in nodes)
@@ -71,16 +71,16 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
 
 
 def check_shared(folder: Path) -> None:
-    """Check that all nodes of the cluster share a folder with this one.
+    """Check that all nodes of the cluster see a folder of this machine.
 
     Raises:
-        UserError: a node does not.
+        UserError: the folder is not visible on a node.
         TransientError: a node does not answer.
     """
     probe = folder / f".probe-{secrets.token_hex(4)}"
     probe.touch()
     try:
-        exists = ray.remote(num_cpus=0)(os.path.exists)  # a function of this project would take seconds to import
+        exists = ray.remote(num_cpus=0)(os.path.exists)  # a function from ldarnet would take seconds to import
         nodes = [node for node in ray.nodes() if node["Alive"]]
         strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         answers = [exists.options(scheduling_strategy=strategy).remote(str(probe)) for strategy in strategies]

@@ -13,7 +13,7 @@ from ldarnet.sweeps.settings import Setting
 
 
 class SweepProgress(Printer):
-    """Shows finished and running trials, the best setting of each task and the time left.
+    """Shows finished and running trials, the best setting of each task and the remaining time.
 
     Args:
         plan: plan of the sweep.

@@ -28,7 +28,7 @@ RAY_FOLDER = ".ray"
 
 
 class Driver:
-    """Connects a plan with Ray Tune: supplies trials and records their outcomes.
+    """Connects a plan to Ray Tune: supplies trials and records their outcomes.
 
     Args:
         config: sweep configuration.
@@ -52,7 +52,7 @@ class Driver:
         self.error: UserError | None = None
 
     def run(self, base: FinetuneConfig, gpus: float, interrupted: Callable[[], bool]) -> None:
-        """Run trials until nothing is left or `interrupted` returns True.
+        """Run trials until the plan has no more or `interrupted` returns True.
 
         Args:
             base: configuration that all trials share.
@@ -97,7 +97,7 @@ class Driver:
         return {}
 
     def suggest(self, trial_id: str) -> TrialJob | None:
-        """Return the next trial's job; None if there is none, or none yet."""
+        """Return the job of the next trial; None if no trial can start now."""
         while self.error is None and (next_fold := self.plan.next()) is not None:
             task, setting, fold = next_fold
             try:
@@ -114,7 +114,7 @@ class Driver:
         return None
 
     def started(self, trial: Trial) -> None:
-        """Record the start of a trial, perhaps a retry."""
+        """Record the start of a trial or of its retry."""
         task, setting, fold = self._trials[trial.trial_id]
         task.mark(setting, fold, "running")
         self.display.trial_started(task, setting, fold)
@@ -177,7 +177,7 @@ class _PlanSearcher(Searcher):
         return None if self._driver.plan.running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Outcomes are recorded by the callback, which knows the reason of a failure."""
+        """Do nothing: `_PlanCallback` records outcomes, since it knows the reason of a failure."""
 
 
 class _PlanCallback(Callback):
@@ -213,10 +213,10 @@ class _StopAll(Stopper):
 
 
 def _failure_reason(trial: Trial) -> str:
-    """One line: the last exception of the trial, or how its worker was lost."""
+    """Reason of a failure in one line: the last exception of the trial, or how its worker was lost."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
     if not lines:
         return "no error message"
-    # For an exception raised in the trial, the file holds a traceback that ends with its message.
+    # For an exception raised in the trial, the file contains a traceback, whose last line is the message.
     return lines[-1].removeprefix("RuntimeError: ") if "ray::" in lines[0] else lines[0]

@@ -1,10 +1,10 @@
-"""Folder of a sweep, which holds its complete state: a launch reads from it what previous launches have done.
+"""Folder of a sweep with its complete state, from which each launch reads the results of previous launches.
 
 sweep.yaml, finetune.yaml                       sweep configuration; configuration that all trials share
 trials/<task>/<setting>/finetune.yaml           configuration of a setting
 trials/<task>/<setting>/fold<k>/                run.dir of a trial
-    log.txt                                     its console output
-    stopped.json                                present if ASHA stopped it early
+    log.txt                                     console output of the trial
+    stopped.json                                present if ASHA stopped the trial early
     fold<k>/metrics.jsonl, fold<k>/result.json  written by fine-tuning
     summary.json                                written last by fine-tuning
 """
@@ -49,7 +49,7 @@ class Folders:
         """Lock the folder until the returned lock is closed, and save the configuration.
 
         Raises:
-            UserError: another sweep is using it, or it holds a sweep with a different configuration.
+            UserError: another sweep uses the folder, or the folder contains a sweep with a different configuration.
         """
         try:
             held = lock_run_dir(self.root)
@@ -72,7 +72,7 @@ class Folders:
         return self.of_setting(task, name) / run_files.fold_name(fold)
 
     def result(self, task: str, name: str, fold: int) -> Path:
-        """Scores of a trial; the trial is finished once it also has a summary."""
+        """Path of the result.json of a trial; the trial is finished once it also has a summary."""
         return self.of_fold(task, name, fold) / run_files.fold_name(fold) / run_files.RESULT
 
     def prepare(self, task: str, name: str, fold: int, config: FinetuneConfig) -> None:
@@ -88,7 +88,7 @@ class Folders:
         write_json_atomic(self.of_fold(task, name, fold) / run_files.TRIAL_STOP, {"epoch": epoch})
 
     def settings(self, task: str, keys: list[str]) -> list[Setting]:
-        """Settings that previous launches tried, by name."""
+        """Settings that previous launches tried, sorted by name."""
         configs = sorted((self.trials / task).glob(f"*/{run_files.FINETUNE_CONFIG}"))
         read = [load_config(path, schema=FinetuneConfig) for path in configs]
         values = [{key: get_value(config, key) for key in keys} for config in read]
@@ -105,8 +105,8 @@ class Folders:
             is_search_fold: whether settings are compared on this fold; otherwise a stopped trial resumes.
 
         Raises:
-            UserError: the result is damaged, or comes from other data than the task's first result, or from other
-                weights than the first result of the same checkpoint.
+            UserError: the result is damaged, was trained on different data than another result of the task, or started
+                from different weights than another result with the same checkpoint.
         """
         if self._asha and is_search_fold and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
@@ -141,9 +141,9 @@ class Folders:
         return best_by_epoch(self.result(task, name, fold).with_name(run_files.METRICS), self._metric)
 
     def delete_unneeded(self, task: TaskPlan) -> None:
-        """Delete weights of a settled task that were not chosen, unless `sweep.keep_weights=all`.
+        """Delete unneeded weights of a task once it is settled, unless `sweep.keep_weights=all`.
 
-        Deletes the weights of all other settings, and all exports but the one of the best fold.
+        Deletes the weights of all settings except the chosen one, and all exports except that of the best fold.
         """
         if self._keep_all or not task.settled:
             return
@@ -157,7 +157,7 @@ class Folders:
                 shutil.rmtree(folder / run_files.EXPORT, ignore_errors=True)
 
     def classifier(self, task: TaskPlan) -> str | None:
-        """Name of the chosen setting's fold whose export is the task's classifier; None if there is none."""
+        """Folder name of the fold whose export is the classifier of the task; None if there is no classifier."""
         if not task.done or task.chosen is None:
             return None
         best = self.best_fold(task)
@@ -171,7 +171,7 @@ class Folders:
         return max(task.folds, key=lambda fold: -math.inf if (score := scores[fold]) is None else score)
 
     def _changed(self, config: SweepConfig, base: FinetuneConfig) -> list[str]:
-        """Differences to the saved configuration that affect the results of trials."""
+        """Differences from the saved configuration that affect the results of trials."""
         if not (self.root / run_files.FINETUNE_CONFIG).is_file():
             return []
         before = load_config(self.root / run_files.SWEEP_CONFIG, schema=SweepConfig).space.keys()

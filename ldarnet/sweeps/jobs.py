@@ -1,4 +1,4 @@
-"""Turn the next fold of the plan into a job for a Ray worker."""
+"""Build the job of a Ray worker for the next fold of the plan."""
 
 import os
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ SECRETS = ("PASSWORD", "TOKEN")
 
 
 class JobFactory:
-    """Prepare the folder of a trial and build its job.
+    """Prepares the folder of a trial and builds its job.
 
     Args:
         config: sweep configuration.
         metric: validation metric.
-        tasks: value of fine-tuning's `task` by task name.
+        tasks: task name -> value of `task` in the fine-tuning configuration.
         folders: folders of the sweep.
         program: the fine-tuning program, a module name or the absolute path of a .py file.
         gpus: GPUs per trial.
@@ -82,7 +82,7 @@ class JobFactory:
         }
 
     def _environment(self) -> dict[str, str]:
-        """Environment variables that a worker on another machine lacks, and those that Ray does not set."""
+        """Environment variables for a worker that it lacks on another machine, or that Ray does not set."""
         # Ray writes these to files, so secrets must come from the worker's own environment.
         variables = {
             name: value

@@ -1,4 +1,4 @@
-"""State of a sweep: what has been trained, what comes next and which setting is best. Independent of Ray and of files.
+"""State of a sweep: status of each fold, next fold to train, and best setting. Independent of Ray and of files.
 
 The settings of a task are compared on its search folds by their mean validation metric; test metrics are never read.
 The best setting is then trained on the remaining folds.
@@ -21,8 +21,8 @@ class FoldStatus:
         state: `queued` until Ray has resources for it; `stopped` if ASHA stopped it early.
         score: validation metric of the best epoch; None until finished.
         epochs: best validation metric up to each epoch.
-        reason: why it failed.
-        permanent: whether it would fail again, as with a user error or divergence.
+        reason: reason of the failure, if `state` is `failed`.
+        permanent: whether a retry would fail again, as after a user error or divergence.
     """
 
     state: State = "waiting"
@@ -44,7 +44,7 @@ class Proposer(Protocol):
         ...
 
     def max_remaining(self, known: Sequence[Setting]) -> int:
-        """Maximum number of further settings."""
+        """Maximum number of settings that `ask` may still return."""
         ...
 
 
@@ -83,7 +83,7 @@ class TaskPlan:
         return self._status[setting.name, fold]
 
     def all_folds(self) -> Iterator[tuple[Setting, int, FoldStatus]]:
-        """All folds of all settings."""
+        """Yield (setting, fold, status) for every fold of every setting."""
         for one in self.settings:
             for fold in self.folds:
                 yield one, fold, self.fold(one, fold)
@@ -104,13 +104,13 @@ class TaskPlan:
         return sum(finished) / len(finished) if len(finished) == len(scores) else None
 
     def ranking(self) -> list[tuple[Setting, float]]:
-        """Settings that finished all search folds with their mean score, best first; ties by name."""
+        """Settings that finished all search folds, each with its mean score; best first, ties sorted by name."""
         complete = [(one, mean) for one in self.settings if (mean := self.mean(one)) is not None]
         return sorted(complete, key=lambda pair: (-pair[1], pair[0].name))
 
     @property
     def chosen(self) -> Setting | None:
-        """The best setting, once every setting has finished the search folds or is out."""
+        """Best setting; None until every setting has finished the search folds or is out."""
         ranking = self.ranking()
         over = not self._proposing and all(self.is_out(one) or self.mean(one) is not None for one in self.settings)
         return ranking[0][0] if over and ranking else None
@@ -128,10 +128,10 @@ class TaskPlan:
         return self.done and not self.running and not retryable
 
     def waiting(self) -> Iterator[tuple[Setting, int]]:
-        """Folds to start, in order, as far as known.
+        """Yield the settings and folds that can start now, in order.
 
-        All settings are trained on one search fold before the next, so a setting that is stopped or fails there skips
-        the others. The remaining folds of the chosen setting come last.
+        All settings start one search fold before any starts the next, so that a setting that is stopped or fails skips
+        the following search folds. The remaining folds of the chosen setting come last.
         """
         if self.error:
             return
@@ -143,7 +143,7 @@ class TaskPlan:
             yield from ((chosen, fold) for fold in self.folds if self.fold(chosen, fold).state == "waiting")
 
     def next(self) -> tuple[Setting, int] | None:
-        """Next fold to start, asking for a new setting if needed; None if there is none, or none yet."""
+        """Next setting and fold to start, asking for a new setting if needed; None if no fold can start now."""
         if (first := next(self.waiting(), None)) is not None or self.error:
             return first
         if self._proposer is not None and self._proposing:
@@ -172,8 +172,8 @@ class TaskPlan:
     def fail(self, setting: Setting, fold: int, reason: str, *, permanent: bool, started_training: bool = True) -> None:
         """Mark a fold as failed.
 
-        If two settings fail for the same reason before training starts, the error is in what they share and ends the
-        task.
+        If two settings fail for the same reason before training starts, the cause is independent of the setting, and
+        the task is aborted.
         """
         status = self.fold(setting, fold)
         status.state, status.reason, status.permanent = "failed", reason, permanent
@@ -202,7 +202,7 @@ class SweepPlan:
         return sum(plan.running for plan in self.tasks.values())
 
     def next(self) -> tuple[TaskPlan, Setting, int] | None:
-        """Next fold to start, of the task with the fewest running folds; None if there is none, or none yet."""
+        """Next fold to start, from the task with the fewest running folds; None if no fold can start now."""
         for plan in sorted(self.tasks.values(), key=lambda plan: plan.running):
             if (first := plan.next()) is not None:
                 return plan, *first

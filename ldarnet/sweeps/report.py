@@ -24,7 +24,7 @@ def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: s
 
 
 def compare(plan: SweepPlan, folders: Folders) -> Path | None:
-    """Compare the chosen settings with published results; returns the report, or None without results on test rows.
+    """Compare the chosen settings with published results; return the report path, or None without test results.
 
     Raises:
         UserError: a result is damaged, or results of a task come from different data.
@@ -38,7 +38,7 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
 
 
 def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
-    """Existing results of a task's chosen setting, by fold."""
+    """Paths of the existing results of a task's chosen setting, in order of folds."""
     if (chosen := task.chosen) is None:
         return []
     paths = [folders.result(task.task, chosen.name, fold) for fold in task.folds]
@@ -52,7 +52,7 @@ def chosen_means(plan: SweepPlan, metric: str) -> dict[str, float]:
 
 
 def describe_search(config: SweepConfig) -> str:
-    """Describe the compared settings."""
+    """Describe in one line which settings are compared."""
     keys = ", ".join(config.space)
     if not keys:
         return "a single setting"
@@ -103,7 +103,7 @@ def _setting(task: TaskPlan, setting: Setting) -> dict[str, Any]:
 
 
 def _choice(task: TaskPlan, metric: str) -> str:
-    """The chosen setting and why, or why there is none."""
+    """Name the chosen setting and its score, or state why there is none."""
     if task.error:
         return f"aborted: {task.error}"
     ranking, settings = task.ranking(), len(task.settings)

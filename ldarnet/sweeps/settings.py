@@ -29,8 +29,8 @@ class Setting:
     """A point of the search space.
 
     Attributes:
-        name: such as `lr=0.0001,batch=64`; valid as a folder name.
-        values: by dotted key of the fine-tuning configuration.
+        name: name such as `lr=0.0001,batch=64`; valid as a folder name.
+        values: values by dotted key of the fine-tuning configuration.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Setting:
 
 
 def setting(values: dict[str, Any]) -> Setting:
-    """Create a setting, named by the last parts of its keys where these are unambiguous.
+    """Create a setting; its name contains the last part of each key, or full keys if those parts are ambiguous.
 
     The order of the keys does not matter.
     """
@@ -55,12 +55,12 @@ def setting(values: dict[str, Any]) -> Setting:
 
 
 def grid(space: Space) -> list[Setting]:
-    """Every combination of the listed values; those of the last key vary fastest."""
+    """Every combination of the listed values; values of the last key vary fastest."""
     return [setting(dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())]
 
 
 def trial_config(config: SweepConfig, task: str | None, values: dict[str, Any]) -> FinetuneConfig:
-    """Fine-tuning configuration of a task with the values of a setting; its run.dir is the folder of all trials.
+    """Build the fine-tuning configuration of a task with the given values; run.dir is the folder of all trials.
 
     Raises:
         UserError: `finetune`, `set` or a value is invalid.
@@ -79,15 +79,15 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
 
     Args:
         config: sweep configuration.
-        task: any of its tasks.
+        task: any task of the sweep.
 
     Returns:
         The configuration with the values of `space` as fine-tuning parses them, and the configuration that all trials
         share.
 
     Raises:
-        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` asks for missing
-            folds or an impossible early stop.
+        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` names folds
+            that do not exist or uses ASHA where it cannot stop a fold.
     """
     base = trial_config(config, task, {})
     _check_paths(base)
@@ -129,12 +129,12 @@ def folds_of(base: FinetuneConfig, task: str | None = None) -> list[int]:
 
 
 def trials_folder(config: SweepConfig) -> Path:
-    """Folder of all trials, which are in `<task>/<setting>/fold<k>`."""
+    """Folder of all trials; each has a subfolder `<task>/<setting>/fold<k>`."""
     return config.sweep.dir.absolute() / run_files.TRIALS
 
 
 def _check_paths(*configs: FinetuneConfig) -> None:
-    """Report missing files once, not in every trial."""
+    """Check that input files exist, to report a missing file once instead of in every trial."""
     for config in configs:
         for key in PATHS:
             if (path := get_value(config, key)) is not None and not Path(path).exists():

@@ -41,7 +41,7 @@ class Study:
         self._asked: dict[str, Trial] = {}
 
     def max_remaining(self, known: Sequence[Setting]) -> int:
-        """Maximum number of further settings."""
+        """Maximum number of settings that `ask` may still return."""
         return max(self._trials - len(known), 0)
 
     def ask(self, known: Sequence[Setting]) -> Setting | None:
@@ -57,7 +57,7 @@ class Study:
         return None
 
     def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Record the mean score, or for a setting that was stopped or failed, how far it got."""
+        """Record the mean score of a setting; if it was stopped, its scores by epoch; or that it failed."""
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)
         value = sum(scores) / len(scores) if complete else None
@@ -82,14 +82,14 @@ class Study:
         )
 
     def _value(self, key: str, param: Any) -> Any:
-        """Value of an Optuna parameter: the list entry at an index, or a number rounded within its range."""
+        """Convert an Optuna parameter to a value: a list index to the entry, a number to a rounded one in range."""
         values = self._space[key]
         if isinstance(values, list):
             return values[param]
         return param if isinstance(param, int) else min(max(float(f"{param:.{DIGITS}g}"), values.low), values.high)
 
     def _param(self, key: str, value: Any) -> Any:
-        """Optuna parameter of a value."""
+        """Convert a value to an Optuna parameter: the index in the list, or the number."""
         values = self._space[key]
         return values.index(value) if isinstance(values, list) else value
 

@@ -1,4 +1,4 @@
-"""Run one command, end it when the owner process is gone, and report how it ended.
+"""Run one command, terminate it when the owner process exits, and print its exit status.
 
 A separate program without imports from this project. Its owner holds the other end of its stdin and stdout: stdin
 closes when the owner exits for any reason. The last line of stdout is the exit status of the command, negative for a

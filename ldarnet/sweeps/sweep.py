@@ -38,7 +38,7 @@ class Sweep:
 
     Attributes:
         plan: state of all tasks, settings and folds.
-        interrupted: whether a signal stopped it.
+        interrupted: whether a signal stopped the sweep.
     """
 
     plan: SweepPlan
@@ -113,7 +113,7 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
 
 
 def tasks_of(config: SweepConfig) -> dict[str, str | None]:
-    """Tasks of a sweep: value of fine-tuning's `task` by task name.
+    """Tasks of a sweep: task name -> value of `task` in the fine-tuning configuration.
 
     Raises:
         UserError: unknown task; the message suggests similar names.
@@ -182,7 +182,7 @@ def _write_results(config: SweepConfig, plan: SweepPlan, folders: Folders, metri
 
 @contextmanager
 def _catch_signals(received: list[str]) -> Iterator[None]:
-    """Record SIGINT and SIGTERM inside the block; a second signal of a kind has its previous effect."""
+    """Record SIGINT and SIGTERM inside the block; a repeated signal goes to the previous handler."""
     before = {}
 
     def record(number: int, frame: FrameType | None) -> None:

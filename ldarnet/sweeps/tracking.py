@@ -28,7 +28,7 @@ class ParentRun:
         log: prints one line.
 
     Attributes:
-        run_id: parent of the trials' runs; None if tracking is disabled or the store cannot be reached.
+        run_id: run ID of the parent run; None if tracking is disabled or the store cannot be reached.
         uri: tracking URI for the trials.
     """
 
@@ -73,7 +73,7 @@ class ParentRun:
         self.run_id = run_id
 
     def _end_children(self, client: "MlflowClient") -> None:
-        """End the runs of killed trials; trials that resume reopen theirs."""
+        """End the runs of killed trials; a trial that resumes reopens its run."""
         running = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([self._experiment], running, max_results=MAX_RUNS):
             client.set_terminated(run.info.run_id, "KILLED")

@@ -36,8 +36,8 @@ class TrialJob(TypedDict):
         folder: run.dir of the trial.
         metric: validation metric to report.
         program: the fine-tuning program, a module name or a .py file.
-        config: path of its configuration file.
-        overrides: of the configuration, by dotted key.
+        config: path of the fine-tuning configuration.
+        overrides: overrides of the configuration, by dotted key.
         launcher: python or deepspeed.
         ranks: number of processes.
         gpus: GPUs that Ray assigns to the trial.
@@ -78,15 +78,15 @@ def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
 
 
 def undefined(metric: str) -> str:
-    """Reason why a finished fold without a score fails."""
+    """Failure reason of a finished fold whose validation metric is undefined."""
     return f"{metric} is undefined on the validation rows; set another evaluation.metric"
 
 
 class FoldTrial(tune.Trainable):
-    """Run the fine-tuning program; report the best validation metric so far after each epoch, then the fold's.
+    """Runs the fine-tuning program; reports the best validation metric so far after each epoch, and the final one.
 
-    A result has `epoch` and `score`. The last one has `done` and `outcome`: `finished` with the score of the fold, or
-    `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise, so that
+    A result has `epoch` and `score`. The last result has `done` and `outcome`: `finished` with the score of the fold,
+    or `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise, so that
     Ray Tune retries them.
     """
 
@@ -129,7 +129,7 @@ class FoldTrial(tune.Trainable):
         command = [sys.executable, "-I", job["supervisor"], str(log), *command_of(job, environment)]
         pipe = subprocess.PIPE
         started = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=job["cwd"], env=environment)
-        started.wait()  # the supervisor continues in a child of this process
+        started.wait()  # returns at once: the supervisor forks and continues in its child
         return started
 
     def _status(self, supervisor: subprocess.Popen[bytes]) -> int | None:
@@ -162,7 +162,7 @@ class FoldTrial(tune.Trainable):
         return {"done": True, "outcome": "user_error", "reason": reason, "started_training": started_training}
 
     def _result(self) -> dict[str, Any] | None:
-        """Scores of the fold, once the program has written all files (the summary is the last)."""
+        """Content of result.json; None until the program has written all files, the summary last."""
         if not (self._folder / SUMMARY).is_file():
             return None
         try:

@@ -1,7 +1,7 @@
-"""Extract sequences from a reference assembly: one table per class with columns id, region, start, end, strand.
+"""Extract sequences from a reference assembly, given tables of coordinates.
 
-Coordinates are 0-based and half-open, as in BED; strand `-` means the reverse complement, an empty strand means `+`
-(datasets/README.md of Genomic Benchmarks).
+Each class has a table with columns id, region, start, end and strand. Coordinates are 0-based and half-open, as in BED;
+strand `-` means the reverse complement, an empty strand means `+` (datasets/README.md of Genomic Benchmarks).
 """
 
 import csv
@@ -19,7 +19,7 @@ from ldarnet.tasks.registry import ReferenceAssembly, Task
 REFERENCES = "references"
 _COLUMNS = {"id", "region", "start", "end", "strand"}
 _COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
-_CONTIG_AFFIXES = re.compile(r"^chr|(?<=\d)\.\d+$")  # chr20 is 20, ENST00000371014.3 is ENST00000371014
+_CONTIG_AFFIXES = re.compile(r"^chr|(?<=\d)\.\d+$")  # chr20 -> 20, ENST00000371014.3 -> ENST00000371014
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Interval:
 
 
 def read_coordinates(task: Task, root: Path, folder: Path) -> tuple[dict[str, Records], list[str]]:
-    """Extract the sequences of a task.
+    """Extract the sequences of a task from a reference assembly.
 
     Args:
         task: a task with `assemblies`.
@@ -43,10 +43,10 @@ def read_coordinates(task: Task, root: Path, folder: Path) -> tuple[dict[str, Re
         folder: folder with the FASTA files, directly or in `references/`.
 
     Returns:
-        The splits, sorted by class and name, and notes.
+        The splits, with rows sorted by class and name, and notes on the data.
 
     Raises:
-        UserError: a table or a FASTA file is missing or damaged, or contig lengths show another assembly.
+        UserError: a table or a FASTA file is missing or damaged, or contig lengths do not match the assembly.
     """
     notes, splits = [], dict[str, list[_Interval]]()
     for split in ("train", "test"):
@@ -111,7 +111,7 @@ def _find_reference(assembly: ReferenceAssembly, root: Path, folder: Path) -> Pa
             stem = path.name.lower().removesuffix(".gz")
             if stem.endswith(FASTA_SUFFIXES):
                 there.append(path.name)
-                # cDNA files also have the name of the assembly, but contain transcripts.
+                # Names of cDNA files also contain the name of the assembly, but their sequences are transcripts.
                 if any(name in stem for name in names) and (".cdna" in stem) == assembly.name.endswith(".cdna"):
                     return path
     present = f" (found {', '.join(there[:5])})" if there else ""

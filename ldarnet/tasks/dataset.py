@@ -22,7 +22,7 @@ OWN = "own"
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """The rows of one split.
+    """Names, sequences and labels of one split.
 
     Attributes:
         names: n unique names.
@@ -47,17 +47,17 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """A task with its data.
+    """Splits of a task, with their origin.
 
     Attributes:
-        task: name in the registry, or chosen by the user.
+        task: name in the registry; for user-provided data, a name chosen by the user.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
         classes: class names, by label.
         train: training rows in the publisher's order.
         test: test rows; None without a test split.
         valid: official validation split; None if there is none.
-        source: origin and revision, one line.
-        notes: caveats for readers of the results, a sentence each.
+        source: origin and revision of the data, one line.
+        notes: caveats to report with the results, one sentence each.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
     """
 
@@ -101,18 +101,20 @@ def open_task(
     """Read a published task, or user-provided data.
 
     Args:
-        task: a published task (`H3`, `nt/H3`, `gue/prom_core_all`); for own data a name, by default that of `train`.
+        task: name of a published task (`H3`, `nt/H3`, `gue/prom_core_all`); for user-provided data any other name, by
+            default the file name of `train`.
         folder: folder with the publisher's files; None to download them.
         cache: download folder; `~/.cache/ldarnet/tasks` if None.
         retry: policy for network faults.
-        train: own training rows: csv, tsv or FASTA with headers `>name|label`, optionally .gz, or Parquet.
-        test: own test rows.
-        sequence_column: column name in tables; None to detect common names.
-        label_column: as `sequence_column`.
-        name_column: as `sequence_column`; rows without names are numbered.
+        train: file with user-provided training rows: csv, tsv or FASTA (headers `>name|label`), optionally .gz, or
+            Parquet.
+        test: file with user-provided test rows.
+        sequence_column: name of the sequence column in tables; None to detect common names.
+        label_column: name of the label column; None to detect common names.
+        name_column: name of the name column; None to detect common names. Rows without names are numbered.
 
     Raises:
-        UserError: no such task, or a file is missing, damaged or malformed.
+        UserError: the task does not exist, or a file is missing, damaged or malformed.
     """
     columns = Columns(sequence_column, label_column, name_column)
     if train is not None:

@@ -1,6 +1,6 @@
 """Files of published tasks: downloaded once, and verified by SHA-256 on every use.
 
-If a publisher states no hash, the first download is trusted with a note to the user, and later ones must equal it.
+If a publisher states no hash, the first download is trusted and noted, and later downloads must match it.
 """
 
 import sys
@@ -15,16 +15,16 @@ from ldarnet.io.retry import Retry
 from ldarnet.tasks.registry import Task, TaskFile
 
 MAGIC_BYTES = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".gz": b"\x1f\x8b"}
-"""First bytes of files, by suffix."""
+"""Bytes that a file starts with, by suffix."""
 
 
 def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None) -> tuple[Path, list[str]]:
     """Download the files of a task unless they are in the cache; verify them in both cases.
 
-    An interrupted download resumes. Of several processes one downloads and the others wait.
+    An interrupted download resumes. If several processes call this, one downloads and the others wait.
 
     Args:
-        task: the task.
+        task: task to download.
         cache: folder for all tasks; ``~/.cache/ldarnet/tasks`` by default.
         retry: policy for network faults.
 
@@ -32,7 +32,7 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
         The folder of the suite, as `ldarnet.tasks.publishers` reads it, and notes on files without a published hash.
 
     Raises:
-        UserError: the task has no download, or a file cannot be downloaded, has changed or is damaged.
+        UserError: the task has no direct download, or a file cannot be downloaded, has changed or is damaged.
     """
     if not task.files:
         raise UserError(
@@ -72,7 +72,7 @@ def _fetch(file: TaskFile, folder: DownloadFolder) -> None:
 
 
 def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
-    """The published hash, or that of an earlier download; None if there is neither."""
+    """Expected hash of a file: the published one, else that of an earlier download; None if neither is known."""
     if file.sha256:
         return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
     if earlier := folder.receipts.get(file.name):
@@ -82,7 +82,7 @@ def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
 
 
 def _check_form(file: TaskFile, part: Path) -> None:
-    """Reject a file of another kind, such as a login page, before its hash is trusted."""
+    """Reject a download of the wrong file type, such as a login page, before its hash is trusted."""
     with part.open("rb") as content:
         begins = content.read(40)
     if not begins.startswith(MAGIC_BYTES.get(Path(file.name).suffix, b"")):

@@ -41,15 +41,15 @@ AUTO = Columns()
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The n rows of one split as read, not yet validated.
+    """The n raw rows of one split, before validation.
 
     Attributes:
-        path: the file, or the folder of many.
-        unit: unit of `locations` (line, row or record); empty if they are files in `path`.
-        locations: n positions in `path`.
-        names: n names, empty if a row has none.
-        sequences: n sequences.
-        labels: n labels, empty if a row has none.
+        path: file, or folder if each row has its own file.
+        unit: unit of `locations` (line, row or record); empty if `locations` are file names in `path`.
+        locations: location of each row in `path`.
+        names: name of each row; an empty string if it has none.
+        sequences: sequence of each row.
+        labels: label of each row; an empty string if it has none.
     """
 
     path: Path
@@ -63,15 +63,15 @@ class Records:
         return len(self.sequences)
 
     def error(self, row: int, message: str) -> UserError:
-        """An error with the location of a row, counted from 0."""
+        """Build an error that states the location of a row; `row` counts from 0."""
         return UserError(f"{self.path}: {f'{self.unit} {self.locations[row]}'.strip()}: {message}")
 
 
 def file_format(path: Path) -> str:
-    """The suffix that determines the format, lower case and without `.gz`.
+    """Suffix that determines the file format, in lower case and without `.gz`.
 
     Raises:
-        UserError: unknown suffix, or gzipped Parquet.
+        UserError: the suffix is unknown, or the file is gzipped Parquet.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
@@ -86,7 +86,7 @@ def file_format(path: Path) -> str:
 def read_records(path: Path, columns: Columns = AUTO) -> Records:
     """Read a file of labeled sequences; its suffix determines the format.
 
-    Tables start with a line of column names. FASTA headers end with a bar and the label: `>name|1`.
+    Tables start with a line of column names. FASTA headers end with `|` and the label: `>name|1`.
 
     Raises:
         UserError: the file is missing, empty, damaged or malformed.
@@ -110,7 +110,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     """Open a text file, plain or gzip, for reading.
 
     Raises:
-        UserError: the file cannot be read, is truncated or damaged, or not UTF-8.
+        UserError: the file cannot be read, is truncated or damaged, or is not UTF-8.
     """
     with read_errors(path):
         try:
@@ -129,7 +129,7 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
     Args:
         path: the file being decoded.
         otherwise: alternative explanation, such as `not Parquet`.
-        faults: exceptions of the decoder besides ValueError and OSError without an errno.
+        faults: decoder exceptions to convert, in addition to ValueError and OSError without an errno.
 
     Raises:
         TransientError: the operating system failed to read the file.
@@ -151,7 +151,7 @@ def _open_bytes(path: Path) -> io.BufferedReader:
 
 
 def _read_labeled_fasta(path: Path) -> Records:
-    """Headers `name|label`, as in the Nucleotide Transformer tasks: the label follows the last bar."""
+    """Read FASTA with headers `name|label`, as in the Nucleotide Transformer tasks; the label follows the last `|`."""
     locations: list[int | str] = []
     names, sequences, labels = [], [], []
     for header, sequence in fasta.read_records(path):

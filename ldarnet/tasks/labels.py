@@ -1,4 +1,4 @@
-"""Validate raw rows: sequences of A, C, G, T and N, numbered classes, unique names."""
+"""Validate and normalize raw rows: sequences to A, C, G, T and N, labels to class indices, names to unique names."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ _BASES = b"ACGTN"
 _AMBIGUOUS = b"RYSWKMBDHV"  # IUPAC ambiguity codes
 _AS_N = bytes.maketrans(_AMBIGUOUS, b"N" * len(_AMBIGUOUS))
 _MAX_DIGITS = 18
-"""Digits of an integer label that always fit into 64 bits."""
+"""Maximum number of digits of an integer label, so that it fits into 64 bits."""
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)(e[+-]?\d+)?|nan|inf", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
     """Upper-case a sequence and replace ambiguity codes by N.
 
     Args:
-        text: as read.
+        text: sequence as read.
         error: builds the exception, with the location of the sequence, from a message.
 
     Returns:
@@ -63,7 +63,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
 
 
 def ambiguity(codes: int) -> list[str]:
-    """A note on ambiguity codes that were replaced by N, if any."""
+    """Note on the number of ambiguity codes that were replaced by N; empty for 0."""
     return [f"{codes:,} ambiguous nucleotide codes were read as N"] if codes else []
 
 
@@ -78,9 +78,9 @@ def file_stem(path: Path) -> str:
 
 
 def unique_names(records: Records) -> list[str]:
-    """A unique name for each row: the given one or `stem:row`, counted from 1; repeated names get `#2`, `#3`, ...
+    """Unique name of each row: its given name, else `<file stem>:<row>`, where rows count from 1.
 
-    Tabs and line breaks become spaces.
+    Repeated names get a suffix `#2`, `#3`, ... Tabs and line breaks become spaces.
     """
     stem = " ".join(file_stem(records.path).split())
     names: dict[str, None] = {}
@@ -95,11 +95,11 @@ def unique_names(records: Records) -> list[str]:
 
 
 def find_classes(records: Records) -> list[str]:
-    """Class names in training rows: integers in numerical order, other names in alphabetical order.
+    """Find the class names in training rows: integers in numerical order, other names in alphabetical order.
 
     Raises:
-        UserError: a label is missing, a non-integer number, too long or contains a tab; integers and names are mixed;
-            or there is a single class.
+        UserError: a label is missing, is a non-integer number, is too long or contains a tab; integers and names are
+            mixed; or there is only one class.
     """
     kinds: dict[str, int] = {}
     for row, label in enumerate(records.labels):
@@ -119,12 +119,12 @@ def find_classes(records: Records) -> list[str]:
 
 
 def number_labels(records: Records, classes: Sequence[str], known_from: str, *, numbers: bool) -> np.ndarray:
-    """Labels of rows as indices into `classes`, (n,) int64.
+    """Convert the labels of rows to indices into `classes`, (n,) int64.
 
     Args:
-        records: the rows.
+        records: rows as read.
         classes: class names.
-        known_from: source of `classes`, for the message.
+        known_from: source of `classes`, for error messages.
         numbers: whether a label may also be the index of a class.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Train/test leakage: duplicate sequences, and test sequences that share a k-mer with training.
+"""Train/test leakage: duplicate sequences, and test sequences that share a k-mer with a training sequence.
 
 A k-mer is packed into an integer, two bits per base. Its canonical form, the smaller of the k-mer and its reverse
 complement, makes the comparison strand-independent. K-mers that contain N are ignored.
@@ -14,7 +14,7 @@ from ldarnet.alphabet import N, encode
 from ldarnet.errors import UserError
 
 MAX_K = 32
-"""Bases that fit into 64 bits."""
+"""Maximum k: number of bases that fit into 64 bits."""
 
 _TEST_BASES = 2**24  # per block; about half a gigabyte of k-mers
 _TRAIN_BASES = 2**19  # per block; the working set fits into the CPU cache
@@ -27,11 +27,11 @@ class Duplicates:
 
     Attributes:
         test_in_train: test rows that duplicate a training row.
-        test_in_train_conflicts: those of them whose label differs from that of the training row.
-        train: training rows that duplicate an earlier one.
-        train_conflicts: those of them whose label differs from that of the first.
-        test: test rows that duplicate an earlier one.
-        test_conflicts: those of them whose label differs from that of the first.
+        test_in_train_conflicts: rows of `test_in_train` whose label differs from that of the training row.
+        train: training rows that duplicate an earlier training row.
+        train_conflicts: rows of `train` whose label differs from that of the first duplicate.
+        test: test rows that duplicate an earlier test row.
+        test_conflicts: rows of `test` whose label differs from that of the first duplicate.
     """
 
     test_in_train: int
@@ -42,7 +42,7 @@ class Duplicates:
     test_conflicts: int
 
     def sentences(self) -> list[str]:
-        """A note for each kind of duplicate that occurs."""
+        """One note for each kind of duplicate that occurs."""
         kinds = (
             (
                 self.test_in_train,
@@ -72,7 +72,7 @@ class LeakFree:
     Attributes:
         kept: (n,) bool, True for leak-free rows.
         equal: rows dropped as duplicates of a training row.
-        sharing: further rows dropped because they share a k-mer with training.
+        sharing: further rows dropped because they share a k-mer with a training row.
         k: length of the k-mers in bases.
     """
 
@@ -82,7 +82,7 @@ class LeakFree:
     k: int
 
     def sentence(self) -> str:
-        """A note on the rows that were dropped, and why."""
+        """Note that states how many rows were dropped, and why."""
         return (
             f"{int(self.kept.sum()):,} of {len(self.kept):,} test sequences share no {self.k}-mer with training "
             f"(dropped: {self.equal:,} duplicates of a training sequence, {self.sharing:,} sharing a {self.k}-mer)"
@@ -101,9 +101,9 @@ def count_duplicates(
 
     Args:
         train: training and validation sequences, upper case.
-        train_labels: (n,).
+        train_labels: (n,) class indices.
         test: test sequences, upper case.
-        test_labels: (m,).
+        test_labels: (m,) class indices.
     """
     known, repeats, conflicts = _labels_of(train, train_labels)
     _, test_repeats, test_conflicts = _labels_of(test, test_labels)
@@ -117,7 +117,7 @@ def _keyed(sequences: Sequence[str], labels: np.ndarray) -> Iterator[tuple[str, 
 
 
 def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, set[int]], int, int]:
-    """Labels of each distinct sequence, number of duplicate rows, and number of those with another label."""
+    """Labels of each distinct sequence, number of duplicate rows, and number of duplicates with a different label."""
     first: dict[str, int] = {}
     every: dict[str, set[int]] = {}
     repeats = conflicts = 0
@@ -133,7 +133,8 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
 def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) -> LeakFree:
     """Find the test sequences that share no k-mer with training and duplicate no training sequence, on either strand.
 
-    Memory is bounded, apart from the sequences; every 16 million test bases take one pass over training.
+    Memory is bounded, apart from the sequences: test sequences are processed in blocks of 16 million bases, each with
+    one pass over the training sequences.
 
     Args:
         test: test sequences of A, C, G, T and N.
@@ -156,7 +157,7 @@ def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) ->
 
 
 def _occur_in(distinct: np.ndarray, train: Sequence[str], k: int) -> np.ndarray:
-    """For each of the sorted k-mers `distinct`, whether it occurs in training."""
+    """For each k-mer of the sorted array `distinct`, whether it occurs in a training sequence."""
     found = np.zeros(len(distinct), dtype=bool)
     if not len(distinct):
         return found
@@ -168,16 +169,16 @@ def _occur_in(distinct: np.ndarray, train: Sequence[str], k: int) -> np.ndarray:
 
 
 def _blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
-    """Ranges of sequences with about `bases` bases in total."""
+    """Yield (begin, end) ranges of consecutive sequences; each range has about `bases` bases."""
     ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
     marks = np.searchsorted(ends, np.arange(bases, int(ends[-1]) if len(ends) else 0, bases)) + 1
     yield from pairwise(dict.fromkeys([0, *marks.tolist(), len(sequences)]))
 
 
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """All canonical k-mers (s,) uint64, and the index of the sequence each is from (s,) int64.
+    """Extract all canonical k-mers, (s,) uint64, and for each the index of its sequence, (s,) int64.
 
-    Doubling the width step by step takes about log2(k) steps.
+    Repeated doubling of the k-mer width takes about log2(k) steps.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:
@@ -201,6 +202,6 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """K-mers of twice the width: those starting at each position, joined with those that follow."""
+    """Join the k-mer at each position with the k-mer that follows it: k-mers of twice the width."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

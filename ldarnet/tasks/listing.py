@@ -10,13 +10,13 @@ _HEADER = ("task", "train", "valid", "test", "bases", "classes", "metric", "lr",
 
 
 def list_tasks(suite: str | None = None) -> Iterator[str]:
-    """Lines of a table per suite: rows, bases, classes, metric, published settings and known leakage of each task.
+    """Yield the lines of one table per suite: rows, bases, classes, metric, settings and known leakage of each task.
 
     Args:
         suite: abbreviation of the suite to list; None for all.
 
     Raises:
-        UserError: no such suite.
+        UserError: the suite does not exist.
     """
     notes: dict[str, int] = {}
     known = [task for task in all_tasks().values() if suite in (None, task.short)]

@@ -1,6 +1,6 @@
 """The registry of classification metrics, and the confidence interval over folds.
 
-To add a metric, add an entry to `METRICS`: configuration, results, summaries, sweeps and comparisons read it.
+To add a metric, add an entry to `METRICS`: configuration, results, summaries, sweeps and comparisons all use it.
 
 Shapes: n rows, C classes, R resamples.
 """
@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 
 MIN_FOLDS = 3
-"""Folds that an interval or a test over folds needs. Two folds leave a single degree of freedom."""
+"""Minimum number of folds for an interval or a test over folds; two folds have only one degree of freedom."""
 TOLERANCE = 1e-9
-"""Values that differ by less are equal up to rounding."""
+"""Values that differ by less than this are treated as equal."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Metric:
 
     Attributes:
         name: display name, used in tables and figures.
-        score: value for labels (n,) and class probabilities (n, C); None where the metric is undefined.
+        score: computes the value from labels (n,) and class probabilities (n, C); None where it is undefined.
         minimum: lowest possible value.
-        from_confusion: values (R,) for confusion matrices (R, C, C), labels by predictions, if the predicted classes
-            determine the metric; comparisons then bootstrap it over test rows.
+        from_confusion: computes values (R,) from confusion matrices (R, C, C), indexed by label and prediction; None
+            for metrics that need probabilities. Comparisons use it to bootstrap the metric over test rows.
     """
 
     name: str
@@ -47,15 +47,15 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | N
 
 
 def undefined(values: dict[str, float | None]) -> list[str]:
-    """Display names of the metrics without a value."""
+    """Display names of the metrics whose value is None."""
     return [metric.name for key, metric in METRICS.items() if values.get(key) is None]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half-width of its 95% confidence interval (Student's t), for at least one value.
+    """Mean of one or more values, and half-width of its 95% confidence interval (Student's t).
 
-    The half-width is None for fewer than MIN_FOLDS values, and when all are equal: usually every row is predicted as
-    one class then, and ± 0 would suggest precision.
+    The half-width is None for fewer than MIN_FOLDS values, or if all values are equal: equal values usually mean that
+    every row is predicted as one class, and ± 0 would suggest precision.
     """
     from scipy import stats
 
@@ -66,14 +66,14 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _mcc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Matthews correlation coefficient; None for rows of a single class, where scikit-learn returns 0."""
+    """Matthews correlation coefficient; None if all rows have one class, where scikit-learn returns 0."""
     from sklearn.metrics import matthews_corrcoef
 
     return None if (labels == labels[0]).all() else float(matthews_corrcoef(labels, probabilities.argmax(1)))
 
 
 def _f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """F1 averaged over classes, weighted by their number of rows."""
+    """F1 averaged over classes, weighted by class size."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, probabilities.argmax(1), average="weighted", zero_division=0))
@@ -86,9 +86,9 @@ def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """A ranking metric of scikit-learn: of class 1 for two classes, else one-vs-rest, weighted by rows of the class.
+    """Score with a ranking metric from scikit-learn; None if all rows have one class or a probability is not finite.
 
-    None for rows of a single class or non-finite probabilities.
+    Binary: class 1 is the positive class. Multiclass: one-vs-rest, averaged with weights proportional to class size.
     """
     import sklearn.metrics
 
@@ -98,7 +98,7 @@ def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> fl
         return None
     if len(rows) == 2:
         return float(rank(labels, probabilities[:, 1]))
-    present = rows.nonzero()[0]  # a class without rows has weight 0, and no value of its own
+    present = rows.nonzero()[0]  # a class without rows has weight 0 and an undefined score
     by_class = np.array([rank(labels == label, probabilities[:, label]) for label in present])
     return float(np.cumsum(by_class * rows[present])[-1] / rows[present].sum())  # summed in the order of classes
 

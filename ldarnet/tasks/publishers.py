@@ -1,8 +1,9 @@
 """Read the splits of a published task from a folder, in any of the publishers' layouts.
 
 - One file per split: ``H3/train.fna`` or ``H3/train.parquet`` (Nucleotide Transformer), ``EMP/H3/train.csv``
-  (GUE), or any table of that name.
-- One file per sequence, in folders or a zip: ``human_enhancers_cohn/train/positive/7.txt`` (Genomic Benchmarks).
+  (GUE), or any other supported format with that name.
+- One file per sequence, in folders or a zip archive: ``human_enhancers_cohn/train/positive/7.txt`` (Genomic
+  Benchmarks).
 - Coordinates: ``human_enhancers_cohn/train/positive.csv.gz``, with the FASTA file of the assembly.
 
 Tasks are looked up by name, directly in the folder or in a subfolder named after the suite.
@@ -35,17 +36,17 @@ SUBSET = "train_subset"
 _STEMS = {"train": ("train", SUBSET), "valid": ("dev", "valid", "validation"), "test": ("test",)}
 _SUFFIXES = (PARQUET_SUFFIX, *FASTA_SUFFIXES, *TABLE_SUFFIXES)
 _ZIP_FAULTS = (BadZipFile, EOFError, zlib.error, LZMAError, RuntimeError, struct.error, OverflowError)
-"""Raised by `zipfile` for damaged bytes; RuntimeError also for encryption or an unknown compression method."""
+"""Exceptions that `zipfile` raises for damaged archives; RuntimeError also for encryption or unknown compression."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSplits:
-    """The splits of a task as read.
+    """Splits of a task as read, before validation.
 
     Attributes:
         splits: split (train, valid, test) -> rows; `train` is always present.
-        root: the folder or zip that they were read from.
-        notes: caveats for readers of the results.
+        root: folder or zip archive that the splits were read from.
+        notes: caveats to report with the results, one sentence each.
     """
 
     splits: dict[str, Records]
@@ -79,7 +80,7 @@ def read_task(task: Task, folder: Path, columns: Columns = AUTO) -> TaskSplits:
 
 
 def _candidates(task: Task, folder: Path) -> Iterator[Path]:
-    """Paths where a task may be, likeliest first."""
+    """Yield the paths where the files of a task may be, most likely first."""
     for above in (folder, folder / task.suite, folder / task.short, folder / task.short.upper(), folder / "datasets"):
         for name in (task.folder, *((task.name,) if above != folder else ())):
             yield from (above / name, above / f"{name}_v0.zip", above / name / f"{name}_v0.zip")
@@ -88,7 +89,7 @@ def _candidates(task: Task, folder: Path) -> Iterator[Path]:
 
 
 def _split_files(root: Path) -> dict[str, Path]:
-    """Split -> file."""
+    """Find the file of each split: split -> file."""
     found = {}
     for split, stems in _STEMS.items():
         candidates = (root / f"{stem}{suffix}{gz}" for stem in stems for suffix in _SUFFIXES for gz in ("", ".gz"))
@@ -121,7 +122,7 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
-    """Read the same files from a zip, in any folder of it."""
+    """Read files train/<class>/<name>.txt from a zip archive, at any depth."""
     splits = {}
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
         for split in ("train", "test"):
@@ -136,7 +137,7 @@ def _read_zip(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _one_file_each(task: Task, root: Path, files: list[str], texts: list[bytes]) -> Records:
-    """The class is the folder of a file; names are unique within a class."""
+    """Build records from one file per sequence, whose folder names the class; row names are `<class>/<file stem>`."""
     classes = [file.split("/")[-2] for file in files]
     names = [
         f"{kind}/{file.rpartition('/')[2].removesuffix('.txt')}" for kind, file in zip(classes, files, strict=True)

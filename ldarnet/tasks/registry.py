@@ -32,12 +32,12 @@ class TaskFile:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAssembly:
-    """The assembly that coordinates refer to.
+    """Reference assembly of coordinates.
 
     Attributes:
-        name: as in the registry.
-        also: other names that its files have.
-        url: FASTA file that the publisher of the coordinates used.
+        name: key in the registry.
+        also: alternative names, as used in file names.
+        url: URL of the FASTA file that the publisher of the coordinates used.
         contigs: contig lengths in bases, to detect other assemblies; empty if unknown.
     """
 
@@ -52,13 +52,13 @@ class Task:
     """One published task.
 
     Attributes:
-        name: within its suite.
+        name: name, unique within the suite.
         suite: nucleotide_transformer, genomic_benchmarks or gue.
         short: abbreviation of the suite, as in `nt/H3`.
-        folder: folder of its files in the publisher's tree.
+        folder: folder of the task's files in the publisher's tree.
         source: URL of the publisher.
-        revision: revision of the source; None if it has none.
-        licence: free text.
+        revision: revision of the source; None if the source has no revisions.
+        licence: licence of the data, free text.
         files: files to download; empty if the task has no direct download.
         rows: split -> published number of rows; empty if unknown.
         length: shortest and longest sequence in bases.
@@ -67,8 +67,8 @@ class Task:
         lr: published learning rate for fine-tuning LDARNet; None if there is none.
         batch: published global batch in sequences; None if there is none.
         settings: source of `lr` and `batch`, or why they are None.
-        leakage: known overlap of test and training rows, a sentence; None if unknown.
-        assemblies: class -> assembly of its coordinates; empty for tasks without coordinates.
+        leakage: one sentence on known overlap of test and training rows; None if no overlap is known.
+        assemblies: class -> assembly that the coordinates of the class refer to; empty for tasks without coordinates.
         coordinates_sha256: path of a coordinate file inside `folder` -> SHA-256.
     """
 
@@ -111,10 +111,10 @@ def all_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """Find a task by name, alone (`H3`: in the first suite that has it) or with its suite (`gue/H3`).
+    """Find a task by name with suite (`gue/H3`), or by name alone (`H3`, in the first suite that has it).
 
     Raises:
-        UserError: no such task.
+        UserError: no published task has this name.
     """
     known = all_tasks()
     suite, _, rest = name.rpartition("/")
