@@ -21,7 +21,7 @@ _CHECKSUM = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})\s+\*?(?:\./)?(\S+)")
 
 
 class Fetcher:
-    """Downloads published files into a locked folder. Threads may share it."""
+    """Downloads published files into a locked folder. Threads may share an instance."""
 
     def __init__(self, folder: DownloadFolder, retry: Retry, stop: threading.Event, *, unchecked: bool) -> None:
         self._folder, self._retry, self._stop, self._unchecked = folder, retry, stop, unchecked

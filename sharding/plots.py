@@ -28,7 +28,7 @@ _MAX_LINES = len(_COLORS)
 
 
 def draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
-    """Plot composition, GC, contig lengths and splits to PNG files in a folder; returns their paths.
+    """Plot composition, GC, contig lengths and splits to PNG files in a folder; return the paths of the files.
 
     If there are many species, only the largest are shown.
 

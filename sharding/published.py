@@ -23,7 +23,7 @@ class PublishedFile:
         name: local file name.
         url: URL at the publisher.
         checksums: URL of the publisher's list of MD5 or SHA-256; None if there is none.
-        elsewhere: further URLs to try if the file no longer exists at ``url``, each with its checksum list.
+        elsewhere: alternative URLs to try if the file no longer exists at ``url``, each with its checksum list.
     """
 
     name: str

@@ -42,7 +42,7 @@ def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
 
 
 def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Assign whole contigs to splits; all contigs in no named split are ``train``.
+    """Assign whole contigs to splits; contigs that no split names are ``train``.
 
     Returns:
         Split name -> (s, 3) int64: contig number, start and stop.

@@ -181,7 +181,7 @@ def _suggestion(key: str, schema: type[Config], min_similarity: float = 0.0) -> 
     Args:
         key: unknown key.
         schema: configuration class.
-        min_similarity: from 0 to 1; no suggestion below it.
+        min_similarity: minimum similarity of a suggestion, from 0 to 1.
     """
     known = [candidate for candidate in known_keys(schema) if candidate != key]
     name = key.rsplit(".", 1)[-1]
@@ -211,7 +211,7 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 
 
 def field_of(schema: type[Section], key: str) -> FieldInfo:
-    """Field of a dotted key, or of the mapping that contains it."""
+    """Field of a dotted key; for a key inside a mapping, the field of the mapping."""
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
     section = section_of(field)

@@ -45,7 +45,7 @@ class SweepSection(Section):
     )
     retries: int = Field(2, ge=0, description="Retries of a failed or killed fold per launch of the sweep.")
     keep_weights: Literal["chosen", "all"] = Field(
-        "chosen", description="chosen: after selecting a task's best settings, delete the weights of its others."
+        "chosen", description="chosen: after selecting a task's best settings, delete all weights of other settings."
     )
 
 

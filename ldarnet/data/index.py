@@ -87,7 +87,7 @@ class Index:
     """The metadata of a shard set.
 
     Attributes:
-        tool: name and version of the program that built the set.
+        tool: name and version of the program that built the shard set.
         recipe: inputs (source files with their hashes) and options of the build; equal recipes give equal sets.
         contigs: the contigs, in the order of the input.
         splits: name -> (s, 3) int64, contig number, start and stop of each interval, sorted and disjoint.

@@ -112,12 +112,12 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         return batches
 
     def positions(self, index: int) -> np.ndarray:
-        """Positions of the windows of this rank in a step: (accumulation, micro_batch) int64."""
+        """Stream positions of this rank's windows in a step: (accumulation, micro_batch) int64."""
         size = math.prod(self._shape)
         return (self._start + np.arange(index * size, (index + 1) * size)).reshape(self._shape)[:, self._rank]
 
     def _locations(self, index: int) -> Locations:
-        """Locations of the windows of this rank in a step, computed for several steps at a time."""
+        """Locations of this rank's windows in a step, computed for several steps at a time."""
         size = self._shape[0] * self._shape[2]
         steps = max(1, _LOOKUP_WINDOWS // size)
         number, offset = divmod(index, steps)
@@ -237,7 +237,7 @@ def _init_worker(parent: int, _: int) -> None:
 
 
 def _to_int64(batch: Batch) -> Batch:
-    """Convert to the dtype that models take; workers send one byte per base."""
+    """Convert to int64, which models take; workers send one byte per base."""
     return replace(batch, input_ids=batch.input_ids.long(), labels=batch.labels.long())
 
 

@@ -1,4 +1,4 @@
-"""The order of windows: a mapping from a position of the stream to a window of a source. Nothing is stored per window.
+"""The order of windows: maps a position of the stream to a window of a source. Nothing is stored per window.
 
 Positions are dealt round-robin to `LANES` lanes, and a lane reads *pieces*, runs of neighboring windows, from end to
 end. LANES consecutive positions therefore read from LANES loci all over the set, while every LANES-th position reads
@@ -72,7 +72,7 @@ class Shuffle:
         row, depth = np.divmod(depth, self._slot)
         source = self._mixture.source(row * LANES + lane)
         first, lanes, before = self._slots(source, row, lane)
-        # Rank of the window among all windows of its source in time, and the interval that these slots share.
+        # Rank of the window among all windows of the source in stream order, and the interval that these slots divide.
         epoch, number = np.divmod(first * self._slot + depth * lanes + before, self.windows[source])
         begin, end = ((slots * self._slot) - epoch * self.windows[source] for slots in (first, first + lanes))
         begin, end = np.maximum(begin, 0), np.minimum(end, self.windows[source])

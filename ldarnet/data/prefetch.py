@@ -9,7 +9,7 @@ from contextlib import suppress
 from ldarnet.io.cache import MemoryCache
 
 MAX_PREFETCH_BYTES = 64 * 2**20
-"""Bytes in flight per process, and fetched bytes kept in memory if there is no disk cache."""
+"""Maximum bytes in flight per process, and of fetched data kept in memory if there is no disk cache."""
 
 MAX_THREADS = 4
 

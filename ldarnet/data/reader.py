@@ -20,10 +20,10 @@ from ldarnet.io.retry import Retry
 from ldarnet.io.storage import DamagedError, repair_hint, storage_at
 
 CACHE_BYTES = 512 * 2**20
-"""Packed blocks cached in memory by each process: about two billion bases."""
+"""Default size of the memory cache of packed blocks, per process: about two billion bases."""
 
 DISK_CACHE_BYTES = 16 * 2**30
-"""Remote blocks cached on disk by each node: about 64 billion bases."""
+"""Default size of the disk cache of remote blocks, per node: about 64 billion bases."""
 
 OnDamaged = Literal["stop", "quarantine"]
 

@@ -233,7 +233,7 @@ class Windows:
 
 
 def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
-    """Coordinates of a window as in samtools, such as ``chr1:4097-8192``: 1-based, last base included."""
+    """Format the coordinates of a window as samtools does, such as ``chr1:4097-8192``: 1-based and inclusive."""
     return f"{shards.index.name(int(contig))}:{start + 1}-{start + length}"
 
 

@@ -80,7 +80,7 @@ class SequenceSource:
 
 
 def parse_source(argument: str) -> SequenceSource:
-    """Parse ``PATH`` or ``SPECIES=PATH``. A path that contains ``=`` needs a folder: ``./a=b.fa``."""
+    """Parse ``PATH`` or ``SPECIES=PATH``. Write a file name that contains ``=`` with its folder, as in ``./a=b.fa``."""
     match = _SPECIES.fullmatch(argument)
     return SequenceSource(match[2], match[1]) if match else SequenceSource(argument)
 
@@ -211,7 +211,7 @@ def _decompress(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[
 
 
 def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
-    """Read pieces ahead in a thread, at most ``limit`` of them."""
+    """Yield pieces that a thread reads ahead, at most ``limit`` pieces at a time."""
     ready: queue.Queue[bytes | BaseException | None] = queue.Queue(limit)
     stopped = threading.Event()
 

@@ -67,7 +67,7 @@ class Expected:
 
 
 class DownloadFolder:
-    """Files downloaded into a folder, and their receipts. Threads may share it; processes must lock it.
+    """Files downloaded into a folder, and their receipts. Threads may share one; processes must lock the folder.
 
     Attributes:
         receipts: receipt of each file by its name, which may include a subfolder.

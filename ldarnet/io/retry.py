@@ -38,7 +38,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry policy. The nominal wait doubles with each attempt; the actual wait is a random 50 to 100% of it.
+    """Retry policy. The nominal wait doubles with each attempt; the actual wait is random, 50 to 100% of the nominal.
 
     Attributes:
         first_wait: nominal first wait, in seconds.

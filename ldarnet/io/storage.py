@@ -93,7 +93,7 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """Files of a folder. Recently used files stay open; reads are positional, so forked processes may share them."""
+    """Files of a folder. Recently used files stay open; positional reads let forked processes share descriptors."""
 
     remote = False
 

@@ -42,7 +42,8 @@ class Router(nn.Module):
     """Bidirectional router: boundary probabilities from the cosine similarity of neighboring positions.
 
     cos_t = (q_{t-1}.k_t + q_t.k_{t-1}) / 2 and p_t = (1 - cos_t) / 2, clamped to [0, 1]; p = 1 at the start of each
-    sequence (arXiv 2606.04552). A boundary is where p > 0.5. Computed in at least float32, regardless of autocast.
+    sequence (arXiv 2606.04552). Boundaries are the positions with p > 0.5. Computed in at least float32, even under
+    autocast.
     """
 
     def __init__(self, width: int) -> None:

@@ -62,7 +62,7 @@ def ssd(
         c_TKN: output projections, shared by the heads.
         d_KH: skip connection weights.
         packing: sequence boundaries.
-        chunk_size: block size of Triton kernels; this reference uses its own. The result does not depend on it.
+        chunk_size: block size of Triton kernels; unused in this reference. The result does not depend on it.
 
     Returns:
         y, (T, K, H, P) in the dtype of x, computed in at least float32.

@@ -120,7 +120,7 @@ def _isolated(device: str) -> Iterator[None]:
 
 
 def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:
-    """Detached outputs, and gradients of a fixed weighted sum of them."""
+    """Detached outputs, and gradients of a fixed weighted sum of the outputs."""
     outputs = backend.function(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(seed + 1)

@@ -21,7 +21,7 @@ def permute_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 class _PermuteRowsFunction(torch.autograd.Function):
-    """Permutes the gradient by the same index, which avoids the atomic adds in ``index_select``'s backward."""
+    """Autograd function whose backward permutes by the same index, without the atomic adds of ``index_select``."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
