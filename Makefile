@@ -22,7 +22,7 @@ READY := .venv/ready-$(TORCH)
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-quickstart: $(READY) ## Build shards of the bundled genome and pretrain a small model on it (about 7 minutes on 2 cores)
+quickstart: $(READY) ## Build shards of the bundled genome and pretrain a small model on it (a few minutes on 2 cores)
 	@launch/quickstart.sh $(if $(STEPS),training.steps=$(STEPS) run.dir=runs/quickstart-$(STEPS)-steps)
 
 test: $(READY) ## Run all tests, fast and slow

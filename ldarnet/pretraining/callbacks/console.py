@@ -26,7 +26,8 @@ class ConsoleLogger(Callback):
         if state.step == 0:
             self.context.console.info(f"{reason} before the first step; nothing to save")
         elif state.step < state.total_steps:
+            planned = "" if received else " without training.stop_after"
             self.context.console.info(
                 f"{reason} after step {state.step} of {state.total_steps}, saved in {self.context.config.run.dir}; run "
-                "the same command again to resume"
+                f"the same command again{planned} to resume"
             )
