@@ -120,5 +120,5 @@ PANELS = [
     Panel("Compression", "Bases per chunk of each stage, log scale.", draw_compression),
     Panel("Learning rate", "By stage of the hierarchy.", draw_lr),
     Panel("By region", "Validation within each region of validation.regions.", draw_regions, wide=True),
-    Panel("Gradient norm", "Before clipping, global and by part of the model.", draw_gradients, wide=True),
+    Panel("Gradient norm", "Before clipping: global, and per module of the model.", draw_gradients, wide=True),
 ]

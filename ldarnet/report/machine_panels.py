@@ -60,7 +60,7 @@ def draw_memory(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> bool:
-    """Draw the seconds that training waited for each checkpoint."""
+    """Draw the seconds that training waited for checkpoints."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")
@@ -73,8 +73,8 @@ def draw_stalls(figure: Figure, run: RunRecord) -> bool:
 
 
 PANELS = [
-    Panel("Throughput", "All ranks, without validation and checkpoints.", draw_speed),
+    Panel("Throughput", "Total of all ranks, excluding validation and checkpoints.", draw_speed),
     Panel("Step time", "On GPUs, forward and backward count kernel launches only.", draw_time),
-    Panel("Memory", "Peak of the rank with most.", draw_memory),
+    Panel("Memory", "Peak memory, maximum over ranks.", draw_memory),
     Panel("Checkpoint stalls", "Seconds that training waited for checkpoints.", draw_stalls),
 ]

@@ -144,7 +144,7 @@ PANELS = [
         "Distribution of boundary probabilities; above the line a position starts a chunk.",
         draw_histogram,
     ),
-    Panel("Boundary rate by base", "Share of positions of each base that start a chunk.", draw_tokens),
+    Panel("Boundary rate by base", "Fraction of the positions of each base that start a chunk.", draw_tokens),
     Panel("Periodicity", "0: random spacing; 1: fixed spacing.", draw_periodicity),
-    Panel("Balance over ranks", "Chunks on the rank with most, relative to the mean.", draw_balance),
+    Panel("Balance over ranks", "Maximum number of chunks per rank, relative to the mean.", draw_balance),
 ]
