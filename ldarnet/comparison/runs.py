@@ -13,7 +13,7 @@ from ldarnet.finetuning.arms import arm_of_result
 ALWAYS_SHOWN = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
 """Settings that are always shown for runs that use them, with their short names."""
 SHOWN_ELSEWHERE = ("task", "checkpoint", "model.baseline", "training.mode")
-"""Settings with a column of their own."""
+"""Settings that the table shows in separate columns."""
 UNPREFIXED = ("data", "optimizer", "schedule", "training", "evaluation")
 """Sections whose keys are shown without the section name."""
 

@@ -39,7 +39,7 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
 
 
 def one_class(labels: np.ndarray, classes: list[str]) -> str | None:
-    """Name of the class if all rows have the same one, else None."""
+    """Name of the only class; None if the rows have several classes."""
     return classes[labels[0]] if len(np.unique(labels)) == 1 else None
 
 

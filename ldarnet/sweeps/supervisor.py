@@ -1,8 +1,8 @@
 """Run one command, terminate it when the owner process exits, and print its exit status.
 
-A separate program without imports from this project. Its owner holds the other end of its stdin and stdout: stdin
-closes when the owner exits for any reason. The last line of stdout is the exit status of the command, negative for a
-signal.
+A separate program without imports from this project. The owner process is connected to its stdin and stdout by pipes:
+stdin closes when the owner exits for any reason. The last line of stdout is the exit status of the command, negative
+for a signal.
 
     python supervisor.py LOG COMMAND...
 """

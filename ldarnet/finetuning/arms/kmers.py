@@ -30,7 +30,7 @@ class KmerModel:
     """Logistic regression on 6-mer counts.
 
     Attributes:
-        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: they are merged.
+        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: one merged feature.
         strength: inverse regularization strength (scikit-learn's C).
         classes: number of classes, including those without training rows.
     """
