@@ -234,7 +234,9 @@ def main() -> int:
         metavar=("MIN", "MAX"),
         help="seconds between kills",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of kill times and ranks (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for when to kill and which rank (default: %(default)s)"
+    )
     parser.add_argument("--name", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse_args()

@@ -63,13 +63,13 @@ class FetchProgress(Printer):
 def fetch_all(
     fetcher: Fetcher, files: Sequence[PublishedFile], display: FetchProgress, jobs: int, subfolder: str = ""
 ) -> dict[PublishedFile, GoneError]:
-    """Download files, ``jobs`` at a time. The first error stops all downloads, unless a file no longer exists.
+    """Download files, ``jobs`` at a time; any error but a missing file stops all downloads.
 
     Returns:
-        The files that no longer exist at their publishers.
+        The files that no longer exist at their publishers, with the error of each.
 
     Raises:
-        UserError: any other error.
+        UserError: a download failed for another reason.
     """
 
     def one(file: PublishedFile) -> None:

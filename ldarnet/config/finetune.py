@@ -92,8 +92,9 @@ class PlateauSection(Section):
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="rising: lower the learning rate when the validation metric stops rising (ties: when the loss "
-        "stops falling). published: as in the released code, when the metric stops falling.",
+        description="When to lower the learning rate. rising: when the validation metric stops rising; ties are broken "
+        "by the loss. published: when the metric stops falling, as the released code does (mode min on a metric to "
+        "maximize).",
     )
     factor: float = Field(0.5, gt=0, lt=1, description="Factor on the learning rate.")
     patience: int = Field(2, ge=0, description="Epochs without improvement before the learning rate is lowered.")

@@ -124,7 +124,7 @@ class Cost:
     def activation_bytes(self) -> float:
         """Bytes per base saved for the backward pass.
 
-        A checkpointed layer counts with its inputs only, without the transient memory of its recomputation.
+        For a checkpointed layer only the inputs are counted, not the temporary memory of recomputing it.
         """
         return sum(item.activation_bytes for item in self.items)
 

@@ -140,7 +140,7 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
     if found.checkpoint is not None:
         with world.together():
             if not (found.checkpoint / run_files.MANIFEST).is_file():
-                raise UserError(f"rank {world.rank} does not see {found.checkpoint}; run.dir must be on a shared disk")
+                raise UserError(f"rank {world.rank} cannot see {found.checkpoint}; put run.dir on a shared file system")
             check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint, accept_other=config.data.accept_other)
             load_weights(inputs.model, found.checkpoint)
     return found

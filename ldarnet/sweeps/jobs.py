@@ -82,7 +82,7 @@ class JobFactory:
         }
 
     def _environment(self) -> dict[str, str]:
-        """Environment variables for a worker that it lacks on another machine, or that Ray does not set."""
+        """Environment of a worker: MLflow settings, which remote nodes do not inherit, and what Ray does not set."""
         # Ray writes these to files, so secrets must come from the worker's own environment.
         variables = {
             name: value

@@ -90,7 +90,9 @@ def _read_rows(table: Path, kind: str, name: str) -> list[_Interval]:
     with open_text(table) as file:
         reader = csv.DictReader(file)
         if missing := sorted(_COLUMNS - set(reader.fieldnames or ())):
-            raise UserError(f"{table}: line 1: no column {missing[0]!r}; required are {', '.join(sorted(_COLUMNS))}")
+            raise UserError(
+                f"{table}: line 1: no column {missing[0]!r}; required columns: {', '.join(sorted(_COLUMNS))}"
+            )
         for row in reader:
             try:
                 start, end = int(row["start"]), int(row["end"])

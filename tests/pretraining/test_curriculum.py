@@ -40,7 +40,9 @@ def test_resume_is_exact_at_and_between_curriculum_borders(grown, run_ranks, tmp
     unbroken, pieces = tmp_path / "unbroken", tmp_path / "pieces"
     starts = [f"{grown} run.dir={pieces} training.stop_after={step}" for step in (2, 3, 4, 5, STEPS)]
     output = run_ranks(2, f"{grown} run.dir={unbroken}", *starts, script=WORKERS / "several_runs.py").succeed()
-    assert "lengths  32 windows of 16 bases until step 3, 16 windows of 32 bases until step 5, 8 windows of 64" in output
+    assert (
+        "lengths  32 windows of 16 bases until step 3, 16 windows of 32 bases until step 5, 8 windows of 64" in output
+    )
     whole, joined = tensors(unbroken), tensors(pieces)
     assert all(whole[name].equal(joined[name]) for name in whole)
     assert losses(unbroken) == losses(pieces)
