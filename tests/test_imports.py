@@ -16,7 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A package imports only from floors below its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.errors", "ldarnet.version"),
-    ("ldarnet.alphabet", "ldarnet.console", "ldarnet.markdown", "ldarnet.plugins", "ldarnet.ray_cluster"),
+    (
+        "ldarnet.alphabet",
+        "ldarnet.console",
+        "ldarnet.markdown",
+        "ldarnet.plugins",
+        "ldarnet.printable",
+        "ldarnet.ray_cluster",
+    ),
     ("ldarnet.extras",),
     ("ldarnet.program",),
     ("ldarnet.ops", "ldarnet.io"),

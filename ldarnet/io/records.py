@@ -1,0 +1,179 @@
+"""Read JSON, JSON Lines and YAML files as typed records; any malformed file is one clear error.
+
+The type of a record is a pydantic model, a dataclass, or any type that pydantic understands. Types are checked
+strictly: a number in quotes is not a number. Unknown keys of dataclasses are ignored, so that files of later versions
+with more keys can be read.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
+
+import yaml
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from ldarnet.errors import UserError
+from ldarnet.io.files import read_errors
+
+T = TypeVar("T")
+
+MAX_BYTES = 256 * 2**20
+"""Default maximum size of a JSON file."""
+MAX_LINE_BYTES = 16 * 2**20
+"""Maximum size of one line of a JSON Lines file."""
+MAX_YAML_BYTES = 4 * 2**20
+MAX_YAML_NODES = 100_000
+"""Maximum number of values in a YAML file after expanding its aliases."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A non-negative integer that float64 represents exactly."""
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+
+
+def parse_record(content: bytes | str, kind: type[T], *, where: str, hint: str) -> T:
+    """Parse a JSON document.
+
+    Args:
+        content: the document.
+        kind: type of the record.
+        where: path or URL of the document, for error messages.
+        hint: what to do if it is malformed.
+
+    Raises:
+        UserError: not valid UTF-8 or JSON, or a key is missing or has a value of the wrong type or out of range.
+    """
+    try:
+        return _adapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{where}: damaged ({describe(error)}); {hint}") from None
+
+
+def read_record(path: Path, kind: type[T], *, hint: str, max_bytes: int = MAX_BYTES) -> T:
+    """Read a JSON file; see `parse_record`.
+
+    Raises:
+        UserError: the file cannot be read, is larger than ``max_bytes``, or is malformed.
+    """
+    return parse_record(read_bytes(path, hint=hint, max_bytes=max_bytes), kind, where=str(path), hint=hint)
+
+
+def read_bytes(path: Path, *, hint: str, max_bytes: int) -> bytes:
+    """Read a whole file of bounded size.
+
+    Raises:
+        UserError: the file cannot be read, or is larger than ``max_bytes``.
+    """
+    with read_errors(path), path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UserError(f"{path}: larger than {max_bytes:,} bytes, so it is not the expected file; {hint}")
+    return content
+
+
+def read_records(path: Path, kind: type[T], *, hint: str) -> Iterator[tuple[int, T]]:
+    """Yield line number, from 1, and record of each line of a JSON Lines file; skip an incomplete last line.
+
+    A line is complete if it ends with a newline: a crash truncates at most the last line.
+
+    Raises:
+        UserError: the file cannot be read, or a complete line is malformed.
+    """
+    with read_errors(path), path.open("rb") as file:
+        for number, line in enumerate(_lines(file), start=1):
+            if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
+                return
+            where = f"{path}: line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise UserError(f"{where}: longer than {MAX_LINE_BYTES:,} bytes; {hint}")
+            yield number, parse_record(line, kind, where=where, hint=hint)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file of bounded size.
+
+    Raises:
+        UserError: the file cannot be read, is too large, not valid UTF-8 or YAML, or nested too deeply.
+    """
+    hint = "choose a configuration file"
+    return parse_yaml(read_bytes(path, hint=hint, max_bytes=MAX_YAML_BYTES), where=str(path))
+
+
+def parse_yaml(text: bytes | str, *, where: str) -> Any:
+    """Parse a YAML document.
+
+    Raises:
+        UserError: not valid UTF-8 or YAML, nested too deeply, or more than `MAX_YAML_NODES` values after expanding
+            aliases.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is None:
+            return None
+        _check_size(node, where)
+        return _construct(node)
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply; fix the file") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{where}: line {mark.line + 1}" if mark else where
+        reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{at}: not valid YAML ({reason}); fix the file") from None
+    except (ValueError, OverflowError) as error:  # not UTF-8, dates and numbers out of range
+        raise UserError(f"{where}: not valid YAML ({str(error).partition(chr(10))[0]}); fix the file") from None
+
+
+def _construct(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_size(root: yaml.Node, where: str) -> None:
+    """Count the values that a document has after expanding its aliases; an alias of a parent counts as too many."""
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        known = sizes.get(id(node))
+        if known is not None:
+            return known
+        sizes[id(node)] = MAX_YAML_NODES  # until it is known: an alias inside of its own anchor is infinite
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        total = 1 + sum(map(size, children))
+        if total > MAX_YAML_NODES:
+            raise UserError(f"{where}: more than {MAX_YAML_NODES:,} values after expanding aliases; fix the file")
+        sizes[id(node)] = total
+        return total
+
+    size(root)
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a record in one line: its key and what is wrong, without the value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ".".join(str(part)[:40] for part in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ").partition("\n")[0]
+    if first["type"] == "json_invalid":
+        return "not valid JSON: " + reason.removeprefix("Invalid JSON: ")
+    return f"{key}: {reason[0].lower()}{reason[1:]}" if key else f"{reason[0].lower()}{reason[1:]}"
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
