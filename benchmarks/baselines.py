@@ -1,8 +1,7 @@
 """Baselines for LDARNet's speed: slower implementations of the same network, and other architectures.
 
-An arrangement is one implementation of the network. `arrange` switches a model to another arrangement and keeps its
-parameters and their names. Equal losses and gradients show that arrangements compute the same function.
-`CONFIGURATIONS` lists the measured models.
+`arrange` switches a model to another implementation ("arrangement") of the same function and keeps its parameters and
+their names; tests compare losses and gradients. `CONFIGURATIONS` lists the measured models.
 
 Shapes: T packed positions; B sequences of L positions in rows of equal length; D input width, E output width.
 """
@@ -36,16 +35,18 @@ CONFIGURATIONS: dict[str, Callable[[], LDARNetConfig]] = {
 SwiGLU MLPs) have no hierarchy and run at single-base resolution."""
 
 
-def _uncompressed(like: str, stack: str, width: int, hidden: int = 0, heads: int = 1) -> LDARNetConfig:
+def _uncompressed(preset: str, stack: str, width: int, hidden: int = 0, heads: int = 1) -> LDARNetConfig:
     attention = {"num_heads": [heads], "rotary_emb_dim": [width // heads // 2 * 2], "window_size": [-1]}
-    return LDARNetConfig.preset(like, arch_layout=[stack], d_model=[width], d_intermediate=[hidden], attn_cfg=attention)
+    return LDARNetConfig.preset(
+        preset, arch_layout=[stack], d_model=[width], d_intermediate=[hidden], attn_cfg=attention
+    )
 
 
 class PerDirectionLinear(nn.Linear):
-    """A projection of BiMamba-2 as in the published code: computed once per reading direction.
+    """BiMamba-2 projection as in the published code, which computes it once per scan direction.
 
-    The projections of both directions are equal, so LDARNet computes the projection once and its kernel reads it in
-    both directions.
+    Both directions have the same projection, so LDARNet computes it once and its kernel reads the result in both
+    directions.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Input of the second projection, in sequence order; subclasses may add the cost of reversing."""
+        """Return the input of the second projection, in sequence order; subclasses add the cost of reversing it."""
         return x_TD
 
 
@@ -61,12 +62,12 @@ class PerDirectionReversedLinear(PerDirectionLinear):
     """Input projection as in the published code, including the cost of reversing the layer's input and output."""
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Reverse twice: as much data as the published code moves by reversing before and after the layer."""
+        """Reverse twice, which moves as much data as the published code's reversals before and after the layer."""
         return x_TD.flip(0).flip(0)
 
 
 class _MeanOfEqual(torch.autograd.Function):
-    """Mean of two equal tensors: returns the first, and halves the gradient for both."""
+    """Mean of two equal tensors: returns the first; each input gets half of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ class PaddedRows(Packing):
 
     @classmethod
     def of(cls, packing: Packing) -> PaddedRows:
-        """Pad to the longest sequence; synchronizes with the device, as the published code does."""
+        """Convert a packing to padded rows; synchronizes host and device, as the published code does."""
         length = max(packing.host_lengths)
         first_B = torch.arange(len(packing.lengths), device=packing.starts.device) * length
         total = len(first_B) * length
@@ -99,7 +100,7 @@ class PaddedRows(Packing):
 
 
 class PaddedStage(Stage):
-    """Inner stage as published: the chunks of every sequence are padded to the longest sequence of the batch."""
+    """Inner stage as in the published code: the chunks of every sequence are padded to the longest in the batch."""
 
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
         """Run the stage on padded rows and drop the padding."""
@@ -120,8 +121,8 @@ class TransformersMixers(BiMamba2):
 
     @cached_property
     def mixer(self) -> nn.Module:
-        """Mixer on the meta device, without weights; not registered as a submodule."""
-        # Lazy import: on a GPU, it searches for compiled extensions.
+        """Mixer on the meta device (no weights); not registered as a submodule."""
+        # Lazy import: on a GPU machine, transformers searches for compiled extensions.
         from transformers.models.mamba2 import Mamba2Config
         from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
@@ -146,7 +147,7 @@ class TransformersMixers(BiMamba2):
         return ((forward_BLD + backward_BLD) / 2).flatten(0, 1)
 
     def one_way(self, x_BLD: Tensor, real_BL: Tensor | None, direction: int) -> Tensor:
-        """Run the mixer with the parameters of one direction; (B, L, D) to (B, L, D)."""
+        """Run the mixer with the parameters of one direction: (B, L, D) to (B, L, D)."""
         parameters = {
             "in_proj.weight": self.in_proj.weight,
             "out_proj.weight": self.out_proj.weight,
@@ -172,19 +173,19 @@ MIXERS: dict[str, type[BiMamba2]] = {
 }
 ARRANGEMENTS = ("ours", "published", *MIXERS)
 STRENGTHS = [0.05 * number for number in range(41)]
-"""Candidate values of s in `calibrate_router`."""
+"""Values of s that `calibrate_router` tries."""
 
 
 def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
     """Switch a model to another implementation of the same function; windows must have equal length.
 
     - ``ours``: unchanged.
-    - ``published``: each direction of a BiMamba-2 layer computes both projections, one direction reverses its input and
-      output, and chunks are padded to the longest sequence. Everything else uses the same kernels.
+    - ``published``: emulates the published code. Each direction of a BiMamba-2 layer computes both projections, one
+      direction reverses its input and output, and chunks are padded to the longest sequence. The kernels are the same.
     - ``transformers``: each direction is transformers' Mamba-2 mixer, and chunks are padded.
     - ``transformers-64``: ``transformers`` with blocks of 64 positions (the fastest on a CPU) instead of 256.
     """
-    # Replace only the classes of modules; parameters and their names are kept.
+    # Only replace the classes of modules, so that parameters and their names stay the same.
     for module in model.modules() if arrangement != "ours" else ():
         match module:
             case BiMamba2() if arrangement in MIXERS:
@@ -198,16 +199,16 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
 
 @torch.no_grad()
 def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chunk: float = 4.0) -> None:
-    """Calibrate the outermost router of an untrained model to a target compression ratio, as in a trained model.
+    """Calibrate the outermost router of an untrained model, so that it compresses about as much as a trained model.
 
-    A new router puts a boundary at about every other base. With both projections set to I + s u u^T, where u is the
-    mean direction of the router input, similarities of neighbors increase with s > 0. Of a grid of values for s, uses
-    the one whose boundary rate is closest to the target.
+    A newly initialized router puts a boundary at about every other base. With both projections set to I + s u u^T,
+    where u is the mean direction of the router input, neighboring positions become more similar as s increases. Selects
+    the s from `STRENGTHS` whose boundary rate is closest to the target.
 
     Args:
-        model: untrained model; its router weights are changed in place.
-        input_ids: (B, L), sequences on which the boundary rate is measured.
-        bases_per_chunk: target compression ratio.
+        model: untrained model; its router weights are modified in place.
+        input_ids: (B, L) ids of the sequences on which the boundary rate is measured.
+        bases_per_chunk: target compression ratio; the target boundary rate is its inverse.
     """
     stage: Stage = model.model.backbone
     if stage.innermost:

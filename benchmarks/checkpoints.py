@@ -1,8 +1,8 @@
-"""Measure checkpoints: training stall, write time and host memory.
+"""Measure the training stall, write time and host memory of checkpoints.
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 
-Runs one rank and writes to a temporary folder in `--folder`. Not yet run on a GPU.
+Runs a single rank and writes to a temporary folder inside `--folder`. Has not been run on a GPU.
 """
 
 from __future__ import annotations
@@ -43,17 +43,19 @@ HEADER = (
     "throughput while writing, relative",
 )
 METHOD = """Stall: duration of the call that gathers weights and moments on the host. Written after: time from the end
-of that call until the folder is hashed, flushed and has its final name. Host memory: maximum growth of the resident set
-since before the call, over all repeats. Throughput while writing: matrix products per second on one thread while the
-checkpoint is written, relative to the rate without a checkpoint. All values but host memory are medians."""
+of that call until the folder is hashed, flushed and has its final name. Host memory: growth of the resident set
+size since before the call, maximum over all repeats. Throughput while writing: matrix products per second on one thread
+while the checkpoint is written, relative to the rate without a checkpoint. All other values are medians."""
 
 
 def main() -> int:
-    """Run the program; returns its exit status."""
+    """Run the benchmark and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
-    parser.add_argument("--repeats", type=int, default=3, help="checkpoints per row (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="checkpoints per preset and stage (default: %(default)s)"
+    )
     parser.add_argument("--folder", type=Path, help="parent of the temporary folder (default: system default)")
     parser.add_argument("--name", default="checkpoints", help="suffix of the results file (default: %(default)s)")
     arguments = parser.parse_args()
@@ -126,7 +128,7 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
 
 
 def products(condition: Callable[[], bool], seconds: float) -> float:
-    """Run matrix products and return their number per second, while `condition()` holds, for at most `seconds`."""
+    """Run matrix products while `condition()` holds, for at most `seconds`; returns products per second."""
     matrix, done, begin = torch.ones(384, 384), 0, time.perf_counter()
     while condition() and time.perf_counter() - begin < seconds:
         matrix @ matrix

@@ -1,4 +1,4 @@
-"""Count bases by context; contexts may contain unknown bases."""
+"""Count how often each base occurs in each context of neighboring bases; contexts may contain unknown bases."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from ldarnet.alphabet import reverse_complement
 
 BASES = 4
 UNKNOWN = 4
-"""Id of an unknown base; stands for all ids from N up."""
+"""Id of an unknown base; N, [MASK] and [PAD] are mapped to it."""
 REACH = 8
 """Maximum number of context bases on each side."""
 DENSE = 10
-"""Contexts of up to this many bases are counted in a dense table, longer ones by search in sorted lists."""
+"""Contexts of up to this many bases are counted in a dense table, longer ones by binary search in sorted arrays."""
 MAX_UNKNOWN = 3
-"""Maximum number of unknown bases in a longer context; each multiplies the lookups by four."""
+"""Maximum number of unknown bases in a context longer than `DENSE`; each multiplies the lookups by four."""
 
 Array = np.ndarray[Any, Any]
 
@@ -26,12 +26,12 @@ class CountTable:
 
     Args:
         pieces: segments of ids; both strands are counted.
-        offsets: positions of the context bases relative to the counted base; order k adds the k-th.
+        offsets: positions of the context bases relative to the counted base.
     """
 
     def __init__(self, pieces: Sequence[Array], offsets: Sequence[int]) -> None:
         self.offsets = offsets
-        # Segments are joined into one, separated by at least as many unknown bases as any context reaches.
+        # Join the segments, separated by so many unknown bases that no context spans two segments.
         gap = np.full(REACH, UNKNOWN, np.uint8)
         parts = [part for piece in pieces for part in (gap, np.minimum(piece, UNKNOWN).astype(np.uint8))]
         forward = np.concatenate([*parts, gap])
@@ -40,7 +40,12 @@ class CountTable:
         self._sorted = self._sort_long(strands) if len(offsets) > DENSE else []
 
     def counts(self, context: Array, order: int) -> Array:
-        """Look up the counts (n, 4) of each base in the first `order` columns of `context` (n, len(offsets))."""
+        """Look up how often each base occurs in n contexts of an order: (n, 4).
+
+        Args:
+            context: (n, len(offsets)) ids of the context bases; only the first `order` columns are used.
+            order: number of context bases.
+        """
         if order <= DENSE:
             width = min(len(self.offsets), DENSE)
             code = np.full(len(context), 0, np.int64)
@@ -58,7 +63,11 @@ class CountTable:
         return counts
 
     def is_usable(self, context: Array, order: int) -> Array:
-        """Whether each context's base number `order` is known and few enough others are unknown: (n,) bool."""
+        """Whether the counts of each context are usable: (n,) bool.
+
+        True if the last context base (number `order`) is known. Contexts longer than `DENSE` may have at most
+        `MAX_UNKNOWN` unknown bases.
+        """
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
         few = (context[:, :order] >= UNKNOWN).sum(axis=1) <= MAX_UNKNOWN
@@ -75,13 +84,13 @@ class CountTable:
             code = code * np.int32(BASES) + target
             counts += np.bincount(code[target < UNKNOWN], minlength=len(counts))
         table = counts.astype(np.int32).reshape((5,) * width + (BASES,))
-        # The entry of an unknown base holds the sum over all bases.
+        # The entry for an unknown base is the sum of the entries for all bases.
         for axis in range(width):
             np.moveaxis(table, axis, 0)[UNKNOWN] = table.sum(axis=axis)
         return table.reshape(-1, BASES)
 
     def _sort_long(self, strands: Sequence[Array]) -> list[Array]:
-        """List the full contexts of each base as sorted integers, so that contexts with a prefix form a range."""
+        """For each base, sort its full contexts as integers, so that contexts with a common prefix are contiguous."""
         found: list[list[Array]] = [[] for _ in range(BASES)]
         for strand in strands:
             target, sides = _neighbors(strand, self.offsets)
@@ -92,10 +101,14 @@ class CountTable:
         return [np.sort(np.concatenate(codes)) for codes in found]
 
     def _count_long(self, prefixes: Array) -> Array:
-        """Count each base in the contexts that start with each of n prefixes without unknown bases: (n, 4)."""
+        """Count each base in the contexts that start with each of n prefixes: (n, 4).
+
+        Args:
+            prefixes: (n, order) ids of the first context bases, none of them unknown.
+        """
         unused = np.uint32(2 * (len(self.offsets) - prefixes.shape[1]))
         first = self._pack(prefixes.T) << unused
-        order = np.argsort(first)  # neighboring searches in sorted lists are cache-friendly
+        order = np.argsort(first)  # sorted queries make binary search cache-friendly
         first = first[order]
         last = first + ((np.uint32(1) << unused) - np.uint32(1))
         counts = np.empty((len(first), BASES))
@@ -113,6 +126,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return the bases (n,) of a strand without its gaps at both ends, and for each offset their neighbors (n,)."""
+    """Return the n bases of a strand between its end gaps, and for each offset their n neighbors at that offset."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

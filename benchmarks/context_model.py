@@ -1,16 +1,17 @@
 """Order-8 context-mixing baseline: predict a masked base from counts of its neighbors.
 
-For every order k up to 8, four models of a base given the k bases on either side are fitted to the training bases:
+For every order k up to 8, four models that predict a base from up to k bases on each side are fitted to the training
+bases:
 
-* ``left k`` and ``right k``: one side only;
-* ``joint k``: k bases of both sides as one context of 2k bases;
+* ``left k`` and ``right k``: the k bases on one side;
+* ``joint k``: the k bases on both sides as one context of 2k bases;
 * ``mixed k``: the normalized product of powers of the above models of all orders up to k.
 
-The first three start at order 0 and smooth each order towards the order below (Dirichlet prior, one concentration per
-order). Both strands are counted. Unknown neighbors ([MASK], N, the end of the window) are summed over, so that known
-neighbors beyond them are used; contexts longer than ten bases allow up to three unknown ones. Concentrations, powers
-and the best model are selected on held-out segments of the training bases, masked as in training. Final counts
-include all training bases. Validation bases are never used.
+The first three smooth the counts of each order towards the next lower order, down to the base composition at order 0
+(Dirichlet prior, one concentration per order). Both strands are counted. Unknown neighbors ([MASK], N, beyond the end
+of the window) are summed over, so that known neighbors beyond them are used; contexts longer than ten bases may have up
+to three unknown bases. Concentrations, powers and the best model are selected on held-out segments of the training
+bases, masked as in training. Final counts include all training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
@@ -48,12 +49,12 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class ContextModel:
-    """Fitted context models: counts of the training bases, and parameters selected on the held-out segments.
+    """Fitted context models: counts over all training bases, and parameters selected on held-out segments.
 
     Attributes:
         composition: (4,) frequency of each base on both strands.
-        tables: counts by family (``left``, ``right``, ``joint``).
-        concentrations: Dirichlet concentrations by family, one per order from 1.
+        tables: context counts by family (``left``, ``right``, ``joint``).
+        concentrations: by family, Dirichlet concentrations of orders 1, 2, ...
         powers: by order k, weights of the log-probabilities in ``mixed k`` (see `_mixed_features`).
         held_out: loss of every model on the held-out segments, in nats per [MASK] position.
         best: name of the model with the lowest held-out loss.
@@ -67,7 +68,13 @@ class ContextModel:
     best: str
 
     def predict(self, input_ids: Array, rows: Array, columns: Array) -> dict[str, Array]:
-        """Predict n positions of the windows `input_ids` (w, L) from their neighbors: probabilities (n, 4) by model."""
+        """Predict the bases at n positions from their neighbors: probabilities (n, 4), by model name.
+
+        Args:
+            input_ids: (w, L) ids of the windows.
+            rows: (n,) window of each position.
+            columns: (n,) position within the window.
+        """
         chains = {}
         for family, table in self.tables.items():
             context = _contexts(input_ids, rows, columns, table.offsets)
@@ -84,7 +91,7 @@ def fit(train: Sequence[Array], *, length: int = 1024, masking: Masking = PUBLIS
     Args:
         train: segments of ids, (L_i,) uint8 each.
         length: bases per held-out window; bases outside a window are unknown.
-        masking: masking rule.
+        masking: masking rule for the held-out windows.
 
     Raises:
         UserError: the segments are too short for a held-out set.
@@ -129,7 +136,7 @@ class Scores:
         targets: (n,) true base.
         masked: (n,) whether the input is [MASK] rather than a base.
         nats: for each model, (n,) negative log-likelihood of the true base.
-        right: for each model, (n,) whether the true base has the highest probability, ignoring the input base.
+        right: for each model, (n,) whether the prediction from the neighbors alone ranks the true base highest.
     """
 
     rows: Array
@@ -140,10 +147,11 @@ class Scores:
     right: dict[str, Array]
 
     def summary(self, where: Array | None = None) -> dict[str, dict[str, float]]:
-        """Mean losses and accuracy of each model over the positions that the mask `where` (n,) selects (default: all).
+        """Mean losses and accuracy of each model over the positions where the mask `where` (n,) is true (default: all).
 
-        ``mask_loss`` is over masked positions, ``copy_loss`` over target positions that show a base, ``mlm_loss`` over
-        all target positions (nats per base); ``accuracy`` is over masked positions. NaN if there are no positions.
+        Losses are in nats per base: ``mask_loss`` over masked positions, ``copy_loss`` over target positions whose
+        input is a base, ``mlm_loss`` over all target positions. ``accuracy`` is over masked positions. Values are NaN
+        if there are no such positions.
         """
         selected = np.ones(len(self.rows), bool) if where is None else where
         masked, shown = selected & self.masked, selected & ~self.masked
@@ -158,19 +166,20 @@ class Scores:
         }
 
     def entropy(self) -> float:
-        """Entropy in nats of the base composition at masked positions, the lowest loss of a constant prediction."""
-        share = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
-        return float(-sum(p * np.log(p) for p in share if p > 0))
+        """Entropy in nats of the base composition at masked positions: the lowest loss of a constant prediction."""
+        frequencies = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
+        return float(-sum(p * np.log(p) for p in frequencies if p > 0))
 
 
 def score(model: ContextModel, input_ids: Array, labels: Array, masking: Masking = PUBLISHED_MASKING) -> Scores:
     """Score every model at the target positions of masked windows.
 
-    Where the input is a base s, which is either the true base or a random one, a prediction p(b) is replaced by its
-    posterior ``p(b | s) ~ p(b) (keep [b = s] + random / 4)``.
+    Where the input is a base s (the true base or a random one), a prediction p(b) is replaced by the posterior, which
+    is proportional to ``p(b) (keep [b = s] + random / 4)``. `keep` and `random` are the probabilities that `masking`
+    leaves a target base unchanged or replaces it with a random base.
 
     Args:
-        model: fitted by `fit`.
+        model: fitted context models.
         input_ids: (w, L) masked input ids.
         labels: (w, L) true ids, negative at non-target positions.
         masking: masking rule that was applied to the windows.
@@ -191,7 +200,7 @@ def training_bases(shards: ShardSet) -> list[Array]:
     """Read the segments of ids from which training windows are drawn.
 
     Raises:
-        UserError: there is no split ``train``, or a shard is damaged.
+        UserError: the shard set has no split ``train``, or a shard is damaged.
     """
     if TRAINING_SPLIT not in shards.index.splits:
         raise UserError(
@@ -201,7 +210,7 @@ def training_bases(shards: ShardSet) -> list[Array]:
 
 
 def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
-    """Build the validation set of a configuration: masked input ids and labels, (w, L) int64 each.
+    """Build the validation set of a configuration: masked input ids (w, L) and labels (w, L), int64.
 
     Raises:
         UserError: the split is missing or too small, or a shard is damaged.
@@ -228,7 +237,7 @@ def run_masking(config: RunConfig) -> Masking:
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:
-    """Split the segments into blocks; returns those to fit on and the held-out ones, a tenth or less."""
+    """Cut the segments into blocks; returns the blocks to fit on and the held-out blocks (about one in ten)."""
     total = sum(map(len, train))
     block = max(min(total // 20, 1 << 16) // length, 1) * length
     blocks = [piece[start : start + block] for piece in train for start in range(0, len(piece), block)]
@@ -250,20 +259,20 @@ def _composition(pieces: Sequence[Array]) -> Array:
 
 
 def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[int]) -> Array:
-    """Look up the bases at each offset from n positions: (n, len(offsets)) uint8, 4 if unknown."""
+    """Look up the context bases of n positions: (n, len(offsets)) uint8, `UNKNOWN` outside the window."""
     sides = ((0, 0), (REACH, REACH))
     padded = np.pad(np.minimum(input_ids, UNKNOWN).astype(np.uint8), sides, constant_values=UNKNOWN)
     return padded[rows[:, None], columns[:, None] + (REACH + np.asarray(offsets))]
 
 
 def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
-    """Smooth counts (n, 4) towards `below`, the probabilities of the order below; where not `usable`, keep `below`."""
+    """Smooth counts (n, 4) towards `below`, the probabilities of the next lower order; unusable rows are `below`."""
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
     return np.where(usable[:, None], refined, below)
 
 
 def _chain(table: CountTable, context: Array, composition: Array, concentrations: Array) -> list[Array]:
-    """Probabilities (n, 4) for each order of a model family, from order 0."""
+    """Probabilities (n, 4) of a model family at orders 0, 1, 2, ..."""
     chain = [np.broadcast_to(composition, (len(context), BASES))]
     for order, concentration in enumerate(concentrations, start=1):
         chain.append(_refine(table.counts(context, order), table.is_usable(context, order), chain[-1], concentration))
@@ -271,7 +280,7 @@ def _chain(table: CountTable, context: Array, composition: Array, concentrations
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Select the concentration of each order, from 1 up; returns concentrations and the probabilities of all orders."""
+    """Select the concentration of each order; returns them and the probabilities (n, 4) at orders 0, 1, 2, ..."""
     chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
         counts, usable = table.counts(context, order), table.is_usable(context, order)
@@ -283,7 +292,7 @@ def _fit_chain(table: CountTable, context: Array, composition: Array, targets: A
 
 
 def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
-    """Predictions of the composition and of each ``left``, ``right`` and ``joint`` model, by name."""
+    """Collect the probabilities of ``composition`` and of every ``left``, ``right`` and ``joint`` model, by name."""
     models = {"composition": chains["left"][0]}
     for order in range(1, REACH + 1):
         for family, chain in chains.items():
@@ -292,13 +301,16 @@ def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
 
 
 def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
-    """Stack log-probabilities (n, 4, m): order 0, left and right 1..order, joint contexts of 2..2*order bases."""
+    """Stack the log-probabilities of the m models that ``mixed`` combines: (n, 4, m).
+
+    The models are order 0, ``left`` and ``right`` of orders 1 to `order`, and joint contexts of 2 to 2 * `order` bases.
+    """
     one_sided = [chains[family][k] for family in ("left", "right") for k in range(1, order + 1)]
     return np.log(np.stack([chains["left"][0], *one_sided, *chains["joint"][2 : 2 * order + 1]], axis=-1))
 
 
 def _fit_powers(features: Array, targets: Array) -> Array:
-    """Fit the powers (m,) that minimize the loss of the normalized product, a convex problem, by Newton's method."""
+    """Fit the powers (m,) that minimize the loss of the normalized product (a convex problem) by Newton's method."""
     powers = np.zeros(features.shape[-1])
     powers[0] = 1.0
     for _ in range(NEWTON_STEPS):
@@ -324,7 +336,7 @@ def _softmax(scores: Array) -> Array:
 
 
 def _given_shown(p: Array, shown: Array, masking: Masking) -> Array:
-    """Posterior probabilities given the input base; unchanged at masked positions."""
+    """Posterior probabilities (n, 4) given the input bases (n,); see `score`. Unchanged at masked positions."""
     keep = 1 - masking.mask - masking.random
     likelihood = keep * (shown[:, None] == np.arange(BASES)) + masking.random / BASES
     posterior = p * np.where(shown[:, None] == MASK, 1.0, likelihood)
@@ -340,10 +352,12 @@ def _mean(values: Array) -> float:
 
 
 def main() -> None:
-    """Fit on the training split of a run's shard set and print the loss of every model on its validation windows."""
+    """Fit the models to a run's training split and print the loss of each model on the run's validation windows."""
     parser = argparse.ArgumentParser(description="Fit the context-mixing baseline for masked language modeling of DNA.")
     parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="such as data.shards=FOLDER")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="overrides, such as data.shards=FOLDER"
+    )
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides)

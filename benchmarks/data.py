@@ -2,8 +2,8 @@
 
     python -m benchmarks.data genome.fa.gz
 
-Building is compared with webdataset, one tar member per window. Loading is compared with the published loader,
-reimplemented here: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
+Building is compared with a webdataset tar file that has one member per window. Loading is compared with this tar file
+and with a reimplementation of the published loader: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PUBLISHED_READ_AHEAD = 10**6
 
 
 def timed(function: Callable[[], int]) -> Result:
-    """Time a function that returns the number of bases it processed; also records the process's peak memory."""
+    """Time a function that returns the number of processed bases; also records the peak memory of the process."""
     start = time.perf_counter()
     bases = function()
     seconds = time.perf_counter() - start
@@ -46,12 +46,13 @@ def timed(function: Callable[[], int]) -> Result:
 
 
 def peak_memory() -> int:
-    """Peak memory of this process in bytes; getrusage may include memory of the parent process."""
+    """Peak memory of this process in bytes."""
+    # Not getrusage, which may include memory of the parent process.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-# Building
+# Building shards
 
 
 def decompress(fasta: Path) -> Result:
@@ -65,7 +66,7 @@ def decompress(fasta: Path) -> Result:
 
 
 def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
-    """Time building shards; several workers build one species each, all from the same genome."""
+    """Time a shard build; with several workers, each builds a copy of the genome as a separate species."""
     sources = [SequenceSource(str(fasta), f"copy{number}" if workers > 1 else "") for number in range(workers)]
 
     def run() -> int:
@@ -91,7 +92,7 @@ def write_windows(fasta: Path, out: Path, length: int) -> Result:
 
 
 def cut(fasta: Path, length: int) -> Iterator[bytes]:
-    """Yield the non-overlapping windows of each contig, without an incomplete last one."""
+    """Yield the non-overlapping windows of each contig; an incomplete last window is dropped."""
     rest = b""
     for piece in read_fasta(fasta):
         rest = b"" if isinstance(piece, Header) else rest + piece
@@ -100,11 +101,11 @@ def cut(fasta: Path, length: int) -> Iterator[bytes]:
         rest = rest[len(rest) // length * length :]
 
 
-# Loading
+# Loading batches
 
 
 def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | None) -> Result:
-    """Time the published loader: random windows by pyfaidx, a dictionary lookup per base, BERT masking per batch."""
+    """Time the published loader: random windows read by pyfaidx, a lookup per base, BERT masking per batch."""
     from pyfaidx import Fasta
 
     genome = Fasta(str(fasta), sequence_always_upper=True, read_ahead=read_ahead)
@@ -130,7 +131,7 @@ def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | N
 
 
 def load_tar(tar: Path, length: int, seconds: float) -> Result:
-    """Time webdataset's pipeline with a shuffle buffer on the tar file; encoding and masking are LDARNet's."""
+    """Time a webdataset pipeline with a shuffle buffer on the tar file, with LDARNet's encoding and masking."""
     import webdataset
 
     from ldarnet.alphabet import encode
@@ -146,13 +147,13 @@ def load_tar(tar: Path, length: int, seconds: float) -> Result:
 
 
 def load_ours(shards: Path, length: int, seconds: float) -> Result:
-    """Time LDARNet's loader, in the training process."""
+    """Time LDARNet's loader, run in the calling process as in training."""
     steps = our_steps(shards, length)
     return steady(lambda _: next(steps), length, seconds)
 
 
 def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
-    """Yield the batches of training steps of a single rank with LDARNet's loader, from step `first`."""
+    """Yield the batches of LDARNet's loader for a single rank, starting at step `first`."""
     return training_steps(
         Windows(ShardSet.open(shards), "train", length),
         Masking(),
@@ -166,7 +167,13 @@ def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
 
 
 def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
-    """Measure bases per second after the first batch, which is timed separately; one thread, as with several ranks."""
+    """Measure bases per second on one thread; the first batch is timed separately.
+
+    Args:
+        batch: builds the batch of a step.
+        length: bases per window.
+        seconds: time limit, after the first batch.
+    """
     torch.set_num_threads(1)
     start = time.perf_counter()
     batch(0)
@@ -183,7 +190,7 @@ def steady(batch: Callable[[int], object], length: int, seconds: float) -> Resul
 
 
 def first_batch(shards: Path, length: int) -> Result:
-    """Time from opening a shard set to the first batch, for a new run and for one resumed at position FAR."""
+    """Time opening a shard set and loading the first batch, for a new run and for a run resumed at position `FAR`."""
     seconds = []
     for first in (0, FAR // BATCH):
         start = time.perf_counter()
@@ -193,7 +200,7 @@ def first_batch(shards: Path, length: int) -> Result:
 
 
 def far_position(folder: Path, length: int) -> Result:
-    """Time opening a huge shard set (index only) and locating windows at position FAR."""
+    """Time opening a huge shard set that has only an index, and locating windows from position `FAR`."""
     start = time.perf_counter()
     shards = ShardSet.open(folder)
     opened = time.perf_counter()
@@ -215,11 +222,11 @@ def far_position(folder: Path, length: int) -> Result:
     }
 
 
-# The program
+# Command line
 
 
 def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Result]) -> dict[str, Result]:
-    """Run every measurement in a new process; returns the results by name."""
+    """Run all measurements with `ask`, which runs a function in a new process; returns the results by name."""
     length, seconds = options.length, options.seconds
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         folder = Path(work)
@@ -251,7 +258,7 @@ def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Res
 
 
 def together(function: Callable[..., Result], processes: int, *arguments: Any) -> Result:
-    """Run a function in several concurrent processes; returns the sum of their speeds, or the error message."""
+    """Run a function in concurrent processes; returns the sum of their speeds, or the error message as `failure`."""
     from concurrent.futures import ThreadPoolExecutor
 
     workers = [Worker() for _ in range(processes)]
@@ -267,6 +274,7 @@ def together(function: Callable[..., Result], processes: int, *arguments: Any) -
 
 
 LIMIT = 600.0
+"""Timeout of a measurement in seconds."""
 
 
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -288,8 +296,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--seconds", type=float, default=10.0, help="seconds to time each loader (default: %(default)s)")
     add("--cores", type=int, default=os.cpu_count() or 1, help="concurrent loader processes (default: all cores)")
-    add("--synthetic", type=float, default=174.0, help="billion bases of the synthetic index (default: %(default)s)")
-    add("--work", type=Path, help="folder for temporary files; needs twice the size of the genome")
+    add(
+        "--synthetic",
+        type=float,
+        default=174.0,
+        help="billion bases in the synthetic index (default: %(default)s)",
+    )
+    add("--work", type=Path, help="folder for temporary files; needs several times the uncompressed genome size")
     add("--name", default="data", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)")
     add("--note", default="", help="note at the top of the results file")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")

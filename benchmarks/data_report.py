@@ -8,7 +8,9 @@ from ldarnet.markdown import table
 
 Result = dict[str, Any]
 BATCH = 32
+"""Windows per batch."""
 FAR = 10**9
+"""Position in the window order, in windows, at which a run is resumed or windows are located."""
 
 
 def report(found: dict[str, Result], options: argparse.Namespace, made_with: str) -> str:
@@ -28,7 +30,7 @@ def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
     named = (
         ("reading the plain FASTA file only", "read plain"),
         ("sharding.build from plain FASTA", "build plain"),
-        (f"the same for {options.cores} copies, {options.cores} processes in total", "build plain, all cores"),
+        (f"sharding.build from plain FASTA, {options.cores} copies in as many processes", "build plain, all cores"),
         ("decompressing the .gz file only", "decompress gz"),
         ("sharding.build from .gz", "build gz"),
         (f"one tar member per window of {options.length:,} bases (webdataset)", "naive tar"),
@@ -40,8 +42,9 @@ def _building(found: dict[str, Result], options: argparse.Namespace) -> str:
         return [f"{result['speed'] / 1e6:,.0f}", ratio, bits, f"{result['peak'] / 2**20:,.0f}"]
 
     note = (
-        "One process each, unless stated. Reading and decompressing count bytes including headers and line ends; "
-        "the others count bases. Bits per base include all files. The naive baseline drops case and incomplete windows."
+        "One process per row, unless stated otherwise. Reading and decompressing count bytes including headers and "
+        "line ends; other rows count bases. Bits per base include all files. `naive` is one tar member per window; it "
+        "drops case and incomplete windows."
     )
     header = ["", "Mb/s", "relative to naive", "bits per base", "peak MiB"]
     return note + "\n\n" + table(header, _rows(found, named, cells))
@@ -74,7 +77,7 @@ def _loading(found: dict[str, Result], options: argparse.Namespace) -> str:
 def _rows(
     found: dict[str, Result], named: Sequence[tuple[str, str]], cells: Callable[[Result], list[object]]
 ) -> Iterator[Sequence[object]]:
-    """Yield one table row per measurement; failed measurements show the error message."""
+    """Yield one table row per measurement; a failed measurement has the error message in its row."""
     for label, name in named:
         result = found[name]
         yield [label, result["failure"], "", "", ""] if "failure" in result else [label, *cells(result)]
@@ -87,9 +90,9 @@ def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
         rows.append(["first batch of this genome", batch["failure"]])
     else:
         rows += [
-            ["from opening the set to the first batch", f"{batch['first'] * 1e3:,.0f} ms"],
+            ["opening the set and loading the first batch", f"{batch['first'] * 1e3:,.0f} ms"],
             [
-                f"from opening the set to the first batch, resumed at position {FAR:,}",
+                f"opening the set and loading the first batch, resumed at position {FAR:,}",
                 f"{batch['resumed'] * 1e3:,.0f} ms",
             ],
         ]
@@ -98,7 +101,7 @@ def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
     else:
         rows += [
             [
-                f"opening an index of {far['bases'] / 1e9:,.0f} Gb, checking hashes",
+                f"opening an index of {far['bases'] / 1e9:,.0f} Gb and checking its hashes",
                 f"{far['open'] * 1e3:,.0f} ms",
             ],
             ["computing the window layout", f"{far['lay out'] * 1e3:,.0f} ms"],
@@ -106,7 +109,7 @@ def _latency(found: dict[str, Result], options: argparse.Namespace) -> str:
             ["opening, layout and locating together", f"{far['resumed'] * 1e3:,.0f} ms"],
             ["locating each of 100,000 windows", f"{far['locate each'] * 1e6:,.2f} us"],
             [
-                "peak memory of this process, including the mapped index",
+                "peak memory of the process that opens this index, including the mapped index",
                 f"{far['peak'] / 2**20:,.0f} MiB",
             ],
             ["peak memory of a process that loads the first batch of this genome", f"{batch['peak'] / 2**20:,.0f} MiB"],

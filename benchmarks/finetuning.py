@@ -3,10 +3,10 @@
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-Arms: the pretrained checkpoint and a randomly initialized network, each fine-tuned and frozen with a linear probe; a
-small convolutional network; logistic regression on 6-mer counts. Each arm is one fine-tuning run per task, in
-OUT/<arm>/<task>. To resume, run the same command again. When all folds are finished, writes the comparison to
-OUT/comparison, and the results file with its figure to benchmarks/results.
+Arms: the pretrained checkpoint and a randomly initialized network, each both fine-tuned and frozen with a linear probe;
+a small convolutional network; logistic regression on 6-mer counts. Each arm is one fine-tuning run per task, in
+OUT/<arm>/<task>. To resume, run the same command again. When all folds are finished, the program writes the comparison
+to OUT/comparison, and the results file and its figure to benchmarks/results.
 """
 
 import argparse
@@ -40,11 +40,11 @@ CONFIG = ROOT / "configs" / "finetune" / "nt.yaml"
 PRETRAINED, RANDOM, CNN, KMERS = "pretrained", "new weights", "CNN", "6-mers"
 FROZEN, FROZEN_RANDOM = f"{PRETRAINED}, frozen", f"{RANDOM}, frozen"
 CNN_LR, CNN_EPOCHS = 1e-3, 30
-"""Overrides of the CNN: published learning rates are for LDARNet, and a small network needs more epochs."""
+"""Learning rate and epochs of the CNN: the published rates are for LDARNet, and a small network needs more epochs."""
 SHAPE = ("arch_layout", "d_model", "d_intermediate", "ssm_cfg", "attn_cfg", "tie_word_embeddings", "target_ratio")
-"""Fields of a model configuration that, with the ratio loss weight, define a network."""
+"""Model configuration fields that, together with the ratio loss weight, define the randomly initialized network."""
 RUN_KEYS = ("run.dir", "task", "checkpoint", "data.folder")
-"""Configuration keys omitted from the results file's configuration, which shows them elsewhere."""
+"""Keys omitted from the configuration section of the results file; their values are in other sections."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class ArmRuns:
 
     @cached_property
     def arms(self) -> dict[str, list[str]]:
-        """Configuration overrides that define each arm, by arm."""
+        """Configuration overrides of each arm, by arm name."""
         config = load_backbone(self.checkpoint).config
         shape = [f"model.{field}={json.dumps(getattr(config, field))}" for field in (*SHAPE, "ratio_weight")]
         pretrained, probe = f"checkpoint={self.checkpoint}", "training.mode=probe"
@@ -83,7 +83,7 @@ class ArmRuns:
         return self.out / arm.replace(",", "").replace(" ", "-") / task.replace("/", "-")
 
     def config(self, arm: str, task: str) -> FinetuneConfig:
-        """Configuration of the run of an arm on a task."""
+        """Build the configuration of an arm's run on a task."""
         own = [f"task={task}", f"run.dir={self.run_dir(arm, task)}", "tracking.mlflow=false"]
         return load_config(CONFIG, [*own, *self.overrides, *self.arms[arm]], schema=FinetuneConfig)
 
@@ -104,8 +104,8 @@ def run_all(plan: ArmRuns) -> None:
             done = subprocess.run([sys.executable, ROOT / "launch" / "finetune.py", "--config", file], check=False)
             if done.returncode:
                 raise UserError(
-                    f"{config.run.dir}: {arm} on {task} failed with status {done.returncode}; see above, then run the "
-                    "same command again to resume"
+                    f"{config.run.dir}: {arm} on {task} failed with exit status {done.returncode}; fix the error above "
+                    "and run the same command again to resume"
                 )
 
 
@@ -150,12 +150,13 @@ def _method(plan: ArmRuns) -> str:
     seen = _bases_seen(plan.checkpoint)
     trained = f"pretrained on {seen:,} bases" if seen else "pretrained on an unknown number of bases"
     return (
-        f"Does a pretrained network classify better than the same network with new weights, and than simple baselines? "
+        f"Does a pretrained network classify better than the same network with new weights, and better than baselines? "
         f"`{PRETRAINED}`: {parameters:,} parameters without head, {trained}. `{RANDOM}`: the same network without "
-        f"pretraining. `{FROZEN}`, `{FROZEN_RANDOM}`: logistic regression on the mean output of each. `{CNN}`: three "
+        f"pretraining. `{FROZEN}`, `{FROZEN_RANDOM}`: linear probes (logistic regression) on the mean output of "
+        "these networks, without training them. `{CNN}`: three "
         f"convolutions, 225 thousand parameters, learning rate {CNN_LR:g}, at most {CNN_EPOCHS} epochs. `{KMERS}`: "
-        "logistic regression on 6-mer counts, on one or both strands as selected on the validation rows. All arms have "
-        "the same rows, folds and selection of the best epoch. One seed each."
+        "logistic regression on 6-mer counts, of one or both strands as selected on the validation rows. All arms use "
+        "the same rows and folds, and select the best epoch in the same way. One seed per arm."
     )
 
 
@@ -170,7 +171,7 @@ def _bases_seen(checkpoint: Path) -> int | None:
 
 
 def _data(plan: ArmRuns) -> str:
-    """Markdown list of the tasks: fingerprint of the rows, and notes from data preparation."""
+    """Markdown list of the tasks with the fingerprint of their rows and the notes from data preparation."""
     lines = []
     for task in plan.tasks:
         record = json.loads((plan.run_dir(PRETRAINED, task) / run_files.DATA).read_text(encoding="utf-8"))
@@ -179,7 +180,7 @@ def _data(plan: ArmRuns) -> str:
 
 
 def _configuration(plan: ArmRuns) -> str:
-    """Configuration of the pretrained arm on the first task, and the keys in which other arms differ, as Markdown."""
+    """Markdown of the pretrained arm's configuration on the first task, and of the keys in which other arms differ."""
     configs = {arm: flatten(plan.config(arm, plan.tasks[0])) for arm in plan.arms}
     first = configs[PRETRAINED]
     changed = {
@@ -197,12 +198,16 @@ def _configuration(plan: ArmRuns) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all missing folds, write the results file and print its path."""
     parser = argparse.ArgumentParser(description="Compare a pretrained network with baselines on classification tasks.")
-    parser.add_argument("--name", required=True, help="such as histones; writes YYYY-MM-DD-finetuning-NAME.md")
+    parser.add_argument(
+        "--name",
+        required=True,
+        help="such as histones; writes the results file YYYY-MM-DD-finetuning-NAME.md",
+    )
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
     parser.add_argument("--data", type=Path, help="folder with the task files (default: download)")
-    parser.add_argument("--tasks", required=True, nargs="+", help="names in the registry, such as nt/H3")
+    parser.add_argument("--tasks", required=True, nargs="+", help="task names in the registry, such as nt/H3")
     parser.add_argument("--folds", nargs="+", type=int, help="fold numbers from 0 (default: all)")
-    parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; an existing one is resumed")
+    parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; existing runs are resumed")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
@@ -212,10 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if wrong := [word for word in overrides if "=" not in word or word.startswith("-")]:
             raise UserError(f"{wrong[0]}: neither an option nor section.key=value; see --help")
         tasks = [find_task(task).key for task in options.tasks]
-        named = [f"data.folder={options.data}"] if options.data else []
-        named += [f"folds.only={options.folds}"] if options.folds else []
-        plan = ArmRuns(options.checkpoint, tasks, options.out, [*named, *overrides])
-        result_file(f"finetuning-{options.name}", options.results)  # before hours of work
+        derived = [f"data.folder={options.data}"] if options.data else []
+        derived += [f"folds.only={options.folds}"] if options.folds else []
+        plan = ArmRuns(options.checkpoint, tasks, options.out, [*derived, *overrides])
+        result_file(f"finetuning-{options.name}", options.results)  # fails early if the file exists
         run_all(plan)
         print(write_results(plan, options.name, command, options.note, options.results))
     except UserError as error:

@@ -35,10 +35,10 @@ CONFIG = ROOT / "configs/pretrain/mixture.yaml"
 
 
 def program(*command: object) -> tuple[float, str]:
-    """Run an LDARNet command in a new process; returns elapsed seconds and its output.
+    """Run Python with the arguments `command` in a new process; returns elapsed seconds and the output.
 
     Raises:
-        UserError: the command failed; the message has the last line of its output.
+        UserError: the command failed; the message includes the last line of its output.
     """
     start = time.perf_counter()
     words = [sys.executable, *map(str, command)]
@@ -49,7 +49,7 @@ def program(*command: object) -> tuple[float, str]:
 
 
 def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
-    """Compute length and SHA-256 of each contig, by name; soft-masking (lower case) is hashed too."""
+    """Compute length and SHA-256 of each contig, by name; the hash is case-sensitive (soft-masking)."""
     found: dict[str, tuple[int, str]] = {}
     name, length, digest = "", 0, hashlib.sha256()
     for item in read_fasta(fasta):
@@ -63,17 +63,17 @@ def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
 
 
 def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
-    """Table rows, one per species: contigs, bases, N, soft-masked bases, bits per base in the shards."""
+    """Build one table row per species: contigs, bases, fractions of N and of lower case, stored bits per base."""
     index, rows = shards.index, []
     blocks = index.blocks
-    run_owner = np.repeat(index.contigs.species, index.contigs.runs)
+    run_species = np.repeat(index.contigs.species, index.contigs.runs)
     members = -(-blocks.size // 512) * 512 + 512  # a tar member with its header
     for number, name in enumerate(index.species):
-        own = index.contigs.species == number
-        bases = int(index.contigs.length[own].sum())
-        other = int((index.runs[run_owner == number] @ [-1, 1]).sum())
+        of_species = index.contigs.species == number
+        bases = int(index.contigs.length[of_species].sum())
+        other = int((index.runs[run_species == number] @ [-1, 1]).sum())
         stored = int(members[index.contigs.species[blocks.contig] == number].sum())
-        rows.append([name, own.sum(), bases, other / bases, lower[name] / bases, 8 * stored / bases])
+        rows.append([name, of_species.sum(), bases, other / bases, lower[name] / bases, 8 * stored / bases])
     return rows
 
 
@@ -85,7 +85,7 @@ def lower_case(fasta: Path) -> int:
 
 
 def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: Path) -> str:
-    """Build, verify, export, compare and train; returns the Markdown report."""
+    """Build, verify and export shards, compare the export with the input, and train; returns the Markdown report."""
     shards, exported, run = work / "shards", work / "export", work / "run"
     named = [f"{species}={path.absolute()}" for species, paths in genomes.items() for path in paths]
     build, _ = program(
@@ -101,7 +101,7 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
             differing.append(species)
         file.unlink()
     returned = (
-        f"After export, {', '.join(differing)} DIFFERS from the input."
+        f"Exported contigs DIFFER from the input in these species: {', '.join(differing)}."
         if differing
         else "Every exported contig equals the input base by base, including case."
     )
@@ -124,7 +124,7 @@ def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: P
         f"{bases:,} bases at {8 * stored / bases:.3f} bits per base, including the index. {returned}",
         "## Programs",
         table(["", "seconds", "Mb/s"], speeds),
-        f"Including Python start-up, on {os.cpu_count()} cores.",
+        f"Times include Python start-up; {os.cpu_count()} cores.",
         f"## {options.steps} training steps on the mixture",
         _training(opened, run, seconds),
     ])  # fmt: skip
@@ -149,7 +149,7 @@ def _training(shards: ShardSet, run: Path, seconds: float) -> str:
     return "\n\n".join([
         f"{CONFIG.relative_to(ROOT)}: preset {config.model.preset}, {config.training.batch} windows of "
         f"{config.data.length:,} bases per step, temperature {config.data.temperature:g}, one process; small scale. "
-        f"{seconds:.0f} s in total, {np.median([line['bases_per_second'] for line in train]):,.0f} bases/s.",
+        f"The run took {seconds:.0f} s, at {np.median([line['bases_per_second'] for line in train]):,.0f} bases/s.",
         table(["species", "windows per epoch", "fraction of the mixture", "windows read"], sources),
         table(["step", "training loss, nats per target base"], [[line["step"], line["mlm_loss"]] for line in selected]),
         table(

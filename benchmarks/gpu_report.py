@@ -28,7 +28,7 @@ GROUPS = {
     "selection and indices": r"index|gather|scatter|nonzero|sort|cumsum|repeat_interleave",
     "copies and fills": r"copy|\b(cat|stack|clone|fill_|zero_|flip|pad|constant_pad_nd)\b",
 }
-"""Groups of operations and patterns of their names; the first match counts, others are 'elementwise and other'."""
+"""Regular expressions for operation names, by group. The first match wins; others are 'elementwise and other'."""
 MAX_NAME_CHARS, MAX_KERNELS = 80, 15
 
 
@@ -39,7 +39,7 @@ def report(found: Found, options: argparse.Namespace, made_with: str) -> str:
         sections = {"Note": options.note} | sections
     sections |= {
         "Verification of backends": _verification(found),
-        "Equivalence of the published arrangement": _agreement(found),
+        "Equivalence of the published implementation": _agreement(found),
         "Training, bf16": _speed(found, options),
         f"Where the time goes, {options.detail:,} bases": _kernels(found, options),
         "Host-device synchronization": _synchronization(found),
@@ -56,25 +56,26 @@ def _method(found: Found, options: argparse.Namespace) -> str:
     device = _device(found)
     peak = dense_bf16_peak(device)
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
-    utilization = (
-        f"the dense bf16 peak of {device}, {peak / 1e12:,.0f} TFLOP/s by its data sheet"
+    mfu = (
+        f"MFU is the achieved model FLOP/s relative to the dense bf16 peak of {device} (data sheet: {peak / 1e12:,.0f} "
+        "TFLOP/s)."
         if peak
-        else f"the dense bf16 peak of the device, which is unknown for {device} and omitted"
+        else f"MFU is omitted, because the dense bf16 peak of {device} is unknown."
     )
     return (
         f"Steps of forward, backward and fused AdamW under bf16 autocast, about {options.bases:,} bases each "
         f"({source}; masked as in pretraining), up to {options.steps} steps or {options.seconds:.0f} s after two "
-        "warm-up steps. Weights are untrained, with the router set to a boundary at about every fourth base.\n\n"
+        "warm-up steps. Weights are untrained; the router is calibrated to about four bases per chunk.\n\n"
         f"- `{options.models[0]}`: the model unchanged.\n"
-        f"- `{options.models[0]}, published`: the same kernels, but both projections of every BiMamba-2 layer computed "
-        "per direction, inputs and outputs reversed in memory, and chunks padded to the longest sequence of the batch. "
-        "The extra memory of two separate passes is not included.\n"
+        f"- `{options.models[0]}, published`: the same kernels, but both projections of every BiMamba-2 layer are "
+        "computed once per direction, inputs and outputs are reversed in memory, and chunks are padded to the longest "
+        "sequence in the batch. The extra memory of two separate passes is not included.\n"
         f"- `{options.models[1]}`: full attention (PyTorch's FlashAttention on equal windows), rotary positions and "
         "SwiGLU MLPs at single-base resolution.\n"
         f"- `{options.models[2]}`: BiMamba-2 layers at single-base resolution, with our kernels.\n\n"
-        "FLOPs are those of the model by `ldarnet.model.cost`: matrix products of forward and backward pass without "
-        f"recomputation. MFU is their rate relative to {utilization}. Peak memory is PyTorch's maximum allocation; "
-        "bytes per base are what a step needs in addition to weights, gradients and optimizer state."
+        "FLOPs are model FLOPs from `ldarnet.model.cost`: matrix products in the forward and backward pass, without "
+        f"recomputation. {mfu} Peak memory is PyTorch's maximum allocation; bytes per base are the memory that a "
+        "step needs in addition to weights, gradients and optimizer state."
     )
 
 
@@ -101,8 +102,8 @@ def _verification(found: Found) -> str:
                     ]
                 )
     method = (
-        "Maximum error of outputs and gradients relative to the largest value, against the float64 reference on the "
-        "same inputs.\n\n"
+        "Maximum error of outputs and gradients compared with the float64 reference on the same inputs, relative to "
+        "the largest value.\n\n"
     )
     return method + table(["operation", "backend", "inputs", "error", "tolerance"], rows)
 
@@ -110,7 +111,7 @@ def _verification(found: Found) -> str:
 def _agreement(found: Found) -> str:
     lines = [
         f"- {cell.dtype}: loss differs by {result['loss_difference']:.1e}, gradients by "
-        f"{result['gradient_difference']:.1e} (norm of the difference over norm)."
+        f"{result['gradient_difference']:.1e} (norm of the difference, relative to the norm)."
         for cell, result in found
         if cell.kind == "agreement" and FAILURE not in result
     ]
@@ -183,29 +184,29 @@ def _synchronization(found: Found) -> str:
 
 
 def _one_at_a_time(found: Found, options: argparse.Namespace) -> str:
-    own = _auto(found, options)
+    ours = _auto(found, options)
     choice = next((result for cell, result in found if cell.kind == "backends" and FAILURE not in result), {})
     rows: list[Sequence[object]] = []
     for cell, result in found:
         if cell.kind == "training" and cell.ops and cell.model == options.models[0]:
             ((operation, name),) = cell.ops.items()
-            rows.append([operation, choice[operation]["selected"], name, *_against(result, own)])
+            rows.append([operation, choice[operation]["selected"], name, *_compare(result, ours)])
     header = ["operation", "selected", "alternative", "bases/s (median)", "speedup of selected", "kB per base"]
     return table(header, rows)
 
 
 def _checkpointing(found: Found, options: argparse.Namespace) -> str:
-    own = _auto(found, options)
+    ours = _auto(found, options)
     rows = [
-        [", ".join(map(str, cell.checkpointed)) or "none", *_against(result, own)]
+        [", ".join(map(str, cell.checkpointed)) or "none", *_compare(result, ours)]
         for cell, result in found
-        if cell.checkpointed or result is own
+        if cell.checkpointed or result is ours
     ]
-    return table(["checkpointed stages", "bases/s (median)", "speedup of none", "kB per base"], rows)
+    return table(["checkpointed stages", "bases/s (median)", "speedup without checkpointing", "kB per base"], rows)
 
 
 def _auto(found: Found, options: argparse.Namespace) -> Result | None:
-    """Result of LDARNet (arrangement ``ours``) at the length of the detailed measurements; None if it failed."""
+    """Result of LDARNet (implementation ``ours``) at the length of the detailed measurements; None if it failed."""
     return next(
         (
             result
@@ -218,12 +219,12 @@ def _auto(found: Found, options: argparse.Namespace) -> Result | None:
     )
 
 
-def _against(result: Result, own: Result | None) -> list[str]:
-    """Table cells: speed of `result`, speedup of `own` over it, and memory per base; or the error message."""
+def _compare(result: Result, ours: Result | None) -> list[str]:
+    """Table cells: speed of `result`, speedup of `ours` over `result`, and memory per base; or the error message."""
     if FAILURE in result:
         return [result[FAILURE], "", ""]
     speed = result["bases_per_second"]["median"]
-    ratio = f"{own['bases_per_second']['median'] / speed:.2f}" if own else ""
+    ratio = f"{ours['bases_per_second']['median'] / speed:.2f}" if ours else ""
     return [f"{speed:,.0f}", ratio, f"{result['bytes_per_base'] / 1e3:,.1f}"]
 
 

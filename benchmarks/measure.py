@@ -1,4 +1,4 @@
-"""Measure training of a model on real DNA: step times, memory, FLOPs and kernel times.
+"""Measure training steps on real DNA: step times, memory, FLOPs and kernel times.
 
 A :class:`Cell` describes a measurement and :func:`measure` runs it.
 """
@@ -42,10 +42,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEED = 0
 LEARNING_RATE = 1e-4
 CALIBRATION_BASES = 8192
-"""Total number of bases on which the router is calibrated."""
+"""Number of bases on which the router is calibrated, over all windows."""
 CUSTOM_FUNCTION = re.compile(r"_[A-Z]\w*|MambaChunkScanCombinedFn\w*|FlashAttn\w*")
 """Pattern of the names of custom autograd functions; names of backward passes end in ``Backward``."""
 VERIFICATION_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
+"""Lengths of the packed sequences on which backends are verified."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Cell:
     Attributes:
         kind: a key of :data:`KINDS`.
         model: a key of :data:`benchmarks.baselines.CONFIGURATIONS`.
-        arrangement: as in :func:`benchmarks.baselines.arrange`.
+        arrangement: implementation of the model, see :func:`benchmarks.baselines.arrange`.
         length: bases per window.
         windows: windows per batch.
         device: ``cpu`` or ``cuda``.
         dtype: dtype of matrix products; autocast is used unless it is float32.
         threads: CPU threads; 0 for PyTorch's default.
-        ops: backends to use, by operation.
+        ops: backend overrides by operation; all others are selected automatically.
         checkpointed: stages with activation checkpointing.
         steps: maximum number of timed steps.
         seconds: time limit; no step starts more than this many seconds after the first.
@@ -91,13 +92,13 @@ def _set_up(cell: Cell) -> None:
     if cell.threads:
         torch.set_num_threads(cell.threads)
     torch.set_flush_denormal(True)
-    transformers.utils.logging.set_verbosity_error()  # silence its warning about missing kernels
+    transformers.utils.logging.set_verbosity_error()  # silence the warning about missing kernels
 
 
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
-    """Read windows spread evenly over the bundled genome; returns ids (windows, length) and the name of the source.
+    """Read windows spread evenly over the bundled genome; returns ids (windows, length) and their source as text.
 
-    The bases are random if the packages that read the genome are missing.
+    If a package needed to read the genome is missing, the bases are random.
     """
     try:
         from ldarnet.genome.fasta import read_fasta
@@ -127,9 +128,8 @@ class Workload:
     """Model, optimizer and batch of a cell.
 
     Attributes:
-        model: the measured model.
-        weights: initial weights, on the host.
-        source: where the bases come from, for the report.
+        weights: copy of the initial weights, on the host.
+        source: description of where the bases come from, for the report.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -171,13 +171,13 @@ class Workload:
         return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])
 
     def step(self) -> None:
-        """Run forward, backward and optimizer step."""
+        """Run a forward pass, a backward pass and an optimizer step."""
         self.optimizer.zero_grad()
         self.output().loss.backward()
         self.optimizer.step()
 
     def seconds(self, step: Callable[[], None]) -> float:
-        """Time a call in seconds, including pending work on the device."""
+        """Time a call in seconds, including the work that it launches on the device."""
         start = time.perf_counter()
         step()
         if self.device.type == "cuda":
@@ -192,7 +192,7 @@ class TimedTraining:
         """Build the model and run a warm-up step."""
         self.workload = workload = Workload(cell)
         if workload.device.type == "cuda":
-            workload.step()  # compiles kernels and creates optimizer state, which are not part of a step
+            workload.step()  # not measured: compiles kernels and allocates optimizer state
         self.idle_bytes = memory(workload.device)
         workload.seconds(workload.step)
         self.seconds: list[float] = []
@@ -202,7 +202,7 @@ class TimedTraining:
         self.seconds.append(self.workload.seconds(self.workload.step))
 
     def result(self) -> Result:
-        """Speed, memory and FLOPs; on a CPU also differences of loss and gradients from arrangement ``ours``."""
+        """Return speed, memory and FLOPs; on a CPU also the difference of loss and gradients from those of ``ours``."""
         workload, cell, seconds = self.workload, self.workload.cell, self.seconds
         on_gpu = workload.device.type == "cuda"
         peak = peak_memory(workload.device)
@@ -240,27 +240,27 @@ def training(cell: Cell) -> Result:
     return training.result()
 
 
-_in_turn: dict[Cell, TimedTraining] = {}
+_interleaved: dict[Cell, TimedTraining] = {}
 
 
 def begin(cell: Cell) -> None:
-    """Build a cell for steps that alternate with those of other processes; see `step` and `finish`."""
+    """Build the model of a cell whose steps are interleaved with steps in other processes; see `step` and `finish`."""
     _set_up(cell)
-    _in_turn[cell] = TimedTraining(cell)
+    _interleaved[cell] = TimedTraining(cell)
 
 
 def step(cell: Cell) -> None:
     """Run one step of a cell that `begin` has built."""
-    _in_turn[cell].step()
+    _interleaved[cell].step()
 
 
 def finish(cell: Cell) -> Result:
     """Return the measurements of a cell that `begin` has built, in the format of `training`."""
-    return _in_turn.pop(cell).result()
+    return _interleaved.pop(cell).result()
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use by this process, or on its GPU; on a GPU also resets the peak."""
+    """Bytes in use: on a CPU the resident set of this process, on a GPU allocated memory. Resets the peak of a GPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -269,7 +269,7 @@ def memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes in use, by this process or on its GPU."""
+    """Peak bytes in use: on a CPU the resident set of this process, on a GPU allocated memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -283,27 +283,30 @@ def counted_flops(workload: Workload) -> Result:
 
 
 def agreement(cell: Cell) -> Result:
-    """Compare loss and gradients of a cell with arrangement ``ours`` without activation checkpointing, same weights."""
+    """Compare a cell's loss and gradients with those of implementation ``ours`` without activation checkpointing.
+
+    Both models have the same weights. Differences are relative; the gradients of all parameters form one vector.
+    """
     return agreement_of(Workload(cell))
 
 
 def agreement_of(workload: Workload) -> Result:
-    """Compare a workload, which must have its initial weights, as `agreement` compares a cell."""
+    """Like `agreement`, for a workload that was already built; its model must have the initial weights."""
     loss, gradients = workload.gradients()
     ours = Workload(replace(workload.cell, arrangement="ours", checkpointed=()))
     ours.model.load_state_dict(workload.weights)
-    own_loss, own_gradients = ours.gradients()
+    expected_loss, expected = ours.gradients()
     return {
         "loss": loss,
-        "loss_difference": abs(loss - own_loss) / abs(own_loss),
-        "gradient_difference": ((gradients - own_gradients).norm() / own_gradients.norm()).item(),
+        "loss_difference": abs(loss - expected_loss) / abs(expected_loss),
+        "gradient_difference": ((gradients - expected).norm() / expected.norm()).item(),
     }
 
 
 def kernels(cell: Cell) -> Result:
-    """Profile a step: seconds by operation and, on a GPU, by kernel, longest first.
+    """Profile a step: seconds by operation and, on a GPU, by kernel, in decreasing order.
 
-    Operations inside a custom autograd function count as that function.
+    The time of operations inside a custom autograd function is attributed to the function.
     """
     workload = Workload(cell)
     on_gpu = workload.device.type == "cuda"
@@ -328,7 +331,7 @@ def kernels(cell: Cell) -> Result:
 
 
 def _owner(event: Any) -> str:
-    """Name of the custom autograd function around a profiler event; without one, the event's name."""
+    """Name of the custom autograd function that encloses a profiler event; if none does, the name of the event."""
     outer = event
     while outer is not None:
         if CUSTOM_FUNCTION.fullmatch(outer.name):
@@ -338,7 +341,7 @@ def _owner(event: Any) -> str:
 
 
 def synchronization(cell: Cell) -> Result:
-    """Count host-device synchronizations of a step, in total and by source line."""
+    """Count the host-device synchronizations of a training step, in total and by source line."""
     workload = Workload(cell)
     workload.seconds(workload.step)
     with warnings.catch_warnings(record=True) as caught:
@@ -351,7 +354,7 @@ def synchronization(cell: Cell) -> Result:
 
 
 def backends(cell: Cell) -> Result:
-    """For each operation: the selected backend, and the reason why each other backend is unsupported (or None)."""
+    """For each operation: the selected backend, and why each other backend is unsupported (None if it is supported)."""
     dtype = DTYPES[cell.dtype]
     return {
         operation: {
@@ -367,7 +370,7 @@ def backends(cell: Cell) -> Result:
 
 
 def verification(cell: Cell) -> Result:
-    """Verify the backend that a cell selects against the reference."""
+    """Verify the backend in the cell's `ops` against the float64 reference."""
     ((operation, name),) = cell.ops.items()
     backend, dtype = backends_of(operation)[name], DTYPES[cell.dtype]
     if reason := backend.unsupported_reason(cell.device, dtype):

@@ -1,10 +1,10 @@
-"""Measure LDARNet training on a CPU: throughput and memory, compared with other implementations (arrangements).
+"""Measure LDARNet training on a CPU: throughput and memory, compared with other implementations of the same network.
 
     python -m benchmarks.model_cpu
 
-Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. Since the speed of a machine
-drifts, the steps of all arrangements are interleaved and compared pairwise. Losses and gradients are checked for
-equality on the measured batches.
+Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. Since machine speed drifts, the
+steps of all implementations are interleaved and compared round by round. Their losses and gradients on the measured
+batches must be equal within a tolerance.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Groups of cells whose steps are interleaved: all arrangements at each length, then activation checkpointing."""
+    """Yield groups of cells to interleave: all implementations at each length, then activation checkpointing."""
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -60,13 +60,13 @@ def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
         ]
 
 
-def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
+def measure_interleaved(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
     """Interleave the steps of all cells, each in its own process; every second round runs in reverse order.
 
     Args:
         cells: cells with equal `steps` and `seconds`.
-        limit: timeout in seconds of each step, and of collecting the result after the last step.
-        make_worker: creates a worker.
+        limit: timeout in seconds of building a model, of each step, and of collecting the results.
+        make_worker: creates the worker process of a cell.
     """
     workers = {cell: make_worker() for cell in cells}
     failed: dict[Cell, Result] = {}
@@ -83,10 +83,10 @@ def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[
         for cell in cells:
             ask(begin, cell)
         start, limit_all = time.perf_counter(), len(cells) * cells[0].seconds
-        for turn in range(cells[0].steps):
-            if turn and time.perf_counter() - start > limit_all:
+        for number in range(cells[0].steps):
+            if number and time.perf_counter() - start > limit_all:
                 break
-            for cell in cells[:: -1 if turn % 2 else 1]:
+            for cell in cells[:: -1 if number % 2 else 1]:
                 ask(step, cell)
         return [(cell, ask(finish, cell)) for cell in cells]
     finally:
@@ -95,7 +95,7 @@ def measured_in_turn(cells: Sequence[Cell], limit: float, make_worker: Callable[
 
 
 def differs(result: Result) -> bool:
-    """Whether loss or gradients differ from those of arrangement ``ours`` by more than the tolerance."""
+    """Whether loss or gradients differ from those of implementation ``ours`` by more than the tolerance."""
     loss, gradients = (result.get(key, 0.0) for key in ("loss_difference", "gradient_difference"))
     return loss > LOSS_TOLERANCE or gradients > GRADIENT_TOLERANCE
 
@@ -105,7 +105,7 @@ def report(compared: Found, checkpointed: Found, options: argparse.Namespace, ma
     sections = {"Made with": made_with, "Method": _method(compared, options)}
     if options.note:
         sections = {"Note": options.note} | sections
-    sections["Equivalence of the arrangements"] = _agreement(compared + checkpointed)
+    sections["Equivalence of the implementations"] = _agreement(compared + checkpointed)
     sections |= {f"Training {model}": _speed(compared, model) for model in options.models}
     sections["Activation checkpointing"] = _memory(checkpointed)
     title = f"Training on a CPU: {', '.join(options.models)}"
@@ -116,20 +116,22 @@ def _method(found: Found, options: argparse.Namespace) -> str:
     source = next((result["source"] for _, result in found if "source" in result), "nothing was measured")
     threads = options.threads or torch.get_num_threads()
     return (
-        f"Steps of forward, backward and AdamW in fp32 on {threads} thread(s), on batches of {options.bases:,} bases "
-        f"or one longer window ({source}; masked as in pretraining); subnormal numbers are flushed to zero. The "
-        f"arrangements take turns, each in its own process: one warm-up step, then up to {options.steps} steps or "
-        f"{options.seconds:.0f} s each. `speedup of ours` compares the steps of a turn (median over turns, with "
-        "quartiles). Weights are untrained, with the router set to a boundary at about every fourth base.\n\n"
+        f"Steps of forward, backward and AdamW in fp32 on {threads} thread{'s' * (threads != 1)}, on batches of "
+        f"{options.bases:,} bases or one longer window ({source}; masked as in pretraining). Subnormal numbers are "
+        "flushed to zero. The steps of all implementations (arrangements) are interleaved; each implementation runs in "
+        f"its own process, with one warm-up step, then up to {options.steps} steps or {options.seconds:.0f} s. "
+        "`speedup of ours` compares steps of the same round (median over rounds, with quartiles). Weights are "
+        "untrained; the router is calibrated to about four bases per chunk.\n\n"
         "- `ours`: the model unchanged.\n"
-        "- `published`: the same kernels, but both projections of every BiMamba-2 layer computed per direction, inputs "
-        "and outputs reversed in memory, and chunks padded to the longest sequence of the batch. The extra memory of "
-        "two separate passes is not included, and the gradient of in_proj's input is written once more than by them.\n"
+        "- `published`: the same kernels, but both projections of every BiMamba-2 layer are computed once per "
+        "direction, inputs and outputs are reversed in memory, and chunks are padded to the longest sequence in the "
+        "batch. Unlike the published code, it does not need the extra memory of two separate passes, but it writes the "
+        "gradient of in_proj's input one more time.\n"
         "- `transformers`: transformers' Mamba-2 mixer in PyTorch, run in both directions, with the same weights in "
         "the same hierarchy and padded chunks. It works in blocks of 256 positions; `transformers-64` uses blocks of "
         "64, which are faster here.\n\n"
-        "FLOPs are those of executed matrix products, counted by PyTorch in forward and backward pass including "
-        "recomputation. Peak memory is that of the process; bytes per base are its growth during the steps."
+        "FLOPs are those of the executed matrix products in the forward and backward pass, including recomputation, as "
+        "counted by PyTorch. Peak memory is that of the process; bytes per base are its growth during the steps."
     )
 
 
@@ -139,8 +141,8 @@ def _agreement(found: Found) -> str:
     worst = [max((r[key] for _, r in compared), default=0.0) for key in ("loss_difference", "gradient_difference")]
     verdict = f"**Different**: {'; '.join(differing)}" if differing else f"Equal in all {len(compared)} comparisons"
     return (
-        f"{verdict}. Maximum relative difference from our arrangement with the same weights and batch: {worst[0]:.1e} "
-        f"for the loss, {worst[1]:.1e} for the gradients (norm of the difference over norm, all parameters together)."
+        f"{verdict}. Maximum relative difference from `ours` with the same weights and batch: {worst[0]:.1e} for the "
+        f"loss, {worst[1]:.1e} for the gradients (norm of the difference relative to the norm, over all parameters)."
     )
 
 
@@ -170,7 +172,7 @@ def _speed(found: Found, model: str) -> str:
 
 
 def _speedup(own: Result, other: Result) -> str:
-    """Speedup of arrangement ``ours`` over another, paired by round: median and quartiles."""
+    """Speedup of implementation ``ours`` over another, paired by round: median and quartiles."""
     ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
     low, middle, high = (torch.tensor(ratios).quantile(q).item() for q in (0.25, 0.5, 0.75))
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
@@ -184,7 +186,7 @@ def _chunks(measured: Found) -> str:
     }
     return "".join(
         f"\n\nAt {length:,} bases: {ratios[0]:.2f} bases per chunk; the window with the most chunks has "
-        f"{(most[0] - 1):.0%} more than the mean, which is the cost of padding."
+        f"{(most[0] - 1):.0%} more chunks than the mean window, which is the overhead of padding."
         for length, (ratios, most) in sorted(chunks.items())
     )
 
@@ -209,8 +211,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
     add("--bases", type=int, default=4096, help="bases per batch, at least one window (default: %(default)s)")
     add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
-    add("--steps", type=int, default=12, help="maximum timed steps per arrangement (default: %(default)s)")
-    add("--seconds", type=float, default=25.0, help="approximate time limit per arrangement (default: %(default)s)")
+    add("--steps", type=int, default=12, help="maximum timed steps per implementation (default: %(default)s)")
+    add("--seconds", type=float, default=25.0, help="approximate time limit per implementation (default: %(default)s)")
     add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
     add("--quick", action="store_true", help="tiny models and batches in one process, to test the program")
     add(
@@ -228,7 +230,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run all measurements, rewriting the files after each group, and print the path of the report."""
+    """Run all measurements, update the results files after each group, and print the path of the report."""
     options = parse(arguments)
     command = "python -m benchmarks.model_cpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -240,7 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[bool, Found] = {False: [], True: []}
     everything: Found = []
     for cells in groups(options):
-        measured = measured_in_turn(cells, options.limit, lambda: worker if options.quick else Worker(memory_limit()))
+        measured = measure_interleaved(
+            cells, options.limit, lambda: worker if options.quick else Worker(memory_limit())
+        )
         found[any(cell.checkpointed for cell in cells)] += measured
         everything = found[False] + found[True]
         tree = [{"cell": asdict(cell), "result": result} for cell, result in everything]
@@ -254,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     print(file)
     if any(differs(result) for _, result in everything):
-        sys.exit(f"error: {file}: an arrangement does not compute the same function; see the report")
+        sys.exit(f"error: {file}: an implementation does not compute the same function; see section 'Equivalence'")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.model_gpu
 
-Takes less than eight minutes on one data-center GPU and writes a Markdown file and JSON, updated after every
-measurement. Needs torch, transformers and this repository. A failed measurement is recorded, and later ones run in a
+Stops after eight minutes (`--minutes`). Writes a Markdown and a JSON file, which are updated after every measurement.
+Needs torch, transformers and this repository. A failed measurement is recorded, and the measurements after it run in a
 new process. `--device cpu --quick` tests the program itself on a tiny model.
 """
 
@@ -26,20 +26,20 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 
 DETAIL_LENGTH = 4096
-"""Bases per window of measurements at a single length, as in the published training."""
+"""Bases per window in measurements at a single length; the published model was trained at this length."""
 DENSE_ATTENTION = {"attention": "torch"}
-"""PyTorch's attention on windows of equal length; uses FlashAttention in half precision."""
+"""PyTorch's attention, which uses FlashAttention for windows of equal length in half precision."""
 
 
 class Session:
     """Runs measurements one by one within a time limit.
 
     Attributes:
-        found: completed cells with their results.
+        found: completed cells and their results.
     """
 
     def __init__(self, options: argparse.Namespace, command: str) -> None:
-        """Record the provenance (hardware, versions, commit) of the session.
+        """Record the provenance of the results (hardware, versions, commit).
 
         Raises:
             UserError: the results file exists.
@@ -50,10 +50,10 @@ class Session:
         try:
             self.made_with = self.worker(provenance, command, seconds=options.limit)
         except WorkerError as error:
-            self.made_with = f"- Command: `{command}`\n- Machine: could not be examined ({error})"
+            self.made_with = f"- Command: `{command}`\n- Hardware and versions: unknown ({error})"
 
     def run(self, cells: Iterable[Cell]) -> list[Result]:
-        """Measure cells, rewriting the files after each; out-of-memory cells are retried with half the windows."""
+        """Measure cells and update the results files after each; retry out-of-memory cells with half the windows."""
         results = []
         for cell in cells:
             result = self._measure(cell)
@@ -72,7 +72,7 @@ class Session:
         if remaining <= 0:
             return {FAILURE: "time limit reached"}
         try:
-            # The first cell compiles all kernels, of which mamba-ssm has many variants.
+            # The first cell, of kind "backends", compiles all kernels; mamba-ssm has many variants.
             return self.worker(
                 measure, cell, seconds=remaining if cell.kind == "backends" else min(remaining, self.options.limit)
             )
@@ -87,7 +87,7 @@ class Session:
 
 
 def measure_all(session: Session) -> None:
-    """Run all measurements, the most important first."""
+    """Run all measurements, the most important ones first."""
     options = session.options
     base = Cell(
         model=options.models[0], length=options.detail, windows=options.bases // options.detail,
@@ -116,18 +116,18 @@ def verifications(base: Cell, choice: Result) -> Iterator[Cell]:
 
 
 def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
-    """Yield cells of all models at every length, starting with the length of the detailed measurements."""
+    """Yield training cells of all models at every length, starting with the length of the detailed measurements."""
     _, transformer, stack = options.models
     for length in sorted(options.lengths, key=lambda length: length != options.detail):
         at = replace(base, length=length, windows=max(options.bases // length, 1))
         yield from () if at == base else (at,)
         yield replace(at, arrangement="published")
         yield replace(at, model=transformer, ops=DENSE_ATTENTION)
-        yield replace(at, model=stack, windows=max(at.windows // 2, 1))  # triple activation memory per base
+        yield replace(at, model=stack, windows=max(at.windows // 2, 1))  # needs 3x the activation memory per base
 
 
 def one_at_a_time(base: Cell, choice: Result) -> Iterator[Cell]:
-    """Yield cells of the model that replace the backend of one operation by each supported alternative."""
+    """Yield training cells that each replace the backend of one operation with a supported alternative."""
     for operation, names in () if FAILURE in choice else choice.items():
         for name, unsupported_reason in names["others"].items():
             if not unsupported_reason:
@@ -138,7 +138,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Measure LDARNet training on a GPU.")
     add = parser.add_argument
-    add("--minutes", type=float, default=8.0, help="time limit (default: %(default)s)")
+    add("--minutes", type=float, default=8.0, help="time limit in minutes (default: %(default)s)")
     add("--limit", type=float, default=90.0, help="timeout of a measurement in seconds (default: %(default)s)")
     add("--bases", type=int, default=131072, help="bases per batch, at least one window (default: %(default)s)")
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases per window")
@@ -169,7 +169,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all measurements and print the path of the results file."""
     options = parse(arguments)
-    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # reuse tuning across processes
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # reuse autotuning results across processes
     command = "python -m benchmarks.model_gpu " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
         session = Session(options, command.strip())

@@ -1,10 +1,10 @@
 """Compare runs of one configuration in bf16 and fp32 over several seeds.
 
-    ldarnet pretrain --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # and so on
+    ldarnet pretrain --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # one per seed and precision
     python -m benchmarks.precision --name quickstart runs/fp32-* runs/bf16-*
 
-The effect of precision (difference from the fp32 run with the same seed) is compared with the effect of the seed
-(differences between fp32 runs), on the same validation windows and masks.
+Compares the effect of precision (difference between the bf16 and the fp32 run of a seed) with the effect of the seed
+(difference between two fp32 runs). All runs have the same validation windows and masks.
 """
 
 import argparse
@@ -31,10 +31,10 @@ Curve = Mapping[int, float]
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], dict[str, object]]:
-    """Read the validation curves, by (precision, seed), and the configuration that all runs share.
+    """Read the validation curves, by (precision, seed), and the configuration keys that are equal in all runs.
 
     Raises:
-        UserError: runs differ in more than seed and precision, a run is unfinished, or a seed lacks a precision.
+        UserError: runs differ in more than seed and precision, a run is unfinished, or a seed has no fp32 or bf16 run.
     """
     curves: dict[tuple[str, int], Curve] = {}
     shared: dict[str, object] = {}
@@ -52,15 +52,15 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
         curves[config.training.precision, config.run.seed] = curve
     seeds = {seed for _, seed in curves}
     if len(curves) != 2 * len(seeds) or len(seeds) < 2 or {name for name, _ in curves} != {"fp32", "bf16"}:
-        raise UserError("runs do not pair up; give an fp32 and a bf16 run for each of at least two seeds")
+        raise UserError("runs do not form pairs; give an fp32 and a bf16 run for each of at least two seeds")
     return curves, shared
 
 
 def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
-    """Compute for every validation step: mean loss in fp32 and in bf16, their mean difference, and two RMS differences.
+    """Compare losses at every validation step; returns one row per step.
 
-    The first RMS is over pairs of a bf16 and an fp32 run with the same seed, the second over pairs of fp32 runs with
-    different seeds.
+    A row has the step, the mean loss in fp32 and in bf16, the mean of (bf16 - fp32), the RMS difference between a bf16
+    and an fp32 run with the same seed, and the RMS difference between two fp32 runs with different seeds.
     """
     seeds = sorted({seed for _, seed in curves})
     rows = []
@@ -68,7 +68,7 @@ def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, f
         single, half = ([curves[name, seed][step] for seed in seeds] for name in ("fp32", "bf16"))
         differences = [b - a for a, b in zip(single, half, strict=True)]
         between = [b - a for a, b in combinations(single, 2)]
-        rows.append((step, _mean(single), _mean(half), _mean(differences), _root(differences), _root(between)))
+        rows.append((step, _mean(single), _mean(half), _mean(differences), _rms(differences), _rms(between)))
     return rows
 
 
@@ -76,7 +76,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _root(values: Sequence[float]) -> float:
+def _rms(values: Sequence[float]) -> float:
     return _mean([value**2 for value in values]) ** 0.5
 
 
@@ -93,9 +93,10 @@ def report(curves: Mapping[tuple[str, int], Curve], shared: Mapping[str, object]
 
 {provenance(command)}
 
-Validation loss at masked positions in nats, over {len(curves) // 2} seeds per precision. At the last step, precision
-changes the loss by {last[4]:.5f} (RMS) and the seed by {last[5]:.5f}: {verdict} seed noise. Small scale. bf16 is
-autocast: weights, router, norms, decays, dechunking and losses are float32 in both.
+Validation loss at masked positions in nats, over {len(curves) // 2} seeds per precision. At the last step, the RMS
+difference is {last[4]:.5f} between precisions and {last[5]:.5f} between seeds; the effect of bf16 is {verdict} seed
+noise. Small scale. bf16 is autocast: weights, router, norms, decays, dechunking and losses are float32 in both
+precisions.
 
 {table(header, rows)}
 
@@ -111,9 +112,9 @@ autocast: weights, router, norms, decays, dechunking and losses are float32 in b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
+    """Run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--name", required=True, help="writes YYYY-MM-DD-precision-NAME.md")
+    parser.add_argument("--name", required=True, help="suffix of the results file: writes YYYY-MM-DD-precision-NAME.md")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
     options = parser.parse_args(arguments)
     words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]

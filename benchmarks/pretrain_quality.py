@@ -2,8 +2,8 @@
 
     python -m benchmarks.pretrain_quality --name quickstart runs/quickstart-seed0 runs/quickstart-seed1 ...
 
-Each run's last checkpoint is evaluated on the validation windows and masks of its configuration, position by position,
-and compared with the models of `benchmarks.context_model`, fitted to the training bases.
+The last checkpoint of each run is evaluated on the validation windows and masks of its configuration. Its losses are
+compared position by position with those of the models in `benchmarks.context_model`, fitted to the training bases.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from benchmarks.context_model import (
     validation_set,
 )
 from benchmarks.record import provenance, write_result
-from benchmarks.repeats import WORD, in_training
+from benchmarks.repeats import KMER_LENGTH, in_training
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import MASK
 from ldarnet.config import RunConfig, flatten, load_config
@@ -49,7 +49,7 @@ NAMED_BASELINES = ("composition", "left 8", "right 8", "joint 4", "mixed 4", "jo
 CURVE_POINTS = 12
 BATCH = 16
 SMALL_SCALE_BASES = 10**10
-"""The report calls runs with fewer training bases small scale."""
+"""Runs that have seen fewer bases are labeled "small scale" in the report."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ class Run:
     """A pretraining run.
 
     Attributes:
-        folder: run folder.
         config: resolved configuration.
-        valid: logged validations, by step.
+        valid: validation lines of metrics.jsonl, in order of step.
         checkpoint: last complete checkpoint.
         state: training state of the checkpoint.
     """
@@ -72,16 +71,16 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path, overrides: list[str]) -> "Run":
-        """Read a run folder; `overrides` override its configuration.
+        """Read a run folder and apply `overrides` to its configuration.
 
         Raises:
-            UserError: the folder has no run, or the run has no checkpoint or no validation.
+            UserError: the folder has no run, or the run has no checkpoint or no validation metrics.
         """
         config = load_config(folder / run_files.CONFIG, overrides)
         valid = [line for line in read_metrics(folder / run_files.METRICS) if line["split"] == "valid"]
         checkpoint = CheckpointStore(folder, config.checkpoint.keep).latest()
         if checkpoint is None or not valid:
-            raise UserError(f"{folder}: nothing to evaluate (needs a checkpoint and a validation); finish the run")
+            raise UserError(f"{folder}: nothing to evaluate: no checkpoint or no validation metrics; finish the run")
         return cls(folder, config, valid, checkpoint, read_state(checkpoint))
 
     @property
@@ -91,12 +90,12 @@ class Run:
         return "finished" if finished else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
 
     def best(self) -> dict[str, Any]:
-        """Logged validation with the lowest loss over all target positions."""
+        """Validation line with the lowest loss over all target positions."""
         return min(self.valid, key=lambda line: line["mlm_loss"])
 
 
 def evaluate(run: Run, input_ids: Array, labels: Array) -> Scores:
-    """Evaluate a run's last checkpoint at the target positions, in fp32 on this machine."""
+    """Evaluate a run's last checkpoint in fp32 at the target positions (labels >= 0) of windows (w, L)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = LDARNetForMaskedLM.from_pretrained(run.checkpoint)
     model.to(device).eval()
@@ -116,7 +115,13 @@ def evaluate(run: Run, input_ids: Array, labels: Array) -> Scores:
 
 
 def paired(model: Array, baseline: Array, rows: Array) -> tuple[float, float]:
-    """Mean of model - baseline over positions (n,), and its standard error, clustered by window (`rows`)."""
+    """Mean difference (model - baseline) over positions, and its standard error, clustered by window.
+
+    Args:
+        model: (n,) losses of a model.
+        baseline: (n,) losses of the baseline at the same positions.
+        rows: (n,) window of each position.
+    """
     difference = model - baseline
     mean = difference.mean()
     by_window = np.bincount(rows, weights=difference - mean)
@@ -128,12 +133,12 @@ class RunComparison:
     """Scores of runs and context models on the same positions.
 
     Attributes:
-        runs: runs in the order of the command line.
-        shards: shard set of training and validation.
+        runs: runs in command-line order.
+        shards: shard set with the training and validation splits.
         context: fitted context models.
         baseline: scores of the context models.
         models: scores of each run's last checkpoint.
-        repeated: (n,) whether each target position lies in a word (see `benchmarks.repeats`) of the training bases.
+        repeated: (n,) whether each target position lies in a k-mer of the training bases; see `benchmarks.repeats`.
         training_bases: number of bases in the training split.
     """
 
@@ -150,7 +155,7 @@ def compare(runs: list[Run]) -> RunComparison:
     """Fit the context models and score all models on the same positions.
 
     Raises:
-        UserError: the runs differ in more than their seed, or were not trained on the shard set.
+        UserError: the runs differ in more than the seed, or a run was not trained on the shard set of the first.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -209,9 +214,9 @@ def _method(found: RunComparison) -> str:
         f"{config.data.length:,} bases with {len(baseline.rows):,} target positions, of which {masked:,} are masked; "
         f"shard set {found.shards.fingerprint[:12]}. Losses are in nats per base. The context models see the same "
         "corrupted windows, were fitted to the same training bases (both strands), and were selected on held-out "
-        "segments of these. Where the input shows a base, they know the corruption rates and apply Bayes' rule. "
-        "`left k`, `right k`: k bases of one side; `joint k`: k bases of both sides as one context; `mixed k`: all of "
-        "these up to k, weighted."
+        "segments of the training bases. At target positions whose input is a base, they apply Bayes' rule with the "
+        "known corruption rates. `left k`, `right k`: k bases on one side; `joint k`: the k bases on both sides as one "
+        "context; `mixed k`: weighted combination of all of these models up to order k."
     )
 
 
@@ -225,13 +230,13 @@ def _verdict(found: RunComparison) -> str:
         _versus(found, best, masked, f"(b) the best context model up to order 8 (`{best}`)"),
     ]
     if novel.any():
-        label = f"the best context model there (`{best_novel}`, selected in hindsight)"
-        lines.append(_versus(found, best_novel, novel, f"{label} where sequence is not in the training bases"))
+        label = f"the best context model on sequence not in the training bases (`{best_novel}`, selected in hindsight)"
+        lines.append(_versus(found, best_novel, novel, label))
     return "\n".join(lines)
 
 
 def _versus(found: RunComparison, name: str, where: Array, label: str) -> str:
-    """Markdown line that says whether the runs have a lower loss than a context model at positions `where`.
+    """Markdown line on whether the runs have a lower loss than context model `name` at the positions in mask `where`.
 
     A difference within two standard errors in every seed is neither a win nor a loss.
     """
@@ -243,10 +248,10 @@ def _versus(found: RunComparison, name: str, where: Array, label: str) -> str:
     else:
         level = all(abs(mean) <= 2 * error for mean, error in pairs)
         verb = "is within two standard errors of" if level else "does not beat"
-    each = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
+    by_seed = ", ".join(f"{mean:+.4f} ± {error:.4f}" for mean, error in pairs)
     return (
-        f"- At masked positions LDARNet **{verb}** {label}: model minus baseline {each} (by seed; ± is one standard "
-        "error over windows)."
+        f"- At masked positions LDARNet **{verb}** {label}: model minus baseline {by_seed} (by seed; ± is one "
+        "standard error over windows)."
     )
 
 
@@ -268,9 +273,10 @@ def _seeds(found: RunComparison) -> str:
         "bases per chunk", "minutes",
     ]  # fmt: skip
     return (
-        table(header, rows) + "\n\nLosses of the last checkpoint, evaluated in fp32 on the machine above; `as logged` "
-        "is the last value logged by the run. The best validation in training was selected on the validation set and "
-        "is listed for completeness only."
+        table(header, rows) + "\n\n`masked`: loss at target positions whose input is [MASK]; `shown`: at target "
+        "positions whose input is a base. Losses of the last checkpoint, evaluated in fp32 on the machine above; `as "
+        "logged` is the last value that the run logged. The best loss in training was selected on the validation set "
+        "and is listed for completeness only."
     )
 
 
@@ -302,7 +308,7 @@ def _repeats(found: RunComparison) -> str:
     header = ["loss at masked positions", *(f"{name} ({(where & masked).sum():,})" for name, where in parts)]
     return (
         f"Long contexts recognize sequence that also occurs in the training bases. Positions are split by whether they "
-        f"lie in a word of {WORD} bases that occurs on either strand of the training bases.\n\n" + table(header, rows)
+        f"lie in a {KMER_LENGTH}-mer that occurs on either strand of the training bases.\n\n" + table(header, rows)
     )
 
 
@@ -342,9 +348,9 @@ def _scale(found: RunComparison) -> str:
     return (
         f"{scale} scale: {parameters:,} parameters, {seen:,} bases seen ({seen / found.training_bases:.2f} times the "
         "training bases). The published model has 110 million parameters and was trained for 15 epochs on the genomes "
-        "of human and many other species in windows of 4,096 bases; its losses are on other sequence. Losses on other "
-        "chromosomes, windows, masks or masking rates are not comparable, nor is a loss over all target positions with "
-        "one over masked positions."
+        "of human and many other species in windows of 4,096 bases; its losses are on different sequences. Losses on "
+        "other chromosomes, windows, masks or masking rates are not comparable, and neither are losses over all target "
+        "positions with losses over masked positions."
     )
 
 
@@ -359,7 +365,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results file and print its path."""
     parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
-    parser.add_argument("--name", required=True, help="such as quickstart; writes YYYY-MM-DD-pretrain-quality-NAME.md")
+    parser.add_argument(
+        "--name",
+        required=True,
+        help="such as quickstart; writes YYYY-MM-DD-pretrain-quality-NAME.md",
+    )
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")

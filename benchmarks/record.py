@@ -1,4 +1,4 @@
-"""Provenance, names and writing of the files in `benchmarks/results`."""
+"""Names, provenance section and atomic writes of the files in `benchmarks/results`."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ def provenance(command: str) -> str:
 
 
 def commit() -> str:
-    """Commit of the working tree, and whether it has uncommitted changes."""
+    """Abbreviated commit of the working tree, noting uncommitted changes; ``unknown`` outside a git repository."""
     try:
         name, changes = (
             subprocess.run(
@@ -60,14 +60,14 @@ def processor() -> str:
 
 
 def result_file(name: str, folder: Path = RESULTS) -> Path:
-    """Path `YYYY-MM-DD-<name>.md` of a new results file; creates its folder.
+    """Path of a new results file, `YYYY-MM-DD-<name>.md`; creates its folder.
 
     Raises:
-        UserError: the file exists; results are never overwritten.
+        UserError: the file already exists; results are never overwritten.
     """
     file = folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md"
     if file.exists():
-        raise UserError(f"{file}: exists already; choose another --name")
+        raise UserError(f"{file}: already exists; choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
     return file
 
@@ -76,7 +76,7 @@ def write_result(name: str, text: str, folder: Path = RESULTS) -> Path:
     """Write `YYYY-MM-DD-<name>.md` atomically and return its path.
 
     Raises:
-        UserError: the file exists (results are never overwritten), or the disk is full.
+        UserError: the file already exists (results are never overwritten), or the disk is full.
     """
     file = result_file(name, folder)
     write_text(file, text)

@@ -2,21 +2,24 @@
 
     python -m benchmarks.scale benchmarks/clusters/h100.yaml [key=value ...]    one row per number of GPUs
 
-A step consists of `accumulation` micro-steps, communication and an update, in sequence, as DeepSpeed runs them here
-(only stage 3 overlaps them). The speed of a single device is measured or assumed; the rest is estimated:
+A step is the sum of `accumulation` micro-steps, communication and an optimizer update. They are not overlapped, because
+our DeepSpeed configuration overlaps them only in ZeRO stage 3. The speed of a single device is measured or assumed; the
+rest is estimated:
 
-    micro-step    windows * length / speed, at least the kernel launch time; times the load imbalance of ranks
-    imbalance     in every micro-step, ranks wait for the rank with the most chunks. With N ranks of w windows each, and
-                  chunks per window with a relative standard deviation `spread`, that rank has about
-                  1 + spread * sqrt(2 ln N / w) times the mean, and its main network takes longer by that factor
-    communication fp32, with P parameters: all-reduce of 4P bytes (per step in stages 0 and 1, per micro-step in 2) and
-                  all-gather of 4P after the update (1, 2); two all-gathers and a reduce-scatter per micro-step in 3
-    all-reduce    of S bytes on M nodes of g GPUs: 2S (g-1)/g / inside + 2S (M-1)/M / between; all-gather and
-                  reduce-scatter take half of it
+    micro-step    windows * length / speed * load imbalance, at least the kernel launch time
+    imbalance     in every micro-step, all ranks wait for the rank with the most chunks. With N ranks of w windows each
+                  and a relative standard deviation `spread` of the chunks per window, this rank has about
+                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks, which scales its main network's time
+    communication with P fp32 parameters: in stages 0, 1 and 2, an all-reduce of 4P bytes (in stage 2 per micro-step,
+                  otherwise per step); in stages 1 and 2, an all-gather of 4P bytes after the update; in stage 3, two
+                  all-gathers and one reduce-scatter per micro-step
+    all-reduce    S bytes on M nodes of g GPUs take 2S (g-1)/g / inside + 2S (M-1)/M / between; an all-gather or
+                  reduce-scatter takes half as long
     latency       `latency` * log2(N) for each of 2 + 2 * accumulation small collectives
-    update        28 bytes of memory traffic per parameter, for P / N parameters on each rank from stage 1 on
-    checkpoint    stalls while 12P bytes are copied to the host of rank 0 (8P of them all-reduced first, tensor by
-                  tensor, from stage 1 on); written in the background, unless the next save comes first
+    update        28 bytes of memory traffic per parameter; from stage 1 on, each rank updates P / N parameters
+    checkpoint    training stalls while 12P bytes are copied to the host of rank 0; from stage 1 on, 8P of these bytes
+                  are all-reduced first, tensor by tensor. The write runs in the background and delays training only
+                  if it takes longer than the interval between checkpoints
 
 Not included: the many small gathers of stage 3, waiting for data, failures.
 """
@@ -50,17 +53,17 @@ class Device(Section):
     peak: float = Field(gt=0, description="Peak FLOP/s, used for MFU.")
     bases_per_second: float | None = Field(None, gt=0, description="Measured speed, forward and backward pass.")
     utilization: float = Field(
-        0.4, gt=0, le=1, description="Assumed fraction of the peak if bases_per_second is not measured."
+        0.4, gt=0, le=1, description="Assumed fraction of peak FLOP/s; used if bases_per_second is not given."
     )
-    launch: float = Field(0.0, ge=0, description="Minimum seconds of a micro-step, for kernel launches.")
-    update: float | None = Field(None, gt=0, description="Measured seconds of an update of all parameters.")
-    memory_bandwidth: float = Field(gt=0, description="Bytes per second; estimates update if it is not measured.")
+    launch: float = Field(0.0, ge=0, description="Minimum seconds per micro-step, due to kernel launches.")
+    update: float | None = Field(None, gt=0, description="Measured seconds of an optimizer update of all parameters.")
+    memory_bandwidth: float = Field(gt=0, description="Memory bandwidth in bytes/s; used if update is not given.")
 
 
 class Links(Section):
     """Achieved bandwidths in bytes per second, and latency."""
 
-    inside: float = Field(gt=0, description="Bandwidth from a device to the others in its node.")
+    inside: float = Field(gt=0, description="Bandwidth from a device to the other devices in its node.")
     between: float = Field(gt=0, description="Bandwidth from a node to other nodes, summed over its network cards.")
     latency: float = Field(gt=0, description="Latency of a small message between two devices, in seconds.")
     host: float = Field(gt=0, description="Bandwidth from a device to host memory.")
@@ -68,18 +71,18 @@ class Links(Section):
 
 
 class ClusterPlan(Section):
-    """A cluster, and a training run on this cluster."""
+    """A cluster and a training run on it."""
 
     title: str
     device: Device
     links: Links
-    devices: list[int] = Field(description="Numbers of devices; each becomes a table row.")
+    devices: list[int] = Field(description="Numbers of devices to estimate; one table row each.")
     per_node: int = Field(ge=1, description="Devices per node.")
-    price: float = Field(ge=0, description="Price of a device per hour.")
+    price: float = Field(ge=0, description="Price per device-hour.")
     model: str = Field(description="Model preset.")
     length: int = Field(ge=8, description="Bases per window.")
     batch: int = Field(ge=1, description="Windows per step.")
-    micro_batch: int = Field(ge=1, description="Maximum windows per device and micro-step.")
+    micro_batch: int = Field(ge=1, description="Maximum number of windows per device and micro-step.")
     zero_stage: int = Field(1, ge=0, le=3)
     activation_checkpointing: list[int] = Field([], description="Stages with activation checkpointing.")
     spread: float = Field(0.1, ge=0, description="Relative standard deviation of the chunks per window.")
@@ -88,19 +91,18 @@ class ClusterPlan(Section):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Estimate for a number of devices; times in seconds per step.
+    """Estimate for a given number of devices; times are seconds per step unless stated otherwise.
 
     Attributes:
-        devices: number of devices.
         micro_batch: windows per device and micro-step.
         accumulation: micro-steps per step.
         bases: bases per step.
         compute: forward and backward passes on a device with the mean number of chunks.
-        waiting: extra forward and backward time on the device with the most chunks.
+        waiting: extra time of these passes on the device with the most chunks.
         communication: all-reduce and all-gather of gradients and weights, and small collectives.
         update: optimizer step.
-        stall: training stall of a checkpoint, in seconds.
-        writing: background write of a checkpoint, in seconds.
+        stall: training stall, in seconds per checkpoint.
+        writing: background write, in seconds per checkpoint.
         mfu: model FLOPs utilization.
         price: price of training on 100 billion bases.
     """
@@ -125,7 +127,7 @@ class Prediction:
 
 
 def predict(plan: ClusterPlan, devices: int) -> Prediction:
-    """Estimate a run on a number of devices.
+    """Estimate a training run on `devices` devices.
 
     Raises:
         UserError: the batch is not divisible by the number of devices.
@@ -179,7 +181,7 @@ def tensors(preset: str) -> int:
 
 
 def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
-    """Extra time of the device with the most chunks, relative to the mean device."""
+    """Extra time of the device with the most chunks, relative to a device with the mean number of chunks."""
     parts = spent.group_by("part").items()
     inside = sum(part.forward_flops for name, part in parts if name == "main network") / spent.forward_flops
     return inside * spread * math.sqrt(2 * math.log(devices) / windows)
@@ -187,7 +189,7 @@ def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
 
 @dataclass(frozen=True)
 class Network:
-    """Estimates seconds of collectives among all devices."""
+    """Estimates the seconds that collectives over all devices take."""
 
     links: Links
     devices: int
@@ -195,7 +197,7 @@ class Network:
 
     @property
     def small(self) -> float:
-        """Seconds of a small collective."""
+        """Seconds of a collective on a few bytes."""
         return self.links.latency * math.log2(self.devices)
 
     def all_reduce(self, size: float) -> float:
@@ -206,7 +208,7 @@ class Network:
         return inside + 2 * size * (nodes - 1) / nodes / self.links.between
 
     def communication(self, zero_stage: int, size: float, accumulation: int) -> float:
-        """Seconds of communication per step for `size` bytes of gradients or weights, including small collectives."""
+        """Seconds of communication per step, including small collectives; weights and gradients: `size` bytes each."""
         all_reduces = {0: 1.0, 1: 1.5, 2: accumulation + 0.5, 3: 1.5 * accumulation}[zero_stage]
         return all_reduces * self.all_reduce(size) + (2 + 2 * accumulation) * self.small
 
@@ -243,7 +245,7 @@ def report(plan: ClusterPlan) -> str:
     header += ("price per 100 Gb", "hours per 100 Gb", "checkpoint stall, s", "checkpoint write, s")
     speed = plan.device.bases_per_second
     basis = f"{speed:,.0f} bases/s per device" if speed else f"an assumed {plan.device.utilization:.0%} of the peak"
-    notes = f"Estimated, not measured: based on {basis} and a price of {plan.price:g} per device and hour."
+    notes = f"Estimated, not measured: based on {basis} and a price of {plan.price:g} per device-hour."
     return f"{plan.title}\n\n{table(header, rows)}\n\n{notes}"
 
 
@@ -266,7 +268,9 @@ def read_plan(path: Path, changes: list[str]) -> ClusterPlan:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: {error}; write overrides as links.between=1.0e+11") from None
+        raise UserError(
+            f"{path}: invalid YAML or override ({error}); write overrides as links.between=1.0e+11"
+        ) from None
     except ValidationError as error:
         known = "; see benchmarks/clusters/h100.yaml for the keys"
         wrong = "; ".join(f"{'.'.join(map(str, it['loc']))}: {it['msg'].lower()}" for it in error.errors())
@@ -274,7 +278,7 @@ def read_plan(path: Path, changes: list[str]) -> ClusterPlan:
 
 
 def main() -> int:
-    """Run the program; returns its exit status."""
+    """Print the estimates and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("plan", type=Path, help="cluster description, such as benchmarks/clusters/h100.yaml")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="overrides, such as batch=16384")

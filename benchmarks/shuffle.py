@@ -2,7 +2,7 @@
 
     python -m benchmarks.shuffle
 
-Uses only the index of a synthetic shard set, no bases.
+Uses only the index of a synthetic shard set; no bases are stored or read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from ldarnet.data.order import LANES
 from ldarnet.markdown import table
 
 NEAR = 10**6
-"""Two windows of a contig are near if their starts are less than this many bases apart."""
+"""Two windows of a contig form a near pair if their starts are less than this many bases apart."""
 BATCH = 256
+"""Windows per global batch."""
 SHARD_BASES = 2**30
+"""Bases per shard, and per shuffle buffer, in the order `buffer`."""
 CACHE_BYTES = 512 * 2**20
-"""Size of the simulated block cache of a process."""
+"""Size of the simulated block cache of each process, as in training."""
 
 Order = Callable[[np.ndarray], np.ndarray]
 """Maps positions (k,) to window numbers."""
@@ -39,18 +41,20 @@ METHOD = f"""Three orders of the same windows:
 
 - `lanes`: LDARNet's order, from the middle of an epoch; also for a mixture of all species at temperature 2.
 - `uniform`: a uniform permutation of the epoch.
-- `buffer`: the order of streaming loaders. Shards of {SHARD_BASES / 2**20:,.0f} Mb are permuted and dealt to the ranks;
-  each rank reads its shards sequentially and samples from a buffer of {SHARD_BASES / 2**20:,.0f} Mb, which is filled
-  first. Packed, such a buffer is about as large as the cache of one process for `lanes`; with one byte per base, three
-  times as large.
+- `buffer`: the order of streaming loaders. Shards of {SHARD_BASES / 2**20:,.0f} Mb are permuted and distributed over
+  the ranks; each rank reads its shards sequentially and samples from a shuffle buffer of the same size, which is filled
+  first. The buffer takes {SHARD_BASES / 2**22:,.0f} MiB with two bits per base and {SHARD_BASES / 2**20:,.0f} MiB with
+  one byte per base; the block cache for `lanes` takes {CACHE_BYTES / 2**20:.0f} MiB.
 
-*Near pairs*: mean number of window pairs within {NEAR / 1e6:.0f} Mb of each other in a batch of {BATCH}. *Species*:
-variance of the number of windows of a species in one batch, and in 64 consecutive batches, relative to independent
-sampling: 1 is uniform, below 1 is more even. *Return*: median number of windows until a megabase is visited again.
+*Near pairs*: mean number of window pairs within {NEAR / 1e6:.0f} Mb of each other in a batch of {BATCH} windows.
+*Species*: variance of the number of windows per species, in one batch and in 64 consecutive batches, relative to
+independent sampling: 1 is uniform, below 1 is more even. *Return*: median number of windows until the next window from
+the same megabase.
 
-A rank takes micro-batches as in training, with one reader process. *Blocks open*: blocks that it has read and will read
-again at a given time, and their MiB. *Reads*: bases in the blocks it reads over bases in its windows, with a block
-cache of {CACHE_BYTES / 2**20:.0f} MiB. *First batch*: blocks read for its first micro-batch.
+The second table is for rank 0, which draws micro-batches as in training, with one reader process. *Blocks open*: mean
+number of blocks that it has read and will read again, and their size in MiB. *Reads*: bases in the blocks read, divided
+by bases in the windows, with a block cache of {CACHE_BYTES / 2**20:.0f} MiB. *First batch*: blocks read for the first
+micro-batch.
 """
 
 
@@ -58,10 +62,11 @@ cache of {CACHE_BYTES / 2**20:.0f} MiB. *First batch*: blocks read for its first
 class WindowMap:
     """Species, base coordinate and blocks of each window of a shard set, by window number.
 
+    Windows are located as if every segment had offset 0.
+
     Attributes:
-        windows: windows of epoch 0, without offsets.
-        base: (n,) int64, coordinate of the first base; contigs are concatenated with gaps of `NEAR` bases.
-        species: (n,) int16, species number of the window.
+        base: (n,) int64, coordinate of each window's first base; contigs are concatenated with gaps of `NEAR` bases.
+        species: (n,) int16, species number of each window.
     """
 
     windows: Windows
@@ -70,14 +75,14 @@ class WindowMap:
 
     @classmethod
     def of(cls, windows: Windows) -> WindowMap:
-        """Locate every window of epoch 0."""
+        """Locate every window of an epoch."""
         segments, contigs = windows.segments, windows.shards.index.contigs
         contig, start = segments.locate(np.arange(segments.total), windows.length)
         origin = np.cumsum(contigs.length) - contigs.length + NEAR * np.arange(len(contigs))
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last block of each window in `numbers` (k,)."""
+        """First and last block, (k,) each, of the windows with the given numbers (k,)."""
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -105,7 +110,7 @@ def uniform(windows: Windows) -> Order:
 
 
 def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
-    """Order of the first ``count`` windows with a shuffle buffer on each rank; permuted shards are dealt to ranks."""
+    """Order of the first `count` windows when shards are distributed over ranks that each use a shuffle buffer."""
     rng = np.random.default_rng(0)
     shard = SHARD_BASES // windows.length
     shards = rng.permutation(len(windows) // shard)
@@ -121,7 +126,7 @@ def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
 
 
 def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pass the windows of some shards through a shuffle buffer as large as one shard; returns the first `count`."""
+    """Pass the windows of the given shards through a shuffle buffer of one shard; returns the first `count` windows."""
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
     for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):
@@ -130,17 +135,17 @@ def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generato
     return np.array(result)
 
 
-def mixing(window_map: WindowMap, order: Order, count: int, share: np.ndarray) -> list[str]:
+def mixing(window_map: WindowMap, order: Order, count: int, fractions: np.ndarray) -> list[str]:
     """Measure how well an order mixes; returns the cells of a table row.
 
-    Cells: pairs of windows per batch that are closer than `NEAR`; variance of the species counts relative to random
-    sampling, in 1 and 64 batches; median number of windows until the next window of the same megabase.
+    Cells: near pairs of windows per batch; variance of the species counts relative to independent sampling, in 1 and in
+    64 batches; median number of windows until the next window from the same megabase.
 
     Args:
-        window_map: map of the shard set.
-        order: order to measure.
-        count: number of windows to measure.
-        share: target fraction of each species.
+        window_map: locations of the windows.
+        order: order to measure, from position 0.
+        count: number of windows to measure, a multiple of `BATCH`.
+        fractions: (species,) expected fraction of windows of each species.
     """
     numbers = order(np.arange(count))
     near = np.mean([_near(batch) for batch in window_map.base[numbers].reshape(-1, BATCH)])
@@ -148,9 +153,10 @@ def mixing(window_map: WindowMap, order: Order, count: int, share: np.ndarray) -
     for batches in (1, 64):
         size = BATCH * batches
         rows = window_map.species[numbers[: count // size * size]].reshape(-1, size)
-        counts = np.stack([np.bincount(row, minlength=len(share)) for row in rows])
-        expected = size * share * (1 - share)
-        spread.append(float((((counts - size * share) ** 2).mean(0)[share > 0] / expected[share > 0]).mean()))
+        counts = np.stack([np.bincount(row, minlength=len(fractions)) for row in rows])
+        expected = size * fractions * (1 - fractions)
+        variance = ((counts - size * fractions) ** 2).mean(0)
+        spread.append(float((variance[fractions > 0] / expected[fractions > 0]).mean()))
     megabase = window_map.base[numbers] // NEAR
     by_megabase = np.argsort(megabase, kind="stable")
     again = np.diff(by_megabase)[np.diff(megabase[by_megabase]) == 0]
@@ -163,7 +169,10 @@ def _near(bases: np.ndarray) -> int:
 
 
 def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
-    """Measure reads of rank 0: open blocks, their MiB, read amplification, and blocks of the first micro-batch."""
+    """Measure the reads of rank 0 for `count` windows over all ranks; returns the cells of a table row.
+
+    Cells: mean number of open blocks, their size in MiB, read amplification, blocks read for the first micro-batch.
+    """
     step = np.arange(count // ranks // micro_batch)[:, None] * ranks * micro_batch
     numbers = order((step + np.arange(micro_batch)).ravel())
     first, last = window_map.blocks(numbers)
@@ -213,10 +222,10 @@ def measure(
     ]
     for world in ranks:
         if len(windows) * windows.length < 2 * world * SHARD_BASES:
-            continue  # too few shards for so many ranks
+            continue  # too few shards for this many ranks
         order = buffer(windows, world, max(1, BATCH // world), count)
         mixed.append([f"buffer, {world} rank{'s' * (world > 1)}", *mixing(window_map, order, count, natural)])
-    # Same number of windows per rank, within the epoch.
+    # With more ranks, read more windows in total, up to the end of the epoch.
     read = [
         [f"{name}, {world}", *reading(window_map, order, world, micro_batch, min(count * max(1, world // 4), begin))]
         for world in ranks
@@ -229,11 +238,11 @@ def main(arguments: list[str]) -> None:
     """Measure on a synthetic set and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--bases", type=float, default=174.0, help="billion bases of the synthetic index (default: %(default)s)")
+    add("--bases", type=float, default=174.0, help="billion bases in the synthetic index (default: %(default)s)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
-    add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks")
-    add("--micro-batch", type=int, default=32, help="windows per rank (default: %(default)s)")
-    add("--count", type=int, default=2**21, help="number of windows (default: %(default)s)")
+    add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks to simulate")
+    add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch (default: %(default)s)")
+    add("--count", type=int, default=2**21, help="number of windows to measure (default: %(default)s)")
     add(
         "--name", default="shuffle", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
     )

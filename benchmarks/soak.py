@@ -2,9 +2,9 @@
 
     python -m benchmarks.soak --out FOLDER --config FILE [section.key=value ...]
 
-Trains once without interruption, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. An outer loop
-relaunches all ranks once the last one has exited. The final weights and optimizer moments of both runs must be equal
-bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is given.
+Trains once without interruption, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. After each kill,
+the program waits for all ranks to exit and relaunches them. The final weights and optimizer moments of both runs must
+be equal bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is given.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from ldarnet.runtime.metrics_file import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 
 EXIT_SECONDS = 20
-"""Seconds for the other ranks to exit after one was killed; DeepSpeed's launcher allows 30."""
+"""Seconds that the other ranks have to exit after one was killed; DeepSpeed's launcher allows 30."""
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Launch:
     """One launch of all ranks.
 
     Attributes:
-        seconds: seconds from the launch to the kill; without a kill, to the exit.
+        seconds: seconds from the launch to the kill; if no rank was killed, to the exit of the last rank.
         first: step from which the run resumed.
         step: last logged step.
-        killed: rank that was killed, if any.
-        ended: seconds from the kill to the exit of the last rank.
+        killed: rank that was killed; None if no rank was killed.
+        ended: seconds from the kill to the exit of the last rank; if no rank was killed, equal to `seconds`.
         statuses: exit status of each rank.
     """
 
@@ -70,15 +70,16 @@ def launch(
 ) -> Launch:
     """Launch all ranks, kill one of them after `kill_after` seconds, and wait until all have exited.
 
-    Ranks that do not exit are killed, as by a launcher: they may wait for a rank that was killed before it joined.
+    Ranks that are still running `EXIT_SECONDS` after the first failure are killed, as a launcher would do: they may
+    wait for a rank that was killed before it joined the process group.
 
     Args:
-        arguments: command-line arguments of the program.
+        arguments: command-line arguments of the training program, without ``run.dir``.
         run_dir: run folder.
         ranks: number of ranks.
-        kill_after: seconds until a rank is killed; None for never.
+        kill_after: seconds until a rank is killed; None to kill no rank.
         rng: selects the rank to kill.
-        in_training: count `kill_after` from the first step instead of the launch.
+        in_training: count `kill_after` from the first logged step instead of the launch.
     """
     latest = CheckpointStore(run_dir, 1).latest()
     first = int(latest.name.removeprefix("step-")) if latest else 0
@@ -117,7 +118,7 @@ def launch(
 
 
 def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subprocess.Popen[str]]:
-    """Run Python with the arguments `command` on every rank, on CPU with one thread each; all output goes to `log`."""
+    """Start Python with the arguments `command` for every rank, on CPU with one thread; all output goes to `log`."""
     common = os.environ | {
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
@@ -141,7 +142,7 @@ def _start_ranks(command: Sequence[str], ranks: int, log: IO[str]) -> list[subpr
 
 
 def modified(run_dir: Path) -> int:
-    """Modification time of a run's metrics file in nanoseconds; 0 if there is none."""
+    """Modification time of a run's metrics file in nanoseconds; 0 if the file does not exist."""
     file = run_dir / run_files.METRICS
     return file.stat().st_mtime_ns if file.exists() else 0
 
@@ -156,29 +157,46 @@ def soak(
     in_training: bool = False,
     kills: int | None = None,
 ) -> list[Launch]:
-    """Launch a run until it finishes, killing a rank each time, at most `kills` times; for `in_training`, see `launch`.
+    """Launch a run repeatedly until it finishes, and kill one rank per launch.
+
+    Args:
+        arguments: command-line arguments of the training program, without ``run.dir``.
+        out: parent of the run folder ``soaked``.
+        ranks: number of ranks.
+        between: minimum and maximum seconds until a rank is killed.
+        seed: random seed for when to kill and which rank.
+        in_training: see `launch`.
+        kills: maximum number of kills; None for no limit.
 
     Raises:
-        UserError: a launch fails although no rank was killed.
+        UserError: a launch failed although no rank was killed.
     """
     rng, launches = random.Random(seed), list[Launch]()
     while not launches or any(launches[-1].statuses):
         after = rng.uniform(*between) if kills is None or len(launches) < kills else None
         launches.append(launch(arguments, out / "soaked", ranks, after, rng, in_training=in_training))
         attempt = launches[-1]
+        end = (
+            f"all ranks exited after {attempt.ended:.1f} s"
+            if attempt.killed is None
+            else f"rank {attempt.killed} killed after {attempt.seconds:.1f} s, all exited {attempt.ended:.1f} s later"
+        )
         print(
-            f"launch {len(launches)}: {attempt.first} -> {attempt.step}, "
-            + (f"rank {attempt.killed} killed after {attempt.seconds:.1f} s, " if attempt.killed is not None else "")
-            + f"all exited {attempt.ended:.1f} s later with {attempt.statuses}",
+            f"launch {len(launches)}: steps {attempt.first} to {attempt.step}, {end}, exit statuses {attempt.statuses}",
             flush=True,
         )
         if attempt.killed is None and any(attempt.statuses):
-            raise UserError(f"launch failed with {attempt.statuses} although no rank was killed; see {out}/soaked.log")
+            raise UserError(
+                f"a launch failed although no rank was killed: exit statuses {attempt.statuses}; see {out}/soaked.log"
+            )
     return launches
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Names of the tensors that differ in the last checkpoints of two runs."""
+    """Names of the tensors that differ between the last checkpoints of two runs.
+
+    If the checkpoints are from different steps, returns a single entry that names both.
+    """
     folders = [CheckpointStore(run, 1).latest() for run in (first, second)]
     assert folders[0] is not None and folders[1] is not None
     if folders[0].name != folders[1].name:
@@ -210,9 +228,9 @@ def report(launches: Sequence[Launch], wrong: Sequence[str], undisturbed: Launch
             provenance(command),
             f"{len(killed)} kills in {sum(attempt.seconds + attempt.ended for attempt in launches) / 60:.1f} minutes, "
             f"{len(launches)} launches, {launches[-1].step:,} steps; repeated steps: {taken - launches[-1].step:,}. "
-            f"From a kill to the exit of the last rank: at most {longest:.1f} s; {alone} times the others exited by "
-            f"themselves, otherwise they were killed after {EXIT_SECONDS} s, before training had started. "
-            f"The undisturbed run took {undisturbed.seconds / 60:.1f} minutes.",
+            f"After a kill, the last rank exited within {longest:.1f} s. In {alone} cases, the other ranks exited on "
+            f"their own; otherwise they were killed after {EXIT_SECONDS} s, before training had started. "
+            f"The uninterrupted run took {undisturbed.seconds / 60:.1f} minutes.",
             f"**Weights and moments after the last step are {verdict}** in both runs.",
             table(["launch", "from step", "to step", "killed rank", "after s", "others exited in s", "statuses"], rows),
             f"```yaml\n{config}```",
@@ -221,10 +239,10 @@ def report(launches: Sequence[Launch], wrong: Sequence[str], undisturbed: Launch
 
 
 def main() -> int:
-    """Run the program; returns its exit status."""
+    """Run the test and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="new folder for the two runs")
-    parser.add_argument("--config", required=True, help="configuration of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the two runs; must not exist")
+    parser.add_argument("--config", required=True, help="configuration of a pretraining run (YAML)")
     parser.add_argument("--ranks", type=int, default=2, help="number of ranks (default: %(default)s)")
     parser.add_argument(
         "--between",
@@ -232,7 +250,7 @@ def main() -> int:
         nargs=2,
         default=(10.0, 40.0),
         metavar=("MIN", "MAX"),
-        help="seconds between kills",
+        help="minimum and maximum seconds from a launch to its kill (default: 10 40)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed for when to kill and which rank (default: %(default)s)"
@@ -241,13 +259,15 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse_args()
     if arguments.out.exists():
-        raise UserError(f"{arguments.out}: exists already; remove it, or choose another folder")
+        raise UserError(f"{arguments.out}: already exists; remove it or choose another folder")
     passed = ["--config", arguments.config, *arguments.overrides]
     config = load_config(arguments.config, [*arguments.overrides, f"run.dir={arguments.out}/soaked"])
     make_folder(arguments.out)
     undisturbed = launch(passed, arguments.out / "undisturbed", arguments.ranks, None, random.Random(0))
     if any(undisturbed.statuses):
-        raise UserError(f"undisturbed run failed with {undisturbed.statuses}; see {arguments.out}/undisturbed.log")
+        raise UserError(
+            f"the uninterrupted run failed: exit statuses {undisturbed.statuses}; see {arguments.out}/undisturbed.log"
+        )
     launches = soak(passed, arguments.out, ranks=arguments.ranks, between=arguments.between, seed=arguments.seed)
     wrong = differences(arguments.out / "undisturbed", arguments.out / "soaked")
     command = f"python -m benchmarks.soak {' '.join(sys.argv[1:])}"

@@ -1,4 +1,4 @@
-"""Index of a huge synthetic shard set without bases, for measuring how long opening and window lookup take."""
+"""Index of a huge synthetic shard set without bases, to time opening the set and locating windows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ VALID_FRACTION = 0.01
 def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
     """Write the index of a fragmented set of many species, without shards.
 
-    Contig lengths are log-normal with a mean of 174,000 bases and vary by factors of thousands. Every 58,000 bases,
-    there are 100 N. 174 billion bases give a million contigs and three million intervals of N.
+    Contig lengths are log-normal with a mean of 174,000 bases and vary by factors of thousands. A run of 100 N occurs
+    every 58,000 bases on average. 174 billion bases give a million contigs and three million runs of N.
 
     Args:
-        folder: shard set to create.
+        folder: folder of the shard set; must not exist.
         bases: approximate total number of bases.
         species: number of species, with equal numbers of contigs.
     """
@@ -34,7 +34,7 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
     length = np.maximum((weight / weight.sum() * bases).astype(np.int64), 300)
     runs_of = rng.multinomial(runs, length / length.sum())
     owner = np.repeat(np.arange(contigs), runs_of)
-    start = np.sort(owner + rng.random(runs)) - owner  # in order within each contig
+    start = np.sort(owner + rng.random(runs)) - owner  # sorted within each contig
     start = (start * (length[owner] - 100)).astype(np.int64)
     separate = np.append(True, (owner[1:] != owner[:-1]) | (start[1:] > start[:-1] + 100))
     owner, start = owner[separate], start[separate]

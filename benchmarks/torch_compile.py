@@ -2,7 +2,7 @@
 
     python -m benchmarks.torch_compile quickstart ldarnet-2m
 
-The results file describes the compiled variants. On a GPU, their ranking may differ.
+The results file describes the compiled variants. Their ranking may be different on a GPU.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from ldarnet.ops.registry import register
 BATCHES = ((2, 1.0), (3, 1.0), (1, 1.0), (2, 0.75), (4, 0.5), (3, 0.25), (5, 0.5))
 """(windows, length relative to the longest) of each batch; the shape of the first batch is used for timing."""
 VARIANTS = ("plain", "operations", "layers")
-METHOD = """`plain` is the model unchanged. In `operations`, the elementwise operations (add_norm, gated_norm, swiglu)
-are written in PyTorch and compiled one by one. In `layers`, every layer is compiled including these, excluding the
-other operations. Shapes are dynamic. Graphs are counted for the first batch and for the six others."""
+METHOD = """`plain` is the unchanged model. In `operations`, the elementwise operations (add_norm, gated_norm, swiglu)
+are written in PyTorch and compiled one by one. In `layers`, every layer is compiled as a whole; it includes these
+operations in PyTorch and excludes all other operations. Shapes are dynamic. Compiled graphs are counted for the first
+batch and for the six other batches."""
 
 
 def add_norm(
@@ -64,7 +65,6 @@ class Variant:
     """A variant of the model and its measurements.
 
     Attributes:
-        model: the model.
         seconds: seconds of each timed step.
         first: seconds of the first step, including compilation; 0 for ``plain``.
         graphs: number of graphs compiled for the first batch, and for all later ones.
@@ -81,7 +81,7 @@ class Variant:
 
 
 def build(preset: str, device: torch.device) -> dict[str, Variant]:
-    """Build all variants of a model with the same weights; variant ``plain`` uses the device's default backends."""
+    """Build all variants of a model, with equal weights; ``plain`` uses the default backends of the device."""
     plain = choose_backends(device.type, torch.float32)
     operations, layers = dict(plain), dict(plain)
     for operation, backend in plain.items():
@@ -125,9 +125,9 @@ def gradient(variant: Variant) -> Tensor:
 
 
 def try_batches(variants: dict[str, Variant], length: int, device: torch.device) -> None:
-    """Run batches of many sizes; records errors relative to the plain variant and counts compiled graphs."""
-    for number, (windows, share) in enumerate(BATCHES):
-        ids = torch.randint(0, 4, (windows, int(length * share)), device=device)
+    """Run all `BATCHES`; record errors relative to the plain variant and count compiled graphs."""
+    for number, (windows, fraction) in enumerate(BATCHES):
+        ids = torch.randint(0, 4, (windows, int(length * fraction)), device=device)
         expected, _ = step(variants["plain"], ids)
         exact = gradient(variants["plain"])
         for variant in (variants["operations"], variants["layers"]):
@@ -147,8 +147,8 @@ def measure(preset: str, length: int, rounds: int, device: torch.device) -> list
     variants = build(preset, device)
     try_batches(variants, length, device)
     ids = torch.randint(0, 4, (BATCHES[0][0], length), device=device)
-    for turn in range(rounds):
-        for name in VARIANTS[:: 1 if turn % 2 else -1]:
+    for number in range(rounds):
+        for name in VARIANTS[:: 1 if number % 2 else -1]:
             variants[name].seconds.append(step(variants[name], ids)[1])
     plain = variants["plain"].seconds
     return [
@@ -192,15 +192,16 @@ def main(arguments: list[str]) -> None:
         "loss error",
         "gradient error",
     ]
-    sizes = ", ".join(f"{windows} x {int(options.length * share)}" for windows, share in BATCHES)
+    sizes = ", ".join(f"{windows} x {int(options.length * fraction)}" for windows, fraction in BATCHES)
+    threads = torch.get_num_threads()
     text = f"""# torch.compile
 
 {options.note}
 
 {provenance(shlex.join(["python", "-m", "benchmarks.torch_compile", *arguments]))}
-- Configuration: unchanged presets, fp32, {torch.get_num_threads()} thread(s), random bases, new weights, seed 0
-- Batches: {sizes} bases; the first is timed, {options.rounds} steps per variant in turns
-- Speedup over plain: median over the turns
+- Configuration: unchanged presets, fp32, {threads} thread{"s" * (threads != 1)}, random bases, new weights, seed 0
+- Batches: {sizes} bases; the first is timed, {options.rounds} steps per variant, with interleaved variants
+- Speedup over plain: median over paired steps
 
 {METHOD}
 

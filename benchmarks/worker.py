@@ -14,17 +14,18 @@ MAX_MESSAGE_CHARS = 200
 
 
 class WorkerError(Exception):
-    """Raised when a call in a worker fails; the message has the reason."""
+    """Raised when a call in a worker fails; the message gives the reason."""
 
 
 class Worker:
     """Calls functions in a separate process.
 
-    The process starts on first use. After a failure it is replaced, as its device may be unusable.
+    The process starts on first use. After a failure, the next call starts a new process, because the device may be
+    unusable in the old one.
 
     Attributes:
-        address_space: limit of mapped bytes; allocations beyond it fail in the worker process. None for no limit, as
-            needed on a GPU, whose driver maps more than the physical memory.
+        address_space: limit on mapped bytes; allocations beyond it fail in the worker process. None for no limit, which
+            is needed on a GPU, whose driver maps more than the physical memory.
     """
 
     def __init__(self, address_space: int | None = None) -> None:
@@ -35,7 +36,7 @@ class Worker:
         self._pipe: Any = None
 
     def __call__(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
-        """Call a module-level function and return its result.
+        """Call a module-level function in the process and return its result; `seconds` is the timeout.
 
         Raises:
             WorkerError: the function raised, the process exited, or the call timed out.
@@ -50,7 +51,7 @@ class Worker:
             done, result = self._pipe.recv() if self._pipe.poll(seconds) else (False, f"timeout after {seconds:.0f} s")
         except (EOFError, OSError):
             self._process.join()
-            done, result = False, f"the process exited with status {self._process.exitcode}"
+            done, result = False, f"the worker process exited with status {self._process.exitcode}"
         if not done:
             self.close()
             raise WorkerError(result)
@@ -66,7 +67,7 @@ class Worker:
 
 
 def memory_limit() -> int:
-    """Bytes that a process may map without using up this machine's memory."""
+    """Bytes that a process may map without exhausting the memory of this machine."""
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * MEMORY_FRACTION)
 
 

@@ -131,7 +131,7 @@ def test_results_are_never_overwritten(here, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
     before = written(tmp_path)
     for program in (model_gpu, model_cpu):
-        with pytest.raises(SystemExit, match="exists already"):
+        with pytest.raises(SystemExit, match="already exists"):
             program.main(["--quick", "--name", "model-gpu", "--out", str(tmp_path)])
     assert written(tmp_path) == before
 

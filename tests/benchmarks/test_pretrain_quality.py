@@ -9,7 +9,7 @@ from benchmarks import context_counts, record
 from benchmarks.context_model import validation_set
 from benchmarks.pretrain_quality import Run, compare, evaluate, main, paired
 from benchmarks.record import write_result
-from benchmarks.repeats import WORD, in_training
+from benchmarks.repeats import KMER_LENGTH, in_training
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.alphabet import MASK, decode, reverse_complement
 from ldarnet.config import load_config
@@ -131,7 +131,7 @@ def test_run_without_checkpoint_is_rejected(tmp_path, runs):
 
 def test_results_are_never_overwritten(tmp_path):
     file = write_result("x", "first", tmp_path)
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         write_result("x", "second", tmp_path)
     assert file.read_text() == "first"
 
@@ -150,11 +150,11 @@ def test_words_are_found_on_both_strands():
     train = rng.integers(0, 4, 5_000).astype(np.uint8)
     window = rng.integers(0, 4, (3, 200)).astype(np.uint8)
     window[0, 50:100] = train[300:350]
-    window[1, 50 : 50 + WORD] = reverse_complement(train[:WORD])
-    window[2, 50 : 50 + WORD - 1] = train[: WORD - 1]
+    window[1, 50 : 50 + KMER_LENGTH] = reverse_complement(train[:KMER_LENGTH])
+    window[2, 50 : 50 + KMER_LENGTH - 1] = train[: KMER_LENGTH - 1]
     covered = in_training(window, [train])
     assert np.flatnonzero(covered[0]).tolist() == list(range(50, 100))
-    assert np.flatnonzero(covered[1]).tolist() == list(range(50, 50 + WORD))
+    assert np.flatnonzero(covered[1]).tolist() == list(range(50, 50 + KMER_LENGTH))
     assert not covered[2].any()
     assert not in_training(np.full((1, 60), 4, np.uint8), [np.full(100, 4, np.uint8)]).any()
 

@@ -16,7 +16,7 @@ def test_existing_folder_is_rejected(tmp_path):
     (tmp_path / "precious").write_text("mine")
     ended = soak(tmp_path, "configs/pretrain/quickstart.yaml")
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {tmp_path}: exists already; remove it, or choose another folder\n"
+    assert ended.stderr == f"error: {tmp_path}: already exists; remove it or choose another folder\n"
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
