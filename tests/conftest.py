@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures shared by the tests of all packages."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Packages import only packages on lower floors, and importing one loads only what it needs."""
+"""Packages import only from lower layers, and importing a package loads only what it needs."""
 
 import ast
 import subprocess
@@ -13,8 +13,8 @@ import ldarnet
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the ground up. A package imports only from floors below its own.
-FLOORS: tuple[tuple[str, ...], ...] = (
+# From the lowest layer to the highest. A package imports only from lower layers.
+LAYERS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.errors", "ldarnet.version"),
     (
         "ldarnet.alphabet",
@@ -38,9 +38,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.cli", "benchmarks"),
     ("ldarnet.__main__", "launch"),
 )
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-APART = {
-    # Packages that must not import each other although one is below the other.
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+FORBIDDEN = {
+    # Imports from lower layers that are forbidden all the same, by importing package.
     "ldarnet.data": {"ldarnet.model", "ldarnet.ops"},
     "ldarnet.tasks": {"ldarnet.model", "ldarnet.ops"},
     "sharding": {"ldarnet.model", "ldarnet.ops"},
@@ -62,26 +62,26 @@ HEAVY = (
 
 
 def modules() -> dict[str, ast.Module]:
-    """The syntax trees of all our modules by dotted name."""
-    found = {}
+    """Parse all modules of the project; returns syntax trees by dotted module name."""
+    trees = {}
     for package in ("ldarnet", "sharding", *PROGRAMS):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
-    return found
+            trees[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+    return trees
 
 
 MODULES = modules()
 
 
 def package_of(module: str) -> str:
-    """The package of a module: `ldarnet.data` for `ldarnet.data.reader`, `sharding` for all modules of `sharding`."""
+    """Package of a module, such as `ldarnet.data` for `ldarnet.data.reader`, and `sharding` for `sharding.build`."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "ldarnet" else parts[0]
 
 
 def imported(module: str, *, when_loaded: bool = False) -> Iterator[str]:
-    """The modules that a module imports: anywhere, or only when it is loaded."""
+    """Yield the modules that a module imports; `when_loaded` skips imports in functions and for type checking."""
     pending: list[ast.AST] = [MODULES[module]]
     while pending:
         node = pending.pop()
@@ -90,8 +90,8 @@ def imported(module: str, *, when_loaded: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module} has a relative import: use the full name"
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else str(node.module)
+                full_name = f"{node.module}.{alias.name}"
+                yield full_name if full_name in MODULES else str(node.module)
         elif not (when_loaded and (isinstance(node, ast.FunctionDef) or _for_types_only(node))):
             pending.extend(ast.iter_child_nodes(node))
 
@@ -101,16 +101,16 @@ def _for_types_only(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_packages_import_only_from_lower_floors(module: str) -> None:
-    own = package_of(module)
+def test_packages_import_only_from_lower_layers(module: str) -> None:
+    package = package_of(module)
     imports = {name for name in imported(module) if name.split(".")[0] in ("ldarnet", "sharding", *PROGRAMS)}
-    others = {name for name in imports if package_of(name) != own}
-    upward = {name for name in others if FLOOR[package_of(name)] >= FLOOR[own]}
-    assert not upward, f"{module} imports {sorted(upward)}, which are not on a floor below {own}"
-    assert not {name for name in others if package_of(name) in APART.get(own, ())}
+    others = {name for name in imports if package_of(name) != package}
+    upward = {name for name in others if LAYER[package_of(name)] >= LAYER[package]}
+    assert not upward, f"{module} imports {sorted(upward)}, which are not in a layer below {package}"
+    assert not {name for name in others if package_of(name) in FORBIDDEN.get(package, ())}
 
 
-def test_no_import_cycles_within_floors() -> None:
+def test_no_import_cycles_within_layers() -> None:
     """Imports inside functions count too."""
     graph = {module: {name for name in imported(module) if name in MODULES and name != module} for module in MODULES}
     list(TopologicalSorter(graph).static_order())
@@ -119,21 +119,21 @@ def test_no_import_cycles_within_floors() -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if package_of(module) == "ldarnet.ops"])
 def test_ops_need_only_torch(module: str) -> None:
     needed = {name.split(".")[0] for name in imported(module, when_loaded=True)}
-    own_kernel = module.startswith("ldarnet.ops.kernels.")
-    assert needed <= {"torch", "ldarnet", *(["triton"] if own_kernel else []), *sys.stdlib_module_names}
+    is_kernel = module.startswith("ldarnet.ops.kernels.")
+    assert needed <= {"torch", "ldarnet", *(["triton"] if is_kernel else []), *sys.stdlib_module_names}
 
 
 def test_the_model_needs_neither_training_packages_nor_kernels() -> None:
     program = f"""
 import sys
 for name in {(*HEAVY, "pydantic", "typer", "triton")!r}:
-    sys.modules[name] = None  # an import of it raises ImportError
+    sys.modules[name] = None  # importing it raises ImportError
 import ldarnet
 model = ldarnet.LDARNetForMaskedLM(ldarnet.LDARNetConfig.preset("tiny"))
 assert model(ldarnet.DNATokenizer()(["ACGT"], return_tensors="pt")["input_ids"]).logits.shape == (1, 4, 7)
 """
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ assert model(ldarnet.DNATokenizer()(["ACGT"], return_tensors="pt")["input_ids"])
 )
 def test_a_package_loads_only_what_it_needs(module: str, heavy: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_all_lists_the_public_names() -> None:
@@ -164,9 +164,9 @@ def test_all_lists_the_public_names() -> None:
 
 
 def test_no_two_classes_share_a_name() -> None:
-    places: dict[str, list[str]] = {}
+    modules_by_class: dict[str, list[str]] = {}
     for module, tree in MODULES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                places.setdefault(node.name, []).append(module)
-    assert not {name: modules for name, modules in places.items() if len(modules) > 1}
+                modules_by_class.setdefault(node.name, []).append(module)
+    assert not {name: modules for name, modules in modules_by_class.items() if len(modules) > 1}
