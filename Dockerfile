@@ -8,8 +8,8 @@
 #
 # The quickstart runs as your user, so that it can write to ./runs; HOME holds the caches of Triton and torch.
 #
-# Untested: this image has not been built. The pinned versions exist, but have not been run together; that torch is built
-# for CUDA 13.0 is taken from its package metadata.
+# Untested: this image has not been built. The pinned versions exist, but have not been run together. According to its
+# package metadata, this torch version is built for CUDA 13.0.
 FROM nvidia/cuda:13.0.1-cudnn-devel-ubuntu24.04
 
 # nvcc and a compiler stay in the image: Triton and DeepSpeed compile at run time. pdsh and ssh connect to other nodes.
@@ -30,12 +30,12 @@ ENV VIRTUAL_ENV=/opt/venv \
 RUN python3 -m venv "$VIRTUAL_ENV" \
     && pip install "torch==2.13.0" einops ninja numpy packaging setuptools wheel
 
-# Compute capabilities that flash-attn is compiled for: A100 (80), H100 and H200 (90). mamba-ssm and causal-conv1d use
-# lists of their own. MAX_JOBS: each compile job takes about 4 GB of memory.
+# Compute capabilities that flash-attn is compiled for: A100 (80), H100 and H200 (90). mamba-ssm and causal-conv1d have
+# their own lists. MAX_JOBS: number of parallel compile jobs, which need about 4 GB of memory each.
 ARG FLASH_ATTENTION_ARCHITECTURES="80;90"
 ARG MAX_JOBS=8
-# FORCE_BUILD compiles against this torch instead of downloading a wheel built for another one. mamba-ssm's other
-# dependencies are only used by Mamba-3 and are skipped.
+# FORCE_BUILD compiles against the installed torch instead of downloading a wheel built for another version. --no-deps
+# skips the other dependencies of mamba-ssm, which only Mamba-3 uses.
 RUN FLASH_ATTN_CUDA_ARCHS="$FLASH_ATTENTION_ARCHITECTURES" \
     MAMBA_FORCE_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE FLASH_ATTENTION_FORCE_BUILD=TRUE MAX_JOBS="$MAX_JOBS" \
     pip install --no-build-isolation --no-deps \

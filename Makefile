@@ -2,10 +2,10 @@
 # pyproject.toml.
 #
 #   PYTHON=python3.12      Python to create .venv with (3.11 or later)
-#   TORCH=auto|cpu|cuda    build of torch; auto: that of .venv, else CUDA if there is an NVIDIA GPU, else CPU
-#   STEPS=20               quickstart: train this many steps, in a separate run folder
-#   TESTS_AT_ONCE=2        test: number of pytest workers; many tests start two processes or more
-#   PYTEST_ARGS="-x"       test: more arguments for pytest
+#   TORCH=auto|cpu|cuda    torch build; auto keeps the build in .venv, else selects CUDA if there is an NVIDIA GPU, else CPU
+#   STEPS=20               for quickstart: number of training steps; uses a separate run folder
+#   TESTS_AT_ONCE=2        for test: number of pytest workers; many tests start two or more processes
+#   PYTEST_ARGS="-x"       for test: additional pytest arguments
 
 PYTHON ?= python3
 TORCH ?= auto
