@@ -1,1 +1,1 @@
-"""Programs that download genomes, build shard sets, verify, summarize and export them."""
+"""Programs that download genomes, and build, verify, summarize and export shard sets."""

@@ -1,4 +1,4 @@
-"""The tables of the index, assembled from the receipts of all parts."""
+"""Assemble the tables of the index from the receipts of all parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +59,9 @@ def _check_names(contigs: Contigs, sources: Sequence[SequenceSource]) -> None:
     for number, name in enumerate(contigs.all_names()):
         if (other := seen.setdefault(name, number)) != number:
             first, second = (sources[contigs.source[contig]].location for contig in (other, number))
-            place = "the same file" if first == second else first
+            if first == second:
+                raise UserError(f"{second}: contig {name!r} occurs twice; rename one of them")
             raise UserError(
-                f"{second}: contig {name!r} is also in {place}; rename one, or name the species (SPECIES=PATH)"
+                f"{second}: contig {name!r} is also in {first}; rename one of them, or set the species of each file "
+                "(SPECIES=PATH)"
             )

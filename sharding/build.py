@@ -53,31 +53,31 @@ def build(
     ray: str | None = None,
     console: Console | None = None,
 ) -> tuple[Index, bool]:
-    """Build a shard set, resume an interrupted build, or check that the set is built already.
+    """Build a shard set, or resume an interrupted build. A complete set is only compared with the arguments.
 
     A worker packs one source at a time. The index is written last.
 
     Args:
-        out: folder of the set: new, empty, or with an unfinished build.
-        genomes: the sources, at least one file or URL.
+        out: output folder: new, empty, or holding an unfinished build or a complete set.
+        genomes: input files or URLs, at least one.
         contig_splits: split name -> contig names; all other contigs are ``train``.
         splits_bed: BED file of splits, instead of ``contig_splits``.
         hashed: splits by hashed tiles, instead of ``contig_splits`` and ``splits_bed``.
         exclude: BED files of intervals to exclude from every split.
         block: block length in bases.
-        shard_size: shard length in bases; a part of a source ends at the first contig end after that many bases.
-        workers: processes; by default, one per core, and at most one per source.
-        ray: address of a Ray cluster to use instead of processes; "" starts a local one.
-        console: where progress is shown; by default, not at all.
+        shard_size: shard length in bases. A part of a source ends at the first contig end after this many bases.
+        workers: number of worker processes. None starts one per core, but no more than there are sources.
+        ray: address of a Ray cluster that replaces the worker processes; "" starts a local cluster.
+        console: console that shows progress; None shows no progress.
 
     Returns:
-        The index, and whether anything was built.
+        The index, and whether this call built the set (False if it was complete already).
 
     Raises:
-        UserError: bad input, a folder with other content, a full device, or a worker was killed.
+        UserError: the input is invalid, the folder has other content, the disk is full, or a worker was killed.
     """
     if block < 1 or shard_size < 1:
-        raise UserError(f"--block {block} --shard-size {shard_size}: both must be at least 1")
+        raise UserError(f"--block {block} --shard-size {shard_size}: both values must be at least 1")
     splitting = Splitting(contig_splits, splits_bed, hashed, exclude)
     sources = [genome if isinstance(genome, SequenceSource) else SequenceSource(str(genome)) for genome in genomes]
     with ThreadPoolExecutor() as pool:
@@ -89,7 +89,7 @@ def build(
             index = _check_built(out, recipe, sources)
             receipts.remove()
             return index, False
-        # Shards do not depend on the splits: an unfinished build resumes with corrected ones.
+        # Shards do not depend on the splits, so an unfinished build can be resumed with different splits.
         made_by = f"format {FORMAT_VERSION}, zstandard {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
         request = {"made_by": made_by, "block": block, "shard_size": shard_size, "receipts": RECEIPTS_VERSION}
         receipts.begin(request, identities)
@@ -99,7 +99,7 @@ def build(
         sizes = [identity["size"] or 0 for identity in identities]
         console = console or make_console(quiet=True)
         with _executor(workers, len(jobs), ray) as executor, show_progress(console, receipts, sum(sizes)):
-            # Largest source first, so that the other workers do not wait for it at the end.
+            # Pack the largest source first, so that the other workers do not wait for it at the end.
             order = sorted(range(len(jobs)), key=lambda number: -sizes[number])
             executor([(pack_source, (jobs[number],)) for number in order if not jobs[number].is_done])
         index = _index(receipts, jobs, recipe, splitting)
@@ -139,17 +139,17 @@ def _check_built(out: Path, recipe: dict[str, Any], sources: Sequence[SequenceSo
     other = [key for key in recipe if index.recipe.get(key) != recipe[key]] + ([] if same else ["sources"])
     if other:
         raise UserError(
-            f"{out}: holds a shard set with different {', '.join(other)}; choose another --out folder or delete it"
+            f"{out}: holds a shard set with different {', '.join(other)}; choose another --out or delete this folder"
         )
     for shard in index.shards:
         path = out / shard.name
         if not path.is_file() or path.stat().st_size != shard.size:
-            raise UserError(f"{path}: missing or of the wrong size; delete {out} and rebuild it")
+            raise UserError(f"{path}: missing or has the wrong size; delete {out} and build the set again")
     return index
 
 
 def _is_source(described: dict[str, Any], source: SequenceSource) -> bool:
-    """Whether a set was built from a source. For a remote source, only name and size are compared."""
+    """Whether a source matches its entry in the recipe of a set. Hashes are compared only for local sources."""
     if (described["name"], described["species"]) != (source.name, source.species):
         return False
     if source.remote:
@@ -166,24 +166,24 @@ def _lock_folder(out: Path) -> Lock:
             out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be used as a folder ({error.strerror}); choose another --out") from None
-    return acquire(out, f"{out}: another build writes to it; wait for it or choose another --out")
+    return acquire(out, f"{out}: another build is writing to this folder; wait until it ends or choose another --out")
 
 
 def _check_unchanged(sources: Sequence[SequenceSource], identities: Sequence[dict[str, Any]]) -> None:
     for source, identity in zip(sources, identities, strict=True):
         if source.identity() != identity:
-            raise UserError(f"{source.location}: changed while it was read; run the same command again")
+            raise UserError(f"{source.location}: changed while it was being read; run the same command again")
 
 
 def _check_bases(index: Index) -> None:
-    """Raise if a split holds no A, C, G or T."""
+    """Raise if a split contains no A, C, G or T."""
     for split, rows in index.splits.items():
         if total_bases(rows) == _other(index, rows):
-            raise UserError(f"split {split!r}: no A, C, G or T; choose other contigs")
+            raise UserError(f"split {split!r}: contains no A, C, G or T; assign other contigs to it")
 
 
 def _other(index: Index, rows: np.ndarray) -> int:
-    """Count the bases of a split that are not A, C, G or T; ``rows`` are its intervals."""
+    """Count the codes other than A, C, G and T in the intervals of a split."""
     owner = np.repeat(np.arange(len(index.contigs)), index.contigs.runs)
     return total_bases(intersect(rows, np.column_stack((owner, index.runs))))
 
@@ -224,10 +224,12 @@ def main(
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder of the shard set.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="Output folder.", metavar="DIR")],
     table: Annotated[
         Path | None,
-        typer.Option("--genomes", metavar="FILE", help="Table of more genomes: species, tab, path or URL."),
+        typer.Option(
+            "--genomes", metavar="FILE", help="Table of additional genomes; each line: species, tab, path or URL."
+        ),
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -238,13 +240,14 @@ def main(
         ),
     ] = None,
     splits_bed: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="BED file with the split in the fourth column.")
+        Path | None, typer.Option(metavar="FILE", help="BED file with split names in the fourth column.")
     ] = None,
     split_hash: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FRACTION,...",
-            help="Assign tiles of all contigs to splits by a hash of species, contig and position; the rest is train.",
+            help="Assign tiles of all contigs to splits by a hash of species, contig and position. All other tiles are "
+            "train.",
         ),
     ] = None,
     hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,
@@ -265,7 +268,8 @@ def main(
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help="Build on a Ray cluster whose machines share the folders; without an address, start a local cluster.",
+            help="Build on a Ray cluster whose machines share the input and output folders; without an address, start "
+            "a local cluster.",
         ),
     ] = None,
 ) -> None:
@@ -281,7 +285,7 @@ def main(
     sources += read_genomes(table) if table else []
     console = make_console()
     if not sources:
-        console.print("no genome given: using the bundled yeast chromosomes")
+        console.print("no genome given; using the bundled yeast chromosomes")
         sources = [SequenceSource(str(BUNDLED_FASTA))]
         if not (splits_bed or contig_splits or fractions):
             contig_splits = BUNDLED_SPLITS

@@ -14,7 +14,7 @@ from ldarnet.data.index import Index
 from ldarnet.errors import UserError
 
 KINDS = ("A", "C", "G", "T", "N", "other", "masked")
-"""What is counted: the four bases in either case, N, the other IUPAC codes, and soft-masked (lower-case) bases."""
+"""Counted categories: the four bases in either case, N, the other IUPAC codes, and soft-masked (lower-case) bases."""
 
 GC_WINDOW = 10_000
 GC_BINS = 100
@@ -28,12 +28,13 @@ _BLOCKS_PER_TASK = 32
 
 @dataclass(slots=True)
 class Counts:
-    """Composition of a set, or of some of its blocks.
+    """Counts over the bases of a set, or of some of its blocks.
 
     Attributes:
-        letters: (species, splits + 1, 7) int64 counts in the order of `KINDS`; the last row is for bases in no split.
-        gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows. Windows lie end to end from the start
-            of each block; windows with more than half of their bases other than A, C, G, T are skipped.
+        letters: (species, splits + 1, 7) int64, the count of each category in the order of `KINDS`; the last index of
+            the second dimension is for bases in no split.
+        gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows, laid end to end from the start of each
+            block. Windows in which more than half of the codes are not A, C, G or T are skipped.
     """
 
     letters: np.ndarray
@@ -52,7 +53,7 @@ class Counts:
 
 
 class Segments:
-    """All bases of a set, contig after contig, divided at the ends of contigs and of split intervals."""
+    """Segments of a set, divided at the ends of contigs and of split intervals, in coordinates over all contigs."""
 
     def __init__(self, index: Index) -> None:
         """Divide the contigs of ``index``."""
@@ -65,7 +66,12 @@ class Segments:
         self._labels[np.searchsorted(self._edges, starts)] = labels
 
     def of(self, contig: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Divide an interval of a contig: edges relative to its start, (n + 1,), and the split of each part, (n,)."""
+        """Divide an interval of a contig into segments.
+
+        Returns:
+            Edges of the segments relative to ``start``, (n + 1,); and the split number of each segment, (n,). Segments
+            in no split have the number of splits.
+        """
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
         last = int(np.searchsorted(self._edges, begin + length, side="left"))
@@ -77,9 +83,8 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
 
     Args:
         shards: the set.
-        workers: processes.
+        workers: number of processes.
         report: called with the number of bases counted since the last call.
-
 
     Raises:
         UserError: a shard is missing or damaged or cannot be read, or a process was killed.
@@ -137,7 +142,7 @@ def _count_task(blocks: range) -> Counts:
 
 
 def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of all codes other than A, C, G, T, and the placeholder 2-bit codes stored there: (n,) each."""
+    """Positions in a block of all codes other than A, C, G, T, and the 2-bit placeholders stored there: (n,) each."""
     lengths = block.runs[:, 1] - block.runs[:, 0]
     before = np.cumsum(lengths) - lengths
     at = np.repeat(block.runs[:, 0] - before, lengths) + np.arange(lengths.sum())
@@ -145,7 +150,7 @@ def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Counts of each kind in a block between edges, (n, 7)."""
+    """Count each category between consecutive edges, (n + 1,), of a block: (n, 7)."""
     counts = np.zeros((len(edges) - 1, len(KINDS)), dtype=np.int64)
     for row, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         counts[row, :4] = _count_codes(block.packed, start, stop)
@@ -172,7 +177,7 @@ def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _bases_before(runs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Count the bases inside runs, (r, 2), before each position."""
+    """Count the bases before each position that are inside runs, (r, 2)."""
     if not len(runs):
         return np.zeros(len(positions), dtype=np.int64)
     before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))

@@ -1,4 +1,4 @@
-"""Executors of tasks: this process, a pool of processes, or a Ray cluster."""
+"""Executors that run tasks in this process, in a pool of processes, or on a Ray cluster."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ class Executor(Protocol):
     """Runs tasks, in any order."""
 
     def __call__(self, tasks: Sequence[Task]) -> None:
-        """Run all tasks, and return when they are done.
+        """Run all tasks and wait until they are done.
 
         Raises:
             UserError: a task failed or a worker was lost; the remaining tasks are cancelled.
@@ -44,11 +44,11 @@ def in_process() -> Iterator[Executor]:
 
 @contextmanager
 def in_processes(workers: int) -> Iterator[Executor]:
-    """Run tasks in a pool of processes, which exit with this one for any reason."""
-    # A forked process need not import the modules again, which takes seconds.
+    """Run tasks in a pool of processes, which exit when this process exits, even if it is killed."""
+    # Forking avoids importing the modules again, which takes seconds.
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=exit_with_parent, initargs=(os.getpid(),))
-    # The pool forks at its first task, which should happen before this process starts threads.
+    # The pool forks on its first task. Submit one now, before this process starts threads.
     pool.submit(_attempt, _nothing, ()).result()
 
     def execute(tasks: Sequence[Task]) -> None:
@@ -70,7 +70,11 @@ def in_processes(workers: int) -> Iterator[Executor]:
 
 @contextmanager
 def on_ray(address: str | None, workers: int | None) -> Iterator[Executor]:
-    """Run tasks on a Ray cluster whose machines share the input and output folders; start a local one by default.
+    """Run tasks on a Ray cluster whose machines share the input and output folders.
+
+    Args:
+        address: address of the cluster; None starts a local cluster.
+        workers: number of CPUs of a local cluster; None uses all.
 
     Raises:
         UserError: Ray is not installed, or no cluster answers at the address.
@@ -79,7 +83,7 @@ def on_ray(address: str | None, workers: int | None) -> Iterator[Executor]:
     try:
         import ray
     except ImportError:
-        raise UserError("--ray: Ray is not installed; `pip install ray`, or use --workers") from None
+        raise UserError("--ray: Ray is not installed; run `pip install ray`, or use --workers instead") from None
     connect(address, "--ray ", {"num_cpus": workers, "include_dashboard": False})
     attempt = ray.remote(num_cpus=1)(_attempt)
 
@@ -106,7 +110,7 @@ def _nothing() -> None: ...
 
 
 def _attempt(function: Callable[..., None], arguments: tuple[Any, ...]) -> UserError | None:
-    """Return a UserError as a result: if raised, it would come back wrapped in a remote traceback."""
+    """Run a task. Return its UserError instead of raising it: a raised error would be wrapped in a remote traceback."""
     try:
         function(*arguments)
     except UserError as error:

@@ -22,7 +22,7 @@ from ldarnet.program import run
 
 _WIDTH = 60
 _FORMATS = {".gz": ("gz", 1), ".zst": ("zst", 3)}
-"""Suffix -> compression format and level; higher levels save only a few per cent more."""
+"""Suffix -> compression format and level. Higher levels save only a few percent more."""
 _REGION = re.compile(r"(.+):([\d,]*)(-?)([\d,]*)")
 _AHEAD_BLOCKS = 16
 _NEWLINE = ord("\n")
@@ -30,7 +30,7 @@ _NEWLINE = ord("\n")
 
 @dataclass(frozen=True, slots=True)
 class FastaRecord:
-    """Name of a FASTA record, and its interval: contig number, start and stop (0-based, half-open)."""
+    """A FASTA record: its name, and its interval as contig number, start and stop (0-based, half-open)."""
 
     name: str
     contig: int
@@ -39,15 +39,15 @@ class FastaRecord:
 
 
 def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord]:
-    """Create one record per contig, of the given species or of all species.
+    """Create one record per contig of the given species; by default of all species.
 
-    With one species, records have the contig names of the input; with several, ``species/name``.
+    Records of a single species have the contig names of the input; records of several species, ``species/name``.
 
     Raises:
         UserError: no such species.
     """
     if unknown := [name for name in species if name not in index.species]:
-        raise UserError(f"--species {unknown[0]}: not in the set; use one of {some_names(index.species)}")
+        raise UserError(f"--species {unknown[0]}: no such species in the set; use one of {some_names(index.species)}")
     selected = [index.species.index(name) for name in species] or range(len(index.species))
     contigs = np.flatnonzero(np.isin(index.contigs.species, selected)).tolist()
     prefix = len(f"{index.species[selected[0]]}/") if len(selected) == 1 and index.species[selected[0]] else 0
@@ -81,7 +81,9 @@ def _region(index: Index, text: str) -> FastaRecord:
     begin = int(first.replace(",", "") or 1)
     end = int(last.replace(",", "") or length) if dash or not last else length
     if not 1 <= begin <= end <= length:
-        raise UserError(f"region {text}: {name} has {length} bases; write first-last from 1 to {length}")
+        raise UserError(
+            f"region {text}: {name} has {length} bases; use {name}:FIRST-LAST with 1 <= FIRST <= LAST <= {length}"
+        )
     return FastaRecord(f"{name}:{begin}-{end}", contig, begin - 1, end)
 
 
@@ -92,7 +94,7 @@ def intervals(index: Index, split: str) -> list[FastaRecord]:
         UserError: no such split.
     """
     if split not in index.splits:
-        raise UserError(f"--split {split}: not in the set; use one of {some_names(index.splits)}")
+        raise UserError(f"--split {split}: no such split in the set; use one of {some_names(index.splits)}")
     rows = index.splits[split].tolist()
     return [
         FastaRecord(f"{index.name(contig)}:{start + 1}-{stop}", contig, start, stop) for contig, start, stop in rows
@@ -131,23 +133,23 @@ def fasta(shards: ShardSet, record: FastaRecord, width: int = _WIDTH) -> Iterato
 def export(
     shards: ShardSet, records: Sequence[FastaRecord], out: str, *, width: int = _WIDTH, quiet: bool = False
 ) -> int:
-    """Write records as FASTA. The file is complete or absent.
+    """Write records as FASTA. If an error occurs, no file is left behind.
 
     Args:
         shards: the set.
-        records: what to write.
-        out: path, compressed if it ends with ``.gz`` or ``.zst``; or ``-`` for standard output.
-        width: line length.
-        quiet: show no progress.
+        records: the records, in the order of the file.
+        out: path of the file, compressed if it ends with ``.gz`` or ``.zst``; ``-`` for standard output.
+        width: bases per line.
+        quiet: show no progress bar.
 
     Returns:
-        Bases written.
+        Number of bases written.
 
     Raises:
         UserError: a shard is missing or damaged, or the device is full.
     """
     if width < 1:
-        raise UserError(f"--width {width}: it must be at least 1")
+        raise UserError(f"--width {width}: must be at least 1")
     total = sum(record.stop - record.start for record in records)
     with _opened(out) as file, percent_bar("exporting", total, quiet=quiet) as advance:
         for record in records:
@@ -164,7 +166,7 @@ def _opened(out: str) -> Iterator[BinaryIO]:
         sys.stdout.buffer.flush()
         return
     if not Path(out).parent.is_dir():
-        raise UserError(f"{out}: no folder {Path(out).parent}; create it or choose another --out")
+        raise UserError(f"{out}: folder {Path(out).parent} does not exist; create it or choose another --out")
     if Path(out).exists() and not Path(out).is_file():
         raise UserError(f"{out}: exists and is not a file; choose another --out, or - for standard output")
     compression = _FORMATS.get(Path(out).suffix)
@@ -185,21 +187,25 @@ def main(
     ] = None,
     *,
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="FASTA file; .gz and .zst are compressed; - is standard output.")
+        str,
+        typer.Option(
+            metavar="FILE", help="Output file, compressed if its name ends with .gz or .zst; - is standard output."
+        ),
     ] = "-",
     species: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="All contigs of a species (repeatable).")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The intervals of a split, each named contig:first-last.")
+        str | None,
+        typer.Option(metavar="NAME", help="The intervals of a split; each record is named contig:first-last."),
     ] = None,
-    width: Annotated[int, typer.Option(min=1, metavar="BASES", help="Line length.")] = _WIDTH,
+    width: Annotated[int, typer.Option(min=1, metavar="BASES", help="Bases per line.")] = _WIDTH,
 ) -> None:
     """Write the sequences of a shard set as FASTA.
 
-    Case, N and IUPAC codes are those of the input; a header is cut after its first word. Regions are 1-based and
-    inclusive, as in samtools: chr1:101-200 has 100 bases, chr1:101- extends to the end of chr1; commas in numbers are
-    ignored.
+    Case, N and IUPAC codes of the input are preserved; headers are truncated after the first word. Regions are 1-based
+    and inclusive, as in samtools: chr1:101-200 has 100 bases, and chr1:101- extends to the end of chr1. Commas in
+    numbers are ignored.
     """
     if sum(map(bool, (region, species, split))) > 1:
         raise UserError("regions, --species and --split exclude each other; use one of them")

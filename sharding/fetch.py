@@ -28,10 +28,10 @@ _ASSEMBLIES = "assemblies"
 
 
 class FetchProgress(Printer):
-    """Progress of several downloads: bars on a terminal, a line for each finished file elsewhere."""
+    """Progress of several downloads: one line per finished file and, on a terminal, one bar per running download."""
 
     def __init__(self, console: Console, total: int) -> None:
-        """Show the progress of ``total`` files."""
+        """Prepare to show the progress of ``total`` files."""
         self._total = total
         self._done = 0
         self._bar = progress_bar(
@@ -47,7 +47,7 @@ class FetchProgress(Printer):
 
     @contextmanager
     def file(self, name: str) -> Iterator[Report]:
-        """Show a progress bar for one file while the block runs."""
+        """Show a progress bar for one file inside the ``with`` block."""
         task = self._bar.add_task(name, total=None)
         try:
             yield lambda have, total: self._bar.update(task, completed=have, total=total)
@@ -63,10 +63,10 @@ class FetchProgress(Printer):
 def fetch_all(
     fetcher: Fetcher, files: Sequence[PublishedFile], display: FetchProgress, jobs: int, subfolder: str = ""
 ) -> dict[PublishedFile, GoneError]:
-    """Download files, ``jobs`` at a time; any error but a missing file stops all downloads.
+    """Download files, ``jobs`` at a time. Files that no longer exist are skipped; any other error stops all downloads.
 
     Returns:
-        The files that no longer exist at their publishers, with the error of each.
+        The error of each file that no longer exists at its publisher.
 
     Raises:
         UserError: a download failed for another reason.
@@ -113,13 +113,13 @@ def fetch(
         name: name of the set.
         out: the folder.
         jobs: parallel downloads.
-        unchecked: accept files that their publisher's checksum list does not name.
+        unchecked: accept a file that is not in its publisher's checksum list, or whose list no longer exists.
         skip_missing: skip assemblies that no longer exist at their publisher.
-        retry: policy for network faults.
-        console: where progress is shown.
+        retry: retry policy for network failures; by default `DOWNLOAD_RETRY`.
+        console: console that shows progress; by default standard output.
 
     Returns:
-        Arguments of ``ldarnet shard`` for this set, quoted for a shell.
+        Shell-quoted arguments of ``ldarnet shard`` that build this set.
 
     Raises:
         UserError: no such set, or a file cannot be downloaded, does not match its checksum, or does not fit on disk.
@@ -150,7 +150,7 @@ def _check_missing(
         names = ", ".join(sorted(file.name for file in gone))
         raise UserError(
             f"{len(gone)} of {len(assemblies)} assemblies no longer exist at their publisher: {names} (first error: "
-            f"{next(iter(gone.values()))}); all others are downloaded; --skip-missing skips these"
+            f"{next(iter(gone.values()))}); all others are downloaded; use --skip-missing to skip the missing ones"
         )
 
 
@@ -178,7 +178,7 @@ def list_sets(registry: Registry, console: Console) -> None:
 
 def main(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Name of the genome set; --list shows them.")
+        str | None, typer.Argument(metavar="NAME", help="Name of the genome set; --list shows all names.")
     ] = None,
     *,
     show: Annotated[
@@ -189,9 +189,12 @@ def main(
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Parallel downloads.")] = 4,
     mirror: Annotated[
-        list[str] | None, typer.Option(metavar="PUBLISHER=URL", help="Mirror of a publisher (repeatable).")
+        list[str] | None,
+        typer.Option(metavar="PUBLISHER=URL", help="Download from a mirror of a publisher (repeatable)."),
     ] = None,
-    unchecked: Annotated[bool, typer.Option("--unchecked", help="Accept files without a published checksum.")] = False,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Accept files that are missing from the publisher's checksum list.")
+    ] = False,
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Skip assemblies that their publisher no longer serves.")
     ] = False,
@@ -205,7 +208,7 @@ def main(
         list_sets(registry, console)
         return
     if name is None:
-        raise UserError("no genome set given; --list shows them")
+        raise UserError("no genome set given; use --list to show the available sets")
     out = out or Path(name)
     build = fetch(registry, name, out, jobs=jobs, unchecked=unchecked, skip_missing=skip_missing, console=console)
     console.print(f"downloaded {name} to {out}; license: {registry[name].license}")

@@ -1,7 +1,7 @@
-"""Packing one source: its contigs are grouped into parts, and each part is packed into its own shards.
+"""Pack one source: group its contigs into parts, and pack each part into its own shards.
 
-A part ends with the first contig end after ``shard_size`` bases. The shards depend on the sequences alone: they are the
-same for compressed and plain files, any number of workers, and any interruptions.
+A part ends at the first contig end after ``shard_size`` bases. The shards depend only on the sequences, the block
+length and ``shard_size``: not on the compression of the input, the number of workers, or interruptions.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ from ldarnet.io.files import file_size, sha256_file
 from sharding.receipts import PartReceipt, Receipts, Seal, part_name
 
 PACKERS = min(4, os.cpu_count() or 1)
-"""Packing threads of each worker; with more, decompression of the input is the bottleneck."""
+"""Packing threads per worker. With more threads, decompression of the input would be the bottleneck."""
 MIN_THREADED_BASES = 2**16
-"""Smaller blocks are packed without a thread."""
+"""Minimum length of a block that is packed in a thread of the pool."""
 
 _NO_RUNS = np.zeros((0, 2), dtype=np.int64)
 Items = Iterator[Header | bytes]
@@ -37,12 +37,12 @@ Items = Iterator[Header | bytes]
 
 @dataclass(frozen=True, slots=True)
 class PackJob:
-    """What a worker needs to pack a source.
+    """The task of packing one source, as sent to a worker.
 
     Attributes:
-        out: folder of the set.
-        number: index of the source.
-        source: the input.
+        out: output folder of the build.
+        number: index of the source among the sources of the build.
+        source: the input file or URL.
         block: block length in bases.
         shard_size: shard length in bases.
     """
@@ -55,12 +55,12 @@ class PackJob:
 
     @property
     def receipts(self) -> Receipts:
-        """The receipts of the set."""
+        """The receipts of the build."""
         return Receipts(self.out)
 
     @property
     def seal(self) -> Seal | None:
-        """The seal of the source; None until it has been packed to its end."""
+        """The seal of the source; None until all of its parts are packed."""
         return self.receipts.seal(self.number)
 
     @property
@@ -72,7 +72,13 @@ class PackJob:
 
 @dataclass(frozen=True, slots=True)
 class _OpenSource:
-    """A source that is read from front to back: its items, bytes read so far, and its size and SHA-256 at the end."""
+    """A source that is being read sequentially.
+
+    Attributes:
+        items: headers and pieces of sequence.
+        position: returns the number of bytes read so far; an estimate for .2bit files.
+        identify: returns size in bytes and SHA-256 of the file, after the last item.
+    """
 
     items: Items
     position: Callable[[], int]
@@ -83,7 +89,7 @@ def pack_source(job: PackJob) -> None:
     """Pack the parts of a source that have no receipt yet, then write its seal.
 
     Raises:
-        UserError: bad input, a full device or a failing server.
+        UserError: the input is invalid, the disk is full, or a server fails.
     """
     receipts, part, counted = job.receipts, 0, 0
     with _open(job.source) as source:
@@ -132,7 +138,7 @@ class _PartItems:
     """The headers and sequence pieces of one part.
 
     Attributes:
-        next_header: first header of the next part, if any; set when this part has been read to its end.
+        next_header: first header of the next part; None if there is no next part. Valid after the last item.
     """
 
     def __init__(self, header: Header, items: Items, size: int) -> None:
@@ -161,13 +167,14 @@ def _pack(job: PackJob, part: int, items: Iterable[Header | bytes]) -> PartRecei
 
 
 class _Cutter:
-    """Cuts contigs into blocks, packs the blocks in threads, and collects what the index needs of each contig.
+    """Cuts contigs into blocks, packs the blocks in threads, and collects the metadata of each contig for the index.
 
     Attributes:
         names: contig names.
-        lengths: lengths of finished contigs, in bases.
-        hashes: SHA-256 of the contig sequences.
-        runs: runs of letters other than A, C, G, T: a list per contig, with (r, 2) int64 for each block.
+        lengths: length of each finished contig, in bases.
+        hashes: SHA-256 of the sequence of each finished contig.
+        runs: for each contig, (r, 2) int64 arrays, at most one per block: start and stop in the contig of each run of a
+            letter other than A, C, G, T.
     """
 
     def __init__(self, items: Iterable[Header | bytes], block: int) -> None:
@@ -179,7 +186,7 @@ class _Cutter:
         self._block = block
 
     def blocks(self) -> Iterator[PackedBlock]:
-        """The blocks of all contigs in order."""
+        """Yield the packed blocks of all contigs, in order."""
         pending: deque[tuple[_Cut, Callable[[], tuple[bytes, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(PACKERS) as pool:
             for cut in self._cuts():
@@ -192,7 +199,7 @@ class _Cutter:
                 yield self._packed(*pending.popleft())
 
     def contigs(self) -> np.ndarray:
-        """The contigs as rows of `CONTIG_ROW`."""
+        """The contigs as rows of `CONTIG_ROW`, without species and source."""
         rows = np.zeros(len(self.lengths), dtype=CONTIG_ROW)
         rows["length"] = self.lengths
         rows["runs"] = [len(_join(runs)) for runs in self.runs]
@@ -204,7 +211,7 @@ class _Cutter:
         return np.concatenate([_join(runs) for runs in self.runs])
 
     def _cuts(self) -> Iterator["_Cut"]:
-        """The unpacked blocks of all contigs."""
+        """Cut all contigs into blocks that are not packed yet."""
         pending, start, digest = bytearray(), 0, hashlib.sha256()
 
         def cut(length: int) -> _Cut:
@@ -244,7 +251,7 @@ class _Cutter:
 
 
 class _Cut(NamedTuple):
-    """An unpacked block: index of its contig in the part, first base, sequence."""
+    """A block that is not packed yet: contig number within the part, first base, sequence."""
 
     contig: int
     start: int
@@ -252,7 +259,7 @@ class _Cut(NamedTuple):
 
 
 def _join(runs: list[np.ndarray]) -> np.ndarray:
-    """Join adjacent runs of different letters, all other than A, C, G, T."""
+    """Concatenate runs, (r, 2) each, and merge those that touch: runs of different letters or cut by a block border."""
     if not runs:
         return _NO_RUNS
     every = np.concatenate(runs)

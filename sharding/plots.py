@@ -1,4 +1,4 @@
-"""Plots of `sharding.stats`, in the color-blind safe palette of Okabe and Ito."""
+"""Plots of `sharding.stats`, in the color-blind-safe palette of Okabe and Ito."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from ldarnet.io.files import atomic_path
 from sharding.composition import GC_BINS, GC_WINDOW
 
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_GREY = "#999999"
+_GRAY = "#999999"
 _LETTER_COLORS = {
     "A": "#009E73",
     "C": "#0072B2",
@@ -30,7 +30,7 @@ _MAX_LINES = len(_COLORS)
 def draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
     """Plot composition, GC, contig lengths and splits to PNG files in a folder; return the paths of the files.
 
-    If there are many species, only the largest are shown.
+    Only the largest species are shown individually.
 
     Raises:
         UserError: the device is full.
@@ -52,7 +52,7 @@ def draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
 
 
 def _composition(species: dict[str, Any], names: Sequence[str]) -> Figure:
-    """Bars of the base composition and of the soft-masked fraction."""
+    """Plot bars of the base composition and of the soft-masked fraction of each species."""
     figure = Figure(figsize=(8, 1.8 + 0.35 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     rows = np.arange(len(names))[::-1]
@@ -103,7 +103,7 @@ def _gc(species: dict[str, Any], names: Sequence[str]) -> Figure:
 
 
 def _contigs(index: Index, species: dict[str, Any], names: Sequence[str]) -> Figure:
-    """Contig lengths, and the fraction of bases in contigs of at least a length by species; a dot marks N50."""
+    """Plot a histogram of contig lengths, and for each species the fraction of bases in contigs above each length."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     histogram, shares = figure.subplots(1, 2)
     lengths = index.contigs.length
@@ -131,7 +131,7 @@ def _contigs(index: Index, species: dict[str, Any], names: Sequence[str]) -> Fig
 
 
 def _splits(stats: dict[str, Any], names: Sequence[str]) -> Figure:
-    """Bars of the split sizes, by species."""
+    """Plot the sizes of the splits as bars, stacked by species."""
     splits, species = stats["splits"], stats["species"]
     figure = Figure(figsize=(8, 1.8 + 0.5 * len(splits)), layout="constrained")
     axes = figure.subplots()
@@ -139,7 +139,7 @@ def _splits(stats: dict[str, Any], names: Sequence[str]) -> Figure:
     others = [name for name in species if name not in names]
     parts = [([name], name, color) for name, color in zip(names, _COLORS, strict=False)]
     if others:
-        parts.append((others, f"{len(others)} other species", _GREY))
+        parts.append((others, f"{len(others)} other species", _GRAY))
     for members, label, color in parts:
         bases = np.array(
             [sum(species[name]["splits"].get(split, {"bases": 0})["bases"] for name in members) for split in splits]

@@ -17,12 +17,12 @@ _LINE_SECONDS = 30.0
 
 @contextmanager
 def show_progress(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
-    """Show the progress of a build while the block runs. Progress is read from the receipts that workers write.
+    """Show the progress of a build inside the ``with`` block, based on the receipts that workers write.
 
     Args:
-        console: where to print.
-        receipts: the receipts of the set.
-        total: bytes of all sources, if known.
+        console: console to print to.
+        receipts: the receipts of the build.
+        total: total size of all sources in bytes; None or 0 if unknown.
     """
     bar = progress_bar(
         console,
@@ -70,6 +70,6 @@ class _Follower:
                 self._console.print(f"packed {share}, {speed}", highlight=False, soft_wrap=True)
 
     def _new(self) -> tuple[int, int]:
-        """Bytes read and bases packed since the last call."""
+        """Count the bytes read and the bases packed since the last call."""
         new = list(self._receipts.new(self._known))
         return sum(receipt.read for receipt in new), sum(int(receipt.contigs["length"].sum()) for receipt in new)

@@ -1,4 +1,4 @@
-"""The registry of published genome sets, `published.yaml`."""
+"""Registry of the published genome sets in `published.yaml`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,13 @@ _SPECIES_FOLDER = re.compile(r"/genomes/(?:refseq|genbank)/[a-z_]+/([A-Z][A-Za-z
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A file at its publisher.
+    """A file that a publisher serves.
 
     Attributes:
         name: local file name.
-        url: URL at the publisher.
-        checksums: URL of the publisher's list of MD5 or SHA-256; None if there is none.
-        elsewhere: alternative URLs to try if the file no longer exists at ``url``, each with its checksum list.
+        url: URL of the file.
+        checksums: URL of the publisher's checksum list (MD5 or SHA-256); None if the publisher has no such list.
+        elsewhere: (URL, URL of the checksum list) of each alternative to try if the file no longer exists at ``url``.
     """
 
     name: str
@@ -39,11 +39,12 @@ class PublishedSet:
     Attributes:
         name: key of the set in the registry.
         title: one-line description.
-        size: size as text.
-        license: license as text.
-        files: files of the set.
-        assemblies: a file with URLs of further files, one per line; None if ``files`` is complete.
-        held_out: split -> number of assemblies in the split. Splits take the last assemblies of the list, in order.
+        size: text such as "3.2 Gb, a download of 0.98 GB".
+        license: terms of use, one line.
+        files: files of the set; empty if it is defined by ``assemblies``.
+        assemblies: file that lists the URL of one assembly per line; None if the set is defined by ``files``.
+        held_out: split -> number of assemblies. The held-out splits are the last assemblies of the list, in the order
+            of the keys; all other assemblies are ``train``.
         build: arguments of ``ldarnet shard``; ``{folder}`` is replaced by the download folder.
     """
 
@@ -59,7 +60,7 @@ class PublishedSet:
 
 @dataclass(frozen=True, slots=True)
 class PublishedAssembly:
-    """One line of an assembly list: species, split and file."""
+    """An assembly of a list: species, split and file."""
 
     species: str
     split: str
@@ -67,16 +68,16 @@ class PublishedAssembly:
 
 
 class Registry:
-    """The published sets, at their publishers or at mirrors."""
+    """The published genome sets, with URLs at their publishers or at mirrors."""
 
     def __init__(self, mirrors: Sequence[str] = ()) -> None:
         """Read the registry.
 
         Args:
-            mirrors: ``PUBLISHER=URL`` for each publisher to replace.
+            mirrors: ``PUBLISHER=URL`` for each publisher whose base URL is replaced.
 
         Raises:
-            UserError: a mirror is malformed, or its publisher is unknown.
+            UserError: a publisher is unknown, or a URL is not http or https.
         """
         content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
         self._publishers: dict[str, str] = content["publishers"]
@@ -96,16 +97,19 @@ class Registry:
     def parse_assemblies(self, published: PublishedSet, text: str) -> list[PublishedAssembly]:
         """Parse the assembly list of a set.
 
-        A species is named by its NCBI folder if the URL has one, otherwise by its assembly.
+        The name of a species is its NCBI folder in the URL, or the name of the assembly if the URL has no such folder.
 
         Raises:
-            UserError: a line is not the URL of an NCBI assembly, a file is repeated, or there are too few lines.
+            UserError: a line is not the URL of an NCBI assembly, a file is listed twice, or there are too few lines.
         """
         assert published.assemblies is not None
         held_out = [split for split, count in published.held_out.items() for _ in range(count)]
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) <= len(held_out):
-            raise UserError(f"{published.assemblies.url}: {len(lines)} lines, too few for an assembly list; report it")
+            raise UserError(
+                f"{published.assemblies.url}: lists only {len(lines)} assemblies, and {len(held_out)} of them would be "
+                "held out; report it to the publisher"
+            )
         splits = ["train"] * (len(lines) - len(held_out)) + held_out
         assemblies: dict[str, PublishedAssembly] = {}
         for number, (line, split) in enumerate(zip(lines, splits, strict=True), start=1):
@@ -123,20 +127,26 @@ class Registry:
         path = re.sub(r"^(ftp|https?)://", "https://", line).removeprefix(f"{home}/")
         fits = _ASSEMBLY.fullmatch(name)
         if not fits or path.startswith("https://") or ".." in path:
-            raise UserError(f"{place}: {line[:200]!r} is not an assembly at {home}; report it to the publisher")
+            raise UserError(
+                f"{place}: {line[:200]!r} is not the URL of an assembly at {home}; report it to the publisher"
+            )
         named = _SPECIES_FOLDER.search(f"/{path}")
         species = named[1] if named else name.removesuffix("_genomic.fna.gz")
-        # NCBI removes old assemblies from the folders of species, but keeps all under genomes/all.
-        lasting = "genomes/all/{}/{}/{}/{}/".format(*fits.groups()) + name.removesuffix("_genomic.fna.gz")
-        places = [(f"{folder}/{name}", f"{folder}/md5checksums.txt") for folder in (path.rpartition("/")[0], lasting)]
-        (url, checksums), *elsewhere = dict.fromkeys((self._url("ncbi", a), self._url("ncbi", b)) for a, b in places)
+        # NCBI removes old assemblies from the species folders, but keeps all assemblies under genomes/all.
+        archive = "genomes/all/{}/{}/{}/{}/".format(*fits.groups()) + name.removesuffix("_genomic.fna.gz")
+        paths = [(f"{folder}/{name}", f"{folder}/md5checksums.txt") for folder in (path.rpartition("/")[0], archive)]
+        (url, checksums), *elsewhere = dict.fromkeys((self._url("ncbi", a), self._url("ncbi", b)) for a, b in paths)
         return PublishedFile(name, url, checksums, tuple(elsewhere)), species
 
     def _mirror(self, mirror: str) -> tuple[str, str]:
         publisher, _, url = mirror.partition("=")
-        if publisher not in self._publishers or not url.startswith(("http://", "https://")):
-            names = ", ".join(self._publishers)
-            raise UserError(f"--mirror {mirror}: not a mirror; write PUBLISHER=URL with one of {names}")
+        if publisher not in self._publishers:
+            raise UserError(
+                f"--mirror {mirror}: unknown publisher {publisher!r}; use PUBLISHER=URL, where PUBLISHER is one of "
+                f"{', '.join(self._publishers)}"
+            )
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"--mirror {mirror}: {url!r} is not an http or https URL; use {publisher}=https://HOST")
         return publisher, url.rstrip("/")
 
     def _published(self, name: str, entry: Mapping) -> PublishedSet:

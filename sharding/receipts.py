@@ -1,7 +1,7 @@
-"""Receipts of an unfinished build, from which the same command resumes.
+"""Receipts of an unfinished build, which let the same command resume the build.
 
-The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and one seal for each source that
-was packed to its end. The folder is deleted when the set is complete.
+The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and one seal for each source whose
+parts are all packed. The folder is deleted when the set is complete.
 """
 
 import json
@@ -25,15 +25,15 @@ _ARRAYS = ("names", "contigs", "runs", "blocks")
 
 @dataclass(slots=True)
 class PartReceipt:
-    """A packed part.
+    """Record of a packed part.
 
     Attributes:
-        names: (n,) uint8, the contig names as `ldarnet.data.contigs.Contigs` stores them.
-        contigs: rows of `CONTIG_ROW`, without species and source.
-        runs: (r, 2) int64, runs of letters other than A, C, G, T.
-        blocks: rows of `BLOCK_ROW`; contig and shard are numbered from 0 in each part.
+        names: (n,) uint8, the contig names, encoded as in `ldarnet.data.contigs.Contigs`.
+        contigs: rows of `CONTIG_ROW`; the columns ``species`` and ``source`` are zero.
+        runs: (r, 2) int64, start and stop of each run of letters other than A, C, G, T.
+        blocks: rows of `BLOCK_ROW`; contigs and shards are numbered from 0 within the part.
         shards: shards of the part.
-        read: bytes of the source that were read for the part.
+        read: number of bytes read from the source for this part.
     """
 
     names: np.ndarray
@@ -46,7 +46,7 @@ class PartReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """A source that was packed to its end: its size in bytes, SHA-256, and number of parts."""
+    """Record of a source whose parts are all packed: size in bytes, SHA-256, and number of parts."""
 
     size: int
     sha256: str
@@ -69,11 +69,11 @@ class Receipts:
         """Claim the folder, and delete files of an unfinished build that are no longer valid.
 
         Args:
-            request: settings that all shards depend on; if they changed, everything is deleted.
+            request: settings that all shards depend on; if they changed, all shards and receipts are deleted.
             sources: identity of each source; the shards of changed sources are deleted.
 
         Raises:
-            UserError: the folder holds other files, or cannot be written.
+            UserError: the folder holds other files or is not writable.
         """
         if not (self._folder / _REQUEST).is_file():
             if any(path != self._folder for path in self._out.iterdir()) or not self._is_new():
@@ -87,13 +87,13 @@ class Receipts:
         write_json_atomic(self._folder / _REQUEST, {"request": request, "sources": sources}, indent=1)
 
     def _is_new(self) -> bool:
-        """Whether there is no folder of receipts, or only one that was abandoned before its request was written."""
+        """Whether no build has started: there is no folder of receipts, or it holds at most partially written files."""
         if not self._folder.is_dir():
             return not self._folder.exists()
         return all(path.name.endswith(PARTIAL_SUFFIX) for path in self._folder.iterdir())
 
     def has(self, source: int, part: int) -> bool:
-        """Whether a part is packed."""
+        """Whether a part has a receipt."""
         return self._receipt(source, part).exists()
 
     def write(self, source: int, part: int, receipt: PartReceipt) -> None:
@@ -113,7 +113,7 @@ class Receipts:
         write_json_atomic(self._folder / f"{source:05d}.seal.json", asdict(seal))
 
     def seal(self, source: int) -> Seal | None:
-        """The seal of a source, if it has one."""
+        """The seal of a source; None if the source has no seal yet."""
         content = self._json(f"{source:05d}.seal.json")
         return Seal(**content) if content else None
 
@@ -125,7 +125,7 @@ class Receipts:
                 yield _read(path)
 
     def remove(self) -> None:
-        """Delete all receipts, but no shards."""
+        """Delete all receipts and seals; keep the shards."""
         if self._folder.exists():
             shutil.rmtree(self._folder)
 
@@ -140,7 +140,11 @@ class Receipts:
             return {}
 
     def _clear(self, same: list[int]) -> None:
-        """Delete all files but complete shards and receipts of the sources in ``same``."""
+        """Delete all files of the build except the request, and the valid receipts, shards and seals of ``same``.
+
+        Args:
+            same: numbers of the unchanged sources.
+        """
         stems = {f"{number:05d}" for number in same}
         with ThreadPoolExecutor() as pool:
             receipts = [path for path in sorted(self._folder.glob("*.npz")) if path.name[:5] in stems]
@@ -153,7 +157,7 @@ class Receipts:
             leftover.unlink()
 
     def _is_valid(self, receipt: Path) -> bool:
-        """Whether the shards of a receipt exist and match the hashes in the receipt."""
+        """Whether all shards listed in a receipt exist and match the hashes in the receipt."""
         for shard in _read(receipt).shards:
             path = self._out / shard.name
             if not path.is_file() or path.stat().st_size != shard.size or sha256_file(path) != shard.sha256:

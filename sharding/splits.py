@@ -19,7 +19,7 @@ TRAIN = "train"
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
     """Parse ``valid=chrI,chrVI`` options into split name -> names.
 
-    A name is a contig or, with a trailing slash, a species; ``@FILE`` is replaced by the lines of a file.
+    A name is a contig or, with a trailing slash, a species; ``@FILE`` is replaced by the names in a file.
 
     Raises:
         UserError: an option is malformed, a split or name is repeated, or a file cannot be read.
@@ -30,19 +30,19 @@ def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
         split, _, names = option.partition("=")
         contigs = [name for word in names.split(",") if word for name in _names(option, word)]
         if not split or not contigs:
-            raise UserError(f"--split {option}: not a split; write NAME=CONTIG,CONTIG")
+            raise UserError(f"--split {option}: split name or contigs missing; use NAME=CONTIG,CONTIG")
         if split in splits:
             raise UserError(f"--split {option}: split {split!r} is given twice; list all its contigs in one option")
         for name in contigs:
             if name in seen:
-                raise UserError(f"--split {option}: contig {name!r} is already in split {seen[name]!r}; list it once")
+                raise UserError(f"--split {option}: {name!r} is already in split {seen[name]!r}; list it once")
             seen[name] = split
         splits[split] = contigs
     return splits
 
 
 def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Assign whole contigs to splits; contigs that no split names are ``train``.
+    """Assign whole contigs to splits; contigs that are not listed in any split are ``train``.
 
     Returns:
         Split name -> (s, 3) int64: contig number, start and stop.
@@ -57,10 +57,10 @@ def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> di
         for name in members:
             for number in _members(f"--split {split}", contigs, name):
                 if (other := taken.setdefault(number, split)) != split:
-                    raise UserError(f"--split {split}: contig {name!r} is already in split {other!r}; list it once")
+                    raise UserError(f"--split {split}: {name!r} is already in split {other!r}; list it once")
                 split_of[number] = names.index(split)
     if not (split_of == names.index(TRAIN)).any():
-        raise UserError(f"--split: no contig is left for {TRAIN!r}; leave it at least one")
+        raise UserError(f"--split: all contigs are in other splits; leave at least one contig for {TRAIN!r}")
     whole = np.stack((np.arange(len(contigs)), np.zeros(len(contigs), np.int64), contigs.length), axis=1)
     return {split: whole[split_of == number] for number, split in enumerate(names)}
 
@@ -69,7 +69,7 @@ def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
     """Parse ``valid=0.05,test=0.05`` into split name -> fraction of the tiles.
 
     Raises:
-        UserError: an option is malformed, a split is repeated, or the fractions leave nothing for ``train``.
+        UserError: an option is malformed, a split is repeated, or the fractions sum to 1 or more.
     """
     shares: dict[str, float] = {}
     for word in ",".join(options).split(","):
@@ -79,12 +79,17 @@ def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = 0.0
         if not split or not 0 < value < 1:
-            raise UserError(f"--split-hash {word}: not a fraction; write NAME=FRACTION with a fraction between 0 and 1")
-        if split in shares or split == TRAIN:
-            raise UserError(f"--split-hash {word}: name each split once, and leave the rest to {TRAIN!r}")
+            raise UserError(f"--split-hash {word}: not a split with a fraction; use NAME=FRACTION, 0 < FRACTION < 1")
+        if split == TRAIN:
+            raise UserError(f"--split-hash {word}: {TRAIN!r} always gets all remaining tiles; remove this entry")
+        if split in shares:
+            raise UserError(f"--split-hash {word}: split {split!r} is given twice; give it once")
         shares[split] = value
     if sum(shares.values()) >= 1:
-        raise UserError(f"--split-hash: the fractions sum to {sum(shares.values()):g}; leave some to {TRAIN!r}")
+        raise UserError(
+            f"--split-hash: the fractions sum to {sum(shares.values()):g}, which leaves no tiles for {TRAIN!r}; use "
+            "smaller fractions"
+        )
     return shares
 
 
@@ -142,13 +147,13 @@ def read_splits_bed(path: Path) -> list[BedInterval]:
 
 
 def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Assign the intervals of a BED file to splits; bases in no interval are in no split.
+    """Assign the intervals of a BED file to splits; bases outside all intervals are in no split.
 
     Intervals of one split that overlap or touch are merged.
 
     Args:
-        path: the file, for messages.
-        intervals: from `read_splits_bed`.
+        path: the BED file; only used in error messages.
+        intervals: result of `read_splits_bed`.
         contigs: the contigs of the input.
 
     Returns:
@@ -174,7 +179,10 @@ def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Co
 
 
 def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -> np.ndarray:
-    """Sort and merge the intervals of a BED file of exclusions: (e, 3) int64, contig number, start, stop.
+    """Sort and merge the intervals of a BED file of exclusions.
+
+    Returns:
+        (e, 3) int64: contig number, start and stop.
 
     Raises:
         UserError: an interval names an unknown contig or extends beyond its contig.
@@ -202,12 +210,12 @@ def _names(option: str, word: str) -> list[str]:
     with read_errors(path):
         names = path.read_text(encoding="utf-8", errors="replace").split()
     if not names:
-        raise UserError(f"--split {option}: {path}: empty; write names of contigs or, with a trailing '/', of species")
+        raise UserError(f"--split {option}: {path} is empty; list names of contigs or, with a trailing '/', of species")
     return names
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """Return the number of a contig, or for ``SPECIES/`` the numbers of all its contigs."""
+    """Return the number of a contig, or for ``SPECIES/`` the numbers of all contigs of the species."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:

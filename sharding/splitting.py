@@ -25,14 +25,14 @@ class HashSplits:
 
     def __post_init__(self) -> None:
         if self.tile < 1:
-            raise UserError(f"--hash-tile {self.tile}: it must be at least 1")
+            raise UserError(f"--hash-tile {self.tile}: must be at least 1")
 
 
 class Splitting:
-    """One of three rules that assign bases to splits, and intervals excluded from all splits.
+    """A rule that assigns bases to splits (by contig, BED file or hash), and intervals excluded from all splits.
 
     Attributes:
-        recipe: the rule as recorded in the index, with the hashes of the files it was read from.
+        recipe: the rule and exclusions as recorded in the index, with the hashes of the BED files.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Splitting:
         """Read the BED files.
 
         Args:
-            contigs: split name -> contigs; all others are ``train``. Used if neither ``bed`` nor ``hashed`` is given.
+            contigs: split name -> contigs; all other contigs are ``train``. Ignored if ``bed`` or ``hashed`` is given.
             bed: BED file of splits.
             hashed: splits by hashed tiles.
             exclude: BED files of intervals to exclude from every split.
@@ -68,11 +68,11 @@ class Splitting:
         """Assign the bases of contigs to splits.
 
         Returns:
-            Split name -> (s, 3) int64: contig number, start and stop; and split name -> excluded bases, empty without
-            exclusions.
+            Split name -> (s, 3) int64: contig number, start and stop of each interval; and split name -> number of
+            excluded bases (an empty dict if there are no exclusions).
 
         Raises:
-            UserError: the rule does not fit the contigs.
+            UserError: a contig is unknown, an interval extends beyond its contig, splits overlap, or a split is empty.
         """
         splits = self._splits(contigs)
         if not self._exclude:

@@ -98,13 +98,13 @@ def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
 
 
 def n50(lengths: np.ndarray) -> int:
-    """N50: contigs of at least this length hold half of all bases."""
+    """N50 in bases: contigs of at least this length together hold at least half of all bases."""
     sizes = np.sort(lengths)[::-1]
     return int(sizes[np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)])
 
 
 def tables(stats: dict[str, Any]) -> list[StatsTable]:
-    """Tables of the set, its splits, its species (largest first), and the splits of each species."""
+    """Create the tables of the set, the splits, the species (largest first), and the splits of each species."""
     total, splits, species = stats["total"], stats["splits"], stats["species"]
     largest = sorted(species, key=lambda name: -species[name]["bases"])
     named = len(species) > 1 or _WHOLE not in species
@@ -183,7 +183,7 @@ def write(out: Path, shards: ShardSet, stats: dict[str, Any]) -> list[Path]:
         with space_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a file, not a folder; choose another --out") from None
+        raise UserError(f"{out}: is a file, not a folder; choose another --out") from None
     write_json_atomic(out / "stats.json", stats, indent=1)
     plots = draw(out, stats, shards.index)
     text = "\n".join(table.as_markdown() for table in tables(stats))
@@ -205,8 +205,8 @@ def main(
 ) -> None:
     """Summarize a shard set by species and split.
 
-    Reports base composition, GC, N, soft-masked bases, contig lengths, splits and sizes. Every block is read once and
-    verified against its hash.
+    Reports base composition, GC, N, soft-masked bases, contig lengths, splits and file sizes. Every block is read once
+    and verified against its hash.
     """
     console = make_console()
     shards = ShardSet.open(place)

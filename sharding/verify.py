@@ -29,19 +29,19 @@ _RECORD = tarfile.BLOCKSIZE
 
 _shards: ShardSet  # set in a worker process
 Check = tuple[Callable[[ShardSet, int, int], list[str]], int, int, int]
-"""A check, its two arguments, and its work in bases or bytes."""
+"""A function that checks a part of the set, its two arguments, and its amount of work in bases or bytes."""
 
 
 def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
-    """Yield the mismatches of a shard set, one line each.
+    """Yield one line for each mismatch in a shard set.
 
-    Every file of the index, shard and block is compared with its size and SHA-256, and every contig with the hash of
-    its input sequence. In a shard that differs, the damaged blocks, headers and padding are located.
+    Compares every index file, shard and block with its size and SHA-256, and every contig with the hash of its input
+    sequence. For a shard that does not match, reports which blocks, headers and padding are damaged.
 
     Args:
-        shards: the set; its index was checked on opening.
-        workers: processes.
-        advance: called with the part of `total_work` done since the last call.
+        shards: the set.
+        workers: number of processes; 1 checks in this process.
+        advance: called with the amount of `total_work` done since the last call.
 
     Raises:
         UserError: a worker process was killed.
@@ -67,7 +67,7 @@ def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] 
 
 
 def total_work(shards: ShardSet) -> int:
-    """Total work of `problems`: bytes of the shards plus bases of the contigs."""
+    """Total amount of work of `problems`: bytes of all shards plus bases of all contigs."""
     return sum(work for _, _, _, work in _checks(shards))
 
 
@@ -85,7 +85,7 @@ def _checks(shards: ShardSet) -> list[Check]:
 
 
 def _pool(shards: ShardSet, workers: int) -> ProcessPoolExecutor:
-    # Forked processes need not import the modules again, and share the memory-mapped index.
+    # Forked processes share the memory-mapped index and do not import the modules again.
     context = multiprocessing.get_context("fork")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=(shards,))
 
@@ -108,16 +108,19 @@ def _run_check(shards: ShardSet, check: Check) -> list[str]:
 
 
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
-    """Check the index files in the storage: the opened index may be a cached copy, and its JSON may be reformatted."""
-    storage = shards.storage
+    """Check the files of the index in the storage.
+
+    Opening the set may have verified a cached copy of the index, and does not detect changes of its JSON formatting.
+    """
+    storage, hint = shards.storage, repair_hint(shards.location)
     text = storage.read_all(INDEX_NAME)
     content = json.loads(text)
     found = []
     if text.decode() != json.dumps(content, indent=1) + "\n":
-        found.append(f"{storage.locate(INDEX_NAME)}: damaged (not as it was written)")
+        found.append(f"{storage.locate(INDEX_NAME)}: damaged (its formatting has changed); {hint}")
     for name, table in content["tables"].items():
         if storage.size(name) not in (None, table["size"]) or _sha256(storage, name, table["size"]) != table["sha256"]:
-            found.append(f"{storage.locate(name)}: damaged (does not match {INDEX_NAME})")
+            found.append(f"{storage.locate(name)}: damaged (it does not match {INDEX_NAME}); {hint}")
     return found
 
 
@@ -130,39 +133,39 @@ def _sha256(storage: Storage, name: str, size: int) -> str:
 
 def _shard_faults(shards: ShardSet, number: int, _: int) -> list[str]:
     shard, storage = shards.index.shards[number], shards.storage
-    path, size = storage.locate(shard.name), storage.size(shard.name)
+    path, size, hint = storage.locate(shard.name), storage.size(shard.name), repair_hint(shards.location)
     if size not in (None, shard.size):
-        return [f"{path}: {size} bytes, but {shard.size} in the index; {repair_hint(shards.location)}"]
+        return [f"{path}: {size} bytes, but {shard.size} in the index; {hint}"]
     if _sha256(storage, shard.name, shard.size) == shard.sha256:
         return []
-    return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was written"]
+    return list(_differences(shards, number)) or [f"{path}: damaged or changed since it was written; {hint}"]
 
 
 def _differences(shards: ShardSet, number: int) -> Iterator[str]:
     """Yield the damaged blocks, headers and padding of a shard."""
     shard, blocks = shards.index.shards[number], shards.index.blocks
-    place = shards.storage.locate(shard.name)
+    path, hint = shards.storage.locate(shard.name), repair_hint(shards.location)
     mine = np.flatnonzero(blocks.shard == number)
     end = 0
     for block in mine[np.argsort(blocks.offset[mine])].tolist():
         offset, size = int(blocks.offset[block]), int(blocks.size[block])
         if not _is_header(shards.storage.read(shard.name, end, offset), size):
-            yield f"{place}: the tar header of {shards.index.describe_block(block)} is damaged"
+            yield f"{path}: the tar header of {shards.index.describe_block(block)} is damaged; {hint}"
         try:
             shards.load(block)
         except UserError as error:
             yield str(error)
         end = offset + size + -size % _RECORD
         if any(shards.storage.read(shard.name, offset + size, end)):
-            yield f"{place}: the padding after {shards.index.describe_block(block)} is damaged"
+            yield f"{path}: the padding after {shards.index.describe_block(block)} is damaged; {hint}"
     for start in range(end, shard.size, _PIECE_BYTES):
         if any(shards.storage.read(shard.name, start, min(start + _PIECE_BYTES, shard.size))):
-            yield f"{place}: the end of the archive, from byte {end}, is damaged"
+            yield f"{path}: the end of the archive, from byte {end}, is damaged; {hint}"
             return
 
 
 def _is_header(header: bytes, size: int) -> bool:
-    """Whether this is the tar header of a member of ``size`` bytes; a tar header includes its own checksum."""
+    """Whether ``header`` is an undamaged tar header of a member of ``size`` bytes."""
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
     except (tarfile.HeaderError, ValueError):
@@ -199,8 +202,8 @@ def main(
 ) -> None:
     """Verify every byte of a shard set.
 
-    Index files, shards and blocks are compared with their SHA-256, contigs with the hash of their input sequence. Each
-    mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing all caches.
+    Index files, shards and blocks are compared with their SHA-256, and contigs with the hash of their input sequence.
+    Each mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing all caches.
     """
     shards = ShardSet.open(place, disk_cache_bytes=0)
     with percent_bar("checking", total_work(shards)) as advance:

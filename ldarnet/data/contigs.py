@@ -24,9 +24,9 @@ class Contigs:
         names: (n,) uint8, UTF-8 text: the contig names (first word of each header), each followed by a newline.
         species: (c,) int64, index into ``species_names``.
         source: (c,) int64, number of the source file.
-        length: (c,) int64, bases.
+        length: (c,) int64, number of bases.
         runs: (c,) int64, number of runs of codes other than A, C, G, T.
-        sha256: (c, 32) uint8, SHA-256 of the sequence as in the file, without line ends.
+        sha256: (c, 32) uint8, SHA-256 of the sequence as in the file, without line breaks.
     """
 
     species_names: list[str]
@@ -120,6 +120,6 @@ def full_name(species: str, name: str) -> str:
 
 
 def some_names(names: Iterable[str], max_names: int = 6) -> str:
-    """Join the first few names for a message, and count the rest."""
+    """Join the first names for a message, such as ``a, b and 3 more``."""
     every = list(names)
     return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")

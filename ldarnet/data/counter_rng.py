@@ -14,7 +14,7 @@ _ROUNDS = 3
 
 
 def stream_key(*parts: int | str) -> np.uint64:
-    """The 64-bit key of an independent stream, identified by its parts (seed, fingerprint, purpose)."""
+    """Derive the 64-bit key of an independent random stream from ``parts``, such as seed, fingerprint and purpose."""
     return np.frombuffer(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), dtype="<u8")[0]
 
 
@@ -40,7 +40,7 @@ def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.nda
     Args:
         values: (k,) integers in ``range(n)``.
         n: size of the range, from 1 to 2**52 - 1; one integer or (k,).
-        keys: (k,) uint64, the key of each value; equal keys and sizes give the same permutation.
+        keys: (k,) uint64, the key for each value; equal keys and sizes give the same permutation.
 
     Returns:
         (k,) int64 in ``range(n)``.
@@ -49,7 +49,7 @@ def permute(values: np.ndarray, n: np.ndarray | int, keys: np.ndarray) -> np.nda
     rows = np.sqrt(sizes - _ONE).astype(np.uint64) + _ONE
     columns = (sizes + rows - _ONE) // rows
     result = _feistel(values.astype(np.uint64), rows, columns, keys)
-    # Cycle walking: values that land at or above n are permuted again; the result is a bijection of range(n).
+    # Cycle walking: permute values again until they are below n, which makes the result a bijection of range(n).
     while len(out := np.flatnonzero(result >= sizes)):
         result[out] = _feistel(result[out], rows[out], columns[out], keys[out])
     return result.astype(np.int64)

@@ -1,8 +1,8 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
-its own window order, in which step ``s`` begins after ``s`` steps' worth of bases. An epoch therefore ends at the same
-step for every length, and the step remains the only data state of a run.
+its own window order, in which step ``s`` starts after the windows that hold the bases of ``s`` steps. Therefore, an
+epoch ends at the same step for every length, and the step remains the only data state of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +20,9 @@ class CurriculumStage:
 
     Attributes:
         first: first step.
-        stop: step after the last.
+        stop: end of the steps, exclusive.
         length: bases in a window.
-        batch_factor: windows of this length per window of full length.
+        batch_factor: full window length divided by ``length``, the factor by which the micro-batch grows.
     """
 
     first: int
@@ -32,11 +32,11 @@ class CurriculumStage:
 
 
 def curriculum_stages(shorter: Sequence[tuple[int, float]], length: int, total: int) -> tuple[CurriculumStage, ...]:
-    """The consecutive stages of a run; stages without a step are dropped.
+    """Divide the steps of a run into consecutive stages; stages without a step are dropped.
 
     Args:
-        shorter: (window length, share of all steps) of each stage but the last; window lengths divide ``length``.
-        length: window length of the last stage, the full length.
+        shorter: (window length, fraction of all steps) of each stage except the last. Lengths must divide ``length``.
+        length: full window length, used in the last stage.
         total: number of steps in the run.
     """
     ends = [*accumulate(share for _, share in shorter), 1.0]
@@ -50,7 +50,7 @@ def curriculum_stages(shorter: Sequence[tuple[int, float]], length: int, total: 
 
 
 def stage_at(stages: Sequence[CurriculumStage], step: int) -> CurriculumStage:
-    """Return the stage that contains a step; beyond the end of the run, the last stage."""
+    """Return the stage that contains a step, or the last stage for a step beyond the end of the run."""
     return next((stage for stage in stages if stage.first <= step < stage.stop), stages[-1])
 
 
@@ -71,13 +71,13 @@ def curriculum_steps(
 
     Args:
         stages: the stages of the run.
-        windows: the stream of each window length.
-        masking: how to mask the windows.
+        windows: window length -> stream of windows.
+        masking: masking probabilities and seed.
         micro_batch: full-length windows in one forward pass of one rank; a stage has `batch_factor` times as many.
-        first_step: first step to yield; a resumed run passes the step it stopped at.
-        last_step: step after the last one to yield.
+        first_step: first step to yield; when resuming, the number of completed steps.
+        last_step: end of the steps to yield, exclusive.
         accumulation: micro-batches per step.
-        rank: this rank.
+        rank: rank of this process, from 0.
         world: number of ranks.
         workers: DataLoader worker processes.
 

@@ -14,10 +14,11 @@ from ldarnet.errors import UserError
 class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Batches of masked windows in the order of pretraining.
 
-    Batch ``k`` of rank ``r`` holds the ``batch_size`` windows from position ``start + (k * world + r) * batch_size``
-    on. It equals micro-batch ``k`` of a pretraining run with these settings, including strands and masks. Load it with
-    ``DataLoader(dataset, batch_size=None, num_workers=n)``: the batches and their order do not depend on ``n``.
-    To resume, pass as ``start`` the number of windows that all ranks together have consumed; ``batch_size`` and
+    Batch ``k`` of rank ``r`` holds ``batch_size`` consecutive windows, the first at position
+    ``start + (k * world + r) * batch_size``. With ``start=0``, it equals micro-batch ``k`` of a pretraining run with
+    these settings, including strands and masks. Load it with
+    ``DataLoader(dataset, batch_size=None, num_workers=n)``; the batches and their order do not depend on ``n``.
+    To resume, advance ``start`` by the number of windows that all ranks together have consumed; ``batch_size`` and
     ``world`` may change.
 
     Yields:
@@ -26,7 +27,8 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         has no targets.
 
     Raises:
-        UserError: a shard cannot be read; or a shard is missing, damaged or changed.
+        UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
+            ``on_damaged="stop"``.
     """
 
     def __init__(
@@ -43,14 +45,14 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         """Select positions of the stream.
 
         Args:
-            windows: the stream.
-            masking: how to mask; by default as pretraining does. ``Masking(rate=0)`` masks nothing.
+            windows: the stream of windows.
+            masking: masking probabilities and seed; by default ``Masking()``. ``Masking(rate=0)`` masks nothing.
             batch_size: windows in a batch of one rank.
-            rank: this rank.
+            rank: rank of this process, from 0.
             world: number of ranks.
-            start: first position.
-            stop: position after the last; windows that do not fill one batch of every rank are dropped. By default the
-                stream does not end. Without weights, epoch e starts at position ``e * len(windows)``.
+            start: first position. Without weights, epoch e starts at position ``e * len(windows)``.
+            stop: end of the positions, exclusive; by default the stream does not end. Windows at the end that do not
+                fill one batch on every rank are dropped.
         """
         assert batch_size >= 1 and 0 <= rank < world and 0 <= start <= stop <= MAX_POSITION
         self._batches = (stop - start) // (world * batch_size)

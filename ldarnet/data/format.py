@@ -3,10 +3,10 @@
 A block is one zstandard frame with this content, little-endian:
 
     4 bytes   magic ``2BL1``
-    3 x u32   numbers of bases, of runs of other codes, and of lower-case runs
+    3 x u32   number of bases, number of runs of other codes, number of lower-case runs
     packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for other codes
-    edges     u32, start and stop of each run of one other code (N, R, ...), as distances from the previous edge
-    codes     one byte per run of another code, upper case
+    edges     u32, start and stop of each run of one other code (N, R, ...), each as the distance from the previous edge
+    codes     one byte per run of another code: the code in upper case
     edges     u32, start and stop of each lower-case (soft-masked) run, encoded like the edges above
 """
 
@@ -42,9 +42,9 @@ class Block:
     Attributes:
         length: number of bases.
         packed: (ceil(length / 4),) uint8, four bases per byte.
-        runs: (r, 2) int64, start and stop of the runs of one code other than A, C, G, T.
-        codes: (r,) uint8, the upper-case code of each run.
-        lower: (l, 2) int64, start and stop of the lower-case runs.
+        runs: (r, 2) int64, start and stop of each run of one code other than A, C, G, T.
+        codes: (r,) uint8, the code of each run as upper-case ASCII.
+        lower: (l, 2) int64, start and stop of each lower-case run.
     """
 
     length: int
@@ -94,10 +94,10 @@ class Block:
 
 
 def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
-    """Pack an interval of a contig, in the codes of `genome.iupac` in either case.
+    """Pack the sequence of an interval, in the codes of `ldarnet.genome.iupac`, upper or lower case.
 
     Returns:
-        The frame; and the runs of one code other than A, C, G, T as (r, 2) int64 starts and stops.
+        The frame; and (r, 2) int64, start and stop of each run of one code other than A, C, G, T.
     """
     runs, codes = _other_runs(text)
     lower = _lower_runs(text)
@@ -140,7 +140,7 @@ def unpack_block(frame: bytes) -> Block:
 
 def unpack_bases(packed: np.ndarray) -> np.ndarray:
     """Unpack bases, (..., n) uint8, to codes 0 to 3, (..., 4 n) uint8."""
-    # The products copy the upper half of each byte 12 bits up, and the upper base of each half 6 bits up.
+    # The first product copies the upper half of each byte 12 bits up, the second the upper base of each half 6 bits up.
     codes = packed.astype("<u4")
     codes *= 0x1001
     codes &= 0x000F000F

@@ -18,10 +18,10 @@ _MAX_GAP = 1024  # bytes between adjacent frames of a shard: padding and a heade
 
 
 class FrameReader:
-    """Reads the frames of a set by block number. Can be pickled, and used in both parent and child after a fork.
+    """Reads the frames of a set by block number. Picklable and fork-safe.
 
     Attributes:
-        storage: storage of the shards.
+        storage: storage that holds the shards.
     """
 
     def __init__(self, index: Index, storage: Storage, disk: DiskCache | None = None) -> None:
@@ -32,7 +32,7 @@ class FrameReader:
         self._prefetcher: Prefetcher | None = None
 
     def read(self, block: int) -> bytes:
-        """Read a frame and check its hash; on a mismatch read it once more, bypassing caches and open files.
+        """Read a frame and verify its hash. On a mismatch, read it a second time, bypassing caches and open files.
 
         Raises:
             DamagedError: the shard is missing, or the bytes do not match the index.
@@ -58,7 +58,7 @@ class FrameReader:
             prefetcher.submit(run, int(sizes[run].sum()), lambda run=run: self._fetch_run(run, prefetcher))
 
     def _runs(self, blocks: Sequence[int]) -> Iterator[list[int]]:
-        """Group sorted blocks into runs that are adjacent in a shard and fit into one request."""
+        """Group sorted blocks into runs of blocks that are adjacent in a shard and fit into one request."""
         shard, offset, size = self._index.blocks.shard, self._index.blocks.offset, self._index.blocks.size
         run: list[int] = []
         for block in blocks:
@@ -74,7 +74,7 @@ class FrameReader:
             yield run
 
     def _fetch_run(self, run: Sequence[int], prefetcher: Prefetcher) -> None:
-        """Fetch adjacent blocks into a cache. Errors and damage are ignored here and raised when a block is read."""
+        """Fetch adjacent blocks into a cache. Damaged blocks are not cached; `read` reports the damage."""
         blocks = self._index.blocks
         start, stop = int(blocks.offset[run[0]]), int(blocks.offset[run[-1]] + blocks.size[run[-1]])
         data = self.storage.read(self._shard(run[0]), start, stop)
@@ -100,18 +100,20 @@ class FrameReader:
             if self.storage.remote and len(frame) < size:
                 break  # the storage has retried already
             self.storage.forget(name)
-        fault = "the shard was damaged or changed" if len(frame) == size else "the shard is cut short"
+        fault = "the shard is damaged or was changed" if len(frame) == size else "the shard is truncated"
         raise DamagedError(
             f"{self.storage.locate(name)}: {self._index.describe_block(block)} does not match {INDEX_NAME}: "
             f"{fault}; {repair_hint(self.storage.place)}"
         )
 
     def _check_index_exists(self) -> None:
-        """Raise a UserError if the whole set is gone; if only a shard is missing, the set is damaged."""
+        """Raise a UserError if the whole set is missing, which is not damage and is never quarantined."""
         try:
             self.storage.read_all(INDEX_NAME)
         except MissingError:
-            raise UserError(f"{self.storage.place}: the shard set is gone; restore it, or mount its disk") from None
+            raise UserError(
+                f"{self.storage.place}: the shard set no longer exists; restore it, or mount its disk"
+            ) from None
 
     def _cached(self, block: int) -> bytes | None:
         prefetcher, digest = self._local_prefetcher(), self._digest(block)
@@ -135,7 +137,7 @@ class FrameReader:
         return self._index.shards[self._index.blocks.shard[block]].name
 
     def _local_prefetcher(self) -> Prefetcher:
-        """The prefetcher of this process: threads and locks must not cross a fork."""
+        """The prefetcher of this process; a forked process needs its own threads and locks."""
         if self._prefetcher is None or self._prefetcher.process != os.getpid():
             self._prefetcher = Prefetcher()
         return self._prefetcher

@@ -1,7 +1,7 @@
 """The index of a shard set: contigs, splits, and location and SHA-256 of every block.
 
-``index.json`` is small; everything that grows with contigs and blocks is in flat tables beside it, which are mapped
-into memory, shared by all processes of a machine and never parsed.
+``index.json`` is small. Everything that grows with the number of contigs or blocks is in flat tables beside it, which
+are memory-mapped, shared by all processes of a machine, and not parsed.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from ldarnet.io.files import atomic_path, read_errors, sha256_file, write_json_a
 
 INDEX_NAME = "index.json"
 UNFINISHED = "unfinished"
-"""Folder inside the output folder of a build that is unfinished and has no index yet."""
+"""Subfolder of the output folder that exists only while a build is unfinished."""
 FORMAT_NAME = "ldarnet-shards"
 FORMAT_VERSION = 2
 TABLES = ("contigs.npy", "names.txt", "letter_runs.npy", "splits.npy", "blocks.npy")
@@ -51,10 +51,10 @@ class Blocks:
     Attributes:
         contig: (b,) int64, number of the contig.
         start: (b,) int64, first base in the contig, 0-based.
-        length: (b,) int64, bases.
+        length: (b,) int64, number of bases.
         shard: (b,) int64, number of the shard.
         offset: (b,) int64, first byte of the frame in the shard.
-        size: (b,) int64, bytes of the frame.
+        size: (b,) int64, size of the frame in bytes.
         sha256: (b, 32) uint8, SHA-256 of the frame.
     """
 
@@ -113,7 +113,7 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: contigs, their sequences and the splits; not file names, blocks or compression."""
+        """SHA-256 of contigs, sequences and splits. Independent of file names, blocks and compression."""
         contigs = self.contigs
         parts = {
             "species": names_as_lines(self.species),
@@ -137,7 +137,7 @@ class Index:
 
     @cached_property
     def first_block(self) -> np.ndarray:
-        """(contigs + 1,) int64: the blocks of contig c are ``first_block[c]`` to ``first_block[c + 1]``."""
+        """(contigs + 1,) int64: the blocks of contig c are ``range(first_block[c], first_block[c + 1])``."""
         return np.concatenate(([0], np.cumsum(np.bincount(self.blocks.contig, minlength=len(self.contigs)))))
 
     def name(self, contig: int) -> str:
@@ -159,10 +159,10 @@ class Index:
         return f"block {block} ({self.name(int(blocks.contig[block]))}:{start + 1}-{start + blocks.length[block]})"
 
     def save(self, folder: Path) -> None:
-        """Write the tables and then ``index.json``; call this last, when every shard is complete.
+        """Write the tables and then ``index.json``. Call this after all shards are complete.
 
         Raises:
-            UserError: the device is full.
+            UserError: the disk is full.
         """
         arrays = {
             "contigs.npy": self.contigs.rows(),
@@ -234,7 +234,7 @@ class Index:
         stops = np.cumsum(list(content["splits"].values()), dtype=np.int64)
         shards = [Shard(**shard) for shard in content["shards"]]
         if stops[-1] != len(rows) or any(Path(shard.name).name != shard.name for shard in shards):
-            raise ValueError(f"{folder}: splits of another length, or a shard outside the folder")
+            raise ValueError(f"{folder}: splits.npy has the wrong length, or a shard is outside the folder")
         return cls(
             tool=content["tool"],
             recipe=content["recipe"],
@@ -302,5 +302,5 @@ def _map_table(path: Path, row: np.dtype, *width: int) -> np.ndarray:
     """Map a table whose rows have the given dtype and shape."""
     table = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     if table.dtype != row or table.shape[1:] != width:
-        raise ValueError(f"{path}: a table of another dtype or shape")
+        raise ValueError(f"{path}: unexpected dtype or shape")
     return table

@@ -1,4 +1,4 @@
-"""Batches for training and validation: the same global batches for any number of ranks, workers and restarts."""
+"""Batches for training and validation. Global batches do not depend on the number of ranks, workers or restarts."""
 
 import math
 import os
@@ -20,12 +20,17 @@ from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.process import exit_with_parent
 
-_LOOKUP_WINDOWS = 1024  # windows located per call; takes hardly longer than locating one
+_LOOKUP_WINDOWS = 1024  # minimum windows located per call, which takes hardly longer than locating one window
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedWindow:
-    """A window that could not be read: its coordinates, such as ``chr1:4097-8192``, and why (names shard and block)."""
+    """A window that was not read because a block is missing or damaged.
+
+    Attributes:
+        window: coordinates, such as ``chr1:4097-8192`` (1-based, inclusive).
+        reason: error message with shard and block.
+    """
 
     window: str
     reason: str
@@ -37,9 +42,9 @@ class Batch:
 
     Attributes:
         input_ids: (b, L) int64, the masked windows.
-        labels: (b, L) int64, the true base at target positions, else -100.
-        first_position: position of the first window in its stream.
-        windows: number of windows; 0 for the filler row of a rank without windows in validation.
+        labels: (b, L) int64, the true base at target positions, -100 elsewhere.
+        first_position: position of the first window in the stream.
+        windows: number of windows; 0 if the batch is the filler of a validation rank that has no windows.
         quarantined: windows on damaged blocks; their rows are all N, without targets.
         locations: locations of the windows in validation; None in training.
     """
@@ -60,7 +65,7 @@ class Batch:
 class StepDataset(Dataset["list[Batch] | UserError"]):
     """The micro-batches of one rank, indexed by step.
 
-    Errors are returned as items, because DataLoader wraps an error raised in a worker in a traceback.
+    A `UserError` is returned as an item, because DataLoader would wrap an error raised in a worker in a traceback.
     """
 
     def __init__(
@@ -146,22 +151,22 @@ def training_steps(
     last_step: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of each optimizer step of one rank.
+    """Yield the micro-batches of each optimizer step of one rank.
 
     Window ``i`` of micro-batch ``m`` of step ``s`` on rank ``r`` is at position
-    ``((s * accumulation + m) * world + r) * micro_batch + i``: in a micro-step all ranks together read the windows that
-    one rank with ``world * micro_batch`` windows would read.
+    ``((s * accumulation + m) * world + r) * micro_batch + i``. In each micro-step, all ranks together therefore read
+    the same windows as a single rank with a micro-batch of ``world * micro_batch`` windows.
 
     Args:
-        windows: the stream.
-        masking: how to mask the windows.
+        windows: the stream of windows.
+        masking: masking probabilities and seed.
         micro_batch: windows in one forward pass of one rank.
         accumulation: micro-batches per step.
-        rank: this rank.
+        rank: rank of this process, from 0.
         world: number of ranks.
-        first_step: first step to yield; a resumed run passes the step it stopped at.
-        last_step: step after the last one to yield.
-        workers: DataLoader worker processes; 0 prepares batches in this process. The batches do not depend on it.
+        first_step: first step to yield; when resuming, the number of completed steps.
+        last_step: end of the steps to yield, exclusive.
+        workers: DataLoader worker processes; 0 prepares batches in this process. Does not affect the batches.
 
     Yields:
         One list of ``accumulation`` batches per step.
@@ -186,9 +191,9 @@ def training_steps(
         sampler=range(first_step, last_step),
         num_workers=workers,
         collate_fn=_identity,
-        # Without its own generator the loader would advance the global one.
+        # By default, a loader draws its seed from torch's global generator, which changes the generator's state.
         generator=torch.Generator(),
-        # The death signal is tied to the forking thread, not to its process.
+        # The parent-death signal follows the thread that forked, so a short-lived thread would end its workers.
         worker_init_fn=partial(_init_worker, os.getpid()) if _in_main_thread() else None,
     )
     steps = _iterate(loader)
@@ -209,7 +214,7 @@ def training_steps(
             "again to resume from the last checkpoint"
         ) from None
     finally:
-        # An exception keeps this frame alive; without this, the frame would keep the workers alive.
+        # An exception keeps this frame alive, and with it the iterator and its workers.
         del steps
 
 
@@ -232,12 +237,12 @@ def _in_main_thread() -> bool:
 
 
 def _init_worker(parent: int, _: int) -> None:
-    """Make this worker exit with its parent, because it holds the parent's connections and locks open."""
+    """Make this worker exit with its parent; otherwise it would keep the parent's connections and locks open."""
     exit_with_parent(parent)
 
 
 def _to_int64(batch: Batch) -> Batch:
-    """Convert to int64, which models take; workers send one byte per base."""
+    """Convert ids and labels to int64, as models require; workers send one byte per base."""
     return replace(batch, input_ids=batch.input_ids.long(), labels=batch.labels.long())
 
 
@@ -257,11 +262,11 @@ def validation_batches(
     masking: Masking,
     max_n_run: int = 100,
 ) -> Iterator[Batch]:
-    """A fixed set of windows with fixed masks, dealt to the ranks batch by batch.
+    """Batches of a fixed set of windows with fixed masks, distributed over the ranks batch by batch.
 
     The windows are spread evenly over the split, on the forward strand, and do not depend on the number of ranks. Every
-    rank yields the same number of batches; the last may have fewer windows, and a rank without windows yields one
-    filler row without targets.
+    rank yields the same number of batches. The last batch may have fewer windows; a rank that has no windows for it
+    yields one filler row without targets.
 
     Args:
         shards: the shard set.
@@ -269,16 +274,17 @@ def validation_batches(
         length: bases in a window.
         max_windows: maximum number of windows.
         batch: windows in a batch of one rank.
-        rank: this rank.
+        rank: rank of this process, from 0.
         world: number of ranks.
-        masking: how to mask the windows; independent of the masks in training.
+        masking: masking probabilities and seed; masks are independent of those in training.
         max_n_run: longest run of N in a window.
 
     Returns:
-        The batches of this rank.
+        Iterator over the batches of this rank.
 
     Raises:
-        UserError: no such split, or no window fits in the split. While reading: a shard is missing, damaged or changed.
+        UserError: no such split, or no window fits in the split. During iteration: a shard cannot be read; or a shard
+            is missing, damaged or changed, and the set was opened with ``on_damaged="stop"``.
     """
     assert max_windows >= 1 and batch >= 1 and 0 <= rank < world
     segments = find_segments(shards, split, length, max_n_run)

@@ -13,11 +13,11 @@ _SLAB = 2**15  # bases processed together, so that temporaries fit into the CPU 
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """Selection of target positions and of the tokens that replace them.
+    """Selects target positions and the tokens that replace their bases.
 
-    Each A, C, G or T is a target with probability ``rate``; N and padding never are. A target is replaced by [MASK]
-    with probability ``mask``, by a uniformly drawn base with probability ``random``, and otherwise left unchanged. The
-    probabilities are exact to 1/131,072.
+    Each A, C, G or T is a target with probability ``rate``; N and padding are never targets. A target is replaced with
+    [MASK] with probability ``mask``, with a uniformly drawn base with probability ``random``, and otherwise left
+    unchanged. All probabilities are exact to 1/131,072.
     """
 
     rate: float = 0.15
@@ -33,9 +33,9 @@ class Masking:
         """
         for name in ("rate", "mask", "random"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"masking {name} {getattr(self, name)}: it must be from 0 to 1")
+                raise UserError(f"masking: {name}={getattr(self, name)} must be from 0 to 1")
         if self.mask + self.random > 1 + 1e-9:
-            raise UserError(f"masking mask {self.mask} + random {self.random}: together they must be at most 1")
+            raise UserError(f"masking: the sum of mask={self.mask} and random={self.random} must be at most 1")
 
     def apply(
         self, ids: np.ndarray, fingerprint: str, positions: np.ndarray, stream: str = "train"
@@ -44,12 +44,12 @@ class Masking:
 
         Args:
             ids: (b, L) uint8 token ids.
-            fingerprint: fingerprint of the shard set that the windows are from.
+            fingerprint: fingerprint of the shard set of the windows.
             positions: (b,) integers, the position of each window in its stream; equal positions give equal masks.
-            stream: name of the stream; streams with different names are independent.
+            stream: name of the stream; streams with different names have independent masks.
 
         Returns:
-            Input ids, (b, L) uint8, and labels, (b, L) int8: the original id of targets, else -100.
+            Input ids, (b, L) uint8; and labels, (b, L) int8: the original id at target positions, -100 elsewhere.
         """
         keys = counter_hash(stream_key(fingerprint, self.seed, "mask", stream), positions)
         inputs, labels = ids.copy(), np.full(ids.shape, IGNORE_INDEX, dtype=np.int8)
@@ -60,15 +60,16 @@ class Masking:
         return inputs, labels
 
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
-        """Mask some windows, (r, L), in place."""
+        """Mask ``inputs``, (r, L), and write ``labels``, (r, L), in place; ``keys`` has shape (r, 1)."""
         length = inputs.shape[1]
-        # 16 random bits per base. Below the limits: [MASK], a random base, an unchanged target; above: no target.
+        # Compare 16 random bits per base with three ascending limits. Below the first: [MASK]; below the second: a
+        # random base; below the third: an unchanged target; otherwise: no target.
         limits = (round(2**16 * self.rate * share) for share in (self.mask, self.mask + self.random, 1))
         draws = counter_hash(keys, np.arange((length + 3) // 4)).astype("<u8", copy=False).view("<u2")[:, :length]
         masked, changed, target = ((draws < limit) & (inputs < N) for limit in limits)
-        # Multiply and add, here and below: ten times as fast as np.where.
+        # Here and below, multiply and add instead of np.where, which is ten times as slow.
         labels += (inputs.view(np.int8) - np.int8(IGNORE_INDEX)) * target.view(np.int8)
         row, column = np.divmod(np.flatnonzero(changed & ~masked), length)
-        # Counters above 2**32 are independent of the draws above.
+        # Counters from 2**32 on are independent of the draws above.
         inputs[row, column] = counter_hash(keys[row, 0], column + 2**32) & np.uint64(3)
         inputs += (np.uint8(MASK) - inputs) * masked.view(np.uint8)

@@ -1,18 +1,25 @@
-"""Mixtures: assign the slots of a stream to sources, and count the slots of a source before a given slot."""
+"""Mixtures of sources: assign the slots of a stream to sources, and count the slots of a source before any slot."""
 
 import numpy as np
 
 from ldarnet.data.counter_rng import counter_hash
 
 ROUND = 2**16
-"""Slots after which the sequence of sources repeats; every source has its exact number of slots per round."""
+"""Slots in a round, after which the sequence of sources repeats. A round has a fixed number of slots per source."""
 
 
 def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
-    """Allocate ``slots`` to sources by their shares, (s,), which sum to 1, with the largest remainder method.
+    """Allocate slots to sources in proportion to their shares, by the largest remainder method.
 
-    Every source gets at least one slot, and is within one slot of its share unless some source has a share of less than
-    one slot. Returns (s,) int64.
+    Every source gets at least one slot. If every share amounts to at least one slot, each source is within one slot of
+    its share.
+
+    Args:
+        shares: (s,) share of each source; they sum to 1.
+        slots: total number of slots, at least s.
+
+    Returns:
+        (s,) int64, number of slots of each source; they sum to ``slots``.
     """
     assert 0 < len(shares) <= slots
     target = np.maximum(shares * slots - 1, 0)
@@ -24,11 +31,11 @@ def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
 
 
 class Mixture:
-    """An endless series of slots assigned to sources by their shares.
+    """An endless sequence of slots, each assigned to a source.
 
     The slots of a source are spread evenly over a round, and shuffled within each row of ``lanes`` slots. If ``x``
-    is a multiple of ``lanes``, a source of share ``p`` has ``p * x`` of the first ``x`` slots, within
-    ``1 + p * sources``.
+    is a multiple of ``lanes``, a source with share ``p`` has ``p * x`` of the first ``x`` slots, to within
+    ``1 + p * sources`` slots.
 
     Attributes:
         slots: (s,) int64, slots of each source per round.
@@ -40,7 +47,7 @@ class Mixture:
         Args:
             shares: (s,) target share of each source, positive; they sum to 1.
             lanes: slots per row, a divisor of `ROUND`.
-            key: key of the stream.
+            key: random key of the assignment.
         """
         assert ROUND % lanes == 0
         self.slots = allocate_slots(shares, ROUND)
@@ -55,7 +62,7 @@ class Mixture:
         self._sorted = np.sort(self._source * ROUND + np.arange(ROUND))
 
     def source(self, slot: np.ndarray) -> np.ndarray:
-        """The source of each slot, (k,) int64."""
+        """Source number of each slot, (k,) int64."""
         return self._source[slot % ROUND]
 
     def before(self, source: np.ndarray, slot: np.ndarray) -> np.ndarray:

@@ -2,16 +2,17 @@
 
 Positions are dealt round-robin to `LANES` lanes, and a lane reads *pieces*, runs of neighboring windows, from end to
 end. LANES consecutive positions therefore read from LANES loci all over the set, while every LANES-th position reads
-one locus after another. Each step is a bijection:
+one locus after another. The order is composed of bijections:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
-2. The pieces are permuted, and so are the windows within each group, a part of a piece. The result is the *sequence* of
-   an epoch. A source that fits into memory has pieces of one window: its sequence is a random permutation.
-3. One source: the sequence is cut into LANES intervals of equal length, one per lane.
-   Several sources: lanes are cut into slots, each with the number of windows of one piece, and `Mixture` assigns the
-   slots to the sources. The slots of a source in one row (at the same depth of their lanes) divide an interval of the
-   source's sequence among them, and each reads its part from end to end. If an epoch ends inside the interval, they
-   first divide the rest of that epoch and then the beginning of the next.
+2. The pieces are permuted. Each piece is cut into *groups*, and the windows of each group are permuted. The result is
+   the *sequence* of an epoch. A source that fits into memory has pieces of one window: its sequence is a random
+   permutation.
+3. With one source, the sequence is cut into LANES intervals of equal length, one per lane.
+   With several sources, lanes are cut into slots, each with the number of windows of one piece, and `Mixture` assigns
+   the slots to the sources. The slots of a source in one row (at the same depth of their lanes) divide an interval of
+   the source's sequence among them, and each slot reads its part from end to end. If an epoch ends inside the interval,
+   the slots first divide the rest of that epoch and then the beginning of the next one.
 """
 
 import numpy as np
@@ -22,20 +23,20 @@ from ldarnet.data.mixture import Mixture
 LANES = 2**10
 PIECE_BASES = 2**22
 SLOT_BASES = 2**20
-"""Bases in a piece of a mixture, after which a lane may switch to another source."""
+"""Maximum number of bases in a piece of a mixture, and bases in a slot, after which a lane may switch sources."""
 
 GROUP_BASES = 2**18
 POOL_BASES = 2**30
-"""Sources of at most this many bases in total are permuted window by window: their blocks stay in the memory cache."""
+"""Sources of at most this many bases in total are permuted window by window, as their blocks fit into the cache."""
 
 _ENDLESS = 2**50
 
 
 class Shuffle:
-    """The windows of one or more sources in an order that is a pure function of the key and the position.
+    """Order of the windows of one or more sources, a pure function of the key and the position.
 
     Attributes:
-        windows: (s,) int64, windows in one epoch of each source.
+        windows: (s,) int64, number of windows in one epoch of each source.
         shares: (s,) float64, realized share of each source; exact over a round of `mixture.ROUND` slots.
     """
 
@@ -43,9 +44,9 @@ class Shuffle:
         """Plan the order.
 
         Args:
-            windows: (s,) windows in one epoch of each source, at least 1.
+            windows: (s,) number of windows in one epoch of each source, at least 1.
             length: bases in a window.
-            key: key of the order.
+            key: random key of the order.
             shares: (s,) target share of each source, positive; they sum to 1.
         """
         assert len(windows) == len(shares) and (windows > 0).all() and (shares > 0).all()
@@ -72,7 +73,7 @@ class Shuffle:
         row, depth = np.divmod(depth, self._slot)
         source = self._mixture.source(row * LANES + lane)
         first, lanes, before = self._slots(source, row, lane)
-        # Rank of the window among all windows of the source in stream order, and the interval that these slots divide.
+        # Rank of the window among all windows of the source in stream order; then the interval that the slots divide.
         epoch, number = np.divmod(first * self._slot + depth * lanes + before, self.windows[source])
         begin, end = ((slots * self._slot) - epoch * self.windows[source] for slots in (first, first + lanes))
         begin, end = np.maximum(begin, 0), np.minimum(end, self.windows[source])

@@ -1,4 +1,4 @@
-"""Windows through webdataset: read shards from front to back, cut windows, shuffle them in a buffer."""
+"""Windows through webdataset: read shards sequentially, cut windows, and shuffle them in a buffer."""
 
 import hashlib
 import random
@@ -27,7 +27,7 @@ _SHARD_NUMBER = "0000.tar"
 
 
 def shard_pattern(shards: ShardSet) -> str:
-    """All shards of a set as one brace pattern: ``webdataset.WebDataset(shard_pattern(shards))``."""
+    """All shards of a set as one brace pattern, for use as ``webdataset.WebDataset(shard_pattern(shards))``."""
     parts = []
     for part, names in groupby((shard.name for shard in shards.index.shards), lambda name: name[: -len(_SHARD_NUMBER)]):
         last = list(names)[-1][-len(_SHARD_NUMBER) : -len(".tar")]
@@ -55,35 +55,36 @@ def window_pipeline(
     shuffle: int = 10_000,
     seed: int = 0,
 ) -> "DataPipeline":
-    """One epoch of windows as a webdataset pipeline: sequential reads, approximately shuffled.
+    """Create a webdataset pipeline of one epoch of windows, read sequentially and approximately shuffled.
 
     The pipeline yields every window of the epoch once, except windows that straddle two shards: at most one for each
     shard that ends within a contig. Strands and masks depend on ``seed`` and ``epoch``; the order also depends on the
-    numbers of ranks and workers. Shards are dealt to ranks (``RANK`` and ``WORLD_SIZE``, or ``torch.distributed``) and
-    DataLoader workers, which may therefore get different numbers of batches; append ``.with_epoch(n)`` for n batches
-    each. Load it with ``DataLoader(pipeline, batch_size=None, num_workers=n)``.
+    numbers of ranks and workers. Shards are distributed over ranks (``RANK`` and ``WORLD_SIZE``, or
+    ``torch.distributed``) and DataLoader workers, which may therefore get different numbers of batches; append
+    ``.with_epoch(n)`` for n batches each. Load it with ``DataLoader(pipeline, batch_size=None, num_workers=n)``.
 
     Args:
-        windows: the windows, without mixture weights.
-        masking: how to mask; by default as pretraining does.
-        batch_size: windows in a batch; the last may have fewer.
-        epoch: epoch of the windows, which sets their offsets.
-        shuffle: windows in the shuffle buffer of each worker, ``length`` bytes each.
-        seed: seed of the order, strands and masks.
+        windows: the windows, without mixture weights or temperature.
+        masking: masking probabilities; by default those of ``Masking()``.
+        batch_size: windows in a batch; the last batch may have fewer.
+        epoch: epoch of the windows, which determines their offsets.
+        shuffle: size of the shuffle buffer of each worker, in windows of ``windows.length`` bytes.
+        seed: seed of order, strands and masks.
 
     Returns:
         A pipeline of batches: ``__key__`` (names such as ``chr1:4097-8192``), and ``input_ids`` and ``labels``,
-        (b, length) int64 each. Append further stages with its methods.
+        (b, length) int64 each. Its methods append further stages.
 
     Raises:
-        UserError: ``windows`` is a mixture. While reading, `DamagedError`: a block does not match the index.
+        UserError: ``windows`` is a mixture.
+        DamagedError: during iteration, a block does not match the index.
     """
     import webdataset
 
     if len(windows.sources) > 1:
         raise UserError(
-            "a webdataset pipeline cannot weight species: open the windows without weights or temperature, "
-            "or mix one pipeline per species with webdataset.RandomMix"
+            "a webdataset pipeline cannot weight species; create Windows without weights and temperature, or mix one "
+            "pipeline per species with webdataset.RandomMix"
         )
     key = stream_key(windows.shards.fingerprint, seed, epoch, "webdataset")
     urls = _urls(windows)
@@ -99,7 +100,7 @@ def window_pipeline(
 
 
 def _urls(windows: Windows) -> list[str]:
-    """URLs of the shards that hold bases of the windows' contigs."""
+    """URLs of the shards that hold bases of contigs with windows."""
     shards, blocks = windows.shards, windows.shards.index.blocks
     numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.segments.contig)])
     return [f"{shards.location}/{shards.index.shards[number].name}" for number in numbers]
@@ -147,7 +148,7 @@ class _WindowCutter:
         return {"__key__": name, "window": window, "ids": reverse_complement(ids) if reverse else ids.copy()}
 
     def _block_number(self, key: str) -> int:
-        """Find the number of a block in the index by its tar member name: part, contig in the part, first base."""
+        """Find the number of a block in the index from its key: part, contig number within the part, first base."""
         part, contig_in_part, start = key.rsplit("-", 2)
         index, contig = self._windows.shards.index, self._first_contig[part] + int(contig_in_part)
         first, last = index.first_block[contig : contig + 2]

@@ -1,4 +1,4 @@
-"""Background fetches of one process, in daemon threads."""
+"""Prefetch remote blocks in daemon threads."""
 
 import os
 import queue
@@ -9,13 +9,13 @@ from contextlib import suppress
 from ldarnet.io.cache import MemoryCache
 
 MAX_PREFETCH_BYTES = 64 * 2**20
-"""Maximum bytes in flight per process, and of fetched data kept in memory if there is no disk cache."""
+"""Maximum bytes in flight per process; also the maximum bytes of fetched data in memory if there is no disk cache."""
 
 MAX_THREADS = 4
 
 
 class _FetchTask:
-    """A fetch that a thread executes or `Prefetcher.wait_for` cancels, whichever claims the fetch first."""
+    """A fetch that is either executed by a thread or canceled by `Prefetcher.wait_for`, whichever claims it first."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
@@ -30,8 +30,8 @@ class Prefetcher:
     """A pool of daemon threads, started on demand, and the blocks that they are fetching.
 
     Attributes:
-        process: ID of the only process in which the pool works.
-        fetched: fetched data that is not in a disk cache.
+        process: ID of the process that created the pool; the pool cannot be used after a fork.
+        fetched: fetched blocks that could not be stored in a disk cache.
         bytes: bytes in flight.
     """
 
@@ -48,7 +48,7 @@ class Prefetcher:
         return block in self._in_flight
 
     def submit(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
-        """Call ``fetch`` in a thread, for ``blocks`` of ``size`` bytes in total. Exceptions are discarded."""
+        """Call ``fetch`` in a thread to fetch ``blocks``, ``size`` bytes in total. Exceptions are discarded."""
         task = _FetchTask()
         with self._lock:
             self.bytes += size
@@ -70,7 +70,7 @@ class Prefetcher:
             self._threads[-1].start()
 
     def wait_for(self, block: int) -> None:
-        """Wait until no thread is fetching ``block``; cancel its fetch if that has not started."""
+        """Wait for the fetch of ``block``, if any; cancel the fetch if it has not started."""
         task = self._in_flight.get(block)
         if task is None:
             return

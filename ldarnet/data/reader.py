@@ -1,4 +1,4 @@
-"""Random access to a shard set: blocks are read whole, checked against the index and cached in packed form."""
+"""Random access to a shard set: whole blocks are read, verified against the index, and cached in packed form."""
 
 import logging
 import os
@@ -34,21 +34,21 @@ _PREFETCH_BLOCKS = 16  # blocks prefetched while a long interval is read
 class ShardSet:
     """A shard set in a folder or at a URL.
 
-    Can be pickled, used in both parent and child after a fork, and used by one thread per process.
+    Picklable and fork-safe, but not thread-safe.
 
     Attributes:
         location: the folder or URL.
         folder: folder with the index: the folder of the set, or of the local copy of a remote index.
-        storage: storage of the shards.
+        storage: storage that holds the shards.
         index: the verified index.
-        fingerprint: hash of the content; sets of equal content have equal fingerprints, however they were built.
-        splits: name -> number of bases.
+        fingerprint: hash of the content; sets with equal content have equal fingerprints, however they were built.
+        splits: name of each split -> number of bases.
     """
 
     def __init__(
         self, location: str, index: Index, frames: FrameReader, *, cache_bytes: int, on_damaged: OnDamaged = "stop"
     ) -> None:
-        """Use an index that is already loaded; see `open`."""
+        """Create a set from a loaded index; most callers use `open` instead."""
         assert index.folder is not None
         self.location = location
         self.folder: Path = index.folder
@@ -78,15 +78,16 @@ class ShardSet:
 
         Args:
             location: folder, or a URL that fsspec supports (``s3://``, ``gs://``, ``https://`` ...).
-            cache_bytes: size of the memory cache of each process.
+            cache_bytes: maximum size of the memory cache of each process.
             disk_cache: folder that caches remote sets for all processes of a node; by default ``~/.cache/ldarnet``.
             disk_cache_bytes: maximum total size of the blocks in ``disk_cache``; 0 caches only the index.
             on_damaged: what `read_windows` does with a window on a damaged or missing block: "stop" raises,
-                "quarantine" replaces the window by N. Any other error is fatal.
-            retry: retries of failed remote reads.
+                "quarantine" replaces the window with N. Any other error is raised in both cases.
+            retry: retry policy for remote reads.
 
         Raises:
-            UserError: no shard set is there, its index has an unsupported format or is damaged, or the URL fails.
+            UserError: ``location`` is not a shard set or cannot be read, or its index is damaged or has an unsupported
+                format.
         """
         storage = storage_at(location, retry)
         if not storage.remote:
@@ -111,7 +112,7 @@ class ShardSet:
         Args:
             contig: name or number.
             start: first base, 0-based.
-            stop: base after the last.
+            stop: end of the interval, exclusive.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed.
@@ -135,17 +136,17 @@ class ShardSet:
 
         Returns:
             Token ids, (b, length) uint8; and (row, reason) of each quarantined window, whose row is all N because a
-            block is missing or damaged. Quarantine depends on the damage alone, so all ranks agree.
+            block is missing or damaged. This depends only on the damage, so all ranks quarantine the same windows.
 
         Raises:
-            DamagedError: a shard is missing, damaged or changed, with ``on_damaged="stop"``.
-            UserError: a window is not within its contig, or a shard cannot be read.
+            DamagedError: a shard is missing, damaged or changed, and the set was opened with ``on_damaged="stop"``.
+            UserError: a window extends beyond its contig, or a shard cannot be read.
         """
         block, offset = self._locate(contig, start, length)
         whole = offset + length <= self.index.blocks.length[block]
         self.prefetch(block.tolist())
         ids = np.empty((len(start), length), dtype=np.uint8)
-        # Windows within one block are copied in packed form, whole bytes, and unpacked together.
+        # Windows within one block are copied in packed form (whole bytes) and then unpacked together.
         packed = np.zeros((len(start), (length + 3) // 4 + 1), dtype=np.uint8)
         n_runs: list[tuple[int, int, int]] = []
         damaged: list[tuple[int, str]] = []
@@ -187,7 +188,7 @@ class ShardSet:
             length: bases in a window.
 
         Raises:
-            UserError: a window is not within its contig.
+            UserError: a window extends beyond its contig.
         """
         first, _ = self._locate(contig, start, length)
         last, _ = self._locate(contig, start + (length - 1), 1)
@@ -253,7 +254,7 @@ class ShardSet:
             raise
 
     def _blocks_in(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
-        """Yield (block, start, stop) for each block that an interval overlaps, with coordinates in the block."""
+        """Yield (block, start, stop) for each block that an interval overlaps, in coordinates relative to the block."""
         number = self._contig_number(contig)
         if not 0 <= start <= stop <= self.index.contigs.length[number]:
             raise UserError(self._outside(number, start, stop))
@@ -268,7 +269,11 @@ class ShardSet:
             yield unpacked, max(start - origin, 0), min(stop - origin, unpacked.length)
 
     def _locate(self, contig: np.ndarray, start: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find the block number of each start and its offset in the block; raise if a window leaves its contig."""
+        """Find the block that contains the first base of each window, and the offset of the base in the block.
+
+        Raises:
+            UserError: a window extends beyond its contig.
+        """
         outside = (start < 0) | (start + length > self.index.contigs.length[contig])
         if outside.any():
             row = int(outside.argmax())
@@ -278,8 +283,8 @@ class ShardSet:
         return block, base - self._first_base[block]
 
     def _outside(self, contig: int, start: int, stop: int) -> str:
-        length = self.index.contigs.length[contig]
-        return f"{self.location}: {self.index.name(contig)} has {length} bases; {start}-{stop} is out of range"
+        name, length = self.index.name(contig), self.index.contigs.length[contig]
+        return f"{self.location}: {name}:{start}-{stop} is out of range; {name} has {length} bases (0-{length})"
 
     @cached_property
     def _first_base(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Named genomic regions from a BED file, such as repeats and genes, as masks over windows."""
+"""Named genomic regions of a BED file, such as repeats and coding sequence, as boolean masks over windows."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from ldarnet.genome.bed import read_bed
 from ldarnet.genome.intervals import merge
 
 OTHER = "other"
-"""Name of the region of all bases that no interval covers."""
+"""Name of the region that consists of all bases outside the intervals."""
 MAX_REGIONS = 32
-"""Maximum number of region names, including `OTHER`. Metrics are reported per name: use classes, not gene names."""
+"""Maximum number of region names, including `OTHER`. Metrics are reported per name, so names should be classes."""
 
 Intervals = tuple[np.ndarray, np.ndarray]
 
 
 class Regions:
-    """The regions on the contigs of one split. A base belongs to every region that covers it, or else to `OTHER`.
+    """The regions on the contigs of a split. A base belongs to every region that covers it, or to `OTHER` if none does.
 
     Attributes:
         names: names of the regions in alphabetical order, then `OTHER`.
@@ -49,13 +49,13 @@ class Regions:
         self.names = [*sorted({name for _, name in found}), OTHER]
         if len(self.names) > MAX_REGIONS:
             raise UserError(
-                f"{path}: {len(self.names) - 1} region names in column 4: at most {MAX_REGIONS - 1} are supported; use "
-                "classes such as repeat and coding"
+                f"{path}: {len(self.names) - 1} region names in column 4, but at most {MAX_REGIONS - 1} are supported; "
+                "use classes such as repeat and coding"
             )
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
     def masks(self, contig: Sequence[int] | np.ndarray, start: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Membership of the bases of windows in each region.
+        """Mark the bases of windows that belong to each region.
 
         Args:
             contig: (b,) contig number of each window.
@@ -63,7 +63,7 @@ class Regions:
             length: bases in a window.
 
         Returns:
-            (names, b, length) bool.
+            (len(names), b, length) bool, regions in the order of `names`.
         """
         masks = np.zeros((len(self.names), len(contig), length), dtype=bool)
         for row, (number, first) in enumerate(zip(contig, start, strict=True)):
@@ -76,7 +76,7 @@ class Regions:
 
 
 def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
-    """Map the contig names of a split to contig numbers: full names, and bare names that are unique."""
+    """Map the contig names of a split, full names and unique bare names, to contig numbers."""
     numbers = {shards.index.name(int(number)): int(number) for number in np.unique(shards.index.splits[split][:, 0])}
     names = shards.index.contigs.bare_names()
     owners = Counter(names[number] for number in numbers.values())

@@ -17,7 +17,7 @@ from ldarnet.io.lock import acquire
 from ldarnet.io.storage import MissingError, Storage
 
 PART_BYTES = 16 * 2**20
-"""Tables are fetched in parts of this size, each with its own retries."""
+"""Size of the parts in which tables are fetched; each part has its own retries."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,10 +25,10 @@ _LOG = logging.getLogger(__name__)
 def load_remote_index(storage: Storage, cache: Path) -> Index:
     """Load the index of a remote set from ``cache/indexes/<SHA-256 of its index.json>``; fetch it if it is missing.
 
-    If ``cache`` cannot be written, use a temporary folder that is deleted when this process exits.
+    If ``cache`` is not writable, use a temporary folder that is deleted when this process exits.
 
     Raises:
-        UserError: there is no shard set, or its index has an unsupported format or is damaged.
+        UserError: ``storage`` does not hold a shard set, or the index has an unsupported format or is damaged.
     """
     try:
         text = storage.read_all(INDEX_NAME)
@@ -45,7 +45,7 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
             return _fetch(storage, text, folder)
     except (OSError, NotWritableError) as error:
         folder = _temporary_folder()
-        _LOG.warning("index of %s stored in %s, not in the cache folder: %s", storage.place, folder, error)
+        _LOG.warning("storing the index of %s in %s instead of the cache folder: %s", storage.place, folder, error)
         return _fetch(storage, text, folder)
 
 
@@ -57,7 +57,7 @@ def _fetch(storage: Storage, text: bytes, folder: Path) -> Index:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
-        # Malformed index.json: Index.load below reports the reason.
+        # index.json is malformed: Index.load below reports the reason.
     with atomic_path(folder / INDEX_NAME) as partial:
         partial.write_bytes(text)
     try:

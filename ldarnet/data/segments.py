@@ -1,4 +1,4 @@
-"""Segments of a split, which windows are cut from: intervals between contig ends, split borders and long runs of N."""
+"""Segments of a split, from which windows are cut: intervals between contig ends, split borders and long runs of N."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ class WindowSegments:
     Attributes:
         contig: (s,) int32, contig number.
         start: (s,) int64, first base.
-        slack: (s,) int32, bases outside of windows when the windows of the segment are laid end to end.
+        slack: (s,) int32, segment length modulo window length, in bases.
         first: (s + 1,) int64, number of the first window of each segment; the last entry is the number of windows.
-        skipped: number of segments too short for one window, and their total length.
+        skipped: number of segments that are too short for one window, and their total length in bases.
     """
 
     contig: np.ndarray
@@ -36,11 +36,11 @@ class WindowSegments:
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """Index of the segment that contains each window number."""
+        """Index of the segment that contains each window, given by number."""
         return np.searchsorted(self.first, window, side="right") - 1
 
     def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig number and first base of each window number, with the windows of a segment at offset 0."""
+        """Contig number and first base of each window, given by number, before the offset of the epoch is added."""
         owner = self.owner(window)
         return self.contig[owner], self.start[owner] + (window - self.first[owner]) * length
 
@@ -62,9 +62,9 @@ def find_segments(
         UserError: no such split, or no window fits in the split.
     """
     if not 1 <= length <= MAX_LENGTH:
-        raise UserError(f"window length {length}: it must be from 1 to {MAX_LENGTH}")
+        raise UserError(f"window length {length}: must be from 1 to {MAX_LENGTH}")
     if max_n_run < 0:
-        raise UserError(f"max_n_run {max_n_run}: it must be at least 0")
+        raise UserError(f"max_n_run {max_n_run}: must be at least 0")
     index = shards.index
     if split not in index.splits:
         raise UserError(
@@ -96,7 +96,12 @@ def find_segments(
 def _fitting(
     index: Index, intervals: np.ndarray, length: int, max_n_run: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Cut intervals into segments: contig, start, slack, windows of each; number and bases of segments too short."""
+    """Cut intervals into segments.
+
+    Returns:
+        Contig number, start, slack and number of windows of each segment that holds a window, (s,) each; then the
+        number and the total length in bases of the segments that are too short.
+    """
     contig, begin, end = intervals.T
     contigs = slice(contig.min(), contig.max() + 1)
     runs = index.runs[index.first_run[contigs.start] : index.first_run[contigs.stop]]

@@ -1,4 +1,4 @@
-"""Training windows: the window at a position as a pure function of (content, seed, position), and its bases."""
+"""Training windows: the window at a position of the stream is a pure function of (content, seed, position)."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ class WindowKey:
     """The window at a position.
 
     Attributes:
-        epoch: epoch of the source that the window is from.
+        epoch: epoch of the window's source, from 0.
         contig: full name of the contig.
         start: first base, 0-based.
         reverse: whether the window is read as its reverse complement.
@@ -41,9 +41,9 @@ class WindowSource:
     """A stream with its own epochs: all species pooled, or one species of a mixture.
 
     Attributes:
-        name: name of the species; "" if pooled or unnamed.
-        windows: windows in one epoch of the source.
-        share: fraction of all windows that are from this source.
+        name: name of the species; "" if all species are pooled, or if the species is unnamed.
+        windows: number of windows in one epoch of the source.
+        share: fraction of all windows that come from this source.
     """
 
     name: str
@@ -53,7 +53,14 @@ class WindowSource:
 
 @dataclass(frozen=True, slots=True)
 class Locations:
-    """Locations of windows, each (b,): epoch of the source, contig number, first base (0-based), reverse complement."""
+    """Locations of windows.
+
+    Attributes:
+        epoch: (b,) int64, epoch of the source of each window.
+        contig: (b,) integers, contig number.
+        start: (b,) int64, first base, 0-based.
+        reverse: (b,) bool, whether the window is read as its reverse complement.
+    """
 
     epoch: np.ndarray
     contig: np.ndarray
@@ -61,7 +68,7 @@ class Locations:
     reverse: np.ndarray
 
     def rows(self, begin: int, end: int) -> "Locations":
-        """The locations of windows ``begin`` to ``end``."""
+        """The locations of windows ``begin`` to ``end`` (exclusive)."""
         part = slice(begin, end)
         return Locations(self.epoch[part], self.contig[part], self.start[part], self.reverse[part])
 
@@ -73,16 +80,16 @@ class Windows:
     is drawn per segment and epoch. Every epoch has the same number of windows, none of which overlap, and nothing is
     stored per window.
 
-    By default all species are one source, in which no window repeats before its epoch ends. With weights or a
-    temperature every species is a source with its own epochs and its share of all windows.
+    By default all species form one source, in which no window repeats before the epoch ends. With weights or a
+    temperature, every species is a source with its own epochs and its own share of all windows.
 
     Attributes:
         shards: the shard set.
         split: name of the split.
         length: bases in a window.
-        reverse_complement: whether half of the windows are read as their reverse complement.
+        reverse_complement: whether a random half of the windows are read as their reverse complement.
         sources: the sources and their shares.
-        segments: the segments that windows are cut from, grouped by source.
+        segments: the segments from which windows are cut, grouped by source.
         shuffle: the order of the windows.
     """
 
@@ -107,12 +114,14 @@ class Windows:
             max_n_run: longest run of N in a window.
             seed: seed of order, offsets and strands.
             reverse_complement: read a random half of the windows as their reverse complement.
-            weights: species -> relative weight among all windows; species without a weight are not read.
+            weights: species -> relative weight among all windows; species without a weight are not read. Mutually
+                exclusive with ``temperature``.
             temperature: weight every species by its number of windows to the power of 1/temperature: 1 is proportional
-                to size, higher values favor small species.
+                to size, and higher values favor small species.
 
         Raises:
-            UserError: no such split or species, no window fits in it, or a weight or the temperature is not positive.
+            UserError: no such split or species, no window fits into a split or species, or a weight or the temperature
+                is not positive.
         """
         self.shards = shards
         self.split = split
@@ -127,8 +136,8 @@ class Windows:
         if weights is not None and not counts.all():
             empty = [name for name, count in zip(names, counts, strict=True) if not count]
             raise UserError(
-                f"{shards.location}: split {split!r} has no window of {length} bases of "
-                f"{some_names(map(repr, empty))}; remove the weight, or use a shorter window or another split"
+                f"{shards.location}: split {split!r} has no window of {length} bases from "
+                f"{some_names(map(repr, empty))}; remove these weights, or use a shorter window or another split"
             )
         names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
         target_shares = (
@@ -146,25 +155,24 @@ class Windows:
         self.sources = [WindowSource(*values) for values in zip(names, counts.tolist(), shares, strict=True)]
 
     def __len__(self) -> int:
-        """Number of windows in one epoch; for a mixture, in one epoch of every source."""
+        """Number of windows in one epoch; for a mixture, the sum over one epoch of every source."""
         return self.segments.total
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Number and total length of the segments that are never read because they are too short for one window.
+        """Number, and total length in bases, of segments that are never read because they are shorter than a window.
 
-        A segment lies between contig ends, split borders and runs of more than ``max_n_run`` N; these runs are not
-        counted.
+        Runs of more than ``max_n_run`` N, which separate segments, are not included.
         """
         return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """Number of epochs of each source before a position (fractional), by source name."""
+        """Fractional number of epochs of each source before a position, by source name."""
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
     def locate(self, position: int) -> WindowKey:
-        """The window at a position; positions continue from epoch to epoch. No shard is read."""
+        """Find the window at a position. Positions continue across epochs. No shard is read."""
         locations = self.locations(np.array([position]))
         name = self.shards.index.name(int(locations.contig[0]))
         return WindowKey(int(locations.epoch[0]), name, int(locations.start[0]), bool(locations.reverse[0]))
@@ -173,15 +181,15 @@ class Windows:
         """Token ids of the window at a position, shape (length,), uint8.
 
         Raises:
-            UserError: a shard is missing, damaged or changed.
+            UserError: as for `read`.
         """
         return self.read(self.locations(np.array([position])))[0][0]
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
-        """Token ids of the windows at positions of shape (b,): shape (b, length), uint8.
+        """Token ids of the windows at ``positions``, shape (b,): (b, length) uint8.
 
         Raises:
-            UserError: a shard is missing, damaged or changed.
+            UserError: as for `read`.
         """
         return self.read(self.locations(positions))[0]
 
@@ -204,7 +212,7 @@ class Windows:
         self.shards.prefetch(self.shards.blocks_of(locations.contig, locations.start, self.length))
 
     def locations(self, positions: np.ndarray) -> Locations:
-        """Locations of the windows at positions of shape (b,); no shard is read."""
+        """Find the windows at ``positions``, shape (b,). No shard is read."""
         source, epoch, window = self.shuffle.locate(positions)
         window = window + self._first_window[source]
         offset = self._offset(epoch, self.segments.owner(window))
@@ -215,7 +223,7 @@ class Windows:
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield (window number, first base) for each window of an epoch that ends inside start:stop of a contig.
 
-        Supports only windows without mixture weights, because their segments are in the order of the set.
+        Requires windows without weights and temperature, whose segments are in the order of the set.
         """
         segments, length = self.segments, self.length
         first, last = np.searchsorted(segments.contig, (contig, contig + 1))
@@ -240,25 +248,25 @@ def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
 def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
     """Shares of sources proportional to sizes ** (1 / temperature); they sum to 1."""
     if len(sizes) > ROUND:
-        raise UserError(f"a mixture of {len(sizes):,} species: at most {ROUND:,} can be mixed; weight fewer species")
+        raise UserError(f"mixture of {len(sizes):,} species: at most {ROUND:,} are supported; weight fewer species")
     logarithm = np.log(sizes) / temperature
     weights = np.exp(logarithm - logarithm.max())
     if not (weights > 0).all():
         raise UserError(
-            "the weights or the temperature give a species a share of zero; use weights that differ less, or a higher "
+            "weights or temperature: a species gets a share of zero; use weights that differ less, or a higher "
             "temperature"
         )
     return weights / weights.sum()
 
 
 def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature: float | None) -> np.ndarray | None:
-    """Numbers of the species of a mixture, in ascending order; None without a mixture."""
+    """Numbers of the species of a mixture, in ascending order; None if neither argument is given."""
     names = shards.index.species
     if weights is not None and temperature is not None:
-        raise UserError("both weights and a temperature are given: use one of them")
+        raise UserError("weights and temperature are mutually exclusive; use one of them")
     if temperature is not None:
         if not 0 < temperature < np.inf:
-            raise UserError(f"temperature {temperature}: it must be above 0")
+            raise UserError(f"temperature {temperature}: must be finite and above 0")
         return np.arange(len(names))
     if weights is None:
         return None
@@ -266,14 +274,14 @@ def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature:
     if unknown := [name for name in weights if name not in number]:
         near = difflib.get_close_matches(unknown[0], names, n=1)
         raise UserError(
-            f"{shards.location}: no species {unknown[0]!r}, which has a weight; "
+            f"{shards.location}: weight for unknown species {unknown[0]!r}; "
             + (f"did you mean {near[0]!r}?" if near else f"use one of {some_names(map(repr, names))}")
         )
     if not weights:
-        raise UserError("the weights name no species: name at least one, or remove the weights to read all species")
+        raise UserError("weights: empty; add at least one species, or remove the weights to read all species")
     if wrong := [name for name in weights if not 0 < weights[name] < np.inf]:
         raise UserError(
-            f"weight {weights[wrong[0]]} of species {wrong[0]!r}: it must be above 0; remove species that are not to "
-            "be read"
+            f"weight {weights[wrong[0]]} of species {wrong[0]!r}: must be finite and above 0; to exclude a species, "
+            "remove its weight"
         )
     return np.sort([number[name] for name in weights])

@@ -1,4 +1,4 @@
-"""Writing shards: tar files of packed blocks with sorted names, by `webdataset.TarWriter`."""
+"""Write shards with `webdataset.TarWriter`: tar files of packed blocks, sorted by name."""
 
 import hashlib
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ class PackedBlock:
     """A packed block to be written into a shard.
 
     Attributes:
-        contig: number of the block's contig within the part.
+        contig: contig number within the part.
         start: first base, 0-based.
-        length: bases.
+        length: number of bases.
         frame: the packed bytes.
     """
 
@@ -38,15 +38,15 @@ def write_shards(
 ) -> tuple[list[Shard], np.ndarray]:
     """Write the blocks of one part, in order of contig and start, into ``shard-<part>-0000.tar`` ... of ``folder``.
 
-    A shard ends where the next block would bring it above ``shard_size`` bases. The same blocks always give the same
-    bytes. A shard gets its final name only when it is complete.
+    A new shard starts when the next block would exceed ``shard_size`` bases. Equal blocks always give equal bytes. A
+    shard gets its final name only when it is complete.
 
     Returns:
-        The shards, and the location of each block: rows of `BLOCK_ROW`, with contigs and shards numbered from the first
-        of the part.
+        The shards, and the location of each block: rows of `BLOCK_ROW`, with contigs and shards numbered from 0 within
+        the part.
 
     Raises:
-        UserError: the device is full. Errors raised by ``blocks`` pass through.
+        UserError: the disk is full. Errors raised by ``blocks`` are propagated.
     """
     shards: list[Shard] = []
     rows: list[tuple[int, ...]] = []
@@ -78,7 +78,7 @@ def write_shards(
 
 
 def _tar_writer(file: "_HashedFile") -> Any:
-    """Create a writer whose output depends on the members alone: no time, owner or user name."""
+    """Create a writer whose output depends only on the members: no time stamps, owner or group."""
     from webdataset import TarWriter
 
     stream: Any = file
@@ -86,7 +86,7 @@ def _tar_writer(file: "_HashedFile") -> Any:
 
 
 class _HashedFile:
-    """A file opened for writing that counts and hashes what is written."""
+    """A file opened for writing that counts and hashes the written bytes."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw

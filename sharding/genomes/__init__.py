@@ -3,7 +3,7 @@
 from pathlib import Path
 
 BUNDLED_FASTA = Path(__file__).parent / "saccharomyces_cerevisiae" / "S288C_R64-2-1_some_chromosomes.fa.zst"
-"""Default input of a build."""
+"""Input of a build if no genome is given."""
 
 BUNDLED_SPLITS = {"valid": ["chrVI"]}
-"""Its default splits."""
+"""Default splits of `BUNDLED_FASTA`."""

@@ -45,7 +45,7 @@ def test_blocks_that_windows_overlap(local):
 
 @pytest.mark.parametrize("start", [-1, 1901])
 def test_a_window_outside_of_its_contig_is_refused(local, start):
-    with pytest.raises(UserError, match=rf"one has 2000 bases; {start}-{start + 100} is out of range"):
+    with pytest.raises(UserError, match=rf"one:{start}-{start + 100} is out of range; one has 2000 bases \(0-2000\)"):
         local.read_windows(np.array([0, 0]), np.array([5, start]), 100)
 
 
@@ -116,7 +116,7 @@ def test_errors_of_the_operating_system_are_never_quarantined(local, monkeypatch
 def test_a_missing_set_is_not_damage(local):
     shards = ShardSet.open(local.folder, on_damaged="quarantine")
     local.folder.rename(local.folder.with_name("moved"))
-    with pytest.raises(UserError, match="the shard set is gone; restore it"):
+    with pytest.raises(UserError, match="the shard set no longer exists; restore it"):
         shards.read_windows(np.array([0]), np.array([250]), 20)
 
 

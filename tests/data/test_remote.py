@@ -154,7 +154,7 @@ def test_damage_on_a_server_is_quarantined(local, server, open_remote):
     assert 0 < len(damaged) < len(contig)
     assert all(server.url in message for _, message in damaged)
     shutil.rmtree(local.folder)
-    with pytest.raises(UserError, match="the shard set is gone"):
+    with pytest.raises(UserError, match="the shard set no longer exists"):
         shards.block(20)
 
 
@@ -210,7 +210,7 @@ def test_a_set_that_was_replaced_on_the_server(make_set, local, server, open_rem
     other = make_set({name: text.swapcase() for name, text in CONTIGS.items()}, block=100, shard_size=1200)
     for path in other.folder.iterdir():
         shutil.copy(path, local.folder / path.name)
-    with pytest.raises(DamagedError, match=r"block 0 \(one:1-100\) (does not match|is cut short)"):
+    with pytest.raises(DamagedError, match=r"block 0 \(one:1-100\) does not match"):
         before.text("one", 0, 10)
     assert open_remote().text("one", 0, 2000) == CONTIGS["one"].swapcase()
 

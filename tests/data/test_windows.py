@@ -204,17 +204,20 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {"yest": 1}}, "no species 'yest', which has a weight; did you mean 'yeast'"),
+        ({"weights": {"yest": 1}}, "weight for unknown species 'yest'; did you mean 'yeast'"),
         ({"weights": {"cow": 1}}, "use one of 'yeast', 'fly', 'mite'"),
         ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "a share of zero"),
         ({"temperature": 1e-5}, "a share of zero"),
-        ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': it must be above 0"),
-        ({"weights": {"yeast": float("inf")}}, "must be above 0"),
+        ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': must be finite and above 0; to exclude a species"),
+        ({"weights": {"yeast": float("inf")}}, "must be finite and above 0"),
         ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),
-        ({"weights": {}}, "name at least one"),
-        ({"weights": {"yeast": 1}, "temperature": 2}, "use one of them"),
-        ({"temperature": 0}, "temperature 0: it must be above 0"),
-        ({"weights": {"yeast": 1, "mite": 1}, "length": 500}, "no window of 500 bases of 'mite'"),
+        ({"weights": {}}, "weights: empty; add at least one species"),
+        (
+            {"weights": {"yeast": 1}, "temperature": 2},
+            "weights and temperature are mutually exclusive; use one of them",
+        ),
+        ({"temperature": 0}, "temperature 0: must be finite and above 0"),
+        ({"weights": {"yeast": 1, "mite": 1}, "length": 500}, "no window of 500 bases from 'mite'"),
         ({"weights": {"mite": 1}, "split": "valid"}, "split 'valid'"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_second_build_does_nothing_and_different_input_is_refused(tmp_path, fa
     capsys.readouterr()
     assert call(main, arguments) == 0
     assert "already built" in capsys.readouterr().out
-    with pytest.raises(UserError, match="different splits; choose another --out folder or delete it"):
+    with pytest.raises(UserError, match="different splits; choose another --out or delete this folder"):
         call(main, arguments[:3])
     fasta.write_text(fasta.read_text().replace("GATT", "CATT"))
     with pytest.raises(UserError, match="holds a shard set with different sources;"):
@@ -95,7 +95,7 @@ def test_a_missing_shard_of_a_built_set_is_reported(tmp_path, fasta):
     build(tmp_path / "set", [fasta])
     (tmp_path / "set" / "shard-00000-0000-0000.tar").unlink()
     with pytest.raises(
-        UserError, match=r"shard-00000-0000-0000\.tar: missing or of the wrong size; delete .*set and rebuild it"
+        UserError, match=r"shard-00000-0000-0000\.tar: missing or has the wrong size; delete .*set and build the set"
     ):
         build(tmp_path / "set", [fasta])
 
@@ -116,7 +116,7 @@ def test_contig_names_must_differ_within_and_across_files(tmp_path, fasta):
     with pytest.raises(UserError, match=rf"{other}: contig 'chrII' is also in {fasta}; rename one"):
         build(tmp_path / "set", [fasta, other])
     other.write_text(">chrV\nA\n>chrV\nA\n")
-    with pytest.raises(UserError, match=r"contig 'chrV' is also in the same file"):
+    with pytest.raises(UserError, match=r"contig 'chrV' occurs twice; rename one of them"):
         build(tmp_path / "set", [other])
 
 
@@ -186,7 +186,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_split_without_bases_is_refused(tmp_path):
     path = tmp_path / "n.fa"
     path.write_text(">a\nACGT\n>b\nNNNNRY\n")
-    with pytest.raises(UserError, match=r"split 'valid': no A, C, G or T; choose other contigs"):
+    with pytest.raises(UserError, match=r"split 'valid': contains no A, C, G or T; assign other contigs to it"):
         build(tmp_path / "set", [path], contig_splits={"valid": ["b"]})
 
 
@@ -246,7 +246,7 @@ def test_a_folder_in_use_by_another_build_is_refused(tmp_path, fasta):
     (tmp_path / "set").mkdir()
     descriptor = os.open(tmp_path / "set", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="another build writes to it"):
+    with pytest.raises(UserError, match="another build is writing to this folder"):
         build(tmp_path / "set", [fasta])
     os.close(descriptor)
     assert build(tmp_path / "set", [fasta])[1]
@@ -298,7 +298,7 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
 
 def test_a_completely_excluded_split_is_refused(tmp_path, fasta):
     (tmp_path / "loci.bed").write_text("chrII\t0\t800\n")
-    with pytest.raises(UserError, match="split 'valid': no A, C, G or T"):
+    with pytest.raises(UserError, match="split 'valid': contains no A, C, G or T"):
         build(tmp_path / "set", [fasta], contig_splits={"valid": ["chrII"]}, exclude=[tmp_path / "loci.bed"])
 
 

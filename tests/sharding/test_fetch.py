@@ -86,7 +86,7 @@ def test_a_file_without_checksum_is_reported(server, tmp_path, capsys):
     assert build == f"{tmp_path}/hg38.fa.gz --splits-bed {tmp_path}/human-sequences.bed"
     digest = hashlib.sha256(b"chr1\t0\t131072\ttrain\n").hexdigest()
     said = capsys.readouterr().out
-    assert f"human-sequences.bed: 20 bytes, NOT CHECKED (its publisher serves no checksum), sha256 {digest}" in said
+    assert f"human-sequences.bed: 20 bytes, NOT CHECKED (its publisher provides no checksum), sha256 {digest}" in said
     assert "hg38.fa.gz: 3,000,000 bytes, checked" in said
 
 
@@ -173,14 +173,14 @@ def test_a_wrong_checksum_is_refused_and_the_next_run_restarts(yeast, tmp_path):
 def test_a_missing_checksum_needs_unchecked(yeast, tmp_path, capsys):
     yeast.files[YEAST_SUMS] = b"00000000000000000000000000000000  other.gz\n"
     with pytest.raises(
-        UserError, match=r"not listed in http.*md5sum\.txt; --unchecked downloads it without a checksum"
+        UserError, match=r"not listed in http.*md5sum\.txt; use --unchecked to download the file without verification"
     ):
         get(yeast, "sacCer3", tmp_path)
     del yeast.files[YEAST_SUMS]
-    with pytest.raises(UserError, match=r"its checksum list .*md5sum\.txt no longer exists; --unchecked"):
+    with pytest.raises(UserError, match=r"the checksum list .*md5sum\.txt no longer exists; use --unchecked"):
         get(yeast, "sacCer3", tmp_path)
     get(yeast, "sacCer3", tmp_path, unchecked=True)
-    assert "NOT CHECKED (it is not in http" in capsys.readouterr().out
+    assert "NOT CHECKED (it is not listed in http" in capsys.readouterr().out
 
 
 def test_a_killed_download_resumes(yeast, tmp_path):
@@ -208,7 +208,7 @@ def test_a_second_process_in_one_folder_is_refused(yeast, tmp_path):
     first.start()
     while not (tmp_path / ".fetching" / "sacCer3.fa.gz.part").exists():
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another process downloads into it"):
+    with pytest.raises(UserError, match="another process is downloading into this folder"):
         get(yeast, "sacCer3", tmp_path)
     first.join()
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
@@ -309,7 +309,7 @@ def test_missing_assemblies_are_reported_and_can_be_skipped(server, assemblies, 
         path = assemblies[number].removeprefix(f"{NCBI}/")
         del server.files[f"ncbi/{path}"], server.files[f"ncbi/{path.rpartition('/')[0]}/md5checksums.txt"]
     with pytest.raises(
-        UserError, match=r"2 of 104 assemblies no longer exist .*GCF_000000005\.1.*--skip-missing skips"
+        UserError, match=r"2 of 104 assemblies no longer exist .*GCF_000000005\.1.*use --skip-missing to skip"
     ):
         get(server, "multispecies", tmp_path)
     assert not (tmp_path / "genomes.tsv").exists()
@@ -334,9 +334,9 @@ def test_one_error_stops_all_downloads_and_the_next_run_resumes(server, assembli
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("https://example.org/genomes/all/GCF_000000001.1_A_genomic.fna.gz", "is not an assembly at"),
-        (f"{NCBI}/genomes/../../GCF_000000001.1_A_genomic.fna.gz", "is not an assembly at"),
-        (f"{NCBI}/genomes/all/evil.sh", "is not an assembly at"),
+        ("https://example.org/genomes/all/GCF_000000001.1_A_genomic.fna.gz", "is not the URL of an assembly at"),
+        (f"{NCBI}/genomes/../../GCF_000000001.1_A_genomic.fna.gz", "is not the URL of an assembly at"),
+        (f"{NCBI}/genomes/all/evil.sh", "is not the URL of an assembly at"),
         (
             f"{NCBI}/genomes/all/GCF/000/000/002/GCF_000000002.1_ASM2v1/GCF_000000002.1_ASM2v1_genomic.fna.gz",
             "listed twice",
@@ -361,9 +361,13 @@ def test_the_list_shows_size_license_and_host(capsys):
 def test_unknown_names_and_mirrors_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"hg19: no such published set; use one of hg38, hs1"):
         call(main, ["hg19", "--out", str(tmp_path)])
-    with pytest.raises(UserError, match="not a mirror; write PUBLISHER=URL with one of ucsc, google"):
+    with pytest.raises(
+        UserError, match="unknown publisher 'ensembl'; use PUBLISHER=URL, where PUBLISHER is one of ucsc, google"
+    ):
         call(main, ["--list", "--mirror", "ensembl=http://x"])
+    with pytest.raises(UserError, match="--mirror ucsc=x: 'x' is not an http or https URL; use ucsc=https://HOST"):
+        call(main, ["--list", "--mirror", "ucsc=x"])
     with pytest.raises(UserError, match=r"--jobs.*greater than or equal to 1"):
         call(main, ["hg38", "--jobs", "0"])
-    with pytest.raises(UserError, match="no genome set given; --list shows them"):
+    with pytest.raises(UserError, match="no genome set given; use --list to show the available sets"):
         call(main, [])

@@ -241,7 +241,7 @@ def test_a_source_that_changes_during_the_build_is_refused(tmp_path, genomes, mo
         return pack(*arguments)
 
     monkeypatch.setattr(sharding.parts, "_pack", packing)
-    with pytest.raises(UserError, match=r"a\.fa: changed while it was read"):
+    with pytest.raises(UserError, match=r"a\.fa: changed while it was being read"):
         build(tmp_path / "set", genomes, **SMALL)
 
 

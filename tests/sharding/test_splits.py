@@ -40,13 +40,13 @@ def test_contigs_in_no_named_split_are_train():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["valid"], "not a split; write NAME=CONTIG,CONTIG"),
-        (["valid="], "not a split"),
-        (["=a"], "not a split"),
+        (["valid"], "split name or contigs missing; use NAME=CONTIG,CONTIG"),
+        (["valid="], "split name or contigs missing"),
+        (["=a"], "split name or contigs missing"),
         (["v=a", "v=b"], "split 'v' is given twice"),
-        (["v=a", "w=b,a"], "contig 'a' is already in split 'v'"),
+        (["v=a", "w=b,a"], "--split w=b,a: 'a' is already in split 'v'"),
         (["v=a,x"], "no contig 'x'; use one of a, b, c"),
-        (["v=a,b,c"], "no contig is left for 'train'"),
+        (["v=a,b,c"], "all contigs are in other splits; leave at least one contig for 'train'"),
     ],
 )
 def test_bad_contig_splits_are_refused(options, message):
@@ -143,12 +143,12 @@ def test_the_tiles_of_a_contig_do_not_depend_on_other_contigs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["valid"], "not a fraction"),
-        (["valid=0"], "not a fraction"),
-        (["valid=x"], "not a fraction"),
-        (["valid=0.1,valid=0.2"], "name each split once"),
-        (["train=0.1"], "leave the rest to 'train'"),
-        (["valid=0.5", "test=0.5"], "the fractions sum to 1; leave some to 'train'"),
+        (["valid"], "not a split with a fraction; use NAME=FRACTION, 0 < FRACTION < 1"),
+        (["valid=0"], "not a split with a fraction"),
+        (["valid=x"], "not a split with a fraction"),
+        (["valid=0.1,valid=0.2"], "split 'valid' is given twice; give it once"),
+        (["train=0.1"], "'train' always gets all remaining tiles; remove this entry"),
+        (["valid=0.5", "test=0.5"], "the fractions sum to 1, which leaves no tiles for 'train'; use smaller fractions"),
     ],
 )
 def test_bad_hash_fractions_are_refused(options, message):
@@ -167,7 +167,7 @@ def test_ambiguous_contig_names_need_the_species():
     assert as_lists(splits_by_contig(named, contigs)) == {"train": [[0, 0, 10]], "valid": [[1, 0, 20], [2, 0, 30]]}
     with pytest.raises(UserError, match="'a' is in several species; use one of s0/a, s1/a"):
         splits_by_contig({"valid": ["a"]}, contigs)
-    with pytest.raises(UserError, match="contig 'b' is already in split 'valid'"):
+    with pytest.raises(UserError, match="'b' is already in split 'valid'"):
         splits_by_contig({"valid": ["s0/b"], "test": ["b"]}, contigs)
 
 

@@ -161,7 +161,7 @@ def test_bad_arguments_and_damage_are_reported(three, tmp_path):
     with pytest.raises(UserError, match=r"--workers.*greater than or equal to 1"):
         call(main, [str(three), "--workers", "0"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: a file, not a folder; choose another --out"):
+    with pytest.raises(UserError, match="file: is a file, not a folder; choose another --out"):
         call(main, [str(three), "--workers", "1", "--out", str(tmp_path / "file")])
     shard = next(three.glob("shard-*.tar"))
     content = bytearray(shard.read_bytes())
