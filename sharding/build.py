@@ -278,7 +278,7 @@ def main(
     Run the same command again to resume an interrupted build.
     """
     if sum(map(bool, (split, splits_bed, split_hash))) > 1:
-        raise UserError("--split, --splits-bed and --split-hash exclude each other; use one of them")
+        raise UserError("--split, --splits-bed and --split-hash are mutually exclusive; use one of them")
     contig_splits = parse_contig_splits(split or [])
     fractions = parse_hash_fractions(split_hash) if split_hash else {}
     sources = [parse_source(argument) for argument in genomes or []]

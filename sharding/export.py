@@ -208,7 +208,7 @@ def main(
     numbers are ignored.
     """
     if sum(map(bool, (region, species, split))) > 1:
-        raise UserError("regions, --species and --split exclude each other; use one of them")
+        raise UserError("regions, --species and --split are mutually exclusive; use one of them")
     shards = ShardSet.open(place)
     if region:
         records = regions(shards.index, region)

@@ -45,7 +45,7 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
 def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -> list[str]:
     """Choose the launcher's device arguments, and update `environment` to match them."""
     if gpus is not None and ranks is not None:
-        raise UserError("--gpus and --ranks exclude each other; use one of them")
+        raise UserError("--gpus and --ranks are mutually exclusive; use one of them")
     on_cpu = gpus is None and (environment.get("DS_ACCELERATOR") == "cpu" or not _gpu_count())
     count = gpus or ranks or 0
     if on_cpu:

@@ -59,7 +59,7 @@ def test_more_ranks_than_gpus_are_refused(gpus, count, options):
 
 def test_only_one_number_of_ranks_is_accepted(gpus):
     gpus(2)
-    with pytest.raises(UserError, match="--gpus and --ranks exclude each other"):
+    with pytest.raises(UserError, match="--gpus and --ranks are mutually exclusive"):
         launcher._devices({}, 1, 1)
 
 

@@ -193,7 +193,7 @@ def test_a_split_without_bases_is_refused(tmp_path):
 def test_options_out_of_range_are_refused(tmp_path, fasta):
     with pytest.raises(UserError, match="at least 1"):
         build(tmp_path / "set", [fasta], block=0)
-    with pytest.raises(UserError, match="exclude each other; use one of them"):
+    with pytest.raises(UserError, match="are mutually exclusive; use one of them"):
         call(main, ["--out", str(tmp_path / "set"), "--split", "a=b", "--splits-bed", "x"])
 
 

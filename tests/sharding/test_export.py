@@ -120,8 +120,8 @@ def test_bad_arguments_are_reported(small, arguments, message):
         call(main, [str(small), *arguments])
 
 
-def test_selections_exclude_each_other(small):
-    with pytest.raises(UserError, match="exclude each other"):
+def test_selections_are_mutually_exclusive(small):
+    with pytest.raises(UserError, match="are mutually exclusive"):
         call(main, [str(small), "chrI", "--split", "train"])
 
 
