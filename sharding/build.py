@@ -210,7 +210,7 @@ def _summary(out: Path, index: Index, built: bool) -> str:
         counts.insert(0, f"{len(index.species):,} species")
     return (
         f"{'built' if built else 'already built'}: {out}: {', '.join(counts)}, "
-        f"{8 * size / total:.3f} bits per base, fingerprint {index.fingerprint[:12]}"
+        f"{8 * size / total:.3f} bits per base on disk, fingerprint {index.fingerprint[:12]}"
     )
 
 

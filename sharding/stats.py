@@ -51,10 +51,11 @@ class StatsTable:
 
 
 def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
-    """All numbers of a set, as written to ``stats.json``.
+    """Compute all statistics of a set, as written to ``stats.json``.
 
-    Shares are fractions of all bases, but ``gc`` is the fraction of G and C among A, C, G and T. ``bits_per_base``
-    counts packed blocks; for the whole set, it includes tar headers and the index.
+    ``n_share`` and ``masked_share`` are fractions of all bases; ``gc`` is the fraction of G and C among A, C, G and T.
+    ``bits_per_base`` of ``total`` is the size on disk: shards with their tar headers, and the index. ``bits_per_base``
+    of a species is the size of its packed blocks alone.
     """
     index = shards.index
     names = [*index.splits, _IN_NO_SPLIT]
@@ -111,7 +112,7 @@ def tables(stats: dict[str, Any]) -> list[StatsTable]:
     rows: list[tuple[str, ...]] = [
         ("fingerprint", stats["fingerprint"][:16]),
         *((key, f"{total[key]:,}") for key in ("bases", "species", "contigs", "shards", "blocks", "bytes")),
-        ("bits per base", f"{total['bits_per_base']:.3f}"),
+        ("bits per base on disk", f"{total['bits_per_base']:.3f}"),
     ]
     found = [
         StatsTable("Set", ("", "value"), rows),
@@ -122,7 +123,7 @@ def tables(stats: dict[str, Any]) -> list[StatsTable]:
         ),
         StatsTable(
             "Species" if named else "Contigs",
-            ("species", "contigs", "N50", *_HEADS, "bits/base"),
+            ("species", "contigs", "N50", *_HEADS, "packed bits/base"),
             [(name, *_contig_cells(species[name])) for name in largest],
         ),
     ]

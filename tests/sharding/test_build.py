@@ -45,7 +45,7 @@ def test_the_bundled_genome_matches_its_source_file(tmp_path, capsys):
     assert shards.splits == {"train": 2_126_243, "valid": 270_161}
     said = capsys.readouterr().out
     assert "2,126,243" in said
-    assert float(re.search(r"([\d.]+) bits per base", said)[1]) < 2.1
+    assert float(re.search(r"([\d.]+) bits per base on disk", said)[1]) < 2.1
 
 
 def test_several_files_and_splits(tmp_path, fasta):

@@ -134,6 +134,8 @@ def test_tables_and_plots_are_written(three, tmp_path, capsys):
     assert figures["total"]["bytes"] == packed
     markdown = (tmp_path / "out" / "stats.md").read_text()
     assert "| human | 2 | 90 kb | 130 kb |" in markdown
+    assert f"| bits per base on disk | {8 * packed / 160_216:.3f} |" in markdown
+    assert "| masked | packed bits/base |" in markdown
     for name in ("composition", "gc", "contigs", "splits"):
         plot = matplotlib.image.imread(tmp_path / "out" / f"{name}.png")
         assert plot.shape[0] > 300 and plot.std() > 0.05
