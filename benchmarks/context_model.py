@@ -166,7 +166,7 @@ class Scores:
         }
 
     def entropy(self) -> float:
-        """Entropy in nats of the base composition at masked positions: the lowest loss of a constant prediction."""
+        """Entropy in nats of the bases at masked positions: the lowest loss of a constant prediction."""
         frequencies = np.bincount(self.targets[self.masked], minlength=BASES) / max(self.masked.sum(), 1)
         return float(-sum(p * np.log(p) for p in frequencies if p > 0))
 
@@ -369,10 +369,11 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     scores = score(model, input_ids, labels, run_masking(config))
-    print(f"entropy of the base composition at masked positions: {scores.entropy():.4f}\n")
+    print(f"entropy of the validation bases at masked positions: {scores.entropy():.4f}\n")
     print(f"{'nats per base':16}{'held out':>10}{'[MASK]':>10}{'shown':>10}{'all':>10}{'accuracy':>10}")
     for name, row in scores.summary().items():
-        print(f"{name:16}{model.held_out[name]:10.4f}" + "".join(f"{value:10.4f}" for value in row.values()))
+        label = "unigram baseline" if name == "composition" else name
+        print(f"{label:16}{model.held_out[name]:10.4f}" + "".join(f"{value:10.4f}" for value in row.values()))
     print(f"\nbest on held-out training segments: {model.best}")
 
 

@@ -302,7 +302,9 @@ def _repeats(found: RunComparison) -> str:
     parts = ("not in training", ~found.repeated), ("in training", found.repeated)
     summaries = [found.baseline.summary(where) for _, where in parts]
     names = dict.fromkeys(["composition", "mixed 4", "mixed 8", found.context.best])
-    rows: list[Sequence[object]] = [[name, *(part[name]["mask_loss"] for part in summaries)] for name in names]
+    rows: list[Sequence[object]] = [
+        [_label(name, found), *(part[name]["mask_loss"] for part in summaries)] for name in names
+    ]
     means = [np.mean([m.summary(where)["model"]["mask_loss"] for m in found.models]) for _, where in parts]
     rows.append(["**LDARNet, mean**", *map(float, means)])
     header = ["loss at masked positions", *(f"{name} ({(where & masked).sum():,})" for name, where in parts)]
@@ -325,7 +327,12 @@ def _curve(found: RunComparison) -> str:
 def _every_context_model(found: RunComparison) -> str:
     novel = found.baseline.summary(~found.repeated)
     rows = [
-        [name, found.context.held_out[name], *(values[key] for key in MEASURES), novel[name]["mask_loss"]]
+        [
+            _label(name, found),
+            found.context.held_out[name],
+            *(values[key] for key in MEASURES),
+            novel[name]["mask_loss"],
+        ]
         for name, values in found.baseline.summary().items()
     ]
     header = [
