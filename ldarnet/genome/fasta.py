@@ -177,7 +177,8 @@ def _sequence(location: _Location, body: bytes, *, started: bool) -> bytes:
 
 def _code_error(location: _Location, body: bytes, code: bytes) -> UserError:
     location.line += body.count(b"\n", 0, body.index(code))
-    hint = "is this a protein FASTA?" if code.upper() in _PROTEIN else "remove it or write N"
+    protein = "if this is a protein FASTA, use the nucleotide FASTA instead; otherwise remove it or write N"
+    hint = protein if code.upper() in _PROTEIN else "remove it or write N"
     return location.error(f"{code.decode('latin-1')!r} is not a nucleotide code; {hint}")
 
 

@@ -86,8 +86,11 @@ BAD = {
     "blank lines": (b"\n \n", "empty"),
     "text": (b"\n\nchr1 1 20\n", "line 3: not FASTA: starts with 'c[^']*', not '>'"),
     "FASTQ": (b"@read\nACGT\n+\nIIII\n", "line 1: not FASTA: starts with '@[^']*'.* FASTQ"),
-    "protein": (b">p\nACG\nMKVLAT\n", "line 3: 'L' is not a nucleotide code; is this a protein FASTA"),
-    "stop codon": (b">p\nACG*\n", "line 2: '\\*' is not a nucleotide code; is this a protein FASTA"),
+    "protein": (
+        b">p\nACG\nMKVLAT\n",
+        "line 3: 'L' is not a nucleotide code; if this is a protein FASTA, use the nucleotide FASTA instead",
+    ),
+    "stop codon": (b">p\nACG*\n", "line 2: '\\*' is not a nucleotide code; if this is a protein FASTA, use"),
     "gap": (b">a\nACGT\n\nAC-GT\n", "line 4: '-' is not a nucleotide code; remove it or write N"),
     "late header": (b">a\nACGT>b\nA\n", "line 2: '>' is not a nucleotide code"),
     "binary": (b">a\nAC\xff\n", "line 2: 'ÿ' is not a nucleotide code"),
