@@ -209,7 +209,7 @@ def _summary(out: Path, index: Index, built: bool) -> str:
     if index.species != [""]:
         counts.insert(0, f"{len(index.species):,} species")
     return (
-        f"{'built' if built else 'already built'}: {out}: {', '.join(counts)}, "
+        f"{f'built {out}' if built else f'{out} is already built'}: {', '.join(counts)}, "
         f"{8 * size / total:.3f} bits per base on disk, fingerprint {index.fingerprint[:12]}"
     )
 

@@ -218,7 +218,7 @@ def main(
         records = whole_contigs(shards.index, species or [])
     bases = export(shards, records, out, width=width)
     if out != "-":
-        print(f"exported: {out}: {len(records):,} records, {bases:,} bases")
+        print(f"exported {bases:,} bases in {len(records):,} record{'' if len(records) == 1 else 's'} to {out}")
 
 
 if __name__ == "__main__":

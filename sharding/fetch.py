@@ -211,8 +211,9 @@ def main(
         raise UserError("no genome set given; use --list to show the available sets")
     out = out or Path(name)
     build = fetch(registry, name, out, jobs=jobs, unchecked=unchecked, skip_missing=skip_missing, console=console)
-    console.print(f"downloaded {name} to {out}; license: {registry[name].license}")
-    console.print("build shards with")
+    console.print(f"downloaded {name} to {out}")
+    console.print(f"license: {registry[name].license}")
+    console.print("to build the shard set, run:")
     shards = shlex.quote(f"{out}-shards")
     console.print(f"  ldarnet shard --out {shards} {build}")
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ldarnet.console import Throttle, progress_bar
+from ldarnet.console import Throttle, format_speed, progress_bar
 from sharding.receipts import Receipts
 
 _POLL_SECONDS = 0.5
@@ -63,11 +63,11 @@ class _Follower:
             read, bases = self._new()
             self._read += read
             self._bases += bases
-            speed = f"{self._bases / (time.monotonic() - began) / 1e6:,.0f} Mb/s"
+            speed = format_speed(self._bases / (time.monotonic() - began))
             self._bar.update(self._task, completed=self._read, speed=speed)
             if not self._console.is_terminal and throttle.ready():
-                share = f"{self._read / self._total:.0%} of the input" if self._total else f"{self._read:,} bytes"
-                self._console.print(f"packed {share}, {speed}", highlight=False, soft_wrap=True)
+                done = f"{self._read / self._total:.0%}" if self._total else f"{self._read:,} bytes"
+                self._console.print(f"packed {done} of the input, {speed}", highlight=False, soft_wrap=True)
 
     def _new(self) -> tuple[int, int]:
         """Count the bytes read and the bases packed since the last call."""

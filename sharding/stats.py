@@ -218,7 +218,7 @@ def main(
         console.print(table.as_rich())
     if out:
         paths = write(out, shards, stats)
-        console.print(f"written: {', '.join(map(str, paths))}")
+        console.print(f"wrote {', '.join(map(str, paths))}")
 
 
 if __name__ == "__main__":

@@ -206,12 +206,12 @@ def main(
     Each mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing all caches.
     """
     shards = ShardSet.open(place, disk_cache_bytes=0)
-    with percent_bar("checking", total_work(shards)) as advance:
+    with percent_bar("verifying", total_work(shards)) as advance:
         found = list(problems(shards, workers or os.cpu_count() or 1, advance))
     if found:
         raise UserError("\nerror: ".join(found))
     bases = int(shards.index.contigs.length.sum())
-    print(f"OK: {shards.location}: all {bases:,} bases match the index")
+    print(f"{shards.location}: OK ({bases:,} bases verified)")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class DownloadFolder:
 def describe(name: str, receipt: Receipt) -> str:
     """Describe a downloaded file in one line."""
     checked = receipt["checked_against"]
-    status = f"NOT CHECKED ({checked.removeprefix(NOT_CHECKED)})" if checked.startswith(NOT_CHECKED) else "checked"
+    status = f"NOT VERIFIED ({checked.removeprefix(NOT_CHECKED)})" if checked.startswith(NOT_CHECKED) else "verified"
     return f"{name}: {receipt['size']:,} bytes, {status}, sha256 {receipt['sha256']}"
 
 

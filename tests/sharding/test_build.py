@@ -306,4 +306,4 @@ def test_progress_is_printed_in_lines_without_a_terminal(tmp_path, fasta, monkey
     monkeypatch.setattr(sharding.progress, "_LINE_SECONDS", 0.0)
     said = io.StringIO()
     build(tmp_path / "set", [fasta], console=Console(file=said))
-    assert re.search(r"packed 100% of the input, \d+ Mb/s", said.getvalue())
+    assert re.search(r"packed 100% of the input, \d+(\.\d [kM])? ?bases/s", said.getvalue())

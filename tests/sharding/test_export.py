@@ -77,7 +77,7 @@ def test_files_are_compressed_by_suffix(small, tmp_path, suffix, capsys):
     elif suffix == "fa.zst":
         content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
     assert content == b">chrI\nACGTNNNNacgtRY\n"
-    assert f"exported: {out}: 1 records, 14 bases" in capsys.readouterr().out
+    assert f"exported 14 bases in 1 record to {out}\n" in capsys.readouterr().out
 
 
 def said(capfd, small: Path, *arguments: str) -> str:

@@ -59,7 +59,7 @@ def test_a_file_is_downloaded_and_verified_with_a_receipt(yeast, tmp_path, capsy
     assert receipt["checked_against"].startswith(f"md5:{hashlib.md5(CONTENT).hexdigest()} in http")
     assert re.match(r"20\d\d-\d\d-\d\dT", receipt["date"])
     said = capsys.readouterr().out
-    assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, checked" in said
+    assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, verified" in said
     assert f"ldarnet shard --out '{out}-shards' '{out}'/sacCer3.fa.gz --split" in said
 
 
@@ -86,8 +86,8 @@ def test_a_file_without_checksum_is_reported(server, tmp_path, capsys):
     assert build == f"{tmp_path}/hg38.fa.gz --splits-bed {tmp_path}/human-sequences.bed"
     digest = hashlib.sha256(b"chr1\t0\t131072\ttrain\n").hexdigest()
     said = capsys.readouterr().out
-    assert f"human-sequences.bed: 20 bytes, NOT CHECKED (its publisher provides no checksum), sha256 {digest}" in said
-    assert "hg38.fa.gz: 3,000,000 bytes, checked" in said
+    assert f"human-sequences.bed: 20 bytes, NOT VERIFIED (its publisher provides no checksum), sha256 {digest}" in said
+    assert "hg38.fa.gz: 3,000,000 bytes, verified" in said
 
 
 def test_a_lost_connection_resumes(yeast, tmp_path):
@@ -180,7 +180,7 @@ def test_a_missing_checksum_needs_unchecked(yeast, tmp_path, capsys):
     with pytest.raises(UserError, match=r"the checksum list .*md5sum\.txt no longer exists; use --unchecked"):
         get(yeast, "sacCer3", tmp_path)
     get(yeast, "sacCer3", tmp_path, unchecked=True)
-    assert "NOT CHECKED (it is not listed in http" in capsys.readouterr().out
+    assert "NOT VERIFIED (it is not listed in http" in capsys.readouterr().out
 
 
 def test_a_killed_download_resumes(yeast, tmp_path):

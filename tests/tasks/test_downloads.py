@@ -51,7 +51,7 @@ def test_task_is_downloaded_once(server, tmp_path, monkeypatch, capsys):
     digest = hashlib.sha256(TRAIN).hexdigest()
     assert any(note.startswith("train.fna could not be verified") and digest in note for note in data.notes)
     printed = capsys.readouterr().err
-    assert f"{len(TRAIN):,} bytes, NOT CHECKED (its publisher states no hash), sha256 {digest}" in printed
+    assert f"{len(TRAIN):,} bytes, NOT VERIFIED (its publisher states no hash), sha256 {digest}" in printed
     receipt = json.loads((home(tmp_path) / "fetched.json").read_text())["train.fna"]
     assert receipt["sha256"] == digest
     assert receipt["size"] == len(TRAIN)
@@ -137,7 +137,7 @@ def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
     server.files["H3/test.fna"] = TRAIN
     known = at(server, sha256=hashlib.sha256(TRAIN).hexdigest())
     assert fetch_task(known, tmp_path / "good", QUICK)[1] == []
-    assert "bytes, checked, sha256" in capsys.readouterr().err
+    assert "bytes, verified, sha256" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"train\.fna: http.* has .* stated in the registry: damaged .* report it"):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
 
