@@ -28,7 +28,7 @@ _BLOCKS_PER_TASK = 32
 
 @dataclass(slots=True)
 class Counts:
-    """Counts over the bases of a set, or of some of its blocks.
+    """Base counts of a set, or of some of its blocks.
 
     Attributes:
         letters: (species, splits + 1, 7) int64, the count of each category in the order of `KINDS`; the last index of
@@ -53,7 +53,7 @@ class Counts:
 
 
 class Segments:
-    """Segments of a set, divided at the ends of contigs and of split intervals, in coordinates over all contigs."""
+    """Segments between the ends of contigs and of split intervals, in coordinates that run over all contigs."""
 
     def __init__(self, index: Index) -> None:
         """Divide the contigs of ``index``."""
@@ -69,8 +69,8 @@ class Segments:
         """Divide an interval of a contig into segments.
 
         Returns:
-            Edges of the segments relative to ``start``, (n + 1,); and the split number of each segment, (n,). Segments
-            in no split have the number of splits.
+            Edges of the segments relative to ``start``, (n + 1,); and the split index of each segment, (n,), which is
+            the number of splits for a segment in no split.
         """
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
@@ -165,7 +165,7 @@ def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndar
 
 
 def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Count the four 2-bit codes in bases ``start`` to ``stop``, (4,): whole bytes by lookup, the ends base by base."""
+    """Count the four 2-bit codes in bases ``start`` to ``stop``, (4,)."""
     first, last = -(-start // 4), stop // 4
     if first > last:
         ends = unpack_bases(packed[last:first])[start % 4 : stop % 4]

@@ -107,8 +107,8 @@ class Registry:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) <= len(held_out):
             raise UserError(
-                f"{published.assemblies.url}: lists only {len(lines)} assemblies, and {len(held_out)} of them would be "
-                "held out; report it to the publisher"
+                f"{published.assemblies.url}: lists {len(lines)} assemblies, but more than {len(held_out)} are "
+                "expected; report it to the publisher"
             )
         splits = ["train"] * (len(lines) - len(held_out)) + held_out
         assemblies: dict[str, PublishedAssembly] = {}

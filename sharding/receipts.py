@@ -87,7 +87,7 @@ class Receipts:
         write_json_atomic(self._folder / _REQUEST, {"request": request, "sources": sources}, indent=1)
 
     def _is_new(self) -> bool:
-        """Whether no build has started: there is no folder of receipts, or it holds at most partially written files."""
+        """Whether no build has started: the folder of receipts is missing, or all files in it are partially written."""
         if not self._folder.is_dir():
             return not self._folder.exists()
         return all(path.name.endswith(PARTIAL_SUFFIX) for path in self._folder.iterdir())

@@ -79,7 +79,7 @@ def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
         except ValueError:
             value = 0.0
         if not split or not 0 < value < 1:
-            raise UserError(f"--split-hash {word}: not a split with a fraction; use NAME=FRACTION, 0 < FRACTION < 1")
+            raise UserError(f"--split-hash {word}: malformed; use NAME=FRACTION with 0 < FRACTION < 1")
         if split == TRAIN:
             raise UserError(f"--split-hash {word}: {TRAIN!r} always gets all remaining tiles; remove this entry")
         if split in shares:

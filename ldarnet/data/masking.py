@@ -1,4 +1,4 @@
-"""Masking for masked language modeling: every choice is a pure function of (content, seed, position, base)."""
+"""Masking for masked language modeling. Masks are a pure function of (content, seed, window position, base index)."""
 
 from dataclasses import dataclass
 

@@ -65,7 +65,7 @@ def window_pipeline(
 
     Args:
         windows: the windows, without mixture weights or temperature.
-        masking: masking probabilities; by default those of ``Masking()``.
+        masking: masking probabilities and seed; by default ``Masking()``.
         batch_size: windows in a batch; the last batch may have fewer.
         epoch: epoch of the windows, which determines their offsets.
         shuffle: size of the shuffle buffer of each worker, in windows of ``windows.length`` bytes.

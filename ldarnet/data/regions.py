@@ -15,7 +15,7 @@ from ldarnet.genome.intervals import merge
 OTHER = "other"
 """Name of the region that consists of all bases outside the intervals."""
 MAX_REGIONS = 32
-"""Maximum number of region names, including `OTHER`. Metrics are reported per name, so names should be classes."""
+"""Maximum number of region names, including `OTHER`. Metrics are reported per name: use classes, not gene names."""
 
 Intervals = tuple[np.ndarray, np.ndarray]
 

@@ -36,11 +36,11 @@ class WindowSegments:
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """Index of the segment that contains each window, given by number."""
+        """Index of the segment that contains each window, (k,), for window numbers, (k,)."""
         return np.searchsorted(self.first, window, side="right") - 1
 
     def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig number and first base of each window, given by number, before the offset of the epoch is added."""
+        """Contig number and first base, (k,) each, for window numbers, (k,); without the random offset of the epoch."""
         owner = self.owner(window)
         return self.contig[owner], self.start[owner] + (window - self.first[owner]) * length
 

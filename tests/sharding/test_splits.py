@@ -143,9 +143,9 @@ def test_the_tiles_of_a_contig_do_not_depend_on_other_contigs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["valid"], "not a split with a fraction; use NAME=FRACTION, 0 < FRACTION < 1"),
-        (["valid=0"], "not a split with a fraction"),
-        (["valid=x"], "not a split with a fraction"),
+        (["valid"], "--split-hash valid: malformed; use NAME=FRACTION with 0 < FRACTION < 1"),
+        (["valid=0"], "--split-hash valid=0: malformed"),
+        (["valid=x"], "--split-hash valid=x: malformed"),
         (["valid=0.1,valid=0.2"], "split 'valid' is given twice; give it once"),
         (["train=0.1"], "'train' always gets all remaining tiles; remove this entry"),
         (["valid=0.5", "test=0.5"], "the fractions sum to 1, which leaves no tiles for 'train'; use smaller fractions"),
