@@ -26,7 +26,7 @@ _WHOLE = "all"
 
 @dataclass(frozen=True, slots=True)
 class StatsTable:
-    """A table of text cells; the first column holds names."""
+    """A table of text cells; the first column holds names. Line breaks in column titles are for the terminal only."""
 
     title: str
     columns: tuple[str, ...]
@@ -34,7 +34,8 @@ class StatsTable:
 
     def as_markdown(self) -> str:
         """Format as Markdown."""
-        return f"## {self.title}\n\n{markdown.table(self.columns, self.rows)}\n"
+        columns = [column.replace("\n", " ") for column in self.columns]
+        return f"## {self.title}\n\n{markdown.table(columns, self.rows)}\n"
 
     def as_rich(self) -> Table:
         """Format for a terminal, with at most 40 rows."""
@@ -123,7 +124,7 @@ def tables(stats: dict[str, Any]) -> list[StatsTable]:
         ),
         StatsTable(
             "Species" if named else "Contigs",
-            ("species", "contigs", "N50", *_HEADS, "packed bits/base"),
+            ("species", "contigs", "N50", *_HEADS, "packed\nbits/base"),
             [(name, *_contig_cells(species[name])) for name in largest],
         ),
     ]
