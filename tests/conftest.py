@@ -10,11 +10,11 @@ from hypothesis import settings
 from tests.support.make_set import make_set  # noqa: F401
 from tests.support.ranks import config_file, other_shards, run_ranks, shards, shards_of  # noqa: F401
 
-settings.register_profile("ldarnet", deadline=None)  # no test is about how busy a machine is
+settings.register_profile("ldarnet", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("ldarnet")
 
 if not torch.cuda.is_available():
-    # Triton reads it when it is imported, and transformers imports Triton.
+    # Triton reads this variable when it is imported, and transformers imports Triton.
     os.environ["TRITON_INTERPRET"] = "1"
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -22,7 +22,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real genomes and the authors' golden outputs, which is not part of the project."""
+    """Folder of real genomes and the authors' golden outputs; not part of the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the folder of real data and golden outputs at {SHARED}, which is not there")
+        pytest.skip(f"real data and golden outputs not found: {SHARED}")
     return SHARED

@@ -21,10 +21,10 @@ def test_reverse_complement_is_its_own_inverse_and_pairs_bases(text):
     np.testing.assert_array_equal(alphabet.reverse_complement(complement), ids)
 
 
-def test_lower_case_is_read_and_other_codes_become_n():
+def test_lower_case_is_accepted_and_other_codes_become_n():
     assert alphabet.decode(alphabet.encode(b"acgtnRYu-")) == "ACGTNNNNN"
 
 
-def test_a_non_ascii_character_is_named():
+def test_a_non_ascii_character_is_reported():
     with pytest.raises(ValueError, match="position 2"):
         alphabet.encode("ACÅ")

@@ -22,23 +22,23 @@ from ldarnet.ops import operations as all_operations
 SEQUENCE = "ACGTTTTTGGGNNNNACGACGTAGCTAGCATCGACTAC"
 
 
-class Ended(NamedTuple):
+class CommandResult(NamedTuple):
     status: int
     out: str
     err: str
 
 
-Run = Callable[..., Ended]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture
 def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Ended:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()  # drop what was printed before
+        capsys.readouterr()  # discard earlier output
         with pytest.raises(SystemExit) as ended:
             main()
-        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+        return CommandResult(int(ended.value.code or 0), *capsys.readouterr())
 
     return run
 
@@ -55,7 +55,7 @@ def folder(model: LDARNetForMaskedLM, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def assert_one_line_error(ended: Ended, *parts: str) -> None:
+def assert_one_line_error(ended: CommandResult, *parts: str) -> None:
     assert ended.status == 1
     assert ended.err.startswith("error: ")
     assert ended.err.count("\n") == 1
@@ -145,14 +145,14 @@ def test_convert_to_the_published_format_and_back(
         assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_nothing_is_overwritten(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_existing_outputs_are_not_overwritten(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pt").write_text("precious")
     assert_one_line_error(ldarnet("export", folder, folder), str(folder), "already exists")
     assert_one_line_error(ldarnet("convert", folder, tmp_path / "there.pt"), "there.pt", "exists already")
     assert (tmp_path / "there.pt").read_text() == "precious"
 
 
-def test_errors_name_a_path_that_holds_no_model(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_path_without_a_model_is_reported(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     assert_one_line_error(ldarnet("export", tmp_path / "none", tmp_path / "out"), str(tmp_path / "none"))
     assert_one_line_error(ldarnet("convert", tmp_path / "none.pt", tmp_path / "out"), str(tmp_path / "none.pt"))
     assert_one_line_error(ldarnet("convert", folder, tmp_path / "out"), ".pt")
@@ -163,7 +163,7 @@ def test_errors_name_a_path_that_holds_no_model(ldarnet: Run, folder: Path, tmp_
 
 
 @pytest.mark.parametrize("content", ['{"model_type": ', "[]", '{"model_type": "ldarnet", "d_model": [8]}', b"\xff"])
-def test_errors_name_a_damaged_config(content: str | bytes, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_config_is_reported(content: str | bytes, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (folder / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "config.json"), "again")
     assert not (tmp_path / "out").exists()
@@ -191,7 +191,7 @@ def test_every_setting_is_listed(program: str, line: str, ldarnet: Run) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, 40_000])
-def test_errors_name_truncated_weights(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_truncated_weights_are_reported(size: int, ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     os.truncate(folder / "model.safetensors", size)
     assert_one_line_error(ldarnet("export", folder, tmp_path / "out"), str(folder / "model.safetensors"), "truncated")
     assert not (tmp_path / "out").exists()
@@ -204,7 +204,7 @@ def test_errors_name_truncated_weights(size: int, ldarnet: Run, folder: Path, tm
         (lambda weights: weights.update(another=torch.zeros(1)), "unexpected tensor 'another'"),
     ],
 )
-def test_errors_name_weights_that_do_not_match_the_config(
+def test_weights_that_do_not_match_the_config_are_reported(
     change: Callable[[dict[str, torch.Tensor]], object], message: str, ldarnet: Run, folder: Path, tmp_path: Path
 ) -> None:
     weights = load_file(folder / "model.safetensors")
@@ -219,7 +219,7 @@ def test_half_precision_weights_are_exported_as_float32(ldarnet: Run, folder: Pa
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
 
 
-def test_errors_name_a_damaged_list_of_checkpoints(ldarnet: Run, tmp_path: Path) -> None:
+def test_damaged_checkpoint_pointers_are_reported(ldarnet: Run, tmp_path: Path) -> None:
     pointers = tmp_path / "checkpoints" / "pointers.json"
     pointers.parent.mkdir()
     pointers.write_text("{")
@@ -262,13 +262,13 @@ def test_every_window_starts_a_chunk_and_no_base_is_lost(ldarnet: Run, folder: P
     assert "".join(bases for *_, bases in rows) == SEQUENCE
 
 
-def test_a_stage_that_the_model_lacks_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
+def test_a_missing_stage_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
     assert_one_line_error(ldarnet("tokenize", folder, tmp_path / "one.fa", "--stage", 7), "stage 7", "0 to 0")
 
 
-def in_process(*arguments: str, **variables: str) -> str:
-    """What the command prints when a shell starts it with some environment variables."""
+def run_in_subprocess(*arguments: str, **variables: str) -> str:
+    """Output of the command when it runs in a subprocess with additional environment variables."""
     command = [sys.executable, "-c", "from ldarnet.cli import main; main()", *arguments]
     environment = os.environ | variables
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -283,14 +283,14 @@ def in_process(*arguments: str, **variables: str) -> str:
 def test_the_shell_completes_commands_and_options(words: str, expected: list[str]) -> None:
     position = str(len(words.split()) - 1)
     variables = {"_LDARNET_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
-    assert in_process(**variables).split() == expected
+    assert run_in_subprocess(**variables).split() == expected
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_completion_script_is_shown_and_installed(shell: str, tmp_path: Path) -> None:
     variables = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1", "HOME": str(tmp_path)}
-    assert f"_LDARNET_COMPLETE=complete_{shell}" in in_process("--show-completion", shell, **variables)
-    in_process("--install-completion", shell, **variables)
+    assert f"_LDARNET_COMPLETE=complete_{shell}" in run_in_subprocess("--show-completion", shell, **variables)
+    run_in_subprocess("--install-completion", shell, **variables)
     texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(f"_LDARNET_COMPLETE=complete_{shell}" in text for text in texts)
 

@@ -1,4 +1,4 @@
-"""The files around the code: commands in the guides, contents of the wheel, extras, pins, and forbidden text."""
+"""Packaging: commands in the guides, wheel contents, extras, version pins, and forbidden text."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ GENERATED = {".git", ".venv", "runs", "__pycache__", ".hypothesis", ".pytest_cac
 def tree() -> list[Path]:
     """All files of the project except generated ones."""
     kept = [path for path in ROOT.iterdir() if path.name not in GENERATED]
-    paths = [path for place in kept for path in ([place] if place.is_file() else place.rglob("*")) if path.is_file()]
+    paths = [path for root in kept for path in ([root] if root.is_file() else root.rglob("*")) if path.is_file()]
     return [path for path in paths if not GENERATED & set(path.relative_to(ROOT).parts)]
 
 
@@ -73,7 +73,7 @@ def test_commands_in_guides_exist() -> None:
 
 
 def test_no_file_has_an_absolute_path_or_a_package_host() -> None:
-    # In parts, so that this file does not match.
+    # Assembled from parts so that this file does not match its own pattern.
     folders = "|".join(("home", "root", "work", "Users", "tmp", "scratch"))
     hosts = r"|".join((r"pypi\.org", r"pythonhosted\.org", r"download\.pytorch\.org", r"conda\.anaconda\.org"))
     forbidden = re.compile(rf"(?<![\w.}}~\]])/(?:{folders})/\w|{hosts}|--(?:extra-)?index-url|--find-links")
@@ -107,7 +107,7 @@ def test_version_pins_agree() -> None:
     set_up = (ROOT / "launch" / "setup_env.sh").read_text()
     (torch_version,) = re.findall(r"^TORCH_VERSION=(.+)$", set_up, re.MULTILINE)
     assert f'"torch=={torch_version}"' in dockerfile
-    # The hint for a missing kernel names the extra, whose versions are compared above.
+    # Install hints of kernels point to the `kernels` extra, whose versions are compared above.
     hints = {backend.install for operation in operations() for backend in backends_of(operation).values()}
     assert {text for text in hints if "pip" in text} == {'pip install --no-build-isolation ".[kernels]"'}
 
@@ -116,7 +116,7 @@ def test_the_changelog_has_this_version() -> None:
     assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_extras_agree_with_the_table_of_their_modules() -> None:
+def test_extras_match_the_table_of_modules() -> None:
     modules = {"scikit-learn": "sklearn", "fsspec[http]": "fsspec", "ray[tune]": "ray"}
     extras = {
         extra: {re.split("[>=<;]", requirement)[0].strip() for requirement in requirements}
@@ -125,14 +125,14 @@ def test_extras_agree_with_the_table_of_their_modules() -> None:
     assert extras.pop("all") == {"ldarnet[train,tasks,sweep,s3]"}
     extras.pop("dev")
     expected = {extra: {modules.get(name, name.replace("-", "_")) for name in names} for extra, names in extras.items()}
-    expected["train"].add("aiohttp")  # of fsspec[http]
+    expected["train"].add("aiohttp")  # installed by fsspec[http]
     assert {extra: {*names} for extra, names in EXTRAS.items()} == expected
 
 
 BASE_ONLY = f"""
 import sys
 for name in {[module for modules in EXTRAS.values() for module in modules]!r}:
-    sys.modules[name] = None  # an import of it raises ModuleNotFoundError
+    sys.modules[name] = None  # makes its import raise ModuleNotFoundError
 from ldarnet.cli import main
 main()
 """
@@ -148,7 +148,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def base_only(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command with the base dependencies only."""
+    """Run the `ldarnet` command with only the base dependencies importable."""
     command = [sys.executable, "-c", BASE_ONLY, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -176,13 +176,13 @@ def test_the_base_dependencies_predict_and_tokenize(classifier: Path) -> None:
         (("report", "never"), "train"),
     ],
 )
-def test_a_command_names_the_extra_that_it_needs(arguments: tuple[str, ...], extra: str) -> None:
+def test_a_command_reports_the_extra_it_needs(arguments: tuple[str, ...], extra: str) -> None:
     ended = base_only(*arguments)
     assert ended.returncode == USER_ERROR
     assert re.fullmatch(rf"error: ldarnet {arguments[0]} needs \w+: pip install 'ldarnet\[{extra}\]'\n", ended.stderr)
 
 
-def test_an_import_names_the_extra_that_it_needs() -> None:
+def test_an_import_reports_the_extra_it_needs() -> None:
     program = BASE_ONLY.partition("from ldarnet.cli")[0] + "import ldarnet.pretraining"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.stderr.endswith("ldarnet.pretraining needs zstandard: pip install 'ldarnet[train]'\n")
@@ -190,7 +190,7 @@ def test_an_import_names_the_extra_that_it_needs() -> None:
 
 @pytest.fixture(scope="module")
 def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel, and with the dependencies of this one; its folder."""
+    """Folder of a virtual environment with the wheel and the dependencies of the current environment."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT], check=True)
@@ -204,14 +204,14 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
-    # A .pth file adds our dependencies; .pth files among them, such as an editable install's, have no effect.
+    # A .pth file adds the current site-packages; .pth files in there, such as that of an editable install, are ignored.
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "venv")}))
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return folder
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_and_predicts_away_from_the_source(wheel_environment: Path, classifier: Path) -> None:
+def test_the_wheel_trains_and_predicts_outside_the_source_tree(wheel_environment: Path, classifier: Path) -> None:
     work = wheel_environment / "work"
     work.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

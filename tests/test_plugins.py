@@ -26,6 +26,6 @@ def test_every_module_of_a_folder_is_imported_in_alphabetical_order(
     assert sys.modules["extension_folder"].LOADED == ["first", "second"]
 
 
-def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
+def test_a_mistyped_name_suggests_the_closest_one() -> None:
     assert suggestion("CNM", ["cnn", "kmers"]) == "did you mean 'cnn'? (cnn, kmers)"
     assert suggestion("transformer", ["cnn", "kmers"]) == "use one of cnn, kmers"

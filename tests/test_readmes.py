@@ -57,7 +57,7 @@ TINY = {
         "tracking.mlflow": "false",
     },
 }
-"""Settings that replace or join those of a documented command, by program."""
+"""Overrides that make the documented commands small, by program."""
 
 
 GENOMES = {
@@ -70,7 +70,7 @@ GENOMES = {
 
 
 class Sandbox:
-    """A folder with the inputs that the documentation names, in which its commands run one after the other."""
+    """A folder with the input files that the documentation mentions; its commands run there in order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -101,7 +101,7 @@ class Sandbox:
             (task / f"{split}.fna").write_text("".join(lines))
 
     def prepare(self, document: str) -> None:
-        """Make what the commands of a document build upon and other documents describe."""
+        """Create the files that the commands of a document need and that other documents describe."""
         if document in ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md"):
             _make(self, ["quickstart"])
         if document == "launch/README.md":
@@ -117,7 +117,7 @@ class Sandbox:
         return Ranks(1, script, arguments, cwd=self.folder).succeed()
 
     def ldarnet(self, arguments: list[str]) -> None:
-        """Run `ldarnet ARGUMENTS`, training programs at tiny sizes."""
+        """Run `ldarnet ARGUMENTS`; training commands get the overrides in `TINY`."""
         self.run(ROOT / "ldarnet/__main__.py", _tiny(arguments[:1], arguments[1:]))
 
 
@@ -148,7 +148,7 @@ def _python(sandbox: Sandbox, arguments: list[str]) -> None:
     if arguments[0] == "-m":
         module, *rest = arguments[1:]
         if module.startswith("benchmarks."):
-            rest = ["--help"]  # they measure, for minutes; their own tests run them
+            rest = ["--help"]  # a benchmark runs for minutes and has its own tests
         sandbox.run(ROOT / f"{module.replace('.', '/')}.py", rest)
     else:
         program = Path(arguments[0]).stem
@@ -174,7 +174,7 @@ PROGRAMS: dict[str, Callable[[Sandbox, list[str]], None]] = {
 
 
 def commands(block: str) -> list[list[str]]:
-    """The commands of a bash block, split into words, without environment variables in front."""
+    """Commands of a bash block, split into words, without leading environment variable assignments."""
     lines = block.replace("\\\n", " ").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
     return [
@@ -202,7 +202,7 @@ def test_examples_run(document: str, tmp_path: Path) -> None:
 
 
 def test_documents_have_no_unmarked_commands() -> None:
-    """Commands stand in fenced blocks, where they are found."""
+    """All commands are in fenced blocks, which the test above runs."""
     for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         outside = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)

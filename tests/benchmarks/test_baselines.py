@@ -55,7 +55,7 @@ def test_chunks_are_padded_to_the_longest_sequence():
     model = arranged(built("tiny"), "published")
     model.model.backbone.main.main.register_forward_hook(lambda _, inputs, output: seen.append(len(output)))
     chunks = model(batch()).boundaries[0].mask.sum(1)
-    assert len(set(chunks.tolist())) > 1, "the windows must differ for padding to be seen"
+    assert len(set(chunks.tolist())) > 1, "padding is not tested: all windows have the same number of chunks"
     assert seen == [WINDOWS * chunks.max()]
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_row_is_measured(tmp_path):
+def test_measured_row_has_plausible_times(tmp_path):
     code = (
         "import sys; from pathlib import Path\n"
         "from benchmarks.checkpoints import measure\n"

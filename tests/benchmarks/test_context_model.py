@@ -18,7 +18,7 @@ MASKING = Masking()
 
 @pytest.fixture(autouse=True, scope="module")
 def small_tables():
-    """Switch to sorted lists for shorter contexts: tables of ten bases take seconds to fill."""
+    """Limit dense tables to contexts of six bases; tables of ten bases take seconds to fill."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context_counts, "DENSE", 6)
         yield
@@ -80,7 +80,7 @@ def test_random_bases_cannot_be_predicted():
 
 def test_training_sequence_is_recognized_on_either_strand():
     genome = random_bases(40_000, 3)
-    model = fit([genome, genome], length=128)  # twice, so that the held-out pieces recur too
+    model = fit([genome, genome], length=128)  # given twice, so that held-out pieces also occur in the training pieces
     assert model.best == "mixed 8"
     for copy in (genome[10_000:20_000], reverse_complement(genome[10_000:20_000])):
         values = score(model, *masked(copy)).summary()
@@ -95,7 +95,7 @@ def test_loss_reaches_a_known_entropy():
     genome = np.repeat(rng.integers(0, 4, 100_000), 2).astype(np.uint8)
     model = fit([genome], length=128)
     values = score(model, *masked(np.repeat(rng.integers(0, 4, 20_000), 2).astype(np.uint8))).summary()
-    # p(b | left) = 1/2 [b = left] + 1/8, when the left base is shown as it is.
+    # p(b | left) = 1/2 [b = left] + 1/8 if the left base is shown unchanged.
     ideal = -(5 / 8 * math.log(5 / 8) + 3 / 8 * math.log(1 / 8))
     assert ideal < values["left 1"]["mask_loss"] < ideal + 0.12
     assert values["right 1"]["mask_loss"] == pytest.approx(values["left 1"]["mask_loss"], abs=0.02)
@@ -105,7 +105,7 @@ def test_loss_reaches_a_known_entropy():
 
 @pytest.fixture(scope="module")
 def skewed():
-    """Model fitted to sequence with a skewed composition and no other structure."""
+    """Model fitted to a sequence with a skewed composition and no other structure."""
     rng = np.random.default_rng(5)
     return fit([rng.choice(4, 100_000, p=[0.4, 0.1, 0.1, 0.4]).astype(np.uint8)], length=128)
 
@@ -116,7 +116,7 @@ def test_composition_counts_both_strands():
 
 
 @pytest.mark.parametrize("unknown", [MASK, N, PAD])
-def test_composition_remains_without_known_neighbors(skewed, unknown):
+def test_predictions_without_known_neighbors_equal_the_composition(skewed, unknown):
     windows = np.full((1, 40), unknown)
     for name, p in skewed.predict(windows, np.array([0]), np.array([20])).items():
         if not name.startswith("mixed"):
@@ -133,7 +133,7 @@ def test_predictions_are_distributions_that_ignore_their_own_base(skewed, positi
 
 
 def test_input_bases_update_predictions_by_the_masking_rule(skewed):
-    # A at a position that shows A: kept, or sampled; at one that shows C: sampled.
+    # The true base is A. If the input shows A, it was kept or drawn at random; if it shows C, it was drawn at random.
     windows, labels = np.full((2, 9), MASK), np.full((2, 9), -100)
     windows[:, 4], labels[:, 4] = [0, 1], 0
     nats = score(skewed, windows, labels, Masking(mask=0.7, random=0.2)).nats["composition"]
@@ -154,9 +154,9 @@ def test_input_bases_lower_the_copy_loss(skewed):
     assert share == pytest.approx(0.8, abs=0.02)
 
 
-def test_entropy_is_that_of_masked_bases(skewed):
+def test_entropy_is_computed_over_masked_positions(skewed):
     windows, labels = np.zeros((1, 9), dtype=np.int64), np.full((1, 9), -100)
-    windows[0, :2], labels[0, :2] = MASK, [0, 3]  # and three that are shown, all of them A
+    windows[0, :2], labels[0, :2] = MASK, [0, 3]  # the three target positions below are not masked; all show A
     labels[0, 4:7] = 0
     assert score(skewed, windows, labels).entropy() == pytest.approx(math.log(2))
 

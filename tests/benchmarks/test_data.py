@@ -7,12 +7,13 @@ from sharding.genomes import BUNDLED_FASTA
 
 
 @pytest.fixture
-def here(monkeypatch):
+def in_process(monkeypatch):
+    """Measure in this process instead of in worker processes."""
     monkeypatch.setattr(data, "alone", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(data, "together", lambda function, processes, *arguments: function(*arguments))
 
 
-def test_results_file_is_complete(here, tmp_path, capsys):
+def test_results_file_is_complete(in_process, tmp_path, capsys):
     data.main(
         [str(BUNDLED_FASTA), "--seconds", "0.2", "--synthetic", "0.02", "--out", str(tmp_path), "--note", "Tried."]
     )
@@ -27,7 +28,7 @@ def test_results_file_is_complete(here, tmp_path, capsys):
     assert str(file) in capsys.readouterr().out
 
 
-def test_failed_measurements_are_recorded(here, monkeypatch, tmp_path):
+def test_failed_measurements_are_recorded(in_process, monkeypatch, tmp_path):
     monkeypatch.setattr(data, "alone", lambda function, *_: {"failure": f"{function.__name__} is out of order"})
     monkeypatch.setattr(data, "together", lambda *_: {"failure": "no processes"})
     data.main([str(BUNDLED_FASTA), "--synthetic", "0.02", "--out", str(tmp_path)])

@@ -27,7 +27,7 @@ def restore_process_settings(monkeypatch):
 
 
 class InProcessWorker:
-    """Worker that measures in this process, with injected failures."""
+    """Stand-in for `Worker` that measures in this process; `fails` injects failures."""
 
     fails = staticmethod(lambda cell: "")
 
@@ -44,7 +44,8 @@ class InProcessWorker:
 
 
 @pytest.fixture
-def here(monkeypatch):
+def in_process(monkeypatch):
+    """Measure in this process instead of in worker processes."""
     for program in (model_cpu, model_gpu):
         monkeypatch.setattr(program, "Worker", InProcessWorker)
     return InProcessWorker
@@ -55,7 +56,7 @@ def written(folder):
     return text.read_text(), json.loads(tree.read_text())
 
 
-def test_cpu_results_file_is_complete(here, tmp_path, capsys):
+def test_cpu_results_file_is_complete(in_process, tmp_path, capsys):
     model_cpu.main(["--quick", "--out", str(tmp_path), "--note", "Tried."])
     text, tree = written(tmp_path)
     for part in (
@@ -73,8 +74,10 @@ def test_cpu_results_file_is_complete(here, tmp_path, capsys):
     assert ours["bases_per_chunk"] == published["bases_per_chunk"]
 
 
-def test_cpu_program_records_failures_and_continues(here, monkeypatch, tmp_path):
-    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "ours" else "no memory"))
+def test_cpu_program_records_failures_and_continues(in_process, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        in_process, "fails", staticmethod(lambda cell: "" if cell.arrangement == "ours" else "no memory")
+    )
     model_cpu.main(["--quick", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
     assert "| transformers | no memory |" in text
@@ -82,15 +85,17 @@ def test_cpu_program_records_failures_and_continues(here, monkeypatch, tmp_path)
     assert "Equal in all 3 comparisons" in text
 
 
-def test_cpu_program_fails_if_an_arrangement_differs(here, monkeypatch, tmp_path):
+def test_cpu_program_fails_if_an_arrangement_differs(in_process, monkeypatch, tmp_path):
     monkeypatch.setattr(model_cpu, "GRADIENT_TOLERANCE", 0.0)
-    monkeypatch.setattr(here, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "skipped"))
+    monkeypatch.setattr(
+        in_process, "fails", staticmethod(lambda cell: "" if cell.arrangement == "published" else "skipped")
+    )
     with pytest.raises(SystemExit, match="does not compute the same function"):
         model_cpu.main(["--quick", "--out", str(tmp_path)])
     assert "**Different**: tiny, published" in written(tmp_path)[0]
 
 
-def test_gpu_results_file_is_complete(here, tmp_path):
+def test_gpu_results_file_is_complete(in_process, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
     for part in (
@@ -106,13 +111,13 @@ def test_gpu_results_file_is_complete(here, tmp_path):
     assert all(c["result"]["model_flops_per_base"] > 0 for c in comparisons)
 
 
-def test_gpu_program_halves_batches_that_do_not_fit_and_records_failures(here, monkeypatch, tmp_path):
+def test_gpu_program_halves_batches_that_do_not_fit_and_records_failures(in_process, monkeypatch, tmp_path):
     def fails(cell):
         if cell.arrangement == "published":
             return "OutOfMemoryError: too much" if cell.windows > 1 else ""
         return "RuntimeError: broken" if cell.model == "bimamba2-tiny" else ""
 
-    monkeypatch.setattr(here, "fails", staticmethod(fails))
+    monkeypatch.setattr(in_process, "fails", staticmethod(fails))
     model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
     assert "- training, bimamba2-tiny, ours" in text and "RuntimeError: broken" in text
@@ -120,14 +125,14 @@ def test_gpu_program_halves_batches_that_do_not_fit_and_records_failures(here, m
     assert published and all(cell["cell"]["windows"] == 1 and "failure" not in cell["result"] for cell in published)
 
 
-def test_gpu_program_keeps_its_time_limit(here, tmp_path):
+def test_gpu_program_respects_its_time_limit(in_process, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
     text, tree = written(tmp_path)
     assert all(cell["result"] == {"failure": "time limit reached"} for cell in tree["cells"])
     assert "time limit reached" in text
 
 
-def test_results_are_never_overwritten(here, tmp_path):
+def test_results_are_never_overwritten(in_process, tmp_path):
     model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
     before = written(tmp_path)
     for program in (model_gpu, model_cpu):

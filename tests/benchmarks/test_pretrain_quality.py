@@ -84,7 +84,7 @@ def test_results_file_is_complete(tmp_path, runs, shards, capsys):
     assert str(tmp_path) not in text.replace(str(tmp_path / "out"), "").split("## Method")[1]
 
 
-def test_evaluated_loss_is_that_of_the_forward_pass(runs, shards):
+def test_evaluated_loss_matches_the_forward_pass(runs, shards):
     run = Run.open(runs[0], [])
     input_ids, labels = validation_set(shards, run.config)
     scores = evaluate(run, input_ids, labels)
@@ -102,7 +102,7 @@ def test_all_models_are_scored_at_the_same_positions(runs):
         np.testing.assert_array_equal(scores.targets, found.baseline.targets)
         np.testing.assert_array_equal(scores.masked, found.baseline.masked)
     assert found.training_bases == 40_000
-    assert 0.1 < found.repeated.mean() < 0.3  # 4,000 of the 20,000 held-out bases are a copy
+    assert 0.1 < found.repeated.mean() < 0.3  # 4,000 of the 20,000 held-out bases are copied from training
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_rejected(tmp_path, shards):

@@ -31,7 +31,7 @@ def test_measured_speed_is_used():
     assert found.compute == pytest.approx(found.bases / 500_000)
 
 
-def test_all_reduce_is_that_of_a_ring():
+def test_all_reduce_time_matches_a_ring():
     assert Network(LINKS, 8, 8).all_reduce(1e9) == pytest.approx(2 * 1e9 * 7 / 8 / 1e11)
     assert Network(LINKS, 1, 8).all_reduce(1e9) == 0
     two_nodes = Network(LINKS, 16, 8).all_reduce(1e9)

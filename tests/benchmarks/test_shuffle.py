@@ -1,4 +1,4 @@
-"""Measures of the shuffle benchmark."""
+"""Metrics of the shuffle benchmark."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Errors of the soak test before it starts; tests/pretraining/test_soak.py runs a short one."""
+"""Invalid arguments of the soak test; tests/pretraining/test_soak.py runs a short soak test."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Reports state what the folds contain, and pair only matching folds."""
+"""Comparison reports agree with the fold results and pair only matching folds."""
 
 import csv
 import json
@@ -31,13 +31,13 @@ def write(tmp_path: Path, **arms: list[Path]) -> str:
 
 
 def rows(report: str, first: str) -> list[list[str]]:
-    """Rows of all tables whose first cell is `first`."""
+    """Table rows of the report whose first cell is `first`."""
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in report.splitlines() if line[:1] == "|"]
     return [row for row in cells if row[0] == first]
 
 
 def lines(tmp_path: Path, **columns: str) -> list[dict[str, str]]:
-    """Lines of results.csv with these values."""
+    """Rows of results.csv with the given column values."""
     with open(tmp_path / "out" / "results.csv", encoding="utf-8", newline="") as file:
         return [row for row in csv.DictReader(file) if columns.items() <= row.items()]
 
@@ -54,7 +54,7 @@ def test_report_means_match_the_folds_in_the_csv(tmp_path: Path) -> None:
             cell = rows(report, "H3")[0][column + number] if column else rows(report, "H3")[1][4 + 2 * number]
             assert cell.strip("*") == f"{mean:.3f} ± {half:.3f}"
     assert rows(report, "H3")[0][1:3] == ["MCC", "10"]
-    assert rows(report, "H3")[0][3].startswith("**")  # the best of ours
+    assert rows(report, "H3")[0][3].startswith("**")  # bold: the best of our arms
     assert "Not comparable" not in report
 
 
@@ -87,7 +87,7 @@ def test_arms_with_different_rows_or_folds_are_not_paired(tmp_path: Path) -> Non
         assert not rows(report, "ours - theirs"), name
 
 
-def test_equal_limits_mean_equal_rows_only_with_equal_seeds(tmp_path: Path) -> None:
+def test_equal_limits_select_equal_rows_only_with_equal_seeds(tmp_path: Path) -> None:
     limit = {"settings": {"data.limit": 500}}
     arms = {seed: make_run(tmp_path / str(seed), "nt/H3", OURS, seed=seed, **limit) for seed in (1, 2)}
     again = make_run(tmp_path / "again", "nt/H3", OTHERS, seed=1, **limit)
@@ -127,8 +127,9 @@ def test_ranking_includes_published_models_only_on_published_rows(tmp_path: Path
     full = [make_run(tmp_path / task, f"nt/{task}", values) for task, values in (("H3", OURS), ("H4", OTHERS))]
     section = write(tmp_path, ours=[*full[0], *full[1]]).partition("Wins and mean rank")[2].partition("### ")[0]
     best = {row[0]: row[1:] for row in rows(section, "JanusDNA without attention") + rows(section, "ours")}
-    assert best == {"JanusDNA without attention": ["1", "1.50"], "ours": ["0", "6.50"]}  # 2nd and 1st; 5th and 8th
-    assert not rows(section, "HyenaDNA")  # different test rows
+    # Mean ranks: of ranks 2 and 1, and of ranks 5 and 8.
+    assert best == {"JanusDNA without attention": ["1", "1.50"], "ours": ["0", "6.50"]}
+    assert not rows(section, "HyenaDNA")  # scored on different test rows
     section = write(tmp_path, JanusDNA=[*full[0], *full[1]]).partition("Wins and mean rank")[2].partition("### ")[0]
     assert rows(section, "JanusDNA")[0][1:] == best["ours"]
     assert len(rows(section, "JanusDNA, published")) == 1
@@ -148,7 +149,7 @@ def test_different_metrics_are_not_compared(tmp_path: Path) -> None:
     report = write(tmp_path, ours=make_tasks(tmp_path / "a", ["nt/promoter_all", "nt/promoter_tata"], OURS))
     wins = report.partition("Wins and mean rank")[2].partition("### ")[0]
     assert rows(wins, "ours")
-    assert "Caduceus" not in wins  # it has F1 of class 1 there, we have MCC
+    assert "Caduceus" not in wins  # Caduceus reports F1 of class 1 there, our runs report MCC
     assert "| promoter_all | f1, binary |" in report
 
 

@@ -18,7 +18,7 @@ from tests.support.made_results import make_run
 
 @pytest.fixture
 def draw_arms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Function that draws arms, given their fold values, and returns the figure."""
+    """Draw arms from their fold values and return the figure."""
     figures: list[Figure] = []
 
     @contextmanager
@@ -45,7 +45,7 @@ def test_interval_is_clipped_at_the_limit_of_the_metric_with_an_arrow(draw_arms:
     low, high = figure.axes[0].get_xlim()
     assert -1.2 < low < -1 and 1 < high < 1.2
     assert [list(np.atleast_1d(lines(figure, arrow)[0].get_xdata())) for arrow in "<>"] == [[-1], [1]]
-    assert len(lines(figure, "<")) == len(lines(figure, ">")) == 1  # of the first arm only
+    assert len(lines(figure, "<")) == len(lines(figure, ">")) == 1  # for the first arm only
     assert "arrow" in figure.axes[0].get_xlabel()
 
 
@@ -63,7 +63,7 @@ def test_two_folds_are_drawn_without_interval(draw_arms: Any) -> None:
 
 
 @pytest.mark.parametrize("folds", [[0.5], [0.5, 0.5], [0.5, 0.5, 0.5]])
-def test_constant_folds_need_no_dots(draw_arms: Any, folds: list[float]) -> None:
+def test_constant_folds_are_drawn_without_dots(draw_arms: Any, folds: list[float]) -> None:
     figure = draw_arms({"a": folds})
     assert "dots" not in figure.axes[0].get_xlabel()
     assert sum(len(np.asarray(dots.get_xdata())) for dots in lines(figure, ".")) == 0

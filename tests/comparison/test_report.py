@@ -22,7 +22,7 @@ USED = {
 
 
 def shown_settings(tmp_path: Path, **arms: dict[str, Any]) -> dict[str, str]:
-    """Settings in the runs table, by arm; `settings` of an arm override USED."""
+    """Settings that the runs table shows for each arm; the `settings` of an arm override `USED`."""
     files = {
         arm: make_run(tmp_path / arm, "nt/H3", [0.5, 0.6], **changes | {"settings": USED | changes.get("settings", {})})
         for arm, changes in arms.items()
@@ -109,7 +109,7 @@ def test_two_folds_have_no_interval_and_no_test(tmp_path: Path) -> None:
 def test_many_arms_are_paired_in_one_table(tmp_path: Path, folds: int, columns: int) -> None:
     tasks = ["nt/H3", "nt/H4", "nt/H3K4me1"]
     names = ["a", "b", "c", "d", "e", "f"]
-    values = {arm: [0.4 + 0.05 * place + 0.01 * fold for fold in range(folds)] for place, arm in enumerate(names)}
+    values = {arm: [0.4 + 0.05 * rank + 0.01 * fold for fold in range(folds)] for rank, arm in enumerate(names)}
     report = write(tmp_path, **{arm: make_tasks(tmp_path / arm, tasks, values[arm]) for arm in names})
     section = report.partition("fold by fold")[2].partition("### ")[0]
     first, _, second = section.partition("<details>")

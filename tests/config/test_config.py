@@ -107,7 +107,7 @@ def test_differences_ignore_keys_that_may_change_on_resume(minimal):
 
 
 @pytest.mark.parametrize("where", ["file", "override"])
-def test_a_deprecated_key_is_accepted_with_a_warning_that_names_the_new_key(minimal, where):
+def test_a_deprecated_key_is_accepted_and_the_warning_shows_the_new_key(minimal, where):
     old, new = "training.recompute", "training.activation_checkpointing"
     overrides = [f"{old}=[0, 1]"] if where == "override" else []
     if where == "file":
@@ -121,7 +121,7 @@ def test_a_deprecated_key_is_accepted_with_a_warning_that_names_the_new_key(mini
 
 
 @pytest.mark.filterwarnings("ignore:config key")
-def test_a_deprecated_key_beside_its_new_name(minimal):
+def test_a_deprecated_key_conflicts_with_its_new_name_in_one_file_but_can_be_overridden(minimal):
     minimal.write_text(
         yaml.safe_dump(MINIMAL | {"training": {"steps": 10, "recompute": [0], "activation_checkpointing": [1]}})
     )

@@ -30,7 +30,7 @@ def test_a_permutation_does_not_depend_on_the_batch():
     assert together.tolist() == alone
 
 
-def test_neighbors_are_spread_and_keys_differ():
+def test_neighbors_are_uncorrelated_and_keys_give_different_orders():
     n = 10_000
     first, second = permutation(n, "a"), permutation(n, "b")
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.05
@@ -53,8 +53,8 @@ def test_bits_are_unbiased_and_streams_independent():
     assert abs(agree - 0.5).max() < 0.02
 
 
-def test_numbers_never_change():
-    """Changed numbers would break the resume of older runs."""
+def test_random_numbers_never_change():
+    """If the numbers changed, older runs could not resume exactly."""
     assert stream_key("fingerprint", 0, "order") == 10081889879970229642
     assert permutation(10).tolist() == [0, 5, 9, 4, 2, 1, 7, 8, 6, 3]
 

@@ -12,7 +12,7 @@ STAGES = curriculum_stages([(5, 0.2), (10, 0.3)], FULL, TOTAL)
 
 @pytest.fixture
 def stream(make_set):
-    """Steps of a rank."""
+    """Return the training steps of one rank, each a list of micro-batches."""
     text = "".join(np.random.default_rng(0).choice(list("ACGT"), 2000))
     shards = make_set({"a": text}, block=128)
     windows = {stage.length: Windows(shards, "train", stage.length) for stage in STAGES}

@@ -39,7 +39,7 @@ def contigs():
 
 @pytest.fixture
 def shards(make_set, contigs):
-    """Shard set with blocks of 128 bases and three blocks per shard: windows straddle both."""
+    """Shard set with blocks of 128 bases and three blocks per shard; windows straddle blocks and shards."""
     return make_set(contigs, {"valid": ["v"]}, block=128, shard_size=400)
 
 
@@ -59,7 +59,7 @@ def two_species(tmp_path):
 
 
 def epoch_of(windows: Windows, epoch: int) -> Counter[str]:
-    """Names of the windows of an epoch in the exact order."""
+    """Names of the windows in an epoch of the exact order, with their counts."""
     keys = [windows.locate(epoch * len(windows) + position) for position in range(len(windows))]
     assert {key.epoch for key in keys} == {epoch}
     return Counter(f"{key.contig}:{key.start + 1}-{key.start + windows.length}" for key in keys)
@@ -117,19 +117,19 @@ def test_windows_that_do_not_fill_a_batch_of_every_rank_are_dropped(shards):
     assert [next(endless)["positions"][0] for _ in range(60)] == [4 * batch for batch in range(60)]
 
 
-def test_damage_is_named(shards):
+def test_a_missing_shard_is_reported(shards):
     (shards.folder / shards.index.shards[0].name).unlink()
     with pytest.raises(UserError, match=r"shard-00000-0000-0000\.tar: missing"):
         list(WindowDataset(Windows(shards, "train", LENGTH), batch_size=4, stop=40))
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_a_pipeline_holds_the_epoch_of_the_exact_order(one_shard, epoch):
+def test_a_pipeline_has_the_same_windows_as_an_epoch_of_the_exact_order(one_shard, epoch):
     windows = Windows(one_shard, "train", LENGTH)
     assert names_of(window_pipeline(windows, batch_size=7, epoch=epoch)) == epoch_of(windows, epoch)
 
 
-def test_windows_of_a_pipeline_that_straddle_shards_are_dropped_and_no_others(shards):
+def test_a_pipeline_drops_exactly_the_windows_that_straddle_shards(shards):
     windows, dropped = Windows(shards, "train", LENGTH), 0
     for epoch in range(3):
         expected = epoch_of(windows, epoch)
@@ -139,7 +139,7 @@ def test_windows_of_a_pipeline_that_straddle_shards_are_dropped_and_no_others(sh
     assert dropped
 
 
-def test_a_pipeline_reads_only_the_split(shards):
+def test_a_pipeline_reads_only_its_split(shards):
     windows = Windows(shards, "valid", LENGTH)
     names = names_of(window_pipeline(windows, batch_size=7))
     assert names
@@ -186,7 +186,7 @@ def test_a_pipeline_gives_the_bases_of_either_strand_shuffled_and_masked(one_sha
         assert decode(batch["input_ids"][0].numpy()) == one_shard.text(contig, first - 1, last).upper()
 
 
-def test_a_pipeline_refuses_mixtures_and_damage(two_species, shards):
+def test_a_pipeline_rejects_mixtures_and_damage(two_species, shards):
     with pytest.raises(UserError, match="cannot weight species"):
         window_pipeline(Windows(two_species, "train", LENGTH, temperature=2.0), batch_size=2)
     path = shards.folder / shards.index.shards[0].name
@@ -197,7 +197,7 @@ def test_a_pipeline_refuses_mixtures_and_damage(two_species, shards):
         names_of(window_pipeline(Windows(shards, "train", LENGTH), batch_size=7))
 
 
-def test_both_read_a_set_on_a_web_server(shards, tmp_path):
+def test_both_apis_read_a_set_from_a_web_server(shards, tmp_path):
     local = Windows(shards, "train", LENGTH)
     server = RangeServer(shards.folder)
     try:

@@ -33,11 +33,11 @@ def test_a_frame_is_reproducible_and_near_two_bits_per_base():
     assert 8 * len(frame) / len(text) < 2.01
 
 
-def test_a_long_run_of_n_costs_almost_nothing():
+def test_a_long_run_of_n_takes_almost_no_space():
     assert len(pack_block(b"N" * 10**6)[0]) < 200
 
 
 @pytest.mark.parametrize("damage", [b"", b"not zstandard", pack_block(b"ACGT")[0][:-3]])
-def test_other_bytes_are_refused(damage):
+def test_data_that_is_not_a_block_is_rejected(damage):
     with pytest.raises(ValueError, match="not a packed block"):
         unpack_block(damage)

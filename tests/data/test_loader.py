@@ -35,7 +35,7 @@ def same(a, b):
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3))
-def test_an_epoch_has_each_window_once_for_any_ranks_and_batches(shards, world, micro_batch, accumulation):
+def test_an_epoch_has_each_window_once_for_any_number_of_ranks_and_batch_size(shards, world, micro_batch, accumulation):
     windows = Windows(shards, "train", L)
     size = world * micro_batch * accumulation
     count = -(-len(windows) // size)
@@ -75,7 +75,7 @@ def test_a_resumed_stream_equals_an_uninterrupted_one(shards):
         assert all(same(a, b) for x, y in zip(whole[cut:], resumed, strict=True) for a, b in zip(x, y, strict=True))
 
 
-def test_workers_change_neither_batches_nor_the_global_generator(shards):
+def test_workers_change_neither_batches_nor_the_global_rng(shards):
     state = torch.get_rng_state()
     here, there = steps(shards), steps(shards, workers=2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -94,7 +94,7 @@ def test_batches_hold_masked_windows(shards):
 
 
 def damage(shards, contig, base):
-    """Flip a bit of the block that contains a base; return the first and last base of that block."""
+    """Flip a bit of the block that contains a base; return the interval of the block (0-based, half-open)."""
     blocks, number = shards.index.blocks, shards.index.number(contig)
     block = int(np.flatnonzero((blocks.contig == number) & (blocks.start <= base))[-1])
     shard = shards.folder / shards.index.shards[blocks.shard[block]].name
@@ -105,7 +105,7 @@ def damage(shards, contig, base):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_shard_is_named_in_one_line(shards, workers):
+def test_a_damaged_shard_is_reported_in_one_line(shards, workers):
     damage(shards, "a", 300)
     with pytest.raises(UserError, match=r"shard-\S+.tar: block \d+ \(a:257-384\)") as error:
         steps(shards, workers=workers, last_step=20)
@@ -158,7 +158,7 @@ def test_a_killed_worker_is_reported_in_one_line_without_a_hang(shards):
     victim = next(child for child in multiprocessing.active_children() if child.pid not in before)
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
-    time.sleep(0.2)  # the death must not interrupt the main program
+    time.sleep(0.2)  # the main process must not be interrupted when the worker dies
     with pytest.raises(TransientError, match=rf"DataLoader worker died.*{victim.pid}.*data.workers") as error:
         list(itertools.islice(stream, 100))
     assert "\n" not in str(error.value)
@@ -230,7 +230,7 @@ def test_validation_does_not_depend_on_the_number_of_ranks(shards, world):
     assert all(batch.windows == len(batch.input_ids) for _, batch in real)
 
 
-def test_validation_windows_are_spread_over_the_split_and_forward(shards):
+def test_validation_windows_are_spread_over_the_forward_strand_of_the_split(shards):
     def truth(batch):
         return torch.where(batch.labels == -100, batch.input_ids, batch.labels)
 
@@ -246,7 +246,7 @@ def test_masks_do_not_depend_on_the_number_of_validation_windows(shards):
     assert torch.equal(few, many[::2])
 
 
-def test_validation_of_a_missing_split_is_refused_immediately(shards):
+def test_validation_of_a_missing_split_is_rejected_immediately(shards):
     with pytest.raises(UserError, match="no split 'test'"):
         validation_batches(shards, "test", length=L, max_windows=1, batch=1, rank=0, world=1, masking=Masking())
 
@@ -262,7 +262,7 @@ def test_blocks_of_the_next_step_are_prefetched_before_this_step_is_read(shards,
     def note_read(self, contig, start, length):
         calls.append(("read", set(self.blocks_of(contig, start, length))))
         with monkeypatch.context() as inner:
-            inner.setattr(ShardSet, "prefetch", prefetch)  # requests made by reading itself are not counted
+            inner.setattr(ShardSet, "prefetch", prefetch)  # do not record prefetches made by the read itself
             return read_windows(self, contig, start, length)
 
     monkeypatch.setattr(ShardSet, "prefetch", note_prefetch)

@@ -42,7 +42,7 @@ def test_n_and_padding_are_never_masked_targets_or_drawn():
     assert set(np.unique(inputs[ids < N])) == {0, 1, 2, 3}
 
 
-def test_a_mask_is_a_function_of_content_seed_stream_and_position_alone():
+def test_a_mask_depends_only_on_content_seed_stream_and_position():
     masking = Masking(seed=3)
     inputs, labels = masking.apply(IDS, "set", POSITIONS)
     for row in (0, 17, 63):
@@ -70,7 +70,7 @@ def test_rates_of_zero_and_one():
 
 
 @pytest.mark.parametrize("options", [{"rate": 1.1}, {"mask": -0.1}, {"mask": 0.8, "random": 0.3}])
-def test_probabilities_out_of_range_are_refused(options):
+def test_probabilities_out_of_range_are_rejected(options):
     with pytest.raises(UserError, match="must be"):
         Masking(**options)
 
@@ -86,7 +86,7 @@ def test_a_mask_does_not_depend_on_the_batch(length):
 
 
 def test_a_mask_never_changes():
-    """Changed masks would break the resume of older runs."""
+    """If the masks changed, older runs could not resume exactly."""
     inputs, labels = Masking(rate=0.5).apply(np.zeros((1, 40), dtype=np.uint8), "set", np.array([7]))
     assert "".join(map(str, inputs[0])) == INPUTS
     assert np.flatnonzero(labels[0] == 0).tolist() == SCORED

@@ -19,7 +19,7 @@ def mixture(windows: list[int], shares: list[float], length: int = 4096) -> Shuf
     return Shuffle(np.array(windows), length, stream_key("mixture"), np.array(shares) / sum(shares))
 
 
-# From sets permuted window by window to sets read in pieces.
+# Covers sets that are permuted window by window and sets that are read in pieces.
 @quick
 @given(st.integers(1, 20_000), st.sampled_from([16, 2**15, 2**17, 2**20, 2**24]), st.integers(0, 3))
 def test_one_source_has_every_window_once_per_epoch(windows, length, epoch):
@@ -44,9 +44,9 @@ def test_every_source_of_a_mixture_has_every_window_once_per_epoch(sources, leng
         mine = source == name
         np.testing.assert_array_equal(epoch[mine], np.arange(mine.sum()) // windows[name])
         last = epoch[mine].max(initial=0)
-        for turn in (0, last // 2, last - 1):
-            if 0 <= turn < last:
-                np.testing.assert_array_equal(np.sort(number[mine][epoch[mine] == turn]), np.arange(windows[name]))
+        for finished in (0, last // 2, last - 1):
+            if 0 <= finished < last:
+                np.testing.assert_array_equal(np.sort(number[mine][epoch[mine] == finished]), np.arange(windows[name]))
         unfinished = number[mine][epoch[mine] == last]
         assert len(np.unique(unfinished)) == len(unfinished)
     np.testing.assert_array_equal(order.taken(count), np.bincount(source, minlength=len(windows)))
@@ -64,7 +64,7 @@ def test_shares_hold_in_every_row_of_slots(shares, row):
 
 
 def test_shares_are_exact_over_a_round():
-    order, windows = mixture([10**6] * 3, [5, 3, 0.001], 2**18), 4 * ROUND  # 4 windows a slot
+    order, windows = mixture([10**6] * 3, [5, 3, 0.001], 2**18), 4 * ROUND  # 4 windows per slot
     taken = order.taken(5 * windows) - order.taken(4 * windows)
     np.testing.assert_array_equal(taken, np.round(order.shares * windows))
     assert taken.min() >= 4
@@ -85,15 +85,15 @@ def test_consecutive_positions_are_far_apart_and_lanes_read_whole_pieces(windows
     order = one_source(windows, length)
     _, _, numbers = order.locate(np.arange(64 * LANES) + windows // 3)
     rows = numbers.reshape(64, LANES)
-    # A row of positions comes from as many loci: hardly any two within a megabase.
+    # The positions of a row come from distant loci: hardly any two are within a megabase.
     gaps = np.diff(np.sort(rows, axis=1), axis=1) * length
     assert (gaps < MEGABASE).mean() < 1.5 * LANES * MEGABASE / (windows * length) + 0.01
-    # 64 windows of a lane are within few megabases.
+    # The 64 windows of a lane are within a few megabases.
     megabases = [len(np.unique(rows[:, lane] * length // MEGABASE)) for lane in range(0, LANES, 64)]
     assert np.mean(megabases) < 4
 
 
-def test_pieces_and_order_change_from_epoch_to_epoch():
+def test_pieces_and_order_change_every_epoch():
     order = one_source(400_000, 4096)
     lanes = [order.locate(np.arange(64) * LANES + epoch * 400_000)[2] for epoch in range(2)]
     assert len(np.intersect1d(*lanes)) < 8
@@ -108,7 +108,7 @@ def test_a_small_source_beside_a_large_one_is_permuted_window_by_window():
 
 
 def test_the_order_never_changes():
-    """A changed order would break the resume of older runs."""
+    """If the order changed, older runs could not resume exactly."""
     positions = np.array([0, 1, 1023, 1024, 10**6, 10**9])
     assert one_source(10**6, 4096).locate(positions)[2].tolist() == ONE
     source, epoch, number = mixture([10**6, 70, 10**5], [1, 2, 0.1]).locate(positions)

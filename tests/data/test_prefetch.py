@@ -18,7 +18,7 @@ def test_a_queued_fetch_is_cancelled_when_its_block_is_waited_for():
     waiting = threading.Thread(target=prefetcher.wait_for, args=(101,), daemon=True)
     waiting.start()
     waiting.join(timeout=5)
-    assert not waiting.is_alive(), "it waited for unrelated blocks"
+    assert not waiting.is_alive(), "wait_for() waited for fetches of other blocks"
     release.set()
     for block in (*range(MAX_THREADS), 100):
         prefetcher.wait_for(block)

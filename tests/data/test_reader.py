@@ -37,14 +37,14 @@ def test_windows_equal_single_reads(local, data):
         np.testing.assert_array_equal(ids[row], local.read(number, first, first + length))
 
 
-def test_blocks_that_windows_overlap(local):
+def test_blocks_of_returns_every_block_that_windows_overlap(local):
     touched = local.blocks_of(np.array([2, 0, 0]), np.array([150, 90, 0]), 120)
     assert touched == [22, 23, 0, 1, 2]
     assert local.blocks_of(np.array([0]), np.array([50]), 260) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("start", [-1, 1901])
-def test_a_window_outside_of_its_contig_is_refused(local, start):
+def test_a_window_outside_of_its_contig_is_rejected(local, start):
     with pytest.raises(UserError, match=rf"one:{start}-{start + 100} is out of range; one has 2000 bases \(0-2000\)"):
         local.read_windows(np.array([0, 0]), np.array([5, start]), 100)
 
@@ -69,10 +69,11 @@ def test_only_windows_on_damaged_blocks_are_quarantined(local, caplog):
     np.testing.assert_array_equal(ids, expected)
     np.testing.assert_array_equal(again, expected)
     warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == len(set(warnings)) == 1 + 2 + 1  # a block, two blocks, a shard
+    # One warning for the changed block, two for truncated blocks, one for the missing shard.
+    assert len(warnings) == len(set(warnings)) == 1 + 2 + 1
     assert any("block 2 (one:201-300) does not match" in message for _, message in damaged)
     assert any("missing" in message for _, message in damaged)
-    # Independent of the order and the batch of windows.
+    # The result does not depend on the order or batch of windows.
     for row in np.random.default_rng(1).permutation(len(contig)):
         alone, out = ShardSet.open(local.folder, on_damaged="quarantine").read_windows(contig[[row]], start[[row]], 50)
         np.testing.assert_array_equal(alone[0], expected[row])
@@ -102,7 +103,7 @@ def test_damage_is_fatal_by_default_and_always_for_read_and_text(local):
 
 @pytest.mark.parametrize("call", ["open", "pread"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_errors_of_the_operating_system_are_never_quarantined(local, monkeypatch, call, number):
+def test_os_errors_are_never_quarantined(local, monkeypatch, call, number):
     shards = ShardSet.open(local.folder, on_damaged="quarantine")
 
     def refuse(*_):

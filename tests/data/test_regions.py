@@ -60,7 +60,7 @@ def test_a_compressed_file_is_read(shards, tmp_path):
     st.integers(0, 70),
     st.integers(1, 40),
 )
-def test_covered_bases_are_those_of_a_plain_loop(intervals, first, length):
+def test_covered_bases_match_a_plain_loop(intervals, first, length):
     pairs = np.array([(start, start + size) for start, size in intervals])
     expected = [any(start <= base < end for start, end in pairs) for base in range(first, first + length)]
     assert _covered(_merged(pairs), first, length).tolist() == expected
@@ -78,13 +78,13 @@ def test_covered_bases_are_those_of_a_plain_loop(intervals, first, length):
         ("".join(f"one\t{n}\t{n + 1}\tgene{n}\n" for n in range(40)), "40 region names"),
     ],
 )
-def test_invalid_files_are_refused(shards, bed, text, message):
+def test_invalid_files_are_rejected(shards, bed, text, message):
     with pytest.raises(UserError, match=message) as caught:
         Regions(bed(text), shards, "valid")
     assert "regions.bed" in str(caught.value)
 
 
-def test_a_missing_or_damaged_file_is_named(shards, tmp_path):
+def test_a_missing_or_damaged_file_is_reported(shards, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Regions(tmp_path / "none.bed", shards, "valid")
     broken = tmp_path / "broken.bed.gz"

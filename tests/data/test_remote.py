@@ -181,7 +181,7 @@ def test_a_damaged_index_in_the_cache_is_fetched_again(open_remote, tmp_path):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_damaged_or_missing_table_on_a_server_is_named(local, server, open_remote, name):
+def test_a_damaged_or_missing_table_on_a_server_is_reported(local, server, open_remote, name):
     path = local.folder / name
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"!")
@@ -194,7 +194,7 @@ def test_a_damaged_or_missing_table_on_a_server_is_named(local, server, open_rem
     assert everything(open_remote()) == CONTIGS
 
 
-def test_addresses_without_a_shard_set_are_refused(local, server, open_remote):
+def test_addresses_without_a_shard_set_are_rejected(local, server, open_remote):
     for text, message in ((b"[1]", "not the index"), (b"{", "damaged"), (b'{"format": "ldarnet-shards"}', "version")):
         (local.folder / INDEX_NAME).write_bytes(text)
         with pytest.raises(UserError, match=message) as refused:
@@ -205,7 +205,7 @@ def test_addresses_without_a_shard_set_are_refused(local, server, open_remote):
         open_remote()
 
 
-def test_a_set_that_was_replaced_on_the_server(make_set, local, server, open_remote):
+def test_a_set_replaced_on_the_server_is_detected(make_set, local, server, open_remote):
     before = open_remote(disk_cache_bytes=0)
     other = make_set({name: text.swapcase() for name, text in CONTIGS.items()}, block=100, shard_size=1200)
     for path in other.folder.iterdir():
@@ -242,7 +242,7 @@ def test_a_tiny_cache_is_shared_by_processes(local, open_remote, tmp_path):
     sizes = local.index.blocks.size
     assert 600 + 6 * sizes.max() < sizes.sum()
     held = sum(path.stat().st_size for path in tmp_path.glob("cache/frames/??/*"))
-    assert 0 < held <= 600 + 6 * sizes.max(), "the bound, but for one frame for each thread that wrote last"
+    assert 0 < held <= 600 + 6 * sizes.max(), "more than the limit plus one frame per writing thread"
 
 
 def test_webdataset_reads_the_sequence(local, server):

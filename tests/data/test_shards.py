@@ -108,7 +108,7 @@ def test_a_forked_process_can_read(make_set):
     ("contig", "start", "stop", "message"),
     [("four", 0, 1, "no contig 'four'"), ("two", 0, 8, "two has 7 bases"), ("two", -1, 3, "out of range")],
 )
-def test_reads_out_of_range_are_refused(make_set, contig, start, stop, message):
+def test_reads_out_of_range_are_rejected(make_set, contig, start, stop, message):
     with pytest.raises(UserError, match=message):
         make_set(CONTIGS).read(contig, start, stop)
 
@@ -124,7 +124,7 @@ def test_a_changed_block_is_detected_when_read_and_others_are_readable(make_set)
         shards.read("one", 199, 201)
 
 
-def test_a_truncated_or_missing_shard_is_named(make_set):
+def test_a_truncated_or_missing_shard_is_reported(make_set):
     shards = make_set({"a": "ACGT" * 100})
     shard = shards.folder / "shard-00000-0000-0000.tar"
     os.truncate(shard, 520)
@@ -139,7 +139,7 @@ def test_a_truncated_or_missing_shard_is_named(make_set):
 
 
 @pytest.mark.parametrize("call", ["open", "pread"])
-def test_an_unreadable_shard_is_named(make_set, monkeypatch, call):
+def test_an_unreadable_shard_is_reported(make_set, monkeypatch, call):
     shards = make_set({"a": "ACGT" * 100})
 
     def refuse(*_):
@@ -150,7 +150,7 @@ def test_an_unreadable_shard_is_named(make_set, monkeypatch, call):
         shards.read("a", 0, 1)
 
 
-def test_folders_without_a_shard_set_are_refused(make_set, tmp_path):
+def test_folders_without_a_shard_set_are_rejected(make_set, tmp_path):
     with pytest.raises(UserError, match="not a shard set"):
         ShardSet.open(tmp_path)
     with pytest.raises(UserError, match="not a shard set"):
@@ -170,7 +170,7 @@ def test_folders_without_a_shard_set_are_refused(make_set, tmp_path):
         ShardSet.open(tmp_path)
 
 
-def test_an_index_without_read_permission_is_named(make_set, monkeypatch):
+def test_an_index_without_read_permission_is_reported(make_set, monkeypatch):
     folder = make_set(CONTIGS).folder
 
     def refuse(path):
@@ -202,7 +202,7 @@ def edit_table(folder: Path, name: str, change) -> None:
 
 
 @pytest.mark.parametrize(("version", "hint"), [(1, "build it again"), (3, "upgrade ldarnet")])
-def test_an_index_of_another_format_is_refused(make_set, version, hint):
+def test_an_index_of_another_format_is_rejected(make_set, version, hint):
     folder = make_set(CONTIGS).folder
     edit(folder, lambda content: content.update(version=version))
     with pytest.raises(UserError, match=f"format version {version}, but this program reads version 2; {hint}"):
@@ -211,7 +211,7 @@ def test_an_index_of_another_format_is_refused(make_set, version, hint):
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_any_flipped_bit_of_the_index_is_detected_and_its_file_named(small_set, data):
+def test_any_flipped_bit_of_the_index_is_detected_and_its_file_reported(small_set, data):
     path = small_set / data.draw(st.sampled_from([INDEX_NAME, *TABLES]))
     content = path.read_bytes()
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
@@ -227,7 +227,7 @@ def test_any_flipped_bit_of_the_index_is_detected_and_its_file_named(small_set, 
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_missing_or_truncated_table_is_named(small_set, name):
+def test_a_missing_or_truncated_table_is_reported(small_set, name):
     path = small_set / name
     content = path.read_bytes()
     try:
@@ -257,7 +257,7 @@ def test_a_missing_or_truncated_table_is_named(small_set, name):
         ("blocks.npy", lambda rows: rows["shard"].__setitem__(1, 9)),
     ],
 )
-def test_an_index_that_contradicts_itself_is_refused(make_set, table, change):
+def test_an_inconsistent_index_is_rejected(make_set, table, change):
     folder = make_set(CONTIGS, block=100).folder
     edit_table(folder, table, change)
     with pytest.raises(UserError, match=r"index\.json: damaged"):
@@ -274,7 +274,7 @@ def test_an_index_that_contradicts_itself_is_refused(make_set, table, change):
         lambda content: content.update(species=["other"]),
     ],
 )
-def test_an_edited_index_is_refused(make_set, change):
+def test_an_edited_index_is_rejected(make_set, change):
     folder = make_set(CONTIGS, block=100).folder
     edit(folder, change)
     with pytest.raises(UserError, match=r"index\.json: damaged"):

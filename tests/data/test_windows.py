@@ -83,7 +83,7 @@ def test_windows_stay_inside_their_intervals(make_set):
     assert {Windows(shards, "valid", 25).locate(position).start for position in range(50)} <= set(range(60, 71))
 
 
-def test_order_offset_and_strand_change_from_epoch_to_epoch_and_with_the_seed(make_set):
+def test_order_offset_and_strand_change_with_the_epoch_and_the_seed(make_set):
     shards = make_set({"a": text_with(10_030)})
     windows, other = Windows(shards, "train", 100, seed=1), Windows(shards, "train", 100, seed=2)
     size = len(windows)
@@ -132,7 +132,7 @@ def test_the_order_does_not_depend_on_blocks_and_shards(make_set):
         ("train", 10, -1, "at least 0"),
     ],
 )
-def test_a_split_without_a_window_is_refused(make_set, split, length, max_n_run, message):
+def test_a_split_without_a_window_is_rejected(make_set, split, length, max_n_run, message):
     shards = make_set({"a": text_with(45) + "N" * 10 + text_with(45)})
     with pytest.raises(UserError, match=message):
         Windows(shards, split, length, max_n_run=max_n_run)
@@ -140,7 +140,7 @@ def test_a_split_without_a_window_is_refused(make_set, split, length, max_n_run,
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    """Three species, the smallest with only a few windows."""
+    """Shard set of three species; the smallest has only a few windows."""
     folder = tmp_path_factory.mktemp("zoo")
     sources = []
     for seed, (name, bases) in enumerate((("yeast", 4000), ("fly", 16_000), ("mite", 300))):
@@ -165,7 +165,7 @@ def test_without_weights_all_species_are_one_source(zoo):
     assert windows.epochs(3 * 203 + 20) == {"": pytest.approx(3 + 20 / 203)}
 
 
-def test_weights_are_the_shares_of_species_whatever_their_size(zoo):
+def test_weights_set_the_shares_of_species_regardless_of_their_size(zoo):
     windows = Windows(zoo, "train", 100, weights={"fly": 1, "mite": 1, "yeast": 2})
     assert [(source.name, source.windows) for source in windows.sources] == [("yeast", 40), ("fly", 160), ("mite", 3)]
     assert [source.share for source in windows.sources] == pytest.approx([0.5, 0.25, 0.25], abs=1e-4)
@@ -189,7 +189,7 @@ def test_species_without_a_weight_are_not_read(zoo):
     assert len(windows) == 40
 
 
-def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
+def test_temperature_interpolates_between_proportional_and_equal_shares(zoo):
     def shares(temperature):
         return [source.share for source in Windows(zoo, "train", 100, temperature=temperature).sources]
 
@@ -197,7 +197,7 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
     assert shares(1) == pytest.approx(sizes / sizes.sum(), abs=1e-4)
     assert shares(2) == pytest.approx(np.sqrt(sizes) / np.sqrt(sizes).sum(), abs=1e-4)
     assert shares(1e6) == pytest.approx([1 / 3] * 3, abs=1e-4)
-    # Species without a window of this length have no share.
+    # Species without a window of this length are not sampled.
     assert [source.name for source in Windows(zoo, "train", 1000, temperature=2).sources] == ["yeast", "fly"]
 
 
@@ -221,7 +221,7 @@ def test_a_temperature_moves_shares_from_sizes_to_equality(zoo):
         ({"weights": {"mite": 1}, "split": "valid"}, "split 'valid'"),
     ],
 )
-def test_invalid_mixtures_are_refused(zoo, options, message):
+def test_invalid_mixtures_are_rejected(zoo, options, message):
     with pytest.raises(UserError, match=message):
         Windows(zoo, **{"split": "train", "length": 100} | options)
 
@@ -240,7 +240,7 @@ def test_windows_stay_out_of_excluded_intervals(tmp_path):
 
 @quick
 @given(st.data())
-def test_segments_equal_those_of_a_plain_loop(make_set, data):
+def test_segments_match_a_plain_loop(make_set, data):
     texts = data.draw(st.lists(sequences, min_size=1, max_size=4))
     shards = make_set({f"c{number}": f"A{text}" for number, text in enumerate(texts)}, bed=_intervals(data, texts))
     length, max_n_run = data.draw(st.integers(1, 6)), data.draw(st.integers(0, 6))
@@ -266,7 +266,7 @@ def test_segments_equal_those_of_a_plain_loop(make_set, data):
 
 
 def _intervals(data: st.DataObject, texts: list[str]) -> str:
-    """A BED file that cuts the contigs at a few positions; parts of two of three are in the split."""
+    """BED text that cuts each contig at a few positions and omits every third part."""
     lines = []
     for number, text in enumerate(texts):
         cuts = sorted(data.draw(st.sets(st.integers(1, len(text)), max_size=4)))

@@ -37,14 +37,14 @@ def test_the_longest_member_name_keeps_its_header(tmp_path):
     assert shard.sha256 == LONGEST_NAME
 
 
-def test_frames_lie_at_the_offsets_of_the_index(tmp_path):
+def test_frames_are_at_the_offsets_in_the_index(tmp_path):
     shards, rows = write_shards(tmp_path, "00000-0000", blocks(), 2**20)
     for block, row in zip(blocks(), rows, strict=True):
         content = (tmp_path / shards[row["shard"]].name).read_bytes()
         assert content[row["offset"] : row["offset"] + row["size"]] == block.frame
 
 
-def test_an_error_of_the_blocks_leaves_no_partial_shard(tmp_path):
+def test_an_error_in_the_block_iterator_leaves_no_partial_shard(tmp_path):
     def failing() -> Iterator[PackedBlock]:
         raise ValueError("bad block")
         yield

@@ -1,4 +1,4 @@
-"""Fixtures: a process group of this process alone."""
+"""Fixtures: a process group with a single rank."""
 
 from collections.abc import Iterator
 

@@ -33,7 +33,7 @@ MOTIF = "GATTACA"
 
 
 def planted(count: int, seed: int, first: str = "", second: str = MOTIF) -> Examples:
-    """Random sequences of 60 bases, alternating between two motifs in the center."""
+    """Random sequences of 60 bases with one of two motifs in the center, in alternation."""
     labels = np.arange(count) % 2
     rows = zip(random_sequences(count, 60, seed), [first, second] * (count // 2), strict=True)
     return examples([row[:25] + motif + row[25 + len(motif) :] for row, motif in rows], labels)
@@ -126,7 +126,7 @@ def test_cnn_learns_a_motif() -> None:
     assert correct.mean() > 0.9
 
 
-def test_a_seed_determines_the_weights_and_keeps_the_global_rng() -> None:
+def test_a_seed_determines_the_weights_without_changing_the_global_rng() -> None:
     torch.manual_seed(5)
     before = torch.rand(3)
     torch.manual_seed(5)

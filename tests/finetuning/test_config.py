@@ -23,7 +23,7 @@ def load(path, *overrides):
     return load_config(path, list(overrides), schema=FinetuneConfig)
 
 
-def test_plain_keys_can_be_overridden(minimal):
+def test_top_level_keys_can_be_overridden(minimal):
     config = load(minimal, "task=H4", "checkpoint=runs/some", "training.epochs=3")
     assert (config.task, config.checkpoint, config.training.epochs) == ("H4", Path("runs/some"), 3)
     assert load(minimal, "task=null", "data.train=my.csv").task is None
@@ -52,7 +52,7 @@ def test_invalid_settings_are_rejected(minimal, override, message):
     assert "\n" not in str(error.value)
 
 
-def test_arms(minimal):
+def test_settings_select_the_arm_and_conflicts_are_rejected(minimal):
     assert load(minimal).arm == "random"
     assert load(minimal, "checkpoint=runs/some").arm == "checkpoint"
     assert load(minimal, "model.baseline=cnn").arm == "cnn"

@@ -7,7 +7,7 @@ from ldarnet.finetuning.display import FinetuneProgress
 
 
 def test_long_epochs_log_progress_once_a_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Steps of 20 seconds, 8 per epoch: lines at 60 and 120 seconds, on the printing rank only."""
+    """Eight steps of 20 s per epoch: progress is printed after 60 s and 120 s, on the printing rank only."""
     now = 1000.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
     for shown in (True, False):

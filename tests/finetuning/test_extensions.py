@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING: an arm is one file, a metric one entry, a task one entry of the registry."""
+"""Recipes in CONTRIBUTING: add an arm as one file, a metric as one entry, a task as one registry entry."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ register(
 
 @pytest.fixture
 def motif_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of an arm in a file of its own."""
+    """Name of an arm that is defined in a separate file."""
     folder = tmp_path / "arms"
     folder.mkdir()
     (folder / "motif.py").write_text(MOTIF_ARM, encoding="utf-8")
@@ -73,7 +73,7 @@ def motif_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def kappa(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The key of an additional metric."""
+    """Key of a metric that is registered for one test."""
 
     def score(labels: np.ndarray, probabilities: np.ndarray) -> float:
         return float(cohen_kappa_score(labels, probabilities.argmax(1)))
@@ -82,7 +82,7 @@ def kappa(monkeypatch: pytest.MonkeyPatch) -> str:
     return "kappa"
 
 
-def test_an_arm_and_a_metric_run_from_one_file_and_one_entry_to_the_comparison(
+def test_a_new_arm_and_metric_appear_in_results_and_comparison(
     world: World, tmp_path: Path, motif_arm: str, kappa: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_config(tmp_path)
@@ -114,9 +114,7 @@ def test_mistyped_extensions_suggest_the_closest_name(tmp_path: Path, motif_arm:
         read_config(path, "evaluation.metric=kapa")
 
 
-def test_a_task_runs_from_one_entry_of_the_registry(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_with_one_registry_entry_runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = yaml.safe_load(Path(registry.__file__).with_name("registry.yaml").read_text(encoding="utf-8"))
     entry = {"rows": [96, 40], "length": [48, 56], "classes": 2, "lr": 1e-3, "leakage": None}
     known["suites"]["nucleotide_transformer"]["tasks"]["planted"] = entry

@@ -1,4 +1,4 @@
-"""Cross-validation folds: published by default, one-line errors otherwise."""
+"""Cross-validation folds: the published folds by default, stratification, subsets, and errors."""
 
 import numpy as np
 import pytest

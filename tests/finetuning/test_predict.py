@@ -50,10 +50,10 @@ def command(monkeypatch, capsys, *arguments):
     return int(ended.value.code or 0), *capsys.readouterr()
 
 
-@pytest.mark.parametrize("place", [".", "export", "fold1", "fold1/best"])
-def test_predictions_on_a_fasta_equal_those_of_the_run(run, fasta, tmp_path, monkeypatch, capsys, place):
+@pytest.mark.parametrize("location", [".", "export", "fold1", "fold1/best"])
+def test_predictions_on_a_fasta_equal_those_of_the_run(run, fasta, tmp_path, monkeypatch, capsys, location):
     out = tmp_path / "new" / "predictions.tsv"
-    status, _, errors = command(monkeypatch, capsys, "predict", run / place, fasta, "--out", out)
+    status, _, errors = command(monkeypatch, capsys, "predict", run / location, fasta, "--out", out)
     assert status == 0
     with out.open() as file:
         ours = list(csv.DictReader(file, delimiter="\t"))
@@ -120,8 +120,8 @@ def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, caps
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match=r"this run has no saved model; it is a baseline, or its sweep selected other"):
         load_backbone(tmp_path)
-    for place, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
-        status, _, errors = command(monkeypatch, capsys, "predict", place, fasta)
+    for folder, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
+        status, _, errors = command(monkeypatch, capsys, "predict", folder, fasta)
         assert status == 1 and message in errors
     with pytest.raises(UserError, match="no such folder"):
         Classifier(tmp_path / "nothing")

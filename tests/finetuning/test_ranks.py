@@ -14,7 +14,7 @@ from tests.support.ranks import WORKERS, Ranks
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = WORKERS / "several_finetunings.py"
-WAYS = {
+VARIANTS = {
     "plain": "",
     "accumulated": "training.accumulation=2 training.epochs=1",
     "stage-3": "training.zero_stage=3",
@@ -25,19 +25,19 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Folder of the same runs with one rank and with two, as <ranks>/<way>."""
-    place = tmp_path_factory.mktemp("ranks")
-    config = write_config(place, folds={"count": 4, "only": [1], "stratified": True}, evaluation={"batch": 7})
+    """Folder with each variant trained on one and on two ranks, as <ranks>/<variant>."""
+    folder = tmp_path_factory.mktemp("ranks")
+    config = write_config(folder, folds={"count": 4, "only": [1], "stratified": True}, evaluation={"batch": 7})
     for ranks in (1, 2):
-        runs = [f"{config} run.dir={place}/{ranks}/{name} {override}" for name, override in WAYS.items()]
+        runs = [f"{config} run.dir={folder}/{ranks}/{name} {override}" for name, override in VARIANTS.items()]
         Ranks(ranks, SCRIPT, runs).succeed()
-    return place
+    return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_two_ranks_equal_one(folder, way):
-    one, two = folder / "1" / way, folder / "2" / way
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_ranks_equal_one(folder, variant):
+    one, two = folder / "1" / variant, folder / "2" / variant
     for ours, theirs in zip(lines(one, 1), lines(two, 1), strict=True):
         assert ours["bases_per_chunk"] == pytest.approx(theirs["bases_per_chunk"], rel=1e-3)
         assert ours["train_loss"] == (theirs["train_loss"] and pytest.approx(theirs["train_loss"], rel=1e-4))
@@ -50,7 +50,7 @@ def test_two_ranks_equal_one(folder, way):
 
 @pytest.mark.slow
 def test_zero_stages_are_equivalent(folder):
-    plain, other = (lines(folder / "2" / way, 1) for way in ("plain", "stage-3"))
+    plain, other = (lines(folder / "2" / variant, 1) for variant in ("plain", "stage-3"))
     assert [line["loss"] for line in other] == pytest.approx([line["loss"] for line in plain], rel=1e-4)
 
 

@@ -49,7 +49,7 @@ def assert_equal_runs(one, other):
 
 @pytest.fixture
 def stopped(world, config_file, tmp_path, monkeypatch):
-    """Trains a fold, stops it after some steps, and returns its configuration."""
+    """Train a fold, stop it after the given number of steps, and return its configuration."""
 
     def stop(after):
         config = read_config(config_file, f"run.dir={tmp_path / 'stopped'}")
@@ -92,7 +92,8 @@ def test_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbro
 @pytest.mark.slow
 def test_second_launch_waits_for_the_first(world, config_file, unbroken, tmp_path, capsys):
     seconds = 35.0
-    changes = ("training.epochs=1", "training.timeout_minutes=0.5")  # the watchdog ignores waiting for the lock
+    # The timeout is shorter than the wait for the lock, which the watchdog ignores.
+    changes = ("training.epochs=1", "training.timeout_minutes=0.5")
     config = read_config(config_file, f"run.dir={tmp_path / 'run'}", *changes)
     held = lock_run_dir(config.run.dir)
     threading.Timer(seconds, held.close).start()
@@ -104,11 +105,11 @@ def test_second_launch_waits_for_the_first(world, config_file, unbroken, tmp_pat
 
 @pytest.mark.slow
 def test_fold_killed_at_any_point_resumes_exactly(config_file, tmp_path):
-    places, killed = tmp_path / "runs", 6
-    places.mkdir()
+    folder, killed = tmp_path / "runs", 6
+    folder.mkdir()
     script = WORKERS / "killed_finetuning.py"
-    Ranks(1, script, [str(config_file), str(places), str(killed)]).succeed()
-    runs = list(places.glob("killed-*"))
+    Ranks(1, script, [str(config_file), str(folder), str(killed)]).succeed()
+    runs = list(folder.glob("killed-*"))
     assert len(runs) >= killed // 2
     for run in runs:
-        assert_equal_runs(places / "unbroken", run)
+        assert_equal_runs(folder / "unbroken", run)

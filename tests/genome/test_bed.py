@@ -10,14 +10,14 @@ TEXT = "# comment\ntrack name=x\nb\t0\t50\tgene one\t900\t+\n\na 20 60 repeat\n"
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
-def test_intervals_come_in_file_order_with_their_lines(tmp_path, pack):
+def test_intervals_are_in_file_order_with_line_numbers(tmp_path, pack):
     path = tmp_path / "x.bed"
     path.write_bytes(pack(TEXT.encode()))
     assert list(read_bed(path)) == [BedInterval("b", 0, 50, 3), BedInterval("a", 20, 60, 5)]
     assert [interval.name for interval in read_bed(path, name="region")] == ["gene", "repeat"]
 
 
-def test_a_name_may_hold_spaces_between_tabs(tmp_path):
+def test_a_name_may_contain_spaces_if_the_delimiter_is_a_tab(tmp_path):
     path = tmp_path / "x.bed"
     path.write_text("b\t0\t50\tgene one\n")
     assert [interval.name for interval in read_bed(path, name="region", delimiter="\t")] == ["gene one"]
@@ -35,13 +35,13 @@ def test_a_name_may_hold_spaces_between_tabs(tmp_path):
         ("a\t10\t10\ttrain\n", r"line 1: a:10-10 is empty; start must be < end"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, text, message):
+def test_bad_lines_are_reported(tmp_path, text, message):
     (tmp_path / "x.bed").write_text(text)
     with pytest.raises(UserError, match=rf"x\.bed: {message}"):
         list(read_bed(tmp_path / "x.bed", name="split", delimiter="\t"))
 
 
-def test_unreadable_files_are_named(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"absent\.bed: no such file"):
         list(read_bed(tmp_path / "absent.bed"))
     with pytest.raises(UserError, match="a folder, not a file"):
@@ -54,6 +54,6 @@ def test_unreadable_files_are_named(tmp_path):
             list(read_bed(tmp_path / "x.bed"))
 
 
-def test_only_whole_words_are_comments():
+def test_only_whole_keywords_mark_comments():
     assert all(map(_is_comment, ("", "  \n", "# x", "#x\t1\t2", "track name=x", "browser position", "track\tname")))
     assert not any(map(_is_comment, ("track1\t0\t10\ta", "browser_2 0 10", "chr1\t0\t10\ttrack")))

@@ -52,7 +52,7 @@ def test_contigs_do_not_depend_on_line_lengths_and_pieces(tmp_path, parts, end, 
 
 
 TEXT = b">chrI one\nACGTN\nacgtn\n>chrII\nRYKM\n"
-EMPTY_FRAME = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"  # as pzstd writes them
+EMPTY_FRAME = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"  # a skippable frame, as pzstd writes
 PACKED = {
     "x.fa": TEXT,
     "x.fa.gz": gzip.compress(TEXT),
@@ -68,12 +68,12 @@ PACKED = {
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_compressed_files_read_as_plain_ones(tmp_path, name):
+def test_compressed_files_equal_plain_ones(tmp_path, name):
     (tmp_path / name).write_bytes(PACKED[name])
     assert contigs(tmp_path / name) == [("chrI", "ACGTNacgtn"), ("chrII", "RYKM")]
 
 
-def test_whole_contigs_come_with_their_headers(tmp_path):
+def test_contigs_are_read_with_their_headers(tmp_path):
     (tmp_path / "x.fa.gz").write_bytes(gzip.compress(TEXT))
     assert list(read_contigs(tmp_path / "x.fa.gz")) == [("chrI", "ACGTNacgtn"), ("chrII", "RYKM")]
     headers = [header for header, _ in read_records(tmp_path / "x.fa.gz")]
@@ -121,14 +121,14 @@ def test_bad_input_is_reported_with_file_line_and_hint(tmp_path, case, piece):
     assert "\n" not in str(error.value)
 
 
-def test_missing_files_and_folders_are_named(tmp_path):
+def test_missing_files_and_folders_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"absent\.fa: no such file"):
         list(read_fasta(tmp_path / "absent.fa"))
     with pytest.raises(UserError, match="a folder, not a file"):
         list(read_fasta(tmp_path))
 
 
-def test_a_file_without_read_permission_is_named(tmp_path, monkeypatch):
+def test_a_file_without_read_permission_is_reported(tmp_path, monkeypatch):
     (tmp_path / "x.fa").write_bytes(TEXT)
 
     def refuse(*_, **__):

@@ -37,7 +37,7 @@ def test_a_source_is_a_path_or_url_with_or_without_a_species():
     assert parse_source("D.simulans=s3://bucket/a.fa.gz") == SequenceSource("s3://bucket/a.fa.gz", "D.simulans")
 
 
-def test_several_species_may_share_names(tmp_path, capsys):
+def test_several_species_may_share_contig_names(tmp_path, capsys):
     (tmp_path / "fly.fa").write_text(">chr1\nACGT\n>chr2\nAAAA\n")
     (tmp_path / "fly_more.fa").write_text(">chr3\nACGTA\n")
     (tmp_path / "worm.fa").write_text(">chr1\nGGGGGG\n")
@@ -64,7 +64,7 @@ def test_several_species_may_share_names(tmp_path, capsys):
     ("text", "message"),
     [("", "empty"), ("fly fly.fa\n", "line 1: not a genome"), ("fly\ta\na/b\tc\n", "line 2: not a genome")],
 )
-def test_bad_tables_of_genomes_are_refused(tmp_path, text, message):
+def test_bad_genome_tables_are_rejected(tmp_path, text, message):
     (tmp_path / "list.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_genomes(tmp_path / "list.tsv")
@@ -77,7 +77,7 @@ letters = st.one_of(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(letters, min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 50))
-def test_a_2bit_file_gives_the_shards_of_its_fasta(tmp_path_factory, texts, block, shard_size):
+def test_a_2bit_file_gives_the_same_shards_as_its_fasta(tmp_path_factory, texts, block, shard_size):
     tmp_path = tmp_path_factory.mktemp("twobit")
     contigs = {f"c{number}": text for number, text in enumerate(texts)} | {"last": "ACGT"}
     write_2bit(tmp_path / "x.2bit", contigs)
@@ -109,7 +109,7 @@ def test_a_2bit_file_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_damaged_2bit_file_is_named(tmp_path, workers):
+def test_a_damaged_2bit_file_is_reported(tmp_path, workers):
     write_2bit(tmp_path / "x.2bit", {"a": "ACGT" * 2000})
     whole = (tmp_path / "x.2bit").read_bytes()
     for damaged in (whole[:-100], whole[:10], b"", b">a\nACGT\n"):
@@ -120,7 +120,7 @@ def test_a_damaged_2bit_file_is_named(tmp_path, workers):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server of one genome in three formats, larger than one request."""
+    """Server of a FASTA file, plain and gzipped, that takes several requests to read, and of a small .2bit file."""
     monkeypatch.setattr(
         ldarnet.genome.sources, "REMOTE_RETRY", Retry(first_wait=0.01, max_wait=0.05, max_total=2.0, timeout=5.0)
     )
@@ -152,7 +152,7 @@ def test_a_url_gives_the_same_shards_as_the_file(tmp_path, served, name, ranges)
 
 
 def cut_after(count: int):
-    """Send fewer bytes than Content-Length."""
+    """Fault that closes the connection after about `count` bytes of the body."""
 
     def fault(handler):
         write = handler.wfile.write
@@ -174,7 +174,7 @@ def cut_after(count: int):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_lost_connection_resumes(tmp_path, served, ranges):
+def test_a_build_continues_after_a_lost_connection(tmp_path, served, ranges):
     if not ranges:
         served.faults.append(faults.ignore_range)
     build(tmp_path / "local", [served.folder / "x.fa"])

@@ -15,7 +15,7 @@ from ldarnet.interpret.boundaries import chunk_lengths, chunks, draw_boundaries
 
 
 class Scripted(torch.nn.Module):
-    """Returns given masks, outermost stage first, each over the boundaries of the previous one."""
+    """Model stand-in with fixed boundary masks, outermost stage first; an inner mask has one entry per outer chunk."""
 
     device = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def random_ids(length, seed=0):
 
 def test_inner_stages_are_mapped_to_bases():
     outer = [1, 0, 1, 1, 0, 0, 1]
-    inner = [1, 0, 1, 0]  # over the bases 0, 2, 3, 6
+    inner = [1, 0, 1, 0]  # one entry per outer chunk, which start at bases 0, 2, 3, 6
     (p0, m0), (p1, m1) = boundary_track(Scripted(outer, inner), random_ids(7))
     assert m0.tolist() == [bool(x) for x in outer]
     assert p0.tolist() == [0.75 if x else 0.25 for x in outer]
@@ -128,8 +128,8 @@ def test_figure_draws_bases_and_chunks_of_the_first_rows(tmp_path, axes_drawn):
     boxes = [[p for p in axes.patches if type(p).__name__ == "FancyBboxPatch"] for axes in (first, second)]
     assert list(map(len, boxes)) == [15, 8]
     colored = {bar.get_x() + bar.get_width() / 2: bar.get_facecolor() for bar in first.patches if bar not in boxes[0]}
-    at_boundary = {color for place, color in colored.items() if round(place) % 4 == 0}
-    elsewhere = {color for place, color in colored.items() if round(place) % 4}
+    at_boundary = {color for position, color in colored.items() if round(position) % 4 == 0}
+    elsewhere = {color for position, color in colored.items() if round(position) % 4}
     assert len(at_boundary) == len(elsewhere) == 1
     assert at_boundary != elsewhere
 
@@ -140,7 +140,7 @@ def test_figure_of_two_stages_marks_inner_chunks(tmp_path, axes_drawn):
     assert [round(np.diff(line.get_xdata())[0]) for line in brackets] == [8] * 5
 
 
-def test_figure_without_boundaries():
+def test_figure_without_boundaries_has_a_title_that_says_so():
     figure = Figure()
     draw_boundaries(figure, "ACGT", [(np.zeros(4), np.zeros(4, dtype=bool))], 0)
     assert figure.axes[-1].get_title() == "no boundaries"

@@ -90,7 +90,7 @@ def test_smoothing_preserves_the_mean(tmp_path, axes_drawn):
     assert smooth.mean() == pytest.approx(raw.mean(), abs=0.01)
 
 
-def test_repeated_steps_and_an_incomplete_line(tmp_path, axes_drawn):
+def test_the_last_of_repeated_steps_is_drawn_and_an_incomplete_line_ignored(tmp_path, axes_drawn):
     path = write_metrics(tmp_path / "m.jsonl", 5)
     repeated = path.read_text().splitlines()[-1].replace("1.42", "1.25")
     path.write_text(path.read_text() + repeated + "\n" + '{"step": 6, "spl')

@@ -113,7 +113,7 @@ def write_half_a_folder(final):
         raise RuntimeError
 
 
-def test_a_failed_folder_leaves_the_old_one(tmp_path):
+def test_a_failure_keeps_the_old_folder(tmp_path):
     final = tmp_path / "folder"
     with staged_folder(final) as staged:
         (staged / "x").write_bytes(b"old")

@@ -104,7 +104,7 @@ def test_ranges_and_whole_files_are_read_from_a_server(server, remote):
     assert pickle.loads(pickle.dumps(remote)).read("a.tar", 5, 7) == CONTENT[5:7]
 
 
-PASSING = {
+FAULTS = {
     "500": faults.status(500),
     "503": faults.status(503),
     "429": faults.status(429),
@@ -115,25 +115,25 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_transient_faults_are_retried(server, fault, caplog):
     server.faults = [times(2, fault)]
     storage = storage_at(server.url, Retry(first_wait=0.001, max_wait=0.002, max_total=20, timeout=0.3))
     assert storage.read("a.tar", 1000, 1200) == CONTENT[1000:1200]
     assert len(server.requests) == 3
     attempts_logged = [record.message.split(" failed")[0] for record in caplog.records]
-    attempts = 1 if fault is faults.hang_up else 2  # the HTTP library tries a lost connection again by itself
+    attempts = 1 if fault is faults.hang_up else 2  # the HTTP library itself retries a lost connection once
     assert attempts_logged == [
         f"{server.url}/a.tar (bytes 1000-1200): attempt {number + 1}" for number in range(attempts)
     ]
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_permanent_fault_is_reported_with_url_attempts_and_cause(server, remote, fault):
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_persistent_fault_is_reported_with_url_attempts_and_cause(server, remote, fault):
     server.faults = [fault]
     began = time.monotonic()
     if fault is faults.end_early:
-        assert remote.read("a.tar", 1000, 1200) == b"x" * 10  # as a file would be that ends there; hashes will tell
+        assert remote.read("a.tar", 1000, 1200) == b"x" * 10  # looks like a shorter file; only a hash can detect it
     else:
         with pytest.raises(
             TransientError, match=r"/a\.tar \(bytes 1000-1200\): failed after \d+ attempts in"
@@ -162,7 +162,7 @@ def test_an_unreachable_server_is_reported(tmp_path):
         (400, UserError, "cannot be read .*400.*; check the address"),
     ],
 )
-def test_final_errors_are_not_retried(server, remote, code, kind, message):
+def test_permanent_errors_are_not_retried(server, remote, code, kind, message):
     server.faults = [faults.status(code)]
     for read in (lambda: remote.read("a.tar", 10, 20), lambda: remote.read_all("a.tar")):
         with pytest.raises(UserError, match=message) as refused:
@@ -171,7 +171,7 @@ def test_final_errors_are_not_retried(server, remote, code, kind, message):
     assert len(server.requests) == 2
 
 
-def test_a_server_without_range_support_is_refused_before_it_sends_the_file(server, remote):
+def test_a_server_without_range_support_is_rejected_before_it_sends_the_file(server, remote):
     server.faults = [faults.ignore_range]
     with pytest.raises(UserError, match="the server does not support range requests"):
         remote.read("a.tar", 1000, 1200)
@@ -179,7 +179,7 @@ def test_a_server_without_range_support_is_refused_before_it_sends_the_file(serv
     assert len(server.requests) == 2
 
 
-def test_unknown_protocols_are_refused():
+def test_unknown_protocols_are_rejected():
     with pytest.raises(UserError, match=r"cannot be read .*Protocol not known: nowhere"):
         storage_at("nowhere://set", QUICK).read("a.tar", 0, 1)
 
@@ -235,7 +235,7 @@ def test_a_damaged_frame_is_removed(tmp_path):
         assert digest not in cache
 
 
-def test_a_damaged_count_is_corrected(tmp_path):
+def test_a_damaged_size_record_is_corrected(tmp_path):
     cache = DiskCache(tmp_path, 3000)
     cache.put(*frame(0))
     for text in (b"", b"many", b"-7\n", b"99999999"):
@@ -285,7 +285,7 @@ def test_a_killed_writer_leaves_a_valid_cache(tmp_path):
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
     cache = DiskCache(tmp_path, 10**6)
-    # What it left half written goes when it is old.
+    # An old partial file of a killed writer is deleted.
     left = tmp_path / "frames" / "00" / ".half.partial"
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"x" * 1000)
@@ -314,7 +314,7 @@ def small_disk(tmp_path):
         ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("may not mount a small file system here")
+        pytest.skip("needs permission to mount a small file system")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -330,7 +330,7 @@ def test_a_full_disk_is_reported_once_and_reading_continues(small_disk, caplog):
     assert not list(small_disk.glob("frames/??/.*"))
 
 
-def test_a_set_is_read_although_the_cache_disk_is_full(make_set, small_disk, caplog):
+def test_a_set_is_readable_when_the_cache_disk_is_full(make_set, small_disk, caplog):
     local = make_set({"a": "ACGTTTGA" * 100}, block=100)
     server = RangeServer(local.folder)
     with contextlib.suppress(OSError):

@@ -31,7 +31,7 @@ call = {{"arguments": sys.argv[1:], "hosts": Path(sys.argv[2]).read_text(), "pid
 starts = len(list(here.glob("call-*")))
 (here / f"call-{{starts}}-{{os.getpid()}}").write_text(json.dumps(call))
 behavior = (here / "behavior").read_text().split()
-if behavior[0] == "train":  # a launcher with one rank that saves on a signal, at once or some seconds later
+if behavior[0] == "train":  # one rank that handles signals once it has started; startup takes behavior[1] seconds
     rank = "import sys, time; from signal import *; time.sleep(float(sys.argv[1])); "
     rank += "signal(SIGUSR1, lambda *_: sys.exit(75)); print(1, flush=True); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", rank, behavior[1]], stdout=subprocess.PIPE)
@@ -93,7 +93,7 @@ def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
     """
     (cluster / "behavior").write_text(f"train {ready_after}")
     command = [cluster / HERE / "node.sh", "1", "0", "first", "1", "--config", "x"]
-    # A shell keeps ignoring the signals that its parent ignores; background programs start with SIGINT ignored.
+    # Reset SIGINT: background jobs start with it ignored, and the shell script would inherit that.
     node = subprocess.Popen(
         command, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
@@ -106,7 +106,7 @@ def test_a_signal_lets_ranks_save(cluster, number, to, ready_after):
 
 @pytest.fixture
 def slurm(cluster, monkeypatch):
-    """Stubs: `srun` runs one task and exits with its status, `scontrol` records its arguments."""
+    """Run the Slurm template; stubs of `srun` and `scontrol` run one task and record the arguments, respectively."""
     (cluster / "bin/srun").write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nSLURM_PROCID=1 exec "$@"\n')
     (cluster / "bin/scontrol").write_text(
         f'#!/bin/bash\nif [ "$1" = show ]; then printf "alpha\\nbeta\\n"; else echo "$@" >>{cluster}/scontrol; fi\n'
@@ -159,7 +159,7 @@ def test_a_node_stopped_before_it_starts_launches_nothing(monkeypatch):
 
 @pytest.mark.slow
 def test_ray_restarts_after_a_failure_and_lets_ranks_save(cluster, monkeypatch):
-    """Two nodes: the first attempt fails on both, the second succeeds; then a job that is stopped."""
+    """On two nodes, the first attempt of a job fails and the second succeeds; another job is stopped by a signal."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 

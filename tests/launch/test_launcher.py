@@ -51,7 +51,7 @@ def test_gpu_ranks_use_the_visible_gpus(gpus):
 
 
 @pytest.mark.parametrize(("count", "options"), [(1, (2, None)), (1, (None, 2)), (0, (1, None))])
-def test_more_ranks_than_gpus_are_refused(gpus, count, options):
+def test_more_ranks_than_gpus_are_rejected(gpus, count, options):
     gpus(count)
     with pytest.raises(UserError, match=rf"^--(gpus|ranks) \d: torch can use {count} GPUs here"):
         launcher._devices({}, *options)
@@ -76,8 +76,8 @@ def test_the_exit_status_is_passed_through(program, status):
     assert launcher._supervise([sys.executable, "-c", program], os.environ) == status
 
 
-def after(ready: Path, *numbers: int) -> None:
-    """Send signals to this process once a file exists and the launcher handles them."""
+def send_signals(ready: Path, *numbers: int) -> None:
+    """Send signals to this process once a file exists and the launcher has installed its handlers."""
     default = signal.getsignal(numbers[0])
 
     def send() -> None:
@@ -94,7 +94,7 @@ def after(ready: Path, *numbers: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_lets_ranks_save(tmp_path, number):
     before = signal.getsignal(number)
-    after(tmp_path / "ready", number)
+    send_signals(tmp_path / "ready", number)
     command = [sys.executable, "-c", RANK, str(tmp_path / "ready"), "0"]
     assert launcher._supervise(command, os.environ) == STOPPED
     assert signal.getsignal(number) == before
@@ -102,14 +102,14 @@ def test_a_signal_lets_ranks_save(tmp_path, number):
 
 def test_a_signal_reaches_ranks_that_are_still_starting(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "RESEND_SECONDS", 0.1)
-    after(tmp_path, signal.SIGTERM)
+    send_signals(tmp_path, signal.SIGTERM)
     command = [sys.executable, "-c", RANK, str(tmp_path / "ready"), "1"]
     assert launcher._supervise(command, os.environ) == STOPPED
 
 
 def test_a_second_interrupt_kills_the_ranks(tmp_path, capsys):
     program = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
-    after(tmp_path / "ready", signal.SIGINT, signal.SIGINT)
+    send_signals(tmp_path / "ready", signal.SIGINT, signal.SIGINT)
     command = [sys.executable, "-c", program, str(tmp_path / "ready")]
     assert launcher._supervise(command, os.environ) == 128 + signal.SIGKILL
     assert "press Ctrl-C again" in capsys.readouterr().err

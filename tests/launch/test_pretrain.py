@@ -36,7 +36,7 @@ def test_only_a_user_error_has_status_1(monkeypatch, capsys, error, status, prin
 
 
 @pytest.mark.parametrize("arguments", [[], ["--config"], ["--config", "x", "--unheard-of"]])
-def test_a_wrong_command_line_is_a_user_error(capsys, arguments):
+def test_an_invalid_command_line_is_a_user_error(capsys, arguments):
     assert main(*arguments) == USER_ERROR
     usage, error = capsys.readouterr().err.splitlines()
     assert usage.startswith("Usage: launch/pretrain.py ")

@@ -1,4 +1,4 @@
-"""The set-up of .venv, with stubs in place of Python and its installers."""
+"""`make setup` creates .venv; stubs replace python, nvidia-smi and uname."""
 
 import os
 import shutil
@@ -19,12 +19,12 @@ case "$*" in
 esac
 exit 0
 """
-"""Keeps the first build of torch that it installs, as pip does."""
+"""Stub of Python; like pip, it keeps the build of torch that was installed first."""
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with the files that `make setup` reads, on a Linux machine without a GPU."""
+    """Folder with the files that `make setup` reads; the stubs report a Linux machine without a GPU."""
     for name in ("Makefile", "launch/setup_env.sh", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -38,7 +38,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `make setup` with some variables."""
+    """Run `make setup` with the given make variables."""
 
     def run(**variables: str) -> subprocess.CompletedProcess[str]:
         names = ("TORCH", "PYTHON", "MAKEFLAGS", "MFLAGS", "MAKELEVEL")
@@ -60,7 +60,7 @@ def test_later_commands_keep_a_cuda_build(project, make):
     assert make().returncode == make(TORCH="cuda").returncode == 0
     assert installs(project) == 1
     os.utime(project / ".venv" / "ready-auto", (0, 0))
-    assert make().returncode == 0  # as after a change of pyproject.toml
+    assert make().returncode == 0  # the stamp file is old, as after a change of pyproject.toml
     assert installs(project) == 2
     assert "+cpu" not in (project / "calls").read_text()
 
@@ -71,7 +71,7 @@ def test_without_a_gpu_a_new_environment_gets_the_cpu_build(project, make):
     assert "+cpu" in (project / "calls").read_text()
 
 
-def test_a_request_for_another_build_is_refused_and_changes_nothing(project, make):
+def test_a_request_for_another_build_is_rejected_and_changes_nothing(project, make):
     assert make().returncode == 0
     refused = make(TORCH="cuda")
     assert refused.returncode != 0
@@ -92,5 +92,5 @@ def test_an_older_environment_without_a_record_keeps_its_build(project, make, bu
     assert ("+cpu" in (project / "calls").read_text()) == (build == "cpu")
 
 
-def test_an_unknown_build_is_refused(make):
+def test_an_unknown_build_is_rejected(make):
     assert "TORCH=rocm: not one of auto, cpu, cuda" in make(TORCH="rocm").stderr

@@ -1,4 +1,4 @@
-"""The result of a sequence does not depend on its batch or on padding."""
+"""Results for a sequence do not depend on its batch or on padding."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def sequences_of(lengths, seed=0):
 @pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one router", "two routers"])
 @settings(deadline=None, max_examples=15)
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_forward_and_boundaries(changes, lengths, seed):
+def test_logits_and_boundaries_do_not_depend_on_the_batch(changes, lengths, seed):
     model, sequences = model_of(**changes), sequences_of(lengths, seed)
     together = model(padded(sequences))
     for row, sequence in enumerate(sequences):
@@ -52,7 +52,7 @@ def test_forward_and_boundaries(changes, lengths, seed):
 
 
 @pytest.mark.parametrize("changes", [{}, TWO_STAGES], ids=["one router", "two routers"])
-def test_gradients(changes):
+def test_gradients_do_not_depend_on_the_batch(changes):
     model, sequences = model_of(**changes), sequences_of([1, 2, 130, 64, 17])
     weights = [torch.randn(len(s), 7, dtype=torch.float64) for s in sequences]
     alone = sum((model(s[None]).logits[0] * w).sum() for s, w in zip(sequences, weights, strict=True))
@@ -64,7 +64,7 @@ def test_gradients(changes):
         torch.testing.assert_close(a, b, msg=name)
 
 
-def test_padding_anywhere_and_attention_mask():
+def test_left_padding_and_an_attention_mask_do_not_change_logits():
     model, (sequence,) = model_of(), sequences_of([30])
     left = torch.cat([torch.full((12,), PAD), sequence])[None]
     torch.testing.assert_close(model(left).logits[0, 12:], model(sequence[None]).logits[0])

@@ -1,6 +1,6 @@
 """The analytical cost against FLOPs counted by PyTorch and tensors saved by autograd.
 
-This also shows that no product is computed twice, such as a projection per direction.
+Equal FLOPs also show that no matrix product is computed twice, such as a projection once per direction.
 """
 
 import pytest
@@ -71,10 +71,10 @@ def expected(config, length, **options):
     return cost(config, length, [BASES_PER_CHUNK**stage for stage in range(1, config.num_stages)], **options)
 
 
-def count_flops(config, length, windows, recompute=()):
+def count_flops(config, length, windows, checkpointed=()):
     """FLOPs per base of the forward pass, and of forward and backward pass."""
     model = LDARNetForMaskedLM(config)
-    model.set_activation_checkpointing(recompute)
+    model.set_activation_checkpointing(checkpointed)
     ids = torch.randint(0, 4, (windows, length))
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as forward:
         loss = model(ids, labels=ids).loss
@@ -85,7 +85,7 @@ def count_flops(config, length, windows, recompute=()):
 
 
 @pytest.mark.parametrize(
-    ("name", "recompute"),
+    ("name", "checkpointed"),
     [
         ("tiny", []),
         ("tied", []),
@@ -101,9 +101,9 @@ def count_flops(config, length, windows, recompute=()):
         ("no router", [0]),
     ],
 )
-def test_flops_match_the_counter(name, recompute):
-    predicted = expected(CONFIGS[name], 256, activation_checkpointing=recompute)
-    assert count_flops(CONFIGS[name], 256, windows=4, recompute=recompute) == (
+def test_flops_match_the_counter(name, checkpointed):
+    predicted = expected(CONFIGS[name], 256, activation_checkpointing=checkpointed)
+    assert count_flops(CONFIGS[name], 256, windows=4, checkpointed=checkpointed) == (
         predicted.forward_flops,
         predicted.hardware_flops,
     )
@@ -124,7 +124,7 @@ def test_flops_with_partial_blocks_and_windowed_attention(length):
     assert predicted.hardware_flops - 4 * scans < both <= predicted.hardware_flops + 4 * beyond_window
 
 
-def test_keys_per_query():
+def test_keys_per_query_match_a_plain_count():
     for length, window in [(1, 0), (1, 7), (10, 3), (10, 9), (10, 8), (10, -1), (3, 1)]:
         reach = length if window < 0 else window
         pairs = sum(abs(i - j) <= reach for i in range(length) for j in range(length))
@@ -170,15 +170,15 @@ def saved_bytes(model, windows, length, autocast):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("recompute", [[], [0], [0, 1]])
+@pytest.mark.parametrize("checkpointed", [[], [0], [0, 1]])
 @pytest.mark.parametrize("preset", ["quickstart", "ldarnet-2m"])
-def test_activation_bytes_match_autograd(preset, recompute, autocast):
+def test_activation_bytes_match_autograd(preset, checkpointed, autocast):
     config, length = configuration(preset), 512
     model = LDARNetForMaskedLM(config)
-    model.set_activation_checkpointing(recompute)
-    # The difference of two batch sizes excludes constants: casts of weights, window masks.
+    model.set_activation_checkpointing(checkpointed)
+    # The difference between two batch sizes cancels constants such as weight casts and window masks.
     growth = saved_bytes(model, 4, length, autocast) - saved_bytes(model, 2, length, autocast)
-    predicted = expected(config, length, activation_checkpointing=recompute, autocast=autocast).activation_bytes
+    predicted = expected(config, length, activation_checkpointing=checkpointed, autocast=autocast).activation_bytes
     assert growth / (2 * length) == pytest.approx(predicted, rel=0.02)
 
 
@@ -197,7 +197,7 @@ def test_cost_follows_bases_per_chunk():
     assert cost(config, 4096).bases_per_chunk == (4, 16)
 
 
-def test_table():
+def test_table_lists_the_parts_and_the_total():
     lines = cost(LDARNetConfig.preset("ldarnet-110m"), 4096).table().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == [
         "embedding and head",

@@ -167,7 +167,7 @@ def test_parameter_stages_of_the_presets(preset):
         ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be positive for the MLPs of M1"),
     ],
 )
-def test_an_inconsistent_configuration_is_an_error_that_names_the_field(changes, message):
+def test_an_inconsistent_configuration_is_reported_with_its_field(changes, message):
     with pytest.raises(ValueError, match=message):
         LDARNetConfig.preset("tiny", **changes)
 
@@ -222,7 +222,7 @@ def test_pipeline_results_do_not_depend_on_the_batch():
 
 
 def test_output_entries_are_per_sequence():
-    """``Trainer`` gathers logits at inference, and nothing that belongs to the batch as a whole."""
+    """At inference, ``Trainer`` gathers the logits and no values that describe the whole batch."""
     ids, labels = torch.randint(0, 4, (3, 20)), torch.tensor([0, 1, 1])
     masked = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
     classifier = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny"))

@@ -18,7 +18,7 @@ OURS = [operation for operation in operations() if "triton" in backends_of(opera
 
 @pytest.fixture
 def use_triton(monkeypatch):
-    """Run a model with our kernels (or the references) on any device; check at the end that every kernel ran."""
+    """Select our kernels (or the references) for a model on any device; check at teardown that every kernel ran."""
     used = set()
 
     def spy(operation, function):
@@ -31,7 +31,7 @@ def use_triton(monkeypatch):
     resolve.cache_clear()
 
     def override(model, backend="triton"):
-        assert not used  # so far only references ran
+        assert not used  # only the references have run so far
         model.config.ops.update(dict.fromkeys(OURS, backend))
 
     yield override

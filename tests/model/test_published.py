@@ -78,7 +78,7 @@ def test_an_inconsistent_file_is_an_error(change, message, tmp_path):
         load_published_checkpoint(published_file(tmp_path, modify))
 
 
-def test_other_files_are_errors(tmp_path):
+def test_missing_and_unreadable_files_are_errors(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_published_checkpoint(tmp_path / "missing.pt")
     (tmp_path / "text.pt").write_text("not a checkpoint")

@@ -1,4 +1,4 @@
-"""Adapters for third-party kernels: against their references on a GPU; as far as possible without one."""
+"""Adapters for third-party kernels: compared with the references on a GPU; with stubs or an interpreter elsewhere."""
 
 import sys
 from contextlib import nullcontext
@@ -38,7 +38,7 @@ def test_matches_the_reference_on_a_gpu(adapter, lengths, width):
 
 @pytest.mark.parametrize("features", [12, 264])
 @pytest.mark.parametrize("name", [name for _, _, name in ATTENTION])
-def test_head_dimensions_that_flash_attention_does_not_support(name, features):
+def test_unsupported_head_dimensions_are_rejected(name, features):
     q = torch.zeros(5, 2, features)
     with pytest.raises(UserError, match=rf"={name}: head dimension {features} is not .*; set ops.attention=torch"):
         backends_of("attention")[name].function(q, q, q, Packing.of_lengths(torch.tensor([5]), 5, 5), -1)
@@ -50,11 +50,11 @@ def interpreted(monkeypatch):
     pytest.importorskip("triton", reason="needs Triton: pip install triton")
     if find_spec("mamba_ssm") is None:
         pytest.skip(
-            "needs mamba-ssm; its Triton part alone is enough: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "
+            "needs mamba-ssm; its Triton part is enough: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "
             "pip install --no-build-isolation --no-deps mamba-ssm einops"
         )
     if DEVICE == "cuda":
-        pytest.skip("Triton compiles on a GPU")
+        pytest.skip("needs a machine without a GPU, where Triton kernels are interpreted")
     from triton.runtime.autotuner import Autotuner
 
     mamba_scan()
@@ -69,14 +69,14 @@ def interpreted(monkeypatch):
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
 def test_mamba_ssm_scan_under_the_interpreter(dtype, tolerance):
-    # No bfloat16: the interpreter multiplies its bit patterns.
+    # Not bfloat16: the interpreter would multiply its raw bit patterns.
     adapter = backends_of("ssd")["mamba-ssm"]
     assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
     assert "mamba_ssm" not in sys.modules
 
 
 def plain_causal_conv(x, weight, bias, seq_idx, activation):
-    """Reference of causal-conv1d; arguments (1, C, T), (C, W), (C,), (1, T)."""
+    """Plain causal-conv1d. Shapes: x (1, C, T), weight (C, W), bias (C,), seq_idx (1, T)."""
     assert seq_idx.dtype == torch.int32 and activation == "silu" and x.stride(1) == 1
     W = weight.shape[1]
     out = bias[None, :, None].expand_as(x)
@@ -111,4 +111,4 @@ def test_attention_passes_sequence_boundaries(module, function, name, monkeypatc
     assert torch.equal(out, q + k + v)
     assert seen["longest"] == [10, 10] and seen["window"] == (3, 3)
     assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
-    assert packing.__dict__.keys() == {"starts", "total", "max_length"}, "computed more than it needs"
+    assert packing.__dict__.keys() == {"starts", "total", "max_length"}, "the adapter computed unneeded attributes"

@@ -25,7 +25,7 @@ def test_local_attention_flops_are_linear_in_the_length():
     once, twice, window = flops_of_attention(8192, 1023), flops_of_attention(16384, 1023), 1023
     assert 1.9 < twice / once < 2.15
     widest = 2 * window + 512  # keys visible to a block of 512 queries
-    forward_and_backward = 4 * 2 * 8 * 2 * 3.5  # two matrix products, then five
+    forward_and_backward = 4 * 2 * 8 * 2 * 3.5  # two matrix products forward, five backward
     assert twice < 16384 * widest * forward_and_backward
 
 

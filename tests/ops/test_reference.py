@@ -12,7 +12,7 @@ LENGTHS = [90, 0, 1, 37, 200]
 
 @pytest.fixture(params=["ssd", "convolution", "gated_norm"])
 def operation(request, monkeypatch):
-    """Operation name; rows are split into several slabs."""
+    """Name of an operation whose rows are processed in several slabs."""
     monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 64 * 64)
     monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
     return request.param
@@ -42,7 +42,7 @@ def doubled(arguments):
 
 
 def saved_elements(function, arguments):
-    """Number of elements saved for the backward pass besides the arguments, and output elements."""
+    """Number of elements saved for the backward pass, without the arguments, and number of output elements."""
     ours = {value.untyped_storage().data_ptr() for value in arguments if torch.is_tensor(value)}
     sizes = {}
 
@@ -73,7 +73,7 @@ def test_only_inputs_and_outputs_are_rounded(operation, low, tolerance):
         assert (ours - exact).norm() <= tolerance * exact.norm()
 
 
-def test_underflowing_decays():
+def test_underflowing_decays_are_accurate():
     arguments = leaves("ssd")
     steps = torch.linspace(0, 300, len(arguments[1]))[:, None, None]
     arguments[1] = (arguments[1] * steps).detach().requires_grad_()

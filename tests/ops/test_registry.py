@@ -106,7 +106,7 @@ def test_a_kernel_may_be_verified_inside_a_checkpointed_layer_under_autocast(reg
     assert x.grad.isfinite().all()
 
 
-def test_choose_backends_names_what_a_bf16_model_uses():
+def test_choose_backends_returns_what_a_bf16_model_uses():
     seen = choose_backends("cpu", torch.bfloat16)
     assert seen == {name: resolve(name, "cpu", input_dtype(name, torch.bfloat16)).name for name in OPERATIONS}
     assert {name for name in OPERATIONS if input_dtype(name, torch.bfloat16) == torch.float32} == {

@@ -43,13 +43,13 @@ def assert_matches_the_reference(operation, arguments, tolerance=1e-9):
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_in_float64(kernel, lengths):
+def test_kernels_match_the_references_in_float64(kernel, lengths):
     assert max_error(kernel, DEVICE, torch.float64, lengths, width=3) < 1e-9
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_in_lower_precision(kernel, dtype, tolerance):
+def test_kernels_match_the_references_in_lower_precision(kernel, dtype, tolerance):
     assert max_error(kernel, DEVICE, dtype, [3, 0, 40, 5], width=3) < tolerance
 
 
@@ -128,7 +128,7 @@ def test_dechunk_saves_nothing_of_base_length_for_the_backward_pass():
 
 @needs_gpu
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
-def test_no_device_synchronization_and_deterministic(kernel):
+def test_kernels_are_deterministic_and_do_not_synchronize_the_device(kernel):
     arguments = example(kernel.operation, LENGTHS[-1], device=DEVICE)
     before = outputs_and_gradients(kernel.function, arguments)
     torch.cuda.set_sync_debug_mode("error")

@@ -29,14 +29,14 @@ def losses(run):
 
 @pytest.fixture
 def grown(config_file):
-    """Configuration with curriculum borders after steps 3 and 5."""
+    """Configuration whose windows grow after steps 3 and 5."""
     tree = yaml.safe_load(config_file.read_text())
     tree["data"]["curriculum"] = [{"length": 16, "share": 0.3}, {"length": 32, "share": 0.2}]
     config_file.write_text(yaml.safe_dump(tree))
     return config_file
 
 
-def test_resume_is_exact_at_and_between_curriculum_borders(grown, run_ranks, tmp_path):
+def test_resume_is_exact_at_and_within_curriculum_stages(grown, run_ranks, tmp_path):
     unbroken, pieces = tmp_path / "unbroken", tmp_path / "pieces"
     starts = [f"{grown} run.dir={pieces} training.stop_after={step}" for step in (2, 3, 4, 5, STEPS)]
     output = run_ranks(2, f"{grown} run.dir={unbroken}", *starts, script=WORKERS / "several_runs.py").succeed()
@@ -53,7 +53,7 @@ def test_resume_is_exact_at_and_between_curriculum_borders(grown, run_ranks, tmp
 
 @pytest.mark.slow
 def test_windows_of_131072_bases_train_in_linear_memory(tmp_path, run_ranks):
-    """Peak memory after shorter windows is close to the estimate of the `cost` line."""
+    """Long windows add less than three times the estimated activation memory to the peak of short windows."""
     fasta, shards = tmp_path / "long.fa", tmp_path / "shards"
     bases = "".join(np.random.default_rng(0).choice(list("ACGT"), 440_000))
     fasta.write_text(f">first\n{bases[:300_000]}\n>second\n{bases[300_000:]}\n")

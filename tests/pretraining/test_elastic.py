@@ -36,7 +36,7 @@ def losses(run):
 
 @pytest.mark.slow
 def test_losses_continue_across_ranks_and_zero_stages(config_file, run_ranks):
-    """2 -> 1 -> 2 ranks; stages 1 -> 3 -> 2; both with offload: changed after steps 3 and 6 of 9."""
+    """After steps 3 and 6 of 9, change ranks (2 -> 1 -> 2), ZeRO stage (1 -> 3 -> 2), or ranks, stage and offload."""
     folder = config_file.parent
 
     def start(name, engine, steps):

@@ -1,4 +1,4 @@
-"""Errors on one rank end all ranks with the same line."""
+"""An error on one rank ends all ranks with the same message."""
 
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.metrics_file import read_metrics

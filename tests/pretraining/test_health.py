@@ -16,7 +16,7 @@ WINDOWS, LENGTH = 6, 400
 
 
 class OneRank:
-    """A world of one rank."""
+    """Stand-in for a `World` of one rank."""
 
     rank, size = 0, 1
 
@@ -45,12 +45,12 @@ def test_grid_is_detected_with_its_period(period):
     grid = (torch.arange(LENGTH) % period == 0).expand(WINDOWS, LENGTH)
     found = metrics(boundaries(grid))
     assert found["period"] == [period]
-    assert found["periodicity"][0] == pytest.approx(1, abs=0.02)  # but for the ends
+    assert found["periodicity"][0] == pytest.approx(1, abs=0.02)  # up to edge effects
 
 
 def test_alternating_and_imperfect_grids_are_detected():
-    turns = torch.isin(torch.arange(LENGTH) % 8, torch.tensor([0, 3])).expand(WINDOWS, LENGTH)
-    assert metrics(boundaries(turns))["period"] == [8]
+    alternating = torch.isin(torch.arange(LENGTH) % 8, torch.tensor([0, 3])).expand(WINDOWS, LENGTH)
+    assert metrics(boundaries(alternating))["period"] == [8]
     faulty = (torch.arange(LENGTH) % 4 == 0).expand(WINDOWS, LENGTH) ^ random_mask(0.02)
     found = metrics(boundaries(faulty))
     assert found["period"] == [4]
@@ -58,7 +58,7 @@ def test_alternating_and_imperfect_grids_are_detected():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.25, 0.6])
-def test_random_boundaries_are_no_grid(share):
+def test_random_boundaries_are_not_a_grid(share):
     assert abs(metrics(boundaries(random_mask(share)))["periodicity"][0]) < 0.2
 
 
@@ -69,7 +69,7 @@ def test_collapsed_router_has_no_period(mask):
 
 
 def test_padding_and_first_positions_are_ignored():
-    """Counts of a padded batch equal those of its windows alone."""
+    """Counts of a padded batch equal the sum of the counts of its windows."""
     probability = torch.rand(2, 60, generator=torch.Generator().manual_seed(1))
     lengths = torch.tensor([60, 25])
     probability[1, 25:] = 0
@@ -138,7 +138,7 @@ def line(step, *bases_per_chunk, grid=0.1):
         ([2.0, 8.0], 0.1, [("drift", 0)]),
     ],
 )
-def test_findings(values, grid, expected):
+def test_findings_of_a_step(values, grid, expected):
     assert [(found.kind, found.stage) for found in findings(line(1, *values, grid=grid), 4.0)] == expected
 
 
@@ -147,14 +147,14 @@ def test_lasting_warning_is_logged_once_at_start_and_end():
     drifting = range(101, 301)
     lines = [line(step, 30.0 if step in drifting else 4.2) for step in range(1, 401)]
     messages = {values["step"]: text for values in lines for text in health.update(values)}
-    assert list(messages) == [101 + 50, 301]  # a twentieth of the run later
+    assert list(messages) == [101 + 50, 301]  # 50 steps later: a twentieth of the run
     assert "compression has drifted from its target (30 positions per chunk, target 4) since step 101" in messages[151]
     assert "Router health" in messages[151]
     assert "warning drift ended" in messages[301]
     assert not health.warnings
 
 
-def test_short_findings_are_ignored_and_replay_restores_state():
+def test_brief_findings_are_ignored_and_replay_restores_state():
     lines = [line(step, 30.0 if step % 60 else 4.0) for step in range(1, 1000)]
     health = RouterHealth(1200, lambda step: 4.0)
     assert [text for each in lines for text in health.update(each)] == []
@@ -177,7 +177,7 @@ def test_early_collapse_is_logged_after_the_quiet_period(total, expected):
 def test_target_ratio_warms_up():
     values = [target_ratio(step, 100, start=2.0, warmup=0.5, target=8.0) for step in range(100)]
     assert values[0] == 2.0
-    assert values[25] == pytest.approx(4.0)  # half way, by equal factors
+    assert values[25] == pytest.approx(4.0)  # halfway through the warm-up, which is geometric
     assert values[50:] == [8.0] * 50
     assert all(math.isclose(b / a, values[1] / values[0]) for a, b in pairwise(values[:51]))
     assert target_ratio(0, 100, start=None, warmup=0.5, target=8.0) == 8.0

@@ -11,7 +11,10 @@ from tests.support.ranks import WORKERS
 
 @pytest.mark.slow
 def test_launch_finds_the_newest_complete_checkpoint(config_file, run_ranks, tmp_path):
-    """Steps 2 (best) and 4 are complete, locally and remotely; the kill hits step 6; one is kept beside the best."""
+    """The writer of step 6 is killed; steps 2 (best) and 4 are complete locally and remotely.
+
+    With checkpoint.keep=1, the best checkpoint and one other are retained.
+    """
     output = run_ranks(1, config_file, tmp_path, script=WORKERS / "killed_writer.py").succeed()
     killed = [json.loads(line) for line in output.splitlines()]
     points = [entry["point"] for entry in killed]

@@ -40,7 +40,7 @@ def test_gradient_parts_of_a_hierarchy():
     }
 
 
-def test_other_json_lines_files_are_truncated_too(tmp_path):
+def test_other_jsonl_files_are_truncated_on_resume(tmp_path):
     for step in (5, 10):
         file = MetricsFile(tmp_path, step - 1, "boundaries.jsonl")
         file.write({"step": step})
@@ -82,8 +82,8 @@ def test_metrics_do_not_depend_on_zero_stage_and_ranks(config_file, run_ranks, t
     run_ranks(1, f"{common} run.dir={tmp_path / 'alone'}", script=SEVERAL_RUNS).succeed()
     train, valid = lines(tmp_path / "stage1")
     assert len(train) == len(valid) == 2
-    _is_whole(train[0])
-    _regions_are_whole(valid[0])
+    _check_train_line(train[0])
+    _check_regions(valid[0])
     assert [line["target_ratio"] for line in train] == pytest.approx([2.0, 2.0 * 2 ** (1 / 5)])
     for name in (*named, "alone"):
         other_train, other_valid = lines(tmp_path / name)
@@ -96,19 +96,19 @@ def test_metrics_do_not_depend_on_zero_stage_and_ranks(config_file, run_ranks, t
                 assert other_valid[0]["regions"][region]["mlm_loss"] == pytest.approx(scores["mlm_loss"], rel=1e-4)
     (trace,) = (tmp_path / "profiled/profiles").iterdir()
     assert trace.name == "rank-00000-step-00000001.json.gz"
-    _has_left_samples_and_starts(tmp_path / "stage1")
-    _has_warned_once(tmp_path / "drifting", output)
+    _check_samples_and_starts(tmp_path / "stage1")
+    _check_drift_warning(tmp_path / "drifting", output)
 
 
-def _has_warned_once(run, output):
-    """A drift from step 1 is warned of once, 20 steps later, although the run was stopped in between."""
+def _check_drift_warning(run, output):
+    """A drift that starts at step 1 is reported once, 20 steps later, although the run is stopped in between."""
     train, _ = lines(run)
     assert [line["step"] for line in train if "drift/stage0" in line["warnings"]] == [21, 22, 23, 24]
     assert output.count("warning: stage 0: compression has drifted from its target") == 1
     assert "since step 1;" in output
 
 
-def _is_whole(line):
+def _check_train_line(line):
     norms = line["gradient_norms"]
     assert math.hypot(*norms.values()) == pytest.approx(line["gradient_norm"], rel=1e-4)
     assert norms.keys() >= {"embeddings", "lm_head", "stage0/encoder", "stage0/router", "stage1/main"}
@@ -123,7 +123,7 @@ def _is_whole(line):
     assert line["warnings"] == {}
 
 
-def _regions_are_whole(line):
+def _check_regions(line):
     regions = line["regions"]
     assert set(regions) == {"coding", "repeat", "other"}
     assert sum(scores["scored"] for scores in regions.values()) == line["scored"]
@@ -133,13 +133,13 @@ def _regions_are_whole(line):
     assert min(chunks) <= line["bases_per_chunk"][0] <= max(chunks)
 
 
-def _has_left_samples_and_starts(run):
+def _check_samples_and_starts(run):
     samples = [json.loads(text) for text in (run / "boundaries.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [1, 2]
     for sample in samples:
         assert len(sample["bases"]) == len(sample["probability"]) == 64
         assert set(sample["bases"]) <= set("ACGT")
-        chosen = [place for place, percent in enumerate(sample["probability"]) if percent > 50]
+        chosen = [position for position, percent in enumerate(sample["probability"]) if percent > 50]
         assert set(chosen) <= set(sample["boundaries"][0])
     (start,) = [json.loads(text) for text in (run / "starts.jsonl").read_text().splitlines()]
     assert (start["step"], start["ranks"], start["zero_stage"]) == (0, 2, 1)

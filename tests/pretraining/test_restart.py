@@ -22,7 +22,7 @@ STEPS = 60
 
 @pytest.fixture
 def torchrun():
-    """Starts the program under torchrun with two ranks; kills it at teardown."""
+    """Start the program under torchrun with two ranks; kill it at teardown."""
     started = []
 
     def start(*arguments):

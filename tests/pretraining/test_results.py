@@ -87,7 +87,7 @@ def test_tracking_uri_with_password_is_not_printed(finished, monkeypatch):
 
 @pytest.mark.parametrize(("length", "windows"), [(512, 8), (512, 0), (2048, 8)])
 def test_boundary_figure_avoids_windows_without_bases(finished, tmp_path, monkeypatch, length, windows):
-    """The middle of the split is a run of N; also without validation."""
+    """The middle of both splits is a run of N; without validation, the figure shows the training split."""
     genome = tmp_path / "genome.fa"
     bases = np.random.default_rng(0).integers(0, 4, 30_000).astype(np.uint8)
     bases[10_000:20_000] = N

@@ -1,4 +1,4 @@
-"""Stopped or killed and resumed, a run equals an uninterrupted one bit for bit."""
+"""A run that is stopped or killed and then resumed equals an uninterrupted run bit for bit."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ from ldarnet.runtime.zero_state import MOMENTS
 from tests.support.ranks import WORKERS
 
 SEVERAL_RUNS = WORKERS / "several_runs.py"
-CLOCKED = {
+TIMING_KEYS = {
     "seconds",
     "bases_per_second",
     "flops_per_second",
@@ -55,7 +55,7 @@ tracking: {{mlflow: false}}
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def runs(request, config_file, run_ranks):
-    """By number of ranks: an uninterrupted run, one stopped after 6 of 10 steps and resumed, one only stopped."""
+    """Folder with an uninterrupted run, a run stopped after 6 of 10 steps and resumed, and a run only stopped."""
     folder = config_file.parent / f"{request.param}-ranks"
     resumed, stopped = f"run.dir={folder}/resumed", f"run.dir={folder}/stopped"
     run_ranks(
@@ -75,7 +75,7 @@ def tensors(run, step):
 
 
 def logged(run):
-    return [{key: line[key] for key in line if key not in CLOCKED} for line in read_metrics(run / "metrics.jsonl")]
+    return [{key: line[key] for key in line if key not in TIMING_KEYS} for line in read_metrics(run / "metrics.jsonl")]
 
 
 def validation_losses(run):
@@ -97,7 +97,7 @@ def test_stop_and_resume_is_exact(runs):
 
 
 def test_chunk_counts_differ_between_windows(runs):
-    """Otherwise ranks could not differ in what they exchange, and the tests above would prove little."""
+    """With equal chunk counts, all ranks would have equal work, and the tests above would prove little."""
     chunks = [line["bases_per_chunk"][0] for line in logged(runs / "unbroken")]
     assert len({round(value, 1) for value in chunks}) > 5
     assert sum(1.2 < value < 32 for value in chunks) > 5
@@ -158,8 +158,8 @@ def test_retention_keeps_latest_and_best(runs):
 
 
 @pytest.mark.slow
-def test_elastic_resume_continues_in_order(config_file, runs, run_ranks):
-    """From 1 rank to 2 or from 2 to 1, and to other ZeRO stages, in the same order of windows."""
+def test_elastic_resume_keeps_the_window_order(config_file, runs, run_ranks):
+    """Resume on 2 ranks instead of 1, or vice versa, and with other ZeRO stages, in the same window order."""
     world = 3 - int(runs.name[0])
     moved = [runs / f"moved-to-stage-{stage}" for stage in (0, 2)]
     arguments = []
@@ -196,7 +196,7 @@ def test_killed_run_resumes_exactly(config_file, runs, run_ranks):
 
 def test_finished_run_is_not_changed(config_file, runs, run_ranks):
     if runs.name != "1-ranks":
-        pytest.skip("the same with any number of ranks; each start takes seconds")
+        pytest.skip("tested with one rank; the number of ranks makes no difference")
     before = (runs / "unbroken/metrics.jsonl").read_text()
     output = run_ranks(1, "--config", config_file, f"run.dir={runs}/unbroken").succeed()
     again = run_ranks(1, "--config", runs / "unbroken/config.yaml").succeed()
@@ -219,7 +219,7 @@ def test_user_errors_end_all_ranks_with_one_line(config_file, runs, run_ranks):
 
 @pytest.fixture
 def finished(runs, tmp_path):
-    """Copy of a finished run folder, to be damaged."""
+    """Copy of a finished run folder that a test may modify."""
     return shutil.copytree(runs / "unbroken", tmp_path / "run")
 
 

@@ -57,7 +57,7 @@ def test_training_continues_when_the_disk_is_full(runs):
 
 
 def test_unwritten_checkpoint_is_not_the_best(runs):
-    """Step 6, the first to be validated, is not written, so the next validated step is the best."""
+    """The checkpoint of step 6, the first validated step, is not written, so the next validated step is the best."""
     state = read_state(runs[0] / "full-for-a-while/checkpoints/step-00000010")
     assert state.best_step == 10
 

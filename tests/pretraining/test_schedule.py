@@ -20,7 +20,7 @@ def factors(total, shape, **shares):
 
 
 @pytest.mark.parametrize("shape", ["published", "sqrt"])
-def test_warm_up_plateau_decay(shape):
+def test_factor_warms_up_stays_constant_and_decays(shape):
     values = factors(100, shape)
     assert values[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert values[10:80] == [1.0] * 70

@@ -41,7 +41,7 @@ def test_utilization_follows_speed_chunks_and_devices():
     assert Utilization(config, 4096, devices=1, peak=None).metrics(1e6, [4.0]) == {"flops_per_second": flops}
 
 
-def test_mfu_is_printed_and_tracked_where_known(capsys):
+def test_mfu_is_printed_and_tracked_if_known(capsys):
     line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for known in ({}, {"mfu": 0.376}):
         display = PretrainProgress(True, total=1)

@@ -63,7 +63,7 @@ def write(path, lines):
 
 @pytest.fixture
 def run(tmp_path):
-    """Creates a run folder with the given numbers of steps and stages."""
+    """Create a run folder with the given numbers of steps and stages."""
 
     def make(steps=40, stages=1, train=train_line):
         folder = tmp_path / "my-run"

@@ -23,7 +23,7 @@ from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 
 
 class Run:
-    """Checkpoint writer of a run, with the messages that it logs."""
+    """Checkpoint writer of a run and the messages that it logs."""
 
     def __init__(self, config_file, folder, *overrides):
         self.config = load_config(config_file, [f"run.dir={folder}", *overrides])
@@ -270,7 +270,7 @@ def test_resume_uses_the_newer_of_local_and_remote(config_file, tmp_path, mirror
 
 
 def test_remote_of_another_run_is_rejected(config_file, tmp_path, mirrored):
-    """Even if the other run has fewer steps: its checkpoints must not be deleted."""
+    """The checkpoints of the other run must not be deleted, even if it has fewer steps."""
     mirrored().write(1)
     Run(config_file, tmp_path / "ahead", "data.length=32").write(4)
     with pytest.raises(UserError, match="holds a run of another configuration"):
@@ -294,7 +294,7 @@ def test_changed_remote_file_is_rejected(mirrored, memory):
 
 
 def test_failed_copy_is_logged_and_retried(mirrored, memory, monkeypatch):
-    """The local checkpoint is complete. A resuming launch must read the remote; a finished run need not."""
+    """The local checkpoint is complete. To resume, a launch must reach the remote; a finished run need not."""
 
     def fails(*_, **__):
         raise ConnectionError("no answer\nand more")

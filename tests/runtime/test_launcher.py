@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def launch():
-    """Launches the program in its own process group, as a terminal does; kills it at teardown."""
+    """Launch the program in its own process group, as a terminal does; kill it at teardown."""
     started = []
 
     def start(*arguments):
@@ -78,7 +78,7 @@ def test_exit_status_of_success_and_failure(config_file, launch, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["one rank", "terminal"])
-def test_stopping(config_file, launch, tmp_path, source):
+def test_a_stopped_job_saves_a_checkpoint(config_file, launch, tmp_path, source):
     job = launch("--config", config_file, "training.steps=5000", "checkpoint.every=5000")
     wait_for_steps(job, tmp_path / "run", 3)
     if source == "terminal":

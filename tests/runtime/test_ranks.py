@@ -29,7 +29,7 @@ def initial_model(config, collapsing=False):
     """Model with normally distributed weights; several of the default initial weights are zero.
 
     Args:
-        collapsing: whether a window of one repeated base is a single chunk.
+        collapsing: whether every window of one repeated base is a single chunk.
     """
     model = LDARNetForMaskedLM(config.model.build({}))
     torch.manual_seed(5)
@@ -89,9 +89,9 @@ class Case:
     """Configuration, initial weights, and the engines to compare with plain PyTorch.
 
     Args:
-        folder: created; the ranks write their results to it.
+        folder: output folder of the ranks; must not exist.
         engines: ZeRO stages, such as `2` or `2-offload`.
-        collapsing: whether a window of one repeated base is a single chunk.
+        collapsing: whether every window of one repeated base is a single chunk.
     """
 
     def __init__(self, config_file, folder, engines, overrides=(), collapsing=False):
@@ -125,12 +125,12 @@ class Case:
                 )
 
     def one_chunk_ranks(self, world):
-        """Whether a rank had one chunk per window in both stages, (ranks, micro-steps)."""
+        """Whether all windows were single chunks in both stages: (ranks, micro-steps), bool."""
         chunks = load_file(self.folder / f"{self.engines[0]}.safetensors")["chunks"]
         return (chunks == self.config.training.batch // self.config.training.accumulation // world).all(2)
 
 
-def test_two_ranks_equal_one(config_file, run_ranks, tmp_path):
+def test_two_ranks_match_plain_pytorch(config_file, run_ranks, tmp_path):
     case = Case(config_file, tmp_path / "tiny", ["1"])
     run_ranks(2, case, script=ONE_STEP).succeed()
     case.check()
@@ -141,10 +141,10 @@ def test_two_ranks_equal_one(config_file, run_ranks, tmp_path):
     ("world", "engines", "collapsing_engines"),
     [(1, ENGINES, ["0"]), (2, ENGINES, ["0", "1", "2", "3"]), (4, ["0", "1", "2", "3-offload"], ["3", "1-offload"])],
 )
-def test_all_engines_equal_plain_pytorch(
+def test_all_engines_match_plain_pytorch(
     config_file, run_ranks, shards_of, tmp_path, world, engines, collapsing_engines
 ):
-    """One stage of chunking; and two stages, where half of all windows are all N: one chunk each."""
+    """Test one router, and two routers on data in which half of all windows are all N, each a single chunk."""
     bases = np.frombuffer(b"ACGT", dtype=np.uint8)[np.random.default_rng(2).integers(0, 4, (40, 256))]
     sequence = "".join(row.tobytes().decode() + "N" * 256 for row in bases)
     folder = shards_of(f">first\n{sequence}\n>second\n{sequence[:2000]}\n")

@@ -66,7 +66,7 @@ def test_mlflow_run_is_resumed(config):
 
 @pytest.fixture
 def no_store_at(monkeypatch):
-    """Points the tracking URI at an address where nothing answers."""
+    """Set the tracking URI to an address where nothing answers."""
 
     def unreachable(address):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -90,7 +90,7 @@ def test_unreachable_store_is_logged_once_and_does_not_stop_training(config, no_
 
 @pytest.fixture
 def track_with_one_failure(monkeypatch):
-    """Tracks a step while the first call of a method (default: of `MlflowClient`) fails; returns tracker and log."""
+    """Track a step while the first call of a method (of `MlflowClient` by default) fails; return tracker and log."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -185,7 +185,7 @@ def test_only_a_missing_run_is_replaced(config, track_with_one_failure):
 
 
 def test_parameters_are_retried(config_file, config, track_with_one_failure):
-    """If the store fails just after creating the run, that run is used. Any number and names of species work."""
+    """If the store fails just after creating the run, that run is reused. Species may have any number and names."""
     weights = {f"species {number} (a)": 1.0 for number in range(120)}
     config = load_config(config_file, ["tracking.mlflow=true", f"data.weights={json.dumps(weights)}"])
     tracker, _ = track_with_one_failure(config, "log_batch")
@@ -307,7 +307,7 @@ def test_server_that_hangs_and_recovers_receives_all_metrics(config, tmp_path, m
                 if happened():
                     return
             time.sleep(0.1)
-        raise AssertionError("it did not happen within two minutes")
+        raise AssertionError("the condition was not met within two minutes")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -23,7 +23,7 @@ from tests.support.ranks import WORKERS
 STUCK_RANK = WORKERS / "stuck_rank.py"
 START_SECONDS = 120
 BOUND_SECONDS = 60  # timeout of 12 s, with a margin for loaded machines
-READER_SECONDS = 2  # without a signal, a reader polls its rank only every 5 s
+READER_SECONDS = 2  # the kernel kills a reader at once; without that, it would check its rank only every 5 s
 
 
 def connect(detector, **hello):
@@ -103,7 +103,7 @@ def test_rank_that_disconnects_cleanly_is_not_reported(detector):
 
 @contextmanager
 def open_files(limit, leave=0):
-    """Occupy all file descriptors below `limit`; `leave` further ones can be opened."""
+    """Occupy all file descriptors below `limit`; `leave` more can be opened."""
     gc.collect()  # collect files of other tests now, as their finalizers would free descriptors later
     before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit + leave, hard))
@@ -130,7 +130,7 @@ def test_rank_waits_for_a_free_descriptor(detector):
 
 @pytest.fixture
 def watchdog(monkeypatch, tmp_path):
-    """Watchdog of a single rank that ends its thread, not this process; and the list of its exit statuses."""
+    """Watchdog of a single rank whose exits end only its thread, and the list of its exit statuses."""
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     ended = []
 
@@ -184,7 +184,7 @@ def wait_for_steps(run, steps):
 
 
 def running(process):
-    """Whether a process runs; one that ended but was not reaped is a zombie."""
+    """Whether a process is running; zombies do not count."""
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 

@@ -43,9 +43,9 @@ def test_the_bundled_genome_matches_its_source_file(tmp_path, capsys):
         bases = shards.text(name, 0, int(length.replace(",", "")))
         assert hashlib.sha256(bases.encode()).hexdigest() == digest
     assert shards.splits == {"train": 2_126_243, "valid": 270_161}
-    said = capsys.readouterr().out
-    assert "2,126,243" in said
-    assert float(re.search(r"([\d.]+) bits per base on disk", said)[1]) < 2.1
+    printed = capsys.readouterr().out
+    assert "2,126,243" in printed
+    assert float(re.search(r"([\d.]+) bits per base on disk", printed)[1]) < 2.1
 
 
 def test_several_files_and_splits(tmp_path, fasta):
@@ -76,7 +76,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, fasta):
         assert {(member.mode, member.mtime, member.uid, member.uname) for member in members} == {(0o644, 0, 0, "")}
 
 
-def test_a_second_build_does_nothing_and_different_input_is_refused(tmp_path, fasta, capsys):
+def test_a_second_build_does_nothing_and_different_input_is_rejected(tmp_path, fasta, capsys):
     arguments = ["--out", str(tmp_path / "set"), str(fasta), "--split", "valid=chrII"]
     assert call(main, arguments) == 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
@@ -153,7 +153,7 @@ def test_a_bed_file_that_does_not_fit_the_contigs_leaves_no_index(tmp_path, fast
     assert build(tmp_path / "set", [fasta], splits_bed=bed)[1]
 
 
-def test_folders_in_place_of_input_files_are_named(tmp_path, fasta):
+def test_folders_in_place_of_input_files_are_reported(tmp_path, fasta):
     (tmp_path / "inner").mkdir()
     with pytest.raises(UserError, match="inner: a folder, not a file; choose a file"):
         build(tmp_path / "set", [tmp_path / "inner"])
@@ -162,7 +162,7 @@ def test_folders_in_place_of_input_files_are_named(tmp_path, fasta):
 
 
 @pytest.mark.parametrize("name", ["genome.fa", "splits.bed"])
-def test_input_without_read_permission_is_named(tmp_path, fasta, monkeypatch, name):
+def test_input_without_read_permission_is_reported(tmp_path, fasta, monkeypatch, name):
     bed = tmp_path / "splits.bed"
     bed.write_text("chrI\t0\t4000\ttrain\n")
     forbid(monkeypatch, name)
@@ -171,7 +171,7 @@ def test_input_without_read_permission_is_named(tmp_path, fasta, monkeypatch, na
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Make opening files of this name fail, as tests may run as a user with all permissions."""
+    """Make opening files of this name fail; root, who may run the tests, ignores file modes."""
     real_open = io.open
 
     def guarded(file, *args, **kwargs):
@@ -183,21 +183,21 @@ def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("io.open", guarded)
 
 
-def test_a_split_without_bases_is_refused(tmp_path):
+def test_a_split_without_bases_is_rejected(tmp_path):
     path = tmp_path / "n.fa"
     path.write_text(">a\nACGT\n>b\nNNNNRY\n")
     with pytest.raises(UserError, match=r"split 'valid': contains no A, C, G or T; assign other contigs to it"):
         build(tmp_path / "set", [path], contig_splits={"valid": ["b"]})
 
 
-def test_options_out_of_range_are_refused(tmp_path, fasta):
+def test_options_out_of_range_are_rejected(tmp_path, fasta):
     with pytest.raises(UserError, match="at least 1"):
         build(tmp_path / "set", [fasta], block=0)
     with pytest.raises(UserError, match="are mutually exclusive; use one of them"):
         call(main, ["--out", str(tmp_path / "set"), "--split", "a=b", "--splits-bed", "x"])
 
 
-def test_a_full_device_is_named_and_leaves_nothing_half_written(tmp_path, fasta, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(tmp_path, fasta, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -216,12 +216,12 @@ def tiny_disk(tmp_path: Path):
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
+        pytest.skip("needs permission to mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_device_is_reported(tiny_disk):
+def test_a_build_resumes_after_a_full_disk(tiny_disk):
     with pytest.raises(UserError, match=r"no space left on device while writing "):
         build(tiny_disk / "set", [BUNDLED_FASTA], shard_size=300_000)
     kept = {path: path.stat().st_ino for path in (tiny_disk / "set").glob("*.tar")}
@@ -233,7 +233,7 @@ def test_a_full_device_is_reported(tiny_disk):
     assert sum(ShardSet.open(tiny_disk / "set").contigs.values()) == 2_396_404
 
 
-def test_a_read_only_device_is_reported(tiny_disk, fasta):
+def test_a_read_only_file_system_is_reported(tiny_disk, fasta):
     subprocess.run(["mount", "-o", "remount,ro", tiny_disk], check=True)
     with pytest.raises(UserError, match=r"Read-only file system"):
         build(tiny_disk / "set", [fasta])
@@ -242,7 +242,7 @@ def test_a_read_only_device_is_reported(tiny_disk, fasta):
         build(tiny_disk.parent / "link", [fasta])
 
 
-def test_a_folder_in_use_by_another_build_is_refused(tmp_path, fasta):
+def test_a_folder_in_use_by_another_build_is_rejected(tmp_path, fasta):
     (tmp_path / "set").mkdir()
     descriptor = os.open(tmp_path / "set", os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -296,7 +296,7 @@ def test_tiles_and_exclusions_from_the_command_line(tmp_path, fasta, capsys):
         call(main, [*arguments[:3], *options[2:4], "--split-hash", "valid=0.3"])
 
 
-def test_a_completely_excluded_split_is_refused(tmp_path, fasta):
+def test_a_completely_excluded_split_is_rejected(tmp_path, fasta):
     (tmp_path / "loci.bed").write_text("chrII\t0\t800\n")
     with pytest.raises(UserError, match="split 'valid': contains no A, C, G or T"):
         build(tmp_path / "set", [fasta], contig_splits={"valid": ["chrII"]}, exclude=[tmp_path / "loci.bed"])
@@ -304,6 +304,6 @@ def test_a_completely_excluded_split_is_refused(tmp_path, fasta):
 
 def test_progress_is_printed_in_lines_without_a_terminal(tmp_path, fasta, monkeypatch):
     monkeypatch.setattr(sharding.progress, "_LINE_SECONDS", 0.0)
-    said = io.StringIO()
-    build(tmp_path / "set", [fasta], console=Console(file=said))
-    assert re.search(r"packed 100% of the input, \d+(\.\d [kM])? ?bases/s", said.getvalue())
+    printed = io.StringIO()
+    build(tmp_path / "set", [fasta], console=Console(file=printed))
+    assert re.search(r"packed 100% of the input, \d+(\.\d [kM])? ?bases/s", printed.getvalue())

@@ -45,7 +45,7 @@ def small(tmp_path_factory) -> Path:
 def test_sequences_are_exported_exactly(tmp_path_factory, sequences, block, width):
     folder = tmp_path_factory.mktemp("property")
     named = {f"c{number}": sequence for number, sequence in enumerate(sequences)}
-    # A set needs one base that can be learned.
+    # A set needs at least one A, C, G or T.
     named["more"] = "ACGT"
     (folder / "in.fa").write_text("".join(f">{name}\n{sequence}\n" for name, sequence in named.items()))
     build(folder / "set", [folder / "in.fa"], block=block)
@@ -80,23 +80,23 @@ def test_files_are_compressed_by_suffix(small, tmp_path, suffix, capsys):
     assert f"exported 14 bases in 1 record to {out}\n" in capsys.readouterr().out
 
 
-def said(capfd, small: Path, *arguments: str) -> str:
+def exported(capfd, small: Path, *arguments: str) -> str:
     assert call(main, [str(small), *arguments]) == 0
     return capfd.readouterr().out
 
 
-def test_regions_follow_samtools(small, capfd):
-    assert said(capfd, small, "chrI:1-4") == ">chrI:1-4\nACGT\n"
-    assert said(capfd, small, "chrI:9-", "chrII:2-2") == ">chrI:9-14\nacgtRY\n>chrII:2-2\nA\n"
-    assert said(capfd, small, "chrI:13") == ">chrI:13-14\nRY\n"
-    assert said(capfd, small, "HLA:01") == ">HLA:01\nACGT\n"
-    assert said(capfd, small, "HLA:01:2-3") == ">HLA:01:2-3\nCG\n"
-    assert parse(said(capfd, small, "chrII:0,029-0,063"))["chrII:29-63"] == ("GATTACAn" * 40)[28:63]
+def test_regions_use_samtools_syntax(small, capfd):
+    assert exported(capfd, small, "chrI:1-4") == ">chrI:1-4\nACGT\n"
+    assert exported(capfd, small, "chrI:9-", "chrII:2-2") == ">chrI:9-14\nacgtRY\n>chrII:2-2\nA\n"
+    assert exported(capfd, small, "chrI:13") == ">chrI:13-14\nRY\n"
+    assert exported(capfd, small, "HLA:01") == ">HLA:01\nACGT\n"
+    assert exported(capfd, small, "HLA:01:2-3") == ">HLA:01:2-3\nCG\n"
+    assert parse(exported(capfd, small, "chrII:0,029-0,063"))["chrII:29-63"] == ("GATTACAn" * 40)[28:63]
 
 
 def test_a_split_is_exported_as_its_intervals(small, capfd):
-    assert said(capfd, small, "--split", "train") == ">chrI:1-4\nACGT\n>chrI:9-14\nacgtRY\n"
-    assert parse(said(capfd, small, "--split", "valid", "--width", "7")) == {"chrII:1-300": ("GATTACAn" * 40)[:300]}
+    assert exported(capfd, small, "--split", "train") == ">chrI:1-4\nACGT\n>chrI:9-14\nacgtRY\n"
+    assert parse(exported(capfd, small, "--split", "valid", "--width", "7")) == {"chrII:1-300": ("GATTACAn" * 40)[:300]}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_contigs_of_several_species_are_exported_with_species(tmp_path, capfd):
     index = Index.load(tmp_path / "set")
     contigs = replace(index.contigs, species_names=["mouse", "ecoli"], species=np.array([0, 0, 1]))
     replace(index, contigs=contigs).save(tmp_path / "set")
-    assert said(capfd, tmp_path / "set") == ">mouse/chr1\nACGT\n>mouse/chr2\nGG\n>ecoli/plasmid\nTT\n"
-    assert said(capfd, tmp_path / "set", "--species", "mouse") == ">chr1\nACGT\n>chr2\nGG\n"
-    assert said(capfd, tmp_path / "set", "--species", "ecoli", "--species", "mouse").count("mouse/") == 2
-    assert said(capfd, tmp_path / "set", "plasmid", "mouse/chr1:2-3") == ">plasmid\nTT\n>mouse/chr1:2-3\nCG\n"
+    assert exported(capfd, tmp_path / "set") == ">mouse/chr1\nACGT\n>mouse/chr2\nGG\n>ecoli/plasmid\nTT\n"
+    assert exported(capfd, tmp_path / "set", "--species", "mouse") == ">chr1\nACGT\n>chr2\nGG\n"
+    assert exported(capfd, tmp_path / "set", "--species", "ecoli", "--species", "mouse").count("mouse/") == 2
+    assert exported(capfd, tmp_path / "set", "plasmid", "mouse/chr1:2-3") == ">plasmid\nTT\n>mouse/chr1:2-3\nCG\n"

@@ -58,9 +58,9 @@ def test_a_file_is_downloaded_and_verified_with_a_receipt(yeast, tmp_path, capsy
     assert receipt["url"].endswith(YEAST)
     assert receipt["checked_against"].startswith(f"md5:{hashlib.md5(CONTENT).hexdigest()} in http")
     assert re.match(r"20\d\d-\d\d-\d\dT", receipt["date"])
-    said = capsys.readouterr().out
-    assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, verified" in said
-    assert f"ldarnet shard --out '{out}-shards' '{out}'/sacCer3.fa.gz --split" in said
+    printed = capsys.readouterr().out
+    assert "[1/1] sacCer3.fa.gz: 3,000,000 bytes, verified" in printed
+    assert f"ldarnet shard --out '{out}-shards' '{out}'/sacCer3.fa.gz --split" in printed
 
 
 def test_existing_files_are_not_downloaded_again(yeast, tmp_path):
@@ -85,12 +85,12 @@ def test_a_file_without_checksum_is_reported(server, tmp_path, capsys):
     build = get(server, "hg38", tmp_path)
     assert build == f"{tmp_path}/hg38.fa.gz --splits-bed {tmp_path}/human-sequences.bed"
     digest = hashlib.sha256(b"chr1\t0\t131072\ttrain\n").hexdigest()
-    said = capsys.readouterr().out
-    assert f"human-sequences.bed: 20 bytes, NOT VERIFIED (its publisher provides no checksum), sha256 {digest}" in said
-    assert "hg38.fa.gz: 3,000,000 bytes, verified" in said
+    shown = capsys.readouterr().out
+    assert f"human-sequences.bed: 20 bytes, NOT VERIFIED (its publisher provides no checksum), sha256 {digest}" in shown
+    assert "hg38.fa.gz: 3,000,000 bytes, verified" in shown
 
 
-def test_a_lost_connection_resumes(yeast, tmp_path):
+def test_a_download_resumes_after_a_lost_connection(yeast, tmp_path):
     yeast.breaks = 4
     get(yeast, "sacCer3", tmp_path)
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
@@ -157,7 +157,7 @@ def test_a_missing_file_is_one_error(yeast, tmp_path):
         get(yeast, "sacCer3", tmp_path)
 
 
-def test_a_wrong_checksum_is_refused_and_the_next_run_restarts(yeast, tmp_path):
+def test_a_wrong_checksum_is_rejected_and_the_next_run_restarts(yeast, tmp_path):
     yeast.files[YEAST] = b"X" + CONTENT[1:]
     with pytest.raises(
         UserError, match=r"sacCer3\.fa\.gz: http.* has md5:[0-9a-f]+, not md5:[0-9a-f]+ in http.*use a --mirror"
@@ -170,7 +170,7 @@ def test_a_wrong_checksum_is_refused_and_the_next_run_restarts(yeast, tmp_path):
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
 
 
-def test_a_missing_checksum_needs_unchecked(yeast, tmp_path, capsys):
+def test_a_missing_checksum_requires_the_unchecked_option(yeast, tmp_path, capsys):
     yeast.files[YEAST_SUMS] = b"00000000000000000000000000000000  other.gz\n"
     with pytest.raises(
         UserError, match=r"not listed in http.*md5sum\.txt; use --unchecked to download the file without verification"
@@ -202,7 +202,7 @@ def test_a_killed_download_resumes(yeast, tmp_path):
     assert (tmp_path / "sacCer3.fa.gz").read_bytes() == CONTENT
 
 
-def test_a_second_process_in_one_folder_is_refused(yeast, tmp_path):
+def test_a_second_process_in_one_folder_is_rejected(yeast, tmp_path):
     yeast.pause = 0.02
     first = threading.Thread(target=get, args=(yeast, "sacCer3", tmp_path))
     first.start()
@@ -239,7 +239,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
-        pytest.skip("needs the right to mount a small file system")
+        pytest.skip("needs permission to mount a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -249,7 +249,7 @@ NCBI = "https://ftp.ncbi.nlm.nih.gov"
 
 @pytest.fixture
 def assemblies(server: Server) -> list[str]:
-    """An assembly list of the publisher: of 104, the last 50 are test and the 50 before them validation."""
+    """The publisher's list of 104 assemblies: the last 50 are the test split, the 50 before them validation."""
     lines = []
     for number in range(104):
         stem = f"GCF_{number:09d}.1_ASM{number}v1"
@@ -265,7 +265,7 @@ def assemblies(server: Server) -> list[str]:
 def test_assemblies_are_downloaded_in_parallel(server, assemblies, tmp_path):
     server.pause = 0.02
     get(server, "multispecies", tmp_path, jobs=4)
-    assert 2 <= server.most_at_once <= 8  # the server may be busy with a request whose answer has arrived
+    assert 2 <= server.max_concurrent <= 8  # the server may still count a request whose response has arrived
     assert names(tmp_path) == ["assemblies", "fetched.json", "genomes.tsv", "test.txt", "urls.txt", "valid.txt"]
     rows = [line.split("\t") for line in (tmp_path / "genomes.tsv").read_text().splitlines()]
     assert len(rows) == 104
@@ -276,7 +276,7 @@ def test_assemblies_are_downloaded_in_parallel(server, assemblies, tmp_path):
     assert len(server.requests) == count
 
 
-def test_the_split_is_that_of_the_publisher(server, assemblies):
+def test_the_split_matches_the_publisher(server, assemblies):
     registry = Registry()
     parsed = registry.parse_assemblies(registry["multispecies"], "\n".join(assemblies))
     assert [assembly.split for assembly in parsed] == ["train"] * 4 + ["valid"] * 50 + ["test"] * 50
@@ -343,7 +343,7 @@ def test_one_error_stops_all_downloads_and_the_next_run_resumes(server, assembli
         ),
     ],
 )
-def test_a_malformed_assembly_list_is_refused(assemblies, line, text):
+def test_a_malformed_assembly_list_is_rejected(assemblies, line, text):
     registry = Registry()
     lines = [*assemblies[:3], line, *assemblies[3:]]
     with pytest.raises(UserError, match=rf"urls\.txt: line 4: .*{text}"):
@@ -352,13 +352,13 @@ def test_a_malformed_assembly_list_is_refused(assemblies, line, text):
 
 def test_the_list_shows_size_license_and_host(capsys):
     assert call(main, ["--list"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for name in ("hg38", "hs1", "mm39", "mm10", "dm6", "ce11", "sacCer3", "ecoli", "multispecies"):
-        assert f"\n{name} " in f"\n{said}"
-    assert "license: " in said and "hgdownload.soe.ucsc.edu" in said and "0.98 GB" in said
+        assert f"\n{name} " in f"\n{printed}"
+    assert "license: " in printed and "hgdownload.soe.ucsc.edu" in printed and "0.98 GB" in printed
 
 
-def test_unknown_names_and_mirrors_are_refused(tmp_path):
+def test_unknown_names_and_mirrors_are_rejected(tmp_path):
     with pytest.raises(UserError, match=r"hg19: no such published set; use one of hg38, hs1"):
         call(main, ["hg19", "--out", str(tmp_path)])
     with pytest.raises(

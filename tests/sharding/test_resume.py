@@ -95,7 +95,7 @@ def test_compressed_files_give_the_shards_of_plain_ones(tmp_path, genomes, unbro
 
 
 def stop_after(parts: int, kill: Callable[[], None]) -> None:
-    """Make this process, and those that it forks, die after packing some parts."""
+    """Make this process and its forks call `kill` before packing any part after the first `parts`."""
     done, pack = multiprocessing.get_context("fork").Value("i", 0), sharding.parts._pack
 
     def packing(*arguments):
@@ -184,7 +184,7 @@ def test_a_killed_worker_is_reported_and_the_build_resumes(tmp_path, genomes, un
 
 
 def interrupted(tmp_path: Path, genomes: list[Path], monkeypatch: pytest.MonkeyPatch, parts: int = 4) -> Path:
-    """A build interrupted after some parts, in this process."""
+    """Folder of a build that was interrupted in this process after the given number of parts."""
 
     def stop():
         raise KeyboardInterrupt
@@ -233,7 +233,7 @@ def test_changed_splits_keep_packed_parts_and_a_changed_block_does_not(tmp_path,
     assert files(out) == files(tmp_path / "other")
 
 
-def test_a_source_that_changes_during_the_build_is_refused(tmp_path, genomes, monkeypatch):
+def test_a_source_that_changes_during_the_build_is_rejected(tmp_path, genomes, monkeypatch):
     pack = sharding.parts._pack
 
     def packing(*arguments):

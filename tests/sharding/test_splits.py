@@ -26,7 +26,7 @@ def as_lists(splits):
     return {name: rows.tolist() for name, rows in splits.items()}
 
 
-def test_contigs_in_no_named_split_are_train():
+def test_contigs_without_a_split_are_train():
     named = parse_contig_splits(["valid=b", "test=c"])
     assert as_lists(splits_by_contig(named, CONTIGS)) == {
         "train": [[0, 0, 100]],
@@ -49,7 +49,7 @@ def test_contigs_in_no_named_split_are_train():
         (["v=a,b,c"], "all contigs are in other splits; leave at least one contig for 'train'"),
     ],
 )
-def test_bad_contig_splits_are_refused(options, message):
+def test_bad_contig_splits_are_rejected(options, message):
     with pytest.raises(UserError, match=message):
         splits_by_contig(parse_contig_splits(options), CONTIGS)
 
@@ -83,13 +83,13 @@ def test_bed_intervals_are_sorted_and_merged_within_a_split(tmp_path):
         ),
     ],
 )
-def test_bad_bed_files_are_refused(tmp_path, text, message):
+def test_bad_bed_files_are_rejected(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         bed(tmp_path, text)
     assert str(error.value).startswith(str(tmp_path / "splits.bed"))
 
 
-def test_a_missing_or_binary_bed_file_is_refused(tmp_path):
+def test_a_missing_or_binary_bed_file_is_rejected(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_splits_bed(tmp_path / "absent.bed")
     (tmp_path / "x.bed").write_bytes(b"\x1f\x8b\xff")
@@ -111,7 +111,7 @@ def contigs_of(names: list[str], lengths: list[int], species: list[int] | None =
 def test_hashed_tiles_assign_every_base_once(lengths, tile, seed):
     lengths = [*lengths, 60 * tile]
     contigs = contigs_of([f"c{number}" for number in range(len(lengths))], lengths)
-    # The last contig has tiles enough for every split.
+    # The last contig has enough tiles for every split.
     splits = splits_by_hash({"valid": 0.3, "test": 0.2}, tile, seed, contigs)
     assert list(splits) == ["train", "valid", "test"]
     taken = [np.zeros(length, int) for length in lengths]
@@ -151,12 +151,12 @@ def test_the_tiles_of_a_contig_do_not_depend_on_other_contigs():
         (["valid=0.5", "test=0.5"], "the fractions sum to 1, which leaves no tiles for 'train'; use smaller fractions"),
     ],
 )
-def test_bad_hash_fractions_are_refused(options, message):
+def test_bad_hash_fractions_are_rejected(options, message):
     with pytest.raises(UserError, match=message):
         parse_hash_fractions(options)
 
 
-def test_a_split_without_tiles_is_refused():
+def test_a_split_without_tiles_is_rejected():
     with pytest.raises(UserError, match=r"none of 6 tiles of 10,000,000 .* \(such as --hash-tile 131072\)"):
         splits_by_hash({"valid": 0.05}, 10_000_000, 0, contigs_of([*"abcdef"], [10_000_000] * 6, [0] * 6))
 
@@ -187,7 +187,7 @@ def test_whole_species_and_lists_of_names_make_a_split(tmp_path):
         parse_contig_splits([f"valid=@{tmp_path / 'absent.txt'}"])
 
 
-def test_overlaps_under_two_names_of_a_contig_are_refused(tmp_path):
+def test_overlaps_under_two_names_of_a_contig_are_rejected(tmp_path):
     path = tmp_path / "splits.bed"
     path.write_text("b\t0\t10\ttrain\ns0/b\t5\t15\tvalid\n")
     with pytest.raises(UserError, match="splits 'train' and 'valid' overlap in s0/b:5-10"):

@@ -120,9 +120,9 @@ def three(tmp_path: Path) -> Path:
 
 def test_tables_and_plots_are_written(three, tmp_path, capsys):
     assert call(main, [str(three), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"valid +1 +40 kb +5\d\.\d% +0\.0% +0 +\d\d\.\d%|valid +1 +40 kb", said)
-    assert re.search(r"yeast +2 +30 kb +30\.2 kb", said)
+    printed = capsys.readouterr().out
+    assert re.search(r"valid +1 +40 kb +5\d\.\d% +0\.0% +0 +\d\d\.\d%|valid +1 +40 kb", printed)
+    assert re.search(r"yeast +2 +30 kb +30\.2 kb", printed)
     figures = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert figures["total"]["bases"] == 160_216
     assert figures["total"]["letters"]["N"] == 16
@@ -142,7 +142,7 @@ def test_tables_and_plots_are_written(three, tmp_path, capsys):
         assert f"![{name}]({name}.png)" in markdown
 
 
-def test_nothing_is_written_without_a_folder(three, tmp_path, capsys):
+def test_nothing_is_written_without_an_output_folder(three, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert call(main, [str(three), "--workers", "1"]) == 0
     assert "Splits by species" in capsys.readouterr().out
@@ -154,8 +154,8 @@ def test_many_species_are_truncated_on_the_terminal_but_not_in_files(tmp_path, c
     build(tmp_path / "set", [tmp_path / "in.fa"])
     name_species(tmp_path / "set", [f"species{number}" for number in range(60)], list(range(60)))
     assert call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "species59 " in said and "species2 " not in said and "and 20 more" in said
+    printed = capsys.readouterr().out
+    assert "species59 " in printed and "species2 " not in printed and "and 20 more" in printed
     assert "| species2 |" in (tmp_path / "out" / "stats.md").read_text()
 
 

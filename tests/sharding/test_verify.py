@@ -81,7 +81,7 @@ def test_damage_within_a_shard_is_located(copy):
     path = copy / shard.name
     sound, end = path.read_bytes(), int(blocks.offset[0] + blocks.size[0])
     assert end % 512
-    for place, words in (
+    for offset, words in (
         (int(blocks.offset[1]) - 512 + 3, "the tar header of block 1 (a:301-600) is damaged"),
         (int(blocks.offset[1]) - 512 + 155, "the tar header of block 1 (a:301-600) is damaged"),
         (end, "the padding after block 0 (a:1-300) is damaged"),
@@ -89,7 +89,7 @@ def test_damage_within_a_shard_is_located(copy):
         (end - 1, "block 0 (a:1-300) does not match index.json"),
     ):
         path.write_bytes(sound)
-        flip(path, 8 * place + 2)
+        flip(path, 8 * offset + 2)
         found = faults(copy)
         assert len(found) == 1
         if words.startswith("the end"):
@@ -113,7 +113,7 @@ def test_every_mismatch_is_one_line(copy):
 
 
 def test_every_byte_of_the_index_is_verified(tmp_path):
-    fasta = tmp_path / "é.fa"  # which JSON writes as \\u00e9, or as \\u00E9
+    fasta = tmp_path / "é.fa"  # JSON may write it as \\u00e9 or \\u00E9
     fasta.write_text(">a\nACGT\n")
     build(tmp_path / "set", [fasta])
     index = tmp_path / "set" / INDEX_NAME

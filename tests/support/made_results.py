@@ -1,4 +1,4 @@
-"""Synthetic run folders of fine-tuning."""
+"""Synthetic fine-tuning runs."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,15 @@ from ldarnet.tasks.registry import find_task
 
 
 def make_run(folder: Path, published: str, values: Sequence[float], **changes: Any) -> list[Path]:
-    """Write a run with one fold per value; all metrics of a fold equal its value, minus 0.1 on leak-free rows.
+    """Write a run with one fold per value. All metrics of a fold equal its value, minus 0.1 on leak-free test rows.
 
     Args:
-        folder: run folder.
         published: name of a registered task, such as nt/H3.
-        values: one per fold.
-        changes: overrides of fields of result.json; `settings={...}` is merged into its settings.
+        values: metric value of each fold.
+        changes: fields of result.json to override; `settings={...}` is merged into the default settings.
+
+    Returns:
+        The result.json of each fold.
     """
     known = find_task(published)
     rows = known.rows["train"]
@@ -52,12 +54,17 @@ def make_run(folder: Path, published: str, values: Sequence[float], **changes: A
 
 
 def make_tasks(folder: Path, tasks: Sequence[str], values: Sequence[float], **changes: Any) -> list[Path]:
-    """Write a run for each task, all with the same values."""
+    """Write a run for each task, all with the same values; return the result.json of all folds."""
     return [file for task in tasks for file in make_run(folder / task.replace("/", "-"), task, values, **changes)]
 
 
 def make_predictions(run: Path, labels: Sequence[int], predicted: Sequence[Sequence[int]]) -> None:
-    """Write predictions.tsv of each fold of a run, with one test row per label."""
+    """Write predictions.tsv for each fold of a run.
+
+    Args:
+        labels: class number of each test row.
+        predicted: predicted class numbers of the test rows, for each fold.
+    """
     for fold, classes in enumerate(predicted):
         lines = ["name\tlabel\tpredicted\tp_0\tp_1\tleak_free"]
         lines += [f"r{row}\t{label}\t{classes[row]}\t0.5\t0.5\t1" for row, label in enumerate(labels)]

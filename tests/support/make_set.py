@@ -10,7 +10,7 @@ from sharding.build import build
 
 @pytest.fixture
 def make_set(tmp_path_factory):
-    """Build a shard set from contig name -> letters."""
+    """Build a shard set from contigs, given as name -> sequence."""
 
     def make(contigs: dict[str, str], splits: dict[str, list[str]] | None = None, bed: str | None = None, **options):
         folder: Path = tmp_path_factory.mktemp("set")

@@ -1,7 +1,7 @@
 """Naive LDARNet for one sequence, loaded from a checkpoint in the published format.
 
-Two full Mamba-2 passes per layer, a Python loop over positions per recurrence, a dense attention mask. It shares no
-code with the package.
+It runs two full Mamba-2 passes per layer, a Python loop over positions per recurrence, and attention with a dense mask.
+It shares no code with the package.
 """
 
 import math

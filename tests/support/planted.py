@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
 def write_rows(
     path: Path, rows: int, seed: int, classes: tuple[str, ...] = ("no", "yes"), length: int = LENGTH
 ) -> Path:
-    """Write a CSV file; sequences of the last class contain the motif."""
+    """Write a CSV file of rows that alternate between the classes; sequences of the last class contain the motif."""
     rng = np.random.default_rng(seed)
     with path.open("w", newline="") as file:
         table = csv.writer(file)
@@ -41,7 +41,7 @@ def write_rows(
 
 
 def write_config(folder: Path, **changes: dict[str, Any]) -> Path:
-    """Write the configuration of two folds of a tiny model, and its 96 training and 40 test rows.
+    """Write a configuration that trains a tiny model on two folds, with 96 training and 40 test rows.
 
     The first test row duplicates the first training row.
     """
@@ -57,12 +57,12 @@ def write_config(folder: Path, **changes: dict[str, Any]) -> Path:
 
 
 def read_config(path: Path, *overrides: str) -> FinetuneConfig:
-    """Read a configuration."""
+    """Load a fine-tuning configuration with overrides."""
     return load_config(path, list(overrides), schema=FinetuneConfig)
 
 
 def result(run: Path, fold: int = 0) -> dict[str, Any]:
-    """result.json of a fold."""
+    """Content of the result.json of a fold."""
     return json.loads((run / f"fold{fold}/result.json").read_text())
 
 

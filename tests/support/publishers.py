@@ -1,4 +1,4 @@
-"""A local HTTP server that replaces the publishers of genomes, with injected faults."""
+"""A local HTTP server that stands in for the publishers of genomes and tasks, with injected faults."""
 
 import hashlib
 import re
@@ -9,18 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Local publishers.
+    """HTTP server of files held in memory.
 
     Attributes:
-        files: path -> content.
+        files: content by path, without leading slash.
         ranges: whether range requests are supported.
-        breaks: number of responses still to be cut after half of their body.
-        errors: status codes of the next responses.
-        pause: seconds between pieces of 64 KiB.
-        requests: (path, Range header) of each request.
-        sent: path -> bytes sent.
+        breaks: number of next responses, except for .txt files, that end after half of their body.
+        errors: status codes of the next responses; each is used once.
+        pause: seconds before each 64 KiB of a body.
+        requests: (path, Range header or None) of each request.
+        sent: number of body bytes sent, by path.
         tag: ETag of all files.
-        most_at_once: maximum number of concurrent responses.
+        max_concurrent: maximum number of concurrent responses.
     """
 
     daemon_threads = True
@@ -35,7 +35,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.sent: dict[str, int] = defaultdict(int)
         self.tag = '"one"'
-        self.at_once = self.most_at_once = 0
+        self.concurrent = self.max_concurrent = 0
         self.lock = threading.Lock()
 
     @property
@@ -75,13 +75,13 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             broken = server.breaks > 0 and not path.endswith(".txt")
             server.breaks -= broken
-            server.at_once += 1
-            server.most_at_once = max(server.most_at_once, server.at_once)
+            server.concurrent += 1
+            server.max_concurrent = max(server.max_concurrent, server.concurrent)
         try:
             self._send(path, content[begin : begin + (len(content) - begin) // 2] if broken else content[begin:])
         finally:
             with server.lock:
-                server.at_once -= 1
+                server.concurrent -= 1
         self.close_connection = broken
 
     def _send(self, path: str, body: bytes) -> None:

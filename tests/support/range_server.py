@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 class RangeServer:
-    """Serves the files of a folder.
+    """HTTP server of the files in a folder.
 
     Attributes:
-        url: its address.
-        requests: path and range (empty for the whole file) of each request so far.
-        faults: called before a request is answered; one that returns True has answered it.
+        url: address of the folder, without trailing slash.
+        requests: (path, Range header) of each request; the header is empty for a whole file.
+        faults: functions called with the handler before it responds; True means that the fault has responded.
     """
 
     def __init__(self, folder: Path):
@@ -70,7 +70,7 @@ class RangeServer:
 
 
 def times(count, fault, path=".tar"):
-    """The fault, limited to the first ``count`` requests for paths with this suffix."""
+    """Limit a fault to the first ``count`` requests whose path ends with ``path``."""
     left = [count]
 
     def limited(handler):
@@ -91,7 +91,7 @@ def status(code):
 
 
 def break_off(handler):
-    """Announce 1,000 bytes, send 10, and hang up."""
+    """Promise 1,000 bytes, send 10, and close the connection."""
     handler.send_response(206)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -101,7 +101,7 @@ def break_off(handler):
 
 
 def end_early(handler):
-    """Send 10 bytes without a Content-Length."""
+    """Send 10 bytes without a Content-Length and close the connection."""
     handler.send_response(206)
     handler.end_headers()
     handler.wfile.write(b"x" * 10)
@@ -124,7 +124,7 @@ def be_slow(seconds):
 
 
 def ignore_range(handler):
-    """Send the whole file instead of a range, as the server of Python's standard library does."""
+    """Send the whole file instead of a range, as Python's `http.server` does."""
     if handler.headers.get("Range"):
         del handler.headers["Range"]
     return False

@@ -1,4 +1,4 @@
-"""What every rank imports: loaded once by the server that ranks are forked from."""
+"""Imports of every rank, loaded once by the fork server."""
 
 from ldarnet.runtime.distributed import load_deepspeed
 

@@ -1,4 +1,4 @@
-"""Shards of random bases, and real ranks: processes that meet over gloo on this machine."""
+"""Shards of random bases, and ranks that run as processes on this machine and communicate over gloo."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ TINY = {
 
 
 def _environment(**variables: str) -> dict[str, str]:
-    """This process's environment, on the CPU, with one thread per rank."""
+    """Environment of a rank: that of this process, on the CPU, with one thread."""
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
@@ -46,10 +46,10 @@ def _environment(**variables: str) -> dict[str, str]:
 
 
 class Rank(_FORKSERVER.Process):
-    """A real process that runs a script as `python script arguments` would.
+    """A process that runs a script as `python SCRIPT ARGUMENTS` would.
 
-    It is forked from a server that has imported torch, DeepSpeed and transformers once, which saves about seven CPU
-    seconds a rank.
+    A fork server that has imported torch, DeepSpeed and transformers starts it, which saves about seven CPU seconds
+    per rank.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ def _run_script(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
-    multiprocessing.set_start_method("fork", force=True)  # as in a process of its own on Linux
+    multiprocessing.set_start_method("fork", force=True)  # the default of a new Python process on Linux
     sys.argv, sys.path[:0] = [str(script), *arguments], [str(script.parent)]
     runpy.run_path(str(script), run_name="__main__")
 
 
 class Ranks:
-    """Processes of one job."""
+    """The ranks of one job."""
 
     def __init__(self, world: int, script: Path, arguments: list[str], cwd: Path = ROOT) -> None:
         with socket.socket() as listener:
@@ -95,14 +95,14 @@ class Ranks:
             folder = Path(self._folder.name) / str(rank)
             folder.mkdir()
             self.processes.append(Rank(script, arguments, environment, folder, cwd))
-        with pytest.MonkeyPatch.context() as patch:  # what the server imports depends on them
+        with pytest.MonkeyPatch.context() as patch:  # the imports of the fork server depend on these variables
             for name, value in _environment().items():
                 patch.setenv(name, value)
             for process in self.processes:
                 process.start()
 
     def wait(self) -> list[tuple[int, str, str]]:
-        """Status, standard output and standard error of each rank."""
+        """Wait for all ranks and return the exit status, stdout and stderr of each."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         try:
             for process in self.processes:
@@ -113,7 +113,7 @@ class Ranks:
             self.kill()
 
     def succeed(self) -> str:
-        """Wait, check that every rank exits with status 0, and return what rank 0 printed."""
+        """Wait, check that every rank exits with status 0, and return the stdout of rank 0."""
         results = self.wait()
         for status, output, errors in results:
             assert status == 0, output + errors
@@ -146,7 +146,7 @@ def build_shards(folder: Path, seed: int) -> Path:
 
 
 def shards_from(folder: Path, text: str) -> Path:
-    """A shard set of the contigs in FASTA, of which `second` is for validation."""
+    """A shard set of FASTA text with contigs `first` (training) and `second` (validation)."""
     fasta, shards = folder / "contigs.fa", folder / "shards"
     fasta.write_text(text)
     subprocess.run(
@@ -160,25 +160,25 @@ def shards_from(folder: Path, text: str) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small shard set."""
+    """Folder of a shard set of random bases."""
     return build_shards(tmp_path_factory.mktemp("data"), seed=0)
 
 
 @pytest.fixture
 def shards_of(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes a shard set of a FASTA text with contigs `first` and `second`, the latter for validation."""
+    """Build a shard set of FASTA text with contigs `first` (training) and `second` (validation)."""
     return lambda text: shards_from(tmp_path, text)
 
 
 @pytest.fixture(scope="session")
 def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another one."""
+    """Folder of a shard set of other random bases than `shards`."""
     return build_shards(tmp_path_factory.mktemp("other-data"), seed=1)
 
 
 @pytest.fixture
 def config_file(tmp_path: Path, shards: Path) -> Path:
-    """A configuration of a run of 10 steps in the test's own folder."""
+    """Configuration of a run of 10 steps in the folder of the test."""
     tree = {**TINY, "run": {"dir": str(tmp_path / "run")}}
     tree["data"] = {**TINY["data"], "shards": str(shards)}
     path = tmp_path / "config.yaml"

@@ -1,4 +1,4 @@
-"""A small shard set for tests, what to read of it, and ways to damage it."""
+"""Contigs of a small shard set, ways to read all of it, and ways to damage it."""
 
 import os
 import random
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def letters(length, seed=0):
-    """Letters that do not pack into nothing."""
+    """Random nucleotide codes in upper and lower case, which barely compress."""
     return "".join(random.Random(seed).choices("ACGTacgtNR", (9, 9, 9, 9, 1, 1, 1, 1, 0.1, 0.1), k=length))
 
 
@@ -19,7 +19,7 @@ def everything(shards):
 
 
 def change_block(shards, block, folder=None):
-    """Flip a bit of a block; return its shard."""
+    """Flip a bit of a block and return the path of its shard."""
     blocks = shards.index.blocks
     shard = (folder or shards.folder) / shards.index.shards[blocks.shard[block]].name
     content = bytearray(shard.read_bytes())
@@ -36,7 +36,11 @@ def every_window(shards, length=50):
 
 
 def damage(local):
-    """Change one block, cut the last shard off within a block, remove the second; return what else can be read."""
+    """Change one block, truncate the last shard within a block and delete the second shard.
+
+    Returns:
+        Whether each block is unreadable, bool.
+    """
     shards, blocks = local.index.shards, local.index.blocks
     change_block(local, 2)
     last = len(blocks.contig) - 2

@@ -18,7 +18,7 @@ SCORES = {"nt/H3": {"0.0001": 0.5, "0.001": 0.4}, "nt/H4": {"0.0001": 0.3, "0.00
 
 
 def write(folder: Path, *, epochs: int = 2, folds: int = 2, script: dict[str, Any] | None = None, **sweep: Any) -> Path:
-    """Write the configurations of a sweep and of its fine-tuning, and the script of the stub."""
+    """Write the configuration of a sweep, its fine-tuning configuration and the script of the stub."""
     (folder / "out").mkdir(exist_ok=True)
     (folder / "out" / "script.yaml").write_text(yaml.safe_dump({"scores": SCORES} | (script or {})))
     fine = {"run": {"dir": "unused"}, "task": "H3", "folds": {"count": folds}, "training": {"epochs": epochs}}
@@ -39,13 +39,13 @@ def load(path: Path, *overrides: str) -> SweepConfig:
 
 
 def run(path: Path, *overrides: str) -> tuple[Sweep, str, dict[str, Any]]:
-    """Run a sweep; returns it, its console output, and its sweep.json."""
+    """Run a sweep and return it, its console output and the content of its sweep.json."""
     console = Console(file=io.StringIO(), width=200)
     sweep = run_sweep(load(path, *overrides), str(STUB), console)
     return sweep, console.file.getvalue(), json.loads((path.parent / "out" / "sweep.json").read_text())
 
 
 def starts(path: Path) -> dict[str, int]:
-    """Number of starts of each trial: `H3/lr=0.0001/fold0` -> count."""
+    """Number of starts of each trial, such as `H3/lr=0.0001/fold0`."""
     trials = path.parent / "out" / "trials" / "nt"
     return {str(file.parent.relative_to(trials)): len(file.read_text().splitlines()) for file in trials.rglob("starts")}

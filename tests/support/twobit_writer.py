@@ -9,7 +9,7 @@ _CODES = {letter: code for code, letter in enumerate("TCAG")}
 
 
 def write_2bit(path: Path, contigs: dict[str, str]) -> None:
-    """Write contigs (name -> sequence of ACGTN in either case)."""
+    """Write contigs, given as name -> sequence of A, C, G, T and N in upper or lower case."""
     records = [_record(text) for text in contigs.values()]
     names = [name.encode() for name in contigs]
     at = 16 + sum(5 + len(name) for name in names)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A cluster with two cores and a GPU that does not exist."""
+    """Ray cluster with two cores and one simulated GPU."""
     import ray
 
     from ldarnet.sweeps.cluster import RAY_ENVIRONMENT

@@ -1,4 +1,4 @@
-"""ASHA within comparable folds."""
+"""ASHA compares only trials of the same task and fold."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""State of a sweep that its folder holds."""
+"""State of a sweep as read from its folder."""
 
 import json
 from pathlib import Path

@@ -120,7 +120,7 @@ def test_same_error_of_two_settings_before_training_ends_the_task():
     assert plan.next() is None and plan.max_remaining() == 0 and plan.chosen is None
 
 
-def test_tasks_take_turns():
+def test_tasks_are_interleaved():
     plan = SweepPlan([task("H3"), task("H4"), task("H4ac")])
     started = []
     while len(started) < 5 and (first := plan.next()) is not None:

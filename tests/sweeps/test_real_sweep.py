@@ -50,7 +50,7 @@ def run(sweep: Path, *overrides: str) -> tuple[str, dict]:
     return ended.stdout, json.loads((sweep.parent / "out" / "sweep.json").read_text())
 
 
-def test_three_tasks_two_learning_rates_three_folds(sweep: Path) -> None:
+def test_sweep_over_three_tasks_two_learning_rates_and_three_folds(sweep: Path) -> None:
     printed, report = run(sweep)
     assert "[18/18]" in printed
     for task in TASKS:

@@ -34,7 +34,7 @@ def test_names_use_full_keys_on_conflict_and_are_valid_folder_names():
     assert len(setting({"checkpoint": "x" * 500}).name) < 200
 
 
-def test_values_are_parsed_as_by_fine_tuning(tmp_path: Path):
+def test_values_are_parsed_as_in_fine_tuning(tmp_path: Path):
     # YAML parses 1e-4 as a string.
     (tmp_path / "out").mkdir()
     config, _ = check_sweep(load(write(tmp_path), "space.optimizer.lr=[1e-4, 0.001]"), "nt/H3")

@@ -70,7 +70,7 @@ def test_stopped_and_failed_settings_are_reported_to_optuna():
     assert len(plan.settings) == 30 and not plan.is_out(plan.chosen)
 
 
-def test_covers_only_settings_of_the_space():
+def test_study_covers_only_settings_of_the_space():
     study = Study(SPACE, 30, seed=1)
     inside = Setting("x", {"optimizer.lr": 1e-3, "training.batch": 16})
     assert study.covers(inside)

@@ -11,7 +11,7 @@ import pytest
 
 from ldarnet.sweeps import supervisor
 
-# Writes its process ID and that of a child; both wait.
+# Start a child and write both process IDs to a file; both processes wait.
 FAMILY = """
 import os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -66,6 +66,6 @@ def test_command_and_children_end_with_the_owner(tmp_path: Path):
 
 def test_command_outlives_the_process_killed_by_ray(tmp_path: Path):
     process = supervise(tmp_path, "import time; time.sleep(1); print('saved')")
-    assert process.wait() == 0  # the process started by the owner exits at once
+    assert process.wait() == 0  # the process that the owner started exits immediately
     assert os.read(process.stdout.fileno(), 64) == b"0\n"
     assert (tmp_path / "log").read_text() == "saved\n"

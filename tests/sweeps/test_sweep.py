@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 @pytest.fixture(autouse=True)
 def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
-    """Arms that the last sweep passed to the comparison, which needs more than the stub writes."""
+    """Arms that the last sweep passed to the comparison; the stub writes too little for a real one."""
     arms: dict[str, list[Path]] = {}
     monkeypatch.setattr("ldarnet.sweeps.report.write_comparison", lambda results, folder: arms.update(results))
     return arms
@@ -57,14 +57,14 @@ def test_settings_are_chosen_by_validation_and_failures_are_retried(
     assert {str(file.relative_to(trials.parent)) for file in compared["out"]} == {
         f"{setting}/fold{fold}/fold{fold}/result.json" for setting in ("H3/lr=0.0001", "H4/lr=0.001") for fold in (0, 1)
     }
-    # Nothing is left to do; an added task only trains its own folds.
+    # A finished sweep trains nothing; an added task trains only its own folds.
     run(path)
     assert sum(starts(path).values()) == 5 + 3 * 2
     run(path, "sweep.tasks=[H3, H4, H4ac]")
     assert sum(starts(path).values()) == 5 + 3 * 2 + 4
 
 
-def test_shared_error_ends_the_task_divergence_only_its_setting(tmp_path: Path) -> None:
+def test_shared_error_ends_the_task_and_divergence_only_its_setting(tmp_path: Path) -> None:
     faults = {
         "nt/H3 0.001 fold0": {"user_error": "fold 0 has diverged", "epoch": 2},
         **{f"nt/H4 {lr} fold0": {"user_error": "H4.csv: no such file", "epoch": 1} for lr in (0.0001, 0.001)},
@@ -88,7 +88,7 @@ def test_shared_error_ends_the_task_divergence_only_its_setting(tmp_path: Path) 
     assert sweep.done and not sweep.failed
 
 
-def test_trials_that_fall_behind_are_stopped_for_good(tmp_path: Path) -> None:
+def test_trials_that_fall_behind_are_stopped_permanently(tmp_path: Path) -> None:
     search = {"folds": [0], "asha": {"grace": 1, "reduction": 2}}
     path = write(tmp_path, epochs=6, script={"seconds": 0.7}, search=search)
     _, printed, report = run(path, "sweep.tasks=H3", "resources.concurrent=1")
@@ -181,7 +181,7 @@ def wait_for(path: Path, epochs: int) -> None:
 
 
 def test_killed_and_interrupted_sweeps_resume(tmp_path: Path) -> None:
-    saving = 14.0  # Ray Tune itself waits only 10 seconds
+    saving = 14.0  # longer than the 10 seconds that Ray Tune would wait
     path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
     environment = {**os.environ, "PYTHONPATH": str(STUB.parents[2])}
     with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
@@ -199,11 +199,11 @@ def test_killed_and_interrupted_sweeps_resume(tmp_path: Path) -> None:
     assert "stopped by SIGINT" in printed and "run the same command again to resume" in printed
     started = {file.parent for file in path.parent.rglob("starts")}
     assert all((folder / "saved").exists() or any(folder.rglob("result.json")) for folder in started), (
-        "exited too early"
+        "the sweep exited before its trials had saved"
     )
 
     sweep, _, _ = run(path)
     assert sweep.done and len(list(path.parent.rglob("result.json"))) == 8
-    assert sum(starts(path).values()) <= 8 + 2 * 2  # two were running, twice
+    assert sum(starts(path).values()) <= 8 + 2 * 2  # two trials were running at each of the two interruptions
     for file in path.parent.rglob("metrics.jsonl"):
         assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]

@@ -9,7 +9,7 @@ from tests.support.sample_sweep import load, write
 
 
 @pytest.mark.slow
-def test_restart_resumes_the_run_and_ends_those_of_killed_trials(
+def test_restart_resumes_the_run_and_ends_the_runs_of_killed_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -35,8 +35,8 @@ def test_restart_resumes_the_run_and_ends_those_of_killed_trials(
     )
     assert [file.path for file in client.list_artifacts(first.run_id)] == ["sweep.yaml"]
     client.delete_run(first.run_id)
-    anew = ParentRun(config, logged.append)
-    assert anew.run_id not in (None, first.run_id) and client.get_run(anew.run_id).info.status == "RUNNING"
+    replaced = ParentRun(config, logged.append)
+    assert replaced.run_id not in (None, first.run_id) and client.get_run(replaced.run_id).info.status == "RUNNING"
     assert logged == []
 
 

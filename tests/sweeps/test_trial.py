@@ -19,7 +19,7 @@ def test_deepspeed_job_uses_the_gpus_assigned_by_ray():
     environment = {"CUDA_VISIBLE_DEVICES": "4,6"}
     command = command_of(job(gpus=2.0), environment)
     assert command[command.index("--include") + 1] == "localhost:4,6"
-    # Given a number, DeepSpeed's launcher starts at GPU 0 regardless of CUDA_VISIBLE_DEVICES; given both, it fails.
+    # DeepSpeed's launcher rejects --num_accelerators with --include; alone, it ignores CUDA_VISIBLE_DEVICES.
     assert "--num_accelerators" not in command and not environment
     command = command_of(job(), {})
     assert command[command.index("--num_accelerators") + 1] == "2"

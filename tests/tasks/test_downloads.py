@@ -143,7 +143,7 @@ def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
 
 
 def test_other_file_types_are_rejected(server, tmp_path):
-    """Login pages are returned with status 200."""
+    """For example a login page, which servers return with status 200."""
     server.files["H3/train.fna"] = b"<!DOCTYPE html><title>Log in</title>"
     with pytest.raises(UserError, match=r"train\.fna: http.* returned another kind of file, starting with b'<!DOCTYPE"):
         fetch_task(at(server), tmp_path, QUICK)

@@ -71,7 +71,7 @@ def test_windows_line_ends_byte_order_marks_and_quotes_are_read(tmp_path):
     assert one.fingerprint == other.fingerprint
 
 
-def test_columns_are_found_by_common_names_or_named(tmp_path):
+def test_columns_are_found_by_common_names_or_by_option(tmp_path):
     data = read(tmp_path / "x.csv", table(ROWS, ",", ("Seq", "Class", "other")))
     assert data.train.names == ["x:1", "x:2", "x:3", "x:4"]
     mine = table(ROWS, ",", ("dna of mine", "is it", "probe"))

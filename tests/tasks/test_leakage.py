@@ -33,7 +33,7 @@ SEQUENCES = st.lists(st.text("ACGTN", max_size=40), max_size=12)
 
 @given(test=SEQUENCES, train=SEQUENCES, k=st.integers(1, 32), cut=st.tuples(st.integers(0, 30), st.booleans()))
 def test_dropped_rows_are_those_that_share_a_kmer_on_either_strand(test, train, k, cut):
-    if train and test:  # otherwise hardly any long k-mer would be shared
+    if train and test:  # otherwise the rows would rarely share a long k-mer
         piece = train[0][cut[0] :]
         test[0] += reverse_complement(piece) if cut[1] else piece
     blocks = leakage._TEST_BASES, leakage._TRAIN_BASES
@@ -75,7 +75,7 @@ def test_duplicates_are_counted_on_either_strand_with_conflicts():
     assert none.sentences() == []
 
 
-def test_probes_of_the_histone_tasks_overlap(real_tasks: Path):
+def test_histone_test_sequences_share_kmers_with_training(real_tasks: Path):
     data = open_task("H3", folder=real_tasks / "nt_histone")
     found = find_leak_free(data.test.sequences, data.train.sequences)
     assert (found.equal, found.sharing) == (0, 412)

@@ -67,4 +67,4 @@ def test_interval_uses_student_t():
     assert half == pytest.approx(4.302653 * 0.02 / np.sqrt(3))  # t(0.975, 2 degrees of freedom), from a table
     assert interval([0.5]) == (0.5, None)
     assert interval([0.1, 0.4]) == (0.25, None)
-    assert interval([0.25, 0.25, 0.25]) == (0.25, None)  # ± 0 would look like precision
+    assert interval([0.25, 0.25, 0.25]) == (0.25, None)  # ± 0 would suggest a precise mean

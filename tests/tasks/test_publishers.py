@@ -147,20 +147,20 @@ def test_incomplete_packages_are_reported(tmp_path: Path, small):
 
 
 def test_damaged_zip_raises_a_permanent_error_or_is_harmless(tmp_path: Path, small):
-    place = tmp_path / "human_enhancers_cohn_v0.zip"
-    with ZipFile(place, "w", ZIP_DEFLATED) as archive:
+    path = tmp_path / "human_enhancers_cohn_v0.zip"
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
         for split, rows in ROWS.items():
             for kind, name, *interval in rows:
                 archive.writestr(f"human_enhancers_cohn/{split}/{kind}/{name}.txt", 2 * cut(*interval))
-    whole, refused = place.read_bytes(), []
+    whole, refused = path.read_bytes(), []
     for at in range(0, len(whole), 5):
-        place.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
             open_task("gb/x", folder=tmp_path)
         except UserError as error:
             refused.append(error)
     assert refused
-    assert not [error for error in refused if isinstance(error, TransientError) or str(place) not in str(error)]
+    assert not [error for error in refused if isinstance(error, TransientError) or str(path) not in str(error)]
 
 
 def test_unverified_transcripts_are_noted(tmp_path: Path, monkeypatch):

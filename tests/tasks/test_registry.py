@@ -63,7 +63,7 @@ def test_settings_equal_the_published_ones():
 
 
 @pytest.mark.parametrize("task", all_tasks().values(), ids=lambda task: task.key)
-def test_entries_state_source_licence_and_revision(task):
+def test_entries_state_source_license_and_revision(task):
     assert task.source.startswith("https://")
     assert task.licence
     assert task.settings

@@ -1,4 +1,4 @@
-"""One step under bf16 autocast; fails if an operation runs in an unexpected precision."""
+"""Run by one rank: a training step under bf16 autocast that fails if an operation runs in an unexpected precision."""
 
 import sys
 from dataclasses import replace

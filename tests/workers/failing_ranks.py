@@ -1,4 +1,4 @@
-"""Run by each rank: launches that fail on one rank only; each rank writes one line per launch."""
+"""Run by each rank: runs that fail on one rank only; each rank writes one line per run."""
 
 import errno
 import json

@@ -1,6 +1,6 @@
 """Stub of `ldarnet finetune` for tests: same arguments, files and exit statuses, without training.
 
-script.yaml in the folder of the sweep scripts its behavior:
+script.yaml in the sweep folder controls its behavior:
 
 scores: {nt/H3: {"0.0001": 0.5}}      validation score of epoch 1 by task and learning rate; by default 1e-4 is best
 seconds: 0.1                          duration of an epoch

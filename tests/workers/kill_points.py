@@ -1,4 +1,4 @@
-"""Points at which the checkpoint writer can be killed: each of its system calls."""
+"""Kill the checkpoint writer at any of its system calls."""
 
 import builtins
 import io
@@ -26,7 +26,7 @@ class KillPoints:
         kill_at: index of the call at which to kill the process; None to only record.
 
     Attributes:
-        passed: descriptions of the calls so far.
+        passed: description of each recorded call.
     """
 
     def __init__(self, step: int, kill_at: int | None = None) -> None:
@@ -34,7 +34,7 @@ class KillPoints:
         self._kill_at = kill_at
         self._armed = False
         sys.addaudithook(self._audit)
-        os.fsync = self._fsync  # data written by a killed process survive without fsync
+        os.fsync = self._fsync  # skipped: data written by a killed process survive without it
         io.open = builtins.open = self._after_open(builtins.open)
         contents.save_file = self._half_written(contents.save_file)
         shutil.copyfile = self._half_written(shutil.copyfile)
@@ -49,7 +49,7 @@ class KillPoints:
         saver.CheckpointWriter._write = armed
 
     def point(self, description: str) -> bool:
-        """Record a call; whether to die at it."""
+        """Record a call and return whether to die at this call."""
         if not self._armed or not threading.current_thread().name.startswith("checkpoint"):
             return False
         self.passed.append(description)
@@ -93,7 +93,7 @@ def die() -> None:
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Run `work` in a forked process; returns its exit status, negative if a signal ended it."""
+    """Run `work` in a forked process and return its exit status, or the negative signal number that ended it."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

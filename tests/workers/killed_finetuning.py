@@ -1,4 +1,4 @@
-"""Kills fine-tuning at each file-changing system call and resumes it in another launch."""
+"""Run by one rank: kills fine-tuning at some of its file-changing system calls and resumes it each time."""
 
 import json
 import os

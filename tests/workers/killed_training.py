@@ -1,4 +1,4 @@
-"""Kills single-rank training at points spread over a checkpoint save and resumes it in another launch."""
+"""Run by one rank: kills training at points spread over a checkpoint save and resumes it each time."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ points = json.loads((folder / "points.json").read_text())
 for number in range(0, len(points), -(-len(points) // killed)):
     name = f"killed-{number}"
     assert forked(lambda name=name, number=number: run(name, number)) == -9, points[number]
-    if number % 2:  # the machine is lost: only the remote copy remains
+    if number % 2:  # as if the machine were lost: keep only the remote copy
         for path in (folder / name).iterdir():
             if path.name != "remote":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""Kills the checkpoint writer at every point and prints what the next launch finds, as JSON lines."""
+"""Run by one rank: kills the checkpoint writer at every point and prints what the next launch finds, as JSON lines."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def content(step: int) -> CheckpointContents:
 
 
 def save(*steps: int, kill_at: int | None = None, report: Path | None = None) -> None:
-    """Write checkpoints; die at a point while writing that of STEP, or report its points."""
+    """Write checkpoints; at STEP, die at the point number `kill_at` or write the list of points to `report`."""
     points = KillPoints(STEP, kill_at)
     writer = CheckpointWriter(config_of(run), CheckpointStore(run, keep=1), partial(print, file=sys.stderr))
     for step in steps:
@@ -44,12 +44,12 @@ def save(*steps: int, kill_at: int | None = None, report: Path | None = None) ->
         report.write_text(json.dumps(points.passed))
 
 
-def listing(place: Path) -> dict[str, str]:
-    return {str(path.relative_to(place)): sha256_file(path) for path in sorted(place.rglob("*")) if path.is_file()}
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def launch(run_dir: Path) -> dict:
-    """Step and checkpoints that a launch finds in a run folder, with whether each is intact."""
+    """Step, checkpoints and other files that a launch finds in a run folder, and whether all checkpoints are intact."""
     store = CheckpointStore(run_dir, keep=1)
     found = open_run_folder(config_of(run_dir), store, "f" * 64)
     other = {path.name for path in store.folder.iterdir()} - {path.name for path in store.complete()}
@@ -57,12 +57,12 @@ def launch(run_dir: Path) -> dict:
         "step": found.state.step,
         "steps": [int(path.name[-8:]) for path in store.complete()],
         "other": sorted(other),
-        "bytes_match": all(listing(path) == written[path.name] for path in store.complete()),
+        "bytes_match": all(hashes(path) == written[path.name] for path in store.complete()),
     }
 
 
 def restore() -> None:
-    """Restore the state before the checkpoint of STEP."""
+    """Restore the folders to their state before the checkpoint of STEP."""
     for path in (run, remote, fresh):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(before / "run", run)
@@ -71,16 +71,16 @@ def restore() -> None:
 
 before, written = folder / "before", {}
 assert forked(lambda: save(2, 4)) == 0
-for place in (run, remote):
-    shutil.copytree(place, before / place.name)
-written |= {path.name: listing(path) for path in CheckpointStore(run, 1).complete()}
+for path in (run, remote):
+    shutil.copytree(path, before / path.name)
+written |= {path.name: hashes(path) for path in CheckpointStore(run, 1).complete()}
 assert forked(lambda: save(STEP, report=folder / "points.json")) == 0
-written |= {path.name: listing(path) for path in CheckpointStore(run, 1).complete()}
+written |= {path.name: hashes(path) for path in CheckpointStore(run, 1).complete()}
 
 for number, point in enumerate(json.loads((folder / "points.json").read_text())):
     restore()
     status = forked(lambda number=number: save(STEP, kill_at=number))
     after = {"point": point, "status": status, "remote_only": launch(fresh), "local": launch(run)}
     after["resumed"] = forked(lambda: save(8))
-    after["final"] = [sorted(path.name for path in place.glob("step-*")) for place in (run / "checkpoints", remote)]
+    after["final"] = [sorted(path.name for path in store.glob("step-*")) for store in (run / "checkpoints", remote)]
     print(json.dumps(after), flush=True)

@@ -1,4 +1,4 @@
-"""Run by a rank: trains on `CONFIG` with short windows, then as configured; prints the added memory."""
+"""Run by one rank: trains with short windows, then as configured; prints the increase of peak memory."""
 
 import resource
 import sys

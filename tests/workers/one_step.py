@@ -1,6 +1,6 @@
-"""Run by each rank: two optimizer steps in each engine; rank 0 writes their gradients, losses and updated weights.
+"""Run by each rank: two optimizer steps in each engine; rank 0 writes gradients, losses and updated weights.
 
-Arguments: `CONFIG:WEIGHTS:FOLDER:ENGINES` with initial weights, an output folder, and engines such as
+Each argument is `CONFIG:WEIGHTS:FOLDER:ENGINES`: initial weights, output folder, and engines (ZeRO stages) such as
 `0,1,2,3,1-offload`.
 """
 

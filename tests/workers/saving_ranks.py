@@ -1,4 +1,4 @@
-"""Run by each rank: launches whose checkpoints are slow or cannot be written; each rank writes its messages."""
+"""Run by each rank: runs whose checkpoints are slow or cannot be written; each rank writes one message per event."""
 
 import errno
 import shutil
@@ -32,7 +32,7 @@ def attempt(name: str, *overrides: str) -> None:
 
 
 def faulty_write(content: contents.CheckpointContents, folder: Path) -> None:
-    """Disk full at the steps in `full`; the checkpoint of step 2 is not written before step 3."""
+    """Fail with a full disk at the steps in `full`; write the checkpoint of step 2 only after step 3 has started."""
     if content.state.step in full:
         raise OSError(errno.ENOSPC, "No space left on device")
     if content.state.step == 2:
@@ -40,7 +40,7 @@ def faulty_write(content: contents.CheckpointContents, folder: Path) -> None:
     write(content, folder)
 
 
-def watched_accumulate(*arguments, **named):  # the step is the fifth argument
+def watched_accumulate(*arguments, **named):  # arguments[4] is the step
     if arguments[4] == 3:
         step_3_started.set()
     return accumulate(*arguments, **named)

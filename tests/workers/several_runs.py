@@ -1,4 +1,4 @@
-"""Run by each rank: train once per argument, `CONFIG [overrides ...]`, in one process group."""
+"""Run by each rank: train once per argument `CONFIG [OVERRIDE ...]`, all in one process group."""
 
 import sys
 

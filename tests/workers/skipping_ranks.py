@@ -1,6 +1,6 @@
 """Run by each rank: runs with a non-finite or spiking loss on the last rank; each rank writes one line per run.
 
-Arguments: configuration, folder.
+Arguments: configuration file, output folder.
 """
 
 import math
@@ -33,7 +33,7 @@ def tensors(engine: Engine) -> dict[str, torch.Tensor]:
 
 
 def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
-    """Update, and record steps that were skipped but changed a tensor, or were taken without changing any."""
+    """Update, and record a mismatch if a skipped step changed a tensor or any other step changed none."""
     number, before = step, tensors(engine)
     outcome = update(engine, factor, loss)
     changed = [name for name, tensor in tensors(engine).items() if not tensor.equal(before[name])]

@@ -1,7 +1,7 @@
 """Run by each rank: training in which the last rank hangs or fails in step 4.
 
-Arguments: fault (sleeps; blocks: sleeps while holding the GIL; fails; fails-later: while recording the step),
-configuration, overrides.
+Arguments: fault, configuration file, overrides. Faults: `sleeps`, `blocks` (sleeps while holding the GIL), `fails`,
+`fails-later` (fails while recording the step).
 """
 
 import ctypes

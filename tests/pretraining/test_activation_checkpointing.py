@@ -1,4 +1,4 @@
-"""Activation checkpointing changes no number."""
+"""Activation checkpointing does not change results."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ def test_loss_and_gradients_are_bitwise_equal(stages):
     model = LDARNetForMaskedLM(LDARNetConfig.preset("quickstart"))
     ids = torch.randint(0, 4, (3, 150))
     results = []
-    for recomputed in ([], stages):
-        model.set_activation_checkpointing(recomputed)
+    for checkpointed in ([], stages):
+        model.set_activation_checkpointing(checkpointed)
         model.zero_grad()
         loss = model(ids, labels=ids).loss
         loss.backward()
@@ -25,7 +25,7 @@ def test_loss_and_gradients_are_bitwise_equal(stages):
     assert all(torch.equal(plain, again) for plain, again in zip(*results, strict=True))
 
 
-def test_resume_with_other_stages_is_allowed(config_file):
+def test_resume_with_other_checkpointed_stages_is_allowed(config_file):
     assert (
         differences(load_config(config_file), load_config(config_file, ["training.activation_checkpointing=[0]"])) == []
     )
@@ -45,7 +45,7 @@ def test_zero_stage_3_takes_the_same_step(config_file, run_ranks, tmp_path):
     torch.manual_seed(5)
     save_model(LDARNetForMaskedLM(load_config(config_file).model.build({})), weights)
     for stages in ("[]", "[0, 1]"):
-        folder = tmp_path / f"recompute{stages}"
+        folder = tmp_path / f"checkpointed{stages}"
         folder.mkdir()
         config = load_config(config_file, [f"training.activation_checkpointing={stages}", "validation.windows=0"])
         config.save(folder / "config.yaml")
