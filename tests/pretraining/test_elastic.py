@@ -6,26 +6,21 @@ from safetensors.torch import load_file
 from ldarnet import LDARNetForMaskedLM
 from ldarnet.cli.export import export
 from ldarnet.runtime.metrics_file import read_metrics
-from tests.support.ranks import WORKERS
+from tests.support.ranks import LEARNING, WORKERS, write_config
 
 SEVERAL_RUNS = WORKERS / "several_runs.py"
 
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory, shards):
-    path = tmp_path_factory.mktemp("elastic") / "config.yaml"
-    path.write_text(
-        f"""
-run: {{dir: {path.parent}/run}}
-model: {{preset: tiny, target_ratio: 2, ratio_weight: 1}}
-data: {{shards: {shards}, length: 64}}
-optimizer: {{lr: 0.02}}
-training: {{steps: 9, batch: 8, accumulation: 2, timeout_minutes: 2}}
-validation: {{every: 3, windows: 8}}
-tracking: {{mlflow: false}}
-"""
+    return write_config(
+        tmp_path_factory.mktemp("elastic"),
+        shards,
+        training={"steps": 9},
+        validation={"every": 3, "windows": 8},
+        checkpoint={"every": 500},
+        **LEARNING,
     )
-    return path
 
 
 def losses(run):

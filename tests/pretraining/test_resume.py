@@ -21,7 +21,7 @@ from ldarnet.runtime.checkpoint_files import check_fits
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.run_dir import lock_run_dir
 from ldarnet.runtime.zero_state import MOMENTS
-from tests.support.ranks import WORKERS
+from tests.support.ranks import LEARNING, WORKERS, write_config
 
 SEVERAL_RUNS = WORKERS / "several_runs.py"
 TIMING_KEYS = {
@@ -37,20 +37,7 @@ TIMING_KEYS = {
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory, shards):
-    path = tmp_path_factory.mktemp("resume") / "config.yaml"
-    path.write_text(
-        f"""
-run: {{dir: {path.parent}/unbroken}}
-model: {{preset: tiny, target_ratio: 2, ratio_weight: 1}}
-data: {{shards: {shards}, length: 64}}
-optimizer: {{lr: 0.02}}
-training: {{steps: 10, batch: 8, accumulation: 2, timeout_minutes: 2}}
-checkpoint: {{every: 4, keep: 2}}
-validation: {{every: 5, windows: 10}}
-tracking: {{mlflow: false}}
-"""
-    )
-    return path
+    return write_config(tmp_path_factory.mktemp("resume"), shards, **LEARNING)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ TIMEOUT_SECONDS = 300
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["tests.support.rank_imports", "tests.support.ranks"])
 
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "model": {"preset": "tiny"},
     "data": {"length": 64},
     "training": {"steps": 10, "batch": 8, "accumulation": 2, "timeout_minutes": 2},
@@ -31,6 +32,8 @@ TINY = {
     "validation": {"every": 5, "windows": 10},
     "tracking": {"mlflow": False},
 }
+LEARNING: dict[str, dict[str, Any]] = {"model": {"target_ratio": 2, "ratio_weight": 1}, "optimizer": {"lr": 0.02}}
+"""Configuration changes that make losses and chunk boundaries change visibly within 10 steps."""
 
 
 def _environment(**variables: str) -> dict[str, str]:
@@ -176,11 +179,20 @@ def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_shards(tmp_path_factory.mktemp("other-data"), seed=1)
 
 
+def write_config(folder: Path, shards: Path, **changes: dict[str, Any]) -> Path:
+    """Write the configuration of a run of a tiny model for 10 steps.
+
+    Args:
+        folder: existing folder for config.yaml; the run folder is `run` in it.
+        changes: keys to add or override, by section.
+    """
+    tree = TINY | {"run": {"dir": str(folder / "run")}, "data": TINY["data"] | {"shards": str(shards)}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(tree | {name: tree.get(name, {}) | values for name, values in changes.items()}))
+    return path
+
+
 @pytest.fixture
 def config_file(tmp_path: Path, shards: Path) -> Path:
     """Configuration of a run of 10 steps in the folder of the test."""
-    tree = {**TINY, "run": {"dir": str(tmp_path / "run")}}
-    tree["data"] = {**TINY["data"], "shards": str(shards)}
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(tree))
-    return path
+    return write_config(tmp_path, shards)
