@@ -134,7 +134,7 @@ class Mirror:
                     sync_path(folder / file)
             (folder / MANIFEST).write_bytes(manifest)
             sync_path(folder / MANIFEST)
-            verify(folder, place=f"{self.url}/{name}")
+            verify(folder, location=f"{self.url}/{name}")
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Checkpoint folders: they appear under their final name only when complete, and any number of ranks can read them.
+"""Checkpoint folders. A checkpoint gets its final name only once complete, and any number of ranks can load it.
 
     checkpoints/step-00000100/
-        model.safetensors, config.json   fp32 weights by name; `from_pretrained` reads the folder
+        model.safetensors, config.json   fp32 weights; `from_pretrained` loads the folder
         optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, unpartitioned fp32
         state.json                       step, position in the data, seed, fingerprint, code version, best step, ...
         config.yaml                      run configuration
@@ -39,18 +39,18 @@ class TrainingState:
     """Training state without tensors, after `step` completed optimizer steps.
 
     Attributes:
-        step: completed optimizer steps.
-        total_steps: optimizer steps of the whole run; schedules are fractions of this number.
-        position: training windows consumed so far; it determines which windows come next.
+        step: number of completed optimizer steps.
+        total_steps: number of optimizer steps in the whole run; schedule lengths are fractions of this number.
+        position: number of training windows consumed so far; determines which windows come next.
         seed: random seed for initial weights, window order and masks.
         fingerprint: fingerprint of the shard set.
         seconds: wall time of training, summed over all launches.
-        best_step: step of the checkpoint with the lowest validation loss, if any.
-        best_loss: validation loss of that checkpoint.
-        guard: state of the guard, from `Guard.state_dict`.
+        best_step: step of the checkpoint with the lowest validation loss; None before the first validation.
+        best_loss: validation loss at `best_step`; None before the first validation.
+        guard: return value of `Guard.state_dict`.
         code_version: version of this package that wrote the checkpoint.
-        commit: git commit of the code that wrote the checkpoint, with a `+` if files were modified; None outside a
-            repository.
+        commit: git commit of the code that wrote the checkpoint, followed by `+` if tracked files were modified; None
+            if the code is not tracked by git.
         format: version of the checkpoint format.
     """
 
@@ -73,22 +73,22 @@ class TrainingState:
 
 
 class CheckpointFolder:
-    """Folder of checkpoints named by step; incomplete checkpoints are never listed.
+    """Folder with one subfolder per checkpoint, named by step; incomplete checkpoints are never listed.
 
     Args:
-        folder: the folder; need not exist yet.
-        prefix: prefix of checkpoint names, before the step number.
+        folder: path of the folder, which need not exist yet.
+        prefix: text before the step number in the names of checkpoints.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder, self.prefix = folder, prefix
 
     def path(self, step: int) -> Path:
-        """Path of the checkpoint for a step; need not exist."""
+        """Path of the checkpoint for a step, whether or not it exists."""
         return self.folder / f"{self.prefix}{step:08d}"
 
     def has(self, step: int) -> bool:
-        """Whether a complete checkpoint exists for a step."""
+        """Whether there is a complete checkpoint for a step."""
         return (self.path(step) / run_files.MANIFEST).is_file()
 
     def complete(self) -> list[Path]:
@@ -96,21 +96,22 @@ class CheckpointFolder:
         return sorted(path.parent for path in self.folder.glob(f"{self.prefix}[0-9]*/{run_files.MANIFEST}"))
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint."""
+        """The newest complete checkpoint; None if no checkpoint is complete."""
         return next(reversed(self.complete()), None)
 
     def staged(self, step: int) -> AbstractContextManager[Path]:
-        """Yield a temporary folder to fill and `seal`; it becomes the checkpoint of `step` when the block succeeds.
+        """Yield a temporary folder, which becomes the checkpoint of `step` when the block succeeds.
 
-        If the block fails, the temporary folder is removed and earlier checkpoints are kept.
+        The block must write all files and call `seal`. If the block fails, the temporary folder is removed and earlier
+        checkpoints are kept.
 
         Raises:
-            NotWritableError: no permission to write, or the device is full.
+            NotWritableError: no permission to write, or the disk is full.
         """
         return staged_folder(self.path(step))
 
     def prune(self, keep: Collection[Path]) -> None:
-        """Delete all complete checkpoints except `keep`; a partly deleted checkpoint is never listed."""
+        """Delete all complete checkpoints except those in `keep`; a partly deleted checkpoint is never listed."""
         for path in self.complete():
             if path not in keep:
                 hidden = staging_path(path)
@@ -131,7 +132,7 @@ class CheckpointStore(CheckpointFolder):
     """Checkpoints of a pretraining run.
 
     Args:
-        run_dir: the run folder.
+        run_dir: run folder; checkpoints are in its `checkpoints` subfolder.
         keep: number of most recent checkpoints to keep, in addition to the best one.
     """
 
@@ -140,7 +141,10 @@ class CheckpointStore(CheckpointFolder):
         self.keep = keep
 
     def best(self) -> Path | None:
-        """The complete checkpoint with the lowest validation loss; without validation, the newest."""
+        """The complete checkpoint with the lowest validation loss; None if no checkpoint is complete.
+
+        If there was no validation, or the best checkpoint is missing, returns the newest checkpoint.
+        """
         latest = self.latest()
         if latest is None:
             return None
@@ -148,7 +152,7 @@ class CheckpointStore(CheckpointFolder):
         return self.path(step) if step is not None and self.has(step) else latest
 
     def settle(self) -> None:
-        """Record the latest and the best checkpoint in pointers.json; delete all but the best and the last `keep`."""
+        """Write the latest and the best checkpoint to pointers.json; delete all but the best and the newest `keep`."""
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
         write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
@@ -156,7 +160,7 @@ class CheckpointStore(CheckpointFolder):
 
 
 def seal(folder: Path, step: int) -> None:
-    """Flush every file of a folder to disk, then write its manifest."""
+    """Flush all files of a checkpoint folder to disk, then write the manifest."""
     files = sorted(folder.iterdir())
     for file in files:
         sync_path(file)
@@ -173,29 +177,31 @@ def read_state(checkpoint: Path) -> TrainingState:
     content = read_json(checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}")
     if content.get("format") != FORMAT_VERSION:
         raise UserError(
-            f"{checkpoint / run_files.STATE}: checkpoint format {content.get('format')} is not {FORMAT_VERSION}; "
-            f"resume this run with the version of ldarnet that wrote it ({content.get('code_version')})"
+            f"{checkpoint / run_files.STATE}: checkpoint format {content.get('format')} is not supported (expected "
+            f"{FORMAT_VERSION}); resume this run with the ldarnet version that wrote it ({content.get('code_version')})"
         )
     return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
 
 
-def verify(checkpoint: Path, place: str | None = None, hint: str | None = None) -> None:
+def verify(checkpoint: Path, location: str | None = None, hint: str | None = None) -> None:
     """Compare every file of a checkpoint with its manifest.
 
     Args:
-        checkpoint: the folder.
-        place: path or URL to name in errors; by default, the folder.
-        hint: what to do about a damaged file; by default, the hint for a pretraining run.
+        checkpoint: checkpoint folder.
+        location: path or URL of the checkpoint in error messages; by default, `checkpoint`.
+        hint: what to do about a damaged file, appended to error messages; the default is advice for a pretraining run.
 
     Raises:
         UserError: a file is missing, or its size or SHA-256 differs from the manifest.
     """
-    place = place or str(checkpoint)
-    hint = hint or f"restore it, or delete {place} to resume from the checkpoint before it"
+    location = location or str(checkpoint)
+    hint = hint or f"restore it, or delete {location} to resume from the previous checkpoint"
     manifest = read_json(checkpoint / run_files.MANIFEST, hint)
     for name, entry in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file():
-            raise UserError(f"{place}/{name}: file is missing; {hint}")
+            raise UserError(f"{location}/{name}: file is missing; {hint}")
         if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
-            raise UserError(f"{place}/{name}: SHA-256 differs from {run_files.MANIFEST}, the file is damaged; {hint}")
+            raise UserError(
+                f"{location}/{name}: file is damaged (size or SHA-256 differs from {run_files.MANIFEST}); {hint}"
+            )

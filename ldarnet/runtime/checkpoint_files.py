@@ -1,4 +1,4 @@
-"""Write checkpoint files from host memory, and read them tensor by tensor."""
+"""Write the files of a checkpoint, and load weights and Adam moments from them."""
 
 import errno
 import json
@@ -25,14 +25,12 @@ IGNORED_CONFIG_KEYS = {"ops", "transformers_version", "architectures", "dtype", 
 
 @dataclass(frozen=True)
 class CheckpointContents:
-    """Contents of a checkpoint in host memory; take 12 bytes per parameter.
+    """Contents of a checkpoint in host memory (12 bytes per parameter).
 
     Attributes:
-        weights: fp32 parameters by name.
-        moments: fp32 Adam moments; keys are `<moment>.<parameter name>`.
+        weights: fp32 parameters, keyed by parameter name.
+        moments: fp32 Adam moments, keyed by `<moment>.<parameter name>`.
         model_config: model configuration, including `architectures`.
-        config: run configuration.
-        state: training state.
     """
 
     weights: Mapping[str, Tensor]
@@ -42,10 +40,10 @@ class CheckpointContents:
     state: TrainingState
 
     def write(self, folder: Path) -> None:
-        """Write all files except the manifest.
+        """Write all checkpoint files except the manifest to a folder.
 
         Raises:
-            NotWritableError: no permission to write a file, or the device is full.
+            NotWritableError: no permission to write a file, or the disk is full.
         """
         save_tensors(self.weights, folder / run_files.WEIGHTS)
         save_tensors(self.moments, folder / run_files.OPTIMIZER)
@@ -59,13 +57,13 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write named host tensors to a safetensors file.
 
     Raises:
-        NotWritableError: no permission to write, or the device is full.
+        NotWritableError: no permission to write, or the disk is full.
     """
     with space_errors(file):
         try:
             save_file(dict(tensors), file, metadata={"format": "pt"})
         except SafetensorError as error:
-            # safetensors reports operating system errors as text.
+            # safetensors reports operating system errors only in the message text.
             if f"(os error {errno.ENOSPC})" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
             raise
@@ -77,13 +75,13 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
-    """Check that a checkpoint has the architecture of `model` and was trained on the data set `fingerprint`.
+    """Check that a checkpoint has the same architecture as `model` and was trained on the same data set.
 
     Args:
-        checkpoint: the folder.
-        model: the model that will load the checkpoint.
-        fingerprint: fingerprint of the data set.
-        accept_other: skip the data set check.
+        checkpoint: checkpoint folder.
+        model: model that will load the checkpoint.
+        fingerprint: fingerprint of the current data set.
+        accept_other: do not check the data set.
 
     Raises:
         UserError: the architecture or the data set differs.
@@ -93,13 +91,15 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
     keys = [key for key in expected if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != expected[key]]
     if keys:
         listed = "; ".join(f"{key}: {saved[key]} -> {expected[key]}" for key in keys)
-        raise UserError(f"{checkpoint}: has another architecture ({listed}); choose another run.dir")
+        raise UserError(
+            f"{checkpoint}: model architecture differs from the configuration ({listed}); choose another run.dir"
+        )
     found = read_state(checkpoint).fingerprint
     if found != fingerprint and not accept_other:
         raise UserError(
-            f"{checkpoint}: trained on another data set (fingerprint {found[:12]}, data.shards has "
-            f"{fingerprint[:12]}); set data.shards to the original set, choose another run.dir, or set "
-            "data.accept_other=true to continue on the new data"
+            f"{checkpoint}: trained on a different data set (fingerprint {found[:12]}, but data.shards has "
+            f"{fingerprint[:12]}); set data.shards to the original data set, choose another run.dir, or set "
+            "data.accept_other=true to continue on the new data set"
         )
 
 
@@ -110,13 +110,13 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
-    """Yield a function that reads an unpartitioned Adam moment, given `<moment>.<parameter name>`."""
+    """Yield a function that reads one unpartitioned Adam moment by its key, `<moment>.<parameter name>`."""
     with safe_open(checkpoint / run_files.OPTIMIZER, framework="pt") as file:
         yield file.get_tensor
 
 
 def code_commit() -> str | None:
-    """Git commit of the running code, with a `+` if files were modified; None outside a repository."""
+    """Git commit of the running code, followed by `+` if tracked files were modified; None if not tracked by git."""
 
     def git(*words: str) -> str:
         here = Path(__file__)

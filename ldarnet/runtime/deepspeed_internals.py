@@ -1,9 +1,9 @@
-"""Access to private names of DeepSpeed; no other module uses them.
+"""All uses of DeepSpeed's private APIs; no other module uses them.
 
-Tested with DeepSpeed 0.19.8. Training without ZeRO (stage 0) uses private names only to import DeepSpeed quietly. With
-ZeRO, checkpoints by parameter name, gradient norms per module and steps without device synchronization depend on the
-location of each parameter in DeepSpeed's flat partitions. If the installed version lacks one of these names,
-`check_optimizer` raises an error.
+Tested with DeepSpeed 0.19.8. Without ZeRO (stage 0), private APIs only speed up and silence the import. With ZeRO,
+they locate each parameter in DeepSpeed's flat partitions, for checkpoints keyed by parameter name and gradient
+norms per module, and they avoid device synchronization in each step. If the installed version lacks one of these APIs,
+`check_optimizer` or `keep_gradient_norms_on_device` raises an error.
 """
 
 import functools
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ldarnet.errors import UserError
 
-CHECKED_VERSIONS = ("0.19.8",)
+TESTED_VERSION = "0.19.8"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Keys of Adam's moment tensors in the optimizer state."""
 
@@ -37,15 +37,16 @@ _STAGE_3 = (
     "grad_position",
 )
 _NEEDED = {0: (), 1: _PARTITIONED, 2: _PARTITIONED, 3: _STAGE_3}
-"""ZeRO stage -> attributes of DeepSpeed's optimizer that it needs."""
+"""Required private attributes of DeepSpeed's optimizer, by ZeRO stage."""
 
 
 @functools.cache
 def load_deepspeed() -> ModuleType:
-    """Import DeepSpeed, quietly and without its slow optional imports.
+    """Import DeepSpeed without log output and without its slow optional dependencies.
 
-    DeepSpeed's autotuner imports MLflow, and its Muon optimizer imports torch's compiler (seconds per rank). On CPU,
-    DeepSpeed also compiles a shared-memory op for inference, which takes a minute and needs a C++ compiler.
+    DeepSpeed's autotuner imports MLflow, and its Muon optimizer imports torch's compiler, which takes seconds per rank.
+    On CPU, DeepSpeed would also compile a shared-memory op for inference, which takes a minute and needs a C++
+    compiler.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
@@ -69,14 +70,14 @@ def load_deepspeed() -> ModuleType:
 
 
 def check_optimizer(optimizer: Any, zero_stage: int) -> None:
-    """Check that DeepSpeed's optimizer has the private attributes that this ZeRO stage needs.
+    """Check that DeepSpeed's optimizer has the private attributes required for this ZeRO stage.
 
     Raises:
-        UserError: an attribute is missing; the message names the installed and the supported version.
+        UserError: an attribute is missing; the message contains the installed and the tested version.
     """
     missing = [name for name in _NEEDED[zero_stage] if not hasattr(optimizer, name)]
     if missing:
-        raise _unsupported(f"its ZeRO stage {zero_stage} optimizer has no {missing[0]}")
+        raise _unsupported(f"its ZeRO stage {zero_stage} optimizer has no attribute {missing[0]}")
 
 
 def keep_gradient_norms_on_device() -> None:
@@ -96,31 +97,31 @@ def keep_gradient_norms_on_device() -> None:
         module = importlib.import_module(f"deepspeed.runtime.zero.{name}")
         for function, replacement in replacements.items():
             if not hasattr(module, function):
-                raise _unsupported(f"{module.__name__} has no {function}")
+                raise _unsupported(f"{module.__name__} has no function {function}")
             setattr(module, function, replacement)
 
 
 def global_gradient_norm(optimizer: Any) -> Tensor | float:
-    """Global gradient norm before clipping in the last step; for ZeRO stages 1 to 3."""
+    """Global gradient norm of the last step, before clipping (ZeRO stages 1 to 3)."""
     return optimizer._global_grad_norm
 
 
 def flat_partitions(optimizer: Any) -> list[Tensor]:
-    """Local flat fp32 parameter partitions, which the inner optimizer updates; for ZeRO stages 1 to 3."""
+    """This rank's flat fp32 parameter partitions, which the inner optimizer updates (ZeRO stages 1 to 3)."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
         return list(optimizer.fp32_partitioned_groups_flat)
     return list(optimizer.single_partition_of_fp32_groups)
 
 
 def link_optimizer_states(optimizer: Any) -> None:
-    """Map parameters to their moments in all parameter groups; DeepSpeed only maps those of the first group."""
+    """Link the parameters of all parameter groups to their moments; DeepSpeed only links those of the first group."""
     if hasattr(optimizer, "_hp_optimizer_states_linked"):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
 def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    """Gather a parameter, or one of its moments, from all ranks in fp32; every rank must call this function."""
+    """Gather a whole parameter (`moment` is None) or Adam moment in fp32; every rank must call this function."""
     holder: Any = parameter
     if zero_stage == 0:
         return optimizer.state[parameter][moment]
@@ -142,7 +143,10 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield (tensor that the inner optimizer updates, local gradient fragment), if this rank holds a fragment."""
+    """Yield (tensor that the inner optimizer updates, fragment of the gradient), if this rank holds a fragment.
+
+    The fragment is None if the gradient has not been computed or has already been freed.
+    """
     holder: Any = parameter
     if zero_stage == 0:
         yield parameter, parameter.grad
@@ -162,5 +166,5 @@ def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> 
 def _unsupported(reason: str) -> UserError:
     return UserError(
         f"DeepSpeed {metadata.version('deepspeed')} is not supported: {reason}; install deepspeed=="
-        f"{CHECKED_VERSIONS[-1]}, or train with training.zero_stage=0"
+        f"{TESTED_VERSION}, or train with training.zero_stage=0"
     )

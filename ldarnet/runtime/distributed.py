@@ -1,4 +1,4 @@
-"""Process group, and collectives for small host data; an error on one rank is raised on all ranks."""
+"""Process group, collectives on small host data, and errors that are raised on all ranks."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """Rank of this process, number of ranks, and device.
+    """Rank of this process, number of ranks, device, and process group for host data.
 
     Collectives on small host data (target position counts, stop signals, errors) use `host_group`, a gloo group, and
     therefore never wait for the accelerator.
@@ -35,12 +35,12 @@ class World:
 
     @classmethod
     def alone(cls, device: torch.device) -> "World":
-        """World of a single process without a process group; only `sum_array` works."""
+        """World of a single process without a process group; `sum_array` is the only collective that works."""
         return cls(0, 1, device, dist.group.WORLD)  # type: ignore[arg-type]
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the rank that prints, tracks metrics and writes checkpoints."""
+        """Whether this is rank 0, which prints, tracks metrics and writes checkpoints."""
         return self.rank == 0
 
     @property
@@ -66,7 +66,11 @@ class World:
         return values
 
     def gather_numbers(self, numbers: list[float]) -> torch.Tensor:
-        """Gather a list of equal length from every rank: (size, len(numbers)) float64 on the host. Collective."""
+        """Gather a list from every rank into a tensor; every rank must call this method with a list of the same length.
+
+        Returns:
+            Tensor of shape (ranks, len(numbers)), float64 on the host.
+        """
         rows = torch.zeros(self.size, len(numbers), dtype=torch.float64)
         rows[self.rank] = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(rows, group=self.host_group)
@@ -74,10 +78,10 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block on every rank; if it raises UserError or OSError on any rank, raise that error on all ranks.
+        """Raise an error on all ranks if any rank raises UserError or OSError in the block; every rank must enter it.
 
-        If several ranks fail, all raise the error of the lowest one. Without this, the other ranks would hang in their
-        next collective.
+        Otherwise the ranks without an error would hang in their next collective. An OSError is converted to a
+        UserError. If several ranks fail, all ranks raise the error of the lowest failing rank.
         """
         error: UserError | None = None
         try:
@@ -87,7 +91,10 @@ class World:
         self.raise_together(error)
 
     def raise_together(self, error: UserError | None) -> None:
-        """Raise on all ranks if any rank passes an error; every rank must call this method."""
+        """Raise on all ranks if any rank passes an error; every rank must call this method.
+
+        If several ranks pass an error, all ranks raise the error of the lowest of these ranks.
+        """
         if not self.sum_on_host(error is not None)[0]:
             return
         raise self.gather([] if error is None else [error])[0]
@@ -96,15 +103,15 @@ class World:
         """Concatenate the lists of all ranks, in rank order; every rank must call this method."""
         lists: list[list[T]] = [[] for _ in range(self.size)]
         dist.all_gather_object(lists, items, group=self.host_group)
-        return [item for of_rank in lists for item in of_rank]
+        return [item for rank_items in lists for item in rank_items]
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
-        """Call `produce` on rank 0 and return its result; None on other ranks. An error is raised on all ranks."""
+        """Call `produce` on rank 0 and return its result, None on other ranks. Errors are raised on all ranks."""
         with self.together():
             return produce() if self.is_main else None
 
     def from_main(self, produce: Callable[[], T]) -> T:
-        """Call `produce` on rank 0 and broadcast its result. An error in `produce` is raised on all ranks."""
+        """Call `produce` on rank 0 and return its result on all ranks. Errors are raised on all ranks."""
         box = [self.on_main(produce)]
         dist.broadcast_object_list(box, src=0, group=self.host_group)
         return box[0]  # type: ignore[return-value]
@@ -120,13 +127,13 @@ def user_error(error: UserError | OSError) -> UserError:
 
 
 def start(timeout_minutes: float) -> World:
-    """Join the process group described by the launcher's environment; without a launcher, run as a single rank.
+    """Join the process group defined by the launcher's environment variables; without a launcher, run a single rank.
 
     Args:
-        timeout_minutes: `training.timeout_minutes`; the timeout of collectives is slightly longer.
+        timeout_minutes: `training.timeout_minutes`; the timeout of collectives is 1.25 times this plus 30 seconds.
 
     Raises:
-        UserError: there are more ranks than GPUs, or the launcher restarts jobs in a way that would hang.
+        UserError: there are more ranks than GPUs, or torchrun is configured to restart ranks in a way that would hang.
     """
     _default_environment()
     _check_restarts()
@@ -135,8 +142,8 @@ def start(timeout_minutes: float) -> World:
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             error = UserError(
-                f"rank {os.environ['RANK']} has no GPU: only {torch.cuda.device_count()} are visible on this machine; "
-                "start fewer ranks (--num_gpus)"
+                f"rank {os.environ['RANK']} has no GPU: the number of GPUs visible on this machine is "
+                f"{torch.cuda.device_count()}; start fewer ranks (--num_gpus)"
             )
             error.local = True
             raise error
@@ -144,7 +151,7 @@ def start(timeout_minutes: float) -> World:
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    # Longer than the watchdog's timeout: the watchdog's error is more informative than that of a collective.
+    # Longer than the watchdog's timeout: the watchdog's error is more informative than the timeout of a collective.
     timeout = timedelta(minutes=1.25 * timeout_minutes, seconds=30)
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
@@ -154,7 +161,7 @@ def start(timeout_minutes: float) -> World:
 
 
 def stop() -> None:
-    """Destroy the process group; collectives are no longer possible."""
+    """Destroy the process group, if it exists."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -169,7 +176,7 @@ def _default_environment() -> None:
 
 
 def _check_restarts() -> None:
-    """Reject torchrun restarts that reuse the TCP store of the previous attempt: its stale keys make ranks hang."""
+    """Reject torchrun restarts that reuse the TCP store of the previous attempt: stale keys would make ranks hang."""
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if shared and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
         raise UserError(

@@ -31,7 +31,7 @@ class EngineOptions:
         guard: settings of the guard, which skips steps with a non-finite or spiking loss.
         accumulation: micro-steps per optimizer step.
         zero_stage: ZeRO stage, 0 to 3.
-        autocast: run matrix products in bf16 instead of fp32.
+        autocast: run matrix multiplications in bf16 instead of fp32.
         offload: keep the optimizer state in CPU memory.
     """
 
@@ -62,8 +62,6 @@ class Engine:
     Args:
         model: model with its initial weights; to resume, load the weights of the checkpoint first.
         groups: parameter groups for AdamW; each has `name` and `base_lr` in addition to torch's keys.
-        options: how to train.
-        world: the ranks.
     """
 
     def __init__(self, model: torch.nn.Module, groups: list[dict], options: EngineOptions, world: World) -> None:
@@ -89,7 +87,7 @@ class Engine:
 
     @cached_property
     def gradients(self) -> GradientParts:
-        """Gradient norms per module of an LDARNet model."""
+        """Per-module gradient norms; only for LDARNet models."""
         return GradientParts(self.model, self.deepspeed.optimizer, self.options.zero_stage, self._world)
 
     @property
@@ -98,18 +96,18 @@ class Engine:
         return self.deepspeed.optimizer.param_groups
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
-        """Run the forward pass on token ids, (windows, bases).
+        """Run the forward pass.
 
         Args:
-            input_ids: (windows, bases), on the device.
-            attention_mask: (windows, bases), on the host, False at padding; None if there is no padding.
+            input_ids: token ids, (windows, bases), on the device.
+            attention_mask: bool, (windows, bases), on the host, False at padding; by default, there is no padding.
         """
         if attention_mask is None:
             attention_mask = torch.ones(input_ids.shape, dtype=torch.bool)
         return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradient of one micro-step; see `micro_step_loss` for how to scale the loss."""
+        """Accumulate the gradient of one micro-step, given its loss scaled by `micro_step_loss`."""
         self.deepspeed.backward(loss)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()
@@ -118,7 +116,7 @@ class Engine:
         """Take an optimizer step, unless the guard skips it.
 
         Args:
-            factor: learning rate factor, multiplied with `base_lr` of every group.
+            factor: learning rate multiplier, applied to `base_lr` of every group.
             loss: global loss of the step, (), on the device.
 
         Returns:
@@ -135,25 +133,19 @@ class Engine:
         """Optimizer pre-hook that sets `found_inf`: runs once the global gradient norm is known, before the update."""
         skips = self.guard.skips(self._gradient_norm())
         if self.options.offload:
-            skips = skips.cpu()  # torch would copy it without synchronizing
+            skips = skips.cpu()  # torch would copy it asynchronously and might read it too early
         setattr(optimizer, "found_inf", skips)  # noqa: B010 (undeclared attribute)
 
     def _gradient_norm(self) -> torch.Tensor | float:
         return global_gradient_norm(self.deepspeed.optimizer) if self._norm is None else self._norm
 
     def _clip(self) -> torch.Tensor:
-        """Clip the gradient and return its norm (ZeRO stage 0, where DeepSpeed would synchronize and not report it)."""
+        """Clip the gradient and return its norm (ZeRO stage 0; DeepSpeed would synchronize and not report the norm)."""
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
 
 
 def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> Mapping[str, Any]:
-    """Build the DeepSpeed configuration.
-
-    Args:
-        options: how to train.
-        world: the ranks.
-        parameters: number of parameters.
-    """
+    """Build the DeepSpeed configuration for a model with `parameters` parameters."""
     stage = options.zero_stage
     zero: dict[str, Any] = {"stage": stage}
     if stage:
@@ -180,12 +172,12 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
 
 
 def autocast(precision: str, world: World) -> bool:
-    """Whether to run matrix products in bf16, for a value of `training.precision` on this device."""
+    """Whether a value of `training.precision` means bf16 autocast on this device."""
     return precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
 
 
 def micro_batch(config: RunConfig, ranks: int) -> int:
-    """Compute the micro-batch size: windows per rank and micro-step.
+    """Compute the micro-batch size: the number of windows per rank and micro-step.
 
     Raises:
         UserError: `training.batch` cannot be split evenly over ranks and micro-steps.
@@ -204,12 +196,12 @@ def check_same_kernels(kernels: dict[str, str], world: World) -> None:
     """Check that all ranks use the same kernels; every rank must call this function.
 
     Raises:
-        UserError: a rank uses other kernels than rank 0; raised on all ranks.
+        UserError: the kernels of a rank differ from those of rank 0; raised on all ranks.
     """
     kernels_of_rank_0 = world.from_main(lambda: kernels)
     with world.together():
         if kernels != kernels_of_rank_0:
             raise UserError(
-                f"rank {world.rank}: kernels differ from rank 0 ({kernels}, rank 0: {kernels_of_rank_0}); run `ldarnet "
-                "doctor` on both machines, or set ops.OPERATION=NAME"
+                f"rank {world.rank}: kernels {kernels} differ from those of rank 0, {kernels_of_rank_0}; compare the "
+                "output of `ldarnet doctor` on both machines, or select the same kernels with ops.OPERATION=NAME"
             )

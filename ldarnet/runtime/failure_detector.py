@@ -1,4 +1,4 @@
-"""Failure detector of the watchdog, on rank 0: receives heartbeats from all ranks, and ends the job if one fails."""
+"""Failure detector of the watchdog, on rank 0: receives progress from all ranks, and ends the job if a rank fails."""
 
 import json
 import selectors
@@ -13,18 +13,19 @@ from ldarnet.runtime.rank_log import LOG
 
 HEARTBEAT_SECONDS = 2.0
 UNREACHABLE_SECONDS = 30
-"""A host that does not answer on the network for this many seconds is considered lost."""
+"""Seconds without a network response after which a host is considered lost."""
 
 GRACE_SECONDS = 1.0
-"""A dying rank makes other ranks fail: it is reported as the cause even if detected this many seconds after their
-errors."""
+"""Seconds between the first failure and the end of the job. If a rank dies, other ranks may report errors before its
+death is detected; the dead rank is reported as the cause if its death is detected within this time."""
 
 SHUTDOWN_SECONDS = 5.0
-"""Seconds that ranks have to exit once the detector ends the job."""
+"""Maximum seconds to wait for the other ranks to exit once the detector ends the job."""
 
 MAX_LINE_BYTES = 65536
 
-MAX_NAMED_RANKS = 8
+MAX_LISTED_RANKS = 8
+"""Maximum number of ranks listed in an error message."""
 
 
 class JsonLines:
@@ -34,7 +35,7 @@ class JsonLines:
         self.connection, self._rest = connection, b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Return the messages since the last call; None if the peer is gone or sends invalid data.
+        """Return the messages since the last call; None if the peer disconnected or sent invalid data.
 
         Blocks for at most the socket's timeout.
         """
@@ -55,11 +56,11 @@ class RankStatus:
     """Last reported progress of a rank.
 
     Attributes:
-        connection: socket of the rank.
+        connection: socket connected to the rank.
         lines: reader of the rank's messages.
-        number: number of phases that the rank has entered.
+        number: number of phases that the rank has entered so far; -1 before its first report.
         since: monotonic time, in seconds, of the first report of the current phase.
-        where: current phase and step, as text for error messages.
+        where: last reported phase and step, as text for error messages.
     """
 
     connection: socket.socket
@@ -73,15 +74,15 @@ class FailureDetector:
     """Detects ranks that die, fail or hang. Runs in a thread of rank 0, to which all ranks connect.
 
     Args:
-        host: address under which the other ranks reach this host.
+        host: address at which the other ranks reach this host.
         size: number of ranks.
         token: secret shared by all ranks; connections that do not send this token are dropped.
-        timeout: seconds without progress after which a rank counts as hanging.
+        timeout: seconds without progress after which a rank is considered hung.
 
     Attributes:
         port: TCP port on which the detector listens.
-        others_ended: cleared while the detector ends the other ranks, set once they have exited. Rank 0 must exit last:
-            its exit would reset their connections and lose unread messages.
+        others_ended: event that is cleared while the detector ends the other ranks, and set once they have exited. Rank
+            0 must exit last, because its exit resets the connections and discards unread messages.
     """
 
     def __init__(self, host: str, size: int, token: str, timeout: float) -> None:
@@ -115,7 +116,7 @@ class FailureDetector:
             self._send_all({"end": f"the failure detector on rank 0 failed: {error!r}", "rank": 0})
             for key in self._selector.get_map().values():
                 if isinstance(key.fileobj, socket.socket):
-                    key.fileobj.close()  # ends ranks that have not registered yet
+                    key.fileobj.close()  # ranks that have not registered yet exit, too
         finally:
             self.others_ended.set()
 
@@ -193,20 +194,24 @@ class FailureDetector:
         connection.close()
 
     def _find_hanging(self, now: float) -> None:
-        """Report the ranks with the least progress as hanging: all ranks enter the same phases, so the others wait."""
+        """If any rank makes no progress, report the ranks that have entered the fewest phases as hanging.
+
+        All ranks enter the same phases, so the other ranks are waiting for these ranks.
+        """
         if not any(now - rank.since > self._timeout for rank in self._ranks.values()):
             return
         least = min(rank.number for rank in self._ranks.values())
         behind = sorted(number for number, rank in self._ranks.items() if rank.number == least)
         rank = self._ranks[behind[0]]
-        names = ", ".join(map(str, behind[:MAX_NAMED_RANKS])) + (", ..." if len(behind) > MAX_NAMED_RANKS else "")
-        which = f"rank {names} hangs" if len(behind) == 1 else f"ranks {names} hang"
-        text = f"{which} {rank.where} for {now - rank.since:.0f} seconds, longer than training.timeout_minutes"
-        self._causes.append((True, behind[0], f"{text}; the stacks of all ranks are at the end of logs/rank-*.log"))
+        names = ", ".join(map(str, behind[:MAX_LISTED_RANKS])) + (", ..." if len(behind) > MAX_LISTED_RANKS else "")
+        which = f"rank {names} has" if len(behind) == 1 else f"ranks {names} have"
+        text = f"{which} hung {rank.where} for {now - rank.since:.0f} seconds, longer than training.timeout_minutes"
+        hint = "see the stack traces of all ranks at the end of logs/rank-*.log"
+        self._causes.append((True, behind[0], f"{text}; {hint}"))
 
     def _send_all(self, message: dict[str, Any]) -> None:
         for rank in self._ranks.values():
-            with suppress(OSError):  # detected at the next read
+            with suppress(OSError):  # a lost connection is detected at the next read
                 rank.connection.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -220,7 +225,7 @@ def _listen_on(host: str, size: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Set TCP keepalive so that the kernel detects within UNREACHABLE_SECONDS that the other host is gone."""
+    """Set TCP keepalive so that the kernel detects within UNREACHABLE_SECONDS that the other host is unreachable."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {
         "TCP_KEEPIDLE": UNREACHABLE_SECONDS // 3,

@@ -1,8 +1,9 @@
-"""Gradient norms per module, in any ZeRO stage.
+"""Gradient norms per module, for any ZeRO stage.
 
-With ZeRO, each rank holds a flat fragment of the gradients, and DeepSpeed frees it early. A pre-hook of the inner
-optimizer therefore reads the gradients, after clipping. As clipping scales all modules by the same factor, and every
-rank holds the whole gradient in stage 0, the hook only measures each module's fraction of the squared global norm.
+With ZeRO, each rank holds flat fragments of the gradients, and DeepSpeed frees them inside its optimizer step. They are
+therefore read in a step pre-hook of the inner optimizer, when they have already been clipped. Clipping scales all
+modules by the same factor, and in stage 0 every rank counts the whole gradient. Neither changes a module's fraction of
+the squared global norm, so the hook measures these fractions, and `norms` scales them by the global norm.
 """
 
 from typing import Any
@@ -27,13 +28,12 @@ def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
 
 
 class GradientParts:
-    """Measures gradient norms per module, in selected updates.
+    """Measures gradient norms per module, for selected updates.
 
     Args:
         model: the model being trained.
         optimizer: the DeepSpeed optimizer; in ZeRO stage 0, the torch optimizer.
         zero_stage: ZeRO stage, 0 to 3.
-        world: the ranks.
     """
 
     def __init__(self, model: LDARNetForMaskedLM, optimizer: Any, zero_stage: int, world: World) -> None:
@@ -47,32 +47,36 @@ class GradientParts:
         """Measure the next update; call `norms` after that update."""
         self._squares = torch.zeros(len(self.names), dtype=torch.float64, device=self._world.device)
 
-    def norms(self, whole: float) -> dict[str, float]:
-        """Return gradient norms per module in the watched update, given its global norm `whole`. Collective.
+    def norms(self, global_norm: float) -> dict[str, float]:
+        """Return the gradient norm of each module in the watched update; every rank must call this method.
 
-        Returns an empty dict if the update was skipped or its gradient was not finite.
+        Args:
+            global_norm: global gradient norm of the update, before clipping.
+
+        Returns:
+            Gradient norm by module name; empty if the gradient was zero or not finite, or was not measured.
         """
         assert self._squares is not None
         squares, self._squares = self._world.sum_on_device(self._squares).cpu(), None
         if not 0 < squares.sum() < torch.inf:
             return {}
-        norms = whole * (squares / squares.sum()).sqrt()
+        norms = global_norm * (squares / squares.sum()).sqrt()
         return dict(zip(self.names, norms.tolist(), strict=True))
 
     def _measure(self, inner: torch.optim.Optimizer, *_: Any) -> None:
-        """Accumulate squared norms of the local gradients that `inner` is about to apply.
+        """Accumulate the squared norms of the local gradients in the parameter groups of `inner`.
 
-        DeepSpeed may call `inner` once for all parameter groups, or once per group.
+        DeepSpeed may step `inner` once for all parameter groups, or once per group.
         """
         if self._squares is None:
             return
-        held = {id(flat) for group in inner.param_groups for flat in group["params"]}
-        places, pieces = [], []
+        updated = {id(flat) for group in inner.param_groups for flat in group["params"]}
+        modules, gradients = [], []
         for name, parameter in self._model.named_parameters():
-            for flat, piece in local_gradient(self._optimizer, self._stage, parameter):
-                if id(flat) in held and piece is not None:
-                    places.append(self.names.index(self._parts[name]))
-                    pieces.append(piece)
-        if pieces:
-            norms = torch.stack(torch._foreach_norm(pieces)).to(self._squares)
-            self._squares.index_add_(0, torch.tensor(places, device=norms.device), norms.square())
+            for flat, gradient in local_gradient(self._optimizer, self._stage, parameter):
+                if id(flat) in updated and gradient is not None:
+                    modules.append(self.names.index(self._parts[name]))
+                    gradients.append(gradient)
+        if gradients:
+            norms = torch.stack(torch._foreach_norm(gradients)).to(self._squares)
+            self._squares.index_add_(0, torch.tensor(modules, device=norms.device), norms.square())

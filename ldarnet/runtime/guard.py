@@ -2,7 +2,7 @@
 
 The guard decides on the device, identically on all ranks, and logs skipped steps at the next logged step. The fused
 optimizer reads the decision on the device (`found_inf`), without synchronization. A skipped step advances the data
-position and the schedules, but does not change weights, moments and Adam's step count.
+position and the schedules, but does not change weights, moments or Adam's step count.
 """
 
 import math
@@ -20,8 +20,8 @@ from ldarnet.data.windows import window_name
 from ldarnet.errors import UserError
 from ldarnet.runtime.distributed import World
 
-MAX_NAMED_WINDOWS = 3
-"""Number of windows that are listed per skipped step."""
+MAX_LISTED_WINDOWS = 3
+"""Maximum number of windows listed per skipped step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class SkippedStep:
         loss: global MLM loss, nats per target position.
         norm: global gradient norm.
         mean: mean loss of the last accepted steps.
-        deviation: standard deviation of these losses.
-        in_a_row: consecutive skipped steps, including this one.
-        worst: windows of this rank with the highest loss, highest first.
+        deviation: standard deviation of the loss of the last accepted steps.
+        in_a_row: number of consecutive skipped steps, including this one.
+        worst: this rank's windows with the highest loss, in descending order.
     """
 
     step: int
@@ -65,7 +65,7 @@ class SkippedStep:
         """Why the step was skipped."""
         if not self.finite:
             return f"loss {self.loss:.4g} or gradient norm {self.norm:.4g} is not finite"
-        return f"loss {self.loss:.4g} is a spike; the steps before have {self.mean:.4g} +- {self.deviation:.2g}"
+        return f"loss {self.loss:.4g} is a spike (last accepted steps: {self.mean:.4g} +- {self.deviation:.2g})"
 
 
 class Guard:
@@ -75,23 +75,28 @@ class Guard:
     steps. The decision depends only on values that are identical on all ranks.
 
     Args:
-        config: spike threshold, and number of accepted losses to compare with.
+        config: spike threshold, and number of accepted losses to compare each loss with.
         device: device of the loss.
     """
 
     def __init__(self, config: GuardSection, device: torch.device) -> None:
         self._sigma = math.inf if config.spike_sigma is None else config.spike_sigma
-        self._losses = torch.zeros(config.window, dtype=torch.float64, device=device)  # of accepted steps, oldest first
+        # Losses of the last accepted steps, oldest first.
+        self._losses = torch.zeros(config.window, dtype=torch.float64, device=device)
         self._accepted, self._in_a_row, self._known = torch.zeros(3, dtype=torch.int64, device=device).unbind()
         self._pending: list[tuple[int, Tensor, Tensor, list[tuple[int, int, Tensor]]]] = []
 
     def observe_loss(self, loss: Tensor) -> None:
-        """Set the global loss of the step, (), on the device; call before the optimizer step."""
+        """Set the global loss of the current step, (), on the device; call before the optimizer step."""
         self._loss, self._mean, self._deviation = loss, self._losses.mean(), self._losses.std()
         self._spike = (self._known >= len(self._losses)) & (loss > self._mean + self._sigma * self._deviation)
 
     def skips(self, norm: Tensor | float) -> Tensor:
-        """1 to skip the step, else 0: (), float32, on the device; `norm` is the global gradient norm."""
+        """Decide whether to skip the current step, given its global gradient norm.
+
+        Returns:
+            1 to skip the step, else 0; (), float32, on the device.
+        """
         return (self._spike | ~torch.isfinite(self._loss + norm)).float()
 
     def record(self, step: int, norm: Tensor | float, batches: Sequence[Batch], windows: Tensor) -> None:
@@ -108,25 +113,32 @@ class Guard:
         self._accepted, self._known = self._accepted + ~skipped, self._known + ~skipped
         self._losses = torch.where(skipped, self._losses, torch.cat([self._losses[1:], self._loss.view(1)]))
         numbers = (self._loss, torch.as_tensor(norm), self._mean, self._deviation, self._in_a_row)
-        places = [(batch.input_ids.shape[1], batch.first_position, batch.target_counts) for batch in batches]
-        self._pending.append((step, torch.stack([number.to(self._losses) for number in numbers]), windows, places))
+        layout = [(batch.input_ids.shape[1], batch.first_position, batch.target_counts) for batch in batches]
+        self._pending.append((step, torch.stack([number.to(self._losses) for number in numbers]), windows, layout))
 
     def reset_losses(self) -> None:
         """Forget the accepted losses when the window length changes: losses at different lengths are not comparable."""
         self._known = torch.zeros_like(self._known)
 
     def take_skipped(self) -> list[SkippedStep]:
-        """Return the steps skipped since the last call, identical on all ranks; synchronizes with the device."""
+        """Return the steps skipped since the last call; synchronizes with the device.
+
+        All ranks return the same steps; only `SkippedStep.worst` differs between ranks.
+        """
         pending, self._pending = self._pending, []
         rows = torch.stack([numbers for _, numbers, _, _ in pending]).tolist() if pending else []
         return [
-            SkippedStep(step, *row[:4], in_a_row=int(row[4]), worst=worst_windows(windows, places))
-            for (step, _, windows, places), row in zip(pending, rows, strict=True)
+            SkippedStep(step, *row[:4], in_a_row=int(row[4]), worst=worst_windows(windows, layout))
+            for (step, _, windows, layout), row in zip(pending, rows, strict=True)
             if row[4]
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint: numbers of accepted and consecutive skipped steps; accepted losses, oldest first."""
+        """Return the state to save in a checkpoint.
+
+        Contains the number of accepted steps, the number of consecutive skipped steps, and the losses of the last
+        accepted steps, oldest first.
+        """
         known, losses = int(self._known), self._losses.tolist()
         return {
             "accepted": int(self._accepted),
@@ -143,28 +155,28 @@ class Guard:
         self._losses[len(self._losses) - len(losses) :] = losses.to(self._losses.device)
 
 
-def worst_windows(windows: Tensor, places: Sequence[tuple[int, int, Tensor]]) -> tuple[WindowLoss, ...]:
+def worst_windows(windows: Tensor, layout: Sequence[tuple[int, int, Tensor]]) -> tuple[WindowLoss, ...]:
     """Find the windows with the highest loss; NaN counts as highest.
 
     Args:
         windows: summed loss of each window, (windows,).
-        places: for each batch: window length, position of the first window in the training order, and number of target
-            positions per window, (b,).
+        layout: for each batch, a tuple (window length, position of the batch's first window in the training order,
+            number of target positions of each window as a tensor, (windows in the batch,)).
     """
-    scored = torch.cat([scored for _, _, scored in places]).clamp(min=1)
-    means = windows.cpu().double() / scored
-    where = [(length, first + row) for length, first, scored in places for row in range(len(scored))]
-    order = means.nan_to_num(nan=math.inf, posinf=math.inf).argsort(descending=True, stable=True)[:MAX_NAMED_WINDOWS]
-    return tuple(WindowLoss(float(means[row]), *where[row]) for row in order.tolist())
+    targets = torch.cat([targets for _, _, targets in layout]).clamp(min=1)
+    means = windows.cpu().double() / targets
+    keys = [(length, first + row) for length, first, targets in layout for row in range(len(targets))]
+    order = means.nan_to_num(nan=math.inf, posinf=math.inf).argsort(descending=True, stable=True)[:MAX_LISTED_WINDOWS]
+    return tuple(WindowLoss(float(means[row]), *keys[row]) for row in order.tolist())
 
 
 def describe_skips(skipped: Sequence[SkippedStep], windows: Mapping[int, Windows], world: World) -> list[str]:
-    """Describe each skipped step in one line with its highest-loss windows; every rank must call this function.
+    """Describe each skipped step and its highest-loss windows in one line; every rank must call this function.
 
     Args:
         skipped: return value of `Guard.take_skipped` on this rank.
-        windows: training windows by length.
-        world: the ranks.
+        windows: training windows, keyed by window length in bases.
+        world: the process group.
     """
     if not skipped:
         return []
@@ -173,13 +185,13 @@ def describe_skips(skipped: Sequence[SkippedStep], windows: Mapping[int, Windows
     for number, entry in enumerate(skipped):
         losses = [loss for worst in ranks for loss in worst[number]]
         highest = sorted(losses, key=lambda loss: math.inf if math.isnan(loss.loss) else loss.loss, reverse=True)
-        named = ", ".join(f"{_name(loss, windows)} ({loss.loss:.4g})" for loss in highest[:MAX_NAMED_WINDOWS])
-        lines.append(f"step {entry.step} skipped: {entry.reason}; windows with the highest loss: {named}")
+        listed = ", ".join(f"{_window_name(loss, windows)} ({loss.loss:.4g})" for loss in highest[:MAX_LISTED_WINDOWS])
+        lines.append(f"step {entry.step} skipped: {entry.reason}; windows with the highest loss: {listed}")
     return lines
 
 
 def stop_after(skipped: Sequence[SkippedStep], limit: int) -> None:
-    """Stop training after `limit` consecutive skipped steps.
+    """Stop training with an error after `limit` consecutive skipped steps.
 
     Raises:
         UserError: at least `limit` consecutive steps were skipped; raised on all ranks.
@@ -188,17 +200,17 @@ def stop_after(skipped: Sequence[SkippedStep], limit: int) -> None:
     if last is None:
         return
     hint = (
-        "check the windows named above; if the data is right, resume with a higher guard.spike_sigma"
+        "check the windows listed above; if the data is correct, resume with a higher guard.spike_sigma"
         if last.finite
         else "train in another run.dir with a lower optimizer.lr or optimizer.clip, or a longer schedule.warmup"
     )
     raise UserError(
-        f"training diverged: {last.in_a_row} consecutive steps were skipped up to step {last.step} ({last.reason}); "
-        f"{hint} (the checkpoints of this run are unchanged)"
+        f"training diverged: {last.in_a_row} consecutive steps were skipped up to step {last.step}: {last.reason}; "
+        f"{hint}; the checkpoints of this run are unchanged"
     )
 
 
-def _name(loss: WindowLoss, windows: Mapping[int, Windows]) -> str:
-    of_length = windows[loss.length]
-    places = of_length.locations(np.array([loss.position]))
-    return window_name(of_length.shards, places.contig[0], places.start[0], loss.length)
+def _window_name(loss: WindowLoss, windows: Mapping[int, Windows]) -> str:
+    training = windows[loss.length]
+    locations = training.locations(np.array([loss.position]))
+    return window_name(training.shards, locations.contig[0], locations.start[0], loss.length)

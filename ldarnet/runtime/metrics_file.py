@@ -1,4 +1,4 @@
-"""JSON Lines files such as metrics.jsonl, without repeated steps after a restart."""
+"""JSON Lines files such as metrics.jsonl, in which no step is repeated after a restart."""
 
 import json
 from contextlib import suppress
@@ -10,7 +10,7 @@ from ldarnet.io.files import atomic_path, space_errors
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file; ignore a last line that a crash truncated."""
+    """Read a metrics file, up to the first line that a crash truncated; empty if the file does not exist."""
     if not path.is_file():
         return []
     lines = []
@@ -34,7 +34,7 @@ class MetricsFile:
             name: name of the file in the run folder.
 
         Raises:
-            UserError: the device is full.
+            UserError: the disk is full.
         """
         self.path = run_dir / name
         lines = [line for line in read_metrics(self.path) if line["step"] <= completed_steps]
@@ -47,22 +47,22 @@ class MetricsFile:
         """Append a line, after any lines whose earlier writes failed.
 
         Raises:
-            OSError: writing failed; the line is kept in memory for the next call.
+            OSError: writing failed; the line is kept in memory and written by the next call.
         """
         self._pending += (json.dumps(line) + "\n").encode()
         self.flush()
 
     def flush(self) -> None:
-        """Write the lines that are kept in memory after failed writes.
+        """Write the lines that were kept in memory because an earlier write failed.
 
         Raises:
-            OSError: writing failed again; the lines stay in memory.
+            OSError: writing failed again; the lines are still kept in memory.
         """
         with space_errors(self.path):
             while self._pending:
                 self._pending = self._pending[self._file.write(self._pending) :]
 
     def close(self) -> None:
-        """Close the file; ignores errors, since failed writes have already been reported."""
+        """Close the file, ignoring errors: failed writes have already been reported."""
         with suppress(OSError):
             self._file.close()

@@ -14,18 +14,18 @@ def micro_step_loss(
     ratio_loss: Tensor | None = None,
     ratio_weight: float = 0.0,
 ) -> Tensor:
-    """Scale a micro-step's losses so that the accumulated, rank-averaged gradient is that of the global batch.
+    """Scale a micro-step's losses so that the accumulated, rank-averaged gradient is the gradient of the global batch.
 
     DeepSpeed divides gradients by `accumulation` and averages them over ranks. The scale compensates for both: the
     cross-entropy is normalized by the number of targets in the global batch, and the ratio loss is averaged over
     micro-steps, so that neither depends on how the batch is distributed over ranks.
 
     Args:
-        nll: cross-entropy summed over the local targets, ().
-        count: number of targets in the global batch (all micro-steps, all ranks).
+        nll: cross-entropy in nats, summed over the target positions of this rank and micro-step, ().
+        count: number of target positions in the global batch (all micro-steps, all ranks).
         accumulation: micro-steps per optimizer step.
-        world: the ranks.
-        ratio_loss: ratio loss of this micro-step over all ranks, (); None to train without it.
+        world: the process group.
+        ratio_loss: ratio loss of this micro-step over all ranks, (); None to train without a ratio loss.
         ratio_weight: weight of the ratio loss.
     """
     loss = accumulation * nll / max(count, 1)

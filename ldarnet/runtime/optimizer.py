@@ -10,10 +10,11 @@ from ldarnet.model import LDARNetForMaskedLM
 
 
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
-    """Compute the learning rate multiplier of each stage, outermost first; 1 for the main network, which is last.
+    """Compute the learning rate multiplier of each stage, outermost first; the last stage, the main network, has 1.
 
-    Let d_s be the width of stage s, d_D the width of the main network at depth D, and N the positions per chunk of each
-    of the D - s routers in between. Then `published` is sqrt(N^(D-s)) * d_D/d_s and `hnet` is sqrt(N^(D-s) * d_D/d_s).
+    Let d_s be the width of stage s, d_D the width of the main network at depth D, and N the target ratio: positions per
+    chunk at each of the D - s routers between stage s and the main network. The multiplier of stage s is
+    sqrt(N^(D-s)) * d_D/d_s for rule `published`, sqrt(N^(D-s) * d_D/d_s) for `hnet`, and 1 for `none`.
     """
     depth = len(d_model) - 1
     multipliers = []
@@ -30,9 +31,10 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
 
 
 def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
-    """Parameter groups for torch.optim.AdamW, named `stage<depth>/<decay|no_decay>`; `base_lr` is the unscheduled `lr`.
+    """Create parameter groups for torch.optim.AdamW, named `stage<depth>/<decay|no_decay>`.
 
-    The group of a parameter depends only on its name, not on its shape or partitioning.
+    Each group has a `base_lr`, its learning rate before the schedule is applied. The group of a parameter depends only
+    on the parameter's name, not on its shape or partitioning.
     """
     stages, undecayed = model.parameter_stage(), model.no_weight_decay()
     shape: Any = model.config

@@ -1,6 +1,6 @@
-"""Rank logs, `run.dir/logs/rank-00000.log`: environment, errors and stacks of each rank, over all launches.
+"""Rank logs, such as `run.dir/logs/rank-00000.log`: environment, errors and stack traces of a rank, for all launches.
 
-Only rank 0 prints, and a hanging rank cannot raise; the logs record what happened on the other ranks.
+Only rank 0 prints to the console, and a hanging rank cannot raise an error, so each rank has its own log file.
 """
 
 import logging
@@ -40,9 +40,12 @@ LOGGED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", 
 
 @contextmanager
 def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
-    """Log to the file of this rank inside the block, including an error raised in it; yields the file, for stacks.
+    """Log to the file of this rank inside the block, including any error raised in the block.
 
     If the file cannot be written, nothing is logged and training continues.
+
+    Yields:
+        The log file, for stack traces; `os.devnull` if the log file cannot be opened.
     """
     file = _open(run_dir / run_files.LOGS / run_files.RANK_LOG.format(rank=world.rank))
     handler = _QuietHandler(file)
@@ -57,7 +60,7 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
         LOG.error("error: %s", error)
         raise
     except BaseException:
-        LOG.exception("ended by an error")
+        LOG.exception("ended with an error")
         raise
     finally:
         LOG.removeHandler(handler)

@@ -14,10 +14,10 @@ from ldarnet.runtime.watchdog import Watchdog
 
 @contextmanager
 def process_group(timeout_minutes: float) -> Iterator[World]:
-    """Join the process group described by the launcher's environment, and destroy it at the end of the block.
+    """Join the process group defined by the launcher's environment variables; destroy it at the end of the block.
 
     Raises:
-        UserError: there are more ranks than GPUs, or the launcher restarts jobs in a way that would hang.
+        UserError: there are more ranks than GPUs, or torchrun is configured to restart ranks in a way that would hang.
     """
     world = distributed.start(timeout_minutes)
     try:
@@ -31,12 +31,13 @@ def supervised(world: World, run_dir: Path, timeout_minutes: float) -> Iterator[
     """Catch stop signals, log to the rank log of `run_dir`, and end the job if a rank dies, fails or hangs.
 
     Args:
-        world: the ranks; every rank must enter and leave the block.
-        run_dir: the run folder.
-        timeout_minutes: minutes without progress after which a rank counts as hanging.
+        world: the process group; every rank must enter and leave the block.
+        run_dir: run folder; the logs are in its `logs` subfolder.
+        timeout_minutes: minutes without progress after which a rank is considered hung.
 
     Yields:
-        Timers of this rank, from which the watchdog reads its progress, and the stop request, set by stop signals.
+        The timers of this rank, which show its progress to the watchdog, and the stop request, which records stop
+        signals.
     """
     timers = StepTimers()
     with (

@@ -1,4 +1,4 @@
-"""Router statistics of a step: counted on the device, all-reduced, logged in metrics.jsonl.
+"""Router statistics of a step: counted on the device, all-reduced, and logged in metrics.jsonl.
 
 The first position of a sequence is always a boundary, so all counts except `chunks` exclude it.
 """
@@ -17,25 +17,28 @@ from ldarnet.runtime.distributed import World
 BINS = 20
 """Number of equal-width histogram bins for boundary probabilities from 0 to 1."""
 LAGS = range(2, 33)
-"""Distances at which the autocorrelation of boundaries is measured; excludes adjacent boundaries."""
+"""Distances, in positions, at which the autocorrelation of boundaries is measured; adjacent positions are excluded."""
 SHOWN = TOKENS[:6]
-"""Input tokens to report: A, C, G, T, N, [MASK]."""
+"""Input tokens for which boundaries are reported: A, C, G, T, N, [MASK]."""
 NEAR_MAX = 0.95
-"""Multiples of a period correlate almost equally: report the first lag whose autocorrelation is at least this fraction
-of the maximum."""
+"""The period is the smallest lag whose autocorrelation is at least this fraction of the maximum: multiples of the true
+period have almost the same autocorrelation."""
 
 
 @dataclass(frozen=True)
 class RouterCounts:
-    """Router counts of a batch, int64 on the device, for each stage with a router, outermost first.
+    """Boundary counts of a batch, int64 on the device.
+
+    The `stages` dimension has one entry per stage with a router, outermost stage first.
 
     Attributes:
-        histogram: (stages, BINS), number of positions per bin of boundary probability.
-        boundaries: (stages,), number of boundaries.
-        pairs: (stages, len(LAGS)), number of boundary pairs at each distance.
-        possible: (stages, len(LAGS)), number of position pairs at each distance.
-        tokens: (2, len(SHOWN)), by input token: boundaries of the outermost stage (row 0) and positions (row 1).
-        chunks: (stages,), number of chunks.
+        histogram: number of positions in each bin of boundary probability, (stages, BINS).
+        boundaries: number of boundaries, (stages,).
+        pairs: number of boundary pairs at each distance in `LAGS`, (stages, len(LAGS)).
+        possible: number of position pairs at each distance in `LAGS`, (stages, len(LAGS)).
+        tokens: number of boundaries in the outermost stage (row 0) and of positions (row 1) per input token in `SHOWN`,
+            (2, len(SHOWN)).
+        chunks: number of chunks, (stages,).
     """
 
     histogram: Tensor
@@ -47,7 +50,12 @@ class RouterCounts:
 
     @classmethod
     def of(cls, stages: Sequence[Boundaries], input_ids: Tensor) -> "RouterCounts":
-        """Count boundaries in a batch of token ids (B, L) without padding; the model must have at least one router."""
+        """Count the boundaries of a batch.
+
+        Args:
+            stages: boundaries of each stage with a router, outermost first; at least one.
+            input_ids: token ids without padding, (windows, bases).
+        """
         histogram, boundaries, pairs, possible = (
             torch.stack(parts) for parts in zip(*map(_count_stage, stages), strict=True)
         )
@@ -58,20 +66,27 @@ class RouterCounts:
 
     @classmethod
     def of_step(cls, micro_steps: list["RouterCounts"]) -> "RouterCounts | None":
-        """Sum the counts of micro-steps; None for an empty list."""
+        """Sum the counts of all micro-steps; None for an empty list (a model without routers)."""
         if not micro_steps:
             return None
         return cls(*(torch.stack([getattr(part, field.name) for part in micro_steps]).sum(0) for field in fields(cls)))
 
 
 def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
-    """Compute router metrics of a logged step; empty for a model without routers. Every rank must call this function.
+    """Compute the router metrics of a logged step; every rank must call this function.
 
     Returns:
-        Per stage: `boundary_histogram`, fraction of positions per bin; `periodicity`, autocorrelation of boundaries at
-        the distance `period` (1: regular grid, 0: independent); `chunk_imbalance`, maximum over mean number of chunks
-        per rank. For the outermost stage, by input token: `boundary_tokens`, fraction of all boundaries, and
-        `boundary_rate`, boundaries per position.
+        Metrics by name; empty for a model without routers.
+
+        Lists with one entry per stage, outermost first:
+            `boundary_histogram`: fraction of positions in each bin of boundary probability.
+            `periodicity`: maximum autocorrelation of the boundaries (1: evenly spaced, 0: independent).
+            `period`: distance in positions at which the boundaries repeat.
+            `chunk_imbalance`: maximum divided by mean number of chunks per rank.
+
+        Dicts by input token, for the outermost stage:
+            `boundary_tokens`: fraction of all boundaries that are at this token.
+            `boundary_rate`: fraction of the positions with this token that are boundaries.
     """
     if counts is None:
         return {}
@@ -81,19 +96,26 @@ def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
     summed = world.sum_on_device(torch.cat([part.flatten() for part in parts])).double().cpu()
     sums = [piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)]
     histogram, boundaries, pairs, possible, tokens, chunks = sums
-    grids = [_grid(*stage) for stage in zip(boundaries, histogram.sum(1), pairs, possible, strict=True)]
+    periods = [_strongest_period(*stage) for stage in zip(boundaries, histogram.sum(1), pairs, possible, strict=True)]
     return {
         "boundary_histogram": _rounded(histogram / histogram.sum(1, keepdim=True).clamp(min=1)),
         "boundary_tokens": _by_token(tokens[0] / tokens[0].sum().clamp(min=1), tokens[1]),
         "boundary_rate": _by_token(tokens[0] / tokens[1].clamp(min=1), tokens[1]),
-        "periodicity": [strength for strength, _ in grids],
-        "period": [period for _, period in grids],
+        "periodicity": [strength for strength, _ in periods],
+        "period": [period for _, period in periods],
         "chunk_imbalance": _rounded(chunks.amax(0) / chunks.mean(0)),
     }
 
 
 def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
-    """Map boundaries to bases: per stage, outermost first, a mask (B, L) of the first base of each chunk."""
+    """Find the first base of each chunk in every stage.
+
+    Args:
+        stages: boundaries of each stage with a router, outermost first.
+
+    Returns:
+        One mask per stage, (windows, bases), True at the first base of each chunk.
+    """
     masks: list[Tensor] = []
     for stage in stages:
         if not masks:
@@ -105,10 +127,14 @@ def boundaries_at_bases(stages: Sequence[Boundaries]) -> list[Tensor]:
 
 
 def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Count one stage: histogram (BINS,), boundaries (), boundary pairs and position pairs by lag (len(LAGS),)."""
+    """Count the boundaries of one stage.
+
+    Returns:
+        `histogram`, `boundaries`, `pairs` and `possible` of `RouterCounts`, without the `stages` dimension.
+    """
     width = stage.mask.shape[1]
     inside = torch.arange(1, width, device=stage.mask.device) < stage.lengths[:, None]
-    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # NaN in a step that the guard will skip
+    probability = stage.probability.detach()[:, 1:].nan_to_num(0.0)  # NaN only in steps that the guard skips
     bins = (probability * BINS).long().clamp(max=BINS - 1)
     histogram = inside.new_zeros(BINS, dtype=torch.int64).scatter_add_(0, bins.flatten(), inside.flatten().long())
     mask = stage.mask[:, 1:]
@@ -118,12 +144,12 @@ def _count_stage(stage: Boundaries) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return histogram, mask.sum(), pairs, possible
 
 
-def _grid(boundaries: Tensor, positions: Tensor, pairs: Tensor, possible: Tensor) -> tuple[float, int]:
-    """Find the maximum autocorrelation of the boundaries of a stage, and its lag; (0.0, 0) if undefined."""
-    share = boundaries / positions.clamp(min=1)
-    if not 0 < share < 1 or not possible.any():
+def _strongest_period(boundaries: Tensor, positions: Tensor, pairs: Tensor, possible: Tensor) -> tuple[float, int]:
+    """Return the maximum autocorrelation of a stage's boundaries, and their period; (0.0, 0) if undefined."""
+    rate = boundaries / positions.clamp(min=1)
+    if not 0 < rate < 1 or not possible.any():
         return 0.0, 0
-    correlation = (pairs / possible.clamp(min=1) - share**2) / (share - share**2)
+    correlation = (pairs / possible.clamp(min=1) - rate**2) / (rate - rate**2)
     correlation = torch.where(possible > 0, correlation, 0.0)
     strongest = correlation.max()
     first = int((correlation >= NEAR_MAX * strongest).nonzero()[0]) if strongest > 0 else int(correlation.argmax())

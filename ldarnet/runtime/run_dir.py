@@ -14,31 +14,31 @@ def lock_run_dir(run_dir: Path) -> Lock:
 
     Raises:
         FolderInUseError: another process is training in this folder.
-        UserError: the folder cannot be created.
+        UserError: the folder cannot be created or is not writable.
     """
     path = run_dir / run_files.LOCK
     try:
         with space_errors(path):
             run_dir.mkdir(parents=True, exist_ok=True)
-        return acquire(path, f"{run_dir}: in use by another training; wait for it to end, or choose another run.dir")
+        return acquire(path, f"{run_dir}: in use by another training run; wait for it, or choose another run.dir")
     except OSError as error:
-        raise UserError(f"run.dir={run_dir}: cannot be written ({error.strerror}); choose another run.dir") from None
+        raise UserError(f"run.dir={run_dir}: not writable ({error.strerror}); choose another run.dir") from None
 
 
 def check_same_configuration(changed: Sequence[str], folder: object, key: str, at: str = "") -> None:
-    """Refuse to mix runs of different configurations in one folder.
+    """Refuse to mix runs with different configurations in one folder.
 
     Args:
         changed: differences between the configuration in the folder and the current one, from `config.differences`.
         folder: path or URL of the folder.
-        key: configuration key that names the folder.
-        at: progress of the run in the folder, such as " at step 10".
+        key: configuration key that sets the folder, such as "run.dir".
+        at: progress of the run in the folder, inserted into the message, such as " at step 10".
 
     Raises:
         UserError: `changed` is not empty.
     """
     if changed:
         raise UserError(
-            f"{folder} holds a run of another configuration{at} ({'; '.join(changed)}); choose another {key}, or "
-            f"delete {folder}"
+            f"{folder}: contains a run{at} with a different configuration ({'; '.join(changed)}); choose another "
+            f"{key}, or delete {folder}"
         )

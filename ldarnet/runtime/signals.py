@@ -14,7 +14,7 @@ class StopRequest:
     """Records the first stop signal; later signals are ignored.
 
     Attributes:
-        received: name of the stop signal received; None before.
+        received: name of the first stop signal; None if none has been received.
     """
 
     def __init__(self) -> None:
@@ -25,13 +25,16 @@ class StopRequest:
         self.received = self.received or signal.Signals(number).name
 
     def agree(self, world: World) -> None:
-        """Make a signal received by any rank known to all ranks; every rank must call this method."""
+        """Set `received` to the same signal on all ranks; every rank must call this method.
+
+        At least one rank must have received a signal; the signal of the lowest such rank is used.
+        """
         self.received = world.gather([self.received] if self.received else [])[0]
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Catch stop signals inside the block, and restore the previous handlers after it."""
+    """Catch stop signals inside the block, then restore the previous handlers."""
     request = StopRequest()
     before = {number: signal.signal(number, request.note) for number in STOP_SIGNALS}
     try:

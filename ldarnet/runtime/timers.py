@@ -1,4 +1,4 @@
-"""Timers of the phases of a step; the watchdog also reads the progress of a rank from them."""
+"""Timers for the phases of a step; the watchdog also uses them to monitor the progress of a rank."""
 
 import time
 from collections import defaultdict
@@ -15,8 +15,8 @@ class CurrentPhase:
         step: step number, counted from 0.
         name: name of the phase.
         since: monotonic time, in seconds, at which the phase began.
-        number: number of phases entered so far; all ranks enter the same phases, so the rank with the lowest number is
-            behind.
+        number: number of phases entered so far; all ranks enter the same phases, so the ranks with the lowest number
+            are behind.
     """
 
     step: int
@@ -40,7 +40,7 @@ class StepTimers:
 
     @contextmanager
     def phase(self, step: int, name: str) -> Iterator[None]:
-        """Time the block as a phase; then restore the enclosing phase, unless the block raises."""
+        """Time the block as a phase, then restore the enclosing phase; if it raises, `now` keeps the failed phase."""
         outer, begin = self.now.name, time.monotonic()
         self.now = CurrentPhase(step, name, begin, self.now.number + 1)
         yield
@@ -49,6 +49,6 @@ class StepTimers:
         self.now = CurrentPhase(step, outer, end, self.now.number + 1)
 
     def take(self) -> dict[str, float]:
-        """Return the seconds per phase since the last call."""
+        """Return the seconds per phase since the last call, and reset the timers."""
         seconds, self._seconds = dict(self._seconds), defaultdict(float)
         return seconds

@@ -25,7 +25,7 @@ CLOSE_SECONDS = 20.0
 NOT_TRACKED = ("boundary_histogram",)
 """Keys of metrics.jsonl that are not logged to MLflow; `ldarnet report` plots them."""
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
-"""Characters that MLflow rejects in names; names of BED regions and species are arbitrary."""
+"""Characters that MLflow rejects in names; names of BED regions and species can contain them."""
 NOT_IN_PATHS = ("", ".", "..")
 """Path components that MLflow rejects in names."""
 USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -33,7 +33,7 @@ USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
 MAX_NAME_LENGTH = 250
 """Maximum length of metric names in MLflow."""
 MAX_PENDING = 20_000
-"""Maximum number of items kept in memory (about 100 MB) while the store is unreachable; older items are dropped."""
+"""Maximum number of items kept in memory (about 100 MB) while the store is unreachable; the oldest are dropped."""
 MAX_BATCH = 1000
 """Maximum number of metrics per request to MLflow's REST API."""
 MAX_PARAMETERS = 100
@@ -41,14 +41,14 @@ MAX_PARAMETERS = 100
 
 
 class Tracker:
-    """Logs to one MLflow run; resumes the run whose id is in mlflow.json of the folder.
+    """Logs to one MLflow run; resumes the run recorded in the folder's mlflow.json, if any.
 
     Args:
         config: run configuration; logged as parameters.
-        say: prints a line for the user.
+        say: prints a line to the console.
         kernels: operation -> backend, logged as tags ``kernels.<operation>``.
         name: name of the MLflow run; by default, the name of the run folder.
-        part: subfolder of the run folder, for a separate MLflow run, such as one of a fold.
+        part: subfolder of the run folder that has a separate MLflow run, such as the folder of a fold.
         tags: additional tags.
     """
 
@@ -80,11 +80,15 @@ class Tracker:
         self._put("metrics", (line, int(time.time() * 1000)))
 
     def log_artifact(self, path: Path) -> None:
-        """Queue a file or folder as an artifact."""
+        """Queue a file or folder for upload as an artifact."""
         self._put("artifact", path)
 
     def close(self, status: str) -> None:
-        """Send all queued items and end the MLflow run as FINISHED, FAILED or KILLED; waits at most `CLOSE_SECONDS`."""
+        """Send all queued items, waiting at most `CLOSE_SECONDS`, and end the MLflow run.
+
+        Args:
+            status: status of the MLflow run: FINISHED, FAILED or KILLED.
+        """
         if not self._thread.is_alive():
             return
         self._put("status", status)
@@ -98,7 +102,7 @@ class Tracker:
             self._queue.put((kind, value))
 
     def _work(self) -> None:
-        """Send queued items every few seconds; keep and retry what cannot be sent."""
+        """Send queued items every few seconds; keep items that could not be sent and retry them."""
         client, pending, warned, ended = None, [], False, False
         while not ended:
             items = [self._queue.get()]
@@ -170,12 +174,12 @@ class Tracker:
 
 
 def tracking_uri(run_dir: Path) -> str:
-    """Tracking URI: MLFLOW_TRACKING_URI, or a sqlite file in the run folder if that is not set."""
+    """Tracking URI: MLFLOW_TRACKING_URI, or a SQLite file in the run folder if the variable is not set."""
     return server() or f"sqlite:///{run_dir.absolute()}/{run_files.MLFLOW_DATABASE}"
 
 
 def server() -> str | None:
-    """Value of MLFLOW_TRACKING_URI; None if not set."""
+    """Value of MLFLOW_TRACKING_URI; None if the variable is not set or empty."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
@@ -191,7 +195,7 @@ def _stored_uri() -> str | None:
 
 
 def _known_run(folder: Path) -> str | None:
-    """Id of this folder's MLflow run, if it was logged to the current tracking store."""
+    """Id of the run in the folder's mlflow.json; None if there is none, or if it is in a different tracking store."""
     try:
         content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

@@ -1,9 +1,9 @@
 """Watchdog: detects a rank that dies, fails or hangs, reports its number and phase, and ends the job in bounded time.
 
 Every rank keeps a connection to rank 0 and sends its progress every two seconds; the kernel closes the connection when
-a process ends for any reason. If rank 0 detects a failure, it notifies all ranks, and each writes its stacks to its
-log and exits. The watchdog runs in separate threads, so it works while the main thread is stuck in a collective. If the
-main thread blocks all other threads, a kernel timer ends the process.
+a process ends for any reason. If rank 0 detects a failure, it notifies all ranks, and each rank writes the stack traces
+of its threads to its rank log and exits. The watchdog runs in separate threads, so it works while the main thread is
+stuck in a collective. If the main thread blocks all other threads, a kernel timer ends the process.
 """
 
 import faulthandler
@@ -31,17 +31,17 @@ VERDICT_SECONDS = 10
 """Seconds that a failed rank waits for rank 0 to report which rank failed first."""
 
 ALARM_SECONDS = 5
-"""Seconds to write the stacks of a process whose threads are blocked, before SIGALRM ends it."""
+"""Seconds between the stack dump of a process whose threads are blocked and the SIGALRM that ends it."""
 
 
 class Watchdog:
     """Watches all ranks inside a `with` block; every rank must enter and leave the block.
 
     Args:
-        world: the ranks.
-        timers: timers of this rank, which report its progress.
-        log: file to write stacks to.
-        timeout: seconds without progress after which a rank counts as hanging.
+        world: the process group.
+        timers: timers of this rank, which show its progress.
+        log: file for stack traces.
+        timeout: seconds without progress after which a rank is considered hung.
     """
 
     def __init__(self, world: World, timers: StepTimers, log: TextIO, timeout: float) -> None:
@@ -121,11 +121,11 @@ class Watchdog:
         self._send({"number": now.number, "step": now.step, "phase": now.name})
 
     def _send(self, message: dict[str, Any]) -> None:
-        with suppress(OSError):  # detected at the next read
+        with suppress(OSError):  # a lost connection is detected at the next read
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _end(self, text: str, about: int) -> None:
-        """Report the failure and exit the process, even if the main thread is blocked."""
+        """Report the failure of rank `about` and exit the process, even if the main thread is blocked."""
         if self._leaving.is_set():
             return
         try:
@@ -139,12 +139,12 @@ class Watchdog:
             sys.stdout.flush()
             if self._detector is not None:
                 self._detector.others_ended.wait(VERDICT_SECONDS)
-        finally:  # even if console and log cannot be written
+        finally:  # exit even if console and log cannot be written
             os._exit(FAILED)
 
 
 def _arm(seconds: float, log: TextIO) -> None:
-    """Schedule a dump of all stacks and then SIGALRM, which ends the process; each call postpones both.
+    """Schedule a stack dump of all threads and then SIGALRM, which ends the process; each call postpones both.
 
     Neither needs a running Python thread. faulthandler could also exit the process, but only with status 1, which means
     a user error.

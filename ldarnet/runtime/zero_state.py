@@ -1,7 +1,7 @@
 """Gather and restore fp32 weights and Adam moments by parameter name, for any ZeRO stage and number of ranks.
 
 DeepSpeed flattens and partitions weights and moments. State gathered with one ZeRO stage and number of ranks can be
-restored with another.
+restored with any other ZeRO stage and number of ranks.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,9 @@ def engine_from_checkpoint(
         model: model with its initial weights; with a checkpoint, load its weights first.
         groups: parameter groups for AdamW.
         options: training options.
-        world: the ranks.
+        world: the process group.
         checkpoint: checkpoint folder; None for a new optimizer state.
-        updates: number of optimizer updates behind the moments in the checkpoint.
+        updates: Adam's step count in the checkpoint: the number of optimizer steps that were not skipped.
     """
     engine = Engine(model, groups, options, world)
     prepare_optimizer_state(engine)
@@ -44,7 +44,7 @@ def engine_from_checkpoint(
 
 
 def prepare_optimizer_state(engine: Engine) -> None:
-    """Create zero Adam moments, so that they can be read and restored before torch creates them in the first step."""
+    """Create Adam moments filled with zeros; torch creates them only in the first step, too late to restore them."""
     optimizer = engine.deepspeed.optimizer
     if engine.options.zero_stage == 0:
         flats = list(engine.model.parameters())
@@ -61,12 +61,12 @@ def prepare_optimizer_state(engine: Engine) -> None:
 
 
 def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], steps: int) -> None:
-    """Restore the optimizer state after `steps` updates.
+    """Restore Adam's moments and step count.
 
     Args:
-        engine: engine with prepared optimizer state.
-        moments: reads an unpartitioned moment, given `<moment>.<parameter name>`.
-        steps: number of optimizer updates behind the moments.
+        engine: engine after `prepare_optimizer_state`.
+        moments: function that reads one unpartitioned moment by its key, `<moment>.<parameter name>`.
+        steps: Adam's step count: the number of optimizer steps that were not skipped.
     """
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
@@ -82,7 +82,7 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
 def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, unpartitioned fp32 parameter); every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
-        # Below stage 3 every rank holds the whole parameter, in fp32 and equal to the optimizer's copy.
+        # In stages 0 to 2, every rank has the whole fp32 parameter, which is equal to the optimizer's copy.
         stage = engine.options.zero_stage
         yield name, whole_tensor(engine.deepspeed.optimizer, 3, parameter, None) if stage == 3 else parameter
 
@@ -96,7 +96,10 @@ def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 
 def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-    """Exhaust an iterator of named tensors; if `keep`, copy each to the host, one at a time, and return the copies."""
+    """Exhaust an iterator of named tensors; if `keep`, copy each tensor to the host and return the copies by name.
+
+    Tensors are copied one at a time, so that gathered tensors do not accumulate on the device.
+    """
     copies = {}
     for name, tensor in tensors:
         if keep:

@@ -223,7 +223,7 @@ def test_changed_file_is_rejected(config_file, finished):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 differs"):
+    with pytest.raises(UserError, match=r"model\.safetensors: file is damaged \(size or SHA-256 differs"):
         open_run_folder(load_config(config_file, [f"run.dir={finished}"]), CheckpointStore(finished, keep=2), "")
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: file is missing"):
@@ -241,11 +241,11 @@ def test_other_architecture_and_other_data_are_rejected(config_file, finished):
     checkpoint = finished / "checkpoints/step-00000010"
     fingerprint = read_state(checkpoint).fingerprint
     other = load_config(config_file, ["model.d_model=[16, 32]"])
-    with pytest.raises(UserError, match=r"another architecture \(d_model: \[16, 24\] -> \[16, 32\]\)"):
+    with pytest.raises(UserError, match=r"architecture differs from .* \(d_model: \[16, 24\] -> \[16, 32\]\)"):
         check_fits(checkpoint, LDARNetForMaskedLM(other.model.build({})), fingerprint)
     same = LDARNetForMaskedLM(load_config(config_file).model.build({"ssd": "torch"}))
     check_fits(checkpoint, same, fingerprint)
-    with pytest.raises(UserError, match="another data set"):
+    with pytest.raises(UserError, match="trained on a different data set"):
         check_fits(checkpoint, same, "0" * 64)
 
 
@@ -258,6 +258,6 @@ def test_file_system_without_locks_is_accepted(tmp_path, monkeypatch):
 
 
 def test_run_folder_is_locked(tmp_path):
-    with lock_run_dir(tmp_path / "run"), pytest.raises(UserError, match="in use by another training"):
+    with lock_run_dir(tmp_path / "run"), pytest.raises(UserError, match="in use by another training run"):
         lock_run_dir(tmp_path / "run")
     lock_run_dir(tmp_path / "run").close()

@@ -27,7 +27,9 @@ def test_private_names_of_deepspeed_appear_in_one_module_only(package):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_version_without_the_needed_attributes_is_reported(stage):
-    with pytest.raises(UserError, match=rf"DeepSpeed [\d.]+ is not supported: its ZeRO stage {stage} optimizer has no"):
+    with pytest.raises(
+        UserError, match=rf"DeepSpeed [\d.]+ is not supported: its ZeRO stage {stage} optimizer has no attribute"
+    ):
         check_optimizer(SimpleNamespace(), stage)
 
 

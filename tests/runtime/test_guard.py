@@ -64,7 +64,7 @@ def test_skipped_steps_are_described():
     spike, infinite, gradient = guard.take_skipped()
     assert guard.take_skipped() == []
     assert (spike.step, spike.in_a_row, infinite.in_a_row, gradient.in_a_row) == (9, 1, 2, 3)
-    assert spike.reason == "loss 9 is a spike; the steps before have 1.05 +- 0.053"
+    assert spike.reason == "loss 9 is a spike (last accepted steps: 1.05 +- 0.053)"
     assert gradient.reason == "loss 1 or gradient norm inf is not finite"
     assert [(loss.position, loss.loss) for loss in spike.worst] == [(7, 0.25), (6, 0.125)]
 
@@ -119,7 +119,7 @@ def test_all_ranks_skip_the_same_steps_and_state_is_unchanged(config_file, run_r
     assert "step 10 skipped" in log
     assert "windows with the highest loss: first:" in log
 
-    assert "4 consecutive steps were skipped up to step 6 (loss inf or" in diverged
+    assert "4 consecutive steps were skipped up to step 6: loss inf or" in diverged
     assert "with a lower optimizer.lr" in diverged
     latest = CheckpointStore(tmp_path / "diverged", keep=2).latest()
     verify(latest)

@@ -71,7 +71,7 @@ def test_hanging_rank_is_reported(detector):
     for rank, number in enumerate((9, 8, 9)):
         ranks[rank].sendall(json.dumps({"number": number, "step": 1, "phase": "data"}).encode() + b"\n")
     begin = time.monotonic()
-    assert end_message(ranks[0])["end"].startswith("rank 1 hangs in phase data of step 2 for ")
+    assert end_message(ranks[0])["end"].startswith("rank 1 has hung in phase data of step 2 for ")
     assert 4 < time.monotonic() - begin < 15
 
 
@@ -224,7 +224,7 @@ def test_stuck_or_failed_rank_ends_the_job(config_file, run_ranks, tmp_path, how
         assert f"error: rank 1 failed in phase {phase} of step 4: RuntimeError: broken" in errors
         assert 'raise RuntimeError("broken")' in stuck_errors
     else:
-        assert "error: rank 1 hangs in phase data of step 4 for 1" in errors
+        assert "error: rank 1 has hung in phase data of step 4 for 1" in errors
         assert "_agree" in (tmp_path / "run/logs/rank-00000.log").read_text()
 
 
