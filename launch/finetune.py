@@ -1,4 +1,4 @@
-"""`ldarnet finetune` from a checkout that is not installed; see `launch/finetune.py --help`."""
+"""Run `ldarnet finetune` from a source checkout without installing the package; see `launch/finetune.py --help`."""
 
 import sys
 from pathlib import Path

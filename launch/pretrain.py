@@ -1,4 +1,4 @@
-"""`ldarnet pretrain` from a checkout that is not installed; see `launch/pretrain.py --help`."""
+"""Run `ldarnet pretrain` from a source checkout without installing the package; see `launch/pretrain.py --help`."""
 
 import sys
 from pathlib import Path

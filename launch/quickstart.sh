@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
-shards=runs/quickstart-shards # data.shards of the configuration
+shards=runs/quickstart-shards # must equal data.shards in the configuration
 
 echo "1/2  Building shards of the bundled genome in $shards"
 python -m ldarnet shard --out "$shards"

@@ -3,11 +3,11 @@
 #
 #   launch/setup_env.sh             (called by `make setup` and by every other make target that needs it)
 #   PYTHON=python3.12               Python 3.11 or later to create .venv with; default python3
-#   TORCH=auto|cpu|cuda             build of torch; auto keeps that of an existing .venv; for a new one it selects CUDA if
-#                                   nvidia-smi finds a GPU, else CPU. Use TORCH=cuda on a login node without a GPU whose
-#                                   .venv is used on GPU nodes.
+#   TORCH=auto|cpu|cuda             torch build. auto keeps the build of an existing .venv; for a new .venv, it selects CUDA
+#                                   if nvidia-smi finds a GPU, else CPU. Use TORCH=cuda on a login node without a GPU
+#                                   whose .venv is used on GPU nodes.
 #
-# Prints one line per stage; the installers' output goes to .venv/setup.log, whose end is shown on failure.
+# Prints one line per stage. The installers' output goes to .venv/setup.log; on failure, the end of this log is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,14 +16,14 @@ TORCH=${TORCH:-auto}
 TORCH_VERSION=2.13.0
 LOG=.venv/setup.log
 UNFINISHED=.venv/unfinished # exists while an installer runs; a killed installer leaves a broken .venv
-BUILD=.venv/torch-build     # cpu or cuda: build of torch in .venv
+BUILD=.venv/torch-build     # contains the torch build in .venv: cpu or cuda
 
 fail() {
     echo "error: $1" >&2
     exit 1
 }
 
-# stage MESSAGE COMMAND...: run an installer, with its output in the log.
+# stage MESSAGE COMMAND...: run an installer and append its output to the log.
 stage() {
     local started=$SECONDS
     printf '  %-62s' "$1"
@@ -43,7 +43,7 @@ install() {
     .venv/bin/python -m pip install --disable-pip-version-check "$@"
 }
 
-# CPU build of torch: from the configured package index if it has one, else through uv, which knows other indexes.
+# Install the CPU build of torch: from the configured package index if it has one, else with uv, from PyTorch's index.
 install_cpu_torch() {
     install "torch==$TORCH_VERSION+cpu" && return
     echo "--- the package index has no torch $TORCH_VERSION+cpu; trying uv ---"
@@ -53,19 +53,19 @@ install_cpu_torch() {
     return 1
 }
 
-# CUDA version of the torch in .venv; empty for a CPU build, failure without torch.
+# Print the CUDA version of the torch in .venv, or nothing for a CPU build; fails if torch is not installed.
 torch_cuda() {
     .venv/bin/python -c 'import torch; print(torch.version.cuda or "")'
 }
 
 case "$TORCH" in
 auto | cpu | cuda) ;;
-*) fail "TORCH=$TORCH: not one of auto, cpu, cuda" ;;
+*) fail "TORCH=$TORCH: unknown torch build; use auto, cpu or cuda" ;;
 esac
 built=''
 if [ -s "$BUILD" ]; then
     built=$(<"$BUILD")
-elif [ ! -e "$UNFINISHED" ] && found=$(torch_cuda 2>/dev/null); then # older than the record
+elif [ ! -e "$UNFINISHED" ] && found=$(torch_cuda 2>/dev/null); then # .venv was created before the build was recorded
     built=${found:+cuda}
     built=${built:-cpu}
 fi
@@ -78,10 +78,10 @@ elif [ "$TORCH" = auto ]; then
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "PYTHON=$PYTHON: not Python 3.11 or later; choose another, for example: make setup PYTHON=python3.12"
+    fail "PYTHON=$PYTHON: not Python 3.11 or later; choose another interpreter, for example: make setup PYTHON=python3.12"
 
 if [ -e "$UNFINISHED" ]; then
-    echo "The last set-up was interrupted: removing .venv"
+    echo "The previous setup was interrupted; removing .venv"
     rm -rf .venv
 fi
 echo "Setting up .venv (log: $LOG)"
@@ -103,7 +103,7 @@ cuda_version=$(torch_cuda)
 if [ "$TORCH" = cuda ]; then
     if [ -z "$cuda_version" ]; then
         rm "$BUILD"
-        fail "the torch in .venv has no CUDA; remove .venv (rm -r .venv) and run the same command again"
+        fail "torch in .venv was built without CUDA; remove .venv (rm -r .venv) and run the same command again"
     fi
 elif cuda_packages=$(.venv/bin/python -m pip list --format=freeze 2>/dev/null | grep -E '^(nvidia|cuda)-'); then
     fail "CUDA packages in a CPU environment: $(echo $cuda_packages); remove .venv (rm -r .venv) and run the same command again"

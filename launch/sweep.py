@@ -1,4 +1,4 @@
-"""`ldarnet sweep` from a checkout that is not installed; see `launch/sweep.py --help`."""
+"""Run `ldarnet sweep` from a source checkout without installing the package; see `launch/sweep.py --help`."""
 
 import sys
 from pathlib import Path

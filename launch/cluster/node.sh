@@ -37,6 +37,6 @@ group=$!
 while :; do
     status=0
     wait "$group" || status=$?
-    kill -0 "$group" 2>/dev/null || break # otherwise a signal interrupted `wait`
+    kill -0 "$group" 2>/dev/null || break # if it is still running, a signal interrupted `wait`
 done
 exit "$status"

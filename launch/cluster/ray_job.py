@@ -5,7 +5,7 @@
         python launch/cluster/ray_job.py --nodes 2 --gpus 8 --config FILE [section.key=value ...]
 
 Ray workers must run in the project's environment. `run.dir` and `data.shards` are absolute paths on a shared file
-system; the shards can also be a URL. With `--gpus 0`, each node has one rank on its CPU. On `ray job stop`, all
+system; the shards can also be a URL. With `--gpus 0`, each node runs one rank on its CPU. On `ray job stop`, all
 ranks save and exit within RAY_JOB_STOP_WAIT_TIME_S; by default, Ray kills the job after 3 seconds.
 """
 
@@ -47,21 +47,22 @@ class Node:
         if self._stopping:
             self.stop()
         status = self._process.wait()
-        return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # node.sh had no signal handler yet
+        return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # killed before it set its signal handler
 
     def stop(self) -> None:
-        """Stop the ranks after they have saved; if `run` has not been called yet, it launches nothing."""
+        """Make the ranks save and stop; if `run` has not been called yet, it will launch nothing."""
         self._stopping = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
 
 class RayJob:
-    """A run on several nodes, with restarts.
+    """A pretraining run on several nodes that is restarted after failures.
 
     Args:
-        gpus: GPUs (= ranks) per node; 0 for one CPU rank.
-        arguments: command line of `launch/pretrain.py`.
+        nodes: number of nodes.
+        gpus: number of GPUs per node, each used by one rank; 0 for one CPU rank per node.
+        arguments: command-line arguments of `launch/pretrain.py`.
     """
 
     def __init__(self, nodes: int, gpus: int, arguments: list[str]) -> None:
@@ -70,7 +71,7 @@ class RayJob:
         self._actors: list = []
 
     def run(self, restarts: int) -> int:
-        """Run to the end, with at most `restarts` restarts after failures; return the exit status."""
+        """Run until training finishes, restarting at most `restarts` times after failures; return the exit status."""
         for remaining in range(restarts, -1, -1):
             status = self._attempt()
             if status in (0, USER_ERROR) or self._stopping:
@@ -79,13 +80,13 @@ class RayJob:
         return status
 
     def stop(self, *_: object) -> None:
-        """Signal handler: all ranks save and exit, without a restart."""
+        """Signal handler: make all ranks save and exit, and do not restart them."""
         self._stopping = True
         for actor in self._actors:
             actor.stop.remote()
 
     def _attempt(self) -> int:
-        """Reserve nodes and run once; return the maximum exit status of all nodes."""
+        """Reserve nodes and launch the ranks once; return the maximum exit status of all nodes."""
         group = self._reserve()
         try:
             if self._stopping:
@@ -108,7 +109,7 @@ class RayJob:
             remove_placement_group(group)
 
     def _reserve(self) -> PlacementGroup:
-        """Reserve one bundle on each of `nodes` nodes; wait for them, unless the job is stopped."""
+        """Reserve resources on `nodes` different nodes; wait until they are available or the job is stopped."""
         bundle = {"GPU": self.gpus} if self.gpus else {"CPU": 1}
         group = placement_group([bundle] * self.nodes, strategy="STRICT_SPREAD")
         while not group.wait(30) and not self._stopping:
@@ -123,7 +124,7 @@ class RayJob:
 
 
 def _status(run: ray.ObjectRef) -> int:
-    """Exit status of a node, EX_SOFTWARE if the node was lost."""
+    """Wait for the run on a node and return its exit status; EX_SOFTWARE if the node was lost."""
     try:
         return ray.get(run)
     except ray.exceptions.RayError as error:
@@ -135,7 +136,7 @@ def main() -> int:
     """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--gpus", type=int, required=True, help="GPUs per node; 0 for one CPU rank")
+    parser.add_argument("--gpus", type=int, required=True, help="number of GPUs per node; 0 for one CPU rank per node")
     parser.add_argument("--restarts", type=int, default=20, help="maximum number of restarts after failures")
     options, arguments = parser.parse_known_args()
     ray.init()

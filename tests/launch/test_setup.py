@@ -93,4 +93,4 @@ def test_an_older_environment_without_a_record_keeps_its_build(project, make, bu
 
 
 def test_an_unknown_build_is_rejected(make):
-    assert "TORCH=rocm: not one of auto, cpu, cuda" in make(TORCH="rocm").stderr
+    assert "TORCH=rocm: unknown torch build; use auto, cpu or cuda" in make(TORCH="rocm").stderr
