@@ -16,6 +16,8 @@ from ldarnet.errors import UserError
 MAX_CPU_THREADS = 8
 """Threads per CPU rank; small models do not run faster with more threads."""
 RESEND_SECONDS = 2.0
+MIN_KILLED_STATUS = 192
+"""If a signal kills a rank, DeepSpeed's launcher exits with 256 minus the signal number, which is at most 64."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -37,9 +39,17 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
     if find_spec("deepspeed") is None:
         raise ModuleNotFoundError(name="deepspeed")
     environment = dict(os.environ)
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--master_port", str(_free_port())]
-    command += _devices(environment, gpus, ranks)
-    return _supervise([*command, "--module", module, *arguments], environment)
+    # DeepSpeed's launcher logs the command of a failed rank as an error; the rank has already printed its own error.
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
+    command += ["--master_port", str(_free_port()), *_devices(environment, gpus, ranks)]
+    status = _supervise([*command, "--module", module, *arguments], environment)
+    if status >= MIN_KILLED_STATUS:
+        reason = f"signal {256 - status} ({signal.strsignal(256 - status)})"
+        print(
+            f"error: a rank was killed by {reason}; check the system log, then run the same command again",
+            file=sys.stderr,
+        )
+    return status
 
 
 def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -> list[str]:

@@ -76,6 +76,23 @@ def test_the_exit_status_is_passed_through(program, status):
     assert launcher._supervise([sys.executable, "-c", program], os.environ) == status
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "status", "error"),
+    [
+        (f"import sys; print('error: a mistake', file=sys.stderr); sys.exit({USER_ERROR})", USER_ERROR, "a mistake"),
+        ("import os; os.kill(os.getpid(), 9)", 256 - signal.SIGKILL, "a rank was killed by signal 9 (Killed); check"),
+    ],
+)
+def test_a_failed_rank_prints_one_line(gpus, monkeypatch, tmp_path, capfd, program, status, error):
+    gpus(0)
+    (tmp_path / "failing_rank.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert launcher.launch("failing_rank", [], gpus=None, ranks=1) == status
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"error: {error}")
+
+
 def send_signals(ready: Path, *numbers: int) -> None:
     """Send signals to this process once a file exists and the launcher has installed its handlers."""
     default = signal.getsignal(numbers[0])
