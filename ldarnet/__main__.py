@@ -1,4 +1,4 @@
-"""`python -m ldarnet` is the `ldarnet` command."""
+"""Entry point of `python -m ldarnet`, which is the same as the `ldarnet` command."""
 
 from ldarnet.cli import main
 

@@ -1,6 +1,6 @@
 """The DNA alphabet: token ids, complement, and vectorized conversion between text and ids.
 
-``A C G T N [MASK] [PAD]`` are ids 0..6. Lower case is read as upper case; every other nucleotide code becomes N.
+``A C G T N [MASK] [PAD]`` have ids 0 to 6. Case is ignored; all other characters become N.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ NUCLEOTIDES = "ACGTN"
 TOKENS = ("A", "C", "G", "T", "N", "[MASK]", "[PAD]")
 
 IGNORE_INDEX = -100
-"""Label of a position that is not a target."""
+"""Label of positions that are not targets; the loss ignores them."""
 
 _ENCODE = np.full(256, N, dtype=np.uint8)
 for _base, _id in zip("ACGT", (A, C, G, T), strict=True):
@@ -23,7 +23,7 @@ def encode(sequence: str | bytes | bytearray | memoryview) -> np.ndarray:
     """Convert DNA text of length L to token ids, shape (L,), uint8.
 
     Raises:
-        ValueError: the text has non-ASCII characters.
+        ValueError: the text contains a non-ASCII character.
     """
     if isinstance(sequence, str):
         try:

@@ -20,7 +20,7 @@ from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, oper
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
-"""Package -> version, for the extra ``kernels``; these packages are compiled against the installed torch."""
+"""Package -> version to install, for the extra ``kernels``; these packages are compiled against the installed torch."""
 
 
 _PYTHON = Path(sys.executable)
@@ -33,8 +33,8 @@ class Package:
 
     Attributes:
         name: name in the package index.
-        purpose: use of the package; empty for kernels, because the op registry lists their ops.
-        required: False for kernels, which have a fallback in PyTorch.
+        purpose: use of the package; empty for kernel packages, whose ops are listed by the op registry.
+        required: False for kernel packages, which have fallbacks in PyTorch.
     """
 
     name: str
@@ -83,11 +83,11 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
     """Examine packages, devices and kernels of this machine.
 
     Args:
-        folder: any folder on the disk whose free space to report.
+        folder: folder on the disk whose free space is reported.
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` (device type -> op -> backends, with the selected one marked) and ``advice`` (lines of text).
+        ``operations`` (device type -> op -> backends; one has ``selected`` set) and ``advice`` (lines of text).
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
@@ -96,12 +96,12 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
     }
     for package, found in zip(PACKAGES, report["packages"], strict=True):
         if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _backends_using(package)):
-            found["problem"] = ""  # the functions that we use still work
+            found["problem"] = ""  # the package does not import as a whole, but the functions that we use work
     return {**report, "advice": _advice(report)}
 
 
 def examine_machine(folder: Path = Path()) -> dict[str, Any]:
-    """Build the report of `examine` without ``operations`` and ``advice``, which need to run kernels."""
+    """Build the report of `examine` without ``operations`` and ``advice``, so that no kernel runs."""
     return {
         "ldarnet": __version__,
         "python": platform.python_version(),

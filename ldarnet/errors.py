@@ -1,4 +1,4 @@
-"""Exceptions whose message is one line that tells the user what to fix."""
+"""Exceptions whose one-line message tells the user what to fix."""
 
 
 class UserError(ValueError):
@@ -7,12 +7,12 @@ class UserError(ValueError):
     Commands print it as ``error: ...`` without a traceback and exit with status 1.
 
     Attributes:
-        local: True if only this rank has the error and must print it; otherwise all ranks raise the same error and
-            rank 0 prints it.
+        local: True if the error may concern only this rank, which then prints it. If False, all ranks raise the same
+            error and only rank 0 prints it.
     """
 
     local = False
 
 
 class TransientError(UserError):
-    """An error that may pass: commands exit with status 70, and the same command may succeed later."""
+    """An error that may go away: commands exit with status 70, and the same command may succeed later."""

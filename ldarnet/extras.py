@@ -1,4 +1,4 @@
-"""Optional dependencies: find the extra of this package that installs a module."""
+"""Optional dependencies: which extra of this package (`ldarnet[...]`) installs which module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +17,16 @@ EXTRAS = {
 
 
 def extra_of(module: str) -> str | None:
-    """Find the extra that installs a module; None if no extra does."""
+    """Find the extra that installs a module; None if there is no such extra."""
     return next((extra for extra, modules in EXTRAS.items() if module in modules), None)
 
 
 def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
-    """Build the error message for an import that failed because an extra is not installed; None for any other module.
+    """Build the error message for a failed import; None if no extra installs the missing module.
 
     Args:
         error: the failed import.
-        user: what needs the module, such as ``ldarnet pretrain``.
+        user: command or feature that needs the module, such as ``ldarnet pretrain``.
     """
     module = (error.name or "").partition(".")[0]
     extra = extra_of(module)
@@ -35,10 +35,10 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
 
 @contextmanager
 def optional_imports(user: str) -> Iterator[None]:
-    """Name the extra to install if an import inside the block fails because the extra is missing.
+    """If an import inside the block fails because an extra is not installed, raise an error that names the extra.
 
     Raises:
-        ModuleNotFoundError: a module is missing; if an extra installs it, the message says so.
+        ModuleNotFoundError: a module is missing; the message names the extra that installs it, if any.
     """
     try:
         yield

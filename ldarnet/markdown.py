@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], *, align_right: bool = True) -> str:
-    """Format a Markdown table, without a newline at its end.
+    """Format a Markdown table, without a trailing newline.
 
     Args:
-        header: titles of the columns.
-        rows: as many cells each; a float is written with four decimals, NaN as a dash, anything else as `str` has it.
-        align_right: whether all columns but the first are aligned to the right.
+        header: column titles.
+        rows: rows with one cell per column. Floats get four decimals, NaN becomes a dash; other cells are `str(cell)`.
+        align_right: whether to right-align all columns except the first.
     """
     alignment = ["---", *["---:" if align_right else "---"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in (header, alignment, *rows))

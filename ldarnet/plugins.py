@@ -1,4 +1,4 @@
-"""Registries: folders whose modules register themselves, and look-up with a suggestion for mistyped names."""
+"""Plugins: import a folder of modules that register themselves, and suggest a name for a mistyped one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ from types import ModuleType
 def load_folder(package: str) -> list[ModuleType]:
     """Import every module directly inside a package, in alphabetical order; names that start with `_` are skipped.
 
-    Importing a module is what registers its content, so repeated calls change nothing.
+    Modules register their content when they are first imported, so repeated calls have no effect.
 
     Args:
         package: dotted name, such as `ldarnet.finetuning.arms`.
@@ -23,7 +23,7 @@ def load_folder(package: str) -> list[ModuleType]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Second half of an error about an unknown name, such as `did you mean 'mcc'? (mcc, f1, accuracy)`."""
+    """Format the hint of an error about an unknown name, such as `did you mean 'mcc'? (mcc, f1, accuracy)`."""
     known = list(known)
     near = get_close_matches(name.lower(), known, n=1)
     return f"did you mean {near[0]!r}? ({', '.join(known)})" if near else f"use one of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Exit statuses; run a command, report its error as a line on stderr, and return its exit status."""
+"""Run commands: parse the command line, report errors on stderr, return an exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAILED = 70
 STOPPED = 75
 """Stopped by a signal after saving a checkpoint: restart to resume."""
 INTERRUPTED = 130
-"""Interrupted from the keyboard (SIGINT); the status that shells report."""
+"""Interrupted from the keyboard (SIGINT): 128 + 2, as in shells."""
 
 REPORT_SECONDS = 1.0
 """Seconds that a rank waits for rank 0 to report a shared error: launchers kill all ranks as soon as one exits."""
@@ -37,15 +37,15 @@ def run(function: Callable[..., Any], arguments: Sequence[str] | None = None, *,
     """Run a command line and return its exit status; any error is reported on stderr.
 
     Args:
-        function: a function with typer annotations that returns a status or None.
-        arguments: command-line arguments; by default, those of this process.
+        function: function with typer annotations; returns an exit status, or None for success.
+        arguments: command-line arguments; `sys.argv[1:]` by default.
         name: program name in usage and error messages.
     """
     return exit_status(lambda: call(function, arguments, name=name), name=name)
 
 
 def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *, name: str = "ldarnet") -> int:
-    """Parse a command line, call the command and return its status.
+    """Parse a command line, call the command and return its exit status.
 
     Raises:
         UserError: raised by the command, or the command line is wrong (a usage line is printed on stderr first).
@@ -56,8 +56,8 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
 def build_command(function: Callable[..., Any]) -> TyperCommand:
     """Build a typer command from a function with typer annotations.
 
-    The function's docstring becomes the help text, in which indented lists keep their line breaks.
-    An option whose metavar is in brackets, such as ``--ray [ADDRESS]``, takes "" if its value is omitted.
+    The docstring of the function becomes the help text; indented lists keep their line breaks. An option whose metavar
+    is in brackets, such as ``--ray [ADDRESS]``, gets the value "" if the value is omitted.
     """
     import typer
     from typer.core import TyperCommand
@@ -113,7 +113,7 @@ def _usage_error() -> Any:
 
 
 def exit_status(work: Callable[[], int], *, name: str) -> int:
-    """Call `work` and return its exit status; if it raises, report the error on stderr and return the error's status.
+    """Call `work` and return its exit status; if it raises, report the error on stderr and return a matching status.
 
     Only rank 0 prints an error that all ranks raise; an error with `UserError.local` is printed by the rank that raises
     it.

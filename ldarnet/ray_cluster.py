@@ -14,9 +14,9 @@ def connect(address: str | None, option: str, local: Mapping[str, Any]) -> None:
     """Connect this process to a Ray cluster; `ray.shutdown()` disconnects it.
 
     Args:
-        address: `host:port` or `auto`; None for a new cluster on this machine.
-        option: option that sets the address, for error messages.
-        local: arguments of `ray.init` for a new cluster.
+        address: `host:port` or `auto`; None to start a cluster on this machine.
+        option: prefix of error messages: the option or key that sets the address, such as `--ray `.
+        local: arguments of `ray.init` if a cluster is started.
 
     Raises:
         TransientError: the cluster does not answer.

@@ -1,3 +1,3 @@
-"""The version of LDARNet, written here and nowhere else."""
+"""The version of LDARNet, defined only here."""
 
 __version__ = "0.1.0"

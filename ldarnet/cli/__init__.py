@@ -1,4 +1,4 @@
-"""The `ldarnet` command: a table of subcommands, whose modules are imported only when they are called."""
+"""The `ldarnet` command: a table of subcommands whose modules are imported on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = {
     "pretrain": ("ldarnet.cli.pretrain:pretrain", "Pretrain a model on a shard set."),
     "finetune": ("ldarnet.cli.finetune:finetune", "Fine-tune a model on a classification task."),
     "sweep": ("ldarnet.cli.sweep:sweep", "Search fine-tuning settings over tasks and folds."),
-    "compare": ("ldarnet.cli.compare:compare", "Compare fine-tuning runs with each other and with published results."),
+    "compare": ("ldarnet.cli.compare:compare", "Compare fine-tuning runs and published results."),
     "predict": ("ldarnet.cli.predict:predict", "Classify sequences with a fine-tuned model."),
     "tokenize": ("ldarnet.cli.tokenize:tokenize", "Print the chunks that a model cuts sequences into."),
     "export": ("ldarnet.cli.export:export", "Write a checkpoint as a Hugging Face folder."),
@@ -36,14 +36,14 @@ COMMANDS = {
 
 
 class Group(TyperGroup):
-    """Command group for `COMMANDS`; help and completion only read this table, without importing commands."""
+    """Command group for `COMMANDS`; its help and completion read the table and import no command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the names of all commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import a command; None for an unknown name."""
+        """Import and return a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")

@@ -11,7 +11,7 @@ import typer
 from ldarnet.io.files import make_folder
 
 ModelFolder = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model folder, a checkpoint, or a run (its best checkpoint).")
+    Path, typer.Argument(metavar="MODEL", help="Model folder, checkpoint, or run folder (for its best checkpoint).")
 ]
 FastaFile = Annotated[Path, typer.Argument(metavar="FASTA", help="FASTA file, plain or compressed.")]
 

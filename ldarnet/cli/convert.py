@@ -18,13 +18,13 @@ def convert(
     """Convert a published .pt checkpoint to a Hugging Face folder, or a model folder to a published .pt checkpoint."""
     if (source.suffix == ".pt") == (out.suffix == ".pt"):
         raise UserError(
-            f"{source} to {out}: one of the two must be a published checkpoint (.pt), and the other a model folder"
+            f"{source} to {out}: one of the two must be a published checkpoint (.pt) and the other a model folder"
         )
     models = import_models()
     if source.suffix == ".pt":
         models.write_model(models.load_published_checkpoint(source), with_parent(out))
     elif out.exists():
-        raise UserError(f"{out} exists already; remove it or choose another name")
+        raise UserError(f"{out}: exists already; remove it or choose another name")
     else:
         models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), with_parent(out))
     print(f"wrote {out}")

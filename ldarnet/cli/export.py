@@ -14,7 +14,7 @@ def export(
     checkpoint: ModelFolder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; must not exist.")],
 ) -> None:
-    """Write a checkpoint's model and tokenizer as a Hugging Face folder."""
+    """Write the model and tokenizer of a checkpoint as a Hugging Face folder."""
     models = import_models()
     models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), with_parent(out))
     print(f"exported {out}; after `import ldarnet.model`, load it with AutoModelForMaskedLM.from_pretrained")

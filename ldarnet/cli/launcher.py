@@ -29,8 +29,8 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
     Args:
         module: module that every rank runs with ``python -m``.
         arguments: arguments passed to the module.
-        gpus: number of ranks, on GPUs.
-        ranks: number of ranks, on GPUs or, without GPUs, on CPUs.
+        gpus: number of ranks to start on GPUs.
+        ranks: number of ranks to start on GPUs, or on CPUs if there are no GPUs.
 
     Raises:
         UserError: both `gpus` and `ranks` are given, or this machine has too few GPUs.
@@ -63,7 +63,9 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
         return ["--num_accelerators", str(count)]
     if count > (available := _gpu_count()):
         option = "--gpus" if gpus else "--ranks"
-        raise UserError(f"{option} {count}: torch can use {available} GPUs here; lower it, or see `ldarnet doctor`")
+        raise UserError(
+            f"{option} {count}: torch can use {available} GPUs here; lower the number, or see `ldarnet doctor`"
+        )
     if visible := environment.pop("CUDA_VISIBLE_DEVICES", ""):
         # Given only a number of GPUs, DeepSpeed's launcher starts at GPU 0 and ignores CUDA_VISIBLE_DEVICES.
         return ["--include", f"localhost:{','.join(visible.split(',')[:count])}"]
@@ -76,12 +78,12 @@ def _set_cpu_defaults(environment: dict[str, str], ranks: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(max(cores // ranks, 1), MAX_CPU_THREADS)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if sys.platform == "linux":  # all ranks are on this machine: use the loopback interface
+    if sys.platform == "linux":  # all ranks are on this machine, so use the loopback interface
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the launcher in a separate process group and forward signals to its ranks."""
+    """Run the launcher in a separate process group, forward signals to its ranks, and return its exit status."""
     received: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
@@ -94,7 +96,11 @@ def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
         if number == signal.SIGINT and number in received:
             return send(signal.SIGKILL)
         if number == signal.SIGINT:
-            print("stopping: ranks save and exit; press Ctrl-C again to kill them", file=sys.stderr, flush=True)
+            print(
+                "stopping: ranks save their state and exit; press Ctrl-C again to kill them",
+                file=sys.stderr,
+                flush=True,
+            )
         received.append(number)
         return send(signal.SIGUSR1)
 

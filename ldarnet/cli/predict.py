@@ -32,7 +32,7 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences per batch.")] = 64,
 ) -> None:
-    """Classify sequences: name, predicted class and the probability of each class, tab-separated."""
+    """Classify sequences; write their names, predicted classes and class probabilities as TSV."""
     from ldarnet.finetuning.predict import Classifier
     from ldarnet.genome.fasta import read_contigs
 
@@ -45,6 +45,6 @@ def predict(
 
 @contextmanager
 def _open_output(out: Path) -> Iterator[TextIO]:
-    """Open a text file for writing, which appears under its name only if the block succeeds."""
+    """Open a text file for writing; it appears under its final name only if the block succeeds."""
     with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8") as file:
         yield file

@@ -21,7 +21,7 @@ def settings(
         Program, typer.Argument(metavar="COMMAND", help="Command whose settings to list: pretrain, finetune or sweep.")
     ],
 ) -> None:
-    """List the keys of a configuration file with default, range and description."""
+    """List the keys of a configuration file with defaults, allowed values and descriptions."""
     from ldarnet.config import FinetuneConfig, RunConfig
     from ldarnet.config.listing import list_settings
     from ldarnet.config.sweep import SweepConfig

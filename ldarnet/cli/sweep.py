@@ -18,7 +18,7 @@ def sweep(config: Annotated[str, config_option("nt18")], overrides: Overrides = 
 
     Exit status:
       0   finished
-      1   wrong configuration, input or command line; or a task has no result because its settings do not work
+      1   wrong configuration, input or command line; or a task has no result because none of its settings work
       70  some folds failed repeatedly, or the Ray cluster did not answer; run again to resume
       75  stopped by a signal with everything saved; run again to resume
     """

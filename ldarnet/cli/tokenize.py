@@ -17,7 +17,7 @@ def tokenize(
         int, typer.Option(min=1, metavar="BASES", help="Window length; each window starts a new chunk.")
     ] = 4096,
 ) -> None:
-    """Print the chunks that a model cuts sequences into: name, start, end (0-based, half-open) and bases."""
+    """Print the chunks of sequences as TSV: sequence name, start, end (0-based, half-open) and bases."""
     from ldarnet.genome.fasta import read_contigs
     from ldarnet.interpret.boundaries import chunks
 

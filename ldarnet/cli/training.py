@@ -1,4 +1,4 @@
-"""Code shared by `ldarnet pretrain`, `finetune` and `sweep`: arguments, configuration, starting ranks."""
+"""Shared by `ldarnet pretrain`, `finetune` and `sweep`: arguments, loading the configuration, starting ranks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Overrides = Annotated[
 ]
 Gpus = Annotated[int | None, typer.Option(min=1, metavar="N", help="Start N ranks on the GPUs of this machine.")]
 Ranks = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Start N ranks, on GPUs or, if there are none, on CPUs.")
+    int | None, typer.Option(min=1, metavar="N", help="Start N ranks on GPUs, or on CPUs if there are no GPUs.")
 ]
 LocalRank = Annotated[int | None, typer.Option("--local_rank", hidden=True)]
 
@@ -42,16 +42,16 @@ def run_ranks(
     gpus: int | None,
     ranks: int | None,
 ) -> int:
-    """Train in this process, or start several ranks that train; returns the exit status.
+    """Train in this process, or start several ranks that train; return the exit status.
 
     Args:
-        module: module of the command, which all ranks run.
-        schema: class of the configuration.
-        work: trains with a configuration and returns the exit status.
-        config: name or path of the configuration.
+        module: module of the command, for the ranks to run.
+        schema: configuration class.
+        work: function that trains with a configuration and returns the exit status.
+        config: path or packaged name of the configuration.
         overrides: configuration overrides, as ``key=value``.
-        gpus: number of ranks to start on GPUs.
-        ranks: number of ranks to start on GPUs or CPUs.
+        gpus: number of ranks to start on GPUs; None without ``--gpus``.
+        ranks: number of ranks to start on GPUs, or on CPUs if there are no GPUs; None without ``--ranks``.
 
     Raises:
         UserError: the configuration is wrong, or this machine has too few GPUs.
@@ -65,7 +65,7 @@ def run_ranks(
 
 
 def run_configured(schema: type[C], work: Callable[[C], int], config: str, overrides: list[str] | None) -> int:
-    """Read the configuration and train in this process; returns the exit status."""
+    """Load the configuration and train in this process; return the exit status."""
     try:
         return work(load(schema, config, overrides))
     except BrokenPipeError:
@@ -73,10 +73,10 @@ def run_configured(schema: type[C], work: Callable[[C], int], config: str, overr
 
 
 def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
-    """Read a configuration file and apply overrides.
+    """Load a configuration file with overrides.
 
     Raises:
-        UserError: see `load_config`; reported by the first rank of each node, as files may differ between nodes.
+        UserError: see `load_config`. The first rank of each node reports it, because files may differ between nodes.
     """
     from ldarnet.config import load_config
 

@@ -1,4 +1,4 @@
-"""Listing of all settings of a program: default, range and description (``ldarnet settings``)."""
+"""List all keys of a configuration with default, allowed values and description (``ldarnet settings``)."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -30,7 +30,7 @@ def _line(key: str, field: FieldInfo, changeable: bool) -> str:
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:
-    """Sections that a nullable key may hold."""
+    """Section classes in the type of a nullable key, such as `AshaSection | None`."""
     return [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
 
 
@@ -44,7 +44,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> str:
-    """Values of a Literal, also inside a union."""
+    """Values of a `Literal`, which may be inside a union, as `a or b`; empty for other types."""
     if get_origin(annotation) is Literal:
         return " or ".join(str(value) for value in get_args(annotation))
     return next(filter(None, map(_choices, get_args(annotation))), "")

@@ -1,4 +1,4 @@
-"""Load configurations from YAML and command-line overrides, with actionable errors."""
+"""Load configurations from YAML files and command-line overrides, with errors that say what to fix."""
 
 import difflib
 import warnings
@@ -34,11 +34,11 @@ def load_config(path: Path | str, overrides: list[str] | None = None) -> RunConf
 @overload
 def load_config(path: Path | str, overrides: list[str] | None = None, *, schema: type[C]) -> C: ...
 def load_config(path: Path | str, overrides: list[str] | None = None, *, schema: type[Config] = RunConfig) -> Config:
-    """Load a YAML file, apply `section.key=value` overrides (values are YAML) and validate the result.
+    """Load a YAML file, apply `section.key=value` overrides (parsed as YAML) and validate the result.
 
     Args:
         path: path of the file, or name of a packaged configuration.
-        overrides: overrides in order; keys outside of sections are written `key=value`.
+        overrides: applied in order; for keys outside a section, write `key=value`.
         schema: configuration class to validate against.
 
     Raises:
@@ -58,7 +58,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Map dotted keys, such as `optimizer.lr`, to values."""
+    """Flatten a configuration to a dict: dotted key, such as `optimizer.lr` -> value."""
 
     def walk(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():
@@ -70,15 +70,15 @@ def flatten(config: Config) -> dict[str, Any]:
     return dict(walk("", config.model_dump(mode="json")))
 
 
-def lasting(config: Config) -> list[str]:
-    """Dotted keys that affect the result and must not change when a run is resumed."""
+def fixed_keys(config: Config) -> list[str]:
+    """List the dotted keys that must not change when a run is resumed, because they affect the result."""
     return [key for key in flatten(config) if not may_change(type(config), key)]
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Differences that prevent resuming, as `key: old -> new`."""
+    """List the differences that prevent a run from being resumed, as `key: old -> new`."""
     before, after = flatten(old), flatten(new)
-    keys = dict.fromkeys([*lasting(old), *lasting(new)])
+    keys = dict.fromkeys([*fixed_keys(old), *fixed_keys(new)])
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
@@ -86,23 +86,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file without validation.
 
     Raises:
-        UserError: the file cannot be read, is not valid YAML, or holds no mapping.
+        UserError: the file cannot be read, is not valid YAML, or is not a mapping at the top level.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}; check the path") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}: line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(
+            f"{where}: not valid YAML ({getattr(error, 'problem', None) or error}); fix the syntax"
+        ) from None
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected sections such as `run:` and `data:`, found {type(tree).__name__}")
+        raise UserError(
+            f"{path}: expected sections such as `run:` and `data:`, found {type(tree).__name__}; is it a configuration?"
+        )
     return tree
 
 
 def _current_key(key: str, schema: type[Config]) -> str:
-    """Translate a deprecated key, with a warning; other keys are returned unchanged."""
+    """Translate a deprecated key to its current name, with a warning; return other keys unchanged."""
     new = RENAMED_KEYS.get(key)
     if new is None or new not in known_keys(schema):
         return key
@@ -111,7 +115,7 @@ def _current_key(key: str, schema: type[Config]) -> str:
 
 
 def _rename_deprecated(tree: dict[str, Any], schema: type[Config], path: Path) -> None:
-    """Move the values of deprecated keys to their new names."""
+    """Rename deprecated keys of a configuration tree in place."""
     for old in RENAMED_KEYS:
         *parents, name = old.split(".")
         node: Any = tree
@@ -124,7 +128,7 @@ def _rename_deprecated(tree: dict[str, Any], schema: type[Config], path: Path) -
         for parent in parents:
             target = _descend(target, parent, new)
         if new_name in target:
-            raise UserError(f"{path}: {old} is the deprecated name of {new}; remove {old}")
+            raise UserError(f"{path}: {old} is the deprecated name of {new}, which is also set; remove {old}")
         target[new_name] = node.pop(name)
 
 
@@ -145,7 +149,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
 
 
 def _is_section(schema: type[Section], key: str) -> bool:
-    """Whether a top-level key is a section; unknown keys count as sections."""
+    """Whether a top-level key is a section, or unknown."""
     return key not in schema.model_fields or section_of(schema.model_fields[key]) is not None
 
 
@@ -154,12 +158,12 @@ def _descend(node: dict[str, Any], part: str, override: str) -> dict[str, Any]:
     if child is None:
         child = node[part] = {}
     if not isinstance(child, dict):
-        raise UserError(f"override {override!r}: {part} is a value, not a section")
+        raise UserError(f"override {override!r}: {part} is a value, not a section; see `ldarnet settings`")
     return child
 
 
 def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
-    """Format a pydantic error as one line."""
+    """Convert a pydantic error to a one-line message."""
     key = ".".join(str(part) for part in detail["loc"])
     kind, reason = detail["type"], str(detail["msg"])
     if kind == "extra_forbidden":
@@ -176,12 +180,15 @@ def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
 
 
 def _suggestion(key: str, schema: type[Config], min_similarity: float = 0.0) -> str:
-    """Suggest a key: the same name in another section, otherwise the most similar spelling.
+    """Format a suggestion: the same key name in another section, otherwise the key with the most similar spelling.
 
     Args:
-        key: unknown key.
-        schema: configuration class.
-        min_similarity: minimum similarity of a suggestion, from 0 to 1.
+        key: unknown dotted key.
+        schema: configuration class with the known keys.
+        min_similarity: minimum similarity of a suggested spelling, from 0 to 1.
+
+    Returns:
+        `; did you mean KEY?`, or empty if no key is similar enough.
     """
     known = [candidate for candidate in known_keys(schema) if candidate != key]
     name = key.rsplit(".", 1)[-1]
@@ -192,7 +199,7 @@ def _suggestion(key: str, schema: type[Config], min_similarity: float = 0.0) -> 
 
 
 def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
-    """Yield all dotted keys, including those of sections themselves."""
+    """Yield all dotted keys, including the names of the sections."""
     for key, field in schema.model_fields.items():
         yield prefix + key
         if (section := section_of(field)) is not None:
@@ -200,18 +207,18 @@ def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _main_key(section: type[Section]) -> str:
-    """First required key of a section, otherwise its first key."""
+    """First required key of a section; its first key if none is required."""
     return min(section.model_fields, key=lambda key: not section.model_fields[key].is_required())
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """Section class of a field; None for a plain value."""
+    """Section class of a field; None if the field is not a section."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
 
 
 def field_of(schema: type[Section], key: str) -> FieldInfo:
-    """Field of a dotted key; for a key inside a mapping, the field of the mapping."""
+    """Look up the field of a dotted key; for a key inside a mapping (such as `ops.ssd`), the field of the mapping."""
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
     section = section_of(field)
@@ -219,7 +226,7 @@ def field_of(schema: type[Section], key: str) -> FieldInfo:
 
 
 def range_of(field: FieldInfo) -> str:
-    """Allowed range, such as `more than 0, at most 1`."""
+    """Format the allowed range, such as `more than 0, at most 1`; empty without bounds."""
     bounds = []
     for constraint in field.metadata:
         for kind, (attribute, words) in BOUND_WORDS.items():

@@ -1,4 +1,4 @@
-"""Configuration of pretraining: every key with its default, range and description."""
+"""Configuration of pretraining: all keys with defaults, ranges and descriptions."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,16 +15,16 @@ MAY_CHANGE: JsonDict = {"may_change": True}
 
 
 class Section(BaseModel):
-    """Frozen group of keys; unknown keys and non-finite numbers are errors."""
+    """Base class of configuration sections: frozen; rejects unknown keys and non-finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Config(Section):
-    """A configuration: sections and top-level keys."""
+    """Base class of configurations: sections and top-level keys."""
 
     def save(self, path: Path) -> None:
-        """Write all keys with their resolved values as YAML; the file is enough to repeat the run."""
+        """Write all keys, including defaults, as a YAML file that `load_config` reads back."""
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
@@ -40,21 +40,29 @@ class ModelSection(Section):
     """Model preset, and overrides of its fields."""
 
     preset: str = Field("ldarnet-2m", description="Preset: ldarnet-110m, ldarnet-2m, quickstart or tiny.")
-    arch_layout: list[Any] | None = Field(None, description="Nested layout such as ['m3t1', ['M10'], 'm4'].")
+    arch_layout: list[Any] | None = Field(
+        None, description="Layers of each stage, nested, such as ['m3t1', ['M10'], 'm4']."
+    )
     d_model: list[int] | None = Field(None, description="Width of each stage, outermost first.")
     d_intermediate: list[int] | None = Field(
         None, description="SwiGLU hidden width of each stage; 0 for stages without MLPs."
     )
-    ssm_cfg: dict[str, int] | None = Field(None, description="d_conv, expand, d_state, headdim, chunk_size.")
-    attn_cfg: dict[str, list[int]] | None = Field(None, description="num_heads, rotary_emb_dim, window_size per stage.")
-    tie_word_embeddings: bool | None = Field(None, description="Tie the embedding and the output layer.")
+    ssm_cfg: dict[str, int] | None = Field(
+        None, description="Mamba-2 sizes: d_conv, expand, d_state, headdim, chunk_size."
+    )
+    attn_cfg: dict[str, list[int]] | None = Field(
+        None, description="Attention: num_heads, rotary_emb_dim, window_size per stage."
+    )
+    tie_word_embeddings: bool | None = Field(
+        None, description="Share weights between the embedding and the output layer."
+    )
     target_ratio: float | None = Field(
         None, gt=1, description="Target compression ratio (positions per chunk in each stage)."
     )
     ratio_weight: float | None = Field(None, ge=0, description="Weight of the ratio loss.")
 
     def build(self, ops: dict[str, str]) -> LDARNetConfig:
-        """Build the model configuration, with kernel overrides `ops` (operation -> backend).
+        """Build the model configuration; `ops` are kernel overrides (operation -> backend).
 
         Raises:
             ValueError: unknown preset or inconsistent fields.
@@ -67,7 +75,7 @@ class ModelSection(Section):
 
 
 class LengthStage(Section):
-    """Part of the length curriculum with shorter windows."""
+    """Part of the length curriculum: a window length and its fraction of the steps."""
 
     length: int = Field(ge=8, le=2**24, description="Bases per window.")
     share: float = Field(gt=0, lt=1, description="Fraction of all optimizer steps.")
@@ -82,7 +90,7 @@ class DataSection(Section):
     )
     accept_other: bool = Field(
         False,
-        description="Resume on a shard set with another fingerprint, at the same position of the window order.",
+        description="Resume even if the shard set has another fingerprint; the position in the window order is kept.",
         json_schema_extra=MAY_CHANGE,
     )
     length: int = Field(4096, ge=8, le=2**24, description="Bases per window.")
@@ -94,13 +102,14 @@ class DataSection(Section):
     max_n_run: int = Field(100, ge=0, description="Longest run of N inside a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
     weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="Sampling weights of the species, such as {yeast: 3, human: 1}; relative numbers of windows."
+        None,
+        description="Relative sampling frequency of each species, such as {yeast: 3, human: 1}, counted in windows.",
     )
     temperature: float | None = Field(
         None,
         gt=0,
-        description="Sample species in proportion to windows ** (1 / temperature): 1 by size, large values uniformly. "
-        "Mutually exclusive with `weights`.",
+        description="Sample species in proportion to windows ** (1 / temperature): 1 means by size, large values "
+        "mean nearly uniformly. Mutually exclusive with `weights`.",
     )
     mask_rate: float = Field(
         0.15, gt=0, lt=1, description="Fraction of A, C, G, T positions that are prediction targets."
@@ -110,7 +119,7 @@ class DataSection(Section):
     workers: int = Field(0, ge=0, le=256, description="Data loader processes per rank.", json_schema_extra=MAY_CHANGE)
     on_damaged: Literal["stop", "quarantine"] = Field(
         "stop",
-        description="stop: a damaged or missing shard ends the run. quarantine: its windows are logged and excluded "
+        description="stop: a damaged or missing shard stops the run. quarantine: its windows are logged and excluded "
         "from the loss, identically on all ranks.",
         json_schema_extra=MAY_CHANGE,
     )
@@ -124,13 +133,15 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.mask_share + self.random_share > 1:
-            raise ValueError("mask_share + random_share must be at most 1")
+            raise ValueError("mask_share + random_share must be at most 1; reduce one of them")
         if wrong := [stage.length for stage in self.curriculum if self.length % stage.length]:
-            raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}")
+            raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}; choose a divisor")
         if sum(stage.share for stage in self.curriculum) >= 1:
-            raise ValueError("the shares of curriculum must add up to less than 1")
+            raise ValueError("the shares of curriculum must add up to less than 1; the other steps use full length")
         if self.weights is not None and self.temperature is not None:
-            raise ValueError("set weights or temperature, not both (data.temperature=null unsets the one in the file)")
+            raise ValueError(
+                "set weights or temperature, not both (data.temperature=null unsets the value in the file)"
+            )
         return self
 
 
@@ -149,11 +160,11 @@ class AdamWSection(Section):
 
 
 class OptimizerSection(AdamWSection):
-    """AdamW with parameter groups by stage and weight decay."""
+    """AdamW settings of pretraining."""
 
     lr: float = Field(5e-4, gt=0, le=1, description="Peak learning rate of the main network.")
     weight_decay: float = Field(
-        0.01, ge=0, le=1, description="Weight decay, except for biases, norms, A_log, D and dt_bias."
+        0.01, ge=0, le=1, description="Weight decay; not applied to biases, norms, A_log, D and dt_bias."
     )
     stage_multiplier: Literal["published", "hnet", "none"] = Field(
         "published", description="Learning rate multiplier of the stages outside the main network."
@@ -164,23 +175,28 @@ class ScheduleSection(Section):
     """Warm-up/stable/decay schedule, in fractions of all optimizer steps."""
 
     decay_shape: Literal["published", "sqrt"] = Field(
-        "published", description="published: as in the released code, to 0.05 of the peak. sqrt: 1 - sqrt(t/T)."
+        "published",
+        description="published: as in the authors' code, down to 0.05 of the peak. sqrt: 1 - sqrt(t/T), down to 0.",
     )
     warmup: float = Field(0.1, ge=0, le=1, description="Fraction of steps in the linear warm-up.")
     decay: float = Field(0.2, ge=0, le=1, description="Fraction of steps in the decay.")
     ratio_start: float | None = Field(
         None,
         gt=1,
-        description="Initial target compression ratio, changed geometrically to model.target_ratio; null for none.",
+        description="Initial target compression ratio, which changes geometrically to model.target_ratio; null for a "
+        "constant target.",
     )
     ratio_warmup: float = Field(
-        0.1, ge=0, le=1, description="Fraction of steps from ratio_start to model.target_ratio."
+        0.1,
+        ge=0,
+        le=1,
+        description="Fraction of steps in which the target goes from ratio_start to model.target_ratio.",
     )
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.warmup + self.decay > 1:
-            raise ValueError("warmup + decay must be at most 1")
+            raise ValueError("warmup + decay must be at most 1; reduce one of them")
         return self
 
 
@@ -194,11 +210,11 @@ class TrainingSection(Section):
     stop_after: int | None = Field(
         None,
         ge=1,
-        description="Save a checkpoint and stop after this step, without changing the schedule.",
+        description="Save a checkpoint and stop after this step; the schedule still covers all steps.",
         json_schema_extra=MAY_CHANGE,
     )
     batch: int = Field(
-        32, ge=1, description="Global batch: windows per optimizer step, over all ranks and micro-steps."
+        32, ge=1, description="Global batch size: windows per optimizer step, summed over ranks and micro-steps."
     )
     accumulation: int = Field(
         1,
@@ -215,7 +231,7 @@ class TrainingSection(Section):
     activation_checkpointing: list[int] = Field(
         [],
         description="Stages (0 = outermost) whose layers are recomputed in the backward pass; saves activation memory "
-        "for up to a third more compute.",
+        "at the cost of up to a third more compute.",
         json_schema_extra=MAY_CHANGE,
     )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
@@ -223,7 +239,8 @@ class TrainingSection(Section):
     timeout_minutes: float = Field(
         30,
         gt=0,
-        description="Watchdog timeout: end the job if a rank makes no progress; must exceed validation and saves.",
+        description="Watchdog timeout: end the job if a rank makes no progress for this long. Must exceed the duration "
+        "of a validation and of saving a checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -234,7 +251,9 @@ class TrainingSection(Section):
         if self.offload and self.zero_stage == 0:
             raise ValueError("offload=true needs zero_stage 1, 2 or 3")
         if self.batch % self.accumulation:
-            raise ValueError(f"batch={self.batch} cannot be divided into accumulation={self.accumulation} micro-steps")
+            raise ValueError(
+                f"batch={self.batch} cannot be divided into accumulation={self.accumulation} equal micro-steps"
+            )
         return self
 
 
@@ -247,8 +266,8 @@ class CheckpointSection(Section):
     )
     remote: str | None = Field(
         None,
-        description="URL (s3://, gs://, file://) of a folder that complete checkpoints are copied to; a run resumes "
-        "from it if run.dir has no newer checkpoint.",
+        description="URL (s3://, gs://, file://) of a folder to copy complete checkpoints to. A run resumes from there "
+        "if run.dir has no newer checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -259,15 +278,17 @@ class GuardSection(Section):
     spike_sigma: float | None = Field(
         6.0,
         gt=0,
-        description="Skip a step whose loss is this many standard deviations above the mean of the window; null to "
-        "skip only non-finite losses.",
+        description="Skip a step whose loss is this many standard deviations above the mean of the last `window` "
+        "accepted steps; null to skip only non-finite losses.",
     )
     window: int = Field(
         128,
         ge=8,
-        description="Steps in the window of mean and deviation; no spike detection before it is full.",
+        description="Number of accepted steps in the mean and standard deviation; until then, spikes are not detected.",
     )
-    stop_after: int = Field(10, ge=1, description="Consecutive skipped steps that end the run with a diagnosis.")
+    stop_after: int = Field(
+        10, ge=1, description="Number of consecutive skipped steps after which the run stops with a diagnosis."
+    )
 
 
 class ValidationSection(Section):
@@ -291,13 +312,14 @@ class TrackingSection(Section):
     mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
     profile: tuple[int, int] | None = Field(
-        None, description="First and last step to profile on rank 0; SIGUSR2 makes a rank profile its next three steps."
+        None,
+        description="First and last step to profile, on rank 0. SIGUSR2 makes a rank profile its next three steps.",
     )
 
     @model_validator(mode="after")
     def _window(self) -> Self:
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1]:
-            raise ValueError(f"profile={list(self.profile)}: must be [first, last] with 1 <= first <= last")
+            raise ValueError(f"profile={list(self.profile)}: write [first, last] with 1 <= first <= last")
         return self
 
 

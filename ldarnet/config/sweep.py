@@ -1,4 +1,4 @@
-"""Configuration of sweeps: tasks, folds, search space and resources."""
+"""Configuration of sweeps: tasks, search space, search algorithm and resources."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ RANGE_KEYS = frozenset({"low", "high", "log"})
 
 
 class Range(Section):
-    """Range from `low` to `high`; integers if both bounds are integers."""
+    """Range of values to sample, from `low` to `high`; samples are integers if both bounds are."""
 
     low: int | float = Field(description="Lower bound.")
     high: int | float = Field(description="Upper bound.")
@@ -21,9 +21,9 @@ class Range(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low >= self.high:
-            raise ValueError(f"low={self.low} must be less than high={self.high}")
+            raise ValueError(f"low={self.low} must be less than high={self.high}; swap or change them")
         if self.log and self.low <= 0:
-            raise ValueError(f"low={self.low} must be more than 0 where log=true")
+            raise ValueError(f"low={self.low} must be more than 0 for log=true; raise it or set log=false")
         return self
 
 
@@ -31,7 +31,7 @@ Values = Annotated[
     Annotated[list[Any], Field(min_length=1), Tag("list")] | Annotated[Range, Tag("range")],
     Discriminator(lambda value: "range" if isinstance(value, dict | Range) else "list"),
 ]
-"""List of values, or a range."""
+"""Values of a key in the search space: a list or a range."""
 
 
 class SweepSection(Section):
@@ -43,9 +43,11 @@ class SweepSection(Section):
         min_length=1,
         description="Task names in the registry, or suites (nt, gb, gue); null for the task of `finetune`.",
     )
-    retries: int = Field(2, ge=0, description="Retries of a failed or killed fold per launch of the sweep.")
+    retries: int = Field(2, ge=0, description="Maximum retries of a failed or killed fold in one launch of the sweep.")
     keep_weights: Literal["chosen", "all"] = Field(
-        "chosen", description="chosen: after selecting a task's best settings, delete all weights of other settings."
+        "chosen",
+        description="chosen: after selecting a task's best settings, delete all weights of other settings. "
+        "all: keep all weights.",
     )
 
 
@@ -66,43 +68,44 @@ class SearchSection(Section):
     folds: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
-        description="Folds used to compare settings; all others are trained with the best settings only. Null for all.",
+        description="Folds used to compare settings; others are trained with the best settings only. Null for all.",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the sampler; optuna only.")
-    asha: AshaSection | None = Field(None, description="Early stopping across folds; null to disable.")
+    asha: AshaSection | None = Field(None, description="Early stopping with ASHA; null to disable.")
 
 
 class ResourcesSection(Section):
-    """Resources of a trial, which is one fold of one task with one setting."""
+    """Resources of a trial: one fold of one task with one combination of settings."""
 
     cpus: float = Field(1, gt=0, description="CPU cores per trial.")
     gpus: float | None = Field(
         None,
         ge=0,
-        description="GPUs per trial, such as 0.25 for four trials per GPU; null for 1 if the cluster has GPUs.",
+        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank if there are GPUs.",
     )
     ranks: int = Field(1, ge=1, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
     launcher: Literal["python", "deepspeed"] = Field("python", description="Launcher of launch/finetune.py.")
     concurrent: int | None = Field(
-        None, ge=1, description="Maximum number of concurrent trials; null for as many as fit."
+        None, ge=1, description="Maximum number of concurrent trials; null for as many as the resources allow."
     )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.ranks > 1 and self.launcher == "python":
-            raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed")
+            raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set it, or ranks=1")
         if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
-            raise ValueError(f"gpus={self.gpus:g} needs ranks={self.gpus:g}: a rank uses one GPU")
+            raise ValueError(f"gpus={self.gpus:g} needs ranks={self.gpus:g}, because each rank uses one GPU")
         if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
-            raise ValueError(f"ranks={self.ranks} needs gpus={self.ranks} (or 0): a rank uses one GPU")
+            raise ValueError(f"ranks={self.ranks} needs gpus={self.ranks} (or 0), because each rank uses one GPU")
         return self
 
 
 class RaySection(Section):
-    """Ray cluster."""
+    """Connection to a Ray cluster."""
 
     address: str | None = Field(
-        None, description="Address of a running cluster, host:port or auto; null to start a local one for this sweep."
+        None,
+        description="Address of a running cluster (host:port or auto); null to start a local cluster for the sweep.",
     )
 
 
@@ -152,7 +155,7 @@ class SweepConfig(Config):
                 "space is empty: search.kind=optuna has nothing to search; add keys or set search.kind=grid"
             )
         if both := self.space.keys() & self.set.keys():
-            raise ValueError(f"{min(both)} is in space and in set; remove it from one")
+            raise ValueError(f"{min(both)} is in space and in set; remove it from one of them")
         return self
 
 

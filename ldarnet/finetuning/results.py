@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ldarnet.config import flatten, lasting
+from ldarnet.config import fixed_keys, flatten
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.figures import draw_confusion, draw_roc
@@ -88,7 +88,7 @@ def _result(
         "arm": config.arm,
         "mode": config.training.mode,
         "metric": config.evaluation.metric,
-        "settings": {key: settings[key] for key in lasting(config)},
+        "settings": {key: settings[key] for key in fixed_keys(config)},
         "seed": config.run.seed,
         "data_fingerprint": job.data.fingerprint,
         "classes": job.data.classes,

@@ -1,1 +1,1 @@
-"""Sequence files and intervals: FASTA, 2bit, BED, interval arithmetic. Knows nothing of shards or models."""
+"""Sequence files and intervals: FASTA, 2bit, BED, interval arithmetic. Independent of shards and models."""

@@ -1,4 +1,4 @@
-"""BED files, plain or compressed."""
+"""Read BED files, plain or compressed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class BedInterval:
         start: column 2.
         end: column 3.
         line: line number, from 1.
-        name: column 4; empty when it was not requested.
+        name: column 4; empty if not requested.
     """
 
     contig: str
@@ -32,15 +32,15 @@ class BedInterval:
 def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = None) -> Iterator[BedInterval]:
     """Read the intervals of a BED file in file order.
 
-    Comments, ``track`` and ``browser`` lines and further columns are skipped.
+    Comments, ``track`` lines, ``browser`` lines and extra columns are ignored.
 
     Args:
-        path: the file.
-        name: what column 4 holds, for error messages; None: column 4 is optional and ignored.
+        path: path of the file.
+        name: meaning of column 4, for error messages; None to ignore column 4, which may then be missing.
         delimiter: column delimiter; any whitespace by default.
 
     Raises:
-        UserError: the file is missing, damaged or has no intervals, or a line is not BED.
+        UserError: the file is missing or damaged, contains no intervals, or has a line that is not BED.
     """
     file_size(path)
     found = False
@@ -76,6 +76,6 @@ def _columns(name: str | None) -> str:
 
 
 def _is_comment(line: str) -> bool:
-    """Whether a line is empty, a comment, or a ``track`` or ``browser`` line; a contig may be named track1."""
+    """Whether a line is empty, a comment, or a ``track`` or ``browser`` line (but not a contig named ``track1``)."""
     words = line.split(maxsplit=1)
     return not words or words[0].startswith("#") or words[0] in ("track", "browser")

@@ -1,4 +1,4 @@
-"""FASTA files of any size, read in large pieces, with errors that name the line."""
+"""Streaming FASTA parser for files of any size; errors state the line number."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Header:
 
 @dataclass(slots=True)
 class _Location:
-    """The current line, from 1, for messages."""
+    """File name and current line number (from 1), for error messages."""
 
     where: str
     line: int = 1
@@ -44,7 +44,7 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
     """Read a FASTA file, plain or compressed (gzip, bgzip, zstandard, bzip2, xz), in constant memory.
 
     Args:
-        path: the file.
+        path: path of the file.
         piece: bytes to decompress at a time.
 
     Yields:
@@ -59,7 +59,7 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
 
 
 def read_records(path: Path) -> Iterator[tuple[Header, str]]:
-    """Header and whole sequence of each contig of a FASTA file; same formats and errors as `read_fasta`."""
+    """Yield the header and the whole sequence of each contig; formats and errors are those of `read_fasta`."""
     header, parts = None, list[bytes]()
     for item in read_fasta(path):
         if not isinstance(item, Header):
@@ -73,19 +73,19 @@ def read_records(path: Path) -> Iterator[tuple[Header, str]]:
 
 
 def read_contigs(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and whole sequence of each contig of a FASTA file; same formats and errors as `read_fasta`."""
+    """Yield the name and the whole sequence of each contig; formats and errors are those of `read_fasta`."""
     return ((header.name, sequence) for header, sequence in read_records(path))
 
 
 def parse_fasta(where: str, pieces: Iterable[bytes]) -> Iterator[Header | bytes]:
     """Parse FASTA text.
 
-    Memory is bounded by a few pieces, however long a contig or a line is. Pieces are checked and joined by byte-string
-    methods, which is several times as fast as building one string per record.
+    Memory use is a few pieces, regardless of contig and line lengths. Pieces are validated and joined with methods of
+    `bytes`, which is several times as fast as building one string per record.
 
     Args:
-        where: name of the text for messages.
-        pieces: the text, cut anywhere.
+        where: name of the file, for error messages.
+        pieces: the text, split at arbitrary positions.
 
     Yields:
         The header of each contig, then its sequence in one or more pieces.
@@ -101,7 +101,7 @@ def parse_fasta(where: str, pieces: Iterable[bytes]) -> Iterator[Header | bytes]
         if is_header:
             _check_bases(location, name, bases, back=True)
             if not data.endswith(b"\n"):
-                raise location.error("the file ends within a header: it is truncated; download it again")
+                raise location.error("the file ends within a header, so it is truncated; download it again")
             text, bases = _header_text(location, data), 0
             name = text.split(maxsplit=1)[0]
             yield Header(name, location.line, text)
@@ -117,10 +117,10 @@ def parse_fasta(where: str, pieces: Iterable[bytes]) -> Iterator[Header | bytes]
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[bool, bytes]]:
-    """Split text into whole headers, without ``>`` and with the line end, and the text between them, in pieces.
+    """Separate header lines from the sequence text between them.
 
     Yields:
-        (is a header, text).
+        (True, one whole header line without ``>``, with its newline) or (False, a piece of sequence text).
     """
     header: bytes | None = None
     line_start = True
@@ -150,15 +150,15 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[bool, bytes]]:
 
 def _header_text(location: _Location, header: bytes) -> str:
     if not header.strip() or header[:1].isspace():
-        raise location.error("a header without a name; write the contig name after '>'")
+        raise location.error("header without a name; write the contig name after '>'")
     try:
         return header.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise location.error("a header that is not UTF-8 text; rename the contig") from None
+        raise location.error("header is not UTF-8 text; rename the contig") from None
 
 
 def _sequence(location: _Location, body: bytes, *, started: bool) -> bytes:
-    """Check and join lines of sequence."""
+    """Validate lines of sequence text and remove the line breaks."""
     if not started and body.strip():
         before = len(body) - len(body.lstrip())
         location.line += body.count(b"\n", 0, before)

@@ -1,4 +1,4 @@
-"""Vectorized interval arithmetic. Intervals are rows of contig number, start and stop: (n, 3) int64, half-open."""
+"""Vectorized arithmetic on intervals: (n, 3) int64 with columns contig number, start and stop (0-based, half-open)."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def merge(rows: Rows) -> Rows:
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     if not len(rows):
         return rows
-    # Contigs are laid out end to end with a gap between, so that the running maximum of stops never crosses contigs.
+    # Contigs are laid end to end with gaps between them, so that the running maximum of stops never crosses contigs.
     shift = rows[:, 0] * (rows[:, 2].max() + 1)
     farthest = np.maximum.accumulate(rows[:, 2] + shift)
     begins = np.append(True, (rows[1:, 1] + shift[1:]) > farthest[:-1])
@@ -19,7 +19,7 @@ def merge(rows: Rows) -> Rows:
 
 
 def intersect(rows: Rows, others: Rows) -> Rows:
-    """Intersection of two sets of intervals; inputs and result are sorted and disjoint."""
+    """Intersection of two sets of intervals; both inputs must be sorted and disjoint, and so is the result."""
     if not len(rows) or not len(others):
         return np.zeros((0, 3), dtype=np.int64)
     width = max(int(rows[:, 2].max()), int(others[:, 2].max())) + 1
@@ -40,12 +40,12 @@ def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
 
 
 def total_bases(rows: Rows) -> int:
-    """Sum of the interval lengths."""
+    """Total length of all intervals."""
     return int((rows[:, 2] - rows[:, 1]).sum())
 
 
 def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
-    """Parts of the contigs that no interval covers."""
+    """Intervals of the contigs that ``rows`` does not cover."""
     contigs = np.arange(len(lengths))
     starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
     stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))

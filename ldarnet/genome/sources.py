@@ -1,4 +1,4 @@
-"""Genome files: local paths and URLs, plain or compressed, each with its species."""
+"""Input genome files: local paths or URLs, plain or compressed, each with an optional species name."""
 
 import bz2
 import contextlib
@@ -28,7 +28,7 @@ _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
 _STREAMS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": lzma.LZMADecompressor}
 _SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-"""Magic numbers of skippable zstandard frames, with which some files begin (RFC 8878, section 3.1.2)."""
+"""Magic numbers of skippable zstandard frames, which some files start with (RFC 8878, section 3.1.2)."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
 
 
@@ -38,7 +38,7 @@ class SequenceSource:
 
     Attributes:
         location: path or URL.
-        species: "" if not given.
+        species: species name; "" if not given.
     """
 
     location: str
@@ -51,20 +51,20 @@ class SequenceSource:
 
     @property
     def name(self) -> str:
-        """The file name without its folder, as recorded in a shard set."""
+        """File name without its folder, as recorded in a shard set."""
         return self.location.rstrip("/").rsplit("/", 1)[-1]
 
     def absolute(self) -> "SequenceSource":
-        """The same source with an absolute path, for processes in another working directory."""
+        """Copy of this source with an absolute path, for processes with a different working directory."""
         return self if self.remote else replace(self, location=str(Path(self.location).absolute()))
 
     @property
     def is_2bit(self) -> bool:
-        """Whether the suffix is that of a UCSC .2bit file."""
+        """Whether the file name has the suffix of UCSC .2bit files."""
         return self.name.endswith(".2bit")
 
     def identity(self) -> dict[str, Any]:
-        """Location, size and version of the file, to detect a change without reading the file.
+        """Location, size and version (modification time or ETag), to detect a changed file without reading it.
 
         Raises:
             UserError: no such file.
@@ -80,16 +80,16 @@ class SequenceSource:
 
 
 def parse_source(argument: str) -> SequenceSource:
-    """Parse ``PATH`` or ``SPECIES=PATH``. Write a file name that contains ``=`` with its folder, as in ``./a=b.fa``."""
+    """Parse ``PATH`` or ``SPECIES=PATH``; a file name that contains ``=`` needs a folder, as in ``./a=b.fa``."""
     match = _SPECIES.fullmatch(argument)
     return SequenceSource(match[2], match[1]) if match else SequenceSource(argument)
 
 
 def read_genomes(path: Path) -> list[SequenceSource]:
-    """Read lines ``species<TAB>path or URL``; relative paths are relative to the folder of the file.
+    """Read a table with lines ``species<TAB>path or URL``; relative paths are relative to the folder of the table.
 
     Raises:
-        UserError: the file is missing or empty, or a line is malformed.
+        UserError: the table is missing or empty, or a line is malformed.
     """
     file_size(path)
     with read_errors(path):
@@ -102,7 +102,7 @@ def read_genomes(path: Path) -> list[SequenceSource]:
         if not location or not _SPECIES.fullmatch(f"{species}=x"):
             raise UserError(
                 f"{path}: line {number}: not a genome; write the species (without spaces, '/' and '='), a tab and the "
-                "path"
+                "path or URL"
             )
         sources.append(SequenceSource(location if "://" in location else str(path.parent / location), species))
     if not sources:
@@ -111,11 +111,11 @@ def read_genomes(path: Path) -> list[SequenceSource]:
 
 
 class RawFile(io.RawIOBase):
-    """The stored bytes of a file or URL, hashed while they are read.
+    """Raw bytes of a file or URL, not decompressed, hashed as they are read.
 
     Attributes:
         count: bytes read so far.
-        digest: SHA-256 of the bytes read so far.
+        digest: running SHA-256 of the bytes read so far.
     """
 
     def __init__(self, location: str) -> None:
@@ -140,7 +140,7 @@ class RawFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; returns the number of bytes, 0 at the end."""
+        """Read into a buffer; returns the number of bytes read, 0 at the end of the file."""
         read = self._file.readinto(buffer)
         self.count += read
         self.digest.update(memoryview(buffer)[:read])
@@ -154,22 +154,22 @@ class RawFile(io.RawIOBase):
 
 
 def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file in pieces, up to the end of the file.
+    """Yield the decompressed content of a file in pieces.
 
     Args:
-        raw: the file; the compression is recognized by its first bytes.
+        raw: file to read; its first bytes determine the compression format.
         piece: bytes to decompress at a time.
 
     Raises:
-        UserError: the file is truncated or damaged, or a server fails.
+        UserError: the file is truncated or damaged, or cannot be downloaded.
     """
     where = raw.location
     try:
         buffered = io.BufferedReader(raw, PIECE)
         head = buffered.peek(8)
-        new = next((new for magic, new in _STREAMS.items() if head.startswith(magic)), None)
-        if new is not None:
-            yield from _decompress(buffered, new, piece)
+        decompressor = next((kind for magic, kind in _STREAMS.items() if head.startswith(magic)), None)
+        if decompressor is not None:
+            yield from _decompress(buffered, decompressor, piece)
         else:
             form = "zst" if head.startswith(_SKIPPABLE) else None
             with xopen(buffered, "rb", threads=0, format=form) as text:  # type: ignore[arg-type]
@@ -183,26 +183,26 @@ def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
         raise UserError(f"{where}: the compressed data are truncated; download the file again") from None
     except Exception as error:
         # Each decompressor has its own exception class.
-        raise UserError(f"{where}: cannot be read ({error}); it is damaged or misnamed; download it again") from None
+        raise UserError(f"{where}: cannot be read ({error}); the file is damaged, so download it again") from None
 
 
-def _decompress(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[bytes]:
+def _decompress(file: BinaryIO, decompressor: Callable[[], Any], piece: int) -> Iterator[bytes]:
     """Decompress concatenated streams.
 
-    Python's `bz2.open` and `lzma.open` silently ignore trailing data that is not a stream; here it is an error.
+    Trailing data that are not a compressed stream are an error; `bz2.open` and `lzma.open` silently ignore them.
 
     Raises:
         EOFError: the last stream is truncated.
-        Exception: the data after a stream are not a stream; the class depends on the decompressor.
+        Exception: trailing data are not a compressed stream; the exception class depends on the decompressor.
     """
-    stream, data = new(), b""
+    stream, data = decompressor(), b""
     while True:
         if stream.eof:
             rest = stream.unused_data
             while not (rest := rest.lstrip(b"\0")):  # padding
                 if not (rest := file.read(PIECE)):
                     return
-            stream, data = new(), rest
+            stream, data = decompressor(), rest
         elif stream.needs_input and not (data := file.read(PIECE)):
             raise EOFError
         if text := stream.decompress(data, piece):
@@ -211,7 +211,7 @@ def _decompress(file: BinaryIO, new: Callable[[], Any], piece: int) -> Iterator[
 
 
 def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
-    """Yield pieces that a thread reads ahead, at most ``limit`` pieces at a time."""
+    """Yield pieces that a background thread prefetches, at most ``limit`` ahead."""
     ready: queue.Queue[bytes | BaseException | None] = queue.Queue(limit)
     stopped = threading.Event()
 
@@ -245,7 +245,7 @@ def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None
 
 @contextlib.contextmanager
 def local_copy(source: SequenceSource) -> Iterator[Path]:
-    """Yield the local path of a source; a remote source is first copied to a temporary file.
+    """Yield a local path of a source; a remote source is first downloaded to a temporary file.
 
     Raises:
         UserError: the source cannot be read, or the device is full.
@@ -262,7 +262,7 @@ def local_copy(source: SequenceSource) -> Iterator[Path]:
 
 
 class _RemoteFile:
-    """A URL read from front to back; a lost connection resumes at the same offset."""
+    """Sequential reader of a URL; after a lost connection, reading resumes at the same offset."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -303,9 +303,9 @@ class _RemoteFile:
         if not self._options:
             file.seek(self._at)
             return file
-        left = self._at
-        while left and (data := file.read(min(left, PIECE))):
-            left -= len(data)
+        to_skip = self._at
+        while to_skip and (data := file.read(min(to_skip, PIECE))):
+            to_skip -= len(data)
         return file
 
 
@@ -316,7 +316,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     if url.startswith(("http://", "https://")):
         import aiohttp
 
-        # The default total timeout of 5 minutes is too short, and some servers decompress .gz in transit.
+        # aiohttp's default total timeout of 5 minutes is too short for a genome. Without `identity`, some servers
+        # decompress .gz files before they send them.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REMOTE_RETRY.timeout, sock_read=REMOTE_RETRY.timeout)
         options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
     return fsspec.core.url_to_fs(url, **options)

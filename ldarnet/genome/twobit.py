@@ -1,4 +1,4 @@
-"""UCSC .2bit files: A, C, G, T, N and soft-masking.
+"""Reader for UCSC .2bit files, which store A, C, G, T, N and soft-masking.
 
 py2bit is not used: it reads past the end of truncated files, and returns soft-masked N in upper case.
 """
@@ -24,7 +24,15 @@ _FOURS = _FOUR_BASES.view(np.uint32)[:, 0]
 
 @dataclass(frozen=True, slots=True)
 class _TwoBitContig:
-    """One sequence: name, length, offset of its packed bases, and (r, 2) runs of N and of soft-masked bases."""
+    """Record of a contig without its bases.
+
+    Attributes:
+        name: contig name.
+        length: number of bases.
+        packed: offset of the packed bases in the file, in bytes.
+        unknown: runs of N, (runs, 2) int64: start and stop.
+        lower: soft-masked runs, (runs, 2) int64: start and stop.
+    """
 
     name: str
     length: int
@@ -63,7 +71,7 @@ class _TwoBitFile:
             at += 1 + size + width
 
     def contig(self, number: int) -> _TwoBitContig:
-        """Read the record of a contig without its bases."""
+        """Read the record of a contig, without its bases."""
         at = self._offsets[number]
         length = int(self._numbers(at, 1)[0])
         unknown, at = self._runs(at + 4)
@@ -72,7 +80,7 @@ class _TwoBitFile:
         return _TwoBitContig(self.names[number], length, at + 4, unknown, lower)
 
     def sequence(self, contig: _TwoBitContig, start: int, stop: int) -> bytes:
-        """Bases ``start`` to ``stop`` of a contig; ``start`` is a multiple of 4."""
+        """Bases [``start``, ``stop``) of a contig; ``start`` must be a multiple of 4."""
         packed = self._bytes(contig.packed + start // 4, -(-(stop - start) // 4))
         codes = _FOURS[packed].view(np.uint8)[: stop - start]
         for begin, end in _within(contig.unknown, start, stop):
@@ -96,10 +104,10 @@ class _TwoBitFile:
 
 
 def read_2bit(path: Path) -> Iterator[Header | bytes]:
-    """Read the contigs of a .2bit file, as `ldarnet.genome.fasta.read_fasta` reads FASTA.
+    """Read the contigs of a .2bit file; yields the same items as `ldarnet.genome.fasta.read_fasta`.
 
     Raises:
-        UserError: the file is not a .2bit file, is damaged or empty, or a contig has no name or no bases.
+        UserError: the file is not a .2bit file, is damaged or empty, or a contig has no bases or an invalid name.
     """
     file = _TwoBitFile(path)
     if not file.names:
@@ -107,13 +115,13 @@ def read_2bit(path: Path) -> Iterator[Header | bytes]:
     for number in range(len(file.names)):
         contig = file.contig(number)
         if not contig.length or contig.name.split() != [contig.name]:
-            raise UserError(f"{path}: contig {contig.name!r} has no name or no bases; remove it")
+            raise UserError(f"{path}: contig {contig.name!r} has no bases or an invalid name; remove or rename it")
         yield Header(contig.name, 0, contig.name)
         for start in range(0, contig.length, PIECE):
             yield file.sequence(contig, start, min(start + PIECE, contig.length))
 
 
 def _within(runs: np.ndarray, start: int, stop: int) -> list[list[int]]:
-    """Clip runs to ``start`` and ``stop``; coordinates of the result are relative to ``start``."""
+    """Clip runs to [``start``, ``stop``); the returned coordinates are relative to ``start``."""
     touching = runs[(runs[:, 1] > start) & (runs[:, 0] < stop)]
     return (np.clip(touching, start, stop) - start).tolist()

@@ -1,1 +1,1 @@
-"""Files, storage and downloads: complete-or-absent files, retries, remote storage. Knows nothing of genomes."""
+"""File handling: atomic writes, locks, caches, downloads, retries, remote storage. Independent of genomics."""

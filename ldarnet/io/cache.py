@@ -1,7 +1,7 @@
-"""Content-addressed caches for bytes of remote storage: on disk, shared by all processes of a node, or in memory.
+"""Content-addressed caches for data read from remote storage: on disk, shared by all processes of a node, or in memory.
 
-A cache folder holds ``frames/ab/abcd...``, named by SHA-256, and ``frames/bytes``, the total size, which the processes
-update under a lock.
+The disk cache stores each entry in a file ``frames/ab/abcd...``, named by its SHA-256. The file ``frames/bytes`` holds
+the total size of all entries; processes lock it to update it.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from ldarnet.io.files import PARTIAL_SUFFIX, NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
 
 _LOG = logging.getLogger(__name__)
-_EVICT_TO = 0.9  # an eviction shrinks the cache to this fraction of its limit, so that evictions are rare
-_ABANDONED_S = 3600  # a partial file this old belongs to a process that died
+_EVICT_TO = 0.9  # evict down to this fraction of the limit, so that evictions are rare
+_ABANDONED_S = 3600  # age at which a partial file is assumed to belong to a dead process
 
 
 class MemoryCache:
-    """A bounded first-in, first-out cache in the memory of this process; safe for threads."""
+    """Bounded in-memory cache with first-in, first-out eviction; thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        """Keep at most ``limit`` bytes."""
+        """Store at most ``limit`` bytes."""
         self._limit = limit
         self._bytes = 0
         self._entries: dict[str, bytes] = {}
@@ -36,7 +36,7 @@ class MemoryCache:
         return self._entries.get(digest)
 
     def put(self, digest: str, data: bytes) -> None:
-        """Add data under its SHA-256."""
+        """Store data under its SHA-256."""
         with self._lock:
             self._bytes += len(data) - len(self._entries.pop(digest, b""))
             self._entries[digest] = data
@@ -48,15 +48,16 @@ class MemoryCache:
 
 
 class DiskCache:
-    """A bounded least-recently-used cache in a folder that all processes of a node share.
+    """Bounded LRU cache in a folder shared by all processes of a node.
 
-    Space is reserved before data is written, from a total that all processes update under a lock. When the limit is
-    reached, the least recently used entries are deleted and the total is recomputed. The folder may exceed the limit by
-    one entry per thread that is writing; on a file system without locks, by more until the next eviction.
+    Before a process writes an entry, it adds the size to a shared total under a lock. If the total exceeds the limit,
+    the process deletes the least recently used entries and recomputes the total. The folder may exceed the limit by
+    one entry per writing thread. On a file system without locks, it may exceed the limit further until the next
+    eviction.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Use at most ``limit`` bytes in ``folder``, which is created when first written."""
+        """Use at most ``limit`` bytes in ``folder``, which is created at the first write."""
         self.folder = folder / "frames"
         self._limit = limit
         self._writable = True
@@ -77,9 +78,9 @@ class DiskCache:
         return data
 
     def put(self, digest: str, data: bytes) -> bool:
-        """Add data under its SHA-256; return whether it is cached.
+        """Store data under its SHA-256; return whether it is cached.
 
-        If the folder cannot be written, log a warning once and stop writing.
+        If the folder is not writable, log one warning and write nothing from then on.
         """
         if not self._writable or len(data) > self._limit:
             return False
@@ -106,14 +107,14 @@ class DiskCache:
 
     def _make_room(self, size: int) -> None:
         with acquire(self.folder / "bytes") as lock:
-            count = os.pread(lock.descriptor, 32, 0)
-            held = int(count) + size if count.strip().isdigit() else self._limit + 1
-            if held > self._limit:
-                held = self._evict(int(_EVICT_TO * self._limit) - size) + size
-            os.pwrite(lock.descriptor, f"{held:<31}\n".encode(), 0)
+            recorded = os.pread(lock.descriptor, 32, 0)
+            total = int(recorded) + size if recorded.strip().isdigit() else self._limit + 1
+            if total > self._limit:
+                total = self._evict(int(_EVICT_TO * self._limit) - size) + size
+            os.pwrite(lock.descriptor, f"{total:<31}\n".encode(), 0)
 
     def _evict(self, target: int) -> int:
-        """Delete least recently used entries until at most ``target`` bytes remain; return the remaining bytes."""
+        """Delete least recently used entries until at most ``target`` bytes remain; return the remaining total."""
         entries = []
         for folder in self.folder.glob("??"):
             with os.scandir(folder) as files:
@@ -121,18 +122,21 @@ class DiskCache:
                     with suppress(OSError):
                         status = file.stat()
                         entries.append((status.st_mtime_ns, status.st_size, Path(file.path)))
-        held, abandoned = sum(size for _, size, _ in entries), (time.time() - _ABANDONED_S) * 1e9
+        total, abandoned = sum(size for _, size, _ in entries), (time.time() - _ABANDONED_S) * 1e9
         for used, size, path in sorted(entries):
             partial = path.name.endswith(PARTIAL_SUFFIX)
-            if used < abandoned if partial else held > target:
+            if used < abandoned if partial else total > target:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-                    held -= size
-        return held
+                    total -= size
+        return total
 
 
 def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/ldarnet``, by default ``~/.cache/ldarnet``; a temporary folder for users without a home."""
+    """Default cache folder: ``$XDG_CACHE_HOME/ldarnet``, or ``~/.cache/ldarnet`` if the variable is not set.
+
+    If the home directory cannot be determined, use a per-user folder in the system's temporary directory.
+    """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ldarnet"
     except RuntimeError:

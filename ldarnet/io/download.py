@@ -1,7 +1,8 @@
-"""HTTP downloads that resume, and folders of downloaded files with receipts.
+"""Resumable HTTP downloads, and folders of downloaded files with receipts.
 
-A `DownloadFolder` holds files and ``fetched.json`` with a receipt of each file: URL, size, SHA-256, what it was
-checked against, date. A file under its final name is complete and verified.
+A `DownloadFolder` contains the files and ``fetched.json``, which holds a receipt for each file: URL, size, SHA-256, the
+published hash it was verified against, and date. A file appears under its final name only once it is complete and
+verified.
 """
 
 import hashlib
@@ -27,9 +28,9 @@ from ldarnet.version import __version__
 
 RECEIPTS_NAME = "fetched.json"
 DOWNLOAD_RETRY = Retry(first_wait=1.0, max_wait=60.0, max_total=math.inf, max_attempts=6)
-"""Default policy; attempts are counted from 0 again after each one that received data."""
+"""Default retry policy; an attempt that receives data resets the attempt count."""
 NOT_CHECKED = "nothing: "
-"""Prefix of a receipt's ``checked_against`` if the file could not be verified; the reason follows."""
+"""Prefix of a receipt's ``checked_against`` if the file was not verified; followed by the reason."""
 
 _PIECE = 2**18
 _TIMEOUT = (20, 60)
@@ -38,7 +39,7 @@ _GONE = (404, 410)
 _BUSY = (408, 425, 429)
 
 Report = Callable[[int, int | None], None]
-"""Called with the bytes received so far and the total, which is None if unknown."""
+"""Progress callback: (bytes received so far, total bytes or None if unknown)."""
 Receipt = dict[str, Any]
 
 
@@ -53,7 +54,7 @@ class Expected:
     Attributes:
         digest: ``md5:...`` or ``sha256:...``.
         stated: where the hash is published, such as ``in https://.../md5sum.txt``.
-        hint: what to do if the hash still differs after another download.
+        hint: what to do if the hash differs again after a second download.
     """
 
     digest: str
@@ -67,19 +68,19 @@ class Expected:
 
 
 class DownloadFolder:
-    """Files downloaded into a folder, and their receipts. Threads may share one; processes must lock the folder.
+    """A folder of downloaded files with their receipts. Thread-safe; processes must lock the folder themselves.
 
     Attributes:
-        receipts: receipt of each file by its name, which may include a subfolder.
+        receipts: file name, which may include a subfolder -> receipt.
     """
 
     def __init__(self, folder: Path, parts: Path, retry: Retry, hint: str) -> None:
         """Read the receipts.
 
         Args:
-            folder: the folder.
-            parts: existing folder for partial downloads, on the same file system.
-            retry: policy for network faults.
+            folder: folder of the complete files.
+            parts: existing folder for partial downloads, on the same file system as ``folder``.
+            retry: retry policy for network errors.
             hint: what to do about files not downloaded by this program, and about a damaged ``fetched.json``.
 
         Raises:
@@ -92,14 +93,14 @@ class DownloadFolder:
         self.receipts: dict[str, Receipt] = read_json(path, hint) if path.exists() else {}
 
     def existing(self, name: str, *, rehash: bool = False) -> Receipt | None:
-        """The receipt of a file that was downloaded before; None if there is no such file.
+        """Receipt of a file that is already in the folder; None if the file does not exist.
 
         Args:
-            name: file name in the folder.
-            rehash: compare the SHA-256 of the file, not only its size.
+            name: file name relative to the folder.
+            rehash: also compare the SHA-256 of the file, instead of only its size.
 
         Raises:
-            UserError: the file was not downloaded by this program, or has changed.
+            UserError: the file was not downloaded by this program, or has changed since the download.
         """
         path, receipt = self.folder / name, self.receipts.get(name)
         if not path.exists():
@@ -125,12 +126,12 @@ class DownloadFolder:
         """Download a file, verify it, and write its receipt.
 
         Args:
-            name: file name in the folder.
-            url: address of the file.
-            expected: published hash of the file, if any.
-            unchecked: why there is no published hash; recorded in the receipt.
-            report: called with the progress.
-            inspect: called with a complete file that has no expected hash; may raise a UserError.
+            name: file name relative to the folder.
+            url: URL of the file.
+            expected: published hash of the file; None if there is none.
+            unchecked: reason why there is no published hash, recorded in the receipt.
+            report: progress callback.
+            inspect: check of the downloaded file if there is no published hash; raises a UserError to reject the file.
 
         Raises:
             UserError: the file cannot be downloaded (`GoneError`: it no longer exists), or its hash differs.
@@ -168,8 +169,8 @@ class DownloadFolder:
             digest = f"{expected.kind}:{hashlib.file_digest(file, expected.kind).hexdigest()}"
         if digest != expected.digest:
             raise UserError(
-                f"{name}: {url} has {digest}, not {expected.digest} {expected.stated}: damaged in transit, or "
-                f"replaced; run the same command again, and if this persists {expected.hint}"
+                f"{name}: {url} has {digest}, not {expected.digest} {expected.stated}; damaged in transit or "
+                f"replaced: run the same command again, and if the hash still differs, {expected.hint}"
             )
 
 
@@ -198,13 +199,13 @@ def read_text(url: str, retry: Retry) -> str:
 
 
 def download(url: str, part: Path, retry: Retry, report: Report) -> None:
-    """Download all of ``url`` to ``part``; resume if ``part`` exists.
+    """Download ``url`` to ``part``; resume if ``part`` exists.
 
-    Earlier data are used only if the server confirms (``If-Range``) that the file has not changed since. URL, validator
-    and size are kept beside ``part``, in a file with ``.json`` appended to its name.
+    A partial download is resumed only if the server confirms (``If-Range``) that the file has not changed. The URL, the
+    validator (ETag or Last-Modified) and the total size are stored in ``<part>.json``.
 
     Raises:
-        UserError: the network, the server or the disk failed; received data are kept.
+        UserError: the network, the server or the disk failed; the data received so far are kept.
     """
     with space_errors(part):
         retry(url, lambda _: _receive(url, part, retry, report), lambda: _size(part))
@@ -220,7 +221,7 @@ def _receive(url: str, part: Path, retry: Retry, report: Report) -> None:
     with _get(url, headers) as response:
         if response.status_code != 200 and not (resumable and _begins_at(have, response)):
             part.unlink(missing_ok=True)
-            raise RetryableError("the server sent another range than requested")
+            raise RetryableError("the server sent a different range than requested")
         length = response.headers.get("Content-Length")
         have = have if response.status_code == 206 else 0
         total = have + int(length) if length else None
@@ -259,23 +260,23 @@ def _write_state(url: str, part: Path, response: requests.Response, total: int |
     free = _free(part.parent)
     if total and total > free:
         raise UserError(
-            f"no space left on device: {url} has {total:,} bytes, {part.parent} has {free:,} free; free some space or "
-            "choose another folder"
+            f"no space left on device: {url} has {total:,} bytes, but {part.parent} has only {free:,} bytes free; free "
+            "some space or choose another folder"
         )
 
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """Open a streaming GET request; transient faults, also while the body is read, raise a `RetryableError`."""
+    """Open a streaming GET request; transient errors, also while reading the body, raise a `RetryableError`."""
     try:
         with requests.get(url, headers=_HEADERS | (headers or {}), stream=True, timeout=_TIMEOUT) as response:
             status = response.status_code
             if status in _GONE:
-                raise GoneError(f"{url}: not found (HTTP {status}): moved or removed by its publisher; use a mirror")
+                raise GoneError(f"{url}: not found (HTTP {status}): moved or removed by the publisher; use a mirror")
             if status >= 500 or status in _BUSY:
                 raise RetryableError(f"HTTP {status}")
             if status not in (200, 206, 416):
-                raise UserError(f"{url}: refused (HTTP {status}); ask its publisher, or use a mirror")
+                raise UserError(f"{url}: refused (HTTP {status}); ask the publisher for access, or use a mirror")
             yield response
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise RetryableError(_reason(error)) from None
@@ -290,7 +291,7 @@ def _begins_at(offset: int, response: requests.Response) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Describe the innermost cause of an error."""
+    """Describe the cause of a network error in a few words."""
     text = str(error)
     for known in ("Name or service not known", "Temporary failure in name resolution", "Network is unreachable"):
         if known in text:

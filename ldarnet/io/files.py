@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name only when they are complete."""
+"""Atomic writes (a file or folder appears under its final name only when it is complete), checksums and file errors."""
 
 import errno
 import hashlib
@@ -26,14 +26,14 @@ _READ_ERRORS = {
 _PERMANENT = {*_READ_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-def may_pass(error: OSError) -> bool:
-    """Whether an operating system error may be transient, so that a later attempt may succeed."""
+def is_transient(error: OSError) -> bool:
+    """Whether an operating system error may go away, so that a later attempt may succeed."""
     return error.errno not in _PERMANENT
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError while reading ``path`` inside the block to a `UserError` that names the path.
+    """Convert an OSError raised inside the block, which reads ``path``, to a `UserError` that names the path.
 
     Raises:
         TransientError: a later attempt may succeed.
@@ -43,7 +43,7 @@ def read_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error}); check the path and the disk"
-        kind = TransientError if may_pass(error) else UserError
+        kind = TransientError if is_transient(error) else UserError
         raise kind(f"{path}: {_READ_ERRORS.get(error.errno or 0, fault)}") from None
 
 
@@ -58,7 +58,7 @@ def file_size(path: Path) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path}: {_READ_ERRORS[errno.EISDIR]}")
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path}: not a regular file; write its content to one")
+        raise UserError(f"{path}: not a regular file; copy its content to a regular file")
     return status.st_size
 
 
@@ -68,7 +68,7 @@ class NotWritableError(UserError):
 
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Convert a full device or a missing permission inside the block to a `NotWritableError` that names ``path``."""
+    """Convert "no space left" and "permission denied" errors inside the block to a `NotWritableError` for ``path``."""
     try:
         yield
     except OSError as error:
@@ -98,13 +98,13 @@ def make_folder(path: Path) -> Path:
 def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``final``; when the block succeeds, flush the file to disk and rename it.
 
-    When the block fails, the temporary file is removed and ``final`` stays as it was. If several processes or threads
-    write one file, the last to finish wins.
+    When the block fails, the temporary file is removed and ``final`` is unchanged. If several processes or threads
+    write the same file, the last to finish wins.
 
     Args:
-        final: the path.
-        durable: flush to disk. If False, a machine crash may leave an incomplete file; use this only for files that
-            are verified when read and can be recreated.
+        final: path of the complete file.
+        durable: whether to flush to disk. If False, a machine crash may leave an incomplete file; use False only for
+            files that are verified when read and can be recreated.
 
     Raises:
         UserError: ``final`` is a folder; raised before the block.
@@ -131,8 +131,8 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
 def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty hidden folder beside ``final``; when the block succeeds, flush its files to disk and rename it.
 
-    When the block fails, the hidden folder is removed and ``final`` stays as it was. The files of an earlier
-    attempt that was killed are removed first. Only one process may write ``final`` at a time.
+    When the block fails, the hidden folder is removed and ``final`` is unchanged. Files left behind by a killed attempt
+    are removed first. Only one process may write ``final`` at a time.
 
     Args:
         final: path of the folder; its parents are created.
@@ -159,19 +159,19 @@ def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def staging_path(final: Path) -> Path:
-    """Name of the hidden folder in which ``final`` is written."""
+    """Path of the hidden folder in which the content of ``final`` is written before the rename."""
     return final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
 
 
 def read_json(path: Path, hint: str) -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     Args:
-        path: the file.
-        hint: what to do if it is damaged.
+        path: path of the file.
+        hint: what to do if the file is damaged, for the error message.
 
     Raises:
-        UserError: the file cannot be read, or is damaged.
+        UserError: the file cannot be read or is damaged.
     """
     try:
         with read_errors(path):
@@ -183,7 +183,7 @@ def read_json(path: Path, hint: str) -> Any:
 
 
 def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
-    """Write ``content`` as JSON; the file is complete or absent.
+    """Write ``content`` as JSON, atomically.
 
     Raises:
         NotWritableError: the device is full, or there is no permission to write.

@@ -1,4 +1,4 @@
-"""An exclusive lock on a folder or file, shared by all processes that use it."""
+"""Exclusive locks on files and folders (``flock``)."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ class Lock:
         self.descriptor = descriptor
 
     def close(self) -> None:
-        """Release the lock; closing twice is fine."""
+        """Release the lock; repeated calls have no effect."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -40,13 +40,13 @@ class Lock:
 
 
 def acquire(path: Path, in_use: str | None = None) -> Lock:
-    """Lock a file, created if missing, or an existing folder.
+    """Lock an existing folder, or a file, which is created if missing.
 
-    On a file system without lock support (some network file systems), nothing is locked.
+    On a file system without lock support, such as some network file systems, the call succeeds without a lock.
 
     Args:
-        path: the file or folder.
-        in_use: error message if another process holds the lock; by default, wait until it is released.
+        path: path of the file or folder.
+        in_use: error message if another process holds the lock; None to wait until the lock is released.
 
     Raises:
         FolderInUseError: another process holds the lock, and ``in_use`` is given.

@@ -11,11 +11,11 @@ _PR_SET_PDEATHSIG = 1
 def exit_with_parent(parent: int) -> None:
     """Have the kernel kill this process (SIGKILL) when its parent exits for any reason; Linux only.
 
-    Call it first thing in a child whose inherited connections and locks must not outlive the parent. The kernel watches
-    the thread that forked the child: fork in the main thread.
+    Call this first in a child whose inherited connections and locks must not outlive the parent. The kernel watches the
+    thread that forked the child, not the whole process, so fork in the main thread.
 
     Args:
-        parent: process ID of the parent, taken by the parent before the fork.
+        parent: process ID of the parent, obtained in the parent before the fork.
     """
     if sys.platform != "linux":
         return

@@ -1,4 +1,4 @@
-"""Retry with exponential back-off, for reads over a network."""
+"""Retries with exponential backoff for network reads."""
 
 import logging
 import math
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ldarnet.errors import TransientError, UserError
-from ldarnet.io.files import may_pass
+from ldarnet.io.files import is_transient
 
 Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
-# Jitter must not depend on a seed, or all ranks would retry at the same time, nor advance the generator of training.
+# Unseeded, so that ranks do not retry at the same time; separate, so that jitter does not advance the training RNG.
 _RANDOM = random.SystemRandom()
 _TRANSIENT_STATUS = (408, 425, 429)
 _POLL_SECONDS = 0.5
 
 
 class RetryableError(Exception):
-    """A network or server fault; its message states the cause and is shown to the user."""
+    """A network or server error that may go away; its message states the cause and is shown to the user."""
 
 
 class ShortReadError(OSError):
@@ -38,16 +38,17 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry policy. The nominal wait doubles with each attempt; the actual wait is random, 50 to 100% of the nominal.
+    """Retry policy: exponential backoff with jitter; each wait is random, 50 to 100% of the nominal wait.
 
     Attributes:
-        first_wait: nominal first wait, in seconds.
-        max_wait: longest nominal wait, in seconds.
-        max_total: seconds from the first attempt after which to give up.
-        timeout: seconds that one attempt may take.
-        max_short_reads: attempts when a read ends early without an error, as it always does if the file is too short.
-        max_attempts: attempts after which to give up.
-        stopped: polled while waiting; give up when it returns True.
+        first_wait: nominal wait after the first attempt, in seconds; doubles after each further attempt.
+        max_wait: maximum nominal wait, in seconds.
+        max_total: maximum time for all attempts and waits, in seconds.
+        timeout: maximum time for one attempt, in seconds.
+        max_short_reads: maximum number of attempts if a read ends early without an error. Low, because reads beyond the
+            end of a truncated file always end early.
+        max_attempts: maximum number of attempts.
+        stopped: polled while waiting; the retries end when it returns True.
     """
 
     first_wait: float = 0.5
@@ -62,14 +63,14 @@ class Retry:
         """Call ``read(timeout in seconds)`` until it succeeds, and return its result.
 
         Args:
-            what: what is read, for messages.
-            read: the operation; errors for which `is_final` holds are raised at once.
-            progress: bytes so far; when it grows, attempts and time are counted from 0 again.
+            what: name of the data, for messages.
+            read: function to retry; its errors for which `is_final` is true are raised unchanged, without a retry.
+            progress: returns the number of bytes received so far; an increase resets the attempt count and the time.
 
         Raises:
-            TransientError: the last attempt failed too.
-            ShortReadError: every attempt ended early.
-            UserError: ``stopped`` became true.
+            TransientError: the maximum number of attempts or the maximum time is reached.
+            ShortReadError: the read still ended early at attempt ``max_short_reads``.
+            UserError: ``stopped`` returned True.
         """
         failures, began, reached = 0, time.monotonic(), progress()
         while True:
@@ -89,19 +90,19 @@ class Retry:
                         f"{what}: failed after {failures} attempts in {spent:.0f} s ({cause}); check the network and "
                         "the server, then run the same command again"
                     ) from error
-                of = "" if self.max_attempts == math.inf else f" of {self.max_attempts}"
-                _LOG.warning("%s: attempt %d%s failed (%s); retrying in %.2g s", what, failures, of, cause, wait)
+                limit = "" if self.max_attempts == math.inf else f" of {self.max_attempts}"
+                _LOG.warning("%s: attempt %d%s failed (%s); retrying in %.2g s", what, failures, limit, cause, wait)
             self._wait(wait)
 
     def check(self) -> None:
-        """Raise a UserError if `stopped`."""
+        """Raise a UserError if `stopped` returns True."""
         if self.stopped():
             raise UserError("stopped; run the same command again to resume")
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, _POLL_SECONDS))
+        while (remaining := until - time.monotonic()) > 0:
+            time.sleep(min(remaining, _POLL_SECONDS))
             self.check()
 
 
@@ -113,26 +114,26 @@ def call_remote(
     what: str | None = None,
     missing: UserError | None = None,
 ) -> Result:
-    """Call ``read(timeout)``, which uses an fsspec file system, with retries and one-line errors.
+    """Call ``read(timeout in seconds)``, which uses an fsspec file system, with retries and one-line errors.
 
     Args:
-        retry: the policy.
-        url: URL for messages.
-        read: the operation.
-        what: what is read, for messages of retries; ``url`` by default.
-        missing: error to raise if there is no such file.
+        retry: retry policy.
+        url: URL of the file, for messages.
+        read: function to retry.
+        what: name of the data, for messages about retries; ``url`` by default.
+        missing: error to raise if the file does not exist; a generic `UserError` by default.
 
     Raises:
-        TransientError: the last attempt failed too.
-        ShortReadError: every attempt ended early.
-        UserError: another failure.
+        TransientError: the maximum number of attempts or the maximum time is reached.
+        ShortReadError: the read still ended early at the last attempt.
+        UserError: any other failure.
     """
 
     def attempt(timeout: float) -> Result:
         try:
             return read(timeout)
         except FileNotFoundError as error:
-            if url.startswith(("http://", "https://")):  # fsspec may raise it for any web server failure
+            if url.startswith(("http://", "https://")):  # fsspec raises it for other HTTP errors, too
                 raise error.__cause__ or error from None
             raise
 
@@ -148,7 +149,7 @@ def call_remote(
             cause = str(status or error or type(error).__name__)
             raise UserError(f"{url}: no permission to read it ({cause}); check your credentials") from None
         if isinstance(error, ImportError):
-            raise UserError(f"{url}: {error}; install that package") from None
+            raise UserError(f"{url}: {error}; install the missing package") from None
         raise UserError(f"{url}: cannot be read ({cause}); check the address") from None
 
 
@@ -159,7 +160,7 @@ def _cause(error: Exception) -> str:
 
 
 def status_of(error: Exception) -> int | None:
-    """The HTTP status in an error of an fsspec file system, if any."""
+    """HTTP status of an error raised by an fsspec file system; None if it has none."""
     for name in ("status", "code"):
         status = getattr(error, name, None)
         if isinstance(status, int):
@@ -168,11 +169,11 @@ def status_of(error: Exception) -> int | None:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether a retry cannot help: a missing file or package, no permission, a bad address, a full disk."""
+    """Whether retrying is pointless: missing file or package, no permission, bad URL, full disk."""
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in _TRANSIENT_STATUS
-    if isinstance(error, OSError) and not may_pass(error):
+    if isinstance(error, OSError) and not is_transient(error):
         return True
     final = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, ValueError, TypeError, AttributeError)
     return isinstance(error, final) or "Credentials" in type(error).__name__

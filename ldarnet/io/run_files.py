@@ -1,18 +1,19 @@
-"""Names of the files and folders in run folders, checkpoints, folds, sweeps and exports.
+"""Names of files and folders in run folders, checkpoints, folds, sweeps and exports.
 
-<run.dir>/                      a pretraining run
-config.yaml  metrics.jsonl  boundaries.jsonl  starts.jsonl  mlflow.json  summary.txt  report.html
-logs/  profiles/  figures/  export/
-checkpoints/pointers.json
-checkpoints/step-00000100/  model.safetensors  config.json  optimizer.safetensors  state.json  config.yaml
-manifest.json
-<run.dir>/                      a fine-tuning run
-config.yaml  data.json  summary.json  summary.txt  logs/  export/
-fold0/                      config.yaml  metrics.jsonl  result.json  predictions.tsv  confusion.png  roc.png
-fold0/best/  fold0/last/    best weights; checkpoints while the fold trains
-<sweep.dir>/                    a sweep
-sweep.yaml  finetune.yaml  sweep.json  summary.txt  comparison/
-trials/<task>/<setting>/    finetune.yaml, and per fold a fine-tuning run with log.txt and stopped.json
+Pretraining run, in <run.dir>:
+    config.yaml  metrics.jsonl  boundaries.jsonl  starts.jsonl  mlflow.json  summary.txt  report.html
+    logs/  profiles/  figures/  export/
+    checkpoints/pointers.json
+    checkpoints/step-00000100/  model.safetensors  config.json  optimizer.safetensors  state.json  config.yaml
+                                manifest.json
+Fine-tuning run, in <run.dir>:
+    config.yaml  data.json  summary.json  summary.txt  logs/  export/
+    fold0/       config.yaml  metrics.jsonl  result.json  predictions.tsv  confusion.png  roc.png
+    fold0/best/  best weights
+    fold0/last/  checkpoints, while the fold is training
+Sweep, in <sweep.dir>:
+    sweep.yaml  finetune.yaml  sweep.json  summary.txt  comparison/
+    trials/<task>/<setting>/  finetune.yaml, and one fine-tuning run per fold, with log.txt and stopped.json
 """
 
 # Any run folder
@@ -21,7 +22,7 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 """One JSON object per logged step, validation or epoch."""
 MLFLOW = "mlflow.json"
-"""MLflow run id and tracking URI."""
+"""MLflow run ID and tracking URI."""
 MLFLOW_DATABASE = "mlflow.db"
 """MLflow's sqlite store; used without a tracking server."""
 MLFLOW_ARTIFACTS = "mlartifacts"
@@ -30,9 +31,9 @@ LOGS = "logs"
 RANK_LOG = "rank-{rank:05d}.log"
 LOCK = ".lock"
 SUMMARY_TEXT = "summary.txt"
-"""Summary that is also printed at the end."""
+"""Summary of the run, also printed when it finishes."""
 EXPORT = "export"
-"""Hugging Face folder of the best model."""
+"""Best model as a Hugging Face folder."""
 
 # Model folders and checkpoints
 MODEL_CONFIG = "config.json"
@@ -51,7 +52,7 @@ CHECKPOINT_PREFIX = "step-"
 POINTERS = "pointers.json"
 """Names of the latest and the best checkpoint."""
 BOUNDARIES = "boundaries.jsonl"
-"""Boundaries along a held-out window, one line per validation."""
+"""Boundaries in a held-out window, one line per validation."""
 LAUNCHES = "starts.jsonl"
 """Versions and hardware, one line per launch."""
 PROFILES = "profiles"
@@ -98,4 +99,4 @@ def fold_name(fold: int) -> str:
 
 
 FOLD_METRICS = f"{FOLD_PREFIX}*/{METRICS}"
-"""Glob of the metrics of all folds of a run; no match means that nothing was trained yet."""
+"""Glob of the metrics files of all folds of a run; no match means that training has not started."""

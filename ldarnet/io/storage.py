@@ -1,4 +1,4 @@
-"""File storage: a local folder, or any URL that fsspec supports."""
+"""Read access to files in a local folder or at any URL that fsspec supports."""
 
 import errno
 import os
@@ -12,26 +12,26 @@ from ldarnet.io.files import read_errors
 from ldarnet.io.retry import Result, Retry, ShortReadError, call_remote, status_of
 
 MAX_OPEN = 64
-"""Maximum number of files that a process keeps open."""
+"""Maximum number of files that a `LocalFiles` keeps open."""
 
 
 class DamagedError(UserError):
-    """A file of a set is missing, or does not match the index; a run may be configured to skip the affected windows.
+    """A file of a shard set is missing or does not match the index of the set.
 
-    Never raised for network failures or missing permissions.
+    Runs can be configured to skip the affected windows. Never raised for network failures or missing permissions.
     """
 
 
 class MissingError(DamagedError):
-    """No such file."""
+    """A file of a shard set does not exist."""
 
 
 class Storage(Protocol):
-    """Read access to the files of a folder or URL. Can be pickled, and used in both parent and child after a fork.
+    """Read access to the files in a folder or at a URL. Can be pickled, and is safe to use after a fork.
 
     Attributes:
-        place: folder or URL.
-        remote: whether reads should be cached.
+        place: path of the folder, or URL.
+        remote: whether the files are remote, so that reads should be cached.
     """
 
     place: str
@@ -42,7 +42,7 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``.
+        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``.
 
         Raises:
             MissingError: no such file.
@@ -51,7 +51,7 @@ class Storage(Protocol):
         ...
 
     def read_all(self, name: str) -> bytes:
-        """The whole content of a small file.
+        """Read a whole file, which should be small.
 
         Raises:
             MissingError: no such file.
@@ -69,12 +69,17 @@ class Storage(Protocol):
         ...
 
     def forget(self, name: str) -> None:
-        """Reopen the file at the next read, because its content was wrong."""
+        """Close a file whose content was wrong, so that the next read reopens it."""
         ...
 
 
 def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Storage:
-    """The storage of a folder (a path or a ``file://`` URL) or of any other URL."""
+    """Create the storage for a folder (a path or a ``file://`` URL) or for any other URL.
+
+    Args:
+        place: path or URL.
+        retry: retry policy for remote reads; `Retry()` by default.
+    """
     place = os.fspath(place)
     if "://" in place and not place.startswith("file://"):
         return RemoteFiles(place, retry or Retry())
@@ -93,7 +98,7 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """Files of a folder. Recently used files stay open; positional reads let forked processes share descriptors."""
+    """Files in a folder. Recently used files stay open; positional reads let forked processes share descriptors."""
 
     remote = False
 
@@ -107,13 +112,13 @@ class LocalFiles:
         return str(self._folder / name)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``."""
+        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return self._read(name, path, start, stop)
 
     def read_all(self, name: str) -> bytes:
-        """The whole content of a small file."""
+        """Read a whole file, which should be small."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return path.read_bytes()
@@ -125,7 +130,7 @@ class LocalFiles:
             return path.stat().st_size
 
     def forget(self, name: str) -> None:
-        """Reopen the file at the next read, because its content was wrong."""
+        """Close a file whose content was wrong, so that the next read reopens it."""
         self._open.pop(name, None)
 
     @contextmanager
@@ -136,7 +141,7 @@ class LocalFiles:
             raise MissingError(f"{path}: missing; {repair_hint(self.place)}") from None
 
     def _read(self, name: str, path: Path, start: int, stop: int) -> bytes:
-        # Removed and reinserted, both atomic: the dict stays in order of last use, and threads need no lock.
+        # Popping and reinserting keeps the dict in order of last use; both steps are atomic, so threads need no lock.
         file = self._open.pop(name, None) or _OpenFile(path)
         data = os.pread(file.descriptor, stop - start, start)
         while len(data) < stop - start:
@@ -154,7 +159,7 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """Files below a URL, read by ranges through fsspec, with retries."""
+    """Files at a URL, read with range requests through fsspec, with retries."""
 
     remote = True
 
@@ -169,7 +174,7 @@ class RemoteFiles:
         return f"{self.place}/{name}"
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a file; fewer only if the file ends before ``stop``."""
+        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``."""
 
         def attempt(timeout: float) -> bytes:
             try:
@@ -192,7 +197,7 @@ class RemoteFiles:
             return short.data
 
     def read_all(self, name: str) -> bytes:
-        """The whole content of a small file."""
+        """Read a whole file, which should be small."""
         url = self.locate(name)
         return self._call_remote(name, url, lambda timeout: self._call(timeout, "cat_file", url))
 
@@ -212,8 +217,8 @@ class RemoteFiles:
 
     def _no_ranges(self, name: str) -> UserError:
         return UserError(
-            f"{self.locate(name)}: the server does not support range requests; copy the set to a folder, or use a "
-            "server that supports the Range header"
+            f"{self.locate(name)}: the server does not support range requests; copy the shard set to a local folder "
+            "or use a server that supports the Range header"
         )
 
     def _range(self, url: str, start: int, stop: int, timeout: float) -> bytes:
@@ -230,7 +235,7 @@ class RemoteFiles:
         return getattr(system, method)(url, **options)
 
     def _filesystem(self) -> Any:
-        """The fsspec file system of this process; its connections must not cross a fork."""
+        """The fsspec file system; created separately in each process, because connections do not survive a fork."""
         if self._used_in != os.getpid():
             from fsspec.core import url_to_fs
 
@@ -244,7 +249,7 @@ class RemoteFiles:
 
 
 def _is_beyond_end(error: Exception) -> bool:
-    """Whether an error means that a range is beyond the end of the file (HTTP 416; EINVAL in s3fs)."""
+    """Whether an error means that the range starts beyond the end of the file (HTTP 416, or EINVAL from s3fs)."""
     return status_of(error) == 416 or (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
 
@@ -255,5 +260,5 @@ def _wait_for(system: Any, function: Any, *arguments: Any, timeout: float, **opt
 
 
 def repair_hint(place: str) -> str:
-    """Hint for messages: how to repair a damaged set."""
-    return f"copy the set to {place} again, or delete it and rebuild it"
+    """Hint for error messages: how to repair a damaged shard set."""
+    return f"copy the shard set to {place} again, or delete it and rebuild it"

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ldarnet.errors import TransientError, UserError
-from ldarnet.io.files import may_pass
+from ldarnet.io.files import is_transient
 from ldarnet.runtime.deepspeed_internals import load_deepspeed
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ def user_error(error: UserError | OSError) -> UserError:
     if isinstance(error, UserError):
         return error
     reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    kind = TransientError if may_pass(error) else UserError
+    kind = TransientError if is_transient(error) else UserError
     return kind(f"{error.filename}: {reason}" if error.filename else reason)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldarnet.config import FinetuneConfig, differences, lasting, load_config
+from ldarnet.config import FinetuneConfig, differences, fixed_keys, load_config
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 
@@ -85,7 +85,7 @@ def test_differences_list_only_settings_that_affect_the_result(minimal):
         "task: H3 -> H4",
         "optimizer.lr: None -> 0.001",
     ]
-    assert {"task", "run.seed", "checkpoint", "optimizer.lr"} < set(lasting(load(minimal)))
+    assert {"task", "run.seed", "checkpoint", "optimizer.lr"} < set(fixed_keys(load(minimal)))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
