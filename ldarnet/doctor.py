@@ -124,6 +124,9 @@ def render(report: dict[str, Any]) -> str:
     lines += [] if build["gpus"] else ["no GPU available to torch"]
     lines += ["", "Packages"]
     for package in report["packages"]:
+        if not (package["version"] or package["required"] or build["gpus"]):
+            lines.append(f"  {package['name']:<14} {'-':<12} {package['purpose']}; not needed without a GPU")
+            continue
         lines.append(f"  {package['name']:<14} {package['version'] or 'missing':<12} {package['purpose']}")
         if package["problem"]:
             lines.append(f"  {'':<14} fails to import: {package['problem']}")

@@ -76,8 +76,13 @@ def test_doctor_selects_one_backend_for_every_op_on_every_device(ldarnet: Run) -
             assert not selected["unsupported_reason"]
 
 
-def test_doctor_suggests_a_command_for_a_missing_package(ldarnet: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gpu", [False, True])
+def test_doctor_suggests_a_command_for_a_missing_package(
+    gpu: bool, ldarnet: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real_version = metadata.version
+    gpus = [{"name": "H200", "memory_gib": 139.0, "capability": "90"}] if gpu else []
+    monkeypatch.setattr(doctor, "_torch", lambda: {"version": "2.9", "cuda": None, "gpus": gpus})
 
     def version(name: str) -> str:
         if name in ("mamba-ssm", "deepspeed"):
@@ -87,7 +92,8 @@ def test_doctor_suggests_a_command_for_a_missing_package(ldarnet: Run, monkeypat
     monkeypatch.setattr(metadata, "version", version)
     ended = ldarnet("doctor")
     assert ended.status == 0
-    assert 'pip install --no-build-isolation "mamba-ssm==' in ended.out
+    assert ('pip install --no-build-isolation "mamba-ssm==' in ended.out) == gpu
+    assert bool(re.search(r"mamba-ssm +- .*; not needed without a GPU\n", ended.out)) == (not gpu)
     assert re.search(r"missing for train: deepspeed; \S+ -m pip install 'ldarnet\[train\]'", ended.out)
     assert "no problems found" not in ended.out
 
