@@ -35,9 +35,9 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def _default(field: FieldInfo) -> str:
-    """Default value as YAML; `...` for required keys."""
+    """Default value as YAML; `(required)` for required keys."""
     if field.is_required():
-        return "..."
+        return "(required)"
     value: Any = field.get_default(call_default_factory=True)
     plain = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("...\n").strip()
