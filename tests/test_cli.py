@@ -284,9 +284,14 @@ def run_in_subprocess(*arguments: str, **variables: str) -> str:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ldarnet pre", ["pretrain", "predict"]), ("ldarnet pretrain --r", ["--ranks"]), ("ldarnet --v", ["--version"])],
+    [
+        ("ldarnet pre", ["pretrain", "predict"]),
+        ("ldarnet pretrain --r", ["--ranks"]),
+        ("ldarnet pretrain --config ldar", ["ldarnet-110m", "ldarnet-2m-yeast"]),
+        ("ldarnet --v", ["--version"]),
+    ],
 )
-def test_the_shell_completes_commands_and_options(words: str, expected: list[str]) -> None:
+def test_the_shell_completes_commands_options_and_packaged_configurations(words: str, expected: list[str]) -> None:
     position = str(len(words.split()) - 1)
     variables = {"_LDARNET_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
     assert run_in_subprocess(**variables).split() == expected

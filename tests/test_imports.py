@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ldarnet.alphabet",
         "ldarnet.console",
         "ldarnet.markdown",
+        "ldarnet.packaged",
         "ldarnet.plugins",
         "ldarnet.printable",
         "ldarnet.ray_cluster",

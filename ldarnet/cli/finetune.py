@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def finetune(
-    config: Annotated[str, config_option("nt")],
+    config: Annotated[str, config_option("finetune", "nt")],
     overrides: Overrides = None,
     *,
     gpus: Gpus = None,

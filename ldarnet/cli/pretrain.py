@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(
-    config: Annotated[str, config_option("quickstart")],
+    config: Annotated[str, config_option("pretrain", "quickstart")],
     overrides: Overrides = None,
     *,
     gpus: Gpus = None,

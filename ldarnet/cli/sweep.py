@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ldarnet.config.sweep import SweepConfig
 
 
-def sweep(config: Annotated[str, config_option("nt18")], overrides: Overrides = None) -> int:
+def sweep(config: Annotated[str, config_option("sweep", "nt18")], overrides: Overrides = None) -> int:
     """Search fine-tuning settings over tasks and folds with Ray Tune.
 
     Run the same command again to resume: finished folds are kept, unfinished folds resume after their last epoch.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ldarnet.errors import TransientError, UserError
+from ldarnet.packaged import packaged_configs
 
 if TYPE_CHECKING:
     from ldarnet.config import Config
@@ -16,10 +17,20 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Config")
 
 
-def config_option(example: str) -> Any:
-    """Create the option `--config`, with a packaged configuration as the example in its help."""
+def config_option(command: str, example: str) -> Any:
+    """Create the option `--config`; shells complete the names of packaged configurations.
+
+    Args:
+        command: command with this option, which is also the folder of its packaged configurations.
+        example: packaged configuration shown in the help.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        names = [path.stem for path in packaged_configs().values() if path.parent.name == command]
+        return [name for name in names if name.startswith(incomplete)]
+
     text = f"YAML file, or name of a packaged configuration such as {example}."
-    return typer.Option("--config", metavar="FILE|NAME", help=text)
+    return typer.Option("--config", metavar="FILE|NAME", help=text, autocompletion=complete)
 
 
 Overrides = Annotated[

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from ldarnet.config.packaged import find_config
 from ldarnet.config.schema import Config, RunConfig, Section
 from ldarnet.errors import UserError
+from ldarnet.packaged import find_config
 
 BOUND_WORDS = {
     annotated_types.Gt: ("gt", "more than"),

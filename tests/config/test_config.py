@@ -95,6 +95,22 @@ def test_invalid_files_are_errors(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("quickstrt", "did you mean quickstart?"),
+        ("pretrain/quickstrt", "did you mean pretrain/quickstart?"),
+        ("configs/sweep/nt81.yaml", "did you mean sweep/nt18?"),
+        ("/no/such.yml", "check the path"),
+    ],
+)
+def test_a_mistyped_configuration_name_gets_a_suggestion_and_the_packaged_names(name, hint):
+    with pytest.raises(UserError) as error:
+        load_config(name)
+    assert str(error.value).startswith(f"cannot read the configuration {name}: no such file; {hint} (packaged config")
+    assert all(f" {path.stem}" in str(error.value) for path in (ROOT / "configs").glob("*/*.yaml"))
+
+
 def test_differences_ignore_keys_that_may_change_on_resume(minimal):
     old = load_config(minimal)
     new = load_config(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ldarnet.errors import UserError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def packaged_configs() -> dict[str, Path]:
-    """Return the packaged configurations by name, such as ``pretrain/quickstart``."""
+    """Map the names of the packaged configurations, such as ``pretrain/quickstart``, to their files."""
     folder = _PACKAGE / "configs"  # in a wheel
     if not folder.is_dir():
         folder = _PACKAGE.parent / "configs"  # in a checkout
@@ -24,16 +24,19 @@ def find_config(name: Path | str) -> Path:
             ``configs/pretrain/quickstart.yaml``.
 
     Raises:
-        UserError: no such file or packaged configuration; the message lists similar names.
+        UserError: no such file or packaged configuration; the message suggests a name and lists all names.
     """
     path = Path(name)
     if path.exists() and not path.is_dir():
         return path
-    wanted = str(name).removeprefix("configs/").removesuffix(".yaml")
+    requested = str(name).removeprefix("configs/").removesuffix(".yaml")
     known = packaged_configs()
     short = {full.rpartition("/")[2]: full for full in known}
-    full = short.get(wanted, wanted)
+    full = short.get(requested, requested)
     if full in known:
         return known[full]
-    close = difflib.get_close_matches(wanted, known if "/" in wanted else short) or sorted(short)
-    raise UserError(f"cannot read the configuration {name}: no such file; packaged configurations: {', '.join(close)}")
+    near = difflib.get_close_matches(requested, known if "/" in requested else short, n=1)
+    hint = f"did you mean {near[0]}?" if near else "check the path"
+    raise UserError(
+        f"cannot read the configuration {name}: no such file; {hint} (packaged configurations: {', '.join(short)})"
+    )
