@@ -76,6 +76,9 @@ def build_command(function: Callable[..., Any]) -> TyperCommand:
                 error.ctx = error.ctx or ctx
                 raise
 
+        def collect_usage_pieces(self, ctx: Any) -> list[str]:
+            return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 100})
     text = re.sub(r"\n\n(?=[^\n]*:\n  )", "\n\n\b\n", inspect.getdoc(function) or "")
     app.command(cls=Command, help=text)(function)

@@ -318,6 +318,13 @@ def test_every_command_has_help(command: str, ldarnet: Run) -> None:
     ended = ldarnet(command, "--help")
     assert ended.status == 0
     assert ended.out.startswith(f"Usage: ldarnet {command} ")
+    assert "{" not in ended.out
+
+
+def test_usage_shows_required_and_optional_arguments(ldarnet: Run) -> None:
+    assert ldarnet("predict", "--help").out.startswith("Usage: ldarnet predict [OPTIONS] MODEL FASTA\n")
+    assert ldarnet("compare", "--help").out.startswith("Usage: ldarnet compare [OPTIONS] NAME=FOLDER...\n")
+    assert ldarnet("tasks", "--help").out.startswith("Usage: ldarnet tasks [OPTIONS] [SUITE]\n")
 
 
 def test_an_unknown_command_is_an_error(ldarnet: Run) -> None:
