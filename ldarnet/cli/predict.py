@@ -40,7 +40,7 @@ def predict(
     classifier = Classifier(model, max_length=max_length, strands=strands, batch=batch)
     with nullcontext(sys.stdout) if out is None else _open_output(out) as file:
         classifier.write(read_contigs(fasta), file, fasta)
-    print(classifier.note(), file=sys.stderr)
+    print(classifier.note() if out is None else f"wrote {out}: {classifier.note()}", file=sys.stderr)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Predictions of a fine-tuned classifier for sequences of any length."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
@@ -60,6 +61,7 @@ class Classifier:
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CROP, None)
         self.seen = self.cropped = self.beyond = self.ambiguous = 0
+        self._written = Counter[str]()  # rows by predicted class
         self._strands, self._batch = strands or getattr(config, STRANDS, 1), batch
         self._world = World.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         device: Any = self._world.device
@@ -107,10 +109,12 @@ class Classifier:
         first = list(islice(predictions, 1))  # fail before anything is written
         print("name", *columns(self.classes), sep="\t", file=file)
         for name, probabilities in chain(first, predictions):
-            print(name, *cells(self.classes, probabilities), sep="\t", file=file)
+            predicted, *row = cells(self.classes, probabilities)
+            self._written[predicted] += 1
+            print(name, predicted, *row, sep="\t", file=file)
 
     def note(self) -> str:
-        """Summarize predictions in one line: number of sequences, and caveats."""
+        """Summarize predictions in one line: number of sequences, caveats, and number per predicted class."""
         parts = [f"{self.seen:,} sequences"]
         if self.cropped:
             parts.append(f"{self.cropped:,} cropped to their {self.max_length:,} central bases")
@@ -119,7 +123,11 @@ class Classifier:
                 f"{self.beyond:,} longer than the longest training sequence ({self.longest:,} bases), which is "
                 "extrapolation"
             )
-        return "; ".join([*parts, *ambiguity(self.ambiguous)])
+        parts += ambiguity(self.ambiguous)
+        if self._written:
+            counts = ", ".join(f"{name} {self._written[name]:,}" for name in self.classes)
+            parts.append(f"predicted: {counts}")
+        return "; ".join(parts)
 
 
 def _check_not_baseline(folder: Path) -> None:
