@@ -1,7 +1,7 @@
 """BiMamba-2: a bidirectional Mamba-2 mixer whose two directions share their projections.
 
-Because the projections are linear and shared, ``in_proj`` runs once on x and ``out_proj`` once on the mean of both
-directions.
+Because the projections are linear and shared, ``in_proj`` runs once on x and ``out_proj`` once on the mean of the
+two directions.
 
 Shapes: T packed positions, D width, K = 2 directions, E = expand * D inner width, H heads, P head dimension, N state
 width, W convolution taps.
@@ -24,10 +24,10 @@ MAX_A = 16.0
 
 
 class BiMamba2(nn.Module):
-    """Bidirectional Mamba-2 (arXiv 2405.21060); (T, D) to (T, D)."""
+    """Bidirectional Mamba-2 mixer (arXiv 2405.21060); maps (T, D) to (T, D)."""
 
     def __init__(self, config: LDARNetConfig, stage: int) -> None:
-        """Build the mixer with the widths of a stage."""
+        """Build the mixer for a stage; stage 0 is the outermost."""
         super().__init__()
         ssm, width = config.ssm_cfg, config.d_model[stage]
         self.ops = config.ops
@@ -46,7 +46,7 @@ class BiMamba2(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Initialize everything but the projections as Mamba-2 does."""
+        """Initialize all parameters except the projections as in Mamba-2."""
         bound = 1 / math.sqrt(self.conv_weight.shape[-1])
         init.uniform_(self.conv_weight, -bound, bound)
         init.uniform_(self.conv_bias, -bound, bound)

@@ -1,4 +1,4 @@
-"""Layers and stacks of layers on packed rows.
+"""Layers, and stacks of layers, that operate on packed rows.
 
 Shapes: T packed positions, D width, H heads, P head dimension.
 """
@@ -31,15 +31,18 @@ class AddNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the normalized sum in ``dtype`` and the sum, both (T, D); a branch of None adds nothing."""
+        """Return the normalized sum in ``dtype`` and the sum, both (T, D); a branch of None counts as zero."""
         return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
 
 class LocalAttention(nn.Module):
-    """Bidirectional multi-head attention in a local window, with rotary embedding, no biases; (T, D) to (T, D)."""
+    """Bidirectional multi-head attention within a local window; maps (T, D) to (T, D).
+
+    Uses rotary position embedding and no biases.
+    """
 
     def __init__(self, config: LDARNetConfig, stage: int) -> None:
-        """Build attention with the widths of a stage."""
+        """Build the attention layer for a stage; stage 0 is the outermost."""
         super().__init__()
         width = config.d_model[stage]
         self.ops = config.ops
@@ -62,7 +65,7 @@ def mlp_width(hidden: int) -> int:
 
 
 class SwiGLU(nn.Module):
-    """Gated MLP (Shazeer 2020, arXiv 2002.05202), no biases; (T, D) to (T, D)."""
+    """Gated MLP without biases (Shazeer 2020, arXiv 2002.05202); maps (T, D) to (T, D)."""
 
     def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
         """Build with ``hidden`` rounded up to a multiple of 128; ``ops`` maps operations to backend overrides."""
@@ -73,16 +76,16 @@ class SwiGLU(nn.Module):
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        """Apply to each position."""
+        """Apply the MLP to each position."""
         y_and_gate = self.fc1(x_TD)
         return self.fc2(kernel_for("swiglu", y_and_gate, self.ops)(y_and_gate))
 
 
 class Layer(nn.Module):
-    """Pre-norm layer: a mixer and, for capital layout letters, a SwiGLU MLP."""
+    """Pre-norm layer: a mixer, followed by a SwiGLU MLP if the layout letter is uppercase."""
 
     def __init__(self, config: LDARNetConfig, stage: int, letter: str) -> None:
-        """Build the layer of a layout letter: m or M for BiMamba-2, t or T for attention."""
+        """Build the layer for a layout letter: m or M for BiMamba-2, t or T for attention."""
         super().__init__()
         width = config.d_model[stage]
         self.norm1 = AddNorm(width, config.ops)
@@ -91,11 +94,11 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(width, config.d_intermediate[stage], config.ops) if letter.isupper() else None
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """Return this layer's last branch and the residual stream before it is added.
+        """Return the output of this layer's last branch, and the residual stream without that output, both (T, D).
 
         Args:
-            branch_TD: last branch of the previous layer; None in the first layer.
-            residual_TD: residual stream before ``branch_TD`` is added.
+            branch_TD: output of the previous layer's last branch; None in the first layer.
+            residual_TD: residual stream without ``branch_TD``, which this layer adds.
             packing: sequence boundaries.
         """
         dtype = matmul_dtype(self.norm1.weight)
@@ -108,11 +111,12 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers on a residual stream in at least float32, with a final norm; (T, D) to (T, D).
+    """Stack of layers with a final norm; maps (T, D) to (T, D). The residual stream is at least float32.
 
     Attributes:
-        gradient_checkpointing: whether layers save only their inputs and are recomputed in the backward pass; set by
-            ``LDARNetPreTrainedModel.set_activation_checkpointing`` and ``gradient_checkpointing_enable``.
+        gradient_checkpointing: whether activation checkpointing is enabled: layers save only their inputs and are
+            recomputed in the backward pass. Set by ``LDARNetPreTrainedModel.set_activation_checkpointing`` and
+            ``gradient_checkpointing_enable``.
     """
 
     def __init__(self, config: LDARNetConfig, stage: int, stack: str, branches: int) -> None:
@@ -122,8 +126,8 @@ class Stack(nn.Module):
             config: model configuration.
             stage: depth of the stage, 0 for the outermost.
             stack: layout letters with counts, as in ``m3t1``.
-            branches: number of residual branches of this stack and the stages around it; the output projection of each
-                branch is initialized with std 0.02 / sqrt(branches).
+            branches: number of residual branches in this stage and the stages that enclose it; the output projection of
+                each branch is initialized with std 0.02 / sqrt(branches).
         """
         super().__init__()
         layers = [Layer(config, stage, letter) for letter in layer_letters(stack)]
@@ -138,7 +142,7 @@ class Stack(nn.Module):
         self.norm = AddNorm(config.d_model[stage], config.ops)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
-        """Apply to the sequences of a packed row."""
+        """Apply the layers and the final norm to a packed row."""
         branch_TD, residual_TD = None, at_least_fp32(x_TD)
         checkpointing = self.gradient_checkpointing and torch.is_grad_enabled()
         for layer in self.layers:

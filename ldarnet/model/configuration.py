@@ -1,4 +1,4 @@
-"""Model configuration, and presets of the published and smaller sizes."""
+"""Model configuration, with presets for the published models and for smaller ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldarnet.model.layout import check_layout, depth, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
-"""Keys of ``attn_cfg`` with their minimum values."""
+"""Keys of ``attn_cfg``, each with the minimum of its values."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ldarnet-110m": {
@@ -55,20 +55,21 @@ class LDARNetConfig(PretrainedConfig):
     Lists have one entry per stage, outermost first. Defaults are those of the ``ldarnet-2m`` preset.
 
     Args:
-        arch_layout: nested layout, see :mod:`ldarnet.model.layout`.
-        d_model: width of each stage; must not shrink inwards.
-        d_intermediate: hidden width of the SwiGLU MLPs of each stage, rounded up to a multiple of 128; used by capital
-            layout letters only.
+        arch_layout: nested layout; see :mod:`ldarnet.model.layout`.
+        d_model: width of each stage; must not decrease from one stage to the next inner stage.
+        d_intermediate: hidden width of the SwiGLU MLPs of each stage, rounded up to a multiple of 128; unused
+            in stages without uppercase layout letters.
         ssm_cfg: BiMamba-2 settings ``d_state``, ``d_conv``, ``expand``, ``headdim`` and ``chunk_size`` (block size of
             Triton kernels).
-        attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (positions to each side; -1 for no limit).
+        attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (visible positions on each side; -1 for no
+            limit).
         target_ratio: target compression ratio of each stage, in positions per chunk.
         ratio_weight: weight of the ratio loss relative to the MLM loss.
-        ops: backend overrides by operation, e.g. ``{"ssd": "torch"}``; all others are selected automatically. Not saved
-            with the model, because the backend may not exist where the model is loaded.
+        ops: backend override per operation, e.g. ``{"ssd": "torch"}``; other operations select their backend
+            automatically. Not saved with the model, because the backend may be unavailable where the model is loaded.
 
     Raises:
-        ValueError: inconsistent fields; the message starts with the field name.
+        ValueError: a field is invalid or inconsistent with another; the message starts with its name.
     """
 
     model_type = "ldarnet"
@@ -88,7 +89,7 @@ class LDARNetConfig(PretrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the defaults of ``ssm_cfg`` and check the configuration."""
+        """Fill in missing keys of ``ssm_cfg`` and validate the configuration."""
         self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         self._check()
         super().__post_init__(**kwargs)
@@ -99,7 +100,7 @@ class LDARNetConfig(PretrainedConfig):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LDARNetConfig:
-        """Build the configuration of a preset, with some fields changed.
+        """Build the configuration of a preset; ``changes`` override its fields.
 
         Raises:
             ValueError: unknown preset.
@@ -125,7 +126,7 @@ class LDARNetConfig(PretrainedConfig):
             raise ValueError(f"attn_cfg: unknown keys {sorted(unknown)}; known keys are {', '.join(ATTENTION_KEYS)}")
         self._check_numbers()
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
-            raise ValueError(f"d_model: {self.d_model} must not shrink from one stage to the next inner stage")
+            raise ValueError(f"d_model: {self.d_model} must not decrease from one stage to the next inner stage")
         for width in self.d_model:
             if width * self.ssm_cfg["expand"] % self.ssm_cfg["headdim"]:
                 raise ValueError(
@@ -137,7 +138,7 @@ class LDARNetConfig(PretrainedConfig):
 
     def _check_numbers(self) -> None:
         if self.pad_token_id is None:
-            raise ValueError("pad_token_id: None; must be a token id")
+            raise ValueError("pad_token_id: None is not a token id; set it to the id of [PAD]")
         if self.vocab_size <= max(self.pad_token_id, self.mask_token_id):
             raise ValueError(f"vocab_size: {self.vocab_size} must be greater than the ids of [MASK] and [PAD]")
         if self.target_ratio <= 1:
@@ -147,9 +148,11 @@ class LDARNetConfig(PretrainedConfig):
             if min(values) < 1:
                 raise ValueError(f"{name}: {min(values)} must be at least 1")
         for stage, (stacks, hidden) in enumerate(zip(stage_stacks(self.arch_layout), self.d_intermediate, strict=True)):
-            if hidden < (1 if any(letter.isupper() for letter in "".join(stacks)) else 0):
+            minimum = 1 if any(letter.isupper() for letter in "".join(stacks)) else 0
+            if hidden < minimum:
                 raise ValueError(
-                    f"d_intermediate: {hidden} of stage {stage} must be positive for the MLPs of {' and '.join(stacks)}"
+                    f"d_intermediate: {hidden} of stage {stage} must be at least {minimum} for layout "
+                    f"{', '.join(stacks)}"
                 )
 
     def _check_attention(self, stages: int) -> None:

@@ -4,23 +4,23 @@ FLOPs are those of matrix products (2 per multiply-add); elementwise work (convo
 counted. Forward FLOPs per position of a stage, for width D, inner width E = expand * D, state width N, H scan heads and
 MLP hidden width F (rounded up to a multiple of 128):
 
-    projections    2 D (2E + 2N + H) in, 2 E D out; once for both directions
-    scan           2QN for C.B^T, 2QE within a block of Q positions, 4NE for states in and out; per direction
-                   (arXiv 2405.21060, section 6; B and C are shared by the heads)
-    attention      6 D^2 in, 2 D^2 out, 4 D per visible key
-    MLP            4 D F in, 2 F D out
-    router         4 D^2
+    projections    2 D (2E + 2N + H) for in_proj, 2 E D for out_proj; shared by both directions
+    scan           2QN for C.B^T, 2QE for its product with the inputs of a block of Q positions, 4NE for writing and
+                   reading the states; per direction (arXiv 2405.21060, section 6; B and C are shared by the heads)
+    attention      6 D^2 for qkv_proj, 2 D^2 for out_proj, 4 D per visible key
+    MLP            4 D F for fc1, 2 F D for fc2
+    router         4 D^2 for the query and key projections
     residual path  2 D^2
-    dechunking     a scan per chunk with E = D, N = 1 and blocks of 32
+    dechunking     same as the scan with E = D, N = 1 and Q = 32, per chunk
     head           2 D V for vocabulary size V
 
-The backward pass costs twice the forward pass. The sum of both is the model FLOPs that MFU is computed from (arXiv
-2204.02311, appendix B). Hardware FLOPs are higher where memory is saved: the backward pass recomputes the scan except
-for its within-block part, the attention scores, and, in a stage with activation checkpointing, every layer except its
-last projection.
+The backward pass costs twice the forward pass. Their sum is the model FLOPs, from which MFU is computed (arXiv
+2204.02311, appendix B). Hardware FLOPs also include what the backward pass recomputes to save memory: the scan except
+its 2QE term, the attention scores, and, in stages with activation checkpointing, every layer except its last
+projection.
 
-Scan FLOPs grow with Q for the same result. Q is fixed at 64 here, whatever block size a kernel uses (mamba-ssm: 256),
-so that a run is not credited for a larger block.
+The FLOPs of the scan grow with Q, but its result does not depend on Q. Here Q is 64 regardless of the kernel's block
+size (256 in mamba-ssm), so that a larger block does not raise the reported MFU.
 
     python -m ldarnet.model.cost ldarnet-110m
 """
@@ -42,7 +42,7 @@ from ldarnet.ops.slabs import slabs
 SCAN_BLOCK, DECHUNK_BLOCK = 64, 32
 FP32_BYTES, INT64_BYTES = 4, 8
 LONG_ROW = 2**16
-"""Row length at which the number of slabs per position is measured."""
+"""Row length, in positions, used to estimate the number of slabs per position."""
 
 PEAK_BF16_FLOPS = {
     "B200": 2250e12,
@@ -57,12 +57,12 @@ PEAK_BF16_FLOPS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""Peak dense bf16 FLOP/s from NVIDIA's data sheets (for Ada, Hopper and Blackwell the sheets list the sparse peak,
-twice as high). More specific names come first."""
+"""Peak dense bf16 FLOP/s from NVIDIA's data sheets. Those of Ada, Hopper and Blackwell GPUs list the sparse peak, which
+is twice as high. More specific names come first, because the first match is used."""
 
 
 def dense_bf16_peak(gpu: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a GPU by name; None if the GPU is unknown or a MIG slice."""
+    """Peak dense bf16 FLOP/s of the GPU with this name; None for unknown GPUs and MIG slices."""
     words = gpu.replace("-", " ").split()
     known = (peak for name, peak in PEAK_BF16_FLOPS.items() if set(name.split()) <= set(words))
     return None if "MIG" in words else next(known, None)
@@ -70,14 +70,14 @@ def dense_bf16_peak(gpu: str) -> float | None:
 
 @dataclass(frozen=True)
 class CostItem:
-    """Cost of one operation in one part of the model; everything but ``parameters`` is per base.
+    """Cost of one operation in one part of the model; all numbers except ``parameters`` are per base.
 
     Attributes:
         operation: name of the operation, for example ``scan``.
         forward_flops: FLOPs of the forward pass.
         recomputed_flops: forward FLOPs that the backward pass repeats.
         activation_bytes: bytes saved by the forward pass for the backward pass.
-        part: part of the model, for example ``encoder``; ``encoder 1`` in stage 1.
+        part: part of the model, for example ``encoder``, or ``encoder 1`` for the encoder of stage 1.
     """
 
     operation: str
@@ -112,24 +112,24 @@ class Cost:
 
     @property
     def training_flops(self) -> float:
-        """Model FLOPs per base of forward and backward pass, without recomputation."""
+        """Model FLOPs per base of the forward and backward pass, without recomputation."""
         return 3 * self.forward_flops
 
     @property
     def hardware_flops(self) -> float:
-        """FLOPs per base of forward and backward pass, including recomputation."""
+        """FLOPs per base of the forward and backward pass, including recomputation."""
         return self.training_flops + sum(item.recomputed_flops for item in self.items)
 
     @property
     def activation_bytes(self) -> float:
         """Bytes per base saved for the backward pass.
 
-        For a checkpointed layer only the inputs are counted, not the temporary memory of recomputing it.
+        Counts only the inputs of checkpointed layers, not the temporary memory needed to recompute them.
         """
         return sum(item.activation_bytes for item in self.items)
 
     def group_by(self, attribute: str) -> dict[str, Cost]:
-        """Costs by ``part`` or by ``operation``."""
+        """Split the cost by an attribute of its items, ``part`` or ``operation``."""
         names = dict.fromkeys(getattr(item, attribute) for item in self.items)
         return {
             name: replace(self, items=tuple(item for item in self.items if getattr(item, attribute) == name))
@@ -149,7 +149,7 @@ class Cost:
             )
             for name, cost in {**self.group_by(attribute), "total": self}.items()
         ]
-        header = (attribute, "parameters", "MFLOP/base, forward", "training", "share", "activation kB/base")
+        header = (attribute, "parameters", "MFLOP/base, forward", "training", "fraction of FLOPs", "activation kB/base")
         return markdown.table(header, rows)
 
 
@@ -169,9 +169,9 @@ def cost(
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; default: powers of
             ``config.target_ratio``.
-        activation_checkpointing: stages whose layers are recomputed in the backward pass.
+        activation_checkpointing: stages with activation checkpointing.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
-        device: torch device type; the CPU scan saves more states.
+        device: torch device type; on a CPU, the scan saves more states for the backward pass.
     """
     if bases_per_chunk is None:
         bases_per_chunk = [config.target_ratio**stage for stage in range(1, config.num_stages)]
@@ -181,7 +181,10 @@ def cost(
 
 
 def keys_per_query(length: float, window: int) -> float:
-    """Mean number of visible keys per query, itself included; ``window`` is the reach per side, -1 for no limit."""
+    """Mean number of visible keys per query, including its own position.
+
+    ``window`` is the number of visible positions on each side; -1 for no limit.
+    """
     if window < 0 or window >= length - 1:
         return length
     return 2 * window + 1 - window * (window + 1) / length
@@ -189,11 +192,13 @@ def keys_per_query(length: float, window: int) -> float:
 
 @dataclass(frozen=True)
 class _Counter:
-    """Cost items of a model; methods for layers count per position of their stage, `_part` converts to bases.
+    """Builds the cost items of a model.
+
+    Methods for layers return costs per position of their stage; `_part` converts them to costs per base.
 
     Attributes:
         length: window length in bases.
-        bases: bases per position, by stage.
+        bases: mean number of bases per position, by stage.
         checkpointed: stages with activation checkpointing.
         size: bytes per element of matrix product inputs and outputs.
     """
@@ -206,7 +211,7 @@ class _Counter:
     device: str
 
     def ends(self) -> CostItem:
-        """Cost of embedding, head and loss, which save ids, labels and log-probabilities."""
+        """Cost of embedding, head and loss; ids, labels and log-probabilities are saved for the backward pass."""
         width, vocab = self.config.d_model[0], self.config.vocab_size
         tables = 1 if self.config.tie_word_embeddings else 2
         saved = vocab * FP32_BYTES + 2 * INT64_BYTES
@@ -228,7 +233,7 @@ class _Counter:
         yield from self._part(f"decoder{number}", stage, self.stack(decoder, stage))
 
     def _part(self, part: str, stage: int, items: Iterable[CostItem]) -> Iterator[CostItem]:
-        """Convert items counted per position of a stage to items per base."""
+        """Convert costs per position of a stage to costs per base."""
         bases = self.bases[stage]
         for item in items:
             yield replace(
@@ -240,7 +245,7 @@ class _Counter:
             )
 
     def stack(self, letters: str, stage: int) -> Iterator[CostItem]:
-        """Yield the cost items of the layers and of the final norm, which saves the residual sum and its output."""
+        """Yield the cost items of the layers and of the final norm; the norm saves the residual sum and its output."""
         D = self.config.d_model[stage]
         letters = layer_letters(letters)
         for number, letter in enumerate(letters):
@@ -304,7 +309,7 @@ class _Counter:
         ]
 
     def router(self, stage: int) -> list[CostItem]:
-        """Cost of router and residual path; the router saves queries and keys before and after normalization."""
+        """Cost items of router and residual path; the router saves queries and keys before and after normalization."""
         D = self.config.d_model[stage]
         return [
             CostItem("router", 2 * D * D, 4 * D * D, activation_bytes=FP32_BYTES * (4 * D + 5) + 2),
@@ -312,7 +317,7 @@ class _Counter:
         ]
 
     def dechunking(self, stage: int) -> CostItem:
-        """Cost of the bidirectional smoothing, per chunk."""
+        """Cost of the bidirectional smoothing of chunks, per chunk."""
         D, Q = self.config.d_model[stage], DECHUNK_BLOCK
         return CostItem(
             "dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), FP32_BYTES * (D + 8) + INT64_BYTES

@@ -32,7 +32,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     """Save a model and its tokenizer as a Hugging Face folder, atomically.
 
     Raises:
-        UserError: the folder exists already, or the disk is full.
+        UserError: the folder already exists, or the disk is full.
     """
     if out.exists():
         raise UserError(f"{out}: already exists; remove it or choose another folder")
@@ -46,8 +46,10 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
 def model_folder(path: Path) -> Path:
     """Resolve a path to a model folder: the best checkpoint of a run, or the classifier of a fine-tuning run or fold.
 
+    Any other path is returned unchanged.
+
     Raises:
-        UserError: the list of checkpoints of the run is damaged.
+        UserError: the checkpoint list of the run is damaged.
     """
     pointers = path / run_files.CHECKPOINTS / run_files.POINTERS
     if pointers.is_file():
@@ -61,11 +63,11 @@ def load_model(path: Path, kind: type[Model]) -> Model:
     """Load a model from a model folder, a checkpoint, or a run (its best checkpoint).
 
     Args:
-        path: folder.
+        path: model folder, checkpoint folder or run folder.
         kind: expected model class.
 
     Raises:
-        UserError: not a model, a model of another class, or a damaged file.
+        UserError: there is no model, it has another class, or a file is damaged.
     """
     folder = model_folder(path)
     saved = _saved_class(folder)
@@ -74,7 +76,9 @@ def load_model(path: Path, kind: type[Model]) -> Model:
             LDARNetForSequenceClassification: "fine-tune it first or choose a classifier",
             LDARNetForMaskedLM: "choose a pretrained model",
         }.get(kind, "choose another model")
-        raise UserError(f"{folder / run_files.MODEL_CONFIG}: is a {saved.__name__}, not a {kind.__name__}; {hint}")
+        raise UserError(
+            f"{folder / run_files.MODEL_CONFIG}: the model is a {saved.__name__}, not a {kind.__name__}; {hint}"
+        )
     return _load(folder, kind)
 
 
@@ -82,7 +86,7 @@ def load_backbone(path: Path) -> LDARNetModel:
     """Load a backbone from a model folder, a checkpoint, a run (its best checkpoint), or a published ``.pt`` file.
 
     Raises:
-        UserError: not a model, or a damaged file.
+        UserError: there is no model, or a file is damaged.
     """
     if path.suffix == ".pt":
         return load_published_checkpoint(path).model
@@ -92,10 +96,10 @@ def load_backbone(path: Path) -> LDARNetModel:
 
 
 def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
-    """Class of the model in a folder; LDARNetForMaskedLM if the config names no class.
+    """Class of the model in a folder; LDARNetForMaskedLM if the config lists no known class.
 
     Raises:
-        UserError: there is no LDARNet model.
+        UserError: the folder contains no LDARNet model.
     """
     config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
     if not folder.is_dir():
@@ -114,8 +118,8 @@ def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
 
 def _missing_model_hint(run_dir: Path) -> str:
     if (run_dir / run_files.SUMMARY).is_file():  # written when all folds of fine-tuning are finished
-        return "it is a baseline, or its sweep selected other settings and deleted these weights"
-    return "no checkpoint was written yet; rerun the command to resume it"
+        return "baselines have none, and sweeps delete the weights of settings they do not choose; choose another run"
+    return "it has not written a checkpoint yet; run its command again to resume it"
 
 
 def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
@@ -128,11 +132,13 @@ def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
         raise
     except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = _first_line(error)
-        raise UserError(f"{config}: does not match the model ({reason}); save or download it again") from None
+        raise UserError(f"{config}: not a valid config of this model ({reason}); save or download it again") from None
     model, keys = loaded
     for problem, names in (("missing", keys["missing_keys"]), ("unexpected", keys["unexpected_keys"])):
         if names:
-            raise UserError(f"{weights}: {problem} tensor {min(names)!r}; save or download it again with its config")
+            raise UserError(
+                f"{weights}: {problem} tensor {min(names)!r}; save or download the weights and the config again"
+            )
     return model.eval()
 
 

@@ -1,6 +1,6 @@
 """Parsing of ``arch_layout``, the nested list that describes the hierarchy, e.g. ``["m3t1", ["M10"], "m4"]``.
 
-A stack is a string of layer letters with counts: ``m`` for BiMamba-2, ``t`` for attention; a capital letter adds a
+A stack is a string of layer letters with counts: ``m`` for BiMamba-2, ``t`` for attention; an uppercase letter adds a
 SwiGLU MLP. A stage is ``[encoder, inner layout, decoder]``, or ``[stack]`` for the main network.
 """
 

@@ -35,10 +35,10 @@ def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
-    """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)); its minimum is 1, when every N-th position is a boundary.
+    """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)); 1 at the target F = G = 1/N.
 
     Args:
-        boundary_rate: F, share of positions that are boundaries.
+        boundary_rate: F, fraction of positions that are boundaries.
         mean_probability: G, mean boundary probability; carries the gradient.
         target: N, target positions per chunk, above 1.
     """
@@ -47,7 +47,7 @@ def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -
 
 
 def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
-    """Ratio loss summed over stages, (), from the totals that `batch_ratio_loss` returns, (stages, 3)."""
+    """Ratio loss summed over stages, a scalar, from the (stages, 3) totals returned by `batch_ratio_loss`."""
     boundaries, probability, positions = totals.unbind(1)
     return ratio_loss(boundaries / positions, probability / positions, target).sum()
 
@@ -59,20 +59,20 @@ def batch_ratio_loss(
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda totals: totals,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Ratio loss of a batch, summed over stages, with F and G taken over the batch of all ranks.
+    """Ratio loss summed over stages, with F and G computed over the global batch.
 
-    The value is the same on all ranks; the gradient is that of the local probabilities only, so the sum of the ranks'
-    gradients is the gradient of the loss.
+    The value is the same on all ranks. Only the local probabilities carry gradients, so summing the gradients over
+    ranks gives the gradient of the loss.
 
     Args:
-        boundaries: boundaries of each stage with a router; if there are none, both results are zeros on the CPU.
+        boundaries: one entry per stage with a router. Without any, the loss is 0 and the totals are empty, on the CPU.
         target: target positions per chunk, above 1.
-        sum_over_ranks: sums a tensor over ranks, possibly in place; by default, the batch is local.
+        sum_over_ranks: all-reduces (sums) a tensor, possibly in place; by default, only the local batch counts.
         dtype: dtype of the computation; by default, the dtype of the probabilities.
 
     Returns:
-        The loss, (), and totals over ranks, (stages, 3): number of boundaries, sum of boundary probabilities, number of
-        positions.
+        The loss, a scalar, and the global totals, (stages, 3): number of boundaries, sum of boundary probabilities,
+        number of positions.
     """
     if not boundaries:
         return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)

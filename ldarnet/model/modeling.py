@@ -31,14 +31,14 @@ PROBLEM = "single_label_classification"
 
 
 class BatchOutputs:
-    """Outputs per batch, kept as attributes instead of ``ModelOutput`` entries.
+    """Per-batch outputs, stored as attributes rather than as ``ModelOutput`` entries.
 
-    Pipelines and ``Trainer`` of transformers split or gather every ``ModelOutput`` entry by sequence, which is not
-    possible with outputs per batch.
+    The pipelines and ``Trainer`` of transformers split or gather every ``ModelOutput`` entry along the batch dimension,
+    which per-batch outputs do not have.
 
     Attributes:
-        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or MLM head.
-        ratio_loss: ratio loss summed over stages; None without a head.
+        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or an MLM head.
+        ratio_loss: ratio loss summed over stages; None from the backbone.
         boundaries: one entry per router, outermost first.
     """
 
@@ -114,20 +114,20 @@ class LDARNetPreTrainedModel(PreTrainedModel):
     def set_activation_checkpointing(self, stages: Collection[int]) -> None:
         """Enable activation checkpointing in these stages and disable it in all others.
 
-        A checkpointed layer saves only its inputs and is recomputed in the backward pass: less activation memory for
-        up to a third more compute. ``gradient_checkpointing_enable()`` checkpoints all stages.
+        A checkpointed layer saves only its inputs and is recomputed in the backward pass. This reduces activation
+        memory at the cost of up to a third more compute. ``gradient_checkpointing_enable()`` checkpoints all stages.
 
         Args:
-            stages: depths, 0 for the outermost.
+            stages: stage numbers; 0 is the outermost stage.
         """
         for module in self.modules():
             if isinstance(module, Stack):
                 module.gradient_checkpointing = module.stage in stages
 
     def parameter_stage(self) -> dict[str, int]:
-        """Stage of each parameter: 0 for the outermost stage, embedding and head; largest in the main network."""
+        """Stage number by parameter name: 0 in the outermost stage, embedding and head; largest in the main network."""
         stages = dict.fromkeys(self._names(), 0)
-        for prefix, module in self.named_modules():  # inner stages come after the stages that contain them
+        for prefix, module in self.named_modules():  # an inner stage comes after the stages that enclose it
             if isinstance(module, Stage):
                 stages |= {name: module.depth for name, _ in module.named_parameters(prefix)}
         return stages
@@ -145,31 +145,32 @@ class LDARNetModel(LDARNetPreTrainedModel):
     """LDARNet backbone: embedding and hierarchy, without a head (arXiv 2606.04552)."""
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with random weights."""
+        """Build the backbone with random weights."""
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model[0])
         self.backbone = Stage(config, config.arch_layout)
         self.post_init()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LDARNetOutput:
-        """Encode a batch. The result of a sequence does not depend on the other sequences of the batch.
+        """Encode a batch. The output for a sequence does not depend on the other sequences in the batch.
 
         Args:
             input_ids: (B, L) int64; [PAD] is allowed anywhere.
-            attention_mask: (B, L), 0 on padding; default: all but [PAD]. A mask on the CPU avoids a device
+            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. A mask on the CPU avoids a device
                 synchronization.
 
         Raises:
-            ValueError: the batch is all padding, or the shapes differ.
+            ValueError: the batch contains only padding, or ``attention_mask`` has a different shape than ``input_ids``.
         """
         if attention_mask is not None and attention_mask.shape != input_ids.shape:
             raise ValueError(
-                f"attention_mask: shape {tuple(attention_mask.shape)} does not match input_ids {tuple(input_ids.shape)}"
+                f"attention_mask: shape {tuple(attention_mask.shape)} does not match the shape of input_ids, "
+                f"{tuple(input_ids.shape)}"
             )
         real_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         index_T = real_BL.flatten().nonzero().squeeze(1)
         if not len(index_T):
-            raise ValueError("input_ids: the batch is all padding; it needs at least one base")
+            raise ValueError("input_ids: the batch contains only padding; pass at least one base")
         device = input_ids.device
         lengths = real_BL.sum(1).to(device, non_blocking=True)
         packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
@@ -195,8 +196,8 @@ class BatchPadding:
     """Conversion between a padded batch and a packed row.
 
     Attributes:
-        shape: (B, L).
-        index: (T,), index of each packed position in the flattened batch; None without padding.
+        shape: shape of the padded batch, (B, L).
+        index: (T,), index of each packed position in the flattened batch; None if the batch has no padding.
     """
 
     shape: torch.Size
@@ -204,16 +205,16 @@ class BatchPadding:
 
     @classmethod
     def of_packing(cls, packing: Packing) -> BatchPadding:
-        """Pad each sequence of a packed row to ``packing.max_length``."""
+        """Build the conversion that pads each sequence of a packed row to ``packing.max_length``."""
         shape = torch.Size([len(packing.starts) - 1, packing.max_length])
         return cls(shape, packing.sequence * packing.max_length + packing.position)
 
     def pack(self, x_BL: Tensor) -> Tensor:
-        """(B, L) to (T,)."""
+        """Remove padding: (B, L) to (T,)."""
         return x_BL.flatten() if self.index is None else x_BL.flatten()[self.index]
 
     def unpack(self, x_T: Tensor) -> Tensor:
-        """(T, ...) to (B, L, ...), 0 on padding."""
+        """Restore padding with zeros: (T, ...) to (B, L, ...)."""
         if self.index is not None:
             x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.index, x_T)
         return x_T.unflatten(0, self.shape)
@@ -225,18 +226,18 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with random weights; head and embedding share one matrix if ``config.tie_word_embeddings``."""
+        """Build the model with random weights; head and embedding share a matrix if ``config.tie_word_embeddings``."""
         super().__init__(config)
         self.model = LDARNetModel(config)
         self.lm_head = Fp32Linear(config.d_model[0], config.vocab_size, bias=False)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
-        """Return the head."""
+        """Return the language modeling head."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the head."""
+        """Replace the language modeling head."""
         self.lm_head = new_embeddings
 
     def forward(
@@ -246,7 +247,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; default: all but [PAD].
+            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens.
             labels: (B, L) int64, -100 at positions without a target.
         """
         out = self.model(input_ids, attention_mask)
@@ -263,10 +264,10 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
 
 
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
-    """LDARNet with a linear classifier on the mean hidden state over bases (padding excluded)."""
+    """LDARNet with a linear classifier on the mean hidden state over all positions except padding."""
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build with random weights for ``config.num_labels`` classes.
+        """Build the model with random weights for ``config.num_labels`` classes.
 
         Raises:
             ValueError: fewer than two classes, or an unsupported ``problem_type``.
@@ -289,11 +290,11 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; default: all but [PAD].
+            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens.
             labels: (B,) int64 class indices.
 
         Raises:
-            ValueError: floating-point labels.
+            ValueError: the labels are floating-point numbers.
         """
         out = self.model(input_ids, attention_mask)
         real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()

@@ -19,13 +19,14 @@ from ldarnet.model.router import Router
 from ldarnet.ops import Packing, kernel_for
 
 Routing = tuple[Tensor, Tensor, Packing]
-"""Boundary probability (T,), boundary mask (T,), and packing of the positions that were routed."""
+"""Output of a router: boundary probability (T,), boundary mask (T,), and packing of the T input positions."""
 
 
 class Stage(nn.Module):
-    """A stage and all stages inside it; (T, D) to (T, D).
+    """A stage and all stages inside it; maps (T, D) to (T, D).
 
-    A stage that is wider than the enclosing one appends a learned vector to each input and truncates its output.
+    A stage that is wider than the enclosing stage appends a learned vector to each input position, and truncates its
+    output to the width of the enclosing stage.
     """
 
     def __init__(self, config: LDARNetConfig, layout: list, stage: int = 0, branches: int = 0) -> None:
@@ -34,8 +35,8 @@ class Stage(nn.Module):
         Args:
             config: model configuration.
             layout: ``[stack]`` or ``[encoder, inner layout, decoder]``.
-            stage: depth, 0 for the outermost.
-            branches: number of residual branches of the enclosing stages.
+            stage: stage number; 0 is the outermost stage.
+            branches: number of residual branches in the enclosing stages.
         """
         super().__init__()
         self.ops, self.depth = config.ops, stage
@@ -59,7 +60,7 @@ class Stage(nn.Module):
         """Run the stage.
 
         Returns:
-            Output (T, D), and one :data:`Routing` per router, this stage's first.
+            The output, (T, D), and one :data:`Routing` per router, starting with this stage's router.
         """
         if self.pad_dimension is not None:
             x_TD = torch.cat([x_TD, self.pad_dimension.expand(len(x_TD), -1).to(x_TD.dtype)], dim=-1)
@@ -68,7 +69,7 @@ class Stage(nn.Module):
         h_TI = self.encoder(x_TD, packing)
         residual_TI = self.residual_proj(h_TI)
         p_T, boundary_T = self.router(h_TI, packing)
-        # Chunk: the main network sees the boundary positions only.
+        # Chunk: the main network sees only the boundary positions.
         boundary_index_M, chunks = packing.select(boundary_T)
         inner_MI, inner_routings = self.main(h_TI.index_select(0, boundary_index_M), chunks)
         # Dechunk: smooth the chunks, upsample them and add the residual path.

@@ -1,7 +1,7 @@
-"""Conversion from and to the published checkpoint format.
+"""Conversion to and from the published checkpoint format.
 
 The file is ``{"model": state dict, "config": dict, "step": int}``. It stores each BiMamba-2 layer as two mixers,
-``fwd`` and ``bwd``, with the shared projections under both names.
+``fwd`` and ``bwd``; the shared projections appear in both.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TIED = ("lm_head.weight", "model.embeddings.weight")
 
 
 def published_names(name: str, bimamba: bool) -> list[str]:
-    """Published names of a parameter: one, or one per direction in a BiMamba-2 mixer.
+    """Published names of a parameter: one name, or one per direction for a parameter of a BiMamba-2 mixer.
 
     Args:
         name: parameter name in ``LDARNetForMaskedLM``.
@@ -50,7 +50,7 @@ def published_names(name: str, bimamba: bool) -> list[str]:
     name = name.removeprefix("model.")
     name = re.sub(r"(encoder|decoder|main)\.norm\.", r"\1.rmsnorm.", name)
     for ours, theirs in _RENAMED:
-        # Repeat: the matches of nested stages (.main.main.) overlap in a dot.
+        # Repeat, because matches in nested stages (.main.main.) overlap by a dot and one pass would miss some.
         while ours in name:
             name = name.replace(ours, theirs)
     if not bimamba:
@@ -66,9 +66,9 @@ def _in_bimamba(model: LDARNetForMaskedLM, name: str) -> bool:
 
 
 def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert tensors from LDARNetForMaskedLM names to published names; mixers are split by direction.
+    """Convert tensors from LDARNetForMaskedLM names to published names.
 
-    Shared projections appear under the names of both directions.
+    Mixers are split by direction; shared projections appear under the names of both directions.
     """
     published = {}
     for name, tensor in tensors.items():
@@ -82,12 +82,12 @@ def to_published(model: LDARNetForMaskedLM, tensors: Mapping[str, Tensor]) -> di
 
 
 def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Convert a published state dict to LDARNetForMaskedLM names; the directions of a mixer are joined.
+    """Convert a published state dict to LDARNetForMaskedLM names; the two directions of a mixer are stacked.
 
     Args:
         model: model of the same architecture.
         published: published state dict.
-        source: file name for error messages.
+        source: file name, for error messages.
 
     Raises:
         UserError: a tensor is missing, unexpected or of the wrong shape, or the copies of a shared matrix differ.
@@ -96,10 +96,12 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
     for name, ours in model.state_dict().items():
         names = published_names(name, _in_bimamba(model, name))
         if missing := [theirs for theirs in names if theirs not in left]:
-            raise UserError(f"{source}: tensor {missing[0]!r} is missing; do its config and weights match?")
+            raise UserError(f"{source}: tensor {missing[0]!r} is missing; check that config and weights match")
         parts = [left.pop(theirs) for theirs in names]
         if name.endswith(_SHARED) and not all(torch.equal(parts[0], part) for part in parts):
-            raise UserError(f"{source}: {names[0]!r} and {names[1]!r} differ; only shared projections are supported")
+            raise UserError(
+                f"{source}: {names[0]!r} and {names[1]!r} differ; only models with shared projections are supported"
+            )
         tensor = parts[0] if len(names) == 1 or name.endswith(_SHARED) else torch.stack(parts)
         tensor = tensor.squeeze(2) if name.endswith("conv_weight") else tensor
         if tensor.shape != ours.shape:
@@ -108,7 +110,7 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
     if model.config.tie_word_embeddings and not torch.equal(*(state[name] for name in _TIED)):
         raise UserError(f"{source}: head and embedding are tied in the config, but their weights differ")
     if left:
-        raise UserError(f"{source}: {len(left)} unexpected tensors for this architecture, for example {min(left)!r}")
+        raise UserError(f"{source}: tensor {min(left)!r} is unexpected; check that config and weights match")
     return state
 
 
@@ -128,7 +130,7 @@ def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNet
 
 
 def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
-    """Load a published ``.pt`` checkpoint, without executing any code in it.
+    """Load a published ``.pt`` checkpoint without executing code from the file.
 
     Returns:
         The model in float32, in evaluation mode.
@@ -144,7 +146,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("model", "config")):
-        raise UserError(f"{path}: no 'model' and 'config' in this file; is this a published LDARNet checkpoint?")
+        raise UserError(f"{path}: 'model' or 'config' is missing; is this a published LDARNet checkpoint?")
     model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
     model.load_state_dict(from_published(model, content["model"], str(path)))
     model.tie_weights()
@@ -152,7 +154,7 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
 
 
 def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step: int = 0) -> None:
-    """Save a model in the published format."""
+    """Save a model in the published checkpoint format, with its training step."""
     from ldarnet.io.files import atomic_path
 
     config = model.config

@@ -20,7 +20,7 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Boundaries of a batch; L counts bases in the outermost stage and chunks in the stages inside it.
+    """Boundaries of a batch in one stage; positions are bases in the outermost stage and chunks in inner stages.
 
     Attributes:
         probability: (B, L) boundary probability, at least float32, 0 on padding.
@@ -34,8 +34,8 @@ class Boundaries:
 
     def totals(self) -> tuple[Tensor, Tensor, Tensor]:
         """Totals over the batch: number of boundaries, sum of probabilities (differentiable), number of positions."""
-        exact = self.probability.dtype
-        return self.mask.sum(dtype=exact), self.probability.sum(), self.lengths.sum().to(exact)
+        dtype = self.probability.dtype
+        return self.mask.sum(dtype=dtype), self.probability.sum(), self.lengths.sum().to(dtype)
 
 
 class Router(nn.Module):
@@ -47,7 +47,7 @@ class Router(nn.Module):
     """
 
     def __init__(self, width: int) -> None:
-        """Build with query and key projections initialized to the identity."""
+        """Build the router with query and key projections initialized to the identity."""
         super().__init__()
         self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
         self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)

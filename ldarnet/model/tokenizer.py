@@ -27,8 +27,8 @@ def _build_tokenizer() -> Tokenizer:
 class DNATokenizer(PreTrainedTokenizerFast):
     """DNA tokenizer with the vocabulary of :mod:`ldarnet.alphabet`, ids 0 to 6.
 
-    Lower case is read as upper case, every other character as N. N is kept when decoding, but data collators do not
-    mask it. Characters that are not IUPAC nucleotide codes raise a warning.
+    Lowercase a, c, g and t are converted to uppercase; every other character becomes N, with a warning if it is not an
+    IUPAC nucleotide code. Decoding always keeps N; data collators never mask it.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -48,7 +48,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
         for sequence in [text] if isinstance(text, str) else text:
             if isinstance(sequence, str) and (unknown := _NON_IUPAC.search(_SPECIAL_TOKENS.sub("", sequence))):
                 hint = "convert U to T" if unknown[0] in "Uu" else "is this DNA?"
-                warnings.warn(f"{unknown[0]!r} is not a nucleotide code and is read as N; {hint}", stacklevel=3)
+                warnings.warn(f"{unknown[0]!r} is not a nucleotide code and was replaced by N; {hint}", stacklevel=3)
         return encoded
 
     def get_special_tokens_mask(

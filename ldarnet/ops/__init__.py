@@ -1,4 +1,4 @@
-"""Kernels of the model: a PyTorch reference per operation, faster backends, a registry and dispatch."""
+"""Operations of the model: a PyTorch reference for each, faster backends, a registry, and dispatch."""
 
 from ldarnet.ops import (  # noqa: F401  (registered on import, references first)
     attention,

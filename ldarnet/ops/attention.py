@@ -25,10 +25,10 @@ def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, win
         k_THP: keys.
         v_THP: values.
         packing: sequence boundaries.
-        window: positions visible to each side; -1 for the whole sequence.
+        window: number of positions visible on each side; -1 for the whole sequence.
 
     Returns:
-        (T, H, P).
+        Outputs, (T, H, P).
     """
     out_parts, start = [], 0
     for length, run in groupby(packing.host_lengths):
@@ -41,7 +41,7 @@ def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, win
 
 
 def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) -> Tensor:
-    """Windowed attention in blocks of queries, each against the keys within reach."""
+    """Windowed attention of each block of queries to the keys within its window; (S, H, L, P)."""
     L = q_SHLP.shape[2]
     if window < 0 or window >= L - 1:
         return F.scaled_dot_product_attention(q_SHLP, k_SHLP, v_SHLP)

@@ -1,4 +1,4 @@
-"""Mamba-2's short depthwise convolution, causal in both directions at once.
+"""Mamba-2's short depthwise causal convolution, in both directions at once.
 
 Shapes: T packed positions, C channels, K = 2 directions (0 left to right, 1 right to left), W taps.
 """
@@ -20,13 +20,13 @@ from ldarnet.ops.slabs import slabs
 
 @register("convolution", REFERENCE)
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """SiLU of a causal depthwise convolution per direction.
+    """SiLU of a causal depthwise convolution, computed separately for each direction.
 
-    Tap W-1 is the current position, tap 0 the one W-1 positions earlier in the direction's order. Each sequence is
-    zero-padded; nothing crosses sequence boundaries.
+    Tap W-1 weights the current position, tap 0 the position W-1 steps earlier in the direction's order. Each sequence
+    is zero-padded, so that sequences do not affect one another.
 
     Returns:
-        (T, K, C) in the dtype of x, computed in at least float32.
+        Outputs, (T, K, C), in the dtype of x, computed in at least float32.
     """
     return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing)
 
@@ -75,7 +75,7 @@ def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SlabWithHalo:
-    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` slices the slab and its halo."""
+    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` is the slice of slab and halo."""
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
         self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))
@@ -86,7 +86,11 @@ class _SlabWithHalo:
         self.single_sequence = x_TC.device.type == "cpu" and bool(self.sequence[0] == self.sequence[-1])
 
     def taps(self, k: int) -> Iterator[tuple[int, slice, slice, Tensor | None]]:
-        """Yield each tap, its output slice in the slab, input slice in the halo, and mask of pairs in one sequence."""
+        """Yield (tap, output slice, input slice, mask) for each tap of direction ``k``.
+
+        Output slices index the slab, input slices index the slab with its halo. The mask, (positions, 1), is True where
+        output and input belong to the same sequence; None if they always do.
+        """
         for distance in range(self.margin + 1):
             shift = distance if k else -distance
             first, last = max(self.first, -shift), min(self.last, len(self.x) - shift)
@@ -97,7 +101,7 @@ class _SlabWithHalo:
                 yield self.margin - distance, target, source, same
 
     def convolve(self, weight_WC: Tensor, bias_C: Tensor, k: int) -> Tensor:
-        """Convolution output (before SiLU) of the slab."""
+        """Output of the convolution for the slab, before SiLU."""
         y = bias_C.expand(self.last - self.first, -1)
         for tap, target, source, same in self.taps(k):
             x = self.x[source] if same is None else self.x[source] * same

@@ -26,12 +26,14 @@ def dechunk(
 ) -> Tensor:
     """Bidirectional exponential smoothing of chunks, upsampled to bases and added to the residual.
 
-    Forward z_j = p_j c_j + (1 - p_j) z_{j-1}, backward the same from j+1, averaged; p is clamped to [1e-4, 1 - 1e-4]
-    and z = 0 outside a sequence. Output y_t = residual_t + STE(s_t) z_j for every base t of chunk j, with the
-    straight-through estimator STE (LDARNet, arXiv 2606.04552; H-Net, arXiv 2507.07955, section 2.2).
+    The smoothed chunk z_j is the mean of two scans: f_j = p_j c_j + (1 - p_j) f_{j-1} from left to right, and the same
+    from right to left with f_{j+1}. p is clamped to [1e-4, 1 - 1e-4], and f = 0 outside the sequence.
+
+    The output is y_t = residual_t + STE(s_t) z_j for every base t of chunk j, where STE is the straight-through
+    estimator (LDARNet, arXiv 2606.04552; H-Net, arXiv 2507.07955, section 2.2).
 
     Args:
-        chunk_MD: main network outputs c.
+        chunk_MD: outputs c of the main network.
         probability_M: boundary probability p at the first base of each chunk.
         confidence_T: the router's confidence s per base: p at boundaries, 1 - p elsewhere.
         residual_TD: residual path around the main network.
@@ -39,7 +41,7 @@ def dechunk(
         chunk_of_T: index of the chunk that each base belongs to.
 
     Returns:
-        (T, D), in at least float32.
+        y, (T, D), in at least float32.
     """
     with full_precision(chunk_MD.device):
         chunk = at_least_fp32(chunk_MD)

@@ -1,8 +1,8 @@
-"""Dispatch: select the backend of each operation, by override or automatically.
+"""Select the backend of each operation, by override or automatically.
 
-``auto`` picks the most preferred backend that supports the device and dtype. Before its first use, a backend is
-verified on a small example, forward and backward; one that fails or does not match the reference is skipped (see
-:func:`skip_reason`).
+``auto`` picks the most preferred backend that supports the device and dtype. Before its first use, the outputs and
+gradients of a backend are verified on a small example. A backend that fails or does not match the reference is skipped
+(see :func:`skip_reason`).
 """
 
 import logging
@@ -25,13 +25,13 @@ def resolve(operation: str, device: str, dtype: torch.dtype, override: str = "au
     """Select the backend of an operation.
 
     Args:
-        operation: for example ``ssd``.
+        operation: name of the operation, for example ``ssd``.
         device: torch device type, ``cpu`` or ``cuda``.
         dtype: dtype of the operation's main input.
-        override: backend name, or ``auto`` for the most preferred backend that runs here and matches the reference.
+        override: backend name, or ``auto`` for the most preferred backend that is supported and matches the reference.
 
     Raises:
-        UserError: unknown operation or backend, or an override that is not supported here.
+        UserError: unknown operation or backend, or an override that this device or dtype does not support.
     """
     if operation not in operations():
         raise UserError(f"ops: unknown operation {operation!r}; choose one of {', '.join(operations())}")
@@ -54,7 +54,7 @@ def choose_backends(device: str, dtype: torch.dtype, overrides: Mapping[str, str
     """Backend name of each operation in a model whose matrix products run in ``dtype``.
 
     Raises:
-        UserError: unknown operation or backend, or an override that is not supported here.
+        UserError: unknown operation or backend, or an override that this device or dtype does not support.
     """
     overrides = overrides or {}
     names = (*operations(), *(name for name in overrides if name not in operations()))
@@ -68,7 +68,7 @@ def input_dtype(operation: str, dtype: torch.dtype) -> torch.dtype:
 
 @cache
 def skip_reason(backend: Backend, device: str, dtype: torch.dtype) -> str:
-    """Why ``auto`` skips this backend; empty if it may be used."""
+    """Reason why ``auto`` skips this backend; empty if it does not skip it."""
     if backend.name == REFERENCE:
         return ""
     if reason := backend.unsupported_reason(device, dtype):
@@ -80,11 +80,11 @@ def skip_reason(backend: Backend, device: str, dtype: torch.dtype) -> str:
 
 
 def _mismatch(backend: Backend, device: str, dtype: torch.dtype) -> str:
-    """How this backend fails verification on this device; empty if it matches the reference."""
+    """Reason why this backend fails verification on this device; empty if it matches the reference."""
     try:
         error = max_error(backend, device, dtype, VERIFY_LENGTHS)
     except torch.OutOfMemoryError:
-        raise  # says nothing about the kernel
+        raise  # running out of memory does not mean that the kernel is wrong
     except Exception as failure:
         return f"failed on this device: {type(failure).__name__}: {str(failure).partition(chr(10))[0]}"
     if not error <= TOLERANCES[dtype]:

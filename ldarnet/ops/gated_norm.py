@@ -20,10 +20,10 @@ from ldarnet.ops.slabs import slabs
 
 @register("gated_norm", REFERENCE)
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """Mean over directions of rms_norm(y * silu(z)) * weight, with the gate before the norm.
+    """Mean over directions of rms_norm(y * silu(z)) * weight; the gate is applied before the norm.
 
     Returns:
-        (T, E) in the dtype of y, computed in at least float32.
+        Outputs, (T, E), in the dtype of y, computed in at least float32.
     """
     return _GatedNormFunction.apply(y_TKE, z_TE, weight_KE)
 
@@ -34,14 +34,14 @@ class _GatedNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
         ctx.save_for_backward(y_TKE, z_TE, weight_KE)
-        share_KE = at_least_fp32(weight_KE) / len(weight_KE)
+        scaled_KE = at_least_fp32(weight_KE) / len(weight_KE)
         out_TE = y_TKE.new_empty(z_TE.shape)
         for rows in slabs(z_TE.device, *z_TE.shape):
             gate = F.silu(at_least_fp32(z_TE[rows]))
             total = torch.zeros_like(gate)
-            for k, share_E in enumerate(share_KE):
+            for k, scaled_E in enumerate(scaled_KE):
                 normed, _ = _normed(at_least_fp32(y_TKE[rows, k]), gate)
-                total.addcmul_(normed, share_E)
+                total.addcmul_(normed, scaled_E)
             out_TE[rows] = total
         return out_TE
 
@@ -49,27 +49,27 @@ class _GatedNormFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         y_TKE, z_TE, weight_KE = ctx.saved_tensors
-        share_KE = at_least_fp32(weight_KE) / len(weight_KE)
-        dy_TKE, dz_TE, d_share_KE = y_TKE.new_empty(y_TKE.shape), torch.empty_like(z_TE), torch.zeros_like(share_KE)
+        scaled_KE = at_least_fp32(weight_KE) / len(weight_KE)
+        dy_TKE, dz_TE, d_scaled_KE = y_TKE.new_empty(y_TKE.shape), torch.empty_like(z_TE), torch.zeros_like(scaled_KE)
         for rows in slabs(z_TE.device, *z_TE.shape):
             z, d_out = at_least_fp32(z_TE[rows]), at_least_fp32(d_out_TE[rows])
             gate = F.silu(z)
             d_gate = torch.zeros_like(z)
-            for k, share_E in enumerate(share_KE):
+            for k, scaled_E in enumerate(scaled_KE):
                 y = at_least_fp32(y_TKE[rows, k])
                 normed, scale = _normed(y, gate)
-                d_share_KE[k] += (d_out * normed).sum(0)
-                d_normed = d_out * share_E
+                d_scaled_KE[k] += (d_out * normed).sum(0)
+                d_normed = d_out * scaled_E
                 mean_dot = (d_normed * normed).mean(-1, keepdim=True)
                 d_gated = d_normed.addcmul_(normed, mean_dot, value=-1).mul_(scale)
                 d_gate.addcmul_(d_gated, y)
                 torch.mul(d_gated, gate, out=dy_TKE[rows, k])
             dz_TE[rows] = torch.ops.aten.silu_backward(d_gate, z)
-        return dy_TKE, dz_TE, (d_share_KE / len(weight_KE)).to(weight_KE.dtype)
+        return dy_TKE, dz_TE, (d_scaled_KE / len(weight_KE)).to(weight_KE.dtype)
 
 
 def _normed(y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """Return y * gate divided by its root mean square, and the reciprocal of the root mean square."""
+    """Return y * gate divided by its root mean square, and the reciprocal of that root mean square."""
     gated = y * gate
     scale = (torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_() / gated.shape[-1] + EPSILON).rsqrt_()
     return gated.mul_(scale), scale

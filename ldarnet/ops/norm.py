@@ -35,7 +35,7 @@ def add_norm(
 
 
 class _AddNormFunction(torch.autograd.Function):
-    """Autograd function that saves only the sum, which is an output, and the weight."""
+    """Autograd function that saves only the weight and the sum, which is also an output."""
 
     @staticmethod
     def forward(

@@ -18,8 +18,8 @@ class Packing:
     """Sequence boundaries of a packed row.
 
     Attributes:
-        starts: (S+1,) int64, first position of every sequence, then T (FlashAttention's ``cu_seqlens``).
-        total: T.
+        starts: (S+1,) int64, index of the first position of every sequence, then T (``cu_seqlens`` in FlashAttention).
+        total: T, the number of positions.
         max_length: upper bound of the sequence lengths, known without a device synchronization.
     """
 
@@ -29,7 +29,7 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """Build from sequence lengths, (S,) int64, that add up to ``total``."""
+        """Build from sequence lengths, (S,) int64, that add up to ``total``; ``max_length`` defaults to ``total``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property
@@ -45,21 +45,21 @@ class Packing:
 
     @cached_property
     def position(self) -> Tensor:
-        """(T,) int64, position within its sequence."""
+        """(T,) int64, index of each position within its sequence."""
         return torch.arange(self.total, device=self.starts.device) - self.starts[self.sequence]
 
     @cached_property
     def host_lengths(self) -> list[int]:
-        """Sequence lengths on the host; on a GPU this synchronizes."""
+        """Sequence lengths as a list; on a GPU, this synchronizes the device."""
         return self.lengths.tolist()
 
     def select(self, mask_T: Tensor) -> tuple[Tensor, Packing]:
         """Select the positions where the mask is true.
 
-        On a GPU this synchronizes, because M decides the shapes that follow.
+        On a GPU, this synchronizes the device, because the number of selected positions M determines tensor shapes.
 
         Returns:
-            Indices of the selected positions, (M,), and their packing.
+            Indices of the selected positions, (M,), and the packing of these positions.
         """
         index_M = mask_T.nonzero().squeeze(1)
         kept_before = F.pad(mask_T.cumsum(0), (1, 0))

@@ -1,4 +1,4 @@
-"""Minimum precision: float32 inside autocast, float64 for float64 models."""
+"""Helpers to compute in at least float32 under autocast, and in float64 for float64 models."""
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ def at_least_fp32(x: Tensor) -> Tensor:
 
 
 def full_precision(device: torch.device) -> torch.autocast:
-    """Context that disables autocast on this device."""
+    """Context manager that disables autocast on this device."""
     return torch.autocast(device.type, enabled=False)
 
 
 def matmul_dtype(weight: Tensor) -> torch.dtype:
-    """Dtype of a matrix product with this weight: the autocast dtype if enabled, else the weight's dtype."""
+    """Dtype of a matrix product with this weight: the autocast dtype under autocast, else the weight's dtype."""
     device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -1,7 +1,7 @@
 """Registry of kernel backends.
 
 The backend named ``torch`` is the PyTorch reference of an operation and runs on every device and dtype. The others are
-faster and need a certain device or package; :mod:`ldarnet.ops.dispatch` selects one.
+faster, but need a specific device or package; :mod:`ldarnet.ops.dispatch` selects one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Backend:
     Attributes:
         operation: name of the operation, for example ``ssd``.
         name: name of the backend, for example ``mamba-ssm``.
-        function: takes the same arguments as every other backend of the operation.
+        function: implementation; all backends of an operation take the same arguments.
         devices: supported device types; empty for all.
         dtypes: supported input dtypes; empty for all.
-        package: module that must be importable; empty for none.
+        package: module that must be installed; empty if none is needed.
         install: command that installs the package.
     """
 
@@ -39,7 +39,7 @@ class Backend:
     install: str = ""
 
     def unsupported_reason(self, device: str, dtype: torch.dtype) -> str:
-        """Why this backend cannot run on a device type and dtype; empty if it can."""
+        """Reason why this backend cannot run on a device type with a dtype; empty if it can."""
         if self.devices and device not in self.devices:
             return f"runs on {', '.join(self.devices)}, not on {device}"
         if self.dtypes and dtype not in self.dtypes:

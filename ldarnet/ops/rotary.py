@@ -11,15 +11,16 @@ BASE = 10000.0
 def rotate(x_THP: Tensor, position_T: Tensor, width: int) -> Tensor:
     """Apply rotary position embedding to the first ``width`` features of every head.
 
-    Feature i of the first half pairs with feature i of the second half; both rotate by position / BASE^(2i/width).
+    Feature i of the first half pairs with feature i of the second half; each pair rotates by the angle
+    position / BASE^(2i/width).
 
     Args:
         x_THP: queries or keys.
-        position_T: position within the sequence.
+        position_T: index of each position within its sequence.
         width: number of rotated features; even, at most P.
 
     Returns:
-        (T, H, P) in the dtype of x, computed in at least float32.
+        Rotated x, (T, H, P), in the dtype of x, computed in at least float32.
     """
     exact = at_least_fp32(x_THP)
     frequency = BASE ** -(torch.arange(0, width, 2, device=x_THP.device, dtype=exact.dtype) / width)

@@ -1,9 +1,9 @@
-"""Cache blocking: on a CPU, process a long row in slabs that fit the caches; on a GPU, a slab is the whole row."""
+"""Cache blocking: on a CPU, split a long row into slabs that fit into the caches; on a GPU, use a single slab."""
 
 import torch
 
 SLAB_ELEMENTS = 64 * 1024
-"""Elements per thread in one temporary of a slab; a dozen float32 temporaries roughly fill a core's cache."""
+"""Elements per thread in each temporary tensor of a slab; a dozen such float32 tensors roughly fill a core's cache."""
 
 MIN_ROWS = 256
 

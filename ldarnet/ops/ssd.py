@@ -32,10 +32,10 @@ def blocked_scan(
 ) -> Tensor:
     """Compute y_t = c_t . s_t with s_t = exp(log_decay_t) s_{t-1} + b_t x_t^T, in blocks of ``block`` positions.
 
-    Direction 1 uses t+1 instead of t-1. The state is zero at the start of every sequence.
+    Direction 1 uses t+1 instead of t-1. The state is zero before the first position of every sequence.
 
     Returns:
-        (T, K, H, P) in the dtype of x, computed in at least float32.
+        y, (T, K, H, P), in the dtype of x, computed in at least float32.
     """
     scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
     return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
@@ -52,7 +52,7 @@ def ssd(
     packing: Packing,
     chunk_size: int,
 ) -> Tensor:
-    """Mamba-2's scan: s_t = exp(dt_t a) s_{t-1} + dt_t b_t x_t^T, y_t = c_t . s_t + d x_t, per direction.
+    """Mamba-2's scan: s_t = exp(dt_t a) s_{t-1} + dt_t b_t x_t^T, y_t = c_t . s_t + d x_t, in each direction.
 
     Args:
         x_TKHP: inputs.
@@ -65,7 +65,7 @@ def ssd(
         chunk_size: block size of Triton kernels; unused in this reference. The result does not depend on it.
 
     Returns:
-        y, (T, K, H, P) in the dtype of x, computed in at least float32.
+        y, (T, K, H, P), in the dtype of x, computed in at least float32.
     """
     del chunk_size
     dt_TKH = at_least_fp32(dt_TKH)
@@ -73,11 +73,11 @@ def ssd(
 
 
 class _ScanFunction(torch.autograd.Function):
-    """y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
+    """Autograd function for y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
 
-    Within a block, the sum over earlier positions is a masked matrix product; states pass sequentially between blocks
-    (Dao and Gu 2024, arXiv 2405.21060, section 6). Saves the arguments and the state that enters each slab; the
-    backward pass recomputes the rest slab by slab.
+    Within a block, the sum over earlier positions is a masked matrix product; states are passed sequentially from block
+    to block (Dao and Gu 2024, arXiv 2405.21060, section 6). Saves the arguments and the state that enters each slab;
+    the backward pass recomputes everything else slab by slab.
     """
 
     @staticmethod
@@ -121,14 +121,15 @@ class _Slab(NamedTuple):
     Attributes:
         x: (C, Q, H, P), inputs.
         scaled: (C, Q, H, P), inputs times their scale.
-        scale: (C, Q, H, 1).
-        b: (C, Q, N).
-        c: (C, Q, N).
-        skip: (H, 1).
-        within: (C, H, Q, Q), decay from position s to position t at [t, s].
-        cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None for a slab of one sequence.
-        enter: (C, Q, H, 1), decay from before the block to each position; 0 across a sequence boundary.
-        leave: (C, Q, H, 1), decay from each position to the last one visited; 0 across a sequence boundary.
+        scale: (C, Q, H, 1), scale of the inputs; dt in Mamba-2.
+        b: (C, Q, N), input projections.
+        c: (C, Q, N), output projections.
+        skip: (H, 1), skip connection weights.
+        within: (C, H, Q, Q), decay from position s to position t, stored at [t, s].
+        cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None if the slab is known to contain
+            only one sequence.
+        enter: (C, Q, H, 1), decay of the state entering the block up to each position; 0 across a sequence boundary.
+        leave: (C, Q, H, 1), decay from each position to the position visited last; 0 across a sequence boundary.
         last: index within a block of the position visited last.
     """
 
@@ -145,13 +146,13 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Zero the scores, in place, where s comes after t or belongs to another sequence."""
+        """Zero, in place, the scores [t, s] where s is visited after t or belongs to another sequence."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
 
 class _BlockedArguments:
-    """Arguments of a scan split into blocks, with the decays that let states enter and leave each block."""
+    """Arguments of a scan, split into blocks, with the decays of states that enter and leave each block."""
 
     def __init__(self, tensors: Sequence[Tensor], packing: Packing, block: int) -> None:
         self.tensors, self.block = tensors, block
@@ -168,7 +169,7 @@ class _BlockedArguments:
             self.leave_BQH.append(_decay(reach[:, last, None] - reach) * leaves[..., None])
 
     def slabs(self, k: int) -> list[slice]:
-        """Slices of the slabs in the direction's order; positions after the last full block form their own slab."""
+        """Slices of the slabs, in the order of direction ``k``; a last block that is not full forms a separate slab."""
         T, _, H, P = self.tensors[0].shape
         whole = T - T % self.block
         rows = slabs(self.tensors[0].device, whole, H * P, self.block) + ([slice(whole, T)] if whole < T else [])
@@ -179,7 +180,7 @@ class _BlockedArguments:
         return x.unflatten(0, (-1, min(self.block, len(x))))
 
     def slab(self, rows: slice, k: int) -> _Slab:
-        """Collect the tensors of a slab."""
+        """Collect the tensors of a slab in direction ``k``."""
         x, scale, b, c = (at_least_fp32(self.blocks(self.tensors[i][rows, k])) for i in (0, 1, 3, 4))
         scale = scale[..., None]
         blocks, inside = slice(rows.start // self.block, -(-rows.stop // self.block)), slice(0, x.shape[1])
@@ -202,19 +203,23 @@ class _BlockedArguments:
 
 
 def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
-    """Cumulative sum over the positions of a block, in the direction's order."""
+    """Cumulative sum over the positions of each block, in the order of direction ``k``."""
     return value_CQH.flip(1).cumsum(1).flip(1) if k else value_CQH.cumsum(1)
 
 
 def _decay(log_decay: Tensor) -> Tensor:
-    """exp with its argument clamped at -60; smaller decays change no sum and would make products denormal (slow)."""
+    """Compute exp of the log decay clamped to [-60, 0].
+
+    Smaller decays would not change any sum, but their products would be denormal numbers, which are slow.
+    """
     return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
 
 
 def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP: Tensor, up: bool) -> Tensor:
-    """Chain states over blocks, (C+1, N, H, P).
+    """Pass a state through C blocks; return the states before, between and after them, (C+1, N, H, P).
 
-    ``up``: s_{i+1} = through_i s_i + left_i right_i from s_0 = start; otherwise s_i from s_{i+1}, with s_C = start.
+    If ``up``: s_0 = start and s_{i+1} = through_i s_i + left_i right_i. Otherwise: s_C = start and
+    s_i = through_i s_{i+1} + left_i right_i.
     """
     C = len(left_CNQ)
     states = start_NHP.new_empty(C + 1, *start_NHP.shape)
@@ -228,14 +233,14 @@ def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP:
 
 
 def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
-    """State that enters each block, (C, N, HP), and state after the slab, (N, H, P)."""
+    """Return the states that enter each block, (C, N, HP), and the state that leaves the slab, (N, H, P)."""
     up = slab.last != 0
     states = _chain(slab.b.mT, slab.scaled * slab.leave, slab.enter[:, slab.last], state_NHP, up)
     return (states[:-1] if up else states[1:]).flatten(2), states[slab.last].clone()
 
 
 def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
-    """Write y of a slab, (C, Q, H, P); return the state after the slab."""
+    """Write y of a slab, (C, Q, H, P), to ``into``; return the state that leaves the slab."""
     entering, after_NHP = _states(slab, state_NHP)
     mixed = slab.within.mul_(slab.mask_scores(slab.c @ slab.b.mT)[:, None])
     y = (slab.c @ entering).view_as(slab.x).mul_(slab.enter)
@@ -247,7 +252,11 @@ def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
 def _write_gradients(
     slab: _Slab, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Write a slab's gradients of x, scale, log decay, b and c; return those of the entering state and of the skip."""
+    """Write a slab's gradients of x, scale, log decay, b and c to ``into``.
+
+    Returns:
+        Gradients of the state that enters the slab, (N, H, P), and of the skip weights, (H,).
+    """
     dx, d_scale, d_log_decay, db, dc = into
     last, entering = slab.last, _states(slab, state_NHP)[0]
     entered, left = dy * slab.enter, slab.scaled * slab.leave
@@ -273,9 +282,9 @@ def _write_gradients(
 
 
 def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
-    """Gradient of the log decays, (C, Q, H), from products of decayed values with their gradients.
+    """Gradient of the log decays, (C, Q, H), from the products of each decayed value with its gradient.
 
-    The diagonal of ``within`` does not decay; it is zeroed so that it does not swamp the other terms.
+    The diagonal of ``within`` has no decay and cancels out; it is zeroed to avoid rounding errors in the other terms.
     """
     within_CHQQ.diagonal(dim1=-2, dim2=-1).zero_()
     leave_CQH[:, last] = 0

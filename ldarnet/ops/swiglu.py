@@ -21,7 +21,7 @@ def swiglu(x_TF: Tensor) -> Tensor:
 
 
 class _SwiGLUFunction(torch.autograd.Function):
-    """Autograd function that saves only x."""
+    """Autograd function that saves only its input."""
 
     @staticmethod
     def forward(ctx: Any, x_TF: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Verification of backends: example inputs per operation and the maximum error against the reference.
+"""Verification of backends: example inputs for each operation, and the maximum error against the reference.
 
 The reference runs in float64 on the same (already rounded) inputs, so input rounding does not count as error.
 """
@@ -15,7 +15,7 @@ from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import REFERENCE, Backend, backends_of
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 3e-2, torch.float16: 3e-2}
-"""Accepted error by dtype, relative to the largest value; float32 leaves room for TF32."""
+"""Maximum accepted error by dtype, relative to the largest reference value; the float32 tolerance allows for TF32."""
 
 FP32_OPERATIONS = {"add_norm", "dechunk"}
 """Operations whose main input (residual stream, chunks) is at least float32 under autocast."""
@@ -29,7 +29,7 @@ LOW_PRECISION_ARGUMENTS = {
     "gated_norm": (0, 1),
     "swiglu": (0,),
 }
-"""Indices of the arguments that have the matrix product dtype; other floating-point arguments are at least float32."""
+"""Indices of arguments in the dtype of matrix products; other floating-point arguments are at least float32."""
 
 
 def example(
@@ -38,9 +38,9 @@ def example(
     """Random arguments of an operation: float64 tensors that require gradients.
 
     Args:
-        operation: for example ``ssd``.
+        operation: name of the operation, for example ``ssd``.
         lengths: length of each packed sequence; in chunks for ``dechunk``.
-        width: head dimension, state width and number of features.
+        width: value used for the head dimension, state width and number of features.
         device: device of the tensors.
         seed: random seed.
     """
@@ -78,14 +78,14 @@ def example(
         case "swiglu":
             arguments = [draw(T, 2 * width)]
         case _:
-            raise AssertionError(f"no example of {operation}")
+            raise AssertionError(f"no example for operation {operation!r}; add one")
     return [value.requires_grad_() if _is_float_tensor(value) else value for value in arguments]
 
 
 def max_error(
     backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
 ) -> float:
-    """Maximum error of a backend's outputs and gradients, each relative to the largest value of the reference.
+    """Maximum error of a backend's outputs and gradients, each relative to the largest value of its reference.
 
     Args:
         backend: backend to verify.
@@ -120,7 +120,7 @@ def _isolated(device: str) -> Iterator[None]:
 
 
 def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:
-    """Detached outputs, and gradients of a fixed weighted sum of the outputs."""
+    """Return the detached outputs, then the gradients of a fixed weighted sum of the outputs."""
     outputs = backend.function(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -131,7 +131,7 @@ def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:
 
 
 def _error(actual: Tensor, expected: Tensor) -> Tensor:
-    # Example values are of order one; the clamp keeps rounding noise from counting where the exact result is 0.
+    # Example values are of order 1; without the clamp, rounding errors would count as large if the exact result is 0.
     return (actual.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
 
 

@@ -116,10 +116,12 @@ def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, caps
     assert errors.startswith("error: ")
     assert "is a LDARNetForMaskedLM, not a LDARNetForSequenceClassification; fine-tune it first" in errors
     (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
-    with pytest.raises(UserError, match=r"this run has no saved model; no checkpoint was written yet; rerun"):
+    with pytest.raises(UserError, match=r"this run has no saved model; it has not written a checkpoint yet; run its"):
         load_backbone(tmp_path)
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"this run has no saved model; it is a baseline, or its sweep selected other"):
+    with pytest.raises(
+        UserError, match=r"this run has no saved model; baselines have none, and sweeps delete the weights"
+    ):
         load_backbone(tmp_path)
     for folder, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
         status, _, errors = command(monkeypatch, capsys, "predict", folder, fasta)

@@ -149,7 +149,7 @@ def test_parameter_stages_of_the_presets(preset):
         ({"arch_layout": ["m1t", ["M1"], "m1"]}, "'m1t' is not a stack"),
         ({"arch_layout": ["m1", "M1", "m1"]}, "is neither"),
         ({"d_model": [16]}, "d_model.*must have one entry for each of the 2 stages"),
-        ({"d_model": [24, 16]}, "must not shrink"),
+        ({"d_model": [24, 16]}, "must not decrease"),
         ({"ssm_cfg": {"state": 8}}, "ssm_cfg: unknown keys.*state"),
         ({"ssm_cfg": {"headdim": 7}}, "must be a multiple of headdim 7"),
         ({"attn_cfg": {"num_heads": [3, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "3 does not divide"),
@@ -164,7 +164,7 @@ def test_parameter_stages_of_the_presets(preset):
         ({"pad_token_id": None}, "pad_token_id: None"),
         ({"vocab_size": 6}, "vocab_size: 6 must be greater"),
         ({"target_ratio": 1.0}, "target_ratio: 1.0 must be greater than 1"),
-        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be positive for the MLPs of M1"),
+        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be at least 1 for layout M1"),
     ],
 )
 def test_an_inconsistent_configuration_is_reported_with_its_field(changes, message):
@@ -256,7 +256,7 @@ def test_floating_point_labels_are_an_error():
 @pytest.mark.parametrize("shape", [(2, 8), (2, 10), (3, 9), (18,)])
 def test_a_mask_of_another_shape_is_an_error(shape):
     model = LDARNetModel(LDARNetConfig.preset("tiny"))
-    with pytest.raises(ValueError, match=r"attention_mask: shape .* does not match input_ids \(2, 9\)"):
+    with pytest.raises(ValueError, match=r"attention_mask: shape .* does not match the shape of input_ids, \(2, 9\)"):
         model(torch.zeros(2, 9, dtype=torch.long), torch.ones(shape))
 
 
@@ -271,9 +271,9 @@ def test_kernel_overrides_are_not_saved(tmp_path):
 
 def test_non_nucleotide_characters_raise_a_warning():
     tokenizer = DNATokenizer()
-    with pytest.warns(UserWarning, match="'U' is not a nucleotide code and is read as N; convert U to T"):
+    with pytest.warns(UserWarning, match="'U' is not a nucleotide code and was replaced by N; convert U to T"):
         assert tokenizer(["ACGT", "ACGU"])["input_ids"][1] == [0, 1, 2, 4]
-    with pytest.warns(UserWarning, match="'L' is not a nucleotide code and is read as N; is this DNA"):
+    with pytest.warns(UserWarning, match="'L' is not a nucleotide code and was replaced by N; is this DNA"):
         tokenizer.encode("MKVLLPSYE")
     with pytest.raises(ValueError, match="text input must be of type"):
         tokenizer(5)

@@ -1,4 +1,4 @@
-"""Supported dtypes and install command of the adapters."""
+"""Dtypes and install command that several adapters share."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Reversal of every sequence of a packed row, for kernels that read in one direction only."""
+"""Reversal of each sequence of a packed row, for kernels that run in only one direction."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def reversal_index(packing: Packing) -> Tensor:
 
 
 def permute_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """Select rows by an index that is its own inverse."""
+    """Permute rows by an index that is its own inverse."""
     return _PermuteRowsFunction.apply(rows, index)
 
 

@@ -1,4 +1,4 @@
-"""The depthwise convolution of causal-conv1d. Shapes as in :mod:`ldarnet.ops.convolution`."""
+"""Depthwise convolution from causal-conv1d. Shapes as in :mod:`ldarnet.ops.convolution`."""
 
 import torch
 from torch import Tensor
@@ -18,7 +18,10 @@ from ldarnet.ops.registry import register
     install=INSTALL_KERNELS,
 )
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """Compute both directions in one call, as channels. Supports 2 to 4 taps and C divisible by 4."""
+    """Compute both directions in one call, concatenated as channels.
+
+    Supports 2 to 4 taps; C must be divisible by 4.
+    """
     from causal_conv1d import causal_conv1d_fn
 
     T, C = x_TC.shape

@@ -1,6 +1,6 @@
-"""FlashAttention for packed rows: torch's own, flash-attn and flash-attn 3. Shapes as in :mod:`ldarnet.ops.attention`.
+"""FlashAttention for packed rows, from torch, flash-attn and flash-attn 3. Shapes as in :mod:`ldarnet.ops.attention`.
 
-All of them support head dimensions that are multiples of 8, up to 256.
+All backends support head dimensions that are multiples of 8, up to 256.
 """
 
 from torch import Tensor
@@ -24,7 +24,7 @@ def _check_head_dim(name: str, q_THP: Tensor) -> None:
 
 @register("attention", "torch-varlen", devices=("cuda",), dtypes=HALF)
 def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
-    """FlashAttention 2 as shipped with torch."""
+    """FlashAttention 2 from torch."""
     _check_head_dim("torch-varlen", q_THP)
     from torch.nn.attention.varlen import varlen_attn
 
@@ -36,7 +36,7 @@ def varlen_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packi
 
 @register("attention", "flash-attn", devices=("cuda",), dtypes=HALF, package="flash_attn", install=INSTALL_KERNELS)
 def flash_attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
-    """FlashAttention 2."""
+    """FlashAttention 2 from flash-attn."""
     _check_head_dim("flash-attn", q_THP)
     from flash_attn import flash_attn_varlen_func
 

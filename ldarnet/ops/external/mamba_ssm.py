@@ -1,4 +1,4 @@
-"""The SSD scan of mamba-ssm (Triton). Shapes as in :mod:`ldarnet.ops.ssd`."""
+"""SSD scan from mamba-ssm (Triton). Shapes as in :mod:`ldarnet.ops.ssd`."""
 
 import sys
 from collections.abc import Callable
@@ -21,8 +21,8 @@ MIN_CHUNK_SIZE = 16
 def mamba_scan() -> Callable[..., Tensor]:
     """Import mamba-ssm's scan without its compiled extensions.
 
-    ``mamba_ssm/__init__`` imports every model of the package and with them the compiled extensions. An empty module
-    stands in for it during the import, so that a build without CUDA extensions is enough and the import is ten times
+    ``mamba_ssm/__init__`` imports every model of the package and, with them, the compiled extensions. An empty module
+    replaces it during the import, so that a build without CUDA extensions is enough and the import is ten times
     faster.
     """
     loaded, spec = sys.modules.get("mamba_ssm"), find_spec("mamba_ssm")
@@ -55,10 +55,10 @@ def ssd(
     packing: Packing,
     chunk_size: int,
 ) -> Tensor:
-    """Compute both directions in one call, as heads; each direction has its own group of B and C.
+    """Compute both directions in one call, as separate heads; each direction has its own group of B and C.
 
-    The inputs of direction 1 are reversed within each sequence and its output is reversed back. float32 is multiplied
-    as TF32. ``chunk_size`` is raised to at least 16.
+    The inputs of direction 1 are reversed within each sequence and its output is reversed back. Products of
+    float32 inputs use TF32. ``chunk_size`` is raised to at least 16.
 
     Raises:
         UserError: the row is too long for the kernel's 32-bit offsets.
@@ -68,8 +68,8 @@ def ssd(
     states = x_TKHP.numel() / chunk_size * b_TKN.shape[2]  # one (P, N) state per chunk and head
     if max(x_TKHP.numel(), states) >= 2**31:
         raise UserError(
-            f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} exceed its 32-bit offsets; use a smaller micro-batch "
-            "(double training.accumulation)"
+            f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} exceed the kernel's 32-bit offsets; reduce the "
+            "micro-batch (double training.accumulation)"
         )
     index_TK = torch.stack([torch.arange(T, device=x_TKHP.device), reversal_index(packing)], 1) * K
     index = (index_TK + torch.arange(K, device=x_TKHP.device)).flatten()

@@ -1,9 +1,10 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
 """Mamba-2's short convolution in both directions at once, without reversing the input.
 
-Direction 0 reads the positions before the current one, direction 1 those after it; sequences are zero-padded.
+Direction 0 reads the positions before the current one, direction 1 the positions after it. Sequences are zero-padded.
 
-Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs.
+Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs, R terms (W taps, then the bias, padded
+to a power of two).
 """
 
 from typing import Any
@@ -119,7 +120,7 @@ def _borders(starts_ptr, sequence_ptr, position, T):
 
 @triton.jit
 def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.constexpr):
-    """Load rows; rows outside the sequence are zero."""
+    """Load rows; those outside of [start, stop) are zero."""
     inside = ((row >= start) & (row < stop))[:, None] & (column < C)
     return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(DTYPE)
 
@@ -199,7 +200,7 @@ def _backward_gate(
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradients of the SiLU inputs, and this program's partial gradients of taps and bias."""
+    """Compute the gradients of the SiLU inputs, and this program's partial gradients of taps and bias."""
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     term = tl.arange(0, TERMS)[:, None]
@@ -241,7 +242,7 @@ def _backward_taps(
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Gradient of x: sum over the SiLU inputs that each position contributed to, weighted by their taps."""
+    """Compute the gradient of x: the sum of the gradients of all SiLU inputs that read a position, times their taps."""
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     start, stop = _borders(starts_ptr, sequence_ptr, position, T)

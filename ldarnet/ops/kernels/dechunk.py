@@ -25,7 +25,7 @@ STEPS, WIDTH = 32, 32
 """Chunks per scan step, and features per program."""
 
 BASES = 4
-"""Bases of a chunk that are summed at a time."""
+"""Number of bases of a chunk that are summed per iteration."""
 
 
 def dechunk(
@@ -100,7 +100,7 @@ class _TritonDechunk(torch.autograd.Function):
 
 
 def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
-    """Scan both directions, (K, M, D): chunks in order, or gradients in reverse order."""
+    """Scan both directions, over chunks in order or gradients in reverse order; return the states, (K, M, D)."""
     M, D = value_MD.shape
     state_KMD = p_M.new_empty(2, M, D)
     width = min(triton.next_power_of_2(D), WIDTH)
@@ -112,7 +112,7 @@ def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> 
 
 @triton.jit
 def _chain(decay_1, value_1, decay_2, value_2):
-    """Compose two steps state -> decay * state + value."""
+    """Compose two steps of the form state -> decay * state + value."""
     return decay_1 * decay_2, decay_2 * value_1 + value_2
 
 

@@ -108,7 +108,7 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Gradients of one direction: of the gated values, and of the weight per row."""
+    """Gradients of one direction's gated values, and of its weight for each row."""
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
     weighted = dout * weight

@@ -18,7 +18,7 @@ MAX_TILE_WIDTH = 1024
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.swiglu.swiglu`; saves only x."""
+    """Triton backend of :func:`ldarnet.ops.swiglu.swiglu`; saves only its input."""
     return _TritonSwiGLU.apply(x_TF)
 
 
@@ -49,7 +49,7 @@ def _launch(kernel: Any, x_TF: Tensor, *others: Tensor) -> None:
 
 @triton.jit
 def _tile(T, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Offsets into y, offsets into the output, and their mask, for this program."""
+    """Return this program's offsets into y, its offsets into the output, and their mask."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < HIDDEN)

@@ -1,8 +1,8 @@
 # ruff: noqa: ANN001, ANN201 (Triton supports no annotations but tl.constexpr)
-"""Helpers of the Triton kernels: tile shapes, accumulator dtypes, SiLU.
+"""Helpers for the Triton kernels: tile shapes, accumulator dtypes, SiLU.
 
-The number of positions and chunks changes every step: kernels take them as arguments that Triton does not specialize
-on, so that nothing is recompiled. Widths are compile-time constants.
+The numbers of positions and chunks change every step, so kernels take them as arguments that Triton does not specialize
+on. This avoids recompilation. Widths are compile-time constants.
 """
 
 import torch
@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 
 ELEMENTS = 2048
-"""Elements of a tile of full rows."""
+"""Target number of elements in a tile of full rows."""
 
 PROGRAMS = 528
-"""Maximum number of programs with a partial weight gradient: four per multiprocessor of an H200."""
+"""Maximum number of programs that each compute a partial weight gradient: four per multiprocessor of an H200."""
 
 ELEMENTS_PER_THREAD = 8
 
@@ -23,10 +23,10 @@ def row_tile(width: int, elements: int = ELEMENTS) -> tuple[int, int, int]:
 
     Args:
         width: row width.
-        elements: target number of elements; at least one row fits in any case.
+        elements: target number of elements; a tile always has at least one row.
 
     Returns:
-        Rows, columns (the next power of two of the width) and warps.
+        Number of rows, number of columns (the width rounded up to a power of two), and number of warps.
     """
     columns = triton.next_power_of_2(width)
     rows = max(1, elements // columns)
