@@ -24,7 +24,7 @@ class _PreviousTrial:
 
 
 class GroupedAsha(FIFOScheduler):
-    """A separate ASHA scheduler for each fold of each task; folds outside the search are never stopped.
+    """A separate ASHA scheduler for each fold of each task; folds that are not search folds are never stopped.
 
     Args:
         config: `search.asha` section of the sweep configuration.
@@ -49,7 +49,7 @@ class GroupedAsha(FIFOScheduler):
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> str:
-        """Decide whether a trial continues after an epoch."""
+        """Decide whether to continue or stop a trial after an epoch."""
         if trial.config["final"] or result["epoch"] >= self._epochs:
             return TrialScheduler.CONTINUE
         decision = self._of(trial).on_trial_result(tune_controller, trial, result)
@@ -58,7 +58,7 @@ class GroupedAsha(FIFOScheduler):
         return decision
 
     def on_trial_complete(self, tune_controller: "TuneController", trial: Trial, result: dict[str, Any]) -> None:
-        """Record the end of a trial."""
+        """Record that a trial has ended."""
         self._of(trial).on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: "TuneController", trial: Trial) -> None:

@@ -16,7 +16,7 @@ from ldarnet.errors import TransientError, UserError
 from ldarnet.ray_cluster import connect
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Size of the Ray object store; small, since trials only report a few numbers."""
+"""Size of the Ray object store; small, because trials report only a few numbers."""
 PROBE_SECONDS = 120
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,7 +33,7 @@ RAY_ENVIRONMENT = {
 def ray_cluster(address: str | None) -> Iterator[None]:
     """Connect to a Ray cluster inside the block; without an address, start one and shut it down at the end.
 
-    Uses the existing connection if this process has one.
+    If this process is already connected to a cluster, use that connection and leave it open.
 
     Raises:
         TransientError: the cluster does not answer.
@@ -55,7 +55,7 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
     """Number of GPUs per trial; by default one per rank if the cluster has GPUs.
 
     Raises:
-        UserError: no node has the resources that a trial needs, for which Ray would wait forever.
+        UserError: no node has the resources that a trial needs, so that Ray would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     max_gpus = max(node.get("GPU", 0.0) for node in nodes)
@@ -66,7 +66,7 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
     cores = max(node.get("CPU", 0.0) for node in nodes)
     raise UserError(
         f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has these resources "
-        f"(at most {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or start the cluster with more"
+        f"(at most {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or start a cluster with more resources"
     )
 
 
@@ -93,7 +93,7 @@ def check_shared(folder: Path) -> None:
                 )
     except ray.exceptions.GetTimeoutError:
         raise TransientError(
-            f"a node of the Ray cluster did not answer within {PROBE_SECONDS} s; check the cluster"
+            f"a node of the Ray cluster did not answer within {PROBE_SECONDS} s; check it with `ray status`"
         ) from None
     finally:
         probe.unlink(missing_ok=True)

@@ -56,10 +56,10 @@ class SweepProgress(Printer):
     def _best(self, task: TaskPlan) -> str:
         """Best mean over finished search folds, preferring settings with more finished folds."""
         means = []
-        for one in task.settings:
-            scores = [score for fold in task.search_folds if (score := task.fold(one, fold).score) is not None]
-            if scores and not task.is_out(one):
-                means.append((len(scores), sum(scores) / len(scores), one.name))
+        for setting in task.settings:
+            scores = [score for fold in task.search_folds if (score := task.fold(setting, fold).score) is not None]
+            if scores and not task.is_excluded(setting):
+                means.append((len(scores), sum(scores) / len(scores), setting.name))
         if not means:
             return "-"
         folds, mean, name = max(means)

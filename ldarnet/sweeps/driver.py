@@ -52,12 +52,12 @@ class Driver:
         self.error: UserError | None = None
 
     def run(self, base: FinetuneConfig, gpus: float, interrupted: Callable[[], bool]) -> None:
-        """Run trials until the plan has no more or `interrupted` returns True.
+        """Run trials until the plan is complete or `interrupted` returns True.
 
         Args:
             base: configuration that all trials share.
             gpus: GPUs per trial.
-            interrupted: polled by Ray Tune's event loop.
+            interrupted: returns True once the sweep must stop; polled by Ray Tune's event loop.
 
         Raises:
             UserError: the folder of a trial cannot be written.
@@ -93,7 +93,7 @@ class Driver:
             raise self.error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle nothing: Ray saves a copy for `Tuner.restore`, but a sweep resumes from its folder."""
+        """Pickle no attributes: Ray saves a copy for `Tuner.restore`, but a sweep resumes from its folder."""
         return {}
 
     def suggest(self, trial_id: str) -> TrialJob | None:
@@ -120,7 +120,7 @@ class Driver:
         self.display.trial_started(task, setting, fold)
 
     def ended(self, trial: Trial) -> None:
-        """Record a trial that finished, was stopped early or had a user error."""
+        """Record that a trial finished, was stopped early or had a user error."""
         task, setting, fold = self._trials[trial.trial_id]
         last = trial.last_result
         outcome, score = last.get("outcome", "stopped"), last.get("score")
@@ -133,12 +133,12 @@ class Driver:
         else:
             task.fold(setting, fold).epochs = self._folders.epochs(task.task, setting.name, fold)
             task.mark(setting, fold, "stopped")
-            text = f"stopped early after epoch {last['epoch']} at {score:.4f}"
+            text = f"stopped early after epoch {last['epoch']} with score {score:.4f}"
         self.display.trial_ended(task, setting, fold, text)
         self._folders.delete_unneeded(task)
 
     def failed(self, trial: Trial, retry: bool) -> None:
-        """Record a trial that failed, and whether Ray Tune retries it."""
+        """Record that a trial failed, and whether Ray Tune retries it."""
         task, setting, fold = self._trials[trial.trial_id]
         reason = _failure_reason(trial)
         if retry:
@@ -157,9 +157,9 @@ class Driver:
 
         asha = GroupedAsha(self._config.search.asha, base.training.epochs, on_stop)
         for task in self.plan.tasks.values():
-            for one, fold, status in task.all_folds():
+            for setting, fold, status in task.all_folds():
                 if fold in task.search_folds and status.state in ("finished", "stopped"):
-                    asha.replay((task.task, fold), one.name, status.epochs)
+                    asha.replay((task.task, fold), setting.name, status.epochs)
         return asha
 
 
@@ -177,7 +177,7 @@ class _PlanSearcher(Searcher):
         return None if self._driver.plan.running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: `_PlanCallback` records outcomes, since it knows the reason of a failure."""
+        """Do nothing: `_PlanCallback` records outcomes, because it also receives the reason for a failure."""
 
 
 class _PlanCallback(Callback):
@@ -213,7 +213,7 @@ class _StopAll(Stopper):
 
 
 def _failure_reason(trial: Trial) -> str:
-    """Reason of a failure in one line: the last exception of the trial, or how its worker was lost."""
+    """Reason why a trial failed, in one line: its last exception, or how its worker was lost."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
     if not lines:

@@ -1,6 +1,7 @@
-"""Folder of a sweep with its complete state, from which each launch reads the results of previous launches.
+"""Folder of a sweep, which holds its complete state. Each launch reads the results of previous launches from it.
 
-sweep.yaml, finetune.yaml                       sweep configuration; configuration that all trials share
+sweep.yaml                                      sweep configuration
+finetune.yaml                                   fine-tuning configuration that all trials share
 trials/<task>/<setting>/finetune.yaml           configuration of a setting
 trials/<task>/<setting>/fold<k>/                run.dir of a trial
     log.txt                                     console output of the trial
@@ -54,11 +55,13 @@ class Folders:
         try:
             held = lock_run_dir(self.root)
         except FolderInUseError:
-            raise UserError(f"{self.root}: in use by another sweep; wait for it, or set another sweep.dir") from None
+            raise UserError(
+                f"{self.root}: in use by another sweep; wait until it ends, or set another sweep.dir"
+            ) from None
         if changed := self._changed(config, base):
             if next(self.trials.rglob(run_files.METRICS), None) is not None:
                 check_same_configuration(changed, self.root, "sweep.dir")
-            shutil.rmtree(self.trials, ignore_errors=True)  # nothing was trained yet
+            shutil.rmtree(self.trials, ignore_errors=True)  # no trial has started training yet
         config.save(self.root / run_files.SWEEP_CONFIG)
         base.save(self.root / run_files.FINETUNE_CONFIG)
         return held
@@ -68,7 +71,7 @@ class Folders:
         return self.trials / task / name
 
     def of_fold(self, task: str, name: str, fold: int) -> Path:
-        """The run.dir of a trial."""
+        """Folder of a trial, its `run.dir`."""
         return self.of_setting(task, name) / run_files.fold_name(fold)
 
     def result(self, task: str, name: str, fold: int) -> Path:
@@ -92,7 +95,7 @@ class Folders:
         configs = sorted((self.trials / task).glob(f"*/{run_files.FINETUNE_CONFIG}"))
         read = [load_config(path, schema=FinetuneConfig) for path in configs]
         values = [{key: get_value(config, key) for key in keys} for config in read]
-        # Use the folder's name: it may come from an equal value in another notation (4 and 4.0).
+        # Take the name from the folder: it may contain an equal value in another notation (4 and 4.0).
         return [Setting(path.parent.name, found) for path, found in zip(configs, values, strict=True)]
 
     def fold(self, task: str, name: str, fold: int, *, is_search_fold: bool) -> FoldStatus:
@@ -102,11 +105,11 @@ class Folders:
             task: name of the task.
             name: name of the setting.
             fold: number of the fold.
-            is_search_fold: whether settings are compared on this fold; otherwise a stopped trial resumes.
+            is_search_fold: whether settings are compared on this fold; if not, a trial that ASHA stopped resumes.
 
         Raises:
-            UserError: the result is damaged, was trained on different data than another result of the task, or started
-                from different weights than another result with the same checkpoint.
+            UserError: the result is damaged, comes from different data than another result of the task, or started from
+                different weights than another result with the same checkpoint.
         """
         if self._asha and is_search_fold and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
@@ -125,14 +128,14 @@ class Folders:
     def _check_same_origin(self, group: tuple[str, ...], path: Path, origin: str | None, what: str) -> None:
         first, known = self._origins.setdefault(group, (path, origin))
         if origin != known:
-            raise UserError(f"{path}: trained on different {what} than {first}; delete the outdated one")
+            raise UserError(f"{path}: trained with different {what} than {first}; delete the outdated result")
 
     def wait_for_saving(self, plan: SweepPlan) -> None:
-        """Wait until running trials have saved and exited, or their grace period is over."""
+        """Wait until all running trials have saved and exited, or their grace period is over."""
         until = time.monotonic() + SAVING_SECONDS
         for task in plan.tasks.values():
-            for one, fold, status in task.all_folds():
-                folder = self.of_fold(task.task, one.name, fold)
+            for setting, fold, status in task.all_folds():
+                folder = self.of_fold(task.task, setting.name, fold)
                 while status.state == "running" and time.monotonic() < until and _is_locked(folder):
                     time.sleep(POLL_SECONDS)
 
@@ -148,12 +151,12 @@ class Folders:
         if self._keep_all or not task.settled:
             return
         best = self.best_fold(task)
-        for one, fold, _ in task.all_folds():
-            folder = self.of_fold(task.task, one.name, fold)
-            if one != task.chosen:
+        for setting, fold, _ in task.all_folds():
+            folder = self.of_fold(task.task, setting.name, fold)
+            if setting != task.chosen:
                 for weights in (run_files.BEST, run_files.LAST):
                     shutil.rmtree(folder / run_files.fold_name(fold) / weights, ignore_errors=True)
-            if (one, fold) != (task.chosen, best):
+            if (setting, fold) != (task.chosen, best):
                 shutil.rmtree(folder / run_files.EXPORT, ignore_errors=True)
 
     def classifier(self, task: TaskPlan) -> str | None:

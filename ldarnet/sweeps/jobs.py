@@ -1,4 +1,4 @@
-"""Build the job of a Ray worker for the next fold of the plan."""
+"""Build the job that a Ray worker runs for one trial."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ldarnet.sweeps.tracking import ParentRun
 from ldarnet.sweeps.trial import TrialJob
 
 SECRETS = ("PASSWORD", "TOKEN")
-"""Suffixes of environment variables that hold secrets."""
+"""Suffixes of the names of environment variables that hold secrets."""
 
 
 class JobFactory:
@@ -48,7 +48,7 @@ class JobFactory:
         """Build the job of a trial.
 
         Raises:
-            UserError: the values of the setting contradict each other, or its folder cannot be written.
+            UserError: the values of the setting are inconsistent, or its folder cannot be written.
         """
         config = trial_config(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
@@ -72,18 +72,18 @@ class JobFactory:
         )
 
     def _overrides(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
-        own = {"run.dir": str(folder), "folds.only": [fold], "tracking.mlflow": self._parent.run_id is not None}
+        overrides = {"run.dir": str(folder), "folds.only": [fold], "tracking.mlflow": self._parent.run_id is not None}
         if self._parent.run_id is None:
-            return own
-        return own | {
+            return overrides
+        return overrides | {
             "tracking.name": name,
             "tracking.parent": self._parent.run_id,
             "tracking.experiment": self._config.tracking.experiment,
         }
 
     def _environment(self) -> dict[str, str]:
-        """Environment of a worker: MLflow settings, which remote nodes do not inherit, and what Ray does not set."""
-        # Ray writes these to files, so secrets must come from the worker's own environment.
+        """Environment variables of a trial: MLflow settings, CPU threads, and no GPUs for a CPU-only trial."""
+        # Remote nodes do not inherit MLflow settings. Ray writes the variables to files, so secrets are excluded.
         variables = {
             name: value
             for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""State of a sweep: status of each fold, next fold to train, and best setting. Independent of Ray and of files.
+"""State of a sweep: status of each fold, next fold to train, and best setting. Does not use Ray or files.
 
 The settings of a task are compared on its search folds by their mean validation metric; test metrics are never read.
 The best setting is then trained on the remaining folds.
@@ -21,8 +21,8 @@ class FoldStatus:
         state: `queued` until Ray has resources for it; `stopped` if ASHA stopped it early.
         score: validation metric of the best epoch; None until finished.
         epochs: best validation metric up to each epoch.
-        reason: reason of the failure, if `state` is `failed`.
-        permanent: whether a retry would fail again, as after a user error or divergence.
+        reason: why the fold failed, if `state` is `failed`.
+        permanent: whether a retry would fail again, for example after a user error or divergence.
     """
 
     state: State = "waiting"
@@ -40,7 +40,7 @@ class Proposer(Protocol):
         ...
 
     def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Record the results of a setting on the search folds, not all of which need to be finished."""
+        """Record the results of a setting on the search folds; some folds may be unfinished."""
         ...
 
     def max_remaining(self, known: Sequence[Setting]) -> int:
@@ -57,7 +57,7 @@ class TaskPlan:
         folds: all folds of the task.
         search_folds: folds on which settings are compared.
         known: status of folds from previous launches, by setting name and fold.
-        proposer: adds further settings.
+        proposer: suggests further settings; None to compare only `settings`.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class TaskPlan:
         self.error, self._early_errors = "", set[str]()
         self._proposer, self._reported = proposer, set[str]()
         self._proposing = proposer is not None and proposer.max_remaining(self.settings) > 0
-        self._status = {(one.name, fold): FoldStatus() for one in settings for fold in folds} | dict(known or {})
-        for one in self.settings:
-            self._tell(one)
+        self._status = {(setting.name, fold): FoldStatus() for setting in settings for fold in folds}
+        self._status |= known or {}
+        for setting in self.settings:
+            self._tell(setting)
 
     def fold(self, setting: Setting, fold: int) -> FoldStatus:
         """Status of a fold."""
@@ -84,16 +85,16 @@ class TaskPlan:
 
     def all_folds(self) -> Iterator[tuple[Setting, int, FoldStatus]]:
         """Yield (setting, fold, status) for every fold of every setting."""
-        for one in self.settings:
+        for setting in self.settings:
             for fold in self.folds:
-                yield one, fold, self.fold(one, fold)
+                yield setting, fold, self.fold(setting, fold)
 
     @property
     def running(self) -> int:
         """Number of queued and running folds."""
         return sum(status.state in ("queued", "running") for _, _, status in self.all_folds())
 
-    def is_out(self, setting: Setting) -> bool:
+    def is_excluded(self, setting: Setting) -> bool:
         """Whether the setting cannot be chosen because a search fold was stopped or failed."""
         return any(self.fold(setting, fold).state in ("stopped", "failed") for fold in self.search_folds)
 
@@ -103,17 +104,21 @@ class TaskPlan:
         finished = [score for score in scores if score is not None]
         return sum(finished) / len(finished) if len(finished) == len(scores) else None
 
+    def search_ended(self, setting: Setting) -> bool:
+        """Whether the setting has finished all search folds or is excluded."""
+        return self.is_excluded(setting) or self.mean(setting) is not None
+
     def ranking(self) -> list[tuple[Setting, float]]:
-        """Settings that finished all search folds, each with its mean score; best first, ties sorted by name."""
-        complete = [(one, mean) for one in self.settings if (mean := self.mean(one)) is not None]
+        """Settings that finished all search folds, with their mean scores; best first, equal scores sorted by name."""
+        complete = [(setting, mean) for setting in self.settings if (mean := self.mean(setting)) is not None]
         return sorted(complete, key=lambda pair: (-pair[1], pair[0].name))
 
     @property
     def chosen(self) -> Setting | None:
-        """Best setting; None until every setting has finished the search folds or is out."""
+        """Best setting; None until every setting has finished the search folds or is excluded."""
         ranking = self.ranking()
-        over = not self._proposing and all(self.is_out(one) or self.mean(one) is not None for one in self.settings)
-        return ranking[0][0] if over and ranking else None
+        search_ended = all(self.search_ended(setting) for setting in self.settings)
+        return ranking[0][0] if search_ended and not self._proposing and ranking else None
 
     @property
     def done(self) -> bool:
@@ -123,12 +128,12 @@ class TaskPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether the task is done, and no other fold is running or would be retried by another launch."""
+        """Whether the task is done, and no other fold is running or would be retried by the next launch."""
         retryable = any(status.state == "failed" and not status.permanent for _, _, status in self.all_folds())
         return self.done and not self.running and not retryable
 
     def waiting(self) -> Iterator[tuple[Setting, int]]:
-        """Yield the settings and folds that can start now, in order.
+        """Yield the settings and folds that can start now, in the order in which to start them.
 
         All settings start one search fold before any starts the next, so that a setting that is stopped or fails skips
         the following search folds. The remaining folds of the chosen setting come last.
@@ -136,14 +141,14 @@ class TaskPlan:
         if self.error:
             return
         for fold in self.search_folds:
-            for one in self.settings:
-                if self.fold(one, fold).state == "waiting" and not self.is_out(one):
-                    yield one, fold
+            for setting in self.settings:
+                if self.fold(setting, fold).state == "waiting" and not self.is_excluded(setting):
+                    yield setting, fold
         if (chosen := self.chosen) is not None:
             yield from ((chosen, fold) for fold in self.folds if self.fold(chosen, fold).state == "waiting")
 
     def next(self) -> tuple[Setting, int] | None:
-        """Next setting and fold to start, asking for a new setting if needed; None if no fold can start now."""
+        """Next setting and fold to start, asking the proposer if needed; None if no fold can start now."""
         if (first := next(self.waiting(), None)) is not None or self.error:
             return first
         if self._proposer is not None and self._proposing:
@@ -156,7 +161,7 @@ class TaskPlan:
         return None
 
     def max_remaining(self) -> int:
-        """Maximum number of folds still to start."""
+        """Maximum number of folds that are still to be started."""
         if self.error:
             return 0
         proposals = self._proposer.max_remaining(self.settings) if self._proposer is not None and self._proposing else 0
@@ -184,8 +189,7 @@ class TaskPlan:
 
     def _tell(self, setting: Setting) -> None:
         """Report a setting to the proposer once its outcome on the search folds is known."""
-        known = self.is_out(setting) or self.mean(setting) is not None
-        if self._proposer is not None and known and setting.name not in self._reported:
+        if self._proposer is not None and self.search_ended(setting) and setting.name not in self._reported:
             self._reported.add(setting.name)
             self._proposer.tell(setting, [self.fold(setting, fold) for fold in self.search_folds])
 
@@ -213,5 +217,5 @@ class SweepPlan:
         return sum(status.state == state for plan in self.tasks.values() for _, _, status in plan.all_folds())
 
     def max_remaining(self) -> int:
-        """Maximum number of folds still to start."""
+        """Maximum number of folds that are still to be started."""
         return sum(plan.max_remaining() for plan in self.tasks.values())

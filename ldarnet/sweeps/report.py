@@ -14,7 +14,7 @@ from ldarnet.tasks.metrics import METRICS
 
 
 def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
-    """Search space, all validation scores and the chosen settings, for sweep.json; contains no test scores."""
+    """Content of sweep.json: search space, all validation scores and chosen settings, but no test scores."""
     return {
         "metric": metric,
         "space": config.model_dump(mode="json")["space"],
@@ -24,7 +24,7 @@ def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: s
 
 
 def compare(plan: SweepPlan, folders: Folders) -> Path | None:
-    """Compare the chosen settings with published results; return the report path, or None without test results.
+    """Compare the chosen settings with published results; return the path of the report, or None without test results.
 
     Raises:
         UserError: a result is damaged, or results of a task come from different data.
@@ -38,7 +38,7 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
 
 
 def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
-    """Paths of the existing results of a task's chosen setting, in order of folds."""
+    """Paths of the results of a task's chosen setting, in fold order; folds without a result are skipped."""
     if (chosen := task.chosen) is None:
         return []
     paths = [folders.result(task.task, chosen.name, fold) for fold in task.folds]
@@ -69,10 +69,10 @@ def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str)
         if task.chosen is not None and (best := folders.classifier(task)) is not None:
             model = folders.of_setting(task.task, task.chosen.name) / best / run_files.EXPORT
             lines.append(f"  classifier: ldarnet predict {model} my.fa --out predictions.tsv")
-        for one, fold, status in task.all_folds():
+        for setting, fold, status in task.all_folds():
             if status.state == "failed" and not task.error:
-                log = folders.of_fold(task.task, one.name, fold) / run_files.TRIAL_LOG
-                lines.append(f"  failed: {one.name} fold {fold}: {status.reason}; see {log}")
+                log = folders.of_fold(task.task, setting.name, fold) / run_files.TRIAL_LOG
+                lines.append(f"  failed: {setting.name} fold {fold}: {status.reason}; see {log}")
     lines += ["", f"all settings and folds: {folders.root / run_files.SWEEP_REPORT}"]
     return "\n".join(lines) + "\n"
 
@@ -83,7 +83,7 @@ def _task(task: TaskPlan, folders: Folders, metric: str) -> dict[str, Any]:
         "chosen": None if chosen is None else {"setting": chosen.name, "values": chosen.values},
         "why": _choice(task, metric),
         "search_folds": task.search_folds,
-        "settings": {one.name: _setting(task, one) for one in task.settings},
+        "settings": {setting.name: _setting(task, setting) for setting in task.settings},
         "classifier": folders.classifier(task),
         "results": [str(path.relative_to(folders.root)) for path in chosen_results(task, folders)],
     }
@@ -103,13 +103,13 @@ def _setting(task: TaskPlan, setting: Setting) -> dict[str, Any]:
 
 
 def _choice(task: TaskPlan, metric: str) -> str:
-    """Name the chosen setting and its score, or state why there is none."""
+    """Describe the chosen setting and its score, or why no setting is chosen."""
     if task.error:
         return f"aborted: {task.error}"
     ranking, settings = task.ranking(), len(task.settings)
     if task.chosen is None:
-        over = all(task.is_out(one) or task.mean(one) is not None for one in task.settings)
-        return "no setting finished the search folds" if over and settings else "search not finished"
+        search_ended = all(task.search_ended(setting) for setting in task.settings)
+        return "no setting finished all search folds" if search_ended and settings else "search not finished"
     best, mean = ranking[0]
     folds = f"{len(task.search_folds)} fold{'s' if len(task.search_folds) > 1 else ''}"
     text = f"{best.name}, mean validation {METRICS[metric].name} {mean:.4f} over {folds}"
@@ -118,13 +118,13 @@ def _choice(task: TaskPlan, metric: str) -> str:
     at_chance = 0
     if METRICS[metric].minimum < 0:
         at_chance = sum((status.score or 0) <= 0 for status in _search_folds(task, best))
-    text += f"; {at_chance} folds no better than chance" if at_chance else ""
-    stopped = sum(any(status.state == "stopped" for status in _search_folds(task, one)) for one in task.settings)
-    failed = sum(any(status.state == "failed" for status in _search_folds(task, one)) for one in task.settings)
-    text += f"; {stopped} stopped early" if stopped else ""
-    text += f"; {failed} failed" if failed else ""
+    text += f"; no better than chance on {at_chance} of {len(task.search_folds)} folds" if at_chance else ""
+    states = [{status.state for status in _search_folds(task, setting)} for setting in task.settings]
+    stopped, failed = (sum(state in of_setting for of_setting in states) for state in ("stopped", "failed"))
+    text += f"; settings stopped early: {stopped}" if stopped else ""
+    text += f"; settings failed: {failed}" if failed else ""
     unfinished = sum(task.fold(best, fold).state != "finished" for fold in task.folds)
-    return text + (f"; {unfinished} of its folds not finished" if unfinished else "")
+    return text + (f"; folds not finished: {unfinished}" if unfinished else "")
 
 
 def _search_folds(task: TaskPlan, setting: Setting) -> list[Any]:

@@ -16,7 +16,7 @@ from ldarnet.io import run_files
 from ldarnet.tasks.registry import find_task
 
 SEARCHABLE = ("checkpoint", "model", "optimizer", "schedule", "training", "data.max_length")
-"""Keys that may differ between settings of a task; rows, folds and metric must be equal to compare settings."""
+"""Keys that may differ between settings of a task. Settings are comparable only with equal rows, folds and metric."""
 PATHS = ("checkpoint", "data.folder", "data.train", "data.test")
 MAX_NAME_CHARS = 120
 
@@ -29,7 +29,7 @@ class Setting:
     """A point of the search space.
 
     Attributes:
-        name: name such as `lr=0.0001,batch=64`; valid as a folder name.
+        name: valid folder name, for example `lr=0.0001,batch=64`.
         values: values by dotted key of the fine-tuning configuration.
     """
 
@@ -38,7 +38,7 @@ class Setting:
 
 
 def setting(values: dict[str, Any]) -> Setting:
-    """Create a setting; its name contains the last part of each key, or full keys if those parts are ambiguous.
+    """Create a setting; its name contains the last part of each key, or the full keys if the last parts are ambiguous.
 
     The order of the keys does not matter.
     """
@@ -86,8 +86,8 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         share.
 
     Raises:
-        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` names folds
-            that do not exist or uses ASHA where it cannot stop a fold.
+        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` lists folds
+            that do not exist or enables ASHA where it cannot stop a fold.
     """
     base = trial_config(config, task, {})
     _check_paths(base)
@@ -96,7 +96,7 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         ends = (values.low, values.high) if isinstance(values, Range) else values
         parsed = [trial_config(config, task, {key: value}) for value in ends]
         _check_paths(*parsed)
-        read = [get_value(one, key) for one in parsed]
+        read = [get_value(trial, key) for trial in parsed]
         space[key] = values if isinstance(values, Range) else read
         if not f"{key}.".startswith(tuple(f"{part}." for part in SEARCHABLE)):
             raise UserError(
@@ -152,16 +152,16 @@ def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
     arm = arm_of(base)
     if not arm.trains_epochs:
         raise UserError(
-            f"search.asha needs training in epochs, but {arm.option}={arm.name} has none; set search.asha=null"
+            f"search.asha: {arm.option}={arm.name} does not train in epochs, which ASHA needs; set search.asha=null"
         )
     if "training.epochs" in config.space:
         raise UserError(
-            "search.asha cannot compare settings that differ in training.epochs; remove it from space, or set "
-            "search.asha=null"
+            "search.asha: ASHA cannot compare settings that differ in training.epochs; remove training.epochs from "
+            "space, or set search.asha=null"
         )
     if base.training.epochs <= config.search.asha.grace:
         raise UserError(
-            f"search.asha never stops a fold: search.asha.grace={config.search.asha.grace} is not below "
+            f"search.asha: ASHA never stops a fold, since search.asha.grace={config.search.asha.grace} is not below "
             f"training.epochs={base.training.epochs}; lower search.asha.grace, or set search.asha=null"
         )
 

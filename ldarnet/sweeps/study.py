@@ -1,4 +1,4 @@
-"""Settings of one task suggested by Optuna."""
+"""Optuna study that suggests settings for one task."""
 
 import logging
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Study:
 
     Args:
         space: list of values or range, by key.
-        trials: number of settings to try, including known ones.
+        trials: number of settings to try, including those from previous launches.
         seed: seed of the sampler.
     """
 
@@ -45,8 +45,8 @@ class Study:
         return max(self._trials - len(known), 0)
 
     def ask(self, known: Sequence[Setting]) -> Setting | None:
-        """Suggest a setting that is not in `known`; None after `trials` settings or repeated duplicates."""
-        names = {one.name for one in known}
+        """Suggest a setting that is not in `known`; None after `trials` settings or too many duplicates."""
+        names = {previous.name for previous in known}
         for _ in range(MAX_REPEATS if len(known) < self._trials else 0):
             trial = self._study.ask(self._distributions)
             new = setting({key: self._value(key, param) for key, param in trial.params.items()})
@@ -57,7 +57,7 @@ class Study:
         return None
 
     def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Record the mean score of a setting; if it was stopped, its scores by epoch; or that it failed."""
+        """Record the outcome of a setting: its mean score, its scores by epoch if it was stopped, or a failure."""
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)
         value = sum(scores) / len(scores) if complete else None
@@ -82,14 +82,14 @@ class Study:
         )
 
     def _value(self, key: str, param: Any) -> Any:
-        """Convert an Optuna parameter to a value: a list index to the entry, a number to a rounded one in range."""
+        """Convert an Optuna parameter to a value: look up a list index; round a float and clamp it to its range."""
         values = self._space[key]
         if isinstance(values, list):
             return values[param]
         return param if isinstance(param, int) else min(max(float(f"{param:.{DIGITS}g}"), values.low), values.high)
 
     def _param(self, key: str, value: Any) -> Any:
-        """Convert a value to an Optuna parameter: the index in the list, or the number."""
+        """Convert a value to an Optuna parameter: its index in a list, or the number itself."""
         values = self._space[key]
         return values.index(value) if isinstance(values, list) else value
 
@@ -103,7 +103,7 @@ class Study:
 
 
 def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    """Optuna distribution; for a list, over its indices, since Optuna only stores numbers and strings as choices."""
+    """Optuna distribution of a range, or of the indices of a list, because Optuna stores only scalars as choices."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
     if _is_integer(values):

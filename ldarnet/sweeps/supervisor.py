@@ -1,8 +1,8 @@
 """Run one command, terminate it when the owner process exits, and print its exit status.
 
-A separate program without imports from this project. The owner process is connected to its stdin and stdout by pipes:
-stdin closes when the owner exits for any reason. The last line of stdout is the exit status of the command, negative
-for a signal.
+This is a separate program that imports nothing from this project. The owner process holds pipes to its stdin and
+stdout. Its stdin closes when the owner exits for any reason. The last line of its stdout is the exit status of the
+command, negative if a signal killed it.
 
     python supervisor.py LOG COMMAND...
 """
@@ -16,7 +16,7 @@ import sys
 import time
 
 GRACE_SECONDS = 60.0
-"""Time to save after SIGTERM, before SIGKILL."""
+"""Time that the command has to save between SIGTERM and SIGKILL."""
 POLL_SECONDS = 0.2
 LOST = -9
 
@@ -24,7 +24,7 @@ LOST = -9
 def main() -> None:
     """Run the command in its own session."""
     log, *command = sys.argv[1:]
-    # Ray kills the children of a worker that exits; a grandchild survives and can end the command gracefully.
+    # Ray kills the children of a worker that exits; a grandchild survives and can terminate the command gracefully.
     if os.fork():
         os._exit(0)
     os.setsid()
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """End a session leader and its remaining children: ranks outlive a launcher that is killed."""
+    """Terminate a session leader and its remaining children, because ranks outlive a launcher that is killed."""
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         deadline = time.monotonic() + seconds
         signaled = False

@@ -29,7 +29,7 @@ from ldarnet.tasks.registry import all_tasks, find_task
 
 PROGRAM = "ldarnet.cli.finetune"
 OWN = "own"
-"""Name of the task in a sweep on the user's own files."""
+"""Task name in a sweep on the user's own data files."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Sweep:
 
     @property
     def plans(self) -> list[TaskPlan]:
-        """Plans of the tasks."""
+        """Plan of each task."""
         return list(self.plan.tasks.values())
 
 
@@ -104,7 +104,7 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
             parent.end(status, report.chosen_means(plan, metric), files)
         compared = report.compare(plan, folders)
         if sweep.interrupted and not sweep.done:
-            saved = f"stopped by {received[0]}; everything is saved in {folders.root}"
+            saved = f"stopped by {received[0]}; progress is saved in {folders.root}"
             console.print(f"{saved}; run the same command again to resume\n", markup=False)
         console.print(files[1].read_text(encoding="utf-8"), end="", markup=False)
         if compared is not None:
@@ -145,12 +145,12 @@ def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str |
         study, settings = None, []
         if config.search.kind == "optuna":
             study = Study(config.space, config.search.trials, config.search.seed)
-            settings = [one for one in folders.settings(task, list(config.space)) if study.covers(one)]
+            settings = [setting for setting in folders.settings(task, list(config.space)) if study.covers(setting)]
         else:
             settings = grid(config.space)
         known = {
-            (one.name, fold): folders.fold(task, one.name, fold, is_search_fold=fold in search_folds)
-            for one in settings
+            (setting.name, fold): folders.fold(task, setting.name, fold, is_search_fold=fold in search_folds)
+            for setting in settings
             for fold in folds
         }
         plans.append(TaskPlan(task, settings, folds, search_folds, known, study))
@@ -182,7 +182,7 @@ def _write_results(config: SweepConfig, plan: SweepPlan, folders: Folders, metri
 
 @contextmanager
 def _catch_signals(received: list[str]) -> Iterator[None]:
-    """Record SIGINT and SIGTERM inside the block; a repeated signal goes to the previous handler."""
+    """Record SIGINT and SIGTERM inside the block; a second signal is handled by the previous handler."""
     before = {}
 
     def record(number: int, frame: FrameType | None) -> None:

@@ -28,8 +28,8 @@ class ParentRun:
         log: prints one line.
 
     Attributes:
-        run_id: run ID of the parent run; None if tracking is disabled or the store cannot be reached.
-        uri: tracking URI for the trials.
+        run_id: MLflow run ID of the sweep; None if tracking is disabled or MLflow failed.
+        uri: tracking URI that the trials use.
     """
 
     def __init__(self, config: SweepConfig, log: Callable[[str], None]) -> None:
@@ -58,7 +58,7 @@ class ParentRun:
 
     def _start(self) -> None:
         client, file = connect(self.uri), self._root / run_files.MLFLOW
-        # Create the tables and the experiment here, since all trials would create them at once.
+        # Create the tables and the experiment now; otherwise, all trials would create them concurrently.
         self._experiment = experiment_id(client, self._config.tracking.experiment, self._root)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if known.get("tracking_uri") == without_user(self.uri) and _is_active(client, known["run_id"]):
@@ -81,9 +81,9 @@ class ParentRun:
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # no failure of MLflow may end the sweep
+        except Exception as error:  # an MLflow failure must not end the sweep
             reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
-            self._log(f"warning: MLflow failed ({reason}); continuing without it, results are in {self._root}")
+            self._log(f"warning: MLflow failed ({reason}); continuing without it; results are in {self._root}")
 
 
 def _is_active(client: "MlflowClient", run_id: str) -> bool:

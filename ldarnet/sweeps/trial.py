@@ -32,7 +32,7 @@ class TrialJob(TypedDict):
         task: name of the task.
         setting: name of the setting.
         fold: number of the fold.
-        final: whether the fold is outside the search and only trained because its setting was chosen.
+        final: whether the fold is not a search fold, and is trained because its setting was chosen.
         folder: run.dir of the trial.
         metric: validation metric to report.
         program: the fine-tuning program, a module name or a .py file.
@@ -83,7 +83,7 @@ def undefined(metric: str) -> str:
 
 
 class FoldTrial(tune.Trainable):
-    """Runs the fine-tuning program; reports the best validation metric so far after each epoch, and the final one.
+    """Runs the fine-tuning program; reports the best validation metric so far after each epoch, and the outcome.
 
     A result has `epoch` and `score`. The last result has `done` and `outcome`: `finished` with the score of the fold,
     or `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise, so that
@@ -101,10 +101,10 @@ class FoldTrial(tune.Trainable):
         self._supervisor = None if self._result() else self._start()
 
     def step(self) -> dict[str, Any]:
-        """Wait for the next epoch or for the end of the program."""
+        """Wait for the next epoch or for the program to exit."""
         while True:
             status = 0 if self._supervisor is None else self._status(self._supervisor)
-            # Read the whole file each time, since a resumed fold may repeat epochs.
+            # Read the whole file each time, because a resumed fold may repeat epochs.
             for epoch, score in best_by_epoch(self._metrics, self._job["metric"]).items():
                 if epoch > self._epoch:
                     self._epoch = epoch
@@ -113,7 +113,7 @@ class FoldTrial(tune.Trainable):
                 return self._final_result(status)
 
     def cleanup(self) -> None:
-        """End the program if it is still running, and wait for it."""
+        """Terminate the program if it is still running, and wait until it has exited."""
         if self._supervisor is not None and self._supervisor.stdin and self._supervisor.stdout:
             self._supervisor.stdin.close()
             self._supervisor.stdout.read()
@@ -153,7 +153,7 @@ class FoldTrial(tune.Trainable):
         errors = [line for line in lines if line.startswith("error: ")]
         if status == USER_ERROR and errors:
             return self._user_error(errors[-1].removeprefix("error: "))
-        # A launcher can also exit with 1; only a user error prints `error:`.
+        # Status 1 alone is not a user error, since launchers exit with it too; a user error also prints `error:`.
         how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
         raise RuntimeError(": ".join([how, *(errors or lines)[-1:]]))
 
@@ -189,7 +189,8 @@ def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    # Given a number of GPUs, the launcher would use GPU 0 in every trial; and it must see all GPUs to include some.
+    # Given only a number of GPUs, the launcher would start at GPU 0 in every trial, so list the GPUs. To include only
+    # some GPUs, it must see all of them, so remove CUDA_VISIBLE_DEVICES.
     devices = ["--num_accelerators", str(job["ranks"])]
     if job["gpus"]:
         devices = ["--include", f"localhost:{environment.pop('CUDA_VISIBLE_DEVICES')}"]

@@ -15,8 +15,8 @@ from tests.support.sample_sweep import load, write
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"data_fingerprint": "b"}, "fold1/result.json: trained on different data than .*fold0/result.json"),
-        ({"checkpoint_sha256": "b"}, "fold1/result.json: trained on different weights of runs/model than"),
+        ({"data_fingerprint": "b"}, "fold1/result.json: trained with different data than .*fold0/result.json"),
+        ({"checkpoint_sha256": "b"}, "fold1/result.json: trained with different weights of runs/model than"),
     ],
 )
 def test_folds_of_different_data_or_weights_are_not_mixed(tmp_path: Path, other: dict[str, str], message: str) -> None:

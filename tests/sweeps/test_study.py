@@ -67,7 +67,7 @@ def test_stopped_and_failed_settings_are_reported_to_optuna():
             plan.mark(*first, "stopped")
         else:
             plan.mark(*first, "finished", score(first[0]))
-    assert len(plan.settings) == 30 and not plan.is_out(plan.chosen)
+    assert len(plan.settings) == 30 and not plan.is_excluded(plan.chosen)
 
 
 def test_study_covers_only_settings_of_the_space():

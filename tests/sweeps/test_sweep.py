@@ -80,7 +80,7 @@ def test_shared_error_ends_the_task_and_divergence_only_its_setting(tmp_path: Pa
     tasks = report["tasks"]
     assert tasks["nt/H3"]["chosen"]["setting"] == "lr=0.0001" and tasks["nt/H4ac"]["chosen"]["setting"] == "lr=0.001"
     assert tasks["nt/H4"]["chosen"] is None and "H4.csv: no such file" in tasks["nt/H4"]["why"]
-    assert "1 failed" in tasks["nt/H3"]["why"]
+    assert "settings failed: 1" in tasks["nt/H3"]["why"]
     assert "fold 0 has diverged" in printed and "log.txt" in printed
     # The next launch retries failed folds.
     (tmp_path / "out" / "script.yaml").write_text(json.dumps({"scores": {}}))
@@ -93,7 +93,7 @@ def test_trials_that_fall_behind_are_stopped_permanently(tmp_path: Path) -> None
     path = write(tmp_path, epochs=6, script={"seconds": 0.7}, search=search)
     _, printed, report = run(path, "sweep.tasks=H3", "resources.concurrent=1")
     entry = report["tasks"]["nt/H3"]
-    assert entry["chosen"]["setting"] == "lr=0.0001" and "1 stopped early" in entry["why"]
+    assert entry["chosen"]["setting"] == "lr=0.0001" and "settings stopped early: 1" in entry["why"]
     assert entry["settings"]["lr=0.001"]["stopped"] == {"0": 1} and "stopped early after epoch 1" in printed
     assert starts(path) == {"H3/lr=0.0001/fold0": 1, "H3/lr=0.001/fold0": 1, "H3/lr=0.0001/fold1": 1}
     stopped = tmp_path / "out" / "trials" / "nt" / "H3" / "lr=0.001" / "fold0"
