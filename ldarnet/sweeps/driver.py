@@ -200,7 +200,7 @@ class _PlanCallback(Callback):
 
 
 class _StopAll(Stopper):
-    """Stops all trials once a condition holds."""
+    """Stops all trials once a condition is true."""
 
     def __init__(self, condition: Callable[[], bool]) -> None:
         self._condition = condition

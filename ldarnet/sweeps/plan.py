@@ -177,8 +177,8 @@ class TaskPlan:
     def fail(self, setting: Setting, fold: int, reason: str, *, permanent: bool, started_training: bool = True) -> None:
         """Mark a fold as failed.
 
-        If two settings fail for the same reason before training starts, the cause is independent of the setting, and
-        the task is aborted.
+        If two settings fail for the same reason before training starts, the cause is assumed to be independent of
+        the setting, and the task is aborted.
         """
         status = self.fold(setting, fold)
         status.state, status.reason, status.permanent = "failed", reason, permanent

@@ -22,7 +22,7 @@ LOST = -9
 
 
 def main() -> None:
-    """Run the command in its own session."""
+    """Run the command in a new session."""
     log, *command = sys.argv[1:]
     # Ray kills the children of a worker that exits; a grandchild survives and can terminate the command gracefully.
     if os.fork():

@@ -180,7 +180,7 @@ class FoldTrial(tune.Trainable):
 
 
 def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
-    """Command line of a trial; `environment` is adapted to the launcher in place."""
+    """Command line of a trial; `environment` is modified in place for the launcher."""
     overrides = [f"{key}={json.dumps(value)}" for key, value in job["overrides"].items()]
     arguments = [job["program"], "--config", job["config"], *overrides]
     is_file = job["program"].endswith(".py")
