@@ -90,7 +90,7 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
         source: file name, for error messages.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of the wrong shape, or the copies of a shared matrix differ.
+        UserError: a tensor is missing, unexpected or of the wrong shape, or copies of a shared or tied matrix differ.
     """
     left, state = dict(published), {}
     for name, ours in model.state_dict().items():
@@ -105,10 +105,16 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
         tensor = parts[0] if len(names) == 1 or name.endswith(_SHARED) else torch.stack(parts)
         tensor = tensor.squeeze(2) if name.endswith("conv_weight") else tensor
         if tensor.shape != ours.shape:
-            raise UserError(f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, expected {tuple(ours.shape)}")
+            raise UserError(
+                f"{source}: {names[0]!r} has shape {tuple(tensor.shape)}, expected {tuple(ours.shape)}; check that "
+                "config and weights match"
+            )
         state[name] = tensor
     if model.config.tie_word_embeddings and not torch.equal(*(state[name] for name in _TIED)):
-        raise UserError(f"{source}: head and embedding are tied in the config, but their weights differ")
+        raise UserError(
+            f"{source}: head and embedding are tied in the config, but their weights differ; check that config and "
+            "weights match"
+        )
     if left:
         raise UserError(f"{source}: tensor {min(left)!r} is unexpected; check that config and weights match")
     return state

@@ -31,7 +31,7 @@ def resolve(operation: str, device: str, dtype: torch.dtype, override: str = "au
         override: backend name, or ``auto`` for the most preferred backend that is supported and matches the reference.
 
     Raises:
-        UserError: unknown operation or backend, or an override that this device or dtype does not support.
+        UserError: unknown operation or backend, or an override that does not support this device or dtype.
     """
     if operation not in operations():
         raise UserError(f"ops: unknown operation {operation!r}; choose one of {', '.join(operations())}")
@@ -54,7 +54,7 @@ def choose_backends(device: str, dtype: torch.dtype, overrides: Mapping[str, str
     """Backend name of each operation in a model whose matrix products run in ``dtype``.
 
     Raises:
-        UserError: unknown operation or backend, or an override that this device or dtype does not support.
+        UserError: unknown operation or backend, or an override that does not support this device or dtype.
     """
     overrides = overrides or {}
     names = (*operations(), *(name for name in overrides if name not in operations()))

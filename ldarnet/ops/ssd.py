@@ -22,7 +22,7 @@ from ldarnet.ops.slabs import slabs
 BLOCK = 64
 
 LAST = (-1, 0)
-"""Index of the position that each direction visits last."""
+"""Index, within a block, of the position that each direction visits last."""
 
 MIN_LOG_DECAY = -60.0
 

@@ -20,7 +20,7 @@ from ldarnet.sweeps.plan import FoldStatus
 from ldarnet.sweeps.settings import Setting, Space, setting
 
 DIGITS = 4
-"""Significant digits of sampled numbers, so that the name of a setting states them exactly."""
+"""Significant digits of sampled numbers, so that setting names contain them exactly."""
 MAX_REPEATS = 100
 
 
@@ -103,7 +103,7 @@ class Study:
 
 
 def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    """Optuna distribution of a range, or of the indices of a list, because Optuna stores only scalars as choices."""
+    """Optuna distribution over a range, or over the indices of a list, since Optuna stores only scalar choices."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
     if _is_integer(values):

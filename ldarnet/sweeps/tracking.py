@@ -1,4 +1,4 @@
-"""MLflow run of a sweep, the parent of the runs of its trials."""
+"""MLflow run of a sweep; the MLflow runs of its trials are its children."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MAX_RUNS = 1000
 class ParentRun:
     """MLflow run of a sweep, resumed by the ID in the sweep's mlflow.json.
 
-    If MLflow fails, the failure is logged and the sweep continues: all results are in files.
+    If MLflow fails, the failure is logged and the sweep continues, because all results are also in files.
 
     Args:
         config: sweep configuration.

@@ -22,8 +22,7 @@ def mamba_scan() -> Callable[..., Tensor]:
     """Import mamba-ssm's scan without its compiled extensions.
 
     ``mamba_ssm/__init__`` imports every model of the package and, with them, the compiled extensions. An empty module
-    replaces it during the import, so that a build without CUDA extensions is enough and the import is ten times
-    faster.
+    replaces it during the import, so that a build without CUDA extensions works and the import is ten times faster.
     """
     loaded, spec = sys.modules.get("mamba_ssm"), find_spec("mamba_ssm")
     assert spec is not None

@@ -1,5 +1,5 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
-"""Fused residual addition and RMSNorm, one pass over the rows.
+"""Fused residual addition and RMSNorm, in one pass over the rows.
 
 Shapes: T packed positions, D width, P programs.
 """

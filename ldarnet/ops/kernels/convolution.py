@@ -120,7 +120,7 @@ def _borders(starts_ptr, sequence_ptr, position, T):
 
 @triton.jit
 def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.constexpr):
-    """Load rows; those outside of [start, stop) are zero."""
+    """Load rows; rows outside [start, stop) are zero."""
     inside = ((row >= start) & (row < stop))[:, None] & (column < C)
     return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(DTYPE)
 

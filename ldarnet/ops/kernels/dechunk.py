@@ -1,9 +1,10 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
 """Dechunking without a (T, D) intermediate.
 
-Forward: :func:`_scan` smooths the chunks in both directions, :func:`_upsample` adds their mean to the residual of every
-base. Backward: :func:`_sum_bases` sums the gradient over the bases of each chunk, :func:`_scan` runs in reverse in both
-directions, :func:`_chunk_gradients` computes the gradients of chunks and probabilities.
+The forward pass smooths the chunks in both directions (:func:`_scan`) and adds the mean of both to the residual of
+every base (:func:`_upsample`). The backward pass sums the gradient over the bases of each chunk (:func:`_sum_bases`),
+runs the scans of both directions in reverse (:func:`_scan`), and computes the gradients of chunks and probabilities
+(:func:`_chunk_gradients`).
 
 Shapes: T packed bases, M packed chunks, S sequences, D width, K = 2 directions.
 """

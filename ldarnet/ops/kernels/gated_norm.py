@@ -1,5 +1,5 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
-"""Fused gated RMSNorm of both directions, one pass over the rows.
+"""Fused gated RMSNorm of both directions, in one pass over the rows.
 
 Shapes: T packed positions, K = 2 directions, E inner width, P programs.
 """
@@ -108,7 +108,7 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Gradients of one direction's gated values, and of its weight for each row."""
+    """Return the gradients of one direction's gated values, and of its weight for each row."""
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
     weighted = dout * weight
