@@ -60,7 +60,7 @@ def published_file(tmp_path, change):
         (lambda c: c["model"].update({"lm_head.weight": torch.zeros(7, 3)}), r"shape \(7, 3\), expected \(7, 16\)"),
         (
             lambda c: c["model"]["backbone.encoder.layers.0.mixer.bwd.in_proj.weight"].add_(1),
-            "differ; only shared projections",
+            "differ; only models with shared projections",
         ),
         (lambda c: c.update(config="text"), "'model' or 'config' is missing"),
         (lambda c: c.update(model=[1]), "'model' or 'config' is missing"),
