@@ -1,4 +1,4 @@
-"""Console output of all programs: plain lines, progress bars on a terminal, numbers in readable units."""
+"""Console output of all commands: plain lines, progress bars on a terminal, numbers in readable units."""
 
 import sys
 import time
@@ -25,7 +25,8 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
         console: console to draw the bar on.
         columns: columns of the bar, left to right.
         transient: whether to erase the bar at the end.
-        thread: whether a thread redraws the bar. If False, the process is safe to fork, but must call `refresh`.
+        thread: whether a thread redraws the bar. If False, the caller must call `refresh`, and the process is safe to
+            fork.
     """
     shown = console.is_terminal and not console.quiet
     return Progress(*columns, console=console, transient=transient, auto_refresh=thread, disable=not shown)
@@ -33,7 +34,7 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 
 @contextmanager
 def percent_bar(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar if stderr is a terminal; yields a function that advances the bar. Starts no thread."""
+    """Show a percentage bar if stderr is a terminal, without a thread; yields a function that advances the bar."""
     columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
     task, throttle = bar.add_task("", total=total), Throttle(REFRESH_SECONDS)
@@ -60,7 +61,7 @@ class Throttle:
         self._last = time.monotonic()
 
     def ready(self, *, force: bool = False) -> bool:
-        """Whether the interval has passed or `force` is set; if so, restart the interval."""
+        """Return whether the interval has passed or `force` is set; if so, restart the interval."""
         if not force and time.monotonic() - self._last < self._seconds:
             return False
         self.reset()
@@ -68,7 +69,7 @@ class Throttle:
 
 
 class Printer:
-    """Prints lines; inside its `with` block, a live display stays below the lines if the console is a terminal.
+    """Prints lines; inside the `with` block, a terminal shows a live display below the lines.
 
     Attributes:
         console: console to print to.

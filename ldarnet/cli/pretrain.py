@@ -42,9 +42,9 @@ def _train(config: RunConfig) -> int:
 
     result = train(config)
     if is_rank_0() and result.finished:
-        from ldarnet.pretraining.results import leave_results
+        from ldarnet.pretraining.results import write_results
 
-        leave_results(config, result)
+        write_results(config, result)
     return STOPPED if not result.finished and result.signal is not None else OK
 
 

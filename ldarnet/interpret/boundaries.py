@@ -1,4 +1,4 @@
-"""Chunk boundaries that a model places along a sequence, as tracks and as a figure."""
+"""Chunk boundaries of a model along a sequence, as tracks and as a figure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ CHUNK_FILLS = ("#dfeaf5", "#f8e9dc")
 OTHER_BAR = "#b9c3cd"
 """Color of probability bars inside a chunk."""
 ROW_BASES = 60
+"""Bases per row of the figure."""
 ROWS = 2
+"""Maximum number of rows of bases."""
 MAX_LENGTH = 16
 """Chunk length of the last histogram bin, in bases; this bin also counts longer chunks."""
 BAR_FOOT, BAR_HEIGHT = 1.22, 1.15
-"""Bottom of the probability bars, and bar height at probability 1; in units of the height of a base."""
+"""Bottom of the probability bars, and height of a bar at probability 1, in y units; a row of bases spans 0 to 1."""
 
 Track = tuple[np.ndarray, np.ndarray]
 
@@ -47,15 +49,15 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
         ids: token ids, (L,) of any integer type, L >= 1, without padding.
 
     Returns:
-        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage has
-        values only at the boundaries of the stage that contains it; elsewhere, its probability is 0 and its mask False.
+        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage only has
+        positions at the boundaries of the previous stage; elsewhere, its probability is 0 and its mask is False.
 
     Raises:
         UserError: `ids` is empty or has more than one dimension.
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids):
-        raise UserError(f"ids of shape {ids.shape}: must be one sequence of at least one base, shape (L,)")
+        raise UserError(f"ids have shape {ids.shape}; pass one sequence of at least one base, shape (L,)")
     was_training = model.training
     model.eval()
     try:
@@ -84,20 +86,20 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
     Args:
         model: the model.
         sequence: nucleotide codes.
-        stage: stage of the hierarchy, 0 for the outermost, with the smallest chunks.
-        window: bases per forward pass.
+        stage: stage of the hierarchy; 0 is the outermost stage and has the smallest chunks.
+        window: bases per forward pass; every window starts a new chunk.
 
     Yields:
         Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model has no stage of this number, or no chunks.
+        UserError: the model has no chunks, or no stage with this number.
     """
     routers = model.config.num_stages - 1
     if routers == 0:
-        raise UserError("this model has a single stage and no chunks; use one with at least two stages")
+        raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     if stage >= routers:
-        raise UserError(f"stage {stage}: this model has chunks at stages 0 to {routers - 1}; use one of them")
+        raise UserError(f"stage {stage}: this model has chunks at stages 0 to {routers - 1}; use one of these stages")
     for offset in range(0, len(sequence), window):
         ids = alphabet.encode(sequence[offset : offset + window])
         _, mask = boundary_track(model, ids)[stage]
@@ -113,11 +115,11 @@ def boundary_figure(
     *,
     title: str = "Learned boundaries",
 ) -> None:
-    """Plot the chunks of a sequence: its first bases, the whole sequence, and the chunk length distribution.
+    """Plot the chunks of a sequence: its first bases, the whole sequence, and the distribution of chunk lengths.
 
     Args:
         model: the model.
-        ids: token ids, (L,); one or two kilobases are most readable.
+        ids: token ids, (L,); the figure is most readable for one or two kilobases.
         contig: contig name for the label.
         start: 0-based start on the contig; the figure shows 1-based positions, as genome browsers do.
         out_png: PNG file to write.
@@ -128,7 +130,7 @@ def boundary_figure(
     """
     tracks = boundary_track(model, ids)
     if not tracks:
-        raise UserError("this model has a single stage and no chunks; use one with at least two stages")
+        raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     bases = alphabet.decode(np.minimum(ids, alphabet.N))
     with png_figure(out_png, 11.0, boundaries_height(len(bases))) as figure:
         location = f"{contig}:{start + 1:,}–{start + len(bases):,}"  # noqa: RUF001
@@ -138,7 +140,7 @@ def boundary_figure(
 
 
 def boundaries_height(bases: int) -> float:
-    """Height in inches of a boundary figure that is 11 inches wide, including its heading."""
+    """Compute the height in inches, including the heading, of a boundary figure that is 11 inches wide."""
     return 2.9 + 1.55 * _rows(bases)
 
 
@@ -164,7 +166,7 @@ def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int)
 
 
 def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: int) -> None:
-    """Draw one row of bases, boxes around their chunks, and boundary probabilities above."""
+    """Draw one row of bases, boxes around chunks, and bars of boundary probability above."""
     probability, mask = tracks[0]
     stop = min(first + ROW_BASES, len(bases))
     _draw_chunks(axes, mask, first, stop)
@@ -199,7 +201,7 @@ def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: 
 
 
 def _draw_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int) -> None:
-    """Draw rounded boxes around chunks; a box is open at the edge if its chunk continues in another row."""
+    """Draw rounded boxes around chunks; the box of a chunk that continues in another row is open at the edge."""
     from matplotlib.patches import FancyBboxPatch
 
     starts = np.flatnonzero(mask)
@@ -238,8 +240,8 @@ def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
 
     probability, mask = track
     at = start + 1 + np.arange(len(mask))
-    for which, color, label in ((~mask, OTHER_BAR, "inside a chunk"), (mask, STAGE_COLORS[0], "start of a chunk")):
-        axes.vlines(at[which], 0, probability[which], color=color, linewidth=_bar_width(len(mask)), label=label)
+    for subset, color, label in ((~mask, OTHER_BAR, "inside a chunk"), (mask, STAGE_COLORS[0], "start of a chunk")):
+        axes.vlines(at[subset], 0, probability[subset], color=color, linewidth=_bar_width(len(mask)), label=label)
     axes.axhline(THRESHOLD, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)))
     axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     axes.set_ylim(0, 1.02)

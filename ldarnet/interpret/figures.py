@@ -1,6 +1,6 @@
 """Training figure of a run, and the style shared by all figures.
 
-matplotlib is imported only when a figure is drawn, and does not need a display.
+matplotlib is imported only when a figure is drawn. No display is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, FAINT = "#1f2933", "#66727f", "#d5dbe1"
-"""Colors of text, secondary text and grid lines."""
+"""Colors of text, secondary text, and grid lines."""
 STAGE_COLORS = ("#1f6fb2", "#c4622d", "#2f8f5b", "#7a5195")
 """Color of each stage of the hierarchy, outermost first."""
 TRAIN_COLOR, VALID_COLOR, MASK_COLOR = "#1f6fb2", "#c4622d", "#7a5195"
@@ -46,7 +46,7 @@ STYLE: dict[str, Any] = {
 }
 DOTS_PER_INCH = 160
 MAX_MARKERS = 20
-"""Maximum number of points of curves that are drawn with markers."""
+"""Curves with at most this number of points are drawn with markers."""
 
 
 @contextmanager
@@ -91,8 +91,8 @@ def training_figure(
     Args:
         metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.
         out_png: PNG file to write.
-        entropy: loss of the unigram baseline, nats per base; drawn as a dashed line.
-        target_ratio: target of the ratio loss, positions per chunk of each stage; drawn as dashed lines.
+        entropy: loss of the unigram baseline, in nats per base; drawn as a dashed line.
+        target_ratio: target of the ratio loss, in positions per chunk; drawn as one dashed line per stage.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -203,7 +203,10 @@ def _legend_above(axes: Axes) -> None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centered moving average; the window is 1/50 of the values, shorter at the ends; ignores non-finite values."""
+    """Compute a centered moving average that ignores non-finite values.
+
+    The window spans 1/50 of the values; near both ends it shrinks to stay centered.
+    """
     half = len(values) // 100
     finite = np.isfinite(values)
     sums, counts = (np.concatenate([[0.0], np.cumsum(part)]) for part in (np.where(finite, values, 0.0), finite))
@@ -214,7 +217,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read training and validation lines, sorted by step; if a step occurs repeatedly, use its last line.
+    """Read training and validation lines, sorted by step; if a step occurs several times, use its last line.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -223,7 +226,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
     try:
         rows = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{path}: cannot read metrics ({error.strerror})") from None
+        raise UserError(f"{path}: cannot read metrics ({error.strerror}); pass the metrics.jsonl of a run") from None
     for number, row in enumerate(rows, start=1):
         try:
             line = json.loads(row)
@@ -231,7 +234,7 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
         except (ValueError, KeyError, TypeError):
             if number == len(rows):  # the last line is still being written
                 break
-            raise UserError(f"{path}: line {number}: not a line of metrics; delete this line") from None
+            raise UserError(f"{path}: line {number}: not a valid metrics line; delete this line") from None
     train, valid = ([by_step[step] for step in sorted(by_step)] for by_step in lines.values())
     if not train:
         raise UserError(f"{path}: no training step logged yet; train first")

@@ -22,7 +22,7 @@ Report = Callable[[str], None]
 
 
 def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> None:
-    """Upload checkpoints of a finished run that are missing in `checkpoint.remote`; rank 0 only.
+    """Upload the checkpoints of a finished run that are missing from `checkpoint.remote`; call on rank 0 only.
 
     Args:
         config: run configuration.
@@ -30,19 +30,22 @@ def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> N
         report: called with the reason if the upload fails.
 
     Raises:
-        UserError: checkpoint.remote cannot be used.
+        UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
     """
     if config.checkpoint.remote is not None:
         _copy(store, Mirror(config.checkpoint.remote), report)
 
 
 def _copy(store: CheckpointStore, mirror: Mirror, report: Report) -> None:
-    """Update the mirror; report a failure, which the next checkpoint or launch retries."""
+    """Update the mirror. A failure is reported but not raised; the next checkpoint or launch retries."""
     try:
         mirror.update(store)
     except (UserError, OSError) as error:
         reason = user_error(error)
-        report(f"checkpoints not copied, local ones are complete ({reason}); retrying at the next checkpoint or launch")
+        report(
+            f"checkpoints not copied, local checkpoints are complete ({reason}); retrying at the next checkpoint or "
+            "launch"
+        )
 
 
 class CheckpointWriter:
@@ -51,10 +54,10 @@ class CheckpointWriter:
     Args:
         config: run configuration.
         store: local checkpoints.
-        report: called from the thread whenever a checkpoint cannot be written or copied, with the reason.
+        report: called from the thread, with the reason, when a checkpoint cannot be written or copied.
 
     Raises:
-        UserError: checkpoint.remote cannot be used.
+        UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
     """
 
     def __init__(self, config: RunConfig, store: CheckpointStore, report: Report) -> None:
@@ -71,7 +74,7 @@ class CheckpointWriter:
         self._last = self._thread.submit(self._write, contents)
 
     def wait(self) -> UserError | None:
-        """Wait until the queue is empty; returns the error of the last checkpoint, if any."""
+        """Wait until all queued checkpoints are written; returns the error of the last one, if it failed."""
         return self._last.result() if self._last else None
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class CheckpointWriter:
                 seal(folder, step)
         except (UserError, OSError) as error:
             failure = user_error(error)
-        except Exception as error:  # a checkpoint failure never ends the run
+        except Exception as error:  # training continues after a failed checkpoint
             LOG.exception("checkpoint of step %d not written", step)
             failure = TransientError(f"{self._store.path(step)}: {type(error).__name__}: {error}")
         else:
@@ -100,7 +103,7 @@ class CheckpointWriter:
         return failure
 
     def _settle(self, step: int) -> None:
-        """Delete old checkpoints; report a failure, which the next checkpoint or launch retries."""
+        """Delete old checkpoints. A failure is reported but not raised; the next checkpoint or launch retries."""
         try:
             self._store.settle()
         except (UserError, OSError) as error:
@@ -120,11 +123,12 @@ class AsyncCheckpointer:
         store: local checkpoints.
         world: the ranks.
         state: training state at launch.
-        report: called on rank 0, from another thread, whenever a checkpoint cannot be written or copied, with the
-            reason.
+        report: called on rank 0, from the writer thread, with the reason, when a checkpoint cannot be written or
+            copied.
 
     Raises:
-        UserError: checkpoint.remote cannot be used; on all ranks.
+        UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed; raised on all
+            ranks.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the writer thread; after a UserError, which all ranks raise, first wait for the pending write."""
+        """End the writer thread. After a UserError, which all ranks raise, wait for the pending write first."""
         try:
             if isinstance(error, UserError):
                 self._wait()
@@ -162,17 +166,21 @@ class AsyncCheckpointer:
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:
-        """Wait for the pending write; returns `state`, with the previous best step if the new best was not written."""
+        """Wait for the pending write; if the new best checkpoint was not written, restore the previous best step.
+
+        Returns:
+            `state`; if the new best was not written, with `best_step` and `best_loss` of the last written checkpoint.
+        """
         self._wait()
         if state.best_step is not None and self._saved.step < state.best_step < state.step:
             return state.advanced(best_step=self._saved.best_step, best_loss=self._saved.best_loss)
         return state
 
     def finish(self) -> None:
-        """Wait for the last checkpoint.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            UserError: the checkpoint could not be written; raised on all ranks.
+            UserError: the last checkpoint could not be written; raised on all ranks.
         """
         self._wait()
         self._world.raise_together(self._writer.wait() if self._writer else None)

@@ -15,15 +15,18 @@ MAX_BASES = 512
 
 
 def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: World) -> dict[str, Any]:
-    """Compute boundaries along an unmasked window from the middle of the validation split; collective.
+    """Compute boundaries along an unmasked window from the middle of the validation split.
+
+    Every rank must call this function.
 
     Returns:
-        `contig`, `start` (0-based) and `bases` of at most MAX_BASES bases; `boundaries`, positions of chunk
-        starts relative to `start`, for each stage; `probability`, boundary probabilities of the outermost stage in
-        percent. Empty for a model without chunks.
+        Empty if the model has no chunks (a single stage), otherwise:
+        `contig`, `start` (0-based) and `bases`: location and sequence of the window, cut to MAX_BASES bases.
+        `boundaries`: for each stage, positions of chunk starts relative to `start`.
+        `probability`: boundary probabilities of the outermost stage in percent, one per base.
 
     Raises:
-        UserError: the window cannot be read; on all ranks.
+        UserError: the window cannot be read; raised on all ranks.
     """
     if engine.model_config.num_stages == 1:
         return {}
@@ -45,10 +48,10 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
 
 
 def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, int, int]:
-    """Read a window from the middle of the validation split, or of the training split in a run without validation.
+    """Read a window from the middle of the validation split (of the training split in a run without validation).
 
     Returns:
-        Token ids (1, L), all N if the shard is quarantined; contig number; 0-based start.
+        Token ids of shape (1, L), all N if the shard is quarantined; index of the contig; 0-based start.
 
     Raises:
         UserError: the window cannot be read.

@@ -1,4 +1,4 @@
-"""The lines printed at launch: model, data, engine, kernels, cost and length of the run."""
+"""Description of a run that is printed at launch: model, data, engine, kernels, cost and number of steps."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, micro_batch
 
 MAX_SOURCES = 8
-"""Maximum number of species of a mixture to list; the remaining ones are only counted."""
+"""Maximum number of species of a mixture to list by name; the rest is printed as a count."""
 
 
 def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
@@ -43,7 +43,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
 
 
 def _describe_mixture(inputs: Inputs) -> list[str]:
-    """Describe the species of the mixture and their shares; empty without a mixture."""
+    """Describe the species of the mixture and their sampling fractions; empty without a mixture."""
     sources = sorted(inputs.windows.sources, key=lambda source: -source.share)
     if sources[0].name == "":
         return []
@@ -53,7 +53,7 @@ def _describe_mixture(inputs: Inputs) -> list[str]:
 
 
 def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
-    """Describe batch and window length in each part of the curriculum; empty without a curriculum."""
+    """Describe the batch size and window length of each curriculum stage; empty without a curriculum."""
     if len(inputs.parts) == 1:
         return []
     parts = (

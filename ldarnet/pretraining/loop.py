@@ -25,7 +25,7 @@ from ldarnet.runtime.timers import StepTimers
 def loop(
     run: RunContext, checkpointer: AsyncCheckpointer, callbacks: Sequence[Callback], request: StopRequest
 ) -> TrainingState:
-    """Train until the last step, `training.stop_after` or a stop signal, then save; returns the training state."""
+    """Train until the last step, `training.stop_after` or a stop signal, then save; returns the final state."""
     config, inputs, engine, world, timers = run.config, run.inputs, run.engine, run.world, run.timers
     training, total = config.training, inputs.total_steps
     state, saved = run.resumed, run.resumed.step
@@ -93,7 +93,7 @@ def _validate(
     """Validate; returns the state, with `best_step` and `best_loss` updated if this step is the best so far.
 
     Raises:
-        UserError: the validation loss is not finite; on all ranks.
+        UserError: the validation loss is not finite; raised on all ranks.
     """
     metrics = validate(run.engine, run.inputs.shards, run.config, run.world, run.inputs.regions)
     state = checkpointer.settle(state)
@@ -145,7 +145,7 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
 
 
 def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
-    """Read the micro-batches of the next step; returns them and the error that prevented reading, if any."""
+    """Read the micro-batches of the next step; returns (micro-batches, None), or ([], error) if reading failed."""
     try:
         return next(steps), None
     except (UserError, OSError) as caught:
@@ -158,7 +158,7 @@ def _agree(
     """All-reduce the number of target positions and the stop request; call `on_quarantine` for unreadable windows.
 
     Returns:
-        Target positions of the global batch; whether to stop.
+        Number of target positions in the global batch; whether to stop.
 
     Raises:
         UserError: a rank cannot read its windows; raised on all ranks.
@@ -188,17 +188,17 @@ def _accumulate(
     target: float,
     logged: bool,
 ) -> StepTotals:
-    """Run forward and backward passes of one step.
+    """Run the forward and backward passes of one optimizer step.
 
     Args:
-        engine: the engine.
+        engine: the DeepSpeed engine.
         batches: local micro-batches, one per micro-step.
-        scored: target positions of the global batch.
+        scored: number of target positions in the global batch.
         timers: timers of this rank.
         step: step number, counted from 0.
         world: the ranks.
-        target: target of the ratio loss, positions per chunk.
-        logged: whether to collect router statistics.
+        target: target of the ratio loss, in positions per chunk.
+        logged: whether the step is logged, which requires router statistics.
     """
     parts = []
     for batch in batches:

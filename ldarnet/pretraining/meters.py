@@ -1,4 +1,4 @@
-"""Throughput, MFU and resource use of a run."""
+"""Throughput, MFU and resource usage of a run."""
 
 import resource
 import sys
@@ -23,10 +23,10 @@ class Utilization:
     """Computes FLOP/s and MFU per device from measured throughput and compression.
 
     Attributes:
-        config: model configuration.
+        config: model configuration, from which FLOPs are estimated.
         length: bases per window.
-        devices: number of devices.
-        peak: peak FLOP/s of a device; None if unknown.
+        devices: number of devices, one per rank.
+        peak: peak FLOP/s of one device; None if unknown.
     """
 
     config: LDARNetConfig
@@ -35,19 +35,19 @@ class Utilization:
     peak: float | None
 
     def metrics(self, bases_per_second: float, bases_per_chunk: Sequence[float]) -> dict[str, float]:
-        """Compute `flops_per_second` per device and, if the peak is known, `mfu`, a fraction of the peak.
+        """Compute `flops_per_second` of one device and, if the peak is known, `mfu`, the fraction of the peak.
 
-        Excludes recomputation by activation checkpointing; see :mod:`ldarnet.model.cost`.
+        FLOPs exclude recomputation by activation checkpointing; see :mod:`ldarnet.model.cost`.
         """
         flops = cost(self.config, self.length, bases_per_chunk).training_flops * bases_per_second / self.devices
         return {"flops_per_second": flops, **({"mfu": flops / self.peak} if self.peak else {})}
 
 
 class SpeedMeter:
-    """Measures bases per second between log lines, excluding validation and checkpoints.
+    """Measures bases per second between logged steps, excluding validation and checkpoints.
 
     Args:
-        seconds: wall time of the run before this launch.
+        seconds: wall time of all earlier launches of the run, in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -68,7 +68,7 @@ class SpeedMeter:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run over all launches, including validation and checkpoints."""
+        """Wall time in seconds over all launches of the run, including validation and checkpoints."""
         return time.perf_counter() - self._start
 
     @contextmanager
@@ -80,16 +80,17 @@ class SpeedMeter:
 
 
 def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
-    """Measure step time and memory over all ranks since the last call; collective.
+    """Measure step time and memory of all ranks since the last call; every rank must call this function.
 
     Args:
-        seconds: timer -> seconds of this rank.
+        seconds: timer name -> seconds measured on this rank since the last call.
         world: the ranks.
 
     Returns:
-        `phase_share`: fraction of step time in each of STEP_PHASES, over all ranks. `data_wait`: fraction of step time
-        spent waiting for data, maximum over ranks. `memory`: bytes, maximum over ranks: `host` (peak of the process)
-        and `device` (peak of allocated tensors since the last call).
+        `phase_share`: fraction of step time spent in each of STEP_PHASES, over all ranks.
+        `data_wait`: fraction of step time spent waiting for data, maximum over ranks.
+        `memory`: peak bytes, maximum over ranks: `host` (memory of the process since it started) and, on GPUs,
+        `device` (allocated tensors since the last call).
     """
     on_gpu = world.device.type == "cuda"
     unit = 1 if sys.platform == "darwin" else 1024

@@ -41,16 +41,18 @@ class Mirror:
             self._files, self._root = url_to_fs(self.url, **options)
 
     def complete(self) -> list[str]:
-        """Names of the complete checkpoints, oldest first."""
+        """Names of the complete remote checkpoints, oldest first."""
         with self._errors("cannot be read"):
             return sorted(name for name in self._listing() if self._manifest(name))
 
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None]) -> None:
-        """Download the newest checkpoint and the best one it refers to, unless the store is at least as new.
+        """Download the newest checkpoint, and the best checkpoint recorded in its state.
+
+        Downloads nothing if the newest local checkpoint is at least as new.
 
         Args:
             store: local checkpoint store to download into.
-            check: called with a folder that holds state and configuration of the newest checkpoint; must raise
+            check: called with a folder that holds state and configuration of the newest remote checkpoint; must raise
                 UserError if the checkpoint belongs to another run.
 
         Raises:
@@ -74,7 +76,7 @@ class Mirror:
             self._download(name, store)
 
     def update(self, store: CheckpointStore) -> None:
-        """Upload checkpoints that are missing remotely, and delete remote ones that the store no longer has.
+        """Upload checkpoints that are missing remotely; delete remote checkpoints that the store no longer has.
 
         Raises:
             UserError: the remote cannot be written to.
@@ -122,7 +124,7 @@ class Mirror:
     def _remove(self, name: str, files: set[str]) -> None:
         if MANIFEST in files:
             self._files.rm_file(f"{self._root}/{name}/{MANIFEST}")
-        with suppress(FileNotFoundError):  # object stores have no empty folders
+        with suppress(FileNotFoundError):  # on object stores, a folder disappears with its last file
             self._files.rm(f"{self._root}/{name}", recursive=True)
 
     def _download(self, name: str, store: CheckpointStore) -> None:

@@ -1,4 +1,4 @@
-"""Progress of pretraining on rank 0: a live bar on a terminal, otherwise plain lines at intervals."""
+"""Pretraining progress on rank 0: a live progress bar on a terminal, otherwise a plain line at intervals."""
 
 import time
 from typing import Any
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
 
 LINE_SECONDS = 10.0
-"""Seconds between plain lines."""
+"""Seconds between plain lines when the console is not a terminal."""
 MIN_DATA_WAIT = 0.1
 """Print the fraction of step time spent waiting for data if it is at least this value."""
 
@@ -17,9 +17,9 @@ class PretrainProgress(Printer):
     """Prints training and validation lines.
 
     Args:
-        shown: False on ranks that print nothing.
+        shown: whether this rank prints anything.
         total: optimizer steps of the run.
-        completed: steps completed by earlier launches.
+        completed: optimizer steps completed by earlier launches.
     """
 
     def __init__(self, shown: bool, total: int = 0, completed: int = 0) -> None:
@@ -40,12 +40,12 @@ class PretrainProgress(Printer):
         super().__init__(console, self._bar)
 
     def step(self, line: dict[str, Any]) -> None:
-        """Print a training line."""
-        used = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
-        waits = line.get("data_wait", 0.0)
-        used += f"  data wait {waits:.0%}" if waits >= MIN_DATA_WAIT else ""
+        """Update the bar with a training line of metrics.jsonl; without a terminal, print the line at intervals."""
+        mfu = f"  MFU {line['mfu']:.0%}" if "mfu" in line else ""
+        data_wait = line.get("data_wait", 0.0)
+        waiting = f"  data wait {data_wait:.0%}" if data_wait >= MIN_DATA_WAIT else ""
         speed = format_speed(line["bases_per_second"])
-        numbers = f"loss {line['loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{used}"
+        numbers = f"loss {line['loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{mfu}{waiting}"
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if not self.on_terminal and self._throttle.ready(force=line["step"] in (self._first + 1, self._total)):
             done = line["step"] - self._first
@@ -53,7 +53,7 @@ class PretrainProgress(Printer):
             self.info(f"step {line['step']}/{self._total}  {numbers}  ETA {format_duration(eta)}")
 
     def validation(self, line: dict[str, Any]) -> None:
-        """Print a validation line."""
+        """Print a validation line of metrics.jsonl."""
         self.info(
             f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  masked positions: "
             f"loss {line['mask_loss']:.4f} accuracy {line['accuracy']:.1%}{format_chunks(line['bases_per_chunk'])}"

@@ -1,4 +1,4 @@
-"""Validation metrics by region of the genome."""
+"""Validation metrics per genomic region, as configured by `validation.regions`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from ldarnet.runtime.router_metrics import boundaries_at_bases
 
 
 class RegionScores:
-    """Accumulates sums over validation windows by region.
+    """Accumulates sums over validation windows for each region.
 
     Attributes:
-        sums: (regions, 3 + stages) float64 on the device: summed loss, target positions, bases, and boundaries of
-            each stage; all-reduce this tensor before calling `metrics`.
+        sums: (regions, 3 + stages) float64 on the device. Columns: summed loss, number of target positions, number of
+            bases, and number of boundaries of each stage. All-reduce this tensor before calling `metrics`.
     """
 
     def __init__(self, regions: Regions, length: int, stages: int, device: torch.device) -> None:
@@ -25,11 +25,11 @@ class RegionScores:
         self.sums = torch.zeros(len(regions.names), 3 + stages, dtype=torch.float64, device=device)
 
     def add(self, batch: Batch, labels: Tensor, losses: Tensor, stages: Sequence[Boundaries]) -> None:
-        """Add the windows of a batch that are not padding.
+        """Add the windows of a batch.
 
         Args:
-            batch: the batch; only its first `batch.windows` rows count.
-            labels: (B, L), -100 at positions that are not predicted.
+            batch: validation batch; rows after the first `batch.windows` are padding and ignored.
+            labels: (B, L), true base at target positions, otherwise -100.
             losses: (B, L), loss of each position in nats.
             stages: boundaries of each stage.
         """
@@ -39,12 +39,17 @@ class RegionScores:
         rows = slice(batch.windows)
         masks = self._regions.masks(batch.locations.contig[rows], batch.locations.start[rows], self._length)
         masks_RT = torch.from_numpy(masks).to(losses.device).flatten(1).double()
-        bases = [losses, labels != IGNORE_INDEX, torch.ones_like(losses), *boundaries_at_bases(stages)]
-        columns_TC = torch.stack([column[rows].flatten().double() for column in bases], dim=1)
+        columns = [losses, labels != IGNORE_INDEX, torch.ones_like(losses), *boundaries_at_bases(stages)]
+        columns_TC = torch.stack([column[rows].flatten().double() for column in columns], dim=1)
         self.sums += masks_RT @ columns_TC
 
     def metrics(self, sums: Tensor) -> dict[str, Any]:
-        """Compute `mlm_loss`, `bases_per_chunk` and `scored` (target positions) per region; if 0, only `scored`."""
+        """Compute metrics per region from the all-reduced `sums`.
+
+        Returns:
+            Region name -> `mlm_loss`, `bases_per_chunk`, and `scored`, the number of target positions. A region without
+            target positions has only `scored`.
+        """
         metrics = {}
         for name, (loss, scored, bases, *boundaries) in zip(self._regions.names, sums.tolist(), strict=True):
             chunks = [bases / max(number, 1) for number in boundaries]

@@ -22,8 +22,10 @@ from ldarnet.runtime.tracking import Tracker, server, tracking_uri
 FIGURE_BASES = 1024
 
 
-def leave_results(config: RunConfig, result: TrainResult) -> None:
-    """Export the best model, draw figures, and write and print a summary; a repeated call only prints the summary.
+def write_results(config: RunConfig, result: TrainResult) -> None:
+    """Export the best model, draw figures, and write and print a summary.
+
+    If the run was already finished before this launch, only print the existing summary.
 
     Raises:
         UserError: the disk is full.
@@ -32,7 +34,8 @@ def leave_results(config: RunConfig, result: TrainResult) -> None:
     summary = result.run_dir / run_files.SUMMARY_TEXT
     if result.resumed_from == result.steps and summary.is_file():
         console.print(
-            f"{result.run_dir}: all {result.steps:,} steps of this configuration are done; nothing is left to train.\n"
+            f"{result.run_dir}: the run is already finished ({result.steps:,} steps); set another run.dir to start a "
+            "new run. Summary:\n"
         )
         console.print(summary.read_text(encoding="utf-8"), markup=False)
         return
@@ -80,14 +83,14 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     window, contig, start = middle_window(shards, config)
     margin = max(window.shape[1] - FIGURE_BASES, 0) // 2
     ids = window[0, margin : margin + FIGURE_BASES].numpy()
-    if (ids == N).all():  # quarantined
+    if (ids == N).all():  # the shard of the window is quarantined
         return drawn
     boundary_figure(model, ids, shards.index.name(contig), start + margin, boundaries)
     return [*drawn, boundaries]
 
 
 def describe(config: RunConfig, result: TrainResult, export: Path, figures: list[Path]) -> str:
-    """Format the summary of a run: metrics, paths, next commands."""
+    """Format the summary of a run: metrics, paths, and commands for next steps."""
     bases = result.steps * config.training.batch * config.data.length
     pace = format_speed(bases / max(result.seconds, 1e-9))
     lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]
@@ -96,8 +99,8 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
         lines += [
             f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
-            f"MLM loss {valid['mlm_loss']:.4f} nats per base, on masked positions {valid['mask_loss']:.4f}",
-            f"unigram baseline on masked positions {valid['composition_loss']:.4f}",
+            f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}",
+            f"loss of the unigram baseline on masked positions {valid['composition_loss']:.4f}",
             f"accuracy on masked positions {valid['accuracy']:.1%}{f', {chunks} bases per chunk' if chunks else ''}",
         ]
     lines += [
@@ -121,7 +124,7 @@ def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
     return [
         f"  report      ldarnet report {quoted}",
         f"  load        python -c {shlex.quote(load)}",
-        "  own data    ldarnet shard --out runs/my-shards my.fa.gz --split valid=CONTIG",
+        "  shard       ldarnet shard --out runs/my-shards my.fa.gz --split valid=CONTIG",
         f"  pretrain    ldarnet pretrain --config {quoted}/{run_files.CONFIG} run.dir=runs/mine "
         f"data.shards=runs/my-shards{' checkpoint.remote=null' if config.checkpoint.remote else ''}",
         "  fine-tune   ldarnet finetune --config classify data.train=my.csv "

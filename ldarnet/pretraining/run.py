@@ -1,4 +1,4 @@
-"""One launch of a pretraining run: build its parts, start or resume training, return the result."""
+"""One launch of a pretraining run: build data, model and engine, start or resume training, return the result."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -31,9 +31,10 @@ class TrainResult:
         steps: completed optimizer steps, over all launches.
         total_steps: steps of the whole run.
         resumed_from: number of completed steps at the start of this launch; 0 in a new run.
-        best_checkpoint: complete checkpoint with the lowest validation loss.
+        best_checkpoint: complete checkpoint with the lowest validation loss; without validation, the newest
+            checkpoint. None if there is no checkpoint.
         validation: validation metrics of the best checkpoint; empty without validation.
-        seconds: wall time of training, over all launches.
+        seconds: wall time over all launches, in seconds.
         signal: name of the signal that stopped this launch before the last step, if any.
     """
 
@@ -77,7 +78,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
     found = find_resume_point(config, inputs, store, world)
     state = found.state or initial_state(config, inputs)
     if state.fingerprint != inputs.shards.fingerprint:
-        # data.accept_other: epochs, validation windows and losses of different data sets are not comparable.
+        # With data.accept_other, the run resumes on another data set; reset what is not comparable between data sets.
         state = state.advanced(
             fingerprint=inputs.shards.fingerprint,
             total_steps=inputs.total_steps,
@@ -87,8 +88,8 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
         )
     display = PretrainProgress(world.is_main, inputs.total_steps, state.step)
     if state.step < state.total_steps:
-        if found.unreached is not None:
-            raise found.unreached
+        if found.remote_error is not None:
+            raise found.remote_error
         for text in describe(config, inputs, world):
             display.info(text)
         if found.checkpoint is not None:
@@ -110,8 +111,8 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
 
             with AsyncCheckpointer(config, store, world, state, report_failure) as checkpointer:
                 state = loop(run, checkpointer, callbacks, request)
-    elif found.unreached is not None:
-        display.warn(f"checkpoints not copied to checkpoint.remote: {found.unreached}")
+    elif found.remote_error is not None:
+        display.warn(f"checkpoints not copied to checkpoint.remote: {found.remote_error}")
     else:
         world.on_main(lambda: copy_missing(config, store, display.warn))
     return TrainResult(
@@ -127,7 +128,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
 
 
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """Find the validation line of the best checkpoint in metrics.jsonl; empty if there is no such line."""
+    """Find the validation line of the best checkpoint in metrics.jsonl; empty dict if the line does not exist."""
     best = store.best()
     lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
     return next((line for line in lines if store.path(line["step"]) == best), {})

@@ -19,12 +19,13 @@ class ResumePoint:
     Attributes:
         checkpoint: newest complete checkpoint; None in a new run.
         state: training state stored in the checkpoint.
-        unreached: reason why `checkpoint.remote` cannot be read, for a finished run; None if it can be read.
+        remote_error: error that prevented reading `checkpoint.remote`; only set if the run is finished, as the error
+            is raised otherwise.
     """
 
     checkpoint: Path | None = None
     state: TrainingState | None = None
-    unreached: TransientError | None = None
+    remote_error: TransientError | None = None
 
     @property
     def finished(self) -> bool:
@@ -38,7 +39,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     Args:
         config: run configuration.
         store: local checkpoints.
-        fingerprint: fingerprint of the data set; a remote checkpoint must match it unless `data.accept_other` is set.
+        fingerprint: fingerprint of the data set; the newest remote checkpoint must have the same fingerprint unless
+            `data.accept_other` is set.
 
     Raises:
         TransientError: `checkpoint.remote` temporarily cannot be read, and the run is not finished.
@@ -54,9 +56,9 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         verify(checkpoint)
         _check_same(config, checkpoint, run_dir, "run.dir")
     elif saved.is_file() and differences(load_config(saved), config):
-        # No training step is completed yet: start over with a new MLflow run.
+        # The configuration changed before the first checkpoint: start over with a new MLflow run.
         (run_dir / run_files.MLFLOW).unlink(missing_ok=True)
-    unreached = None
+    remote_error = None
     if config.checkpoint.remote is not None:
         remote = f"checkpoint.remote={config.checkpoint.remote}"
 
@@ -64,8 +66,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
             _check_same(config, folder, config.checkpoint.remote, "checkpoint.remote")
             if read_state(folder).fingerprint != fingerprint and not config.data.accept_other:
                 raise UserError(
-                    f"{remote} holds a run on another data set; give this one another checkpoint.remote, or set "
-                    "data.accept_other=true to resume it on the new data"
+                    f"{remote} holds a run on another data set; use another checkpoint.remote for this run, or set "
+                    "data.accept_other=true to resume the existing run on the new data"
                 )
 
         try:
@@ -73,7 +75,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         except TransientError as error:
             if checkpoint is None or not ResumePoint(checkpoint, read_state(checkpoint)).finished:
                 raise
-            unreached = error
+            remote_error = error
         checkpoint = store.latest()
     save_config(config, saved)
     if checkpoint is None:
@@ -81,7 +83,7 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     if checkpoint != local:
         verify(checkpoint)
     store.settle()
-    return ResumePoint(checkpoint, read_state(checkpoint), unreached)
+    return ResumePoint(checkpoint, read_state(checkpoint), remote_error)
 
 
 def _check_same(config: RunConfig, checkpoint: Path, folder: object, key: str) -> None:

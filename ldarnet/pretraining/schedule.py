@@ -14,9 +14,9 @@ class Schedule:
     """Learning-rate and target-ratio schedules of a run.
 
     Attributes:
-        config: settings of the schedules.
+        config: section `schedule` of the run configuration.
         total: optimizer steps of the run.
-        target: final target of the ratio loss, positions per chunk of each stage.
+        target: final target of the ratio loss, in positions per chunk; applies to each stage.
     """
 
     config: ScheduleSection
@@ -24,16 +24,16 @@ class Schedule:
     target: float
 
     def factor(self, step: int) -> float:
-        """Learning rate factor of all parameter groups in step `step`, counted from 0."""
-        shape = self.config
+        """Factor on the learning rate of every parameter group in step `step`, counted from 0."""
+        config = self.config
         return learning_rate_factor(
-            step, self.total, warmup=shape.warmup, decay=shape.decay, decay_shape=shape.decay_shape
+            step, self.total, warmup=config.warmup, decay=config.decay, decay_shape=config.decay_shape
         )
 
     def target_ratio(self, step: int) -> float:
-        """Target of the ratio loss, positions per chunk, in step `step`, counted from 0."""
-        shape = self.config
-        return target_ratio(step, self.total, start=shape.ratio_start, warmup=shape.ratio_warmup, target=self.target)
+        """Target of the ratio loss, in positions per chunk, in step `step`, counted from 0."""
+        config = self.config
+        return target_ratio(step, self.total, start=config.ratio_start, warmup=config.ratio_warmup, target=self.target)
 
 
 def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, decay_shape: str) -> float:
@@ -44,8 +44,8 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, 
         total: optimizer steps of the run.
         warmup: fraction of the steps in which the factor rises linearly to 1.
         decay: fraction of the steps, at the end of the run, in which the factor falls.
-        decay_shape: with t = 1..T steps into the decay, `published` is 1 - s (1 - 1/sqrt(t)) with s chosen such that
-            the factor ends at 0.05; `sqrt` is 1 - sqrt(t/T), which ends at 0.
+        decay_shape: factor in step t = 1..T of the decay. `published`: 1 - s (1 - 1/sqrt(t)), with s such that the
+            factor ends at 0.05. `sqrt`: 1 - sqrt(t/T), which ends at 0.
     """
     assert 0 <= step < total
     warmup_steps, decay_steps = round(warmup * total), round(decay * total)
@@ -64,7 +64,7 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, 
 
 
 def target_ratio(step: int, total: int, *, start: float | None, warmup: float, target: float) -> float:
-    """Target of the ratio loss, positions per chunk, for the step after `step` completed steps.
+    """Target of the ratio loss, in positions per chunk, for the step after `step` completed steps.
 
     Args:
         step: completed optimizer steps, 0 <= step < total.

@@ -1,4 +1,4 @@
-"""Build the pieces of a run: data, model, engine, resume point, training state."""
+"""Build the components of a run: data, model, engine, resume point, training state."""
 
 import math
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ class Inputs:
     Attributes:
         shards: data set.
         windows: training windows of the full length, in training order.
-        parts: parts of the length curriculum, in order.
+        parts: stages of the length curriculum, in order.
         by_length: window length -> training windows.
         masking: masking of training windows.
         regions: regions of the validation split for per-region metrics; None without `validation.regions`.
-        model: initialized from `run.seed`, identical on all ranks.
+        model: model with weights initialized from `run.seed`, identical on all ranks.
         kernels: op -> name of the kernel in use.
         schedule: learning rate, target ratio and number of steps.
     """
@@ -73,8 +73,8 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         stages = config.training.activation_checkpointing
         if wrong := [stage for stage in stages if stage not in range(model_config.num_stages)]:
             raise UserError(
-                f"training.activation_checkpointing={stages}: this model has no stage {wrong[0]}; its stages are "
-                f"{', '.join(map(str, range(model_config.num_stages)))}, 0 the outermost"
+                f"training.activation_checkpointing={stages}: this model has no stage {wrong[0]}; choose from stages "
+                f"{', '.join(map(str, range(model_config.num_stages)))} (0 is the outermost)"
             )
         shards = open_shards(data)
         windows = training_windows(config, shards, data.length)
@@ -149,7 +149,7 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
 def build_engine(
     config: RunConfig, inputs: Inputs, checkpoint: Path | None, state: TrainingState, world: World
 ) -> Engine:
-    """Build the engine; restore the optimizer and guard state of `checkpoint`, if one is given."""
+    """Build the engine; if `checkpoint` is given, restore the states of the optimizer and the guard from it."""
     groups = parameter_groups(inputs.model, config.optimizer)
     options = EngineOptions.of(config, world)
     engine = engine_from_checkpoint(inputs.model, groups, options, world, checkpoint, state.guard["accepted"])

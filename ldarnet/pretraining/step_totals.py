@@ -1,4 +1,4 @@
-"""Sums over a pretraining step, from which its log line is computed."""
+"""Loss of a pretraining step, and the sums from which its training line in metrics.jsonl is computed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ from ldarnet.runtime.router_metrics import RouterCounts
 
 @dataclass
 class StepTotals:
-    """Sums over the micro-steps of one step, float64 on the device.
+    """Sums over the micro-steps of one optimizer step, float64 except `windows` (dtype of the logits).
 
     Attributes:
-        nll: (), cross-entropy summed over the local target positions.
+        nll: scalar, cross-entropy summed over the local target positions.
         windows: (windows,), summed cross-entropy of each local window, in the order of the micro-steps.
-        ratio: (), ratio loss averaged over micro-steps; identical on all ranks.
-        stages: (stages with a router, 3), global: number of boundaries, sum of boundary probabilities, number of
-            positions.
+        ratio: scalar, ratio loss averaged over micro-steps; identical on all ranks.
+        stages: (stages with a router, 3), all-reduced. Columns: number of boundaries, sum of boundary probabilities,
+            number of positions.
         router: local router counts; None unless the step is logged and the model has routers.
     """
 
@@ -33,7 +33,7 @@ class StepTotals:
 
     @classmethod
     def of(cls, parts: list["StepTotals"]) -> "StepTotals":
-        """Combine the totals of micro-steps into the totals of their step."""
+        """Combine the totals of all micro-steps of an optimizer step."""
         nll, ratio, stages = (
             torch.stack([getattr(part, name) for part in parts]).sum(0) for name in ("nll", "ratio", "stages")
         )
@@ -44,14 +44,14 @@ class StepTotals:
 def pretraining_loss(
     output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
 ) -> tuple[Tensor, StepTotals]:
-    """Compute the loss of one micro-step for the engine's backward pass, and the totals of the micro-step.
+    """Compute the loss of one micro-step, for the engine's backward pass, and the totals of the micro-step.
 
     Args:
         output: model output with `logits` and `boundaries`.
-        labels: (B, L), -100 at positions that are not predicted.
-        scored: target positions of the global batch.
+        labels: (B, L), true base at target positions, otherwise -100.
+        scored: number of target positions in the global batch.
         accumulation: micro-steps per optimizer step.
-        target: target of the ratio loss, positions per chunk.
+        target: target of the ratio loss, in positions per chunk.
         weight: weight of the ratio loss.
         world: the ranks.
     """

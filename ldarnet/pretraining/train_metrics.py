@@ -1,4 +1,4 @@
-"""Training lines of metrics.jsonl."""
+"""Compute the training lines of metrics.jsonl."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ class TrainMetrics:
         self._utilization = Utilization(run.engine.model_config, config.data.length, world.size, peak)
 
     def count_step(self) -> None:
-        """Count the bases of a step."""
+        """Count the bases of a completed step."""
         self.meter.add(self._run.config.training.batch * self._run.config.data.length)
 
     def line(
@@ -47,8 +47,8 @@ class TrainMetrics:
         Args:
             state: training state after the step.
             totals: losses and router statistics of the step.
-            scored: target positions of the global batch.
-            lr: learning rate of each parameter group.
+            scored: number of target positions in the global batch.
+            lr: parameter group -> learning rate.
             norm: global gradient norm before clipping.
         """
         run, data_length = self._run, self._run.config.data.length

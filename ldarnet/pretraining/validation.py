@@ -1,4 +1,4 @@
-"""Validation in evaluation mode; fixed windows and masks make losses comparable across steps and runs."""
+"""Validation on fixed windows with fixed masks, which makes losses comparable across steps and runs."""
 
 import math
 from collections.abc import Iterator
@@ -23,17 +23,21 @@ MASK_SEED = 0
 def validate(
     engine: Engine, shards: ShardSet, config: RunConfig, world: World, regions: Regions | None = None
 ) -> dict[str, Any]:
-    """Compute global validation metrics; collective.
+    """Compute global validation metrics; every rank must call this function.
 
     Returns:
-        Losses in nats per target position: `mlm_loss` over all, `mask_loss` over those replaced by [MASK], `copy_loss`
-        over those whose input is a base, `composition_loss` of the unigram baseline on masked positions. `accuracy` on
-        masked positions. `ratio_loss`; `bases_per_chunk` and `boundary_probability` of each stage. Counts: `windows`,
-        `scored` target positions, and `quarantined` windows that could not be read, if any. `regions`: metrics of each
-        region, if configured; see `RegionScores.metrics`. A mean over no positions is 0.
+        `mlm_loss`, `mask_loss`, `copy_loss`: mean loss in nats over all target positions, over target positions
+        replaced by [MASK], and over target positions whose input is a base.
+        `composition_loss`: loss of the unigram baseline on masked positions, in nats per position.
+        `accuracy`: accuracy on masked positions.
+        `ratio_loss`; and `bases_per_chunk` and `boundary_probability` of each stage, measured on the masked input.
+        `windows`, `scored`: number of windows and of target positions.
+        `quarantined`: number of windows that could not be read; absent if 0.
+        `regions`: metrics of each region, if configured; see `RegionScores.metrics`.
+        Losses and accuracy over zero positions are 0.
 
     Raises:
-        UserError: the split is missing or too small, or a shard is damaged; on all ranks.
+        UserError: the split is missing or too small, or a shard is damaged; raised on all ranks.
     """
     scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
@@ -65,7 +69,7 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
     """Compute bases per chunk and mean boundary probability of each stage.
 
     Args:
-        stages: (stages, 3), number of boundaries, sum of boundary probabilities, number of positions.
+        stages: (stages, 3). Columns: number of boundaries, sum of boundary probabilities, number of positions.
     """
     bases = stages[:1, 2]
     return {
@@ -78,7 +82,8 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
     """Iterate over the validation batches of this rank.
 
     Raises:
-        UserError: the split is missing or has no window (at once), or a shard is damaged (when it is read).
+        UserError: the split is missing or has no window (raised by this call), or a shard is damaged (raised by the
+            iterator).
     """
     data = config.data
     return validation_batches(
@@ -95,7 +100,12 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
 
 
 def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Sums of masked and copied loss; numbers of copied, correct masked, and masked targets (one per base)."""
+    """Compute loss sums and counts over the target positions of a batch.
+
+    Returns:
+        Loss summed over masked targets; loss summed over unmasked targets; number of unmasked targets; number of
+        masked targets that are predicted correctly; number of masked targets of each base (A, C, G, T).
+    """
     masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
     copied = (labels != alphabet.IGNORE_INDEX) & ~masked
     right = (logits.argmax(-1) == labels) & masked
@@ -105,7 +115,7 @@ def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -
 
 
 def _totals(boundaries: Any, windows: int) -> Tensor:
-    """Totals over the first `windows` rows: boundaries, sum of boundary probabilities, positions."""
+    """Count boundaries, sum boundary probabilities and count positions over the first `windows` rows of a batch."""
     return torch.stack(
         [
             boundaries.mask[:windows].sum().double(),

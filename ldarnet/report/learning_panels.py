@@ -1,4 +1,4 @@
-"""Panels about learning: loss, compression, learning rate, gradients."""
+"""Panels about learning: loss, compression, regions, learning rate, gradients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_loss(figure: Figure, run: RunRecord) -> bool:
         ("mlm_loss", VALID_COLOR, "validation"),
         ("mask_loss", MASK_COLOR, "validation, masked positions"),
     ):
-        for found in run.series(key, among="valid").values():
+        for found in run.series(key, split="valid").values():
             axes.plot(at, found, color=color, marker="o", markersize=3.5, linewidth=1.2, label=label, zorder=3)
             levels.append(np.nanmax(found))
     if run.valid and (entropy := run.valid[-1].get("composition_loss")) is not None:
@@ -52,7 +52,7 @@ def draw_compression(figure: Figure, run: RunRecord) -> bool:
         return False
     axes = one_axes(figure, "bases per chunk")
     targets = run.series("target_ratio").get("")
-    validated = run.series("bases_per_chunk", among="valid")
+    validated = run.series("bases_per_chunk", split="valid")
     for stage, (name, values) in enumerate(run.series("bases_per_chunk").items()):
         curve(axes, run.steps, values, COLORS[stage], name if run.stages > 1 else "training")
         if name in validated:
@@ -85,7 +85,7 @@ def draw_regions(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_gradients(figure: Figure, run: RunRecord) -> bool:
-    """Draw the gradient norm: global, and per module of the model."""
+    """Draw the global gradient norm and the gradient norm of each module."""
     axes = one_axes(figure, "norm")
     curve(axes, run.steps, run.series("gradient_norm")[""], INK, "global")
     for number, (name, values) in enumerate(run.series("gradient_norms").items()):
@@ -98,10 +98,10 @@ def draw_gradients(figure: Figure, run: RunRecord) -> bool:
 def draw_lr(figure: Figure, run: RunRecord) -> bool:
     """Draw the learning rate of each stage; all parameter groups of a stage have the same learning rate."""
     axes = one_axes(figure, "learning rate")
-    drawn = {}
+    stages = {}
     for name, values in run.series("lr").items():
-        drawn.setdefault(name.partition("/")[0], values)
-    for number, (name, values) in enumerate(drawn.items()):
+        stages.setdefault(name.partition("/")[0], values)
+    for number, (name, values) in enumerate(stages.items()):
         axes.plot(run.steps, values, color=COLORS[number], linewidth=1.4, label=name.replace("stage", "stage "))
     from_zero(axes)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
@@ -112,13 +112,13 @@ def draw_lr(figure: Figure, run: RunRecord) -> bool:
 PANELS = [
     Panel(
         "Loss",
-        "Masked-language-model loss. Faint: logged steps, subsampled in long runs.",
+        "Masked-language-model loss. Faint: logged steps, subsampled in long runs. Solid: moving average.",
         draw_loss,
         wide=True,
         height=2.9,
     ),
     Panel("Compression", "Bases per chunk of each stage, log scale.", draw_compression),
-    Panel("Learning rate", "By stage of the hierarchy.", draw_lr),
-    Panel("By region", "Validation within each region of validation.regions.", draw_regions, wide=True),
-    Panel("Gradient norm", "Before clipping: global, and per module of the model.", draw_gradients, wide=True),
+    Panel("Learning rate", "Learning rate of each stage of the hierarchy.", draw_lr),
+    Panel("By region", "Validation metrics within each region of validation.regions.", draw_regions, wide=True),
+    Panel("Gradient norm", "Norm before clipping: global, and of each module.", draw_gradients, wide=True),
 ]

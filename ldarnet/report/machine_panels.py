@@ -1,4 +1,4 @@
-"""Panels about resources: throughput, step time, memory, checkpoint stalls."""
+"""Panels about resource usage: throughput, step time, memory, checkpoint stalls."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def draw_speed(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_time(figure: Figure, run: RunRecord) -> bool:
-    """Draw the fraction of step time spent in each timer."""
-    shares = run.series("phase_share")
-    if not shares:
+    """Draw the fraction of step time spent in each phase of a step."""
+    fractions = run.series("phase_share")
+    if not fractions:
         return False
-    axes = one_axes(figure, "share of step time")
+    axes = one_axes(figure, "fraction of step time")
     at = np.concatenate([[0], run.steps]) if len(run.steps) == 1 else run.steps
-    rows = [np.resize(values, len(at)) if len(run.steps) == 1 else smooth(values) for values in shares.values()]
+    rows = [np.resize(values, len(at)) if len(run.steps) == 1 else smooth(values) for values in fractions.values()]
     fills = ("#c4622d", "#e3b57a", "#9cc3e0", "#4a8cc0", "#2f5d88")
-    axes.stackplot(at, rows, labels=list(shares), colors=fills)
+    axes.stackplot(at, rows, labels=list(fractions), colors=fills)
     axes.set_ylim(0, 1)
     axes.set_xmargin(0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -60,7 +60,7 @@ def draw_memory(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> bool:
-    """Draw the seconds that training waited for checkpoints."""
+    """Draw the seconds for which training waited for checkpoints."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")
@@ -73,8 +73,12 @@ def draw_stalls(figure: Figure, run: RunRecord) -> bool:
 
 
 PANELS = [
-    Panel("Throughput", "Total of all ranks, excluding validation and checkpoints.", draw_speed),
-    Panel("Step time", "On GPUs, forward and backward count kernel launches only.", draw_time),
+    Panel("Throughput", "Sum over all ranks; excludes validation and checkpoints.", draw_speed),
+    Panel(
+        "Step time",
+        "By phase. On GPUs, forward and backward only include kernel launches.",
+        draw_time,
+    ),
     Panel("Memory", "Peak memory, maximum over ranks.", draw_memory),
-    Panel("Checkpoint stalls", "Seconds that training waited for checkpoints.", draw_stalls),
+    Panel("Checkpoint stalls", "Seconds for which training waited for checkpoints.", draw_stalls),
 ]

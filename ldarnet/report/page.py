@@ -33,7 +33,7 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
         refresh: seconds after which browsers reload the page; None to never reload it.
 
     Returns:
-        The run record that the page shows.
+        The contents of the run folder that the page shows.
 
     Raises:
         UserError: `folder` holds no run with a logged step, `out` is a folder, or the disk is full.
@@ -44,7 +44,9 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
             run=run,
             name=folder.resolve().name,
             facts=facts(run),
-            groups={group: [it for panel in panels if (it := _drawn(panel, run))] for group, panels in PANELS.items()},
+            groups={
+                group: [it for panel in panels if (it := _draw_panel(panel, run))] for group, panels in PANELS.items()
+            },
             regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
             written=_time((folder / run_files.METRICS).stat().st_mtime),
             now=_time(time.time()),
@@ -55,7 +57,7 @@ def write_report(folder: Path, out: Path, *, refresh: int | None = None) -> RunR
 
 
 def facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Key figures for the top of the page, each as (label, value, note)."""
+    """Format key figures for the top of the page, each as (label, value, note)."""
     last, valid = run.last, run.valid[-1] if run.valid else {}
     total = run.config.get("training.steps")
     found = [
@@ -73,15 +75,15 @@ def facts(run: RunRecord) -> list[tuple[str, str, str]]:
     used = f"MFU {last['mfu']:.0%}" if "mfu" in last else "all ranks"
     found.append(("bases per second", short_number(float(f"{last['bases_per_second']:.3g}")), used))
     if last.get("data_wait", 0.0) >= 0.01:
-        found.append(("data wait", f"{last['data_wait']:.0%}", "of step time, slowest-fed rank"))
+        found.append(("data wait", f"{last['data_wait']:.0%}", "of step time, maximum over ranks"))
     for key, name in (("skipped", "skipped steps"), ("checkpoint_failures", "failed checkpoints")):
         if last.get(key):
-            found.append((name, f"{last[key]:,}", "see console output and logs/"))
+            found.append((name, f"{last[key]:,}", "see logs/ in the run folder"))
     return found
 
 
-def _drawn(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
-    """Draw a panel; returns the panel and its figure as base64 SVG, or None if the run has no data for it."""
+def _draw_panel(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
+    """Draw a panel; returns the panel and its figure as base64-encoded SVG, or None if the run has no data for it."""
     with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
         if not panel.draw(figure, run):
             return None

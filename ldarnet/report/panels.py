@@ -1,4 +1,4 @@
-"""Panels of the report and how they are drawn."""
+"""The `Panel` class of the report, and helpers to draw panels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Panel:
     """A figure of the report.
 
     Attributes:
-        title: heading.
-        note: caption.
+        title: heading above the figure.
+        note: caption below the heading.
         draw: draws the panel into a figure; returns False if the run has no data for it.
         wide: whether the panel spans the width of the page.
         height: height in inches.
@@ -40,14 +40,14 @@ class Panel:
 
 
 def one_axes(figure: Figure, label: str) -> Axes:
-    """Create a single pair of axes that fills the figure, with steps on the x axis."""
+    """Create axes that fill the figure, with steps on the x axis and `label` on the y axis."""
     axes = figure.subplots()
     styled(axes, label)
     return axes
 
 
 def styled(axes: Axes, label: str) -> None:
-    """Set the labels and the grid of axes with steps on the x axis."""
+    """Set axis labels and grid of axes with steps on the x axis; `label` is the label of the y axis."""
     axes.set_ylabel(label)
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(short_number)
@@ -71,8 +71,12 @@ def from_zero(axes: Axes) -> None:
 
 def legend_above(axes: Axes, columns: int = 6) -> None:
     """Place the legend above the axes."""
-    above = (0.0, 1.0)
     axes.legend(
-        loc="lower left", bbox_to_anchor=above, borderaxespad=0.2, ncols=columns, columnspacing=1.2, handlelength=1.4
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.2,
+        ncols=columns,
+        columnspacing=1.2,
+        handlelength=1.4,
     )
     axes.tick_params(colors=MUTED)

@@ -1,4 +1,4 @@
-"""Panels about routers: boundaries, certainty, periodicity, balance."""
+"""Panels about routers: boundaries, certainty, periodicity, load balance."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 MAX_SAMPLE_BASES = 160
-"""Number of bases of the sampled window to draw for each validation."""
+"""Number of bases to draw from the start of the sampled window."""
 NOTABLE_GRID = 0.3
 """Label the period if the periodicity is above this value; lower values occur by chance."""
 
 
 def draw_samples(figure: Figure, run: RunRecord) -> bool:
-    """Draw boundary probabilities along one window at every validation."""
+    """Draw boundary probabilities along the sampled window at every validation."""
     if not run.samples:
         return False
     last = run.samples[-1]
@@ -34,9 +34,9 @@ def draw_samples(figure: Figure, run: RunRecord) -> bool:
     count = min(8, len(lines))
     ticks = np.unique(np.linspace(0, len(lines) - 1, count).round().astype(int))
     axes.set_yticks(ticks, [short_number(lines[tick]["step"]) for tick in ticks])
-    tens = [place for place in range(rows.shape[1]) if (last["start"] + place + 1) % 10 == 0]
+    tens = [offset for offset in range(rows.shape[1]) if (last["start"] + offset + 1) % 10 == 0]
     axes.set_xticks(
-        tens, [f"{last['start'] + place + 1:,}" if number % 2 == 0 else "" for number, place in enumerate(tens)]
+        tens, [f"{last['start'] + offset + 1:,}" if number % 2 == 0 else "" for number, offset in enumerate(tens)]
     )
     axes.set_xlabel(f"position on {last['contig']}")
     bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=16, ticks=[0, 0.5, 1])
@@ -45,21 +45,21 @@ def draw_samples(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_last_sample(figure: Figure, run: RunRecord) -> bool:
-    """Draw the chunks of the last validation, base by base."""
+    """Draw the chunks along the sampled window at the last validation, base by base."""
     if not run.samples:
         return False
     last = run.samples[-1]
     tracks: list[Track] = []
-    for places in last["boundaries"]:
+    for boundaries in last["boundaries"]:
         mask = np.zeros(len(last["bases"]), dtype=bool)
-        mask[places] = True
+        mask[boundaries] = True
         tracks.append((np.array(last["probability"]) / 100, mask))
     draw_boundaries(figure, last["bases"], tracks, last["start"])
     return True
 
 
 def draw_histogram(figure: Figure, run: RunRecord) -> bool:
-    """Draw the distribution of boundary probabilities over time."""
+    """Draw the distribution of boundary probabilities over training steps."""
     from matplotlib.colors import PowerNorm
 
     lines = [line for line in run.train if line.get("boundary_histogram")]
@@ -67,12 +67,12 @@ def draw_histogram(figure: Figure, run: RunRecord) -> bool:
         return False
     all_axes = figure.subplots(run.stages, 1, sharex=True, squeeze=False)[:, 0]
     for stage, axes in enumerate(all_axes):
-        shares = np.array([line["boundary_histogram"][stage] for line in lines]).T
-        edges = np.linspace(0, 1, len(shares) + 1)
+        fractions = np.array([line["boundary_histogram"][stage] for line in lines]).T
+        edges = np.linspace(0, 1, len(fractions) + 1)
         at = np.array([line["step"] for line in lines])
         borders = np.concatenate([[at[0] - 0.5], (at[1:] + at[:-1]) / 2, [at[-1] + 0.5]])
         mesh = axes.pcolormesh(
-            borders, edges, shares, cmap="Blues", norm=PowerNorm(0.5, 0, shares.max()), rasterized=True
+            borders, edges, fractions, cmap="Blues", norm=PowerNorm(0.5, 0, fractions.max()), rasterized=True
         )
         axes.axhline(0.5, color=VALID_COLOR, linewidth=0.8, linestyle=DASHED)
         axes.set_ylabel("boundary\nprobability" if run.stages == 1 else f"stage {stage}")
@@ -84,7 +84,7 @@ def draw_histogram(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_tokens(figure: Figure, run: RunRecord) -> bool:
-    """Draw the boundary rate by input token (A, C, G, T, ...)."""
+    """Draw the boundary rate at each input token (A, C, G, T, [MASK])."""
     rates = run.series("boundary_rate")
     if not rates:
         return False
@@ -99,7 +99,7 @@ def draw_tokens(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
-    """Draw the periodicity of boundaries over steps."""
+    """Draw the periodicity of boundaries over training steps."""
     if not run.stages or "periodicity" not in run.last:
         return False
     axes = one_axes(figure, "periodicity")
@@ -113,7 +113,7 @@ def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_balance(figure: Figure, run: RunRecord) -> bool:
-    """Draw the imbalance of chunks over ranks."""
+    """Draw the load imbalance: maximum over mean number of chunks per rank."""
     imbalance = run.series("chunk_imbalance")
     if not imbalance or all(launch["ranks"] == 1 for launch in run.launches):
         return False
@@ -128,23 +128,23 @@ def draw_balance(figure: Figure, run: RunRecord) -> bool:
 PANELS = [
     Panel(
         "Boundaries over training",
-        "Boundary probability along one held-out window, at every validation.",
+        "Boundary probability along one unmasked held-out window, at every validation.",
         draw_samples,
         wide=True,
     ),
     Panel(
         "Chunks at the last validation",
-        "Each box is a chunk; bars are boundary probabilities.",
+        "The same held-out window. Each box is a chunk; bars are boundary probabilities.",
         draw_last_sample,
         wide=True,
         height=5.6,
     ),
     Panel(
         "Certainty",
-        "Distribution of boundary probabilities; above the line a position starts a chunk.",
+        "Distribution of boundary probabilities. Positions above the dashed line start a chunk.",
         draw_histogram,
     ),
-    Panel("Boundary rate by base", "Fraction of the positions of each base that start a chunk.", draw_tokens),
-    Panel("Periodicity", "0: random spacing; 1: fixed spacing.", draw_periodicity),
-    Panel("Balance over ranks", "Maximum number of chunks per rank, relative to the mean.", draw_balance),
+    Panel("Boundary rate by base", "Fraction of positions with each base (or [MASK]) that start a chunk.", draw_tokens),
+    Panel("Periodicity", "Periodicity of boundaries. 0: random spacing; 1: fixed spacing.", draw_periodicity),
+    Panel("Balance over ranks", "Maximum number of chunks per rank, divided by the mean.", draw_balance),
 ]

@@ -16,12 +16,12 @@ from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
 
 MAX_LINES = 1500
-"""Approximate maximum number of training lines to draw; longer runs are subsampled."""
+"""Approximate maximum number of training lines to draw; runs with more lines are subsampled."""
 
 
 @dataclass(frozen=True)
 class WarningSpan:
-    """A warning: name, message, first and last step at which it was active."""
+    """A warning: name, message, and the first and last logged step at which it was active."""
 
     name: str
     text: str
@@ -35,10 +35,10 @@ class RunRecord:
 
     Attributes:
         folder: run folder.
-        train: training lines in order. Long runs are subsampled to about MAX_LINES evenly spaced lines and the last
-            line; each includes the checkpoint stalls and memory peaks of the dropped lines before it.
+        train: training lines in order. Long runs are subsampled to about MAX_LINES evenly spaced lines plus the last
+            line; each line includes the checkpoint stalls and memory peaks of the lines dropped before it.
         valid: all validation lines in order.
-        samples: boundaries along one window, one line per validation.
+        samples: boundaries along one held-out window, one line per validation.
         launches: time, hardware and versions of each launch.
         config: `section.key` -> value.
         warnings: all warnings, past and active.
@@ -60,7 +60,9 @@ class RunRecord:
             UserError: `folder` holds no run with a logged step, or one of its files cannot be read.
         """
         if not (folder / run_files.METRICS).is_file():
-            raise UserError(f"{folder}: not a run folder: no {run_files.METRICS}; name a run with a logged step")
+            raise UserError(
+                f"{folder}: not a run folder: no {run_files.METRICS}; pass the folder of a run with a logged step"
+            )
         train, valid, warnings = _metrics(folder / run_files.METRICS)
         samples, launches = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))
         return cls(folder, train, valid, samples, launches, _config(folder / run_files.CONFIG), warnings)
@@ -80,13 +82,19 @@ class RunRecord:
         """Number of stages with a router."""
         return len(self.last["bases_per_chunk"])
 
-    def series(self, key: str, *, among: str = "train") -> dict[str, np.ndarray]:
-        """Extract the curves of a key, by name: one curve for numbers, one per entry for lists and mappings.
+    def series(self, key: str, *, split: str = "train") -> dict[str, np.ndarray]:
+        """Extract the values of a metric from all lines of a split, as arrays with one value per line.
 
-        The entries of a list are named `stage 0`, `stage 1`, ... Missing values are NaN. Returns no curves if no
-        line has the key.
+        Args:
+            key: key of the metric in metrics.jsonl.
+            split: `train` or `valid`.
+
+        Returns:
+            Name -> array; NaN where a value is missing. A number has the name ``""``, the entries of a list are named
+            `stage 0`, `stage 1`, ..., and the entries of a mapping have their keys as names. Empty if no line has the
+            metric.
         """
-        lines = [_entries(line.get(key)) for line in getattr(self, among)]
+        lines = [_entries(line.get(key)) for line in getattr(self, split)]
         names = dict.fromkeys(name for line in lines for name in line)
         return {name: np.array([line.get(name, np.nan) for line in lines], dtype=float) for name in names}
 
@@ -140,7 +148,7 @@ def _merge(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
 
 
 class _WarningSpans:
-    """Merges equal warnings of consecutive lines into spans."""
+    """Merges warnings of the same name on consecutive lines into spans."""
 
     def __init__(self) -> None:
         self.found: list[WarningSpan] = []
@@ -160,7 +168,7 @@ class _WarningSpans:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a JSON Lines file, except an incomplete last line; nothing if the file is missing."""
+    """Yield the lines of a JSON Lines file without an incomplete last line; yields nothing if the file is missing."""
     if not path.is_file():
         return
     with read_errors(path), path.open(encoding="utf-8") as file:

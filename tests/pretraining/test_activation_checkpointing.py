@@ -36,7 +36,10 @@ def test_missing_stage_is_an_error(config_file, run_ranks):
         1, "--config", config_file, "training.activation_checkpointing=[0,2]"
     ).wait()
     assert status
-    assert "training.activation_checkpointing=[0, 2]: this model has no stage 2; its stages are 0, 1" in output + errors
+    assert (
+        "training.activation_checkpointing=[0, 2]: this model has no stage 2; choose from stages 0, 1"
+        in output + errors
+    )
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def test_finished_run_is_not_changed(config_file, runs, run_ranks):
     before = (runs / "unbroken/metrics.jsonl").read_text()
     output = run_ranks(1, "--config", config_file, f"run.dir={runs}/unbroken").succeed()
     again = run_ranks(1, "--config", runs / "unbroken/config.yaml").succeed()
-    assert "nothing is left to train" in again
+    assert "the run is already finished" in again
     assert "exported model" in output
     assert "exported model" in again
     assert (runs / "unbroken/metrics.jsonl").read_text() == before

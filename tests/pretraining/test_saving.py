@@ -73,7 +73,7 @@ def test_failure_of_the_last_checkpoint_is_an_error(runs):
 
 def test_failed_copy_does_not_end_the_run(runs):
     folder, _, output = runs
-    assert "warning: checkpoints not copied, local ones are complete (checkpoint.remote=file:" in output
+    assert "warning: checkpoints not copied, local checkpoints are complete (checkpoint.remote=file:" in output
     assert train_lines(folder / "late")[-1]["checkpoint_failures"] == 1
     assert not list(folder.glob("late-remote/*"))
 

@@ -283,7 +283,7 @@ def test_remote_of_another_run_is_rejected(config_file, tmp_path, mirrored):
     ):
         other.open()
     assert other.steps() == []
-    with pytest.raises(UserError, match="memory://bucket/run holds a run on another data set; give this one another"):
+    with pytest.raises(UserError, match="memory://bucket/run holds a run on another data set; use another"):
         open_run_folder(mirrored("third").config, CheckpointStore(other.store.folder.parent, 2), "0" * 64)
     assert other.steps() == []
 
@@ -309,8 +309,8 @@ def test_failed_copy_is_logged_and_retried(mirrored, memory, monkeypatch):
         patch.setattr(memory, "put_file", fails)
         assert run.write(1) is None
         message = (
-            "checkpoints not copied, local ones are complete (checkpoint.remote=memory://bucket/run cannot be written "
-            "to (ConnectionError: no answer); check the address, your credentials and the network, or set "
+            "checkpoints not copied, local checkpoints are complete (checkpoint.remote=memory://bucket/run cannot be "
+            "written to (ConnectionError: no answer); check the address, your credentials and the network, or set "
             "checkpoint.remote=null); retrying at the next checkpoint or launch"
         )
         copy_missing(run.config, run.store, run.logged.append)
@@ -326,7 +326,7 @@ def test_failed_copy_is_logged_and_retried(mirrored, memory, monkeypatch):
         assert run.write(10) is None
         found = run.open()
         assert found.finished
-        assert "cannot be read" in str(found.unreached)
+        assert "cannot be read" in str(found.remote_error)
         patch.setattr(memory, "find", denies)
         with pytest.raises(UserError, match="cannot be read") as refused:
             run.open()

@@ -1,1 +1,1 @@
-"""Hooks of the training loop, one file each: every module in this folder is imported and registers its callback."""
+"""Callbacks of the training loop; every module in this folder is imported and registers its callbacks."""

@@ -1,4 +1,4 @@
-"""The callback interface: hooks, the order in which they run, and the run context that they can access."""
+"""The callback interface: hooks, callback order, and the run context that callbacks can access."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +23,7 @@ class RunContext:
     """The objects that make up a run, on one rank.
 
     Attributes:
-        config: the run configuration.
+        config: run configuration.
         inputs: data, model and schedule.
         engine: the DeepSpeed engine with the model being trained.
         world: the ranks.
@@ -64,7 +64,7 @@ class Callback:
         """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Called with the windows of the next step (all ranks) that cannot be read and are excluded from the loss."""
+        """Called with the unreadable windows of the next step, from all ranks; they are excluded from the loss."""
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""
@@ -82,12 +82,12 @@ class Callback:
         """Called after the last step and checkpoint of this launch, unless an error ended the launch.
 
         Args:
-            state: training state at the end.
+            state: training state after the last step.
             received: name of the signal that stopped the launch, if any.
         """
 
     def close(self) -> None:
-        """Release resources; called in reverse order at the end of every launch, even after an error."""
+        """Release resources; called on callbacks in reverse order at the end of every launch, even after an error."""
 
 
 WRITERS = 50
@@ -117,7 +117,7 @@ def running_callbacks(context: RunContext) -> Iterator[list[Callback]]:
     """Create and start all registered callbacks, in order; close them at the end of the block.
 
     Raises:
-        UserError: a callback cannot start; on all ranks.
+        UserError: a callback cannot start; raised on all ranks.
     """
     load_folder("ldarnet.pretraining.callbacks")
     classes = sorted(_REGISTERED, key=lambda callback: (_REGISTERED[callback], callback.__name__))

@@ -1,4 +1,4 @@
-"""Write the boundaries of one held-out window to boundaries.jsonl after each validation."""
+"""Write the boundaries along one held-out window to boundaries.jsonl after each validation."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class BoundarySamples(JsonLinesWriter):
     file_name = run_files.BOUNDARIES
 
     def on_validation(self, line: dict[str, Any]) -> None:
-        """Compute the boundaries of the window and append them to the file."""
+        """Compute the boundaries along the window and append them to the file."""
         run = self.context
         if sample := boundary_sample(run.engine, run.inputs.shards, run.config, run.world):
             self.write({"step": line["step"], **sample})

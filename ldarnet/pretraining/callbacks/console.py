@@ -1,4 +1,4 @@
-"""Print progress and the end of the launch, on rank 0."""
+"""Print progress on rank 0, and how to resume a run that stops early."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ldarnet.runtime.rank_log import LOG
 
 @register(order=80)
 class ConsoleLogger(Callback):
-    """Prints logged steps, validations and the end of the launch."""
+    """Prints training and validation lines, and where an unfinished run stopped."""
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Print a training line."""
@@ -26,8 +26,8 @@ class ConsoleLogger(Callback):
         if state.step == 0:
             self.context.console.info(f"{reason} before the first step; nothing to save")
         elif state.step < state.total_steps:
-            planned = "" if received else " without training.stop_after"
+            change = "" if received else " without training.stop_after"
             self.context.console.info(
                 f"{reason} after step {state.step} of {state.total_steps}, saved in {self.context.config.run.dir}; run "
-                f"the same command again{planned} to resume"
+                f"the same command again{change} to resume"
             )

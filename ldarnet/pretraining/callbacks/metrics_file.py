@@ -1,4 +1,4 @@
-"""Write every line of metrics to metrics.jsonl."""
+"""Write metrics.jsonl; also the base class of callbacks that write other JSON Lines files."""
 
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ class JsonLinesWriter(Callback):
 
     A line that cannot be written is kept in memory and written together with the next line.
 
-    Raises:
-        UserError: lines still cannot be written at the end of the run; on all ranks.
+    Attributes:
+        file_name: name of the file, set by subclasses.
     """
 
     file_name: ClassVar[str]
@@ -27,12 +27,12 @@ class JsonLinesWriter(Callback):
         self._warned: set[str] = set()
 
     def on_run_start(self) -> None:
-        """Open the file; delete lines of steps that will be repeated."""
+        """Open the file; delete the lines of steps that will run again."""
         run_dir, step = self.context.config.run.dir, self.context.resumed.step
         self._file = self.context.world.on_main(lambda: MetricsFile(run_dir, step, self.file_name))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line; log each kind of failure once."""
+        """Append a line; log each distinct failure once."""
         if self._file is None:
             return
         try:
@@ -41,10 +41,14 @@ class JsonLinesWriter(Callback):
             reason = str(user_error(error)).partition(";")[0]
             if reason not in self._warned:
                 self._warned.add(reason)
-                self.context.warn(f"{reason}; keeping its lines in memory")
+                self.context.warn(f"{reason}; keeping unwritten lines in memory and retrying with the next line")
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
-        """Write the lines kept in memory after failed writes."""
+        """Write the lines that are still in memory after failed writes.
+
+        Raises:
+            UserError: the lines still cannot be written; raised on all ranks.
+        """
         self.context.world.on_main(lambda: self._file and self._file.flush())
 
     def close(self) -> None:

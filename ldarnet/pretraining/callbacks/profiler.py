@@ -1,6 +1,6 @@
-"""Profile single steps with torch.profiler: those in `tracking.profile` on rank 0, or on any rank after SIGUSR2.
+"""Profile steps with torch.profiler: steps in `tracking.profile` on rank 0, and steps after SIGUSR2 on any rank.
 
-Open a trace in ui.perfetto.dev or chrome://tracing. Profiled steps are slower; their results are the same.
+Open a trace in ui.perfetto.dev or chrome://tracing. Profiling slows down steps, but does not change their results.
 """
 
 import signal
@@ -17,6 +17,7 @@ from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 from ldarnet.runtime.rank_log import LOG
 
 STEPS_ON_REQUEST = 3
+"""Number of steps to profile after SIGUSR2."""
 
 
 @register(order=100)
@@ -40,7 +41,7 @@ class StepProfiler(Callback):
     def close(self) -> None:
         """Write an unfinished trace and restore the signal handler."""
         if self._trace is not None:
-            self._write(self._completed + 1)  # a step that did not complete
+            self._write(self._completed + 1)  # the trace ends in a step that did not complete
         if self._handler is not None:
             signal.signal(signal.SIGUSR2, self._handler)
 
@@ -75,7 +76,7 @@ class StepProfiler(Callback):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
-                compressed = partial.with_name(f"{partial.name}.gz")  # torch compresses by this suffix
+                compressed = partial.with_name(f"{partial.name}.gz")  # torch only compresses files with this suffix
                 trace.export_chrome_trace(str(compressed))
                 compressed.replace(partial)
         except (UserError, OSError, RuntimeError) as error:

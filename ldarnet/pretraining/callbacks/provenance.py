@@ -19,10 +19,10 @@ class LaunchRecorder(Callback):
     """Appends a line about this launch to starts.jsonl."""
 
     def on_run_start(self) -> None:
-        """Append the line, on rank 0.
+        """Append the line on rank 0.
 
         Raises:
-            UserError: the disk is full; on all ranks.
+            UserError: the disk is full; raised on all ranks.
         """
         self.context.world.on_main(lambda: record_launch(self.context))
 

@@ -1,4 +1,4 @@
-"""Count the training windows that could not be read, and print each reason once."""
+"""Count the training windows that could not be read, and print each distinct reason once."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ class QuarantineCounter(Callback):
         self._reasons: set[str] = set()
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Count the windows, and print each reason that is new."""
+        """Count the windows, and print each reason that has not been printed before."""
         self._count += len(windows)
         for window in windows:
             if window.reason not in self._reasons:
                 self._reasons.add(window.reason)
-                self.context.console.info(f"skipping unreadable windows, first {window.window}: {window.reason}")
+                self.context.console.info(f"skipping unreadable windows, first at {window.window}: {window.reason}")
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Add `quarantined` to the line."""

@@ -20,15 +20,15 @@ DRIFT = 1.5
 GRID = 0.6
 """Periodicity above which boundaries form a grid; genomic repeats stay well below."""
 PATIENCE = (0.05, 20, 500)
-"""Number of steps that a finding must persist to become a warning: fraction of all steps, minimum, maximum."""
+"""Number of steps for which a finding must persist to become a warning: fraction of all steps, minimum, maximum."""
 QUIET = (0.1, 1000)
-"""Number of initial steps without warnings, as routers are unstable at first: fraction of all steps, maximum."""
+"""Number of initial steps without warnings, because routers are unstable at first: fraction of all steps, maximum."""
 GUIDE = "launch/README.md, Router health"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of one router: kind, stage (0 is the outermost), description."""
+    """A problem with one router: kind, stage (0 is the outermost), description."""
 
     kind: str
     stage: int
@@ -36,7 +36,7 @@ class Finding:
 
 
 def findings(line: dict[str, Any], target: float) -> Iterator[Finding]:
-    """Find router problems in one training line, given the target in positions per chunk."""
+    """Find router problems in one training line; `target` is the target of the ratio loss, in positions per chunk."""
     outer = 1.0
     for stage, bases in enumerate(line["bases_per_chunk"]):
         positions, outer = bases / outer, bases
@@ -57,7 +57,7 @@ class RouterHealth:
 
     Args:
         total_steps: steps of the run.
-        target: function of completed steps that returns the target in positions per chunk.
+        target: function that maps the number of completed steps to the target, in positions per chunk.
 
     Attributes:
         warnings: (kind, stage) -> finding, for active warnings.
@@ -72,7 +72,7 @@ class RouterHealth:
         self.warnings: dict[tuple[str, int], Finding] = {}
 
     def update(self, line: dict[str, Any]) -> list[str]:
-        """Process the next training line; returns a message for each warning that starts or ends there."""
+        """Process the next training line; returns a message for each warning that starts or ends at this line."""
         step = line["step"]
         present = {(found.kind, found.stage): found for found in findings(line, self._target(step - 1))}
         self._since = {key: self._since.get(key, step) for key in present}
@@ -117,4 +117,5 @@ class RouterHealthMonitor(Callback):
         if self.context.world.is_main and line["bases_per_chunk"]:
             for text in self._health.update(line):
                 self.context.warn(text)
-        line["warnings"] = {f"{kind}/stage{stage}": it.text for (kind, stage), it in self._health.warnings.items()}
+        warnings = self._health.warnings.items()
+        line["warnings"] = {f"{kind}/stage{stage}": finding.text for (kind, stage), finding in warnings}

@@ -1,4 +1,4 @@
-"""Log the steps that the guard skipped, with their highest-loss windows."""
+"""Log the steps that the guard skipped, with the windows of highest loss."""
 
 from typing import Any
 
