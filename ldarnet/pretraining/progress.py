@@ -45,7 +45,7 @@ class PretrainProgress(Printer):
         data_wait = line.get("data_wait", 0.0)
         waiting = f"  data wait {data_wait:.0%}" if data_wait >= MIN_DATA_WAIT else ""
         speed = format_speed(line["bases_per_second"])
-        numbers = f"loss {line['loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{mfu}{waiting}"
+        numbers = f"MLM loss {line['mlm_loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{mfu}{waiting}"
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if not self.on_terminal and self._throttle.ready(force=line["step"] in (self._first + 1, self._total)):
             done = line["step"] - self._first

@@ -49,12 +49,14 @@ def test_other_jsonl_files_are_truncated_on_resume(tmp_path):
     assert [line["step"] for line in read_metrics(tmp_path / "boundaries.jsonl")] == [5]
 
 
-def test_data_wait_and_warnings_are_printed(capsys):
-    line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
+def test_mlm_loss_data_wait_and_warnings_are_printed(capsys):
+    line = {"step": 1, "split": "train", "mlm_loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for waits, shown in ((0.02, False), (0.25, True)):
         display = PretrainProgress(True, total=1)
         display.step(line | {"data_wait": waits})
-        assert ("data wait 25%" in capsys.readouterr().out) == shown
+        printed = capsys.readouterr().out
+        assert "MLM loss 1.0000" in printed
+        assert ("data wait 25%" in printed) == shown
     display.warn("stage 0: [odd] brackets")
     assert "warning: stage 0: [odd] brackets" in capsys.readouterr().out
 

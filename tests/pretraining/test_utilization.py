@@ -42,7 +42,7 @@ def test_utilization_follows_speed_chunks_and_devices():
 
 
 def test_mfu_is_printed_and_tracked_if_known(capsys):
-    line = {"step": 1, "split": "train", "loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
+    line = {"step": 1, "split": "train", "mlm_loss": 1.0, "bases_per_chunk": [4.0], "bases_per_second": 1e6}
     for known in ({}, {"mfu": 0.376}):
         display = PretrainProgress(True, total=1)
         display.step(line | known)
