@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 8.5,
 }
 DOTS_PER_INCH = 160
+DASHED = (0, (5, 3))
+"""Line style of targets and baselines."""
 MAX_MARKERS = 20
 """Curves with at most this number of points are drawn with markers."""
 
@@ -98,82 +100,109 @@ def training_figure(
         UserError: the file is missing, has no training line, or has an invalid line.
     """
     train, valid = _read_metrics(Path(metrics_jsonl))
-    steps, bases = _column(train, "step"), _column(train, "bases")
-
-    def bases_at(lines: list[dict[str, Any]]) -> np.ndarray:
-        return np.interp(_column(lines, "step"), steps, bases)
-
-    chunked = bool(np.size(train[-1]["bases_per_chunk"]))
+    bases = _column(train, "bases")
+    bases_valid = np.interp(_column(valid, "step"), _column(train, "step"), bases)
+    stages = int(np.size(train[-1]["bases_per_chunk"]))
+    chunked = stages > 0
     with png_figure(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
         panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
-        _draw_loss(panels[0], train, valid, bases_at, entropy)
+        panels[0].set_title("Loss")
+        panels[0].set_ylabel("nats per target position")
+        mlm_loss, mask_loss = _column(valid, "mlm_loss"), _column(valid, "mask_loss")
+        plot_loss(panels[0], bases, _column(train, "mlm_loss"), bases_valid, mlm_loss, mask_loss, baseline=entropy)
         if chunked:
-            _draw_compression(panels[1], train, valid, bases_at, target_ratio)
+            targets = None if target_ratio is None else np.full(len(train), target_ratio)
+            panels[1].set_title("Compression")
+            panels[1].set_ylabel("bases per chunk")
+            plot_compression(panels[1], bases, _ratios(train, stages), bases_valid, _ratios(valid, stages), targets)
         panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the value labels
         panels[-1].set_xlabel("bases seen")
         panels[-1].xaxis.set_major_formatter(short_number)
         for axes in panels:
             axes.grid(axis="y", color=FAINT, linewidth=0.6)
             axes.set_axisbelow(True)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderaxespad=0.1, columnspacing=1.4)
 
 
-def _draw_loss(
+def plot_loss(
     axes: Axes,
-    train: list[dict[str, Any]],
-    valid: list[dict[str, Any]],
-    bases_at: Callable[[list[dict[str, Any]]], np.ndarray],
-    entropy: float | None,
+    x: np.ndarray,
+    training: np.ndarray,
+    x_valid: np.ndarray,
+    mlm_loss: np.ndarray,
+    mask_loss: np.ndarray,
+    *,
+    baseline: float | None,
 ) -> None:
-    _draw_curve(axes, bases_at(train), _column(train, "mlm_loss"), TRAIN_COLOR, "training")
-    if valid:
-        x = bases_at(valid)
-        for key, color, label in (
-            ("mlm_loss", VALID_COLOR, "validation"),
-            ("mask_loss", MASK_COLOR, "validation, masked positions"),
-        ):
-            values = _column(valid, key)
-            axes.plot(x, values, color=color, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
-            axes.annotate(
-                f"{values[-1]:.3f}", (x[-1], values[-1]), (6, 0), textcoords="offset points", va="center", color=color
-            ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
-    if entropy is not None:
-        label = f"unigram baseline, {entropy:.3f}"
-        axes.axhline(entropy, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=label)
-    axes.set_title("Loss")
-    axes.set_ylabel("nats per target position")
-    others = [*_column(valid, "mlm_loss"), *_column(valid, "mask_loss"), *([] if entropy is None else [entropy])]
-    top, (low, high) = _highest_shown(_column(train, "mlm_loss"), others), axes.get_ylim()
+    """Plot training and validation loss, and limit the y axis so that it cuts off the initial drop.
+
+    Args:
+        axes: empty axes.
+        x: (training lines,) steps or bases.
+        training: (training lines,) MLM loss.
+        x_valid: (validation lines,) steps or bases.
+        mlm_loss: (validation lines,) MLM loss.
+        mask_loss: (validation lines,) loss on masked positions; NaN where missing.
+        baseline: loss of the unigram baseline; None to draw no line.
+    """
+    draw_curve(axes, x, training, TRAIN_COLOR, "training")
+    levels = [np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0)]
+    ends = []
+    for values, color, label in (
+        (mlm_loss, VALID_COLOR, "validation"),
+        (mask_loss, MASK_COLOR, "validation, masked positions"),
+    ):
+        if np.isfinite(values).any():
+            axes.plot(x_valid, values, color=color, marker="o", markersize=4, linewidth=1.2, label=label, zorder=3)
+            levels.append(np.nanmax(values))
+        if len(values) and np.isfinite(values[-1]):
+            ends.append((values[-1], color))
+    # Anchor the labels of the last values away from each other, so that they do not overlap.
+    anchors = ("top", "bottom") if len(ends) == 2 else ("center",)
+    for (value, color), anchor in zip(sorted(ends), anchors, strict=False):
+        axes.annotate(
+            f"{value:.3f}", (x_valid[-1], value), (6, 0), textcoords="offset points", va=anchor, color=color
+        ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
+    if baseline is not None:
+        label = f"unigram baseline, {baseline:.3f}"
+        axes.axhline(baseline, color=INK, linestyle=DASHED, linewidth=1.0, label=label)
+        levels.append(baseline)
+    top, (low, high) = np.nanmax(levels), axes.get_ylim()
     axes.set_ylim(low, min(high, top + 0.05 * (top - low)))
-    _legend_above(axes)
 
 
-def _draw_compression(
+def plot_compression(
     axes: Axes,
-    train: list[dict[str, Any]],
-    valid: list[dict[str, Any]],
-    bases_at: Callable[[list[dict[str, Any]]], np.ndarray],
-    target_ratio: float | None,
+    x: np.ndarray,
+    training: Sequence[np.ndarray],
+    x_valid: np.ndarray,
+    validation: Sequence[np.ndarray],
+    targets: np.ndarray | None,
 ) -> None:
-    x = bases_at(train)
-    ratios = np.array([line["bases_per_chunk"] for line in train], dtype=float).reshape(len(train), -1)
-    stages = ratios.shape[1]
-    for stage in range(stages):
-        color = STAGE_COLORS[stage % len(STAGE_COLORS)]
-        name = "training" if stages == 1 else f"training, stage {stage}"
-        _draw_curve(axes, x, ratios[:, stage], color, name)
-        if valid:
-            label = "validation" if stage == 0 else None
-            values = [line["bases_per_chunk"][stage] for line in valid]
-            axes.plot(
-                bases_at(valid), values, "o", color=color, markersize=4, markerfacecolor="white", label=label, zorder=3
-            )
-        if target_ratio is not None:
-            target = target_ratio ** (stage + 1)
-            axes.axhline(target, color=INK, linestyle=(0, (5, 3)), linewidth=1.0, label=f"target, {target:g}")
-    axes.set_title("Compression")
-    axes.set_ylabel("bases per chunk")
+    """Plot bases per chunk of each stage, on a log scale.
+
+    Args:
+        axes: empty axes.
+        x: (training lines,) steps or bases.
+        training: for each stage, bases per chunk of each training line.
+        x_valid: (validation lines,) steps or bases.
+        validation: for each stage, bases per chunk of each validation line.
+        targets: (training lines,) target of the ratio loss, in positions per chunk; None to draw no target.
+    """
+    for stage, values in enumerate(training):
+        label = "training" if len(training) == 1 else f"training, stage {stage}"
+        draw_curve(axes, x, values, STAGE_COLORS[stage % len(STAGE_COLORS)], label)
+    for stage, values in enumerate(validation):
+        color, label = STAGE_COLORS[stage % len(STAGE_COLORS)], "validation" if stage == 0 else None
+        axes.plot(x_valid, values, "o", color=color, markersize=4, markerfacecolor="white", label=label, zorder=3)
+    powers = [] if targets is None else [targets ** (stage + 1) for stage in range(len(training))]
+    style: dict[str, Any] = {"color": INK, "linestyle": DASHED, "linewidth": 1.0}
+    for stage, target in enumerate(powers):
+        if (target == target[-1]).all():
+            axes.axhline(target[-1], label=f"target, {target[-1]:.4g}", **style)
+        else:
+            axes.plot(x, target, label="target" if stage == 0 else None, **style)
     powers_of_two(axes)
-    _legend_above(axes)
 
 
 def powers_of_two(axes: Axes) -> None:
@@ -186,20 +215,13 @@ def powers_of_two(axes: Axes) -> None:
     axes.set_ylim(1, max(8.0, axes.get_ylim()[1]))
 
 
-def _draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
-    """Draw raw values faintly and their moving average on top."""
-    marker = "o" if len(x) <= MAX_MARKERS else None
-    axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
-    axes.plot(x, smooth(y), color=color, linewidth=1.6, label=label, marker=marker, markersize=2.5)
-
-
-def _highest_shown(training: np.ndarray, others: list[float]) -> float:
-    """Compute an upper limit of the loss axis that cuts off the initial drop of the training loss."""
-    return float(np.nanmax([np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0), *others]))
-
-
-def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderaxespad=0.1, columnspacing=1.4)
+def draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
+    """Draw raw values faintly and their moving average on top; draw few values as a single line with markers."""
+    if len(x) <= MAX_MARKERS:
+        axes.plot(x, y, color=color, linewidth=1.4, label=label, marker="o", markersize=2.5)
+        return
+    axes.plot(x, y, color=color, alpha=0.25, linewidth=0.7)
+    axes.plot(x, smooth(y), color=color, linewidth=1.5, label=label)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -244,6 +266,11 @@ def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 def _column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
     """Extract the values of a key from all lines; NaN where missing."""
     return np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=float)
+
+
+def _ratios(lines: list[dict[str, Any]], stages: int) -> list[np.ndarray]:
+    """Extract bases per chunk of each stage, as arrays with one value per line."""
+    return list(np.array([line["bases_per_chunk"] for line in lines], dtype=float).reshape(len(lines), stages).T)
 
 
 def short_number(value: float, _: Any = None) -> str:

@@ -6,17 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.figures import INK, MASK_COLOR, MAX_MARKERS, TRAIN_COLOR, VALID_COLOR, powers_of_two, smooth
-from ldarnet.report.panels import (
-    COLORS,
-    DASHED,
-    Panel,
-    curve,
-    from_zero,
-    legend_above,
-    one_axes,
-    styled,
-)
+from ldarnet.interpret.figures import INK, draw_curve, plot_compression, plot_loss, smooth
+from ldarnet.report.panels import COLORS, Panel, from_zero, legend_above, one_axes, styled
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -26,22 +17,12 @@ if TYPE_CHECKING:
 def draw_loss(figure: Figure, run: RunRecord) -> bool:
     """Draw training and validation loss."""
     axes = one_axes(figure, "nats per target position")
-    values = run.series("mlm_loss")[""]
-    curve(axes, run.steps, values, TRAIN_COLOR, "training")
-    at = [line["step"] for line in run.valid]
-    levels = [np.nanquantile(values, 0.98 if len(values) > MAX_MARKERS else 1.0)]
-    for key, color, label in (
-        ("mlm_loss", VALID_COLOR, "validation"),
-        ("mask_loss", MASK_COLOR, "validation, masked positions"),
-    ):
-        for found in run.series(key, split="valid").values():
-            axes.plot(at, found, color=color, marker="o", markersize=3.5, linewidth=1.2, label=label, zorder=3)
-            levels.append(np.nanmax(found))
-    if run.valid and (entropy := run.valid[-1].get("composition_loss")) is not None:
-        axes.axhline(entropy, color=INK, linestyle=DASHED, linewidth=1.0, label="unigram baseline")
-        levels.append(entropy)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, max(levels) + 0.05 * (max(levels) - low)))
+    mlm_loss, mask_loss = (
+        run.series(key, split="valid").get("", np.full(len(run.valid), np.nan)) for key in ("mlm_loss", "mask_loss")
+    )
+    baseline = run.valid[-1].get("composition_loss") if run.valid else None
+    training = run.series("mlm_loss")[""]
+    plot_loss(axes, run.steps, training, run.valid_steps, mlm_loss, mask_loss, baseline=baseline)
     legend_above(axes)
     return True
 
@@ -51,18 +32,8 @@ def draw_compression(figure: Figure, run: RunRecord) -> bool:
     if not run.stages:
         return False
     axes = one_axes(figure, "bases per chunk")
-    targets = run.series("target_ratio").get("")
-    validated = run.series("bases_per_chunk", split="valid")
-    for stage, (name, values) in enumerate(run.series("bases_per_chunk").items()):
-        curve(axes, run.steps, values, COLORS[stage], name if run.stages > 1 else "training")
-        if name in validated:
-            at = [line["step"] for line in run.valid]
-            label = "validation" if stage == 0 else None
-            axes.plot(at, validated[name], "o", color=COLORS[stage], markersize=3.5, mfc="white", label=label, zorder=3)
-        if targets is not None:
-            label = "target" if stage == 0 else None
-            axes.plot(run.steps, targets ** (stage + 1), color=INK, linestyle=DASHED, linewidth=1.0, label=label)
-    powers_of_two(axes)
+    training, validation = (list(run.series("bases_per_chunk", split=split).values()) for split in ("train", "valid"))
+    plot_compression(axes, run.steps, training, run.valid_steps, validation, run.series("target_ratio").get(""))
     legend_above(axes)
     return True
 
@@ -87,7 +58,7 @@ def draw_regions(figure: Figure, run: RunRecord) -> bool:
 def draw_gradients(figure: Figure, run: RunRecord) -> bool:
     """Draw the global gradient norm and the gradient norm of each module."""
     axes = one_axes(figure, "norm")
-    curve(axes, run.steps, run.series("gradient_norm")[""], INK, "global")
+    draw_curve(axes, run.steps, run.series("gradient_norm")[""], INK, "global")
     for number, (name, values) in enumerate(run.series("gradient_norms").items()):
         axes.plot(run.steps, smooth(values), color=COLORS[number % len(COLORS)], linewidth=1.1, label=name)
     axes.set_yscale("log")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldarnet.interpret.figures import TRAIN_COLOR, VALID_COLOR, short_number, smooth
-from ldarnet.report.panels import COLORS, Panel, curve, from_zero, legend_above, one_axes
+from ldarnet.interpret.figures import TRAIN_COLOR, VALID_COLOR, draw_curve, short_number, smooth
+from ldarnet.report.panels import COLORS, Panel, from_zero, legend_above, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def draw_speed(figure: Figure, run: RunRecord) -> bool:
     """Draw throughput and, if known, MFU."""
     axes = one_axes(figure, "bases per second")
-    curve(axes, run.steps, run.series("bases_per_second")[""], TRAIN_COLOR, "throughput")
+    draw_curve(axes, run.steps, run.series("bases_per_second")[""], TRAIN_COLOR, "throughput")
     from_zero(axes)
     axes.yaxis.set_major_formatter(short_number)
     for values in run.series("mfu").values():
         other = axes.twinx()
-        curve(other, run.steps, values, VALID_COLOR, "MFU")
+        draw_curve(other, run.steps, values, VALID_COLOR, "MFU")
         other.set_ylim(0, 1)
         other.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     return True

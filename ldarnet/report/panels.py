@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ldarnet.interpret.figures import FAINT, MAX_MARKERS, MUTED, STAGE_COLORS, short_number, smooth
+from ldarnet.interpret.figures import FAINT, MUTED, STAGE_COLORS, short_number
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
 COLORS = (*STAGE_COLORS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
 """Color cycle for panels with many curves."""
-DASHED = (0, (5, 3))
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,6 @@ def styled(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_formatter(short_number)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
-    """Draw raw values faintly and their moving average on top."""
-    if len(x) <= MAX_MARKERS:
-        axes.plot(x, y, color=color, linewidth=1.4, label=label, marker="o", markersize=2.5)
-        return
-    axes.plot(x, y, color=color, alpha=0.25, linewidth=0.7)
-    axes.plot(x, smooth(y), color=color, linewidth=1.5, label=label)
 
 
 def from_zero(axes: Axes) -> None:

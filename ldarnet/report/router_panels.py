@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldarnet.interpret.boundaries import BASE_COLORS, Track, draw_boundaries
-from ldarnet.interpret.figures import INK, VALID_COLOR, short_number
-from ldarnet.report.panels import COLORS, DASHED, Panel, curve, legend_above, one_axes
+from ldarnet.interpret.figures import DASHED, INK, VALID_COLOR, draw_curve, short_number
+from ldarnet.report.panels import COLORS, Panel, legend_above, one_axes
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def draw_tokens(figure: Figure, run: RunRecord) -> bool:
     colors = BASE_COLORS | {"MASK": INK}
     for name, values in rates.items():
         if name != "N":
-            curve(axes, run.steps, values, colors[name], "[MASK]" if name == "MASK" else name)
+            draw_curve(axes, run.steps, values, colors[name], "[MASK]" if name == "MASK" else name)
     axes.set_ylim(0, 1)
     legend_above(axes)
     return True
@@ -106,7 +106,7 @@ def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
     for stage, (name, values) in enumerate(run.series("periodicity").items()):
         strong = values[-1] > NOTABLE_GRID
         label = f"{name}, every {run.last['period'][stage]} positions" if strong else name
-        curve(axes, run.steps, values, COLORS[stage], label)
+        draw_curve(axes, run.steps, values, COLORS[stage], label)
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1)
     legend_above(axes)
     return True
@@ -119,7 +119,7 @@ def draw_balance(figure: Figure, run: RunRecord) -> bool:
         return False
     axes = one_axes(figure, "maximum / mean")
     for stage, (name, values) in enumerate(imbalance.items()):
-        curve(axes, run.steps, values, COLORS[stage], name)
+        draw_curve(axes, run.steps, values, COLORS[stage], name)
     axes.set_ylim(1, None)
     legend_above(axes)
     return True

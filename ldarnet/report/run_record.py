@@ -73,6 +73,11 @@ class RunRecord:
         return np.array([line["step"] for line in self.train])
 
     @property
+    def valid_steps(self) -> np.ndarray:
+        """Number of completed steps of each validation line."""
+        return np.array([line["step"] for line in self.valid])
+
+    @property
     def last(self) -> dict[str, Any]:
         """The last training line."""
         return self.train[-1]

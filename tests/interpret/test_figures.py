@@ -67,6 +67,15 @@ def test_x_values_are_bases_seen(tmp_path, axes_drawn):
     assert compression.get_ylim() == (1, 8)
 
 
+@pytest.mark.parametrize("masked", [1.3101, 1.31, 1.3099])
+def test_labels_of_the_last_losses_do_not_overlap(tmp_path, axes_drawn, masked):
+    path = write_metrics(tmp_path / "m.jsonl", 40, every=20)
+    path.write_text(path.read_text().replace('"mask_loss": 1.34', f'"mask_loss": {masked}'))
+    training_figure(path, tmp_path / "o.png")
+    lower, upper = (text.get_window_extent() for text in axes_drawn[0].texts)
+    assert lower.y1 <= upper.y0
+
+
 def test_each_stage_has_a_target_line(tmp_path, axes_drawn):
     training_figure(write_metrics(tmp_path / "m.jsonl", 40, stages=2), tmp_path / "o.png", target_ratio=3.0)
     lines = {line.get_label(): line for line in axes_drawn[1].lines}
