@@ -112,7 +112,7 @@ def training_figure(
         plot_loss(panels[0], bases, _column(train, "mlm_loss"), bases_valid, mlm_loss, mask_loss, baseline=entropy)
         if chunked:
             targets = None if target_ratio is None else np.full(len(train), target_ratio)
-            panels[1].set_title("Compression")
+            panels[1].set_title("Compression (masked input)")
             panels[1].set_ylabel("bases per chunk")
             plot_compression(panels[1], bases, _ratios(train, stages), bases_valid, _ratios(valid, stages), targets)
         panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the value labels

@@ -101,7 +101,8 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
             f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
             f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}",
             f"loss of the unigram baseline on masked positions {valid['composition_loss']:.4f}",
-            f"accuracy on masked positions {valid['accuracy']:.1%}{f', {chunks} bases per chunk' if chunks else ''}",
+            f"accuracy on masked positions {valid['accuracy']:.1%}",
+            *([f"bases per chunk {chunks} (on masked input)"] if chunks else []),
         ]
     lines += [
         "",

@@ -88,7 +88,11 @@ PANELS = [
         wide=True,
         height=2.9,
     ),
-    Panel("Compression", "Bases per chunk of each stage, log scale.", draw_compression),
+    Panel(
+        "Compression",
+        "Bases per chunk of each stage on masked input (ldarnet tokenize reads unmasked sequence), log scale.",
+        draw_compression,
+    ),
     Panel("Learning rate", "Learning rate of each stage of the hierarchy.", draw_lr),
     Panel("By region", "Validation metrics within each region of validation.regions.", draw_regions, wide=True),
     Panel("Gradient norm", "Norm before clipping: global, and of each module.", draw_gradients, wide=True),
