@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader
 
 from ldarnet.console import format_duration
@@ -96,7 +97,13 @@ def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("ldarnet.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["yaml"] = _yaml
     return environment.get_template("page.html.jinja")
+
+
+def _yaml(value: Any) -> str:
+    """Format a configuration value as in config.yaml, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()
 
 
 def _time(seconds: float) -> str:

@@ -79,7 +79,7 @@ def run(tmp_path):
         config = {
             "model": {"preset": "tiny", "d_model": None},
             "data": {"shards": "my-shards"},
-            "training": {"steps": 40},
+            "training": {"steps": 40, "offload": True, "activation_checkpointing": [0, 1]},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         return folder
@@ -113,6 +113,9 @@ def test_page_is_complete_and_self_contained(run, tmp_path, stages):
         "NVIDIA &lt;H100&gt;",
         "attention",
         "gene",
+        ">true<",
+        ">null<",
+        ">[0, 1]<",
     ):
         assert piece in text
     figures = re.findall(r'base64,([^"]+)"', text)
