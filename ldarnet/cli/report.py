@@ -28,7 +28,8 @@ def report(
     page = with_parent(out) if out else run / REPORT
     while True:
         record = write_report(run, page, refresh=every)
-        print(f"wrote {page}: step={record.last['step']:,} warnings={len(record.last.get('warnings', {}))}")
+        step, warnings = record.last["step"], len(record.last.get("warnings", {}))
+        print(f"wrote HTML report of {run} up to step {step:,} (active warnings: {warnings}): {page}")
         if every is None:
             return
         time.sleep(every)

@@ -208,7 +208,7 @@ def test_command_writes_into_the_run_folder(run):
     folder = run()
     result = CliRunner().invoke(app, ["report", str(folder)])
     assert result.exit_code == 0, result.output
-    assert "step=40 warnings=0" in result.output
+    assert result.output == f"wrote HTML report of {folder} up to step 40 (active warnings: 0): {folder}/report.html\n"
     assert (folder / "report.html").is_file()
 
 
