@@ -102,7 +102,7 @@ def _for_types_only(node: ast.AST) -> bool:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_packages_import_only_from_lower_floors(module: str) -> None:
+def test_packages_import_only_from_lower_layers(module: str) -> None:
     package = package_of(module)
     imports = {name for name in imported(module) if name.split(".")[0] in ("ldarnet", "sharding", *PROGRAMS)}
     others = {name for name in imports if package_of(name) != package}
@@ -111,7 +111,7 @@ def test_packages_import_only_from_lower_floors(module: str) -> None:
     assert not {name for name in others if package_of(name) in FORBIDDEN.get(package, ())}
 
 
-def test_no_import_cycles_within_floors() -> None:
+def test_no_import_cycles_within_layers() -> None:
     """Imports inside functions count too."""
     graph = {module: {name for name in imported(module) if name in MODULES and name != module} for module in MODULES}
     list(TopologicalSorter(graph).static_order())
