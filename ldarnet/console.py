@@ -98,6 +98,11 @@ class Printer:
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
 
+def format_count(count: int, noun: str) -> str:
+    """Format a count with its noun, whose plural ends in `s`: `1 fold`, `1,024 rows`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def format_chunks(bases_per_chunk: Sequence[float]) -> str:
     """Format bases per chunk of each stage, with a leading separator; empty for a model without chunks."""
     values = "/".join(f"{value:.2f}" for value in bases_per_chunk)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldarnet.console import format_count
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.runtime.distributed import World
@@ -19,7 +20,7 @@ def describe(job: FinetuneJob, world: World) -> list[str]:
     lengths = [len(row) for row in job.ids]
     spread = f"{min(lengths):,}" if min(lengths) == max(lengths) else f"{min(lengths):,} to {max(lengths):,}"
     tested = f"{len(job.test):,} test rows" if job.test is not None else "no test rows"
-    folds = f"{len(job.selected_folds)} of {len(job.folds)} fold(s)"
+    folds = f"{len(job.selected_folds)} of {format_count(len(job.folds), 'fold')}"
     return [
         f"task     {data.task} ({data.suite}), {len(job.rows):,} train/validation rows, {tested}, {spread} bases",
         f"source   {data.source}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ldarnet.config.schema import GuardSection
-from ldarnet.console import format_duration
+from ldarnet.console import format_count, format_duration
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
 from ldarnet.finetuning.classifier import parameter_groups
@@ -113,7 +113,7 @@ class FoldTraining:
         if (limit := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.info(
                 f"fold {self.fold}  {format_duration(seconds)} per epoch; at most {format_duration(limit)} left for "
-                f"{others + 1} fold(s), less with early stopping"
+                f"{format_count(others + 1, 'fold')}, less with early stopping"
             )
 
     def _epoch(self) -> bool:

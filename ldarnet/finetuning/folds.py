@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from ldarnet.config.finetune import FoldsSection
+from ldarnet.console import format_count
 from ldarnet.errors import UserError
 
 
@@ -31,8 +32,8 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
     rarest = min(np.unique(labels), key=lambda label: np.sum(labels == label))
     if (least := int(np.sum(labels == rarest))) < config.count:
         raise UserError(
-            f"folds.stratified=true: the class {classes[rarest]!r} has {least} training row(s), fewer than folds.count="
-            f"{config.count}; fix or remove mislabeled rows, use fewer folds, or set "
+            f"folds.stratified=true: the class {classes[rarest]!r} has {format_count(least, 'training row')}, fewer "
+            f"than folds.count={config.count}; fix or remove mislabeled rows, use fewer folds, or set "
             "folds.stratified=false"
         )
     return list(StratifiedKFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows), labels))

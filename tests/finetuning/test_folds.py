@@ -45,7 +45,7 @@ def test_folds_depend_on_the_seed():
     ("labels", "settings", "message"),
     [
         (LABELS[:12], {}, "12 training rows are too few for folds.count=10"),
-        (np.arange(40) // 37, {"stratified": True}, r"class 'high' has 3 training row\(s\), fewer than folds.count=10"),
+        (np.arange(40) // 37, {"stratified": True}, r"class 'high' has 3 training rows, fewer than folds.count=10"),
     ],
 )
 def test_too_few_rows_are_rejected(labels, settings, message):
