@@ -125,7 +125,8 @@ def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
     if summary["split"] == "valid":
         selection = arm_of(job.config).selection
         lines.append(f"validation rows also selected the {selection}, so these values are optimistic; set data.test")
-    lines += [f"{missing} of {len(job.folds)} folds not trained"] if missing else []
+    if missing:
+        lines.append(f"{missing} of {len(job.folds)} folds have not been trained; set folds.only=null to train them")
     lines += [f"results      {run_dir / run_files.SUMMARY}", f"predictions  {run_dir}/fold*/{run_files.PREDICTIONS}"]
     if summary["export"]:
         lines += [

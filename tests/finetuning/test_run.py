@@ -125,7 +125,7 @@ def test_summary_is_over_the_finished_folds(finished):
     exported, kept = (load_file(run_dir / name / "model.safetensors") for name in ("export", f"fold{best}/best"))
     assert exported.keys() == kept.keys()
     assert all(torch.equal(exported[name], kept[name]) for name in kept)
-    assert "2 of 4 folds not trained" in (run_dir / "summary.txt").read_text()
+    assert "2 of 4 folds have not been trained; set folds.only=null" in (run_dir / "summary.txt").read_text()
 
 
 def test_finished_folds_are_kept_and_new_ones_added(world, copied, capsys):
