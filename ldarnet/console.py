@@ -4,9 +4,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -16,6 +17,14 @@ REFRESH_SECONDS = 0.1
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     """Create a rich console that does not wrap lines or interpret markup."""
     return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def render_lines(content: RenderableType, width: int) -> list[str]:
+    """Render a table or other rich content as plain text, at most `width` characters wide, without trailing spaces."""
+    console = Console(file=StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as printed:
+        console.print(content)
+    return [line.rstrip() for line in printed.get().splitlines()]
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = False, thread: bool = True) -> Progress:

@@ -1,15 +1,14 @@
 """Summary of the finished folds of a run: summary.json, a table, and the exported classifier of the best fold."""
 
 import shutil
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from ldarnet.console import render_lines
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.display import FinetuneProgress, number
 from ldarnet.finetuning.job import FinetuneJob
@@ -28,10 +27,7 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
     results = [result for fold in job.folds if (result := read_result(job.folder(fold))) is not None]
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
     write_json_atomic(run_dir / run_files.SUMMARY, summary, indent=2)
-    console = Console(file=StringIO(), width=WIDTH)
-    with console.capture() as printed:
-        console.print(_table(results, summary))
-    lines = [line.rstrip() for line in printed.get().splitlines()] + _lines(job, summary)
+    lines = render_lines(_table(results, summary), WIDTH) + _lines(job, summary)
     with atomic_path(run_dir / run_files.SUMMARY_TEXT) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     display.info("\n" + "\n".join(lines))
