@@ -27,10 +27,11 @@ def find_results(folder: Path) -> list[Path]:
         tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
         found = [folder / path for task in tasks.values() for path in task["results"]]
     else:
-        found = sorted(folder.glob(f"**/{run_files.FOLD_PREFIX}*/{run_files.RESULT}"))
+        found = sorted(folder.glob(f"**/{run_files.FOLD_RESULTS}"))
     if not found:
-        pattern = f"{run_files.FOLD_PREFIX}*/{run_files.RESULT}"
-        raise UserError(f"{folder}: no finished fold ({pattern}); give the folder of a fine-tuning run or a sweep")
+        raise UserError(
+            f"{folder}: no finished fold ({run_files.FOLD_RESULTS}); give the folder of a fine-tuning run or a sweep"
+        )
     return found
 
 

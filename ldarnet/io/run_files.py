@@ -63,7 +63,6 @@ BOUNDARY_FIGURE = "boundaries.png"
 REPORT = "report.html"
 
 # Fine-tuning runs
-FOLD_PREFIX = "fold"
 DATA = "data.json"
 """Task, fingerprint and row counts."""
 SUMMARY = "summary.json"
@@ -93,10 +92,12 @@ COMPARISON_TABLE = "results.csv"
 COMPARISON_FIGURE = "results.png"
 
 
-def fold_name(fold: int) -> str:
-    """Name of the folder of a fold."""
-    return f"{FOLD_PREFIX}{fold}"
+def fold_name(fold: int | str) -> str:
+    """Name of the folder of a fold; for `*`, the glob of the folders of all folds."""
+    return f"fold{fold}"
 
 
-FOLD_METRICS = f"{FOLD_PREFIX}*/{METRICS}"
+FOLD_METRICS = f"{fold_name('*')}/{METRICS}"
 """Glob of the metrics files of all folds of a run; no match means that training has not started."""
+FOLD_RESULTS = f"{fold_name('*')}/{RESULT}"
+"""Glob of the results of all finished folds of a run."""

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 from ray import tune
 
-from ldarnet.io.run_files import FOLD_PREFIX, METRICS, RESULT, SUMMARY, TRIAL_LOG
+from ldarnet.io.run_files import METRICS, RESULT, SUMMARY, TRIAL_LOG, fold_name
 
 POLL_SECONDS = 0.5
 USER_ERROR = 1
@@ -94,7 +94,7 @@ class FoldTrial(tune.Trainable):
         """Start the program, unless the fold is finished."""
         self._job: TrialJob = config  # type: ignore[assignment]
         self._folder = Path(self._job["folder"])
-        self._metrics = self._folder / f"{FOLD_PREFIX}{self._job['fold']}" / METRICS
+        self._metrics = self._folder / fold_name(self._job["fold"]) / METRICS
         self._epoch = 0
         self._status_output = b""
         self._log_start = 0
