@@ -1,9 +1,12 @@
-"""Fixtures: a process group with a single rank."""
+"""Fixtures: a process group with a single rank, and a pretrained model."""
 
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model import write_model
 from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
 
@@ -34,3 +37,13 @@ def world(process_group: World) -> Iterator[World]:
         for name, value in RANK_OF_ONE.items():
             patch.setenv(name, value)
         yield process_group
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Exported masked language model in the folder of a run with windows of 40 bases."""
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("pretrained")
+    write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), folder / "export")
+    (folder / "config.yaml").write_text("data: {length: 40}\n")
+    return folder

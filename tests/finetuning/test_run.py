@@ -2,26 +2,23 @@
 
 import json
 import shutil
-import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.linear_model import LogisticRegression
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
+from ldarnet import LDARNetForSequenceClassification
 from ldarnet.errors import UserError
-from ldarnet.finetuning.classifier import build_classifier, parameter_groups, window_length
+from ldarnet.finetuning.classifier import build_classifier
 from ldarnet.finetuning.folds import split
 from ldarnet.finetuning.results import _nothing_learned
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.finetuning.summary import _over_folds
-from ldarnet.model import load_backbone, write_model
-from ldarnet.model.published import published_names
+from ldarnet.model import load_backbone
 from ldarnet.tasks.metrics import interval, scores
-from tests.support.planted import lines, predictions, read_config, result, write_config, write_rows
+from tests.support.planted import lines, predictions, read_config, result, run, write_config, write_rows
 
 SPLITS = {"valid", "test", "test_leak_free"}
 
@@ -39,13 +36,6 @@ def copied(finished, tmp_path):
     """Copy of the finished run, with its configuration."""
     shutil.copytree(finished.parent, tmp_path / "copy")
     return tmp_path / "copy" / "config.yaml"
-
-
-def run(world, path, *overrides):
-    """Fine-tune with a configuration; returns the run folder."""
-    config = read_config(path, *overrides)
-    finetune_on(world, config)
-    return config.run.dir
 
 
 def test_run_folder_is_complete(finished):
@@ -233,16 +223,6 @@ def test_long_sequences_are_cropped_to_their_center_and_counted(world, tmp_path)
     assert f"{long} sequences were cropped to their 50 central bases" in notes
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """Exported masked language model in the folder of a run with windows of 40 bases."""
-    torch.manual_seed(7)
-    folder = tmp_path_factory.mktemp("pretrained")
-    write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), folder / "export")
-    (folder / "config.yaml").write_text("data: {length: 40}\n")
-    return folder
-
-
 def test_checkpoint_initializes_weights_except_the_head(pretrained, finished):
     config = read_config(finished, f"checkpoint={pretrained}")
     assert config.arm == "checkpoint"
@@ -258,69 +238,6 @@ def test_checkpoint_initializes_weights_except_the_head(pretrained, finished):
     best = LDARNetForSequenceClassification.from_pretrained(finished.parent / "run/export")
     assert torch.equal(finetuned.model.embeddings.weight, best.model.embeddings.weight)
     assert not torch.equal(finetuned.classifier.weight, best.classifier.weight)
-
-
-def test_sequences_longer_than_the_pretraining_windows_are_noted(world, pretrained, tmp_path, capsys):
-    run(world, write_config(tmp_path), f"checkpoint={pretrained}", "folds.only=[0]", "training.epochs=1")
-    assert "136 of 136 sequences are longer than the pretraining windows of 40 bases" in capsys.readouterr().out
-    left = result(tmp_path / "run")
-    assert left["arm"] == "checkpoint"
-    assert left["checkpoint"] == str(pretrained)
-    assert len(left["checkpoint_sha256"]) == 64
-
-
-def test_other_weights_in_the_same_checkpoint_are_refused(world, pretrained, tmp_path):
-    path, place = write_config(tmp_path), shutil.copytree(pretrained, tmp_path / "pretrained")
-    run(world, path, f"checkpoint={place}", "folds.only=[0]", "training.epochs=1")
-    shutil.rmtree(place / "export")
-    write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), place / "export")
-    with pytest.raises(UserError, match="other weights in checkpoint"):
-        run(world, path, f"checkpoint={place}", "folds.only=[1]", "training.epochs=1")
-
-
-def test_decay_rules(finished):
-    network = build_classifier(read_config(finished), ["no", "yes"], longest=40)
-
-    def undecayed(rule):
-        groups = parameter_groups(network, read_config(finished, f"optimizer.decayed={rule}"))
-        kept = {id(one) for group in groups if group["weight_decay"] == 0 for one in group["params"]}
-        assert {group["lr"] for group in groups} == {1e-2}
-        return {name for name, parameter in network.named_parameters() if id(parameter) in kept}
-
-    # As in the released code, which names these parameters differently.
-    theirs = set()
-    for name, _ in network.named_parameters():
-        module = network.get_submodule(name.partition(".mixer.")[0] + ".mixer") if ".mixer." in name else None
-        (published, *_) = published_names(name, bimamba=hasattr(module, "A_log"))
-        if published.endswith(".bias") or "norm" in published or "ln" in published:
-            theirs.add(name)
-    assert undecayed("published") == theirs
-    assert undecayed("matrices") > theirs
-    assert {name.rpartition(".")[2] for name in undecayed("matrices") - theirs} == {"A_log", "D", "dt_bias"}
-
-
-@pytest.mark.parametrize("arm", ["cnn", "kmers"])
-def test_baselines_write_the_same_files(world, tmp_path, arm):
-    folder = run(world, write_config(tmp_path), f"model.baseline={arm}", "training.epochs=1", "folds.only=[0]")
-    left = result(folder)
-    assert left["arm"] == arm
-    assert len(predictions(folder)) == 40
-    assert lines(folder)[-1]["epoch"] == 1
-    assert json.loads((folder / "summary.json").read_text())["arm"] == arm
-    assert not (folder / "export").exists()
-
-
-def test_the_probe_finds_the_motif_on_a_frozen_network(world, finished, pretrained, tmp_path):
-    probe = {"mode": "probe", "timeout_minutes": 2}
-    path = write_config(tmp_path, checkpoint=str(pretrained / "export"), training=probe)
-    left = result(run(world, path))
-    assert left["mode"] == "probe"
-    assert left["test"]["mcc"] > 0.6
-    (line,) = lines(tmp_path / "run")
-    assert line["epoch"] == left["best_epoch"] == 1
-    frozen = load_backbone(pretrained).state_dict()
-    kept = LDARNetForSequenceClassification.from_pretrained(tmp_path / "run/fold0/best").model.state_dict()
-    assert all(torch.equal(frozen[name], kept[name]) for name in frozen)
 
 
 def test_warns_when_nothing_was_learned_or_values_are_optimistic(world, tmp_path, capsys):
@@ -379,29 +296,6 @@ def test_class_names_are_not_parsed_as_math(world, tmp_path):
         (tmp_path / name).write_text(text.replace(",yes", ",$a^$").replace(",no", ",$b_$"))
     folder = run(world, path, "folds.only=[0]", "training.epochs=1", "model.baseline=kmers")
     assert (folder / "fold0/confusion.png").is_file() and (folder / "fold0/roc.png").is_file()
-
-
-@pytest.mark.parametrize(
-    ("arm", "overrides"), [("kmers", ["model.baseline=kmers"]), ("probe", ["training.mode=probe"])]
-)
-def test_a_sequence_of_fits_does_not_trigger_the_watchdog(world, tmp_path, monkeypatch, arm, overrides):
-    """Each fit is shorter than the timeout, all fits together are longer."""
-    fit = LogisticRegression.fit
-
-    def slow(*arguments, **options):
-        time.sleep(1.5)
-        return fit(*arguments, **options)
-
-    monkeypatch.setattr(LogisticRegression, "fit", slow)
-    path = write_config(tmp_path, training={"timeout_minutes": 5 / 60})
-    assert result(run(world, path, "folds.only=[0]", *overrides))["fold"] == 0
-
-
-def test_other_files_beside_a_checkpoint_are_ignored(tmp_path):
-    write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), tmp_path / "model")
-    for text in ("data: /somewhere", "", "- a list", "a: [", "data: {length: 100}"):
-        (tmp_path / "config.yaml").write_text(text)
-        assert window_length(tmp_path / "model") == (100 if "100" in text else None)
 
 
 def test_mlflow_runs_of_folds_are_nested(world, tmp_path):

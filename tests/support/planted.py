@@ -9,6 +9,8 @@ import numpy as np
 import yaml
 
 from ldarnet.config import FinetuneConfig, load_config
+from ldarnet.finetuning.run import finetune_on
+from ldarnet.runtime.distributed import World
 
 MOTIF = "GATTACA" * 3
 LENGTH = 48
@@ -76,3 +78,10 @@ def predictions(run: Path, fold: int = 0) -> list[dict[str, str]]:
     """Rows of predictions.tsv of a fold."""
     with (run / f"fold{fold}/predictions.tsv").open() as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def run(world: World, path: Path, *overrides: str) -> Path:
+    """Fine-tune with a configuration; returns the run folder."""
+    config = read_config(path, *overrides)
+    finetune_on(world, config)
+    return config.run.dir
