@@ -12,18 +12,19 @@ HOW_TO_READ = """\
 - **Intervals** (95%, Student's t over folds) reflect variation in training rows, order and initialization. Folds \
 share most of their training rows, so the intervals are too narrow for new training rows; and all folds share the \
 test rows, so they do not cover other test rows. With fewer than 3 folds, or if all folds have the same value, there \
-is no interval; the figure and `results.csv` show every fold. The ± of a published result may mean something else, \
-stated above its table.
+is no interval; the figure and `results.csv` show every fold. The ± of a published result may have another meaning, \
+which is stated above its table.
 - **Corrected t** (Nadeau and Bengio 2003): the variance of the differences between folds is multiplied by 1/k + \
 (test rows / training rows) instead of 1/k, because folds are not independent. A small p-value says that with another \
 order, another initialization and other held-out training rows, one arm would still be ahead of the other on these \
 test rows. It does not generalize to other training rows (folds share most of theirs and vary far less than new \
-samples would), other test rows, other settings or another pretraining. The correction was derived for rows that are \
-drawn anew for each split; here it guards against p-values that are too small and is not exact.
+samples would), other test rows, other settings or another pretraining. The correction was derived for random \
+training and test rows in each split; here the test rows are fixed, so it guards against p-values that are too small \
+but is not exact.
 - **Signed rank** (Wilcoxon) assumes independent folds. With k folds, p cannot be smaller than 2 / 2^k.
 - **95% over test rows**: interval of the same difference when the test rows are resampled with replacement and the \
-trained models are kept (paired bootstrap, 2,000 resamples). It covers what the choice of test rows alone can change, \
-which the tests over folds do not. On small test sets it is by far the wider interval.
+trained models are fixed (paired bootstrap, 2,000 resamples). It measures how much the difference depends on the \
+choice of test rows, which the tests over folds do not. On small test sets it is by far the wider interval.
 - **Holm**: p-values corrected over all rows of one table, which bounds the probability of a single false positive in \
 the whole table.
 - **Authors' folds** are paired with the folds of an arm only if both have the same rows (the official rows in the \
@@ -38,7 +39,7 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Rank tables over the tasks that all arms have, and over the subset that all publications also have."""
+    """Rank tables over the tasks that all arms have, and over those that all publications also have."""
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:
         if mean := result.mean():
@@ -49,9 +50,7 @@ def ranking_section(comparison: Comparison) -> str:
     every = {number.source.key for task in tasks for number in _ranked_results(task)}
     shared = [task for task in tasks if every == {number.source.key for number in _ranked_results(task)}]
     parts = [
-        _ranking(
-            subset, values | _published_models(subset, besides=comparison.arms), ALL_MODELS if every else "our arms"
-        )
+        _ranking(subset, values | _published_models(subset, comparison.arms), ALL_MODELS if every else "our arms")
         for subset in ([tasks] if shared == tasks else [tasks, shared])
     ]
     return "\n\n".join(filter(None, parts))
@@ -74,7 +73,7 @@ def _ranked_results(task: ComparedTask) -> list[PublishedResult]:
     return [number for number in task.published if number.source.ranked]
 
 
-def _published_models(tasks: list[ComparedTask], besides: list[str]) -> dict[str, dict[Key, float]]:
+def _published_models(tasks: list[ComparedTask], arms: list[str]) -> dict[str, dict[Key, float]]:
     """Published values by model and task, for models that have a ranked result on every task.
 
     A model with the same name as an arm gets the suffix `, published`.
@@ -83,13 +82,16 @@ def _published_models(tasks: list[ComparedTask], besides: list[str]) -> dict[str
     for task in tasks:
         for number in _ranked_results(task):
             name = AUTHORS if number.folds else model_label(number)
-            name += ", published" if name in besides else ""
+            name += ", published" if name in arms else ""
             found.setdefault(name, {})[task.key] = float(np.mean(number.folds)) if number.folds else number.value
     return {name: by_task for name, by_task in found.items() if len(by_task) == len(tasks)}
 
 
 def authors_section(comparison: Comparison) -> str:
-    """Compare each arm with the authors' folds: paired on equal folds, not tested if test or training rows differ."""
+    """Compare each arm with the authors' folds: paired if fold k has the same rows in both, otherwise unpaired.
+
+    Arms whose rows differ from the official ones are listed, but not tested.
+    """
     parts = []
     refused: dict[str, list[str]] = {}
     for arm in comparison.arms:

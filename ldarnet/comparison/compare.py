@@ -43,7 +43,7 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
     Args:
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
-        out: output folder, created if missing; existing files of these names are replaced.
+        out: output folder, created if missing; existing files with these names are replaced.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.
@@ -109,7 +109,7 @@ def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _comparable(result: TaskResults) -> str:
-    """`yes`, or `no` with the reason; empty for the user's own tasks."""
+    """`yes`, or `no` with the reason; empty for user-provided tasks."""
     if result.task.official is None:
         return ""
     return "yes" if result.row_mismatch is None else f"no: {result.row_mismatch}"

@@ -103,9 +103,9 @@ def _draw_ticks(
 
 
 def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults | None]) -> None:
-    """Draw the mean and interval of one arm on each task; single folds where there is no interval.
+    """Draw the mean and interval of one arm on each task, or the mean and single folds if there is no interval.
 
-    The marker is hollow where the rows differ from those of the published results.
+    The marker is hollow if the rows differ from those of the published results.
     """
     offset = ARM_SPREAD * (number / (arms - 1) - 0.5) if arms > 1 else 0.0
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
@@ -141,7 +141,7 @@ def _dots(result: TaskResults) -> list[float]:
 
 
 def _notes(results: Sequence[TaskResults]) -> str:
-    """Explain the special marks of a panel, for the label of its x-axis."""
+    """Legend of the special marks in a panel, for the label of its x-axis."""
     ends = [_interval_ends(result) for result in results]
     used = {
         "hollow: rows differ from the published ones": any(result.row_mismatch for result in results),

@@ -29,7 +29,7 @@ def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
 
 
 def with_holm(rows: list[list], columns: Sequence[int]) -> list[list]:
-    """Format columns of p-values, and insert after each the p-values with Holm's correction over all rows.
+    """Format columns of p-values; after each, insert a column with Holm's correction over all rows.
 
     Args:
         rows: table rows; cells in `columns` are p-values or None.
@@ -51,7 +51,7 @@ def _p(value: float | None) -> str:
 
 
 def model_label(number: PublishedResult) -> str:
-    """Name of a published model, followed by the publication unless it is the one that introduced the model."""
+    """Name of a published model, with the publication unless that introduced the model."""
     title = number.source.title
     if title.startswith("Best other"):
         return f"{number.model}, from the LDARNet authors"

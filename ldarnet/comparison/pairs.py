@@ -12,10 +12,10 @@ from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
-NO_TEST = f"Arms that share fewer than {MIN_FOLDS} folds are not tested over folds."
+NO_TEST = f"Pairs of arms with fewer than {MIN_FOLDS} common folds are not tested over folds."
 OVER_TASKS = (
-    "Means of the mean differences on each task. In parentheses: number of tasks whose 95% interval over test rows "
-    "excludes 0."
+    "Mean difference: mean over tasks of the mean difference over folds. In parentheses: number of tasks whose 95% "
+    "interval over test rows excludes 0."
 )
 
 
@@ -27,7 +27,7 @@ class Pair:
         arms: names of both arms; differences are first minus second.
         task: name of the task.
         metric: metric of the differences.
-        differences: difference in each fold that both arms have; at least one.
+        differences: difference in each fold that both arms have; at least one value.
         over_test_rows: 95% bootstrap interval of the mean difference over test rows; None without predictions.
         p: p-values of the corrected t-test and the signed-rank test.
     """
@@ -51,13 +51,13 @@ class Pair:
 
 
 class Resamples:
-    """Cache of bootstrap values, computed once per arm, task and set of folds."""
+    """Cache of bootstrap resamples, computed once per arm, task and set of folds."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple[object, ...], tuple[list[str], np.ndarray] | None] = {}
 
     def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
-        """95% bootstrap interval of the difference of two arms on `folds`; None if an arm has no predictions."""
+        """95% bootstrap interval of the difference between two arms on `folds`; None without predictions of both."""
         ours, theirs = self._get(left, folds), self._get(right, folds)
         if ours is None or theirs is None:
             return None
@@ -72,7 +72,7 @@ class Resamples:
 
 
 def _resample(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
-    """Names of the test rows, and the metric on each resample of the rows; None if it cannot be computed."""
+    """Names of the test rows, and the metric on each resample, (R,); None if it cannot be computed."""
     if METRICS[result.task.metric].from_confusion is None:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
@@ -86,7 +86,7 @@ def _resample(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndar
 
 
 def pairwise_section(comparison: Comparison) -> str:
-    """Compare each pair of arms that share rows and folds; list the pairs that do not."""
+    """Compare each pair of arms that were trained on the same rows and folds; list all other pairs."""
     found, refused = _all_pairs(comparison)
     parts = []
     if len({pair.task for pair in found}) > 1:
@@ -102,7 +102,7 @@ def pairwise_section(comparison: Comparison) -> str:
 
 
 def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
-    """All pairs, ordered by arms, then task; and one line per two arms that cannot be paired on some task."""
+    """All pairs, ordered by arms, then task, and a line for each two arms that cannot be paired on some tasks."""
     resamples = Resamples()
     found, refused = [], []
     for ours, theirs in combinations(comparison.arms, 2):
@@ -118,7 +118,7 @@ def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
 
 
 def _over_tasks(found: list[Pair]) -> str:
-    """Table with one row per pair of arms and metric."""
+    """Table over all tasks, with one row for each pair of arms and metric."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in found:
         groups.setdefault((pair.arms, pair.metric), []).append(pair)
@@ -139,7 +139,7 @@ def _count(side: list[Pair]) -> str:
 
 
 def _by_task(found: list[Pair]) -> str:
-    """Table with one row per pair of arms and task, with tests over folds if any pair has enough folds."""
+    """Table with one row for each pair of arms and task; includes tests over folds if any pair has enough folds."""
     head, rows = ["arms", "task", "folds", "difference", "95% over test rows"], []
     for pair in found:
         extent = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)

@@ -73,7 +73,7 @@ def sources() -> dict[str, Publication]:
 
 @cache
 def published(suite: str, task: str) -> tuple[PublishedResult, ...]:
-    """Published results on a task, in file order; empty for the user's own tasks."""
+    """Published results on a task, in file order; empty for user-provided tasks."""
     return tuple(result for result in _all_results() if (result.suite, result.task) == (suite, task))
 
 

@@ -30,7 +30,7 @@ def find_results(folder: Path) -> list[Path]:
         found = sorted(folder.glob(f"**/{run_files.FOLD_RESULTS}"))
     if not found:
         raise UserError(
-            f"{folder}: no finished fold ({run_files.FOLD_RESULTS}); give the folder of a fine-tuning run or a sweep"
+            f"{folder}: no finished fold ({run_files.FOLD_RESULTS}); pass the folder of a fine-tuning run or a sweep"
         )
     return found
 
@@ -86,11 +86,13 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
     Raises:
         UserError: a fold occurs twice, or settings differ.
     """
-    hint = "give each run its own NAME=FOLDER"
+    hint = "pass each run as a separate NAME=FOLDER"
     first = folds[0]
     for before, fold in pairwise(folds):
         if before.number == fold.number:
-            raise UserError(f"fold {fold.number} of {first.content['task']} twice: {fold.file}, {before.file}; {hint}")
+            raise UserError(
+                f"fold {fold.number} of {first.content['task']} occurs twice: {fold.file}, {before.file}; {hint}"
+            )
         ours, theirs = (
             one.content["settings"] | {key: one.content[key] for key in _RUN_FIELDS} for one in (first, fold)
         )
@@ -110,6 +112,6 @@ def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, 
     if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:
         raise UserError(
             f"arms {arm!r} and {before!r} have different rows of task {fold.content['task']!r}: {fold.file}, "
-            f"{other.file}; compare runs with the same data.train and data.test, or rename a task (task=NAME, in a new "
-            "run.dir)"
+            f"{other.file}; compare runs with the same data.train and data.test, or rerun one of them with "
+            "another task=NAME and a new run.dir"
         )

@@ -57,11 +57,11 @@ def _summary(comparison: Comparison) -> str:
 
 
 def _missing_folds(comparison: Comparison) -> str:
-    """List arms and tasks with missing folds, and their number of finished folds; empty if none is missing."""
+    """State which arms lack folds on which tasks; empty if no fold is missing."""
     finished = {(len(result.folds), result.content["folds"]) for result in comparison.results}
     if len(finished) == 1:
         ((done, all_folds),) = finished
-        return "" if done == all_folds else f"Every arm and task has {done} of {all_folds}"
+        return "" if done == all_folds else f"Every arm has finished {done} of {all_folds} folds on every task"
     return "; ".join(
         f"{result.arm} on {result.task.name}: {len(result.folds)} of {result.content['folds']} finished"
         for result in comparison.results

@@ -34,10 +34,10 @@ def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndar
 
 
 def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
-    """Mean of a metric over folds, for each of 2,000 bootstrap resamples of the test rows: (R,).
+    """Mean of a metric over folds on each of 2,000 bootstrap resamples of the test rows, (R,).
 
-    In a resample, all folds use the same rows, and so do all models with the same labels and seed (paired bootstrap).
-    The trained models are fixed; the tests over folds measure variation between trainings.
+    A resample uses the same rows for all folds, and for all models with the same labels and seed (paired bootstrap).
+    The trained models are fixed: variation between training runs is measured by the tests over folds.
 
     Args:
         labels_N: class indices, 0..C-1.

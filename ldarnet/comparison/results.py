@@ -41,9 +41,9 @@ class ComparedTask:
     """A task of a comparison.
 
     Attributes:
-        metric: metric of the task's published results; for the user's own tasks, the selection metric of the first
-            arm's run.
-        official: entry in the task registry; None for the user's own tasks.
+        metric: metric of the task's published results; for user-provided tasks, the metric that selected the models of
+            the first arm.
+        official: entry in the task registry; None for user-provided tasks.
     """
 
     suite: str
@@ -104,7 +104,7 @@ class TaskResults:
 
     @property
     def fold_identity(self) -> tuple[Any, ...]:
-        """Everything that determines the rows of each fold; arms are paired only if it is equal for both."""
+        """Key of the rows in each fold: arms are paired only if their keys are equal."""
         limit = self.content["settings"].get("data.limit")
         subset = None if limit is None else (limit, self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split
@@ -116,12 +116,12 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """How the rows differ from the official rows, so that published results are not comparable; None if equal."""
+        """How the rows differ from the official ones, so that published results are not comparable; None if equal."""
         official = self.task.official
         if official is None or not official.rows:
             return None
         rows, known = self.content["rows"], official.rows
-        train = rows["train"] + (0 if "valid" in known else rows["valid"])  # an official validation split is not a fold
+        train = rows["train"] + (0 if "valid" in known else rows["valid"])  # "train" excludes an official "valid"
         if train != known["train"]:
             return f"trained on {train:,} of {known['train']:,} rows"
         if rows["test"] != known["test"]:
@@ -157,7 +157,7 @@ class Comparison:
         return {(result.arm, result.task.key): result for result in self.results}
 
     def get(self, arm: str, task: ComparedTask) -> TaskResults | None:
-        """Results of an arm on a task, if any."""
+        """Results of an arm on a task; None if the arm has no results on it."""
         return self._by_arm_and_task.get((arm, task.key))
 
     def on(self, task: ComparedTask) -> list[TaskResults]:
@@ -165,7 +165,7 @@ class Comparison:
         return [found for arm in self.arms if (found := self.get(arm, task))]
 
     def of(self, tasks: Iterable[ComparedTask]) -> "Comparison":
-        """The comparison restricted to some tasks."""
+        """The comparison restricted to `tasks`."""
         kept = tuple(tasks)
         return Comparison(tuple(result for result in self.results if result.task in kept), kept)
 

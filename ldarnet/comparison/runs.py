@@ -39,8 +39,8 @@ def runs_section(comparison: Comparison) -> str:
         "commit",
     ]
     return (
-        "Settings: learning rate, batch size and seed, and all others in which the runs differ; settings without "
-        "effect on a run are omitted.\n\n"
+        "Settings: learning rate, batch size and seed, and all other settings in which the runs differ. Settings that "
+        "do not affect a run are omitted.\n\n"
         + table(head, [_run(one, _settings_text(own, differing)) for one, own in zip(results, used, strict=True)])
     )
 
@@ -62,7 +62,7 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Settings of the runs on which `key` has an effect, including runs that do not record `key`."""
+    """Settings of the runs that `key` affects, including runs that did not record `key`."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

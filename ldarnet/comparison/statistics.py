@@ -1,7 +1,7 @@
 """Significance tests over folds, and ranks over tasks.
 
 The folds of a run share most of their training rows and all of their test rows, so their values are not independent.
-Each docstring says what its test can still show.
+Each docstring states what its test can and cannot show.
 """
 
 import math
@@ -14,14 +14,14 @@ from ldarnet.tasks.metrics import MIN_FOLDS, TOLERANCE
 
 
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
-    """Two-sided p-value of the corrected resampled t-test (Nadeau and Bengio 2003) for no difference.
+    """Two-sided p-value of the corrected resampled t-test (Nadeau and Bengio 2003); null hypothesis: no difference.
 
     t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired t-test
     uses 1/k alone, as for independent folds, and reports differences where there are none.
 
-    The correction was derived for training and test rows that are drawn anew together. Here both are fixed except for
-    the held-out part of the training rows: a small p-value says that the difference would persist for another order,
-    another initialization and other held-out rows. It does not generalize to other training or test rows.
+    The correction was derived for random splits into training and test rows. Here the test rows are fixed, and folds
+    differ only in the held-out part of the training rows: a small p-value says that the difference would persist for
+    another order, another initialization and other held-out rows. It does not generalize to new training or test rows.
 
     Args:
         differences: difference between the two models for each fold.
@@ -40,10 +40,10 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
 
 
 def signed_rank(differences: Sequence[float]) -> float | None:
-    """Two-sided p-value of Wilcoxon's signed-rank test for differences symmetric around zero.
+    """Two-sided p-value of Wilcoxon's signed-rank test; null hypothesis: differences are symmetric around zero.
 
-    The test assumes no distribution, but it assumes independent folds, which cross-validation folds are not. With k
-    folds, p cannot be smaller than 2 / 2^k: 0.002 with ten folds, 0.06 with five.
+    The test does not assume a normal distribution, but it does assume independent folds, and cross-validation folds are
+    not independent. With k folds, p cannot be smaller than 2 / 2^k: 0.002 with ten folds, 0.06 with five.
 
     Returns:
         p, or None for fewer than MIN_FOLDS folds or if all differences are zero.
@@ -54,10 +54,10 @@ def signed_rank(differences: Sequence[float]) -> float | None:
 
 
 def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Two-sided p-value of Welch's unpaired t-test for equal means; assumes independent folds on each side.
+    """Two-sided p-value of Welch's unpaired t-test; null hypothesis: equal means. Assumes independent folds.
 
     Returns:
-        p, or None if a side has fewer than MIN_FOLDS folds or if neither side varies.
+        p, or None if a model has fewer than MIN_FOLDS folds or if the values of both models are constant.
     """
     if min(len(ours), len(theirs)) < MIN_FOLDS or max(np.ptp(ours), np.ptp(theirs)) < TOLERANCE:
         return None
@@ -68,7 +68,7 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction (1979) of a family of p-values: bounds the probability of a single false positive.
 
     Args:
-        values: p-value of each test; None for a test that was not made, which does not count.
+        values: p-value of each test; None for tests that were not run, which do not count as members of the family.
     """
     order = sorted((p, index) for index, p in enumerate(values) if p is not None)
     corrected: list[float | None] = [None] * len(values)
@@ -82,10 +82,10 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 def wins_and_ranks(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[int, float]]:
     """Number of tasks won and mean rank of each model, sorted by mean rank.
 
-    Rank 1 is best and ties share the mean of their ranks; a tie for the best value is a win for each.
+    Rank 1 is best. Models with equal values get the mean of their ranks, and all models with the best value win.
 
     Args:
-        values: for each model, one value per task, the same tasks in the same order; higher is better.
+        values: model -> one value per task, with tasks in the same order for all models; higher is better.
     """
     table_MT = np.array(list(values.values()))
     wins = (table_MT == table_MT.max(axis=0)).sum(axis=1)

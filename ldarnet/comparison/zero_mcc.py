@@ -1,11 +1,11 @@
-"""Report note on folds with an MCC of exactly 0 and its cause, which the mean does not show."""
+"""Note in a comparison report on folds with an MCC of exactly 0, which the mean hides, and on the cause."""
 
 from ldarnet.comparison.resampling import read_predictions
 from ldarnet.comparison.results import Comparison, FoldScores
 
 ONE_CLASS = "all test rows are predicted as one class"
 CHANCE = "several classes are predicted, no better than chance"
-UNKNOWN = "either all test rows are predicted as one class, or no better than chance (no predictions.tsv to tell which)"
+UNKNOWN = "all test rows are predicted as one class, or no better than chance (unknown without predictions.tsv)"
 
 
 def zero_mcc_note(comparison: Comparison) -> str:

@@ -13,7 +13,7 @@ from ldarnet.tasks.metrics import METRICS
 class FinetuneRunSection(RunSection):
     """Run folder and random seed."""
 
-    seed: int = Field(42, ge=0, lt=2**31, description="Seed of new weights, data order and reverse complements.")
+    seed: int = Field(42, ge=0, lt=2**31, description="Seed for new weights, data order and reverse complements.")
 
 
 class ClassifierSection(ModelSection):
@@ -21,8 +21,8 @@ class ClassifierSection(ModelSection):
 
     baseline: str | None = Field(
         None,
-        description="Baseline to train instead of LDARNet, a file in ldarnet/finetuning/arms: cnn (small convolutional "
-        "network), kmers (logistic regression on 6-mer counts).",
+        description="Baseline to train instead of LDARNet: cnn (small convolutional network), kmers (logistic "
+        "regression on 6-mer counts), or another file in ldarnet/finetuning/arms.",
     )
 
 
@@ -51,10 +51,15 @@ class TaskDataSection(Section):
     )
     sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")
     label_column: str | None = Field(None, description="Label column in your files; null to detect it.")
-    name_column: str | None = Field(None, description="Name column in your files; null to detect it or number rows.")
+    name_column: str | None = Field(
+        None, description="Name column in your files; null to detect it, or to number the rows if there is none."
+    )
     max_length: int | None = Field(None, ge=8, description="Crop longer sequences to this many central bases.")
     limit: int | None = Field(
-        None, ge=2, description="Number of training and validation rows, a stratified sample (run.seed); null for all."
+        None,
+        ge=2,
+        description="Number of training and validation rows to use, a stratified sample drawn with run.seed; null for "
+        "all.",
     )
 
 
@@ -78,7 +83,9 @@ class FoldsSection(Section):
 class FinetuneOptimizerSection(AdamWSection):
     """AdamW with one learning rate for all parameters."""
 
-    lr: float | None = Field(None, gt=0, le=1, description="Learning rate; null for the published value, or 1e-4.")
+    lr: float | None = Field(
+        None, gt=0, le=1, description="Learning rate; null for the task's published value, or 1e-4 if there is none."
+    )
     weight_decay: float = Field(0.1, ge=0, le=1, description="Weight decay of the parameters selected by `decayed`.")
     decayed: Literal["matrices", "published"] = Field(
         "matrices",
@@ -92,19 +99,23 @@ class PlateauSection(Section):
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="When to lower the learning rate. rising: when the validation metric stops rising; ties are broken "
-        "by the loss. published: when the metric stops falling, as the released code does (mode min on a metric to "
-        "maximize).",
+        description="When to lower the learning rate. rising: when the validation metric stops rising; if it is equal, "
+        "a lower loss counts as an improvement. published: when the metric stops falling, as in the released code "
+        "(mode min, although higher is better).",
     )
-    factor: float = Field(0.5, gt=0, lt=1, description="Factor on the learning rate.")
-    patience: int = Field(2, ge=0, description="Epochs without improvement before the learning rate is lowered.")
+    factor: float = Field(0.5, gt=0, lt=1, description="Factor that the learning rate is multiplied by.")
+    patience: int = Field(
+        2, ge=0, description="Epochs without improvement that are tolerated: one more lowers the learning rate."
+    )
 
 
 class FinetuneTrainingSection(Section):
     """Duration, batches and engine."""
 
     epochs: int = Field(100, ge=1, description="Maximum number of epochs per fold.")
-    stop_patience: int = Field(5, ge=1, description="Early stopping: epochs without a new best epoch.")
+    stop_patience: int = Field(
+        5, ge=1, description="Early stopping: end a fold after this many epochs without a new best epoch."
+    )
     batch: int | None = Field(
         None,
         ge=1,
@@ -118,13 +129,14 @@ class FinetuneTrainingSection(Section):
     )
     mode: str = Field(
         "full",
-        description="How LDARNet is trained, a file in ldarnet/finetuning/arms: full (all weights), probe (logistic "
-        "regression on the output of the frozen network).",
+        description="How LDARNet is trained: full (all weights), probe (logistic regression on the output of the "
+        "frozen network), or another file in ldarnet/finetuning/arms.",
     )
     ratio_weight: float | None = Field(
         None,
         ge=0,
-        description="Weight of the ratio loss, which keeps bases per chunk near the target; null for the model's.",
+        description="Weight of the ratio loss, which keeps bases per chunk near the target; null for the weight in the "
+        "model configuration.",
     )
     reverse_complement: bool = Field(False, description="Reverse-complement training sequences with probability 1/2.")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
@@ -142,11 +154,12 @@ class EvaluationSection(Section):
 
     metric: str = Field(
         "mcc",
-        description=f"Validation metric that selects the best epoch (ties: lower loss), lowers the learning rate and "
-        f"stops a fold: {', '.join(METRICS)}.",
+        description="Validation metric that selects the best epoch, and controls early stopping and the learning rate: "
+        f"{', '.join(METRICS)}. Of epochs with equal metrics, the one with the lowest loss is best, unless "
+        "schedule.plateau=published.",
     )
     batch: int = Field(32, ge=1, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE)
-    strands: Literal[1, 2] = Field(1, description="2: average the probabilities over both strands.")
+    strands: Literal[1, 2] = Field(1, description="Strands to evaluate; 2: average the probabilities over both.")
     leak_free: int | None = Field(
         32,
         ge=8,
@@ -180,7 +193,9 @@ class FinetuneConfig(Config):
     run: FinetuneRunSection
     task: str | None = Field(None, description="Published task (see `ldarnet tasks`), or a name for your own data.")
     checkpoint: Path | None = Field(
-        None, description="Model folder, checkpoint, run (its best) or the authors' .pt; null for new weights."
+        None,
+        description="Model folder, checkpoint, run folder (its best checkpoint) or the authors' .pt file; null for new "
+        "weights.",
     )
     model: ClassifierSection = ClassifierSection()  # type: ignore[call-arg]
     data: TaskDataSection = TaskDataSection()  # type: ignore[call-arg]
@@ -200,10 +215,10 @@ class FinetuneConfig(Config):
     @model_validator(mode="after")
     def _has_data(self) -> Self:
         if self.task is None and self.data.train is None:
-            raise ValueError("set task, such as task=H3, or data.train to your own file")
+            raise ValueError("no data: set task, such as task=H3, or data.train to your own file")
         return self
 
     @property
     def arm(self) -> str:
-        """`arm` in result.json: `checkpoint`, `random` (new weights), or the baseline."""
+        """`arm` in result.json: `checkpoint`, `random` (new weights), or the name of the baseline."""
         return self.model.baseline or ("random" if self.checkpoint is None else "checkpoint")

@@ -14,7 +14,7 @@ from ldarnet.errors import UserError
 
 
 def cropped(sequence: str, max_length: int | None) -> str:
-    """Crop a sequence to its `max_length` central bases; `max_length=None` disables cropping."""
+    """Crop a sequence to its central `max_length` bases; None disables cropping."""
     if max_length is None or len(sequence) <= max_length:
         return sequence
     begin = (len(sequence) - max_length) // 2
@@ -27,7 +27,7 @@ def encoded(sequences: list[str]) -> list[np.ndarray]:
 
 
 def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pad rows of token ids to the longest row and stack them into a batch.
+    """Pad rows of token ids to the length of the longest row and stack them into a batch.
 
     Returns:
         Token ids (B, L) int64, right-padded with [PAD], and the mask (B, L) bool, False on [PAD]; both on the CPU.
@@ -52,13 +52,13 @@ class Epoch:
 
     @classmethod
     def of(cls, rows: int, batch: int, *, seed: tuple[int, ...], both_strands: bool) -> "Epoch":
-        """Shuffle `rows` row indices and split them into as few batches of at most `batch` rows as possible."""
+        """Shuffle the indices of `rows` rows and split them into the fewest batches of at most `batch` rows."""
         rng = np.random.default_rng(seed)
         order, flipped = rng.permutation(rows), rng.random(rows) < 0.5
         return cls(np.array_split(order, -(-rows // batch)), flipped & both_strands)
 
-    def share(self, step: int, micro_step: int, accumulation: int, rank: int, ranks: int) -> np.ndarray:
-        """Row indices of one rank in one micro-step; `step` counts from 0 within the epoch."""
+    def local_rows(self, step: int, micro_step: int, accumulation: int, rank: int, ranks: int) -> np.ndarray:
+        """Indices of the rows that `rank` processes in one micro-step; `step` counts from 0 within the epoch."""
         return np.array_split(np.array_split(self.batches[step], accumulation)[micro_step], ranks)[rank]
 
     def oriented(self, rows: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
@@ -66,16 +66,16 @@ class Epoch:
         return [reverse_complement(rows[row]) if self.flipped[row] else rows[row] for row in index]
 
 
-def check_shares(rows: int, batch: int, accumulation: int, ranks: int) -> None:
+def check_batch_size(rows: int, batch: int, accumulation: int, ranks: int) -> None:
     """Check that every rank gets at least one row in every micro-step.
 
     Raises:
         UserError: the smallest batch has fewer than `accumulation * ranks` rows.
     """
-    least = rows // -(-rows // batch)
-    if least < accumulation * ranks:
+    smallest = rows // -(-rows // batch)
+    if smallest < accumulation * ranks:
         raise UserError(
-            f"training.batch={batch} splits {rows} rows into batches of {least}, too small for {ranks} ranks with "
-            f"training.accumulation={accumulation}; raise training.batch to {2 * accumulation * ranks} or more, or "
-            "launch fewer ranks"
+            f"training.batch={batch} is too small for {ranks} ranks with training.accumulation={accumulation}: the "
+            f"smallest batch has {smallest} rows, fewer than {accumulation * ranks}; raise training.batch to "
+            f"{2 * accumulation * ranks} or more, or launch fewer ranks"
         )

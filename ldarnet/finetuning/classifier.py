@@ -18,15 +18,15 @@ from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 
 CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
-"""Keys in the config.json of a classifier: crop length, longest training sequence, number of strands in evaluation."""
+"""Keys in a classifier's config.json: crop length, length of the longest training sequence, strands in evaluation."""
 
 
 def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -> nn.Module:
-    """Build the untrained classifier; weights that the checkpoint does not provide are initialized with run.seed.
+    """Build the classifier before fine-tuning; weights that the checkpoint lacks are initialized with run.seed.
 
     Args:
         config: configuration of the run.
-        classes: class names.
+        classes: class names, by label.
         longest: length of the longest training sequence in bases.
 
     Raises:
@@ -58,7 +58,7 @@ def checkpoint_hash(checkpoint: Path | None) -> str | None:
 
 
 def window_length(checkpoint: Path | None) -> int | None:
-    """Window length in bases that pretraining used, from the configuration of that run; None if unknown."""
+    """Window length of pretraining in bases, from the configuration next to the checkpoint; None if unknown."""
     if checkpoint is None or checkpoint.suffix == ".pt":
         return None
     folder = model_folder(checkpoint)
@@ -74,7 +74,7 @@ def window_length(checkpoint: Path | None) -> int | None:
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
-    """Split parameters into groups `decay` and `no_decay` for AdamW; `base_lr` is the `lr` before any schedule."""
+    """Split parameters into the AdamW groups `decay` and `no_decay`; `base_lr` is `lr` before any schedule."""
     assert config.optimizer.lr is not None
     undecayed = _undecayed(model, config.optimizer.decayed)
     groups: dict[str, dict] = {}
@@ -88,7 +88,7 @@ def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
 def _undecayed(model: nn.Module, rule: str) -> set[str]:
     names = [name for name, _ in model.named_parameters()]
     if rule == "published":
-        # group_params_downstream in ldar/utils/train.py of the released code, with the parameter names of ldarnet.
+        # Same rule as group_params_downstream in ldar/utils/train.py of the released code, for our parameter names.
         return {name for name in names if name.endswith((".bias", ".conv_bias")) or "norm" in name.lower()}
     if isinstance(model, LDARNetPreTrainedModel):
         return model.no_weight_decay()

@@ -15,18 +15,19 @@ from ldarnet.tasks.metrics import METRICS
 def describe(job: FinetuneJob, world: World) -> list[str]:
     """Summarize a run line by line: task, source, classes, model, protocol, engine and run folder, then notes."""
     config, data = job.config, job.data
-    shares = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
-    classes = ", ".join(f"{name} {share:.0%}" for name, share in zip(data.classes, shares, strict=True))
+    fractions = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
+    classes = ", ".join(f"{name} {fraction:.0%}" for name, fraction in zip(data.classes, fractions, strict=True))
     lengths = [len(row) for row in job.ids]
     spread = f"{min(lengths):,}" if min(lengths) == max(lengths) else f"{min(lengths):,} to {max(lengths):,}"
     tested = f"{len(job.test):,} test rows" if job.test is not None else "no test rows"
     folds = f"{len(job.selected_folds)} of {format_count(len(job.folds), 'fold')}"
+    selection = f"{arm_of(config).selection} selected by validation {METRICS[config.evaluation.metric].name}"
     return [
         f"task     {data.task} ({data.suite}), {len(job.rows):,} train/validation rows, {tested}, {spread} bases",
         f"source   {data.source}",
         f"classes  {classes}",
         f"model    {_model(job)}",
-        f"protocol {folds}, selected by validation {METRICS[config.evaluation.metric].name}; {_schedule(job)}",
+        f"protocol {folds}, {selection}; {_schedule(job)}",
         f"engine   {_engine(job, world)}",
         f"run      {config.run.dir}",
         *(f"note     {note}" for note in job.notes),
@@ -50,7 +51,7 @@ def _schedule(job: FinetuneJob) -> str:
         return fit
     return (
         f"lr {optimizer.lr:g}, batch {training.batch}, at most {training.epochs} epochs, early stopping after "
-        f"{training.stop_patience}; plateau {job.config.schedule.plateau}"
+        f"{training.stop_patience} without improvement; plateau {job.config.schedule.plateau}"
     )
 
 

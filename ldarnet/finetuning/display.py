@@ -13,7 +13,7 @@ LOG_SECONDS = 60.0
 
 
 class FinetuneProgress(Printer):
-    """Console progress of fine-tuning; silent unless `shown` (rank 0).
+    """Console progress of fine-tuning.
 
     Args:
         shown: whether this rank prints; True on rank 0 only.
@@ -36,18 +36,18 @@ class FinetuneProgress(Printer):
 
     def step(self, fold: int, epoch: int, done: int, steps: int) -> None:
         """Show progress within an epoch: update the bar on a terminal, otherwise print a line once a minute."""
-        now, place = time.monotonic(), f"fold {fold}  epoch {epoch}"
-        self._bar.update(self._task, description=place, completed=done, total=steps, visible=done < steps)
-        if self._epoch is None or self._epoch[0] != place:
-            self._epoch = (place, now, done)
+        now, label = time.monotonic(), f"fold {fold}  epoch {epoch}"
+        self._bar.update(self._task, description=label, completed=done, total=steps, visible=done < steps)
+        if self._epoch is None or self._epoch[0] != label:
+            self._epoch = (label, now, done)
             self._throttle.reset()
         elif not self.on_terminal and self._throttle.ready():
             _, begin, before = self._epoch
             left = (now - begin) / (done - before) * (steps - done)
-            self.info(f"{place}  step {done:,} of {steps:,}  {format_duration(left)} left in this epoch")
+            self.info(f"{label}  step {done:,} of {steps:,}  {format_duration(left)} remaining in this epoch")
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
-        """Print the metrics of an epoch, from its line of metrics.jsonl; `best` marks the best epoch so far."""
+        """Print the metrics of an epoch; `line` is its line of metrics.jsonl, `best` marks the best epoch so far."""
         trained = "" if line["train_loss"] is None else f"  loss {line['train_loss']:.4f}"
         pace = "" if line["bases_per_second"] is None else f"  {format_speed(line['bases_per_second'])}"
         chunks = format_chunks(line["bases_per_chunk"])

@@ -26,7 +26,7 @@ class Outputs:
     """Model outputs for n rows, identical on every rank.
 
     Attributes:
-        values: (strands, n, width) float32.
+        values: (strands, n, width) float32; strand 0 is the sequence as given, strand 1 its reverse complement.
         bases_per_chunk: mean bases per chunk of each router stage, outermost first; empty for models without a router.
     """
 
@@ -47,7 +47,7 @@ class Outputs:
 
 
 def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
-    """Select the (model, metrics) pair with the highest `metric`; the first one on ties, undefined values rank last."""
+    """Select the (model, metrics) pair with the highest `metric`, the first if equal; undefined values rank last."""
     return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 
 
@@ -59,13 +59,13 @@ def run_over(
     Args:
         rows: token ids, (L,) uint8 each; at least one row.
         forward: runs the model on a batch.
-        width: output width of `forward`.
+        width: size of the last dimension of the outputs.
         batch: rows per rank and forward pass.
         strands: 1, or 2 to also run the reverse complement of each row.
         world: ranks to distribute the rows over.
         timers: step timers of this rank.
     """
-    # Longest rows first: little padding, and if memory is insufficient, the first pass fails.
+    # Longest rows first: batches need little padding, and an out-of-memory error occurs in the first pass.
     by_length = np.argsort([-len(row) for row in rows], kind="stable")
     passes = -(-len(rows) // (batch * world.size))
     parts = np.array_split(by_length, passes * world.size)
@@ -73,7 +73,7 @@ def run_over(
     totals = torch.zeros(0, dtype=torch.float64, device=world.device)
     with torch.no_grad():  # inference_mode breaks tensors that ZeRO stage 3 keeps between passes
         for part in parts[world.rank :: world.size]:
-            # Ranks without rows run a dummy row, whose outputs are dropped.
+            # Ranks without rows process a dummy row and discard its outputs.
             chosen = [rows[row] for row in (part if len(part) else by_length[:1])]
             for strand in range(strands):
                 with timers.phase(timers.now.step, "evaluate"):

@@ -8,11 +8,11 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 
 MAX_NAMED = 30
-"""Maximum number of classes named in a figure."""
+"""Maximum number of classes labeled in a figure."""
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw the confusion matrix: row counts, colored by the fraction of the true class.
+    """Draw the confusion matrix: each cell shows a row count and is colored by the fraction of its true class.
 
     Args:
         labels: (n,) int64 true classes.
@@ -22,15 +22,15 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
         out: PNG file to write.
     """
     counts = confusion_matrix(labels, predicted, labels=range(len(classes)))
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     named = len(classes) <= MAX_NAMED
     size = 2.2 + 0.8 * len(classes) if named else 8.0
     with png_figure(out, size + 0.6, size) as figure:
         axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts if named else counts[:0]):
-            color = "white" if shares[row, column] > 0.6 else INK
-            text = f"{count:,}\n{shares[row, column]:.0%}"
+            color = "white" if fractions[row, column] > 0.6 else INK
+            text = f"{count:,}\n{fractions[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=color)
         if named:
             axes.set_xticks(range(len(classes)), classes)
@@ -41,17 +41,17 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw ROC curves: of class 1 for two classes, else one-vs-rest for at most `MAX_NAMED` classes.
+    """Draw ROC curves: one curve for class 1 of two, otherwise one-vs-rest for at most `MAX_NAMED` classes.
 
     Args:
         labels: (n,) int64 true classes.
-        probabilities: (n, classes).
+        probabilities: (n, classes) predicted probabilities.
         classes: class names, by label.
         title: figure title.
         out: PNG file to write.
 
     Returns:
-        False if no curve is defined, because all rows have the same class; no file is written then.
+        Whether the file was written; False if all rows have the same class, so that no curve is defined.
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
     shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MAX_NAMED]

@@ -37,7 +37,7 @@ from ldarnet.runtime.zero_state import (
 )
 
 LONG_SECONDS = 600.0
-"""Log the remaining time if its upper bound exceeds this."""
+"""Log the remaining time if its upper bound exceeds this many seconds."""
 
 ONLY_FINITE = GuardSection(spike_sigma=None)  # type: ignore[call-arg]
 
@@ -47,8 +47,8 @@ class FoldTraining:
 
     Args:
         job: configuration, data and network shared by all folds.
-        fold: fold number.
-        context: state of this launch.
+        fold: fold number, from 0.
+        context: process group, timers, stop request and console of this launch.
         tracker: MLflow tracker; None on ranks other than 0.
 
     Raises:
@@ -112,8 +112,8 @@ class FoldTraining:
         here = 0 if self.schedule.over else epochs - self.schedule.epoch
         if (limit := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.info(
-                f"fold {self.fold}  {format_duration(seconds)} per epoch; at most {format_duration(limit)} left for "
-                f"{format_count(others + 1, 'fold')}, less with early stopping"
+                f"fold {self.fold}  {format_duration(seconds)} per epoch; at most {format_duration(limit)} remaining "
+                f"for {format_count(others + 1, 'fold')}, less with early stopping"
             )
 
     def _epoch(self) -> bool:
@@ -143,10 +143,10 @@ class FoldTraining:
         rows = len(epoch.batches[self.state.batch])
         weight, total = self._ratio_weight, torch.zeros((), dtype=torch.float64, device=device)
         for micro_step in range(accumulation):
-            share = epoch.share(self.state.batch, micro_step, accumulation, self.world.rank, size)
-            ids, mask = padded(epoch.oriented(self._ids, share))
+            local = epoch.local_rows(self.state.batch, micro_step, accumulation, self.world.rank, size)
+            ids, mask = padded(epoch.oriented(self._ids, local))
             output = self._engine.forward(ids.to(device, non_blocking=True), mask)
-            labels = self._labels[share].to(device, non_blocking=True)
+            labels = self._labels[local].to(device, non_blocking=True)
             nll = F.cross_entropy(output.logits.float(), labels, reduction="sum")
             ratio = self._ratio_loss(output.boundaries) if weight else None
             loss = micro_step_loss(
@@ -177,16 +177,17 @@ class FoldTraining:
         steps, skipped = self.state.batch, int(self._skipped)
         if skipped == steps:
             raise UserError(
-                f"fold {self.fold} diverged: no finite loss or gradient in epoch {self.schedule.epoch + 1}; fine-tune "
-                "in another run.dir with a lower optimizer.lr"
+                f"fold {self.fold} diverged: every step of epoch {self.schedule.epoch + 1} has a non-finite loss or "
+                "gradient; start over with a lower optimizer.lr and a new run.dir"
             )
         if skipped:
             self._display.warn(
-                f"fold {self.fold}: skipped {skipped} of {steps} steps with a non-finite loss or gradient"
+                f"fold {self.fold}: skipped {skipped} of {steps} steps because of a non-finite loss or gradient"
             )
         self.state.taken += steps - skipped
-        share = (steps - skipped) / steps  # fraction of rows trained on; batch sizes differ by at most one
-        line = self._line(float(self._loss) / (share * len(self._ids)))
+        # Number of rows in steps that were not skipped, up to rounding: batch sizes differ by at most one.
+        trained_rows = (steps - skipped) / steps * len(self._ids)
+        line = self._line(float(self._loss) / trained_rows)
         self.schedule.update(line[self.job.config.evaluation.metric], line["loss"])
         if self.schedule.best_epoch == self.schedule.epoch:
             self.state.best_step, self.state.best = self.state.step, line
@@ -196,7 +197,7 @@ class FoldTraining:
         self._save()
 
     def _line(self, train_loss: float | None) -> dict[str, Any]:
-        """Validate, then write and return the metrics line; `train_loss` is None before training."""
+        """Validate, then write and return a line of metrics.jsonl; `train_loss` is None before training."""
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config
@@ -212,8 +213,8 @@ class FoldTraining:
         epoch = self.schedule.epoch + (train_loss is not None)
         if not math.isfinite(metrics["loss"]):
             raise UserError(
-                f"fold {self.fold}: the validation loss after epoch {epoch} is not finite; fine-tune in another "
-                "run.dir with a lower optimizer.lr"
+                f"fold {self.fold}: the validation loss after epoch {epoch} is not finite; start over with a lower "
+                "optimizer.lr and a new run.dir"
             )
         self._count_seconds()
         line = {
@@ -252,7 +253,7 @@ class FoldTraining:
         return self.state.seconds["epoch"]
 
     def _save(self) -> None:
-        """Write a checkpoint; a failure ends the launch and keeps the previous checkpoint."""
+        """Write a checkpoint; if this fails, the launch ends and the previous checkpoint is kept."""
         if self.state.step == 0:
             return
         with self._timers.phase(self.state.step, "save"):

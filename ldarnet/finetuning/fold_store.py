@@ -1,4 +1,4 @@
-"""Checkpoints of a fold in `last/`, written atomically. The newest and that of the best epoch are kept.
+"""Checkpoints of a fold in `last/`, written atomically. Only the latest and the best epoch's checkpoint are kept.
 
 last/00000120/
     model.safetensors        fp32 weights by name
@@ -32,15 +32,15 @@ class FoldState:
     Attributes:
         fingerprint: `TaskData.fingerprint` of the rows.
         step: optimizer steps so far.
-        taken: steps that were not skipped, up to the end of the last epoch.
+        taken: number of steps in completed epochs that were not skipped.
         batch: batches completed in the current epoch.
         loss: cross-entropy of the current epoch so far, summed over rows and ranks.
         skipped: steps of the current epoch skipped for a non-finite loss or gradient.
-        seconds: training time in the current epoch (`epoch`) and in total (`all`).
-        course: result of `PlateauSchedule.state_dict`.
+        seconds: training time in seconds, of the current epoch (`epoch`) and of all epochs (`all`).
+        course: state of the epoch schedule (`PlateauSchedule.state_dict`).
         best_step: step of the checkpoint of the best epoch.
-        first: metrics line of the validation before training.
-        best: metrics line of the best epoch.
+        first: line of metrics.jsonl for the validation before training.
+        best: line of metrics.jsonl for the best epoch.
         format: version of the checkpoint format.
     """
 
@@ -72,20 +72,20 @@ class FoldStore(CheckpointFolder):
         """Read the state of a checkpoint and verify its files.
 
         Raises:
-            UserError: a file is damaged, or the checkpoint was written by another version or trained on other rows.
+            UserError: a file is damaged, or the checkpoint was written by another version or trained on different rows.
         """
-        verify(checkpoint, hint=f"delete {self.folder.parent} to train this fold again")
+        verify(checkpoint, hint=f"delete {self.folder.parent} to retrain the fold")
         content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
         if content.get("format") != FORMAT_VERSION:
             raise UserError(
-                f"{checkpoint} is from another version of ldarnet; delete {self.folder.parent} to retrain the fold"
+                f"{checkpoint}: written by another version of ldarnet; delete {self.folder.parent} to retrain the fold"
             )
         if content["fingerprint"] != fingerprint:
-            raise UserError(f"{checkpoint} was trained on other rows; choose another run.dir")
+            raise UserError(f"{checkpoint}: the fold was trained on different rows; choose another run.dir")
         return FoldState(**content)
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> None:
-        """Write a checkpoint unless it exists, then remove all others except that of the best epoch.
+        """Write a checkpoint unless it exists, then remove all others except the best epoch's.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.

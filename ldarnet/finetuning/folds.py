@@ -15,7 +15,7 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
 
     Args:
         labels: (n,) labels of the training rows.
-        classes: class names.
+        classes: class names, by label.
         config: number, seed and stratification of the folds.
 
     Raises:
@@ -24,8 +24,8 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
     rows = len(labels)
     if rows < 2 * config.count:
         raise UserError(
-            f"{rows} training rows are too few for folds.count={config.count}: validation sets would have one row; "
-            "use fewer folds or more data"
+            f"{rows} training rows are too few for folds.count={config.count}: some validation sets would have fewer "
+            "than two rows; use fewer folds or more data"
         )
     if not config.stratified:
         return list(KFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows)))
@@ -54,7 +54,7 @@ def subset(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
         return np.arange(len(labels))
     classes, rows = np.unique(labels, return_counts=True)
     if limit < len(classes):
-        raise UserError(f"data.limit={limit} is less than the number of classes, {len(classes)}; raise it")
+        raise UserError(f"data.limit={limit} is smaller than the number of classes, {len(classes)}; raise it")
     share = rows * (limit / len(labels))
     taken = np.maximum(1, share.astype(np.int64))
     while taken.sum() < limit:

@@ -1,4 +1,4 @@
-"""Data classes of a fine-tuning run: its job, the launch context and the result of a fold."""
+"""Dataclasses of a fine-tuning run: the job, the launch context and the result of a fold."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class FinetuneJob:
         folds: fold number -> indices of its training and validation rows in `rows`.
         free: (test rows,) bool, True for leak-free rows; None if not requested or without a test split.
         network: network with initial weights, identical on every rank and in every fold; None for arms without one.
-        kernels: op -> backend.
+        kernels: operation -> kernel backend.
         autocast: whether matrix products run in bf16.
         notes: caveats to report with the results, one sentence each.
         checkpoint: SHA-256 of the checkpoint that initializes the network; None for random initialization.
@@ -61,7 +61,7 @@ class FinetuneJob:
         return Path(self.config.run.dir) / run_files.fold_name(fold)
 
     def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
-        """Rows that the results of a fold refer to, and their token ids: the test split, else the validation rows."""
+        """Rows that the results of a fold are computed on, with token ids: the test split, else the validation rows."""
         if self.test is not None:
             return self.test, self.test_ids
         index = self.folds[fold][1]
@@ -105,7 +105,7 @@ class FoldResult:
     Attributes:
         network: network with the weights of the best epoch; None for arms without a network.
         epochs: number of epochs trained.
-        best: metrics line of the best epoch.
+        best: line of metrics.jsonl for the best epoch.
         before: bases per chunk before training, by router stage.
         seconds: training time in seconds.
         outputs: predictions for the rows of `FinetuneJob.reported`.

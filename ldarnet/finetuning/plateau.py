@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ldarnet.config import FinetuneConfig
 
 PUBLISHED_THRESHOLD = 1e-4
-"""Relative improvement below which a change is ignored: PyTorch's default, used by the released code."""
+"""Minimum relative change that counts as an improvement: PyTorch's default, which the released code uses."""
 
 
 class PlateauSchedule:
@@ -19,11 +19,11 @@ class PlateauSchedule:
 
     Attributes:
         epoch: number of completed epochs.
-        best_epoch: epoch with the highest validation metric (ties: lowest loss, then earliest; with
-            `schedule.plateau=published`: earliest). 0 before the first epoch.
+        best_epoch: epoch with the highest validation metric; 0 before the first epoch. Of epochs with equal metrics,
+            the one with the lowest loss, then the earliest; with `schedule.plateau=published`, the earliest.
         best_value: validation metric of the best epoch.
         best_loss: validation loss of the best epoch.
-        factor: learning rate of the next epoch, relative to the configured one.
+        factor: learning rate of the next epoch divided by the configured learning rate.
     """
 
     def __init__(self, config: FinetuneConfig) -> None:
@@ -43,12 +43,12 @@ class PlateauSchedule:
 
     @property
     def factor(self) -> float:
-        """Learning rate of the next epoch, relative to the configured one."""
+        """Learning rate of the next epoch divided by the configured learning rate."""
         return self._optimizer.param_groups[0]["lr"] / self._lr
 
     @property
     def over(self) -> bool:
-        """Whether training has ended: all epochs are done, or early stopping applies."""
+        """Whether training has ended, after the maximum number of epochs or by early stopping."""
         return self.epoch >= self._training.epochs or self.epoch - self.best_epoch >= self._training.stop_patience
 
     def is_better(self, value: float, loss: float) -> bool:

@@ -26,7 +26,7 @@ MAX_BASES = 2**22
 """Bases per group of sequences; within a group, sequences of similar length share a batch."""
 
 Record = tuple[str, str]
-"""(name, sequence)."""
+"""Name and sequence."""
 
 
 class Classifier:
@@ -35,17 +35,17 @@ class Classifier:
     Args:
         folder: folder of a model, a fine-tuning run or a fold.
         max_length: crop longer sequences to this many central bases; None for the setting used in training.
-        strands: 2 averages the probabilities of both strands; None for the setting used in evaluation.
+        strands: 1, or 2 to average the probabilities of both strands; None for the setting used in evaluation.
         batch: sequences per forward pass.
 
     Attributes:
         classes: class names, in the order of the probabilities.
         longest: length of the longest training sequence in bases; None if unknown.
-        max_length: crop length; None for no limit.
-        seen: number of sequences so far.
+        max_length: crop length in bases; None if sequences are not cropped.
+        seen: number of sequences predicted so far.
         cropped: number of cropped sequences so far.
         beyond: number of sequences so far that are longer than `longest` after cropping.
-        ambiguous: number of ambiguity codes read as N so far.
+        ambiguous: number of ambiguity codes replaced with N so far.
 
     Raises:
         UserError: `folder` contains no classifier, or a file is damaged.
@@ -120,8 +120,8 @@ class Classifier:
             parts.append(f"{self.cropped:,} cropped to their {self.max_length:,} central bases")
         if self.beyond:
             parts.append(
-                f"{self.beyond:,} longer than the longest training sequence ({self.longest:,} bases), which is "
-                "extrapolation"
+                f"{self.beyond:,} longer than the longest training sequence ({self.longest:,} bases), so the model "
+                "extrapolates"
             )
         parts += ambiguity(self.ambiguous)
         if self._written:
@@ -135,7 +135,8 @@ def _check_not_baseline(folder: Path) -> None:
     tree = read_yaml(file) if file.is_file() else {}
     if baseline := (tree.get("model") or {}).get("baseline"):
         raise UserError(
-            f"{folder}: a run of model.baseline={baseline}, which cannot predict; choose a run that fine-tuned LDARNet"
+            f"{folder}: prediction with model.baseline={baseline} is not supported; choose a run that fine-tuned "
+            "LDARNet"
         )
 
 

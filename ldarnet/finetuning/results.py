@@ -31,7 +31,7 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
         Warnings, one sentence each.
 
     Raises:
-        UserError: not all probabilities are finite.
+        UserError: a probability is not finite.
     """
     folder, split = job.folder(fold), "validation" if job.test is None else "test"
     rows, _ = job.reported(fold)
@@ -46,7 +46,7 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     result = _result(job, fold, trained, rows.labels, None if job.test is None else probabilities)
     write_json_atomic(folder / run_files.RESULT, result, indent=2)
     warnings = _nothing_learned(probabilities, job, fold, trained.best)
-    warnings += [] if drawn else [f"fold {fold}: no ROC curve, the {split} rows have a single class"]
+    warnings += [] if drawn else [f"fold {fold}: no ROC curve, because the {split} rows have a single class"]
     warnings += [
         f"fold {fold}: {' and '.join(missing)} of {name} are undefined for rows of a single class"
         for name in ("test", "test_leak_free")
@@ -130,12 +130,15 @@ def _check_finite(probabilities: np.ndarray, names: list[str], fold: str) -> Non
     if len(wrong):
         raise UserError(
             f"{fold}: {len(wrong):,} rows have non-finite probabilities, the first is {names[wrong[0]]!r}; "
-            "fine-tune in another run.dir with a lower optimizer.lr"
+            "start over with a lower optimizer.lr and a new run.dir"
         )
 
 
 def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
-    """Warn if predictions are no better than one class for all rows. `best`: metrics line of the best epoch."""
+    """Return a warning if predictions are no better than predicting one class for all rows.
+
+    `best` is the line of metrics.jsonl for the best epoch.
+    """
     mcc, auroc = best["mcc"], best["auroc"]
     predicted = np.unique(probabilities.argmax(1))
     if len(predicted) == 1 and len(probabilities) > 1:

@@ -88,7 +88,7 @@ def _hold(run_dir: Path, context: LaunchContext) -> Lock | None:
             if context.world.sum_on_host(held is not None)[0]:
                 return held
             if not logged:
-                context.display.info(f"waiting for another fine-tuning in {run_dir} to end")
+                context.display.info(f"waiting for another process that is fine-tuning in {run_dir}")
                 logged = True
             time.sleep(POLL_SECONDS)
     return None
@@ -112,7 +112,7 @@ def _stopped(context: LaunchContext) -> bool:
 def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     """Train and test all selected folds; return whether all are finished."""
     world, display = context.world, context.display
-    disable_progress_bar()  # shown by transformers while it writes weights
+    disable_progress_bar()  # transformers shows one while it writes weights
     try:
         with context.timers.phase(0, "prepare"):
             job = prepare(config, world, replace(DOWNLOAD_RETRY, stopped=lambda: context.request.received is not None))
@@ -132,7 +132,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
             world.on_main(FoldStore(result.parent).remove)
         elif not _fold(job, learner, fold, context):
             display.info(
-                f"stopped by {context.request.received} in fold {fold}; saved in {config.run.dir}; run the same "
+                f"stopped by {context.request.received} in fold {fold}, saved in {config.run.dir}; run the same "
                 "command again to resume"
             )
             return False

@@ -9,7 +9,7 @@ import torch
 from ldarnet.config import FinetuneConfig
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
-from ldarnet.finetuning.batches import check_shares, cropped, encoded
+from ldarnet.finetuning.batches import check_batch_size, cropped, encoded
 from ldarnet.finetuning.classifier import checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
 from ldarnet.finetuning.job import FinetuneJob
@@ -53,7 +53,8 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
     with world.together():
         if data.fingerprint != fingerprint:
             raise UserError(
-                f"rank {world.rank} reads different rows of {data.task} than rank 0; check data.folder and data.cache"
+                f"rank {world.rank} reads different rows of {data.task} than rank 0; make data.folder and data.cache "
+                "refer to the same files on every rank"
             )
     return job
 
@@ -87,14 +88,14 @@ def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
             )
     if arm_of(job.config).trains_epochs:
         assert job.config.training.batch is not None
-        check_shares(len(train), job.config.training.batch, job.config.training.accumulation, ranks)
+        check_batch_size(len(train), job.config.training.batch, job.config.training.accumulation, ranks)
 
 
 def write_data_record(job: FinetuneJob) -> None:
     """Write data.json; on resume, first check that rows and checkpoint have not changed. Rank 0 only.
 
     Raises:
-        UserError: the run was started with other rows or another checkpoint.
+        UserError: the run was started with different rows or a different checkpoint.
     """
     path = Path(job.config.run.dir) / run_files.DATA
     now = job.record()
@@ -102,9 +103,11 @@ def write_data_record(job: FinetuneJob) -> None:
     if started and path.is_file():
         with read_errors(path):
             before = json.loads(path.read_text(encoding="utf-8"))
-        for key, what in (("fingerprint", "other rows of the task"), ("checkpoint", "other weights in checkpoint")):
+        for key, what in (("fingerprint", "rows of the task"), ("checkpoint", "weights in the checkpoint")):
             if before.get(key) != now[key]:
-                raise UserError(f"{path.parent} was started with {what}; choose another run.dir, or delete it")
+                raise UserError(
+                    f"{path.parent}: this run was started with different {what}; choose another run.dir, or delete it"
+                )
     write_json_atomic(path, now, indent=2)
 
 
@@ -126,7 +129,7 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
 def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Pool training and validation rows, and split them into folds; an official validation split makes one fold."""
+    """Pool the training and validation rows and split them into folds, or into one if there is an official split."""
     rows = data.train
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
@@ -138,7 +141,10 @@ def _rows_and_folds(
         np.concatenate([rows.labels, data.valid.labels]),
     )
     if config.folds.only is not None and 0 not in config.folds.only:
-        raise UserError(f"folds.only={config.folds.only}: {data.task} has an official validation split, so fold 0 only")
+        raise UserError(
+            f"folds.only={config.folds.only}: {data.task} has an official validation split and therefore only fold 0; "
+            "set folds.only=null"
+        )
     return both, {0: (np.arange(len(rows)), np.arange(len(rows), len(both)))}
 
 
@@ -157,7 +163,7 @@ def _job(
     if longer:
         notes.append(f"{longer:,} sequences were cropped to their {max_length} central bases")
     if data.valid is not None:
-        notes.append(f"validated on the {len(data.valid):,} official validation rows, so there is one fold")
+        notes.append(f"validated on the {len(data.valid):,} official validation rows, so there is only one fold")
     longest = max(map(len, ids))
     notes += _lengths(config, [*ids, *test_ids])
     free = None
@@ -190,5 +196,5 @@ def _lengths(config: FinetuneConfig, ids: list[np.ndarray]) -> list[str]:
         return []
     return [
         f"{len(longer):,} of {len(ids):,} sequences are longer than the pretraining windows of {window:,} bases "
-        f"(longest: {max(longer):,}); data.max_length crops them"
+        f"(longest: {max(longer):,}); set data.max_length to crop them"
     ]

@@ -36,8 +36,8 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
 def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
-    `folds`, `mean` and `interval` (half-width of the 95% interval) are for `metric` on `split`; `metrics` has these
-    three keys for every metric, and `leak_free` has them for the leak-free test rows.
+    `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) refer to `metric` on
+    `split`. `metrics` has the same three keys for each metric, and `leak_free` has them for the leak-free test rows.
     """
     first = results[0]
     split = "test" if first["test"] else "valid"
@@ -67,7 +67,7 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Values by fold, their mean and its interval; mean and interval are None unless every value is defined."""
+    """Values by fold, their mean and the half-width of its interval; both are None unless every value is defined."""
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
@@ -107,7 +107,7 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
 
 
 def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
-    """Cell with bases per chunk before and after training, by router stage; no cell for models without a router."""
+    """Table cell with bases per chunk before and after training; an empty list for models without a router."""
     parts = ["/".join(f"{value:.2f}" for value in bases_per_chunk[when]) for when in ("before", "after")]
     return [", ".join(parts)] if parts[0] else []
 
@@ -120,7 +120,10 @@ def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
     )
     if summary["split"] == "valid":
         selection = arm_of(job.config).selection
-        lines.append(f"validation rows also selected the {selection}, so these values are optimistic; set data.test")
+        lines.append(
+            f"validation rows also selected the {selection}, so these values are optimistic; set data.test to evaluate "
+            "on other rows"
+        )
     if missing:
         lines.append(f"{missing} of {len(job.folds)} folds have not been trained; set folds.only=null to train them")
     lines += [f"results      {run_dir / run_files.SUMMARY}", f"predictions  {run_dir}/fold*/{run_files.PREDICTIONS}"]

@@ -55,7 +55,7 @@ def read_coordinates(task: Task, root: Path, folder: Path) -> tuple[dict[str, Re
             table = _table(task, root, split, kind)
             name = table.relative_to(root).as_posix()
             if sha256_file(table) != task.coordinates_sha256.get(name):
-                notes.append(f"{name} differs from the published file of the registry (SHA-256)")
+                notes.append(f"{name} differs from the published file: its SHA-256 is not the one in the registry")
             splits[split] += sorted(_read_rows(table, kind, name), key=lambda row: row.name)
     rows_of: dict[str, list[_Interval]] = defaultdict(list)
     for row in (row for rows in splits.values() for row in rows):
@@ -82,7 +82,9 @@ def _table(task: Task, root: Path, split: str, kind: str) -> Path:
     for name in (f"{kind}.csv.gz", f"{kind}.csv"):
         if (root / split / name).is_file():
             return root / split / name
-    raise UserError(f"{root / split / kind}.csv.gz: no such file; {task.key} needs the coordinates of every class")
+    raise UserError(
+        f"{root / split / kind}.csv.gz: no such file; add it, as {task.key} needs the coordinates of every class"
+    )
 
 
 def _read_rows(table: Path, kind: str, name: str) -> list[_Interval]:
@@ -97,9 +99,11 @@ def _read_rows(table: Path, kind: str, name: str) -> list[_Interval]:
             try:
                 start, end = int(row["start"]), int(row["end"])
             except (TypeError, ValueError):
-                raise UserError(f"{table}: line {reader.line_num}: start and end must be integers; fix it") from None
+                raise UserError(
+                    f"{table}: line {reader.line_num}: start and end must be integers; fix the line"
+                ) from None
             if not 0 <= start < end:
-                raise UserError(f"{table}: line {reader.line_num}: {start}-{end} is not a valid interval; fix it")
+                raise UserError(f"{table}: line {reader.line_num}: {start}-{end} is not a valid interval; fix the line")
             location = f"{name} line {reader.line_num}"
             rows.append(_Interval(kind, row["id"], row["region"], start, end, row["strand"], location))
     return rows
@@ -107,19 +111,19 @@ def _read_rows(table: Path, kind: str, name: str) -> list[_Interval]:
 
 def _find_reference(assembly: ReferenceAssembly, root: Path, folder: Path) -> Path:
     names = [name.lower() for name in (assembly.name, *assembly.also)]
-    there = []
+    found = []
     for home in (folder / REFERENCES, root / REFERENCES, folder, root):
         for path in sorted(home.glob("*")):
             stem = path.name.lower().removesuffix(".gz")
             if stem.endswith(FASTA_SUFFIXES):
-                there.append(path.name)
+                found.append(path.name)
                 # Names of cDNA files also contain the name of the assembly, but their sequences are transcripts.
                 if any(name in stem for name in names) and (".cdna" in stem) == assembly.name.endswith(".cdna"):
                     return path
-    present = f" (found {', '.join(there[:5])})" if there else ""
+    present = f", only {', '.join(found[:5])}" if found else ""
     raise UserError(
-        f"{folder / REFERENCES}: no FASTA file of {assembly.name}, the assembly of the coordinates{present}; put "
-        f"{assembly.url} there, or download the sequences with data.folder=null"
+        f"{folder / REFERENCES}: no FASTA file of {assembly.name}, the assembly of the coordinates{present}; download "
+        f"{assembly.url} into this folder, or set data.folder=null to download the sequences"
     )
 
 
@@ -137,12 +141,14 @@ def _cut(assembly: ReferenceAssembly, reference: Path, rows: list[_Interval], ro
         if expected not in (None, len(bases)):
             raise UserError(
                 f"{reference}: contig {contig} has {len(bases):,} bases, but {expected:,} in {assembly.name}, the "
-                f"assembly of the coordinates; replace it with {assembly.url}"
+                f"assembly of the coordinates; replace the file with {assembly.url}"
             )
         for row in pending.pop(contig, ()):
             if row.end > len(bases):
-                where = f"{root}: {row.location}: {row.region}:{row.start}-{row.end}"
-                raise UserError(f"{where} exceeds {contig} in {reference.name}; use the right assembly")
+                raise UserError(
+                    f"{root}: {row.location}: {row.region}:{row.start}-{row.end} extends beyond the end of contig "
+                    f"{contig} ({len(bases):,} bases) in {reference.name}; replace the FASTA file with {assembly.url}"
+                )
             forward = bases[row.start : row.end]
             row.sequence = forward.translate(_COMPLEMENT)[::-1] if row.strand == "-" else forward
     if pending:

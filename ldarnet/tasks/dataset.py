@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.retry import Retry
 from ldarnet.tasks.downloads import fetch_task
@@ -50,12 +51,12 @@ class TaskData:
     """Splits of a task, with their origin.
 
     Attributes:
-        task: name in the registry; for user-provided data, a name chosen by the user.
+        task: name in the registry, or the name that the user chose for user-provided data.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
         classes: class names, by label.
         train: training rows in the publisher's order.
         test: test rows; None without a test split.
-        valid: official validation split; None if there is none.
+        valid: official validation split; None if the task has none.
         source: origin and revision of the data, one line.
         notes: caveats to report with the results, one sentence each.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
@@ -101,8 +102,8 @@ def open_task(
     """Read a published task, or user-provided data.
 
     Args:
-        task: name of a published task (`H3`, `nt/H3`, `gue/prom_core_all`); for user-provided data any other name, by
-            default the file name of `train`.
+        task: name of a published task (`H3`, `nt/H3`, `gue/prom_core_all`), or any other name for user-provided data;
+            None to name user-provided data after the file `train`.
         folder: folder with the publisher's files; None to download them.
         cache: download folder; `~/.cache/ldarnet/tasks` if None.
         retry: policy for network faults.
@@ -120,7 +121,7 @@ def open_task(
     if train is not None:
         return _open_own(task, train, test, columns)
     if test is not None:
-        raise UserError(f"data.test={test} needs data.train; set data.train to the training rows")
+        raise UserError(f"data.test={test}: data.train is not set; set it to a file with training rows")
     if task is None:
         raise UserError(
             "task is not set; choose a published task (`ldarnet tasks` lists them), or set data.train to your own data"
@@ -153,8 +154,8 @@ def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns
     classes = find_classes(splits["train"])
     numbers = [str(number) for number in range(len(classes))]
     named = ", ".join(f"{name}={number}" for number, name in enumerate(classes[:20]))
-    notes = [f"class numbers: {named}"] if classes != numbers else []
-    source = f"own data: {train}" + (f", {test}" if test else "")
+    notes = [f"class indices: {named}"] if classes != numbers else []
+    source = f"user-provided data: {train}" + (f", {test}" if test else "")
     return _build(name or file_stem(train), OWN, classes, splits, source, notes, str(train))
 
 
@@ -177,8 +178,9 @@ def _build(
             notes.append(f"{mostly_n:,} {split} sequences have more than 50% N")
         if missing := [kind for label, kind in enumerate(classes) if label not in labels]:
             if split == "train" and len(classes) - len(missing) < 2:
-                raise UserError(f"{records.path}: no row of class {missing[0]!r}; a classifier needs two classes")
-            notes.append(f"no {split} row of class {missing[0]!r}" + (" and others" if missing[1:] else ""))
+                raise UserError(f"{records.path}: no rows of class {missing[0]!r}; add rows of at least two classes")
+            others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""
+            notes.append(f"no {split} rows of class {missing[0]!r}{others}")
     notes += [*ambiguity(ambiguous), *_duplicates(examples)]
     train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
     assert train is not None
@@ -188,7 +190,9 @@ def _build(
 def _compare_rows(task: Task, splits: dict[str, Records]) -> list[str]:
     counts = ((split, len(splits[split]) if split in splits else 0, rows) for split, rows in task.rows.items())
     return [
-        f"the {split} split has {here:,} rows, {rows:,} are published" for split, here, rows in counts if here != rows
+        f"the {split} split has {here:,} rows, the published one {rows:,}"
+        for split, here, rows in counts
+        if here != rows
     ]
 
 

@@ -1,6 +1,6 @@
 """Files of published tasks: downloaded once, and verified by SHA-256 on every use.
 
-If a publisher states no hash, the first download is trusted and noted, and later downloads must match it.
+If the publisher states no hash, the first download is trusted, with a note to the user; later downloads must match it.
 """
 
 import sys
@@ -15,11 +15,11 @@ from ldarnet.io.retry import Retry
 from ldarnet.tasks.registry import Task, TaskFile
 
 MAGIC_BYTES = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".gz": b"\x1f\x8b"}
-"""Bytes that a file starts with, by suffix."""
+"""First bytes of a valid file, by suffix."""
 
 
 def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None) -> tuple[Path, list[str]]:
-    """Download the files of a task unless they are in the cache; verify them in both cases.
+    """Download the files of a task that are not in the cache, and verify all of them.
 
     An interrupted download resumes. If several processes call this, one downloads and the others wait.
 
@@ -36,8 +36,8 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
     """
     if not task.files:
         raise UserError(
-            f"task={task.key}: cannot be downloaded by a program; download it manually from {task.source}, unpack it, "
-            "and set data.folder"
+            f"task={task.key}: no direct download; download it manually from {task.source}, unpack it, and set "
+            "data.folder"
         )
     suite = (cache or default_cache_folder() / "tasks") / task.suite
     path = suite / task.folder
@@ -45,7 +45,9 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
         with space_errors(path):
             path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path}: cannot be created as a folder; choose another data.cache") from None
+        raise UserError(
+            f"{path}: cannot create this folder, because a file is in the way; choose another data.cache"
+        ) from None
     with acquire(path / ".lock"):
         folder = DownloadFolder(path, path, retry or DOWNLOAD_RETRY, f"delete {path} or choose another data.cache")
         for file in task.files:
@@ -72,7 +74,7 @@ def _fetch(file: TaskFile, folder: DownloadFolder) -> None:
 
 
 def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
-    """Expected hash of a file: the published one, else that of an earlier download; None if neither is known."""
+    """Expected hash of a file: published, else recorded at an earlier download; None if neither exists."""
     if file.sha256:
         return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
     if earlier := folder.receipts.get(file.name):
@@ -87,6 +89,6 @@ def _check_form(file: TaskFile, part: Path) -> None:
         begins = content.read(40)
     if not begins.startswith(MAGIC_BYTES.get(Path(file.name).suffix, b"")):
         raise UserError(
-            f"{file.name}: {file.url} returned another kind of file, starting with {begins!r}; open the URL in a "
+            f"{file.name}: {file.url} returned a file of another type, which starts with {begins!r}; open the URL in a "
             "browser to see what intercepts it (a proxy, a login), then run the same command again"
         )

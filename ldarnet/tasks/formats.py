@@ -47,9 +47,9 @@ class Records:
         path: file, or folder if each row has its own file.
         unit: unit of `locations` (line, row or record); empty if `locations` are file names in `path`.
         locations: location of each row in `path`.
-        names: name of each row; an empty string if it has none.
+        names: name of each row; empty if the row has no name.
         sequences: sequence of each row.
-        labels: label of each row; an empty string if it has none.
+        labels: label of each row; empty if the row has no label.
     """
 
     path: Path
@@ -79,7 +79,9 @@ def file_format(path: Path) -> str:
     if suffix not in known:
         raise UserError(f"{path}: unknown file format; use one of {', '.join(known)}, optionally .gz")
     if suffix == PARQUET_SUFFIX and suffixes[-1] == ".gz":
-        raise UserError(f"{path}: gzipped Parquet is not supported, Parquet compresses itself; unpack it with gunzip")
+        raise UserError(
+            f"{path}: gzipped Parquet is not supported, as Parquet has its own compression; unpack it with gunzip"
+        )
     return suffix
 
 
@@ -139,7 +141,7 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
         try:
             yield
         except (ValueError, OSError, *faults) as error:
-            # OSErrors of a decoder have no errno; seeking to a damaged offset gives EINVAL.
+            # Decoders raise OSError without an errno; seeking to a damaged offset fails with EINVAL.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -168,11 +170,11 @@ def _read_labeled_fasta(path: Path) -> Records:
 
 
 def _read_table(path: Path, delimiter: str, columns: Columns) -> Records:
-    csv.field_size_limit(sys.maxsize)  # the default is too small for long sequences
+    csv.field_size_limit(sys.maxsize)  # the default, 131,072 characters, is too small for long sequences
     rows: list[list[str]] = []
     locations: list[int | str] = []
     with open_text(path) as file:
-        # In tsv files a quotation mark may occur anywhere; `_unquoted` strips those around a whole field.
+        # Quotation marks have no special meaning inside tsv fields; `_unquoted` strips those around a whole field.
         quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
@@ -216,7 +218,7 @@ def _read_parquet(path: Path, columns: Columns) -> Records:
 
 
 def _find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[int, int, int | None]:
-    """Indices of the sequence, label and name columns; None without a name column."""
+    """Indices of the sequence, label and name columns; the last is None if there is no name column."""
     plain = [title.strip() for title in header]
     if duplicates := [title for title in dict.fromkeys(plain) if plain.count(title) > 1]:
         raise UserError(f"{where}: {plain.count(duplicates[0])} columns named {duplicates[0]!r}; rename all but one")
@@ -234,9 +236,9 @@ def _find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[
     label = find("label", columns.label, LABEL_COLUMNS)
     for what, column in (("sequence", sequence), ("label", label)):
         if column is None:
-            hint = f"the first line must name the columns; set data.{what}_column to choose one"
+            hint = f"the first line must contain the column names; set data.{what}_column to choose a column"
             if len(plain) == 1:
-                hint += "; .csv uses commas between columns, .tsv tabs"
+                hint += "; columns are separated by commas in .csv files and by tabs in .tsv files"
             raise UserError(f"{where}: no {what} column among {present}; {hint}")
     assert sequence is not None and label is not None
     return sequence, label, find("name", columns.name, NAME_COLUMNS)

@@ -1,4 +1,4 @@
-"""Validate and normalize raw rows: sequences to A, C, G, T and N, labels to class indices, names to unique names."""
+"""Validate raw rows and convert them: sequences to A, C, G, T and N, labels to class indices, names to unique names."""
 
 import re
 from collections import Counter
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.tasks.formats import Records
 
@@ -21,7 +22,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)(e[+-]?\d+)?|nan|inf", re.IGNORECAS
 
 
 def clean_sequences(records: Records) -> tuple[list[str], int]:
-    """Upper-case all sequences and replace ambiguity codes by N.
+    """Upper-case all sequences and replace ambiguity codes with N.
 
     Returns:
         The sequences, and the number of replaced codes.
@@ -38,10 +39,10 @@ def clean_sequences(records: Records) -> tuple[list[str], int]:
 
 
 def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, int]:
-    """Upper-case a sequence and replace ambiguity codes by N.
+    """Upper-case a sequence and replace ambiguity codes with N.
 
     Args:
-        text: sequence as read.
+        text: sequence as in the file.
         error: builds the exception, with the location of the sequence, from a message.
 
     Returns:
@@ -57,14 +58,16 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
     others = codes.translate(None, _BASES)
     if wrong := others.translate(None, _AMBIGUOUS):
         position = codes.index(wrong[:1])
-        hint = "write T for U, as in DNA" if wrong[:1] == b"U" else "remove it or write N"
+        hint = "replace U with T" if wrong[:1] == b"U" else "remove it or write N"
         raise error(f"{text[position]!r} at base {position + 1} is not a nucleotide code; {hint}")
     return codes.translate(_AS_N).decode("ascii"), len(others)
 
 
 def ambiguity(codes: int) -> list[str]:
-    """Note on the number of ambiguity codes that were replaced by N; empty for 0."""
-    return [f"{codes:,} ambiguous nucleotide codes were read as N"] if codes else []
+    """Note on the number of ambiguity codes that were replaced with N; an empty list if there are none."""
+    return (
+        [f"{format_count(codes, 'ambiguity code')} {'was' if codes == 1 else 'were'} replaced with N"] if codes else []
+    )
 
 
 def fits_a_table(text: str) -> bool:
@@ -78,7 +81,7 @@ def file_stem(path: Path) -> str:
 
 
 def unique_names(records: Records) -> list[str]:
-    """Unique name of each row: its given name, else `<file stem>:<row>`, where rows count from 1.
+    """Unique name of each row: the name in the file, else `<file stem>:<row>`, with rows counted from 1.
 
     Repeated names get a suffix `#2`, `#3`, ... Tabs and line breaks become spaces.
     """
@@ -108,7 +111,8 @@ def find_classes(records: Records) -> list[str]:
     if integers and len(integers) < len(kinds):
         odd = next(label for label in kinds if label not in integers)
         raise records.error(
-            kinds[odd], f"the label {odd!r} is a name, but others are integers, such as {integers[0]!r}; use one kind"
+            kinds[odd],
+            f"the label {odd!r} is a name, but others are integers, such as {integers[0]!r}; use only one kind",
         )
     if len(kinds) < 2:
         raise UserError(
@@ -122,10 +126,10 @@ def number_labels(records: Records, classes: Sequence[str], known_from: str, *, 
     """Convert the labels of rows to indices into `classes`, (n,) int64.
 
     Args:
-        records: rows as read.
+        records: raw rows.
         classes: class names.
-        known_from: source of `classes`, for error messages.
-        numbers: whether a label may also be the index of a class.
+        known_from: where `classes` come from, for error messages.
+        numbers: whether a label may be a class index instead of a class name.
 
     Raises:
         UserError: a label is missing or unknown.
@@ -137,7 +141,7 @@ def number_labels(records: Records, classes: Sequence[str], known_from: str, *, 
         label = _checked(records, row, label)
         if label not in number:
             known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-            raise records.error(row, f"unknown label {label!r}: the classes of {known_from} are {known}; fix it")
+            raise records.error(row, f"unknown label {label!r}: the classes of {known_from} are {known}; fix the label")
         labels[row] = number[label]
     return labels
 

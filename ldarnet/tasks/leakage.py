@@ -16,22 +16,22 @@ from ldarnet.errors import UserError
 MAX_K = 32
 """Maximum k: number of bases that fit into 64 bits."""
 
-_TEST_BASES = 2**24  # per block; about half a gigabyte of k-mers
-_TRAIN_BASES = 2**19  # per block; the working set fits into the CPU cache
+_TEST_BASES = 2**24  # bases per block; about half a gigabyte of k-mers
+_TRAIN_BASES = 2**19  # bases per block; the working set fits into the CPU cache
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Numbers of duplicate sequences, on either strand.
+    """Numbers of rows with duplicate sequences; a sequence and its reverse complement count as duplicates.
 
     Attributes:
         test_in_train: test rows that duplicate a training row.
-        test_in_train_conflicts: rows of `test_in_train` whose label differs from that of the training row.
+        test_in_train_conflicts: those of `test_in_train` whose label differs from that of a duplicate training row.
         train: training rows that duplicate an earlier training row.
-        train_conflicts: rows of `train` whose label differs from that of the first duplicate.
+        train_conflicts: those of `train` whose label differs from that of the first row with the sequence.
         test: test rows that duplicate an earlier test row.
-        test_conflicts: rows of `test` whose label differs from that of the first duplicate.
+        test_conflicts: those of `test` whose label differs from that of the first row with the sequence.
     """
 
     test_in_train: int
@@ -42,7 +42,7 @@ class Duplicates:
     test_conflicts: int
 
     def sentences(self) -> list[str]:
-        """One note for each kind of duplicate that occurs."""
+        """Notes to report with the results, one for each kind of duplicate that occurs."""
         kinds = (
             (
                 self.test_in_train,
@@ -72,7 +72,7 @@ class LeakFree:
     Attributes:
         kept: (n,) bool, True for leak-free rows.
         equal: rows dropped as duplicates of a training row.
-        sharing: further rows dropped because they share a k-mer with a training row.
+        sharing: other rows dropped because they share a k-mer with a training row.
         k: length of the k-mers in bases.
     """
 
@@ -82,7 +82,7 @@ class LeakFree:
     k: int
 
     def sentence(self) -> str:
-        """Note that states how many rows were dropped, and why."""
+        """Note on the number of leak-free rows, and on why the others were dropped."""
         return (
             f"{int(self.kept.sum()):,} of {len(self.kept):,} test sequences share no {self.k}-mer with training "
             f"(dropped: {self.equal:,} duplicates of a training sequence, {self.sharing:,} sharing a {self.k}-mer)"
@@ -117,7 +117,7 @@ def _keyed(sequences: Sequence[str], labels: np.ndarray) -> Iterator[tuple[str, 
 
 
 def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, set[int]], int, int]:
-    """Labels of each distinct sequence, number of duplicate rows, and number of duplicates with a different label."""
+    """Labels of each distinct sequence, number of duplicate rows, and how many of these have a different label."""
     first: dict[str, int] = {}
     every: dict[str, set[int]] = {}
     repeats = conflicts = 0
@@ -133,8 +133,8 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
 def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) -> LeakFree:
     """Find the test sequences that share no k-mer with training and duplicate no training sequence, on either strand.
 
-    Memory is bounded, apart from the sequences: test sequences are processed in blocks of 16 million bases, each with
-    one pass over the training sequences.
+    Test sequences are processed in blocks of about 16 million bases, with one pass over the training sequences per
+    block, so that memory for k-mers is bounded.
 
     Args:
         test: test sequences of A, C, G, T and N.
@@ -145,7 +145,7 @@ def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) ->
         UserError: `k` is out of range.
     """
     if not 1 <= k <= MAX_K:
-        raise UserError(f"evaluation.leak_free={k} is out of range: 1 to {MAX_K} bases")
+        raise UserError(f"evaluation.leak_free={k} is out of range; use 1 to {MAX_K} bases")
     known = {canonical(sequence) for sequence in train}
     equal = np.array([canonical(sequence) in known for sequence in test], dtype=bool)
     shared = np.zeros(len(test), dtype=bool)
@@ -176,9 +176,9 @@ def _blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 
 
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Extract all canonical k-mers, (s,) uint64, and for each the index of its sequence, (s,) int64.
+    """Extract all m canonical k-mers, (m,) uint64, and the index of the sequence of each k-mer, (m,) int64.
 
-    Repeated doubling of the k-mer width takes about log2(k) steps.
+    The width of the k-mers doubles in each of about log2(k) steps.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:
@@ -202,6 +202,6 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join the k-mer at each position with the k-mer that follows it: k-mers of twice the width."""
+    """Join the k-mer at each position with the k-mer that follows it, which doubles the width."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

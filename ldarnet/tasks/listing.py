@@ -10,7 +10,7 @@ _HEADER = ("task", "train", "valid", "test", "bases", "classes", "metric", "lr",
 
 
 def list_tasks(suite: str | None = None) -> Iterator[str]:
-    """Yield the lines of one table per suite: rows, bases, classes, metric, settings and known leakage of each task.
+    """Yield the lines of one table per suite: rows, bases, classes, metric, settings and known leakage of its tasks.
 
     Args:
         suite: abbreviation of the suite to list; None for all.
@@ -28,7 +28,7 @@ def list_tasks(suite: str | None = None) -> Iterator[str]:
         revision = f" at {first.revision}" if first.revision and first.revision not in first.source else ""
         yield f"{first.suite} ({first.short}/...)"
         yield f"  source: {first.source}{revision}"
-        yield f"  licence: {first.licence}"
+        yield f"  license: {first.license}"
         yield f"  source of lr and batch: {first.settings}"
         rows = [_HEADER, *(_cells(task, notes) for task in tasks)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

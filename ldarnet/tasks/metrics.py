@@ -100,7 +100,7 @@ def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> fl
         return float(rank(labels, probabilities[:, 1]))
     present = rows.nonzero()[0]  # a class without rows has weight 0 and an undefined score
     by_class = np.array([rank(labels == label, probabilities[:, label]) for label in present])
-    return float(np.cumsum(by_class * rows[present])[-1] / rows[present].sum())  # summed in the order of classes
+    return float(np.cumsum(by_class * rows[present])[-1] / rows[present].sum())  # cumsum adds in class order
 
 
 def _mcc_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def _candidates(task: Task, folder: Path) -> Iterator[Path]:
 
 
 def _split_files(root: Path) -> dict[str, Path]:
-    """Find the file of each split: split -> file."""
+    """Find the file of each split that exists: split -> file."""
     found = {}
     for split, stems in _STEMS.items():
         candidates = (root / f"{stem}{suffix}{gz}" for stem in stems for suffix in _SUFFIXES for gz in ("", ".gz"))
@@ -101,10 +101,10 @@ def _split_files(root: Path) -> dict[str, Path]:
 def _read_files(task: Task, root: Path, files: dict[str, Path], columns: Columns) -> TaskSplits:
     if "train" not in files:
         names = ", ".join(file.name for file in files.values())
-        raise UserError(f"{root}: no training rows of {task.key}, only {names}; add train.*")
+        raise UserError(f"{root}: no training rows of {task.key}, only {names}; add train.* with the training rows")
     notes = []
     if files["train"].name.startswith(SUBSET):
-        notes.append(f"trained on a subset of the published rows, {files['train'].name}")
+        notes.append(f"trained on a subset of the published rows: {files['train'].name}")
     return TaskSplits({split: read_records(file, columns) for split, file in files.items()}, root, notes)
 
 
@@ -122,7 +122,7 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
-    """Read files train/<class>/<name>.txt from a zip archive, at any depth."""
+    """Read files `train/<class>/<name>.txt` from a zip archive; they may be in subfolders of the archive."""
     splits = {}
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
         for split in ("train", "test"):
@@ -137,7 +137,7 @@ def _read_zip(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _one_file_each(task: Task, root: Path, files: list[str], texts: list[bytes]) -> Records:
-    """Build records from one file per sequence, whose folder names the class; row names are `<class>/<file stem>`."""
+    """Build records from files with one sequence each: the folder is the class, the name is `<class>/<file stem>`."""
     classes = [file.split("/")[-2] for file in files]
     names = [
         f"{kind}/{file.rpartition('/')[2].removesuffix('.txt')}" for kind, file in zip(classes, files, strict=True)

@@ -22,7 +22,7 @@ class TaskFile:
     Attributes:
         name: local file name.
         url: download URL.
-        sha256: published hash; None if the publisher states none.
+        sha256: published hash; None if the publisher states no hash.
     """
 
     name: str
@@ -32,13 +32,13 @@ class TaskFile:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAssembly:
-    """Reference assembly of coordinates.
+    """A reference assembly that coordinates refer to.
 
     Attributes:
         name: key in the registry.
         also: alternative names, as used in file names.
         url: URL of the FASTA file that the publisher of the coordinates used.
-        contigs: contig lengths in bases, to detect other assemblies; empty if unknown.
+        contigs: contig lengths in bases, to detect a wrong assembly; empty if unknown.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Task:
         folder: folder of the task's files in the publisher's tree.
         source: URL of the publisher.
         revision: revision of the source; None if the source has no revisions.
-        licence: licence of the data, free text.
+        license: license of the data, free text.
         files: files to download; empty if the task has no direct download.
         rows: split -> published number of rows; empty if unknown.
         length: shortest and longest sequence in bases.
         classes: class names, by label.
         metric: metric of the published results.
-        lr: published learning rate for fine-tuning LDARNet; None if there is none.
-        batch: published global batch in sequences; None if there is none.
+        lr: published learning rate for fine-tuning LDARNet; None if unpublished.
+        batch: published global batch in sequences; None if unpublished.
         settings: source of `lr` and `batch`, or why they are None.
         leakage: one sentence on known overlap of test and training rows; None if no overlap is known.
         assemblies: class -> assembly that the coordinates of the class refer to; empty for tasks without coordinates.
@@ -78,7 +78,7 @@ class Task:
     folder: str
     source: str
     revision: str | None
-    licence: str
+    license: str
     files: tuple[TaskFile, ...]
     rows: Mapping[str, int]
     length: tuple[int, int]
@@ -111,7 +111,7 @@ def all_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """Find a task by name with suite (`gue/H3`), or by name alone (`H3`, in the first suite that has it).
+    """Find a task by suite and name (`gue/H3`), or by name only (`H3`, in the first suite with such a task).
 
     Raises:
         UserError: no published task has this name.
@@ -125,8 +125,8 @@ def find_task(name: str) -> Task:
     near = [by_lower[one] for one in get_close_matches(name.lower(), by_lower, n=3)]
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     raise UserError(
-        f"task={name}: no published task of that name{guess} (`ldarnet tasks` lists them); for your own data set "
-        "data.train"
+        f"task={name}: no published task of that name{guess}; choose one that `ldarnet tasks` lists, or set "
+        "data.train to your own data"
     )
 
 
@@ -153,7 +153,7 @@ def _task(
         folder=folder,
         source=suite["source"],
         revision=suite["revision"],
-        licence=suite["licence"],
+        license=suite["license"],
         files=tuple(TaskFile(file, url, hashes.get(file)) for file, url in zip(names, urls, strict=True)),
         rows=dict(zip(_SPLITS[len(rows)], rows, strict=True)) if rows else {},
         length=(length, length) if isinstance(length, int) else tuple(length),

@@ -69,7 +69,7 @@ def test_results_file_has_all_arms_and_a_figure(checkpoint: Path, tmp_path: Path
     assert f"({file.stem}.png)" in text and file.with_suffix(".png").is_file()
     assert all(f"**{arm}**" in text for arm in plan.arms)
     assert "a note on nt/H4" in text and "20,900 parameters" in text
-    assert "> **Missing folds.** Every arm and task has 2 of 10." in text
+    assert "> **Missing folds.** Every arm has finished 2 of 10 folds on every task." in text
     assert str(tmp_path) not in text
 
 

@@ -236,7 +236,7 @@ def test_results_of_several_runs_are_found_and_missing_folds_reported(tmp_path: 
         ({"arm": "cnn"}, "differ in arm"),
         ({"data_fingerprint": "0" * 64}, "differ in data_fingerprint"),
         ({"checkpoint_sha256": "0" * 64}, "differ in checkpoint_sha256"),
-        ({}, "fold 0 of H3 twice"),
+        ({}, "fold 0 of H3 occurs twice"),
     ],
 )
 def test_arm_must_be_one_run(tmp_path: Path, second: dict, message: str) -> None:

@@ -92,7 +92,7 @@ def test_constant_folds_have_no_interval_and_zero_mcc_is_explained(tmp_path: Pat
     assert "± 0.000" not in report
     assert "are predicted as one class. **constant** on H3 (folds 0, 1, 2)." in report
     assert "no better than chance. **chance** on H3 (fold 0)." in report
-    assert "(no predictions.tsv to tell which). **unknown** on H3 (fold 1)." in report
+    assert "(unknown without predictions.tsv). **unknown** on H3 (fold 1)." in report
     assert "**good** on" not in report
 
 

@@ -30,7 +30,7 @@ def test_other_weights_in_the_same_checkpoint_are_refused(world, pretrained, tmp
     run(world, path, f"checkpoint={place}", "folds.only=[0]", "training.epochs=1")
     shutil.rmtree(place / "export")
     write_model(LDARNetForMaskedLM(LDARNetConfig.preset("tiny")), place / "export")
-    with pytest.raises(UserError, match="other weights in checkpoint"):
+    with pytest.raises(UserError, match="different weights in the checkpoint"):
         run(world, path, f"checkpoint={place}", "folds.only=[1]", "training.epochs=1")
 
 

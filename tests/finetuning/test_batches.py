@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ldarnet.alphabet import PAD, encode, reverse_complement
 from ldarnet.errors import UserError
-from ldarnet.finetuning.batches import Epoch, check_shares, cropped, padded
+from ldarnet.finetuning.batches import Epoch, check_batch_size, cropped, padded
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 3), st.integers(1, 4))
@@ -17,19 +17,19 @@ def test_ranks_and_micro_steps_partition_every_batch(rows, batch, accumulation, 
     assert len(sizes) == -(-rows // batch)
     assert max(sizes) <= batch
     assert max(sizes) - min(sizes) <= 1
-    shares = [
-        epoch.share(step, micro, accumulation, rank, ranks)
+    parts = [
+        epoch.local_rows(step, micro, accumulation, rank, ranks)
         for step in range(len(sizes))
         for micro in range(accumulation)
         for rank in range(ranks)
     ]
-    assert sorted(np.concatenate(shares)) == list(range(rows))
+    assert sorted(np.concatenate(parts)) == list(range(rows))
     try:
-        check_shares(rows, batch, accumulation, ranks)
+        check_batch_size(rows, batch, accumulation, ranks)
     except UserError:
-        assert min(map(len, shares)) == 0 or min(sizes) < accumulation * ranks
+        assert min(map(len, parts)) == 0 or min(sizes) < accumulation * ranks
     else:
-        assert min(map(len, shares)) > 0
+        assert min(map(len, parts)) > 0
 
 
 def test_an_epoch_is_a_function_of_seed_fold_and_number():

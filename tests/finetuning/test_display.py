@@ -18,7 +18,7 @@ def test_long_epochs_log_progress_once_a_minute(monkeypatch: pytest.MonkeyPatch,
                     now += 20.0
     printed = [line for line in capsys.readouterr().out.splitlines() if line]
     assert printed == [
-        f"fold 0  epoch {epoch}  step {step} of 8  0:0{left} left in this epoch"
+        f"fold 0  epoch {epoch}  step {step} of 8  0:0{left} remaining in this epoch"
         for epoch in (1, 2)
         for step, left in ((4, "1:20"), (7, "0:20"))
     ]

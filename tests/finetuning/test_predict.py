@@ -95,7 +95,7 @@ def test_longer_sequences_are_counted_and_cropped(run):
     whole = Classifier(run, max_length=100)
     list(whole.predict(records))
     assert whole.note() == (
-        "2 sequences; 1 longer than the longest training sequence (52 bases), which is extrapolation"
+        "2 sequences; 1 longer than the longest training sequence (52 bases), so the model extrapolates"
     )
     less = Classifier(run, max_length=30)
     list(less.predict(records))
@@ -123,7 +123,10 @@ def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, caps
         UserError, match=r"this run has no saved model; baselines have none, and sweeps delete the weights"
     ):
         load_backbone(tmp_path)
-    for folder, message in ((tmp_path, "a run of model.baseline=kmers"), (tmp_path / "none", "none: no such folder")):
+    for folder, message in (
+        (tmp_path, "model.baseline=kmers is not supported"),
+        (tmp_path / "none", "none: no such folder"),
+    ):
         status, _, errors = command(monkeypatch, capsys, "predict", folder, fasta)
         assert status == 1 and message in errors
     with pytest.raises(UserError, match="no such folder"):
@@ -133,7 +136,7 @@ def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, caps
 def test_sequences_are_validated_as_in_training(run, tmp_path, monkeypatch, capsys):
     path = tmp_path / "my.fa"
     for bases, message in {
-        "ACGU": r"my\.fa: record 'seq1': 'U' at base 4 is not a nucleotide code; write T for U",
+        "ACGU": r"my\.fa: record 'seq1': 'U' at base 4 is not a nucleotide code; replace U with T",
         "AC-GT": r"my\.fa: line 2: '-' is not a nucleotide code; remove it or write N",
     }.items():
         path.write_text(f">seq1 of mine\n{bases}\n")
@@ -144,7 +147,7 @@ def test_sequences_are_validated_as_in_training(run, tmp_path, monkeypatch, caps
     _, printed, errors = command(monkeypatch, capsys, "predict", run, path)
     one, other = (line.split("\t")[1:] for line in printed.splitlines()[1:])
     assert one == other
-    assert "2 sequences; 2 ambiguous nucleotide codes were read as N" in errors
+    assert "2 sequences; 2 ambiguity codes were replaced with N" in errors
     for record, message in {
         ("x", "AC7"): "'7' at base 3",
         ("x", ""): "is empty",

@@ -82,7 +82,7 @@ def test_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbro
     config = stopped(2)
     (weights,) = config.run.dir.glob("fold0/last/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 dif.* delete \S+/fold0 to train this fold again"):
+    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 dif.* delete \S+/fold0 to retrain the fold"):
         finetune_on(world, config)
     shutil.rmtree(config.run.dir / "fold0")
     assert finetune_on(world, config).finished
@@ -100,7 +100,7 @@ def test_second_launch_waits_for_the_first(world, config_file, unbroken, tmp_pat
     begin = time.monotonic()
     assert finetune_on(world, config).finished
     assert time.monotonic() - begin > seconds
-    assert f"waiting for another fine-tuning in {config.run.dir} to end" in capsys.readouterr().out
+    assert f"waiting for another process that is fine-tuning in {config.run.dir}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

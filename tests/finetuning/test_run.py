@@ -140,7 +140,7 @@ def test_another_configuration_is_refused(world, copied):
 
 def test_other_rows_are_refused(world, copied):
     other = write_rows(copied.parent / "train.csv", 96, seed=3)
-    with pytest.raises(UserError, match="other rows of the task"):
+    with pytest.raises(UserError, match="different rows of the task"):
         run(world, copied, f"run.dir={copied.parent / 'run'}", f"data.train={other}", "folds.only=[1]")
 
 

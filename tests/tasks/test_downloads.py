@@ -145,7 +145,9 @@ def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
 def test_other_file_types_are_rejected(server, tmp_path):
     """For example a login page, which servers return with status 200."""
     server.files["H3/train.fna"] = b"<!DOCTYPE html><title>Log in</title>"
-    with pytest.raises(UserError, match=r"train\.fna: http.* returned another kind of file, starting with b'<!DOCTYPE"):
+    with pytest.raises(
+        UserError, match=r"train\.fna: http.* returned a file of another type, which starts with b'<!DOCTYPE"
+    ):
         fetch_task(at(server), tmp_path, QUICK)
     server.files["H3/train.fna"] = TRAIN
     folder, _ = fetch_task(at(server), tmp_path, QUICK)

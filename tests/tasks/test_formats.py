@@ -89,7 +89,7 @@ def test_named_classes_are_numbered_alphabetically_and_noted(tmp_path):
     data = read(tmp_path / "x.csv", table(rows, ","))
     assert data.classes == ["strong", "weak"]
     assert data.train.labels.tolist() == [1, 0, 0, 1]
-    assert "class numbers: strong=0, weak=1" in data.notes
+    assert "class indices: strong=0, weak=1" in data.notes
 
 
 def test_integers_that_do_not_begin_with_0_are_numbered_by_size(tmp_path):
@@ -97,13 +97,13 @@ def test_integers_that_do_not_begin_with_0_are_numbered_by_size(tmp_path):
     data = read(tmp_path / "x.csv", table(rows, ","))
     assert data.classes == ["-1", "10"]
     assert data.train.labels.tolist() == [1, 0, 0, 1]
-    assert "class numbers: -1=0, 10=1" in data.notes
+    assert "class indices: -1=0, 10=1" in data.notes
 
 
 def test_ambiguity_codes_are_read_as_n_and_counted(tmp_path):
     data = read(tmp_path / "x.csv", table([("ACRYGT", "0", "a"), ("ACGKNN", "1", "b")], ","))
     assert data.train.sequences == ["ACNNGT", "ACGNNN"]
-    assert data.notes == ["3 ambiguous nucleotide codes were read as N"]
+    assert data.notes == ["3 ambiguity codes were replaced with N"]
 
 
 def test_sequences_that_are_mostly_n_are_counted(tmp_path):
@@ -134,7 +134,7 @@ BAD = {
         r"x\.csv: line 6: '-' at base 4 is not a nucleotide code",
     ),
     "a non-ASCII character": ("x.csv", good("ACGü,0,e"), r"x\.csv: line 6: 'ü' at base 4 is not a nucleotide"),
-    "RNA": ("x.fa", fasta([*ROWS, ("ACGU", "1", "e")]), r"x\.fa: line 13: 'U' at base 4 .*; write T for U"),
+    "RNA": ("x.fa", fasta([*ROWS, ("ACGU", "1", "e")]), r"x\.fa: line 13: 'U' at base 4 .*; replace U with T"),
     "a label that is missing": ("x.csv", good("ACGT,,e"), r"x\.csv: line 6: the label is missing; fill it in"),
     "a label in FASTA": (
         "x.fa",
@@ -264,7 +264,7 @@ def test_ambiguous_requests_are_rejected(tmp_path):
     train = write(tmp_path / "train.csv", table(ROWS, ","))
     with pytest.raises(UserError, match=r"task is not set; choose a published task .* or set data\.train"):
         open_task(None)
-    with pytest.raises(UserError, match=r"data\.test=.* needs data\.train"):
+    with pytest.raises(UserError, match=r"data\.test=.*: data\.train is not set"):
         open_task("H3", test=train)
     with pytest.raises(UserError, match=r"task=H3 is a published task, but data\.train is set"):
         open_task("H3", train=train)

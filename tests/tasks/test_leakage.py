@@ -60,7 +60,7 @@ def test_counts_give_the_reasons_for_dropped_rows():
 
 
 def test_k_is_at_most_32():
-    with pytest.raises(UserError, match=r"evaluation\.leak_free=33 is out of range: 1 to 32 bases"):
+    with pytest.raises(UserError, match=r"evaluation\.leak_free=33 is out of range; use 1 to 32 bases"):
         find_leak_free(["ACGT"], ["ACGT"], 33)
 
 

@@ -91,11 +91,11 @@ def test_labels_follow_class_names_not_directory_order(tmp_path: Path, small, mo
 def test_wrong_assembly_is_rejected(tmp_path: Path, small):
     write_coordinates(tmp_path / "human_enhancers_cohn")
     with pytest.raises(
-        UserError, match=r"references: no FASTA file of GRCh38, the assembly .*; put http.*GRCh38\.fa\.gz there"
+        UserError, match=r"references: no FASTA file of GRCh38, the assembly .*; download http.*GRCh38\.fa\.gz into"
     ):
         open_task("gb/x", folder=tmp_path)
     write_reference(tmp_path / "references" / "hg19.fa.gz")
-    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.* \(found hg19\.fa\.gz\)"):
+    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.*, only hg19\.fa\.gz; "):
         open_task("gb/x", folder=tmp_path)
     reference = tmp_path / "references" / "hg38.fa.gz"
     write_reference(reference, CONTIG + "A")
@@ -116,7 +116,7 @@ def test_bad_coordinates_are_reported(tmp_path: Path, small):
     for line, message in {
         "x,chr1,5,ten,+": r"train/positive\.csv\.gz: line 2: start and end must be integers",
         "x,chr1,10,5,+": r"train/positive\.csv\.gz: line 2: 10-5 is not a valid interval",
-        "x,chr1,1990,2001,+": r"train/positive\.csv\.gz line 2: chr1:1990-2001 exceeds 1",
+        "x,chr1,1990,2001,+": r"train/positive\.csv\.gz line 2: chr1:1990-2001 extends beyond the end of contig 1 ",
     }.items():
         table.write_bytes(gzip.compress(f"id,region,start,end,strand\n{line}\n".encode()))
         with pytest.raises(UserError, match=message):
@@ -126,7 +126,7 @@ def test_bad_coordinates_are_reported(tmp_path: Path, small):
         open_task("gb/x", folder=tmp_path)
     table.unlink()
     with pytest.raises(
-        UserError, match=r"positive\.csv\.gz: no such file; gb/human_enhancers_cohn needs the coordinates"
+        UserError, match=r"positive\.csv\.gz: no such file; add it, as gb/human_enhancers_cohn needs the coord"
     ):
         open_task("gb/x", folder=tmp_path)
 
@@ -203,7 +203,7 @@ def test_file_formats_of_the_nucleotide_transformer_are_equivalent(tmp_path: Pat
     assert read[0].train.names == ["YAL1_5", "YAL2_6"]
     assert read[0].train.labels.tolist() == [1, 0]
     assert read[0].suite == "nucleotide_transformer"
-    assert "the train split has 2 rows, 13,468 are published" in read[0].notes
+    assert "the train split has 2 rows, the published one 13,468" in read[0].notes
     assert any(note.startswith("known leakage in nt/H3: Probes are less") for note in read[0].notes)
 
 
@@ -211,7 +211,7 @@ def test_gue_has_a_validation_split(shared: Path):
     data = open_task("gue/prom_core_tata", folder=shared / "data" / "gue_deepgene" / "GUE")
     assert (data.suite, data.task) == ("gue", "prom_core_tata")
     assert [len(split) for split in (data.train, data.valid, data.test)] == [4904, 613, 613]
-    assert not any("are published" in note for note in data.notes)
+    assert not any("the published one" in note for note in data.notes)
     with pytest.raises(UserError, match=r"no training rows of gue/H3, only dev\.csv\.gz, test\.csv\.gz; add train"):
         open_task("gue/H3", folder=shared / "data" / "gue_deepgene" / "GUE")
 
@@ -219,7 +219,7 @@ def test_gue_has_a_validation_split(shared: Path):
 def test_a_subset_of_the_training_rows_is_noted(real_tasks: Path):
     data = open_task("H3", folder=real_tasks / "nt_histone")
     assert (len(data.train), len(data.test), data.classes) == (2688, 1497, ["0", "1"])
-    assert data.notes[0] == "trained on a subset of the published rows, train_subset.tsv"
+    assert data.notes[0] == "trained on a subset of the published rows: train_subset.tsv"
 
 
 def test_real_rows_of_a_genomic_benchmark_are_read(real_tasks: Path):
@@ -248,7 +248,7 @@ def test_folder_without_the_task_is_reported(tmp_path: Path):
         UserError, match=r"no files of gue/mouse_0, such as mouse/0/train.*download it from .*DNABERT_2"
     ):
         open_task("mouse_0", folder=tmp_path)
-    with pytest.raises(UserError, match=r"task=gue/mouse_0: cannot be downloaded by a program; .* set data\.folder"):
+    with pytest.raises(UserError, match=r"task=gue/mouse_0: no direct download; .* set data\.folder"):
         open_task("mouse_0", cache=tmp_path)
 
 

@@ -65,7 +65,7 @@ def test_settings_equal_the_published_ones():
 @pytest.mark.parametrize("task", all_tasks().values(), ids=lambda task: task.key)
 def test_entries_state_source_license_and_revision(task):
     assert task.source.startswith("https://")
-    assert task.licence
+    assert task.license
     assert task.settings
     assert len(task.classes) >= 2
     assert 1 < task.length[0] <= task.length[1]

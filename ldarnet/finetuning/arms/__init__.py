@@ -16,7 +16,7 @@ from ldarnet.plugins import load_folder, suggestion
 from ldarnet.runtime.tracking import Tracker
 
 Learner = Callable[[int, Tracker | None], FoldResult | None]
-"""Trains or resumes a fold, given its number and tracker; None if a signal stops training. Called on every rank."""
+"""Trains or resumes a fold, given its number and tracker. Returns None if a signal stops training. Collective."""
 
 BASELINE, MODE = "model.baseline", "training.mode"
 
@@ -33,11 +33,11 @@ class Arm:
         learner: creates the `Learner` that trains the folds; called once per launch.
         build: builds the untrained network from the configuration, the class names and the length of the longest
             training sequence in bases; None for arms without a network.
-        fit: description of the fit for the console, for arms that train without epochs; None for training in epochs.
-        selection: what is selected on the validation rows.
+        fit: description of the fit for the console, for arms that train without epochs; None for arms with epochs.
+        selection: what the validation rows select, such as `best epoch` or `penalty`.
         takes_checkpoint: whether the arm can start from a checkpoint.
         ignored: prefixes of configuration keys without effect on this arm.
-        ignored_with_checkpoint: prefixes of further keys without effect if the weights come from a checkpoint.
+        ignored_with_checkpoint: prefixes of additional keys without effect if the weights come from a checkpoint.
     """
 
     option: Literal["model.baseline", "training.mode"]
@@ -71,7 +71,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
     """Look up the arm that a configuration selects.
 
     Raises:
-        UserError: the arm does not exist, or configuration keys contradict each other.
+        UserError: the arm does not exist, or settings contradict the arm.
     """
     arm = _find(config.model.baseline, config.training.mode)
     if config.model.baseline is not None and config.training.mode != "full":
@@ -85,7 +85,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
 
 
 def arm_of_result(arm: str, mode: str) -> Arm:
-    """Look up the arm by the `arm` and `mode` of a result.json."""
+    """Look up the arm by the fields `arm` and `mode` of a result.json."""
     return _find(None if arm in ("checkpoint", "random") else arm, mode)
 
 

@@ -34,7 +34,7 @@ class SmallCNN(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width_in, width_out, KERNEL, padding=KERNEL // 2) for width_in, width_out in pairwise(widths)
         )
-        # LayerNorm instead of BatchNorm, whose running means would differ between ranks and include padding.
+        # Not BatchNorm, whose running statistics would differ between ranks and include padding.
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in CHANNELS)
         self.head = nn.Linear(2 * CHANNELS[-1], classes)
 
@@ -58,7 +58,7 @@ class SmallCNN(nn.Module):
         x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x_BCL = norm(convolution(x_BCL).transpose(1, 2)).transpose(1, 2)
-            # Set padding to 0, as the convolution pads an unpadded sequence; 0 does not change max-pooled ReLU outputs.
+            # Set padded positions to 0: convolutions pad with 0 too, and max pooling ignores 0 after ReLU.
             x_BCL = F.relu(x_BCL) * real_BL.unsqueeze(1)
             x_BCL = F.max_pool1d(x_BCL, POOL, ceil_mode=True)
             real_BL = F.max_pool1d(real_BL.to(x_BCL.dtype), POOL, ceil_mode=True).bool()
@@ -71,7 +71,7 @@ class SmallCNN(nn.Module):
 
 
 def build_cnn(classes: int, seed: int) -> SmallCNN:
-    """Build the small convolutional network (about 230 thousand parameters), initialized with `seed`."""
+    """Build the small convolutional network (about 225,000 parameters), initialized with `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SmallCNN(classes)

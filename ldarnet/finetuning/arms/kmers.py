@@ -30,7 +30,7 @@ class KmerModel:
     """Logistic regression on 6-mer counts.
 
     Attributes:
-        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: one merged feature.
+        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: they are one feature.
         strength: inverse regularization strength (scikit-learn's C).
         classes: number of classes, including those without training rows.
     """
@@ -61,15 +61,15 @@ def fit_kmers(
 ) -> Fitted:
     """Fit logistic regressions; the validation rows select the penalty and whether strands are merged.
 
-    Merged and separate strands are both tried because tasks differ: a histone mark has no strand, a splice site has
-    one. The same validation rows select the best epoch of a network.
+    Both merged and separate strands are tried because tasks differ: a histone mark has no strand, a splice site has
+    one. Networks use the same validation rows to select their best epoch.
 
     Args:
         train: training rows.
         classes: number of classes.
         validate: returns the metrics of a model on the validation rows.
-        metric: metric to select by.
-        run: calls the function of each fit and returns its result.
+        metric: validation metric that selects the model.
+        run: executes one fit: calls the given function and returns its result.
 
     Returns:
         The best model and its metrics.
@@ -111,7 +111,7 @@ def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
 
 
 def _canonical() -> np.ndarray:
-    """Map each 6-mer to the index of its canonical 6-mer, (4096,)."""
+    """Index of the canonical form of each 6-mer, (4096,) int64."""
     code, other = np.arange(4**K), np.zeros(4**K, dtype=np.int64)
     for position in range(K):
         other = 4 * other + (T - (code // 4**position) % 4)
@@ -138,7 +138,7 @@ def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def _outputs(model: KmerModel, ids: list[np.ndarray], strands: int) -> Outputs:
-    """Log-probabilities of rows on the forward strand or, with `strands=2`, on both strands."""
+    """Class log-probabilities of rows on the forward strand or, with `strands=2`, on both strands."""
     both = [ids, [reverse_complement(row) for row in ids]][:strands]
     probabilities = [model.probabilities([decode(row) for row in strand]) for strand in both]
     return Outputs(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32), [])

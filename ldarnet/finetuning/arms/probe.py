@@ -101,13 +101,13 @@ Fitted = tuple[Probe, dict[str, Any]]
 
 
 def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
-    """Fit one probe per penalty on the training rows of a fold; return the best in validation, and its metrics.
+    """Fit one probe per penalty on the training rows of a fold; return the best on the validation rows and its metrics.
 
     Args:
         job: configuration, data and network shared by all folds.
         fold: fold number.
         features: features of training and validation rows.
-        run: calls the function of each fit and returns its result.
+        run: executes one fit: calls the given function and returns its result.
     """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
@@ -125,11 +125,11 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:
-    """Convert a regression on scaled features to a linear layer on unscaled features, one logit per class."""
+    """Convert a regression on scaled features to a linear layer on unscaled features with one logit per class."""
     assert scaler.scale_ is not None and scaler.mean_ is not None
     slopes = regression.coef_ / scaler.scale_
     offsets = regression.intercept_ - slopes @ scaler.mean_
-    if len(slopes) == 1:  # for two classes scikit-learn has a single logit
+    if len(slopes) == 1:  # scikit-learn has a single logit for two classes
         slopes, offsets = np.vstack([0 * slopes, slopes]), np.concatenate([[0.0], offsets])
     weight, bias = np.zeros((classes, slopes.shape[1])), np.full(classes, ABSENT_LOGIT)
     weight[regression.classes_], bias[regression.classes_] = slopes, offsets
