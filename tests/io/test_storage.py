@@ -340,7 +340,7 @@ def test_a_set_is_readable_when_the_cache_disk_is_full(make_set, small_disk, cap
         assert shards.text("a", 0, 800) == "ACGTTTGA" * 100
     finally:
         server.close()
-    assert f"index of {server.url} stored in" in caplog.text
+    assert f"storing the index of {server.url} in" in caplog.text
     assert "disk cache disabled" in caplog.text
 
 
