@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ldarnet.data.blocks import Blocks
 from ldarnet.data.contigs import Contigs, names_as_lines
-from ldarnet.data.index import Blocks, Index, Shard
+from ldarnet.data.index import Index
+from ldarnet.data.index_file import Shard
 
 SPECIES = 850
 BASES_PER_CONTIG = 174_000

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldarnet.data.blocks import Blocks
 from ldarnet.data.contigs import Contigs
-from ldarnet.data.index import Blocks, Shard
+from ldarnet.data.index_file import Shard
 from ldarnet.errors import UserError
 from ldarnet.genome.sources import SequenceSource
 from sharding.receipts import PartReceipt, Receipts

@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ldarnet.console import make_console
-from ldarnet.data.index import FORMAT_VERSION, INDEX_NAME, TABLES, Index
+from ldarnet.data.format import MAX_BLOCK_BASES
+from ldarnet.data.index import Index
+from ldarnet.data.index_file import FORMAT_VERSION, INDEX_NAME, TABLES
 from ldarnet.errors import UserError
 from ldarnet.genome.intervals import intersect, total_bases
 from ldarnet.genome.sources import SequenceSource, parse_source, read_genomes
@@ -76,8 +78,11 @@ def build(
     Raises:
         UserError: the input is invalid, the folder has other content, the disk is full, or a worker was killed.
     """
-    if block < 1 or shard_size < 1:
-        raise UserError(f"--block {block} --shard-size {shard_size}: both values must be at least 1")
+    if not 1 <= block <= MAX_BLOCK_BASES or shard_size < 1:
+        raise UserError(
+            f"--block {block} --shard-size {shard_size}: both values must be at least 1, and --block at most "
+            f"{MAX_BLOCK_BASES}"
+        )
     splitting = Splitting(contig_splits, splits_bed, hashed, exclude)
     sources = [genome if isinstance(genome, SequenceSource) else SequenceSource(str(genome)) for genome in genomes]
     with ThreadPoolExecutor() as pool:

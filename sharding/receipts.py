@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldarnet.data.index import UNFINISHED, Shard
+from ldarnet.data.index_file import UNFINISHED, Shard
 from ldarnet.data.writer import SHARD_PATTERN
 from ldarnet.errors import UserError
 from ldarnet.io.files import PARTIAL_SUFFIX, atomic_path, sha256_file, space_errors, write_json_atomic

@@ -16,7 +16,7 @@ import numpy as np
 import typer
 
 from ldarnet.console import percent_bar
-from ldarnet.data.index import INDEX_NAME
+from ldarnet.data.index_file import INDEX_NAME, parse_index
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.storage import Storage, repair_hint
@@ -114,12 +114,12 @@ def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
     """
     storage, hint = shards.storage, repair_hint(shards.location)
     text = storage.read_all(INDEX_NAME)
-    content = json.loads(text)
+    content = parse_index(text, where=storage.locate(INDEX_NAME), hint=hint)
     found = []
-    if text.decode() != json.dumps(content, indent=1) + "\n":
+    if text.decode() != json.dumps(json.loads(text), indent=1) + "\n":
         found.append(f"{storage.locate(INDEX_NAME)}: damaged (its formatting has changed); {hint}")
-    for name, table in content["tables"].items():
-        if storage.size(name) not in (None, table["size"]) or _sha256(storage, name, table["size"]) != table["sha256"]:
+    for name, table in content.tables.items():
+        if storage.size(name) not in (None, table.size) or _sha256(storage, name, table.size) != table.sha256:
             found.append(f"{storage.locate(name)}: damaged (it does not match {INDEX_NAME}); {hint}")
     return found
 

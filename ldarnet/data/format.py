@@ -18,8 +18,11 @@ import numpy as np
 import zstandard
 
 from ldarnet.alphabet import N
+from ldarnet.genome.iupac import IUPAC_CODES
 
 BLOCK_SUFFIX = ".2bit.zst"
+MAX_BLOCK_BASES = 2**28
+"""Maximum length of a block. Whole blocks are read, so that this bounds memory; longer contigs have several blocks."""
 
 _MAGIC = b"2BL1"
 _HEADER = struct.Struct("<4s3I")
@@ -111,31 +114,50 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
     return _compressor().compress(b"".join(parts)), runs
 
 
-def unpack_block(frame: bytes) -> Block:
-    """Decompress a frame of `pack_block`.
+def max_payload_bytes(bases: int) -> int:
+    """Maximum size of the decompressed content of a block, also for an array of lengths."""
+    return _HEADER.size + (bases + 3) // 4 + 9 * bases + 8 * ((bases + 1) // 2)
+
+
+def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
+    """Decompress a frame of `pack_block`. Memory use is bounded by ``max_bases``, whatever the frame declares.
+
+    Args:
+        frame: the frame, possibly from an untrusted source.
+        max_bases: maximum length of the block.
 
     Raises:
-        ValueError: the bytes are not a packed block.
+        ValueError: the bytes are not a packed block of at most ``max_bases``.
     """
+    limit = max_payload_bytes(max_bases)
     try:
-        payload = zstandard.ZstdDecompressor().decompress(frame)
+        # zstandard allocates the declared size before it decompresses, and never writes more.
+        declared = zstandard.get_frame_parameters(frame)
+        if declared.content_size > limit:  # also if it is unknown, which is 2^64 - 1
+            raise ValueError(f"not a packed block: its frame declares more than the {limit} bytes of {max_bases} bases")
+        payload = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         magic, length, runs, lower = _HEADER.unpack_from(payload)
     except (zstandard.ZstdError, struct.error) as error:
         raise ValueError(f"not a packed block: {error}") from None
     sizes = (_HEADER.size, (length + 3) // 4, 8 * runs, runs, 8 * lower)
     ends = np.cumsum(sizes).tolist()
-    if magic != _MAGIC or len(payload) != ends[-1]:
+    if magic != _MAGIC or length > max_bases or len(payload) != ends[-1]:
         raise ValueError("not a packed block: wrong magic or length")
     _, packed, run_edges, codes, lower_edges = (
         payload[end - size : end] for end, size in zip(ends, sizes, strict=True)
     )
-    return Block(
+    block = Block(
         length=length,
         packed=np.frombuffer(packed, dtype=np.uint8),
         runs=_edges_from_bytes(run_edges),
         codes=np.frombuffer(codes, dtype=np.uint8),
         lower=_edges_from_bytes(lower_edges),
     )
+    if any(len(edges) and edges[-1, 1] > length for edges in (block.runs, block.lower)):
+        raise ValueError("not a packed block: a run ends beyond the block")
+    if codes.translate(None, IUPAC_CODES):
+        raise ValueError("not a packed block: a run has a code that is not a nucleotide code")
+    return block
 
 
 def unpack_bases(packed: np.ndarray) -> np.ndarray:

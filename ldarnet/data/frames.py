@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ldarnet.data.index import INDEX_NAME, Index
+from ldarnet.data.index import Index
+from ldarnet.data.index_file import INDEX_NAME
 from ldarnet.data.prefetch import MAX_PREFETCH_BYTES, Prefetcher
 from ldarnet.errors import UserError
 from ldarnet.io.cache import DiskCache

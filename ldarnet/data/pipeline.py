@@ -131,7 +131,7 @@ class _WindowCutter:
                 raise DamagedError(
                     f"{sample['__url__']}: {index.describe_block(number)} does not match the index; copy the set again"
                 )
-            block = unpack_block(sample[_EXTENSION])
+            block = unpack_block(sample[_EXTENSION], int(index.blocks.length[number]))
             contig, start = int(index.blocks.contig[number]), int(index.blocks.start[number])
             if expected != (sample["__url__"], contig, start):
                 tail = tail[:0]

@@ -227,10 +227,10 @@ class ShardSet:
         Raises:
             DamagedError, UserError: as for `block`.
         """
-        frame = self._frames.read(number)
+        frame, length = self._frames.read(number), int(self.index.blocks.length[number])
         try:
-            block = unpack_block(frame)
-            if block.length == self.index.blocks.length[number]:
+            block = unpack_block(frame, length)
+            if block.length == length:
                 return block
             mismatch = f"{block.length} bases"
         except ValueError as error:

@@ -2,7 +2,6 @@
 
 import atexit
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -10,11 +9,12 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ldarnet.data.index import INDEX_NAME, TABLES, Index
+from ldarnet.data.index import Index
+from ldarnet.data.index_file import INDEX_NAME, TABLES, IndexTable, parse_index
 from ldarnet.errors import UserError
 from ldarnet.io.files import NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
-from ldarnet.io.storage import MissingError, Storage
+from ldarnet.io.storage import MissingError, Storage, repair_hint
 
 PART_BYTES = 16 * 2**20
 """Size of the parts in which tables are fetched; each part has its own retries."""
@@ -50,14 +50,9 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
 
 
 def _fetch(storage: Storage, text: bytes, folder: Path) -> Index:
-    try:
-        tables = {name: json.loads(text)["tables"][name] for name in TABLES}
-        for name, table in tables.items():
-            _fetch_table(storage, name, int(table["size"]), table["sha256"], folder / name)
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        # index.json is malformed: Index.load below reports the reason.
+    content = parse_index(text, where=storage.locate(INDEX_NAME), hint=repair_hint(storage.place))
+    for name in TABLES:
+        _fetch_table(storage, name, content.tables[name], folder / name)
     with atomic_path(folder / INDEX_NAME) as partial:
         partial.write_bytes(text)
     try:
@@ -66,15 +61,15 @@ def _fetch(storage: Storage, text: bytes, folder: Path) -> Index:
         raise UserError(str(error).replace(str(folder), storage.place)) from None
 
 
-def _fetch_table(storage: Storage, name: str, size: int, sha256: str, path: Path) -> None:
+def _fetch_table(storage: Storage, name: str, table: IndexTable, path: Path) -> None:
     digest = hashlib.sha256()
     with atomic_path(path) as partial, partial.open("wb") as file:
-        for start in range(0, size, PART_BYTES):
-            part = storage.read(name, start, min(start + PART_BYTES, size))
+        for start in range(0, table.size, PART_BYTES):
+            part = storage.read(name, start, min(start + PART_BYTES, table.size))
             digest.update(part)
             file.write(part)
         file.flush()
-        if digest.hexdigest() != sha256:
+        if digest.hexdigest() != table.sha256:
             raise UserError(
                 f"{storage.locate(name)}: damaged or changed (it does not match {INDEX_NAME}); "
                 f"copy the whole set to {storage.place} again"

@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ldarnet.data.blocks import BLOCK_ROW
 from ldarnet.data.format import BLOCK_SUFFIX
-from ldarnet.data.index import BLOCK_ROW, Shard
+from ldarnet.data.index_file import Shard
 from ldarnet.io.files import atomic_path
 
 SHARD_PATTERN = "shard-*.tar"

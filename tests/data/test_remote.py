@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from ldarnet.data import ShardSet, decode_sample
-from ldarnet.data.index import INDEX_NAME, TABLES
+from ldarnet.data.index_file import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
 from ldarnet.io.retry import Retry
 from ldarnet.io.storage import DamagedError

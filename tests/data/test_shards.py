@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from ldarnet.alphabet import encode
 from ldarnet.data import ShardSet
 from ldarnet.data.format import unpack_block
-from ldarnet.data.index import INDEX_NAME, TABLES
+from ldarnet.data.index import Index
+from ldarnet.data.index_file import INDEX_NAME, TABLES, read_index
 from ldarnet.errors import UserError
 from ldarnet.io.files import sha256_file
 from sharding.build import build
 
+OUTSIDE = ["../shard.tar", "/etc/passwd", "a/b.tar", "..", "", ".", "a\0b", "a\nb", "C:x", "a\\b", "x" * 300]
 CONTIGS = {
     "one": "ACGTNNNNacgtRYKM" * 20 + "ACG",
     "two": "ttNNnnA",
@@ -173,10 +176,10 @@ def test_folders_without_a_shard_set_are_rejected(make_set, tmp_path):
 def test_an_index_without_read_permission_is_reported(make_set, monkeypatch):
     folder = make_set(CONTIGS).folder
 
-    def refuse(path):
+    def refuse(path, *_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"index\.json: no permission to read it"):
         ShardSet.open(folder)
 
@@ -206,6 +209,54 @@ def test_an_index_of_another_format_is_rejected(make_set, version, hint):
     folder = make_set(CONTIGS).folder
     edit(folder, lambda content: content.update(version=version))
     with pytest.raises(UserError, match=f"format version {version}, but this program reads version 2; {hint}"):
+        ShardSet.open(folder)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=9), inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_value_anywhere_in_a_signed_index_is_accepted_or_one_clear_line(small_set, data):
+    path = small_set / INDEX_NAME
+    before = path.read_text()
+
+    def change(content):
+        while True:
+            key = data.draw(st.sampled_from(range(len(content)) if isinstance(content, list) else sorted(content)))
+            if not (isinstance(content[key], (dict, list)) and content[key] and data.draw(st.booleans())):
+                content[key] = data.draw(JSON)
+                return
+            content = content[key]
+
+    try:
+        edit(small_set, change)
+        with suppress(UserError):
+            everything = ShardSet.open(small_set).contigs
+            assert list(everything.values()) == [len(text) for text in CONTIGS.values()]
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\0" * 99,
+        b"\xff\xfe{}",
+        b"[" * 10**6,
+        b'{"format": "ldarnet-shards", "version": ' + b"9" * 9999 + b"}",
+        b"7",
+    ],
+)
+def test_an_index_that_is_not_json_of_this_format_is_one_clear_line(make_set, text):
+    folder = make_set(CONTIGS).folder
+    (folder / INDEX_NAME).write_bytes(text)
+    with pytest.raises(UserError, match=r"^[^\n]*index\.json: [^\n]{1,200}$"):
         ShardSet.open(folder)
 
 
@@ -255,6 +306,7 @@ def test_a_missing_or_truncated_table_is_reported(small_set, name):
         ("blocks.npy", lambda rows: rows["start"].__setitem__(1, 101)),
         ("blocks.npy", lambda rows: rows["contig"].__setitem__(0, -5)),
         ("blocks.npy", lambda rows: rows["shard"].__setitem__(1, 9)),
+        ("contigs.npy", lambda rows: rows["species"].__setitem__(0, 1)),
     ],
 )
 def test_an_inconsistent_index_is_rejected(make_set, table, change):
@@ -265,10 +317,79 @@ def test_an_inconsistent_index_is_rejected(make_set, table, change):
 
 
 @pytest.mark.parametrize(
+    ("table", "change", "fault"),
+    [
+        ("splits.npy", lambda rows: rows.__setitem__((0, 2), 324), "split intervals"),
+        ("splits.npy", lambda rows: rows.__setitem__((0, 1), -1), "split intervals"),
+        ("splits.npy", lambda rows: rows.__setitem__((0, 0), 2**40), "split intervals"),
+        ("splits.npy", lambda rows: rows[[1, 0, 2]], "split intervals"),
+        ("letter_runs.npy", lambda rows: rows.__setitem__((0, 1), 2**40), "runs outside"),
+        ("letter_runs.npy", lambda rows: rows.__setitem__((1, 0), 2), "runs outside"),
+        ("contigs.npy", lambda rows: rows["species"].__setitem__(0, -1), "unknown species"),
+        ("contigs.npy", lambda rows: rows["runs"].__setitem__(0, -1), "number of runs"),
+        ("contigs.npy", lambda rows: rows["length"].__setitem__(0, 2**62), "impossible length"),
+        ("contigs.npy", lambda rows: rows["length"].__setitem__(0, 322), "do not cover"),
+        ("blocks.npy", lambda rows: rows["length"].__setitem__(0, 2**40), "do not cover"),
+        ("blocks.npy", lambda rows: rows["start"].__setitem__(1, 101), "do not cover"),
+        ("blocks.npy", lambda rows: rows["contig"].__setitem__(0, 2**40), "do not cover"),
+        ("blocks.npy", lambda rows: rows["size"].__setitem__(0, 2**40), "outside their shards"),
+        ("blocks.npy", lambda rows: rows["size"].__setitem__(0, 5000), "outside their shards"),
+        ("blocks.npy", lambda rows: rows["size"].__setitem__(0, -1), "outside their shards"),
+        ("blocks.npy", lambda rows: rows["offset"].__setitem__(0, 2**40), "outside their shards"),
+        ("blocks.npy", lambda rows: rows["offset"].__setitem__(0, -1), "outside their shards"),
+        ("blocks.npy", lambda rows: rows["shard"].__setitem__(0, -1), "outside their shards"),
+    ],
+)
+def test_a_forged_index_with_valid_hashes_is_rejected(make_set, table, change, fault):
+    folder = make_set(CONTIGS, block=100).folder
+    edit_table(folder, table, change)
+    forge_fingerprint(folder)
+    with pytest.raises(UserError, match=rf"index\.json: damaged \(.*{fault}"):
+        ShardSet.open(folder)
+
+
+def forge_fingerprint(folder):
+    index = Index._map(folder, read_index(folder))
+    edit(folder, lambda content: content.update(fingerprint=index.fingerprint))
+
+
+def test_names_that_are_not_utf8_are_rejected(make_set):
+    folder = make_set(CONTIGS, block=100).folder
+    (folder / "names.txt").write_bytes(b"\xff\na\nb\n")
+    digest = {"size": 6, "sha256": sha256_file(folder / "names.txt")}
+    edit(folder, lambda content: content["tables"].update({"names.txt": digest}))
+    forge_fingerprint(folder)
+    with pytest.raises(UserError, match="names that are not UTF-8"):
+        ShardSet.open(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\x01\x00\x05\x00((((("])
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_that_are_no_tables_are_rejected_although_their_hashes_match(make_set, name, content):
+    folder = make_set(CONTIGS, block=100).folder
+    (folder / name).write_bytes(content)
+    digest = {"size": len(content), "sha256": sha256_file(folder / name)}
+    edit(folder, lambda content: content["tables"].update({name: digest}))
+    with pytest.raises(UserError, match=r"index\.json: damaged"):
+        ShardSet.open(folder)
+
+
+@pytest.mark.parametrize(
     "change",
     [
+        *(lambda content, name=name: content["shards"][0].update(name=name) for name in OUTSIDE),
+        lambda content: content["tables"].update({"../x.npy": content["tables"]["blocks.npy"]}),
+        lambda content: content["tables"].pop("blocks.npy"),
+        lambda content: content["recipe"]["sources"][0].update(size="7"),
+        lambda content: content["recipe"].update(excluded={"train": -1}),
+        lambda content: content["shards"][0].update(size=1e9),
+        lambda content: content["shards"][0].update(size=2**70),
+        lambda content: content.update(recipe=None),
+        lambda content: content.update(splits={}),
+        lambda content: content.update(splits={"train": True, "valid": 1}),
+        lambda content: content.update(species="x"),
+        lambda content: content.update(tool=float("nan")),
         lambda content: content.pop("shards"),
-        lambda content: content["shards"][0].update(name="../shard.tar"),
         lambda content: content.update(splits={"train": 900}),
         lambda content: content.update(splits=[]),
         lambda content: content.update(species=["other"]),

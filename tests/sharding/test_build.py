@@ -15,7 +15,7 @@ import ldarnet.data.writer
 import sharding.build
 import sharding.progress
 from ldarnet.data import ShardSet
-from ldarnet.data.index import TABLES
+from ldarnet.data.index_file import TABLES
 from ldarnet.errors import UserError
 from ldarnet.program import USER_ERROR, call, run
 from sharding.build import build, main

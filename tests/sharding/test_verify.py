@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ldarnet.alphabet import encode
 from ldarnet.data import ShardSet
-from ldarnet.data.index import INDEX_NAME, TABLES
+from ldarnet.data.index_file import INDEX_NAME, TABLES
 from ldarnet.errors import UserError
 from ldarnet.program import call
 from sharding.build import build
