@@ -15,7 +15,9 @@ SPECIES = 850
 BASES_PER_CONTIG = 174_000
 BASES_PER_RUN = 58_000
 BLOCK_BASES = 2**20
+FRAME_BYTES = BLOCK_BASES // 4 + 512  # with the tar header
 BLOCKS_PER_SHARD = 2**10
+SHARD_BYTES = BLOCKS_PER_SHARD * FRAME_BYTES
 VALID_FRACTION = 0.01
 
 
@@ -42,7 +44,7 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
     owner, start = owner[separate], start[separate]
     index = Index(
         tool="synthetic",
-        recipe={},
+        recipe={"sources": []},
         contigs=Contigs(
             species_names=[f"species{number}" for number in range(species)],
             names=names_as_lines([f"contig{number}" for number in range(contigs)]),
@@ -55,7 +57,7 @@ def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
         splits=_splits(length),
         runs=np.stack((start, start + 100), axis=1),
         blocks=(blocks := _blocks(length, rng)),
-        shards=[Shard(f"shard-{number:06d}.tar", 1, "0" * 64) for number in range(int(blocks.shard[-1]) + 1)],
+        shards=[Shard(f"shard-{number:06d}.tar", SHARD_BYTES, "0" * 64) for number in range(int(blocks.shard[-1]) + 1)],
     )
     folder.mkdir(parents=True)
     index.save(folder)
@@ -79,7 +81,7 @@ def _blocks(length: np.ndarray, rng: np.random.Generator) -> Blocks:
         start=start,
         length=size,
         shard=np.arange(len(contig)) // BLOCKS_PER_SHARD,
-        offset=np.arange(len(contig)) % BLOCKS_PER_SHARD * (BLOCK_BASES // 4 + 512) + 512,
+        offset=np.arange(len(contig)) % BLOCKS_PER_SHARD * FRAME_BYTES + 512,
         size=-(-size // 4),
         sha256=rng.integers(256, size=(len(contig), 32), dtype=np.uint8),
     )

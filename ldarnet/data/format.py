@@ -13,6 +13,7 @@ A block is one zstandard frame with this content, little-endian:
 import struct
 import threading
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import zstandard
@@ -23,6 +24,8 @@ from ldarnet.genome.iupac import IUPAC_CODES
 BLOCK_SUFFIX = ".2bit.zst"
 MAX_BLOCK_BASES = 2**28
 """Maximum length of a block. Whole blocks are read, so that this bounds memory; longer contigs have several blocks."""
+
+Bases = TypeVar("Bases", int, np.ndarray)
 
 _MAGIC = b"2BL1"
 _HEADER = struct.Struct("<4s3I")
@@ -114,8 +117,8 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
     return _compressor().compress(b"".join(parts)), runs
 
 
-def max_payload_bytes(bases: int) -> int:
-    """Maximum size of the decompressed content of a block, also for an array of lengths."""
+def max_payload_bytes(bases: Bases) -> Bases:
+    """Maximum size in bytes of the decompressed content of a block, or of each block of an array of lengths."""
     return _HEADER.size + (bases + 3) // 4 + 9 * bases + 8 * ((bases + 1) // 2)
 
 

@@ -46,10 +46,12 @@ def _faults(
         yield "a wrong number of runs"
         return
     owners = np.repeat(np.arange(len(lengths)), contigs.runs)
-    if not _are_sorted(owners, *runs.T, lengths):
+    if not _are_sorted(owners, runs, lengths):
         yield "runs outside their contigs"
     for rows in splits.values():
-        if len(rows) and (_outside(rows[:, 0], 0, len(lengths) - 1) or not _are_sorted(*rows.T, lengths)):
+        if len(rows) and (
+            _outside(rows[:, 0], 0, len(lengths) - 1) or not _are_sorted(rows[:, 0], rows[:, 1:], lengths)
+        ):
             yield "split intervals that overlap or lie outside their contigs"
 
 
@@ -85,8 +87,9 @@ def _fits_shards(blocks: Blocks, shards: Sequence[Shard]) -> bool:
     )
 
 
-def _are_sorted(contig: np.ndarray, start: np.ndarray, stop: np.ndarray, lengths: np.ndarray) -> bool:
-    """Whether intervals are non-empty, within their contigs, disjoint, and sorted by contig and start."""
+def _are_sorted(contig: np.ndarray, edges: np.ndarray, lengths: np.ndarray) -> bool:
+    """Whether intervals, (n,) contig and (n, 2) edges, are non-empty, within their contigs, disjoint and sorted."""
+    start, stop = edges[:, 0], edges[:, 1]
     if not len(contig):
         return True
     if _outside(start, 0, _MAX_BASES) or (stop <= start).any() or (stop > lengths[contig]).any():
