@@ -170,7 +170,7 @@ def steady(batch: Callable[[int], object], length: int, seconds: float) -> Resul
     """Measure bases per second on one thread; the first batch is timed separately.
 
     Args:
-        batch: builds the batch of a step.
+        batch: builds the batch for a step.
         length: bases per window.
         seconds: time limit, after the first batch.
     """
@@ -226,7 +226,7 @@ def far_position(folder: Path, length: int) -> Result:
 
 
 def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Result]) -> dict[str, Result]:
-    """Run all measurements with `ask`, which runs a function in a new process; returns the results by name."""
+    """Run all measurements and return the results by name; `ask` runs a function in a new process."""
     length, seconds = options.length, options.seconds
     with tempfile.TemporaryDirectory(dir=options.work) as work:
         folder = Path(work)

@@ -53,7 +53,7 @@ class ArmRuns:
 
     Attributes:
         checkpoint: checkpoint of the pretrained arm.
-        tasks: task names with suite, such as ``nt/H3``.
+        tasks: task names with their suite, such as ``nt/H3``.
         out: parent folder of the run folders.
         overrides: configuration overrides applied to every arm.
     """

@@ -133,7 +133,7 @@ class Workload:
     """
 
     def __init__(self, cell: Cell) -> None:
-        """Build the workload of a cell; the router is calibrated to about four bases per chunk."""
+        """Build the workload for a cell; the router is calibrated to about four bases per chunk."""
         self.cell, self.device = cell, torch.device(cell.device)
         ids, self.source = real_windows(cell.windows, cell.length)
         self.input_ids, self.labels = (x.to(self.device) for x in masked(ids))

@@ -172,7 +172,7 @@ def _speed(found: Found, model: str) -> str:
 
 
 def _speedup(own: Result, other: Result) -> str:
-    """Speedup of implementation ``ours`` over another, paired by round: median and quartiles."""
+    """Format the speedup of our implementation: median and quartiles of the time ratios per round."""
     ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
     low, middle, high = (torch.tensor(ratios).quantile(q).item() for q in (0.25, 0.5, 0.75))
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"

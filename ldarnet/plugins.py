@@ -23,7 +23,7 @@ def load_folder(package: str) -> list[ModuleType]:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Format the hint of an error about an unknown name, such as `did you mean 'mcc'? (mcc, f1, accuracy)`."""
+    """Format the hint for an error about an unknown name, such as `did you mean 'mcc'? (mcc, f1, accuracy)`."""
     known = list(known)
     near = get_close_matches(name.lower(), known, n=1)
     return f"did you mean {near[0]!r}? ({', '.join(known)})" if near else f"use one of {', '.join(known)}"

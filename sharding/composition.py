@@ -53,7 +53,7 @@ class Counts:
 
 
 class Segments:
-    """Segments between the ends of contigs and of split intervals, in coordinates that run over all contigs."""
+    """Contigs cut into segments at the boundaries of split intervals, in coordinates of the concatenated contigs."""
 
     def __init__(self, index: Index) -> None:
         """Divide the contigs of ``index``."""

@@ -41,7 +41,7 @@ class FastaRecord:
 def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord]:
     """Create one record per contig of the given species; by default of all species.
 
-    Records of a single species have the contig names of the input; records of several species, ``species/name``.
+    If a single species is exported, records have the contig names of the input; otherwise ``species/contig``.
 
     Raises:
         UserError: no such species.

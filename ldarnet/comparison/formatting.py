@@ -29,7 +29,7 @@ def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
 
 
 def with_holm(rows: list[list], columns: Sequence[int]) -> list[list]:
-    """Format columns of p-values; after each, insert a column with Holm's correction over all rows.
+    """Format columns of p-values; after each one, insert a column of p-values with Holm's correction over all rows.
 
     Args:
         rows: table rows; cells in `columns` are p-values or None.

@@ -103,7 +103,7 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:
-    """Check that two arms have the same rows of a user-provided task, which is identified only by its name.
+    """Check that two arms used the same rows of a user-provided task; an equal task name alone does not guarantee this.
 
     Raises:
         UserError: the rows differ.

@@ -68,7 +68,10 @@ class FoldsSection(Section):
 
     count: int = Field(10, ge=2, description="Number of cross-validation folds; each fold is the validation set once.")
     only: list[Annotated[int, Field(ge=0)]] | None = Field(
-        None, min_length=1, description="Folds to train, from 0; null for all.", json_schema_extra=MAY_CHANGE
+        None,
+        min_length=1,
+        description="Numbers of the folds to train, from 0 on; null: all.",
+        json_schema_extra=MAY_CHANGE,
     )
     stratified: bool = Field(False, description="Stratify folds by class.")
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the fold split; 42 gives the published folds.")

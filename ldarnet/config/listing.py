@@ -44,7 +44,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> str:
-    """Values of a `Literal`, which may be inside a union, as `a or b`; empty for other types."""
+    """Format the values of a `Literal`, or of one inside a union, as `a or b`; return "" for other types."""
     if get_origin(annotation) is Literal:
         return " or ".join(str(value) for value in get_args(annotation))
     return next(filter(None, map(_choices, get_args(annotation))), "")

@@ -172,7 +172,7 @@ class OptimizerSection(AdamWSection):
 
 
 class ScheduleSection(Section):
-    """Warm-up/stable/decay schedule, in fractions of all optimizer steps."""
+    """Warmup-stable-decay schedule; lengths are fractions of the total number of optimizer steps."""
 
     decay_shape: Literal["published", "sqrt"] = Field(
         "published",
@@ -190,7 +190,7 @@ class ScheduleSection(Section):
         0.1,
         ge=0,
         le=1,
-        description="Fraction of steps in which the target goes from ratio_start to model.target_ratio.",
+        description="Fraction of steps over which the target ramps from ratio_start to model.target_ratio.",
     )
 
     @model_validator(mode="after")

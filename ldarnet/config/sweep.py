@@ -120,7 +120,7 @@ class SweepConfig(Config):
     """Configuration of a sweep; load it with `load_config(path, overrides, schema=SweepConfig)`.
 
     `finetune`, `set`, `checkpoint` and the keys of `space` determine the result of a trial and must not change when a
-    sweep is resumed; tasks, values and search settings may.
+    sweep is resumed; the tasks, the values in `space` and the search settings may change.
     """
 
     sweep: SweepSection = Field(json_schema_extra=MAY_CHANGE)

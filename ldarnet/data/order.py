@@ -1,18 +1,18 @@
 """The order of windows: maps a position of the stream to a window of a source. Nothing is stored per window.
 
-Positions are dealt round-robin to `LANES` lanes, and a lane reads *pieces*, runs of neighboring windows, from end to
-end. LANES consecutive positions therefore read from LANES loci all over the set, while every LANES-th position reads
-one locus after another. The order is composed of bijections:
+Positions are dealt round-robin to `LANES` lanes. A lane reads *pieces*, runs of neighboring windows, one after the
+other from start to end. LANES consecutive positions therefore read from LANES loci all over the set, whereas positions
+that are LANES apart belong to one lane and read neighboring windows. The order is composed of bijections:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
 2. The pieces are permuted. Each piece is cut into *groups*, and the windows of each group are permuted. The result is
    the *sequence* of an epoch. A source that fits into memory has pieces of one window: its sequence is a random
    permutation.
 3. With one source, the sequence is cut into LANES intervals of equal length, one per lane.
-   With several sources, lanes are cut into slots, each with the number of windows of one piece, and `Mixture` assigns
-   the slots to the sources. The slots of a source in one row (at the same depth of their lanes) divide an interval of
-   the source's sequence among them, and each slot reads its part from end to end. If an epoch ends inside the interval,
-   the slots first divide the rest of that epoch and then the beginning of the next one.
+   With several sources, lanes are cut into slots as long as one piece, and `Mixture` assigns the slots to the sources.
+   Slots at the same depth in their lanes form a row. The slots of a source in one row divide an interval of the
+   source's sequence among themselves, and each slot reads its part from start to end. If an epoch ends inside the
+   interval, the slots first divide the rest of that epoch and then the beginning of the next one.
 """
 
 import numpy as np

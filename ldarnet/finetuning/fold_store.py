@@ -1,4 +1,6 @@
-"""Checkpoints of a fold in `last/`, written atomically. Only the latest and the best epoch's checkpoint are kept.
+"""Checkpoints of a fold in `last/`, written atomically.
+
+Two checkpoints are kept: the latest one and that of the best epoch.
 
 last/00000120/
     model.safetensors        fp32 weights by name

@@ -19,8 +19,8 @@ class PlateauSchedule:
 
     Attributes:
         epoch: number of completed epochs.
-        best_epoch: epoch with the highest validation metric; 0 before the first epoch. Of epochs with equal metrics,
-            the one with the lowest loss, then the earliest; with `schedule.plateau=published`, the earliest.
+        best_epoch: epoch with the highest validation metric; 0 before the first epoch. Ties go to
+            the lowest loss, then to the earliest epoch; with `schedule.plateau=published`, to the earliest epoch.
         best_value: validation metric of the best epoch.
         best_loss: validation loss of the best epoch.
         factor: learning rate of the next epoch divided by the configured learning rate.

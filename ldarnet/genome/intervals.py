@@ -45,7 +45,7 @@ def total_bases(rows: Rows) -> int:
 
 
 def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
-    """Intervals of the contigs that ``rows`` does not cover."""
+    """Intervals of the contigs not covered by ``rows``."""
     contigs = np.arange(len(lengths))
     starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
     stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))

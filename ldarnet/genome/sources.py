@@ -140,7 +140,7 @@ class RawFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; returns the number of bytes read, 0 at the end of the file."""
+        """Read into a buffer and return the number of bytes read, 0 at the end of the file."""
         read = self._file.readinto(buffer)
         self.count += read
         self.digest.update(memoryview(buffer)[:read])

@@ -169,8 +169,8 @@ class DownloadFolder:
             digest = f"{expected.kind}:{hashlib.file_digest(file, expected.kind).hexdigest()}"
         if digest != expected.digest:
             raise UserError(
-                f"{name}: {url} has {digest}, not {expected.digest} {expected.stated}; damaged in transit or "
-                f"replaced: run the same command again, and if the hash still differs, {expected.hint}"
+                f"{name}: {url}: hash is {digest}, expected {expected.digest} ({expected.stated}); damaged in "
+                f"transit or replaced: run the same command again; if the hash still differs, {expected.hint}"
             )
 
 

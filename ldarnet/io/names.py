@@ -44,7 +44,7 @@ FileName = Annotated[str, AfterValidator(check_file_name)]
 
 
 def inside(folder: Path, name: str, where: str, hint: str) -> Path:
-    """Path of an untrusted name in a folder.
+    """Join a folder and an untrusted relative name, after checking the name.
 
     Args:
         folder: the folder that must contain the path.

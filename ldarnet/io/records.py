@@ -99,7 +99,7 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file of bounded size.
 
     Raises:
-        UserError: the file cannot be read, is too large, not valid UTF-8 or YAML, or nested too deeply.
+        UserError: the file cannot be read, is too large, is not valid UTF-8 or YAML, or is nested too deeply.
     """
     hint = "choose a configuration file"
     return parse_yaml(read_bytes(path, hint=hint, max_bytes=MAX_YAML_BYTES), where=str(path))

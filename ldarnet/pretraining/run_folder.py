@@ -43,8 +43,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
             `data.accept_other` is set.
 
     Raises:
-        TransientError: `checkpoint.remote` temporarily cannot be read, and the run is not finished.
-        UserError: the folder or `checkpoint.remote` holds a run of another configuration or a damaged checkpoint,
+        TransientError: `checkpoint.remote` is temporarily unreadable, and the run is not finished.
+        UserError: the folder or `checkpoint.remote` holds a damaged checkpoint or a run with another configuration,
             or `checkpoint.remote` cannot be read.
     """
     run_dir = config.run.dir

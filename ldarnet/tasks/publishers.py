@@ -74,8 +74,8 @@ def read_task(task: Task, folder: Path, columns: Columns = AUTO) -> TaskSplits:
             return TaskSplits(splits, root, notes)
     fetch = "set data.folder=null to download it" if task.files else f"download it from {task.source}"
     raise UserError(
-        f"data.folder={folder}: no files of {task.key}, such as {task.folder}/train.*; choose the folder that contains "
-        f"{task.folder}, or {fetch}"
+        f"data.folder={folder}: no files for {task.key} (expected {task.folder}/train.* or similar); choose the "
+        f"folder that contains {task.folder}, or {fetch}"
     )
 
 

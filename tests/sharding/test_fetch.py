@@ -160,7 +160,8 @@ def test_a_missing_file_is_one_error(yeast, tmp_path):
 def test_a_wrong_checksum_is_rejected_and_the_next_run_restarts(yeast, tmp_path):
     yeast.files[YEAST] = b"X" + CONTENT[1:]
     with pytest.raises(
-        UserError, match=r"sacCer3\.fa\.gz: http.* has md5:[0-9a-f]+, not md5:[0-9a-f]+ in http.*use a --mirror"
+        UserError,
+        match=r"sacCer3\.fa\.gz: http.*: hash is md5:[0-9a-f]+, expected md5:[0-9a-f]+ \(in http.*use a --mirror",
     ):
         get(yeast, "sacCer3", tmp_path)
     assert names(tmp_path) == [".fetching"]
@@ -320,7 +321,7 @@ def test_missing_assemblies_are_reported_and_can_be_skipped(server, assemblies, 
 def test_one_error_stops_all_downloads_and_the_next_run_resumes(server, assemblies, tmp_path):
     path = assemblies[60].removeprefix(f"{NCBI}/")
     good, server.files[f"ncbi/{path}"] = server.files[f"ncbi/{path}"], b"damaged"
-    with pytest.raises(UserError, match=r"GCF_000000060\.1_ASM60v1_genomic\.fna\.gz: http.* has md5:"):
+    with pytest.raises(UserError, match=r"GCF_000000060\.1_ASM60v1_genomic\.fna\.gz: http.*: hash is md5:"):
         get(server, "multispecies", tmp_path, jobs=2)
     before = set(names(tmp_path / "assemblies"))
     assert 50 < len(before) < 104

@@ -127,7 +127,7 @@ def test_a_file_changed_at_the_publisher_is_an_error(server, tmp_path):
     server.files["H3/test.fna"] = TEST.replace(b"A", b"G")
     with pytest.raises(
         UserError,
-        match=r"test\.fna: http.* has sha256:.*, not sha256:.* as on 20.*; damaged .* delete .* to accept the new file",
+        match=r"http.*: hash is sha256:.*, expected sha256:.* \(as on 20.*\); .* delete .* to accept the new file",
     ):
         fetch_task(at(server), tmp_path, QUICK)
     assert not (home(tmp_path) / "test.fna").exists()
@@ -138,7 +138,9 @@ def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
     known = at(server, sha256=hashlib.sha256(TRAIN).hexdigest())
     assert fetch_task(known, tmp_path / "good", QUICK)[1] == []
     assert "bytes, verified, sha256" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"train\.fna: http.* has .* stated in the registry; damaged .* report it"):
+    with pytest.raises(
+        UserError, match=r"train\.fna: http.*: hash is .* \(stated in the registry\); damaged .* report it"
+    ):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
 
 

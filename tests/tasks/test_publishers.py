@@ -242,10 +242,10 @@ def test_older_assembly_is_rejected(shared: Path, tmp_path: Path):
 def test_folder_without_the_task_is_reported(tmp_path: Path):
     with pytest.raises(UserError, match=r"none: no such folder; choose the one with the files of nt/H3"):
         open_task("H3", folder=tmp_path / "none")
-    with pytest.raises(UserError, match=r"no files of nt/H3, such as H3/train\.\*.* set data\.folder=null"):
+    with pytest.raises(UserError, match=r"no files for nt/H3 \(expected H3/train\.\*.* set data\.folder=null"):
         open_task("H3", folder=tmp_path)
     with pytest.raises(
-        UserError, match=r"no files of gue/mouse_0, such as mouse/0/train.*download it from .*DNABERT_2"
+        UserError, match=r"no files for gue/mouse_0 \(expected mouse/0/train.*download it from .*DNABERT_2"
     ):
         open_task("mouse_0", folder=tmp_path)
     with pytest.raises(UserError, match=r"task=gue/mouse_0: no direct download; .* set data\.folder"):

@@ -17,7 +17,7 @@ def _check_head_dim(name: str, q_THP: Tensor) -> None:
     head_dim = q_THP.shape[2]
     if head_dim % 8 or head_dim > MAX_HEAD_DIM:
         raise UserError(
-            f"ops.attention={name}: head dimension {head_dim} is not a multiple of 8 up to {MAX_HEAD_DIM}; set "
+            f"ops.attention={name}: head dimension {head_dim} must be a multiple of 8 and at most {MAX_HEAD_DIM}; set "
             "ops.attention=torch or change attn_cfg.num_heads"
         )
 
