@@ -70,7 +70,7 @@ class FoldsSection(Section):
     only: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
-        description="Numbers of the folds to train, from 0 on; null: all.",
+        description="Indices of the folds to train, counted from 0; null for all.",
         json_schema_extra=MAY_CHANGE,
     )
     stratified: bool = Field(False, description="Stratify folds by class.")
@@ -106,9 +106,9 @@ class PlateauSection(Section):
         "a lower loss counts as an improvement. published: when the metric stops falling, as in the released code "
         "(mode min, although higher is better).",
     )
-    factor: float = Field(0.5, gt=0, lt=1, description="Factor that the learning rate is multiplied by.")
+    factor: float = Field(0.5, gt=0, lt=1, description="Factor by which the learning rate is multiplied.")
     patience: int = Field(
-        2, ge=0, description="Epochs without improvement that are tolerated: one more lowers the learning rate."
+        2, ge=0, description="Number of epochs without improvement to tolerate; the next one lowers the learning rate."
     )
 
 
@@ -122,8 +122,8 @@ class FinetuneTrainingSection(Section):
     batch: int | None = Field(
         None,
         ge=1,
-        description="Maximum global batch in sequences; null for the task's published value, or 64. An epoch is split "
-        "into the fewest batches, of nearly equal size.",
+        description="Maximum global batch in sequences; null for the task's published value, or 64. Each epoch is split "
+        "into as few batches as possible, of nearly equal size.",
     )
     accumulation: int = Field(
         1,
@@ -182,7 +182,7 @@ class EvaluationSection(Section):
 class FinetuneTrackingSection(Section):
     """MLflow tracking; metrics.jsonl is always written."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, else to mlflow.db in the run folder.")
+    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
     experiment: str = Field("ldarnet-finetuning", min_length=1, description="Name of the MLflow experiment.")
     name: str | None = Field(
         None, min_length=1, description="Name of the MLflow runs; null for the name of the run folder."

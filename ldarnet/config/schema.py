@@ -99,7 +99,7 @@ class DataSection(Section):
         description="Length curriculum: shorter windows first, such as [{length: 1024, share: 0.1}], with "
         "proportionally more windows per step, so that bases per step stay constant. Each length must divide `length`.",
     )
-    max_n_run: int = Field(100, ge=0, description="Longest run of N inside a window.")
+    max_n_run: int = Field(100, ge=0, description="Maximum length of a run of N inside a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
     weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None,
@@ -176,7 +176,7 @@ class ScheduleSection(Section):
 
     decay_shape: Literal["published", "sqrt"] = Field(
         "published",
-        description="published: as in the authors' code, down to 0.05 of the peak. sqrt: 1 - sqrt(t/T), down to 0.",
+        description="published: as in the authors' code, down to 5% of the peak. sqrt: 1 - sqrt(t/T), down to 0.",
     )
     warmup: float = Field(0.1, ge=0, le=1, description="Fraction of steps in the linear warm-up.")
     decay: float = Field(0.2, ge=0, le=1, description="Fraction of steps in the decay.")
@@ -262,7 +262,10 @@ class CheckpointSection(Section):
 
     every: int = Field(500, ge=1, description="Checkpoint interval in steps.", json_schema_extra=MAY_CHANGE)
     keep: int = Field(
-        2, ge=1, description="Number of latest checkpoints to keep besides the best.", json_schema_extra=MAY_CHANGE
+        2,
+        ge=1,
+        description="Number of recent checkpoints to keep besides the best one.",
+        json_schema_extra=MAY_CHANGE,
     )
     remote: str | None = Field(
         None,
@@ -284,7 +287,8 @@ class GuardSection(Section):
     window: int = Field(
         128,
         ge=8,
-        description="Number of accepted steps in the mean and standard deviation; until then, spikes are not detected.",
+        description="Number of accepted steps from which the mean and standard deviation are computed; "
+        "no spikes are detected in the first steps, until there are that many.",
     )
     stop_after: int = Field(
         10, ge=1, description="Number of consecutive skipped steps after which the run stops with a diagnosis."

@@ -54,7 +54,7 @@ class SweepSection(Section):
 class AshaSection(Section):
     """Asynchronous successive halving (ASHA): stop folds with a low validation metric early."""
 
-    grace: int = Field(5, ge=1, description="Minimum epochs before a fold can be stopped.")
+    grace: int = Field(5, ge=1, description="Minimum number of epochs before a fold can be stopped.")
     reduction: float = Field(
         3, gt=1, description="Reduction factor: 1/reduction of the folds advance to the next rung."
     )
@@ -81,7 +81,7 @@ class ResourcesSection(Section):
     gpus: float | None = Field(
         None,
         ge=0,
-        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank if there are GPUs.",
+        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank, if there are GPUs.",
     )
     ranks: int = Field(1, ge=1, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
     launcher: Literal["python", "deepspeed"] = Field("python", description="Launcher of launch/finetune.py.")

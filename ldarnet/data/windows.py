@@ -253,8 +253,8 @@ def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
     weights = np.exp(logarithm - logarithm.max())
     if not (weights > 0).all():
         raise UserError(
-            "weights or temperature: a species gets a share of zero; use weights that differ less, or a higher "
-            "temperature"
+            "weights or temperature: the sampling frequency of a species rounds to zero; use weights that "
+            "differ less, or a higher temperature"
         )
     return weights / weights.sum()
 

@@ -260,7 +260,7 @@ def _write_state(url: str, part: Path, response: requests.Response, total: int |
     free = _free(part.parent)
     if total and total > free:
         raise UserError(
-            f"no space left on device: {url} has {total:,} bytes, but {part.parent} has only {free:,} bytes free; free "
+            f"no space left on device: {url} is {total:,} bytes, but {part.parent} has only {free:,} bytes free; free "
             "some space or choose another folder"
         )
 

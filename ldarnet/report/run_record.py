@@ -61,7 +61,7 @@ class RunRecord:
         """
         if not (folder / run_files.METRICS).is_file():
             raise UserError(
-                f"{folder}: not a run folder: no {run_files.METRICS}; pass the folder of a run with a logged step"
+                f"{folder}: not a run folder: no {run_files.METRICS}; pass the folder of a run that has logged a step"
             )
         train, valid, warnings = _metrics(folder / run_files.METRICS)
         samples, launches = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))

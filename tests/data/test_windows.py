@@ -206,8 +206,8 @@ def test_temperature_interpolates_between_proportional_and_equal_shares(zoo):
     [
         ({"weights": {"yest": 1}}, "weight for unknown species 'yest'; did you mean 'yeast'"),
         ({"weights": {"cow": 1}}, "use one of 'yeast', 'fly', 'mite'"),
-        ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "a share of zero"),
-        ({"temperature": 1e-5}, "a share of zero"),
+        ({"weights": {"yeast": 1e-320, "fly": 1e300}}, "rounds to zero"),
+        ({"temperature": 1e-5}, "rounds to zero"),
         ({"weights": {"yeast": 0}}, "weight 0 of species 'yeast': must be finite and above 0; to exclude a species"),
         ({"weights": {"yeast": float("inf")}}, "must be finite and above 0"),
         ({"weights": {"yeast": 1, "fly": -2}}, "weight -2 of species 'fly'"),
