@@ -251,8 +251,8 @@ def main(
         list[str] | None,
         typer.Option(
             metavar="NAME=FRACTION,...",
-            help="Cut all contigs into tiles and assign this fraction of them to a split, by a hash of species, contig and "
-            "position. The remaining tiles are train.",
+            help="Cut all contigs into tiles and assign this fraction of them to a split, by a hash of species, contig "
+            "and position. The remaining tiles are train.",
         ),
     ] = None,
     hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,

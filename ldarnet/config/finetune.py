@@ -122,8 +122,8 @@ class FinetuneTrainingSection(Section):
     batch: int | None = Field(
         None,
         ge=1,
-        description="Maximum global batch in sequences; null for the task's published value, or 64. Each epoch is split "
-        "into as few batches as possible, of nearly equal size.",
+        description="Maximum global batch in sequences; null for the task's published value, or 64. Each epoch is "
+        "split into as few batches as possible, of nearly equal size.",
     )
     accumulation: int = Field(
         1,
