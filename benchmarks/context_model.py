@@ -7,11 +7,12 @@ bases:
 * ``joint k``: the k bases on both sides as one context of 2k bases;
 * ``mixed k``: the normalized product of powers of the above models of all orders up to k.
 
-The first three smooth the counts of each order towards the next lower order, down to the base composition at order 0
-(Dirichlet prior, one concentration per order). Both strands are counted. Unknown neighbors ([MASK], N, beyond the end
-of the window) are summed over, so that known neighbors beyond them are used; contexts longer than ten bases may have up
-to three unknown bases. Concentrations, powers and the best model are selected on held-out segments of the training
-bases, masked as in training. Final counts include all training bases. Validation bases are never used.
+The models ``left``, ``right`` and ``joint`` smooth the counts of each order towards the next lower order, down to the
+base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. Unknown neighbors
+([MASK], N, beyond the end of the window) are summed over, so that known neighbors beyond them are used. A context of at
+most ten bases may have any number of unknown bases, a longer one at most three. Concentrations, powers and the best
+model are selected on held-out segments of the training bases, masked as in training. Final counts include all training
+bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """

@@ -215,7 +215,7 @@ def _names(option: str, word: str) -> list[str]:
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """Return the number of a contig, or for ``SPECIES/`` the numbers of all contigs of the species."""
+    """Look up the indices of the contigs that a name stands for: one contig, or for ``SPECIES/`` all of that species."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:

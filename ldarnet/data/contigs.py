@@ -73,7 +73,7 @@ class Contigs:
         ]
 
     def number(self, name: str) -> int:
-        """The number of a contig, by its full name or by a bare name that is unique among the species.
+        """Look up the index of a contig by its full name, or by a bare name that is unique among the species.
 
         Raises:
             UserError: no contig or several contigs have this name.

@@ -119,5 +119,5 @@ def parse_index(text: bytes, *, where: str, hint: str) -> IndexFile:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a JSON object, without its own ``checksum``, independent of the order of its keys."""
+    """SHA-256 of a JSON object without its key ``checksum``; does not depend on the order of the keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

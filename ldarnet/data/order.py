@@ -96,7 +96,7 @@ class Shuffle:
         return first, after - first, here - first
 
     def _window(self, source: np.ndarray, epoch: np.ndarray, rank: np.ndarray) -> np.ndarray:
-        """Look up the window with a given rank in the sequence of an epoch."""
+        """Find the window at index ``rank`` of the sequence of an epoch."""
         windows, piece, group = self.windows[source], self._piece[source], self._group[source]
         keys = counter_hash(counter_hash(self._keys[source], epoch), np.arange(3)[:, None])
         whole = windows // piece
