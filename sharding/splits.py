@@ -215,7 +215,7 @@ def _names(option: str, word: str) -> list[str]:
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """Look up the indices of the contigs that a name stands for: one contig, or for ``SPECIES/`` all of that species."""
+    """Look up the indices of the contigs of a name: one contig, or for ``SPECIES/`` all contigs of that species."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:
