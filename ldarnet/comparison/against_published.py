@@ -1,4 +1,4 @@
-"""Sections of a comparison report against published results: ranks, and the LDARNet authors' folds."""
+"""Report sections that compare arms with published results: rank tables, and tests against the authors' folds."""
 
 import numpy as np
 
@@ -39,7 +39,10 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Rank tables over the tasks that all arms have, and over those that all publications also have."""
+    """Rank tables over the tasks that all arms have, and over the subset of them that all publications also have.
+
+    If the rows of an arm differ from the official ones, there is a single table without published models.
+    """
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:
         if mean := result.mean():

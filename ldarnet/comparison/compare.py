@@ -37,8 +37,8 @@ COLUMNS = (
 def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
     """Compare arms with each other and with the published results on their tasks.
 
-    Writes the report `results.md`; `results.csv` with one line per fold, metric and test set and one per published
-    result; and the figure `results.png`.
+    Writes the report `results.md`, the table `results.csv` and the figure `results.png`. The table has a row per fold,
+    metric and test set, and a row per published result.
 
     Args:
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
@@ -109,7 +109,7 @@ def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _comparable(result: TaskResults) -> str:
-    """`yes`, or `no` with the reason; empty for user-provided tasks."""
+    """`yes` if our rows are the official ones, else `no` with the reason; empty for user-provided tasks."""
     if result.task.official is None:
         return ""
     return "yes" if result.row_mismatch is None else f"no: {result.row_mismatch}"

@@ -102,7 +102,12 @@ def pairwise_section(comparison: Comparison) -> str:
 
 
 def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
-    """All pairs, ordered by arms, then task, and a line for each two arms that cannot be paired on some tasks."""
+    """Pair all arms on all tasks.
+
+    Returns:
+        The pairs, ordered by arms, then task; and, for any two arms with different rows or folds on some tasks, a line
+        that lists these tasks.
+    """
     resamples = Resamples()
     found, refused = [], []
     for ours, theirs in combinations(comparison.arms, 2):
@@ -133,7 +138,7 @@ def _over_tasks(found: list[Pair]) -> str:
 
 
 def _count(side: list[Pair]) -> str:
-    """Number of tasks and, in parentheses, number of tasks whose interval over test rows excludes 0."""
+    """Format the number of tasks and, in parentheses, how many have an interval over test rows that excludes 0."""
     excluding = sum(pair.excludes_zero for pair in side)
     return f"{len(side)} ({excluding})" if any(pair.over_test_rows for pair in side) else str(len(side))
 

@@ -34,7 +34,7 @@ def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndar
 
 
 def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
-    """Mean of a metric over folds on each of 2,000 bootstrap resamples of the test rows, (R,).
+    """For each of 2,000 bootstrap resamples of the test rows, compute the mean of a metric over folds, (R,).
 
     A resample uses the same rows for all folds, and for all models with the same labels and seed (paired bootstrap).
     The trained models are fixed: variation between training runs is measured by the tests over folds.

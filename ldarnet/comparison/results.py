@@ -116,7 +116,7 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """How the rows differ from the official ones, so that published results are not comparable; None if equal."""
+        """How the rows differ from the official ones, which makes published results incomparable; None if equal."""
         official = self.task.official
         if official is None or not official.rows:
             return None

@@ -62,7 +62,7 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Settings of the runs that `key` affects, including runs that did not record `key`."""
+    """Used settings of each run that `key` affects, even if the run did not record `key`."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

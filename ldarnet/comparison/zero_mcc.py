@@ -1,4 +1,4 @@
-"""Note in a comparison report on folds with an MCC of exactly 0, which the mean hides, and on the cause."""
+"""Report note that lists folds with an MCC of exactly 0, which the mean over folds hides, and the cause."""
 
 from ldarnet.comparison.resampling import read_predictions
 from ldarnet.comparison.results import Comparison, FoldScores

@@ -22,7 +22,7 @@ CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
 
 
 def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -> nn.Module:
-    """Build the classifier before fine-tuning; weights that the checkpoint lacks are initialized with run.seed.
+    """Build the classifier to fine-tune; weights that the checkpoint lacks are initialized with run.seed.
 
     Args:
         config: configuration of the run.

@@ -41,7 +41,7 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw ROC curves: one curve for class 1 of two, otherwise one-vs-rest for at most `MAX_NAMED` classes.
+    """Draw ROC curves: of class 1 for two classes; one-vs-rest of up to `MAX_NAMED` classes for more.
 
     Args:
         labels: (n,) int64 true classes.

@@ -33,8 +33,8 @@ class FoldState:
 
     Attributes:
         fingerprint: `TaskData.fingerprint` of the rows.
-        step: optimizer steps so far.
-        taken: number of steps in completed epochs that were not skipped.
+        step: optimizer steps so far, including skipped steps.
+        taken: number of steps in completed epochs, not counting skipped steps.
         batch: batches completed in the current epoch.
         loss: cross-entropy of the current epoch so far, summed over rows and ranks.
         skipped: steps of the current epoch skipped for a non-finite loss or gradient.
@@ -87,7 +87,7 @@ class FoldStore(CheckpointFolder):
         return FoldState(**content)
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> None:
-        """Write a checkpoint unless it exists, then remove all others except the best epoch's.
+        """Write a checkpoint unless it exists, then delete all others except that of the best epoch.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.

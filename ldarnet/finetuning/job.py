@@ -61,7 +61,7 @@ class FinetuneJob:
         return Path(self.config.run.dir) / run_files.fold_name(fold)
 
     def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
-        """Rows that the results of a fold are computed on, with token ids: the test split, else the validation rows."""
+        """Rows used for the results of a fold, with token ids: test rows if there are any, else validation rows."""
         if self.test is not None:
             return self.test, self.test_ids
         index = self.folds[fold][1]

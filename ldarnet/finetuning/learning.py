@@ -45,7 +45,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def on_main(context: LaunchContext, work: Callable[[], T]) -> T:
-    """Call `work` on rank 0 and broadcast its result; the watchdog timeout applies to each call."""
+    """Call `work` on rank 0 and broadcast its result, as one phase with its own watchdog timeout."""
     with context.timers.phase(0, "fit"):
         return context.world.from_main(work)
 
@@ -58,7 +58,7 @@ def log_fit(
     context: LaunchContext,
     tracker: Tracker | None,
 ) -> dict[str, Any]:
-    """Log a model that is fit without epochs; return its only line of metrics.jsonl."""
+    """Log the validation of a model that is fit without epochs; return the line written to metrics.jsonl."""
     no_epochs = {"train_loss": None, "lr_factor": None, "bases_per_second": None}
     line = {"epoch": 1, "step": 0, "split": "valid", **metrics, **no_epochs, "seconds": seconds}
     context.display.epoch(fold, 1, line, job.config.evaluation.metric, best=True)

@@ -145,7 +145,7 @@ def _error(source: str | Path, name: str, message: str) -> UserError:
 
 
 def _grouped(records: Iterable[Record]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yield names and sequences in groups; a group ends once it has `MAX_BASES` bases."""
+    """Yield names and sequences in groups; a group ends when it has at least `MAX_BASES` bases."""
     names, sequences, bases = list[str](), list[str](), 0
     for name, sequence in records:
         names.append(name)

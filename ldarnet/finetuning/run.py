@@ -112,7 +112,7 @@ def _stopped(context: LaunchContext) -> bool:
 def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     """Train and test all selected folds; return whether all are finished."""
     world, display = context.world, context.display
-    disable_progress_bar()  # transformers shows one while it writes weights
+    disable_progress_bar()  # transformers would show a progress bar while it writes weights
     try:
         with context.timers.phase(0, "prepare"):
             job = prepare(config, world, replace(DOWNLOAD_RETRY, stopped=lambda: context.request.received is not None))

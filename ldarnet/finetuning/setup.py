@@ -129,7 +129,7 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
 def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Pool the training and validation rows and split them into folds, or into one if there is an official split."""
+    """Rows for training and validation, and their folds; a task with an official validation split has one fold."""
     rows = data.train
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))

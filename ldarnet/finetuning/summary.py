@@ -67,7 +67,7 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Values by fold, their mean and the half-width of its interval; both are None unless every value is defined."""
+    """Values by fold, mean and half-width of its interval; mean and half-width are None if any value is undefined."""
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
@@ -107,7 +107,7 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
 
 
 def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
-    """Table cell with bases per chunk before and after training; an empty list for models without a router."""
+    """One table cell with bases per chunk before and after training; no cell for models without a router."""
     parts = ["/".join(f"{value:.2f}" for value in bases_per_chunk[when]) for when in ("before", "after")]
     return [", ".join(parts)] if parts[0] else []
 

@@ -74,7 +74,7 @@ class CheckpointWriter:
         self._last = self._thread.submit(self._write, contents)
 
     def wait(self) -> UserError | None:
-        """Wait until all queued checkpoints are written; returns the error of the last one, if it failed."""
+        """Wait until all queued checkpoints are written; return the error of the last one, None if it succeeded."""
         return self._last.result() if self._last else None
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class AsyncCheckpointer:
                 self._writer.close()
 
     def save(self, engine: Engine, state: TrainingState) -> TrainingState:
-        """Wait for the previous checkpoint, then gather a new one and start writing it; returns the saved state."""
+        """Wait for the previous checkpoint, then gather a new one and start writing it; return the saved state."""
         state = self.settle(state)
         weights = copy_to_host(whole_parameters(engine), keep=self._world.is_main)
         moments = copy_to_host(whole_moments(engine), keep=self._world.is_main)
@@ -166,10 +166,10 @@ class AsyncCheckpointer:
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:
-        """Wait for the pending write; if the new best checkpoint was not written, restore the previous best step.
+        """Wait for the pending write; if it failed for a new best checkpoint, restore the previous best step.
 
         Returns:
-            `state`; if the new best was not written, with `best_step` and `best_loss` of the last written checkpoint.
+            `state`, with `best_step` and `best_loss` of the last written checkpoint if the new best was not written.
         """
         self._wait()
         if state.best_step is not None and self._saved.step < state.best_step < state.step:

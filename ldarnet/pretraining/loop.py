@@ -25,7 +25,7 @@ from ldarnet.runtime.timers import StepTimers
 def loop(
     run: RunContext, checkpointer: AsyncCheckpointer, callbacks: Sequence[Callback], request: StopRequest
 ) -> TrainingState:
-    """Train until the last step, `training.stop_after` or a stop signal, then save; returns the final state."""
+    """Train until the last step, `training.stop_after` or a stop signal, then save; return the final state."""
     config, inputs, engine, world, timers = run.config, run.inputs, run.engine, run.world, run.timers
     training, total = config.training, inputs.total_steps
     state, saved = run.resumed, run.resumed.step
@@ -90,7 +90,7 @@ def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
 def _validate(
     run: RunContext, checkpointer: AsyncCheckpointer, state: TrainingState, callbacks: Sequence[Callback]
 ) -> TrainingState:
-    """Validate; returns the state, with `best_step` and `best_loss` updated if this step is the best so far.
+    """Validate; return the state, with `best_step` and `best_loss` updated if this step is the best so far.
 
     Raises:
         UserError: the validation loss is not finite; raised on all ranks.
@@ -118,7 +118,7 @@ def _save(
     callbacks: Sequence[Callback],
     metrics: TrainMetrics,
 ) -> TrainingState:
-    """Start writing a checkpoint; returns the saved state.
+    """Start writing a checkpoint; return the saved state.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.
@@ -145,7 +145,7 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
 
 
 def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
-    """Read the micro-batches of the next step; returns (micro-batches, None), or ([], error) if reading failed."""
+    """Read the micro-batches of the next step; return (micro-batches, None), or ([], error) if reading failed."""
     try:
         return next(steps), None
     except (UserError, OSError) as caught:

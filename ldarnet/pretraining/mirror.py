@@ -52,11 +52,11 @@ class Mirror:
 
         Args:
             store: local checkpoint store to download into.
-            check: called with a folder that holds state and configuration of the newest remote checkpoint; must raise
-                UserError if the checkpoint belongs to another run.
+            check: called with a folder that holds the state and configuration of the newest remote checkpoint; must
+                raise UserError if the checkpoint belongs to another run.
 
         Raises:
-            TransientError: the remote temporarily cannot be read.
+            TransientError: the remote is temporarily unreadable.
             UserError: the remote cannot be read, a checkpoint is damaged, or `check` raises.
         """
         remote, latest = self.complete(), store.latest()

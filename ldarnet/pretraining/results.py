@@ -54,7 +54,7 @@ def write_results(config: RunConfig, result: TrainResult) -> None:
 
 
 def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
-    """Write model and tokenizer as a Hugging Face folder, replacing an earlier export; returns the model."""
+    """Write model and tokenizer as a Hugging Face folder, replacing an earlier export; return the model."""
     model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
     shutil.rmtree(folder, ignore_errors=True)
     write_model(model, folder)

@@ -128,7 +128,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
 
 
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """Find the validation line of the best checkpoint in metrics.jsonl; empty dict if the line does not exist."""
+    """Read the validation line of the best checkpoint from a metrics.jsonl; empty if there is no such line."""
     best = store.best()
     lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
     return next((line for line in lines if store.path(line["step"]) == best), {})

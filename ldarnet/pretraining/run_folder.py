@@ -19,8 +19,8 @@ class ResumePoint:
     Attributes:
         checkpoint: newest complete checkpoint; None in a new run.
         state: training state stored in the checkpoint.
-        remote_error: error that prevented reading `checkpoint.remote`; only set if the run is finished, as the error
-            is raised otherwise.
+        remote_error: error that prevented reading `checkpoint.remote`. Only set if the run is finished; otherwise,
+            the error is raised.
     """
 
     checkpoint: Path | None = None

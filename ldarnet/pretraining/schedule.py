@@ -24,7 +24,7 @@ class Schedule:
     target: float
 
     def factor(self, step: int) -> float:
-        """Factor on the learning rate of every parameter group in step `step`, counted from 0."""
+        """Learning rate factor for all parameter groups in step `step`, counted from 0."""
         config = self.config
         return learning_rate_factor(
             step, self.total, warmup=config.warmup, decay=config.decay, decay_shape=config.decay_shape

@@ -30,7 +30,8 @@ def validate(
         replaced by [MASK], and over target positions whose input is a base.
         `composition_loss`: loss of the unigram baseline on masked positions, in nats per position.
         `accuracy`: accuracy on masked positions.
-        `ratio_loss`; and `bases_per_chunk` and `boundary_probability` of each stage, measured on the masked input.
+        `ratio_loss`: mean ratio loss.
+        `bases_per_chunk`, `boundary_probability`: one value per stage, measured on the masked input.
         `windows`, `scored`: number of windows and of target positions.
         `quarantined`: number of windows that could not be read; absent if 0.
         `regions`: metrics of each region, if configured; see `RegionScores.metrics`.

@@ -1,4 +1,4 @@
-"""Checkpoint folders. A checkpoint gets its final name only once complete, and any number of ranks can load it.
+"""Checkpoint folders. A folder gets its final name only after it is complete; any number of ranks can load it.
 
     checkpoints/step-00000100/
         model.safetensors, config.json   fp32 weights; `from_pretrained` loads the folder
@@ -143,7 +143,7 @@ class CheckpointStore(CheckpointFolder):
     def best(self) -> Path | None:
         """The complete checkpoint with the lowest validation loss; None if no checkpoint is complete.
 
-        If there was no validation, or the best checkpoint is missing, returns the newest checkpoint.
+        Without validation, or if the best checkpoint is missing, this is the newest checkpoint.
         """
         latest = self.latest()
         if latest is None:
@@ -152,7 +152,10 @@ class CheckpointStore(CheckpointFolder):
         return self.path(step) if step is not None and self.has(step) else latest
 
     def settle(self) -> None:
-        """Write the latest and the best checkpoint to pointers.json; delete all but the best and the newest `keep`."""
+        """Delete all checkpoints except the best one and the newest `keep`.
+
+        Before that, write the names of the latest and the best checkpoint to pointers.json.
+        """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
         write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
@@ -188,7 +191,7 @@ def verify(checkpoint: Path, location: str | None = None, hint: str | None = Non
 
     Args:
         checkpoint: checkpoint folder.
-        location: path or URL of the checkpoint in error messages; by default, `checkpoint`.
+        location: path or URL to show in error messages; by default, `checkpoint`.
         hint: what to do about a damaged file, appended to error messages; the default is advice for a pretraining run.
 
     Raises:

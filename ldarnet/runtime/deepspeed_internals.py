@@ -1,9 +1,9 @@
 """All uses of DeepSpeed's private APIs; no other module uses them.
 
 Tested with DeepSpeed 0.19.8. Without ZeRO (stage 0), private APIs only speed up and silence the import. With ZeRO,
-they locate each parameter in DeepSpeed's flat partitions, for checkpoints keyed by parameter name and gradient
-norms per module, and they avoid device synchronization in each step. If the installed version lacks one of these APIs,
-`check_optimizer` or `keep_gradient_norms_on_device` raises an error.
+they locate each parameter in DeepSpeed's flat partitions, because checkpoints are keyed by parameter name and gradient
+norms are computed per module; they also avoid a device synchronization in each step. If the installed version lacks one
+of these APIs, `check_optimizer` or `keep_gradient_norms_on_device` raises an error.
 """
 
 import functools
@@ -131,7 +131,7 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield (flat tensor, offset in the flattened parameter) for each local fragment of a parameter's moment."""
+    """Yield each local fragment of a parameter's moment, flat, and its offset in the flattened parameter."""
     holder: Any = parameter
     if zero_stage == 0:
         yield optimizer.state[parameter][moment].view(-1), 0
@@ -143,9 +143,10 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield (tensor that the inner optimizer updates, fragment of the gradient), if this rank holds a fragment.
+    """Yield this rank's fragment of a parameter's gradient, after the optimizer tensor that contains the parameter.
 
-    The fragment is None if the gradient has not been computed or has already been freed.
+    Yields nothing if this rank holds no fragment. The fragment is None if the gradient has not been computed or has
+    already been freed.
     """
     holder: Any = parameter
     if zero_stage == 0:

@@ -78,9 +78,9 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise an error on all ranks if any rank raises UserError or OSError in the block; every rank must enter it.
+        """Raise an error on all ranks if any rank raises UserError or OSError in the block; all ranks must enter it.
 
-        Otherwise the ranks without an error would hang in their next collective. An OSError is converted to a
+        Without this, the ranks that have no error would hang in their next collective. An OSError is converted to a
         UserError. If several ranks fail, all ranks raise the error of the lowest failing rank.
         """
         error: UserError | None = None
@@ -106,7 +106,7 @@ class World:
         return [item for rank_items in lists for item in rank_items]
 
     def on_main(self, produce: Callable[[], T]) -> T | None:
-        """Call `produce` on rank 0 and return its result, None on other ranks. Errors are raised on all ranks."""
+        """Call `produce` on rank 0 and return its result; other ranks get None. Errors are raised on all ranks."""
         with self.together():
             return produce() if self.is_main else None
 

@@ -130,7 +130,7 @@ class Engine:
         return {group["name"]: group["lr"] for group in self.groups}, self._gradient_norm()
 
     def _decide(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Optimizer pre-hook that sets `found_inf`: runs once the global gradient norm is known, before the update."""
+        """Optimizer pre-hook that sets `found_inf`; runs after the global gradient norm is computed."""
         skips = self.guard.skips(self._gradient_norm())
         if self.options.offload:
             skips = skips.cpu()  # torch would copy it asynchronously and might read it too early
@@ -140,7 +140,10 @@ class Engine:
         return global_gradient_norm(self.deepspeed.optimizer) if self._norm is None else self._norm
 
     def _clip(self) -> torch.Tensor:
-        """Clip the gradient and return its norm (ZeRO stage 0; DeepSpeed would synchronize and not report the norm)."""
+        """Clip the gradient and return its norm before clipping; for ZeRO stage 0 only.
+
+        There, DeepSpeed's own clipping would synchronize with the device and not report the norm.
+        """
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
 
 

@@ -1,9 +1,9 @@
 """Gradient norms per module, for any ZeRO stage.
 
-With ZeRO, each rank holds flat fragments of the gradients, and DeepSpeed frees them inside its optimizer step. They are
-therefore read in a step pre-hook of the inner optimizer, when they have already been clipped. Clipping scales all
-modules by the same factor, and in stage 0 every rank counts the whole gradient. Neither changes a module's fraction of
-the squared global norm, so the hook measures these fractions, and `norms` scales them by the global norm.
+With ZeRO, each rank holds flat fragments of the gradients, and DeepSpeed frees them inside its optimizer step. A step
+pre-hook of the inner optimizer therefore reads the gradients, after they have been clipped. The hook only measures each
+module's fraction of the squared global norm, and `norms` scales it by the global norm before clipping. Clipping
+scales all modules equally, and in stage 0 every rank counts the whole gradient; neither changes these fractions.
 """
 
 from typing import Any

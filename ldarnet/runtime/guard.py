@@ -87,7 +87,7 @@ class Guard:
         self._pending: list[tuple[int, Tensor, Tensor, list[tuple[int, int, Tensor]]]] = []
 
     def observe_loss(self, loss: Tensor) -> None:
-        """Set the global loss of the current step, (), on the device; call before the optimizer step."""
+        """Set the global loss of the current step, a scalar on the device; call before the optimizer step."""
         self._loss, self._mean, self._deviation = loss, self._losses.mean(), self._losses.std()
         self._spike = (self._known >= len(self._losses)) & (loss > self._mean + self._sigma * self._deviation)
 

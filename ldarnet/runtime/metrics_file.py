@@ -10,7 +10,7 @@ from ldarnet.io.files import atomic_path, space_errors
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file, up to the first line that a crash truncated; empty if the file does not exist."""
+    """Read the lines of a metrics file before the first truncated line; empty if the file does not exist."""
     if not path.is_file():
         return []
     lines = []

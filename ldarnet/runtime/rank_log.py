@@ -40,7 +40,7 @@ LOGGED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", 
 
 @contextmanager
 def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
-    """Log to the file of this rank inside the block, including any error raised in the block.
+    """Open this rank's log file for the block: messages and any error raised in the block are written to it.
 
     If the file cannot be written, nothing is logged and training continues.
 

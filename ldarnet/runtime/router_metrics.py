@@ -36,8 +36,8 @@ class RouterCounts:
         boundaries: number of boundaries, (stages,).
         pairs: number of boundary pairs at each distance in `LAGS`, (stages, len(LAGS)).
         possible: number of position pairs at each distance in `LAGS`, (stages, len(LAGS)).
-        tokens: number of boundaries in the outermost stage (row 0) and of positions (row 1) per input token in `SHOWN`,
-            (2, len(SHOWN)).
+        tokens: counts for each input token in `SHOWN`, (2, len(SHOWN)). Row 0: boundaries of the outermost stage at
+            this token; row 1: positions with this token.
         chunks: number of chunks, (stages,).
     """
 

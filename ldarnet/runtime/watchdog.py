@@ -1,4 +1,4 @@
-"""Watchdog: detects a rank that dies, fails or hangs, reports its number and phase, and ends the job in bounded time.
+"""Watchdog: if a rank dies, fails or hangs, reports the rank and its phase, and ends the job in bounded time.
 
 Every rank keeps a connection to rank 0 and sends its progress every two seconds; the kernel closes the connection when
 a process ends for any reason. If rank 0 detects a failure, it notifies all ranks, and each rank writes the stack traces

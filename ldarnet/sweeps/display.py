@@ -54,7 +54,7 @@ class SweepProgress(Printer):
         return Group(table, Text(f"{format_duration(time.monotonic() - self._start)} elapsed, ETA {self._eta()}"))
 
     def _best(self, task: TaskPlan) -> str:
-        """Best mean over finished search folds, preferring settings with more finished folds."""
+        """Text with the best setting so far: most finished search folds first, then highest mean score over them."""
         means = []
         for setting in task.settings:
             scores = [score for fold in task.search_folds if (score := task.fold(setting, fold).score) is not None]

@@ -105,7 +105,7 @@ class Folders:
             task: name of the task.
             name: name of the setting.
             fold: number of the fold.
-            is_search_fold: whether settings are compared on this fold; if not, a trial that ASHA stopped resumes.
+            is_search_fold: whether settings are compared on this fold; on other folds, trials stopped by ASHA resume.
 
         Raises:
             UserError: the result is damaged, comes from different data than another result of the task, or started from
@@ -160,7 +160,7 @@ class Folders:
                 shutil.rmtree(folder / run_files.EXPORT, ignore_errors=True)
 
     def classifier(self, task: TaskPlan) -> str | None:
-        """Folder name of the fold whose export is the classifier of the task; None if there is no classifier."""
+        """Name of the fold folder with the classifier of the task; None if there is no classifier."""
         if not task.done or task.chosen is None:
             return None
         best = self.best_fold(task)

@@ -28,7 +28,7 @@ class Study:
     """Tree-structured Parzen estimator (TPE) over a search space.
 
     Args:
-        space: list of values or range, by key.
+        space: key -> list of values, or range.
         trials: number of settings to try, including those from previous launches.
         seed: seed of the sampler.
     """

@@ -64,7 +64,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
 
 
 def ambiguity(codes: int) -> list[str]:
-    """Note on the number of ambiguity codes that were replaced with N; an empty list if there are none."""
+    """List with one note on the number of ambiguity codes that were replaced with N; empty if there are none."""
     return (
         [f"{format_count(codes, 'ambiguity code')} {'was' if codes == 1 else 'were'} replaced with N"] if codes else []
     )

@@ -117,7 +117,12 @@ def _keyed(sequences: Sequence[str], labels: np.ndarray) -> Iterator[tuple[str, 
 
 
 def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, set[int]], int, int]:
-    """Labels of each distinct sequence, number of duplicate rows, and how many of these have a different label."""
+    """Map each distinct sequence to its labels, and count the rows that repeat an earlier sequence.
+
+    Returns:
+        Canonical sequence -> labels; number of repeating rows; number of these whose label differs from that of the
+        first row with the sequence.
+    """
     first: dict[str, int] = {}
     every: dict[str, set[int]] = {}
     repeats = conflicts = 0

@@ -55,7 +55,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean of one or more values, and half-width of its 95% confidence interval (Student's t).
 
     The half-width is None for fewer than MIN_FOLDS values, or if all values are equal: equal values usually mean that
-    every row is predicted as one class, and ± 0 would suggest precision.
+    every row is predicted as one class, and ± 0 would look like a precise result.
     """
     from scipy import stats
 

@@ -101,7 +101,7 @@ Fitted = tuple[Probe, dict[str, Any]]
 
 
 def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
-    """Fit one probe per penalty on the training rows of a fold; return the best on the validation rows and its metrics.
+    """Fit one probe per penalty on the training rows of a fold; return the one that validates best, and its metrics.
 
     Args:
         job: configuration, data and network shared by all folds.

@@ -72,7 +72,7 @@ class RouterHealth:
         self.warnings: dict[tuple[str, int], Finding] = {}
 
     def update(self, line: dict[str, Any]) -> list[str]:
-        """Process the next training line; returns a message for each warning that starts or ends at this line."""
+        """Process the next training line; return a message for each warning that starts or ends at this line."""
         step = line["step"]
         present = {(found.kind, found.stage): found for found in findings(line, self._target(step - 1))}
         self._since = {key: self._since.get(key, step) for key in present}
