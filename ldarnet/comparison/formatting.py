@@ -51,7 +51,7 @@ def _p(value: float | None) -> str:
 
 
 def model_label(number: PublishedResult) -> str:
-    """Name of a published model; followed by the publication unless the publication introduced the model."""
+    """Name of a published model, followed by the publication unless the publication introduced the model."""
     title = number.source.title
     if title.startswith("Best other"):
         return f"{number.model}, from the LDARNet authors"

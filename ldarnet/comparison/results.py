@@ -171,6 +171,6 @@ class Comparison:
 
     @cached_property
     def suites(self) -> "dict[str, Comparison]":
-        """The comparison restricted to the tasks of each suite."""
+        """One comparison per suite, restricted to the tasks of the suite."""
         names = dict.fromkeys(task.suite for task in self.tasks)
         return {name: self.of(task for task in self.tasks if task.suite == name) for name in names}

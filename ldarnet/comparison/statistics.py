@@ -65,7 +65,7 @@ def welch(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction (1979) of a family of p-values: bounds the probability of a single false positive.
+    """Holm's correction (1979) of a family of p-values: bounds the probability of one or more false positives.
 
     Args:
         values: p-value of each test; None for tests that were not run, which do not count as members of the family.

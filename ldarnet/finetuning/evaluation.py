@@ -47,7 +47,10 @@ class Outputs:
 
 
 def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
-    """Select the (model, metrics) pair with the highest `metric`; of equal pairs, the first. None ranks last."""
+    """Select the (model, metrics) pair with the highest `metric`.
+
+    Of equal pairs, the first is selected; undefined values (None) rank last.
+    """
     return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 
 

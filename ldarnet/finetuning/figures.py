@@ -12,7 +12,7 @@ MAX_NAMED = 30
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw the confusion matrix: each cell shows a row count and is colored by the fraction of its true class.
+    """Draw the confusion matrix: each cell shows a row count, colored by its fraction of the true class.
 
     Args:
         labels: (n,) int64 true classes.
@@ -41,7 +41,7 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw ROC curves: of class 1 for two classes; one-vs-rest of up to `MAX_NAMED` classes for more.
+    """Draw ROC curves: for two classes, that of class 1; for more, one-vs-rest curves of up to `MAX_NAMED` classes.
 
     Args:
         labels: (n,) int64 true classes.

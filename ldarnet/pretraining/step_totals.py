@@ -44,7 +44,7 @@ class StepTotals:
 def pretraining_loss(
     output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
 ) -> tuple[Tensor, StepTotals]:
-    """Compute the loss of one micro-step, for the engine's backward pass, and the totals of the micro-step.
+    """Compute the loss of a micro-step, to be passed to the engine's backward pass, and its totals.
 
     Args:
         output: model output with `logits` and `boundaries`.

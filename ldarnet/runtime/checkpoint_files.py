@@ -104,7 +104,7 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a checkpoint into a model of the same architecture, including tied weights."""
+    """Load the weights of a checkpoint, including tied weights, into a model of the same architecture."""
     load_model(model, checkpoint / run_files.WEIGHTS, strict=True)
 
 

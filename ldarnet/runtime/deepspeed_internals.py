@@ -131,7 +131,7 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield each local fragment of a parameter's moment, flat, and its offset in the flattened parameter."""
+    """Yield pairs: a local fragment of a parameter's flattened moment, and its offset in the flattened parameter."""
     holder: Any = parameter
     if zero_stage == 0:
         yield optimizer.state[parameter][moment].view(-1), 0
@@ -143,7 +143,7 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield this rank's fragment of a parameter's gradient, after the optimizer tensor that contains the parameter.
+    """Yield a pair: the optimizer tensor that contains a parameter, and this rank's fragment of its gradient.
 
     Yields nothing if this rank holds no fragment. The fragment is None if the gradient has not been computed or has
     already been freed.

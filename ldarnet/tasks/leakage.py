@@ -181,7 +181,7 @@ def _blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 
 
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Extract all m canonical k-mers, (m,) uint64, and the index of the sequence of each k-mer, (m,) int64.
+    """Extract all m canonical k-mers, (m,) uint64, and the index of each k-mer's sequence, (m,) int64.
 
     The width of the k-mers doubles in each of about log2(k) steps.
     """

@@ -37,7 +37,7 @@ class Metric:
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """Compute every registered metric; None where one is undefined.
+    """Compute every registered metric; undefined metrics are None.
 
     Args:
         labels: (n,) int64, 0..C-1, at least one.

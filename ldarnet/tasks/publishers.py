@@ -89,7 +89,7 @@ def _candidates(task: Task, folder: Path) -> Iterator[Path]:
 
 
 def _split_files(root: Path) -> dict[str, Path]:
-    """Find the files of the splits: split -> file, without splits that have no file."""
+    """Map each split that has a file to that file."""
     found = {}
     for split, stems in _STEMS.items():
         candidates = (root / f"{stem}{suffix}{gz}" for stem in stems for suffix in _SUFFIXES for gz in ("", ".gz"))
