@@ -152,9 +152,9 @@ class CheckpointStore(CheckpointFolder):
         return self.path(step) if step is not None and self.has(step) else latest
 
     def settle(self) -> None:
-        """Delete all checkpoints except the best one and the newest `keep`.
+        """Write the names of the latest and the best checkpoint to pointers.json, then delete old checkpoints.
 
-        Before that, write the names of the latest and the best checkpoint to pointers.json.
+        The best checkpoint and the newest `keep` checkpoints are kept.
         """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
