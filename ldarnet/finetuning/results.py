@@ -18,6 +18,7 @@ from ldarnet.finetuning.job import FinetuneJob, FoldResult
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
+from ldarnet.io.manifest import write_manifest
 from ldarnet.model import LDARNetForSequenceClassification, write_model
 from ldarnet.runtime.checkpoint_files import code_commit, save_tensors
 from ldarnet.tasks.metrics import METRICS, scores, undefined
@@ -185,3 +186,4 @@ def _write_weights(network: nn.Module, out: Path) -> None:
         save_tensors(
             {name: tensor.contiguous() for name, tensor in network.state_dict().items()}, staged / run_files.WEIGHTS
         )
+        write_manifest(staged)

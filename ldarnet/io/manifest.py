@@ -46,8 +46,8 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, *, step: int | None = None, run_id: str | None = None) -> None:
-    """Flush every file of a folder to disk, then write the manifest."""
-    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    """Flush every file of a folder, without subfolders, to disk, then write the manifest."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     for file in files:
         sync_path(file)
     entries = {file.name: ManifestEntry(size=file.stat().st_size, sha256=sha256_file(file)) for file in files}

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
-from dataclasses import field
-from typing import Any
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
 
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from transformers import PretrainedConfig
 
 from ldarnet import alphabet
+from ldarnet.io.records import describe
 from ldarnet.model.layout import check_layout, depth, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
 """Keys of ``attn_cfg``, each with the minimum of its values."""
+
+SAVED_BY_OTHERS = {
+    *("model_type", "_name_or_path", "torch_dtype", "num_labels", "output_attentions"),
+    *("use_cache", "bos_token_id", "eos_token_id", "cropped_to", "longest_trained", "strands"),
+}
+"""Keys of ``config.json`` besides the fields of the class: written by transformers, ``Trainer`` and our fine-tuning."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ldarnet-110m": {
@@ -45,6 +55,51 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_Setting = Annotated[int, Field(le=2**16)]
+_TokenId = Annotated[int, Field(ge=0, le=2**20)]
+_Bases = Annotated[int, Field(ge=1, le=2**53)]
+_DType = Literal["float64", "float32", "float16", "bfloat16"] | torch.dtype
+_Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+
+
+def _check_labels(id2label: dict[Any, Any]) -> dict[Any, Any]:
+    if {int(key) for key in id2label} != set(range(len(id2label))):
+        raise ValueError("keys must be the numbers from 0 to the number of labels - 1")
+    return id2label
+
+
+class _Types(BaseModel):
+    """Types and limits of the fields of `LDARNetConfig`, checked before anything is allocated."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    d_model: list[_Setting]
+    d_intermediate: list[Annotated[int, Field(le=2**20)]]
+    ssm_cfg: dict[str, _Setting]
+    attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
+    vocab_size: Annotated[int, Field(le=2**20)]
+    target_ratio: Annotated[float, Field(le=1e6)]
+    ratio_weight: Annotated[float, Field(ge=0, le=1e6)]
+    ops: dict[str, str]
+    pad_token_id: _TokenId | None
+    mask_token_id: _TokenId
+    tie_word_embeddings: bool
+    architectures: list[str] | None = None
+    transformers_version: str | None = None
+    output_hidden_states: bool | None = None
+    output_attentions: bool | None = None
+    return_dict: bool | None = None
+    dtype: _DType | None = None
+    torch_dtype: _DType | None = None
+    problem_type: str | None = None
+    num_labels: Annotated[int, Field(ge=1, le=10**6)] = 2
+    id2label: Annotated[dict[int | _Number, str | int], Field(max_length=10**6), AfterValidator(_check_labels)] | None
+    label2id: Annotated[dict[str | int, int], Field(max_length=10**6)] | None = None
+    cropped_to: _Bases | None = None
+    longest_trained: _Bases | None = None
+    strands: Literal[1, 2] | None = None
+
+
 def _default(name: str) -> Any:
     return field(default_factory=lambda: deepcopy(PRESETS["ldarnet-2m"][name]))
 
@@ -68,8 +123,11 @@ class LDARNetConfig(PretrainedConfig):
         ops: backend override per operation, e.g. ``{"ssd": "torch"}``; other operations select their backend
             automatically. Not saved with the model, because the backend may be unavailable where the model is loaded.
 
+    Keys of a ``config.json`` that are neither fields of this class nor in `SAVED_BY_OTHERS` are ignored with a warning,
+    so that a downloaded file cannot select other attention kernels, quantization or remote code.
+
     Raises:
-        ValueError: a field is invalid or inconsistent with another; the message starts with its name.
+        ValueError: a field is invalid, out of range or inconsistent with another; the message starts with its name.
     """
 
     model_type = "ldarnet"
@@ -90,9 +148,19 @@ class LDARNetConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in missing keys of ``ssm_cfg`` and validate the configuration."""
-        self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
+        if isinstance(self.ssm_cfg, dict):
+            self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
+        self._check_types(kwargs)
         self._check()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from the content of a ``config.json``; ``kwargs`` override its keys, as in transformers."""
+        known = {one.name for one in fields(cls)} - {"ops"} | SAVED_BY_OTHERS
+        if unknown := sorted(map(str, config_dict.keys() - known)):
+            warnings.warn(f"config.json: ignored unknown keys {', '.join(unknown)[:200]!r}", stacklevel=2)
+        return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are saved with a model."""
@@ -113,6 +181,14 @@ class LDARNetConfig(PretrainedConfig):
     def num_stages(self) -> int:
         """Number of stages, including the main network."""
         return depth(self.arch_layout)
+
+    def _check_types(self, others: dict[str, Any]) -> None:
+        names = _Types.model_fields.keys()
+        values = {name: getattr(self, name) for name in names & {one.name for one in fields(self)}}
+        try:
+            _Types.model_validate(values | {name: others[name] for name in names & others.keys()})
+        except ValidationError as error:
+            raise ValueError(describe(error)) from None
 
     def _check(self) -> None:
         check_layout(self.arch_layout)

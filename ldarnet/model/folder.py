@@ -1,16 +1,22 @@
 """Save and load Hugging Face model folders, including those inside run folders and checkpoints."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
+from ldarnet.io.manifest import write_manifest
+from ldarnet.io.names import FileName
+from ldarnet.io.records import read_record
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.integrity import check_hashes, check_weights
 from ldarnet.model.modeling import (
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
@@ -26,10 +32,15 @@ HEADS: dict[str, type[LDARNetPreTrainedModel]] = {
 }
 FINETUNED = (run_files.EXPORT, run_files.BEST)
 """Subfolders of fine-tuning runs and folds that hold the classifier."""
+HINT = "save or download it again"
+
+
+class _Pointers(BaseModel):
+    best: FileName
 
 
 def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
-    """Save a model and its tokenizer as a Hugging Face folder, atomically.
+    """Save a model and its tokenizer as a Hugging Face folder with the hashes of its files, atomically.
 
     Raises:
         UserError: the folder already exists, or the disk is full.
@@ -41,6 +52,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
         DNATokenizer().save_pretrained(staged)
         for file in staged.iterdir():  # safetensors writes files with mode 0600
             file.chmod(staged.stat().st_mode & 0o666)
+        write_manifest(staged)
 
 
 def model_folder(path: Path) -> Path:
@@ -53,24 +65,27 @@ def model_folder(path: Path) -> Path:
     """
     pointers = path / run_files.CHECKPOINTS / run_files.POINTERS
     if pointers.is_file():
-        return pointers.parent / str(_read_value(pointers, "best"))
+        return pointers.parent / read_record(pointers, _Pointers, hint="choose one of its checkpoints").best
     if not (path / run_files.MODEL_CONFIG).is_file():
         return next((path / name for name in FINETUNED if (path / name / run_files.MODEL_CONFIG).is_file()), path)
     return path
 
 
-def load_model(path: Path, kind: type[Model]) -> Model:
+def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> Model:
     """Load a model from a model folder, a checkpoint, or a run (its best checkpoint).
 
     Args:
         path: model folder, checkpoint folder or run folder.
         kind: expected model class.
+        verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless the
+            environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
-        UserError: there is no model, it has another class, or a file is damaged.
+        UserError: there is no model, it has another class, a file is damaged, or a weight is not finite.
     """
     folder = model_folder(path)
-    saved = _saved_class(folder)
+    check_hashes(folder, verify)
+    config, saved = _read_config(folder)
     if saved is not kind:
         hint = {
             LDARNetForSequenceClassification: "fine-tune it first or choose a classifier",
@@ -79,41 +94,53 @@ def load_model(path: Path, kind: type[Model]) -> Model:
         raise UserError(
             f"{folder / run_files.MODEL_CONFIG}: the model is a {saved.__name__}, not a {kind.__name__}; {hint}"
         )
-    return _load(folder, kind)
+    return _load(folder, config, kind)
 
 
-def load_backbone(path: Path) -> LDARNetModel:
+def load_backbone(path: Path, *, verify: bool | None = None) -> LDARNetModel:
     """Load a backbone from a model folder, a checkpoint, a run (its best checkpoint), or a published ``.pt`` file.
 
+    Args:
+        path: model folder, checkpoint folder, run folder, or ``.pt`` file.
+        verify: see `load_model`.
+
     Raises:
-        UserError: there is no model, or a file is damaged.
+        UserError: there is no model, a file is damaged, or a weight is not finite.
     """
     if path.suffix == ".pt":
         return load_published_checkpoint(path).model
     folder = model_folder(path)
-    model: Any = _load(folder, _saved_class(folder))
+    check_hashes(folder, verify)
+    config, saved = _read_config(folder)
+    model = _load(folder, config, saved)
     return getattr(model, "model", model)
 
 
-def _saved_class(folder: Path) -> type[LDARNetPreTrainedModel]:
-    """Class of the model in a folder; LDARNetForMaskedLM if the config lists no known class.
+def _read_config(folder: Path) -> tuple[LDARNetConfig, type[LDARNetPreTrainedModel]]:
+    """Configuration and class of the model in a folder; the class is LDARNetForMaskedLM if the config names no other.
 
     Raises:
-        UserError: the folder contains no LDARNet model.
+        UserError: the folder contains no LDARNet model, or the configuration is invalid.
     """
-    config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
+    file, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a model folder, a checkpoint, or a run with a checkpoint")
-    for file in (config, weights):
-        if not file.is_file():
-            if file is config and (folder / run_files.CONFIG).is_file():  # a run folder; a checkpoint has both files
+    for path in (file, weights):
+        if not path.is_file():
+            if path is file and (folder / run_files.CONFIG).is_file():  # a run folder; a checkpoint has both files
                 raise UserError(f"{folder}: this run has no saved model; {_missing_model_hint(folder)}")
-            raise UserError(f"{file}: no such file; give a model folder, a checkpoint, or a run with a checkpoint")
-    kind = _read_value(config, "model_type")
+            raise UserError(f"{path}: no such file; give a model folder, a checkpoint, or a run with a checkpoint")
+    content = read_record(file, dict[str, Any], hint=HINT)
+    kind = content.get("model_type")
     if kind != LDARNetConfig.model_type:
-        raise UserError(f"{config}: model_type is {kind!r}, not {LDARNetConfig.model_type!r}; choose an LDARNet model")
-    names = _read_value(config, "architectures")
-    return HEADS.get(str(names[0]) if isinstance(names, list) and names else "", LDARNetForMaskedLM)
+        raise UserError(
+            f"{file}: model_type is {str(kind)[:80]!r}, not {LDARNetConfig.model_type!r}; choose an LDARNet model"
+        )
+    try:
+        config = LDARNetConfig.from_dict(content)
+    except ValueError as error:
+        raise UserError(f"{file}: {_first_line(error)}; {HINT}") from None
+    return config, HEADS.get((config.architectures or [""])[0], LDARNetForMaskedLM)
 
 
 def _missing_model_hint(run_dir: Path) -> str:
@@ -122,37 +149,44 @@ def _missing_model_hint(run_dir: Path) -> str:
     return "it has not written a checkpoint yet; run its command again to resume it"
 
 
-def _load(folder: Path, kind: type[LDARNetPreTrainedModel]) -> Any:
-    config, weights = folder / run_files.MODEL_CONFIG, folder / run_files.WEIGHTS
+def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel]) -> Any:
+    """Load the weights of a model in float32, without any code or file that the folder might name."""
+    file = folder / run_files.WEIGHTS
+    tensors = _read_weights(file)
     try:
-        loaded: Any = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, output_loading_info=True)
-    except SafetensorError as error:
-        raise UserError(f"{weights}: damaged or truncated ({_first_line(error)}); save or download it again") from None
-    except UserError:
-        raise
-    except (OSError, RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        reason = _first_line(error)
-        raise UserError(f"{config}: not a valid config of this model ({reason}); save or download it again") from None
-    model, keys = loaded
-    for problem, names in (("missing", keys["missing_keys"]), ("unexpected", keys["unexpected_keys"])):
+        with torch.device("meta"):
+            model = kind(config)
+    except ValueError as error:
+        raise UserError(f"{folder / run_files.MODEL_CONFIG}: {_first_line(error)}; {HINT}") from None
+    expected = model.state_dict()
+    tied = (model._tied_weights_keys or {}) if config.tie_word_embeddings else {}
+    for problem, names in (
+        ("missing", expected.keys() - tensors.keys() - tied.keys()),
+        ("unexpected", tensors.keys() - expected.keys()),
+    ):
         if names:
             raise UserError(
-                f"{weights}: {problem} tensor {min(names)!r}; save or download the weights and the config again"
+                f"{file}: {problem} tensor {min(names)!r}; save or download the weights and the config again"
             )
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{file}: tensor {name!r} has shape {tuple(tensor.shape)}, but {tuple(expected[name].shape)} in the "
+                "config; save or download the weights and the config again"
+            )
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
+    model.tie_weights()
     return model.eval()
 
 
-def _read_value(file: Path, key: str) -> object:
-    """Read one value of a JSON object; None if the key is missing."""
-    with read_errors(file):
-        text = file.read_bytes()
+def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file}: damaged, not valid JSON ({error}); save or download it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: damaged, not a JSON object; save or download it again")
-    return content.get(key)
+        with read_errors(file):
+            tensors = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file}: damaged or truncated ({_first_line(error)}); {HINT}") from None
+    check_weights(tensors, str(file))
+    return tensors
 
 
 def _first_line(error: Exception) -> str:

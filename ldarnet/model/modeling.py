@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.integrity import check_hashes, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
 from ldarnet.model.network import Routing, Stage
@@ -96,6 +99,36 @@ class LDARNetPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "embeddings"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, verify: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a model as `PreTrainedModel.from_pretrained` does, and check it.
+
+        Args:
+            pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
+            args: passed to `PreTrainedModel.from_pretrained`.
+            verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless
+                the environment variable `LDARNET_VERIFY` is 0.
+            kwargs: passed to `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            UserError: a file does not match the manifest, or a weight is not finite.
+        """
+        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
+        if pretrained_model_name_or_path is not None and folder.is_dir():
+            check_hashes(folder, verify)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_weights(dict(model.named_parameters()), str(pretrained_model_name_or_path))
+        return loaded
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does; if the folder has a manifest, write it again."""
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if is_main_process:
+            update_manifest(Path(save_directory))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

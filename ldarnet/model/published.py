@@ -6,6 +6,7 @@ The file is ``{"model": state dict, "config": dict, "step": int}``. It stores ea
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ldarnet.errors import UserError
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.integrity import check_weights
 from ldarnet.model.modeling import LDARNetForMaskedLM
 
 _CONFIG_FIELDS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "attn_cfg")
@@ -90,8 +92,15 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
         source: file name, for error messages.
 
     Raises:
-        UserError: a tensor is missing, unexpected or of the wrong shape, or copies of a shared or tied matrix differ.
+        UserError: a tensor is missing, unexpected, of the wrong shape or not finite, or copies of a shared or tied
+            matrix differ.
     """
+    for name, tensor in published.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise UserError(
+                f"{source}: {str(name)[:80]!r} is not a named tensor; is this a published LDARNet checkpoint?"
+            )
+    check_weights(published, source)
     left, state = dict(published), {}
     for name, ours in model.state_dict().items():
         names = published_names(name, _in_bimamba(model, name))
@@ -148,13 +157,18 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a published LDARNet checkpoint (.pt)") from None
+    except pickle.UnpicklingError:  # do not quote its advice to allow code execution
+        reason = "damaged, or it contains objects other than tensors, numbers and text, which could execute code"
+        raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from None
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from error
+        raise UserError(f"{path}: not a readable PyTorch checkpoint ({reason}); download it again") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in ("model", "config")):
         raise UserError(f"{path}: 'model' or 'config' is missing; is this a published LDARNet checkpoint?")
-    model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
-    model.load_state_dict(from_published(model, content["model"], str(path)))
+    with torch.device("meta"):
+        model = LDARNetForMaskedLM(_config_from_published(content["config"], str(path)))
+    state = from_published(model, content["model"], str(path))
+    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     model.tie_weights()
     return model.eval()
 

@@ -13,7 +13,7 @@ from ldarnet.config import RunConfig
 from ldarnet.console import format_duration, format_speed, make_console
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
-from ldarnet.model import write_model
+from ldarnet.model import load_model, write_model
 from ldarnet.pretraining import TrainResult
 from ldarnet.pretraining.boundary_sample import middle_window
 from ldarnet.pretraining.setup import open_shards
@@ -55,7 +55,7 @@ def write_results(config: RunConfig, result: TrainResult) -> None:
 
 def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
     """Write model and tokenizer as a Hugging Face folder, replacing an earlier export; return the model."""
-    model = LDARNetForMaskedLM.from_pretrained(checkpoint).eval()
+    model = load_model(checkpoint, LDARNetForMaskedLM)
     shutil.rmtree(folder, ignore_errors=True)
     write_model(model, folder)
     return model

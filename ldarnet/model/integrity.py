@@ -1,0 +1,50 @@
+"""Checks of saved models: hashes of their files, and finite weights."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from ldarnet.errors import UserError
+from ldarnet.io.manifest import read_manifest, verify_files, write_manifest
+from ldarnet.io.run_files import MANIFEST
+
+SKIP_VARIABLE = "LDARNET_VERIFY"
+"""Environment variable; 0 skips the comparison of model files with their manifest."""
+HINT = f"save or download it again, or delete {MANIFEST} if you changed the file yourself"
+
+
+def check_hashes(folder: Path, verify: bool | None = None) -> None:
+    """Compare the files of a model folder with its manifest; a folder without a manifest is not checked.
+
+    Args:
+        folder: model folder or checkpoint.
+        verify: whether to compare; None for True unless the environment variable `LDARNET_VERIFY` is 0.
+
+    Raises:
+        UserError: a file or the manifest is damaged or missing.
+    """
+    if verify is None:
+        verify = os.environ.get(SKIP_VARIABLE) != "0"
+    if verify and (folder / MANIFEST).is_file():
+        verify_files(folder, read_manifest(folder, HINT), hint=HINT)
+
+
+def update_manifest(folder: Path) -> None:
+    """Write the manifest of a model folder again after its files have changed; does nothing if it has none."""
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder)
+
+
+def check_weights(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Check that weights are finite floating-point numbers; tensors without data (device `meta`) are not checked.
+
+    Raises:
+        UserError: a tensor has another type, or contains NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise UserError(f"{where}: tensor {name!r} has dtype {tensor.dtype}; choose a floating-point model")
+        if not tensor.is_meta and not tensor.isfinite().all():
+            raise UserError(f"{where}: tensor {name!r} contains NaN or infinity; choose another model or checkpoint")
