@@ -124,10 +124,10 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         check_weights(dict(model.named_parameters()), str(pretrained_model_name_or_path))
         return loaded
 
-    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does; if the folder has a manifest, write it again."""
-        super().save_pretrained(save_directory, is_main_process, **kwargs)
-        if is_main_process:
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", args[0] if args else True):
             update_manifest(Path(save_directory))
 
     @torch.no_grad()
