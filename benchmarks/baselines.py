@@ -54,7 +54,7 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Return the input of the second projection, in sequence order; subclasses add the cost of reversing it."""
+        """Return the input of the second direction's projection, in sequence order. Subclasses reverse it twice."""
         return x_TD
 
 
@@ -62,12 +62,12 @@ class PerDirectionReversedLinear(PerDirectionLinear):
     """Input projection as in the published code, including the cost of reversing the layer's input and output."""
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Reverse twice, which moves as much data as the published code's reversals before and after the layer."""
+        """Reverse the input twice: this moves as much data as the two reversals of the published code."""
         return x_TD.flip(0).flip(0)
 
 
 class _MeanOfEqual(torch.autograd.Function):
-    """Mean of two equal tensors: returns the first; each input gets half of the gradient."""
+    """Mean of two equal tensors: the first of them. Each input gets half of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class TransformersMixers(BiMamba2):
 
 
 class TransformersMixersInSmallBlocks(TransformersMixers):
-    """`TransformersMixers` with blocks of 64 positions, the fastest of 32, 64, 128 and 256 on a CPU."""
+    """`TransformersMixers` with blocks of 64 positions, which are faster on a CPU than 32, 128 or 256."""
 
     block = 64
 
@@ -182,7 +182,7 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
     - ``ours``: unchanged.
     - ``published``: emulates the published code. Each direction of a BiMamba-2 layer computes both projections, one
       direction reverses its input and output, and chunks are padded to the longest sequence. The kernels are the same.
-    - ``transformers``: each direction is transformers' Mamba-2 mixer, and chunks are padded.
+    - ``transformers``: each direction runs the Mamba-2 mixer of transformers, and chunks are padded.
     - ``transformers-64``: ``transformers`` with blocks of 64 positions (the fastest on a CPU) instead of 256.
     """
     # Only replace the classes of modules, so that parameters and their names stay the same.

@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: World) -> list[object]:
-    """Measure checkpoints of a model preset at a ZeRO stage; returns one table row."""
+    """Measure checkpoints of a model preset at a ZeRO stage, and return a table row."""
     with tempfile.TemporaryDirectory(dir=folder) as run_dir:
         config = RunConfig.model_validate(
             {
@@ -128,7 +128,7 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
 
 
 def products(condition: Callable[[], bool], seconds: float) -> float:
-    """Run matrix products while `condition()` holds, for at most `seconds`; returns products per second."""
+    """Run matrix products while `condition()` holds, for at most `seconds`, and return the products per second."""
     matrix, done, begin = torch.ones(384, 384), 0, time.perf_counter()
     while condition() and time.perf_counter() - begin < seconds:
         matrix @ matrix

@@ -65,8 +65,8 @@ class CountTable:
     def is_usable(self, context: Array, order: int) -> Array:
         """Whether the counts of each context are usable: (n,) bool.
 
-        True if the last context base (number `order`) is known. Contexts longer than `DENSE` may have at most
-        `MAX_UNKNOWN` unknown bases.
+        The last of the first `order` context bases must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN`
+        context bases may be unknown.
         """
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
@@ -126,6 +126,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return the n bases of a strand between its end gaps, and for each offset their n neighbors at that offset."""
+    """Return the n bases of a strand without its end gaps and, for each offset, their n neighbors at the offset."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

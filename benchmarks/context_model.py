@@ -238,7 +238,7 @@ def run_masking(config: RunConfig) -> Masking:
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:
-    """Cut the segments into blocks; returns the blocks to fit on and the held-out blocks (about one in ten)."""
+    """Cut the segments into blocks; return the blocks to fit on, and the held-out blocks (about one in ten)."""
     total = sum(map(len, train))
     block = max(min(total // 20, 1 << 16) // length, 1) * length
     blocks = [piece[start : start + block] for piece in train for start in range(0, len(piece), block)]
@@ -267,7 +267,7 @@ def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[i
 
 
 def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
-    """Smooth counts (n, 4) towards `below`, the probabilities of the next lower order; unusable rows are `below`."""
+    """Smooth counts (n, 4) towards `below`, the probabilities of the next lower order. Unusable counts give `below`."""
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
     return np.where(usable[:, None], refined, below)
 
@@ -281,7 +281,7 @@ def _chain(table: CountTable, context: Array, composition: Array, concentrations
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Select the concentration of each order; returns them and the probabilities (n, 4) at orders 0, 1, 2, ..."""
+    """Select the concentration of each order; return them, and the probabilities (n, 4) at orders 0, 1, 2, ..."""
     chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
         counts, usable = table.counts(context, order), table.is_usable(context, order)

@@ -258,7 +258,7 @@ def measure_all(fasta: Path, options: argparse.Namespace, ask: Callable[..., Res
 
 
 def together(function: Callable[..., Result], processes: int, *arguments: Any) -> Result:
-    """Run a function in concurrent processes; returns the sum of their speeds, or the error message as `failure`."""
+    """Run a function in concurrent processes; return the sum of their speeds, or an error message as `failure`."""
     from concurrent.futures import ThreadPoolExecutor
 
     workers = [Worker() for _ in range(processes)]
@@ -278,7 +278,7 @@ LIMIT = 600.0
 
 
 def alone(function: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a function in a new process; returns its result, or the error message as `failure`."""
+    """Run a function in a new process; return its result, or an error message as `failure`."""
     worker = Worker()
     try:
         return worker(function, *arguments, seconds=LIMIT)

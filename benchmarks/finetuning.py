@@ -4,7 +4,7 @@
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
 Arms: the pretrained checkpoint and a randomly initialized network, each both fine-tuned and frozen with a linear probe;
-a small convolutional network; logistic regression on 6-mer counts. Each arm is one fine-tuning run per task, in
+a small convolutional network; logistic regression on 6-mer counts. Each arm has one fine-tuning run per task, in
 OUT/<arm>/<task>. To resume, run the same command again. When all folds are finished, the program writes the comparison
 to OUT/comparison, and the results file and its figure to benchmarks/results.
 """
@@ -110,7 +110,7 @@ def run_all(plan: ArmRuns) -> None:
 
 
 def write_results(plan: ArmRuns, name: str, command: str, note: str, folder: Path) -> Path:
-    """Compare the arms and write the results file; returns its path.
+    """Compare the arms, write the results file and return its path.
 
     Raises:
         UserError: the results file exists.

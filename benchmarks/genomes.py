@@ -35,7 +35,7 @@ CONFIG = ROOT / "configs/pretrain/mixture.yaml"
 
 
 def program(*command: object) -> tuple[float, str]:
-    """Run Python with the arguments `command` in a new process; returns elapsed seconds and the output.
+    """Run Python with the arguments `command` in a new process; return the elapsed seconds and the output.
 
     Raises:
         UserError: the command failed; the message includes the last line of its output.
@@ -85,7 +85,7 @@ def lower_case(fasta: Path) -> int:
 
 
 def measure(genomes: dict[str, list[Path]], options: argparse.Namespace, work: Path) -> str:
-    """Build, verify and export shards, compare the export with the input, and train; returns the Markdown report."""
+    """Build, verify and export shards, compare the export with the input, and train; return a Markdown report."""
     shards, exported, run = work / "shards", work / "export", work / "run"
     named = [f"{species}={path.absolute()}" for species, paths in genomes.items() for path in paths]
     build, _ = program(

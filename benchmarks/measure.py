@@ -62,7 +62,7 @@ class Cell:
         device: ``cpu`` or ``cuda``.
         dtype: dtype of matrix products; autocast is used unless it is float32.
         threads: CPU threads; 0 for PyTorch's default.
-        ops: backend overrides by operation; all others are selected automatically.
+        ops: backend overrides by operation; other operations select their backend automatically.
         checkpointed: stages with activation checkpointing.
         steps: maximum number of timed steps.
         seconds: time limit; no step starts more than this many seconds after the first.
@@ -96,7 +96,7 @@ def _set_up(cell: Cell) -> None:
 
 
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
-    """Read windows spread evenly over the bundled genome; returns ids (windows, length) and their source as text.
+    """Read windows spread evenly over the bundled genome; return ids (windows, length), and text that names the source.
 
     If a package needed to read the genome is missing, the bases are random.
     """
@@ -260,7 +260,7 @@ def finish(cell: Cell) -> Result:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use: on a CPU the resident set of this process, on a GPU allocated memory. Resets the peak of a GPU."""
+    """Bytes in use: the resident set of this process on a CPU, allocated memory on a GPU. Also resets the GPU peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -269,7 +269,7 @@ def memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes in use: on a CPU the resident set of this process, on a GPU allocated memory."""
+    """Peak bytes in use: the resident set of this process on a CPU, allocated memory on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -35,7 +35,7 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Yield groups of cells to interleave: all implementations at each length, then activation checkpointing."""
+    """Yield groups of cells to interleave: all implementations at one length, or with and without checkpointing."""
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(

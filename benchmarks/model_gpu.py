@@ -72,7 +72,7 @@ class Session:
         if remaining <= 0:
             return {FAILURE: "time limit reached"}
         try:
-            # The first cell, of kind "backends", compiles all kernels; mamba-ssm has many variants.
+            # The first cell, of kind "backends", compiles all kernels; those of mamba-ssm have many variants.
             return self.worker(
                 measure, cell, seconds=remaining if cell.kind == "backends" else min(remaining, self.options.limit)
             )

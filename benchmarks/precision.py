@@ -57,7 +57,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
 
 
 def compare(curves: Mapping[tuple[str, int], Curve]) -> list[tuple[int, float, float, float, float, float]]:
-    """Compare losses at every validation step; returns one row per step.
+    """Compare losses at every validation step, and return one row per step.
 
     A row has the step, the mean loss in fp32 and in bf16, the mean of (bf16 - fp32), the RMS difference between a bf16
     and an fp32 run with the same seed, and the RMS difference between two fp32 runs with different seeds.

@@ -1,9 +1,10 @@
-"""Compare pretraining runs that differ only in seed with context-mixing baselines; writes a results file.
+"""Compare pretraining runs with context-mixing baselines, and write a results file.
 
     python -m benchmarks.pretrain_quality --name quickstart runs/quickstart-seed0 runs/quickstart-seed1 ...
 
-The last checkpoint of each run is evaluated on the validation windows and masks of its configuration. Its losses are
-compared position by position with those of the models in `benchmarks.context_model`, fitted to the training bases.
+The runs may differ only in their seed. The last checkpoint of each run is evaluated on the validation windows and masks
+of its configuration. Its losses are compared position by position with those of the models in
+`benchmarks.context_model`, fitted to the training bases.
 """
 
 import argparse
@@ -90,7 +91,7 @@ class Run:
         return "finished" if finished else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
 
     def best(self) -> dict[str, Any]:
-        """Validation line with the lowest loss over all target positions."""
+        """Line of the validation with the lowest mean loss."""
         return min(self.valid, key=lambda line: line["mlm_loss"])
 
 
@@ -236,9 +237,9 @@ def _verdict(found: RunComparison) -> str:
 
 
 def _versus(found: RunComparison, name: str, where: Array, label: str) -> str:
-    """Markdown line on whether the runs have a lower loss than context model `name` at the positions in mask `where`.
+    """Markdown line on whether the runs beat context model `name` at the positions in mask `where`.
 
-    A difference within two standard errors in every seed is neither a win nor a loss.
+    A run wins if its loss is lower by more than two standard errors.
     """
     against, rows = found.baseline.nats[name][where], found.baseline.rows[where]
     pairs = [paired(scores.nats["model"][where], against, rows) for scores in found.models]

@@ -27,7 +27,7 @@ def in_training(windows: Array, train: Sequence[Array]) -> Array:
 
 
 def _kmers(ids: Array) -> tuple[Array, Array]:
-    """Encode the k-mers of a sequence, two bits per base; returns codes (n,) and starts (n,); skips k-mers with N."""
+    """Return the codes (two bits per base) and starts, (n,) each, of the k-mers of a sequence; skip k-mers with N."""
     count = max(len(ids) - KMER_LENGTH + 1, 0)
     kmers, clean = np.zeros(count, np.uint64), np.ones(count, bool)
     for offset in range(KMER_LENGTH):

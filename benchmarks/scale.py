@@ -208,7 +208,10 @@ class Network:
         return inside + 2 * size * (nodes - 1) / nodes / self.links.between
 
     def communication(self, zero_stage: int, size: float, accumulation: int) -> float:
-        """Seconds of communication per step, including small collectives; weights and gradients: `size` bytes each."""
+        """Seconds of communication per step, including small collectives.
+
+        The weights have `size` bytes, and so have the gradients.
+        """
         all_reduces = {0: 1.0, 1: 1.5, 2: accumulation + 0.5, 3: 1.5 * accumulation}[zero_stage]
         return all_reduces * self.all_reduce(size) + (2 + 2 * accumulation) * self.small
 

@@ -60,13 +60,13 @@ micro-batch.
 
 @dataclass(frozen=True)
 class WindowMap:
-    """Species, base coordinate and blocks of each window of a shard set, by window number.
+    """Species, base coordinate and blocks of each window of a shard set, by window index.
 
     Windows are located as if every segment had offset 0.
 
     Attributes:
         base: (n,) int64, coordinate of each window's first base; contigs are concatenated with gaps of `NEAR` bases.
-        species: (n,) int16, species number of each window.
+        species: (n,) int16, species index of each window.
     """
 
     windows: Windows
@@ -82,7 +82,7 @@ class WindowMap:
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last block, (k,) each, of the windows with the given numbers (k,)."""
+        """First and last block, (k,) each, of the windows at the indices `numbers`, (k,)."""
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -126,7 +126,7 @@ def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
 
 
 def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pass the windows of the given shards through a shuffle buffer of one shard; returns the first `count` windows."""
+    """Pass the windows of the given shards through a shuffle buffer of one shard; return the first `count` windows."""
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
     for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):
@@ -136,7 +136,7 @@ def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generato
 
 
 def mixing(window_map: WindowMap, order: Order, count: int, fractions: np.ndarray) -> list[str]:
-    """Measure how well an order mixes; returns the cells of a table row.
+    """Measure how well an order mixes, and return the cells of a table row.
 
     Cells: near pairs of windows per batch; variance of the species counts relative to independent sampling, in 1 and in
     64 batches; median number of windows until the next window from the same megabase.
@@ -169,7 +169,7 @@ def _near(bases: np.ndarray) -> int:
 
 
 def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
-    """Measure the reads of rank 0 for `count` windows over all ranks; returns the cells of a table row.
+    """Measure what rank 0 reads while all ranks together load `count` windows; return the cells of a table row.
 
     Cells: mean number of open blocks, their size in MiB, read amplification, blocks read for the first micro-batch.
     """
@@ -210,7 +210,7 @@ def _missed(touched: list[int], size: np.ndarray) -> Iterator[int]:
 def measure(
     windows: Windows, mixture: Windows, ranks: list[int], micro_batch: int, count: int
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Measure all orders; returns the rows of the mixing table and of the reading table."""
+    """Measure all orders; return the rows of the mixing table, and those of the reading table."""
     window_map, begin = WindowMap.of(windows), len(windows) // 2
     natural = np.bincount(window_map.species, minlength=len(windows.shards.index.species)) / len(windows)
     shares = {source.name: source.share for source in mixture.sources}

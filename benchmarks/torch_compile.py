@@ -106,7 +106,7 @@ def build(preset: str, device: torch.device) -> dict[str, Variant]:
 
 
 def step(variant: Variant, ids: Tensor) -> tuple[Tensor, float]:
-    """Run a forward and backward pass; returns the loss and elapsed seconds."""
+    """Run a forward and backward pass; return the loss and the elapsed seconds."""
     variant.model.zero_grad()
     begin = time.perf_counter()
     loss = variant.model(ids, labels=ids).loss
@@ -141,7 +141,7 @@ def try_batches(variants: dict[str, Variant], length: int, device: torch.device)
 
 
 def measure(preset: str, length: int, rounds: int, device: torch.device) -> list[list[object]]:
-    """Measure all variants with interleaved steps; returns one table row per variant."""
+    """Measure all variants with interleaved steps; return one table row per variant."""
     torch.compiler.reset()
     inductor.force_disable_caches = True  # the first step must compile
     variants = build(preset, device)

@@ -43,7 +43,7 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 
 @contextmanager
 def percent_bar(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar if stderr is a terminal, without a thread; yields a function that advances the bar."""
+    """Show a percentage bar if stderr is a terminal, without a thread; yield a function that advances the bar."""
     columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
     task, throttle = bar.add_task("", total=total), Throttle(REFRESH_SECONDS)

@@ -110,7 +110,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
 
 
 def count_blocks(shards: ShardSet, blocks: Sequence[int], segments: Segments) -> Counts:
-    """Count the composition of some blocks.
+    """Count the composition of the given blocks.
 
     Raises:
         UserError: as for `count_set`.
@@ -177,7 +177,7 @@ def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _bases_before(runs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Count the bases before each position that are inside runs, (r, 2)."""
+    """For each position, count the bases before it that are inside runs, (r, 2)."""
     if not len(runs):
         return np.zeros(len(positions), dtype=np.int64)
     before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))

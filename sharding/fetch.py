@@ -155,7 +155,7 @@ def _check_missing(
 
 
 def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
-    """Write a table of species and paths, and for each held-out split ``SPLIT.txt`` with ``SPECIES/`` lines."""
+    """Write a table of species and paths and, for each held-out split, a file ``SPLIT.txt`` of ``SPECIES/`` lines."""
     lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:
         if assembly.split != "train":

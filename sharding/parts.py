@@ -77,7 +77,7 @@ class _OpenSource:
     Attributes:
         items: headers and pieces of sequence.
         position: returns the number of bytes read so far; an estimate for .2bit files.
-        identify: returns size in bytes and SHA-256 of the file, after the last item.
+        identify: returns size in bytes and SHA-256 of the file; call it after the last item.
     """
 
     items: Items

@@ -50,7 +50,7 @@ class Node:
         return os.EX_TEMPFAIL if self._stopping and status < 0 else status  # killed before it set its signal handler
 
     def stop(self) -> None:
-        """Make the ranks save and stop; if `run` has not been called yet, it will launch nothing."""
+        """Make the ranks save and stop; if `run` has not been called yet, a later call launches nothing."""
         self._stopping = True
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)

@@ -223,5 +223,5 @@ class FinetuneConfig(Config):
 
     @property
     def arm(self) -> str:
-        """`arm` in result.json: `checkpoint`, `random` (new weights), or the name of the baseline."""
+        """Value of `arm` in result.json: `checkpoint`, `random` (new weights), or the name of the baseline."""
         return self.model.baseline or ("random" if self.checkpoint is None else "checkpoint")

@@ -149,7 +149,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
 
 
 def _is_section(schema: type[Section], key: str) -> bool:
-    """Whether a top-level key is a section, or unknown."""
+    """Whether a top-level key is either a section or unknown."""
     return key not in schema.model_fields or section_of(schema.model_fields[key]) is not None
 
 

@@ -18,10 +18,10 @@ class Blocks:
     """The blocks of a set as columns, in order of contig and start.
 
     Attributes:
-        contig: (b,) int64, number of the contig.
+        contig: (b,) int64, index of the contig.
         start: (b,) int64, first base in the contig, 0-based.
         length: (b,) int64, number of bases.
-        shard: (b,) int64, number of the shard.
+        shard: (b,) int64, index of the shard.
         offset: (b,) int64, first byte of the frame in the shard.
         size: (b,) int64, size of the frame in bytes.
         sha256: (b, 32) uint8, SHA-256 of the frame.

@@ -23,7 +23,7 @@ class Contigs:
         species_names: names of the species, in order of first appearance; "" if unnamed.
         names: (n,) uint8, UTF-8 text: the contig names (first word of each header), each followed by a newline.
         species: (c,) int64, index into ``species_names``.
-        source: (c,) int64, number of the source file.
+        source: (c,) int64, index of the source file.
         length: (c,) int64, number of bases.
         runs: (c,) int64, number of runs of codes other than A, C, G, T.
         sha256: (c, 32) uint8, SHA-256 of the sequence as in the file, without line breaks.
@@ -89,12 +89,12 @@ class Contigs:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """Map each full name to its contig number."""
+        """Map each full name to the index of its contig."""
         return {name: number for number, name in enumerate(self.all_names())}
 
     @cached_property
     def _owners(self) -> dict[str, list[int]]:
-        """Map each bare name to the numbers of the contigs that have it."""
+        """Map each bare name to the indices of the contigs that have it."""
         owners: dict[str, list[int]] = {}
         for number, bare in enumerate(self.bare_names()):
             owners.setdefault(bare, []).append(number)

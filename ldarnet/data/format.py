@@ -90,7 +90,7 @@ class Block:
 
     @staticmethod
     def _overlapping(runs: np.ndarray, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Clip runs to ``start`` and ``stop``: (start, stop, run number), with coordinates relative to ``start``."""
+        """Clip runs to ``start`` and ``stop``: (start, stop, run index), with coordinates relative to ``start``."""
         if not len(runs):
             return []
         first = int(np.searchsorted(runs[:, 1], start, side="right"))
@@ -100,7 +100,7 @@ class Block:
 
 
 def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
-    """Pack the sequence of an interval, in the codes of `ldarnet.genome.iupac`, upper or lower case.
+    """Pack the sequence of an interval; its codes are those of `ldarnet.genome.iupac`, in upper or lower case.
 
     Returns:
         The frame; and (r, 2) int64, start and stop of each run of one code other than A, C, G, T.
@@ -118,7 +118,7 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def max_payload_bytes(bases: Bases) -> Bases:
-    """Maximum size in bytes of the decompressed content of a block, or of each block of an array of lengths."""
+    """Maximum size in bytes of the decompressed content of a block of ``bases`` bases, an integer or an array."""
     return _HEADER.size + (bases + 3) // 4 + 9 * bases + 8 * ((bases + 1) // 2)
 
 
@@ -182,7 +182,7 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def _other_runs(text: bytes) -> tuple[np.ndarray, bytes]:
-    """Find the runs of one code other than A, C, G, T: starts and stops, (r, 2) int64, and the code of each run."""
+    """Find the runs of equal codes other than A, C, G, T: starts and stops, (r, 2) int64, and the code of each run."""
     # Fast path for the common case, no such codes: the check takes half the time of finding runs.
     if not text.translate(None, _PLAIN):
         return _NO_RUNS, b""

@@ -108,7 +108,7 @@ class FrameReader:
         )
 
     def _check_index_exists(self) -> None:
-        """Raise a UserError if the whole set is missing, which is not damage and is never quarantined."""
+        """Raise a UserError if the whole set is missing; unlike damage, this is never quarantined."""
         try:
             self.storage.read_all(INDEX_NAME)
         except MissingError:

@@ -74,7 +74,7 @@ def _covers(blocks: Blocks, lengths: np.ndarray) -> bool:
 
 
 def _fits_shards(blocks: Blocks, shards: Sequence[Shard]) -> bool:
-    """Whether every frame lies within its shard and is no larger than a frame of its length can be."""
+    """Whether every frame lies within its shard and has a possible size for its number of bases."""
     sizes = np.array([shard.size for shard in shards], dtype=np.int64)
     if not len(sizes) or _outside(blocks.shard, 0, len(sizes) - 1) or _outside(blocks.offset, 0, _MAX_BASES):
         return False

@@ -172,7 +172,7 @@ def training_steps(
         One list of ``accumulation`` batches per step.
 
     Raises:
-        TransientError: a worker was killed, or a read failed that may succeed later.
+        TransientError: a worker was killed, or a read failed but may succeed later.
         UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
             ``on_damaged="stop"``.
     """

@@ -1,4 +1,4 @@
-"""Mixtures of sources: assign the slots of a stream to sources, and count the slots of a source before any slot."""
+"""Mixtures of sources: assign the slots of a stream to sources, and count the slots of a source before a given slot."""
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Mixture:
         self._sorted = np.sort(self._source * ROUND + np.arange(ROUND))
 
     def source(self, slot: np.ndarray) -> np.ndarray:
-        """Source number of each slot, (k,) int64."""
+        """Index of the source of each slot, (k,) int64."""
         return self._source[slot % ROUND]
 
     def before(self, source: np.ndarray, slot: np.ndarray) -> np.ndarray:

@@ -148,7 +148,7 @@ class _WindowCutter:
         return {"__key__": name, "window": window, "ids": reverse_complement(ids) if reverse else ids.copy()}
 
     def _block_number(self, key: str) -> int:
-        """Find the number of a block in the index from its key: part, contig number within the part, first base."""
+        """Find the index of a block from its key: part, index of the contig within the part, and first base."""
         part, contig_in_part, start = key.rsplit("-", 2)
         index, contig = self._windows.shards.index, self._first_contig[part] + int(contig_in_part)
         first, last = index.first_block[contig : contig + 2]

@@ -103,7 +103,7 @@ class ShardSet:
 
     @cached_property
     def contigs(self) -> dict[str, int]:
-        """Full name -> length in bases of each contig."""
+        """Length in bases of each contig, by full name."""
         return dict(zip(self.index.contigs.all_names(), self.index.contigs.length.tolist(), strict=True))
 
     def read(self, contig: str | int, start: int, stop: int) -> np.ndarray:
@@ -180,7 +180,7 @@ class ShardSet:
         return block.n_runs(start, start + length) if len(block.runs) else ()
 
     def blocks_of(self, contig: np.ndarray, start: np.ndarray, length: int) -> list[int]:
-        """Numbers of the blocks that windows overlap, without duplicates, in the order of the windows.
+        """Indices of the blocks that windows overlap, without duplicates, in the order of the windows.
 
         Args:
             contig: (b,) contig numbers.

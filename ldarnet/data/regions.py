@@ -55,7 +55,7 @@ class Regions:
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
     def masks(self, contig: Sequence[int] | np.ndarray, start: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """Mark the bases of windows that belong to each region.
+        """For each region, mark the bases of windows that it covers.
 
         Args:
             contig: (b,) contig number of each window.

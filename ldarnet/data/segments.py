@@ -1,4 +1,4 @@
-"""Segments of a split, from which windows are cut: intervals between contig ends, split borders and long runs of N."""
+"""Segments of a split, from which windows are cut. Contig ends, split borders and long runs of N delimit segments."""
 
 from dataclasses import dataclass
 
@@ -106,7 +106,7 @@ def _fitting(
     contigs = slice(contig.min(), contig.max() + 1)
     runs = index.runs[index.first_run[contigs.start] : index.first_run[contigs.stop]]
     long = np.flatnonzero(runs[:, 1] - runs[:, 0] > max_n_run)
-    # Coordinates are concatenated over these contigs, so that the runs and their ends are sorted.
+    # Use coordinates of the concatenated contigs, so that the runs and their ends are sorted.
     lengths = index.contigs.length[contigs]
     origin = np.cumsum(lengths) - lengths
     shift = np.repeat(origin, index.contigs.runs[contigs])[long]

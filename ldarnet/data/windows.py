@@ -260,7 +260,7 @@ def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _species(shards: ShardSet, weights: Mapping[str, float] | None, temperature: float | None) -> np.ndarray | None:
-    """Numbers of the species of a mixture, in ascending order; None if neither argument is given."""
+    """Indices of the species of a mixture, in ascending order; None if there are neither weights nor a temperature."""
     names = shards.index.species
     if weights is not None and temperature is not None:
         raise UserError("weights and temperature are mutually exclusive; use one of them")

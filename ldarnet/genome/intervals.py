@@ -1,4 +1,4 @@
-"""Vectorized arithmetic on intervals: (n, 3) int64 with columns contig number, start and stop (0-based, half-open)."""
+"""Vectorized arithmetic on intervals: (n, 3) int64 with columns contig index, start and stop (0-based, half-open)."""
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def total_bases(rows: Rows) -> int:
 
 
 def _complement(rows: Rows, lengths: np.ndarray) -> Rows:
-    """Intervals of the contigs not covered by ``rows``."""
+    """Parts of the contigs that are in none of the intervals ``rows``."""
     contigs = np.arange(len(lengths))
     starts = np.concatenate((np.stack((contigs, np.zeros_like(lengths)), axis=1), rows[:, [0, 2]]))
     stops = np.concatenate((rows[:, :2], np.stack((contigs, lengths), axis=1)))

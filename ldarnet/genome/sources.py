@@ -211,7 +211,7 @@ def _decompress(file: BinaryIO, decompressor: Callable[[], Any], piece: int) -> 
 
 
 def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
-    """Yield pieces that a background thread prefetches, at most ``limit`` ahead."""
+    """Yield the pieces while a background thread prefetches up to ``limit`` of them."""
     ready: queue.Queue[bytes | BaseException | None] = queue.Queue(limit)
     stopped = threading.Event()
 

@@ -24,7 +24,7 @@ _FOURS = _FOUR_BASES.view(np.uint32)[:, 0]
 
 @dataclass(frozen=True, slots=True)
 class _TwoBitContig:
-    """Record of a contig without its bases.
+    """Metadata of a contig: its record without the bases.
 
     Attributes:
         name: contig name.
@@ -71,7 +71,7 @@ class _TwoBitFile:
             at += 1 + size + width
 
     def contig(self, number: int) -> _TwoBitContig:
-        """Read the record of a contig, without its bases."""
+        """Read the metadata of the contig at index ``number``."""
         at = self._offsets[number]
         length = int(self._numbers(at, 1)[0])
         unknown, at = self._runs(at + 4)
@@ -104,7 +104,7 @@ class _TwoBitFile:
 
 
 def read_2bit(path: Path) -> Iterator[Header | bytes]:
-    """Read the contigs of a .2bit file; yields the same items as `ldarnet.genome.fasta.read_fasta`.
+    """Yield the contigs of a .2bit file, in the same format as `ldarnet.genome.fasta.read_fasta`.
 
     Raises:
         UserError: the file is not a .2bit file, is damaged or empty, or a contig has no bases or an invalid name.

@@ -166,7 +166,7 @@ def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int)
 
 
 def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: int) -> None:
-    """Draw one row of bases, boxes around chunks, and bars of boundary probability above."""
+    """Draw one row of bases, boxes around the chunks, and bars of boundary probability above them."""
     probability, mask = tracks[0]
     stop = min(first + ROW_BASES, len(bases))
     _draw_chunks(axes, mask, first, stop)

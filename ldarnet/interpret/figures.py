@@ -206,7 +206,7 @@ def plot_compression(
 
 
 def powers_of_two(axes: Axes) -> None:
-    """Use a log scale for bases per chunk, as a chunk can span a whole window early in a run."""
+    """Use a log scale for bases per chunk, because early in a run a chunk can span a whole window."""
     from matplotlib.ticker import NullLocator
 
     axes.set_yscale("log", base=2)

@@ -129,7 +129,7 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
 
 @contextmanager
 def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty hidden folder beside ``final``; when the block succeeds, flush its files to disk and rename it.
+    """Yield an empty hidden folder beside ``final``; when the block succeeds, flush its files and rename the folder.
 
     When the block fails, the hidden folder is removed and ``final`` is unchanged. Files left behind by a killed attempt
     are removed first. Only one process may write ``final`` at a time.

@@ -1,4 +1,4 @@
-"""File names that other files contain: manifests, indexes, receipts, archives, registries and configurations.
+"""File names read from other files, such as manifests, indexes, receipts, archives and configurations.
 
 Such a name is untrusted. It must be a plain relative path, so that nothing outside its folder is read, written or
 deleted. Use `RelativePath` and `FileName` as field types of a record (:mod:`ldarnet.io.records`), `inside` elsewhere.

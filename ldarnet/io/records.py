@@ -42,7 +42,8 @@ def parse_record(content: bytes | str, kind: type[T], *, where: str, hint: str) 
         hint: what to do if it is malformed.
 
     Raises:
-        UserError: not valid UTF-8 or JSON, or a key is missing or has a value of the wrong type or out of range.
+        UserError: the document is not valid UTF-8 or JSON, a key is missing, or a value is of the wrong type or out of
+            range.
     """
     try:
         return _adapter(kind).validate_json(content, strict=True)
@@ -109,8 +110,8 @@ def parse_yaml(text: bytes | str, *, where: str) -> Any:
     """Parse a YAML document.
 
     Raises:
-        UserError: not valid UTF-8 or YAML, nested too deeply, or more than `MAX_YAML_NODES` values after expanding
-            aliases.
+        UserError: the document is not valid UTF-8 or YAML, is nested too deeply, or has more than `MAX_YAML_NODES`
+            values after its aliases are expanded.
     """
     try:
         if isinstance(text, bytes):
@@ -129,7 +130,7 @@ def parse_yaml(text: bytes | str, *, where: str) -> Any:
         at = f"{where}: line {mark.line + 1}" if mark else where
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise UserError(f"{at}: not valid YAML ({reason}); fix the file") from None
-    except (ValueError, OverflowError) as error:  # not UTF-8, dates and numbers out of range
+    except (ValueError, OverflowError) as error:  # invalid UTF-8; dates or numbers out of range
         raise UserError(f"{where}: not valid YAML ({str(error).partition(chr(10))[0]}); fix the file") from None
 
 
@@ -142,14 +143,14 @@ def _construct(node: yaml.Node) -> Any:
 
 
 def _check_size(root: yaml.Node, where: str) -> None:
-    """Count the values that a document has after expanding its aliases; an alias of a parent counts as too many."""
+    """Raise if a document has too many values after its aliases are expanded, or an alias inside its own anchor."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
         known = sizes.get(id(node))
         if known is not None:
             return known
-        sizes[id(node)] = MAX_YAML_NODES  # until it is known: an alias inside of its own anchor is infinite
+        sizes[id(node)] = MAX_YAML_NODES  # until the size is known: an alias inside its own anchor expands without end
         children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             children = [child for pair in node.value for child in pair]

@@ -133,7 +133,7 @@ def call_remote(
         try:
             return read(timeout)
         except FileNotFoundError as error:
-            if url.startswith(("http://", "https://")):  # fsspec raises it for other HTTP errors, too
+            if url.startswith(("http://", "https://")):  # fsspec also raises this error for other HTTP errors
                 raise error.__cause__ or error from None
             raise
 

@@ -181,7 +181,7 @@ def cost(
 
 
 def keys_per_query(length: float, window: int) -> float:
-    """Mean number of visible keys per query, including its own position.
+    """Mean number of visible keys per query, including the key at its own position.
 
     ``window`` is the number of visible positions on each side; -1 for no limit.
     """

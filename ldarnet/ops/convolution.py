@@ -75,7 +75,7 @@ def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SlabWithHalo:
-    """A slab of positions with a halo of ``margin`` positions on each side; ``near`` slices both from the row."""
+    """A slab of positions with a halo of ``margin`` positions on each side; slice ``near`` of the row covers both."""
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
         self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))

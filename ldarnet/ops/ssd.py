@@ -129,8 +129,8 @@ class _Slab(NamedTuple):
         cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None if the slab is known to contain
             only one sequence.
         enter: (C, Q, H, 1), decay of the state entering the block up to each position; 0 across a sequence boundary.
-        leave: (C, Q, H, 1), decay from each position to the position visited last; 0 across a sequence boundary.
-        last: index within a block of the position visited last.
+        leave: (C, Q, H, 1), decay from each position to the last visited position; 0 across a sequence boundary.
+        last: index, within its block, of the last visited position.
     """
 
     x: Tensor

@@ -84,7 +84,7 @@ def facts(run: RunRecord) -> list[tuple[str, str, str]]:
 
 
 def _draw_panel(panel: Panel, run: RunRecord) -> dict[str, Any] | None:
-    """Draw a panel; returns the panel and its figure as base64-encoded SVG, or None if the run has no data for it."""
+    """Draw a panel; return the panel and its figure as base64-encoded SVG, or None if the run has no data for it."""
     with styled_figure(WIDE if panel.wide else NARROW, panel.height) as figure:
         if not panel.draw(figure, run):
             return None

@@ -59,7 +59,7 @@ def draw_last_sample(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_histogram(figure: Figure, run: RunRecord) -> bool:
-    """Draw the distribution of boundary probabilities over training steps."""
+    """Draw a histogram of boundary probabilities at each training step, as a heat map."""
     from matplotlib.colors import PowerNorm
 
     lines = [line for line in run.train if line.get("boundary_histogram")]
@@ -99,7 +99,7 @@ def draw_tokens(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_periodicity(figure: Figure, run: RunRecord) -> bool:
-    """Draw the periodicity of boundaries over training steps."""
+    """Draw the periodicity of boundaries at each training step."""
     if not run.stages or "periodicity" not in run.last:
         return False
     axes = one_axes(figure, "periodicity")

@@ -95,9 +95,9 @@ class RunRecord:
             split: `train` or `valid`.
 
         Returns:
-            Name -> array; NaN where a value is missing. A number has the name ``""``, the entries of a list are named
-            `stage 0`, `stage 1`, ..., and the entries of a mapping have their keys as names. Empty if no line has the
-            metric.
+            Name -> array; NaN where a value is missing. A scalar metric gets the name ``""``, the entries of a list get
+            the names `stage 0`, `stage 1`, ..., and the entries of a mapping get their keys as names. The dict is empty
+            if no line has the metric.
         """
         lines = [_entries(line.get(key)) for line in getattr(self, split)]
         names = dict.fromkeys(name for line in lines for name in line)
@@ -173,7 +173,7 @@ class _WarningSpans:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a JSON Lines file without an incomplete last line; yields nothing if the file is missing."""
+    """Yield the lines of a JSON Lines file except an incomplete last line; yield nothing if the file is missing."""
     if not path.is_file():
         return
     with read_errors(path), path.open(encoding="utf-8") as file:

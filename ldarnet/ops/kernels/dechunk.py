@@ -101,7 +101,7 @@ class _TritonDechunk(torch.autograd.Function):
 
 
 def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
-    """Scan both directions, over chunks in order or gradients in reverse order; return the states, (K, M, D)."""
+    """Scan chunks in both directions, or gradients of chunks in reverse order; return the states, (K, M, D)."""
     M, D = value_MD.shape
     state_KMD = p_M.new_empty(2, M, D)
     width = min(triton.next_power_of_2(D), WIDTH)

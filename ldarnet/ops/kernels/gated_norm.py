@@ -108,7 +108,7 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Return the gradients of one direction's gated values, and of its weight for each row."""
+    """Return one direction's gradients: those of the gated values and, for each row, that of the weight."""
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
     weighted = dout * weight
