@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ldarnet.errors import TransientError, UserError
+from ldarnet.errors import TransientError, UserError, refuse_credentials
 from ldarnet.extras import missing_extra
+from ldarnet.redaction import redact
 
 if TYPE_CHECKING:
     from typer.core import TyperCommand
@@ -93,6 +94,9 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
     """Parse arguments and run a typer command; raises the same errors as `call`."""
     import typer
 
+    for number, argument in enumerate(arguments, start=1):
+        key = re.match(r"-*[A-Za-z][\w.-]*(?==)", argument)
+        refuse_credentials(argument, key[0] if key else f"argument {number}")
     usage_error = _usage_error()
     try:
         with command.make_context(name, list(arguments)) as context:
@@ -128,7 +132,7 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
         return FAILED if isinstance(error, TransientError) else USER_ERROR
     except ModuleNotFoundError as error:
         if (message := missing_extra(error, name)) is None:
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
             return FAILED
         _report(message, local=False)
         return USER_ERROR
@@ -138,7 +142,7 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return OK
-        traceback.print_exc()
+        print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         return FAILED
 
 

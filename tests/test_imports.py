@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the lowest layer to the highest. A package imports only from lower layers.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("ldarnet.errors", "ldarnet.version"),
+    ("ldarnet.redaction", "ldarnet.version"),
+    ("ldarnet.errors",),
     (
         "ldarnet.alphabet",
         "ldarnet.console",

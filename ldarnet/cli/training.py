@@ -87,12 +87,15 @@ def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
     """Load a configuration file with overrides.
 
     Raises:
-        UserError: see `load_config`. The first rank of each node reports it, because files may differ between nodes.
+        UserError: see `load_config`, or a value is a URL that contains credentials. The first rank of each node reports
+            it, because files may differ between nodes.
     """
     from ldarnet.config import load_config
 
     try:
-        return load_config(config, overrides, schema=schema)
+        loaded = load_config(config, overrides, schema=schema)
+        loaded.refuse_credentials()
+        return loaded
     except UserError as error:
         error.local = os.environ.get("LOCAL_RANK", "0") == "0"
         raise

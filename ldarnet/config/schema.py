@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from ldarnet.errors import refuse_credentials
 from ldarnet.io.files import atomic_path
 from ldarnet.model.configuration import LDARNetConfig
 
@@ -23,8 +24,33 @@ class Section(BaseModel):
 class Config(Section):
     """Base class of configurations: sections and top-level keys."""
 
+    def refuse_credentials(self) -> None:
+        """Check that no value is a URL that contains credentials, because configurations are stored and logged.
+
+        Raises:
+            UserError: a value contains credentials.
+        """
+
+        def check(key: str, value: Any) -> None:
+            if isinstance(value, dict):
+                for name, entry in value.items():
+                    refuse_credentials(str(name), f"a key of {key or 'the configuration'}")
+                    check(f"{key}.{name}".lstrip("."), entry)
+            elif isinstance(value, list):
+                for entry in value:
+                    check(key, entry)
+            elif isinstance(value, str):
+                refuse_credentials(value, key)
+
+        check("", self.model_dump(mode="json"))
+
     def save(self, path: Path) -> None:
-        """Write all keys, including defaults, as a YAML file that `load_config` reads back."""
+        """Write all keys, including defaults, as a YAML file that `load_config` reads back.
+
+        Raises:
+            UserError: a value is a URL that contains credentials.
+        """
+        self.refuse_credentials()
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
