@@ -35,7 +35,7 @@ def redact(text: str) -> str:
     def user(match: re.Match[str]) -> str:
         found = _SCHEME.search(text, max(match.start() - 41, 0), match.start())
         scheme, name = found[0].lower() if found else "", match[2] if match[2] is not None else match[3]
-        needs_name = match[1] == "/" or scheme in _USER_IS_PUBLIC
+        needs_name = scheme in _USER_IS_PUBLIC or (match[1] == "/" and not scheme.startswith("http"))
         public = scheme in _NO_USER or (needs_name and ":" not in name)
         return match[0] if public else f":{match[1]}"
 

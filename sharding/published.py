@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from ldarnet.errors import UserError
+from ldarnet.errors import UserError, refuse_credentials
 
 _REGISTRY = Path(__file__).with_name("published.yaml")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
@@ -77,7 +77,7 @@ class Registry:
             mirrors: ``PUBLISHER=URL`` for each publisher whose base URL is replaced.
 
         Raises:
-            UserError: a publisher is unknown, or a URL is not http or https.
+            UserError: a publisher is unknown, or a URL is not http or https, or contains credentials.
         """
         content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
         self._publishers: dict[str, str] = content["publishers"]
@@ -140,6 +140,7 @@ class Registry:
 
     def _mirror(self, mirror: str) -> tuple[str, str]:
         publisher, _, url = mirror.partition("=")
+        refuse_credentials(url, f"--mirror {publisher}")
         if publisher not in self._publishers:
             raise UserError(
                 f"--mirror {mirror}: unknown publisher {publisher!r}; use PUBLISHER=URL, where PUBLISHER is one of "

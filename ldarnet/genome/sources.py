@@ -16,9 +16,10 @@ from typing import Any, BinaryIO
 
 from xopen import xopen
 
-from ldarnet.errors import UserError
+from ldarnet.errors import UserError, refuse_credentials
 from ldarnet.io.files import file_size, read_errors, space_errors
 from ldarnet.io.retry import Retry, ShortReadError, call_remote
+from ldarnet.io.storage import http_headers
 
 PIECE = 2**20
 REMOTE_RETRY = Retry()
@@ -43,6 +44,10 @@ class SequenceSource:
 
     location: str
     species: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse URLs that contain credentials, because shard sets and their unfinished builds record them."""
+        refuse_credentials(self.location, "input genome")
 
     @property
     def remote(self) -> bool:
@@ -89,7 +94,7 @@ def read_genomes(path: Path) -> list[SequenceSource]:
     """Read a table with lines ``species<TAB>path or URL``; relative paths are relative to the folder of the table.
 
     Raises:
-        UserError: the table is missing or empty, or a line is malformed.
+        UserError: the table is missing or empty, or a line is malformed or contains credentials.
     """
     file_size(path)
     with read_errors(path):
@@ -104,6 +109,7 @@ def read_genomes(path: Path) -> list[SequenceSource]:
                 f"{path}: line {number}: not a genome; write the species (without spaces, '/' and '='), a tab and the "
                 "path or URL"
             )
+        refuse_credentials(location, f"{path}: line {number}")
         sources.append(SequenceSource(location if "://" in location else str(path.parent / location), species))
     if not sources:
         raise UserError(f"{path}: empty; write one line per genome: species, tab, path or URL")
@@ -319,7 +325,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         # aiohttp's default total timeout of 5 minutes is too short for a genome. Without `identity`, some servers
         # decompress .gz files before they send them.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REMOTE_RETRY.timeout, sock_read=REMOTE_RETRY.timeout)
-        options = {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+        options = {"client_kwargs": {"timeout": timeout}, "headers": http_headers(url)}
     return fsspec.core.url_to_fs(url, **options)
 
 

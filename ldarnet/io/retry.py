@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import is_transient
+from ldarnet.redaction import redact
 
 Result = TypeVar("Result")
 
@@ -155,8 +156,8 @@ def call_remote(
 
 def _cause(error: Exception) -> str:
     if isinstance(error, RetryableError | ShortReadError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return redact(str(error))
+    return redact(f"{type(error).__name__}: {error}") if str(error) else type(error).__name__
 
 
 def status_of(error: Exception) -> int | None:

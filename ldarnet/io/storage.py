@@ -2,12 +2,13 @@
 
 import errno
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ldarnet.errors import UserError
+from ldarnet.errors import UserError, refuse_credentials
 from ldarnet.io.files import read_errors
 from ldarnet.io.retry import Result, Retry, ShortReadError, call_remote, status_of
 
@@ -79,8 +80,12 @@ def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Sto
     Args:
         place: path or URL.
         retry: retry policy for remote reads; `Retry()` by default.
+
+    Raises:
+        UserError: the URL contains credentials.
     """
     place = os.fspath(place)
+    refuse_credentials(place, "shard set")
     if "://" in place and not place.startswith("file://"):
         return RemoteFiles(place, retry or Retry())
     return LocalFiles(Path(place.removeprefix("file://")))
@@ -239,13 +244,24 @@ class RemoteFiles:
         if self._used_in != os.getpid():
             from fsspec.core import url_to_fs
 
-            encoding = {"headers": {"Accept-Encoding": "identity"}} if self.place.startswith("http") else {}
-            self._system, _ = url_to_fs(self.place, **encoding)
+            options = {"headers": http_headers(self.place)} if self.place.startswith(("http://", "https://")) else {}
+            self._system, _ = url_to_fs(self.place, **options)
             self._used_in = os.getpid()
         return self._system
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_system": None, "_used_in": 0}
+
+
+def http_headers(url: str) -> dict[str, str]:
+    """Headers of HTTP requests through fsspec: no compression in transit, and the host's credentials in ~/.netrc."""
+    from requests.utils import get_netrc_auth
+
+    login = get_netrc_auth(url)
+    headers = {"Accept-Encoding": "identity"}
+    if login is not None:
+        headers["Authorization"] = f"Basic {b64encode(':'.join(login).encode()).decode()}"
+    return headers
 
 
 def _is_beyond_end(error: Exception) -> bool:

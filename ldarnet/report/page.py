@@ -16,6 +16,7 @@ from ldarnet.console import format_duration
 from ldarnet.interpret.figures import short_number, styled_figure
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
+from ldarnet.redaction import redact
 from ldarnet.report import learning_panels, machine_panels, router_panels
 from ldarnet.report.panels import Panel
 from ldarnet.report.run_record import RunRecord
@@ -102,8 +103,8 @@ def _template() -> Any:
 
 
 def _yaml(value: Any) -> str:
-    """Format a configuration value as in config.yaml, on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip()
+    """Format a configuration value as in config.yaml, on one line, without credentials that old versions stored."""
+    return redact(yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip())
 
 
 def _time(seconds: float) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
+from ldarnet.redaction import redact
 from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
 
@@ -49,7 +50,7 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
     """
     file = _open(run_dir / run_files.LOGS / run_files.RANK_LOG.format(rank=world.rank))
     handler = _QuietHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    handler.setFormatter(_RedactingFormatter("%(asctime)s  %(message)s"))
     LOG.addHandler(handler)
     try:
         for text in environment(world):
@@ -82,6 +83,14 @@ def environment(world: World) -> list[str]:
         f"command {' '.join(sys.argv)}",
         " ".join(f"{name}={variables[name]}" for name in sorted(variables)),
     ]
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formatter that removes credentials from the URLs in messages, command lines and tracebacks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        return redact(super().format(record))
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):

@@ -18,6 +18,7 @@ from typing import Any
 from ldarnet.config import FinetuneConfig, RunConfig, flatten
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
+from ldarnet.redaction import redact
 
 FLUSH_SECONDS = 2.0
 CLOSE_SECONDS = 20.0
@@ -28,8 +29,6 @@ NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 """Characters that MLflow rejects in names; names of BED regions and species can contain them."""
 NOT_IN_PATHS = ("", ".", "..")
 """Path components that MLflow rejects in names."""
-USER_INFORMATION = re.compile(r"(?<=://)[^/?#\s]*@")
-"""Matches the user name and password in a URI."""
 MAX_NAME_LENGTH = 250
 """Maximum length of metric names in MLflow."""
 MAX_PENDING = 20_000
@@ -118,7 +117,7 @@ class Tracker:
                 pending = []
             except Exception as error:  # an MLflow failure never stops training
                 if not warned:
-                    reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
+                    reason = " ".join(redact(str(error)).split())[:200] or type(error).__name__
                     self._say(
                         f"MLflow is unreachable ({reason}); training continues, metrics are in {self._metrics_file}"
                     )
@@ -146,7 +145,7 @@ class Tracker:
                 self.folder / run_files.MLFLOW, {"tracking_uri": _stored_uri(), "run_id": run_id}, indent=2
             )
         known = client.get_run(run_id).data.params
-        values = {_valid_name(key): str(value)[:500] for key, value in flatten(self.config).items()}
+        values = {_valid_name(key): redact(str(value))[:500] for key, value in flatten(self.config).items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
         for start in range(0, len(params), MAX_PARAMETERS):
             client.log_batch(run_id, params=params[start : start + MAX_PARAMETERS])
@@ -163,7 +162,7 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                uri = without_user(tracking_uri(self.run_dir))
+                uri = redact(tracking_uri(self.run_dir))
                 self._say(f"the MLflow run {self.run_id} no longer exists in {uri}; starting a new one")
                 self.run_id = None
         return self.run_id
@@ -183,15 +182,10 @@ def server() -> str | None:
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
-def without_user(text: str) -> str:
-    """Remove user names and passwords from the URIs in a text."""
-    return USER_INFORMATION.sub("", text)
-
-
 def _stored_uri() -> str | None:
     """Tracking URI to store in mlflow.json, without credentials."""
     uri = server()
-    return uri and without_user(uri)
+    return uri and redact(uri)
 
 
 def _known_run(folder: Path) -> str | None:
@@ -200,7 +194,7 @@ def _known_run(folder: Path) -> str | None:
         content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return content["run_id"] if without_user(content["tracking_uri"] or "") == (_stored_uri() or "") else None
+    return content["run_id"] if redact(content["tracking_uri"] or "") == (_stored_uri() or "") else None
 
 
 def connect(uri: str) -> Any:

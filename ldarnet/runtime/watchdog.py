@@ -22,6 +22,7 @@ from typing import Any, Self, TextIO
 
 from ldarnet.errors import UserError
 from ldarnet.program import FAILED
+from ldarnet.redaction import redact
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.failure_detector import HEARTBEAT_SECONDS, FailureDetector, JsonLines, keep_alive
 from ldarnet.runtime.rank_log import LOG
@@ -135,7 +136,7 @@ class Watchdog:
             if self._world.is_main or about == 0:
                 print(f"error: {text}", file=sys.stderr, flush=True)
             if self._world.rank == about and self._error is not None:
-                traceback.print_exception(self._error)
+                print(redact("".join(traceback.format_exception(self._error))), end="", file=sys.stderr)
             sys.stdout.flush()
             if self._detector is not None:
                 self._detector.others_ended.wait(VERDICT_SECONDS)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.io import run_files
+from ldarnet.redaction import has_credentials, redact
 from ldarnet.sweeps import supervisor
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import TaskPlan
@@ -53,6 +54,7 @@ class JobFactory:
         config = trial_config(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
         folder = self._folders.of_fold(task.task, setting.name, fold)
+        variables, defaults = self._environment()
         return TrialJob(
             task=task.task,
             setting=setting.name,
@@ -68,7 +70,8 @@ class JobFactory:
             gpus=self._gpus,
             supervisor=str(Path(supervisor.__file__).absolute()),
             cwd=str(Path.cwd()),
-            variables=self._environment(),
+            variables=variables,
+            defaults=defaults,
         )
 
     def _overrides(self, folder: Path, fold: int, name: str) -> dict[str, Any]:
@@ -81,18 +84,24 @@ class JobFactory:
             "tracking.experiment": self._config.tracking.experiment,
         }
 
-    def _environment(self) -> dict[str, str]:
-        """Environment variables of a trial: MLflow settings, CPU threads, and no GPUs for a CPU-only trial."""
+    def _environment(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Environment variables of a trial: MLflow settings, CPU threads, and no GPUs for a CPU-only trial.
+
+        Returns:
+            Variables to set, and variables to set on nodes that do not have them.
+        """
         # Remote nodes do not inherit MLflow settings. Ray writes the variables to files, so secrets are excluded.
         variables = {
             name: value
             for name, value in os.environ.items()
-            if name.startswith("MLFLOW_") and not name.endswith(SECRETS)
+            if name.startswith("MLFLOW_") and not name.endswith(SECRETS) and not has_credentials(value)
         }
+        defaults: dict[str, str] = {}
         if self._parent.run_id is not None:
-            variables["MLFLOW_TRACKING_URI"] = self._parent.uri
+            target = defaults if has_credentials(self._parent.uri) else variables
+            target["MLFLOW_TRACKING_URI"] = redact(self._parent.uri)
         resources = self._config.resources
         variables["OMP_NUM_THREADS"] = str(max(int(resources.cpus / resources.ranks), 1))
         if not self._gpus:
             variables |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-        return variables
+        return variables, defaults

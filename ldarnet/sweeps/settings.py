@@ -70,6 +70,7 @@ def trial_config(config: SweepConfig, task: str | None, values: dict[str, Any]) 
         changes["checkpoint"] = str(config.checkpoint)
     overrides = [f"{key}={json.dumps(value)}" for key, value in {**config.set, **changes, **values}.items()]
     loaded = load_config(config.finetune, overrides, schema=FinetuneConfig)
+    loaded.refuse_credentials()
     arm_of(loaded)
     return loaded
 

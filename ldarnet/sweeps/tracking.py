@@ -9,7 +9,8 @@ from ldarnet.config import flatten
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
-from ldarnet.runtime.tracking import connect, experiment_id, tracking_uri, without_user
+from ldarnet.redaction import redact
+from ldarnet.runtime.tracking import connect, experiment_id, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,15 +62,15 @@ class ParentRun:
         # Create the tables and the experiment now; otherwise, all trials would create them concurrently.
         self._experiment = experiment_id(client, self._config.tracking.experiment, self._root)
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if known.get("tracking_uri") == without_user(self.uri) and _is_active(client, known["run_id"]):
+        if known.get("tracking_uri") == redact(self.uri) and _is_active(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             self.run_id = known["run_id"]
             self._end_children(client)
             return
         run_id = client.create_run(self._experiment, run_name=self._root.name).info.run_id
         for key, value in flatten(self._config).items():
-            client.log_param(run_id, key, str(value)[:MAX_PARAM_CHARS])
-        write_json_atomic(file, {"tracking_uri": without_user(self.uri), "run_id": run_id}, indent=2)
+            client.log_param(run_id, key, redact(str(value))[:MAX_PARAM_CHARS])
+        write_json_atomic(file, {"tracking_uri": redact(self.uri), "run_id": run_id}, indent=2)
         self.run_id = run_id
 
     def _end_children(self, client: "MlflowClient") -> None:
@@ -82,7 +83,7 @@ class ParentRun:
         try:
             action()
         except Exception as error:  # an MLflow failure must not end the sweep
-            reason = " ".join(without_user(str(error)).split())[:200] or type(error).__name__
+            reason = " ".join(redact(str(error)).split())[:200] or type(error).__name__
             self._log(f"warning: MLflow failed ({reason}); continuing without it; results are in {self._root}")
 
 

@@ -44,6 +44,7 @@ class TrialJob(TypedDict):
         supervisor: path of supervisor.py.
         cwd: folder that paths in the configuration are relative to.
         variables: environment variables to set.
+        defaults: environment variables to set if the node does not have them.
     """
 
     task: str
@@ -61,6 +62,7 @@ class TrialJob(TypedDict):
     supervisor: str
     cwd: str
     variables: dict[str, str]
+    defaults: dict[str, str]
 
 
 def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
@@ -125,7 +127,7 @@ class FoldTrial(tune.Trainable):
         self._folder.mkdir(parents=True, exist_ok=True)
         log = self._folder / TRIAL_LOG
         self._log_start = log.stat().st_size if log.exists() else 0
-        environment = {**os.environ, **job["variables"]}
+        environment = {**job["defaults"], **os.environ, **job["variables"]}
         command = [sys.executable, "-I", job["supervisor"], str(log), *command_of(job, environment)]
         pipe = subprocess.PIPE
         started = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=job["cwd"], env=environment)

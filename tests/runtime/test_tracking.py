@@ -147,7 +147,7 @@ def test_password_in_the_tracking_uri_is_neither_logged_nor_saved(config, no_sto
 )
 def test_run_is_identified_by_its_store_without_the_password(config, monkeypatch, address, kept):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert tracking.without_user(address) == kept
+    assert tracking.redact(address) == kept
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": kept, "run_id": "7"}))
     assert Tracker(config, pytest.fail).run_id == "7"
     (config.run.dir / "mlflow.json").write_text(json.dumps({"tracking_uri": address, "run_id": "7"}))
