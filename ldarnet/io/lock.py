@@ -60,7 +60,7 @@ def acquire(path: Path, in_use: str | None = None) -> Lock:
         fcntl.flock(lock.descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if in_use else 0))
     except BlockingIOError:
         lock.close()
-        raise FolderInUseError(in_use) from None
+        raise FolderInUseError(in_use or f"{path}: locked by another process") from None
     except OSError:
         pass  # no locks on this file system
     return lock
