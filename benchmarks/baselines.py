@@ -50,7 +50,7 @@ class PerDirectionLinear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Compute the projection once per direction and average: (T, D) to (T, E)."""
+        """Compute the projection once per direction, and average the results: (T, D) to (T, E)."""
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class TransformersMixers(BiMamba2):
             return Mamba2Mixer(config, layer_idx=0)
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
-        """Run the mixer in both directions and average: (T, D) to (T, D)."""
+        """Run the mixer in both directions, and average the outputs: (T, D) to (T, D)."""
         if isinstance(packing, PaddedRows):
             length, real_BL = packing.length, (packing.sequence % 2 == 0).view(-1, packing.length)
         else:

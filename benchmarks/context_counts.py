@@ -40,7 +40,7 @@ class CountTable:
         self._sorted = self._sort_long(strands) if len(offsets) > DENSE else []
 
     def counts(self, context: Array, order: int) -> Array:
-        """Look up how often each base occurs in n contexts of an order: (n, 4).
+        """Look up how often each base occurs in each of n contexts of an order: (n, 4).
 
         Args:
             context: (n, len(offsets)) ids of the context bases; only the first `order` columns are used.
@@ -101,7 +101,7 @@ class CountTable:
         return [np.sort(np.concatenate(codes)) for codes in found]
 
     def _count_long(self, prefixes: Array) -> Array:
-        """Count each base in the contexts that start with each of n prefixes: (n, 4).
+        """For each of n prefixes, count each base in the contexts that start with the prefix: (n, 4).
 
         Args:
             prefixes: (n, order) ids of the first context bases, none of them unknown.

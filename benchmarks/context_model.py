@@ -1,18 +1,18 @@
 """Order-8 context-mixing baseline: predict a masked base from counts of its neighbors.
 
-For every order k up to 8, four models that predict a base from up to k bases on each side are fitted to the training
-bases:
+For every order k up to 8, four models are fitted to the training bases. They predict a base from up to k bases on each
+side:
 
 * ``left k`` and ``right k``: the k bases on one side;
 * ``joint k``: the k bases on both sides as one context of 2k bases;
 * ``mixed k``: the normalized product of powers of the above models of all orders up to k.
 
 The models ``left``, ``right`` and ``joint`` smooth the counts of each order towards the next lower order, down to the
-base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. Unknown neighbors
-([MASK], N, beyond the end of the window) are summed over, so that known neighbors beyond them are used. A context of at
-most ten bases may have any number of unknown bases, a longer one at most three. Concentrations, powers and the best
-model are selected on held-out segments of the training bases, masked as in training. Final counts include all training
-bases. Validation bases are never used.
+base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. Counts are summed
+over unknown neighbors ([MASK], N, beyond the end of the window), so that known neighbors beyond them are used. A
+context of at most ten bases may have any number of unknown bases, a longer one at most three. Concentrations, powers
+and the best model are selected on held-out segments of the training bases, masked as in training. Final counts include
+all training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """

@@ -28,7 +28,7 @@ GROUPS = {
     "selection and indices": r"index|gather|scatter|nonzero|sort|cumsum|repeat_interleave",
     "copies and fills": r"copy|\b(cat|stack|clone|fill_|zero_|flip|pad|constant_pad_nd)\b",
 }
-"""Regular expressions for operation names, by group. The first match wins; others are 'elementwise and other'."""
+"""Regular expressions for operation names, by group; the first match wins. Default group: 'elementwise and other'."""
 MAX_NAME_CHARS, MAX_KERNELS = 80, 15
 
 

@@ -51,7 +51,7 @@ VERIFICATION_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement.
+    """Description of one measurement.
 
     Attributes:
         kind: a key of :data:`KINDS`.
@@ -202,7 +202,7 @@ class TimedTraining:
         self.seconds.append(self.workload.seconds(self.workload.step))
 
     def result(self) -> Result:
-        """Return speed, memory and FLOPs; on a CPU also the difference of loss and gradients from those of ``ours``."""
+        """Return speed, memory and FLOPs; on a CPU, also the errors of loss and gradients relative to ``ours``."""
         workload, cell, seconds = self.workload, self.workload.cell, self.seconds
         on_gpu = workload.device.type == "cuda"
         peak = peak_memory(workload.device)

@@ -65,7 +65,7 @@ def measure_interleaved(cells: Sequence[Cell], limit: float, make_worker: Callab
 
     Args:
         cells: cells with equal `steps` and `seconds`.
-        limit: timeout in seconds of building a model, of each step, and of collecting the results.
+        limit: timeout in seconds for building a model, for each step, and for collecting the results.
         make_worker: creates the worker process of a cell.
     """
     workers = {cell: make_worker() for cell in cells}
@@ -172,7 +172,7 @@ def _speed(found: Found, model: str) -> str:
 
 
 def _speedup(own: Result, other: Result) -> str:
-    """Format the speedup of our implementation: median and quartiles of the time ratios per round."""
+    """Format the speedup of `own` over `other`: median and quartiles of the time ratios of all rounds."""
     ratios = [b / a for a, b in zip(own["seconds"], other["seconds"], strict=True)]
     low, middle, high = (torch.tensor(ratios).quantile(q).item() for q in (0.25, 0.5, 0.75))
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"

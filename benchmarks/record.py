@@ -1,4 +1,4 @@
-"""Names, provenance section and atomic writes of the files in `benchmarks/results`."""
+"""Files in `benchmarks/results`: their names, the provenance section, and atomic writes."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ def provenance(command: str) -> str:
 
 
 def commit() -> str:
-    """Abbreviated commit of the working tree, noting uncommitted changes; ``unknown`` outside a git repository."""
+    """Abbreviated commit hash, with a note about any uncommitted changes; ``unknown`` outside a git repository."""
     try:
         name, changes = (
             subprocess.run(

@@ -1,4 +1,4 @@
-"""Find the bases of windows that lie in k-mers which also occur in the training bases, on either strand."""
+"""Find the bases in windows that belong to a k-mer of the training bases, on either strand."""
 
 from collections.abc import Sequence
 

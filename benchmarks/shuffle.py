@@ -138,8 +138,8 @@ def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generato
 def mixing(window_map: WindowMap, order: Order, count: int, fractions: np.ndarray) -> list[str]:
     """Measure how well an order mixes, and return the cells of a table row.
 
-    Cells: near pairs of windows per batch; variance of the species counts relative to independent sampling, in 1 and in
-    64 batches; median number of windows until the next window from the same megabase.
+    Cells: near pairs (see `NEAR`) per batch; variance of the species counts relative to independent sampling, in 1 and
+    in 64 batches; median number of windows until the next window from the same megabase.
 
     Args:
         window_map: locations of the windows.

@@ -35,7 +35,7 @@ from ldarnet.runtime.metrics_file import read_metrics
 ROOT = Path(__file__).resolve().parents[1]
 
 EXIT_SECONDS = 20
-"""Seconds that the other ranks have to exit after one was killed; DeepSpeed's launcher allows 30."""
+"""Seconds within which the other ranks must exit after one rank is killed; DeepSpeed's launcher allows 30."""
 
 
 @dataclass

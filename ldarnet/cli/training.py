@@ -21,7 +21,7 @@ def config_option(command: str, example: str) -> Any:
     """Create the option `--config`; shells complete the names of packaged configurations.
 
     Args:
-        command: command with this option, which is also the folder of its packaged configurations.
+        command: command that gets the option; its packaged configurations are in a folder of the same name.
         example: packaged configuration shown in the help.
     """
 
@@ -56,7 +56,7 @@ def run_ranks(
     """Train in this process, or start several ranks that train; return the exit status.
 
     Args:
-        module: module of the command, for the ranks to run.
+        module: module that the ranks run.
         schema: configuration class.
         work: function that trains with a configuration and returns the exit status.
         config: path or packaged name of the configuration.

@@ -58,7 +58,7 @@ def load_config(path: Path | str, overrides: list[str] | None = None, *, schema:
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Flatten a configuration to a dict: dotted key, such as `optimizer.lr` -> value."""
+    """Flatten a configuration to a dict that maps dotted keys, such as `optimizer.lr`, to values."""
 
     def walk(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         for key, value in tree.items():

@@ -12,7 +12,7 @@ RANGE_KEYS = frozenset({"low", "high", "log"})
 
 
 class Range(Section):
-    """Range of values to sample, from `low` to `high`; samples are integers if both bounds are."""
+    """Range of values to sample, from `low` to `high`; samples are integers if both bounds are integers."""
 
     low: int | float = Field(description="Lower bound.")
     high: int | float = Field(description="Upper bound.")
@@ -75,7 +75,7 @@ class SearchSection(Section):
 
 
 class ResourcesSection(Section):
-    """Resources of a trial: one fold of one task with one combination of settings."""
+    """Resources of a trial, which is one fold of one task with one combination of settings."""
 
     cpus: float = Field(1, gt=0, description="CPU cores per trial.")
     gpus: float | None = Field(

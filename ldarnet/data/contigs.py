@@ -115,11 +115,11 @@ def names_as_lines(names: Sequence[str]) -> np.ndarray:
 
 
 def full_name(species: str, name: str) -> str:
-    """Name of a contig that is unique among species: ``species/name``."""
+    """Full name of a contig, unique across species: ``species/name``, or ``name`` if the species is unnamed."""
     return f"{species}/{name}" if species else name
 
 
 def some_names(names: Iterable[str], max_names: int = 6) -> str:
-    """Join the first names for a message, such as ``a, b and 3 more``."""
+    """Join up to ``max_names`` names for a message, such as ``a, b and 3 more``."""
     every = list(names)
     return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")

@@ -23,7 +23,7 @@ from ldarnet.genome.iupac import IUPAC_CODES
 
 BLOCK_SUFFIX = ".2bit.zst"
 MAX_BLOCK_BASES = 2**28
-"""Maximum length of a block. Whole blocks are read, so that this bounds memory; longer contigs have several blocks."""
+"""Maximum length of a block. Whole blocks are read, so this bounds memory; longer contigs have several blocks."""
 
 Bases = TypeVar("Bases", int, np.ndarray)
 
@@ -72,7 +72,7 @@ class Block:
         return ids
 
     def n_runs(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Runs of codes other than A, C, G, T in bases ``start`` to ``stop``: start and stop relative to ``start``."""
+        """Find the runs of codes other than A, C, G, T in bases ``start`` to ``stop``, relative to ``start``."""
         return [(run_start, run_stop) for run_start, run_stop, _ in self._overlapping(self.runs, start, stop)]
 
     def text(self, start: int, stop: int) -> bytes:

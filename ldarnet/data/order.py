@@ -23,11 +23,11 @@ from ldarnet.data.mixture import Mixture
 LANES = 2**10
 PIECE_BASES = 2**22
 SLOT_BASES = 2**20
-"""Maximum number of bases in a piece of a mixture, and bases in a slot, after which a lane may switch sources."""
+"""Bases in a slot, after which a lane may switch sources; also the maximum number of bases in a piece of a mixture."""
 
 GROUP_BASES = 2**18
 POOL_BASES = 2**30
-"""Sources of at most this many bases in total are permuted window by window, as their blocks fit into the cache."""
+"""Sources of at most this many bases in total are permuted window by window: their blocks fit into the cache."""
 
 _ENDLESS = 2**50
 

@@ -21,7 +21,7 @@ MAX_POSITION = 2**52
 
 @dataclass(frozen=True, slots=True)
 class WindowKey:
-    """The window at a position.
+    """Location and strand of the window at a position.
 
     Attributes:
         epoch: epoch of the window's source, from 0.

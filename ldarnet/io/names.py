@@ -29,7 +29,7 @@ def check_relative_path(name: str) -> str:
 
 
 def check_file_name(name: str) -> str:
-    """Return ``name`` if it is the name of a file in the folder itself, not in a subfolder.
+    """Return ``name`` if it is a plain file name without a subfolder.
 
     Raises:
         ValueError: it is not a plain file name.

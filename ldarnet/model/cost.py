@@ -57,8 +57,8 @@ PEAK_BF16_FLOPS = {
     "L40S": 362e12,
     "L4": 121e12,
 }
-"""Peak dense bf16 FLOP/s from NVIDIA's data sheets. Those of Ada, Hopper and Blackwell GPUs list the sparse peak, which
-is twice as high. More specific names come first, because the first match is used."""
+"""Peak dense bf16 FLOP/s from NVIDIA's data sheets. The data sheets of Ada, Hopper and Blackwell GPUs list the sparse
+peak, which is twice as high. More specific names come first, because the first match is used."""
 
 
 def dense_bf16_peak(gpu: str) -> float | None:
