@@ -91,7 +91,7 @@ class PaddedRows(Packing):
 
     @classmethod
     def of(cls, packing: Packing) -> PaddedRows:
-        """Convert a packing to padded rows; synchronizes host and device, as the published code does."""
+        """Convert a packing to padded rows. Synchronizes host and device, as the published code does."""
         length = max(packing.host_lengths)
         first_B = torch.arange(len(packing.lengths), device=packing.starts.device) * length
         total = len(first_B) * length

@@ -38,7 +38,7 @@ PUBLISHED_READ_AHEAD = 10**6
 
 
 def timed(function: Callable[[], int]) -> Result:
-    """Time a function that returns the number of processed bases; also records the peak memory of the process."""
+    """Time a function that returns the number of processed bases, and record the peak memory of the process."""
     start = time.perf_counter()
     bases = function()
     seconds = time.perf_counter() - start

@@ -60,7 +60,7 @@ def processor() -> str:
 
 
 def result_file(name: str, folder: Path = RESULTS) -> Path:
-    """Path of a new results file, `YYYY-MM-DD-<name>.md`; creates its folder.
+    """Return the path of a new results file, `YYYY-MM-DD-<name>.md`, and create its folder.
 
     Raises:
         UserError: the file already exists; results are never overwritten.

@@ -189,7 +189,7 @@ def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
 
 @dataclass(frozen=True)
 class Network:
-    """Estimates the seconds that collectives over all devices take."""
+    """Estimates the time of collectives over all devices, in seconds."""
 
     links: Links
     devices: int
@@ -197,18 +197,18 @@ class Network:
 
     @property
     def small(self) -> float:
-        """Seconds of a collective on a few bytes."""
+        """Time of a collective on a few bytes, in seconds."""
         return self.links.latency * math.log2(self.devices)
 
     def all_reduce(self, size: float) -> float:
-        """Seconds of an all-reduce of `size` bytes within and between nodes."""
+        """Time of an all-reduce of `size` bytes within and between nodes, in seconds."""
         nodes = -(-self.devices // self.per_node)
         in_node = min(self.devices, self.per_node)
         inside = 2 * size * (in_node - 1) / in_node / self.links.inside
         return inside + 2 * size * (nodes - 1) / nodes / self.links.between
 
     def communication(self, zero_stage: int, size: float, accumulation: int) -> float:
-        """Seconds of communication per step, including small collectives.
+        """Communication time per step in seconds, including small collectives.
 
         The weights have `size` bytes, and so have the gradients.
         """

@@ -88,7 +88,7 @@ def _region(index: Index, text: str) -> FastaRecord:
 
 
 def intervals(index: Index, split: str) -> list[FastaRecord]:
-    """Create one record per interval of a split, named ``contig:first-last`` (1-based and inclusive).
+    """Create one record, named ``contig:first-last`` (1-based and inclusive), per interval of a split.
 
     Raises:
         UserError: no such split.

@@ -211,7 +211,7 @@ class _Cutter:
         return np.concatenate([_join(runs) for runs in self.runs])
 
     def _cuts(self) -> Iterator["_Cut"]:
-        """Cut all contigs into blocks that are not packed yet."""
+        """Cut all contigs into blocks, without packing them."""
         pending, start, digest = bytearray(), 0, hashlib.sha256()
 
         def cut(length: int) -> _Cut:

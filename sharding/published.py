@@ -60,7 +60,7 @@ class PublishedSet:
 
 @dataclass(frozen=True, slots=True)
 class PublishedAssembly:
-    """An assembly of a list: species, split and file."""
+    """An assembly in an assembly list: its species, split and file."""
 
     species: str
     split: str

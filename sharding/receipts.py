@@ -54,7 +54,7 @@ class Seal:
 
 
 def part_name(source: int, part: int) -> str:
-    """Name of a part in file names; sorts by source and part."""
+    """Name of a part in file names; alphabetical order is by source, then by part."""
     return f"{source:05d}-{part:04d}"
 
 
@@ -87,7 +87,7 @@ class Receipts:
         write_json_atomic(self._folder / _REQUEST, {"request": request, "sources": sources}, indent=1)
 
     def _is_new(self) -> bool:
-        """Whether no build has started: the folder of receipts is missing, or all files in it are partially written."""
+        """Whether no build has started: the folder of receipts is missing, or contains only partially written files."""
         if not self._folder.is_dir():
             return not self._folder.exists()
         return all(path.name.endswith(PARTIAL_SUFFIX) for path in self._folder.iterdir())
@@ -140,7 +140,7 @@ class Receipts:
             return {}
 
     def _clear(self, same: list[int]) -> None:
-        """Delete all files of the build except the request, and the valid receipts, shards and seals of ``same``.
+        """Delete the files of the build; keep the request and, for sources ``same``, valid receipts, shards and seals.
 
         Args:
             same: numbers of the unchanged sources.

@@ -17,7 +17,7 @@ from sharding.splits import exclusions, read_splits_bed, splits_by_contig, split
 
 @dataclass(frozen=True, slots=True)
 class HashSplits:
-    """Splits by hashed tiles: split name -> fraction, tile length in bases, and seed."""
+    """Settings of splits by hashed tiles: split name -> fraction, tile length in bases, and seed."""
 
     fractions: Mapping[str, float]
     tile: int
@@ -29,7 +29,7 @@ class HashSplits:
 
 
 class Splitting:
-    """A rule that assigns bases to splits (by contig, BED file or hash), and intervals excluded from all splits.
+    """Assigns bases to splits by contig, BED file or hash; excluded intervals are in no split.
 
     Attributes:
         recipe: the rule and exclusions as recorded in the index, with the hashes of the BED files.

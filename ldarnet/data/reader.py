@@ -132,7 +132,7 @@ class ShardSet:
     def read_windows(
         self, contig: np.ndarray, start: np.ndarray, length: int
     ) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """Read windows given by contig number and first base, each of shape (b,).
+        """Read windows given by contig index and first base, each of shape (b,).
 
         Returns:
             Token ids, (b, length) uint8; and (row, reason) of each quarantined window, whose row is all N because a

@@ -53,7 +53,7 @@ class WindowSource:
 
 @dataclass(frozen=True, slots=True)
 class Locations:
-    """Locations of windows.
+    """Locations and strands of b windows.
 
     Attributes:
         epoch: (b,) int64, epoch of the source of each window.

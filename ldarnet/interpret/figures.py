@@ -88,7 +88,7 @@ def training_figure(
     entropy: float | None = None,
     target_ratio: float | None = None,
 ) -> None:
-    """Draw loss over the number of training bases, and compression if the model has chunks.
+    """Draw loss, and compression if the model has chunks, against the number of training bases.
 
     Args:
         metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.

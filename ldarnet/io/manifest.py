@@ -46,7 +46,7 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, *, step: int | None = None, run_id: str | None = None) -> None:
-    """Flush every file of a folder, without subfolders, to disk, then write the manifest."""
+    """Flush the files of a folder, but not of its subfolders, to disk; then write the manifest."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     for file in files:
         sync_path(file)

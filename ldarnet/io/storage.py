@@ -254,7 +254,7 @@ class RemoteFiles:
 
 
 def http_headers(url: str) -> dict[str, str]:
-    """Headers of HTTP requests through fsspec: no compression in transit, and the host's credentials in ~/.netrc."""
+    """Headers for HTTP requests through fsspec: no compression in transit, and the host's credentials from ~/.netrc."""
     from requests.utils import get_netrc_auth
 
     login = get_netrc_auth(url)

@@ -77,7 +77,7 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
     Args:
         path: model folder, checkpoint folder or run folder.
         kind: expected model class.
-        verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless the
+        verify: whether to compare the files with the manifest of the folder, if there is one; None compares unless the
             environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
@@ -150,7 +150,7 @@ def _missing_model_hint(run_dir: Path) -> str:
 
 
 def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel]) -> Any:
-    """Load the weights of a model in float32, without any code or file that the folder might name."""
+    """Load the weights of a model in float32. Runs no code and opens no other file that the folder may name."""
     file = folder / run_files.WEIGHTS
     tensors = _read_weights(file)
     try:

@@ -20,7 +20,7 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
 
     Args:
         folder: model folder or checkpoint.
-        verify: whether to compare; None for True unless the environment variable `LDARNET_VERIFY` is 0.
+        verify: whether to compare; None compares unless the environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
         UserError: a file or the manifest is damaged or missing.
@@ -32,7 +32,7 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
 
 
 def update_manifest(folder: Path) -> None:
-    """Write the manifest of a model folder again after its files have changed; does nothing if it has none."""
+    """Rewrite the manifest of a model folder after its files have changed; do nothing if there is no manifest."""
     if (folder / MANIFEST).is_file():
         write_manifest(folder)
 

@@ -109,7 +109,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
             args: passed to `PreTrainedModel.from_pretrained`.
-            verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless
+            verify: whether to compare the files with the manifest of the folder, if there is one; None compares unless
                 the environment variable `LDARNET_VERIFY` is 0.
             kwargs: passed to `PreTrainedModel.from_pretrained`.
 
@@ -125,7 +125,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does; if the folder has a manifest, write it again."""
+        """Save as `PreTrainedModel.save_pretrained` does; if the folder has a manifest, rewrite it."""
         super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", args[0] if args else True):
             update_manifest(Path(save_directory))

@@ -85,7 +85,7 @@ def example(
 def max_error(
     backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
 ) -> float:
-    """Maximum error of a backend's outputs and gradients, each relative to the largest value of its reference.
+    """Maximum error of a backend's outputs and gradients, each relative to the largest reference value.
 
     Args:
         backend: backend to verify.

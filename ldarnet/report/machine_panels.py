@@ -46,7 +46,7 @@ def draw_time(figure: Figure, run: RunRecord) -> bool:
 
 
 def draw_memory(figure: Figure, run: RunRecord) -> bool:
-    """Draw peak memory, maximum over ranks."""
+    """Draw the peak memory: the maximum over all ranks."""
     memory = run.series("memory")
     if not memory:
         return False

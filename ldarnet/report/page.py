@@ -103,7 +103,7 @@ def _template() -> Any:
 
 
 def _yaml(value: Any) -> str:
-    """Format a configuration value as in config.yaml, on one line, without credentials that old versions stored."""
+    """Format a configuration value on one line, as in config.yaml; remove credentials that old versions stored."""
     return redact(yaml.safe_dump(value, default_flow_style=True, width=1_000_000).removesuffix("...\n").strip())
 
 

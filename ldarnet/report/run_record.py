@@ -69,12 +69,12 @@ class RunRecord:
 
     @property
     def steps(self) -> np.ndarray:
-        """Number of completed steps of each training line."""
+        """Number of completed steps at each training line."""
         return np.array([line["step"] for line in self.train])
 
     @property
     def valid_steps(self) -> np.ndarray:
-        """Number of completed steps of each validation line."""
+        """Number of completed steps at each validation line."""
         return np.array([line["step"] for line in self.valid])
 
     @property
