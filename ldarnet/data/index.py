@@ -211,7 +211,7 @@ def _map_table(path: Path, row: np.dtype, *width: int) -> np.ndarray:
     """Map a table whose rows have the given dtype and shape.
 
     Raises:
-        ValueError: it is not such a table.
+        ValueError: the file is not a table of this dtype and shape.
     """
     try:
         table = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

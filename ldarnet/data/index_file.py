@@ -100,7 +100,7 @@ def parse_index(text: bytes, *, where: str, hint: str) -> IndexFile:
         hint: what to do if it is damaged.
 
     Raises:
-        UserError: it is of an unsupported format or damaged.
+        UserError: the file is damaged, or its format is unsupported.
     """
     content = parse_record(text, Any, where=where, hint=hint)
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:

@@ -93,7 +93,7 @@ def check_complete(manifest: Manifest, required: Collection[str], *, where: str,
     """Check that a manifest names every file that its folder needs.
 
     Raises:
-        UserError: it lacks a file.
+        UserError: the manifest does not name a required file.
     """
     if missing := sorted(set(required) - manifest.files.keys()):
         raise UserError(f"{where}: {MANIFEST} does not name {missing[0]}, so this is not complete; {hint}")

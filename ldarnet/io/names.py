@@ -21,7 +21,7 @@ def check_relative_path(name: str) -> str:
     backslash, a colon or a control character.
 
     Raises:
-        ValueError: it is not such a path.
+        ValueError: the name is not a plain relative path.
     """
     if not all(_is_component(part) for part in name.split("/")):
         raise ValueError(f"{name[:80]!r} is not a plain relative path inside the folder")
@@ -32,7 +32,7 @@ def check_file_name(name: str) -> str:
     """Return ``name`` if it is a plain file name without a subfolder.
 
     Raises:
-        ValueError: it is not a plain file name.
+        ValueError: the name is not a plain file name.
     """
     if "/" in name or not _is_component(name):
         raise ValueError(f"{name[:80]!r} is not a plain file name")
