@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,8 @@ import numpy as np
 from ldarnet.data.contigs import CONTIG_ROW, names_as_lines
 from ldarnet.data.format import pack_block
 from ldarnet.data.writer import PackedBlock, write_shards
-from ldarnet.genome.fasta import Header, parse_fasta
-from ldarnet.genome.sources import RawFile, SequenceSource, local_copy, read_ahead, text_pieces
+from ldarnet.genome.fasta import parse_fasta
+from ldarnet.genome.sources import Header, RawFile, SequenceSource, local_copy, read_ahead, text_pieces
 from ldarnet.genome.twobit import read_2bit
 from ldarnet.io.files import file_size, sha256_file
 from sharding.receipts import PartReceipt, Receipts, Seal, part_name
@@ -109,14 +109,16 @@ def pack_source(job: PackJob) -> None:
         receipts.write_seal(job.number, Seal(*source.identify(), part))
 
 
-def _open(source: SequenceSource) -> AbstractContextManager[_OpenSource]:
-    return _open_2bit(source) if source.is_2bit else _open_fasta(source)
+@contextmanager
+def _open(source: SequenceSource) -> Iterator[_OpenSource]:
+    with RawFile(source.location) as raw, _open_2bit(source) if raw.is_2bit() else _open_fasta(raw) as opened:
+        yield opened
 
 
 @contextmanager
-def _open_fasta(source: SequenceSource) -> Iterator[_OpenSource]:
-    with RawFile(source.location) as raw, closing(read_ahead(text_pieces(raw))) as pieces:
-        items = parse_fasta(source.location, pieces)
+def _open_fasta(raw: RawFile) -> Iterator[_OpenSource]:
+    with closing(read_ahead(text_pieces(raw))) as pieces:
+        items = parse_fasta(raw.location, pieces)
         yield _OpenSource(items, lambda: raw.count, lambda: (raw.count, raw.digest.hexdigest()))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xopen import xopen
-
 from ldarnet.errors import UserError
-from ldarnet.io.files import file_size, read_errors
+from ldarnet.genome.sources import text_lines
+from ldarnet.printable import printable
+
+_MAX_DIGITS = 15
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,20 +43,11 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
     Raises:
         UserError: the file is missing or damaged, contains no intervals, or has a line that is not BED.
     """
-    file_size(path)
     found = False
-    try:
-        with read_errors(path), xopen(path, encoding="utf-8", threads=0) as file:
-            for number, line in enumerate(file, start=1):
-                if not _is_comment(line):
-                    found = True
-                    yield _parse(f"{path}: line {number}", line, number, name, delimiter)
-    except (UserError, GeneratorExit):
-        raise
-    except Exception as error:  # each decompressor has its own exception class
-        raise UserError(
-            f"{path}: cannot be read as a BED file ({error}); check its format or download it again"
-        ) from None
+    for number, line in enumerate(text_lines(path), start=1):
+        if not _is_comment(line):
+            found = True
+            yield _parse(f"{path}: line {number}", line, number, name, delimiter)
     if not found:
         raise UserError(f"{path}: no intervals; write one line per interval: {_columns(name)}")
 
@@ -63,12 +55,19 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
 def _parse(place: str, line: str, number: int, name: str | None, delimiter: str | None) -> BedInterval:
     fields = [field.strip() for field in line.split(delimiter)]
     required = 3 if name is None else 4
-    if len(fields) < required or not all(fields[:required]) or not (fields[1].isdecimal() and fields[2].isdecimal()):
+    if len(fields) < required or not all(fields[:required]) or not all(map(is_position, fields[1:3])):
         raise UserError(f"{place}: not a BED line; write {_columns(name)}, separated by tabs")
     interval = BedInterval(fields[0], int(fields[1]), int(fields[2]), number, "" if name is None else fields[3])
     if interval.start >= interval.end:
-        raise UserError(f"{place}: {interval.contig}:{interval.start}-{interval.end} is empty; start must be < end")
+        raise UserError(
+            f"{place}: {printable(interval.contig)}:{interval.start}-{interval.end} is empty; start must be < end"
+        )
     return interval
+
+
+def is_position(text: str) -> bool:
+    """Whether a field is a non-negative integer that is a possible coordinate."""
+    return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 
 def _columns(name: str | None) -> str:

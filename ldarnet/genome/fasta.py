@@ -6,27 +6,13 @@ from pathlib import Path
 
 from ldarnet.errors import UserError
 from ldarnet.genome.iupac import IUPAC_CODES
-from ldarnet.genome.sources import PIECE, RawFile, text_pieces
+from ldarnet.genome.sources import PIECE, Header, RawFile, text_pieces
+from ldarnet.genome.twobit import read_2bit
 
 _NEWLINE = ord("\n")
 _SPACE = b" \t\r\n"
 _ALLOWED = IUPAC_CODES + IUPAC_CODES.lower()
 _PROTEIN = b"EFILPQZXJO*"
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The header line of a contig.
-
-    Attributes:
-        name: first word of the header.
-        line: line number, from 1.
-        text: the whole line without ``>``, stripped.
-    """
-
-    name: str
-    line: int
-    text: str
 
 
 @dataclass(slots=True)
@@ -41,7 +27,9 @@ class _Location:
 
 
 def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
-    """Read a FASTA file, plain or compressed (gzip, bgzip, zstandard, bzip2, xz), in constant memory.
+    """Read a FASTA file, plain or compressed (gzip, bgzip, zstandard, bzip2, xz), or a .2bit file, in constant memory.
+
+    Formats are recognized by content, not by the file name.
 
     Args:
         path: path of the file.
@@ -51,11 +39,11 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
         The header of each contig, then its sequence in one or more pieces, in the case and IUPAC codes of the file.
 
     Raises:
-        UserError: the file is missing, empty, truncated or not FASTA, or it has a character that is not a nucleotide
-            code, or a contig without a name or without bases.
+        UserError: the file is missing, empty, truncated or not FASTA or .2bit, or it has a character that is not a
+            nucleotide code, or a contig without a name or without bases.
     """
     with RawFile(str(path)) as raw:
-        yield from parse_fasta(str(path), text_pieces(raw, piece))
+        yield from read_2bit(path) if raw.is_2bit() else parse_fasta(str(path), text_pieces(raw, piece))
 
 
 def read_records(path: Path) -> Iterator[tuple[Header, str]]:
@@ -112,7 +100,7 @@ def parse_fasta(where: str, pieces: Iterable[bytes]) -> Iterator[Header | bytes]
             bases += len(sequence)
             yield sequence
     if name is None:
-        raise UserError(f"{where}: empty; choose a FASTA file with at least one contig")
+        raise UserError(f"{where}: empty; choose a FASTA or .2bit file with at least one contig")
     _check_bases(location, name, bases, back=line_start)
 
 
@@ -163,7 +151,7 @@ def _sequence(location: _Location, body: bytes, *, started: bool) -> bytes:
         before = len(body) - len(body.lstrip())
         location.line += body.count(b"\n", 0, before)
         first = body[before : before + 20].split(b"\n")[0].decode("latin-1")
-        hint = "is it FASTQ? convert it to FASTA" if first[0] == "@" else "choose a FASTA file"
+        hint = "is it FASTQ? convert it to FASTA" if first[0] == "@" else "choose a FASTA or .2bit file"
         raise location.error(f"not FASTA: starts with {first!r}, not '>'; {hint}")
     sequence = body.replace(b"\n", b"")
     lines = len(body) - len(sequence)

@@ -1,36 +1,48 @@
 """Input genome files: local paths or URLs, plain or compressed, each with an optional species name."""
 
-import bz2
 import contextlib
 import hashlib
 import io
-import lzma
 import queue
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from xopen import xopen
-
 from ldarnet.errors import UserError, refuse_credentials
+from ldarnet.genome.compression import as_text, decompressed, is_2bit
 from ldarnet.io.files import file_size, read_errors, space_errors
 from ldarnet.io.retry import Retry, ShortReadError, call_remote
 from ldarnet.io.storage import http_headers
 
 PIECE = 2**20
+MAX_LINE_BYTES = 2**24
+"""Maximum length of a line of a text file other than FASTA."""
 REMOTE_RETRY = Retry()
 """Retry policy for remote sources."""
 
 _SPECIES = re.compile(r"([^/=\s]+)=(.+)")
 _STREAMED = {"block_size": 0}
-_STREAMS = {b"BZh": bz2.BZ2Decompressor, b"\xfd7zXZ\0": lzma.LZMADecompressor}
-_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
-"""Magic numbers of skippable zstandard frames, which some files start with (RFC 8878, section 3.1.2)."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "mtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header line of a contig.
+
+    Attributes:
+        name: first word of the header.
+        line: line number, from 1.
+        text: the whole line without ``>``, stripped.
+    """
+
+    name: str
+    line: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +75,6 @@ class SequenceSource:
         """Copy of this source with an absolute path, for processes with a different working directory."""
         return self if self.remote else replace(self, location=str(Path(self.location).absolute()))
 
-    @property
-    def is_2bit(self) -> bool:
-        """Whether the file name has the suffix of UCSC .2bit files."""
-        return self.name.endswith(".2bit")
-
     def identity(self) -> dict[str, Any]:
         """Location, size and version (modification time or ETag), to detect a changed file without reading it.
 
@@ -96,15 +103,12 @@ def read_genomes(path: Path) -> list[SequenceSource]:
     Raises:
         UserError: the table is missing or empty, or a line is malformed or contains credentials.
     """
-    file_size(path)
-    with read_errors(path):
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     sources = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_lines(path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         species, _, location = (word.strip() for word in line.partition("\t"))
-        if not location or not _SPECIES.fullmatch(f"{species}=x"):
+        if not location.isprintable() or not location or not _SPECIES.fullmatch(f"{species}=x"):
             raise UserError(
                 f"{path}: line {number}: not a genome; write the species (without spaces, '/' and '='), a tab and the "
                 "path or URL"
@@ -134,6 +138,7 @@ class RawFile(io.RawIOBase):
         self.location = location
         self.count = 0
         self.digest = hashlib.sha256()
+        self._head = b""
         if "://" in location:
             self._file: Any = _RemoteFile(location)
         else:
@@ -145,9 +150,22 @@ class RawFile(io.RawIOBase):
         """Report the stream as readable, which `io.BufferedReader` requires."""
         return True
 
+    def is_2bit(self) -> bool:
+        """Whether this is a UCSC .2bit file, by its first bytes; call this before reading.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        with read_errors(Path(self.location)):
+            while len(self._head) < 4 and (read := self._file.readinto(buffer := bytearray(4 - len(self._head)))):
+                self._head += buffer[:read]
+        return is_2bit(self._head)
+
     def readinto(self, buffer: Any) -> int:
         """Read into a buffer and return the number of bytes read, 0 at the end of the file."""
-        read = self._file.readinto(buffer)
+        first = min(len(buffer), len(self._head))
+        buffer[:first], self._head = self._head[:first], self._head[first:]
+        read = first + self._file.readinto(memoryview(buffer)[first:])
         self.count += read
         self.digest.update(memoryview(buffer)[:read])
         return read
@@ -160,7 +178,7 @@ class RawFile(io.RawIOBase):
 
 
 def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
-    """Yield the decompressed content of a file in pieces.
+    """Yield the text of a file in pieces: decompressed, without a byte order mark, with LF line ends.
 
     Args:
         raw: file to read; its first bytes determine the compression format.
@@ -169,51 +187,28 @@ def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
     Raises:
         UserError: the file is truncated or damaged, or cannot be downloaded.
     """
-    where = raw.location
-    try:
-        buffered = io.BufferedReader(raw, PIECE)
-        head = buffered.peek(8)
-        decompressor = next((kind for magic, kind in _STREAMS.items() if head.startswith(magic)), None)
-        if decompressor is not None:
-            yield from _decompress(buffered, decompressor, piece)
-        else:
-            form = "zst" if head.startswith(_SKIPPABLE) else None
-            with xopen(buffered, "rb", threads=0, format=form) as text:  # type: ignore[arg-type]
-                while data := text.read(piece):
-                    yield data
-        while not raw.closed and buffered.read(PIECE):
-            pass
-    except UserError:
-        raise
-    except EOFError:
-        raise UserError(f"{where}: the compressed data are truncated; download the file again") from None
-    except Exception as error:
-        # Each decompressor has its own exception class.
-        raise UserError(f"{where}: cannot be read ({error}); the file is damaged, so download it again") from None
+    with read_errors(Path(raw.location)):
+        yield from as_text(decompressed(io.BufferedReader(raw, PIECE), raw.location, piece), raw.location)
 
 
-def _decompress(file: BinaryIO, decompressor: Callable[[], Any], piece: int) -> Iterator[bytes]:
-    """Decompress concatenated streams.
-
-    Trailing data that are not a compressed stream are an error; `bz2.open` and `lzma.open` silently ignore them.
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file, plain or compressed, without their ends.
 
     Raises:
-        EOFError: the last stream is truncated.
-        Exception: trailing data are not a compressed stream; the exception class depends on the decompressor.
+        UserError: the file is missing, damaged or not UTF-8, or has a very long line.
     """
-    stream, data = decompressor(), b""
-    while True:
-        if stream.eof:
-            rest = stream.unused_data
-            while not (rest := rest.lstrip(b"\0")):  # padding
-                if not (rest := file.read(PIECE)):
-                    return
-            stream, data = decompressor(), rest
-        elif stream.needs_input and not (data := file.read(PIECE)):
-            raise EOFError
-        if text := stream.decompress(data, piece):
-            yield text
-        data = b""
+    number, rest = 0, b""
+    with RawFile(str(path)) as raw:
+        for data in chain(text_pieces(raw), (b"\n",)):
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                number += 1
+                try:
+                    yield line.decode()
+                except UnicodeDecodeError:
+                    raise UserError(f"{path}: line {number}: not UTF-8 text; save the file as UTF-8") from None
+            if len(rest) > MAX_LINE_BYTES:
+                raise UserError(f"{path}: line {number + 1}: longer than {MAX_LINE_BYTES:,} bytes; check its format")
 
 
 def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
@@ -259,7 +254,7 @@ def local_copy(source: SequenceSource) -> Iterator[Path]:
     if not source.remote:
         yield Path(source.location)
         return
-    with tempfile.NamedTemporaryFile(suffix=source.name) as copy:
+    with tempfile.NamedTemporaryFile() as copy:
         with space_errors(Path(copy.name)), RawFile(source.location) as raw:
             while data := raw.read(PIECE):
                 copy.write(data)

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ldarnet.errors import UserError
-from ldarnet.genome.fasta import Header
-from ldarnet.genome.sources import PIECE
+from ldarnet.genome.sources import PIECE, Header
 from ldarnet.io.files import file_size, read_errors
 
 _SIGNATURE = 0x1A412743
@@ -57,7 +56,7 @@ class _TwoBitFile:
             if len(content) == 16 and struct.unpack_from(f"{order}I", content)[0] == _SIGNATURE:
                 break
         else:
-            raise UserError(f"{path}: not a .2bit file, or damaged; download it again, or rename it if it is FASTA")
+            raise UserError(f"{path}: not a .2bit file, or damaged; download it again")
         self._order = order
         self._data = np.memmap(path, dtype=np.uint8, mode="r")
         version, count = struct.unpack_from(f"{order}2I", content, 4)

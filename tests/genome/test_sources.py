@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 import ldarnet.genome.sources
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
+from ldarnet.genome.fasta import read_contigs
 from ldarnet.genome.sources import SequenceSource, parse_source, read_genomes
+from ldarnet.io.files import sha256_file
 from ldarnet.io.retry import Retry
 from ldarnet.program import call
 from sharding.build import build, main
@@ -108,13 +110,35 @@ def test_a_2bit_file_gives_the_same_bytes_with_any_number_of_workers(tmp_path):
     assert len(ShardSet.open(tmp_path / "1").index.shards) > 9
 
 
+@pytest.mark.parametrize("name", ["x.2bit", "x.fa", "x", "x.2bit.gz"])
+@pytest.mark.parametrize("form", ["2bit", "fasta", "gzip"])
+def test_the_format_is_recognized_by_content_whatever_the_suffix(tmp_path, name, form):
+    contigs, path = {"a": "ACGTNNacg", "b": "GG"}, tmp_path / name
+    if form == "2bit":
+        write_2bit(path, contigs)
+    else:
+        path.write_bytes((gzip.compress if form == "gzip" else bytes)(as_fasta(contigs).encode()))
+    assert dict(read_contigs(path)) == contigs
+    build(tmp_path / "set", [path])
+    shards = ShardSet.open(tmp_path / "set")
+    assert {contig: shards.text(contig, 0, length) for contig, length in shards.contigs.items()} == contigs
+    source = shards.index.recipe["sources"][0]
+    assert (source["size"], source["sha256"]) == (path.stat().st_size, sha256_file(path))
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_damaged_2bit_file_is_reported(tmp_path, workers):
     write_2bit(tmp_path / "x.2bit", {"a": "ACGT" * 2000})
     whole = (tmp_path / "x.2bit").read_bytes()
-    for damaged in (whole[:-100], whole[:10], b"", b">a\nACGT\n"):
+    for damaged, fault in (
+        (whole[:-100], "truncated"),
+        (whole[:10], "damaged"),
+        (b"", "empty; choose a FASTA or .2bit file"),
+        (b"x" + whole[1:], "not FASTA: starts with .* choose a FASTA or .2bit file"),
+        (gzip.compress(whole), "contains a .2bit file, not text; decompress it"),
+    ):
         (tmp_path / "x.2bit").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"x\.2bit: .*(damaged|truncated)"):
+        with pytest.raises(UserError, match=rf"x\.2bit: .*{fault}"):
             build(tmp_path / "set", [tmp_path / "x.2bit"], workers=workers)
 
 
