@@ -1,4 +1,4 @@
-"""Measure the benefit of pretraining on classification tasks: six arms on the same rows and folds.
+"""Measure on classification tasks how much pretraining helps: six arms on the same rows and folds.
 
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]

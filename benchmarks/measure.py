@@ -244,7 +244,7 @@ _interleaved: dict[Cell, TimedTraining] = {}
 
 
 def begin(cell: Cell) -> None:
-    """Build the model of a cell whose steps are interleaved with steps in other processes; see `step` and `finish`."""
+    """Build the model for a cell. Its steps alternate with those of other processes; see `step` and `finish`."""
     _set_up(cell)
     _interleaved[cell] = TimedTraining(cell)
 

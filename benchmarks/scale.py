@@ -57,7 +57,7 @@ class Device(Section):
     )
     launch: float = Field(0.0, ge=0, description="Minimum seconds per micro-step, due to kernel launches.")
     update: float | None = Field(None, gt=0, description="Measured seconds of an optimizer update of all parameters.")
-    memory_bandwidth: float = Field(gt=0, description="Memory bandwidth in bytes/s; used if update is not given.")
+    memory_bandwidth: float = Field(gt=0, description="Memory bandwidth in bytes/s; used if `update` is not given.")
 
 
 class Links(Section):

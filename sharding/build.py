@@ -241,7 +241,7 @@ def main(
         typer.Option(
             metavar="NAME=CONTIG,...",
             help="Contigs of a split, SPECIES/ for all contigs of a species, or @FILE with one name per line "
-            "(repeatable). The remaining contigs are train.",
+            "(repeatable). The remaining contigs form the split train.",
         ),
     ] = None,
     splits_bed: Annotated[
@@ -252,7 +252,7 @@ def main(
         typer.Option(
             metavar="NAME=FRACTION,...",
             help="Cut all contigs into tiles and assign this fraction of them to a split, by a hash of species, contig "
-            "and position. The remaining tiles are train.",
+            "and position. The remaining tiles form the split train.",
         ),
     ] = None,
     hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,

@@ -86,7 +86,7 @@ class _OpenSource:
 
 
 def pack_source(job: PackJob) -> None:
-    """Pack the parts of a source that have no receipt yet, then write its seal.
+    """Pack the parts of a source that have no receipt yet, then write the seal of the source.
 
     Raises:
         UserError: the input is invalid, the disk is full, or a server fails.

@@ -181,7 +181,7 @@ class AdamWSection(Section):
     @model_validator(mode="after")
     def _betas(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={list(self.betas)} is out of range: each at least 0 and less than 1")
+            raise ValueError(f"betas={list(self.betas)} is out of range: each value must be at least 0 and less than 1")
         return self
 
 

@@ -157,7 +157,7 @@ def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
         lower=_edges_from_bytes(lower_edges),
     )
     if any(len(edges) and edges[-1, 1] > length for edges in (block.runs, block.lower)):
-        raise ValueError("not a packed block: a run ends beyond the block")
+        raise ValueError("not a packed block: a run of codes ends beyond the block")
     if codes.translate(None, IUPAC_CODES):
         raise ValueError("not a packed block: a run has a code that is not a nucleotide code")
     return block
