@@ -6,4 +6,6 @@ def printable(text: str) -> str:
 
     Newlines and tabs are replaced too.
     """
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -4,7 +4,6 @@ Each class has a table with columns id, region, start, end and strand. Coordinat
 strand `-` means the reverse complement, an empty strand means `+` (datasets/README.md of Genomic Benchmarks).
 """
 
-import csv
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,11 +12,14 @@ from pathlib import Path
 from ldarnet.errors import UserError
 from ldarnet.genome.fasta import read_contigs
 from ldarnet.io.files import sha256_file
-from ldarnet.tasks.formats import FASTA_SUFFIXES, Records, open_text
+from ldarnet.tasks.formats import FASTA_SUFFIXES
 from ldarnet.tasks.registry import ReferenceAssembly, Task
+from ldarnet.tasks.rows import Records
+from ldarnet.tasks.tables import read_rows
 
 REFERENCES = "references"
-_COLUMNS = {"id", "region", "start", "end", "strand"}
+_COLUMNS = ("id", "region", "start", "end", "strand")
+_STRANDS = ("+", "-", "")
 _COMPLEMENT = str.maketrans("ACGTNacgtn", "TGCANtgcan")
 _CONTIG_AFFIXES = re.compile(r"^chr|(?<=\d)\.\d+$")  # chr20 -> 20, ENST00000371014.3 -> ENST00000371014
 
@@ -88,25 +90,23 @@ def _table(task: Task, root: Path, split: str, kind: str) -> Path:
 
 
 def _read_rows(table: Path, kind: str, name: str) -> list[_Interval]:
-    rows = []
-    with open_text(table) as file:
-        reader = csv.DictReader(file)
-        if missing := sorted(_COLUMNS - set(reader.fieldnames or ())):
-            raise UserError(
-                f"{table}: line 1: no column {missing[0]!r}; required columns: {', '.join(sorted(_COLUMNS))}"
-            )
-        for row in reader:
-            try:
-                start, end = int(row["start"]), int(row["end"])
-            except (TypeError, ValueError):
-                raise UserError(
-                    f"{table}: line {reader.line_num}: start and end must be integers; fix the line"
-                ) from None
-            if not 0 <= start < end:
-                raise UserError(f"{table}: line {reader.line_num}: {start}-{end} is not a valid interval; fix the line")
-            location = f"{name} line {reader.line_num}"
-            rows.append(_Interval(kind, row["id"], row["region"], start, end, row["strand"], location))
-    return rows
+    rows = read_rows(table, ",")
+    _, header = next(rows, (1, []))
+    if missing := sorted(set(_COLUMNS) - set(header)):
+        raise UserError(f"{table}: line 1: no column {missing[0]!r}; required columns: {', '.join(sorted(_COLUMNS))}")
+    used, intervals = [header.index(column) for column in _COLUMNS], []
+    for line, cells in rows:
+        row, region, first, last, strand = (cells[column] for column in used)
+        try:
+            start, end = int(first), int(last)
+        except ValueError:
+            raise UserError(f"{table}: line {line}: start and end must be integers; fix the line") from None
+        if not 0 <= start < end:
+            raise UserError(f"{table}: line {line}: {start}-{end} is not a valid interval; fix the line")
+        if strand not in _STRANDS:
+            raise UserError(f"{table}: line {line}: strand {strand[:20]!r} is not '+', '-' or empty; fix the line")
+        intervals.append(_Interval(kind, row, region, start, end, strand, f"{name} line {line}"))
+    return intervals
 
 
 def _find_reference(assembly: ReferenceAssembly, root: Path, folder: Path) -> Path:

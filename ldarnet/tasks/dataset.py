@@ -11,11 +11,12 @@ from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.retry import Retry
 from ldarnet.tasks.downloads import fetch_task
-from ldarnet.tasks.formats import Columns, Records, read_records
+from ldarnet.tasks.formats import read_records
 from ldarnet.tasks.labels import ambiguity, clean_sequences, file_stem, find_classes, number_labels, unique_names
 from ldarnet.tasks.leakage import count_duplicates
 from ldarnet.tasks.publishers import read_task
 from ldarnet.tasks.registry import Task, all_tasks, find_task
+from ldarnet.tasks.rows import Columns, Records
 
 OWN = "own"
 """Suite name of user-provided data."""
@@ -176,7 +177,8 @@ def _build(
         ambiguous += replaced
         if mostly_n := sum(2 * sequence.count("N") > len(sequence) for sequence in sequences):
             notes.append(f"{mostly_n:,} {split} sequences have more than 50% N")
-        if missing := [kind for label, kind in enumerate(classes) if label not in labels]:
+        present = np.bincount(labels, minlength=len(classes))
+        if missing := [kind for kind, count in zip(classes, present, strict=True) if not count]:
             if split == "train" and len(classes) - len(missing) < 2:
                 raise UserError(f"{records.path}: no rows of class {missing[0]!r}; add rows of at least two classes")
             others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""

@@ -1,7 +1,8 @@
 """Validate raw rows and convert them: sequences to A, C, G, T and N, labels to class indices, names to unique names."""
 
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 
 from ldarnet.console import format_count
 from ldarnet.errors import UserError
-from ldarnet.tasks.formats import Records
+from ldarnet.printable import printable
+from ldarnet.tasks.rows import Records
 
 _BASES = b"ACGTN"
 _AMBIGUOUS = b"RYSWKMBDHV"  # IUPAC ambiguity codes
@@ -19,6 +21,13 @@ _MAX_DIGITS = 18
 """Maximum number of digits of an integer label, so that it fits into 64 bits."""
 _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)(e[+-]?\d+)?|nan|inf", re.IGNORECASE)
+
+MAX_CLASSES = 10_000
+_MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NULL", "null", "None", "NaT"))
+"""Spellings of a missing value, as written by R, pandas, spreadsheets and databases."""
+_BOOLEANS = ("false", "true")
+_CONTROL = frozenset(("Cc", "Cf", "Zl", "Zp"))
+"""Unicode categories of characters that are invisible or break lines."""
 
 
 def clean_sequences(records: Records) -> tuple[list[str], int]:
@@ -32,6 +41,8 @@ def clean_sequences(records: Records) -> tuple[list[str], int]:
     """
     sequences, ambiguous = [], 0
     for row, text in enumerate(records.sequences):
+        if (word := text[:8].strip()) in _MISSING and word:  # "NA" and "NaN" consist of nucleotide codes
+            raise records.error(row, f"the sequence is missing ({word!r}); fill it in or remove the row")
         sequence, others = clean_sequence(text, partial(records.error, row))
         sequences.append(sequence)
         ambiguous += others
@@ -60,7 +71,8 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
         position = codes.index(wrong[:1])
         hint = "replace U with T" if wrong[:1] == b"U" else "remove it or write N"
         raise error(f"{text[position]!r} at base {position + 1} is not a nucleotide code; {hint}")
-    return codes.translate(_AS_N).decode("ascii"), len(others)
+    sequence = codes.translate(_AS_N).decode("ascii")
+    return text if sequence == text else sequence, len(others)  # share memory
 
 
 def ambiguity(codes: int) -> list[str]:
@@ -70,43 +82,66 @@ def ambiguity(codes: int) -> list[str]:
     )
 
 
-def fits_a_table(text: str) -> bool:
-    """Whether a name can be written into one cell of a TSV file."""
-    return "\t" not in text and len(text.splitlines()) < 2
-
-
 def file_stem(path: Path) -> str:
     """File name without its suffixes."""
     return path.name.partition(".")[0]
 
 
-def unique_names(records: Records) -> list[str]:
-    """Unique name of each row: the name in the file, else `<file stem>:<row>`, with rows counted from 1.
+class UniqueNames:
+    """Makes names unique and printable, in the order in which they occur.
 
-    Repeated names get a suffix `#2`, `#3`, ... Tabs and line breaks become spaces.
+    A repeated name gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control characters become
+    visible escapes, so that a name fits into one cell of a table and can be printed.
+
+    Attributes:
+        repeated: number of names that got a suffix.
     """
-    stem = " ".join(file_stem(records.path).split())
-    names: dict[str, None] = {}
-    repeats: Counter[str] = Counter()
-    for row, given in enumerate(records.names, start=1):
-        name = base = " ".join(given.split()) or f"{stem}:{row}"
-        while name in names:
-            repeats[base] += 1
-            name = f"{base}#{repeats[base] + 1}"
-        names[name] = None
-    return list(names)
+
+    def __init__(self) -> None:
+        self._used = set[str]()
+        self._repeats: Counter[str] = Counter()
+        self.repeated = 0
+
+    def add(self, given: str, default: str) -> str:
+        """Return the unique form of a name, or of `default` if the name is empty."""
+        name = base = printable(" ".join(given.split())) or default
+        while name in self._used:
+            self._repeats[base] += 1
+            name = f"{base}#{self._repeats[base] + 1}"
+        self.repeated += name != base
+        self._used.add(name)
+        return name
+
+    def notes(self) -> list[str]:
+        """Note on the number of repeated names; an empty list if there are none."""
+        if not self.repeated:
+            return []
+        return [f"{format_count(self.repeated, 'repeated name')} got a suffix, such as #2"]
+
+
+def unique_names(records: Records) -> list[str]:
+    """Unique name of each row: the name in the file, else `<file stem>:<row>`, with rows counted from 1."""
+    names, stem = UniqueNames(), printable(" ".join(file_stem(records.path).split()))
+    return [names.add(given, f"{stem}:{row}") for row, given in enumerate(records.names, start=1)]
 
 
 def find_classes(records: Records) -> list[str]:
     """Find the class names in training rows: integers in numerical order, other names in alphabetical order.
 
+    `TRUE`, `True` and `true` are the same class. If a file mixes spellings, the classes are named `false` and `true`.
+
     Raises:
-        UserError: a label is missing, is a non-integer number, is too long or contains a tab; integers and names are
-            mixed; or there is only one class.
+        UserError: a label is missing, is a non-integer number, is too long or contains a control character; integers
+            and names are mixed; labels differ only in case or spacing; there is only one class, or too many.
     """
     kinds: dict[str, int] = {}
     for row, label in enumerate(records.labels):
-        kinds.setdefault(_checked(records, row, label), row)
+        if label not in kinds:
+            kinds.setdefault(_checked(records, row, label), row)
+    if len(kinds) > MAX_CLASSES:
+        raise UserError(
+            f"{records.path}: more than {MAX_CLASSES:,} different labels; set data.label_column to the classes"
+        )
     integers = [label for label in kinds if _INTEGER.fullmatch(label)]
     if integers and len(integers) < len(kinds):
         odd = next(label for label in kinds if label not in integers)
@@ -114,12 +149,32 @@ def find_classes(records: Records) -> list[str]:
             kinds[odd],
             f"the label {odd!r} is a name, but others are integers, such as {integers[0]!r}; use only one kind",
         )
+    kinds = _merge_spellings(records, kinds)
     if len(kinds) < 2:
         raise UserError(
             f"{records.path}: all {len(records):,} rows have the label {next(iter(kinds))!r}; a classifier needs at "
             "least two classes: choose another column or file"
         )
     return sorted(kinds, key=int) if integers else sorted(kinds)
+
+
+def _merge_spellings(records: Records, kinds: dict[str, int]) -> dict[str, int]:
+    """Merge spellings of booleans; reject other labels that differ only in case, spacing or Unicode form."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for label in kinds:
+        spellings[unicodedata.normalize("NFC", " ".join(label.split())).casefold()].append(label)
+    for plain, (first, *others) in spellings.items():
+        if others and plain not in _BOOLEANS:
+            raise records.error(
+                kinds[others[0]],
+                f"the label {others[0]!r} differs from {first!r} ({records.unit} "
+                f"{records.locations[kinds[first]]}) only in case or spacing; use one spelling",
+            )
+    booleans = [label for plain in _BOOLEANS for label in spellings.get(plain, ())]
+    cases = {(label.islower(), label.isupper()) for label in booleans}
+    if len(cases) < 2 and len(booleans) == len({label.lower() for label in booleans}):
+        return kinds
+    return {label.lower() if label in booleans else label: row for label, row in kinds.items()}
 
 
 def number_labels(records: Records, classes: Sequence[str], known_from: str, *, numbers: bool) -> np.ndarray:
@@ -135,25 +190,36 @@ def number_labels(records: Records, classes: Sequence[str], known_from: str, *, 
         UserError: a label is missing or unknown.
     """
     number = {str(label): label for label in range(len(classes))} if numbers else {}
-    number |= {name: label for label, name in enumerate(classes)}
+    number |= {_one_spelling(name): label for label, name in enumerate(classes)}
+    checked: dict[str, str] = {}
     labels = np.empty(len(records), dtype=np.int64)
-    for row, label in enumerate(records.labels):
-        label = _checked(records, row, label)
+    for row, text in enumerate(records.labels):
+        if text not in checked:
+            checked[text] = _one_spelling(_checked(records, row, text))
+        label = checked[text]
         if label not in number:
+            label = text.strip()[:60]
             known = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
             raise records.error(row, f"unknown label {label!r}: the classes of {known_from} are {known}; fix the label")
         labels[row] = number[label]
     return labels
 
 
+def _one_spelling(label: str) -> str:
+    return label.lower() if label.lower() in _BOOLEANS else label
+
+
 def _checked(records: Records, row: int, label: str) -> str:
     label = label.strip()
-    if not label:
-        raise records.error(row, "the label is missing; fill it in or remove the row")
+    if label in _MISSING:
+        value = f" ({label!r})" if label else ""
+        raise records.error(row, f"the label is missing{value}; fill it in or remove the row")
     if _NUMBER.fullmatch(label) and not _INTEGER.fullmatch(label):
         raise records.error(row, f"the label {label!r} is not an integer; number the classes from 0, or name them")
-    if not fits_a_table(label):
-        raise records.error(row, f"the label {label[:60]!r} contains a tab or a line break; remove it")
+    if any(unicodedata.category(char) in _CONTROL for char in label):
+        raise records.error(
+            row, f"the label {label[:60]!r} contains an invisible character such as a tab or a line break; remove it"
+        )
     if not _INTEGER.fullmatch(label):
         return label
     if len(label.lstrip("+-")) > _MAX_DIGITS:

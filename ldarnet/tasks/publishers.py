@@ -15,22 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 from ldarnet.errors import UserError
-from ldarnet.io.files import read_errors
+from ldarnet.io.names import inside
+from ldarnet.io.records import read_bytes
 from ldarnet.tasks.coordinates import read_coordinates
-from ldarnet.tasks.formats import (
-    AUTO,
-    FASTA_SUFFIXES,
-    PARQUET_SUFFIX,
-    TABLE_SUFFIXES,
-    Columns,
-    Records,
-    damage_errors,
-    read_records,
-)
+from ldarnet.tasks.damage import damage_errors
+from ldarnet.tasks.formats import FASTA_SUFFIXES, PARQUET_SUFFIX, TABLE_SUFFIXES, read_records
 from ldarnet.tasks.registry import Task
+from ldarnet.tasks.rows import AUTO, MAX_LENGTH, Columns, Records, check_length, check_rows, check_size
 
 SUBSET = "train_subset"
 _STEMS = {"train": ("train", SUBSET), "valid": ("dev", "valid", "validation"), "test": ("test",)}
@@ -113,26 +107,42 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
     splits = {}
     for split in ("train", "test"):
         paths = sorted(root.glob(f"{split}/*/*.txt"), key=lambda path: (path.parent.name, path.stem))
-        texts = []
+        check_rows(root, len(paths))
+        texts, size = list[bytes](), 0
         for path in paths:
-            with read_errors(path):
-                texts.append(path.read_bytes())
+            texts.append(read_bytes(path, hint="replace it with one sequence", max_bytes=MAX_LENGTH))
+            size += len(texts[-1])
+            check_size(root, size)
         splits[split] = _one_file_each(task, root, [path.relative_to(root).as_posix() for path in paths], texts)
     return splits
 
 
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
-    """Read files `train/<class>/<name>.txt` from a zip archive; they may be in subfolders of the archive."""
-    splits = {}
+    """Read files `train/<class>/<name>.txt` from a zip archive; they may be in subfolders of the archive.
+
+    Nothing is extracted to disk. `zipfile` unpacks no more bytes than the archive states, which are checked first.
+    """
+    splits, size = {}, 0
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
+        check_rows(root, len(archive.infolist()))
         for split in ("train", "test"):
             found = {}
-            for member in archive.namelist():
-                *_, above, kind, name = ("", "", *member.split("/"))
-                if above == split and name.endswith(".txt"):
-                    found[kind, name.removesuffix(".txt")] = member
+            for member in archive.infolist():
+                *_, above, kind, name = ("", "", *member.filename.split("/"))
+                if above != split or not name.endswith(".txt"):
+                    continue
+                inside(root, member.filename, str(root), "download it again")
+                key = kind, name.removesuffix(".txt")
+                if key in found:
+                    raise UserError(f"{root}: two files {split}/{kind}/{name}; remove one of them")
+                if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+                    raise UserError(f"{root}: {member.filename}: unsupported compression; use deflate")
+                size += member.file_size
+                check_length(f"{root}: {member.filename}", member.file_size, "sequence")
+                check_size(root, size)
+                found[key] = member
             members = [found[key] for key in sorted(found)]
-            splits[split] = members, [archive.read(member) for member in members]
+            splits[split] = [member.filename for member in members], [archive.read(member) for member in members]
     return {split: _one_file_each(task, root, *files) for split, files in splits.items()}
 
 
@@ -144,4 +154,4 @@ def _one_file_each(task: Task, root: Path, files: list[str], texts: list[bytes])
     ]
     if missing := [kind for kind in task.classes if kind not in classes]:
         raise UserError(f"{root}: no sequences of class {missing[0]!r} of {task.key}; download it again")
-    return Records(root, "", files, names, [text.decode("utf-8", "replace") for text in texts], classes)
+    return Records(root, "", files, names, [text.decode("utf-8-sig", "replace") for text in texts], classes)

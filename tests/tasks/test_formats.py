@@ -154,12 +154,12 @@ BAD = {
     "a label with a tab": (
         "x.csv",
         good("ACGT,a\tb,e"),
-        r"x\.csv: line 6: the label 'a\\tb' contains a tab or a line break",
+        r"x\.csv: line 6: the label 'a\\tb' contains an invisible character",
     ),
     "a label of two lines": (
         "x.csv",
         good('ACGT,"a\nb",e'),
-        r"x\.csv: line 7: the label 'a\\nb' contains a tab or a line",
+        r"x\.csv: line 7: the label 'a\\nb' contains an invisible character",
     ),
     "a character whose upper case is two": ("x.csv", good("ACß,0,e"), r"x\.csv: line 6: 'ß' at base 3"),
     "Parquet in gzip": ("x.parquet.gz", "PAR1", r"x\.parquet\.gz: gzipped Parquet is not supported.*; unpack it"),
@@ -227,16 +227,13 @@ def test_unreadable_files_are_reported(tmp_path):
     ):
         read(tmp_path / "x.csv", table(ROWS, ","), label_column="target")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(table(ROWS, ",").encode())[:-12])
-    with pytest.raises(UserError, match=r"cut\.csv\.gz: damaged or truncated"):
+    with pytest.raises(UserError, match=r"cut\.csv\.gz: .*truncated"):
         open_task(None, train=tmp_path / "cut.csv.gz")
-    (tmp_path / "text.csv.gz").write_text(table(ROWS, ","))
-    with pytest.raises(UserError, match=r"text\.csv\.gz: damaged or truncated .*[Nn]ot a gzipped file"):
-        open_task(None, train=tmp_path / "text.csv.gz")
     (tmp_path / "latin.csv").write_bytes("sequence,label\nACGT,f\xfcr\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.csv: not UTF-8"):
         open_task(None, train=tmp_path / "latin.csv")
     (tmp_path / "text.parquet").write_text(table(ROWS, ","))
-    with pytest.raises(UserError, match=r"text\.parquet: damaged or not Parquet"):
+    with pytest.raises(UserError, match=r"text\.parquet: not Parquet, starts with .*; rename it to \.csv"):
         open_task(None, train=tmp_path / "text.parquet")
 
 

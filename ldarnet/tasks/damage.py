@@ -1,0 +1,35 @@
+"""Errors of decoders of binary files, as errors that name the file."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ldarnet.errors import UserError
+from ldarnet.io.files import read_errors
+
+
+@contextmanager
+def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Iterator[None]:
+    """Convert decoder errors inside the block into a `UserError` about `path`.
+
+    Args:
+        path: the file being decoded.
+        otherwise: alternative explanation, such as `not Parquet`.
+        faults: decoder exceptions to convert, in addition to ValueError and OSError without an errno.
+
+    Raises:
+        TransientError: the operating system failed to read the file.
+        UserError: the file is damaged or cannot be read.
+    """
+    with read_errors(path):
+        try:
+            yield
+        except UserError:
+            raise
+        except (ValueError, OSError, *faults) as error:
+            # Decoders raise OSError without an errno; seeking to a damaged offset fails with EINVAL.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"{path}: damaged or {otherwise} ({reason}); download it again") from None
