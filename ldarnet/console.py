@@ -42,19 +42,34 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 
 
 @contextmanager
-def percent_bar(description: str, total: int, *, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar if stderr is a terminal, without a thread; yield a function that advances the bar."""
+def percent_bar(
+    description: str, total: int, *, quiet: bool = False, delay: float = 0.0
+) -> Iterator[Callable[[int], None]]:
+    """Show a percentage bar if stderr is a terminal, without a thread; yield a function that advances the bar.
+
+    Args:
+        description: text before the bar.
+        total: amount at 100%.
+        quiet: whether to show no bar.
+        delay: seconds after which the bar appears, so that short work shows none.
+    """
     columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
-    task, throttle = bar.add_task("", total=total), Throttle(REFRESH_SECONDS)
+    task, throttle, waiting = bar.add_task("", total=total), Throttle(REFRESH_SECONDS), Throttle(delay)
 
     def advance(amount: int) -> None:
         bar.advance(task, amount)
-        if throttle.ready():
+        if not bar.live.is_started:
+            if waiting.ready():
+                bar.start()
+        elif throttle.ready():
             bar.refresh()
 
-    with bar:
+    try:
         yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 class Throttle:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
-from ldarnet.cli.arguments import FastaFile, import_models, with_parent
-from ldarnet.io.files import atomic_path
+from ldarnet.cli.arguments import FastaFile, import_models
+from ldarnet.cli.sequences import OutFile, base_progress, open_output
 
 
 def predict(
@@ -19,9 +17,7 @@ def predict(
         Path, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned classifier, or of its fine-tuning run.")
     ],
     fasta: FastaFile,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TSV file to write. Default: standard output.")
-    ] = None,
+    out: OutFile = None,
     max_length: Annotated[
         int | None,
         typer.Option(min=8, metavar="BASES", help="Center-crop longer sequences. Default: as in fine-tuning."),
@@ -38,13 +34,6 @@ def predict(
 
     import_models()
     classifier = Classifier(model, max_length=max_length, strands=strands, batch=batch)
-    with nullcontext(sys.stdout) if out is None else _open_output(out) as file:
-        classifier.write(read_contigs(fasta), file, fasta)
+    with open_output(out) as file, base_progress("predicting", fasta, out) as advance:
+        classifier.write(read_contigs(fasta), file, fasta, advance)
     print(classifier.note() if out is None else f"wrote {out}: {classifier.note()}", file=sys.stderr)
-
-
-@contextmanager
-def _open_output(out: Path) -> Iterator[TextIO]:
-    """Open a text file for writing; it appears under its final name only if the block succeeds."""
-    with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8") as file:
-        yield file

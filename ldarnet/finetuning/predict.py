@@ -1,7 +1,7 @@
 """Predictions of a fine-tuned classifier for sequences of any length."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -17,16 +17,20 @@ from ldarnet.finetuning.classifier import CROP, LONGEST, STRANDS, scorer
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.io import run_files
+from ldarnet.io.tsv import UniqueNames, repeated_names, tsv_writer
 from ldarnet.model import LDARNetForSequenceClassification, load_model
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
-from ldarnet.tasks.labels import ambiguity, clean_sequence, fits_a_table
+from ldarnet.tasks.labels import ambiguity, clean_sequence
 
 MAX_BASES = 2**22
 """Bases per group of sequences; within a group, sequences of similar length share a batch."""
 
 Record = tuple[str, str]
 """Name and sequence."""
+
+Advance = Callable[[int], None]
+"""Progress callback: number of bases done since the last call."""
 
 
 class Classifier:
@@ -46,6 +50,8 @@ class Classifier:
         cropped: number of cropped sequences so far.
         beyond: number of sequences so far that are longer than `longest` after cropping.
         ambiguous: number of ambiguity codes replaced with N so far.
+        repeated: number of repeated names so far, which got a suffix.
+        unknown: number of sequences so far that consist of N alone.
 
     Raises:
         UserError: `folder` contains no classifier, or a file is damaged.
@@ -60,32 +66,43 @@ class Classifier:
         self.classes = [config.id2label[number] for number in range(config.num_labels)]
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CROP, None)
-        self.seen = self.cropped = self.beyond = self.ambiguous = 0
+        self.seen = self.cropped = self.beyond = self.ambiguous = self.repeated = self.unknown = 0
         self._written = Counter[str]()  # rows by predicted class
         self._strands, self._batch = strands or getattr(config, STRANDS, 1), batch
         self._world = World.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         device: Any = self._world.device
         self._forward = scorer(model.to(device), device.type == "cuda", device)
 
-    def predict(self, records: Iterable[Record], source: str | Path = "sequences") -> Iterator[tuple[str, np.ndarray]]:
+    def predict(
+        self, records: Iterable[Record], source: str | Path = "sequences", advance: Advance = lambda bases: None
+    ) -> Iterator[tuple[str, np.ndarray]]:
         """Yield the name and the class probabilities (classes,) float64 of each sequence, in order.
+
+        Names are made unique and printable, see `ldarnet.io.tsv.UniqueNames`.
 
         Args:
             records: names and sequences.
             source: origin of the records, for messages.
+            advance: called with the number of bases done since the last call.
 
         Raises:
-            UserError: a sequence is empty or contains a character that is not a nucleotide code, or a name contains a
-                tab or a line break.
+            UserError: a sequence is empty or contains a character that is not a nucleotide code.
         """
+
+        def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
+            outputs = self._forward(ids, mask)
+            advance(int(mask.sum()) // self._strands)
+            return outputs
+
         for names, sequences in _grouped(self._checked(records, source)):
             self.seen += len(names)
             used = [cropped(sequence, self.max_length) for sequence in sequences]
             self.cropped += sum(len(part) < len(sequence) for part, sequence in zip(used, sequences, strict=True))
             self.beyond += sum(self.longest is not None and len(part) > self.longest for part in used)
+            advance(sum(map(len, sequences)) - sum(map(len, used)))
             outputs = run_over(
                 encoded(used),
-                self._forward,
+                forward,
                 len(self.classes),
                 batch=self._batch,
                 strands=self._strands,
@@ -95,23 +112,31 @@ class Classifier:
             yield from zip(names, np.exp(outputs.log_probabilities), strict=True)
 
     def _checked(self, records: Iterable[Record], source: str | Path) -> Iterator[Record]:
-        """Validate names, and clean sequences as for training data."""
-        for name, text in records:
-            if not fits_a_table(name):
-                raise UserError(f"{source}: the name {name[:60]!r} contains a tab or a line break; remove it")
+        """Make names unique and printable, and clean sequences as for training data."""
+        names = UniqueNames()
+        for number, (given, text) in enumerate(records, start=1):
+            name = names.add(given, f"sequence:{number}")
+            self.repeated += names.was_repeated
             sequence, ambiguous = clean_sequence(text, partial(_error, source, name))
             self.ambiguous += ambiguous
+            self.unknown += not sequence.strip("N")
             yield name, sequence
 
-    def write(self, records: Iterable[Record], file: TextIO, source: str | Path = "sequences") -> None:
+    def write(
+        self,
+        records: Iterable[Record],
+        file: TextIO,
+        source: str | Path = "sequences",
+        advance: Advance = lambda bases: None,
+    ) -> None:
         """Predict and write a TSV table incrementally; arguments and errors as in `predict`."""
-        predictions = self.predict(records, source)
+        predictions, write_row = self.predict(records, source, advance), tsv_writer(file)
         first = list(islice(predictions, 1))  # fail before anything is written
-        print("name", *columns(self.classes), sep="\t", file=file)
+        write_row(("name", *columns(self.classes)))
         for name, probabilities in chain(first, predictions):
             predicted, *row = cells(self.classes, probabilities)
             self._written[predicted] += 1
-            print(name, predicted, *row, sep="\t", file=file)
+            write_row((name, predicted, *row))
 
     def note(self) -> str:
         """Summarize predictions in one line: number of sequences, caveats, and number per predicted class."""
@@ -124,6 +149,9 @@ class Classifier:
                 "extrapolates"
             )
         parts += ambiguity(self.ambiguous)
+        if self.unknown:
+            parts.append(f"{self.unknown:,} of N alone, whose predictions carry no information")
+        parts += repeated_names(self.repeated)
         if self._written:
             counts = ", ".join(f"{name} {self._written[name]:,}" for name in self.classes)
             parts.append(f"predicted: {counts}")
@@ -132,8 +160,8 @@ class Classifier:
 
 def _check_not_baseline(folder: Path) -> None:
     file = folder / run_files.CONFIG
-    tree = read_yaml(file) if file.is_file() else {}
-    if baseline := (tree.get("model") or {}).get("baseline"):
+    model = read_yaml(file).get("model") if file.is_file() else None
+    if isinstance(model, dict) and (baseline := model.get("baseline")):
         raise UserError(
             f"{folder}: prediction with model.baseline={baseline} is not supported; choose a run that fine-tuned "
             "LDARNet"

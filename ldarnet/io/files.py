@@ -68,13 +68,16 @@ class NotWritableError(UserError):
 
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Convert "no space left" and "permission denied" errors inside the block to a `NotWritableError` for ``path``."""
+    """Convert errors inside the block to a `NotWritableError` for ``path``: no space, size limit, no permission."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space and run the same command again"
             raise NotWritableError(f"no space left on device while writing {path}; {hint}") from None
+        if error.errno == errno.EFBIG:
+            hint = "raise the limit (ulimit -f), or write to another file system"
+            raise NotWritableError(f"file size limit exceeded while writing {path}; {hint}") from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a folder with write permission"
             raise NotWritableError(f"cannot write {path} ({error.strerror}); {hint}") from None
@@ -107,7 +110,7 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
             files that are verified when read and can be recreated.
 
     Raises:
-        UserError: ``final`` is a folder; raised before the block.
+        UserError: ``final`` is a folder, a device or a pipe; raised before the block.
         NotWritableError: the device is full, or there is no permission to write.
     """
     final = Path(final)
@@ -116,6 +119,8 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
         with space_errors(final):
             if final.is_dir():
                 raise UserError(f"{final}: {_READ_ERRORS[errno.EISDIR]}")
+            if final.exists() and not final.is_file():
+                raise UserError(f"{final}: a device or a pipe, which cannot be replaced by a file; choose a file")
             yield partial
             if durable:
                 sync_path(partial)

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from ldarnet.console import format_count
 from ldarnet.errors import UserError
+from ldarnet.io.tsv import UniqueNames
 from ldarnet.printable import printable
 from ldarnet.tasks.rows import Records
 
@@ -85,38 +86,6 @@ def ambiguity(codes: int) -> list[str]:
 def file_stem(path: Path) -> str:
     """File name without its suffixes."""
     return path.name.partition(".")[0]
-
-
-class UniqueNames:
-    """Makes names unique and printable, in the order in which they occur.
-
-    A repeated name gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control characters become
-    visible escapes, so that a name fits into one cell of a table and can be printed.
-
-    Attributes:
-        repeated: number of names that got a suffix.
-    """
-
-    def __init__(self) -> None:
-        self._used = set[str]()
-        self._repeats: Counter[str] = Counter()
-        self.repeated = 0
-
-    def add(self, given: str, default: str) -> str:
-        """Return the unique form of a name, or of `default` if the name is empty."""
-        name = base = printable(" ".join(given.split())) or default
-        while name in self._used:
-            self._repeats[base] += 1
-            name = f"{base}#{self._repeats[base] + 1}"
-        self.repeated += name != base
-        self._used.add(name)
-        return name
-
-    def notes(self) -> list[str]:
-        """Note on the number of repeated names; an empty list if there are none."""
-        if not self.repeated:
-            return []
-        return [f"{format_count(self.repeated, 'repeated name')} got a suffix, such as #2"]
 
 
 def unique_names(records: Records) -> list[str]:

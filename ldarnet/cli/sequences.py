@@ -1,0 +1,63 @@
+"""Input and output of commands that process the sequences of a FASTA file: TSV output, progress."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from ldarnet.cli.arguments import with_parent
+from ldarnet.console import make_console, percent_bar
+from ldarnet.io.files import NotWritableError, atomic_path, space_errors
+
+OutFile = Annotated[Path | None, typer.Option(metavar="FILE", help="TSV file to write. Default: standard output.")]
+PROGRESS_SECONDS = 2.0
+"""Seconds after which a progress bar appears."""
+
+
+@contextmanager
+def open_output(out: Path | None) -> Iterator[TextIO]:
+    """Open a text file for writing, which appears under its final name only if the block succeeds.
+
+    Args:
+        out: path of the file; None for standard output.
+
+    Raises:
+        NotWritableError: the device is full, the file size limit is exceeded, or there is no permission to write.
+    """
+    if out is not None:
+        with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    try:
+        with space_errors(Path("standard output")):
+            yield sys.stdout
+            sys.stdout.flush()
+    except NotWritableError:
+        with suppress(OSError):  # discard the buffered output, which cannot be written at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+@contextmanager
+def base_progress(description: str, fasta: Path, out: Path | None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of the bases of a FASTA file; yields a function that advances it by a number of bases.
+
+    The bar is shown on a terminal, unless the output is printed on the same terminal.
+
+    Raises:
+        UserError: the file is read once to count its bases, and is damaged or malformed.
+    """
+    from ldarnet.genome.fasta import read_fasta
+
+    if not make_console(stderr=True).is_terminal or (out is None and sys.stdout.isatty()):
+        yield lambda bases: None
+        return
+    bases = sum(len(item) for item in read_fasta(fasta) if isinstance(item, bytes))
+    with percent_bar(description, bases, delay=PROGRESS_SECONDS) as advance:
+        yield advance

@@ -1,0 +1,47 @@
+"""Tables that other programs read: tab-separated values, and names that fit into them."""
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+from ldarnet.console import format_count
+from ldarnet.printable import printable
+
+WriteRow = Callable[[Iterable[Any]], Any]
+
+
+def tsv_writer(file: TextIO) -> WriteRow:
+    """Return a function that writes one row; cells that contain quotation marks or tabs are quoted as in csv."""
+    return csv.writer(file, delimiter="\t", lineterminator="\n").writerow
+
+
+class UniqueNames:
+    """Makes names unique and printable, in the order in which they occur.
+
+    A repeated name gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control characters become
+    visible escapes, so that a name fits into one cell of a table and can be printed.
+
+    Attributes:
+        was_repeated: whether the last name got a suffix.
+    """
+
+    def __init__(self) -> None:
+        self._used = set[str]()
+        self._repeats: Counter[str] = Counter()
+        self.was_repeated = False
+
+    def add(self, given: str, default: str) -> str:
+        """Return the unique form of a name, or of `default` if the name is empty."""
+        name = base = printable(" ".join(given.split())) or default
+        while name in self._used:
+            self._repeats[base] += 1
+            name = f"{base}#{self._repeats[base] + 1}"
+        self.was_repeated = name != base
+        self._used.add(name)
+        return name
+
+
+def repeated_names(count: int) -> list[str]:
+    """Note on the number of names that got a suffix; an empty list if there are none."""
+    return [f"{format_count(count, 'repeated name')} got a suffix (#2, #3, ...)"] if count else []
