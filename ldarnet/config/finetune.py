@@ -5,9 +5,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ldarnet.config.schema import MAY_CHANGE, AdamWSection, Config, ModelSection, RunSection, Section
+from ldarnet.config.schema import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_FACTOR,
+    MAX_LENGTH,
+    MAX_MINUTES,
+    MAX_STEPS,
+    MAY_CHANGE,
+    AdamWSection,
+    Config,
+    ModelSection,
+    RunSection,
+    Section,
+)
 from ldarnet.plugins import suggestion
 from ldarnet.tasks.metrics import METRICS
+
+MAX_FOLDS = 10_000
 
 
 class FinetuneRunSection(RunSection):
@@ -54,10 +69,13 @@ class TaskDataSection(Section):
     name_column: str | None = Field(
         None, description="Name column in your files; null to detect it, or to number the rows if there is none."
     )
-    max_length: int | None = Field(None, ge=8, description="Crop longer sequences to this many central bases.")
+    max_length: int | None = Field(
+        None, ge=8, le=MAX_LENGTH, description="Crop longer sequences to this many central bases."
+    )
     limit: int | None = Field(
         None,
         ge=2,
+        le=MAX_STEPS,
         description="Number of training and validation rows to use, a stratified sample drawn with run.seed; null for "
         "all.",
     )
@@ -66,8 +84,13 @@ class TaskDataSection(Section):
 class FoldsSection(Section):
     """Cross-validation on the training rows."""
 
-    count: int = Field(10, ge=2, description="Number of cross-validation folds; each fold is the validation set once.")
-    only: list[Annotated[int, Field(ge=0)]] | None = Field(
+    count: int = Field(
+        10,
+        ge=2,
+        le=MAX_FOLDS,
+        description="Number of cross-validation folds; each fold is the validation set once.",
+    )
+    only: list[Annotated[int, Field(ge=0, lt=MAX_FOLDS)]] | None = Field(
         None,
         min_length=1,
         description="Indices of the folds to train, counted from 0; null for all.",
@@ -108,26 +131,34 @@ class PlateauSection(Section):
     )
     factor: float = Field(0.5, gt=0, lt=1, description="Factor by which the learning rate is multiplied.")
     patience: int = Field(
-        2, ge=0, description="Number of epochs without improvement to tolerate; the next one lowers the learning rate."
+        2,
+        ge=0,
+        le=MAX_EPOCHS,
+        description="Number of epochs without improvement to tolerate; the next one lowers the learning rate.",
     )
 
 
 class FinetuneTrainingSection(Section):
     """Duration, batches and engine."""
 
-    epochs: int = Field(100, ge=1, description="Maximum number of epochs per fold.")
+    epochs: int = Field(100, ge=1, le=MAX_EPOCHS, description="Maximum number of epochs per fold.")
     stop_patience: int = Field(
-        5, ge=1, description="Early stopping: end a fold after this many epochs without a new best epoch."
+        5,
+        ge=1,
+        le=MAX_EPOCHS,
+        description="Early stopping: end a fold after this many epochs without a new best epoch.",
     )
     batch: int | None = Field(
         None,
         ge=1,
+        le=MAX_BATCH,
         description="Maximum global batch in sequences; null for the task's published value, or 64. Each epoch is "
         "split into as few batches as possible, of nearly equal size.",
     )
     accumulation: int = Field(
         1,
         ge=1,
+        le=MAX_BATCH,
         description="Gradient accumulation steps; affects the result, as the ratio loss is computed per micro-step.",
     )
     mode: str = Field(
@@ -138,6 +169,7 @@ class FinetuneTrainingSection(Section):
     ratio_weight: float | None = Field(
         None,
         ge=0,
+        le=MAX_FACTOR,
         description="Weight of the ratio loss, which keeps bases per chunk near the target; null for the weight in the "
         "model configuration.",
     )
@@ -147,6 +179,7 @@ class FinetuneTrainingSection(Section):
     timeout_minutes: float = Field(
         30,
         gt=0,
+        le=MAX_MINUTES,
         description="Watchdog: abort the job if a rank makes no progress for this long.",
         json_schema_extra=MAY_CHANGE,
     )
@@ -161,7 +194,9 @@ class EvaluationSection(Section):
         f"{', '.join(METRICS)}. Of epochs with equal metrics, the one with the lowest loss is best, unless "
         "schedule.plateau=published.",
     )
-    batch: int = Field(32, ge=1, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE)
+    batch: int = Field(
+        32, ge=1, le=MAX_BATCH, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE
+    )
     strands: Literal[1, 2] = Field(1, description="Strands to evaluate; 2: average the probabilities over both.")
     leak_free: int | None = Field(
         32,
@@ -219,6 +254,12 @@ class FinetuneConfig(Config):
     def _has_data(self) -> Self:
         if self.task is None and self.data.train is None:
             raise ValueError("no data: set task, such as task=H3, or data.train to your own file")
+        return self
+
+    @model_validator(mode="after")
+    def _model(self) -> Self:
+        if self.checkpoint is None and self.model.baseline is None:
+            self.model.check(self.ops)
         return self
 
     @property

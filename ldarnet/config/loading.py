@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import annotated_types
-import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ldarnet.config.schema import Config, RunConfig, Section
 from ldarnet.errors import UserError
+from ldarnet.io import records
 from ldarnet.packaged import find_config
+from ldarnet.printable import printable
 
 BOUND_WORDS = {
     annotated_types.Gt: ("gt", "more than"),
@@ -25,6 +26,11 @@ BOUND_WORDS = {
 
 RENAMED_KEYS = {"training.recompute": "training.activation_checkpointing"}
 """Deprecated config key -> current key. Files (including configs saved in checkpoints) and overrides accept both."""
+
+MIN_SIMILARITY, MIN_FULL_SIMILARITY = 0.6, 0.8
+"""Minimum similarity, from 0 to 1, of a suggested key in the same section, and of a whole dotted key."""
+MAX_SHOWN = 60
+"""Maximum number of characters of a value in an error message."""
 
 C = TypeVar("C", bound=Config)
 
@@ -86,18 +92,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file without validation.
 
     Raises:
-        UserError: the file cannot be read, is not valid YAML, or is not a mapping at the top level.
+        UserError: the file cannot be read, is not valid YAML, or is not a mapping with text keys.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}: line {mark.line + 1}" if mark else str(path)
-        raise UserError(
-            f"{where}: not valid YAML ({getattr(error, 'problem', None) or error}); fix the syntax"
-        ) from None
+    tree = records.read_yaml(path)
     if not isinstance(tree, dict):
         raise UserError(
             f"{path}: expected sections such as `run:` and `data:`, found {type(tree).__name__}; is it a configuration?"
@@ -137,15 +134,12 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
     key = _current_key(key, schema)
     parts = key.split(".")
     if not equals or not all(parts) or (len(parts) == 1 and _is_section(schema, key)):
-        hint = _suggestion(key, schema, min_similarity=0.6)
-        raise UserError(f"override {override!r}: write it as section.key=value{hint}")
+        hint = _suggestion(key, schema)
+        raise UserError(f"override {_short(override)!r}: write it as section.key=value{hint}")
     node = tree
     for part in parts[:-1]:
         node = _descend(node, part, override)
-    try:
-        node[parts[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value; quote it") from None
+    node[parts[-1]] = records.parse_yaml(text, where=f"override {_short(override)!r}", hint="fix or quote it")
 
 
 def _is_section(schema: type[Section], key: str) -> bool:
@@ -158,44 +152,50 @@ def _descend(node: dict[str, Any], part: str, override: str) -> dict[str, Any]:
     if child is None:
         child = node[part] = {}
     if not isinstance(child, dict):
-        raise UserError(f"override {override!r}: {part} is a value, not a section; see `ldarnet settings`")
+        raise UserError(
+            f"override {_short(override)!r}: {_short(part)} is a value, not a section; see `ldarnet settings`"
+        )
     return child
 
 
 def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
     """Convert a pydantic error to a one-line message."""
-    key = ".".join(str(part) for part in detail["loc"])
+    key = ".".join(_short(part) for part in detail["loc"])
     kind, reason = detail["type"], str(detail["msg"])
     if kind == "extra_forbidden":
         return f"unknown key {key}{_suggestion(key, schema)}"
     if kind == "missing":
         missing = f"{key}.{_main_key(section)}" if (section := section_of(field_of(schema, key))) else key
         return f"{missing} is missing; set it in the file or with {missing}=..."
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "int_parsing_size"):
         allowed = range_of(field_of(schema, key)) or reason.removeprefix("Input should be ")
-        return f"{key}={detail['input']} is out of range: {allowed}"
+        return f"{key}={_short(detail['input'])} is out of range: {allowed}"
     if kind == "value_error":
         return (f"{key}: " if key else "") + reason.removeprefix("Value error, ")
-    return f"{key}={detail['input']!r}: {reason[0].lower()}{reason[1:]}"
+    if kind == "invalid_key":
+        return f"{key}: keys must be text; quote it"
+    return f"{key}={_short(repr(detail['input']))}: {reason[0].lower()}{reason[1:]}"
 
 
-def _suggestion(key: str, schema: type[Config], min_similarity: float = 0.0) -> str:
-    """Format a suggestion: the same key name in another section, otherwise the key with the most similar spelling.
+def _short(value: object) -> str:
+    """Text of a value, in one line of at most `MAX_SHOWN` characters."""
+    text = printable(str(value))
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
-    Args:
-        key: unknown dotted key.
-        schema: configuration class with the known keys.
-        min_similarity: minimum similarity of a suggested spelling, from 0 to 1.
+
+def _suggestion(key: str, schema: type[Config]) -> str:
+    """Hint for an unknown dotted key: the key of the same name in another section, or one with a similar spelling.
 
     Returns:
-        `; did you mean KEY?`, or empty if no key is similar enough.
+        `; did you mean KEY?`, or where to find the known keys.
     """
-    known = [candidate for candidate in known_keys(schema) if candidate != key]
-    name = key.rsplit(".", 1)[-1]
-    near = [candidate for candidate in known if candidate.rsplit(".", 1)[-1] == name]
-    section = [candidate for candidate in known if candidate.rsplit(".", 1)[0] == key.rsplit(".", 1)[0]]
-    near += difflib.get_close_matches(key, section, 1, 0.6) or difflib.get_close_matches(key, known, 1, min_similarity)
-    return f"; did you mean {near[0]}?" if near else ""
+    split = {known: known.rpartition(".")[::2] for known in known_keys(schema) if known != key}
+    section, name = key.rpartition(".")[::2]
+    near = [known for known, (_, other) in split.items() if other == name]
+    siblings = {other: known for known, (parent, other) in split.items() if parent == section}
+    near += [siblings[match] for match in difflib.get_close_matches(name, siblings, 1, MIN_SIMILARITY)]
+    near += difflib.get_close_matches(key, [known for known in split if "." in known], 1, MIN_FULL_SIMILARITY)
+    return f"; did you mean {near[0]}?" if near else "; `ldarnet settings` lists all keys"
 
 
 def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:

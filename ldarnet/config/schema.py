@@ -4,15 +4,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.config import JsonDict
 
 from ldarnet.errors import refuse_credentials
 from ldarnet.io.files import atomic_path
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.layout import MAX_STAGES, check_layout
 
 MAY_CHANGE: JsonDict = {"may_change": True}
 """Marks a key that may change when a run is resumed, because it does not affect the result."""
+
+MAX_LENGTH = 2**24
+"""Maximum length of a window or sequence in bases."""
+MAX_BATCH = 2**20
+"""Maximum number of windows or sequences in a batch."""
+MAX_STEP_BASES = 2**32
+"""Maximum number of bases in an optimizer step."""
+MAX_WIDTH = 2**16
+"""Maximum of the widths and state sizes of a model."""
+MAX_STEPS = 10**9
+"""Maximum number of steps or windows."""
+MAX_EPOCHS = 10**6
+MAX_MINUTES = 10**6
+MAX_FACTOR = 10**6
+"""Maximum of weights, thresholds and counts without a natural limit."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+StepNumber = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+StageWidths = Annotated[list[Annotated[int, Field(ge=0, le=MAX_WIDTH)]], Field(max_length=MAX_STAGES)]
+StageNumbers = Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(max_length=MAX_STAGES)]
 
 
 class Section(BaseModel):
@@ -69,23 +90,33 @@ class ModelSection(Section):
     arch_layout: list[Any] | None = Field(
         None, description="Layers of each stage, nested, such as ['m3t1', ['M10'], 'm4']."
     )
-    d_model: list[int] | None = Field(None, description="Width of each stage, outermost first.")
-    d_intermediate: list[int] | None = Field(
+    d_model: StageWidths | None = Field(None, description="Width of each stage, outermost first.")
+    d_intermediate: StageWidths | None = Field(
         None, description="SwiGLU hidden width of each stage; 0 for stages without MLPs."
     )
-    ssm_cfg: dict[str, int] | None = Field(
+    ssm_cfg: dict[str, Annotated[int, Field(ge=1, le=MAX_WIDTH)]] | None = Field(
         None, description="Mamba-2 sizes: d_conv, expand, d_state, headdim, chunk_size."
     )
-    attn_cfg: dict[str, list[int]] | None = Field(
+    attn_cfg: dict[str, StageNumbers] | None = Field(
         None, description="Attention: num_heads, rotary_emb_dim, window_size per stage."
     )
     tie_word_embeddings: bool | None = Field(
         None, description="Share weights between the embedding and the output layer."
     )
     target_ratio: float | None = Field(
-        None, gt=1, description="Target compression ratio (positions per chunk in each stage)."
+        None, gt=1, le=MAX_FACTOR, description="Target compression ratio (positions per chunk in each stage)."
     )
-    ratio_weight: float | None = Field(None, ge=0, description="Weight of the ratio loss.")
+    ratio_weight: float | None = Field(None, ge=0, le=MAX_FACTOR, description="Weight of the ratio loss.")
+
+    @field_validator("arch_layout")
+    @classmethod
+    def _layout(cls, layout: list[Any] | None) -> list[Any] | None:
+        if layout is not None:
+            try:
+                check_layout(layout)
+            except ValueError as error:
+                raise ValueError(str(error).removeprefix("arch_layout: ")) from None
+        return layout
 
     def build(self, ops: dict[str, str]) -> LDARNetConfig:
         """Build the model configuration; `ops` are kernel overrides (operation -> backend).
@@ -99,11 +130,22 @@ class ModelSection(Section):
                 changes[nested] = {**getattr(LDARNetConfig.preset(self.preset), nested), **changes[nested]}
         return LDARNetConfig.preset(self.preset, **changes, **({"ops": ops} if ops else {}))
 
+    def check(self, ops: dict[str, str]) -> None:
+        """Check that the model can be built.
+
+        Raises:
+            ValueError: see `build`; the message starts with `model`.
+        """
+        try:
+            self.build(ops)
+        except ValueError as error:
+            raise ValueError(f"model: {error}") from None
+
 
 class LengthStage(Section):
     """Part of the length curriculum: a window length and its fraction of the steps."""
 
-    length: int = Field(ge=8, le=2**24, description="Bases per window.")
+    length: int = Field(ge=8, le=MAX_LENGTH, description="Bases per window.")
     share: float = Field(gt=0, lt=1, description="Fraction of all optimizer steps.")
 
 
@@ -119,21 +161,23 @@ class DataSection(Section):
         description="Resume even if the shard set has another fingerprint; the position in the window order is kept.",
         json_schema_extra=MAY_CHANGE,
     )
-    length: int = Field(4096, ge=8, le=2**24, description="Bases per window.")
+    length: int = Field(4096, ge=8, le=MAX_LENGTH, description="Bases per window.")
     curriculum: list[LengthStage] = Field(
         [],
+        max_length=100,
         description="Length curriculum: shorter windows first, such as [{length: 1024, share: 0.1}], with "
         "proportionally more windows per step, so that bases per step stay constant. Each length must divide `length`.",
     )
-    max_n_run: int = Field(100, ge=0, description="Maximum length of a run of N inside a window.")
+    max_n_run: int = Field(100, ge=0, le=MAX_LENGTH, description="Maximum length of a run of N inside a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
-    weights: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+    weights: dict[str, Annotated[float, Field(gt=0, le=MAX_FACTOR)]] | None = Field(
         None,
         description="Relative sampling frequency of each species, such as {yeast: 3, human: 1}, counted in windows.",
     )
     temperature: float | None = Field(
         None,
         gt=0,
+        le=MAX_FACTOR,
         description="Sample species in proportion to windows ** (1 / temperature): 1 means by size, large values "
         "mean nearly uniformly. Mutually exclusive with `weights`.",
     )
@@ -153,7 +197,7 @@ class DataSection(Section):
         None, description="Cache folder for remote shards; null for ~/.cache/ldarnet.", json_schema_extra=MAY_CHANGE
     )
     cache_gib: float = Field(
-        16, gt=0, description="Maximum size of the cache folder, in GiB.", json_schema_extra=MAY_CHANGE
+        16, gt=0, le=MAX_FACTOR, description="Maximum size of the cache folder, in GiB.", json_schema_extra=MAY_CHANGE
     )
 
     @model_validator(mode="after")
@@ -174,15 +218,9 @@ class DataSection(Section):
 class AdamWSection(Section):
     """AdamW settings shared by pretraining and fine-tuning."""
 
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW betas, each in [0, 1).")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.95), description="AdamW betas, each in [0, 1).")
     eps: float = Field(1e-8, gt=0, le=1, description="AdamW epsilon.")
-    clip: float = Field(1.0, gt=0, description="Maximum global gradient norm (gradient clipping).")
-
-    @model_validator(mode="after")
-    def _betas(self) -> Self:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={list(self.betas)} is out of range: each value must be at least 0 and less than 1")
-        return self
+    clip: float = Field(1.0, gt=0, le=MAX_FACTOR, description="Maximum global gradient norm (gradient clipping).")
 
 
 class OptimizerSection(AdamWSection):
@@ -209,6 +247,7 @@ class ScheduleSection(Section):
     ratio_start: float | None = Field(
         None,
         gt=1,
+        le=MAX_FACTOR,
         description="Initial target compression ratio, which changes geometrically to model.target_ratio; null for a "
         "constant target.",
     )
@@ -229,22 +268,29 @@ class ScheduleSection(Section):
 class TrainingSection(Section):
     """Duration, batch size, engine and precision."""
 
-    steps: int | None = Field(None, ge=1, description="Total optimizer steps; mutually exclusive with `epochs`.")
+    steps: int | None = Field(
+        None, ge=1, le=MAX_STEPS, description="Total optimizer steps; mutually exclusive with `epochs`."
+    )
     epochs: float | None = Field(
-        None, gt=0, description="Passes over the training windows; mutually exclusive with `steps`."
+        None, gt=0, le=MAX_EPOCHS, description="Passes over the training windows; mutually exclusive with `steps`."
     )
     stop_after: int | None = Field(
         None,
         ge=1,
+        le=MAX_STEPS,
         description="Save a checkpoint and stop after this step; the schedule still covers all steps.",
         json_schema_extra=MAY_CHANGE,
     )
     batch: int = Field(
-        32, ge=1, description="Global batch size: windows per optimizer step, summed over ranks and micro-steps."
+        32,
+        ge=1,
+        le=MAX_BATCH,
+        description="Global batch size: windows per optimizer step, summed over ranks and micro-steps.",
     )
     accumulation: int = Field(
         1,
         ge=1,
+        le=MAX_BATCH,
         description="Gradient accumulation: micro-steps per optimizer step. The micro-batch of a rank is batch / "
         "accumulation / ranks windows. Affects the result, because the ratio loss is computed per micro-step.",
     )
@@ -254,17 +300,21 @@ class TrainingSection(Section):
         description="ZeRO-Offload: keep and update the optimizer state in CPU memory; needs ZeRO stage 1, 2 or 3.",
         json_schema_extra=MAY_CHANGE,
     )
-    activation_checkpointing: list[int] = Field(
+    activation_checkpointing: list[Annotated[int, Field(ge=0, lt=MAX_STAGES)]] = Field(
         [],
+        max_length=MAX_STAGES,
         description="Stages (0 = outermost) whose layers are recomputed in the backward pass; saves activation memory "
         "at the cost of up to a third more compute.",
         json_schema_extra=MAY_CHANGE,
     )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
-    log_every: int = Field(1, ge=1, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE)
+    log_every: int = Field(
+        1, ge=1, le=MAX_STEPS, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE
+    )
     timeout_minutes: float = Field(
         30,
         gt=0,
+        le=MAX_MINUTES,
         description="Watchdog timeout: end the job if a rank makes no progress for this long. Must exceed the duration "
         "of a validation and of saving a checkpoint.",
         json_schema_extra=MAY_CHANGE,
@@ -286,10 +336,13 @@ class TrainingSection(Section):
 class CheckpointSection(Section):
     """Checkpoint interval, retention and remote copy."""
 
-    every: int = Field(500, ge=1, description="Checkpoint interval in steps.", json_schema_extra=MAY_CHANGE)
+    every: int = Field(
+        500, ge=1, le=MAX_STEPS, description="Checkpoint interval in steps.", json_schema_extra=MAY_CHANGE
+    )
     keep: int = Field(
         2,
         ge=1,
+        le=MAX_STEPS,
         description="Number of recent checkpoints to keep besides the best one.",
         json_schema_extra=MAY_CHANGE,
     )
@@ -307,27 +360,35 @@ class GuardSection(Section):
     spike_sigma: float | None = Field(
         6.0,
         gt=0,
+        le=MAX_FACTOR,
         description="Skip a step whose loss is this many standard deviations above the mean of the last `window` "
         "accepted steps; null to skip only non-finite losses.",
     )
     window: int = Field(
         128,
         ge=8,
+        le=MAX_FACTOR,
         description="Number of accepted steps from which the mean and standard deviation are computed; "
         "no spikes are detected in the first steps, until there are that many.",
     )
     stop_after: int = Field(
-        10, ge=1, description="Number of consecutive skipped steps after which the run stops with a diagnosis."
+        10,
+        ge=1,
+        le=MAX_STEPS,
+        description="Number of consecutive skipped steps after which the run stops with a diagnosis.",
     )
 
 
 class ValidationSection(Section):
     """Validation on a fixed set of windows and masks from a held-out split."""
 
-    every: int = Field(500, ge=1, description="Validation interval in steps.")
+    every: int = Field(500, ge=1, le=MAX_STEPS, description="Validation interval in steps.")
     split: str = Field("valid", description="Name of the held-out split in the shard set.")
     windows: int = Field(
-        256, ge=0, description="Number of windows, evenly spaced over the split; 0 disables validation."
+        256,
+        ge=0,
+        le=MAX_STEPS,
+        description="Number of windows, evenly spaced over the split; 0 disables validation.",
     )
     regions: Path | None = Field(
         None,
@@ -341,7 +402,7 @@ class TrackingSection(Section):
 
     mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
-    profile: tuple[int, int] | None = Field(
+    profile: tuple[StepNumber, StepNumber] | None = Field(
         None,
         description="First and last step to profile, on rank 0. SIGUSR2 makes a rank profile its next three steps.",
     )
@@ -369,3 +430,13 @@ class RunConfig(Config):
     ops: dict[str, str] = Field(
         {}, description="Kernel overrides by operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
     )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        self.model.check(self.ops)
+        if (bases := self.training.batch * self.data.length) > MAX_STEP_BASES:
+            raise ValueError(
+                f"training.batch={self.training.batch} windows of data.length={self.data.length} are {bases:,} bases "
+                f"per optimizer step, more than {MAX_STEP_BASES:,}; reduce one of them"
+            )
+        return self

@@ -1,12 +1,22 @@
 """Configuration of sweeps: tasks, search space, search algorithm and resources."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from ldarnet.config.schema import MAY_CHANGE, Config, Section
+from ldarnet.config.finetune import MAX_FOLDS
+from ldarnet.config.schema import MAX_EPOCHS, MAY_CHANGE, Config, Section
+
+MAX_SETTINGS = 10_000
+"""Maximum number of settings of a task: combinations of a grid, or samples."""
+MAX_RESOURCES = 100_000
+"""Maximum number of CPU cores, GPUs, ranks, concurrent trials and retries."""
+MAX_BOUND = 2**53
+Bound = Annotated[int | float, Field(ge=-MAX_BOUND, le=MAX_BOUND)]
+"""Bound of a range; integers in it are exact in float64."""
 
 RANGE_KEYS = frozenset({"low", "high", "log"})
 
@@ -14,8 +24,8 @@ RANGE_KEYS = frozenset({"low", "high", "log"})
 class Range(Section):
     """Range of values to sample, from `low` to `high`; samples are integers if both bounds are integers."""
 
-    low: int | float = Field(description="Lower bound.")
-    high: int | float = Field(description="Upper bound.")
+    low: Bound = Field(description="Lower bound.")
+    high: Bound = Field(description="Upper bound.")
     log: bool = Field(False, description="Sample log-uniformly.")
 
     @model_validator(mode="after")
@@ -43,7 +53,12 @@ class SweepSection(Section):
         min_length=1,
         description="Task names in the registry, or suites (nt, gb, gue); null for the task of `finetune`.",
     )
-    retries: int = Field(2, ge=0, description="Maximum retries of a failed or killed fold in one launch of the sweep.")
+    retries: int = Field(
+        2,
+        ge=0,
+        le=MAX_RESOURCES,
+        description="Maximum retries of a failed or killed fold in one launch of the sweep.",
+    )
     keep_weights: Literal["chosen", "all"] = Field(
         "chosen",
         description="chosen: after selecting a task's best settings, delete all weights of other settings. "
@@ -54,9 +69,9 @@ class SweepSection(Section):
 class AshaSection(Section):
     """Asynchronous successive halving (ASHA): stop folds with a low validation metric early."""
 
-    grace: int = Field(5, ge=1, description="Minimum number of epochs before a fold can be stopped.")
+    grace: int = Field(5, ge=1, le=MAX_EPOCHS, description="Minimum number of epochs before a fold can be stopped.")
     reduction: float = Field(
-        3, gt=1, description="Reduction factor: 1/reduction of the folds advance to the next rung."
+        3, gt=1, le=MAX_EPOCHS, description="Reduction factor: 1/reduction of the folds advance to the next rung."
     )
 
 
@@ -64,8 +79,8 @@ class SearchSection(Section):
     """Search algorithm."""
 
     kind: Literal["grid", "optuna"] = Field("grid", description="grid: all combinations. optuna: TPE sampler.")
-    trials: int = Field(20, ge=1, description="Number of settings per task; optuna only.")
-    folds: list[Annotated[int, Field(ge=0)]] | None = Field(
+    trials: int = Field(20, ge=1, le=MAX_SETTINGS, description="Number of settings per task; optuna only.")
+    folds: list[Annotated[int, Field(ge=0, lt=MAX_FOLDS)]] | None = Field(
         None,
         min_length=1,
         description="Folds used to compare settings; others are trained with the best settings only. Null for all.",
@@ -77,16 +92,20 @@ class SearchSection(Section):
 class ResourcesSection(Section):
     """Resources of a trial, which is one fold of one task with one combination of settings."""
 
-    cpus: float = Field(1, gt=0, description="CPU cores per trial.")
+    cpus: float = Field(1, gt=0, le=MAX_RESOURCES, description="CPU cores per trial.")
     gpus: float | None = Field(
         None,
         ge=0,
+        le=MAX_RESOURCES,
         description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank, if there are GPUs.",
     )
-    ranks: int = Field(1, ge=1, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
+    ranks: int = Field(1, ge=1, le=MAX_RESOURCES, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
     launcher: Literal["python", "deepspeed"] = Field("python", description="Launcher of launch/finetune.py.")
     concurrent: int | None = Field(
-        None, ge=1, description="Maximum number of concurrent trials; null for as many as the resources allow."
+        None,
+        ge=1,
+        le=MAX_RESOURCES,
+        description="Maximum number of concurrent trials; null for as many as the resources allow.",
     )
 
     @model_validator(mode="after")
@@ -149,6 +168,12 @@ class SweepConfig(Config):
         if self.search.kind == "grid" and ranges:
             raise ValueError(
                 f"space.{ranges[0]} is a range, which a grid does not support; list values or set search.kind=optuna"
+            )
+        combinations = math.prod(len(values) for values in self.space.values() if isinstance(values, list))
+        if self.search.kind == "grid" and combinations > MAX_SETTINGS:
+            raise ValueError(
+                f"space has {combinations:,} combinations, more than {MAX_SETTINGS:,}; list fewer values, or set "
+                "search.kind=optuna"
             )
         if self.search.kind == "optuna" and not self.space:
             raise ValueError(

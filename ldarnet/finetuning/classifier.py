@@ -30,13 +30,10 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
         longest: length of the longest training sequence in bases.
 
     Raises:
-        UserError: the checkpoint cannot be read, or the model configuration is inconsistent.
+        UserError: the checkpoint cannot be read.
     """
     backbone = None if config.checkpoint is None else load_backbone(config.checkpoint)
-    try:
-        shape: Any = copy.deepcopy(backbone.config) if backbone is not None else config.model.build(config.ops)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from None
+    shape: Any = copy.deepcopy(backbone.config) if backbone is not None else config.model.build(config.ops)
     shape.ops = config.ops
     shape.id2label = dict(enumerate(classes))
     shape.label2id = {name: number for number, name in enumerate(classes)}

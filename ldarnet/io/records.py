@@ -5,6 +5,7 @@ strictly: a number in quotes is not a number. Unknown keys of dataclasses are ig
 with more keys can be read.
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import read_errors
+from ldarnet.printable import printable
 
 T = TypeVar("T")
 
@@ -22,9 +24,12 @@ MAX_BYTES = 256 * 2**20
 """Default maximum size of a JSON file."""
 MAX_LINE_BYTES = 16 * 2**20
 """Maximum size of one line of a JSON Lines file."""
-MAX_YAML_BYTES = 4 * 2**20
-MAX_YAML_NODES = 100_000
-"""Maximum number of values in a YAML file after expanding its aliases."""
+MAX_YAML_BYTES = 2**20
+MAX_YAML_NODES = 20_000
+"""Maximum number of values in a YAML file, also after expanding its aliases."""
+
+_DIGITS_ADVICE = "; use sys.set_int_max_str_digits() to increase the limit"
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A non-negative integer that float64 represents exactly."""
@@ -106,44 +111,59 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(read_bytes(path, hint=hint, max_bytes=MAX_YAML_BYTES), where=str(path))
 
 
-def parse_yaml(text: bytes | str, *, where: str) -> Any:
+def parse_yaml(text: bytes | str, *, where: str, hint: str = "fix the file") -> Any:
     """Parse a YAML document.
 
     Raises:
-        UserError: the document is not valid UTF-8 or YAML, is nested too deeply, or has more than `MAX_YAML_NODES`
-            values after its aliases are expanded.
+        UserError: the document is not valid UTF-8 or YAML, is nested too deeply, has more than `MAX_YAML_NODES` values,
+            also after its aliases are expanded, or a text contains NUL or a lone surrogate, which no path can contain.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is None:
-            return None
-        _check_size(node, where)
-        return _construct(node)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_nodes(node, where, hint)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except UserError:
         raise
+    except _TooManyValuesError:
+        raise UserError(f"{where}: more than {MAX_YAML_NODES:,} values; {hint}") from None
     except RecursionError:
-        raise UserError(f"{where}: nested too deeply; fix the file") from None
+        raise UserError(f"{where}: nested too deeply; {hint}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f"{where}: line {mark.line + 1}" if mark else where
         reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise UserError(f"{at}: not valid YAML ({reason}); fix the file") from None
+        raise UserError(f"{at}: not valid YAML ({printable(reason)}); {hint}") from None
     except (ValueError, OverflowError) as error:  # invalid UTF-8; dates or numbers out of range
-        raise UserError(f"{where}: not valid YAML ({str(error).partition(chr(10))[0]}); fix the file") from None
+        reason = str(error).partition("\n")[0].removesuffix(_DIGITS_ADVICE)
+        raise UserError(f"{where}: not valid YAML ({printable(reason)}); {hint}") from None
 
 
-def _construct(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
+class _TooManyValuesError(Exception):
+    """A YAML document has more than `MAX_YAML_NODES` values."""
 
 
-def _check_size(root: yaml.Node, where: str) -> None:
-    """Raise if a document has too many values after its aliases are expanded, or an alias inside its own anchor."""
+class _Loader(yaml.SafeLoader):
+    """Loader that stops after `MAX_YAML_NODES` values."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > MAX_YAML_NODES:
+            raise _TooManyValuesError
+        return super().compose_node(parent, index)
+
+
+def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
+    """Raise if a document has an unusable text, a recursive alias, or too many values after expanding its aliases."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
@@ -156,9 +176,12 @@ def _check_size(root: yaml.Node, where: str) -> None:
             children = [child for pair in node.value for child in pair]
         elif isinstance(node, yaml.SequenceNode):
             children = node.value
+        elif not node.value.isprintable() and _UNUSABLE.search(node.value):
+            line = node.start_mark.line + 1
+            raise UserError(f"{where}: line {line}: a text contains NUL or a lone surrogate; {hint}")
         total = 1 + sum(map(size, children))
         if total > MAX_YAML_NODES:
-            raise UserError(f"{where}: more than {MAX_YAML_NODES:,} values after expanding aliases; fix the file")
+            raise UserError(f"{where}: more than {MAX_YAML_NODES:,} values after expanding aliases; {hint}")
         sizes[id(node)] = total
         return total
 

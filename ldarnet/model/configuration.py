@@ -13,7 +13,7 @@ from transformers import PretrainedConfig
 
 from ldarnet import alphabet
 from ldarnet.io.records import describe
-from ldarnet.model.layout import check_layout, depth, stage_stacks
+from ldarnet.model.layout import check_layout, depth, layer_letters, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
@@ -24,6 +24,9 @@ SAVED_BY_OTHERS = {
     *("use_cache", "bos_token_id", "eos_token_id", "cropped_to", "longest_trained", "strands"),
 }
 """Keys of ``config.json`` besides the fields of the class: written by transformers, ``Trainer`` and our fine-tuning."""
+
+MAX_PARAMETERS = 20 * 10**9
+"""Maximum estimated number of parameters; every rank initializes all of them in fp32."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ldarnet-110m": {
@@ -211,6 +214,25 @@ class LDARNetConfig(PretrainedConfig):
                 )
         if "t" in str(self.arch_layout).lower():
             self._check_attention(stages)
+        if (parameters := self._estimate_parameters()) > MAX_PARAMETERS:
+            raise ValueError(
+                f"d_model: the model would have about {parameters / 1e9:,.0f} billion parameters, more than "
+                f"{MAX_PARAMETERS // 10**9} billion; reduce d_model, d_intermediate, ssm_cfg or arch_layout"
+            )
+
+    def _estimate_parameters(self) -> int:
+        """Estimate the number of parameters: the weights of all matrices, without norms, convolutions and biases."""
+        expand, state, headdim = (self.ssm_cfg[key] for key in ("expand", "d_state", "headdim"))
+        stages = zip(stage_stacks(self.arch_layout), self.d_model, self.d_intermediate, strict=True)
+        total = 2 * self.vocab_size * self.d_model[0]
+        for stage, (stacks, width, hidden) in enumerate(stages):
+            mamba = width * (3 * expand * width + 2 * state + expand * width // headdim)
+            letters = "".join(layer_letters(stack) for stack in stacks)
+            mixers = sum(4 * width**2 if letter in "tT" else mamba for letter in letters)
+            mlps = 3 * width * -(-hidden // 128) * 128 * sum(letter.isupper() for letter in letters)
+            router = 3 * width**2 if stage < self.num_stages - 1 else 0
+            total += mixers + mlps + router
+        return total
 
     def _check_numbers(self) -> None:
         if self.pad_token_id is None:

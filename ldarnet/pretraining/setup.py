@@ -66,10 +66,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         micro_batch(config, world.size)
         in_bf16 = autocast(config.training.precision, world)
         kernels = choose_backends(world.device.type, torch.bfloat16 if in_bf16 else torch.float32, config.ops)
-        try:
-            model_config = config.model.build(config.ops)
-        except ValueError as error:
-            raise UserError(f"model: {error}") from None
+        model_config = config.model.build(config.ops)
         stages = config.training.activation_checkpointing
         if wrong := [stage for stage in stages if stage not in range(model_config.num_stages)]:
             raise UserError(

@@ -68,7 +68,9 @@ def trial_config(config: SweepConfig, task: str | None, values: dict[str, Any]) 
     changes = {"run.dir": str(trials_folder(config)), **({} if task is None else {"task": task})}
     if config.checkpoint is not None:
         changes["checkpoint"] = str(config.checkpoint)
-    overrides = [f"{key}={json.dumps(value)}" for key, value in {**config.set, **changes, **values}.items()]
+    overrides = [
+        f"{key}={json.dumps(value, default=str)}" for key, value in {**config.set, **changes, **values}.items()
+    ]
     loaded = load_config(config.finetune, overrides, schema=FinetuneConfig)
     loaded.refuse_credentials()
     arm_of(loaded)
