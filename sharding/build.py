@@ -30,15 +30,13 @@ from sharding.executors import Executor, in_process, in_processes, on_ray
 from sharding.genomes import BUNDLED_FASTA, BUNDLED_SPLITS
 from sharding.parts import PackJob, pack_source
 from sharding.progress import show_progress
-from sharding.receipts import Receipts
+from sharding.receipts import BuildRequest, Receipts, SourceIdentity
 from sharding.splits import parse_contig_splits, parse_hash_fractions
 from sharding.splitting import HashSplits, Splitting
 
 BLOCK_BASES = 2**20
 SHARD_BASES = 2**28
 TILE_BASES = 2**20
-RECEIPTS_VERSION = 2
-"""Format version of the receipts of unfinished builds; receipts of other versions are discarded."""
 
 
 def build(
@@ -96,8 +94,7 @@ def build(
             return index, False
         # Shards do not depend on the splits, so an unfinished build can be resumed with different splits.
         made_by = f"format {FORMAT_VERSION}, zstandard {'.'.join(map(str, zstandard.ZSTD_VERSION))}"
-        request = {"made_by": made_by, "block": block, "shard_size": shard_size, "receipts": RECEIPTS_VERSION}
-        receipts.begin(request, identities)
+        receipts.begin(BuildRequest(made_by, block, shard_size), [SourceIdentity(**found) for found in identities])
         # Ray workers have their own working directory.
         shared, read = (out, sources) if ray is None else (out.absolute(), [source.absolute() for source in sources])
         jobs = [PackJob(shared, number, source, block, shard_size) for number, source in enumerate(read)]

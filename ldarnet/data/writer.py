@@ -14,8 +14,6 @@ from ldarnet.data.format import BLOCK_SUFFIX
 from ldarnet.data.index_file import Shard
 from ldarnet.io.files import atomic_path
 
-SHARD_PATTERN = "shard-*.tar"
-
 
 @dataclass(frozen=True, slots=True)
 class PackedBlock:

@@ -3,6 +3,7 @@
 import bz2
 import fcntl
 import gzip
+import json
 import lzma
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -256,6 +258,94 @@ def test_a_truncated_file_is_reported_and_its_replacement_resumes(tmp_path, geno
     build(tmp_path / "set", [packed, *genomes[1:]], workers=2, **SMALL)
     build(tmp_path / "unbroken", [packed, *genomes[1:]], **SMALL)
     assert files(tmp_path / "set") == files(tmp_path / "unbroken")
+
+
+def flip_bit(path: Path, share: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(share * (len(content) - 1))] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 2),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "not UTF-8": lambda path: path.write_bytes(b"\xff\xfe"),
+    "nested": lambda path: path.write_bytes(b"[" * 10**5),
+    "a huge number": lambda path: path.write_text('{"size": 1e999, "sha256": "", "parts": 1}'),
+    **{f"bit at {share}": partial(flip_bit, share=share) for share in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["*.npz", "*.seal.json"])
+def test_damaged_receipts_and_seals_are_packed_again(tmp_path, genomes, unbroken, monkeypatch, caplog, kind, damage):
+    out = interrupted(tmp_path, genomes, monkeypatch, 8)
+    path = sorted((out / "unfinished").glob(kind))[0]
+    DAMAGE[damage](path)
+    build(out, genomes, **SMALL)
+    assert files(out) == unbroken
+    assert str(path) in caplog.text
+
+
+@pytest.mark.parametrize("key", ["size", "sha256", "parts"])
+def test_a_seal_with_another_value_never_ends_up_in_the_index(tmp_path, genomes, unbroken, monkeypatch, key):
+    out = interrupted(tmp_path, genomes, monkeypatch, 8)
+    path = sorted((out / "unfinished").glob("*.seal.json"))[0]
+    content = json.loads(path.read_text())
+    content[key] = "0" * 64 if key == "sha256" else content[key] - 1
+    path.write_text(json.dumps(content))
+    build(out, genomes, **SMALL)
+    assert files(out) == unbroken
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"request": {}, "sources": []}', '{"model": "x"}', "\xff"])
+def test_an_unfinished_folder_of_another_program_is_kept(tmp_path, genomes, text):
+    mine = tmp_path / "mine"
+    (mine / "unfinished").mkdir(parents=True)
+    (mine / "unfinished/request.json").write_text(text)
+    for name in ("unfinished/00000-0000.npz", "shard-00000-0000-0000.tar", ".x.partial"):
+        (mine / name).write_text("mine")
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"request\.json: damaged .* otherwise choose another --out"):
+        build(mine, genomes, **SMALL)
+    assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
+
+
+FOREIGN = [
+    "shard-data.tar",
+    "shard-1.tar",
+    ".thesis.partial",
+    ".x.tar.0123abcd.partial",
+    "shard-00000-0000-0000.tar.gz",
+]
+
+
+@pytest.mark.parametrize("block", [700, 333])
+def test_resuming_deletes_only_files_that_a_build_writes(tmp_path, genomes, monkeypatch, block):
+    out = interrupted(tmp_path, genomes, monkeypatch)
+    for name in FOREIGN:
+        (out / name).write_text("mine")
+    (out / "shard-00099-0000-0000.tar").mkdir()
+    ours = [".shard-00000-0000-0001.tar.0123abcd.partial", ".blocks.npy.0123abcd.partial", "shard-00098-0000-0000.tar"]
+    for name in ours:
+        (out / name).write_text("ours")
+    build(out, genomes, block=block, shard_size=2000)
+    assert {name: (out / name).read_text() for name in FOREIGN} == dict.fromkeys(FOREIGN, "mine")
+    assert (out / "shard-00099-0000-0000.tar").is_dir()
+    assert not any((out / name).exists() for name in ours)
+    assert ShardSet.open(out).contigs
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "00000-0000.npz.bak", "link.npz", "folder/x.npz"])
+def test_other_files_among_the_receipts_are_reported_and_kept(tmp_path, genomes, unbroken, monkeypatch, name):
+    out = interrupted(tmp_path, genomes, monkeypatch)
+    path = out / "unfinished" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UserError, match="not written by a build; move it to another folder"):
+        build(out, genomes, **SMALL)
+    assert path.read_text() == "mine"
 
 
 def test_a_user_folder_named_unfinished_is_kept(tmp_path, genomes):
