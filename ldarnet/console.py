@@ -3,25 +3,39 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import StringIO
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ldarnet.printable import printable_lines
 
 REFRESH_SECONDS = 0.1
 
 
+class PlainConsole(Console):
+    """A rich console that shows control characters of plain strings, such as terminal escape sequences, as escapes.
+
+    This includes the cells of tables: names in files must not control the terminal.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string to rich text."""
+        return super().render_str(printable_lines(text), **options)
+
+
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """Create a rich console that does not wrap lines or interpret markup."""
-    return Console(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+    """Create a console that does not wrap lines or interpret markup and control characters."""
+    return PlainConsole(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 
 def render_lines(content: RenderableType, width: int) -> list[str]:
     """Render a table or other rich content as plain text, at most `width` characters wide, without trailing spaces."""
-    console = Console(file=StringIO(), width=width, highlight=False, markup=False, emoji=False)
+    console = PlainConsole(file=StringIO(), width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as printed:
         console.print(content)
     return [line.rstrip() for line in printed.get().splitlines()]
@@ -70,6 +84,14 @@ def percent_bar(
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+@contextmanager
+def busy(description: str) -> Iterator[None]:
+    """Show a spinner inside the block if stderr is a terminal."""
+    console = make_console(stderr=True)
+    with console.status(description) if console.is_terminal else nullcontext():
+        yield
 
 
 class Throttle:

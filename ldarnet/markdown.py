@@ -1,7 +1,17 @@
 """Markdown tables."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+
+from ldarnet.printable import printable
+
+_SPECIAL = re.compile(r"[\\`*<>\[\]|~$&]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def escape(text: str) -> str:
+    """Escape a name or other plain text, so that Markdown shows it literally and on one line, in tables too."""
+    return _SPECIAL.sub(r"\\\g<0>", printable(text))
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], *, align_right: bool = True) -> str:

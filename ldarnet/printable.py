@@ -1,4 +1,6 @@
-"""Text from untrusted files, made safe to print."""
+"""Text from untrusted files, made safe to print and to draw."""
+
+MAX_LABEL_CHARS = 60
 
 
 def printable(text: str) -> str:
@@ -9,3 +11,20 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """Apply `printable` to each line of a text."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def figure_label(name: str) -> str:
+    """Make a name safe to draw with matplotlib: one line of at most 60 characters, listed by legends.
+
+    Draw with ``text.parse_math`` off, so that ``$`` is not parsed. Legends omit labels that start with ``_``, therefore
+    such a name gets a leading space.
+    """
+    text = printable(name)
+    if len(text) > MAX_LABEL_CHARS:
+        text = text[: MAX_LABEL_CHARS - 1] + "…"
+    return f" {text}" if text.startswith("_") else text

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ldarnet.errors import TransientError, UserError, refuse_credentials
 from ldarnet.extras import missing_extra
+from ldarnet.printable import printable_lines
 from ldarnet.redaction import redact
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
 
 def _report(message: str, *, local: bool) -> None:
     if local or is_rank_0():
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
     else:
         time.sleep(REPORT_SECONDS)
 

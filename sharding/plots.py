@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from ldarnet.data.index import Index
 from ldarnet.io.files import atomic_path
+from ldarnet.printable import figure_label
 from sharding.composition import GC_BINS, GC_WINDOW
 
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -35,6 +37,12 @@ def draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
     Raises:
         UserError: the device is full.
     """
+    # Names may contain $, and Text reads this setting when it is created.
+    with rc_context({"text.parse_math": False, "text.usetex": False}):
+        return _draw(out, stats, index)
+
+
+def _draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
     species = stats["species"]
     largest = sorted(species, key=lambda name: -species[name]["bases"])
     plots = {
@@ -70,7 +78,7 @@ def _composition(species: dict[str, Any], names: Sequence[str]) -> Figure:
     for row, share in zip(rows, masked, strict=True):
         if not share:
             right.text(0, row, " none", va="center", size=8)
-    left.set_yticks(rows, names)
+    left.set_yticks(rows, list(map(figure_label, names)))
     right.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     _title(left, "Base composition", "fraction of bases")
     _title(right, "Soft-masked", "fraction of bases")
@@ -88,7 +96,7 @@ def _gc(species: dict[str, Any], names: Sequence[str]) -> Figure:
     for name, color in zip(names, _COLORS, strict=False):
         windows = np.array(species[name][f"gc_of_{GC_WINDOW}_base_windows"])
         if windows.any():
-            label = f"{name}, {species[name]['gc']:.1%}"
+            label = f"{figure_label(name)}, {species[name]['gc']:.1%}"
             axes.stairs(windows / windows.sum(), edges, color=color, linewidth=1.8, label=label)
     shown = np.sum([species[name][f"gc_of_{GC_WINDOW}_base_windows"] for name in names], axis=0)
     if shown.any():
@@ -114,13 +122,14 @@ def _contigs(index: Index, species: dict[str, Any], names: Sequence[str]) -> Fig
         own = np.sort(lengths[index.contigs.species == list(species).index(name)])[::-1]
         held = np.cumsum(own) / own.sum()
         axes_x, axes_y = np.repeat(own, 2), np.concatenate(([0], np.repeat(held, 2)[:-1]))
-        shares.plot(axes_x, axes_y, color=color, linewidth=1.8, label=name)
+        shares.plot(axes_x, axes_y, color=color, linewidth=1.8, label=figure_label(name))
         shares.plot(species[name]["n50"], 0.5, "o", color=color, markeredgecolor="white", markersize=7)
     for axes in (histogram, shares):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(EngFormatter("b", places=0, sep=" "))
     if len(lengths) > 1000:
         histogram.set_yscale("log")
+        histogram.yaxis.set_major_formatter(EngFormatter(sep=" "))
     else:
         histogram.yaxis.set_major_locator(MaxNLocator(integer=True))
     shares.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -137,7 +146,7 @@ def _splits(stats: dict[str, Any], names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     rows, before = np.arange(len(splits))[::-1], np.zeros(len(splits))
     others = [name for name in species if name not in names]
-    parts = [([name], name, color) for name, color in zip(names, _COLORS, strict=False)]
+    parts = [([name], figure_label(name), color) for name, color in zip(names, _COLORS, strict=False)]
     if others:
         parts.append((others, f"{len(others)} other species", _GRAY))
     for members, label, color in parts:
@@ -149,7 +158,7 @@ def _splits(stats: dict[str, Any], names: Sequence[str]) -> Figure:
     for row, total in zip(rows, before, strict=True):
         share = total / stats["total"]["bases"]
         axes.text(total, row, f"  {total / 1e6:,.1f} Mb, {share:.1%}", va="center", size=9)
-    axes.set_yticks(rows, list(splits))
+    axes.set_yticks(rows, list(map(figure_label, splits)))
     axes.set_xlim(0, 1.25 * before.max())
     axes.xaxis.set_major_formatter(EngFormatter("b", sep=" "))
     _title(axes, "Split sizes", "bases")

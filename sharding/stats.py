@@ -35,7 +35,8 @@ class StatsTable:
     def as_markdown(self) -> str:
         """Format as Markdown."""
         columns = [column.replace("\n", " ") for column in self.columns]
-        return f"## {self.title}\n\n{markdown.table(columns, self.rows)}\n"
+        rows = [tuple(map(markdown.escape, row)) for row in self.rows]
+        return f"## {self.title}\n\n{markdown.table(columns, rows)}\n"
 
     def as_rich(self) -> Table:
         """Format for a terminal, with at most 40 rows."""
@@ -191,7 +192,7 @@ def write(out: Path, shards: ShardSet, stats: dict[str, Any]) -> list[Path]:
     text = "\n".join(table.as_markdown() for table in tables(stats))
     images = "".join(f"\n![{path.stem}]({path.name})\n" for path in plots)
     with atomic_path(out / "stats.md") as partial:
-        partial.write_text(f"# {shards.location}\n\n{text}{images}", encoding="utf-8")
+        partial.write_text(f"# {markdown.escape(str(shards.location))}\n\n{text}{images}", encoding="utf-8")
     return [out / "stats.json", out / "stats.md", *plots]
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the lowest layer to the highest. A package imports only from lower layers.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("ldarnet.redaction", "ldarnet.version"),
+    ("ldarnet.printable", "ldarnet.redaction", "ldarnet.version"),
     ("ldarnet.errors",),
     (
         "ldarnet.alphabet",
@@ -23,7 +23,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ldarnet.markdown",
         "ldarnet.packaged",
         "ldarnet.plugins",
-        "ldarnet.printable",
         "ldarnet.ray_cluster",
     ),
     ("ldarnet.extras",),

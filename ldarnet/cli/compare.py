@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ldarnet.console import percent_bar
 from ldarnet.errors import UserError
 
 
@@ -25,5 +26,7 @@ def compare(
         if not (name and separator and folder) or name in folders:
             raise UserError(f"{arm}: not NAME=FOLDER, or a duplicate name; give each arm once, as NAME=FOLDER")
         folders[name] = Path(folder)
-    write_comparison({name: find_results(folder) for name, folder in folders.items()}, out)
+    results = {name: find_results(folder) for name, folder in folders.items()}
+    with percent_bar("comparing", 2 * sum(map(len, results.values()))) as advance:
+        write_comparison(results, out, advance=advance)
     print(f"wrote {out / 'results.md'}, {out / 'results.csv'} and {out / 'results.png'}")

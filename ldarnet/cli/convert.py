@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ldarnet.cli.arguments import import_models, with_parent
+from ldarnet.console import busy
 from ldarnet.errors import UserError
 
 
@@ -21,10 +22,11 @@ def convert(
             f"{source} to {out}: one of the two must be a published checkpoint (.pt) and the other a model folder"
         )
     models = import_models()
-    if source.suffix == ".pt":
-        models.write_model(models.load_published_checkpoint(source), with_parent(out))
-    elif out.exists():
+    if source.suffix != ".pt" and out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another name")
-    else:
-        models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), with_parent(out))
+    with busy("converting"):
+        if source.suffix == ".pt":
+            models.write_model(models.load_published_checkpoint(source), with_parent(out))
+        else:
+            models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), with_parent(out))
     print(f"wrote {out}")

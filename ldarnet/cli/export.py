@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ldarnet.cli.arguments import ModelFolder, import_models, with_parent
+from ldarnet.console import busy
 
 
 def export(
@@ -16,5 +17,6 @@ def export(
 ) -> None:
     """Write the model and tokenizer of a checkpoint as a Hugging Face folder."""
     models = import_models()
-    models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), with_parent(out))
+    with busy("exporting"):
+        models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), with_parent(out))
     print(f"exported {out}; after `import ldarnet.model`, load it with AutoModelForMaskedLM.from_pretrained")

@@ -1,7 +1,7 @@
 """Write a comparison of fine-tuned models: a report, a CSV table and a figure."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ldarnet.comparison.figure import draw
@@ -34,7 +34,9 @@ COLUMNS = (
 )
 
 
-def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
+def write_comparison(
+    arms: Mapping[str, Sequence[Path]], out: Path, *, advance: Callable[[int], object] = lambda _: None
+) -> None:
     """Compare arms with each other and with the published results on their tasks.
 
     Writes the report `results.md`, the table `results.csv` and the figure `results.png`. The table has a row per fold,
@@ -44,11 +46,13 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
         out: output folder, created if missing; existing files with these names are replaced.
+        advance: called with the number of folds that were read, then of folds whose test rows were resampled: at most
+            twice per fold.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.
     """
-    comparison = read_arms(arms)
+    comparison = read_arms(arms, advance=advance)
     make_folder(out)
     with (
         atomic_path(out / run_files.COMPARISON_TABLE) as partial,
@@ -59,7 +63,7 @@ def write_comparison(arms: Mapping[str, Sequence[Path]], out: Path) -> None:
         writer.writerows(_our_rows(comparison) + _published_rows(comparison))
     draw(comparison, out / run_files.COMPARISON_FIGURE)
     with atomic_path(out / run_files.COMPARISON_REPORT) as partial:
-        partial.write_text(report(comparison, run_files.COMPARISON_FIGURE), encoding="utf-8")
+        partial.write_text(report(comparison, run_files.COMPARISON_FIGURE, advance), encoding="utf-8")
 
 
 def _our_rows(comparison: Comparison) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ldarnet.comparison.formatting import AUTHORS, SUITES
 from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
+from ldarnet.printable import figure_label
 from ldarnet.tasks.metrics import METRICS, interval
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ OTHERS = "other published models"
 
 def draw(comparison: Comparison, out: Path) -> None:
     """Draw all arms on all tasks into a PNG file, with one panel per suite and metric."""
+    comparison = comparison.renamed(figure_label)
     panels: dict[tuple[str, str], list[ComparedTask]] = {}
     for task in comparison.tasks:
         panels.setdefault((task.suite, task.metric), []).append(task)

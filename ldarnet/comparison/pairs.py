@@ -1,15 +1,17 @@
 """Pairwise section of a comparison report: each pair of arms, over all tasks and task by task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from ldarnet.comparison.formatting import table, with_holm
-from ldarnet.comparison.resampling import bootstrap, interval_of_difference, read_predictions
-from ldarnet.comparison.results import Comparison, TaskResults
+from ldarnet.comparison.resampling import Predictions, bootstrap, interval_of_difference, read_predictions
+from ldarnet.comparison.results import Comparison, FoldScores, TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
+from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
 NO_TEST = f"Pairs of arms with fewer than {MIN_FOLDS} common folds are not tested over folds."
@@ -51,43 +53,66 @@ class Pair:
 
 
 class Resamples:
-    """Cache of bootstrap resamples, computed once per arm, task and set of folds."""
+    """Cache of bootstrap resamples, computed once per arm, task and set of folds.
 
-    def __init__(self) -> None:
-        self._cache: dict[tuple[object, ...], tuple[list[str], np.ndarray] | None] = {}
+    Args:
+        advance: called with the number of folds that were resampled.
+    """
+
+    def __init__(self, advance: Callable[[int], object]) -> None:
+        self._advance = advance
+        self._cache: dict[tuple[object, ...], tuple[bytes, np.ndarray] | None] = {}
 
     def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
         """95% bootstrap interval of the difference between two arms on `folds`; None without predictions of both."""
         ours, theirs = self._get(left, folds), self._get(right, folds)
         if ours is None or theirs is None:
             return None
-        assert ours[0] == theirs[0], "both arms must have the same test rows in the same order"
+        _check_same_rows(left.folds[0], ours[0], right.folds[0], theirs[0])
         return interval_of_difference(ours[1], theirs[1])
 
-    def _get(self, result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
+    def _get(self, result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray] | None:
         key = (result.arm, result.task.key, *folds)
         if key not in self._cache:
             self._cache[key] = _resample(result, folds)
+            self._advance(len(folds))
         return self._cache[key]
 
 
-def _resample(result: TaskResults, folds: list[int]) -> tuple[list[str], np.ndarray] | None:
-    """Names of the test rows, and the metric on each resample, (R,); None if it cannot be computed."""
+def _resample(result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray] | None:
+    """SHA-256 of the names of the test rows, and the metric on each resample, (R,); None if it cannot be computed."""
     if METRICS[result.task.metric].from_confusion is None:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
-    read = [read_predictions(fold.file.parent, result.content["classes"]) for fold in selected]
-    found = [predictions for predictions in read if predictions is not None]
-    if len(found) < len(folds):
-        return None
-    names, labels, _ = found[0]
-    assert all(other == names for other, _, _ in found), "all folds must have the same test rows in the same order"
-    return names, bootstrap(labels, np.stack([predicted for _, _, predicted in found]), result.task.metric)
+    found: list[Predictions] = []
+    for fold in selected:
+        if (predictions := read_predictions(fold)) is None:
+            return None
+        found.append(predictions)
+        _check_same_rows(selected[0], found[0].rows, fold, predictions.rows)
+    predicted_KN = np.stack([predictions.predicted for predictions in found])
+    return found[0].rows, bootstrap(found[0].labels, predicted_KN, result.task.metric)
 
 
-def pairwise_section(comparison: Comparison) -> str:
-    """Compare each pair of arms that were trained on the same rows and folds; list all other pairs."""
-    found, refused = _all_pairs(comparison)
+def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_rows: bytes) -> None:
+    """Check that two folds have the same test rows in the same order.
+
+    Raises:
+        UserError: they do not.
+    """
+    if rows != other_rows:
+        ours, theirs = (fold.file.with_name(run_files.PREDICTIONS) for fold in (first, other))
+        raise UserError(f"{ours} and {theirs} have different test rows; delete the damaged fold and fine-tune it again")
+
+
+def pairwise_section(comparison: Comparison, advance: Callable[[int], object]) -> str:
+    """Compare each pair of arms that were trained on the same rows and folds; list all other pairs.
+
+    Args:
+        comparison: the comparison.
+        advance: called with the number of folds that were resampled.
+    """
+    found, refused = _all_pairs(comparison, advance)
     parts = []
     if len({pair.task for pair in found}) > 1:
         opening = f"<details><summary>Task by task: {len(found)} rows</summary>"
@@ -101,14 +126,14 @@ def pairwise_section(comparison: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _all_pairs(comparison: Comparison) -> tuple[list[Pair], list[str]]:
+def _all_pairs(comparison: Comparison, advance: Callable[[int], object]) -> tuple[list[Pair], list[str]]:
     """Pair all arms on all tasks.
 
     Returns:
         The pairs, ordered by arms, then task; and, for any two arms with different rows or folds on some tasks, a line
         that lists these tasks.
     """
-    resamples = Resamples()
+    resamples = Resamples(advance)
     found, refused = [], []
     for ours, theirs in combinations(comparison.arms, 2):
         paired = {

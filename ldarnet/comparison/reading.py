@@ -1,20 +1,36 @@
 """Read finished folds of fine-tuning runs into a comparison, and check that they can be compared."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from ldarnet.comparison.results import ComparedTask, Comparison, FoldScores, Key, TaskResults
 from ldarnet.errors import UserError
+from ldarnet.finetuning.arms import arm_of_result
+from ldarnet.finetuning.records import RESULT, FoldRecord, stages_of
+from ldarnet.finetuning.results import RESULT_HINT
 from ldarnet.io import run_files
-from ldarnet.io.files import read_errors, read_json
+from ldarnet.io.names import RelativePath
+from ldarnet.io.records import read_record
+from ldarnet.printable import printable
+from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import all_tasks
 
 _RUN_FIELDS = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
 """Fields that all folds of a run share, in addition to its settings."""
-_REQUIRED = (*_RUN_FIELDS, "task", "suite", "fold", "settings", "rows", "test", "test_leak_free")
+
+
+class _TaskResultPaths(TypedDict):
+    results: list[RelativePath]
+
+
+class SweepResults(TypedDict):
+    """The part of sweep.json that names the results of the selected settings, relative to the sweep folder."""
+
+    tasks: dict[str, _TaskResultPaths]
 
 
 def find_results(folder: Path) -> list[Path]:
@@ -24,7 +40,7 @@ def find_results(folder: Path) -> list[Path]:
         UserError: the folder contains no finished fold.
     """
     if (sweep := folder / run_files.SWEEP_REPORT).is_file():
-        tasks = read_json(sweep, "run the same sweep again").get("tasks", {})
+        tasks = read_record(sweep, SweepResults, hint="run the same sweep again")["tasks"]
         found = [folder / path for task in tasks.values() for path in task["results"]]
     else:
         found = sorted(folder.glob(f"**/{run_files.FOLD_RESULTS}"))
@@ -35,8 +51,12 @@ def find_results(folder: Path) -> list[Path]:
     return found
 
 
-def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
+def read_arms(arms: Mapping[str, Sequence[Path]], *, advance: Callable[[int], object] = lambda _: None) -> Comparison:
     """Read the finished folds of each arm.
+
+    Args:
+        arms: for each arm, the `result.json` files of its folds.
+        advance: called with the number of folds read.
 
     Raises:
         UserError: a file cannot be read, a fold occurs twice, folds of a task come from different runs, or arms have
@@ -51,6 +71,7 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
         by_task: defaultdict[Key, list[FoldScores]] = defaultdict(list)
         for file in files:
             fold = _read(file)
+            advance(1)
             by_task[fold.content["suite"], fold.content["task"]].append(fold)
         for key, found in sorted(by_task.items(), key=lambda item: (order.get(item[0], len(order)), item[0])):
             folds = sorted(found, key=lambda fold: fold.number)
@@ -65,19 +86,17 @@ def read_arms(arms: Mapping[str, Sequence[Path]]) -> Comparison:
 
 
 def _read(file: Path) -> FoldScores:
-    with read_errors(file):
-        text = file.read_text(encoding="utf-8")
-    hint = "delete it and rerun the command that wrote it"
+    content = read_record(file, RESULT, hint=RESULT_HINT)
+    test = content["test"]
+    if test is None:
+        raise UserError(f"{file}: task {printable(content['task'])} has no test rows to compare on; set data.test")
+    if content["metric"] not in METRICS:
+        raise UserError(f"{file}: metric {printable(content['metric'])} is unknown; {RESULT_HINT}")
     try:
-        content = json.loads(text)
-        missing = [key for key in _REQUIRED if key not in content]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file}: damaged result file ({error}); {hint}") from None
-    if missing:
-        raise UserError(f"{file}: damaged result file, missing {', '.join(missing)}; {hint}")
-    if content["test"] is None:
-        raise UserError(f"{file}: task {content['task']} has no test rows to compare on; set data.test")
-    return FoldScores(file, content["fold"], content["test"], content["test_leak_free"], content)
+        arm_of_result(content["arm"], content["mode"])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return FoldScores(file, content["fold"], test, content["test_leak_free"], content)
 
 
 def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
@@ -91,15 +110,25 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
     for before, fold in pairwise(folds):
         if before.number == fold.number:
             raise UserError(
-                f"fold {fold.number} of {first.content['task']} occurs twice: {fold.file}, {before.file}; {hint}"
+                f"fold {fold.number} of {printable(first.content['task'])} occurs twice: {fold.file}, "
+                f"{before.file}; {hint}"
             )
         ours, theirs = (
-            one.content["settings"] | {key: one.content[key] for key in _RUN_FIELDS} for one in (first, fold)
+            one.content["settings"]
+            | {key: one.content.get(key) for key in _RUN_FIELDS}
+            | {"stages": stages_of(one.content)}
+            for one in (first, fold)
         )
         if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
             raise UserError(
                 f"arm {arm!r} mixes runs that differ in {', '.join(other)}: {fold.file}, {first.file}; {hint}"
             )
+
+
+def _of_run(content: FoldRecord) -> dict[str, object]:
+    """Fields and settings that all folds of a run share."""
+    shared = {key: content.get(key) for key in _RUN_FIELDS}
+    return content["settings"] | shared | {"number of stages": stages_of(content)}
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:

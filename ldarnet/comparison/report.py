@@ -1,6 +1,6 @@
 """Markdown report of a comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ldarnet.comparison.against_published import HOW_TO_READ, authors_section, ranking_section
 from ldarnet.comparison.formatting import AUTHORS, SUITES, cell, model_label, table
@@ -9,6 +9,7 @@ from ldarnet.comparison.published import Publication, PublishedResult, published
 from ldarnet.comparison.results import ComparedTask, Comparison
 from ldarnet.comparison.runs import runs_section
 from ldarnet.comparison.zero_mcc import zero_mcc_note
+from ldarnet.markdown import escape
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
 
 INTERVALS = {
@@ -18,20 +19,22 @@ INTERVALS = {
 }
 
 
-def report(comparison: Comparison, figure: str) -> str:
+def report(comparison: Comparison, figure: str, advance: Callable[[int], object] = lambda _: None) -> str:
     """Render the Markdown report of a comparison.
 
     Args:
         comparison: results to report.
         figure: file name of the figure next to the report.
+        advance: called with the number of folds whose test rows were resampled.
     """
+    comparison = comparison.renamed(escape)
     parts = [
         "# Comparison of fine-tuned models",
         _summary(comparison),
         f"![Mean and interval of each arm on each task]({figure})",
     ]
     for suite, of_suite in comparison.suites.items():
-        parts += [f"## {SUITES.get(suite, suite)}", *_suite_sections(of_suite)]
+        parts += [f"## {SUITES.get(suite, suite)}", *_suite_sections(of_suite, advance)]
     parts += ["## Runs", runs_section(comparison), "## How to read this report", HOW_TO_READ]
     return "\n\n".join(parts) + "\n"
 
@@ -69,12 +72,12 @@ def _missing_folds(comparison: Comparison) -> str:
     )
 
 
-def _suite_sections(comparison: Comparison) -> list[str]:
+def _suite_sections(comparison: Comparison, advance: Callable[[int], object]) -> list[str]:
     parts = [_means(comparison), *filter(None, [zero_mcc_note(comparison)])]
     for title, text in (
         ("Leak-free test rows", _leak_free(comparison)),
         ("Wins and mean rank", ranking_section(comparison)),
-        ("Pairwise comparison of arms, fold by fold", pairwise_section(comparison)),
+        ("Pairwise comparison of arms, fold by fold", pairwise_section(comparison, advance)),
         ("Comparison with the LDARNet authors' folds", authors_section(comparison)),
         ("Published results", _published(comparison)),
     ):
@@ -125,7 +128,8 @@ def _leak_free(comparison: Comparison) -> str:
         if not any(result and result.values(leak_free=True) for result in found):
             continue
         counts = [result.content["rows"] for result in found if result]
-        tested, leak_free = (_unique_counts(one.get(key) for one in counts) for key in ("test", "test_leak_free"))
+        tested = _unique_counts(one["test"] for one in counts)
+        leak_free = _unique_counts(one["test_leak_free"] for one in counts)
         cells = [cell(result.mean(leak_free=which) if result else None) for result in found for which in (False, True)]
         rows.append([task.name, tested, leak_free, *cells])
     if not rows:

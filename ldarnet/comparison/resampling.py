@@ -3,34 +3,67 @@
 Shapes: R resamples, K folds, N test rows, C classes.
 """
 
-import csv
-from pathlib import Path
+import hashlib
+from array import array
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from ldarnet.comparison.results import FoldScores
+from ldarnet.errors import UserError
 from ldarnet.io import run_files
+from ldarnet.io.files import read_errors
+from ldarnet.io.records import MAX_LINE_BYTES
+from ldarnet.printable import printable
 from ldarnet.tasks.metrics import METRICS
 
+HINT = "delete the folder of the fold and fine-tune it again"
 RESAMPLES = 2000
 RESAMPLES_IN_MEMORY = 100
 
 
-def read_predictions(fold: Path, classes: list[str]) -> tuple[list[str], np.ndarray, np.ndarray] | None:
-    """Read names (N), labels (N,) and predicted classes (N,) of a fold's test rows; None without predictions.tsv.
+class Predictions(NamedTuple):
+    """Test rows of a fold: SHA-256 of their names, and labels and predicted classes, each (N,) int32."""
 
-    Args:
-        fold: folder of the fold.
-        classes: class names by label.
+    rows: bytes
+    labels: np.ndarray
+    predicted: np.ndarray
+
+
+def read_predictions(fold: FoldScores) -> Predictions | None:
+    """Read predictions.tsv of a fold, line by line; None if there is no such file.
+
+    Raises:
+        UserError: the file cannot be read or is malformed, or does not have one line per test row.
     """
-    file = fold / run_files.PREDICTIONS
-    if not file.is_file():
+    path, content = fold.file.with_name(run_files.PREDICTIONS), fold.content
+    if not path.is_file():
         return None
-    with open(file, encoding="utf-8", newline="") as text:
-        rows = list(csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE))
-    label_of = {name: label for label, name in enumerate(classes)}
-    labels, predicted = (np.array([label_of[row[column]] for row in rows]) for column in ("label", "predicted"))
-    return [row["name"] for row in rows], labels, predicted
+    label_of = {printable(name): label for label, name in enumerate(content["classes"])}
+    names, labels, predicted = hashlib.sha256(), array("i"), array("i")
+    with read_errors(path), path.open("rb") as file:
+        columns = _cells(file.readline(MAX_LINE_BYTES))
+        try:
+            name, label, guess = (columns.index(column) for column in (b"name", b"label", b"predicted"))
+        except ValueError:
+            raise UserError(f"{path}: no columns name, label and predicted; {HINT}") from None
+        for index, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=2):
+            cells = _cells(line)
+            try:
+                classes = [label_of[cells[column].decode()] for column in (label, guess)]
+            except (IndexError, KeyError, UnicodeDecodeError):
+                raise UserError(f"{path}: line {index}: damaged; {HINT}") from None
+            names.update(cells[name] + b"\n")
+            labels.append(classes[0])
+            predicted.append(classes[1])
+    if len(labels) != content["rows"]["test"] or not labels:
+        raise UserError(f"{path}: {len(labels):,} rows instead of {content['rows']['test']:,}; {HINT}")
+    return Predictions(names.digest(), np.frombuffer(labels, np.int32), np.frombuffer(predicted, np.int32))
+
+
+def _cells(line: bytes) -> list[bytes]:
+    return line.rstrip(b"\n").split(b"\t")
 
 
 def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
@@ -65,5 +98,5 @@ def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[fl
 
 def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
     """One-hot encode the confusion matrix cell of each row: (N, C * C)."""
-    cell = labels_N * classes + predicted_N
+    cell = labels_N.astype(np.int64) * classes + predicted_N
     return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))

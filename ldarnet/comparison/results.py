@@ -3,13 +3,14 @@
 An arm is a named entry of a comparison: one way to build a model, run on one or more tasks.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ldarnet.comparison.published import FOLDS_SOURCE, PublishedResult, published
+from ldarnet.finetuning.records import FoldRecord, Scores
 from ldarnet.tasks.metrics import interval
 from ldarnet.tasks.registry import Task
 
@@ -31,9 +32,9 @@ class FoldScores:
 
     file: Path
     number: int
-    test: dict[str, float | None]
-    leak_free: dict[str, float | None] | None
-    content: dict[str, Any]
+    test: Scores
+    leak_free: Scores | None
+    content: FoldRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class TaskResults:
     folds: tuple[FoldScores, ...]
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> FoldRecord:
         """Content of the first fold's `result.json`, for fields that all folds share."""
         return self.folds[0].content
 
@@ -106,13 +107,13 @@ class TaskResults:
     def fold_identity(self) -> tuple[Any, ...]:
         """Key of the rows in each fold: arms are paired only if their keys are equal."""
         limit = self.content["settings"].get("data.limit")
-        subset = None if limit is None else (limit, self.content["seed"])
+        subset = None if limit is None else (str(limit), self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split
 
     @property
-    def _split(self) -> tuple[int, bool]:
+    def _split(self) -> tuple[str, str]:
         settings = self.content["settings"]
-        return settings.get("folds.seed", 42), settings.get("folds.stratified", False)
+        return str(settings.get("folds.seed", 42)), str(settings.get("folds.stratified", False))
 
     @cached_property
     def row_mismatch(self) -> str | None:
@@ -132,7 +133,7 @@ class TaskResults:
     def has_published_folds(self) -> bool:
         """Whether fold k has the same rows as the authors' fold k, assuming the publisher's row order."""
         split = (self.content["folds"], *self._split)
-        return self.row_mismatch is None and split == (len(self.task.authors_folds), 42, False)
+        return self.row_mismatch is None and split == (len(self.task.authors_folds), "42", "False")
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,12 @@ class Comparison:
         """The comparison restricted to `tasks`."""
         kept = tuple(tasks)
         return Comparison(tuple(result for result in self.results if result.task in kept), kept)
+
+    def renamed(self, rename: Callable[[str], str]) -> "Comparison":
+        """The comparison with other names of arms, suites and tasks, such as escaped ones."""
+        tasks = {task.key: replace(task, suite=rename(task.suite), name=rename(task.name)) for task in self.tasks}
+        results = (replace(one, arm=rename(one.arm), task=tasks[one.task.key]) for one in self.results)
+        return Comparison(tuple(results), tuple(tasks.values()))
 
     @cached_property
     def suites(self) -> "dict[str, Comparison]":

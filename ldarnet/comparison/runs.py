@@ -9,6 +9,7 @@ import numpy as np
 from ldarnet.comparison.formatting import table
 from ldarnet.comparison.results import Comparison, TaskResults
 from ldarnet.finetuning.arms import arm_of_result
+from ldarnet.markdown import escape
 
 ALWAYS_SHOWN = {"optimizer.lr": "lr", "training.batch": "batch", "run.seed": "seed"}
 """Settings that are always shown for runs that use them, with their short names."""
@@ -83,8 +84,9 @@ def _text(value: Any) -> str:
 
 def _run(result: TaskResults, settings: str) -> list[object]:
     content = result.content
-    model = [content["arm"], *([content["checkpoint_sha256"][:12]] if content.get("checkpoint_sha256") else [])]
-    rows = {split: number for split, number in content["rows"].items() if split in ("train", "valid", "test")}
+    model, rows = [content["arm"]], content["rows"]
+    if checkpoint := content.get("checkpoint_sha256"):
+        model.append(checkpoint[:12])
     chunks = [
         "/".join(f"{np.mean(stage):.2f}" for stage in zip(*stages, strict=True))
         for when in ("before", "after")
@@ -93,12 +95,12 @@ def _run(result: TaskResults, settings: str) -> list[object]:
     return [
         result.arm,
         result.task.name,
-        ", ".join([*model, *([] if content["mode"] == "full" else [content["mode"]])]),
-        settings or "-",
+        escape(", ".join([*model, *([] if content["mode"] == "full" else [content["mode"]])])),
+        escape(settings or "-"),
         f"{len(result.folds)} of {content['folds']}",
-        ", ".join(f"{number:,} {split}" for split, number in rows.items()),
+        f"{rows['train']:,} train, {rows['valid']:,} valid, {rows['test']:,} test",
         ", ".join(chunks) or "-",
         f"{np.mean([fold.content['seconds'] for fold in result.folds]) / 60:.1f}",
-        content["data_fingerprint"][:12],
-        (content.get("commit") or "-")[:12],
+        escape(content["data_fingerprint"][:12]),
+        escape((content.get("commit") or "-")[:12]),
     ]

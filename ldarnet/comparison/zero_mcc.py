@@ -27,8 +27,7 @@ def _by_arm(arms: dict[str, list[str]]) -> str:
 
 
 def _cause(fold: FoldScores) -> str:
-    predictions = read_predictions(fold.file.parent, fold.content["classes"])
+    predictions = read_predictions(fold)
     if predictions is None:
         return UNKNOWN
-    _, _, predicted_N = predictions
-    return ONE_CLASS if (predicted_N == predicted_N[0]).all() else CHANCE
+    return ONE_CLASS if (predictions.predicted == predictions.predicted[0]).all() else CHANCE

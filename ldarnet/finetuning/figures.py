@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
+from ldarnet.printable import figure_label
 
 MAX_NAMED = 30
 """Maximum number of classes labeled in a figure."""
@@ -33,8 +34,8 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
             text = f"{count:,}\n{fractions[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=color)
         if named:
-            axes.set_xticks(range(len(classes)), classes)
-            axes.set_yticks(range(len(classes)), classes)
+            axes.set_xticks(range(len(classes)), list(map(figure_label, classes)))
+            axes.set_yticks(range(len(classes)), list(map(figure_label, classes)))
         axes.set_xlabel("predicted")
         axes.set_ylabel("label")
         axes.set_title(title)
@@ -63,7 +64,7 @@ def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], 
         for number in shown:
             right, score = labels == number, probabilities[:, number]
             color = STAGE_COLORS[number % len(STAGE_COLORS)]
-            label = f"{classes[number]}, AUROC {roc_auc_score(right, score):.3f}"
+            label = f"{figure_label(classes[number])}, AUROC {roc_auc_score(right, score):.3f}"
             axes.plot(*roc_curve(right, score)[:2], color=color, linewidth=1.6, label=label)
         axes.set_xlabel("false positive rate")
         axes.set_ylabel("true positive rate")

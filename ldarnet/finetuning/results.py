@@ -1,6 +1,5 @@
 """Output of a finished fold: weights, predictions, figures and, written last, result.json."""
 
-import json
 import platform
 import shutil
 from importlib import metadata
@@ -16,13 +15,18 @@ from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.figures import draw_confusion, draw_roc
 from ldarnet.finetuning.job import FinetuneJob, FoldResult
 from ldarnet.finetuning.predictions import cells, columns
+from ldarnet.finetuning.records import RESULT, FoldRecord, Outcome
 from ldarnet.io import run_files
-from ldarnet.io.files import atomic_path, read_errors, staged_folder, write_json_atomic
+from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.io.manifest import write_manifest
+from ldarnet.io.records import read_record
 from ldarnet.model import LDARNetForSequenceClassification, write_model
+from ldarnet.printable import figure_label, printable
 from ldarnet.runtime.checkpoint_files import code_commit, save_tensors
 from ldarnet.tasks.metrics import METRICS, scores, undefined
 from ldarnet.version import __version__
+
+RESULT_HINT = "delete it and rerun the command that wrote it"
 
 
 def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
@@ -41,7 +45,7 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     probabilities = np.exp(trained.outputs.log_probabilities)
     _check_finite(probabilities, rows.names, f"fold {fold}")
     _write_predictions(job, rows.names, rows.labels, probabilities, folder / run_files.PREDICTIONS)
-    title = f"{job.data.task}, fold {fold}: {len(rows):,} {split} rows"
+    title = f"{figure_label(job.data.task)}, fold {fold}: {len(rows):,} {split} rows"
     draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
     result = _result(job, fold, trained, rows.labels, None if job.test is None else probabilities)
@@ -56,21 +60,24 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     return warnings
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> FoldRecord | None:
     """Read result.json of a fold; None if the fold is not finished.
 
     Raises:
         UserError: the file is damaged.
     """
     path = folder / run_files.RESULT
-    if not path.is_file():
-        return None
-    with read_errors(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise UserError(f"{path}: not valid JSON; delete it to retrain the fold") from None
+    return read_record(path, RESULT, hint=RESULT_HINT) if path.is_file() else None
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """Read the part of result.json that a sweep needs; None if the fold is not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / run_files.RESULT
+    return read_record(path, Outcome, hint=RESULT_HINT) if path.is_file() else None
 
 
 def _result(
@@ -168,12 +175,12 @@ def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
 def _write_predictions(
     job: FinetuneJob, names: list[str], labels: np.ndarray, probabilities: np.ndarray, out: Path
 ) -> None:
-    classes = job.data.classes
+    classes = list(map(printable, job.data.classes))
     free = ["" for _ in names] if job.free is None else [str(int(one)) for one in job.free]
     with atomic_path(out) as partial, partial.open("w", encoding="utf-8") as file:
         print("name", "label", *columns(classes), "leak_free", sep="\t", file=file)
         for name, label, row, leak_free in zip(names, labels, probabilities, free, strict=True):
-            print(name, classes[label], *cells(classes, row), leak_free, sep="\t", file=file)
+            print(printable(name), classes[label], *cells(classes, row), leak_free, sep="\t", file=file)
 
 
 def _write_weights(network: nn.Module, out: Path) -> None:

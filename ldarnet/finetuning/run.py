@@ -198,9 +198,9 @@ def _close(tracker: Tracker, folder: Path, status: str) -> None:
     if status == "FINISHED":
         result = read_result(folder)
         assert result is not None
-        for split in ("test", "test_leak_free"):
-            if result[split]:
-                tracker.log({"step": result["best_step"], "split": split, **result[split]})
+        for split, found in (("test", result.get("test")), ("test_leak_free", result["test_leak_free"])):
+            if found:
+                tracker.log({"step": result["best_step"], "split": split, **found})
         for name in ARTIFACTS:
             if (folder / name).is_file():
                 tracker.log_artifact(folder / name)

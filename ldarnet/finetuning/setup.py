@@ -1,6 +1,5 @@
 """Setup of a run: task, folds, leak-free test rows, network and resolved settings."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,10 @@ from ldarnet.finetuning.batches import check_batch_size, cropped, encoded
 from ldarnet.finetuning.classifier import checkpoint_hash, window_length
 from ldarnet.finetuning.folds import one_class, split, subset
 from ldarnet.finetuning.job import FinetuneJob
+from ldarnet.finetuning.records import DataRecord
 from ldarnet.io import run_files
-from ldarnet.io.files import read_errors, write_json_atomic
+from ldarnet.io.files import write_json_atomic
+from ldarnet.io.records import read_record
 from ldarnet.io.retry import Retry
 from ldarnet.ops import choose_backends
 from ldarnet.runtime.distributed import World
@@ -101,10 +102,9 @@ def write_data_record(job: FinetuneJob) -> None:
     now = job.record()
     started = any(path.parent.glob(run_files.FOLD_METRICS))
     if started and path.is_file():
-        with read_errors(path):
-            before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_record(path, DataRecord, hint="choose another run.dir, or delete the run")
         for key, what in (("fingerprint", "rows of the task"), ("checkpoint", "weights in the checkpoint")):
-            if before.get(key) != now[key]:
+            if before[key] != now[key]:
                 raise UserError(
                     f"{path.parent}: this run was started with different {what}; choose another run.dir, or delete it"
                 )

@@ -1,17 +1,20 @@
 """Summary of the finished folds of a run: summary.json, a table, and the exported classifier of the best fold."""
 
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
 from ldarnet.console import render_lines
+from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.display import FinetuneProgress, number
 from ldarnet.finetuning.job import FinetuneJob
+from ldarnet.finetuning.records import BasesPerChunk, FoldRecord, scores_of, stages_of
 from ldarnet.finetuning.results import read_result
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
@@ -24,7 +27,9 @@ WIDTH = 118
 def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
     """Write and print the summary of the finished folds; rank 0 only."""
     run_dir = Path(job.config.run.dir)
-    results = [result for fold in job.folds if (result := read_result(job.folder(fold))) is not None]
+    finished = {fold: result for fold in job.folds if (result := read_result(job.folder(fold))) is not None}
+    _check_same_run(job, finished)
+    results = list(finished.values())
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
     write_json_atomic(run_dir / run_files.SUMMARY, summary, indent=2)
     lines = render_lines(_table(results, summary), WIDTH) + _lines(job, summary)
@@ -33,18 +38,19 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
     display.info("\n" + "\n".join(lines))
 
 
-def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
     `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) refer to `metric` on
     `split`. `metrics` has the same three keys for each metric, and `leak_free` has them for the leak-free test rows.
     """
     first = results[0]
-    split = "test" if first["test"] else "valid"
-    metrics = {name: _over_folds([result[split].get(name) for result in results]) for name in METRICS}
+    split = "test" if first.get("test") else "valid"
+    metrics = {name: _over_folds([scores_of(result, split).get(name) for result in results]) for name in METRICS}
     free = None
     if all(result["test_leak_free"] for result in results):
-        of_free = {name: _over_folds([result["test_leak_free"].get(name) for result in results]) for name in METRICS}
+        leak_free = [scores_of(result, "test_leak_free") for result in results]
+        of_free = {name: _over_folds([scores.get(name) for scores in leak_free]) for name in METRICS}
         free = {"rows": first["rows"]["test_leak_free"], **of_free[metric], "metrics": of_free}
     return {
         "task": first["task"],
@@ -66,6 +72,21 @@ def summary_of(results: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     }
 
 
+def _check_same_run(job: FinetuneJob, results: dict[int, FoldRecord]) -> None:
+    """Check that each result is the one of its fold and of this run.
+
+    Raises:
+        UserError: a result has another fold or metric, or differs in the number of stages or in having test rows.
+    """
+    stages = {fold: stages_of(result) for fold, result in results.items()}
+    for fold, result in results.items():
+        tested = result.get("test") is not None
+        expected = (fold, job.config.evaluation.metric, job.test is not None, next(iter(stages.values())))
+        if (result["fold"], result["metric"], tested, stages[fold]) != expected:
+            path = job.folder(fold) / run_files.RESULT
+            raise UserError(f"{path}: the result of another run or fold; delete it to train this fold again")
+
+
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
     """Values by fold, mean and half-width of its interval; mean and half-width are None if any value is undefined."""
     defined = [value for value in values if value is not None]
@@ -73,9 +94,10 @@ def _over_folds(values: list[float | None]) -> dict[str, Any]:
     return {"folds": values, "mean": mean, "interval": half}
 
 
-def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
+def _table(results: list[FoldRecord], summary: dict[str, Any]) -> Table:
     """Table with one row per fold, then the mean over folds and the half-width of its interval."""
-    metric, split, free = summary["metric"], summary["split"], summary["leak_free"]
+    metric, free = summary["metric"], summary["leak_free"]
+    split: Literal["test", "valid"] = summary["split"]
     others = [name for name in METRICS if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -87,9 +109,10 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
     if summary["bases_per_chunk"]["after"]:
         table.add_column("bases/chunk before, after", justify="right")
     for result in results:
-        row = ([result["valid"][metric]] if tested else []) + [result[split][metric]]
-        row += [result["test_leak_free"][metric]] if free else []
-        row += [result[split].get(name) for name in others]
+        scores = scores_of(result, split)
+        row = ([result["valid"][metric]] if tested else []) + [scores[metric]]
+        row += [scores_of(result, "test_leak_free")[metric]] if free else []
+        row += [scores.get(name) for name in others]
         drift = _drift(result["bases_per_chunk"])
         table.add_row(str(result["fold"]), str(result["best_epoch"]), *map(number, row), *drift)
     if len(results) > 1:
@@ -106,9 +129,10 @@ def _table(results: list[dict[str, Any]], summary: dict[str, Any]) -> Table:
     return table
 
 
-def _drift(bases_per_chunk: dict[str, list[float]]) -> list[str]:
+def _drift(bases_per_chunk: BasesPerChunk) -> list[str]:
     """One table cell with bases per chunk before and after training; no cell for models without a router."""
-    parts = ["/".join(f"{value:.2f}" for value in bases_per_chunk[when]) for when in ("before", "after")]
+    before, after = bases_per_chunk["before"], bases_per_chunk["after"]
+    parts = ["/".join(f"{value:.2f}" for value in chunks) for chunks in (before, after)]
     return [", ".join(parts)] if parts[0] else []
 
 
@@ -135,7 +159,7 @@ def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _export(job: FinetuneJob, results: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _export(job: FinetuneJob, results: list[FoldRecord]) -> dict[str, Any] | None:
     """Export the classifier of the fold with the best validation metric, among folds whose weights exist."""
     if not isinstance(job.network, LDARNetForSequenceClassification):
         return None
@@ -143,7 +167,7 @@ def _export(job: FinetuneJob, results: list[dict[str, Any]]) -> dict[str, Any] |
     candidates = [result for result in results if (job.folder(result["fold"]) / run_files.BEST).is_dir()]
     if not candidates:
         return None
-    best = max(candidates, key=lambda result: result["valid"][metric])
+    best = max(candidates, key=lambda result: -math.inf if (value := result["valid"][metric]) is None else value)
     with staged_folder(out, replace=True) as staged:
         shutil.copytree(job.folder(best["fold"]) / run_files.BEST, staged, dirs_exist_ok=True)
     return {"fold": best["fold"], metric: best["valid"][metric]}

@@ -15,6 +15,7 @@ from ldarnet.errors import UserError
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
 from ldarnet.model.router import THRESHOLD
+from ldarnet.printable import figure_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,8 +134,8 @@ def boundary_figure(
         raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     bases = alphabet.decode(np.minimum(ids, alphabet.N))
     with png_figure(out_png, 11.0, boundaries_height(len(bases))) as figure:
-        location = f"{contig}:{start + 1:,}–{start + len(bases):,}"  # noqa: RUF001
-        figure.suptitle(f"{title}   ", x=0.012, ha="left", fontsize=13, fontweight="bold")
+        location = f"{figure_label(contig)}:{start + 1:,}–{start + len(bases):,}"  # noqa: RUF001
+        figure.suptitle(f"{figure_label(title)}   ", x=0.012, ha="left", fontsize=13, fontweight="bold")
         figure.text(0.988, 0.985, location, ha="right", va="top", color=MUTED, fontsize=10)
         draw_boundaries(figure, bases, tracks, start)
 

@@ -5,17 +5,19 @@ matplotlib is imported only when a figure is drawn. No display is needed.
 
 from __future__ import annotations
 
-import json
+import math
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path
+from ldarnet.io.run_lines import read_metrics_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +32,9 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,
+    "text.parse_math": False,  # names may contain $
+    "text.usetex": False,
+    "axes.formatter.use_mathtext": False,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -47,6 +51,7 @@ STYLE: dict[str, Any] = {
 DOTS_PER_INCH = 160
 DASHED = (0, (5, 3))
 """Line style of targets and baselines."""
+MAX_VALUE = 1e38
 MAX_MARKERS = 20
 """Curves with at most this number of points are drawn with markers."""
 
@@ -100,22 +105,21 @@ def training_figure(
         UserError: the file is missing, has no training line, or has an invalid line.
     """
     train, valid = _read_metrics(Path(metrics_jsonl))
-    bases = _column(train, "bases")
-    bases_valid = np.interp(_column(valid, "step"), _column(train, "step"), bases)
-    stages = int(np.size(train[-1]["bases_per_chunk"]))
-    chunked = stages > 0
+    bases_valid = np.interp(valid.step, train.step, train.bases)
+    chunked = train.ratios.shape[1] > 0
     with png_figure(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
         panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
         panels[0].set_title("Loss")
         panels[0].set_ylabel("nats per target position")
-        mlm_loss, mask_loss = _column(valid, "mlm_loss"), _column(valid, "mask_loss")
-        plot_loss(panels[0], bases, _column(train, "mlm_loss"), bases_valid, mlm_loss, mask_loss, baseline=entropy)
+        plot_loss(
+            panels[0], train.bases, train.mlm_loss, bases_valid, valid.mlm_loss, valid.mask_loss, baseline=entropy
+        )
         if chunked:
-            targets = None if target_ratio is None else np.full(len(train), target_ratio)
+            targets = None if target_ratio is None else np.full(len(train.step), target_ratio)
             panels[1].set_title("Compression (masked input)")
             panels[1].set_ylabel("bases per chunk")
-            plot_compression(panels[1], bases, _ratios(train, stages), bases_valid, _ratios(valid, stages), targets)
-        panels[-1].set_xmargin(0.06 if valid else 0.02)  # room for the value labels
+            plot_compression(panels[1], train.bases, list(train.ratios.T), bases_valid, list(valid.ratios.T), targets)
+        panels[-1].set_xmargin(0.06 if len(valid.step) else 0.02)  # room for the value labels
         panels[-1].set_xlabel("bases seen")
         panels[-1].xaxis.set_major_formatter(short_number)
         for axes in panels:
@@ -146,7 +150,9 @@ def plot_loss(
         baseline: loss of the unigram baseline; None to draw no line.
     """
     draw_curve(axes, x, training, TRAIN_COLOR, "training")
-    levels = [np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0)]
+    levels = (
+        [np.nanquantile(training, 0.98 if len(training) > MAX_MARKERS else 1.0)] if np.isfinite(training).any() else []
+    )
     ends = []
     for values, color, label in (
         (mlm_loss, VALID_COLOR, "validation"),
@@ -163,12 +169,13 @@ def plot_loss(
         axes.annotate(
             f"{value:.3f}", (x_valid[-1], value), (6, 0), textcoords="offset points", va=anchor, color=color
         ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0})
-    if baseline is not None:
+    if baseline is not None and np.isfinite(baseline):
         label = f"unigram baseline, {baseline:.3f}"
         axes.axhline(baseline, color=INK, linestyle=DASHED, linewidth=1.0, label=label)
         levels.append(baseline)
-    top, (low, high) = np.nanmax(levels), axes.get_ylim()
-    axes.set_ylim(low, min(high, top + 0.05 * (top - low)))
+    if levels:
+        top, (low, high) = max(levels), axes.get_ylim()
+        axes.set_ylim(low, min(high, top + 0.05 * (top - low)))
 
 
 def plot_compression(
@@ -198,6 +205,8 @@ def plot_compression(
     powers = [] if targets is None else [targets ** (stage + 1) for stage in range(len(training))]
     style: dict[str, Any] = {"color": INK, "linestyle": DASHED, "linewidth": 1.0}
     for stage, target in enumerate(powers):
+        if not np.isfinite(target).any():
+            continue
         if (target == target[-1]).all():
             axes.axhline(target[-1], label=f"target, {target[-1]:.4g}", **style)
         else:
@@ -213,6 +222,18 @@ def powers_of_two(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(short_number)
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylim(1, max(8.0, axes.get_ylim()[1]))
+
+
+def log_scale(axes: Axes) -> None:
+    """Use a log scale for the y axis, with plain numbers such as 0.1 at the ticks."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    decades = np.log10(high / low)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(short_number)
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
@@ -238,44 +259,50 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def _read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read training and validation lines, sorted by step; if a step occurs several times, use its last line.
+class _Points(NamedTuple):
+    """Values of the lines of a split, sorted by step: shape (lines,), and (lines, stages) for `ratios`."""
+
+    step: np.ndarray
+    bases: np.ndarray
+    mlm_loss: np.ndarray
+    mask_loss: np.ndarray
+    ratios: np.ndarray
+
+
+def _read_metrics(path: Path) -> tuple[_Points, _Points]:
+    """Read training and validation lines; if a step occurs several times, use its last line.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
     """
-    lines: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "valid": {}}
-    try:
-        rows = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read metrics ({error.strerror}); pass the metrics.jsonl of a run") from None
-    for number, row in enumerate(rows, start=1):
-        try:
-            line = json.loads(row)
-            lines[line["split"]][line["step"]] = line
-        except (ValueError, KeyError, TypeError):
-            if number == len(rows):  # the last line is still being written
-                break
-            raise UserError(f"{path}: line {number}: not a valid metrics line; delete this line") from None
-    train, valid = ([by_step[step] for step in sorted(by_step)] for by_step in lines.values())
-    if not train:
+    values, stages = {"train": array("d"), "valid": array("d")}, 0
+    for line in read_metrics_lines(path):
+        ratios = line["bases_per_chunk"]
+        bases, mask_loss = (line["bases"], None) if line["split"] == "train" else (None, line.get("mask_loss"))
+        numbers = (line["step"], bases, line["mlm_loss"], mask_loss, *ratios)
+        values[line["split"]].extend(math.nan if number is None else number for number in numbers)
+        stages = len(ratios)
+    if not values["train"]:
         raise UserError(f"{path}: no training step logged yet; train first")
-    return train, valid
+    return _points(values["train"], stages), _points(values["valid"], stages)
 
 
-def _column(lines: list[dict[str, Any]], key: str) -> np.ndarray:
-    """Extract the values of a key from all lines; NaN where missing."""
-    return np.array([np.nan if line.get(key) is None else line[key] for line in lines], dtype=float)
+def _points(values: array[float], stages: int) -> _Points:
+    rows = drawable(np.frombuffer(values).reshape(-1, 4 + stages))
+    _, last = np.unique(rows[::-1, 0], return_index=True)
+    rows = rows[::-1][last]
+    step, bases, mlm_loss, mask_loss = rows[:, :4].T
+    return _Points(step, bases, mlm_loss, mask_loss, rows[:, 4:])
 
 
-def _ratios(lines: list[dict[str, Any]], stages: int) -> list[np.ndarray]:
-    """Extract bases per chunk of each stage, as arrays with one value per line."""
-    return list(np.array([line["bases_per_chunk"] for line in lines], dtype=float).reshape(len(lines), stages).T)
+def drawable(values: np.ndarray) -> np.ndarray:
+    """Replace values that matplotlib cannot draw with NaN: infinite ones, and those beyond float32."""
+    return np.where(np.abs(values) < MAX_VALUE, values, np.nan)
 
 
 def short_number(value: float, _: Any = None) -> str:
     """Format a number with an SI prefix, such as `12 k`; usable as an axis formatter."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if size <= abs(value) < np.inf:
             return f"{value / size:g} {letter}"
     return f"{value:g}"

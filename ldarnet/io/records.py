@@ -6,7 +6,7 @@ with more keys can be read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -24,6 +24,8 @@ MAX_BYTES = 256 * 2**20
 """Default maximum size of a JSON file."""
 MAX_LINE_BYTES = 16 * 2**20
 """Maximum size of one line of a JSON Lines file."""
+MAX_REASON_CHARS = 200
+"""Maximum length of the reason in an error: some reasons quote a value of the file."""
 MAX_YAML_BYTES = 2**20
 MAX_YAML_NODES = 20_000
 """Maximum number of values in a YAML file, also after expanding its aliases."""
@@ -78,10 +80,18 @@ def read_bytes(path: Path, *, hint: str, max_bytes: int) -> bytes:
     return content
 
 
-def read_records(path: Path, kind: type[T], *, hint: str) -> Iterator[tuple[int, T]]:
+def read_records(
+    path: Path, kind: type[T], *, hint: str, advance: Callable[[int], object] = lambda _: None
+) -> Iterator[tuple[int, T]]:
     """Yield line number, from 1, and record of each line of a JSON Lines file; skip an incomplete last line.
 
     A line is complete if it ends with a newline: a crash truncates at most the last line.
+
+    Args:
+        path: the file.
+        kind: type of the record.
+        hint: what to do about a malformed line.
+        advance: called with the number of bytes of each line, for progress bars.
 
     Raises:
         UserError: the file cannot be read, or a complete line is malformed.
@@ -94,6 +104,7 @@ def read_records(path: Path, kind: type[T], *, hint: str) -> Iterator[tuple[int,
             if len(line) > MAX_LINE_BYTES:
                 raise UserError(f"{where}: longer than {MAX_LINE_BYTES:,} bytes; {hint}")
             yield number, parse_record(line, kind, where=where, hint=hint)
+            advance(len(line))
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -191,8 +202,8 @@ def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
 def describe(error: ValidationError) -> str:
     """The first problem of a record in one line: its key and what is wrong, without the value."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    key = ".".join(str(part)[:40] for part in first["loc"])
-    reason = first["msg"].removeprefix("Value error, ").partition("\n")[0]
+    key = printable(".".join(str(part)[:40] for part in first["loc"]))
+    reason = printable(first["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_REASON_CHARS])
     if first["type"] == "json_invalid":
         return "not valid JSON: " + reason.removeprefix("Invalid JSON: ")
     return f"{key}: {reason[0].lower()}{reason[1:]}" if key else f"{reason[0].lower()}{reason[1:]}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ldarnet.interpret.figures import FAINT, MUTED, STAGE_COLORS, short_number
+from ldarnet.io.run_files import METRICS
 from ldarnet.report.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 COLORS = (*STAGE_COLORS, "#c9a227", "#8a94a0", "#b5446e", "#4a8f9f", "#7d6b5d", "#9aa84f")
 """Color cycle for panels with many curves."""
 
+NO_ROUTER = "the model has no router"
+
+
+def no_metric(key: str) -> str:
+    """Reason for an empty panel: no line has a metric."""
+    return f"{METRICS} has no {key}"
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -24,14 +32,14 @@ class Panel:
     Attributes:
         title: heading above the figure.
         note: caption below the heading.
-        draw: draws the panel into a figure; returns False if the run has no data for it.
+        draw: draws the panel into a figure and returns None, or returns the reason why the run has no data for it.
         wide: whether the panel spans the width of the page.
         height: height in inches.
     """
 
     title: str
     note: str
-    draw: Callable[[Figure, RunRecord], bool]
+    draw: Callable[[Figure, RunRecord], str | None]
     wide: bool = False
     height: float = 2.7
 
@@ -54,7 +62,7 @@ def styled(axes: Axes, label: str) -> None:
 
 def from_zero(axes: Axes) -> None:
     """Start the y axis at 0."""
-    axes.set_ylim(0, 1.08 * axes.dataLim.y1)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)
 
 
 def legend_above(axes: Axes, columns: int = 6) -> None:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ldarnet.errors import UserError
+from ldarnet.interpret.figures import drawable
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
+from ldarnet.io.records import read_yaml
+from ldarnet.io.run_lines import (
+    LaunchLine,
+    SampleLine,
+    TrainLine,
+    ValidLine,
+    read_launches,
+    read_metrics_lines,
+    read_samples,
+)
 
 MAX_LINES = 1500
 """Approximate maximum number of training lines to draw; runs with more lines are subsampled."""
@@ -45,26 +54,27 @@ class RunRecord:
     """
 
     folder: Path
-    train: list[dict[str, Any]]
-    valid: list[dict[str, Any]]
-    samples: list[dict[str, Any]]
-    launches: list[dict[str, Any]]
+    train: list[TrainLine]
+    valid: list[ValidLine]
+    samples: list[SampleLine]
+    launches: list[LaunchLine]
     config: dict[str, Any]
     warnings: list[WarningSpan]
 
     @classmethod
-    def read(cls, folder: Path) -> RunRecord:
+    def read(cls, folder: Path, *, advance: Callable[[int], object] = lambda _: None) -> RunRecord:
         """Read a run, finished or running.
 
+        Args:
+            folder: run folder.
+            advance: called with the number of bytes of each line of metrics.jsonl.
+
         Raises:
-            UserError: `folder` holds no run with a logged step, or one of its files cannot be read.
+            UserError: `folder` holds no pretraining run with a logged step, or one of its files is malformed.
         """
-        if not (folder / run_files.METRICS).is_file():
-            raise UserError(
-                f"{folder}: not a run folder: no {run_files.METRICS}; pass the folder of a run that has logged a step"
-            )
-        train, valid, warnings = _metrics(folder / run_files.METRICS)
-        samples, launches = (list(_json_lines(folder / name)) for name in (run_files.BOUNDARIES, run_files.LAUNCHES))
+        _check_run_folder(folder)
+        train, valid, warnings = _metrics(folder / run_files.METRICS, advance)
+        samples, launches = read_samples(folder), read_launches(folder)
         return cls(folder, train, valid, samples, launches, _config(folder / run_files.CONFIG), warnings)
 
     @property
@@ -78,7 +88,7 @@ class RunRecord:
         return np.array([line["step"] for line in self.valid])
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> TrainLine:
         """The last training line."""
         return self.train[-1]
 
@@ -95,45 +105,75 @@ class RunRecord:
             split: `train` or `valid`.
 
         Returns:
-            Name -> array; NaN where a value is missing. A scalar metric gets the name ``""``, the entries of a list get
-            the names `stage 0`, `stage 1`, ..., and the entries of a mapping get their keys as names. The dict is empty
-            if no line has the metric.
+            Name -> array; NaN where a value is missing or not finite. A scalar metric gets the name ``""``, the entries
+            of a list get the names `stage 0`, `stage 1`, ..., and the entries of a mapping get their keys as names. The
+            dict is empty if no line has the metric.
         """
         lines = [_entries(line.get(key)) for line in getattr(self, split)]
         names = dict.fromkeys(name for line in lines for name in line)
-        return {name: np.array([line.get(name, np.nan) for line in lines], dtype=float) for name in names}
+        return {name: drawable(np.array([line.get(name, np.nan) for line in lines], dtype=float)) for name in names}
 
 
 def _entries(value: Any) -> dict[str, float]:
-    if value is None:
-        return {}
     if isinstance(value, dict):
-        return {name: np.nan if entry is None else entry for name, entry in value.items()}
-    if isinstance(value, list):
-        return {f"stage {number}": entry for number, entry in enumerate(value)}
-    return {"": value}
+        named = value
+    elif isinstance(value, list):
+        named = {f"stage {number}": entry for number, entry in enumerate(value)}
+    else:
+        named = {} if value is None else {"": value}
+    return {name: np.nan if entry is None else entry for name, entry in named.items()}
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[WarningSpan]]:
+def _check_run_folder(folder: Path) -> None:
+    """Check that a folder holds a pretraining run.
+
+    Raises:
+        UserError: it does not.
+    """
+    path = folder.resolve()
+    if _is_finetuning_run(path) or (path.match(run_files.fold_name("*")) and _is_finetuning_run(path.parent)):
+        raise UserError(
+            f"{folder}: a fine-tuning run; its results are in {run_files.SUMMARY_TEXT}, and its figures in "
+            f"{run_files.fold_name('*')}/{run_files.CONFUSION_FIGURE} and {run_files.ROC_FIGURE}; "
+            "ldarnet compare NAME=FOLDER --out DIR writes a report"
+        )
+    if (folder / run_files.SWEEP_CONFIG).is_file():
+        raise UserError(
+            f"{folder}: a sweep; read {run_files.SUMMARY_TEXT} and "
+            f"{run_files.COMPARISON}/{run_files.COMPARISON_REPORT} in it"
+        )
+    if not (folder / run_files.METRICS).is_file():
+        raise UserError(
+            f"{folder}: not a run folder: no {run_files.METRICS}; pass the folder of a run that has logged a step"
+        )
+
+
+def _is_finetuning_run(folder: Path) -> bool:
+    return (folder / run_files.DATA).is_file() or any(folder.glob(run_files.FOLD_METRICS))
+
+
+def _metrics(
+    path: Path, advance: Callable[[int], object]
+) -> tuple[list[TrainLine], list[ValidLine], list[WarningSpan]]:
     """Read subsampled training lines, all validation lines and all warnings from metrics.jsonl, line by line."""
-    with read_errors(path), path.open(encoding="utf-8") as file:
-        every = max(1, -(-sum(1 for _ in file) // MAX_LINES))
-    train: list[dict[str, Any]] = []
-    valid: list[dict[str, Any]] = []
+    with read_errors(path), path.open("rb") as file:
+        every = max(1, -(-sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b"")) // MAX_LINES))
+    train: list[TrainLine] = []
+    valid: list[ValidLine] = []
     spans, dropped, count = _WarningSpans(), None, 0
-    for line in _json_lines(path):
-        if line.get("split") == "train":
-            spans.add(line)
-            if dropped is not None:
-                line = _merge(dropped, line)
-            if count % every == 0:
-                train.append(line)
-                dropped = None
-            else:
-                dropped = line
-            count += 1
-        else:
+    for line in read_metrics_lines(path, advance=advance):
+        if line["split"] == "valid":
             valid.append(line)
+            continue
+        spans.add(line)
+        if dropped is not None:
+            line = _merge(dropped, line)
+        if count % every == 0:
+            train.append(line)
+            dropped = None
+        else:
+            dropped = line
+        count += 1
     if dropped is not None:
         train.append(dropped)
     if not train:
@@ -141,11 +181,13 @@ def _metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], li
     return train, valid, spans.found
 
 
-def _merge(dropped: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+def _merge(dropped: TrainLine, line: TrainLine) -> TrainLine:
     """Add the checkpoint stall and memory peaks of a dropped line to the next line."""
-    merged, stall, memory = dict(line), "checkpoint_stall_seconds", dropped.get("memory", {})
-    if stall in dropped:
-        merged[stall] = dropped[stall] + line.get(stall, 0.0)
+    merged, memory = line.copy(), dropped.get("memory", {})
+    if "checkpoint_stall_seconds" in dropped:
+        merged["checkpoint_stall_seconds"] = dropped["checkpoint_stall_seconds"] + line.get(
+            "checkpoint_stall_seconds", 0.0
+        )
     if memory:
         current = line.get("memory", {})
         merged["memory"] = memory | {name: max(peak, memory.get(name, peak)) for name, peak in current.items()}
@@ -159,7 +201,7 @@ class _WarningSpans:
         self.found: list[WarningSpan] = []
         self._before: dict[str, int] = {}
 
-    def add(self, line: dict[str, Any]) -> None:
+    def add(self, line: TrainLine) -> None:
         """Add the next training line."""
         active = {}
         for name, text in line.get("warnings", {}).items():
@@ -172,23 +214,21 @@ class _WarningSpans:
         self._before = active
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a JSON Lines file except an incomplete last line; yield nothing if the file is missing."""
-    if not path.is_file():
-        return
-    with read_errors(path), path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, start=1):
-            try:
-                yield json.loads(text)
-            except ValueError:
-                if not text.endswith("\n"):
-                    return
-                raise UserError(f"{path}: line {number}: not valid JSON; delete this line") from None
-
-
 def _config(path: Path) -> dict[str, Any]:
+    """Flatten config.yaml; empty if the file is missing.
+
+    Raises:
+        UserError: the file is malformed.
+    """
     if not path.is_file():
         return {}
-    with read_errors(path):
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {f"{section}.{key}": value for section, keys in tree.items() for key, value in (keys or {}).items()}
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: not a configuration; restore it, or delete it to write the report without it")
+    flat: dict[str, Any] = {}
+    for section, keys in tree.items():
+        named = (
+            {f"{section}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {section: keys}
+        )
+        flat |= {str(name): value for name, value in named.items()}
+    return flat

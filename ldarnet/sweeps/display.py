@@ -50,7 +50,7 @@ class SweepProgress(Printer):
             states = [status.state for _, _, status in task.all_folds()]
             done = states.count("finished") + states.count("stopped")
             counts = (done, states.count("running"), states.count("failed"), task.max_remaining())
-            table.add_row(task.task, *map(str, counts), Text(self._best(task)))
+            table.add_row(task.task, *map(str, counts), self._best(task))
         return Group(table, Text(f"{format_duration(time.monotonic() - self._start)} elapsed, ETA {self._eta()}"))
 
     def _best(self, task: TaskPlan) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ldarnet.config import FinetuneConfig, differences, load_config
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
-from ldarnet.finetuning.results import read_result
+from ldarnet.finetuning.results import read_outcome
 from ldarnet.io import run_files
 from ldarnet.io.files import space_errors, write_json_atomic
 from ldarnet.io.lock import FolderInUseError, Lock
@@ -26,7 +26,7 @@ from ldarnet.runtime.run_dir import check_same_configuration, lock_run_dir
 from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, get_value, trials_folder
 from ldarnet.sweeps.supervisor import GRACE_SECONDS
-from ldarnet.sweeps.trial import best_by_epoch, undefined
+from ldarnet.sweeps.trial import DamagedFileError, best_by_epoch, undefined
 
 POLL_SECONDS = 0.2
 SAVING_SECONDS = 2 * GRACE_SECONDS
@@ -115,13 +115,13 @@ class Folders:
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
         path = self.result(task, name, fold)
         summary = self.of_fold(task, name, fold) / run_files.SUMMARY
-        if not summary.is_file() or (result := read_result(path.parent)) is None:
+        if not summary.is_file() or (result := read_outcome(path.parent)) is None:
             return FoldStatus()
         self._check_same_origin((task,), path, result["data_fingerprint"], "data")
         if (checkpoint := result.get("checkpoint")) is not None:
-            weights = result["checkpoint_sha256"]
+            weights = result.get("checkpoint_sha256")
             self._check_same_origin(("checkpoint", checkpoint), path, weights, f"weights of {checkpoint}")
-        if (score := result["valid"][self._metric]) is None:
+        if (score := result["valid"].get(self._metric)) is None:
             return FoldStatus("failed", reason=undefined(self._metric), permanent=True)
         return FoldStatus("finished", score, self.epochs(task, name, fold))
 
@@ -141,7 +141,10 @@ class Folders:
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
         """Best validation metric of a trial up to each epoch."""
-        return best_by_epoch(self.result(task, name, fold).with_name(run_files.METRICS), self._metric)
+        try:
+            return best_by_epoch(self.result(task, name, fold).with_name(run_files.METRICS), self._metric)
+        except DamagedFileError as error:
+            raise UserError(str(error)) from None
 
     def delete_unneeded(self, task: TaskPlan) -> None:
         """Delete unneeded weights of a task once it is settled, unless `sweep.keep_weights=all`.

@@ -5,7 +5,7 @@ from typing import Any
 
 from ldarnet.comparison.compare import write_comparison
 from ldarnet.config.sweep import SweepConfig
-from ldarnet.finetuning.results import read_result
+from ldarnet.finetuning.results import read_outcome
 from ldarnet.io import run_files
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
@@ -30,7 +30,7 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
         UserError: a result is damaged, or results of a task come from different data.
     """
     paths = [path for task in plan.tasks.values() for path in chosen_results(task, folders)]
-    tested = [path for path in paths if (result := read_result(path.parent)) is not None and result["test"]]
+    tested = [path for path in paths if (result := read_outcome(path.parent)) is not None and result.get("test")]
     if not tested:
         return None
     write_comparison({folders.root.name: tested}, folders.root / run_files.COMPARISON)

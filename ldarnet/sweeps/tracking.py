@@ -1,14 +1,17 @@
 """MLflow run of a sweep; the MLflow runs of its trials are its children."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import StringConstraints
+from typing_extensions import TypedDict
 
 from ldarnet.config import flatten
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
+from ldarnet.io.records import read_record
 from ldarnet.redaction import redact
 from ldarnet.runtime.tracking import connect, experiment_id, tracking_uri
 
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 
 MAX_PARAM_CHARS = 500
 MAX_RUNS = 1000
+
+
+class _SavedRun(TypedDict):
+    """Content of mlflow.json."""
+
+    tracking_uri: str | None
+    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
 
 
 class ParentRun:
@@ -61,8 +71,8 @@ class ParentRun:
         client, file = connect(self.uri), self._root / run_files.MLFLOW
         # Create the tables and the experiment now; otherwise, all trials would create them concurrently.
         self._experiment = experiment_id(client, self._config.tracking.experiment, self._root)
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if known.get("tracking_uri") == redact(self.uri) and _is_active(client, known["run_id"]):
+        known = read_record(file, _SavedRun, hint="delete it to start a new MLflow run") if file.is_file() else None
+        if known and known["tracking_uri"] == redact(self.uri) and _is_active(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
             self.run_id = known["run_id"]
             self._end_children(client)

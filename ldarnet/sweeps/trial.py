@@ -65,18 +65,50 @@ class TrialJob(TypedDict):
     defaults: dict[str, str]
 
 
+class DamagedFileError(ValueError):
+    """A metrics.jsonl or result.json that fine-tuning did not write."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where}: damaged; delete the folder of the fold to train it again")
+
+
 def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
-    """Read the best validation metric up to each epoch from a metrics.jsonl; empty if it does not exist yet."""
+    """Read the best validation metric up to each epoch from a metrics.jsonl; empty if it does not exist yet.
+
+    Raises:
+        DamagedFileError: a complete line is malformed.
+    """
+    best: dict[int, float] = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as lines:
+            for index, line in enumerate(lines, start=1):
+                if line.endswith(b"\n") and (found := _score(line, metric, f"{path}: line {index}")):
+                    epoch, score = found
+                    best[epoch] = max([score, *best.values()])
     except FileNotFoundError:
         return {}
-    best: dict[int, float] = {}
-    for line in text.splitlines(keepends=True):
-        record = json.loads(line) if line.endswith("\n") else {}
-        if record.get("split") == "valid" and record["epoch"] > 0 and record.get(metric) is not None:
-            best[record["epoch"]] = max([record[metric], *best.values()])
     return best
+
+
+def _score(line: bytes, metric: str, where: str) -> tuple[int, float] | None:
+    """Epoch and metric of a validation line; None for other lines, for epoch 0, and if the metric is undefined."""
+    record = _parse(line, where)
+    if record.get("split") != "valid":
+        return None
+    epoch, score = record.get("epoch"), record.get(metric)
+    if not (type(epoch) is int and epoch >= 0 and (score is None or type(score) in (int, float))):
+        raise DamagedFileError(where)
+    return (epoch, score) if epoch > 0 and score is not None else None
+
+
+def _parse(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        raise DamagedFileError(where) from None
+    if not isinstance(record, dict):
+        raise DamagedFileError(where)
+    return record
 
 
 def undefined(metric: str) -> str:
@@ -100,19 +132,22 @@ class FoldTrial(tune.Trainable):
         self._epoch = 0
         self._status_output = b""
         self._log_start = 0
-        self._supervisor = None if self._result() else self._start()
+        self._supervisor = None if self._is_finished() else self._start()
 
     def step(self) -> dict[str, Any]:
         """Wait for the next epoch or for the program to exit."""
         while True:
             status = 0 if self._supervisor is None else self._status(self._supervisor)
             # Read the whole file each time, because a resumed fold may repeat epochs.
-            for epoch, score in best_by_epoch(self._metrics, self._job["metric"]).items():
-                if epoch > self._epoch:
-                    self._epoch = epoch
-                    return {"epoch": epoch, "score": score}
-            if status is not None:
-                return self._final_result(status)
+            try:
+                for epoch, score in best_by_epoch(self._metrics, self._job["metric"]).items():
+                    if epoch > self._epoch:
+                        self._epoch = epoch
+                        return {"epoch": epoch, "score": score}
+                if status is not None:
+                    return self._final_result(status)
+            except DamagedFileError as error:
+                return self._user_error(str(error))
 
     def cleanup(self) -> None:
         """Terminate the program if it is still running, and wait until it has exited."""
@@ -144,12 +179,18 @@ class FoldTrial(tune.Trainable):
                 return int(self._status_output or LOST)
         return None
 
+    def _is_finished(self) -> bool:
+        return (self._folder / SUMMARY).is_file() and self._metrics.with_name(RESULT).is_file()
+
     def _final_result(self, status: int) -> dict[str, Any]:
         result = self._result()
         if result is not None:
-            score = result["valid"][self._job["metric"]]
+            valid = result.get("valid")
+            score = valid.get(self._job["metric"]) if isinstance(valid, dict) else None
             if score is None:
                 return self._user_error(undefined(self._job["metric"]))
+            if type(score) not in (int, float):
+                raise DamagedFileError(str(self._metrics.with_name(RESULT)))
             return {"epoch": self._epoch, "score": score, "done": True, "outcome": "finished"}
         lines = self._log_tail()
         errors = [line for line in lines if line.startswith("error: ")]
@@ -165,10 +206,11 @@ class FoldTrial(tune.Trainable):
 
     def _result(self) -> dict[str, Any] | None:
         """Content of result.json; None until the program has written all files, the summary last."""
-        if not (self._folder / SUMMARY).is_file():
+        if not self._is_finished():
             return None
+        path = self._metrics.with_name(RESULT)
         try:
-            return json.loads(self._metrics.with_name(RESULT).read_text(encoding="utf-8"))
+            return _parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             return None
 

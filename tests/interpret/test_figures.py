@@ -109,7 +109,7 @@ def test_the_last_of_repeated_steps_is_drawn_and_an_incomplete_line_ignored(tmp_
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot read metrics"), ("", "no training step"), ('{"a": 1}\n{"step": 1, "split": "train"}\n', "line 1")],
+    [(None, "no such file"), ("", "no training step"), ('{"a": 1}\n{"step": 1, "split": "train"}\n', "line 1")],
 )
 def test_invalid_metrics_file_is_an_error(tmp_path, content, message):
     path = tmp_path / "m.jsonl"

@@ -188,18 +188,18 @@ def test_subsampling_keeps_stalls_and_memory_peaks(run):
     assert set(memory["host"]) == {5.0}
 
 
-@pytest.mark.parametrize("name", ["_LTR", "__", "gene"])
+@pytest.mark.parametrize("name", ["_LTR", "__", "gene", "$x$y", "a^b", "100%"])
 def test_legend_lists_regions_of_any_name(run, name):
     folder = run()
     metrics = folder / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"gene"', f'"{name}"'))
     figure = Figure()
-    assert draw_regions(figure, RunRecord.read(folder))
+    assert draw_regions(figure, RunRecord.read(folder)) is None
     assert [text.get_text().strip() for text in figure.axes[0].get_legend().get_texts()] == [name, "other"]
 
 
 def test_output_that_is_a_folder_is_rejected_before_drawing(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("ldarnet.report.page._draw_panel", lambda *_: pytest.fail("drawn before the check"))
+    monkeypatch.setattr("ldarnet.report.page._draw_panels", lambda *_: pytest.fail("drawn before the check"))
     with pytest.raises(UserError, match=r"a folder, not a file; choose a file"):
         write_report(run(), tmp_path)
 
@@ -222,7 +222,7 @@ def test_invalid_line_is_an_error(run, tmp_path):
     folder = run()
     metrics = folder / "metrics.jsonl"
     metrics.write_text('{"step": 1, "spl\n' + metrics.read_text())
-    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1: not valid JSON"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 1: damaged \(not valid JSON.*delete this line"):
         write_report(folder, tmp_path / "page.html")
     metrics.write_text("")
     with pytest.raises(UserError, match="no training step"):

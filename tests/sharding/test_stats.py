@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ldarnet.data import ShardSet
 from ldarnet.data.index import Index
@@ -171,3 +173,21 @@ def test_bad_arguments_and_damage_are_reported(three, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(UserError, match=rf"{shard.name}"):
         call(main, [str(three), "--workers", "2"])
+
+
+def test_names_of_any_kind_break_neither_plots_nor_tables(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *args, **more: (figures.append(self), save(self, *args, **more))
+    )
+    names = ["$x_{y$", "_hidden", "a|b<c>"]
+    (tmp_path / "in.fa").write_text("".join(f">c{number}\n{'ACGT' * 50}\n" for number in range(3)))
+    build(tmp_path / "set", [tmp_path / "in.fa"])
+    name_species(tmp_path / "set", names, [0, 1, 2])
+    assert call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    drawn = {text.get_text().strip() for figure in figures for text in figure.findobj(Text)}
+    assert set(names) <= drawn
+    legend = [text.get_text().strip() for text in figures[2].axes[1].get_legend().get_texts()]
+    assert sorted(legend) == sorted(names)
+    assert "| a\\|b\\<c\\> |" in (tmp_path / "out" / "stats.md").read_text()

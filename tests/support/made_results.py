@@ -36,12 +36,15 @@ def make_run(folder: Path, published: str, values: Sequence[float], **changes: A
         "classes": ["0", "1"],
         "rows": {"train": rows - rows // 10, "valid": rows // 10, "test": known.rows["test"], "test_leak_free": 100},
         "bases_per_chunk": {"before": [4.0], "after": [5.0]},
+        "best_epoch": 2,
+        "best_step": 200,
         "seconds": 60.0,
         "commit": "c" * 40,
     } | {key: value for key, value in changes.items() if key != "settings"}
     files = []
     for fold, value in enumerate(values):
         scored = {
+            "valid": dict.fromkeys(METRICS, value) | {"loss": 0.5},
             "test": dict.fromkeys(METRICS, value) | {"loss": 0.5},
             "test_leak_free": dict.fromkeys(METRICS, value - 0.1) | {"loss": 0.5},
         }
@@ -59,7 +62,7 @@ def make_tasks(folder: Path, tasks: Sequence[str], values: Sequence[float], **ch
 
 
 def make_predictions(run: Path, labels: Sequence[int], predicted: Sequence[Sequence[int]]) -> None:
-    """Write predictions.tsv for each fold of a run.
+    """Write predictions.tsv for each fold of a run, and the number of test rows to result.json.
 
     Args:
         labels: class number of each test row.
@@ -69,3 +72,7 @@ def make_predictions(run: Path, labels: Sequence[int], predicted: Sequence[Seque
         lines = ["name\tlabel\tpredicted\tp_0\tp_1\tleak_free"]
         lines += [f"r{row}\t{label}\t{classes[row]}\t0.5\t0.5\t1" for row, label in enumerate(labels)]
         (run / f"fold{fold}" / "predictions.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        result = run / f"fold{fold}" / "result.json"
+        content = json.loads(result.read_text())
+        content["rows"]["test"] = len(labels)
+        result.write_text(json.dumps(content))

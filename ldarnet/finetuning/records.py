@@ -1,0 +1,99 @@
+"""Types of the JSON files of fine-tuning runs: result.json and data.json."""
+
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypeAliasType, TypedDict
+
+from ldarnet.io.records import Count
+
+Score = Annotated[float, Field(ge=-1e9, le=1e9)] | None
+"""A metric or a loss; null where it is undefined."""
+Scores = dict[str, Score]
+Value = TypeAliasType(  # pyrefly: ignore
+    "Value",
+    "bool | Annotated[int, Field(ge=-2**53, le=2**53)] | float | str | list[Value] | dict[str, Value] | None",
+)
+"""Value of a setting."""
+Chunks = Annotated[list[Annotated[float, Field(ge=0, le=1e12)]], Field(max_length=64)]
+"""Bases per chunk of each stage; empty for models without chunks."""
+
+
+class Outcome(TypedDict):
+    """The part of result.json that a sweep needs: scores and the origin of data and weights."""
+
+    data_fingerprint: str
+    valid: Annotated[Scores, Field(min_length=1)]
+    test: NotRequired[Scores | None]
+    checkpoint: NotRequired[str | None]
+    checkpoint_sha256: NotRequired[str | None]
+
+
+class Rows(TypedDict):
+    """Number of rows of each split of a fold."""
+
+    train: Annotated[Count, Field(ge=1)]
+    valid: Count
+    test: Count
+    test_leak_free: Count | None
+
+
+class BasesPerChunk(TypedDict):
+    """Bases per chunk before and after training."""
+
+    before: Chunks
+    after: Chunks
+
+
+class FoldRecord(Outcome):
+    """Content of result.json."""
+
+    task: str
+    suite: str
+    fold: Count
+    folds: Count
+    arm: str
+    mode: str
+    metric: str
+    settings: dict[str, Value]
+    seed: int
+    classes: Annotated[list[str], Field(min_length=1)]
+    rows: Rows
+    best_epoch: int | None
+    best_step: int | None
+    test_leak_free: Scores | None
+    bases_per_chunk: BasesPerChunk
+    seconds: Annotated[float, Field(ge=0, le=1e12)]
+    commit: NotRequired[str | None]
+
+
+class DataRecord(TypedDict):
+    """The part of data.json that identifies the rows and the checkpoint of a run."""
+
+    fingerprint: str
+    checkpoint: str | None
+
+
+def _check_metric(record: Any) -> Any:
+    if "test" not in record:
+        raise ValueError("test: field required")
+    for split in ("valid", "test", "test_leak_free"):
+        if record[split] and record["metric"] not in record[split]:
+            raise ValueError(f"{split} has no {record['metric']}")
+    return record
+
+
+RESULT = cast("type[FoldRecord]", Annotated[FoldRecord, AfterValidator(_check_metric)])
+"""`FoldRecord` whose scores contain its metric."""
+
+
+def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_free"]) -> Scores:
+    """Scores of a split; empty if there are none."""
+    found = {"valid": result["valid"], "test": result.get("test"), "test_leak_free": result["test_leak_free"]}[split]
+    return found or {}
+
+
+def stages_of(result: FoldRecord) -> tuple[int, int]:
+    """Number of stages with a router before and after training."""
+    chunks = result["bases_per_chunk"]
+    return len(chunks["before"]), len(chunks["after"])
