@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.bimamba2 import BiMamba2
-from ldarnet.model.network import Routing, Stage
+from ldarnet.model.network import Routing, Stage, State
 from ldarnet.ops import Packing, at_least_fp32
 
 CONFIGURATIONS: dict[str, Callable[[], LDARNetConfig]] = {
@@ -102,15 +102,15 @@ class PaddedRows(Packing):
 class PaddedStage(Stage):
     """Inner stage as in the published code: the chunks of every sequence are padded to the longest in the batch."""
 
-    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
-        """Run the stage on padded rows and drop the padding."""
+    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
+        """Run the stage on padded rows and drop the padding; the states keep it."""
         assert self.innermost, "only an innermost stage can be padded: others would route the padding"
         rows = PaddedRows.of(packing)
         index_T = packing.sequence * rows.length + packing.position
         # Pad with ones: normalizing zeros would divide by almost zero.
         padded = x_TD.new_ones(rows.total, x_TD.shape[1]).index_copy(0, index_T, x_TD)
-        y_TD, routings = super().forward(padded, rows)
-        return y_TD.index_select(0, index_T), routings
+        y_TD, routings, states = super().forward(padded, rows)
+        return y_TD.index_select(0, index_T), routings, states
 
 
 class TransformersMixers(BiMamba2):

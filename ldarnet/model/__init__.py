@@ -11,13 +11,11 @@ from transformers import (
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
 from ldarnet.model.folder import load_backbone, load_model, write_model
 from ldarnet.model.modeling import (
-    LDARNetClassifierOutput,
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
-    LDARNetHeadOutput,
     LDARNetModel,
-    LDARNetOutput,
 )
+from ldarnet.model.outputs import LDARNetClassifierOutput, LDARNetHeadOutput, LDARNetOutput
 from ldarnet.model.published import load_published_checkpoint, save_published_checkpoint
 from ldarnet.model.router import Boundaries
 from ldarnet.model.tokenizer import DNATokenizer

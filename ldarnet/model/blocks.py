@@ -101,7 +101,7 @@ class Layer(nn.Module):
             residual_TD: residual stream without ``branch_TD``, which this layer adds.
             packing: sequence boundaries.
         """
-        dtype = matmul_dtype(self.norm1.weight)
+        dtype = matmul_dtype(self.norm1.weight, residual_TD.device)
         normed_TD, residual_TD = self.norm1(branch_TD, residual_TD, dtype)
         out_TD = self.mixer(normed_TD, packing)
         if self.mlp is not None and self.norm2 is not None:

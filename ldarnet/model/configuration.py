@@ -134,7 +134,7 @@ class LDARNetConfig(PretrainedConfig):
     """
 
     model_type = "ldarnet"
-    keys_to_ignore_at_inference = ["last_hidden_state"]
+    keys_to_ignore_at_inference = ["last_hidden_state", "hidden_states"]
 
     arch_layout: list[Any] = _default("arch_layout")
     d_model: list[int] = _default("d_model")

@@ -7,7 +7,6 @@ stage.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
@@ -25,70 +23,19 @@ from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_hashes, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
-from ldarnet.model.network import Routing, Stage
-from ldarnet.model.router import Boundaries
+from ldarnet.model.network import Stage
+from ldarnet.model.outputs import (
+    BatchPadding,
+    LDARNetClassifierOutput,
+    LDARNetHeadOutput,
+    LDARNetOutput,
+    as_requested,
+    padded_boundaries,
+)
 from ldarnet.ops import Packing
 
 PROBLEM = "single_label_classification"
 """The only ``problem_type`` of transformers that the classifier supports."""
-
-
-class BatchOutputs:
-    """Per-batch outputs, stored as attributes rather than as ``ModelOutput`` entries.
-
-    The pipelines and ``Trainer`` of transformers split or gather every ``ModelOutput`` entry along the batch dimension,
-    which per-batch outputs do not have.
-
-    Attributes:
-        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or an MLM head.
-        ratio_loss: ratio loss summed over stages; None from the backbone.
-        boundaries: one entry per router, outermost first.
-    """
-
-    mlm_loss: Tensor | None = None
-    ratio_loss: Tensor | None = None
-    boundaries: tuple[Boundaries, ...] | None = None
-
-
-@dataclass
-class LDARNetOutput(ModelOutput, BatchOutputs):
-    """Output of :class:`LDARNetModel`.
-
-    Attributes:
-        last_hidden_state: (B, L, D), zero on padding.
-    """
-
-    last_hidden_state: Tensor | None = None
-
-
-@dataclass
-class LDARNetHeadOutput(ModelOutput, BatchOutputs):
-    """Output of :class:`LDARNetForMaskedLM`.
-
-    Attributes:
-        loss: mlm_loss + ratio_weight * ratio_loss; None without labels.
-        logits: (B, L, V).
-        last_hidden_state: (B, L, D), zero on padding.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-
-
-@dataclass
-class LDARNetClassifierOutput(ModelOutput, BatchOutputs):
-    """Output of :class:`LDARNetForSequenceClassification`.
-
-    Attributes:
-        loss: cross-entropy + ratio_weight * ratio_loss; None without labels.
-        logits: (B, num_labels).
-        last_hidden_state: (B, L, D), zero on padding.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
 
 
 class LDARNetPreTrainedModel(PreTrainedModel):
@@ -99,6 +46,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
     _input_embed_layer = "embeddings"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    _no_split_modules = ["Stage"]  # device_map="auto" keeps the hierarchy on one device
 
     @classmethod
     def from_pretrained(
@@ -184,73 +132,96 @@ class LDARNetModel(LDARNetPreTrainedModel):
         self.backbone = Stage(config, config.arch_layout)
         self.post_init()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LDARNetOutput:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LDARNetOutput | tuple[Any, ...]:
         """Encode a batch. The output for a sequence does not depend on the other sequences in the batch.
 
         Args:
-            input_ids: (B, L) int64; [PAD] is allowed anywhere.
-            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. A mask on the CPU avoids a device
-                synchronization.
+            input_ids: (B, L) int64; [PAD] is allowed anywhere, and is padding whatever the mask says.
+            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. A mask on the CPU for ids on another
+                device avoids a device synchronization; it must be 0 at [PAD] tokens.
+            inputs_embeds: (B, L, D), embeddings to use instead of ``input_ids``.
+            output_attentions: not supported.
+            output_hidden_states: whether to return ``hidden_states``; by default, as in the configuration.
+            return_dict: False to return the entries of the output as a tuple; by default, as in the configuration.
 
         Raises:
-            ValueError: the batch contains only padding, or ``attention_mask`` has a different shape than ``input_ids``.
+            ValueError: the batch contains only padding, ``attention_mask`` has a different shape than the input, not
+                exactly one of ``input_ids`` and ``inputs_embeds`` is given, or attention weights are requested.
         """
-        if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask: shape {tuple(attention_mask.shape)} does not match the shape of input_ids, "
-                f"{tuple(input_ids.shape)}"
-            )
-        real_BL = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
+        _check_not_exported()
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("output_attentions: LDARNet does not return attention weights; use output_hidden_states")
+        real_BL = self.real_positions(input_ids, attention_mask, inputs_embeds)
         index_T = real_BL.flatten().nonzero().squeeze(1)
         if not len(index_T):
             raise ValueError("input_ids: the batch contains only padding; pass at least one base")
-        device = input_ids.device
-        lengths = real_BL.sum(1).to(device, non_blocking=True)
+        given = _given(input_ids, inputs_embeds)
+        lengths = real_BL.sum(1).to(given.device, non_blocking=True)
         packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
         unpadded = len(index_T) == real_BL.numel()
-        padding = BatchPadding(real_BL.shape, None if unpadded else index_T.to(device, non_blocking=True))
-        hidden_TD, routings = self.backbone(self.embeddings(padding.pack(input_ids)), packing)
+        padding = BatchPadding(real_BL.shape, None if unpadded else index_T.to(given.device, non_blocking=True))
+        x_TD = self.embeddings(padding.pack(given)) if inputs_embeds is None else padding.pack(given)
+        hidden_TD, routings, states = self.backbone(x_TD, packing)
         boundaries = tuple(
-            _boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing[2]))
+            padded_boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing[2]))
             for stage, routing in enumerate(routings)
         )
-        output = LDARNetOutput(last_hidden_state=padding.unpack(hidden_TD))
+        last = padding.unpack(hidden_TD)
+        output = LDARNetOutput(last_hidden_state=last)
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            inner = (
+                (padding if of is packing else BatchPadding.of_packing(of)).unpack(state_TD)
+                for state_TD, of in states[:-1]
+            )
+            output.hidden_states = (padding.unpack(x_TD), *inner, last)
         output.boundaries = boundaries
-        return output
+        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
+
+    def real_positions(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None = None
+    ) -> Tensor:
+        """Positions without padding, (B, L) bool, on the device of the mask if there is one; see `forward`.
+
+        Raises:
+            ValueError: not exactly one input is given, or the mask has another shape.
+        """
+        given = _given(input_ids, inputs_embeds)
+        shape = given.shape[:2] if inputs_embeds is not None else given.shape
+        if attention_mask is not None and attention_mask.shape != shape:
+            raise ValueError(
+                f"attention_mask: shape {tuple(attention_mask.shape)} does not match the shape of input_ids, "
+                f"{tuple(shape)}"
+            )
+        if inputs_embeds is not None:
+            ones = torch.ones(shape, dtype=torch.bool, device=given.device)
+            return ones if attention_mask is None else attention_mask.bool()
+        if attention_mask is not None and attention_mask.device != given.device:
+            return attention_mask.bool()
+        real_BL = given != self.config.pad_token_id
+        return real_BL if attention_mask is None else real_BL & attention_mask.bool()
 
 
-def _boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:
-    probability_T, mask_T, packing = routing
-    return Boundaries(padding.unpack(probability_T), padding.unpack(mask_T), packing.lengths)
+def _given(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    match input_ids, inputs_embeds:
+        case (Tensor() as given, None) | (None, Tensor() as given):
+            return given
+    raise ValueError("input_ids: give either input_ids or inputs_embeds")
 
 
-@dataclass(frozen=True)
-class BatchPadding:
-    """Conversion between a padded batch and a packed row.
-
-    Attributes:
-        shape: shape of the padded batch, (B, L).
-        index: (T,), index of each packed position in the flattened batch; None if the batch has no padding.
-    """
-
-    shape: torch.Size
-    index: Tensor | None
-
-    @classmethod
-    def of_packing(cls, packing: Packing) -> BatchPadding:
-        """Build the conversion that pads each sequence of a packed row to ``packing.max_length``."""
-        shape = torch.Size([len(packing.starts) - 1, packing.max_length])
-        return cls(shape, packing.sequence * packing.max_length + packing.position)
-
-    def pack(self, x_BL: Tensor) -> Tensor:
-        """Remove padding: (B, L) to (T,)."""
-        return x_BL.flatten() if self.index is None else x_BL.flatten()[self.index]
-
-    def unpack(self, x_T: Tensor) -> Tensor:
-        """Restore padding with zeros: (T, ...) to (B, L, ...)."""
-        if self.index is not None:
-            x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.index, x_T)
-        return x_T.unflatten(0, self.shape)
+def _check_not_exported() -> None:
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        raise NotImplementedError(
+            "torch.export, ONNX and torch.jit.trace do not support LDARNet: its number of chunks depends on the data, "
+            "so a recorded graph is wrong for other sequences; run the model in PyTorch"
+        )
 
 
 class LDARNetForMaskedLM(LDARNetPreTrainedModel):
@@ -274,16 +245,23 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         self.lm_head = new_embeddings
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> LDARNetHeadOutput:
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LDARNetHeadOutput | tuple[Any, ...]:
         """Predict tokens; see :class:`LDARNetHeadOutput`.
 
-        Args:
-            input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens.
-            labels: (B, L) int64, -100 at positions without a target.
+        ``labels`` are (B, L) int64, -100 at positions without a target; for the other arguments and errors, see
+        :class:`LDARNetModel`.
         """
-        out = self.model(input_ids, attention_mask)
+        out = self.model(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
         logits = self.lm_head(out.last_hidden_state)
         ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         mlm_loss = loss = None
@@ -291,9 +269,9 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
             scored = (labels != IGNORE_INDEX).sum().clamp(min=1)
             mlm_loss = cross_entropy_by_window(logits, labels).sum() / scored
             loss = mlm_loss + self.config.ratio_weight * ratio_loss
-        output = LDARNetHeadOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
+        output = LDARNetHeadOutput(loss, logits, out.last_hidden_state, out.hidden_states)
         output.mlm_loss, output.ratio_loss, output.boundaries = mlm_loss, ratio_loss, out.boundaries
-        return output
+        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
 
 
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
@@ -317,21 +295,27 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
-    ) -> LDARNetClassifierOutput:
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LDARNetClassifierOutput | tuple[Any, ...]:
         """Classify sequences; see :class:`LDARNetClassifierOutput`.
 
-        Args:
-            input_ids: (B, L) int64.
-            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens.
-            labels: (B,) int64 class indices.
+        ``labels`` are (B,) int64 class indices; for the other arguments and errors, see :class:`LDARNetModel`.
 
         Raises:
             ValueError: the labels are floating-point numbers.
         """
-        out = self.model(input_ids, attention_mask)
-        real = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
-        lengths = real.sum(1, keepdim=True).clamp(min=1).to(input_ids.device)
+        out = self.model(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+        )
+        real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
+        lengths = real.sum(1, keepdim=True).clamp(min=1).to(out.last_hidden_state.device)
         logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
         ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None
@@ -339,6 +323,6 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
             if labels.is_floating_point():
                 raise ValueError(f"labels: dtype {labels.dtype} is not supported; give int64 class indices")
             loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
-        output = LDARNetClassifierOutput(loss=loss, logits=logits, last_hidden_state=out.last_hidden_state)
+        output = LDARNetClassifierOutput(loss, logits, out.last_hidden_state, out.hidden_states)
         output.ratio_loss, output.boundaries = ratio_loss, out.boundaries
-        return output
+        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)

@@ -20,6 +20,8 @@ from ldarnet.ops import Packing, kernel_for
 
 Routing = tuple[Tensor, Tensor, Packing]
 """Output of a router: boundary probability (T,), boundary mask (T,), and packing of the T input positions."""
+State = tuple[Tensor, Packing]
+"""Output of a stack, (T, D), and packing of its positions."""
 
 
 class Stage(nn.Module):
@@ -56,25 +58,28 @@ class Stage(nn.Module):
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 
-    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...]]:
+    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
         """Run the stage.
 
         Returns:
-            The output, (T, D), and one :data:`Routing` per router, starting with this stage's router.
+            The output, (T, D); one :data:`Routing` per router, starting with this stage's router; and one :data:`State`
+            per stack, in the order in which the stacks run.
         """
         if self.pad_dimension is not None:
             x_TD = torch.cat([x_TD, self.pad_dimension.expand(len(x_TD), -1).to(x_TD.dtype)], dim=-1)
         if self.innermost:
-            return self.main(x_TD, packing)[:, : self.outer_width], ()
+            y_TI = self.main(x_TD, packing)
+            return y_TI[:, : self.outer_width], (), ((y_TI, packing),)
         h_TI = self.encoder(x_TD, packing)
         residual_TI = self.residual_proj(h_TI)
         p_T, boundary_T = self.router(h_TI, packing)
         # Chunk: the main network sees only the boundary positions.
         boundary_index_M, chunks = packing.select(boundary_T)
-        inner_MI, inner_routings = self.main(h_TI.index_select(0, boundary_index_M), chunks)
+        inner_MI, inner_routings, inner_states = self.main(h_TI.index_select(0, boundary_index_M), chunks)
         # Dechunk: smooth the chunks, upsample them and add the residual path.
         chunk_of_T = boundary_T.cumsum(0) - 1
         p_M, confidence_T = p_T.index_select(0, boundary_index_M), torch.where(boundary_T, p_T, 1 - p_T)
         dechunk = kernel_for("dechunk", inner_MI, self.ops)
         y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
-        return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings)
+        states = ((h_TI, packing), *inner_states, (y_TI, packing))
+        return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings), states

@@ -4,24 +4,60 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import BaseModel, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ldarnet import alphabet
+from ldarnet.errors import UserError
+from ldarnet.io.records import read_record
+from ldarnet.model.integrity import HINT, check_hashes, update_manifest
 
+VOCABULARY = {token: index for index, token in enumerate(alphabet.TOKENS)}
 _NON_IUPAC = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
 _SPECIAL_TOKENS = re.compile(r"\[(MASK|PAD)\]")
 
 
 def _build_tokenizer() -> Tokenizer:
-    vocabulary = {token: index for index, token in enumerate(alphabet.TOKENS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=alphabet.TOKENS[alphabet.N]))
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token=alphabet.TOKENS[alphabet.N]))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(base.lower(), base) for base in "ACGT"])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
+
+
+class _SavedSettings(BaseModel):
+    """Content of ``tokenizer_config.json``."""
+
+    model_max_length: int | float | None = None
+    padding_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
+    model_input_names: list[str] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, content: Any) -> Any:
+        """Reject keys that make transformers open other files."""
+        keys = {"auto_map", "gguf_file", "merges", "tokenizer_file", "tokenizer_object", "vocab", "vocab_file"}
+        if isinstance(content, dict) and (found := sorted(keys & content.keys())):
+            raise ValueError(f"key {found[0]!r} is not supported")
+        return content
+
+
+class _SavedModel(BaseModel):
+    vocab: dict[str, int]
+
+
+class _SavedTokenizer(BaseModel):
+    """Content of ``tokenizer.json``."""
+
+    model: _SavedModel
+
+
+SAVED_FILES: dict[str, type[BaseModel]] = {"tokenizer_config.json": _SavedSettings, "tokenizer.json": _SavedTokenizer}
 
 
 class DNATokenizer(PreTrainedTokenizerFast):
@@ -42,6 +78,50 @@ class DNATokenizer(PreTrainedTokenizerFast):
             "pad_token": alphabet.TOKENS[alphabet.PAD],
         }
         super().__init__(**(special | {"padding_side": "right"} | kwargs))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, verify: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """Load a tokenizer as `PreTrainedTokenizerFast.from_pretrained` does, and check its files.
+
+        Args:
+            pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
+            args: passed to `PreTrainedTokenizerFast.from_pretrained`.
+            verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless
+                the environment variable `LDARNET_VERIFY` is 0.
+            kwargs: passed to `PreTrainedTokenizerFast.from_pretrained`.
+
+        Raises:
+            UserError: a file does not match the manifest or is malformed, or the vocabulary is not ours.
+        """
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if not folder.is_dir():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        check_hashes(folder, verify)
+        for name, kind in SAVED_FILES.items():
+            if (file := folder / name).is_file():
+                content = read_record(file, kind, hint=HINT)
+                if isinstance(content, _SavedTokenizer) and content.model.vocab != VOCABULARY:
+                    raise UserError(f"{file}: not the vocabulary of this tokenizer; {HINT}")
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError:  # no such file
+            raise
+        except Exception as error:  # many types, some of them from the Rust library
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{folder}: not a valid tokenizer ({reason[:200]}); {HINT}") from None
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Save as `PreTrainedTokenizerFast.save_pretrained` does; if the folder has a manifest, write it again."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        update_manifest(Path(save_directory))
+        return files
+
+    def _convert_token_to_id_with_added_voc(self, token: str) -> Any:
+        if len(token) == 1:  # as in encoding: lowercase is accepted, and any other character is N
+            return VOCABULARY.get(token.upper() if token in "acgt" else token, alphabet.N)
+        return super()._convert_token_to_id_with_added_voc(token)
 
     def _encode_plus(self, text: Any, *arguments: Any, **options: Any) -> BatchEncoding:
         encoded = super()._encode_plus(text, *arguments, **options)

@@ -14,7 +14,9 @@ def full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=False)
 
 
-def matmul_dtype(weight: Tensor) -> torch.dtype:
-    """Dtype of a matrix product with this weight: the autocast dtype under autocast, else the weight's dtype."""
-    device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+def matmul_dtype(weight: Tensor, device: torch.device) -> torch.dtype:
+    """Dtype of a matrix product with this weight on a device: the autocast dtype under autocast, else the weight's.
+
+    The weight itself may be on another device: accelerate moves offloaded weights to the device when they are used.
+    """
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype

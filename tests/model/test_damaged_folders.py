@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM, load_published_checkpoint, save_published_checkpoint
+from ldarnet import (
+    DNATokenizer,
+    LDARNetConfig,
+    LDARNetForMaskedLM,
+    load_published_checkpoint,
+    save_published_checkpoint,
+)
 from ldarnet.errors import UserError
 from ldarnet.model import load_backbone, load_model, write_model
 
@@ -254,6 +260,51 @@ def test_keys_that_select_other_code_have_no_effect(load, key, value, folder):
         model = load(folder).eval()
     assert torch.equal(model(IDS)[0], expected)
     assert getattr(model.config, key, None) != value
+
+
+SETTINGS = ("padding_side", "truncation_side", "model_max_length", "mask_token", "pad_token", "model_input_names")
+SETTINGS += ("added_tokens_decoder", "extra_special_tokens", "vocab_file", "gguf_file", "tokenizer_file", "auto_map")
+
+
+@pytest.mark.parametrize("value", [*WRONG, {"0": {"content": 3}}, {"5": 5}], ids=repr)
+def test_any_value_in_the_tokenizer_files_loads_or_is_one_line(value, folder):
+    (folder / "manifest.json").unlink()
+    for name, keys in {
+        "tokenizer_config.json": SETTINGS,
+        "tokenizer.json": ("added_tokens", "normalizer", "pre_tokenizer", "decoder", "model", "padding", "truncation"),
+    }.items():
+        original = (folder / name).read_text()
+        for key in (*keys, ""):
+            (folder / name).write_text(json.dumps(json.loads(original) | {key: value} if key else value))
+            try:
+                tokenizer = DNATokenizer.from_pretrained(folder)
+                assert tokenizer("ACGTNacgt")["input_ids"] == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+            except UserError as error:
+                message = str(error)
+                assert "\n" not in message and message.startswith(str(folder))
+        (folder / name).write_text(original)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"\xff", b"[" * 10**5, b"{", b"[]", b"null"], ids=lambda text: text[:9]
+)
+def test_a_malformed_tokenizer_file_is_one_line(content, name, folder):
+    (folder / "manifest.json").unlink()
+    (folder / name).write_bytes(content)
+    assert error_of(lambda: DNATokenizer.from_pretrained(folder)).startswith(f"{folder / name}: damaged (")
+
+
+def test_a_tokenizer_with_another_vocabulary_is_refused(folder):
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"] |= {"A": 3, "T": 0}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert "SHA-256 differs" in error_of(lambda: DNATokenizer.from_pretrained(folder))
+    assert "not the vocabulary" in error_of(lambda: DNATokenizer.from_pretrained(folder, verify=False))
+    assert "not the vocabulary" in error_of(lambda: AutoTokenizer.from_pretrained(folder, verify=False))
+    DNATokenizer().save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("AT")["input_ids"] == [0, 3]
+    load_backbone(folder)
 
 
 @pytest.fixture

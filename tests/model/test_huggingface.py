@@ -194,6 +194,17 @@ def test_the_tokenizer_round_trips(tmp_path):
         assert (loaded.pad_token_id, loaded.mask_token_id) == (6, 5)
 
 
+@pytest.mark.parametrize(
+    ("token", "number"),
+    [("A", 0), ("a", 0), ("c", 1), ("g", 2), ("t", 3), ("T", 3), ("n", 4), ("N", 4), ("R", 4), ("[MASK]", 5)],
+)
+def test_tokens_have_the_same_ids_as_in_encoding(token, number):
+    tokenizer = DNATokenizer()
+    assert tokenizer.convert_tokens_to_ids(token) == number
+    assert tokenizer.convert_tokens_to_ids(["G", token]) == [2, number]
+    assert tokenizer(token)["input_ids"] == [number]
+
+
 def test_decoding_keeps_n():
     tokenizer = DNATokenizer()
     assert tokenizer.decode([0, 4, 1, 6], skip_special_tokens=True) == "ANC"

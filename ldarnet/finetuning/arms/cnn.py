@@ -13,7 +13,7 @@ from ldarnet.alphabet import PAD, A, N, T
 from ldarnet.config import FinetuneConfig
 from ldarnet.finetuning.arms import BASELINE, Arm, register
 from ldarnet.finetuning.learning import epoch_learner
-from ldarnet.model.modeling import LDARNetClassifierOutput
+from ldarnet.model.outputs import LDARNetClassifierOutput
 
 CHANNELS = (64, 128, 128)
 KERNEL = 9
