@@ -16,7 +16,10 @@ from ldarnet.version import __version__
 COMMANDS = {
     "fetch": ("sharding.fetch:main", "Download published genomes."),
     "shard": ("sharding.build:main", "Build a shard set from FASTA or 2bit files."),
-    "verify": ("sharding.verify:main", "Verify every byte of a shard set."),
+    "verify": (
+        "ldarnet.cli.verify:verify",
+        "Verify the hashes of a shard set, run, checkpoint or model.",
+    ),
     "stats": ("sharding.stats:main", "Summarize a shard set: composition, lengths, splits."),
     "unshard": ("sharding.export:main", "Write the sequences of a shard set as FASTA."),
     "pretrain": ("ldarnet.cli.pretrain:pretrain", "Pretrain a model on a shard set."),

@@ -86,7 +86,8 @@ class Classifier:
             advance: called with the number of bases done since the last call.
 
         Raises:
-            UserError: a sequence is empty or contains a character that is not a nucleotide code.
+            UserError: a sequence is empty or contains a character that is not a nucleotide code, or a predicted
+                probability is not finite.
         """
 
         def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
@@ -109,7 +110,11 @@ class Classifier:
                 world=self._world,
                 timers=StepTimers(),
             )
-            yield from zip(names, np.exp(outputs.log_probabilities), strict=True)
+            probabilities = np.exp(outputs.log_probabilities)
+            if len(wrong := np.flatnonzero(~np.isfinite(probabilities).all(1))):
+                problem = "its probabilities are NaN or infinite; choose another model or checkpoint"
+                raise _error(source, names[wrong[0]], problem)
+            yield from zip(names, probabilities, strict=True)
 
     def _checked(self, records: Iterable[Record], source: str | Path) -> Iterator[Record]:
         """Make names unique and printable, and clean sequences as for training data."""

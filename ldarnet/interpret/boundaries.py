@@ -94,7 +94,7 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
         Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model has no chunks, or no stage with this number.
+        UserError: the model has no chunks, or no stage with this number, or a boundary probability is not finite.
     """
     routers = model.config.num_stages - 1
     if routers == 0:
@@ -103,7 +103,10 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
         raise UserError(f"stage {stage}: this model has chunks at stages 0 to {routers - 1}; use one of these stages")
     for offset in range(0, len(sequence), window):
         ids = alphabet.encode(sequence[offset : offset + window])
-        _, mask = boundary_track(model, ids)[stage]
+        tracks = boundary_track(model, ids)
+        if not all(np.isfinite(probability).all() for probability, _ in tracks):
+            raise UserError("a boundary probability is NaN or infinite; choose another model or checkpoint")
+        _, mask = tracks[stage]
         yield from pairwise([*(offset + mask.nonzero()[0]).tolist(), offset + len(ids)])
 
 
