@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from tests.support.make_set import make_set  # noqa: F401
 from tests.support.ranks import config_file, other_shards, run_ranks, shards, shards_of  # noqa: F401
+from tests.support.single_rank import process_group, world  # noqa: F401
 
 settings.register_profile("ldarnet", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("ldarnet")
