@@ -6,24 +6,27 @@ verified.
 """
 
 import hashlib
-import json
 import math
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import requests
 import urllib3.exceptions
+from pydantic import StringConstraints
 
 from ldarnet.errors import UserError
-from ldarnet.io.files import read_errors, read_json, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.files import read_errors, sha256_file, space_errors, sync_path, write_json_atomic
+from ldarnet.io.names import RelativePath
+from ldarnet.io.records import Count, Sha256, read_record
 from ldarnet.io.retry import Retry, RetryableError
+from ldarnet.printable import printable
 from ldarnet.version import __version__
 
 RECEIPTS_NAME = "fetched.json"
@@ -40,11 +43,38 @@ _BUSY = (408, 425, 429)
 
 Report = Callable[[int, int | None], None]
 """Progress callback: (bytes received so far, total bytes or None if unknown)."""
-Receipt = dict[str, Any]
 
 
 class GoneError(UserError):
     """The file no longer exists at its URL (HTTP 404 or 410)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Record of a downloaded file.
+
+    Attributes:
+        url: URL of the file.
+        size: size in bytes.
+        sha256: SHA-256 of the file.
+        checked_against: published hash and where it is published, or `NOT_CHECKED` and the reason.
+        date: time of the download, in ISO format.
+    """
+
+    url: str
+    size: Count
+    sha256: Sha256
+    checked_against: str
+    date: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d{2}-\d{2}")]
+
+
+@dataclass(frozen=True, slots=True)
+class _PartState:
+    """State of a partial download: URL, validator (ETag or Last-Modified) and total size, both None if unknown."""
+
+    url: str = ""
+    validator: Annotated[str, StringConstraints(pattern=r"^[ -~]*$")] | None = None
+    total: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +120,9 @@ class DownloadFolder:
         self._parts, self._retry, self._hint = parts, retry, hint
         self._lock = threading.Lock()
         path = folder / RECEIPTS_NAME
-        self.receipts: dict[str, Receipt] = read_json(path, hint) if path.exists() else {}
+        self.receipts: dict[str, Receipt] = {}
+        if path.exists():
+            self.receipts = read_record(path, dict[RelativePath, Receipt], hint=hint)
 
     def existing(self, name: str, *, rehash: bool = False) -> Receipt | None:
         """Receipt of a file that is already in the folder; None if the file does not exist.
@@ -108,8 +140,8 @@ class DownloadFolder:
         if receipt is None:
             raise UserError(f"{path}: exists but was not downloaded by this program; {self._hint}")
         with read_errors(path):
-            if path.stat().st_size != receipt["size"] or (rehash and sha256_file(path) != receipt["sha256"]):
-                date = receipt["date"][:10]
+            if path.stat().st_size != receipt.size or (rehash and sha256_file(path) != receipt.sha256):
+                date = receipt.date[:10]
                 raise UserError(f"{path}: changed since it was downloaded on {date}; delete it to download it again")
         return receipt
 
@@ -144,17 +176,18 @@ class DownloadFolder:
             part.unlink()
             _state_path(part).unlink(missing_ok=True)
             raise
-        receipt = {
-            "url": url,
-            "size": part.stat().st_size,
-            "sha256": sha256_file(part),
-            "checked_against": f"{expected.digest} {expected.stated}" if expected else f"{NOT_CHECKED}{unchecked}",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        receipt = Receipt(
+            url=url,
+            size=part.stat().st_size,
+            sha256=sha256_file(part),
+            checked_against=f"{expected.digest} {expected.stated}" if expected else f"{NOT_CHECKED}{unchecked}",
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         with self._lock, space_errors(final):
             final.parent.mkdir(exist_ok=True)
             self.receipts[name] = receipt
-            write_json_atomic(self.folder / RECEIPTS_NAME, self.receipts, indent=2)
+            content = {name: asdict(receipt) for name, receipt in self.receipts.items()}
+            write_json_atomic(self.folder / RECEIPTS_NAME, content, indent=2)
             part.replace(final)
             sync_path(final.parent)
         _state_path(part).unlink(missing_ok=True)
@@ -176,9 +209,9 @@ class DownloadFolder:
 
 def describe(name: str, receipt: Receipt) -> str:
     """Describe a downloaded file in one line."""
-    checked = receipt["checked_against"]
+    checked = printable(receipt.checked_against)
     status = f"NOT VERIFIED ({checked.removeprefix(NOT_CHECKED)})" if checked.startswith(NOT_CHECKED) else "verified"
-    return f"{name}: {receipt['size']:,} bytes, {status}, sha256 {receipt['sha256']}"
+    return f"{name}: {receipt.size:,} bytes, {status}, sha256 {receipt.sha256}"
 
 
 def read_text(url: str, retry: Retry) -> str:
@@ -214,12 +247,12 @@ def download(url: str, part: Path, retry: Retry, report: Report) -> None:
 
 def _receive(url: str, part: Path, retry: Retry, report: Report) -> None:
     state, have = _read_state(url, part), _size(part)
-    if have and have == state.get("total"):
+    if have and have == state.total:
         return
-    resumable = have and state.get("validator")
-    headers = {"Range": f"bytes={have}-", "If-Range": state["validator"]} if resumable else {}
+    validator = state.validator if have else None
+    headers = {"Range": f"bytes={have}-", "If-Range": validator} if validator else {}
     with _get(url, headers) as response:
-        if response.status_code != 200 and not (resumable and _begins_at(have, response)):
+        if response.status_code != 200 and not (validator and _begins_at(have, response)):
             part.unlink(missing_ok=True)
             raise RetryableError("the server sent a different range than requested")
         length = response.headers.get("Content-Length")
@@ -244,19 +277,20 @@ def _state_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _read_state(url: str, part: Path) -> dict[str, Any]:
-    """Read URL, validator and size of a partial download; empty if it belongs to another URL."""
+def _read_state(url: str, part: Path) -> _PartState:
+    """Read the state of a partial download; empty if it is missing, damaged, or belongs to another URL."""
+    path = _state_path(part)
     try:
-        state = json.loads(_state_path(part).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return state if state.get("url") == url else {}
+        state = read_record(path, _PartState, hint="delete it") if path.is_file() else _PartState()
+    except UserError:
+        return _PartState()  # download the file again
+    return state if state.url == url else _PartState()
 
 
 def _write_state(url: str, part: Path, response: requests.Response, total: int | None) -> None:
     tag = response.headers.get("ETag", "")
     validator = response.headers.get("Last-Modified") if tag.startswith("W/") or not tag else tag
-    write_json_atomic(_state_path(part), {"url": url, "validator": validator, "total": total})
+    write_json_atomic(_state_path(part), asdict(_PartState(url, validator, total)))
     free = _free(part.parent)
     if total and total > free:
         raise UserError(

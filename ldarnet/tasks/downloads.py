@@ -55,8 +55,8 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
                 _fetch(file, folder)
     unchecked = [(file.name, folder.receipts[file.name]) for file in task.files if file.sha256 is None]
     return suite, [
-        f"{name} could not be verified when it was downloaded on {receipt['date'][:10]}, because its publisher states "
-        f"no hash; it has SHA-256 {receipt['sha256']}"
+        f"{name} could not be verified when it was downloaded on {receipt.date[:10]}, because its publisher states "
+        f"no hash; it has SHA-256 {receipt.sha256}"
         for name, receipt in unchecked
     ]
 
@@ -79,7 +79,7 @@ def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
         return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
     if earlier := folder.receipts.get(file.name):
         hint = f"delete {folder.folder} to accept the new file"
-        return Expected(f"sha256:{earlier['sha256']}", f"as on {earlier['date'][:10]}", hint)
+        return Expected(f"sha256:{earlier.sha256}", f"as on {earlier.date[:10]}", hint)
     return None
 
 

@@ -218,7 +218,7 @@ def test_a_second_process_in_one_folder_is_rejected(yeast, tmp_path):
 def test_a_too_small_disk_is_reported_at_the_start(yeast, tmp_path, tiny_disk):
     yeast.pause = 0.1
     with pytest.raises(
-        UserError, match=r"no space left on device: .*sacCer3\.fa\.gz has 3,000,000 bytes, .* free; free some"
+        UserError, match=r"no space left on device: .*sacCer3\.fa\.gz is 3,000,000 bytes, .* free; free some"
     ):
         get(yeast, "sacCer3", tiny_disk / "y")
     assert yeast.sent[YEAST] < 2**20
