@@ -108,7 +108,7 @@ def count_duplicates(
     known, repeats, conflicts = _labels_of(train, train_labels)
     _, test_repeats, test_conflicts = _labels_of(test, test_labels)
     shared = [(known[key], label) for key, label in _keyed(test, test_labels) if key in known]
-    other = sum(labels != {label} for labels, label in shared)
+    other = sum(labels != (label,) for labels, label in shared)
     return Duplicates(len(shared), other, repeats, conflicts, test_repeats, test_conflicts)
 
 
@@ -116,22 +116,25 @@ def _keyed(sequences: Sequence[str], labels: np.ndarray) -> Iterator[tuple[str, 
     return zip(map(canonical, sequences), labels.tolist(), strict=True)
 
 
-def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, set[int]], int, int]:
+def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, tuple[int, ...]], int, int]:
     """Map each distinct sequence to its labels, and count the rows that repeat an earlier sequence.
 
     Returns:
-        Canonical sequence -> labels; number of repeating rows; number of these whose label differs from that of the
-        first row with the sequence.
+        Canonical sequence -> labels in order of occurrence; number of repeating rows; number of these whose label
+        differs from that of the first row with the sequence.
     """
-    first: dict[str, int] = {}
-    every: dict[str, set[int]] = {}
+    every: dict[str, tuple[int, ...]] = {}
+    alone = {label: (label,) for label in set(labels.tolist())}  # shared by all sequences with a single label
     repeats = conflicts = 0
     for key, label in _keyed(sequences, labels):
-        if key in first:
-            repeats += 1
-            conflicts += label != first[key]
-        first.setdefault(key, label)
-        every.setdefault(key, set()).add(label)
+        known = every.get(key)
+        if known is None:
+            every[key] = alone[label]
+            continue
+        repeats += 1
+        conflicts += label != known[0]
+        if label not in known:
+            every[key] = (*known, label)
     return every, repeats, conflicts
 
 
@@ -154,7 +157,7 @@ def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) ->
     known = {canonical(sequence) for sequence in train}
     equal = np.array([canonical(sequence) in known for sequence in test], dtype=bool)
     shared = np.zeros(len(test), dtype=bool)
-    for begin, end in _blocks(test, _TEST_BASES):
+    for begin, end in blocks(test, _TEST_BASES):
         kmers, rows = _kmers(test[begin:end], k)
         distinct, which = np.unique(kmers, return_inverse=True)
         shared[begin + rows[_occur_in(distinct, train, k)[which]]] = True
@@ -166,14 +169,14 @@ def _occur_in(distinct: np.ndarray, train: Sequence[str], k: int) -> np.ndarray:
     found = np.zeros(len(distinct), dtype=bool)
     if not len(distinct):
         return found
-    for begin, end in _blocks(train, _TRAIN_BASES):
+    for begin, end in blocks(train, _TRAIN_BASES):
         block = np.sort(_kmers(train[begin:end], k)[0])  # sorted queries access memory in order
         at = np.minimum(np.searchsorted(distinct, block), len(distinct) - 1)
         found[at[distinct[at] == block]] = True
     return found
 
 
-def _blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
+def blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) ranges of consecutive sequences; each range has about `bases` bases."""
     ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
     marks = np.searchsorted(ends, np.arange(bases, int(ends[-1]) if len(ends) else 0, bases)) + 1

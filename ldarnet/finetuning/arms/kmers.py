@@ -18,11 +18,14 @@ from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.tasks.dataset import Examples
+from ldarnet.tasks.leakage import blocks
 
 K = 6
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
 """Inverse regularization strengths (scikit-learn's C); the validation rows select one."""
 MAX_ITERATIONS = 1000
+BLOCK_BASES = 2**20
+"""Bases per block of rows whose 6-mers are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,10 @@ class KmerModel:
 
     def probabilities(self, sequences: list[str]) -> np.ndarray:
         """Class probabilities, (n, classes) float64."""
-        features = self.scaler.transform(kmer_counts(sequences, self.strands))
         found = np.zeros((len(sequences), self.classes))
-        found[:, self.regression.classes_] = self.regression.predict_proba(features)
+        for begin, end in blocks(sequences, BLOCK_BASES):
+            features = self.scaler.transform(kmer_counts(sequences[begin:end], self.strands))
+            found[begin:end, self.regression.classes_] = self.regression.predict_proba(features)
         return found
 
 
@@ -80,13 +84,13 @@ def fit_kmers(
         model = KmerModel(strands, strength, classes, scaler, regression.fit(features, train.labels))
         return model, validate(model)
 
-    candidates = []
-    for strands in ("one", "both"):
+    def fits(strands: str) -> list[Fitted]:
         counts = kmer_counts(train.sequences, strands)
-        scaler = StandardScaler(with_mean=False).fit(counts)  # centering would make the matrix dense
+        scaler = StandardScaler(with_mean=False, copy=False).fit(counts)  # centering would make the matrix dense
         features = scaler.transform(counts)
-        candidates += [run(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
-    return best_by(metric, candidates)
+        return [run(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
+
+    return best_by(metric, [*fits("one"), *fits("both")])
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
@@ -96,6 +100,20 @@ def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
         Counts (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; with `strands="both"`, (n, 2080), where each 6-mer is
         merged with its reverse complement.
     """
+    width = 4**K if strands == "one" else int(_canonical().max()) + 1
+    most = sum(max(0, len(sequence) - K + 1) for sequence in sequences)
+    index = np.int32 if most < 2**31 else np.int64
+    data, columns = np.empty(most, dtype=np.float32), np.empty(most, dtype=index)
+    ends = np.zeros(len(sequences) + 1, dtype=index)
+    for begin, end in blocks(sequences, BLOCK_BASES):
+        counts, first = _count_block(sequences[begin:end], strands, width), ends[begin]
+        last = first + counts.nnz
+        data[first:last], columns[first:last] = counts.data, counts.indices
+        ends[begin + 1 : end + 1] = first + counts.indptr[1:]
+    return sparse.csr_array((data[: ends[-1]], columns[: ends[-1]], ends), shape=(len(sequences), width))
+
+
+def _count_block(sequences: list[str], strands: str, width: int) -> sparse.csr_array:
     ids = np.concatenate([np.append(encode(sequence), PAD) for sequence in sequences]).astype(np.int64)
     row = np.repeat(np.arange(len(sequences)), [len(sequence) + 1 for sequence in sequences])
     positions = max(0, len(ids) - K + 1)
@@ -105,7 +123,6 @@ def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
         code = 4 * code + base
         whole &= base <= T
     column = (code if strands == "one" else _canonical()[np.where(whole, code, 0)])[whole]
-    width = 4**K if strands == "one" else int(_canonical().max()) + 1
     ones = np.ones(len(column), dtype=np.float32)
     return sparse.csr_array(sparse.coo_array((ones, (row[:positions][whole], column)), shape=(len(sequences), width)))
 
