@@ -23,7 +23,10 @@ from ldarnet.program import run
 
 MOTIF = b"TATAAAAGGC"
 ROWS_PER_WRITE = 10_000
-OPEN = "import sys; from pathlib import Path; from ldarnet.tasks import open_task; open_task(None, train=Path(sys.argv[1]))"
+OPEN = """import sys
+from pathlib import Path
+from ldarnet.tasks import open_task
+open_task(None, train=Path(sys.argv[1]))"""
 COMMAND = "import sys; from ldarnet.cli import main; main()"
 
 
@@ -51,8 +54,8 @@ def table_rows(
         f"# A csv of {rows:,} rows",
         *([note] if note else []),
         provenance(f"python -m benchmarks.table_rows --rows {rows} --length {length}"),
-        f"Rows of {length} random bases; half of them contain {MOTIF.decode()}. Each line is one process; memory is its "
-        "largest resident set.",
+        f"Rows of {length} random bases; half of them contain {MOTIF.decode()}. Each line is one process; memory is "
+        "its largest resident set.",
         "| program | seconds | memory, GiB |\n| --- | ---: | ---: |\n"
         + "\n".join(f"| {what} | {seconds:,.0f} | {memory:.2f} |" for what, seconds, memory in lines),
     ]
