@@ -1,15 +1,18 @@
 """The registry of published tasks: rows, classes, source, published settings and known leakage."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import yaml
+from pydantic import Field
 
 from ldarnet.errors import UserError
+from ldarnet.io.names import FileName, RelativePath, inside
+from ldarnet.io.records import Count, Sha256, parse_record, read_yaml
 
 _REGISTRY = Path(__file__).with_name("registry.yaml")
 _SPLITS = {2: ("train", "test"), 3: ("train", "valid", "test")}
@@ -97,17 +100,69 @@ class Task:
         return f"{self.short}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class _AssemblyEntry:
+    also: list[str]
+    url: str
+    contigs: dict[str, Count]
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskEntry:
+    rows: Annotated[list[Count], Field(min_length=2, max_length=3)] | None
+    length: Count | Annotated[list[Count], Field(min_length=2, max_length=2)]
+    classes: Annotated[int, Field(ge=2, le=10_000)] | dict[str, str]
+    leakage: str | None
+    lr: float | None = None
+    folder: RelativePath | None = None
+    metric: str | None = None
+    sha256: dict[FileName, Sha256] = field(default_factory=dict)
+    coordinates_sha256: dict[RelativePath, Sha256] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _SuiteEntry:
+    short: FileName
+    license: str
+    source: str
+    revision: str | None
+    files: list[str]
+    metric: str
+    batch: Count | None
+    settings: str
+    tasks: dict[FileName, _TaskEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class _Registry:
+    assemblies: dict[str, _AssemblyEntry]
+    suites: dict[FileName, _SuiteEntry]
+
+
 @cache
 def all_tasks() -> dict[str, Task]:
     """All published tasks by `Task.key`, in the order of the registry."""
-    content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
-    assemblies = {name: _assembly(name, entry) for name, entry in content["assemblies"].items()}
-    tasks = [
-        _task(name, entry, suite_name, suite, assemblies)
-        for suite_name, suite in content["suites"].items()
-        for name, entry in suite["tasks"].items()
-    ]
-    return {task.key: task for task in tasks}
+    return read_registry(_REGISTRY)
+
+
+def read_registry(path: Path) -> dict[str, Task]:
+    """Read a registry file; see registry.yaml for its keys.
+
+    Raises:
+        UserError: the file is malformed, or contains a file name that is not a plain relative path.
+    """
+    tree = json.dumps(read_yaml(path), default=str)
+    content = parse_record(tree, _Registry, where=str(path), hint="fix the file")
+    assemblies = {name: _assembly(name, entry) for name, entry in content.assemblies.items()}
+    tasks = {}
+    for suite_name, suite in content.suites.items():
+        for name, entry in suite.tasks.items():
+            try:
+                task = _task(name, entry, suite_name, suite, assemblies, str(path))
+            except (KeyError, IndexError) as error:
+                raise UserError(f"{path}: {suite_name}: {name}: unknown name {error}; fix the file") from None
+            tasks[task.key] = task
+    return tasks
 
 
 def find_task(name: str) -> Task:
@@ -130,39 +185,41 @@ def find_task(name: str) -> Task:
     )
 
 
-def _assembly(name: str, entry: Mapping[str, Any]) -> ReferenceAssembly:
-    contigs = {str(contig): length for contig, length in entry["contigs"].items()}
-    return ReferenceAssembly(name, tuple(entry["also"]), entry["url"], contigs)
+def _assembly(name: str, entry: _AssemblyEntry) -> ReferenceAssembly:
+    return ReferenceAssembly(name, tuple(entry.also), entry.url, entry.contigs)
 
 
 def _task(
     name: str,
-    entry: Mapping[str, Any],
+    entry: _TaskEntry,
     suite_name: str,
-    suite: Mapping[str, Any],
+    suite: _SuiteEntry,
     assemblies: Mapping[str, ReferenceAssembly],
+    where: str,
 ) -> Task:
-    classes, length, rows = entry["classes"], entry["length"], entry["rows"] or []
-    folder, named = entry.get("folder", name), not isinstance(classes, int)
-    urls = [f"{suite['source']}/{path.format(folder=folder, revision=suite['revision'])}" for path in suite["files"]]
-    names, hashes = [url.rpartition("/")[2].partition("?")[0] for url in urls], entry.get("sha256", {})
+    classes, length, rows = entry.classes, entry.length, entry.rows or []
+    folder = entry.folder or name
+    urls = [f"{suite.source}/{path.format(folder=folder, revision=suite.revision)}" for path in suite.files]
+    names = [url.rpartition("/")[2].partition("?")[0] for url in urls]
+    for file in names:
+        inside(Path(), file, where, "fix the file")
     return Task(
         name=name,
         suite=suite_name,
-        short=suite["short"],
+        short=suite.short,
         folder=folder,
-        source=suite["source"],
-        revision=suite["revision"],
-        license=suite["license"],
-        files=tuple(TaskFile(file, url, hashes.get(file)) for file, url in zip(names, urls, strict=True)),
+        source=suite.source,
+        revision=suite.revision,
+        license=suite.license,
+        files=tuple(TaskFile(file, url, entry.sha256.get(file)) for file, url in zip(names, urls, strict=True)),
         rows=dict(zip(_SPLITS[len(rows)], rows, strict=True)) if rows else {},
-        length=(length, length) if isinstance(length, int) else tuple(length),
-        classes=tuple(sorted(classes)) if named else tuple(map(str, range(classes))),
-        metric=entry.get("metric", suite["metric"]),
-        lr=entry.get("lr"),
-        batch=suite["batch"],
-        settings=suite["settings"],
-        leakage=entry["leakage"],
-        assemblies={kind: assemblies[assembly] for kind, assembly in classes.items()} if named else {},
-        coordinates_sha256=entry.get("coordinates_sha256", {}),
+        length=(length, length) if isinstance(length, int) else (length[0], length[1]),
+        classes=tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(sorted(classes)),
+        metric=entry.metric or suite.metric,
+        lr=entry.lr,
+        batch=suite.batch,
+        settings=suite.settings,
+        leakage=entry.leakage,
+        assemblies={} if isinstance(classes, int) else {kind: assemblies[one] for kind, one in classes.items()},
+        coordinates_sha256=entry.coordinates_sha256,
     )

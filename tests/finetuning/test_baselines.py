@@ -59,6 +59,18 @@ def test_counts_of_both_strands_are_reverse_complement_invariant() -> None:
     assert (kmer_counts(sequences) != kmer_counts([reverse_complement(sequence) for sequence in sequences])).nnz > 0
 
 
+@pytest.mark.parametrize("strands", ["one", "both"])
+def test_counts_and_probabilities_do_not_depend_on_blocks(strands: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = [*random_sequences(40, 30, 2), "ACG", "NNNNNNN", *random_sequences(1, 500, 3), "ACGTACGN"]
+    whole = kmer_counts(sequences, strands)
+    monkeypatch.setattr("ldarnet.finetuning.arms.kmers.BLOCK_BASES", 64)
+    parts = kmer_counts(sequences, strands)
+    assert parts.shape == whole.shape
+    for name in ("data", "indices", "indptr"):
+        assert np.array_equal(getattr(parts, name), getattr(whole, name))
+    assert parts.sum() == sum("N" not in text[at : at + 6] for text in sequences for at in range(len(text) - 5))
+
+
 def fitted(train: Examples, valid: Examples, classes: int, metric: str) -> KmerModel:
     def validate(model: KmerModel) -> dict[str, Any]:
         return scores(valid.labels, model.probabilities(valid.sequences))

@@ -75,6 +75,13 @@ def test_duplicates_are_counted_on_either_strand_with_conflicts():
     assert none.sentences() == []
 
 
+def test_repeated_sequences_with_several_labels_are_counted():
+    train, labels = ["AC", "GT", "AC", "GG", "CC", "AC"], np.array([2, 2, 0, 1, 1, 1])
+    found = count_duplicates(train, labels, ["AC", "CC", "TA"], np.array([2, 1, 0]))
+    assert (found.train, found.train_conflicts) == (4, 2)
+    assert (found.test_in_train, found.test_in_train_conflicts) == (2, 1)
+
+
 def test_histone_test_sequences_share_kmers_with_training(real_tasks: Path):
     data = open_task("H3", folder=real_tasks / "nt_histone")
     found = find_leak_free(data.test.sequences, data.train.sequences)

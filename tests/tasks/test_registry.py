@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from ldarnet.cli import app
 from ldarnet.errors import UserError
 from ldarnet.io.files import sha256_file
-from ldarnet.tasks import all_tasks, find_task
+from ldarnet.tasks import all_tasks, find_task, registry
 from ldarnet.tasks.formats import read_records
 
 NT = [
@@ -132,3 +132,56 @@ def test_rows_of_gue_match_the_published_files(shared: Path):
                 assert len(read_records(path)) == task.rows[split], (task.key, split)
                 found += 1
     assert found > 20
+
+
+ENTRY = """
+assemblies: {}
+suites:
+  mine:
+    short: my
+    license: none
+    source: https://example.org
+    revision: null
+    files: ["{folder}/train.fna"]
+    metric: mcc
+    batch: null
+    settings: none
+    tasks:
+      one: {rows: [10, 5], length: 100, classes: 2, leakage: null}
+"""
+MALFORMED = {
+    "empty": ("", "", "damaged"),
+    "not a mapping": (ENTRY, "[1, 2]", "damaged"),
+    "not YAML": ("{rows:", "{rows: [", r"line \d+: not valid YAML"),
+    "a missing key": ("    metric: mcc\n", "", r"suites\.mine\.metric: field required"),
+    "a number as text": ("rows: [10, 5]", "rows: ['10', 5]", r"suites\.mine\.tasks\.one\.rows"),
+    "negative rows": ("rows: [10, 5]", "rows: [-10, 5]", r"rows\.0: input should be greater than or equal to 0"),
+    "four splits": ("rows: [10, 5]", "rows: [1, 2, 3, 4]", "rows: .* at most 3 items"),
+    "too many classes": ("classes: 2", "classes: 10000000000", "classes"),
+    "an unknown assembly": ("classes: 2", "classes: {a: hg0, b: hg0}", "mine: one: unknown name 'hg0'"),
+    "an unknown placeholder": ("{folder}/train", "{foler}/train", "mine: one: unknown name 'foler'"),
+    "a path as task": ("      one:", "      ../one:", "not a plain file name"),
+    "a path as folder": ("leakage: null", "leakage: null, folder: ../x", "not a plain relative path"),
+    "an absolute folder": ("leakage: null", "leakage: null, folder: /etc", "not a plain relative path"),
+    "a path as suite": ("  mine:", "  ../mine:", "not a plain file name"),
+    "a folder as file": ("{folder}/train.fna", "{folder}/..", "'..' is not a plain relative path"),
+    "a path with a hash": (
+        "leakage: null",
+        "leakage: null, coordinates_sha256: {../x: " + "0" * 64 + "}",
+        "not a plain",
+    ),
+    "a short hash": ("leakage: null", "leakage: null, sha256: {x: abc}", "sha256"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_registries_are_one_error(tmp_path, case):
+    old, new, message = MALFORMED[case]
+    path = tmp_path / "registry.yaml"
+    path.write_text(ENTRY)
+    assert [task.key for task in registry.read_registry(path).values()] == ["my/one"]
+    assert not old or old in ENTRY
+    path.write_text(ENTRY.replace(old, new) if old else new)
+    with pytest.raises(UserError, match=message) as caught:
+        registry.read_registry(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
