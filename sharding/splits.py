@@ -11,7 +11,7 @@ from ldarnet.data.counter_rng import counter_hash, stream_key
 from ldarnet.errors import UserError
 from ldarnet.genome.bed import BedInterval, read_bed
 from ldarnet.genome.intervals import intersect, merge
-from ldarnet.io.files import read_errors
+from ldarnet.genome.sources import text_lines
 
 TRAIN = "train"
 
@@ -166,12 +166,7 @@ def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Co
     for interval in intervals:
         place, name = f"{path}: line {interval.line}", interval.contig
         number = _number(place, contigs, name)
-        length = int(contigs.length[number])
-        if interval.end > length:
-            raise UserError(
-                f"{place}: {name}:{interval.start}-{interval.end} extends beyond the contig (0-{length}); "
-                "fix the interval"
-            )
+        contigs.check_interval(number, interval.start, interval.end, place)
         rows.setdefault(interval.name, []).append((number, interval.start, interval.end))
     splits = {split: merge(np.array(found, dtype=np.int64)) for split, found in rows.items()}
     _check_disjoint(path, splits, contigs)
@@ -207,8 +202,7 @@ def _names(option: str, word: str) -> list[str]:
     if not word.startswith("@"):
         return [word]
     path = Path(word[1:])
-    with read_errors(path):
-        names = path.read_text(encoding="utf-8", errors="replace").split()
+    names = [name for line in text_lines(path) for name in line.split()]
     if not names:
         raise UserError(f"--split {option}: {path} is empty; list names of contigs or, with a trailing '/', of species")
     return names

@@ -392,7 +392,19 @@ class ValidationSection(Section):
     )
     regions: Path | None = Field(
         None,
-        description="BED file with region names (repeat, coding, ...) in column 4; each is also scored separately.",
+        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file with the feature "
+        "types as names; each region is also scored separately.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    regions_features: list[str] = Field(
+        [],
+        description="Region names to score, such as [gene, repeat_region]; empty for all names of the file.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    regions_contigs: dict[str, str] | Path | None = Field(
+        None,
+        description="Contig names: a mapping from names in `regions` to names in the shard set, such as "
+        "{chr1: NC_000001.11}, or a file with these two columns, separated by a tab.",
         json_schema_extra=MAY_CHANGE,
     )
 

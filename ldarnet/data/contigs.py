@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from ldarnet.errors import UserError
+from ldarnet.printable import printable
 
 CONTIG_ROW = np.dtype(
     [("species", "<i8"), ("source", "<i8"), ("length", "<i8"), ("runs", "<i8"), ("sha256", "u1", (32,))]
@@ -86,6 +87,23 @@ class Contigs:
         if owners:
             raise UserError(f"contig {name!r} is in several species; use one of {some_names(map(self.name, owners))}")
         raise UserError(f"no contig {name!r}; use one of {some_names(self._numbers)}")
+
+    def check_interval(self, contig: int, start: int, end: int, place: str) -> None:
+        """Check that an interval of a file, 0-based and half-open, lies within its contig.
+
+        Args:
+            contig: number of the contig.
+            start: first base.
+            end: end of the interval, exclusive.
+            place: file and line of the interval, for the error message.
+
+        Raises:
+            UserError: it extends beyond the contig.
+        """
+        length = int(self.length[contig])
+        if not 0 <= start < end <= length:
+            region = f"{printable(self.name(contig))}:{start}-{end}"
+            raise UserError(f"{place}: {region} extends beyond the contig (0-{length}); is it of another assembly?")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

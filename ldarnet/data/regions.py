@@ -1,7 +1,7 @@
-"""Named genomic regions of a BED file, such as repeats and coding sequence, as boolean masks over windows."""
+"""Named genomic regions of a BED or GFF3 file, such as repeats and coding sequence, as boolean masks over windows."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -10,7 +10,10 @@ import numpy as np
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.genome.bed import read_bed
+from ldarnet.genome.gff import is_gff, read_gff
 from ldarnet.genome.intervals import merge
+from ldarnet.genome.sources import text_lines
+from ldarnet.printable import printable
 
 OTHER = "other"
 """Name of the region that consists of all bases outside the intervals."""
@@ -27,30 +30,62 @@ class Regions:
         names: names of the regions in alphabetical order, then `OTHER`.
     """
 
-    def __init__(self, path: str | PathLike[str], shards: ShardSet, split: str) -> None:
-        """Read a BED file, plain or compressed, with region names in column 4; skip contigs outside of the split.
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        shards: ShardSet,
+        split: str,
+        *,
+        features: Sequence[str] = (),
+        contigs: Path | Mapping[str, str] | None = None,
+    ) -> None:
+        """Read a BED or GFF3 file, plain or compressed; skip contigs outside of the split.
+
+        Args:
+            path: BED file with region names in column 4, or GFF3 file, whose region names are the feature types.
+            shards: the shard set.
+            split: name of the split.
+            features: region names to read; by default all.
+            contigs: contig name in the file -> contig name in the set, or a file with these two columns. Other names
+                are used unchanged.
 
         Raises:
-            UserError: the file cannot be read or is not BED, has too many names, or has no interval in the split.
+            UserError: the file cannot be read or is neither BED nor GFF3, has an interval beyond the end of its contig,
+                too many names, none of a name in ``features``, or no interval in the split.
         """
         self._path = Path(path)
+        names = _read_contig_names(contigs) if isinstance(contigs, Path) else contigs or {}
         found: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
-        numbers = _contigs_of(shards, split)
-        for interval in read_bed(self._path, name="region", delimiter="\t"):
+        numbers, in_split = _contigs_of(shards, split)
+        unseen = set(features)
+        is_feature_file = is_gff(self._path)
+        intervals = read_gff(self._path) if is_feature_file else read_bed(self._path, name="region", delimiter="\t")
+        for interval in intervals:
+            unseen.discard(interval.name)
+            if features and interval.name not in features:
+                continue
+            place = f"{path}: line {interval.line}"
             if interval.name == OTHER:
-                raise UserError(f"{path}: line {interval.line}: the name {OTHER!r} is reserved; rename this region")
-            if interval.contig in numbers:
-                found[numbers[interval.contig], interval.name].append((interval.start, interval.end))
+                raise UserError(f"{place}: the name {OTHER!r} is reserved; rename this region")
+            number = numbers.get(names.get(interval.contig, interval.contig))
+            if number is not None:
+                shards.index.contigs.check_interval(number, interval.start, interval.end, place)
+                if number in in_split:
+                    found[number, interval.name].append((interval.start, interval.end))
+        if unseen:
+            raise UserError(f"{path}: no region named {min(unseen)!r}; correct validation.regions_features")
         if not found:
             raise UserError(
                 f"{path}: no interval on a contig of split {split!r} of {shards.location}; use the contig names of the "
-                f"shard set, such as {next(iter(numbers), 'none')!r}"
+                f"shard set, such as {shards.index.name(min(in_split)) if in_split else 'none'!r}, or set "
+                "validation.regions_contigs"
             )
         self.names = [*sorted({name for _, name in found}), OTHER]
         if len(self.names) > MAX_REGIONS:
+            column = "column 3" if is_feature_file else "column 4"
             raise UserError(
-                f"{path}: {len(self.names) - 1} region names in column 4, but at most {MAX_REGIONS - 1} are supported; "
-                "use classes such as repeat and coding"
+                f"{path}: {len(self.names) - 1} region names in {column}, but at most {MAX_REGIONS - 1} are supported; "
+                "choose some with validation.regions_features, or use classes such as repeat and coding"
             )
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
@@ -75,12 +110,35 @@ class Regions:
         return masks
 
 
-def _contigs_of(shards: ShardSet, split: str) -> dict[str, int]:
-    """Map the contig names of a split, full names and unique bare names, to contig numbers."""
-    numbers = {shards.index.name(int(number)): int(number) for number in np.unique(shards.index.splits[split][:, 0])}
-    names = shards.index.contigs.bare_names()
-    owners = Counter(names[number] for number in numbers.values())
-    return {names[number]: number for number in numbers.values() if owners[names[number]] == 1} | numbers
+def _contigs_of(shards: ShardSet, split: str) -> tuple[dict[str, int], set[int]]:
+    """Map contig names to contig numbers, and list the contig numbers of a split.
+
+    A bare name that several species share stands for the only contig of the split with this name, if there is one.
+    """
+    contigs, in_split = shards.index.contigs, set(np.unique(shards.index.splits[split][:, 0]).tolist())
+    full, bare = contigs.all_names(), contigs.bare_names()
+    owners, split_owners = Counter(bare), Counter(bare[number] for number in in_split)
+    unique = {name: number for number, name in enumerate(bare) if owners[name] == 1}
+    unique |= {bare[number]: number for number in in_split if split_owners[bare[number]] == 1}
+    return unique | {name: number for number, name in enumerate(full)}, in_split
+
+
+def _read_contig_names(path: Path) -> dict[str, str]:
+    """Read a table with lines ``name in the regions file<TAB>name in the shard set``; skip comments.
+
+    Raises:
+        UserError: the file cannot be read, or a line does not have two columns or repeats a name.
+    """
+    names: dict[str, str] = {}
+    for number, line in enumerate(text_lines(path), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != 2 or not all(fields):
+            raise UserError(f"{path}: line {number}: write the contig name in the regions file, a tab, and in the set")
+        if names.setdefault(*fields) != fields[1]:
+            raise UserError(f"{path}: line {number}: {printable(fields[0])} is already renamed; keep one of the lines")
+    return names
 
 
 def _merged(pairs: np.ndarray) -> Intervals:

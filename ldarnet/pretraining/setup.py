@@ -82,8 +82,10 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         regions = None
         if config.validation.windows:
             validation_windows(shards, config, world)
-            if config.validation.regions is not None:
-                regions = Regions(config.validation.regions, shards, config.validation.split)
+            validation = config.validation
+            if validation.regions is not None:
+                features, contigs = validation.regions_features, validation.regions_contigs
+                regions = Regions(validation.regions, shards, validation.split, features=features, contigs=contigs)
         torch.manual_seed(config.run.seed)
         model = LDARNetForMaskedLM(model_config)
         model.set_activation_checkpointing(stages)
