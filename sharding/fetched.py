@@ -1,10 +1,9 @@
 """Download folder of `sharding.fetch`: files are verified against their publishers' checksum lists."""
 
 import re
-import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,4 +102,7 @@ def open_fetcher(out: Path, retry: Retry, *, unchecked: bool = False) -> Iterato
     with acquire(parts, busy):
         folder = DownloadFolder(out, parts, retry, "move it away or choose another --out")
         yield Fetcher(folder, retry, stop, unchecked=unchecked)
-        shutil.rmtree(parts)
+        for path in (*parts.glob("*.part"), *parts.glob("*.part.json")):
+            path.unlink()
+        with suppress(OSError):  # other files remain
+            parts.rmdir()

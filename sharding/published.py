@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from ldarnet.errors import UserError, refuse_credentials
+from ldarnet.io.records import read_yaml
 
 _REGISTRY = Path(__file__).with_name("published.yaml")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
@@ -79,7 +78,7 @@ class Registry:
         Raises:
             UserError: a publisher is unknown, or a URL is not http or https, or contains credentials.
         """
-        content = yaml.safe_load(_REGISTRY.read_text(encoding="utf-8"))
+        content = read_yaml(_REGISTRY)
         self._publishers: dict[str, str] = content["publishers"]
         self._bases = self._publishers | dict(self._mirror(mirror) for mirror in mirrors)
         self.sets = {name: self._published(name, entry) for name, entry in content["sets"].items()}
