@@ -79,14 +79,14 @@ def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed:
         seed: seed of the resamples.
     """
     classes, rows = int(max(labels_N.max(), predicted_KN.max())) + 1, len(labels_N)
-    cells = [_confusion_cells(labels_N, fold, classes) for fold in predicted_KN]
+    cells = sparse.hstack([_confusion_cells(labels_N, fold, classes) for fold in predicted_KN], format="csr")
     values_of = METRICS[metric].from_confusion
     assert values_of is not None
     rng, means = np.random.default_rng(seed), []
     for _ in range(RESAMPLES // RESAMPLES_IN_MEMORY):
         weights_RN = rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES_IN_MEMORY)
-        counts = [(weights_RN @ fold).reshape(-1, classes, classes) for fold in cells]
-        means.append(np.mean([values_of(counts_RCC) for counts_RCC in counts], axis=0))
+        counts_KRCC = (weights_RN @ cells).reshape(RESAMPLES_IN_MEMORY, -1, classes, classes).swapaxes(0, 1)
+        means.append(np.mean([values_of(counts_RCC) for counts_RCC in counts_KRCC], axis=0))
     return np.concatenate(means)
 
 

@@ -51,7 +51,7 @@ def test_config_of_another_kind_is_one_line(run, tmp_path, monkeypatch):  # noqa
     for content in wrong:
         config.write_bytes(content)
         assert "config.yaml: " in outcome(folder, out), content[:20]
-    for content in (b"task: x", b"training:\n  steps: many", b"training: [1]", b'"\\ud800": {"\\ud800": "\\ud800"}'):
+    for content in (b"task: x", b"training:\n  steps: many", b"training: [1]"):
         config.write_bytes(content)
         assert outcome(folder, out) == "", content
 

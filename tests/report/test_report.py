@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ldarnet.cli import app
 from ldarnet.errors import UserError
+from ldarnet.interpret.figures import log_scale, styled_figure
 from ldarnet.report.learning_panels import draw_regions
 from ldarnet.report.page import write_report
 from ldarnet.report.run_record import MAX_LINES, RunRecord
@@ -105,6 +106,8 @@ def test_page_is_complete_and_self_contained(run, tmp_path, stages):
     routers = {"Compression", "Boundaries over training", "Chunks at the last validation", "Certainty"}
     routers |= {"Boundary rate by base", "Periodicity", "Balance over ranks"}
     assert set(headings(page)) == always | {"No warnings"} | (routers if stages else set())
+    reason = "No data for Compression: the model has no router."
+    assert (reason in text) == (stages == 0)
     for piece in (
         "my-run",
         "model.preset",
@@ -210,6 +213,70 @@ def test_command_writes_into_the_run_folder(run):
     assert result.exit_code == 0, result.output
     assert result.output == f"wrote HTML report of {folder} up to step 40 (active warnings: 0): {folder}/report.html\n"
     assert (folder / "report.html").is_file()
+
+
+def test_empty_panels_say_why(run, tmp_path):
+    def train(step, stages):
+        line = train_line(step, stages, checkpoint_stall_seconds=0.0, gradient_norm=float("nan"), gradient_norms={})
+        del line["memory"], line["lr"]
+        return line
+
+    folder = run(train=train)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    write(folder / "metrics.jsonl", [{key: line[key] for key in line if key != "regions"} for line in lines])
+    launch = json.loads((folder / "starts.jsonl").read_text())
+    write(folder / "starts.jsonl", [launch | {"ranks": 1}])
+    write_report(folder, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    for title, reason in {
+        "Learning rate": "metrics.jsonl has no lr",
+        "By region": "validation.regions is not set",
+        "Gradient norm": "all values are missing or not finite",
+        "Balance over ranks": "the run has a single rank",
+        "Memory": "metrics.jsonl has no memory",
+        "Checkpoint stalls": "training never waited for a checkpoint",
+    }.items():
+        assert f"No data for {title}: {reason}." in text
+        assert f"<h3>{title}</h3>" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([1e-4, 1e-1, 10.0], {"0.0001", "0.01", "1"}),
+        ([0.2, 0.6], {"0.2", "0.5"}),
+        ([2e-8, 3e5], {"100"}),
+    ],
+)
+def test_log_axes_show_plain_numbers(values, labels):
+    with styled_figure(6, 3) as figure:
+        axes = figure.subplots()
+        axes.plot(values)
+        log_scale(axes)
+        figure.draw_without_rendering()
+        shown = {text.get_text() for text in axes.get_yticklabels(which="both")}
+    assert labels <= shown
+    assert not any(set("$^{}\\") & set(text) for text in shown)
+
+
+@pytest.mark.parametrize("below", ["", "fold0"])
+def test_fine_tuning_runs_are_named(tmp_path, below):
+    run = tmp_path / "tuned"
+    (run / "fold0").mkdir(parents=True)
+    (run / "fold0" / "metrics.jsonl").write_text('{"epoch": 1, "split": "valid", "mcc": 0.5}\n')
+    for folder in (run / below, tmp_path / "sweep"):
+        folder.mkdir(exist_ok=True)
+    (tmp_path / "sweep" / "sweep.yaml").touch()
+    with pytest.raises(UserError, match=r"a fine-tuning run; its results are in summary.txt.*fold\*/confusion.png"):
+        write_report(run / below, tmp_path / "page.html")
+    with pytest.raises(UserError, match=r"a sweep; read summary.txt and comparison/results.md"):
+        write_report(tmp_path / "sweep", tmp_path / "page.html")
+
+
+def test_progress_counts_the_bytes_of_the_metrics_file(run):
+    folder, read = run(), []
+    RunRecord.read(folder, advance=read.append)
+    assert sum(read) == (folder / "metrics.jsonl").stat().st_size
 
 
 def test_folder_without_a_run_is_an_error(tmp_path):

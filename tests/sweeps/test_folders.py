@@ -1,6 +1,7 @@
 """State of a sweep as read from its folder."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from ldarnet.errors import UserError
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import TaskPlan
 from ldarnet.sweeps.settings import grid
+from tests.support.damaged import damaged_bytes, damaged_values
 from tests.support.sample_sweep import load, write
 
 
@@ -80,3 +82,25 @@ def test_weights_are_deleted_only_once_the_task_is_settled(tmp_path: Path) -> No
     assert folders.classifier(task) is None
     (folders.of_fold("nt/H3", one.name, 0) / "export").mkdir()
     assert folders.classifier(task) == "fold0"
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.jsonl"])
+def test_damaged_files_of_a_trial_are_one_line(tmp_path: Path, name: str) -> None:
+    folders = Folders(load(write(tmp_path)), "mcc")
+    file = folders.result("nt/H3", "lr=0.001", 0)
+    file.parent.mkdir(parents=True)
+    content = {"result.json": {"valid": {"mcc": 0.5}, "data_fingerprint": "a"}}
+    content["metrics.jsonl"] = {"epoch": 1, "split": "valid", "mcc": 0.5}
+    for other, record in content.items():
+        file.with_name(other).write_text(json.dumps(record) + "\n")
+    (file.parents[1] / "summary.json").touch()
+    assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True).state == "finished"
+    for kind, damaged in damaged_bytes(json.dumps(content[name]).encode()).items():
+        file.with_name(name).write_bytes(damaged + b"\n")
+        with pytest.raises(UserError, match=rf"{name}.*damaged.*; delete") as caught:
+            folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True)
+        assert str(caught.value).isprintable(), kind
+    for what, wrong in damaged_values(content["result.json"]):
+        file.with_name("result.json").write_text(json.dumps(wrong))
+        with suppress(UserError):
+            assert folders.fold("nt/H3", "lr=0.001", 0, is_search_fold=True).state in ("finished", "failed"), what

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ldarnet.sweeps.tracking import ParentRun
+from tests.support.damaged import damaged_bytes
 from tests.support.sample_sweep import load, write
 
 
@@ -46,3 +47,16 @@ def test_unreachable_store_is_logged_once(tmp_path: Path, monkeypatch: pytest.Mo
     parent = ParentRun(load(write(tmp_path), "tracking.mlflow=true"), logged.append)
     parent.end("FINISHED", {}, [])
     assert parent.run_id is None and len(logged) == 1 and "continuing without it" in logged[0]
+
+
+def test_damaged_mlflow_file_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("ldarnet.sweeps.tracking.connect", lambda uri: None)
+    monkeypatch.setattr("ldarnet.sweeps.tracking.experiment_id", lambda *_: "0")
+    config = load(write(tmp_path), "tracking.mlflow=true")
+    config.sweep.dir.mkdir(parents=True, exist_ok=True)
+    for kind, content in damaged_bytes(b'{"tracking_uri": null, "run_id": "abc"}').items():
+        (config.sweep.dir / "mlflow.json").write_bytes(content)
+        logged: list[str] = []
+        assert ParentRun(config, logged.append).run_id is None
+        assert len(logged) == 1 and "mlflow.json: damaged" in logged[0], kind

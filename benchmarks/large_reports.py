@@ -1,0 +1,160 @@
+"""Time and peak memory of `ldarnet report` and `ldarnet compare` on large inputs.
+
+    python -m benchmarks.large_reports
+
+Writes synthetic runs to a temporary folder inside `--folder`. Each command runs in a new process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.record import RESULTS, provenance, write_result
+from ldarnet.markdown import table
+from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.registry import find_task
+
+HEADER = ("command", "input", "input, MB", "seconds", "peak memory, MB")
+TASKS = ("nt/H3", "nt/H4", "nt/H3K4me1", "nt/H3K36me3", "nt/enhancers")
+FOLDS = 10
+METHOD = """Seconds: wall time of the command, including the start of Python. Peak memory: maximum resident set size of
+the process. The metrics file has one training line per step with two stages, and a validation line with 20 regions
+every 1,000 steps. The folds have predictions of all official test rows; all arms are paired on all tasks, and
+their test rows are resampled."""
+
+
+def write_metrics(path: Path, lines: int) -> None:
+    """Write a metrics.jsonl with the given number of training lines."""
+    rng = np.random.default_rng(0)
+    losses = 1.2 + 0.7 * np.exp(-np.arange(lines) / (lines / 10)) + rng.normal(0, 0.01, lines)
+    modules = [f"stage{stage}/{part}" for stage in range(3) for part in ("encoder", "decoder", "router", "main")]
+    shared = {
+        "bases_per_chunk": [4.0, 15.8],
+        "boundary_probability": [0.25, 0.25],
+        "target_ratio": 4.0,
+        "boundary_histogram": np.full((2, 20), 0.05).tolist(),
+        "boundary_tokens": dict.fromkeys(["A", "C", "G", "T", "MASK"], 0.2),
+        "boundary_rate": dict.fromkeys(["A", "C", "G", "T", "MASK"], 0.25),
+        "periodicity": [0.05, 0.04],
+        "period": [3, 24],
+        "chunk_imbalance": [1.02, 1.03],
+        "gradient_norm": 0.3,
+        "gradient_norms": dict.fromkeys(modules, 0.0123456789),
+        "lr": {f"stage{stage}/{decay}": 1e-4 for stage in range(3) for decay in ("decay", "no_decay")},
+        "bases_per_second": 1234567.8,
+        "phase_share": dict.fromkeys(["data", "agree", "forward", "backward", "update"], 0.2),
+        "data_wait": 0.001,
+        "memory": {"host": 8e9, "device": 5e10},
+        "checkpoint_stall_seconds": 0.0,
+        "warnings": {},
+    }
+    tail = json.dumps(shared)[1:]
+    region = {"mlm_loss": 1.25, "bases_per_chunk": [4.0, 15.8], "scored": 9000}
+    regions = {f"region {index}": region for index in range(20)}
+    with path.open("w") as file:
+        for step, loss in enumerate(losses.tolist(), start=1):
+            head = {"step": step, "split": "train", "epoch": step / lines, "length": 4096, "loss": loss}
+            head |= {"mlm_loss": loss, "ratio_loss": 1.0, "bases": step * 2**21, "seconds": 1.7 * step}
+            file.write(f"{json.dumps(head)[:-1]}, {tail}\n")
+            if step % 1000 == 0:
+                valid = {"step": step, "split": "valid", "mlm_loss": loss, "mask_loss": loss + 0.05}
+                valid |= {"composition_loss": 1.36, "accuracy": 0.4, "bases_per_chunk": [4.0, 15.8], "regions": regions}
+                file.write(json.dumps(valid) + "\n")
+
+
+def write_folds(folder: Path, arms: int) -> int:
+    """Write arms with ten folds on each task, with predictions; returns the number of folds."""
+    rng = np.random.default_rng(0)
+    for task_name in TASKS:
+        task = find_task(task_name)
+        rows, tests = task.rows["train"], task.rows["test"]
+        labels = rng.integers(0, 2, tests)
+        for arm in range(arms):
+            for fold in range(FOLDS):
+                path = folder / f"arm{arm}" / task.name / f"fold{fold}"
+                path.mkdir(parents=True)
+                predicted = np.where(rng.random(tests) < 0.7 + 0.01 * arm, labels, 1 - labels)
+                lines = ["name\tlabel\tpredicted\tp_0\tp_1\tleak_free"]
+                lines += [f"row{row}\t{labels[row]}\t{predicted[row]}\t0.51234\t0.48766\t1" for row in range(tests)]
+                (path / "predictions.tsv").write_text("\n".join(lines) + "\n")
+                value = float(0.4 + 0.01 * arm + rng.normal(0, 0.01))
+                scores = dict.fromkeys(METRICS, value) | {"loss": 0.5}
+                content = {
+                    "task": task.name,
+                    "suite": task.suite,
+                    "fold": fold,
+                    "folds": FOLDS,
+                    "arm": "checkpoint",
+                    "mode": "full",
+                    "metric": "mcc",
+                    "settings": {"folds.seed": 42, "folds.stratified": False, "data.limit": None, "optimizer.lr": 1e-4},
+                    "seed": 42,
+                    "data_fingerprint": "f" * 64,
+                    "classes": ["0", "1"],
+                    "rows": {"train": rows - rows // 10, "valid": rows // 10, "test": tests, "test_leak_free": 100},
+                    "best_epoch": 3,
+                    "best_step": 300,
+                    "valid": scores,
+                    "test": scores,
+                    "test_leak_free": scores,
+                    "bases_per_chunk": {"before": [4.0], "after": [5.0]},
+                    "seconds": 60.0,
+                    "checkpoint_sha256": f"{arm:064x}",
+                    "commit": "c" * 40,
+                }
+                (path / "result.json").write_text(json.dumps(content))
+    return len(TASKS) * arms * FOLDS
+
+
+def measure(arguments: list[str]) -> tuple[float, float]:
+    """Run a command of ldarnet; returns seconds and peak memory in MB."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "ldarnet", *arguments])
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    if status:
+        raise SystemExit(f"ldarnet {' '.join(arguments)} failed")
+    return seconds, usage.ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Run the benchmark and write its result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", type=int, default=1_000_000, help="training lines of metrics.jsonl")
+    parser.add_argument("--arms", type=int, default=20, help="arms of the comparison, with 50 folds each")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder for temporary files")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        folder = Path(name)
+        run = folder / "run"
+        run.mkdir()
+        write_metrics(run / "metrics.jsonl", args.lines)
+        size = (run / "metrics.jsonl").stat().st_size / 1e6
+        rows.append(("report", f"{args.lines:,} metrics lines", f"{size:,.0f}", *measure(["report", str(run)])))
+        (run / "metrics.jsonl").unlink()
+        folds = write_folds(folder, args.arms)
+        size = sum(path.stat().st_size for path in folder.glob("arm*/**/*") if path.is_file()) / 1e6
+        arms = [f"arm {arm}={folder / f'arm{arm}'}" for arm in range(args.arms)]
+        measured = measure(["compare", *arms, "--out", str(folder / "out")])
+        rows.append(("compare", f"{folds:,} folds, {args.arms} arms, {len(TASKS)} tasks", f"{size:,.0f}", *measured))
+    cells = [(*row[:3], f"{row[3]:.0f}", f"{row[4]:,.0f}") for row in rows]
+    command = shlex.join(["python", "-m", "benchmarks.large_reports", *sys.argv[1:]])
+    text = f"# Large reports and comparisons\n\n{provenance(command)}\n\n{METHOD}\n\n{table(HEADER, cells)}\n"
+    print(write_result("large-reports", text, args.out))
+
+
+if __name__ == "__main__":
+    main()
