@@ -5,7 +5,9 @@ import re
 import shlex
 import subprocess
 import tomllib
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,9 @@ DOCUMENTS = sorted(
     if not path.startswith("benchmarks/results/") and path != "CHANGELOG.md"
 )
 BLOCK = re.compile(
-    r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<language>bash|python)\n(?P<text>.*?)^```", re.M | re.S
+    r"^(?:<!-- (?:not run: (?P<reason>[^\n]+)|needs (?P<package>\w+)) -->\n)?"
+    r"```(?P<language>bash|python)\n(?P<text>.*?)^```",
+    re.M | re.S,
 )
 TINY = {
     "pretrain": {
@@ -191,6 +195,11 @@ def test_examples_run(document: str, tmp_path: Path) -> None:
     sandbox.prepare(document)
     for number, block in enumerate(BLOCK.finditer((ROOT / document).read_text())):
         if block["reason"]:
+            continue
+        if block["package"] and not find_spec(block["package"]):
+            warnings.warn(
+                f"{document}: an example is not run, because {block['package']} is not installed", stacklevel=1
+            )
             continue
         if block["language"] == "python":
             script = tmp_path / f"example-{number}.py"
