@@ -11,6 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.cli import main
+from ldarnet.config import FinetuneConfig
+from ldarnet.config.loading import load_config
+from ldarnet.errors import UserError
+from ldarnet.finetuning.classifier import build_classifier
 from ldarnet.io.manifest import write_manifest
 from ldarnet.model import write_model
 from sharding.build import build
@@ -147,6 +151,17 @@ def test_predict_refuses_a_damaged_classifier(copy, fasta, tmp_path, ldarnet):
     status, out, err = ldarnet("predict", copy / "classifier/fold0", fasta, "--out", tmp_path / "out.tsv")
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert not (tmp_path / "out.tsv").exists()
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints/step-00000001", "run/export"])
+def test_fine_tuning_refuses_a_damaged_checkpoint(place, copy):
+    overrides = ["data.train=my.csv", f"checkpoint={copy / place}", f"run.dir={copy / 'new'}"]
+    config = load_config("classify", overrides, schema=FinetuneConfig)
+    build_classifier(config, ["no", "yes"], 40)
+    for folder in ("run/checkpoints/step-00000001", "run/export"):
+        flip(copy / folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model.safetensors: SHA-256 differs from manifest.json"):
+        build_classifier(config, ["no", "yes"], 40)
 
 
 def change_weights(folder: Path, name: str, value: float) -> None:
