@@ -76,7 +76,7 @@ class FoldTraining:
             [self.state.loss, self.state.skipped], dtype=torch.float64, device=self.world.device
         ).unbind()
         completed_steps = self.state.step if checkpoint else -1
-        self._file = self.world.on_main(lambda: MetricsFile(self._folder, completed_steps))
+        self._file = self.world.on_main(lambda: MetricsFile(self._folder, completed_steps, warn=self._display.warn))
         self._lap = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -262,7 +262,8 @@ class FoldTraining:
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
             weights = copy_to_host(whole_parameters(self._engine), keep=self.world.is_main)
             moments = copy_to_host(whole_moments(self._engine), keep=self.world.is_main)
-            self.world.on_main(lambda: self._store.write(weights, moments, self.state))
+            for text in self.world.on_main(lambda: self._store.write(weights, moments, self.state)) or []:
+                self._display.warn(text)
 
 
 def _engine(job: FinetuneJob, checkpoint: Path | None, state: FoldState, world: World) -> Engine:

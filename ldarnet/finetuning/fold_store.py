@@ -9,22 +9,25 @@ last/00000120/
     manifest.json            size and SHA-256 of each file, written last
 """
 
-import json
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import FiniteFloat
 from torch import Tensor
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
-from ldarnet.runtime.checkpoint import CheckpointFolder, seal, verify
+from ldarnet.io.manifest import write_manifest
+from ldarnet.io.records import Count, read_record
+from ldarnet.runtime.checkpoint import CheckpointFolder, verify
 from ldarnet.runtime.checkpoint_files import save_tensors
 
 FORMAT_VERSION = 2
+REQUIRED_FILES = frozenset({run_files.WEIGHTS, run_files.OPTIMIZER, run_files.STATE})
 
 
 @dataclass
@@ -47,17 +50,17 @@ class FoldState:
     """
 
     fingerprint: str
-    step: int = 0
-    taken: int = 0
-    batch: int = 0
-    loss: float = 0.0
-    skipped: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"epoch": 0.0, "all": 0.0})
+    step: Count = 0
+    taken: Count = 0
+    batch: Count = 0
+    loss: FiniteFloat = 0.0
+    skipped: Count = 0
+    seconds: dict[str, FiniteFloat] = field(default_factory=lambda: {"epoch": 0.0, "all": 0.0})
     course: dict[str, Any] = field(default_factory=dict)
-    best_step: int | None = None
+    best_step: Count | None = None
     first: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT_VERSION
+    format: Count = FORMAT_VERSION
 
 
 class FoldStore(CheckpointFolder):
@@ -68,7 +71,7 @@ class FoldStore(CheckpointFolder):
     """
 
     def __init__(self, fold: Path) -> None:
-        super().__init__(fold / run_files.LAST)
+        super().__init__(fold / run_files.LAST, REQUIRED_FILES)
 
     def read(self, checkpoint: Path, fingerprint: str) -> FoldState:
         """Read the state of a checkpoint and verify its files.
@@ -76,32 +79,43 @@ class FoldStore(CheckpointFolder):
         Raises:
             UserError: a file is damaged, or the checkpoint was written by another version or trained on different rows.
         """
-        verify(checkpoint, hint=f"delete {self.folder.parent} to retrain the fold")
-        content = json.loads((checkpoint / run_files.STATE).read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT_VERSION:
+        hint = f"delete {self.folder.parent} to retrain the fold"
+        verify(checkpoint, hint=hint)
+        state = read_record(checkpoint / run_files.STATE, FoldState, hint=hint)
+        if state.format != FORMAT_VERSION:
             raise UserError(
                 f"{checkpoint}: written by another version of ldarnet; delete {self.folder.parent} to retrain the fold"
             )
-        if content["fingerprint"] != fingerprint:
+        if state.fingerprint != fingerprint:
             raise UserError(f"{checkpoint}: the fold was trained on different rows; choose another run.dir")
-        return FoldState(**content)
+        return state
 
-    def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> None:
+    def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> list[str]:
         """Write a checkpoint unless it exists, then delete all others except that of the best epoch.
+
+        Returns:
+            A message about each folder that is not removed because it is not ours; each folder once.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.
         """
         if self.has(state.step):
-            return
+            return []
+        self.ensure_run_id()
         with self.staged(state.step) as staged:
             save_tensors(weights, staged / run_files.WEIGHTS)
             save_tensors(moments, staged / run_files.OPTIMIZER)
             write_json_atomic(staged / run_files.STATE, asdict(state), indent=2)
-            seal(staged, state.step)
-        self.prune({self.path(step) for step in (state.step, state.best_step) if step is not None})
+            write_manifest(staged, step=state.step, run_id=self.run_id)
+        kept = self.prune({self.path(step) for step in (state.step, state.best_step) if step is not None})
         self.clean()
+        return kept
 
-    def remove(self) -> None:
-        """Remove all checkpoints."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def remove(self) -> list[str]:
+        """Remove all checkpoints; returns a message about each folder that is not removed because it is not ours."""
+        self.load_run_id()
+        kept = self.prune(())
+        self.clean()
+        with suppress(OSError):  # missing, or not empty
+            self.folder.rmdir()
+        return kept

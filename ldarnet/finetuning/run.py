@@ -129,7 +129,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
         result = job.folder(fold) / run_files.RESULT
         if world.from_main(result.is_file):
             display.info(f"fold {fold} is finished: {result}")
-            world.on_main(FoldStore(result.parent).remove)
+            _remove_checkpoints(result.parent, context)
         elif not _fold(job, learner, fold, context):
             display.info(
                 f"stopped by {context.request.received} in fold {fold}, saved in {config.run.dir}; run the same "
@@ -138,6 +138,11 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
             return False
     world.on_main(lambda: summarize(job, display))
     return True
+
+
+def _remove_checkpoints(fold: Path, context: LaunchContext) -> None:
+    for text in context.world.on_main(FoldStore(fold).remove) or []:
+        context.display.warn(text)
 
 
 def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext) -> bool:
@@ -154,7 +159,7 @@ def _fold(job: FinetuneJob, learner: Learner, fold: int, context: LaunchContext)
             warnings = world.on_main(lambda: write_result(job, fold, trained))
         for text in warnings or []:
             context.display.warn(text)
-        world.on_main(FoldStore(folder).remove)
+        _remove_checkpoints(folder, context)
         status = "FINISHED"
         LOG.info("fold %d is finished", fold)
         return True

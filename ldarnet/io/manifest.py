@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ldarnet.errors import UserError
 from ldarnet.io.files import sha256_file, sync_path, write_json_atomic
 from ldarnet.io.names import FileName
-from ldarnet.io.records import Count, Sha256, read_record
+from ldarnet.io.records import Count, RunId, Sha256, read_record
 from ldarnet.io.run_files import MANIFEST
 
 FORMAT_VERSION = 2
@@ -42,7 +42,7 @@ class Manifest(BaseModel):
     format: Count = FORMAT_VERSION
     files: Annotated[dict[FileName, ManifestEntry], Field(min_length=1)]
     step: Count | None = None
-    run_id: str | None = None
+    run_id: RunId | None = None
 
 
 def write_manifest(folder: Path, *, step: int | None = None, run_id: str | None = None) -> None:

@@ -37,6 +37,8 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 """A non-negative integer that float64 represents exactly."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hexadecimal."""
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+"""Random ID of a run; part of file names."""
 
 
 def parse_record(content: bytes | str, kind: type[T], *, where: str, hint: str) -> T:

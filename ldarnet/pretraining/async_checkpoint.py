@@ -9,8 +9,9 @@ from typing import Self
 
 from ldarnet.config import RunConfig
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io.manifest import write_manifest
 from ldarnet.pretraining.mirror import Mirror
-from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, seal
+from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine
@@ -27,19 +28,21 @@ def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> N
     Args:
         config: run configuration.
         store: local checkpoints.
-        report: called with the reason if the upload fails.
+        report: called with the reason if the upload fails, and with a message about each remote folder that is not
+            deleted because it is not ours.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
     """
     if config.checkpoint.remote is not None:
-        _copy(store, Mirror(config.checkpoint.remote), report)
+        _copy(store, Mirror(config.checkpoint.remote), report, report)
 
 
-def _copy(store: CheckpointStore, mirror: Mirror, report: Report) -> None:
+def _copy(store: CheckpointStore, mirror: Mirror, report: Report, notice: Report) -> None:
     """Update the mirror. A failure is reported but not raised; the next checkpoint or launch retries."""
     try:
-        mirror.update(store)
+        for text in mirror.update(store):
+            notice(text)
     except (UserError, OSError) as error:
         reason = user_error(error)
         report(
@@ -55,14 +58,16 @@ class CheckpointWriter:
         config: run configuration.
         store: local checkpoints.
         report: called from the thread, with the reason, when a checkpoint cannot be written or copied.
+        notice: called from the thread with a message about each folder that is not deleted because it is not ours.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
     """
 
-    def __init__(self, config: RunConfig, store: CheckpointStore, report: Report) -> None:
+    def __init__(self, config: RunConfig, store: CheckpointStore, report: Report, notice: Report = LOG.warning) -> None:
         self._store = store
-        self._report = report
+        self._store.ensure_run_id()
+        self._report, self._notice = report, notice
         self._mirror = Mirror(config.checkpoint.remote) if config.checkpoint.remote else None
         self._code = {"code_version": __version__, "commit": code_commit()}
         self._thread = ThreadPoolExecutor(1, "checkpoint")
@@ -70,7 +75,7 @@ class CheckpointWriter:
 
     def submit(self, contents: CheckpointContents) -> None:
         """Queue a checkpoint; the thread writes it, deletes old checkpoints and updates the mirror."""
-        contents = replace(contents, state=contents.state.advanced(**self._code))
+        contents = replace(contents, state=contents.state.advanced(**self._code, run_id=self._store.run_id))
         self._last = self._thread.submit(self._write, contents)
 
     def wait(self) -> UserError | None:
@@ -86,7 +91,7 @@ class CheckpointWriter:
         try:
             with self._store.staged(step) as folder:
                 contents.write(folder)
-                seal(folder, step)
+                write_manifest(folder, step=step, run_id=contents.state.run_id)
         except (UserError, OSError) as error:
             failure = user_error(error)
         except Exception as error:  # training continues after a failed checkpoint
@@ -95,7 +100,7 @@ class CheckpointWriter:
         else:
             self._settle(step)
             if self._mirror is not None:
-                _copy(self._store, self._mirror, self._report)
+                _copy(self._store, self._mirror, self._report, self._notice)
             return None
         self._report(
             f"checkpoint of step {step} not written: {str(failure).partition(';')[0]}; earlier checkpoints are kept"
@@ -105,7 +110,8 @@ class CheckpointWriter:
     def _settle(self, step: int) -> None:
         """Delete old checkpoints. A failure is reported but not raised; the next checkpoint or launch retries."""
         try:
-            self._store.settle()
+            for text in self._store.settle():
+                self._notice(text)
         except (UserError, OSError) as error:
             reason = str(user_error(error)).partition(";")[0]
             self._report(f"checkpoint of step {step} written, but old checkpoints could not be deleted: {reason}")
@@ -125,6 +131,8 @@ class AsyncCheckpointer:
         state: training state at launch.
         report: called on rank 0, from the writer thread, with the reason, when a checkpoint cannot be written or
             copied.
+        notice: called on rank 0, from the writer thread, with a message about each folder that is not deleted because
+            it is not ours.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed; raised on all
@@ -132,14 +140,20 @@ class AsyncCheckpointer:
     """
 
     def __init__(
-        self, config: RunConfig, store: CheckpointStore, world: World, state: TrainingState, report: Report
+        self,
+        config: RunConfig,
+        store: CheckpointStore,
+        world: World,
+        state: TrainingState,
+        report: Report,
+        notice: Report = LOG.warning,
     ) -> None:
         self._config = config
         self._store = store
         self._world = world
         self._saved = state
         self._pending: TrainingState | None = None
-        self._writer = world.on_main(lambda: CheckpointWriter(config, store, report))
+        self._writer = world.on_main(lambda: CheckpointWriter(config, store, report, notice))
 
     def __enter__(self) -> Self:
         return self

@@ -3,10 +3,13 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from ldarnet.config import RunConfig
 from ldarnet.io import run_files
+from ldarnet.io.records import Count, read_records
 from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer, copy_missing
 from ldarnet.pretraining.callbacks.base import RunContext, running_callbacks
 from ldarnet.pretraining.describe import describe
@@ -15,7 +18,6 @@ from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.setup import build_engine, find_resume_point, initial_state, prepare_inputs
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
-from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.ranks import process_group, supervised
 from ldarnet.runtime.run_dir import lock_run_dir
 from ldarnet.runtime.signals import StopRequest
@@ -87,6 +89,8 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
             guard=state.guard | {"losses": []},
         )
     display = PretrainProgress(world.is_main, inputs.total_steps, state.step)
+    for text in found.notices:
+        display.warn(text)
     if state.step < state.total_steps:
         if found.remote_error is not None:
             raise found.remote_error
@@ -109,7 +113,7 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
                 for callback in callbacks:
                     callback.on_checkpoint_failed(reason)
 
-            with AsyncCheckpointer(config, store, world, state, report_failure) as checkpointer:
+            with AsyncCheckpointer(config, store, world, state, report_failure, run.warn) as checkpointer:
                 state = loop(run, checkpointer, callbacks, request)
     elif found.remote_error is not None:
         display.warn(f"checkpoints not copied to checkpoint.remote: {found.remote_error}")
@@ -127,8 +131,37 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
     )
 
 
+class _TrainLine(BaseModel):
+    step: Count
+    split: Literal["train"]
+
+
+class _ValidLine(BaseModel):
+    """A validation line of metrics.jsonl, with at least the values that the summary prints."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: Count
+    split: Literal["valid"]
+    mlm_loss: float
+    mask_loss: float
+    composition_loss: float
+    accuracy: float
+    bases_per_chunk: list[float]
+
+
+_Line: Any = Annotated[_TrainLine | _ValidLine, Field(discriminator="split")]
+
+
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """Read the validation line of the best checkpoint from a metrics.jsonl; empty if there is no such line."""
+    """Read the validation line of the best checkpoint from a metrics.jsonl; empty if there is no such line.
+
+    Raises:
+        UserError: metrics.jsonl cannot be read, or a line is damaged.
+    """
     best = store.best()
-    lines = (line for line in read_metrics(metrics) if line["split"] == "valid")
-    return next((line for line in lines if store.path(line["step"]) == best), {})
+    if best is None or not metrics.is_file():
+        return {}
+    lines = (line for _, line in read_records(metrics, _Line, hint="delete this line"))
+    found = next((line for line in lines if line.split == "valid" and store.path(line.step) == best), None)
+    return found.model_dump() if found is not None else {}

@@ -21,11 +21,13 @@ class ResumePoint:
         state: training state stored in the checkpoint.
         remote_error: error that prevented reading `checkpoint.remote`. Only set if the run is finished; otherwise,
             the error is raised.
+        notices: messages about folders that are not deleted because they are not checkpoints of this run.
     """
 
     checkpoint: Path | None = None
     state: TrainingState | None = None
     remote_error: TransientError | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -49,10 +51,13 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
     """
     run_dir = config.run.dir
     store.clean()
+    store.load_run_id()
     checkpoint = local = store.latest()
+    state = read_state(checkpoint) if checkpoint is not None else None  # first: another version may have other files
+    last = state.total_steps if state else config.training.steps
+    store.check_free(after=state.step if state else -1, last=last)
     saved = run_dir / run_files.CONFIG
     if checkpoint is not None:
-        read_state(checkpoint)  # check this first: a checkpoint of another version may contain other files
         verify(checkpoint)
         _check_same(config, checkpoint, run_dir, "run.dir")
     elif saved.is_file() and differences(load_config(saved), config):
@@ -71,9 +76,9 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
                 )
 
         try:
-            Mirror(config.checkpoint.remote).fetch(store, check)
+            Mirror(config.checkpoint.remote).fetch(store, check, last)
         except TransientError as error:
-            if checkpoint is None or not ResumePoint(checkpoint, read_state(checkpoint)).finished:
+            if not ResumePoint(checkpoint, state).finished:
                 raise
             remote_error = error
         checkpoint = store.latest()
@@ -82,8 +87,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
         return ResumePoint()
     if checkpoint != local:
         verify(checkpoint)
-    store.settle()
-    return ResumePoint(checkpoint, read_state(checkpoint), remote_error)
+    notices = store.settle()
+    return ResumePoint(checkpoint, read_state(checkpoint), remote_error, tuple(notices))
 
 
 def _check_same(config: RunConfig, checkpoint: Path, folder: object, key: str) -> None:

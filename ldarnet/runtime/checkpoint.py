@@ -11,27 +11,46 @@
 Nothing is pickled. :mod:`ldarnet.runtime.checkpoint_files` writes and reads the files.
 """
 
+import os
+import re
+import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ldarnet.errors import UserError
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
+
+from ldarnet.errors import TransientError, UserError
 from ldarnet.io import run_files
-from ldarnet.io.files import (
-    PARTIAL_SUFFIX,
-    read_json,
-    sha256_file,
-    staged_folder,
-    staging_path,
-    sync_path,
-    write_json_atomic,
-)
+from ldarnet.io.files import PARTIAL_SUFFIX, staged_folder, staging_path, write_json_atomic
+from ldarnet.io.manifest import Manifest, check_complete, read_manifest, verify_files
+from ldarnet.io.names import FileName
+from ldarnet.io.records import Count, RunId, parse_record, read_record
+from ldarnet.printable import printable
 from ldarnet.version import __version__
 
 FORMAT_VERSION = 2
+REQUIRED_FILES = frozenset(
+    {run_files.WEIGHTS, run_files.MODEL_CONFIG, run_files.OPTIMIZER, run_files.STATE, run_files.CONFIG}
+)
+"""Files of a complete checkpoint of a pretraining run, besides the manifest."""
+
+
+class GuardState(TypedDict):
+    """State of the guard: see `Guard.state_dict`."""
+
+    accepted: Count
+    in_a_row: Count
+    losses: list[FiniteFloat]
+
+
+def no_guard_state() -> GuardState:
+    """State of the guard before the first step."""
+    return {"accepted": 0, "in_a_row": 0, "losses": []}
 
 
 @dataclass(frozen=True)
@@ -51,20 +70,22 @@ class TrainingState:
         code_version: version of this package that wrote the checkpoint.
         commit: git commit of the code that wrote the checkpoint, followed by `+` if tracked files were modified; None
             if the code is not tracked by git.
+        run_id: see `CheckpointFolder.run_id`; None in checkpoints of older versions.
         format: version of the checkpoint format.
     """
 
-    step: int
-    total_steps: int
-    position: int
+    step: Count
+    total_steps: Count
+    position: Count
     seed: int
     fingerprint: str
-    seconds: float = 0.0
-    best_step: int | None = None
-    best_loss: float | None = None
-    guard: dict[str, Any] = field(default_factory=lambda: {"accepted": 0, "in_a_row": 0, "losses": []})
+    seconds: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    best_step: Count | None = None
+    best_loss: FiniteFloat | None = None
+    guard: GuardState = field(default_factory=no_guard_state)
     code_version: str = __version__
     commit: str | None = None
+    run_id: RunId | None = None
     format: int = FORMAT_VERSION
 
     def advanced(self, **changes: Any) -> "TrainingState":
@@ -75,57 +96,174 @@ class TrainingState:
 class CheckpointFolder:
     """Folder with one subfolder per checkpoint, named by step; incomplete checkpoints are never listed.
 
+    A checkpoint is complete if its manifest is valid, names every required file, and has the step of the folder's name.
+    Only complete checkpoints whose manifest has the run ID of this run, and staging folders, are ever deleted.
+
     Args:
         folder: path of the folder, which need not exist yet.
+        required: files of a complete checkpoint, besides the manifest.
         prefix: text before the step number in the names of checkpoints.
+
+    Attributes:
+        run_id: random ID in the manifests of this run; None until `load_run_id` or `ensure_run_id` is called.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
-        self.folder, self.prefix = folder, prefix
+    def __init__(self, folder: Path, required: Collection[str], prefix: str = "") -> None:
+        self.folder, self.required, self.prefix = folder, required, prefix
+        self.run_id: str | None = None
+        self._reported: set[str] = set()
 
     def path(self, step: int) -> Path:
         """Path of the checkpoint for a step, whether or not it exists."""
         return self.folder / f"{self.prefix}{step:08d}"
 
+    def step(self, checkpoint: Path) -> int:
+        """Step of a checkpoint, from its name."""
+        return int(checkpoint.name.removeprefix(self.prefix))
+
+    def check(self, manifest: Manifest, name: str, *, where: str, hint: str) -> None:
+        """Check that a manifest makes the folder `name` a complete checkpoint.
+
+        Raises:
+            UserError: a required file is missing in the manifest, or the step differs from the name.
+        """
+        check_complete(manifest, self.required, where=where, hint=hint)
+        if manifest.step is None or self.path(manifest.step).name != name:
+            raise UserError(f"{where}: step {manifest.step} in {run_files.MANIFEST} is not that of the folder; {hint}")
+
+    def parse(self, content: bytes, name: str) -> Manifest | None:
+        """Parse the manifest of the folder `name`; None if the folder is not a complete checkpoint."""
+        try:
+            manifest = parse_record(content, Manifest, where=name, hint="")
+            self.check(manifest, name, where=name, hint="")
+        except UserError:
+            return None
+        return manifest
+
+    def load_run_id(self) -> None:
+        """Unless `run_id` is set, set it to that of the checkpoints in the folder; None if they have none."""
+        self.run_id = self.run_id or self._recorded(self._manifests())
+
+    def ensure_run_id(self) -> None:
+        """Unless `run_id` is set, set it to that of the checkpoints in the folder, or to a new random ID."""
+        self.load_run_id()
+        self.run_id = self.run_id or secrets.token_hex(16)
+
     def has(self, step: int) -> bool:
-        """Whether there is a complete checkpoint for a step."""
-        return (self.path(step) / run_files.MANIFEST).is_file()
+        """Whether there is a complete checkpoint of this run for a step."""
+        return self.path(step) in self.complete()
 
     def complete(self) -> list[Path]:
-        """All complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.folder.glob(f"{self.prefix}[0-9]*/{run_files.MANIFEST}"))
+        """All complete checkpoints of this run, oldest first.
+
+        Includes checkpoints without a run ID, which older versions wrote.
+        """
+        found = self._manifests()
+        run_id = self.run_id or self._recorded(found)
+        return [path for path, manifest in found.items() if run_id is None or manifest.run_id in (None, run_id)]
 
     def latest(self) -> Path | None:
-        """The newest complete checkpoint; None if no checkpoint is complete."""
+        """The newest complete checkpoint of this run; None if there is none."""
         return next(reversed(self.complete()), None)
 
     def staged(self, step: int) -> AbstractContextManager[Path]:
         """Yield a temporary folder, which becomes the checkpoint of `step` when the block succeeds.
 
-        The block must write all files and call `seal`. If the block fails, the temporary folder is removed and earlier
-        checkpoints are kept.
+        The block must write all files, and the manifest last. If the block fails, the temporary folder is removed and
+        earlier checkpoints are kept.
 
         Raises:
             NotWritableError: no permission to write, or the disk is full.
+            UserError: the path of the checkpoint is occupied.
         """
+        if os.path.lexists(self.path(step)):
+            raise UserError(f"{self.path(step)}: exists, but is not a checkpoint of this run; move it away")
         return staged_folder(self.path(step))
 
-    def prune(self, keep: Collection[Path]) -> None:
-        """Delete all complete checkpoints except those in `keep`; a partly deleted checkpoint is never listed."""
-        for path in self.complete():
-            if path not in keep:
+    def prune(self, keep: Collection[Path]) -> list[str]:
+        """Delete the checkpoints with our run ID except those in `keep`; a partly deleted checkpoint is never listed.
+
+        Returns:
+            A message about each remaining folder outside `keep`, unless an earlier call returned it.
+        """
+        for path, manifest in self._manifests().items():
+            if path not in keep and self.run_id is not None and manifest.run_id == self.run_id:
                 hidden = staging_path(path)
                 shutil.rmtree(hidden, ignore_errors=True)
                 path.rename(hidden)
                 shutil.rmtree(hidden)
+        return self.report_kept(str(path) for path in sorted(self._candidates()) if path not in keep)
+
+    def report_kept(self, locations: Iterable[str]) -> list[str]:
+        """Messages about paths or URLs that are not deleted because they are not ours; each location once."""
+        new = [location for location in locations if location not in self._reported]
+        self._reported.update(new)
+        return [
+            f"{printable(location)}: not deleted, because its {run_files.MANIFEST} does not have the ID of this run"
+            for location in new
+        ]
 
     def clean(self) -> None:
         """Delete leftovers of interrupted saves and deletions."""
-        complete = set(self.complete())
-        leftovers = set(self.folder.glob(f"{self.prefix}[0-9]*")) - complete
-        leftovers.update(self.folder.glob(f".*{PARTIAL_SUFFIX}"))
-        for path in leftovers:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        ours = rf"\.({re.escape(self.prefix)}\d{{8,}}|{re.escape(run_files.POINTERS)}\.[0-9a-f]{{8}})"
+        for path in self.folder.glob(f".*{PARTIAL_SUFFIX}"):
+            if re.fullmatch(ours + re.escape(PARTIAL_SUFFIX), path.name):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def check_free(self, after: int, last: int | None) -> None:
+        """Check that nothing else occupies the paths of checkpoints that this run may write.
+
+        Args:
+            after: step of the newest checkpoint of this run.
+            last: last step of the run; None if unknown.
+
+        Raises:
+            UserError: a checkpoint newer than `after` is damaged, belongs to another run, or is not a checkpoint.
+        """
+        for path in sorted(set(self._candidates()) - set(self.complete())):
+            if not self.is_due(path.name, after, last):
+                continue
+            if (path / run_files.MANIFEST).is_file():
+                hint = f"restore it, or delete {path} to resume from the previous checkpoint"
+                self.check(read_manifest(path, hint), path.name, where=str(path), hint=hint)
+            raise UserError(f"{path}: not a checkpoint of this run, which will write to this path; move it away")
+
+    def is_due(self, name: str, after: int, last: int | None) -> bool:
+        """Whether a folder has the name of a checkpoint of a step after `after` and not after `last`, if known."""
+        digits = name.removeprefix(self.prefix)
+        if not digits.isdecimal() or self.path(int(digits)).name != name:
+            return False
+        return int(digits) > after and (last is None or int(digits) <= last)
+
+    def _candidates(self) -> Iterable[Path]:
+        """Every path that looks like a checkpoint by its name."""
+        return self.folder.glob(f"{self.prefix}[0-9]*")
+
+    def _manifests(self) -> dict[Path, Manifest]:
+        """Manifest of each complete checkpoint, of any run, oldest first."""
+        found = {}
+        for path in self._candidates():
+            try:
+                manifest = read_manifest(path, hint="")
+                self.check(manifest, path.name, where=path.name, hint="")
+            except TransientError:
+                raise
+            except UserError:
+                continue
+            found[path] = manifest
+        return dict(sorted(found.items(), key=lambda item: item[1].step or 0))
+
+    def _recorded(self, found: dict[Path, Manifest]) -> str | None:
+        """Run ID of the checkpoints in the folder: that of the newest."""
+        return next((manifest.run_id for manifest in reversed(found.values())), None)
+
+
+@dataclass(frozen=True)
+class Pointers:
+    """Content of pointers.json: names of the latest and the best checkpoint."""
+
+    latest: FileName | None = None
+    best: FileName | None = None
 
 
 class CheckpointStore(CheckpointFolder):
@@ -137,7 +275,7 @@ class CheckpointStore(CheckpointFolder):
     """
 
     def __init__(self, run_dir: Path, keep: int) -> None:
-        super().__init__(run_dir / run_files.CHECKPOINTS, run_files.CHECKPOINT_PREFIX)
+        super().__init__(run_dir / run_files.CHECKPOINTS, REQUIRED_FILES, run_files.CHECKPOINT_PREFIX)
         self.keep = keep
 
     def best(self) -> Path | None:
@@ -151,24 +289,35 @@ class CheckpointStore(CheckpointFolder):
         step = read_state(latest).best_step
         return self.path(step) if step is not None and self.has(step) else latest
 
-    def settle(self) -> None:
+    def settle(self) -> list[str]:
         """Write the names of the latest and the best checkpoint to pointers.json, then delete old checkpoints.
 
         The best checkpoint and the newest `keep` checkpoints are kept.
+
+        Returns:
+            A message about each folder that is not deleted because it is not ours; each folder once.
         """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
         write_json_atomic(self.folder / run_files.POINTERS, {"latest": latest.name, "best": best.name}, indent=2)
-        self.prune({*self.complete()[-self.keep :], best})
+        return self.prune({*self.complete()[-self.keep :], best})
+
+    def _recorded(self, found: dict[Path, Manifest]) -> str | None:
+        """Run ID of the checkpoint that pointers.json names, if it is complete; otherwise of the newest."""
+        pointers = Pointers()
+        path = self.folder / run_files.POINTERS
+        if path.is_file():
+            pointers = read_record(path, Pointers, hint=f"delete {path}; the next launch writes it again")
+        for name in (pointers.latest, pointers.best):
+            if name is not None and (manifest := found.get(self.folder / name)) is not None:
+                return manifest.run_id
+        return super()._recorded(found)
 
 
-def seal(folder: Path, step: int) -> None:
-    """Flush all files of a checkpoint folder to disk, then write the manifest."""
-    files = sorted(folder.iterdir())
-    for file in files:
-        sync_path(file)
-    entries = {file.name: {"size": file.stat().st_size, "sha256": sha256_file(file)} for file in files}
-    write_json_atomic(folder / run_files.MANIFEST, {"format": FORMAT_VERSION, "step": step, "files": entries}, indent=2)
+@dataclass(frozen=True)
+class _StateFormat:
+    format: Count | None = None
+    code_version: str | None = None
 
 
 def read_state(checkpoint: Path) -> TrainingState:
@@ -177,13 +326,15 @@ def read_state(checkpoint: Path) -> TrainingState:
     Raises:
         UserError: `state.json` is damaged, or this version does not support its format.
     """
-    content = read_json(checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}")
-    if content.get("format") != FORMAT_VERSION:
+    file, hint = checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}"
+    written = read_record(file, _StateFormat, hint=hint)
+    if written.format != FORMAT_VERSION:
+        version = printable(written.code_version or "unknown version")[:40]
         raise UserError(
-            f"{checkpoint / run_files.STATE}: checkpoint format {content.get('format')} is not supported (expected "
-            f"{FORMAT_VERSION}); resume this run with the ldarnet version that wrote it ({content.get('code_version')})"
+            f"{file}: checkpoint format {written.format} is not supported (expected {FORMAT_VERSION}); resume this run "
+            f"with the ldarnet version that wrote it ({version})"
         )
-    return TrainingState(**{field.name: content[field.name] for field in fields(TrainingState)})
+    return read_record(file, TrainingState, hint=hint)
 
 
 def verify(checkpoint: Path, location: str | None = None, hint: str | None = None) -> None:
@@ -199,12 +350,4 @@ def verify(checkpoint: Path, location: str | None = None, hint: str | None = Non
     """
     location = location or str(checkpoint)
     hint = hint or f"restore it, or delete {location} to resume from the previous checkpoint"
-    manifest = read_json(checkpoint / run_files.MANIFEST, hint)
-    for name, entry in manifest["files"].items():
-        file = checkpoint / name
-        if not file.is_file():
-            raise UserError(f"{location}/{name}: file is missing; {hint}")
-        if file.stat().st_size != entry["size"] or sha256_file(file) != entry["sha256"]:
-            raise UserError(
-                f"{location}/{name}: file is damaged (size or SHA-256 differs from {run_files.MANIFEST}); {hint}"
-            )
+    verify_files(checkpoint, read_manifest(checkpoint, hint), hint=hint, where=location)

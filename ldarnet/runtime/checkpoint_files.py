@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
@@ -16,8 +17,11 @@ from torch import Tensor, nn
 from ldarnet.config import RunConfig
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.io.files import space_errors, write_json_atomic
+from ldarnet.io.files import read_errors, space_errors, write_json_atomic
+from ldarnet.io.records import read_record
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model.integrity import check_weights
+from ldarnet.printable import printable
 from ldarnet.runtime.checkpoint import TrainingState, read_state
 
 IGNORED_CONFIG_KEYS = {"ops", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
@@ -86,33 +90,59 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
     Raises:
         UserError: the architecture or the data set differs.
     """
-    saved = json.loads((checkpoint / run_files.MODEL_CONFIG).read_text(encoding="utf-8"))
+    hint = f"restore it, or delete {checkpoint} to resume from the previous checkpoint"
+    saved = read_record(checkpoint / run_files.MODEL_CONFIG, dict[str, Any], hint=hint)
     expected = json.loads(model.config.to_json_string(use_diff=False))
     keys = [key for key in expected if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != expected[key]]
     if keys:
-        listed = "; ".join(f"{key}: {saved[key]} -> {expected[key]}" for key in keys)
+        listed = printable("; ".join(f"{key}: {str(saved[key])[:200]} -> {expected[key]}" for key in keys))
         raise UserError(
             f"{checkpoint}: model architecture differs from the configuration ({listed}); choose another run.dir"
         )
     found = read_state(checkpoint).fingerprint
     if found != fingerprint and not accept_other:
         raise UserError(
-            f"{checkpoint}: trained on a different data set (fingerprint {found[:12]}, but data.shards has "
+            f"{checkpoint}: trained on a different data set (fingerprint {printable(found[:12])}, but data.shards has "
             f"{fingerprint[:12]}); set data.shards to the original data set, choose another run.dir, or set "
             "data.accept_other=true to continue on the new data set"
         )
 
 
 def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Load the weights of a checkpoint, including tied weights, into a model of the same architecture."""
-    load_model(model, checkpoint / run_files.WEIGHTS, strict=True)
+    """Load the weights of a checkpoint, including tied weights, into a model of the same architecture.
+
+    Raises:
+        UserError: the file is damaged, has other tensors than the model, or a weight is not finite.
+    """
+    file = checkpoint / run_files.WEIGHTS
+    with _tensor_errors(file):
+        load_model(model, file, strict=True)
+    check_weights(dict(model.named_parameters()), str(file))
 
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
-    """Yield a function that reads one unpartitioned Adam moment by its key, `<moment>.<parameter name>`."""
-    with safe_open(checkpoint / run_files.OPTIMIZER, framework="pt") as file:
+    """Yield a function that reads one unpartitioned Adam moment by its key, `<moment>.<parameter name>`.
+
+    Raises:
+        UserError: the file is damaged, or lacks a moment.
+    """
+    path = checkpoint / run_files.OPTIMIZER
+    with _tensor_errors(path), safe_open(path, framework="pt") as file:
         yield file.get_tensor
+
+
+@contextmanager
+def _tensor_errors(file: Path) -> Iterator[None]:
+    """Convert errors of safetensors inside the block, which reads `file`, to a UserError."""
+    try:
+        with read_errors(file):
+            yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: damaged ({reason}); restore it, or delete {file.parent}") from None
 
 
 def code_commit() -> str | None:

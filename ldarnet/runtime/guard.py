@@ -146,7 +146,7 @@ class Guard:
             "losses": losses[max(0, len(losses) - known) :],
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state returned by `state_dict`."""
         self._accepted.fill_(state["accepted"])
         self._in_a_row.fill_(state["in_a_row"])

@@ -3,7 +3,6 @@
 If the tracking store is unreachable, a warning is printed once and training continues; metrics.jsonl has all metrics.
 """
 
-import json
 import logging
 import os
 import queue
@@ -11,13 +10,16 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ldarnet.config import FinetuneConfig, RunConfig, flatten
+from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
+from ldarnet.io.records import RunId, read_record
 from ldarnet.redaction import redact
 
 FLUSH_SECONDS = 2.0
@@ -65,7 +67,11 @@ class Tracker:
         self.folder = self.run_dir / part
         self.config = config
         self.tags = {f"kernels.{operation}": name for operation, name in kernels.items()} | dict(tags)
-        self.run_id = _known_run(self.folder)
+        self.run_id = self._recorded = None
+        try:
+            self.run_id = self._recorded = _known_run(self.folder)
+        except UserError as error:  # an MLflow failure never stops training
+            say(str(error))
         self._name = f"{name or self.run_dir.name}/{part}".rstrip("/")
         self._say = say
         self._metrics_file = self.folder / run_files.METRICS
@@ -140,10 +146,10 @@ class Tracker:
         client = connect(tracking_uri(self.run_dir))
 
         self.run_id = run_id = self._resume(client) or self._create(client)
-        if _known_run(self.folder) != run_id:
-            write_json_atomic(
-                self.folder / run_files.MLFLOW, {"tracking_uri": _stored_uri(), "run_id": run_id}, indent=2
-            )
+        if self._recorded != run_id:
+            content = {"tracking_uri": _stored_uri(), "run_id": run_id}
+            write_json_atomic(self.folder / run_files.MLFLOW, content, indent=2)
+            self._recorded = run_id
         known = client.get_run(run_id).data.params
         values = {_valid_name(key): redact(str(value))[:500] for key, value in flatten(self.config).items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
@@ -188,13 +194,25 @@ def _stored_uri() -> str | None:
     return uri and redact(uri)
 
 
+@dataclass(frozen=True)
+class _TrackedRun:
+    """Content of mlflow.json."""
+
+    run_id: RunId
+    tracking_uri: str | None
+
+
 def _known_run(folder: Path) -> str | None:
-    """Id of the run in the folder's mlflow.json; None if there is none, or if it is in a different tracking store."""
-    try:
-        content = json.loads((folder / run_files.MLFLOW).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    """Id of the run in the folder's mlflow.json; None if there is none, or if it is in a different tracking store.
+
+    Raises:
+        UserError: mlflow.json is damaged.
+    """
+    path = folder / run_files.MLFLOW
+    if not path.is_file():
         return None
-    return content["run_id"] if redact(content["tracking_uri"] or "") == (_stored_uri() or "") else None
+    content = read_record(path, _TrackedRun, hint="starting a new MLflow run")
+    return content.run_id if redact(content.tracking_uri or "") == (_stored_uri() or "") else None
 
 
 def connect(uri: str) -> Any:

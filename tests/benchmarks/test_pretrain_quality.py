@@ -17,6 +17,7 @@ from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.runtime.checkpoint import TrainingState
 from sharding.build import build
+from tests.support.checkpoints import complete
 
 LENGTH = 64
 CONFIG = """
@@ -60,7 +61,7 @@ def make_run(folder, shards, *, seed=0, steps=20, length=LENGTH):
     LDARNetForMaskedLM(LDARNetConfig.preset("tiny")).save_pretrained(checkpoint)
     state = TrainingState(step=steps, total_steps=20, position=80, seed=seed, fingerprint=shards.fingerprint)
     (checkpoint / "state.json").write_text(json.dumps(asdict(state)))
-    (checkpoint / "manifest.json").write_text("{}")
+    complete(checkpoint)
     return folder
 
 

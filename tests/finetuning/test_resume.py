@@ -82,7 +82,7 @@ def test_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbro
     config = stopped(2)
     (weights,) = config.run.dir.glob("fold0/last/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=r"model\.safetensors: file is damaged.*; delete \S+/fold0 to retrain the"):
+    with pytest.raises(UserError, match=r"model\.safetensors: SHA-256 differs.*; delete \S+/fold0 to retrain the"):
         finetune_on(world, config)
     shutil.rmtree(config.run.dir / "fold0")
     assert finetune_on(world, config).finished

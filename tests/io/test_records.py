@@ -59,6 +59,11 @@ def test_the_message_names_the_key():
         parse_record('[{"name": "a", "size": 1}, {"name": "b", "size": -2}]', list[Entry], where="index", hint="h")
 
 
+def test_control_characters_in_keys_are_made_visible():
+    with pytest.raises(UserError, match=r"index: damaged \(a\\x1b\\n: input should be a valid integer\); h"):
+        parse_record('{"a\\u001b\\n": "b"}', dict[str, int], where="index", hint="h")
+
+
 def test_a_file_larger_than_expected_is_not_read(tmp_path):
     (tmp_path / "big").write_text(GOOD)
     with pytest.raises(UserError, match="larger than 10 bytes"):

@@ -18,6 +18,7 @@ from ldarnet.pretraining.results import FIGURE_BASES, describe, draw_figures
 from ldarnet.pretraining.run import best_validation
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from sharding.build import build
+from tests.support.checkpoints import complete
 
 QUICKSTART = Path(__file__).parents[2] / "configs/pretrain/quickstart.yaml"
 VALIDATION = {"mlm_loss": 1.31, "mask_loss": 1.34, "composition_loss": 1.36, "accuracy": 0.3, "bases_per_chunk": [4.0]}
@@ -35,7 +36,7 @@ def finished(tmp_path, monkeypatch):
             checkpoint = run_dir / "checkpoints" / f"step-{step:08d}"
             checkpoint.mkdir(parents=True)
             (checkpoint / "state.json").write_text(json.dumps(asdict(TrainingState(step, 10, 0, 0, "", best_step=5))))
-            (checkpoint / "manifest.json").write_text("{}")
+            complete(checkpoint)
         lines = [
             {"step": step, "split": split, **VALIDATION, "mlm_loss": 1.3 + step / 1000, "bases": step}
             for step in (5, 10)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__
 from ldarnet.config import load_config
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io import manifest
 from ldarnet.pretraining.async_checkpoint import CheckpointWriter, copy_missing
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.pretraining.run_folder import open_run_folder
-from ldarnet.runtime import checkpoint
 from ldarnet.runtime import checkpoint_files as contents
 from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState, read_state, verify
 from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
@@ -110,7 +110,7 @@ FULL = r"no space left .*{}; free some space"
         (contents, "save_file", system_error, FULL.format("model.safetensors")),
         (contents, "save_config", system_error, FULL.format("step-00000002")),
         (contents, "write_json_atomic", system_error, FULL.format("step-00000002")),
-        (checkpoint, "write_json_atomic", system_error, FULL.format("step-00000002")),
+        (manifest, "write_json_atomic", system_error, FULL.format("step-00000002")),
         (contents, "save_config", programming_error, "step-00000002: KeyError: 'a mistake of ours'"),
     ],
 )
@@ -169,8 +169,6 @@ def test_partial_files_of_a_killed_save_are_removed(run):
     (folder / ".step-00000002.partial").mkdir()
     (folder / ".step-00000002.partial/model.safetensors").write_bytes(b"half")
     (folder / ".step-00000000.partial").mkdir()
-    (folder / "step-00000002").mkdir()
-    (folder / "step-00000002/model.safetensors").write_bytes(b"half")
     (folder / ".pointers.json.0a1b2c3d.partial").write_text("{")
     assert run.store.latest() == run.store.path(1)
     run.store.clean()
@@ -252,11 +250,14 @@ def test_run_resumes_from_the_mirror_if_its_folder_is_lost(mirrored, memory):
     assert remote_files(memory) == files_of(other.store.folder)
 
 
-def test_incomplete_remote_checkpoints_are_ignored(mirrored, memory):
+def test_incomplete_remote_checkpoints_are_ignored_and_removed_if_ours(mirrored, memory):
     run = mirrored()
     run.write(1)
+    run_id = run.store.run_id
     memory.pipe("/bucket/run/step-00000002/manifest.json", b'{"format": 2, "fi')
+    memory.pipe(f"/bucket/run/.step-00000002.{run_id}.partial", b"")
     memory.pipe("/bucket/run/step-00000003/model.safetensors", b"half")
+    memory.pipe(f"/bucket/run/.step-00000003.{run_id}.partial", b"")
     memory.pipe("/bucket/run/notes.txt", b"kept")
     assert mirrored("other").open().state.step == 1
     assert run.write(4) is None
@@ -291,7 +292,7 @@ def test_remote_of_another_run_is_rejected(config_file, tmp_path, mirrored):
 def test_changed_remote_file_is_rejected(mirrored, memory):
     mirrored().write(1)
     memory.pipe("/bucket/run/step-00000001/model.safetensors", b"changed")
-    with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors: file is damaged"):
+    with pytest.raises(UserError, match=r"memory://bucket/run/step-00000001/model\.safetensors: SHA-256 differs"):
         mirrored("other").open()
 
 

@@ -10,6 +10,7 @@ from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.pretraining import loop
 from ldarnet.pretraining import mirror as remote
+from ldarnet.pretraining.callbacks.checkpoint_failures import CheckpointFailures
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import checkpoint_files as contents
 from ldarnet.runtime import distributed
@@ -20,7 +21,7 @@ messages: list[str] = []
 write, accumulate, validate = contents.CheckpointContents.write, loop._accumulate, loop.validate
 validated: list[dict] = []
 full: set[int] = set()  # steps at which the disk is full
-step_3_started = threading.Event()
+step_3_started, failure_counted = threading.Event(), threading.Event()
 
 
 def attempt(name: str, *overrides: str) -> None:
@@ -43,7 +44,14 @@ def faulty_write(content: contents.CheckpointContents, folder: Path) -> None:
 def watched_accumulate(*arguments, **named):  # arguments[4] is the step
     if arguments[4] == 3:
         step_3_started.set()
+        if world.is_main and not failure_counted.wait(60):  # the line of this step has the number of failures
+            messages.append("the failed copy was not counted")
     return accumulate(*arguments, **named)
+
+
+def watched_failure(callback: CheckpointFailures, reason: str) -> None:
+    count_failure(callback, reason)
+    failure_counted.set()
 
 
 def unreachable(mirror: remote.Mirror, *_):
@@ -57,9 +65,12 @@ def increasing_loss(*arguments):
 
 
 contents.CheckpointContents.write, loop._accumulate = faulty_write, watched_accumulate
+count_failure, CheckpointFailures.on_checkpoint_failed = CheckpointFailures.on_checkpoint_failed, watched_failure
 step_3_started.set()
+failure_counted.set()
 attempt("unbroken", "checkpoint.every=6")
 step_3_started.clear()
+failure_counted.clear()
 update, remote.Mirror.update = remote.Mirror.update, unreachable
 attempt("late", "checkpoint.every=2", "training.stop_after=4", f"checkpoint.remote=file://{out}/late-remote")
 remote.Mirror.update = update

@@ -28,8 +28,10 @@ class JsonLinesWriter(Callback):
 
     def on_run_start(self) -> None:
         """Open the file; delete the lines of steps that will run again."""
-        run_dir, step = self.context.config.run.dir, self.context.resumed.step
-        self._file = self.context.world.on_main(lambda: MetricsFile(run_dir, step, self.file_name))
+        run = self.context
+        self._file = run.world.on_main(
+            lambda: MetricsFile(run.config.run.dir, run.resumed.step, self.file_name, run.warn)
+        )
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line; log each distinct failure once."""

@@ -1,6 +1,5 @@
 """Record time, hardware, versions and kernels of every launch in starts.jsonl."""
 
-import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -8,9 +7,9 @@ from importlib import metadata
 import torch
 
 from ldarnet.io import run_files
-from ldarnet.io.files import space_errors
 from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
 from ldarnet.runtime.checkpoint_files import code_commit
+from ldarnet.runtime.metrics_file import ALL_STEPS, MetricsFile
 from ldarnet.version import __version__
 
 
@@ -42,6 +41,6 @@ def record_launch(run: RunContext) -> None:
         "deepspeed": metadata.version("deepspeed"),
         "kernels": run.inputs.kernels,
     }
-    path = run.config.run.dir / run_files.LAUNCHES
-    with space_errors(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    file = MetricsFile(run.config.run.dir, ALL_STEPS, run_files.LAUNCHES, run.warn)
+    file.write(line)
+    file.close()

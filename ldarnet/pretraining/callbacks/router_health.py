@@ -3,13 +3,19 @@
 Warnings depend only on the training lines in metrics.jsonl, so a resumed run restores them by replaying these lines.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from ldarnet.errors import UserError
 from ldarnet.io import run_files
+from ldarnet.io.files import read_errors
+from ldarnet.io.records import Count, parse_record
 from ldarnet.pretraining.callbacks.base import Callback, RunContext, register
-from ldarnet.runtime.metrics_file import read_metrics
 
 COLLAPSED = 0.95
 """Boundary rate above which chunking has collapsed."""
@@ -23,7 +29,19 @@ PATIENCE = (0.05, 20, 500)
 """Number of steps for which a finding must persist to become a warning: fraction of all steps, minimum, maximum."""
 QUIET = (0.1, 1000)
 """Number of initial steps without warnings, because routers are unstable at first: fraction of all steps, maximum."""
+MAX_REPLAYED = 2 * (PATIENCE[2] + QUIET[1])
+"""Maximum number of lines to replay. With at most two lines per step, older lines cannot change the warnings."""
 GUIDE = "launch/README.md, Router health"
+
+
+class RouterLine(TypedDict):
+    """The keys of a line of metrics.jsonl that are replayed; validation lines have no periodicity."""
+
+    step: Count
+    split: str
+    bases_per_chunk: list[Annotated[float, Field(gt=0)]]
+    periodicity: NotRequired[list[float]]
+    period: NotRequired[list[int]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class Finding:
     text: str
 
 
-def findings(line: dict[str, Any], target: float) -> Iterator[Finding]:
+def findings(line: Mapping[str, Any], target: float) -> Iterator[Finding]:
     """Find router problems in one training line; `target` is the target of the ratio loss, in positions per chunk."""
     outer = 1.0
     for stage, bases in enumerate(line["bases_per_chunk"]):
@@ -71,7 +89,7 @@ class RouterHealth:
         self._since: dict[tuple[str, int], int] = {}
         self.warnings: dict[tuple[str, int], Finding] = {}
 
-    def update(self, line: dict[str, Any]) -> list[str]:
+    def update(self, line: Mapping[str, Any]) -> list[str]:
         """Process the next training line; return a message for each warning that starts or ends at this line."""
         step = line["step"]
         present = {(found.kind, found.stage): found for found in findings(line, self._target(step - 1))}
@@ -102,15 +120,28 @@ class RouterHealthMonitor(Callback):
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         self._health = RouterHealth(context.inputs.total_steps, context.inputs.schedule.target_ratio)
+        self._replayed = False
 
-    def on_run_start(self) -> None:
-        """Replay the lines of earlier launches."""
-        self.context.world.on_main(self._replay)
+    def before_step(self, step: int) -> None:
+        """Replay the lines of earlier launches, once; by now the writer has removed damaged and later lines."""
+        if not self._replayed:
+            self._replayed = True
+            self.context.world.on_main(self._replay)
 
     def _replay(self) -> None:
-        for line in read_metrics(self.context.config.run.dir / run_files.METRICS):
-            if line["split"] == "train" and line["step"] <= self.context.resumed.step:
-                self._health.update(line)
+        path = self.context.config.run.dir / run_files.METRICS
+        if not self.context.resumed.step or not path.is_file():
+            return
+        with read_errors(path), path.open("rb") as file:
+            lines = deque(enumerate(file, start=1), maxlen=MAX_REPLAYED)
+        for number, content in lines:
+            where, hint = f"{path}: line {number}", "delete this line"
+            line = parse_record(content, RouterLine, where=where, hint=hint)
+            if line["split"] != "train":
+                continue
+            if not len(line["bases_per_chunk"]) == len(line.get("periodicity", ())) == len(line.get("period", ())):
+                raise UserError(f"{where}: the number of stages differs between its keys; {hint}")
+            self._health.update(line)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Update the warnings and add them to the line."""
