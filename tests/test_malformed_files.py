@@ -110,6 +110,7 @@ def pretraining(base: Path, shards: Path, world: World) -> dict[str, Left]:
     exported: dict[str, Reader] = {"model": lambda folder, out: load_model(folder, LDARNetForMaskedLM)}
     return {
         "stopped": Left(stopped, readers),
+        "stopped, without resume": Left(stopped, {kind: readers[kind] for kind in ("report", "export", "backbone")}),
         "finished": Left(config.run.dir, readers),
         "export": Left(config.run.dir / "export", exported),
     }
@@ -301,9 +302,9 @@ def _problem(reader: Reader, copy: Path, out: Path) -> tuple[str, str] | None:
 
 
 LEFT = {
-    "pretraining": ("export",),
-    "finetuning": ("classifier",),
-    "sharding": ("set",),
+    "pretraining": ("stopped, without resume", "export"),
+    "finetuning": ("classifier", "compared"),
+    "sharding": ("set", "unfinished"),
     "downloads": ("fetched", "interrupted", "task"),
 }
 every_folder = pytest.mark.parametrize(
