@@ -1,0 +1,127 @@
+"""Build, verify, summarize, open and read a shard set of very many short contigs; measure time and memory.
+
+    python -m benchmarks.many_contigs --contigs 1000000
+
+Each step runs in its own process, as in a shell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.record import RESULTS, provenance, write_result
+from ldarnet.errors import UserError
+from ldarnet.io.files import make_folder
+from ldarnet.markdown import table
+
+ROOT = Path(__file__).parents[1]
+LENGTH = 200
+SHORT = 128
+_SLAB = 10_000
+_OPEN = "import sys; from ldarnet.data import ShardSet; ShardSet.open(sys.argv[1])"
+_BATCHES = f"""
+import sys
+import numpy as np
+from ldarnet.data import ShardSet, Windows
+windows = Windows(ShardSet.open(sys.argv[1]), "train", {SHORT})
+for step in range(100):
+    windows.batch(np.arange(64 * step, 64 * step + 64))
+"""
+
+
+def write_genome(path: Path, contigs: int, seed: int = 0) -> None:
+    """Write a FASTA file of random contigs of `LENGTH` bases."""
+    rng, codes = np.random.default_rng(seed), np.frombuffer(b"ACGT", np.uint8)
+    with path.open("wb") as file:
+        for first in range(0, contigs, _SLAB):
+            rows = codes[rng.integers(4, size=(min(_SLAB, contigs - first), LENGTH))]
+            file.write(
+                b"".join(b">scaffold_%d\n%s\n" % (first + row, bases.tobytes()) for row, bases in enumerate(rows))
+            )
+
+
+def measure(*command: object) -> tuple[float, int]:
+    """Run Python with the arguments `command` in a new process; return elapsed seconds and peak memory in bytes.
+
+    Raises:
+        UserError: the command failed.
+    """
+    start = time.perf_counter()
+    words = [sys.executable, *map(str, command)]
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            errors.seek(0)
+            raise UserError(f"{' '.join(words[1:])} failed: {errors.read().decode(errors='replace')[-300:]}")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
+    """Measure every step on a genome of random contigs: name, seconds and peak memory."""
+    fasta, shards = folder / "genome.fa", folder / "set"
+    write_genome(fasta, contigs)
+    bed, table_of_splits = folder / "valid.bed", folder / "names.txt"
+    bed.write_text("".join(f"scaffold_{number}\t0\t{LENGTH}\n" for number in range(0, contigs, 100)))
+    table_of_splits.write_text("".join(f"scaffold_{number}\n" for number in range(0, contigs, 50)))
+    steps: dict[str, tuple[object, ...]] = {
+        "`ldarnet shard --split-hash valid=0.02 --exclude`": (
+            *("-m", "sharding.build", "--out", shards, fasta),
+            *("--split-hash", "valid=0.02", "--exclude", bed),
+        ),
+        "the same again (already built)": (
+            *("-m", "sharding.build", "--out", shards, fasta),
+            *("--split-hash", "valid=0.02", "--exclude", bed),
+        ),
+        "`ldarnet shard --split valid=@names.txt`": (
+            *("-m", "sharding.build", "--out", folder / "listed", fasta, "--split", f"valid=@{table_of_splits}"),
+        ),
+        "open the set": ("-c", _OPEN, shards),
+        f"open it, lay out windows of {SHORT} bases, read 100 batches of 64": ("-c", _BATCHES, shards),
+        "`ldarnet verify`": ("-m", "sharding.verify", shards, "--workers", 1),
+        "`ldarnet stats`": ("-m", "sharding.stats", shards, "--workers", 1, "--out", folder / "stats"),
+        "`ldarnet unshard`": ("-m", "sharding.export", shards, "--out", folder / "back.fa"),
+    }
+    rows = []
+    for name, command in steps.items():
+        seconds, peak = measure(*command)
+        print(f"{name}: {seconds:.1f} s, {peak / 2**30:.2f} GiB", flush=True)
+        rows.append((name, f"{seconds:.1f}", f"{peak / 2**30:.2f}"))
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_contigs", description=__doc__)
+    parser.add_argument("--contigs", type=int, default=1_000_000, help="number of contigs")
+    parser.add_argument("--note", default="", help="text added to the result")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure_all(Path(folder), options.contigs)
+    command = f"python -m benchmarks.many_contigs --contigs {options.contigs}"
+    sections = [
+        "# A shard set of many short contigs",
+        provenance(command),
+        f"{options.contigs:,} random contigs of {LENGTH} bases. Each step is one process: seconds with the start of "
+        f"Python, and peak memory. {options.note}".strip(),
+        table(["step", "seconds", "GiB"], rows).rstrip(),
+    ]
+    path = write_result("many-contigs", "\n\n".join(sections) + "\n", make_folder(options.out))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
