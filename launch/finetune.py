@@ -6,8 +6,11 @@ from pathlib import Path
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(1, root)
 
-from ldarnet.cli.finetune import finetune
+from ldarnet.early_stop import early_stops
 from ldarnet.program import run
 
 if __name__ == "__main__":
-    sys.exit(run(finetune, name="launch/finetune.py"))
+    with early_stops():
+        from ldarnet.cli.finetune import finetune
+
+        sys.exit(run(finetune, name="launch/finetune.py"))

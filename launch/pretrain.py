@@ -6,8 +6,11 @@ from pathlib import Path
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(1, root)
 
-from ldarnet.cli.pretrain import pretrain
+from ldarnet.early_stop import early_stops
 from ldarnet.program import run
 
 if __name__ == "__main__":
-    sys.exit(run(pretrain, name="launch/pretrain.py"))
+    with early_stops():
+        from ldarnet.cli.pretrain import pretrain
+
+        sys.exit(run(pretrain, name="launch/pretrain.py"))

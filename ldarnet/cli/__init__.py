@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from ldarnet.early_stop import early_stops
 from ldarnet.program import build_command, exit_status, invoke
 from ldarnet.version import __version__
 
@@ -95,4 +97,5 @@ def main() -> None:
         app(prog_name="ldarnet")  # prints completions for the shell and exits
     arguments = sys.argv[1:] or ["--help"]
     name = " ".join(["ldarnet", *(argument for argument in arguments[:1] if argument in COMMANDS)])
-    sys.exit(exit_status(lambda: invoke(typer.main.get_command(app), arguments, name="ldarnet"), name=name))
+    with early_stops() if name.endswith(("pretrain", "finetune")) else nullcontext():
+        sys.exit(exit_status(lambda: invoke(typer.main.get_command(app), arguments, name="ldarnet"), name=name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ldarnet.early_stop import early_stops
 from ldarnet.errors import TransientError, UserError
 from ldarnet.packaged import packaged_configs
 
@@ -78,7 +79,8 @@ def run_ranks(
 def run_configured(schema: type[C], work: Callable[[C], int], config: str, overrides: list[str] | None) -> int:
     """Load the configuration and train in this process; return the exit status."""
     try:
-        return work(load(schema, config, overrides))
+        with early_stops():
+            return work(load(schema, config, overrides))
     except BrokenPipeError:
         raise TransientError("stdout was closed before training ended; redirect it to a file") from None
 

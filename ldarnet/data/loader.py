@@ -1,5 +1,6 @@
 """Batches for training and validation. Global batches do not depend on the number of ranks, workers or restarts."""
 
+import errno
 import math
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -190,7 +192,7 @@ def training_steps(
         batch_size=None,
         sampler=range(first_step, last_step),
         num_workers=workers,
-        collate_fn=_identity,
+        collate_fn=_to_numpy,
         # By default, a loader draws its seed from torch's global generator, which changes the generator's state.
         generator=torch.Generator(),
         # The parent-death signal follows the thread that forked, so a short-lived thread would end its workers.
@@ -228,6 +230,13 @@ def _iterate(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         return iter(loader)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            "data.workers: no space left on /dev/shm, which workers need for their locks; free some space there, "
+            "enlarge it (docker: --shm-size), or set data.workers=0"
+        ) from None
     finally:
         signal.signal(signal.SIGCHLD, handler)
 
@@ -243,11 +252,16 @@ def _init_worker(parent: int, _: int) -> None:
 
 def _to_int64(batch: Batch) -> Batch:
     """Convert ids and labels to int64, as models require; workers send one byte per base."""
-    return replace(batch, input_ids=batch.input_ids.long(), labels=batch.labels.long())
+    return replace(
+        batch, input_ids=torch.as_tensor(batch.input_ids).long(), labels=torch.as_tensor(batch.labels).long()
+    )
 
 
-def _identity(step: list[Batch] | UserError) -> list[Batch] | UserError:
-    return step
+def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
+    """Convert tensors to arrays, which workers send through pipes: a full /dev/shm would make workers hang."""
+    if isinstance(step, UserError):
+        return step
+    return [replace(batch, input_ids=batch.input_ids.numpy(), labels=batch.labels.numpy()) for batch in step]
 
 
 def validation_batches(

@@ -6,6 +6,7 @@ The file is ``{"model": state dict, "config": dict, "step": int}``. It stores ea
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 from collections.abc import Mapping
@@ -186,5 +187,7 @@ def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step:
         "pad_token_id": config.pad_token_id,
         "mask_token_id": config.mask_token_id,
     }
+    content = io.BytesIO()  # writing a file, torch.save reports a full disk without naming it
+    torch.save({"model": to_published(model, model.state_dict()), "config": published, "step": step}, content)
     with atomic_path(Path(path)) as staged:
-        torch.save({"model": to_published(model, model.state_dict()), "config": published, "step": step}, staged)
+        staged.write_bytes(content.getbuffer())

@@ -3,6 +3,8 @@
 import os
 import platform
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,10 @@ from ldarnet.io.files import is_transient
 from ldarnet.runtime.deepspeed_internals import load_deepspeed
 
 T = TypeVar("T")
+
+WAITING_SECONDS = 5.0
+"""Seconds until the first report of missing ranks; each further interval is twice as long."""
+ALONE = "to run a single rank, unset RANK, LOCAL_RANK and WORLD_SIZE"
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,9 @@ def start(timeout_minutes: float) -> World:
         timeout_minutes: `training.timeout_minutes`; the timeout of collectives is 1.25 times this plus 30 seconds.
 
     Raises:
-        UserError: there are more ranks than GPUs, or torchrun is configured to restart ranks in a way that would hang.
+        UserError: there are more ranks than GPUs, the launcher's variables are incomplete, the port is in use, or
+            torchrun is configured to restart ranks in a way that would hang.
+        TransientError: the other ranks cannot be reached.
     """
     _default_environment()
     _check_restarts()
@@ -141,12 +149,10 @@ def start(timeout_minutes: float) -> World:
     local_rank = int(os.environ["LOCAL_RANK"])
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
-            error = UserError(
+            raise _local_error(
                 f"rank {os.environ['RANK']} has no GPU: the number of GPUs visible on this machine is "
                 f"{torch.cuda.device_count()}; start fewer ranks (--num_gpus)"
             )
-            error.local = True
-            raise error
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     else:
@@ -154,8 +160,9 @@ def start(timeout_minutes: float) -> World:
     # Longer than the watchdog's timeout: the watchdog's error is more informative than the timeout of a collective.
     timeout = timedelta(minutes=1.25 * timeout_minutes, seconds=30)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
-    host_group = dist.new_group(backend="gloo", timeout=timeout)
+    with _report_waiting(), _connection_errors():
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+        host_group = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(host_group, dist.ProcessGroup)
     return World(dist.get_rank(), dist.get_world_size(), device, host_group)
 
@@ -170,9 +177,84 @@ def _default_environment() -> None:
     """Set the environment variables of a single-rank job, unless a launcher has set them."""
     if "RANK" in os.environ:
         os.environ.setdefault("LOCAL_RANK", "0")
+        _check_environment()
         return
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(free_port()))
+
+
+def _check_environment() -> None:
+    """Check the variables that a launcher sets."""
+    numbers = {}
+    for name, minimum in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_PORT", 1)):
+        text = os.environ.get(name, "")
+        if not (text.isascii() and text.isdecimal() and minimum <= int(text) < 2**31):
+            raise _local_error(
+                f"RANK={os.environ['RANK']} is set, but {name}={text or '(unset)'} is not a number from {minimum} up; "
+                f"{ALONE}"
+            )
+        numbers[name] = int(text)
+    if numbers["RANK"] >= numbers["WORLD_SIZE"]:
+        raise _local_error(f"RANK={numbers['RANK']} is not less than WORLD_SIZE={numbers['WORLD_SIZE']}; {ALONE}")
+    if not os.environ.get("MASTER_ADDR"):
+        raise _local_error(f"RANK={numbers['RANK']} is set, but MASTER_ADDR is not; {ALONE}")
+
+
+def _local_error(message: str) -> UserError:
+    """Error that this rank prints, because other ranks may not exist."""
+    error = UserError(message)
+    error.local = True
+    return error
+
+
+@contextmanager
+def _report_waiting() -> Iterator[None]:
+    """Report on stderr, at growing intervals, that the block is waiting for other ranks."""
+    size, done = int(os.environ["WORLD_SIZE"]), threading.Event()
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+    def report() -> None:
+        seconds = WAITING_SECONDS
+        while not done.wait(seconds):
+            print(
+                f"rank {os.environ['RANK']}: waiting for {size - 1} more rank{'s' * (size > 2)} at {address}, because "
+                f"WORLD_SIZE={size} is set in the environment; {ALONE}",
+                file=sys.stderr,
+                flush=True,
+            )
+            seconds *= 2
+
+    if size > 1:
+        threading.Thread(target=report, name="waiting", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """Convert errors of the connection between ranks to one-line errors.
+
+    Raises:
+        UserError: the port is in use.
+        TransientError: the other ranks cannot be reached.
+    """
+    try:
+        yield
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        port, reason = os.environ["MASTER_PORT"], " ".join(str(error).split())[:300]
+        if "EADDRINUSE" in reason or "already in use" in reason:
+            raise _local_error(
+                f"MASTER_PORT={port}: another program uses this port; choose another one (--master_port of the "
+                "launcher, or MASTER_PORT)"
+            ) from None
+        failure = TransientError(
+            f"cannot connect the ranks at {os.environ['MASTER_ADDR']}:{port}: {reason}; check that all "
+            f"{os.environ['WORLD_SIZE']} ranks are launched and can reach this address"
+        )
+        failure.local = True
+        raise failure from None
 
 
 def _check_restarts() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from ldarnet.config import FinetuneConfig, RunConfig, flatten
 from ldarnet.errors import UserError
@@ -180,7 +181,17 @@ class Tracker:
 
 def tracking_uri(run_dir: Path) -> str:
     """Tracking URI: MLFLOW_TRACKING_URI, or a SQLite file in the run folder if the variable is not set."""
-    return server() or f"sqlite:///{run_dir.absolute()}/{run_files.MLFLOW_DATABASE}"
+    return server() or _sqlite_uri(run_dir.absolute() / run_files.MLFLOW_DATABASE)
+
+
+def _sqlite_uri(file: Path) -> str:
+    """URI of a SQLite file.
+
+    SQLAlchemy decodes the path of a URI. MLflow creates the encoded path as a folder if the URI starts with sqlite:///,
+    so a path that needs encoding gets the name of the driver.
+    """
+    path = str(file)
+    return f"sqlite+pysqlite:///{quote(path)}" if set(path) & set("?%#") else f"sqlite:///{path}"
 
 
 def server() -> str | None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.pretrain import pretrain
 from ldarnet import pretraining, program
 from ldarnet.cli import training
+from ldarnet.cli.pretrain import pretrain
 from ldarnet.errors import TransientError, UserError
 from ldarnet.program import FAILED, OK, USER_ERROR, run
 

@@ -1,0 +1,65 @@
+"""Stop signals before training handles them: exit at once with the status of a stopped run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ldarnet.program import STOPPED
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def _exit(number: int, frame: FrameType | None = None) -> None:
+    name = signal.Signals(number).name
+    sys.stderr.write(f"error: stopped by {name} outside of training steps; run the same command again\n")
+    sys.stderr.flush()
+    os._exit(STOPPED)
+
+
+@contextmanager
+def early_stops() -> Iterator[None]:
+    """Exit with status `STOPPED` at a stop signal inside the block, unless another handler is installed meanwhile.
+
+    Ignored signals stay ignored. A thread exits if the main thread executes code outside of Python, such as a wait for
+    other ranks, where Python runs no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _exit:
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: _leave(write))
+    threading.Thread(target=_watch, args=(read,), name="early-stops", daemon=True).start()
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is _exit:
+                signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        os.close(write)
+
+
+def _leave(descriptor: int) -> None:
+    """In a forked child, do not report signals to the parent."""
+    if (current := signal.set_wakeup_fd(-1)) != descriptor:
+        signal.set_wakeup_fd(current)
+
+
+def _watch(descriptor: int) -> None:
+    """Read the numbers of received signals; exit at those that no other handler handles."""
+    while received := os.read(descriptor, 1):
+        if signal.getsignal(received[0]) is _exit:
+            _exit(received[0])
+    os.close(descriptor)
