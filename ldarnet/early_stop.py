@@ -14,8 +14,12 @@ from ldarnet.program import STOPPED
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+_EXITING = threading.Lock()
+
 
 def _exit(number: int, frame: FrameType | None = None) -> None:
+    if not _EXITING.acquire(blocking=False):  # the other thread, or an earlier signal, is already at it
+        return
     name = signal.Signals(number).name
     sys.stderr.write(f"error: stopped by {name} outside of training steps; run the same command again\n")
     sys.stderr.flush()
