@@ -6,7 +6,7 @@ from pathlib import Path
 if (root := str(Path(__file__).resolve().parents[1])) not in sys.path:
     sys.path.insert(1, root)
 
-from ldarnet.early_stop import early_stops
+from ldarnet.io.early_stop import early_stops
 from ldarnet.program import run
 
 if __name__ == "__main__":

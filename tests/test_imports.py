@@ -20,7 +20,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "ldarnet.alphabet",
         "ldarnet.console",
-        "ldarnet.early_stop",
         "ldarnet.markdown",
         "ldarnet.packaged",
         "ldarnet.plugins",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ldarnet.early_stop import early_stops
+from ldarnet.io.early_stop import early_stops
 from ldarnet.program import build_command, exit_status, invoke
 from ldarnet.version import __version__
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ldarnet.early_stop import early_stops
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io.early_stop import early_stops
 from ldarnet.packaged import packaged_configs
 
 if TYPE_CHECKING:

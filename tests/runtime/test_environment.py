@@ -92,7 +92,7 @@ def test_a_taken_port_is_a_one_line_error(pretrain):
 
 EARLY = """
 import sys, time
-from ldarnet.early_stop import early_stops
+from ldarnet.io.early_stop import early_stops
 with early_stops():
     print("ready", flush=True)
     {work}
@@ -121,7 +121,7 @@ def test_early_signals_end_the_process_with_status_75_and_one_line(number, work)
 def test_ignored_and_other_handlers_stay():
     code = """
 import os, signal
-from ldarnet.early_stop import early_stops
+from ldarnet.io.early_stop import early_stops
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 with early_stops():
     os.kill(os.getpid(), signal.SIGUSR1)
