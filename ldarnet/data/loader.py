@@ -261,7 +261,8 @@ def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
     """Convert tensors to arrays, which workers send through pipes: a full /dev/shm would make workers hang."""
     if isinstance(step, UserError):
         return step
-    return [replace(batch, input_ids=batch.input_ids.numpy(), labels=batch.labels.numpy()) for batch in step]
+    arrays: list[Any] = [{"input_ids": batch.input_ids.numpy(), "labels": batch.labels.numpy()} for batch in step]
+    return [replace(batch, **values) for batch, values in zip(step, arrays, strict=True)]
 
 
 def validation_batches(
