@@ -18,9 +18,9 @@ REFRESH_SECONDS = 0.1
 
 
 class PlainConsole(Console):
-    """A rich console that shows control characters of plain strings, such as terminal escape sequences, as escapes.
+    """A rich console that replaces control characters in plain strings with visible escapes, also in table cells.
 
-    This includes the cells of tables: names in files must not control the terminal.
+    Names in files must not control the terminal, for example with terminal escape sequences.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
@@ -29,7 +29,7 @@ class PlainConsole(Console):
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """Create a console that does not wrap lines or interpret markup and control characters."""
+    """Create a console that escapes control characters, and neither wraps lines nor interprets markup."""
     return PlainConsole(quiet=quiet, stderr=stderr, highlight=False, markup=False, soft_wrap=True)
 
 

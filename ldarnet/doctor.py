@@ -87,7 +87,7 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` (device type -> op -> backends; one has ``selected`` set) and ``advice`` (lines of text).
+        ``operations`` (device type -> op -> backends, of which one is ``selected``) and ``advice`` (lines of text).
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {

@@ -19,10 +19,10 @@ def printable_lines(text: str) -> str:
 
 
 def figure_label(name: str) -> str:
-    """Make a name safe to draw with matplotlib: one line of at most 60 characters, listed by legends.
+    """Make a name safe to draw with matplotlib: on one line, cut to 60 characters, and visible in legends.
 
-    Draw with ``text.parse_math`` off, so that ``$`` is not parsed. Legends omit labels that start with ``_``, therefore
-    such a name gets a leading space.
+    Draw with ``text.parse_math`` off, so that ``$`` is not parsed. Legends omit labels that start with ``_``, so such
+    a name gets a leading space.
     """
     text = printable(name)
     if len(text) > MAX_LABEL_CHARS:

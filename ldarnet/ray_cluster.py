@@ -15,7 +15,8 @@ def connect(address: str | None, option: str, local: Mapping[str, Any]) -> None:
 
     Args:
         address: `host:port` or `auto`; None to start a cluster on this machine.
-        option: prefix of error messages: the option or key that sets the address, such as `--ray `.
+        option: the option or key that sets the address, with its separator, such as `--ray ` or `ray.address=`. Error
+            messages start with it.
         local: arguments of `ray.init` if a cluster is started.
 
     Raises:

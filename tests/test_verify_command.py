@@ -109,7 +109,7 @@ def test_models_without_hashes_are_listed(copy, ldarnet):
     (copy / "run/export/manifest.json").unlink()
     status, out, _ = ldarnet("verify", copy / "run")
     assert status == 0
-    assert "export/model.safetensors: not verified, it has no manifest.json" in out
+    assert "export/model.safetensors: not verified, because there is no manifest.json beside it" in out
     status, _, err = ldarnet("verify", copy / "run/export")
     assert status == 1
     assert err.count("\n") == 1

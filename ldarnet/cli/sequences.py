@@ -22,7 +22,7 @@ PROGRESS_SECONDS = 2.0
 
 @contextmanager
 def open_output(out: Path | None) -> Iterator[TextIO]:
-    """Open a text file for writing, which appears under its final name only if the block succeeds.
+    """Open a text file for writing. The file appears under its final name only if the block succeeds.
 
     Args:
         out: path of the file; None for standard output.
@@ -46,12 +46,13 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
 
 @contextmanager
 def base_progress(description: str, fasta: Path, out: Path | None) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar of the bases of a FASTA file; yields a function that advances it by a number of bases.
+    """Show progress through the bases of a FASTA file; yield a function that advances the bar by a number of bases.
 
-    The bar is shown on a terminal, unless the output is printed on the same terminal.
+    The bar is shown on a terminal, unless the output is printed on the same terminal. If it is shown, the file is first
+    read once to count its bases.
 
     Raises:
-        UserError: the file is read once to count its bases, and is damaged or malformed.
+        UserError: the file turns out to be damaged or malformed while its bases are counted.
     """
     from ldarnet.genome.fasta import read_fasta
 

@@ -35,8 +35,8 @@ def verify(
     input sequence. Each mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing
     all caches.
 
-    In a run, sweep, checkpoint or exported model, every file is compared with the SHA-256 in the manifest.json beside
-    it. Models of earlier versions have no manifest and are listed as not verified.
+    In a run, sweep, checkpoint or exported model, every file listed in a manifest.json is compared with the SHA-256
+    listed there. Models written by earlier versions of LDARNet have no manifest.json and are listed as not verified.
     """
     from ldarnet.data.index import INDEX_NAME
 
@@ -50,10 +50,10 @@ def verify(
 
 
 def verify_models(folder: Path) -> None:
-    """Compare all files in a folder and its subfolders with the manifests beside them, and print the result.
+    """Compare the files in a folder and its subfolders with the manifests there, and print the result.
 
     Raises:
-        UserError: a file is damaged or missing (one line for each), or the folder has no manifest.
+        UserError: files are damaged or missing (one line for each file), or no manifest is found.
     """
     from ldarnet.console import percent_bar
 
@@ -66,10 +66,12 @@ def verify_models(folder: Path) -> None:
     unverified = [path for path in _visible(folder, WEIGHTS) if not (path.parent / MANIFEST).is_file()]
     if not manifests and not found:
         reason = (
-            f"{unverified[0]} has no {MANIFEST}, because an earlier version wrote it" if unverified else "no hashes"
+            f"no {MANIFEST} beside {unverified[0]}; written by an earlier version of LDARNet?"
+            if unverified
+            else "no hashes"
         )
         raise UserError(
-            f"{folder}: nothing to verify ({reason}); choose a shard set, a checkpoint, or a model of this version"
+            f"{folder}: nothing to verify ({reason}); choose a shard set, or a checkpoint or model with a {MANIFEST}"
         )
     entries = [entry for manifest in manifests.values() for entry in manifest.files.values()]
     size = sum(entry.size for entry in entries)
@@ -79,12 +81,12 @@ def verify_models(folder: Path) -> None:
     if found:
         raise UserError("\nerror: ".join(found))
     for path in unverified:
-        print(f"{printable(str(path))}: not verified, it has no {MANIFEST}")
+        print(f"{printable(str(path))}: not verified, because there is no {MANIFEST} beside it")
     print(f"{printable(str(folder))}: OK ({len(entries):,} files, {size:,} bytes verified)")
 
 
 def _visible(folder: Path, name: str) -> list[Path]:
-    """Files with a name, without those in hidden folders, which are left by interrupted writes."""
+    """Find all files of this name in a folder; skip hidden folders, which interrupted writes leave behind."""
     paths = sorted(folder.rglob(name))
     return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 

@@ -37,7 +37,7 @@ class ClassifierSection(ModelSection):
     baseline: str | None = Field(
         None,
         description="Baseline to train instead of LDARNet: cnn (small convolutional network), kmers (logistic "
-        "regression on 6-mer counts), or another file in ldarnet/finetuning/arms.",
+        "regression on 6-mer counts), or a baseline that you add to ldarnet/finetuning/arms.",
     )
 
 
@@ -76,8 +76,8 @@ class TaskDataSection(Section):
         None,
         ge=2,
         le=MAX_STEPS,
-        description="Number of training and validation rows to use, a stratified sample drawn with run.seed; null for "
-        "all.",
+        description="Number of training rows to use: a stratified sample, drawn with run.seed before the fold split. "
+        "An official validation split is used in full. Null for all rows.",
     )
 
 
@@ -125,9 +125,9 @@ class PlateauSection(Section):
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="When to lower the learning rate. rising: when the validation metric stops rising; if it is equal, "
-        "a lower loss counts as an improvement. published: when the metric stops falling, as in the released code "
-        "(mode min, although higher is better).",
+        description="When to lower the learning rate. rising: when the validation metric stops rising; a lower "
+        "loss at the same metric also counts as an improvement. published: when the metric stops falling, as in the "
+        "released code (mode min, although higher is better).",
     )
     factor: float = Field(0.5, gt=0, lt=1, description="Factor by which the learning rate is multiplied.")
     patience: int = Field(
@@ -164,7 +164,7 @@ class FinetuneTrainingSection(Section):
     mode: str = Field(
         "full",
         description="How LDARNet is trained: full (all weights), probe (logistic regression on the output of the "
-        "frozen network), or another file in ldarnet/finetuning/arms.",
+        "frozen network), or a mode that you add to ldarnet/finetuning/arms.",
     )
     ratio_weight: float | None = Field(
         None,

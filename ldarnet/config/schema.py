@@ -158,15 +158,17 @@ class DataSection(Section):
     )
     accept_other: bool = Field(
         False,
-        description="Resume even if the shard set has another fingerprint; the position in the window order is kept.",
+        description="Resume even if the fingerprint of the shard set differs; the position in the window order is "
+        "kept.",
         json_schema_extra=MAY_CHANGE,
     )
     length: int = Field(4096, ge=8, le=MAX_LENGTH, description="Bases per window.")
     curriculum: list[LengthStage] = Field(
         [],
         max_length=100,
-        description="Length curriculum: shorter windows first, such as [{length: 1024, share: 0.1}], with "
-        "proportionally more windows per step, so that bases per step stay constant. Each length must divide `length`.",
+        description="Length curriculum: initial stages with shorter windows, such as [{length: 1024, share: 0.1}]. A "
+        "step there has proportionally more windows, so that bases per step stay constant. Each length must divide "
+        "`length`.",
     )
     max_n_run: int = Field(100, ge=0, le=MAX_LENGTH, description="Maximum length of a run of N inside a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
@@ -178,8 +180,8 @@ class DataSection(Section):
         None,
         gt=0,
         le=MAX_FACTOR,
-        description="Sample species in proportion to windows ** (1 / temperature): 1 means by size, large values "
-        "mean nearly uniformly. Mutually exclusive with `weights`.",
+        description="Sample species in proportion to (number of windows) ** (1 / temperature): 1 is proportional to "
+        "size, large values are nearly uniform. Mutually exclusive with `weights`.",
     )
     mask_rate: float = Field(
         0.15, gt=0, lt=1, description="Fraction of A, C, G, T positions that are prediction targets."
@@ -189,8 +191,8 @@ class DataSection(Section):
     workers: int = Field(0, ge=0, le=256, description="Data loader processes per rank.", json_schema_extra=MAY_CHANGE)
     on_damaged: Literal["stop", "quarantine"] = Field(
         "stop",
-        description="stop: a damaged or missing shard stops the run. quarantine: its windows are logged and excluded "
-        "from the loss, identically on all ranks.",
+        description="stop: a damaged or missing shard stops the run. quarantine: windows that cannot be read are "
+        "logged and excluded from the loss, identically on all ranks.",
         json_schema_extra=MAY_CHANGE,
     )
     cache: Path | None = Field(
@@ -368,8 +370,8 @@ class GuardSection(Section):
         128,
         ge=8,
         le=MAX_FACTOR,
-        description="Number of accepted steps from which the mean and standard deviation are computed; "
-        "no spikes are detected in the first steps, until there are that many.",
+        description="Number of accepted steps from which the mean and standard deviation are computed. Until that many "
+        "steps are accepted, at the start and after each change of window length, no spikes are detected.",
     )
     stop_after: int = Field(
         10,

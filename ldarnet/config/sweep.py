@@ -79,11 +79,14 @@ class SearchSection(Section):
     """Search algorithm."""
 
     kind: Literal["grid", "optuna"] = Field("grid", description="grid: all combinations. optuna: TPE sampler.")
-    trials: int = Field(20, ge=1, le=MAX_SETTINGS, description="Number of settings per task; optuna only.")
+    trials: int = Field(
+        20, ge=1, le=MAX_SETTINGS, description="Number of combinations of settings to try per task; optuna only."
+    )
     folds: list[Annotated[int, Field(ge=0, lt=MAX_FOLDS)]] | None = Field(
         None,
         min_length=1,
-        description="Folds used to compare settings; others are trained with the best settings only. Null for all.",
+        description="Folds on which settings are compared; null for all. Other folds are trained with the best "
+        "settings only.",
     )
     seed: int = Field(42, ge=0, lt=2**31, description="Seed of the sampler; optuna only.")
     asha: AshaSection | None = Field(None, description="Early stopping with ASHA; null to disable.")
@@ -100,7 +103,9 @@ class ResourcesSection(Section):
         description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank, if there are GPUs.",
     )
     ranks: int = Field(1, ge=1, le=MAX_RESOURCES, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
-    launcher: Literal["python", "deepspeed"] = Field("python", description="Launcher of launch/finetune.py.")
+    launcher: Literal["python", "deepspeed"] = Field(
+        "python", description="Launcher of each trial; several ranks need deepspeed."
+    )
     concurrent: int | None = Field(
         None,
         ge=1,
@@ -115,7 +120,9 @@ class ResourcesSection(Section):
         if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
             raise ValueError(f"gpus={self.gpus:g} needs ranks={self.gpus:g}, because each rank uses one GPU")
         if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
-            raise ValueError(f"ranks={self.ranks} needs gpus={self.ranks} (or 0), because each rank uses one GPU")
+            raise ValueError(
+                f"ranks={self.ranks} needs gpus={self.ranks}, because each rank uses one GPU; for CPUs, set gpus=0"
+            )
         return self
 
 
