@@ -39,9 +39,9 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Rank tables over the tasks that all arms have, and over the subset of them that all publications also have.
+    """Rank tables over the tasks that all arms have, and over those of them that all ranked publications have.
 
-    If the rows of an arm differ from the official ones, there is a single table without published models.
+    If the rows of an arm differ from the official ones, there is only one table, without published models.
     """
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:
@@ -77,7 +77,7 @@ def _ranked_results(task: ComparedTask) -> list[PublishedResult]:
 
 
 def _published_models(tasks: list[ComparedTask], arms: list[str]) -> dict[str, dict[Key, float]]:
-    """Published values by model and task, for models that have a ranked result on every task.
+    """Values from ranked publications by model and task, for models with a value on every task.
 
     A model with the same name as an arm gets the suffix `, published`.
     """

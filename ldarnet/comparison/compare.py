@@ -46,8 +46,8 @@ def write_comparison(
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
         out: output folder, created if missing; existing files with these names are replaced.
-        advance: called with the number of folds that were read, then of folds whose test rows were resampled: at most
-            twice per fold.
+        advance: called with 1 after each fold that is read; later, after each resampling of test rows, with the number
+            of folds resampled.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.

@@ -30,7 +30,8 @@ class Pair:
         task: name of the task.
         metric: metric of the differences.
         differences: difference in each fold that both arms have; at least one value.
-        over_test_rows: 95% bootstrap interval of the mean difference over test rows; None without predictions.
+        over_test_rows: 95% interval of the mean difference, from bootstrap resamples of the test rows; None if
+            predictions are missing or the metric cannot be resampled.
         p: p-values of the corrected t-test and the signed-rank test.
     """
 
@@ -64,7 +65,7 @@ class Resamples:
         self._cache: dict[tuple[object, ...], tuple[bytes, np.ndarray] | None] = {}
 
     def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
-        """95% bootstrap interval of the difference between two arms on `folds`; None without predictions of both."""
+        """95% bootstrap interval of the difference between two arms on `folds`; None if either cannot be resampled."""
         ours, theirs = self._get(left, folds), self._get(right, folds)
         if ours is None or theirs is None:
             return None
@@ -80,7 +81,12 @@ class Resamples:
 
 
 def _resample(result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray] | None:
-    """SHA-256 of the names of the test rows, and the metric on each resample, (R,); None if it cannot be computed."""
+    """Resample the test rows of the selected folds.
+
+    Returns:
+        SHA-256 of the names of the test rows, and the mean metric over folds on each resample (R,). None if predictions
+        are missing or the metric cannot be resampled.
+    """
     if METRICS[result.task.metric].from_confusion is None:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
@@ -130,8 +136,8 @@ def _all_pairs(comparison: Comparison, advance: Callable[[int], object]) -> tupl
     """Pair all arms on all tasks.
 
     Returns:
-        The pairs, ordered by arms, then task; and, for any two arms with different rows or folds on some tasks, a line
-        that lists these tasks.
+        The pairs, ordered by arms, then task, and a list of lines. Each line names two arms and the tasks on which they
+        cannot be paired because their rows or folds differ.
     """
     resamples = Resamples(advance)
     found, refused = [], []
@@ -148,7 +154,7 @@ def _all_pairs(comparison: Comparison, advance: Callable[[int], object]) -> tupl
 
 
 def _over_tasks(found: list[Pair]) -> str:
-    """Table over all tasks, with one row for each pair of arms and metric."""
+    """Table over all tasks, with one row per metric and pair of arms."""
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in found:
         groups.setdefault((pair.arms, pair.metric), []).append(pair)
@@ -169,7 +175,7 @@ def _count(side: list[Pair]) -> str:
 
 
 def _by_task(found: list[Pair]) -> str:
-    """Table with one row for each pair of arms and task; includes tests over folds if any pair has enough folds."""
+    """Table with one row per task and pair of arms; includes tests over folds if any pair has enough folds."""
     head, rows = ["arms", "task", "folds", "difference", "95% over test rows"], []
     for pair in found:
         extent = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)

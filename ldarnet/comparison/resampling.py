@@ -47,7 +47,7 @@ def read_predictions(fold: FoldScores) -> Predictions | None:
         try:
             name, label, guess = (columns.index(column) for column in (b"name", b"label", b"predicted"))
         except ValueError:
-            raise UserError(f"{path}: no columns name, label and predicted; {HINT}") from None
+            raise UserError(f"{path}: does not have the columns name, label and predicted; {HINT}") from None
         for index, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=2):
             cells = _cells(line)
             try:
@@ -67,7 +67,7 @@ def _cells(line: bytes) -> list[bytes]:
 
 
 def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
-    """For each of 2,000 bootstrap resamples of the test rows, compute the mean of a metric over folds, (R,).
+    """Draw 2,000 bootstrap resamples of the test rows, and compute the mean metric over folds on each of them.
 
     A resample uses the same rows for all folds, and for all models with the same labels and seed (paired bootstrap).
     The trained models are fixed: variation between training runs is measured by the tests over folds.
@@ -77,6 +77,9 @@ def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed:
         predicted_KN: predicted class indices.
         metric: a metric with `from_confusion`.
         seed: seed of the resamples.
+
+    Returns:
+        The mean metric on each resample, (R,).
     """
     classes, rows = int(max(labels_N.max(), predicted_KN.max())) + 1, len(labels_N)
     cells = sparse.hstack([_confusion_cells(labels_N, fold, classes) for fold in predicted_KN], format="csr")

@@ -105,7 +105,7 @@ class TaskResults:
 
     @property
     def fold_identity(self) -> tuple[Any, ...]:
-        """Key of the rows in each fold: arms are paired only if their keys are equal."""
+        """Values that determine the rows of each fold: arms are paired only if all these values are equal."""
         limit = self.content["settings"].get("data.limit")
         subset = None if limit is None else (str(limit), self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split

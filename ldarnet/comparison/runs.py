@@ -63,7 +63,10 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Used settings of each run that `key` affects, even if the run did not record `key`."""
+    """Select the runs that the setting `key` can affect, and return the used settings of each.
+
+    Includes runs that did not record `key`.
+    """
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

@@ -71,7 +71,10 @@ def window_length(checkpoint: Path | None) -> int | None:
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:
-    """Split parameters into the AdamW groups `decay` and `no_decay`; `base_lr` is `lr` before any schedule."""
+    """Split parameters into AdamW groups named `decay` and `no_decay`.
+
+    Each group has a `base_lr`, its learning rate before the schedule is applied.
+    """
     assert config.optimizer.lr is not None
     undecayed = _undecayed(model, config.optimizer.decayed)
     groups: dict[str, dict] = {}

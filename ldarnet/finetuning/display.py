@@ -47,7 +47,7 @@ class FinetuneProgress(Printer):
             self.info(f"{label}  step {done:,} of {steps:,}  {format_duration(left)} remaining in this epoch")
 
     def epoch(self, fold: int, epochs: int, line: dict[str, Any], metric: str, best: bool) -> None:
-        """Print the metrics of an epoch: `line` is its line of metrics.jsonl; `best` marks the best epoch so far."""
+        """Print the metrics of an epoch from `line`, a line of metrics.jsonl; `best` marks the best epoch so far."""
         trained = "" if line["train_loss"] is None else f"  loss {line['train_loss']:.4f}"
         pace = "" if line["bases_per_second"] is None else f"  {format_speed(line['bases_per_second'])}"
         chunks = format_chunks(line["bases_per_chunk"])

@@ -13,7 +13,7 @@ MAX_NAMED = 30
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw the confusion matrix: number of sequences, colored by fraction of the true class.
+    """Draw the confusion matrix: counts of sequences, colored by their fraction of all sequences of the true class.
 
     Args:
         labels: (n,) int64 true classes.

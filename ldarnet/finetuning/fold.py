@@ -106,7 +106,7 @@ class FoldTraining:
         return True
 
     def _log_remaining_time(self) -> None:
-        """Log an upper bound of the remaining time if it exceeds LONG_SECONDS."""
+        """Log an upper bound on the remaining time if it exceeds LONG_SECONDS."""
         seconds, epochs = self.state.seconds["all"] / self.schedule.epoch, self.job.config.training.epochs
         others = len(self.job.selected_folds) - self.job.selected_folds.index(self.fold) - 1
         here = 0 if self.schedule.over else epochs - self.schedule.epoch

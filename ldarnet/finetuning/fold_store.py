@@ -91,10 +91,10 @@ class FoldStore(CheckpointFolder):
         return state
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> list[str]:
-        """Write a checkpoint unless it exists, then delete all others except that of the best epoch.
+        """Write a checkpoint and delete all others except that of the best epoch; do nothing if it exists.
 
         Returns:
-            A message about each folder that is not removed because it is not ours; each folder once.
+            A message about each folder that is not removed because it is not ours, unless an earlier call returned it.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.

@@ -19,8 +19,9 @@ class PlateauSchedule:
 
     Attributes:
         epoch: number of completed epochs.
-        best_epoch: epoch with the highest validation metric; 0 before the first epoch. Ties go to
-            the lowest loss, then to the earliest epoch; with `schedule.plateau=published`, to the earliest epoch.
+        best_epoch: epoch with the highest validation metric; 0 before the first epoch is completed. Of epochs with
+            equal metric, the one with the lowest loss; of these, the earliest. With `schedule.plateau=published`, the
+            loss is ignored.
         best_value: validation metric of the best epoch.
         best_loss: validation loss of the best epoch.
         factor: learning rate of the next epoch divided by the configured learning rate.
@@ -52,7 +53,7 @@ class PlateauSchedule:
         return self.epoch >= self._training.epochs or self.epoch - self.best_epoch >= self._training.stop_patience
 
     def is_better(self, value: float, loss: float) -> bool:
-        """Whether this validation metric and loss improve on the best epoch."""
+        """Whether an epoch with this validation metric and loss would become the best epoch."""
         # MCC stays at 0 while a network predicts one class for all rows, but its loss decreases.
         return value > self.best_value or (not self._published and value == self.best_value and loss < self.best_loss)
 

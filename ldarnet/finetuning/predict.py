@@ -38,8 +38,8 @@ class Classifier:
 
     Args:
         folder: folder of a model, a fine-tuning run or a fold.
-        max_length: crop longer sequences to this many central bases; None for the setting used in training.
-        strands: 1, or 2 to average the probabilities of both strands; None for the setting used in evaluation.
+        max_length: crop longer sequences to this many central bases. By default, the value saved with the model.
+        strands: 1, or 2 to average the probabilities of both strands. By default, the value saved with the model.
         batch: sequences per forward pass.
 
     Attributes:
@@ -50,7 +50,7 @@ class Classifier:
         cropped: number of cropped sequences so far.
         beyond: number of sequences so far that are longer than `longest` after cropping.
         ambiguous: number of ambiguity codes replaced with N so far.
-        repeated: number of repeated names so far, which got a suffix.
+        repeated: number of names so far that got a suffix because they repeat an earlier name.
         unknown: number of sequences so far that consist of N alone.
 
     Raises:
@@ -76,9 +76,9 @@ class Classifier:
     def predict(
         self, records: Iterable[Record], source: str | Path = "sequences", advance: Advance = lambda bases: None
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the name and the class probabilities (classes,) float64 of each sequence, in order.
+        """Yield the name and the class probabilities of each sequence, in order.
 
-        Names are made unique and printable, see `ldarnet.io.tsv.UniqueNames`.
+        Names are made unique and printable (see `ldarnet.io.tsv.UniqueNames`). Probabilities are (classes,) float64.
 
         Args:
             records: names and sequences.

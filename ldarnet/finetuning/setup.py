@@ -61,7 +61,10 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
 
 
 def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneConfig:
-    """Resolve learning rate and batch (configuration, else registry, else default), and precision."""
+    """Resolve learning rate, batch and precision.
+
+    Learning rate and batch come from the configuration, else from the task registry, else from the defaults.
+    """
     known = find_task(config.task) if data.suite != "own" and config.task is not None else None
     optimizer, training = config.optimizer, config.training
     lr = optimizer.lr or (known.lr if known else None) or LR
@@ -106,7 +109,8 @@ def write_data_record(job: FinetuneJob) -> None:
         for key, what in (("fingerprint", "rows of the task"), ("checkpoint", "weights in the checkpoint")):
             if before[key] != now[key]:
                 raise UserError(
-                    f"{path.parent}: this run was started with different {what}; choose another run.dir, or delete it"
+                    f"{path.parent}: this run was started with different {what}; choose another run.dir, or delete "
+                    "this one"
                 )
     write_json_atomic(path, now, indent=2)
 

@@ -42,7 +42,8 @@ def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
     `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) refer to `metric` on
-    `split`. `metrics` has the same three keys for each metric, and `leak_free` has them for the leak-free test rows.
+    `split`. `metrics` has these three keys for each metric. `leak_free` has the same content for the leak-free test
+    rows: the three keys for `metric`, `metrics`, and the number of rows; None unless all folds were scored on them.
     """
     first = results[0]
     split = "test" if first.get("test") else "valid"
@@ -73,10 +74,11 @@ def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
 
 
 def _check_same_run(job: FinetuneJob, results: dict[int, FoldRecord]) -> None:
-    """Check that each result is the one of its fold and of this run.
+    """Check that each result belongs to this run and to the fold whose folder contains it.
 
     Raises:
-        UserError: a result has another fold or metric, or differs in the number of stages or in having test rows.
+        UserError: a result has another fold number or metric, has test rows although the run has none (or the reverse),
+            or has another number of router stages than the first result.
     """
     stages = {fold: stages_of(result) for fold, result in results.items()}
     for fold, result in results.items():

@@ -28,12 +28,12 @@ class Arm:
     Attributes:
         option: configuration key that selects the arm: `model.baseline` for models other than LDARNet, `training.mode`
             for training modes of LDARNet.
-        name: value of the `option` key; for a baseline also the `arm` in result.json.
+        name: value of the `option` key. For baselines, this is also the field `arm` in result.json.
         description: description of the model for the console.
         learner: creates the `Learner` that trains the folds; called once per launch.
         build: builds the untrained network from the configuration, the class names and the length of the longest
             training sequence in bases; None for arms without a network.
-        fit: description of the fit for the console, for arms that train without epochs; None for arms with epochs.
+        fit: for arms that train without epochs, a description of the fit for the console; None for all other arms.
         selection: what the validation rows select, such as `best epoch` or `penalty`.
         takes_checkpoint: whether the arm can start from a checkpoint.
         ignored: prefixes of configuration keys without effect on this arm.

@@ -33,7 +33,7 @@ class KmerModel:
     """Logistic regression on 6-mer counts.
 
     Attributes:
-        strands: `one`: a 6-mer and its reverse complement are separate features; `both`: they are one feature.
+        strands: whether a 6-mer and its reverse complement are two features (`one`) or one merged feature (`both`).
         strength: inverse regularization strength (scikit-learn's C).
         classes: number of classes, including those without training rows.
     """
