@@ -54,7 +54,7 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Return the input of the second direction's projection, in sequence order. Subclasses reverse it twice."""
+        """Return the second direction's input, in sequence order. A subclass reverses it twice to include the cost."""
         return x_TD
 
 
@@ -67,7 +67,7 @@ class PerDirectionReversedLinear(PerDirectionLinear):
 
 
 class _MeanOfEqual(torch.autograd.Function):
-    """Mean of two equal tensors: the first of them. Each input gets half of the gradient."""
+    """Mean of two tensors with equal values: returns the first. Each input gets half of the gradient."""
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class PaddedStage(Stage):
     """Inner stage as in the published code: the chunks of every sequence are padded to the longest in the batch."""
 
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
-        """Run the stage on padded rows and drop the padding; the states keep it."""
+        """Run the stage on padded rows. The returned output excludes the padding; the returned states include it."""
         assert self.innermost, "only an innermost stage can be padded: others would route the padding"
         rows = PaddedRows.of(packing)
         index_T = packing.sequence * rows.length + packing.position

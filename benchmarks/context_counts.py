@@ -40,11 +40,11 @@ class CountTable:
         self._sorted = self._sort_long(strands) if len(offsets) > DENSE else []
 
     def counts(self, context: Array, order: int) -> Array:
-        """Look up how often each base occurs in each of n contexts of an order: (n, 4).
+        """Look up how often each base occurs in each of n contexts; returns counts (n, 4).
 
         Args:
             context: (n, len(offsets)) ids of the context bases; only the first `order` columns are used.
-            order: number of context bases.
+            order: number of context bases to use.
         """
         if order <= DENSE:
             width = min(len(self.offsets), DENSE)
@@ -63,10 +63,10 @@ class CountTable:
         return counts
 
     def is_usable(self, context: Array, order: int) -> Array:
-        """Whether the counts of each context are usable: (n,) bool.
+        """Whether the counts of each context are usable at an order: (n,) bool.
 
-        The last of the first `order` context bases must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN`
-        context bases may be unknown.
+        The context base in column `order - 1` must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN` of the
+        first `order` context bases may be unknown.
         """
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
@@ -126,6 +126,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return the n bases of a strand without its end gaps and, for each offset, their n neighbors at the offset."""
+    """Return the n bases between the gaps at both ends of a strand. For each offset, also return their n neighbors."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

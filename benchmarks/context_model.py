@@ -8,11 +8,11 @@ side:
 * ``mixed k``: the normalized product of powers of the above models of all orders up to k.
 
 The models ``left``, ``right`` and ``joint`` smooth the counts of each order towards the next lower order, down to the
-base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. Counts are summed
-over unknown neighbors ([MASK], N, beyond the end of the window), so that known neighbors beyond them are used. A
-context of at most ten bases may have any number of unknown bases, a longer one at most three. Concentrations, powers
-and the best model are selected on held-out segments of the training bases, masked as in training. Final counts include
-all training bases. Validation bases are never used.
+base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. If a neighbor is
+unknown ([MASK], N or outside the window), counts are summed over its possible bases, so that known neighbors farther
+away can still be used. A context of at most ten bases may have any number of unknown bases, a longer one at most three.
+Concentrations, powers and the best model are selected on held-out segments of the training bases, masked as in
+training. Final counts include all training bases. Validation bases are never used.
 
     python -m benchmarks.context_model --config configs/pretrain/quickstart.yaml [section.key=value ...]
 """
@@ -337,7 +337,7 @@ def _softmax(scores: Array) -> Array:
 
 
 def _given_shown(p: Array, shown: Array, masking: Masking) -> Array:
-    """Posterior probabilities (n, 4) given the input bases (n,); see `score`. Unchanged at masked positions."""
+    """Return the posterior of `p` (n, 4) given the input bases `shown` (n,); see `score`. Masked positions keep `p`."""
     keep = 1 - masking.mask - masking.random
     likelihood = keep * (shown[:, None] == np.arange(BASES)) + masking.random / BASES
     posterior = p * np.where(shown[:, None] == MASK, 1.0, likelihood)

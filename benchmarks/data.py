@@ -300,7 +300,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--synthetic",
         type=float,
         default=174.0,
-        help="billion bases in the synthetic index (default: %(default)s)",
+        help="bases in the synthetic index, in billions (default: %(default)s)",
     )
     add("--work", type=Path, help="folder for temporary files; needs several times the uncompressed genome size")
     add("--name", default="data", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)")

@@ -161,7 +161,7 @@ def _method(plan: ArmRuns) -> str:
 
 
 def _bases_seen(checkpoint: Path) -> int | None:
-    """Number of training bases seen by a run's best checkpoint; None if the checkpoint is not in a run folder."""
+    """Number of training bases seen by the best checkpoint of a run; None if `checkpoint` is not a run folder."""
     state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
@@ -201,12 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--name",
         required=True,
-        help="such as histones; writes the results file YYYY-MM-DD-finetuning-NAME.md",
+        help="suffix of the results file, such as histones: writes YYYY-MM-DD-finetuning-NAME.md",
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
     parser.add_argument("--data", type=Path, help="folder with the task files (default: download)")
     parser.add_argument("--tasks", required=True, nargs="+", help="task names in the registry, such as nt/H3")
-    parser.add_argument("--folds", nargs="+", type=int, help="fold numbers from 0 (default: all)")
+    parser.add_argument("--folds", nargs="+", type=int, help="folds to run, counted from 0 (default: all)")
     parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; existing runs are resumed")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)

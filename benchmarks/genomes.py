@@ -49,7 +49,7 @@ def program(*command: object) -> tuple[float, str]:
 
 
 def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
-    """Compute length and SHA-256 of each contig, by name; the hash is case-sensitive (soft-masking)."""
+    """Compute length and SHA-256 of each contig, by name. The hash depends on case, so it covers soft-masking."""
     found: dict[str, tuple[int, str]] = {}
     name, length, digest = "", 0, hashlib.sha256()
     for item in read_fasta(fasta):

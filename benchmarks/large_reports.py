@@ -73,7 +73,7 @@ def write_metrics(path: Path, lines: int) -> None:
 
 
 def write_folds(folder: Path, arms: int) -> int:
-    """Write arms with ten folds on each task, with predictions; returns the number of folds."""
+    """Write results and predictions of `FOLDS` folds for every arm and task; return the total number of folds."""
     rng = np.random.default_rng(0)
     for task_name in TASKS:
         task = find_task(task_name)
@@ -117,7 +117,7 @@ def write_folds(folder: Path, arms: int) -> int:
 
 
 def measure(arguments: list[str]) -> tuple[float, float]:
-    """Run a command of ldarnet; returns seconds and peak memory in MB."""
+    """Run an ldarnet command; return the elapsed seconds and the peak memory in MB."""
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "ldarnet", *arguments])
     _, status, usage = os.wait4(process.pid, 0)
@@ -130,8 +130,8 @@ def measure(arguments: list[str]) -> tuple[float, float]:
 def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=1_000_000, help="training lines of metrics.jsonl")
-    parser.add_argument("--arms", type=int, default=20, help="arms of the comparison, with 50 folds each")
+    parser.add_argument("--lines", type=int, default=1_000_000, help="number of training lines in metrics.jsonl")
+    parser.add_argument("--arms", type=int, default=20, help="number of arms to compare, with 50 folds each")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder for temporary files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     args = parser.parse_args()

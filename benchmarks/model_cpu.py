@@ -35,7 +35,7 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Yield groups of cells to interleave: all implementations at one length, or with and without checkpointing."""
+    """Yield groups of cells to interleave: a model's implementations at one length, or its checkpointing variants."""
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -209,7 +209,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--models", nargs="+", choices=list(CONFIGURATIONS), default=["ldarnet-2m", "bimamba2-128"])
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384], help="bases per window")
-    add("--bases", type=int, default=4096, help="bases per batch, at least one window (default: %(default)s)")
+    add(
+        "--bases",
+        type=int,
+        default=4096,
+        help="bases per batch; at least one window is used (default: %(default)s)",
+    )
     add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
     add("--steps", type=int, default=12, help="maximum timed steps per implementation (default: %(default)s)")
     add("--seconds", type=float, default=25.0, help="approximate time limit per implementation (default: %(default)s)")

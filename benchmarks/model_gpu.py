@@ -138,16 +138,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description="Measure LDARNet training on a GPU.")
     add = parser.add_argument
-    add("--minutes", type=float, default=8.0, help="time limit in minutes (default: %(default)s)")
+    add("--minutes", type=float, default=8.0, help="time limit for all measurements, in minutes (default: %(default)s)")
     add("--limit", type=float, default=90.0, help="timeout of a measurement in seconds (default: %(default)s)")
-    add("--bases", type=int, default=131072, help="bases per batch, at least one window (default: %(default)s)")
+    add(
+        "--bases",
+        type=int,
+        default=131072,
+        help="bases per batch; at least one window is used (default: %(default)s)",
+    )
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases per window")
     add("--steps", type=int, default=10, help="maximum timed steps per measurement (default: %(default)s)")
     add(
         "--seconds",
         type=float,
         default=6.0,
-        help="time limit for timed steps in seconds (default: %(default)s)",
+        help="time limit in seconds for the timed steps of a measurement (default: %(default)s)",
     )
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="tiny models and batches, to test the program")

@@ -34,7 +34,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
     """Read the validation curves, by (precision, seed), and the configuration keys that are equal in all runs.
 
     Raises:
-        UserError: runs differ in more than seed and precision, a run is unfinished, or a seed has no fp32 or bf16 run.
+        UserError: runs differ in more than seed and precision, a run is unfinished, there are fewer than two seeds, or
+            a seed lacks its fp32 or its bf16 run.
     """
     curves: dict[tuple[str, int], Curve] = {}
     shared: dict[str, object] = {}

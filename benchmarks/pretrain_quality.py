@@ -91,7 +91,7 @@ class Run:
         return "finished" if finished else f"stopped at step {self.state.step:,} of {self.state.total_steps:,}"
 
     def best(self) -> dict[str, Any]:
-        """Line of the validation with the lowest mean loss."""
+        """Validation line with the lowest `mlm_loss`."""
         return min(self.valid, key=lambda line: line["mlm_loss"])
 
 
@@ -156,7 +156,8 @@ def compare(runs: list[Run]) -> RunComparison:
     """Fit the context models and score all models on the same positions.
 
     Raises:
-        UserError: the runs differ in more than the seed, or a run was not trained on the shard set of the first.
+        UserError: the runs differ in more than the seed, or a run was not trained on the shard set in the first run's
+            configuration.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -168,7 +169,7 @@ def compare(runs: list[Run]) -> RunComparison:
     input_ids, labels = validation_set(shards, first.config)
     for run in runs:
         if run.state.fingerprint != shards.fingerprint or run.valid[-1]["scored"] != (labels >= 0).sum():
-            raise UserError(f"{run.folder}: not trained on {shards.folder}; give its shard set with --shards")
+            raise UserError(f"{run.folder}: not trained on {shards.folder}; give the run's shard set with --shards")
     train, masking = training_bases(shards), run_masking(first.config)
     context = fit(train, length=first.config.data.length, masking=masking)
     baseline = score(context, input_ids, labels, masking)
@@ -376,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--name",
         required=True,
-        help="such as quickstart; writes YYYY-MM-DD-pretrain-quality-NAME.md",
+        help="suffix of the results file, such as quickstart: writes YYYY-MM-DD-pretrain-quality-NAME.md",
     )
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")

@@ -1,4 +1,4 @@
-"""Find the bases in windows that belong to a k-mer of the training bases, on either strand."""
+"""Find which bases of a window lie in a k-mer that also occurs in the training bases, on either strand."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ def in_training(windows: Array, train: Sequence[Array]) -> Array:
 
 
 def _kmers(ids: Array) -> tuple[Array, Array]:
-    """Return the codes (two bits per base) and starts, (n,) each, of the k-mers of a sequence; skip k-mers with N."""
+    """Find the n k-mers without N in a sequence; return their codes (two bits per base) and starts, (n,) each."""
     count = max(len(ids) - KMER_LENGTH + 1, 0)
     kmers, clean = np.zeros(count, np.uint64), np.ones(count, bool)
     for offset in range(KMER_LENGTH):

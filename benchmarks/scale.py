@@ -9,7 +9,8 @@ rest is estimated:
     micro-step    windows * length / speed * load imbalance, at least the kernel launch time
     imbalance     in every micro-step, all ranks wait for the rank with the most chunks. With N ranks of w windows each
                   and a relative standard deviation `spread` of the chunks per window, this rank has about
-                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks, which scales its main network's time
+                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks. The time of its main network increases
+                  by the same factor
     communication with P fp32 parameters: in stages 0, 1 and 2, an all-reduce of 4P bytes (in stage 2 per micro-step,
                   otherwise per step); in stages 1 and 2, an all-gather of 4P bytes after the update; in stage 3, two
                   all-gathers and one reduce-scatter per micro-step
@@ -76,7 +77,7 @@ class ClusterPlan(Section):
     title: str
     device: Device
     links: Links
-    devices: list[int] = Field(description="Numbers of devices to estimate; one table row each.")
+    devices: list[int] = Field(description="Device counts to estimate; each gives one table row.")
     per_node: int = Field(ge=1, description="Devices per node.")
     price: float = Field(ge=0, description="Price per device-hour.")
     model: str = Field(description="Model preset.")

@@ -62,7 +62,7 @@ micro-batch.
 class WindowMap:
     """Species, base coordinate and blocks of each window of a shard set, by window index.
 
-    Windows are located as if every segment had offset 0.
+    The random offset of every segment is taken as 0.
 
     Attributes:
         base: (n,) int64, coordinate of each window's first base; contigs are concatenated with gaps of `NEAR` bases.
@@ -82,7 +82,7 @@ class WindowMap:
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First and last block, (k,) each, of the windows at the indices `numbers`, (k,)."""
+        """Find the first and the last block of each window; `numbers` are k window indices. Returns two arrays (k,)."""
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -126,7 +126,7 @@ def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
 
 
 def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pass the windows of the given shards through a shuffle buffer of one shard; return the first `count` windows."""
+    """Pass the windows of shards through a shuffle buffer of `shard` windows (one shard); return the first `count`."""
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
     for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):
@@ -171,7 +171,8 @@ def _near(bases: np.ndarray) -> int:
 def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
     """Measure what rank 0 reads while all ranks together load `count` windows; return the cells of a table row.
 
-    Cells: mean number of open blocks, their size in MiB, read amplification, blocks read for the first micro-batch.
+    Cells: mean number of open blocks (read, and needed again later); mean total size of the open blocks in MiB; read
+    amplification; number of blocks read for the first micro-batch.
     """
     step = np.arange(count // ranks // micro_batch)[:, None] * ranks * micro_batch
     numbers = order((step + np.arange(micro_batch)).ravel())
@@ -238,7 +239,7 @@ def main(arguments: list[str]) -> None:
     """Measure on a synthetic set and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--bases", type=float, default=174.0, help="billion bases in the synthetic index (default: %(default)s)")
+    add("--bases", type=float, default=174.0, help="bases in the synthetic index, in billions (default: %(default)s)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks to simulate")
     add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch (default: %(default)s)")

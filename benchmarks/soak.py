@@ -157,7 +157,7 @@ def soak(
     in_training: bool = False,
     kills: int | None = None,
 ) -> list[Launch]:
-    """Launch a run repeatedly until it finishes, and kill one rank per launch.
+    """Relaunch a run until it finishes; in each launch, kill one rank after a random time unless the run ends first.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.
@@ -195,7 +195,7 @@ def soak(
 def differences(first: Path, second: Path) -> list[str]:
     """Names of the tensors that differ between the last checkpoints of two runs.
 
-    If the checkpoints are from different steps, returns a single entry that names both.
+    If the checkpoints are from different steps, returns a single entry that names both checkpoints.
     """
     folders = [CheckpointStore(run, 1).latest() for run in (first, second)]
     assert folders[0] is not None and folders[1] is not None
@@ -250,7 +250,7 @@ def main() -> int:
         nargs=2,
         default=(10.0, 40.0),
         metavar=("MIN", "MAX"),
-        help="minimum and maximum seconds from a launch to its kill (default: 10 40)",
+        help="minimum and maximum seconds from a launch until one of its ranks is killed (default: 10 40)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed for when to kill and which rank (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""Time and memory of a large csv task: opening it, and fine-tuning the baseline on 6-mer counts on one fold.
+"""Time and memory of opening a large csv task, and of fine-tuning the 6-mer-count baseline on one of its folds.
 
 The rows are random bases, half of them with a planted motif. Each program runs in a process of its own; memory is the
 largest resident set of that process.
@@ -36,7 +36,10 @@ def table_rows(
     name: Annotated[str, typer.Option(help="Name of the results file.")] = "million-rows",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
 ) -> None:
-    """Measure opening a csv task, and one fold of model.baseline=kmers; write benchmarks/results/DATE-NAME.md."""
+    """Measure opening a csv task, and fine-tuning model.baseline=kmers on one fold of it.
+
+    Writes benchmarks/results/DATE-NAME.md.
+    """
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows.csv"
         write_table(table, rows, length)
@@ -75,7 +78,7 @@ def write_table(table: Path, rows: int, length: int) -> None:
 
 
 def measure(program: str, *arguments: str) -> tuple[float, float]:
-    """Run a Python program; return its seconds and the GiB of its largest resident set.
+    """Run a Python program; return the elapsed seconds and the peak resident set size in GiB.
 
     Raises:
         UserError: the program failed.

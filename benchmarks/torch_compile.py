@@ -67,9 +67,10 @@ class Variant:
     Attributes:
         seconds: seconds of each timed step.
         first: seconds of the first step, including compilation; 0 for ``plain``.
-        graphs: number of graphs compiled for the first batch, and for all later ones.
-        loss: maximum relative error of the loss, compared with the plain variant.
-        gradient: maximum norm of the gradient error, relative to the gradient norm of the plain variant.
+        graphs: numbers of graphs compiled for the first batch and for all later batches together.
+        loss: maximum relative error of the loss over all batches, compared with the plain variant.
+        gradient: maximum norm of the gradient error over all batches, relative to the gradient norm of the plain
+            variant.
     """
 
     model: LDARNetForMaskedLM
@@ -125,7 +126,7 @@ def gradient(variant: Variant) -> Tensor:
 
 
 def try_batches(variants: dict[str, Variant], length: int, device: torch.device) -> None:
-    """Run all `BATCHES`; record errors relative to the plain variant and count compiled graphs."""
+    """Run every batch of `BATCHES` in all variants; record errors relative to ``plain`` and count compiled graphs."""
     for number, (windows, fraction) in enumerate(BATCHES):
         ids = torch.randint(0, 4, (windows, int(length * fraction)), device=device)
         expected, _ = step(variants["plain"], ids)
