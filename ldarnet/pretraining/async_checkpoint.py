@@ -180,10 +180,11 @@ class AsyncCheckpointer:
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:
-        """Wait for the pending write; if it failed for a new best checkpoint, restore the previous best step.
+        """Wait for the pending write; if a new best checkpoint could not be written, restore the previous best step.
 
         Returns:
-            `state`, with `best_step` and `best_loss` of the last written checkpoint if the new best was not written.
+            `state`. If a new best checkpoint could not be written, `best_step` and `best_loss` are those in the state
+            of the last written checkpoint.
         """
         self._wait()
         if state.best_step is not None and self._saved.step < state.best_step < state.step:

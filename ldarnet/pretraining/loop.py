@@ -198,7 +198,7 @@ def _accumulate(
         step: step number, counted from 0.
         world: the ranks.
         target: target of the ratio loss, in positions per chunk.
-        logged: whether the step is logged, which requires router statistics.
+        logged: whether the step is logged; if so, router statistics are computed.
     """
     parts = []
     for batch in batches:

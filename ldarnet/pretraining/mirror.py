@@ -72,9 +72,10 @@ class Mirror:
         return dict(sorted(found.items(), key=lambda item: item[1].step or 0))
 
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None], last: int | None) -> None:
-        """Download the newest checkpoint, and the best checkpoint recorded in its state; adopt its run ID.
+        """Download the newest checkpoint, and the best checkpoint recorded in its state.
 
-        Downloads nothing if the newest local checkpoint is at least as new. If the remote has checkpoints of this run
+        The run ID of `store` becomes that of the newest checkpoint, if it has one. If the newest local checkpoint is at
+        least as new, nothing is downloaded and the run ID does not change. If the remote has checkpoints of this run
         and of other runs, those of other runs are ignored.
 
         Args:
@@ -112,7 +113,8 @@ class Mirror:
         """Upload checkpoints that are missing remotely; delete remote checkpoints that the store no longer has.
 
         Returns:
-            A message about each remote folder that is not deleted because it is not ours; each folder once.
+            A message about each remote folder that is not deleted because it is not ours, unless an earlier call
+            returned it.
 
         Raises:
             UserError: the remote cannot be written to, or has a folder of something else under the name of a
@@ -141,11 +143,14 @@ class Mirror:
         return store.report_kept(f"{self.url}/{name}" for name in sorted(others - ours))
 
     def _listing(self, run_id: str = "[^.]+") -> tuple[dict[str, set[str]], set[str]]:
-        """List the remote.
+        """List the checkpoints and the markers of incomplete checkpoints in the remote folder.
+
+        Args:
+            run_id: regular expression; markers of other run IDs are ignored. By default, it matches any run ID.
 
         Returns:
-            Map of each checkpoint, complete or not, to its file names; names of the checkpoints that `run_id`, by
-            default any run, has marked as incomplete.
+            Checkpoint name -> file names, for complete and incomplete checkpoints; names of the checkpoints with a
+            marker.
         """
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)

@@ -29,7 +29,7 @@ class Inputs:
 
     Attributes:
         shards: data set.
-        windows: training windows of the full length, in training order.
+        windows: training windows of `data.length` bases, in training order.
         parts: stages of the length curriculum, in order.
         by_length: window length -> training windows.
         masking: masking of training windows.

@@ -26,8 +26,9 @@ def validate(
     """Compute global validation metrics; every rank must call this function.
 
     Returns:
-        `mlm_loss`, `mask_loss`, `copy_loss`: mean loss in nats over all target positions, over target positions
-        replaced by [MASK], and over target positions whose input is a base.
+        `mlm_loss`: mean loss in nats over all target positions.
+        `mask_loss`: mean loss in nats over target positions replaced by [MASK].
+        `copy_loss`: mean loss in nats over target positions whose input is a base.
         `composition_loss`: loss of the unigram baseline on masked positions, in nats per position.
         `accuracy`: accuracy on masked positions.
         `ratio_loss`: mean ratio loss.

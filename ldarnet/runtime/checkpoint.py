@@ -70,7 +70,7 @@ class TrainingState:
         code_version: version of this package that wrote the checkpoint.
         commit: git commit of the code that wrote the checkpoint, followed by `+` if tracked files were modified; None
             if the code is not tracked by git.
-        run_id: see `CheckpointFolder.run_id`; None in checkpoints of older versions.
+        run_id: see `CheckpointFolder.run_id`; None in checkpoints that older versions of this package wrote.
         format: version of the checkpoint format.
     """
 
@@ -122,14 +122,16 @@ class CheckpointFolder:
         return int(checkpoint.name.removeprefix(self.prefix))
 
     def check(self, manifest: Manifest, name: str, *, where: str, hint: str) -> None:
-        """Check that a manifest makes the folder `name` a complete checkpoint.
+        """Check that the manifest of the folder `name` is that of a complete checkpoint.
 
         Raises:
-            UserError: a required file is missing in the manifest, or the step differs from the name.
+            UserError: the manifest lacks a required file, or its step does not match `name`.
         """
         check_complete(manifest, self.required, where=where, hint=hint)
         if manifest.step is None or self.path(manifest.step).name != name:
-            raise UserError(f"{where}: step {manifest.step} in {run_files.MANIFEST} is not that of the folder; {hint}")
+            raise UserError(
+                f"{where}: step {manifest.step} in {run_files.MANIFEST} does not match the folder name; {hint}"
+            )
 
     def parse(self, content: bytes, name: str) -> Manifest | None:
         """Parse the manifest of the folder `name`; None if the folder is not a complete checkpoint."""
@@ -141,11 +143,11 @@ class CheckpointFolder:
         return manifest
 
     def load_run_id(self) -> None:
-        """Unless `run_id` is set, set it to that of the checkpoints in the folder; None if they have none."""
+        """If `run_id` is None, set it to the run ID of the checkpoints in the folder, if they have one."""
         self.run_id = self.run_id or self._recorded(self._manifests())
 
     def ensure_run_id(self) -> None:
-        """Unless `run_id` is set, set it to that of the checkpoints in the folder, or to a new random ID."""
+        """If `run_id` is None, set it to the run ID of the checkpoints in the folder, or else to a new random ID."""
         self.load_run_id()
         self.run_id = self.run_id or secrets.token_hex(16)
 
@@ -181,10 +183,12 @@ class CheckpointFolder:
         return staged_folder(self.path(step))
 
     def prune(self, keep: Collection[Path]) -> list[str]:
-        """Delete the checkpoints with our run ID except those in `keep`; a partly deleted checkpoint is never listed.
+        """Delete the checkpoints with our run ID, except those in `keep`.
+
+        Each checkpoint is renamed before it is deleted, so that partly deleted checkpoints are never listed.
 
         Returns:
-            A message about each remaining folder outside `keep`, unless an earlier call returned it.
+            A message about each folder that is not deleted because it is not ours, unless an earlier call returned it.
         """
         for path, manifest in self._manifests().items():
             if path not in keep and self.run_id is not None and manifest.run_id == self.run_id:
@@ -195,7 +199,7 @@ class CheckpointFolder:
         return self.report_kept(str(path) for path in sorted(self._candidates()) if path not in keep)
 
     def report_kept(self, locations: Iterable[str]) -> list[str]:
-        """Messages about paths or URLs that are not deleted because they are not ours; each location once."""
+        """Messages about paths or URLs that are not deleted because they are not ours, except those reported before."""
         new = [location for location in locations if location not in self._reported]
         self._reported.update(new)
         return [
@@ -226,10 +230,10 @@ class CheckpointFolder:
             if (path / run_files.MANIFEST).is_file():
                 hint = f"restore it, or delete {path} to resume from the previous checkpoint"
                 self.check(read_manifest(path, hint), path.name, where=str(path), hint=hint)
-            raise UserError(f"{path}: not a checkpoint of this run, which will write to this path; move it away")
+            raise UserError(f"{path}: not a checkpoint of this run, but this run will write to this path; move it away")
 
     def is_due(self, name: str, after: int, last: int | None) -> bool:
-        """Whether a folder has the name of a checkpoint of a step after `after` and not after `last`, if known."""
+        """Whether `name` is that of a checkpoint with step > `after` and, if `last` is known, step <= `last`."""
         digits = name.removeprefix(self.prefix)
         if not digits.isdecimal() or self.path(int(digits)).name != name:
             return False
@@ -254,7 +258,7 @@ class CheckpointFolder:
         return dict(sorted(found.items(), key=lambda item: item[1].step or 0))
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID of the checkpoints in the folder: that of the newest."""
+        """Run ID in the newest of the manifests `found`; None if it has none, or if `found` is empty."""
         return next((manifest.run_id for manifest in reversed(found.values())), None)
 
 
@@ -295,7 +299,7 @@ class CheckpointStore(CheckpointFolder):
         The best checkpoint and the newest `keep` checkpoints are kept.
 
         Returns:
-            A message about each folder that is not deleted because it is not ours; each folder once.
+            A message about each folder that is not deleted because it is not ours, unless an earlier call returned it.
         """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
@@ -303,7 +307,7 @@ class CheckpointStore(CheckpointFolder):
         return self.prune({*self.complete()[-self.keep :], best})
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID of the checkpoint that pointers.json names, if it is complete; otherwise of the newest."""
+        """Run ID of the latest or else the best checkpoint in pointers.json; if neither is complete, of the newest."""
         pointers = Pointers()
         path = self.folder / run_files.POINTERS
         if path.is_file():

@@ -134,7 +134,7 @@ def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
 
 @contextmanager
 def _tensor_errors(file: Path) -> Iterator[None]:
-    """Convert errors of safetensors inside the block, which reads `file`, to a UserError."""
+    """While the block reads `file`, convert errors of safetensors to a UserError."""
     try:
         with read_errors(file):
             yield

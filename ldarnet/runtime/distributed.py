@@ -136,7 +136,7 @@ def start(timeout_minutes: float) -> World:
     """Join the process group defined by the launcher's environment variables; without a launcher, run a single rank.
 
     Args:
-        timeout_minutes: `training.timeout_minutes`; the timeout of collectives is 1.25 times this plus 30 seconds.
+        timeout_minutes: `training.timeout_minutes`; collectives time out after 1.25 times this value plus 30 seconds.
 
     Raises:
         UserError: there are more ranks than GPUs, the launcher's variables are incomplete, the port is in use, or

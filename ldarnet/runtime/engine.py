@@ -117,7 +117,7 @@ class Engine:
 
         Args:
             factor: learning rate multiplier, applied to `base_lr` of every group.
-            loss: global loss of the step, (), on the device.
+            loss: global loss of the step, a scalar on the device.
 
         Returns:
             Learning rate by group name, and global gradient norm before clipping.
@@ -142,7 +142,7 @@ class Engine:
     def _clip(self) -> torch.Tensor:
         """Clip the gradient and return its norm before clipping; for ZeRO stage 0 only.
 
-        There, DeepSpeed's own clipping would synchronize with the device and not report the norm.
+        In stage 0, DeepSpeed's own clipping would synchronize with the device and would not report the norm.
         """
         return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.options.optimizer.clip)
 

@@ -95,7 +95,7 @@ class Guard:
         """Decide whether to skip the current step, given its global gradient norm.
 
         Returns:
-            1 to skip the step, else 0; (), float32, on the device.
+            float32 scalar on the device: 1 to skip the step, otherwise 0.
         """
         return (self._spike | ~torch.isfinite(self._loss + norm)).float()
 
@@ -160,8 +160,8 @@ def worst_windows(windows: Tensor, layout: Sequence[tuple[int, int, Tensor]]) ->
 
     Args:
         windows: summed loss of each window, (windows,).
-        layout: for each batch, a tuple (window length, position of the batch's first window in the training order,
-            number of target positions of each window as a tensor, (windows in the batch,)).
+        layout: for each batch, a tuple of the window length, the position of the batch's first window in the training
+            order, and a tensor with the number of target positions of each window.
     """
     targets = torch.cat([targets for _, _, targets in layout]).clamp(min=1)
     means = windows.cpu().double() / targets

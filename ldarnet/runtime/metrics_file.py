@@ -87,7 +87,7 @@ class MetricsFile:
                     file.write(line.removesuffix(b"\n") + b"\n")
         if copy is not None:
             listed = ", ".join(map(str, found.damaged)) + (", ..." if found.count > len(found.damaged) else "")
-            warn(f"{self.path}: {found.count} damaged line(s) removed: {listed}; the old file is {copy}")
+            warn(f"{self.path}: {found.count} damaged line(s) removed: {listed}; the old file is kept as {copy}")
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line, after any lines whose earlier writes failed.
@@ -119,11 +119,11 @@ class _Scan:
     """Result of reading a file once.
 
     Attributes:
-        end: offset in bytes behind the last line to keep.
+        end: offset in bytes of the end of the last line to keep.
         contiguous: whether all lines before `end` are kept.
         needs_newline: whether the last line to keep lacks its newline.
         count: number of damaged lines.
-        damaged: numbers of the first damaged lines, from 1.
+        damaged: line numbers of the first damaged lines, counted from 1.
     """
 
     end: int = 0
@@ -153,7 +153,7 @@ def _scan(path: Path, completed_steps: int) -> _Scan:
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
     """Yield size in bytes, content and step of each line; the step is None if the line is damaged or incomplete.
 
-    Of a line that is longer than MAX_LINE_BYTES, the content is only the end.
+    If a line is longer than MAX_LINE_BYTES, only its end is yielded as content.
     """
     with read_errors(path), path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES):
@@ -168,7 +168,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
 
 
 def _keep_copy(path: Path) -> Path:
-    """Give a file a second name, which is not used yet."""
+    """Link or copy a file to an unused name; return the new path."""
     copy = next(name for n in count(1) if not (name := path.with_name(f"{path.name}.damaged-{n}")).exists())
     try:
         os.link(path, copy)

@@ -21,11 +21,11 @@ def micro_step_loss(
     micro-steps, so that neither depends on how the batch is distributed over ranks.
 
     Args:
-        nll: cross-entropy in nats, summed over the target positions of this rank and micro-step, ().
+        nll: scalar, cross-entropy in nats, summed over the target positions of this rank and micro-step.
         count: number of target positions in the global batch (all micro-steps, all ranks).
         accumulation: micro-steps per optimizer step.
         world: the process group.
-        ratio_loss: ratio loss of this micro-step over all ranks, (); None to train without a ratio loss.
+        ratio_loss: scalar, ratio loss of this micro-step over all ranks; None to train without a ratio loss.
         ratio_weight: weight of the ratio loss.
     """
     loss = accumulation * nll / max(count, 1)

@@ -187,8 +187,8 @@ def tracking_uri(run_dir: Path) -> str:
 def _sqlite_uri(file: Path) -> str:
     """URI of a SQLite file.
 
-    SQLAlchemy decodes the path of a URI. MLflow creates the encoded path as a folder if the URI starts with sqlite:///,
-    so a path that needs encoding gets the name of the driver.
+    SQLAlchemy decodes the path of a URI, so special characters must be encoded. If the URI starts with sqlite:///,
+    MLflow would also create a folder at the encoded path; sqlite+pysqlite:/// avoids this.
     """
     path = str(file)
     return f"sqlite+pysqlite:///{quote(path)}" if set(path) & set("?%#") else f"sqlite:///{path}"

@@ -28,7 +28,7 @@ def engine_from_checkpoint(
     """Create an engine; restore the optimizer state of a checkpoint, if one is given.
 
     Args:
-        model: model with its initial weights; with a checkpoint, load its weights first.
+        model: model with its initial weights; if `checkpoint` is given, with the weights of the checkpoint.
         groups: parameter groups for AdamW.
         options: training options.
         world: the process group.

@@ -170,7 +170,8 @@ def test_a_line_that_the_router_needs_is_named(template, tmp_path):
     content = json.dumps({**LINE, "period": ["x"]}).encode() + b"\n"
     assert "metrics.jsonl: line 1: damaged (period.0: " in (check(template, tmp_path, "metrics.jsonl", content) or "")
     content = json.dumps({**LINE, "periodicity": []}).encode() + b"\n"
-    assert "line 1: the number of stages differs" in (check(template, tmp_path, "metrics.jsonl", content) or "")
+    message = "line 1: bases_per_chunk, periodicity and period differ in length"
+    assert message in (check(template, tmp_path, "metrics.jsonl", content) or "")
 
 
 def test_a_damaged_record_of_mlflow_is_reported_and_replaced(template, tmp_path):

@@ -169,7 +169,8 @@ def test_a_manifest_that_lacks_anything_is_not_a_checkpoint(run, tmp_path, chang
 
 def test_paths_of_later_checkpoints_must_be_free(run):
     write_files(run.store.path(7), {"a": b"theirs"})
-    with pytest.raises(UserError, match=r"step-00000007: not a checkpoint of this run, which will write to this path"):
+    message = r"step-00000007: not a checkpoint of this run, but this run will write to this path; move it away"
+    with pytest.raises(UserError, match=message):
         run.open()
     failure = run.write(7)
     assert "step-00000007: exists, but is not a checkpoint of this run; move it away" in str(failure)

@@ -71,7 +71,7 @@ def test_other_damaged_lines_are_reported_and_the_old_file_is_kept(tmp_path, lin
     path.write_bytes(b"".join(lines))
     content, warnings = opened(tmp_path, 3)
     assert content.decode() == text([1, 2, 3])
-    assert warnings == [f"{path}: 1 damaged line(s) removed: {place + 1}; the old file is {copy}"]
+    assert warnings == [f"{path}: 1 damaged line(s) removed: {place + 1}; the old file is kept as {copy}"]
     assert copy.read_bytes() == b"".join(lines)
     assert opened(tmp_path, 3) == (content, [])
 
@@ -81,7 +81,7 @@ def test_every_damaged_file_gets_its_own_copy(tmp_path):
     for number in (1, 2):
         path.write_text(f"{number}\n" * 7 + text([1]))
         _, (warning,) = opened(tmp_path, 1)
-        assert "7 damaged line(s) removed: 1, 2, 3, 4, 5, ...; the old file is" in warning
+        assert "7 damaged line(s) removed: 1, 2, 3, 4, 5, ...; the old file is kept as" in warning
         assert path.with_name(f"metrics.jsonl.damaged-{number}").read_text() == f"{number}\n" * 7 + text([1])
 
 

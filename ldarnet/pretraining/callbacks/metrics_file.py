@@ -34,7 +34,7 @@ class JsonLinesWriter(Callback):
         )
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line; log each distinct failure once."""
+        """Append a line; if this fails, warn, but only once per launch for each distinct reason."""
         if self._file is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Count the training windows that could not be read, and print each distinct reason once."""
+"""Count the training windows that could not be read, and print each distinct reason once per launch."""
 
 from typing import Any
 

@@ -35,7 +35,7 @@ GUIDE = "launch/README.md, Router health"
 
 
 class RouterLine(TypedDict):
-    """The keys of a line of metrics.jsonl that are replayed; validation lines have no periodicity."""
+    """Keys that the replay reads from a line of metrics.jsonl; validation lines lack `periodicity` and `period`."""
 
     step: Count
     split: str
@@ -115,7 +115,7 @@ class RouterHealth:
 
 @register(order=40)
 class RouterHealthMonitor(Callback):
-    """Adds `warnings` to training lines and logs when a warning starts or ends; evaluated on rank 0."""
+    """Adds `warnings` to training lines, and logs when a warning starts or ends. Warnings are computed on rank 0."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -123,7 +123,10 @@ class RouterHealthMonitor(Callback):
         self._replayed = False
 
     def before_step(self, step: int) -> None:
-        """Replay the lines of earlier launches, once; by now the writer has removed damaged and later lines."""
+        """Before the first step of this launch, replay the training lines of earlier launches.
+
+        By then, the writer of metrics.jsonl has removed damaged lines and the lines of steps that will run again.
+        """
         if not self._replayed:
             self._replayed = True
             self.context.world.on_main(self._replay)
@@ -140,7 +143,7 @@ class RouterHealthMonitor(Callback):
             if line["split"] != "train":
                 continue
             if not len(line["bases_per_chunk"]) == len(line.get("periodicity", ())) == len(line.get("period", ())):
-                raise UserError(f"{where}: the number of stages differs between its keys; {hint}")
+                raise UserError(f"{where}: bases_per_chunk, periodicity and period differ in length; {hint}")
             self._health.update(line)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
