@@ -53,9 +53,10 @@ def build(
     ray: str | None = None,
     console: Console | None = None,
 ) -> tuple[Index, bool]:
-    """Build a shard set, or resume an interrupted build. A complete set is only compared with the arguments.
+    """Build a shard set, or resume an interrupted build.
 
-    A worker packs one source at a time. The index is written last.
+    If ``out`` holds a complete set, only check that it matches the arguments and that its shards have the right sizes.
+    Otherwise, each worker packs one source at a time, and the index is written last.
 
     Args:
         out: output folder: new, empty, or holding an unfinished build or a complete set.

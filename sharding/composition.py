@@ -69,8 +69,8 @@ class Segments:
         """Divide an interval of a contig into segments.
 
         Returns:
-            Edges of the segments relative to ``start``, (n + 1,); and the split index of each segment, (n,), which is
-            the number of splits for a segment in no split.
+            The (n + 1,) edges of the segments, relative to ``start``; and the (n,) split indices of the segments. The
+            index of a segment that is in no split equals the number of splits.
         """
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
@@ -142,7 +142,11 @@ def _count_task(blocks: range) -> Counts:
 
 
 def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in a block of all codes other than A, C, G, T, and the 2-bit placeholders stored there: (n,) each."""
+    """Find all codes other than A, C, G and T in a block.
+
+    Returns:
+        The (n,) positions of these codes in the block, and the (n,) 2-bit placeholders stored there.
+    """
     lengths = block.runs[:, 1] - block.runs[:, 0]
     before = np.cumsum(lengths) - lengths
     at = np.repeat(block.runs[:, 0] - before, lengths) + np.arange(lengths.sum())
@@ -150,7 +154,17 @@ def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Count each category between consecutive edges, (n + 1,), of a block: (n, 7)."""
+    """Count the bases of each category in each segment of a block.
+
+    Args:
+        block: the block.
+        edges: (n + 1,) edges of the segments, relative to the block.
+        at: positions from `_other_codes`.
+        codes: placeholders from `_other_codes`.
+
+    Returns:
+        (n, 7) counts; the columns are in the order of `KINDS`.
+    """
     counts = np.zeros((len(edges) - 1, len(KINDS)), dtype=np.int64)
     for row, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
         counts[row, :4] = _count_codes(block.packed, start, stop)
@@ -165,7 +179,7 @@ def _count_kinds(block: Block, edges: np.ndarray, at: np.ndarray, codes: np.ndar
 
 
 def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Count the four 2-bit codes in bases ``start`` to ``stop``, (4,)."""
+    """Return the (4,) counts of the 2-bit codes in bases [``start``, ``stop``)."""
     first, last = -(-start // 4), stop // 4
     if first > last:
         ends = unpack_bases(packed[last:first])[start % 4 : stop % 4]
@@ -177,7 +191,7 @@ def _count_codes(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 def _bases_before(runs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """For each position, count the bases before it that are inside runs, (r, 2)."""
+    """For each position, count the bases before it that are inside one of the (r, 2) ``runs``."""
     if not len(runs):
         return np.zeros(len(positions), dtype=np.int64)
     before = np.concatenate(([0], np.cumsum(runs[:, 1] - runs[:, 0])))

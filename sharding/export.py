@@ -30,7 +30,7 @@ _NEWLINE = ord("\n")
 
 @dataclass(frozen=True, slots=True)
 class FastaRecord:
-    """A FASTA record: its name, and its interval as contig number, start and stop (0-based, half-open)."""
+    """A FASTA record: its name, and its interval as contig index, start and stop (0-based, half-open)."""
 
     name: str
     contig: int

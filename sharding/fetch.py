@@ -113,7 +113,7 @@ def fetch(
         name: name of the set.
         out: the folder.
         jobs: parallel downloads.
-        unchecked: accept a file that is not in its publisher's checksum list, or whose list no longer exists.
+        unchecked: accept a file unverified if its publisher's checksum list no longer exists or does not list it.
         skip_missing: skip assemblies that no longer exist at their publisher.
         retry: retry policy for network failures; by default `DOWNLOAD_RETRY`.
         console: console that shows progress; by default standard output.
@@ -150,12 +150,16 @@ def _check_missing(
         names = ", ".join(sorted(file.name for file in gone))
         raise UserError(
             f"{len(gone)} of {len(assemblies)} assemblies no longer exist at their publisher: {names} (first error: "
-            f"{next(iter(gone.values()))}); all others are downloaded; use --skip-missing to skip the missing ones"
+            f"{next(iter(gone.values()))}); all others have been downloaded; use --skip-missing to skip the "
+            "missing ones"
         )
 
 
 def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
-    """Write a table of species and paths and, for each held-out split, a file ``SPLIT.txt`` of ``SPECIES/`` lines."""
+    """Write the species and path of each assembly to a table, and the species of each held-out split to ``SPLIT.txt``.
+
+    A line of ``SPLIT.txt`` is a species with a trailing slash, as `parse_contig_splits` expects.
+    """
     lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:
         if assembly.split != "train":

@@ -85,7 +85,7 @@ def open_fetcher(out: Path, retry: Retry, *, unchecked: bool = False) -> Iterato
     Args:
         out: the folder.
         retry: retry policy for network failures.
-        unchecked: accept a file that is not in its publisher's checksum list, or whose list no longer exists.
+        unchecked: accept a file unverified if its publisher's checksum list no longer exists or does not list it.
 
     Raises:
         UserError: the folder cannot be used, or another process is downloading into it.

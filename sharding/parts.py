@@ -175,8 +175,8 @@ class _Cutter:
         names: contig names.
         lengths: length of each finished contig, in bases.
         hashes: SHA-256 of the sequence of each finished contig.
-        runs: for each contig, (r, 2) int64 arrays, at most one per block: start and stop in the contig of each run of a
-            letter other than A, C, G, T.
+        runs: for each contig, a list with an (r, 2) int64 array for each block that has runs of codes other than A, C,
+            G and T: start and stop of each run in the contig.
     """
 
     def __init__(self, items: Iterable[Header | bytes], block: int) -> None:
@@ -201,7 +201,7 @@ class _Cutter:
                 yield self._packed(*pending.popleft())
 
     def contigs(self) -> np.ndarray:
-        """The contigs as rows of `CONTIG_ROW`, without species and source."""
+        """Structured array of the contigs (dtype `CONTIG_ROW`); the columns ``species`` and ``source`` are zero."""
         rows = np.zeros(len(self.lengths), dtype=CONTIG_ROW)
         rows["length"] = self.lengths
         rows["runs"] = [len(_join(runs)) for runs in self.runs]
@@ -253,7 +253,7 @@ class _Cutter:
 
 
 class _Cut(NamedTuple):
-    """A block that is not packed yet: contig number within the part, first base, sequence."""
+    """A block that is not packed yet: index of the contig within the part, first base, sequence."""
 
     contig: int
     start: int
@@ -261,7 +261,10 @@ class _Cut(NamedTuple):
 
 
 def _join(runs: list[np.ndarray]) -> np.ndarray:
-    """Concatenate runs, (r, 2) each, and merge those that touch: runs of different letters or cut by a block border."""
+    """Concatenate (r, 2) arrays of runs, and merge runs that touch.
+
+    Runs touch where one code follows another, or where a block border cuts a run.
+    """
     if not runs:
         return _NO_RUNS
     every = np.concatenate(runs)

@@ -1,8 +1,9 @@
 """Receipts of an unfinished build, which let the same command resume the build.
 
 The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and one seal for each source whose
-parts are all packed. The folder is deleted when the set is complete. Each of these files contains its own SHA-256: what
-a damaged receipt or seal describes is packed again. Only files with names that a build writes are ever deleted.
+parts are all packed. The folder is deleted when the set is complete. Each receipt and each seal includes a SHA-256 of
+its content. A part whose receipt is damaged is packed again; a source whose seal is damaged is read again. A file is
+deleted only if its name is one that a build writes.
 """
 
 import hashlib
@@ -77,9 +78,9 @@ class PartReceipt:
 
     Attributes:
         names: (n,) uint8, the contig names, encoded as in `ldarnet.data.contigs.Contigs`.
-        contigs: rows of `CONTIG_ROW`; the columns ``species`` and ``source`` are zero.
-        runs: (r, 2) int64, start and stop of each run of letters other than A, C, G, T.
-        blocks: rows of `BLOCK_ROW`; contigs and shards are numbered from 0 within the part.
+        contigs: structured array of dtype `CONTIG_ROW`; the columns ``species`` and ``source`` are zero.
+        runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T.
+        blocks: structured array of dtype `BLOCK_ROW`; contigs and shards are numbered from 0 within the part.
         shards: shards of the part.
         read: number of bytes read from the source for this part.
     """
@@ -138,7 +139,7 @@ class Receipts:
         write_json_atomic(self._folder / _REQUEST, asdict(_Request(request, sources)), indent=1)
 
     def _claim(self) -> _Request | None:
-        """Create the folder of receipts unless a build has; return the request of that build."""
+        """Return the request of the unfinished build. If there is none, create the folder of receipts; return None."""
         request = self._folder / _REQUEST
         if not request.is_file():
             if any(path != self._folder for path in self._out.iterdir()) or not self._is_new():
@@ -228,10 +229,10 @@ class Receipts:
         return self._folder / f"{source:05d}.seal.json"
 
     def _clear(self, same: list[int]) -> None:
-        """Delete all files of the build except the request, and the valid receipts, shards and seals of ``same``.
+        """Delete the files of the build, except the request and the files of unchanged sources.
 
         Args:
-            same: numbers of the unchanged sources.
+            same: indices of the unchanged sources. Their seals are kept, and each valid receipt with its shards.
         """
         paths = sorted(self._folder.iterdir())
         receipts = [path for path in paths if _number(_RECEIPT, path) in same]
@@ -259,7 +260,7 @@ class Receipts:
 
 
 def _number(pattern: re.Pattern[str], path: Path) -> int | None:
-    """Number of the source in the name of a receipt or seal; None for other names."""
+    """Index of the source, parsed from the name of a receipt or seal; None for other names."""
     match = pattern.fullmatch(path.name)
     return int(match[1]) if match else None
 
@@ -273,7 +274,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _is_shard(path: Path) -> bool:
-    """Whether a file in the folder of the set has the name of a shard, complete or partial, or of a partial table."""
+    """Whether a file in the set's folder has the name of a complete or partial shard, or of a partial index file."""
     partial = _PARTIAL.fullmatch(path.name)
     name = partial["name"] if partial else path.name
     is_ours = _SHARD.fullmatch(name) or (partial and name in (*TABLES, INDEX_NAME))

@@ -45,7 +45,7 @@ def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> di
     """Assign whole contigs to splits; contigs that are not listed in any split are ``train``.
 
     Returns:
-        Split name -> (s, 3) int64: contig number, start and stop.
+        Split name -> (s, 3) int64: contig index, start and stop.
 
     Raises:
         UserError: a contig is not in the input, or ``train`` gets no contig.
@@ -105,7 +105,7 @@ def splits_by_hash(fractions: Mapping[str, float], tile: int, seed: int, contigs
         contigs: the contigs of the input.
 
     Returns:
-        Split name -> (s, 3) int64: contig number, start and stop.
+        Split name -> (s, 3) int64: contig index, start and stop.
 
     Raises:
         UserError: a split got no tile.
@@ -157,7 +157,7 @@ def splits_by_interval(path: Path, intervals: Sequence[BedInterval], contigs: Co
         contigs: the contigs of the input.
 
     Returns:
-        Split name -> (s, 3) int64: contig number, start and stop, sorted by contig and start.
+        Split name -> (s, 3) int64: contig index, start and stop, sorted by contig and start.
 
     Raises:
         UserError: an interval names an unknown contig or extends beyond its contig.
@@ -177,7 +177,7 @@ def exclusions(path: Path, intervals: Sequence[BedInterval], contigs: Contigs) -
     """Sort and merge the intervals of a BED file of exclusions.
 
     Returns:
-        (e, 3) int64: contig number, start and stop.
+        (e, 3) int64: contig index, start and stop.
 
     Raises:
         UserError: an interval names an unknown contig or extends beyond its contig.
@@ -209,7 +209,7 @@ def _names(option: str, word: str) -> list[str]:
 
 
 def _members(place: str, contigs: Contigs, name: str) -> list[int]:
-    """Look up the indices of the contigs of a name: one contig, or for ``SPECIES/`` all contigs of that species."""
+    """Indices of the contigs that a name refers to: one contig or, for ``SPECIES/``, all contigs of that species."""
     if not name.endswith("/"):
         return [_number(place, contigs, name)]
     if name[:-1] not in contigs.species_names:

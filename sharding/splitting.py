@@ -68,7 +68,7 @@ class Splitting:
         """Assign the bases of contigs to splits.
 
         Returns:
-            Split name -> (s, 3) int64: contig number, start and stop of each interval; and split name -> number of
+            Split name -> (s, 3) int64: contig index, start and stop of each interval; and split name -> number of
             excluded bases (an empty dict if there are no exclusions).
 
         Raises:

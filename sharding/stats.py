@@ -56,8 +56,8 @@ def compute_stats(shards: ShardSet, counts: Counts) -> dict[str, Any]:
     """Compute all statistics of a set, as written to ``stats.json``.
 
     ``n_share`` and ``masked_share`` are fractions of all bases; ``gc`` is the fraction of G and C among A, C, G and T.
-    ``bits_per_base`` of ``total`` is the size on disk: shards with their tar headers, and the index. ``bits_per_base``
-    of a species is the size of its packed blocks alone.
+    ``bits_per_base`` of ``total`` counts all files on disk: the shards, including tar headers, and the index.
+    ``bits_per_base`` of a species counts only its packed blocks.
     """
     index = shards.index
     names = [*index.splits, _IN_NO_SPLIT]

@@ -110,7 +110,7 @@ def _run_check(shards: ShardSet, check: Check) -> list[str]:
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
     """Check the files of the index in the storage.
 
-    Opening the set may have verified a cached copy of the index, and does not detect changes of its JSON formatting.
+    Opening the set is not sufficient: it may verify a cached copy of the index, and it ignores JSON formatting.
     """
     storage, hint = shards.storage, repair_hint(shards.location)
     text = storage.read_all(INDEX_NAME)

@@ -90,7 +90,7 @@ def test_every_damaged_file_is_one_line(place, damaged, name, copy, ldarnet):
     assert err.splitlines() == [
         f"error: {copy / damaged / file}: {problem}; restore it, or write or download the folder again"
         for file, problem in (
-            (name, "SHA-256 differs from manifest.json, the file is damaged"),
+            (name, "SHA-256 differs from manifest.json, so the file is damaged"),
             ("tokenizer_config.json", "file is missing"),
         )
     ]

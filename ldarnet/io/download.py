@@ -70,7 +70,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class _PartState:
-    """State of a partial download: URL, validator (ETag or Last-Modified) and total size, both None if unknown."""
+    """State of a partial download; ``validator`` (ETag or Last-Modified) and ``total`` (bytes) are None if unknown."""
 
     url: str = ""
     validator: Annotated[str, StringConstraints(pattern=r"^[ -~]*$")] | None = None
@@ -101,7 +101,7 @@ class DownloadFolder:
     """A folder of downloaded files with their receipts. Thread-safe; processes must lock the folder themselves.
 
     Attributes:
-        receipts: file name, which may include a subfolder -> receipt.
+        receipts: file name (may include a subfolder) -> receipt.
     """
 
     def __init__(self, folder: Path, parts: Path, retry: Retry, hint: str) -> None:
@@ -129,7 +129,7 @@ class DownloadFolder:
 
         Args:
             name: file name relative to the folder.
-            rehash: also compare the SHA-256 of the file, instead of only its size.
+            rehash: whether to compare the SHA-256 of the file in addition to its size.
 
         Raises:
             UserError: the file was not downloaded by this program, or has changed since the download.
@@ -202,8 +202,9 @@ class DownloadFolder:
             digest = f"{expected.kind}:{hashlib.file_digest(file, expected.kind).hexdigest()}"
         if digest != expected.digest:
             raise UserError(
-                f"{name}: {url}: hash is {digest}, expected {expected.digest} ({expected.stated}); damaged in "
-                f"transit or replaced: run the same command again; if the hash still differs, {expected.hint}"
+                f"{name}: {url}: hash is {digest}, expected {expected.digest} ({expected.stated}); the file was "
+                "damaged in transit or replaced; run the same command again; if the hash still differs, "
+                f"{expected.hint}"
             )
 
 
@@ -301,7 +302,7 @@ def _write_state(url: str, part: Path, response: requests.Response, total: int |
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """Open a streaming GET request; transient errors, also while reading the body, raise a `RetryableError`."""
+    """Open a streaming GET request. Transient errors raise a `RetryableError`, even while the block reads the body."""
     try:
         with requests.get(url, headers=_HEADERS | (headers or {}), stream=True, timeout=_TIMEOUT) as response:
             status = response.status_code

@@ -1,4 +1,4 @@
-"""Stop signals before training handles them: exit at once with the status of a stopped run."""
+"""Handling of stop signals outside of training steps: exit at once with the status of a stopped run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def _exit(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def early_stops() -> Iterator[None]:
-    """Exit with status `STOPPED` at a stop signal inside the block, unless another handler is installed meanwhile.
+    """Inside the block, exit with status `STOPPED` at a stop signal, unless the block installs another handler for it.
 
-    Ignored signals stay ignored. A thread exits if the main thread executes code outside of Python, such as a wait for
-    other ranks, where Python runs no signal handlers.
+    Ignored signals stay ignored. Python does not run signal handlers while the main thread is blocked outside of
+    Python, for example while it waits for other ranks. Therefore, a helper thread also watches for signals and ends
+    the process.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is _exit:
         yield
@@ -62,7 +63,7 @@ def _leave(descriptor: int) -> None:
 
 
 def _watch(descriptor: int) -> None:
-    """Read the numbers of received signals; exit at those that no other handler handles."""
+    """Read the numbers of received signals; exit if the handler of a signal is still `_exit`."""
     while received := os.read(descriptor, 1):
         if signal.getsignal(received[0]) is _exit:
             _exit(received[0])

@@ -68,7 +68,7 @@ class NotWritableError(UserError):
 
 @contextmanager
 def space_errors(path: Path) -> Iterator[None]:
-    """Convert errors inside the block to a `NotWritableError` for ``path``: no space, size limit, no permission."""
+    """Convert errors inside the block (no space, size limit, no permission) to a `NotWritableError` for ``path``."""
     try:
         yield
     except OSError as error:
@@ -120,7 +120,7 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
             if final.is_dir():
                 raise UserError(f"{final}: {_READ_ERRORS[errno.EISDIR]}")
             if final.exists() and not final.is_file():
-                raise UserError(f"{final}: a device or a pipe, which cannot be replaced by a file; choose a file")
+                raise UserError(f"{final}: a device or a pipe, not a file; choose a file")
             yield partial
             if durable:
                 sync_path(partial)

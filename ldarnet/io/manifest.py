@@ -86,14 +86,14 @@ def verify_files(folder: Path, manifest: Manifest, *, hint: str, where: str | No
         if not file.is_file():
             raise UserError(f"{where}/{name}: file is missing; {hint}")
         if file.stat().st_size != entry.size or sha256_file(file) != entry.sha256:
-            raise UserError(f"{where}/{name}: SHA-256 differs from {MANIFEST}, the file is damaged; {hint}")
+            raise UserError(f"{where}/{name}: SHA-256 differs from {MANIFEST}, so the file is damaged; {hint}")
 
 
 def check_complete(manifest: Manifest, required: Collection[str], *, where: str, hint: str) -> None:
-    """Check that a manifest names every file that its folder needs.
+    """Check that a manifest lists every required file.
 
     Raises:
-        UserError: the manifest does not name a required file.
+        UserError: the manifest does not list a required file.
     """
     if missing := sorted(set(required) - manifest.files.keys()):
-        raise UserError(f"{where}: {MANIFEST} does not name {missing[0]}, so this is not complete; {hint}")
+        raise UserError(f"{where}: incomplete, because {MANIFEST} does not list {missing[0]}; {hint}")

@@ -1,4 +1,4 @@
-"""Read JSON, JSON Lines and YAML files as typed records; any malformed file is one clear error.
+"""Read JSON, JSON Lines and YAML files as typed records; a malformed file raises a one-line `UserError`.
 
 The type of a record is a pydantic model, a dataclass, or any type that pydantic understands. Types are checked
 strictly: a number in quotes is not a number. Unknown keys of dataclasses are ignored, so that files of later versions
@@ -85,7 +85,7 @@ def read_bytes(path: Path, *, hint: str, max_bytes: int) -> bytes:
 def read_records(
     path: Path, kind: type[T], *, hint: str, advance: Callable[[int], object] = lambda _: None
 ) -> Iterator[tuple[int, T]]:
-    """Yield line number, from 1, and record of each line of a JSON Lines file; skip an incomplete last line.
+    """Yield the number (from 1) and the record of each line of a JSON Lines file; skip an incomplete last line.
 
     A line is complete if it ends with a newline: a crash truncates at most the last line.
 
@@ -128,8 +128,8 @@ def parse_yaml(text: bytes | str, *, where: str, hint: str = "fix the file") -> 
     """Parse a YAML document.
 
     Raises:
-        UserError: the document is not valid UTF-8 or YAML, is nested too deeply, has more than `MAX_YAML_NODES` values,
-            also after its aliases are expanded, or a text contains NUL or a lone surrogate, which no path can contain.
+        UserError: the document is not valid UTF-8 or YAML, is nested too deeply, has more than `MAX_YAML_NODES` values
+            after expanding its aliases, or has a string with NUL or a lone surrogate, which no path can contain.
     """
     try:
         if isinstance(text, bytes):
@@ -176,7 +176,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
-    """Raise if a document has an unusable text, a recursive alias, or too many values after expanding its aliases."""
+    """Raise if a string has NUL or a lone surrogate, or if the aliases expand to too many (or endless) values."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
@@ -191,7 +191,7 @@ def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
             children = node.value
         elif not node.value.isprintable() and _UNUSABLE.search(node.value):
             line = node.start_mark.line + 1
-            raise UserError(f"{where}: line {line}: a text contains NUL or a lone surrogate; {hint}")
+            raise UserError(f"{where}: line {line}: a string contains NUL or a lone surrogate; {hint}")
         total = 1 + sum(map(size, children))
         if total > MAX_YAML_NODES:
             raise UserError(f"{where}: more than {MAX_YAML_NODES:,} values after expanding aliases; {hint}")

@@ -115,12 +115,12 @@ def call_remote(
     what: str | None = None,
     missing: UserError | None = None,
 ) -> Result:
-    """Call ``read(timeout in seconds)``, which uses an fsspec file system, with retries and one-line errors.
+    """Call ``read(timeout in seconds)`` with retries; failures raise one-line errors.
 
     Args:
         retry: retry policy.
         url: URL of the file, for messages.
-        read: function to retry.
+        read: function to retry, which reads through fsspec.
         what: name of the data, for messages about retries; ``url`` by default.
         missing: error to raise if the file does not exist; a generic `UserError` by default.
 

@@ -57,7 +57,7 @@ class TrainLine(TypedDict):
 
 
 class Region(TypedDict):
-    """Validation metrics of a region; without target positions, only `scored`."""
+    """Validation metrics of a region with `scored` target positions; if `scored` is 0, the other keys are missing."""
 
     scored: Count
     mlm_loss: NotRequired[Number]
@@ -117,7 +117,7 @@ def _check_stages(line: Any) -> Any:
 def _check_window(sample: SampleLine) -> SampleLine:
     bases = len(sample["bases"])
     if len(sample["probability"]) != bases or any(at >= bases for stage in sample["boundaries"] for at in stage):
-        raise ValueError("probability or boundaries do not match bases")
+        raise ValueError("probability and bases differ in length, or a boundary is beyond the last base")
     return sample
 
 
