@@ -37,11 +37,11 @@ class Blocks:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> Self:
-        """Build the columns from stored rows of `BLOCK_ROW`."""
+        """Build the columns from a structured array of dtype `BLOCK_ROW`."""
         return cls(**{name: rows[name] for name in BLOCK_ROW.names or ()})
 
     def rows(self) -> np.ndarray:
-        """The columns as rows of `BLOCK_ROW`."""
+        """Pack the columns into a structured array of dtype `BLOCK_ROW`, one row per block."""
         rows = np.empty(len(self), dtype=BLOCK_ROW)
         for name in BLOCK_ROW.names or ():
             rows[name] = getattr(self, name)

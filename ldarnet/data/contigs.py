@@ -40,7 +40,7 @@ class Contigs:
 
     @classmethod
     def from_rows(cls, species_names: list[str], names: np.ndarray, rows: np.ndarray) -> Self:
-        """Build the columns from stored rows of `CONTIG_ROW`.
+        """Build the columns from a structured array of dtype `CONTIG_ROW`.
 
         Raises:
             ValueError: the rows have the wrong dtype, or the number of names differs from the number of rows.
@@ -50,7 +50,7 @@ class Contigs:
         return cls(species_names, names, **{name: rows[name] for name in CONTIG_ROW.names or ()})
 
     def rows(self) -> np.ndarray:
-        """The columns as rows of `CONTIG_ROW`."""
+        """Pack the columns into a structured array of dtype `CONTIG_ROW`, one row per contig."""
         rows = np.empty(len(self), dtype=CONTIG_ROW)
         for name in CONTIG_ROW.names or ():
             rows[name] = getattr(self, name)
@@ -89,21 +89,21 @@ class Contigs:
         raise UserError(f"no contig {name!r}; use one of {some_names(self._numbers)}")
 
     def check_interval(self, contig: int, start: int, end: int, place: str) -> None:
-        """Check that an interval of a file, 0-based and half-open, lies within its contig.
+        """Check that an interval from a file, 0-based and half-open, lies within its contig.
 
         Args:
-            contig: number of the contig.
+            contig: index of the contig.
             start: first base.
             end: end of the interval, exclusive.
             place: file and line of the interval, for the error message.
 
         Raises:
-            UserError: it extends beyond the contig.
+            UserError: the interval extends beyond the contig.
         """
         length = int(self.length[contig])
         if not 0 <= start < end <= length:
             region = f"{printable(self.name(contig))}:{start}-{end}"
-            raise UserError(f"{place}: {region} extends beyond the contig (0-{length}); is it of another assembly?")
+            raise UserError(f"{place}: {region} extends beyond the contig (0-{length}); is it from another assembly?")
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -128,7 +128,7 @@ class Contigs:
 
 
 def names_as_lines(names: Sequence[str]) -> np.ndarray:
-    """Encode names as in `Contigs.names`: (n,) uint8."""
+    """Encode names in the format of `Contigs.names`, as (n,) uint8."""
     return np.frombuffer("".join(f"{name}\n" for name in names).encode(), dtype=np.uint8)
 
 

@@ -1,8 +1,8 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
-its own window order, in which step ``s`` starts after the windows that hold the bases of ``s`` steps. Therefore, an
-epoch ends at the same step for every length, and the step remains the only data state of a run.
+its own window order. Step ``s`` starts in the order of its length as if all ``s`` steps before it had used this length.
+Therefore, an epoch ends at about the same step for every length, and the step remains the only data state of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +73,8 @@ def curriculum_steps(
         stages: the stages of the run.
         windows: window length -> stream of windows.
         masking: masking probabilities and seed.
-        micro_batch: full-length windows in one forward pass of one rank; a stage has `batch_factor` times as many.
+        micro_batch: windows in one forward pass of one rank at full window length; a stage with shorter windows has
+            `batch_factor` times as many.
         first_step: first step to yield; when resuming, the number of completed steps.
         last_step: end of the steps to yield, exclusive.
         accumulation: micro-batches per step.

@@ -5,8 +5,8 @@ A block is one zstandard frame with this content, little-endian:
     4 bytes   magic ``2BL1``
     3 x u32   number of bases, number of runs of other codes, number of lower-case runs
     packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for other codes
-    edges     u32, start and stop of each run of one other code (N, R, ...), each as the distance from the previous edge
-    codes     one byte per run of another code: the code in upper case
+    edges     u32, start and stop of each run of equal other codes (N, R, ...), each minus the edge before it
+    codes     one byte per such run: its code in upper case
     edges     u32, start and stop of each lower-case (soft-masked) run, encoded like the edges above
 """
 
@@ -48,7 +48,7 @@ class Block:
     Attributes:
         length: number of bases.
         packed: (ceil(length / 4),) uint8, four bases per byte.
-        runs: (r, 2) int64, start and stop of each run of one code other than A, C, G, T.
+        runs: (r, 2) int64, start and stop of each run of equal codes other than A, C, G, T.
         codes: (r,) uint8, the code of each run as upper-case ASCII.
         lower: (l, 2) int64, start and stop of each lower-case run.
     """
@@ -72,7 +72,7 @@ class Block:
         return ids
 
     def n_runs(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Find the runs of codes other than A, C, G, T in bases ``start`` to ``stop``, relative to ``start``."""
+        """Runs of codes other than A, C, G, T in bases ``start`` to ``stop``; coordinates are relative to ``start``."""
         return [(run_start, run_stop) for run_start, run_stop, _ in self._overlapping(self.runs, start, stop)]
 
     def text(self, start: int, stop: int) -> bytes:
@@ -90,7 +90,7 @@ class Block:
 
     @staticmethod
     def _overlapping(runs: np.ndarray, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Clip runs to ``start`` and ``stop``: (start, stop, run index), with coordinates relative to ``start``."""
+        """Clip runs to [``start``, ``stop``); return (start, stop, run index); positions are relative to ``start``."""
         if not len(runs):
             return []
         first = int(np.searchsorted(runs[:, 1], start, side="right"))
@@ -103,7 +103,7 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
     """Pack the sequence of an interval; its codes are those of `ldarnet.genome.iupac`, in upper or lower case.
 
     Returns:
-        The frame; and (r, 2) int64, start and stop of each run of one code other than A, C, G, T.
+        The frame; and (r, 2) int64, start and stop of each run of equal codes other than A, C, G, T.
     """
     runs, codes = _other_runs(text)
     lower = _lower_runs(text)
@@ -118,7 +118,7 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def max_payload_bytes(bases: Bases) -> Bases:
-    """Maximum size in bytes of the decompressed content of a block of ``bases`` bases, an integer or an array."""
+    """Maximum size, in bytes, of the decompressed content of a block of ``bases`` bases (an integer or an array)."""
     return _HEADER.size + (bases + 3) // 4 + 9 * bases + 8 * ((bases + 1) // 2)
 
 
@@ -130,14 +130,16 @@ def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
         max_bases: maximum length of the block.
 
     Raises:
-        ValueError: the bytes are not a packed block of at most ``max_bases``.
+        ValueError: the bytes are not a packed block of at most ``max_bases`` bases.
     """
     limit = max_payload_bytes(max_bases)
     try:
         # zstandard allocates the declared size before it decompresses, and never writes more.
         declared = zstandard.get_frame_parameters(frame)
         if declared.content_size > limit:  # also if it is unknown, which is 2^64 - 1
-            raise ValueError(f"not a packed block: its frame declares more than the {limit} bytes of {max_bases} bases")
+            raise ValueError(
+                f"not a packed block: its frame declares more than {limit} bytes, the maximum for {max_bases} bases"
+            )
         payload = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
         magic, length, runs, lower = _HEADER.unpack_from(payload)
     except (zstandard.ZstdError, struct.error) as error:
@@ -164,7 +166,7 @@ def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
 
 
 def unpack_bases(packed: np.ndarray) -> np.ndarray:
-    """Unpack bases, (..., n) uint8, to codes 0 to 3, (..., 4 n) uint8."""
+    """Unpack bases to codes 0 to 3; the input is (..., n) uint8, the result (..., 4 n) uint8."""
     # The first product copies the upper half of each byte 12 bits up, the second the upper base of each half 6 bits up.
     codes = packed.astype("<u4")
     codes *= 0x1001

@@ -19,7 +19,7 @@ _MAX_GAP = 1024  # bytes between adjacent frames of a shard: padding and a heade
 
 
 class FrameReader:
-    """Reads the frames of a set by block number. Picklable and fork-safe.
+    """Reads the frames of a set by block index. Picklable and fork-safe.
 
     Attributes:
         storage: storage that holds the shards.
@@ -45,7 +45,8 @@ class FrameReader:
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Start fetching blocks of a remote set in background threads, in the given order.
 
-        Blocks beyond `MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
+        The first block that would exceed `MAX_PREFETCH_BYTES` in flight is skipped, with all blocks after it. A failed
+        fetch raises no error; the block is fetched again when it is read.
         """
         prefetcher, sizes = self._local_prefetcher(), self._index.blocks.size
         room, rank = MAX_PREFETCH_BYTES - prefetcher.bytes, {}

@@ -42,7 +42,7 @@ class Index:
         tool: name and version of the program that built the shard set.
         recipe: inputs (source files with their hashes) and options of the build; equal recipes give equal sets.
         contigs: the contigs, in the order of the input.
-        splits: name -> (s, 3) int64, contig number, start and stop of each interval, sorted and disjoint.
+        splits: name -> (s, 3) int64, contig index, start and stop of each interval, sorted and disjoint.
         runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T, in order of contig.
         blocks: the blocks and their locations.
         shards: the tar files.
@@ -105,7 +105,7 @@ class Index:
         return self.contigs.number(name)
 
     def describe_block(self, block: int) -> str:
-        """Describe a block in messages: its number, and its coordinates (1-based, inclusive)."""
+        """Describe a block for messages: its index and its coordinates (1-based, inclusive)."""
         blocks = self.blocks
         start = int(blocks.start[block])
         return f"block {block} ({self.name(int(blocks.contig[block]))}:{start + 1}-{start + blocks.length[block]})"

@@ -88,7 +88,13 @@ def _fits_shards(blocks: Blocks, shards: Sequence[Shard]) -> bool:
 
 
 def _are_sorted(contig: np.ndarray, edges: np.ndarray, lengths: np.ndarray) -> bool:
-    """Whether intervals, (n,) contig and (n, 2) edges, are non-empty, within their contigs, disjoint and sorted."""
+    """Whether intervals are non-empty, within their contigs, disjoint and sorted.
+
+    Args:
+        contig: (n,) contig index of each interval.
+        edges: (n, 2) start and stop of each interval.
+        lengths: length of each contig.
+    """
     start, stop = edges[:, 0], edges[:, 1]
     if not len(contig):
         return True

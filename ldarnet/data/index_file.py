@@ -119,5 +119,5 @@ def parse_index(text: bytes, *, where: str, hint: str) -> IndexFile:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a JSON object without its key ``checksum``; does not depend on the order of the keys."""
+    """SHA-256 of a JSON object, which must not contain the key ``checksum``; independent of the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

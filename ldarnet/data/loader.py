@@ -48,7 +48,7 @@ class Batch:
         first_position: position of the first window in the stream.
         windows: number of windows; 0 if the batch is the filler of a validation rank that has no windows.
         quarantined: windows on damaged blocks; their rows are all N, without targets.
-        locations: locations of the windows in validation; None in training.
+        locations: in validation, the locations of the windows; in training, None.
     """
 
     input_ids: torch.Tensor
@@ -67,7 +67,8 @@ class Batch:
 class StepDataset(Dataset["list[Batch] | UserError"]):
     """The micro-batches of one rank, indexed by step.
 
-    A `UserError` is returned as an item, because DataLoader would wrap an error raised in a worker in a traceback.
+    A `UserError` is returned as an item, because DataLoader adds a traceback to the message of any error that a worker
+    raises.
     """
 
     def __init__(
@@ -258,7 +259,10 @@ def _to_int64(batch: Batch) -> Batch:
 
 
 def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
-    """Convert tensors to arrays, which workers send through pipes: a full /dev/shm would make workers hang."""
+    """Convert tensors to arrays, which workers send through pipes.
+
+    Workers would send tensors through /dev/shm, and would hang if it is full.
+    """
     if isinstance(step, UserError):
         return step
     arrays: list[Any] = [{"input_ids": batch.input_ids.numpy(), "labels": batch.labels.numpy()} for batch in step]
@@ -292,7 +296,7 @@ def validation_batches(
         rank: rank of this process, from 0.
         world: number of ranks.
         masking: masking probabilities and seed; masks are independent of those in training.
-        max_n_run: longest run of N in a window.
+        max_n_run: longest run of N allowed in a window.
 
     Returns:
         Iterator over the batches of this rank.

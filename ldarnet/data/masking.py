@@ -60,7 +60,7 @@ class Masking:
         return inputs, labels
 
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
-        """Mask ``inputs``, (r, L), and write ``labels``, (r, L), in place; ``keys`` has shape (r, 1)."""
+        """Mask ``inputs`` and write ``labels`` in place, both (r, L); ``keys`` has shape (r, 1)."""
         length = inputs.shape[1]
         # Compare 16 random bits per base with three ascending limits. Below the first: [MASK]; below the second: a
         # random base; below the third: an unchanged target; otherwise: no target.

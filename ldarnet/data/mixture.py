@@ -31,11 +31,11 @@ def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
 
 
 class Mixture:
-    """An endless sequence of slots, each assigned to a source.
+    """An endless sequence of slots, each assigned to a source; it repeats after each round of `ROUND` slots.
 
-    The slots of a source are spread evenly over a round, and shuffled within each row of ``lanes`` slots. If ``x``
-    is a multiple of ``lanes``, a source with share ``p`` has ``p * x`` of the first ``x`` slots, to within
-    ``1 + p * sources`` slots.
+    The slots of each source are spread evenly over a round. Then the slots in each row of ``lanes`` slots are shuffled.
+    If ``x`` is a multiple of ``lanes``, the number of slots among the first ``x`` that a source with share ``p`` has
+    differs from ``p * x`` by at most ``1 + p * s``, where ``s`` is the number of sources.
 
     Attributes:
         slots: (s,) int64, slots of each source per round.

@@ -64,10 +64,10 @@ class Shuffle:
         self._keys = counter_hash(order, np.arange(len(windows)))
 
     def locate(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Find the windows at positions (k,) below 2**52.
+        """Find the windows at ``position``, (k,) integers below 2**52.
 
         Returns:
-            Source number, epoch of the source, and window number within the source: (k,) int64 each.
+            Index of the source, epoch of the source, and index of the window within the source: (k,) int64 each.
         """
         depth, lane = np.divmod(position, LANES)
         row, depth = np.divmod(depth, self._slot)
@@ -91,7 +91,7 @@ class Shuffle:
     def _slots(
         self, source: np.ndarray, row: np.ndarray, lane: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Count the slots of a source before a row, within the row, and within the row before a lane."""
+        """Return three counts of slots of a source: before a row, in the row, and in the row before a lane."""
         first, here, after = (self._mixture.before(source, row * LANES + column) for column in (0, lane, LANES))
         return first, after - first, here - first
 

@@ -68,12 +68,12 @@ def window_pipeline(
         masking: masking probabilities and seed; by default ``Masking()``.
         batch_size: windows in a batch; the last batch may have fewer.
         epoch: epoch of the windows, which determines their offsets.
-        shuffle: size of the shuffle buffer of each worker, in windows of ``windows.length`` bytes.
+        shuffle: number of windows in the shuffle buffer of each worker; a window takes ``windows.length`` bytes.
         seed: seed of order, strands and masks.
 
     Returns:
-        A pipeline of batches: ``__key__`` (names such as ``chr1:4097-8192``), and ``input_ids`` and ``labels``,
-        (b, length) int64 each. Its methods append further stages.
+        A pipeline of batches, with methods that append further stages. A batch has ``__key__`` (names such as
+        ``chr1:4097-8192``), and ``input_ids`` and ``labels``, (b, length) int64 each.
 
     Raises:
         UserError: ``windows`` is a mixture.
@@ -148,7 +148,7 @@ class _WindowCutter:
         return {"__key__": name, "window": window, "ids": reverse_complement(ids) if reverse else ids.copy()}
 
     def _block_number(self, key: str) -> int:
-        """Find the index of a block from its key: part, index of the contig within the part, and first base."""
+        """Find the index of a block from its key, ``<part>-<index of the contig within the part>-<first base>``."""
         part, contig_in_part, start = key.rsplit("-", 2)
         index, contig = self._windows.shards.index, self._first_contig[part] + int(contig_in_part)
         first, last = index.first_block[contig : contig + 2]

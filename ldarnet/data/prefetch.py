@@ -48,7 +48,7 @@ class Prefetcher:
         return block in self._in_flight
 
     def submit(self, blocks: Sequence[int], size: int, fetch: Callable[[], None]) -> None:
-        """Call ``fetch`` in a thread to fetch ``blocks``, ``size`` bytes in total. Exceptions are discarded."""
+        """Call ``fetch`` in a thread to fetch ``blocks`` (``size`` bytes in total). Exceptions are discarded."""
         task = _FetchTask()
         with self._lock:
             self.bytes += size
@@ -70,7 +70,7 @@ class Prefetcher:
             self._threads[-1].start()
 
     def wait_for(self, block: int) -> None:
-        """Wait for the fetch of ``block``, if any; cancel the fetch if it has not started."""
+        """If ``block`` is being fetched, wait for the fetch to end; if the fetch is still queued, cancel it."""
         task = self._in_flight.get(block)
         if task is None:
             return

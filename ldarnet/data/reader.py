@@ -38,7 +38,7 @@ class ShardSet:
 
     Attributes:
         location: the folder or URL.
-        folder: folder with the index: the folder of the set, or of the local copy of a remote index.
+        folder: folder that holds the index; if the set is remote, the folder of the local copy of its index.
         storage: storage that holds the shards.
         index: the verified index.
         fingerprint: hash of the content; sets with equal content have equal fingerprints, however they were built.
@@ -110,7 +110,7 @@ class ShardSet:
         """Token ids of an interval, shape (stop - start,), uint8; all codes other than A, C, G, T are N.
 
         Args:
-            contig: name or number.
+            contig: name or index.
             start: first base, 0-based.
             stop: end of the interval, exclusive.
 
@@ -136,7 +136,8 @@ class ShardSet:
 
         Returns:
             Token ids, (b, length) uint8; and (row, reason) of each quarantined window, whose row is all N because a
-            block is missing or damaged. This depends only on the damage, so all ranks quarantine the same windows.
+            block is missing or damaged. Quarantine depends only on the damage, so all ranks quarantine the same
+            windows.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed, and the set was opened with ``on_damaged="stop"``.
@@ -183,7 +184,7 @@ class ShardSet:
         """Indices of the blocks that windows overlap, without duplicates, in the order of the windows.
 
         Args:
-            contig: (b,) contig numbers.
+            contig: (b,) contig indices.
             start: (b,) first bases.
             length: bases in a window.
 
@@ -198,7 +199,8 @@ class ShardSet:
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Start fetching blocks of a remote set in background threads, in the given order; no-op for a local set.
 
-        Blocks beyond `prefetch.MAX_PREFETCH_BYTES` in flight are skipped. Errors are raised when a block is read.
+        The first block that would exceed `prefetch.MAX_PREFETCH_BYTES` in flight is skipped, with all blocks after it.
+        A failed fetch raises no error; the block is fetched again when it is read.
         """
         if self.storage.remote:
             self._frames.prefetch(
@@ -206,7 +208,7 @@ class ShardSet:
             )
 
     def block(self, number: int) -> Block:
-        """Return a block by its number in the index, from the memory cache if possible.
+        """Return the block at index ``number``, from the memory cache if possible.
 
         Raises:
             DamagedError: the shard of the block is missing, damaged or changed.
@@ -222,7 +224,7 @@ class ShardSet:
         return block
 
     def load(self, number: int) -> Block:
-        """Read a block by its number in the index, and check it against the index.
+        """Read the block at index ``number``, and check it against the index of the set.
 
         Raises:
             DamagedError, UserError: as for `block`.
@@ -254,7 +256,7 @@ class ShardSet:
             raise
 
     def _blocks_in(self, contig: str | int, start: int, stop: int) -> Iterator[tuple[Block, int, int]]:
-        """Yield (block, start, stop) for each block that an interval overlaps, in coordinates relative to the block."""
+        """Yield (block, start, stop) for each block that an interval overlaps; positions are relative to the block."""
         number = self._contig_number(contig)
         if not 0 <= start <= stop <= self.index.contigs.length[number]:
             raise UserError(self._outside(number, start, stop))

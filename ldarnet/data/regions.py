@@ -50,8 +50,9 @@ class Regions:
                 are used unchanged.
 
         Raises:
-            UserError: the file cannot be read or is neither BED nor GFF3, has an interval beyond the end of its contig,
-                too many names, none of a name in ``features``, or no interval in the split.
+            UserError: the file cannot be read, is neither BED nor GFF3, has an interval that extends beyond its contig,
+                has too many region names or one that is reserved, lacks a name in ``features``, or has no interval on a
+                contig of the split.
         """
         self._path = Path(path)
         names = _read_contig_names(contigs) if isinstance(contigs, Path) else contigs or {}
@@ -90,10 +91,10 @@ class Regions:
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
     def masks(self, contig: Sequence[int] | np.ndarray, start: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """For each region, mark the bases of windows that it covers.
+        """For each region, mark the bases that it covers in each window.
 
         Args:
-            contig: (b,) contig number of each window.
+            contig: (b,) contig index of each window.
             start: (b,) first base of each window.
             length: bases in a window.
 
@@ -111,9 +112,10 @@ class Regions:
 
 
 def _contigs_of(shards: ShardSet, split: str) -> tuple[dict[str, int], set[int]]:
-    """Map contig names to contig numbers, and list the contig numbers of a split.
+    """Map contig names to contig indices, and return the contig indices of a split.
 
-    A bare name that several species share stands for the only contig of the split with this name, if there is one.
+    A bare name that several species share is included only if exactly one contig of the split has it, and then maps to
+    that contig.
     """
     contigs, in_split = shards.index.contigs, set(np.unique(shards.index.splits[split][:, 0]).tolist())
     full, bare = contigs.all_names(), contigs.bare_names()
@@ -127,7 +129,7 @@ def _read_contig_names(path: Path) -> dict[str, str]:
     """Read a table with lines ``name in the regions file<TAB>name in the shard set``; skip comments.
 
     Raises:
-        UserError: the file cannot be read, or a line does not have two columns or repeats a name.
+        UserError: the file cannot be read, a line does not have two columns, or two lines map a name differently.
     """
     names: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
@@ -135,14 +137,20 @@ def _read_contig_names(path: Path) -> dict[str, str]:
             continue
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):
-            raise UserError(f"{path}: line {number}: write the contig name in the regions file, a tab, and in the set")
+            raise UserError(
+                f"{path}: line {number}: write the contig name in the regions file, a tab, and the contig name in the "
+                "shard set"
+            )
         if names.setdefault(*fields) != fields[1]:
-            raise UserError(f"{path}: line {number}: {printable(fields[0])} is already renamed; keep one of the lines")
+            raise UserError(
+                f"{path}: line {number}: {printable(fields[0])} is already mapped to another name; keep one of the "
+                "lines"
+            )
     return names
 
 
 def _merged(pairs: np.ndarray) -> Intervals:
-    """Merge intervals, (n, 2): return the sorted starts and ends of their union."""
+    """Merge the intervals ``pairs``, (n, 2); return the sorted starts and ends of their union."""
     rows = merge(np.column_stack((np.zeros(len(pairs), dtype=np.int64), pairs)))
     return rows[:, 1], rows[:, 2]
 

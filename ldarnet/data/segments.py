@@ -17,10 +17,10 @@ class WindowSegments:
     """The segments that hold at least one window, in the order of the set, or grouped by species.
 
     Attributes:
-        contig: (s,) int32, contig number.
+        contig: (s,) int32, contig index.
         start: (s,) int64, first base.
         slack: (s,) int32, segment length modulo window length, in bases.
-        first: (s + 1,) int64, number of the first window of each segment; the last entry is the number of windows.
+        first: (s + 1,) int64, index of the first window of each segment; the last entry is the total number of windows.
         skipped: number of segments that are too short for one window, and their total length in bases.
     """
 
@@ -36,11 +36,16 @@ class WindowSegments:
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """Index of the segment that contains each window, (k,), for window numbers, (k,)."""
+        """Index of the segment that contains each window, (k,); ``window`` is (k,) window indices."""
         return np.searchsorted(self.first, window, side="right") - 1
 
     def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig number and first base, (k,) each, for window numbers, (k,); without the random offset of the epoch."""
+        """Contig index and first base of each window, (k,) each, without the random offset of the epoch.
+
+        Args:
+            window: (k,) window indices.
+            length: bases in a window.
+        """
         owner = self.owner(window)
         return self.contig[owner], self.start[owner] + (window - self.first[owner]) * length
 
@@ -54,9 +59,9 @@ def find_segments(
         shards: the set.
         split: name of the split.
         length: bases in a window.
-        max_n_run: longest run of codes other than A, C, G, T in a window.
-        species: numbers of the species to keep, in ascending order; segments are then grouped by species. By default
-            all species, in the order of the set.
+        max_n_run: longest run of codes other than A, C, G, T allowed in a window.
+        species: indices of the species to keep, in ascending order; segments are then grouped by species. By default,
+            all species are kept, and segments are in the order of the set.
 
     Raises:
         UserError: no such split, or no window fits in the split.
@@ -99,7 +104,7 @@ def _fitting(
     """Cut intervals into segments.
 
     Returns:
-        Contig number, start, slack and number of windows of each segment that holds a window, (s,) each; then the
+        Contig index, start, slack and number of windows of each segment that holds a window, (s,) each; then the
         number and the total length in bases of the segments that are too short.
     """
     contig, begin, end = intervals.T

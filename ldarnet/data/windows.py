@@ -57,7 +57,7 @@ class Locations:
 
     Attributes:
         epoch: (b,) int64, epoch of the source of each window.
-        contig: (b,) integers, contig number.
+        contig: (b,) integers, contig index.
         start: (b,) int64, first base, 0-based.
         reverse: (b,) bool, whether the window is read as its reverse complement.
     """
@@ -111,7 +111,7 @@ class Windows:
             shards: the shard set.
             split: name of the split.
             length: bases in a window.
-            max_n_run: longest run of N in a window.
+            max_n_run: longest run of N allowed in a window.
             seed: seed of order, offsets and strands.
             reverse_complement: read a random half of the windows as their reverse complement.
             weights: species -> relative weight among all windows; species without a weight are not read. Mutually
@@ -186,7 +186,7 @@ class Windows:
         return self.read(self.locations(np.array([position])))[0][0]
 
     def batch(self, positions: np.ndarray) -> np.ndarray:
-        """Token ids of the windows at ``positions``, shape (b,): (b, length) uint8.
+        """Token ids of b windows, (b, length) uint8; ``positions`` has shape (b,).
 
         Raises:
             UserError: as for `read`.
@@ -221,9 +221,10 @@ class Windows:
         return Locations(epoch, contig, start + offset, reverse)
 
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield (window number, first base) for each window of an epoch that ends inside start:stop of a contig.
+        """Yield (window index, first base) for each window of an epoch whose last base is in start:stop of a contig.
 
-        Requires windows without weights and temperature, whose segments are in the order of the set.
+        These `Windows` must have been created without weights and temperature: only then are the segments in the order
+        of the set.
         """
         segments, length = self.segments, self.length
         first, last = np.searchsorted(segments.contig, (contig, contig + 1))

@@ -20,7 +20,7 @@ class PackedBlock:
     """A packed block to be written into a shard.
 
     Attributes:
-        contig: contig number within the part.
+        contig: index of the contig within the part.
         start: first base, 0-based.
         length: number of bases.
         frame: the packed bytes.
@@ -35,14 +35,16 @@ class PackedBlock:
 def write_shards(
     folder: Path, part: str, blocks: Iterable[PackedBlock], shard_size: int
 ) -> tuple[list[Shard], np.ndarray]:
-    """Write the blocks of one part, in order of contig and start, into ``shard-<part>-0000.tar`` ... of ``folder``.
+    """Write the blocks of one part into ``shard-<part>-0000.tar`` ... of ``folder``.
+
+    ``blocks`` must be in order of contig and start.
 
     A new shard starts when the next block would exceed ``shard_size`` bases. Equal blocks always give equal bytes. A
     shard gets its final name only when it is complete.
 
     Returns:
-        The shards, and the location of each block: rows of `BLOCK_ROW`, with contigs and shards numbered from 0 within
-        the part.
+        The shards; and the blocks as a structured array of dtype `BLOCK_ROW`, in which contigs and shards are numbered
+        from 0 within the part.
 
     Raises:
         UserError: the disk is full. Errors raised by ``blocks`` are propagated.

@@ -1,7 +1,7 @@
-"""Decompression of files in pieces, by content: gzip, bgzip, bzip2, xz, zstandard, and files of several such streams.
+"""Decompress gzip, bgzip, bzip2, xz and zstandard files piece by piece; formats are recognized by content.
 
-A file that does not end where its format says is an error, also where other programs ignore it: a stream that is cut,
-a bgzip file without its end-of-file block, and data after the last stream.
+A file may consist of several streams. A file that does not end as its format requires is an error, even where other
+programs ignore it: a truncated stream, a bgzip file without its end-of-file block, or data after the last stream.
 """
 
 import bz2
@@ -67,7 +67,7 @@ class _GzipStream:
 
 
 class _ZstdStream:
-    """A zstandard frame. Its decompressor has no limit of the output, so the input is passed in small chunks."""
+    """A zstandard frame. Its decompressor cannot limit the output size, so the input is passed in small chunks."""
 
     def __init__(self) -> None:
         import zstandard
@@ -104,7 +104,7 @@ class _Format:
     stream: Callable[[], _Stream]
 
     def begins(self, data: bytes) -> bool:
-        """Whether data begin like a stream, as far as there are data."""
+        """Whether data start with a magic number; shorter data need to match only the beginning of one."""
         return any(magic.startswith(data[: len(magic)]) for magic in self.magic)
 
 
@@ -124,7 +124,7 @@ def decompressed(file: BufferedReader, where: str, piece: int) -> Iterator[bytes
     Args:
         file: the file, at its start.
         where: path or URL of the file, for error messages.
-        piece: maximum size of most pieces, in bytes.
+        piece: maximum size of a piece, in bytes; pieces of zstandard data may be larger.
 
     Raises:
         UserError: the compressed data are truncated, damaged, or followed by other data.
@@ -139,7 +139,7 @@ def decompressed(file: BufferedReader, where: str, piece: int) -> Iterator[bytes
 
 
 def _streams(file: BufferedReader, form: _Format, where: str, piece: int) -> Iterator[bytes]:
-    """Yield the content of concatenated streams, with zero padding between and after them."""
+    """Yield the content of concatenated streams; skip zero padding between and after them."""
     again, total, head = "download the file again", 0, b""
 
     def read() -> bytes:
@@ -185,12 +185,12 @@ def _is_bgzip(head: bytes) -> bool:
 
 
 def _is_bgzip_end(head: bytes) -> bool:
-    """Whether a bgzip block is empty, as the end-of-file block (SAM specification, section 4.1.2)."""
+    """Whether a bgzip block is empty, as the end-of-file block is (SAM specification, section 4.1.2)."""
     return head[16:18] == b"\x1b\0"
 
 
 def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
-    """Remove the byte order mark of a text, and convert CRLF and CR line ends, also mixed, to LF.
+    """Remove the byte order mark of a text, and convert CRLF and CR line ends, even if mixed, to LF.
 
     Raises:
         UserError: the text is UTF-16, or is not text but a .2bit file.

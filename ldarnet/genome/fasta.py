@@ -36,7 +36,7 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
         piece: bytes to decompress at a time.
 
     Yields:
-        The header of each contig, then its sequence in one or more pieces, in the case and IUPAC codes of the file.
+        The header of each contig, then its sequence in one or more pieces, with the case and IUPAC codes of the file.
 
     Raises:
         UserError: the file is missing, empty, truncated or not FASTA or .2bit, or it has a character that is not a

@@ -13,7 +13,7 @@ _COLUMNS = 9
 
 
 def is_gff(path: Path) -> bool:
-    """Whether a file is GFF3 rather than BED, by its version line or its first line with columns.
+    """Whether a file is GFF3 rather than BED, judged by its version line or its first line with columns.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -31,7 +31,7 @@ def read_gff(path: Path) -> Iterator[BedInterval]:
     """Read the features of a GFF3 file in file order.
 
     Yields:
-        The interval of each feature, 0-based and half-open as in BED; the feature type is its name.
+        The interval of each feature, 0-based and half-open as in BED, with the feature type as its `name`.
 
     Raises:
         UserError: the file is missing or damaged, has no features, or has a line that is not GFF3.

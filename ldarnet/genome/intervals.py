@@ -19,7 +19,10 @@ def merge(rows: Rows) -> Rows:
 
 
 def intersect(rows: Rows, others: Rows) -> Rows:
-    """Intersection of two sets of intervals; both inputs must be sorted and disjoint, and so is the result."""
+    """Intersection of two sets of intervals.
+
+    The intervals within each set must be sorted and disjoint, and so are those of the result.
+    """
     if not len(rows) or not len(others):
         return np.zeros((0, 3), dtype=np.int64)
     width = max(int(rows[:, 2].max()), int(others[:, 2].max())) + 1
@@ -35,7 +38,10 @@ def intersect(rows: Rows, others: Rows) -> Rows:
 
 
 def subtract(rows: Rows, others: Rows, lengths: np.ndarray) -> Rows:
-    """Remove ``others`` from ``rows``; both must be sorted and disjoint. ``lengths`` are the contig lengths."""
+    """Remove ``others`` from ``rows``; ``lengths`` are the contig lengths.
+
+    The intervals within each set must be sorted and disjoint.
+    """
     return intersect(rows, _complement(others, lengths))
 
 

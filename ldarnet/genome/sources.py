@@ -151,7 +151,7 @@ class RawFile(io.RawIOBase):
         return True
 
     def is_2bit(self) -> bool:
-        """Whether this is a UCSC .2bit file, by its first bytes; call this before reading.
+        """Whether this is a UCSC .2bit file, judged by its first bytes; call this before reading.
 
         Raises:
             UserError: the file cannot be read.
@@ -192,7 +192,7 @@ def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
 
 
 def text_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file, plain or compressed, without their ends.
+    """Yield the lines of a UTF-8 text file, plain or compressed, without line ends.
 
     Raises:
         UserError: the file is missing, damaged or not UTF-8, or has a very long line.
