@@ -77,7 +77,14 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
 
 
 def chunk_lengths(mask: np.ndarray) -> np.ndarray:
-    """Compute chunk lengths (chunks,) in bases, from a mask (L,) of chunk starts; the last chunk ends at L."""
+    """Compute the length of each chunk in bases; the last chunk ends at the end of the mask.
+
+    Args:
+        mask: chunk starts, (L,) bool.
+
+    Returns:
+        Chunk lengths, (chunks,).
+    """
     return np.diff(np.append(np.flatnonzero(mask), len(mask)))
 
 
@@ -144,7 +151,7 @@ def boundary_figure(
 
 
 def boundaries_height(bases: int) -> float:
-    """Compute the height in inches, including the heading, of a boundary figure that is 11 inches wide."""
+    """Height, in inches, of a boundary figure that is 11 inches wide; includes the heading."""
     return 2.9 + 1.55 * _rows(bases)
 
 
@@ -170,7 +177,7 @@ def draw_boundaries(figure: Figure, bases: str, tracks: list[Track], start: int)
 
 
 def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: int) -> None:
-    """Draw one row of bases, boxes around the chunks, and bars of boundary probability above them."""
+    """Draw one row of bases, boxes around its chunks, and bars of boundary probability above the bases."""
     probability, mask = tracks[0]
     stop = min(first + ROW_BASES, len(bases))
     _draw_chunks(axes, mask, first, stop)

@@ -260,7 +260,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 class _Points(NamedTuple):
-    """Values of the lines of a split, sorted by step: shape (lines,), and (lines, stages) for `ratios`."""
+    """Values of the lines of a split, sorted by step. `ratios` has shape (lines, stages), all others (lines,)."""
 
     step: np.ndarray
     bases: np.ndarray
@@ -296,7 +296,7 @@ def _points(values: array[float], stages: int) -> _Points:
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Replace values that matplotlib cannot draw with NaN: infinite ones, and those beyond float32."""
+    """Replace infinite values and values beyond float32, which matplotlib cannot draw, with NaN."""
     return np.where(np.abs(values) < MAX_VALUE, values, np.nan)
 
 

@@ -63,7 +63,7 @@ def draw_memory(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the seconds for which training waited for checkpoints."""
+    """Draw the time, in seconds, that training waited for checkpoints."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")

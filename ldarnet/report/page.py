@@ -152,7 +152,7 @@ def _yaml(value: Any) -> str:
         text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000)
         return redact(text.removesuffix("...\n").strip())
     except (RecursionError, ValueError):
-        raise UserError(f"{run_files.CONFIG}: a value is nested too deeply or too large; fix the file") from None
+        raise UserError(f"{run_files.CONFIG}: a value is too large or nested too deeply; fix the file") from None
 
 
 def _time(seconds: float) -> str:

@@ -21,7 +21,7 @@ NO_ROUTER = "the model has no router"
 
 
 def no_metric(key: str) -> str:
-    """Reason for an empty panel: no line has a metric."""
+    """Reason for an empty panel: no line has the metric `key`."""
     return f"{METRICS} has no {key}"
 
 
@@ -52,7 +52,7 @@ def one_axes(figure: Figure, label: str) -> Axes:
 
 
 def styled(axes: Axes, label: str) -> None:
-    """Set axis labels and grid of axes with steps on the x axis; `label` is the label of the y axis."""
+    """Format the x axis for steps, label the y axis with `label`, and draw a grid."""
     axes.set_ylabel(label)
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(short_number)

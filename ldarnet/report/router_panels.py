@@ -119,7 +119,7 @@ def draw_periodicity(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_balance(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the load imbalance: maximum over mean number of chunks per rank."""
+    """Draw the load imbalance: the maximum number of chunks per rank divided by the mean."""
     imbalance = run.series("chunk_imbalance")
     if not imbalance:
         return no_metric("chunk_imbalance") if run.stages else NO_ROUTER

@@ -55,7 +55,7 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
     """Number of GPUs per trial; by default one per rank if the cluster has GPUs.
 
     Raises:
-        UserError: no node has the resources that a trial needs, so that Ray would wait forever.
+        UserError: no node has the resources that a trial needs; Ray would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     max_gpus = max(node.get("GPU", 0.0) for node in nodes)

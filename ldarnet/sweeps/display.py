@@ -54,7 +54,10 @@ class SweepProgress(Printer):
         return Group(table, Text(f"{format_duration(time.monotonic() - self._start)} elapsed, ETA {self._eta()}"))
 
     def _best(self, task: TaskPlan) -> str:
-        """Text with the best setting so far: most finished search folds first, then highest mean score over them."""
+        """Describe the best setting so far.
+
+        Settings are ranked by the number of finished search folds, then by the mean score on these folds.
+        """
         means = []
         for setting in task.settings:
             scores = [score for fold in task.search_folds if (score := task.fold(setting, fold).score) is not None]

@@ -105,11 +105,11 @@ class Folders:
             task: name of the task.
             name: name of the setting.
             fold: number of the fold.
-            is_search_fold: whether settings are compared on this fold; on other folds, trials stopped by ASHA resume.
+            is_search_fold: whether settings are compared on this fold; if not, a trial that ASHA stopped is resumed.
 
         Raises:
-            UserError: the result is damaged, comes from different data than another result of the task, or started from
-                different weights than another result with the same checkpoint.
+            UserError: the result is damaged; or another result of the task comes from different data; or another result
+                names the same checkpoint, but its training started from different weights.
         """
         if self._asha and is_search_fold and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
@@ -171,7 +171,7 @@ class Folders:
         return run_files.fold_name(best) if export.is_dir() else None
 
     def best_fold(self, task: TaskPlan) -> int:
-        """Fold of the chosen setting with the best validation metric."""
+        """Fold with the best validation metric, among the folds of the chosen setting."""
         assert task.chosen is not None
         scores = {fold: task.fold(task.chosen, fold).score for fold in task.folds}
         return max(task.folds, key=lambda fold: -math.inf if (score := scores[fold]) is None else score)

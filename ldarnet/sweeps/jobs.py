@@ -88,7 +88,7 @@ class JobFactory:
         """Environment variables of a trial: MLflow settings, CPU threads, and no GPUs for a CPU-only trial.
 
         Returns:
-            Variables to set, and variables to set on nodes that do not have them.
+            Variables that override those of a node, and defaults for variables that a node does not set.
         """
         # Remote nodes do not inherit MLflow settings. Ray writes the variables to files, so secrets are excluded.
         variables = {

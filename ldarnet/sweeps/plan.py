@@ -128,7 +128,7 @@ class TaskPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether the task is done, and no other fold is running or would be retried by the next launch."""
+        """Whether the task is done, no fold is queued or running, and the next launch would not retry a failed fold."""
         retryable = any(status.state == "failed" and not status.permanent for _, _, status in self.all_folds())
         return self.done and not self.running and not retryable
 

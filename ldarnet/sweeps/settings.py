@@ -89,8 +89,8 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         all trials share.
 
     Raises:
-        UserError: a key or value of `space` is invalid or makes settings incomparable, or `search` lists folds
-            that do not exist or enables ASHA where it cannot stop a fold.
+        UserError: a key or value of `space` is invalid or makes settings incomparable; an input file is missing;
+            `search` lists folds that do not exist; or ASHA is enabled, but cannot compare settings or stop a fold.
     """
     base = trial_config(config, task, {})
     _check_paths(base)
@@ -141,7 +141,7 @@ def _check_paths(*configs: FinetuneConfig) -> None:
     for config in configs:
         for key in PATHS:
             if (path := get_value(config, key)) is not None and not Path(path).exists():
-                raise UserError(f"{key}={path}: no such file or folder; fix it in finetune, set or space")
+                raise UserError(f"{key}={path}: no such file or folder; fix the path in `finetune`, `set` or `space`")
 
 
 def _check_folds(config: SweepConfig, base: FinetuneConfig) -> None:

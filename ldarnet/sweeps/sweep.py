@@ -74,7 +74,7 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
 
     Raises:
         TransientError: the Ray cluster does not answer.
-        UserError: the configuration is invalid, the folder is in use, or the cluster lacks the resources of a trial.
+        UserError: the configuration is invalid, the folder is in use, or no node has the resources that a trial needs.
     """
     console = console or make_console()
     tasks = tasks_of(config)

@@ -1,7 +1,8 @@
 """One fold of one task with one setting as a Ray Tune trial: runs `ldarnet finetune` in separate processes.
 
-This module is pickled by value for the workers (`ray.cloudpickle.register_pickle_by_value`) and uses only string
-constants from this project: importing `ldarnet` would cost every worker seconds and half a gigabyte.
+This module is pickled by value for the workers (`ray.cloudpickle.register_pickle_by_value`), because importing
+`ldarnet.sweeps` would cost every worker seconds and half a gigabyte. For the same reason, it imports only
+`ldarnet.io.run_files` from this project.
 """
 
 import json
@@ -32,7 +33,7 @@ class TrialJob(TypedDict):
         task: name of the task.
         setting: name of the setting.
         fold: number of the fold.
-        final: whether the fold is not a search fold, and is trained because its setting was chosen.
+        final: True if the fold is not a search fold. Such folds are trained only with the chosen setting.
         folder: run.dir of the trial.
         metric: validation metric to report.
         program: the fine-tuning program, a module name or a .py file.
@@ -43,8 +44,8 @@ class TrialJob(TypedDict):
         gpus: GPUs that Ray assigns to the trial.
         supervisor: path of supervisor.py.
         cwd: folder that paths in the configuration are relative to.
-        variables: environment variables to set.
-        defaults: environment variables to set if the node does not have them.
+        variables: environment variables that override those of the node.
+        defaults: defaults for environment variables that the node does not set.
     """
 
     task: str
@@ -66,7 +67,7 @@ class TrialJob(TypedDict):
 
 
 class DamagedFileError(ValueError):
-    """A metrics.jsonl or result.json that fine-tuning did not write."""
+    """A metrics.jsonl or result.json is malformed."""
 
     def __init__(self, where: str) -> None:
         super().__init__(f"{where}: damaged; delete the folder of the fold to train it again")
@@ -215,7 +216,7 @@ class FoldTrial(tune.Trainable):
             return None
 
     def _log_tail(self) -> list[str]:
-        """Last lines of the log since the program was started."""
+        """Last lines of the log that were written after the latest start of the program."""
         if not (self._folder / TRIAL_LOG).exists():
             return []
         with open(self._folder / TRIAL_LOG, "rb") as file:

@@ -1,4 +1,4 @@
-"""Errors of decoders of binary files, as errors that name the file."""
+"""Convert errors of binary decoders into errors that name the file."""
 
 import errno
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
     Args:
         path: the file being decoded.
         otherwise: alternative explanation, such as `not Parquet`.
-        faults: decoder exceptions to convert, in addition to ValueError and OSError without an errno.
+        faults: decoder exceptions to convert. ValueError is always converted, as is OSError if the file causes it.
 
     Raises:
         TransientError: the operating system failed to read the file.

@@ -180,7 +180,10 @@ def _build(
         present = np.bincount(labels, minlength=len(classes))
         if missing := [kind for kind, count in zip(classes, present, strict=True) if not count]:
             if split == "train" and len(classes) - len(missing) < 2:
-                raise UserError(f"{records.path}: no rows of class {missing[0]!r}; add rows of at least two classes")
+                raise UserError(
+                    f"{records.path}: no rows of class {missing[0]!r}; add some, because a classifier needs rows of at "
+                    "least two classes"
+                )
             others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""
             notes.append(f"no {split} rows of class {missing[0]!r}{others}")
     notes += [*ambiguity(ambiguous), *_duplicates(examples)]

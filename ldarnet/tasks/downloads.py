@@ -74,7 +74,7 @@ def _fetch(file: TaskFile, folder: DownloadFolder) -> None:
 
 
 def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
-    """Expected hash of a file: published, else recorded at an earlier download; None if neither exists."""
+    """Expected hash of a file: the published one, else the one of an earlier download; None if neither exists."""
     if file.sha256:
         return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
     if earlier := folder.receipts.get(file.name):

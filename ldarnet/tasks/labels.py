@@ -109,7 +109,7 @@ def find_classes(records: Records) -> list[str]:
             kinds.setdefault(_checked(records, row, label), row)
     if len(kinds) > MAX_CLASSES:
         raise UserError(
-            f"{records.path}: more than {MAX_CLASSES:,} different labels; set data.label_column to the classes"
+            f"{records.path}: more than {MAX_CLASSES:,} different labels; set data.label_column to the class column"
         )
     integers = [label for label in kinds if _INTEGER.fullmatch(label)]
     if integers and len(integers) < len(kinds):

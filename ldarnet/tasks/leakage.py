@@ -97,7 +97,7 @@ def canonical(sequence: str) -> str:
 def count_duplicates(
     train: Sequence[str], train_labels: np.ndarray, test: Sequence[str], test_labels: np.ndarray
 ) -> Duplicates:
-    """Count duplicate sequences within and between training and test, on either strand.
+    """Count rows with duplicate sequences, on either strand: within training, within test, and between the two.
 
     Args:
         train: training and validation sequences, upper case.
@@ -184,9 +184,12 @@ def blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 
 
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Extract all m canonical k-mers, (m,) uint64, and the index of each k-mer's sequence, (m,) int64.
+    """Extract the canonical form of every k-mer without N.
 
-    The width of the k-mers doubles in each of about log2(k) steps.
+    Extends single bases to k-mers in about log2(k) steps, each of which at least doubles the length.
+
+    Returns:
+        The k-mers, (m,) uint64, and the index of the sequence of each, (m,) int64.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:

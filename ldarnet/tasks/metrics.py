@@ -66,7 +66,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _mcc(labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Matthews correlation coefficient; None if all rows have one class, where scikit-learn returns 0."""
+    """Matthews correlation coefficient; None if all labels are equal (scikit-learn returns 0)."""
     from sklearn.metrics import matthews_corrcoef
 
     return None if (labels == labels[0]).all() else float(matthews_corrcoef(labels, probabilities.argmax(1)))
@@ -86,7 +86,7 @@ def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Score with a ranking metric from scikit-learn; None if all rows have one class or a probability is not finite.
+    """Score with a ranking metric from scikit-learn; None if all labels are equal or a probability is not finite.
 
     Binary: class 1 is the positive class. Multiclass: one-vs-rest, averaged with weights proportional to class size.
     """

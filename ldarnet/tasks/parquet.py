@@ -29,7 +29,7 @@ def read_parquet(path: Path, columns: Columns) -> Records:
     with path.open("rb") as content:
         head = content.read(16)
     if not head.startswith(MAGIC):
-        raise UserError(f"{path}: not Parquet, starts with {head!r}; rename it to .csv or .tsv if it is text")
+        raise UserError(f"{path}: not Parquet: starts with {head!r}; rename it to .csv or .tsv if it is text")
     with damage():
         schema = parquet.read_schema(path)
         header = list(schema.names)

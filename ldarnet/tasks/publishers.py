@@ -120,7 +120,7 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
     """Read files `train/<class>/<name>.txt` from a zip archive; they may be in subfolders of the archive.
 
-    Nothing is extracted to disk. `zipfile` unpacks no more bytes than the archive states, which are checked first.
+    Nothing is extracted to disk. The sizes stated in the archive are checked first; `zipfile` never unpacks more.
     """
     splits, size = {}, 0
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
@@ -134,7 +134,7 @@ def _read_zip(task: Task, root: Path) -> dict[str, Records]:
                 inside(root, member.filename, str(root), "download it again")
                 key = kind, name.removesuffix(".txt")
                 if key in found:
-                    raise UserError(f"{root}: two files {split}/{kind}/{name}; remove one of them")
+                    raise UserError(f"{root}: two files named {split}/{kind}/{name}; remove one of them")
                 if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                     raise UserError(f"{root}: {member.filename}: unsupported compression; use deflate")
                 size += member.file_size

@@ -124,7 +124,7 @@ def check_length(where: str, length: int, what: str = "line") -> None:
 
 
 def bounded(path: Path, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Pass on pieces of the decompressed text of a file, up to the limits of its size and of the length of a line.
+    """Yield `pieces`, the decompressed text of a file, and check its size and the length of its lines.
 
     Raises:
         UserError: the file exceeds a limit.

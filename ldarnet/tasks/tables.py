@@ -54,11 +54,11 @@ def read_table(path: Path, separator: str, columns: Columns) -> Records:
 
 
 def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number, from 1, and cells of each row, the header first; skip empty lines.
+    """Yield (line number, cells) for each row, starting with the header. Lines count from 1; empty lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, is damaged or not a text table, has a row with another number of cells than
-            the header, or exceeds a limit.
+        UserError: the file cannot be read, is damaged or not a text table, has a row with a different number of cells
+            than the header, or exceeds a limit.
     """
     csv.field_size_limit(MAX_LENGTH)  # the default, 131,072 characters, is too small for long sequences
     # Quotation marks have no special meaning inside tsv fields; `_unquoted` strips those around a whole field.
@@ -101,7 +101,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
 
 
 class _Pieces(io.RawIOBase):
-    """A readable stream of pieces of bytes."""
+    """A binary stream that reads from an iterator of bytes objects."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def _unquoted(row: list[str]) -> list[str]:
 
 
 def _check_separator(where: str, header: list[str]) -> None:
-    """Check that a header of one cell contains no other separator."""
+    """Raise an error if the header is a single cell that contains another separator."""
     for separator, problem in _OTHER_SEPARATORS.items():
         if len(header) == 1 and separator in header[0]:
             raise UserError(f"{where}: the columns are separated by {problem}")

@@ -233,7 +233,7 @@ def test_unreadable_files_are_reported(tmp_path):
     with pytest.raises(UserError, match=r"latin\.csv: not UTF-8"):
         open_task(None, train=tmp_path / "latin.csv")
     (tmp_path / "text.parquet").write_text(table(ROWS, ","))
-    with pytest.raises(UserError, match=r"text\.parquet: not Parquet, starts with .*; rename it to \.csv"):
+    with pytest.raises(UserError, match=r"text\.parquet: not Parquet: starts with .*; rename it to \.csv"):
         open_task(None, train=tmp_path / "text.parquet")
 
 

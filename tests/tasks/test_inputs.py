@@ -89,8 +89,8 @@ OTHER_CONTENT = {
     "Parquet in .csv": ("x.csv", as_parquet(), "a Parquet file; rename it to .parquet"),
     "a spreadsheet in .csv": ("x.csv", as_zip(), "a zip archive or a spreadsheet"),
     "FASTA in .csv": ("x.csv", ">a|1\nACGT\n", "FASTA; rename it to .fa"),
-    "csv in .parquet": ("x.parquet", TABLE, "not Parquet, starts with b'sequence.*rename it to .csv or .tsv"),
-    "gzip in .parquet": ("x.parquet", gzip.compress(as_parquet()), "not Parquet, starts with"),
+    "csv in .parquet": ("x.parquet", TABLE, "not Parquet: starts with b'sequence.*rename it to .csv or .tsv"),
+    "gzip in .parquet": ("x.parquet", gzip.compress(as_parquet()), "not Parquet: starts with"),
     "csv in .fa": ("x.fa", TABLE, "line 1: not FASTA: starts with 'sequence"),
     "truncated Parquet": ("x.parquet", as_parquet()[:-20], "damaged or truncated"),
 }
@@ -300,7 +300,7 @@ def test_unsupported_archives_are_rejected(tmp_path):
     assert "0.txt: unsupported compression; use deflate" in zip_error(tmp_path)
     with ZipFile(write_zip(tmp_path), "a") as archive:
         archive.writestr("copy/train/positive/0.txt", "ACGT")
-    assert "two files train/positive/0.txt; remove one of them" in zip_error(tmp_path)
+    assert "two files named train/positive/0.txt; remove one of them" in zip_error(tmp_path)
     write_zip(tmp_path, sequence="\ufeffACGT\r\n")
     data = open_task("gb/human_enhancers_cohn", folder=tmp_path)
     assert data.train.sequences == ["ACGT", "ACGT"]
