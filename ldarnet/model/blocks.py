@@ -31,7 +31,10 @@ class AddNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the normalized sum in ``dtype`` and the sum, both (T, D); a branch of None counts as zero."""
+        """Add the branch to the residual stream; return the normalized sum in ``dtype``, and the sum, both (T, D).
+
+        A branch of None counts as zero.
+        """
         return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
 
@@ -98,7 +101,7 @@ class Layer(nn.Module):
 
         Args:
             branch_TD: output of the previous layer's last branch; None in the first layer.
-            residual_TD: residual stream without ``branch_TD``, which this layer adds.
+            residual_TD: residual stream before ``branch_TD`` is added; this layer adds it.
             packing: sequence boundaries.
         """
         dtype = matmul_dtype(self.norm1.weight, residual_TD.device)

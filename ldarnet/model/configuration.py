@@ -67,7 +67,7 @@ _Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 def _check_labels(id2label: dict[Any, Any]) -> dict[Any, Any]:
     if {int(key) for key in id2label} != set(range(len(id2label))):
-        raise ValueError("keys must be the numbers from 0 to the number of labels - 1")
+        raise ValueError("keys must be the integers from 0 to n - 1 for n labels")
     return id2label
 
 

@@ -62,7 +62,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Convert an error of safetensors that the operating system caused to an OSError."""
+    """Raise an OSError in place of a SafetensorError that reports an error of the operating system."""
     try:
         yield
     except SafetensorError as error:
@@ -94,8 +94,8 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
     Args:
         path: model folder, checkpoint folder or run folder.
         kind: expected model class.
-        verify: whether to compare the files with the manifest of the folder, if there is one; None compares unless the
-            environment variable `LDARNET_VERIFY` is 0.
+        verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
+            unless the environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
         UserError: there is no model, it has another class, a file is damaged, or a weight is not finite.
@@ -167,7 +167,7 @@ def _missing_model_hint(run_dir: Path) -> str:
 
 
 def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel]) -> Any:
-    """Load the weights of a model in float32. Runs no code and opens no other file that the folder may name."""
+    """Load the weights of a model in float32. Reads only the weights file, and runs no code from the folder."""
     file = folder / run_files.WEIGHTS
     tensors = _read_weights(file)
     try:
@@ -188,8 +188,8 @@ def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise UserError(
-                f"{file}: tensor {name!r} has shape {tuple(tensor.shape)}, but {tuple(expected[name].shape)} in the "
-                "config; save or download the weights and the config again"
+                f"{file}: tensor {name!r} has shape {tuple(tensor.shape)}, but the config expects "
+                f"{tuple(expected[name].shape)}; save or download the weights and the config again"
             )
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
     model.tie_weights()

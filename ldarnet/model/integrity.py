@@ -20,7 +20,7 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
 
     Args:
         folder: model folder or checkpoint.
-        verify: whether to compare; None compares unless the environment variable `LDARNET_VERIFY` is 0.
+        verify: whether to compare; by default, True unless the environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
         UserError: a file or the manifest is damaged or missing.

@@ -65,7 +65,8 @@ def batch_ratio_loss(
     ranks gives the gradient of the loss.
 
     Args:
-        boundaries: one entry per stage with a router. Without any, the loss is 0 and the totals are empty, on the CPU.
+        boundaries: one entry per stage with a router. If there are none, the loss is 0 and the totals are empty; both
+            tensors are on the CPU.
         target: target positions per chunk, above 1.
         sum_over_ranks: all-reduces (sums) a tensor, possibly in place; by default, only the local batch counts.
         dtype: dtype of the computation; by default, the dtype of the probabilities.

@@ -57,8 +57,8 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
             args: passed to `PreTrainedModel.from_pretrained`.
-            verify: whether to compare the files with the manifest of the folder, if there is one; None compares unless
-                the environment variable `LDARNET_VERIFY` is 0.
+            verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
+                unless the environment variable `LDARNET_VERIFY` is 0.
             kwargs: passed to `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -144,17 +144,18 @@ class LDARNetModel(LDARNetPreTrainedModel):
         """Encode a batch. The output for a sequence does not depend on the other sequences in the batch.
 
         Args:
-            input_ids: (B, L) int64; [PAD] is allowed anywhere, and is padding whatever the mask says.
-            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. A mask on the CPU for ids on another
-                device avoids a device synchronization; it must be 0 at [PAD] tokens.
+            input_ids: (B, L) int64; [PAD] is allowed anywhere.
+            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. If mask and ids are on the same device,
+                [PAD] tokens are padding even where the mask is 1. A mask on the CPU for ids on another device avoids a
+                device synchronization, but must itself be 0 at [PAD] tokens.
             inputs_embeds: (B, L, D), embeddings to use instead of ``input_ids``.
             output_attentions: not supported.
             output_hidden_states: whether to return ``hidden_states``; by default, as in the configuration.
             return_dict: False to return the entries of the output as a tuple; by default, as in the configuration.
 
         Raises:
-            ValueError: the batch contains only padding, ``attention_mask`` has a different shape than the input, not
-                exactly one of ``input_ids`` and ``inputs_embeds`` is given, or attention weights are requested.
+            ValueError: the batch contains only padding, ``attention_mask`` and the input differ in shape, both or
+                neither of ``input_ids`` and ``inputs_embeds`` are given, or attention weights are requested.
         """
         _check_not_exported()
         if self.config.output_attentions if output_attentions is None else output_attentions:
@@ -188,10 +189,11 @@ class LDARNetModel(LDARNetPreTrainedModel):
     def real_positions(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None = None
     ) -> Tensor:
-        """Positions without padding, (B, L) bool, on the device of the mask if there is one; see `forward`.
+        """Mask that is False on padding, (B, L) bool, on the device of ``attention_mask`` if given; see `forward`.
 
         Raises:
-            ValueError: not exactly one input is given, or the mask has another shape.
+            ValueError: both or neither of ``input_ids`` and ``inputs_embeds`` are given, or the mask and the input
+                differ in shape.
         """
         given = _given(input_ids, inputs_embeds)
         shape = given.shape[:2] if inputs_embeds is not None else given.shape

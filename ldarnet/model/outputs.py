@@ -22,7 +22,8 @@ class BatchOutputs:
     """Per-batch outputs, stored as attributes rather than as ``ModelOutput`` entries.
 
     The pipelines and ``Trainer`` of transformers split or gather every ``ModelOutput`` entry along the batch dimension,
-    which per-batch outputs do not have. The outputs of a model that accelerate offloads, and tuples, lack them.
+    which per-batch outputs do not have. Tuple outputs lack these attributes, and so do the outputs of a
+    model offloaded by accelerate.
 
     Attributes:
         mlm_loss: mean cross-entropy over target positions, in nats; None without labels or an MLM head.

@@ -88,12 +88,12 @@ class DNATokenizer(PreTrainedTokenizerFast):
         Args:
             pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
             args: passed to `PreTrainedTokenizerFast.from_pretrained`.
-            verify: whether to compare the files with the manifest of the folder, if there is one; None for True unless
-                the environment variable `LDARNET_VERIFY` is 0.
+            verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
+                unless the environment variable `LDARNET_VERIFY` is 0.
             kwargs: passed to `PreTrainedTokenizerFast.from_pretrained`.
 
         Raises:
-            UserError: a file does not match the manifest or is malformed, or the vocabulary is not ours.
+            UserError: a file does not match the manifest or is malformed, or the vocabulary is not that of LDARNet.
         """
         folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
         if not folder.is_dir():
@@ -103,7 +103,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
             if (file := folder / name).is_file():
                 content = read_record(file, kind, hint=HINT)
                 if isinstance(content, _SavedTokenizer) and content.model.vocab != VOCABULARY:
-                    raise UserError(f"{file}: not the vocabulary of this tokenizer; {HINT}")
+                    raise UserError(f"{file}: not the LDARNet vocabulary; {HINT}")
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:  # no such file

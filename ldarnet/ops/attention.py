@@ -1,7 +1,8 @@
 """Local attention on packed rows: each position attends to its own sequence within a window.
 
-Shapes: T packed positions, S sequences of equal length L, H heads, P head dimension. Compute and memory are linear in T
-for a fixed window.
+Shapes: T packed positions, H heads, P head dimension; in `_equal_lengths`, S consecutive sequences of equal length L.
+
+Compute and memory are linear in T for a fixed window.
 """
 
 from itertools import groupby
@@ -41,7 +42,7 @@ def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, win
 
 
 def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) -> Tensor:
-    """Windowed attention of each block of queries to the keys within its window; (S, H, L, P)."""
+    """Local attention in each of S sequences, one block of queries at a time; returns (S, H, L, P)."""
     L = q_SHLP.shape[2]
     if window < 0 or window >= L - 1:
         return F.scaled_dot_product_attention(q_SHLP, k_SHLP, v_SHLP)

@@ -70,12 +70,15 @@ class _ConvolutionFunction(torch.autograd.Function):
 
 
 def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
-    """Cast weights, transposed to (K, W, C), and bias to at least float32."""
+    """Transpose the weights to (K, W, C), and cast weights and bias to at least float32."""
     return at_least_fp32(weight_KCW.transpose(1, 2)).contiguous(), at_least_fp32(bias_KC)
 
 
 class _SlabWithHalo:
-    """A slab of positions with a halo of ``margin`` positions on each side; slice ``near`` of the row covers both."""
+    """A slab of positions with a halo of ``margin`` positions on each side.
+
+    Slice ``near`` of the row covers the slab and its halo.
+    """
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:
         self.near = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(x_TC)))

@@ -29,7 +29,7 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """Build from sequence lengths, (S,) int64, that add up to ``total``; ``max_length`` defaults to ``total``."""
+        """Build from ``lengths``, (S,) int64; ``total`` is their sum, and the default for ``max_length``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property

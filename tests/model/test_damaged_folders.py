@@ -140,7 +140,7 @@ def test_non_finite_weights_are_refused(value, load, folder):
     [
         (lambda weight: weight.to(torch.int8), "has dtype torch.int8"),
         (lambda weight: weight.bool(), "has dtype torch.bool"),
-        (lambda weight: weight[:3], "has shape (3, 16), but (7, 16) in the config"),
+        (lambda weight: weight[:3], "has shape (3, 16), but the config expects (7, 16)"),
         (lambda weight: weight[0, 0], "has shape (), but"),
     ],
 )
@@ -300,8 +300,8 @@ def test_a_tokenizer_with_another_vocabulary_is_refused(folder):
     content["model"]["vocab"] |= {"A": 3, "T": 0}
     (folder / "tokenizer.json").write_text(json.dumps(content))
     assert "SHA-256 differs" in error_of(lambda: DNATokenizer.from_pretrained(folder))
-    assert "not the vocabulary" in error_of(lambda: DNATokenizer.from_pretrained(folder, verify=False))
-    assert "not the vocabulary" in error_of(lambda: AutoTokenizer.from_pretrained(folder, verify=False))
+    assert "not the LDARNet vocabulary" in error_of(lambda: DNATokenizer.from_pretrained(folder, verify=False))
+    assert "not the LDARNet vocabulary" in error_of(lambda: AutoTokenizer.from_pretrained(folder, verify=False))
     DNATokenizer().save_pretrained(folder)
     assert AutoTokenizer.from_pretrained(folder)("AT")["input_ids"] == [0, 3]
     load_backbone(folder)

@@ -21,8 +21,9 @@ MIN_CHUNK_SIZE = 16
 def mamba_scan() -> Callable[..., Tensor]:
     """Import mamba-ssm's scan without its compiled extensions.
 
-    ``mamba_ssm/__init__`` imports every model of the package and, with them, the compiled extensions. An empty module
-    replaces it during the import, so that a build without CUDA extensions works and the import is ten times faster.
+    ``mamba_ssm/__init__`` imports every model of the package and, with them, the compiled extensions. During the
+    import, an empty module takes the place of ``mamba_ssm``. This makes the import ten times faster, and lets builds
+    without CUDA extensions work.
     """
     loaded, spec = sys.modules.get("mamba_ssm"), find_spec("mamba_ssm")
     assert spec is not None

@@ -242,7 +242,7 @@ def _backward_taps(
     POSITIONS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Compute the gradient of x: at each position, sum tap times gradient over the SiLU inputs that read it."""
+    """Compute the gradient of x: each position sums tap * gradient over the SiLU inputs that depend on it."""
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     start, stop = _borders(starts_ptr, sequence_ptr, position, T)

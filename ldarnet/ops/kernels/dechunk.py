@@ -101,7 +101,10 @@ class _TritonDechunk(torch.autograd.Function):
 
 
 def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
-    """Scan chunks in both directions, or gradients of chunks in reverse order; return the states, (K, M, D)."""
+    """Scan the chunks in both directions; return the states, (K, M, D).
+
+    If ``reverse``: run both scans in reverse, over the gradients of the smoothed chunks.
+    """
     M, D = value_MD.shape
     state_KMD = p_M.new_empty(2, M, D)
     width = min(triton.next_power_of_2(D), WIDTH)
