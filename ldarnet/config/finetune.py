@@ -152,8 +152,8 @@ class FinetuneTrainingSection(Section):
         None,
         ge=1,
         le=MAX_BATCH,
-        description="Maximum global batch in sequences; null for the task's published value, or 64. Each epoch is "
-        "split into as few batches as possible, of nearly equal size.",
+        description="Maximum global batch in sequences; null for the task's published value (64 if it has none). "
+        "Each epoch is split into as few batches as possible, of nearly equal size.",
     )
     accumulation: int = Field(
         1,

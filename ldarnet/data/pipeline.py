@@ -83,7 +83,7 @@ def window_pipeline(
 
     if len(windows.sources) > 1:
         raise UserError(
-            "a webdataset pipeline cannot weight species; create Windows without weights and temperature, or mix one "
+            "a webdataset pipeline cannot weight species; create Windows without weights or temperature, or mix one "
             "pipeline per species with webdataset.RandomMix"
         )
     key = stream_key(windows.shards.fingerprint, seed, epoch, "webdataset")

@@ -223,7 +223,7 @@ class Windows:
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield (window index, first base) for each window of an epoch whose last base is in start:stop of a contig.
 
-        These `Windows` must have been created without weights and temperature: only then are the segments in the order
+        These `Windows` must have been created without weights or temperature: only then are the segments in the order
         of the set.
         """
         segments, length = self.segments, self.length

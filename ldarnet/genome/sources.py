@@ -110,7 +110,7 @@ def read_genomes(path: Path) -> list[SequenceSource]:
         species, _, location = (word.strip() for word in line.partition("\t"))
         if not location.isprintable() or not location or not _SPECIES.fullmatch(f"{species}=x"):
             raise UserError(
-                f"{path}: line {number}: not a genome; write the species (without spaces, '/' and '='), a tab and the "
+                f"{path}: line {number}: not a genome; write the species (no spaces, '/' or '='), a tab and the "
                 "path or URL"
             )
         refuse_credentials(location, f"{path}: line {number}")

@@ -1,4 +1,5 @@
-"""Content-addressed caches for data read from remote storage: on disk, shared by all processes of a node, or in memory.
+"""Content-addressed caches for data read from remote storage: one on disk, which the processes of a node share, and one
+in memory.
 
 The disk cache stores each entry in a file ``frames/ab/abcd...``, named by its SHA-256. The file ``frames/bytes`` holds
 the total size of all entries; processes lock it to update it.

@@ -124,7 +124,7 @@ class Cost:
     def activation_bytes(self) -> float:
         """Bytes per base saved for the backward pass.
 
-        Counts only the inputs of checkpointed layers, not the temporary memory needed to recompute them.
+        For a checkpointed layer, counts only its inputs, not the temporary memory needed to recompute it.
         """
         return sum(item.activation_bytes for item in self.items)
 

@@ -65,8 +65,8 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
             return gpus
     cores = max(node.get("CPU", 0.0) for node in nodes)
     raise UserError(
-        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has these resources "
-        f"(at most {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or start a cluster with more resources"
+        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has that many "
+        f"(the largest have {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or use larger nodes"
     )
 
 

@@ -134,9 +134,9 @@ def _scan(
 ):
     """Scan one direction of one sequence for a block of features.
 
-    Forward: s_j = p_j x_j + (1 - p_j) s_i, where chunk i precedes j in the direction's order. REVERSE: s_j = x_j / 2 +
-    (1 - p_i) s_i, where chunk i follows j; this is the gradient that reaches s_j through the mean of both directions
-    and through all later chunks.
+    Forward pass: s_j = p_j x_j + (1 - p_j) s_i, where chunk i is just before j in the order of the direction.
+    REVERSE, for the backward pass: g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j, x is the gradient of
+    the output, and g_j is the gradient of s_j. The factor 1/2 stems from the mean of both directions.
     """
     dtype = state_ptr.dtype.element_ty
     k = tl.program_id(2)
