@@ -1,8 +1,7 @@
-"""Content-addressed caches for data read from remote storage: one on disk, which the processes of a node share, and one
-in memory.
+"""Content-addressed caches for data read from remote storage: one on disk, one in memory.
 
-The disk cache stores each entry in a file ``frames/ab/abcd...``, named by its SHA-256. The file ``frames/bytes`` holds
-the total size of all entries; processes lock it to update it.
+All processes of a node share the disk cache. It stores each entry in a file ``frames/ab/abcd...``, named by its
+SHA-256. The file ``frames/bytes`` holds the total size of all entries; processes lock it to update it.
 """
 
 import hashlib
