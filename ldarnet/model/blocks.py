@@ -31,9 +31,9 @@ class AddNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Add the branch to the residual stream; return the normalized sum in ``dtype``, and the sum, both (T, D).
+        """Add the branch to the residual stream; return the normalized sum in ``dtype`` and the unnormalized sum.
 
-        A branch of None counts as zero.
+        Both have shape (T, D). A branch of None counts as zero.
         """
         return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 

@@ -130,7 +130,8 @@ class LDARNetConfig(PretrainedConfig):
     so that a downloaded file cannot select other attention kernels, quantization or remote code.
 
     Raises:
-        ValueError: a field is invalid, out of range or inconsistent with another; the message starts with its name.
+        ValueError: a field is invalid, out of range or inconsistent with another field. The message starts with the
+            name of the field.
     """
 
     model_type = "ldarnet"
@@ -221,7 +222,7 @@ class LDARNetConfig(PretrainedConfig):
             )
 
     def _estimate_parameters(self) -> int:
-        """Estimate the number of parameters: the weights of all matrices, without norms, convolutions and biases."""
+        """Estimate the number of parameters: the weights of all matrices, without norms, convolutions or biases."""
         expand, state, headdim = (self.ssm_cfg[key] for key in ("expand", "d_state", "headdim"))
         stages = zip(stage_stacks(self.arch_layout), self.d_model, self.d_intermediate, strict=True)
         total = 2 * self.vocab_size * self.d_model[0]

@@ -14,10 +14,10 @@ MLP hidden width F (rounded up to a multiple of 128):
     dechunking     same as the scan with E = D, N = 1 and Q = 32, per chunk
     head           2 D V for vocabulary size V
 
-The backward pass costs twice the forward pass. Their sum is the model FLOPs, from which MFU is computed (arXiv
-2204.02311, appendix B). Hardware FLOPs also include what the backward pass recomputes to save memory: the scan except
-its 2QE term, the attention scores, and, in stages with activation checkpointing, every layer except its last
-projection.
+The backward pass costs twice the forward pass. The sum of both passes is the model FLOPs, from which MFU is computed
+(arXiv 2204.02311, appendix B). Hardware FLOPs also include what the backward pass recomputes to save memory: the
+attention scores, the scan (without its 2QE term), and, in stages with activation checkpointing, every layer except its
+last projection.
 
 The FLOPs of the scan grow with Q, but its result does not depend on Q. Here Q is 64 regardless of the kernel's block
 size (256 in mamba-ssm), so that a larger block does not raise the reported MFU.
@@ -167,8 +167,8 @@ def cost(
     Args:
         config: model configuration.
         length: window length in bases.
-        bases_per_chunk: mean chunk length of each router in bases, outermost first; default: powers of
-            ``config.target_ratio``.
+        bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
+            where R is ``config.target_ratio``.
         activation_checkpointing: stages with activation checkpointing.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
         device: torch device type; on a CPU, the scan saves more states for the backward pass.
@@ -245,7 +245,7 @@ class _Counter:
             )
 
     def stack(self, letters: str, stage: int) -> Iterator[CostItem]:
-        """Yield the cost items of the layers and of the final norm; the norm saves the residual sum and its output."""
+        """Yield the cost items of the layers and of the final norm, which saves its output and the residual sum."""
         D = self.config.d_model[stage]
         letters = layer_letters(letters)
         for number, letter in enumerate(letters):

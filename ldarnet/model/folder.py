@@ -44,7 +44,7 @@ class _Pointers(BaseModel):
 
 
 def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
-    """Save a model and its tokenizer as a Hugging Face folder with the hashes of its files, atomically.
+    """Atomically save a model and its tokenizer as a Hugging Face folder with a manifest of file hashes.
 
     Raises:
         UserError: the folder already exists, or the disk is full.
@@ -109,7 +109,7 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
             LDARNetForMaskedLM: "choose a pretrained model",
         }.get(kind, "choose another model")
         raise UserError(
-            f"{folder / run_files.MODEL_CONFIG}: the model is a {saved.__name__}, not a {kind.__name__}; {hint}"
+            f"{folder / run_files.MODEL_CONFIG}: the model class is {saved.__name__}, not {kind.__name__}; {hint}"
         )
     return _load(folder, config, kind)
 

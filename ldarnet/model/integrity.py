@@ -41,7 +41,7 @@ def check_weights(tensors: Mapping[str, Tensor], where: str) -> None:
     """Check that weights are finite floating-point numbers; tensors without data (device `meta`) are not checked.
 
     Raises:
-        UserError: a tensor has another type, or contains NaN or infinity.
+        UserError: a tensor is not floating-point, or contains NaN or infinity.
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

@@ -35,7 +35,7 @@ def init_weight(linear: Linear, fill: Callable[..., Tensor], **settings: Any) ->
 
 
 def initialize_linear(linear: nn.Linear) -> None:
-    """Initialize the bias to zero and the weight as set by :func:`init_weight`, by default normal with std 0.02."""
+    """Initialize the bias to zero, and the weight as set by :func:`init_weight` (default: normal with std 0.02)."""
     fill = getattr(linear, "init_fn", None) or partial(init.normal_, std=INITIAL_STD)
     fill(linear.weight)
     if linear.bias is not None:

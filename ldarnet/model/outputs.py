@@ -43,8 +43,8 @@ class LDARNetOutput(ModelOutput, BatchOutputs):
     Attributes:
         last_hidden_state: (B, L, D), zero on padding.
         hidden_states: embeddings (B, L, D), then the output of each stack in the order in which the stacks run; None
-            unless requested. In inner stages, positions are chunks, and the width is that of the stage. The last one is
-            `last_hidden_state`. Zero on padding.
+            unless requested. The last entry is `last_hidden_state`. All entries are zero on padding. In inner stages,
+            positions are chunks, and the width is that of the stage.
     """
 
     last_hidden_state: Tensor | None = None

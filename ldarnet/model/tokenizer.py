@@ -64,7 +64,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
     """DNA tokenizer with the vocabulary of :mod:`ldarnet.alphabet`, ids 0 to 6.
 
     Lowercase a, c, g and t are converted to uppercase; every other character becomes N, with a warning if it is not an
-    IUPAC nucleotide code. Decoding always keeps N; data collators never mask it.
+    IUPAC nucleotide code. Decoding keeps N even with ``skip_special_tokens``; data collators never mask N.
     """
 
     model_input_names = ["input_ids", "attention_mask"]

@@ -29,7 +29,7 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """Build from ``lengths``, (S,) int64; ``total`` is their sum, and the default for ``max_length``."""
+        """Build from ``lengths``, (S,) int64. ``total`` must be their sum; ``max_length`` defaults to ``total``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property

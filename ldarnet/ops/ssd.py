@@ -1,7 +1,7 @@
 """The state-space scan of Mamba-2 (SSD), in both directions at once.
 
 Shapes: T packed positions, K = 2 directions (0 left to right, 1 right to left), H heads, P head dimension, N state
-width. A row is split into B blocks of Q positions, a slab into C blocks.
+width. A row consists of B blocks of Q positions, and is processed in slabs of C blocks.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ class _Slab(NamedTuple):
         within: (C, H, Q, Q), decay from position s to position t, stored at [t, s].
         cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None if the slab is known to contain
             only one sequence.
-        enter: (C, Q, H, 1), decay of the state entering the block up to each position; 0 across a sequence boundary.
-        leave: (C, Q, H, 1), decay from each position to the last visited position; 0 across a sequence boundary.
-        last: index, within its block, of the last visited position.
+        enter: (C, Q, H, 1), decay of the state that enters the block, at each position; 0 across a sequence boundary.
+        leave: (C, Q, H, 1), decay from each position to position ``last``; 0 across a sequence boundary.
+        last: index within a block of the position that the scan reaches last.
     """
 
     x: Tensor
@@ -146,7 +146,7 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Zero, in place, the scores [t, s] where s is visited after t or belongs to another sequence."""
+        """Set the scores [t, s] to zero in place if the scan reaches s after t, or if t and s differ in sequence."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
@@ -210,7 +210,7 @@ def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
 def _decay(log_decay: Tensor) -> Tensor:
     """Compute exp of the log decay clamped to [-60, 0].
 
-    Smaller decays would not change any sum, but their products would be denormal numbers, which are slow.
+    Decays below exp(-60) would not change any sum, but their products would be denormal numbers, which are slow.
     """
     return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
 

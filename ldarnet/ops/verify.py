@@ -85,12 +85,15 @@ def example(
 def max_error(
     backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
 ) -> float:
-    """Maximum error of a backend's outputs and gradients, each relative to the largest reference value.
+    """Maximum error over a backend's outputs and gradients.
+
+    The error of each tensor is relative to the largest absolute value in its reference.
 
     Args:
         backend: backend to verify.
         device: torch device type to run on.
-        dtype: dtype of the :data:`LOW_PRECISION_ARGUMENTS`; with float64, all arguments are float64.
+        dtype: dtype of the :data:`LOW_PRECISION_ARGUMENTS`; other floating-point arguments are float32, or
+            float64 if ``dtype`` is float64.
         lengths: length of each packed sequence.
         width: see :func:`example`.
         seed: random seed.

@@ -10,7 +10,7 @@ from ldarnet.ops.packing import Packing
 
 
 def reversal_index(packing: Packing) -> Tensor:
-    """Index, (T,), that reverses each sequence of a packed row; it is its own inverse."""
+    """Index of shape (T,) that reverses each sequence of a packed row; the index is its own inverse."""
     first_T = packing.starts[packing.sequence]
     return first_T + packing.lengths[packing.sequence] - 1 - packing.position
 

@@ -129,7 +129,7 @@ def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.
 def _tap(
     weight_ptr, channel, K: tl.constexpr, TAP: tl.constexpr, C: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr
 ):
-    """Load the weights of one tap of direction K."""
+    """Load the weights of one tap in one direction."""
     return tl.load(weight_ptr + (K * C + channel) * W + TAP, mask=channel < C, other=0.0).to(DTYPE)
 
 
@@ -148,7 +148,7 @@ def _linear(
     W: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Convolution of direction K at these positions, before SiLU."""
+    """Convolution in one direction at these positions, before SiLU."""
     out = tl.load(bias_ptr + K * C + channel, mask=channel < C, other=0.0).to(DTYPE)[None, :]
     for back in tl.static_range(W):
         row = position + (2 * K - 1) * back

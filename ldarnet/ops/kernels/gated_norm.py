@@ -108,7 +108,7 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Return one direction's gradients of the gated values, and of the weight as one term per row."""
+    """Return the gradients of the gated values and of the weight (one term per row) in one direction."""
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
     weighted = dout * weight

@@ -49,7 +49,7 @@ def _launch(kernel: Any, x_TF: Tensor, *others: Tensor) -> None:
 
 @triton.jit
 def _tile(T, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Return this program's offsets into y, its offsets into the output, and their mask."""
+    """Return this program's offsets into y, its offsets into the output, and the mask for both."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < HIDDEN)
