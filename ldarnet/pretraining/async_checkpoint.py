@@ -159,7 +159,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the writer thread. After a UserError, which all ranks raise, wait for the pending write first."""
+        """End the writer thread. If the block ends with a UserError, all ranks first wait for the pending write."""
         try:
             if isinstance(error, UserError):
                 self._wait()

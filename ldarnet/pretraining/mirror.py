@@ -74,9 +74,9 @@ class Mirror:
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None], last: int | None) -> None:
         """Download the newest checkpoint, and the best checkpoint recorded in its state.
 
-        The run ID of `store` becomes that of the newest checkpoint, if it has one. If the newest local checkpoint is at
-        least as new, nothing is downloaded and the run ID does not change. If the remote has checkpoints of this run
-        and of other runs, those of other runs are ignored.
+        If a local checkpoint is at least as new as the newest remote checkpoint, no checkpoint is downloaded.
+        Otherwise, `store` adopts the run ID of the newest remote checkpoint, if that checkpoint has one. If the remote
+        has checkpoints of this run, the checkpoints of other runs are ignored.
 
         Args:
             store: local checkpoint store to download into.
@@ -117,8 +117,8 @@ class Mirror:
             returned it.
 
         Raises:
-            UserError: the remote cannot be written to, or has a folder of something else under the name of a
-                checkpoint.
+            UserError: the remote cannot be written to, or a folder that is not ours has the name of a checkpoint to
+                upload.
         """
         with self._errors("cannot be written to"):
             remote, marked = self._listing(str(store.run_id))

@@ -44,8 +44,8 @@ def learning_rate_factor(step: int, total: int, *, warmup: float, decay: float, 
         total: optimizer steps of the run.
         warmup: fraction of the steps in which the factor rises linearly to 1.
         decay: fraction of the steps, at the end of the run, in which the factor falls.
-        decay_shape: `published` or `sqrt`. In step t = 1..T of the decay, the factor is 1 - s (1 - 1/sqrt(t)) for
-            `published`, with s such that the factor ends at 0.05, and 1 - sqrt(t/T) for `sqrt`, which ends at 0.
+        decay_shape: formula for the factor in step t = 1..T of a decay over T steps. `published`: 1 - s (1 - 1/sqrt(t))
+            with s chosen such that the factor ends at 0.05. `sqrt`: 1 - sqrt(t/T), which ends at 0.
     """
     assert 0 <= step < total
     warmup_steps, decay_steps = round(warmup * total), round(decay * total)

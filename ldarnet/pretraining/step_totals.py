@@ -14,7 +14,9 @@ from ldarnet.runtime.router_metrics import RouterCounts
 
 @dataclass
 class StepTotals:
-    """Sums over the micro-steps of one optimizer step, float64 except `windows` (dtype of the logits).
+    """Losses and router statistics over the micro-steps of one optimizer step.
+
+    `nll`, `ratio` and `stages` are float64; `windows` has the dtype of the logits.
 
     Attributes:
         nll: scalar, cross-entropy summed over the local target positions.
@@ -44,7 +46,7 @@ class StepTotals:
 def pretraining_loss(
     output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
 ) -> tuple[Tensor, StepTotals]:
-    """Compute the loss of a micro-step, to be passed to the engine's backward pass, and its totals.
+    """Compute the loss and the totals of a micro-step; pass the loss to `Engine.backward`.
 
     Args:
         output: model output with `logits` and `boundaries`.

@@ -143,7 +143,7 @@ class CheckpointFolder:
         return manifest
 
     def load_run_id(self) -> None:
-        """If `run_id` is None, set it to the run ID of the checkpoints in the folder, if they have one."""
+        """If `run_id` is None, read it from the manifests in the folder; it stays None if there is no run ID."""
         self.run_id = self.run_id or self._recorded(self._manifests())
 
     def ensure_run_id(self) -> None:
@@ -215,14 +215,14 @@ class CheckpointFolder:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def check_free(self, after: int, last: int | None) -> None:
-        """Check that nothing else occupies the paths of checkpoints that this run may write.
+        """Check that the paths of all checkpoints that this run may still write are free.
 
         Args:
             after: step of the newest checkpoint of this run.
             last: last step of the run; None if unknown.
 
         Raises:
-            UserError: a checkpoint newer than `after` is damaged, belongs to another run, or is not a checkpoint.
+            UserError: one of these paths holds a damaged checkpoint, a checkpoint of another run, or something else.
         """
         for path in sorted(set(self._candidates()) - set(self.complete())):
             if not self.is_due(path.name, after, last):
@@ -240,7 +240,7 @@ class CheckpointFolder:
         return int(digits) > after and (last is None or int(digits) <= last)
 
     def _candidates(self) -> Iterable[Path]:
-        """Every path that looks like a checkpoint by its name."""
+        """Every path in the folder whose name looks like that of a checkpoint."""
         return self.folder.glob(f"{self.prefix}[0-9]*")
 
     def _manifests(self) -> dict[Path, Manifest]:
@@ -307,7 +307,10 @@ class CheckpointStore(CheckpointFolder):
         return self.prune({*self.complete()[-self.keep :], best})
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID of the latest or else the best checkpoint in pointers.json; if neither is complete, of the newest."""
+        """Run ID of the first complete checkpoint among: latest in pointers.json, best in pointers.json, newest.
+
+        None if this checkpoint has no run ID, or if no checkpoint is complete.
+        """
         pointers = Pointers()
         path = self.folder / run_files.POINTERS
         if path.is_file():
@@ -336,7 +339,7 @@ def read_state(checkpoint: Path) -> TrainingState:
         version = printable(written.code_version or "unknown version")[:40]
         raise UserError(
             f"{file}: checkpoint format {written.format} is not supported (expected {FORMAT_VERSION}); resume this run "
-            f"with the ldarnet version that wrote it ({version})"
+            f"with the ldarnet version that wrote the checkpoint ({version})"
         )
     return read_record(file, TrainingState, hint=hint)
 

@@ -79,7 +79,7 @@ def save_config(config: RunConfig, path: Path) -> None:
 
 
 def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
-    """Check that a checkpoint has the same architecture as `model` and was trained on the same data set.
+    """Check that a checkpoint has the architecture of `model` and was trained on the current data set.
 
     Args:
         checkpoint: checkpoint folder.
@@ -112,7 +112,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     """Load the weights of a checkpoint, including tied weights, into a model of the same architecture.
 
     Raises:
-        UserError: the file is damaged, has other tensors than the model, or a weight is not finite.
+        UserError: the file is damaged, its tensors do not match the model, or a weight is not finite.
     """
     file = checkpoint / run_files.WEIGHTS
     with _tensor_errors(file):

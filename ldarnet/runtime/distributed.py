@@ -201,7 +201,7 @@ def _check_environment() -> None:
 
 
 def _local_error(message: str) -> UserError:
-    """Error that this rank prints, because other ranks may not exist."""
+    """UserError that this rank prints even if it is not rank 0, because rank 0 may not exist."""
     error = UserError(message)
     error.local = True
     return error

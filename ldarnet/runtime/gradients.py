@@ -2,9 +2,9 @@
 
 With ZeRO, each rank holds flat fragments of the gradients, and DeepSpeed frees them inside its optimizer step. A step
 pre-hook of the inner optimizer therefore reads the gradients, after they have been clipped. The hook only measures each
-module's fraction of the squared global norm, and `norms` multiplies its square root by the global norm before clipping.
-Clipping does not change these fractions, because it scales all modules equally. They are also correct in stage 0, where
-every rank counts the whole gradient.
+module's fraction of the squared global norm. `norms` multiplies the square root of this fraction by the global norm
+before clipping. Clipping does not change these fractions, because it scales all modules equally. They are also correct
+in stage 0, where every rank counts the whole gradient.
 """
 
 from typing import Any

@@ -151,7 +151,7 @@ def _scan(path: Path, completed_steps: int) -> _Scan:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
-    """Yield size in bytes, content and step of each line; the step is None if the line is damaged or incomplete.
+    """Yield (size in bytes, content, step) for each line; the step is None if the line is damaged or incomplete.
 
     If a line is longer than MAX_LINE_BYTES, only its end is yielded as content.
     """

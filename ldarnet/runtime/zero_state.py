@@ -66,7 +66,7 @@ def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], st
     Args:
         engine: engine after `prepare_optimizer_state`.
         moments: function that reads one unpartitioned moment by its key, `<moment>.<parameter name>`.
-        steps: Adam's step count: the number of optimizer steps that were not skipped.
+        steps: Adam's step count, which is the number of optimizer steps that were not skipped.
     """
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:

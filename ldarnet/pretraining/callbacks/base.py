@@ -41,7 +41,7 @@ class RunContext:
     resumed: TrainingState
 
     def warn(self, text: str) -> None:
-        """Write a warning to the log of this rank and print it on rank 0."""
+        """Write a warning to the log of this rank; on rank 0, also print it."""
         LOG.warning(text)
         self.console.warn(text)
 

@@ -49,7 +49,7 @@ class StepProfiler(Callback):
         self._requested = True
 
     def before_step(self, step: int) -> None:
-        """Write a completed trace, and start a trace if one is configured or requested for this step."""
+        """Write the trace if it is complete; start a trace if one is configured or requested for this step."""
         self._completed = step
         if self._trace is not None and step >= self._last:
             self._write(step)

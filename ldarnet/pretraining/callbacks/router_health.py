@@ -75,7 +75,8 @@ class RouterHealth:
 
     Args:
         total_steps: steps of the run.
-        target: function that maps the number of completed steps to the target, in positions per chunk.
+        target: function that maps the number of completed steps to the target of the ratio loss, in positions per
+            chunk.
 
     Attributes:
         warnings: (kind, stage) -> finding, for active warnings.
