@@ -39,9 +39,10 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Rank tables over the tasks that all arms have, and over those of them that all ranked publications have.
+    """Rank tables over the tasks that all arms have, and over the subset of tasks that all ranked publications have.
 
-    If the rows of an arm differ from the official ones, there is only one table, without published models.
+    If both sets of tasks are equal, there is one table. If the rows of any arm differ from the official ones, there is
+    one table without published models.
     """
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:

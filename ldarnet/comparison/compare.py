@@ -46,8 +46,8 @@ def write_comparison(
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
         out: output folder, created if missing; existing files with these names are replaced.
-        advance: called with 1 after each fold that is read; later, after each resampling of test rows, with the number
-            of folds resampled.
+        advance: called with 1 after each fold that is read. Afterwards, it is called each time test rows are
+            resampled, with the number of resampled folds.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.

@@ -108,7 +108,10 @@ def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_ro
     """
     if rows != other_rows:
         ours, theirs = (fold.file.with_name(run_files.PREDICTIONS) for fold in (first, other))
-        raise UserError(f"{ours} and {theirs} have different test rows; delete the damaged fold and fine-tune it again")
+        raise UserError(
+            f"{ours} and {theirs} have different test rows, so one of them is damaged; delete its fold and fine-tune "
+            "it again"
+        )
 
 
 def pairwise_section(comparison: Comparison, advance: Callable[[int], object]) -> str:
@@ -136,8 +139,8 @@ def _all_pairs(comparison: Comparison, advance: Callable[[int], object]) -> tupl
     """Pair all arms on all tasks.
 
     Returns:
-        The pairs, ordered by arms, then task, and a list of lines. Each line names two arms and the tasks on which they
-        cannot be paired because their rows or folds differ.
+        The pairs (ordered by arms, then by task) and a list of text lines. Each line names two arms and the tasks on
+        which they cannot be paired because their rows or folds differ.
     """
     resamples = Resamples(advance)
     found, refused = [], []

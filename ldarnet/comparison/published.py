@@ -27,9 +27,9 @@ class Publication:
         interval: meaning of the reported ±: `t95`, half-width of the 95% confidence interval (Student's t over folds);
             `range`, maximum minus minimum over seeds; `none`.
         test: whether the test rows are the official ones.
-        ranked: whether wins and mean ranks include these results; requires the same protocol for all results of the
-            publication, and official test rows.
-        parameters: millions of parameters of each model, if reported.
+        ranked: whether wins and mean ranks include these results. A ranked publication obtains all its results with
+            the same protocol and on the official test rows.
+        parameters: number of parameters of each model in millions; omits models for which it is not reported.
     """
 
     key: str

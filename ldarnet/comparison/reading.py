@@ -28,7 +28,7 @@ class _TaskResultPaths(TypedDict):
 
 
 class SweepResults(TypedDict):
-    """The part of sweep.json with the paths of the selected settings' results, relative to the sweep folder."""
+    """The part of sweep.json that lists the results of the selected settings, as paths relative to the sweep folder."""
 
     tasks: dict[str, _TaskResultPaths]
 

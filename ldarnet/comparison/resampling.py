@@ -24,7 +24,13 @@ RESAMPLES_IN_MEMORY = 100
 
 
 class Predictions(NamedTuple):
-    """Test rows of a fold: SHA-256 of their names, and labels and predicted classes, each (N,) int32."""
+    """Predictions for the test rows of a fold.
+
+    Attributes:
+        rows: SHA-256 of the names of the rows.
+        labels: (N,) int32 class indices.
+        predicted: (N,) int32 predicted class indices.
+    """
 
     rows: bytes
     labels: np.ndarray

@@ -42,8 +42,8 @@ class ComparedTask:
     """A task of a comparison.
 
     Attributes:
-        metric: metric of the task's published results; for user-provided tasks, the metric that selected the models of
-            the first arm.
+        metric: metric of the task's published results; for user-provided tasks, the selection metric of the first arm
+            that has results on the task.
         official: entry in the task registry; None for user-provided tasks.
     """
 
@@ -117,7 +117,10 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """How the rows differ from the official ones, which makes published results incomparable; None if equal."""
+        """How the numbers of rows differ from the official ones; None if equal or if no official numbers are known.
+
+        Published results are not comparable if the numbers differ.
+        """
         official = self.task.official
         if official is None or not official.rows:
             return None

@@ -21,7 +21,7 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
 
     The correction was derived for random splits into training and test rows. Here the test rows are fixed, and folds
     differ only in the held-out part of the training rows: a small p-value says that the difference would persist for
-    another order, another initialization and other held-out rows. It does not generalize to new training or test rows.
+    another row order, initialization and choice of held-out rows. It does not generalize to new training or test rows.
 
     Args:
         differences: difference between the two models for each fold.

@@ -49,7 +49,7 @@ class Outputs:
 def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T, dict[str, Any]]:
     """Select the (model, metrics) pair with the highest `metric`.
 
-    Of equal pairs, the first is selected; undefined values (None) rank last.
+    If several pairs have the highest value, the first is selected. Undefined values (None) rank last.
     """
     return max(fitted, key=lambda pair: -math.inf if pair[1][metric] is None else pair[1][metric])
 

@@ -42,7 +42,7 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw ROC curves: for two classes, that of class 1; for more, one-vs-rest curves of up to `MAX_NAMED` classes.
+    """Draw the ROC curve of class 1 for two classes; for more, the one-vs-rest curves of up to `MAX_NAMED` classes.
 
     Args:
         labels: (n,) int64 true classes.

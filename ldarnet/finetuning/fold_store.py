@@ -77,7 +77,8 @@ class FoldStore(CheckpointFolder):
         """Read the state of a checkpoint and verify its files.
 
         Raises:
-            UserError: a file is damaged, or the checkpoint was written by another version or trained on different rows.
+            UserError: a file is damaged, or the checkpoint was written by another version of ldarnet or for different
+                rows.
         """
         hint = f"delete {self.folder.parent} to retrain the fold"
         verify(checkpoint, hint=hint)
@@ -91,10 +92,13 @@ class FoldStore(CheckpointFolder):
         return state
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> list[str]:
-        """Write a checkpoint and delete all others except that of the best epoch; do nothing if it exists.
+        """Write the checkpoint of `state.step`, then delete the others of this run except that of the best epoch.
+
+        If the checkpoint of `state.step` already exists, do nothing.
 
         Returns:
-            A message about each folder that is not removed because it is not ours, unless an earlier call returned it.
+            A message about each folder that is not removed because it does not have the ID of this run. Folders that an
+            earlier call reported are omitted.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.
@@ -112,7 +116,12 @@ class FoldStore(CheckpointFolder):
         return kept
 
     def remove(self) -> list[str]:
-        """Remove all checkpoints; returns a message about each folder that is not removed because it is not ours."""
+        """Remove all checkpoints of this run.
+
+        Returns:
+            A message about each folder that is not removed because it does not have the ID of this run. Folders that an
+            earlier call reported are omitted.
+        """
         self.load_run_id()
         kept = self.prune(())
         self.clean()

@@ -54,7 +54,7 @@ def subset(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
         return np.arange(len(labels))
     classes, rows = np.unique(labels, return_counts=True)
     if limit < len(classes):
-        raise UserError(f"data.limit={limit} is smaller than the number of classes, {len(classes)}; raise it")
+        raise UserError(f"data.limit={limit} is smaller than the number of classes, {len(classes)}; raise data.limit")
     share = rows * (limit / len(labels))
     taken = np.maximum(1, share.astype(np.int64))
     while taken.sum() < limit:

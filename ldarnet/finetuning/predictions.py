@@ -4,7 +4,7 @@ import numpy as np
 
 
 def columns(classes: list[str]) -> list[str]:
-    """Column names: `predicted`, the most probable class, and `p_<class>` for each class."""
+    """Column names: `predicted` (the most probable class), then `p_<class>` (its probability) for each class."""
     return ["predicted", *(f"p_{name}" for name in classes)]
 
 

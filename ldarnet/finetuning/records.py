@@ -94,6 +94,6 @@ def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_fre
 
 
 def stages_of(result: FoldRecord) -> tuple[int, int]:
-    """Number of stages with a router before and after training."""
+    """Numbers of router stages before and after training, as recorded in result.json."""
     chunks = result["bases_per_chunk"]
     return len(chunks["before"]), len(chunks["after"])

@@ -42,8 +42,8 @@ def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
     `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) refer to `metric` on
-    `split`. `metrics` has these three keys for each metric. `leak_free` has the same content for the leak-free test
-    rows: the three keys for `metric`, `metrics`, and the number of rows; None unless all folds were scored on them.
+    `split`. `metrics` has these three keys for each metric. `leak_free` has `folds`, `mean`, `interval` and `metrics`
+    on the leak-free test rows, and their number as `rows`; it is None unless all folds have leak-free scores.
     """
     first = results[0]
     split = "test" if first.get("test") else "valid"

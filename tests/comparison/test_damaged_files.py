@@ -91,7 +91,7 @@ def test_predictions_of_other_rows_are_one_line(tmp_path: Path) -> None:
     arms = runs(tmp_path)
     file = arms["b"][1].with_name("predictions.tsv")
     file.write_text(file.read_text().replace("r3\t", "other\t"))
-    assert "have different test rows; delete" in outcome(arms, tmp_path / "out")
+    assert "have different test rows, so one of them is damaged; delete" in outcome(arms, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class SmallCNN(nn.Module):
 
         Args:
             input_ids: (B, L) int64.
-            attention_mask: (B, L) on any device, 0 on padding. If None, [PAD] tokens are the padding.
+            attention_mask: (B, L) on any device, 0 on padding. If None, positions with [PAD] are padding.
             labels: (B,) int64.
 
         Returns:

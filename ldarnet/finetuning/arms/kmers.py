@@ -33,7 +33,8 @@ class KmerModel:
     """Logistic regression on 6-mer counts.
 
     Attributes:
-        strands: whether a 6-mer and its reverse complement are two features (`one`) or one merged feature (`both`).
+        strands: `one` counts 6-mers on the given strand only; `both` merges each 6-mer and its reverse complement into
+            a single feature.
         strength: inverse regularization strength (scikit-learn's C).
         classes: number of classes, including those without training rows.
     """
@@ -73,7 +74,7 @@ def fit_kmers(
         classes: number of classes.
         validate: returns the metrics of a model on the validation rows.
         metric: validation metric that selects the model.
-        run: executes one fit: calls the given function and returns its result.
+        run: called with a function that fits one model; must call this function and return its result.
 
     Returns:
         The best model and its metrics.

@@ -50,7 +50,7 @@ class Probe:
         return Outputs(features.values[:, index] @ self.weight.T + self.bias, features.bases_per_chunk)
 
     def into(self, network: Any) -> Any:
-        """Copy the network and set its classification head to the probe."""
+        """Return a copy of the network with the probe as its classification head."""
         whole = copy.deepcopy(network)
         with torch.no_grad():
             whole.classifier.weight.copy_(torch.from_numpy(self.weight))
@@ -101,13 +101,16 @@ Fitted = tuple[Probe, dict[str, Any]]
 
 
 def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[[], Fitted]], Fitted]) -> Fitted:
-    """Fit one probe per penalty on the training rows of a fold; return the one that validates best, and its metrics.
+    """Fit a probe for each penalty on the training rows of a fold.
 
     Args:
         job: configuration, data and network shared by all folds.
         fold: fold number.
         features: features of training and validation rows.
-        run: executes one fit: calls the given function and returns its result.
+        run: called with a function that fits one probe; must call this function and return its result.
+
+    Returns:
+        The probe with the highest validation metric, and its metrics.
     """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
