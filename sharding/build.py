@@ -61,7 +61,7 @@ def build(
     Args:
         out: output folder: new, empty, or holding an unfinished build or a complete set.
         genomes: input files or URLs, at least one.
-        contig_splits: split name -> contig names; all other contigs are ``train``.
+        contig_splits: split name -> contig names; all other contigs belong to ``train``.
         splits_bed: BED file of splits, instead of ``contig_splits``.
         hashed: splits by hashed tiles, instead of ``contig_splits`` and ``splits_bed``.
         exclude: BED files of intervals to exclude from every split.

@@ -39,9 +39,10 @@ class FastaRecord:
 
 
 def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord]:
-    """Create one record per contig of the given species; by default of all species.
+    """Create one record per contig of the given species, or of all species if none is given.
 
-    If a single species is exported, records have the contig names of the input; otherwise ``species/contig``.
+    If a single species is exported, the records have the contig names of the input; otherwise, they are named
+    ``species/contig``.
 
     Raises:
         UserError: no such species.
@@ -56,7 +57,9 @@ def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord
 
 
 def regions(index: Index, texts: Sequence[str]) -> list[FastaRecord]:
-    """Create one record per contig name or region ``contig:first-last``, 1-based and inclusive as in samtools.
+    """Create one record per text: a contig name, or a region ``contig:first-last``.
+
+    Regions are 1-based and inclusive, as in samtools.
 
     Raises:
         UserError: no such contig, or the region extends beyond the contig.
@@ -102,7 +105,7 @@ def intervals(index: Index, split: str) -> list[FastaRecord]:
 
 
 def sequence(shards: ShardSet, record: FastaRecord) -> Iterator[np.ndarray]:
-    """Yield the sequence of a record, exactly as in the input, in pieces of at most one block: (n,) uint8."""
+    """Yield the sequence of a record, exactly as in the input, as (n,) uint8 arrays of at most one block."""
     index = shards.index
     first, last = index.first_block[record.contig : record.contig + 2].tolist()
     starts = index.blocks.start[first:last]
@@ -137,7 +140,7 @@ def export(
 
     Args:
         shards: the set.
-        records: the records, in the order of the file.
+        records: the records, in output order.
         out: path of the file, compressed if it ends with ``.gz`` or ``.zst``; ``-`` for standard output.
         width: bases per line.
         quiet: show no progress bar.

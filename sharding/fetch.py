@@ -156,9 +156,9 @@ def _check_missing(
 
 
 def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
-    """Write the species and path of each assembly to a table, and the species of each held-out split to ``SPLIT.txt``.
+    """Write a table of the species and path of each assembly, and a file ``<split>.txt`` for each held-out split.
 
-    A line of ``SPLIT.txt`` is a species with a trailing slash, as `parse_contig_splits` expects.
+    Each line of ``<split>.txt`` is a species of the split with a trailing slash, as `parse_contig_splits` expects.
     """
     lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:

@@ -175,8 +175,8 @@ class _Cutter:
         names: contig names.
         lengths: length of each finished contig, in bases.
         hashes: SHA-256 of the sequence of each finished contig.
-        runs: for each contig, a list with an (r, 2) int64 array for each block that has runs of codes other than A, C,
-            G and T: start and stop of each run in the contig.
+        runs: for each contig, a list of (r, 2) int64 arrays, one per block that contains codes other than A, C, G and
+            T. Each row is the start and stop of a run of such a code, relative to the contig.
     """
 
     def __init__(self, items: Iterable[Header | bytes], block: int) -> None:

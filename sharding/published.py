@@ -42,8 +42,8 @@ class PublishedSet:
         license: terms of use, one line.
         files: files of the set; empty if it is defined by ``assemblies``.
         assemblies: file that lists the URL of one assembly per line; None if the set is defined by ``files``.
-        held_out: split -> number of assemblies. The end of the assembly list holds these splits, in the order of the
-            keys; all assemblies before them are ``train``.
+        held_out: split -> number of assemblies. The last assemblies of the list belong to these splits, in the
+            order of the keys; all assemblies before them belong to ``train``.
         build: arguments of ``ldarnet shard``; ``{folder}`` is replaced by the download folder.
     """
 

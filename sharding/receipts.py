@@ -143,7 +143,9 @@ class Receipts:
         request = self._folder / _REQUEST
         if not request.is_file():
             if any(path != self._folder for path in self._out.iterdir()) or not self._is_new():
-                raise UserError(f"{self._out}: holds other files; choose an empty or new --out folder")
+                raise UserError(
+                    f"{self._out}: holds files that do not belong to a build; choose an empty or new --out folder"
+                )
             with space_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
             return None
@@ -232,7 +234,8 @@ class Receipts:
         """Delete the files of the build, except the request and the files of unchanged sources.
 
         Args:
-            same: indices of the unchanged sources. Their seals are kept, and each valid receipt with its shards.
+            same: indices of the unchanged sources. Their seals are kept. The receipt of one of their parts is
+                kept, together with its shards, if none of these files is missing or damaged.
         """
         paths = sorted(self._folder.iterdir())
         receipts = [path for path in paths if _number(_RECEIPT, path) in same]
@@ -250,7 +253,7 @@ class Receipts:
         """Names of the shards of a receipt; None if the receipt is damaged, or a shard is missing or damaged."""
         receipt = _read(path)
         if receipt is None:
-            _LOG.warning("%s: damaged; its part is packed again", path)
+            _LOG.warning("%s: damaged; its part will be packed again", path)
             return None
         for shard in receipt.shards:
             file = self._out / shard.name

@@ -17,9 +17,9 @@ TRAIN = "train"
 
 
 def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
-    """Parse ``valid=chrI,chrVI`` options into split name -> names.
+    """Parse options such as ``valid=chrI,chrVI``, and return the names listed for each split.
 
-    A name is a contig or, with a trailing slash, a species; ``@FILE`` is replaced by the names in a file.
+    A listed name is a contig or, with a trailing slash, a species; ``@FILE`` is replaced by the names in a file.
 
     Raises:
         UserError: an option is malformed, a split or name is repeated, or a file cannot be read.
@@ -42,13 +42,13 @@ def parse_contig_splits(options: Sequence[str]) -> dict[str, list[str]]:
 
 
 def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> dict[str, np.ndarray]:
-    """Assign whole contigs to splits; contigs that are not listed in any split are ``train``.
+    """Assign whole contigs to splits; contigs that are not listed in any split belong to ``train``.
 
     Returns:
         Split name -> (s, 3) int64: contig index, start and stop.
 
     Raises:
-        UserError: a contig is not in the input, or ``train`` gets no contig.
+        UserError: a contig is not in the input or is in two splits, or ``train`` gets no contig.
     """
     names = list(dict.fromkeys((TRAIN, *named)))
     split_of = np.full(len(contigs), names.index(TRAIN))
@@ -66,10 +66,10 @@ def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> di
 
 
 def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
-    """Parse ``valid=0.05,test=0.05`` into split name -> fraction of the tiles.
+    """Parse options such as ``valid=0.05,test=0.05``, and return the fraction of the tiles for each split.
 
     Raises:
-        UserError: an option is malformed, a split is repeated, or the fractions sum to 1 or more.
+        UserError: an option is malformed or names ``train``, a split is repeated, or the fractions sum to 1 or more.
     """
     shares: dict[str, float] = {}
     for word in ",".join(options).split(","):
@@ -94,12 +94,12 @@ def parse_hash_fractions(options: Sequence[str]) -> dict[str, float]:
 
 
 def splits_by_hash(fractions: Mapping[str, float], tile: int, seed: int, contigs: Contigs) -> dict[str, np.ndarray]:
-    """Assign tiles of each contig to splits by a hash of species, contig name, tile number and ``seed``.
+    """Assign tiles of each contig to splits by a hash of species, contig name, tile index and ``seed``.
 
     Adjacent tiles of one split are merged. The tiles of a contig do not depend on other contigs of the set.
 
     Args:
-        fractions: split name -> fraction of the tiles; the rest is ``train``.
+        fractions: split name -> fraction of the tiles; the remaining tiles belong to ``train``.
         tile: tile length in bases.
         seed: seed of the hash.
         contigs: the contigs of the input.

@@ -45,7 +45,8 @@ class Splitting:
         """Read the BED files.
 
         Args:
-            contigs: split name -> contigs; all other contigs are ``train``. Ignored if ``bed`` or ``hashed`` is given.
+            contigs: split name -> contigs; all other contigs belong to ``train``. Ignored if ``bed`` or
+                ``hashed`` is given.
             bed: BED file of splits.
             hashed: splits by hashed tiles.
             exclude: BED files of intervals to exclude from every split.

@@ -4,9 +4,9 @@
         --runtime-env-json '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "300"}}' -- \
         python launch/cluster/ray_job.py --nodes 2 --gpus 8 --config FILE [section.key=value ...]
 
-Ray workers must run in the project's environment. `run.dir` and `data.shards` are absolute paths on a shared file
-system; the shards can also be a URL. With `--gpus 0`, each node runs one rank on its CPU. On `ray job stop`, all
-ranks save and exit within RAY_JOB_STOP_WAIT_TIME_S; by default, Ray kills the job after 3 seconds.
+Ray workers must run in the project's environment. `run.dir` and `data.shards` must be absolute paths on a shared
+file system; `data.shards` can also be a URL. With `--gpus 0`, each node runs one rank on its CPU. On `ray job stop`,
+all ranks save and exit within RAY_JOB_STOP_WAIT_TIME_S; by default, Ray kills the job after 3 seconds.
 """
 
 import argparse

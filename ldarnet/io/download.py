@@ -129,7 +129,7 @@ class DownloadFolder:
 
         Args:
             name: file name relative to the folder.
-            rehash: whether to compare the SHA-256 of the file in addition to its size.
+            rehash: whether to check the SHA-256 of the file; its size is always checked.
 
         Raises:
             UserError: the file was not downloaded by this program, or has changed since the download.
@@ -163,7 +163,7 @@ class DownloadFolder:
             expected: published hash of the file; None if there is none.
             unchecked: reason why there is no published hash, recorded in the receipt.
             report: progress callback.
-            inspect: check of the downloaded file if there is no published hash; raises a UserError to reject the file.
+            inspect: called with the path of the file if there is no published hash; raises a UserError to reject it.
 
         Raises:
             UserError: the file cannot be downloaded (`GoneError`: it no longer exists), or its hash differs.

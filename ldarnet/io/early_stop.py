@@ -28,7 +28,7 @@ def _exit(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def early_stops() -> Iterator[None]:
-    """Inside the block, exit with status `STOPPED` at a stop signal, unless the block installs another handler for it.
+    """Inside the block, exit with status `STOPPED` on a stop signal, unless the block installs another handler for it.
 
     Ignored signals stay ignored. Python does not run signal handlers while the main thread is blocked outside of
     Python, for example while it waits for other ranks. Therefore, a helper thread also watches for signals and ends

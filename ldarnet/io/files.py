@@ -33,7 +33,7 @@ def is_transient(error: OSError) -> bool:
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError raised while the block reads ``path`` to a `UserError` that names the path.
+    """If the block raises an OSError while it reads ``path``, raise a `UserError` that names the path instead.
 
     Raises:
         TransientError: a later attempt may succeed.

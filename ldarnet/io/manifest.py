@@ -32,7 +32,7 @@ class Manifest(BaseModel):
 
     Attributes:
         format: version of the format of the folder.
-        files: entry of each file, by name; at least one.
+        files: file name -> entry; not empty.
         step: completed optimizer steps; None for models without a training state.
         run_id: identifies the run that wrote the folder, so that only this run deletes it; None if unknown.
     """

@@ -17,8 +17,8 @@ _MAX_COMPONENT_BYTES = 255
 def check_relative_path(name: str) -> str:
     """Return ``name`` if it is a plain relative path that means the same on every system.
 
-    Components are separated by ``/``. None of them is empty, ``.``, ``..``, longer than 255 bytes, or contains a
-    backslash, a colon or a control character.
+    Components are separated by ``/``. A component must not be empty, ``.`` or ``..``. It has at most 255 bytes,
+    and contains no backslash, colon or control character.
 
     Raises:
         ValueError: the name is not a plain relative path.

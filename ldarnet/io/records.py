@@ -176,7 +176,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
-    """Raise if a string has NUL or a lone surrogate, or if the aliases expand to too many (or endless) values."""
+    """Raise if a string has NUL or a lone surrogate, or if the aliases expand to too many or infinitely many values."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:

@@ -46,8 +46,8 @@ class Retry:
         max_wait: maximum nominal wait, in seconds.
         max_total: maximum time for all attempts and waits, in seconds.
         timeout: maximum time for one attempt, in seconds.
-        max_short_reads: maximum number of attempts if a read ends early without an error. Low, because reads beyond the
-            end of a truncated file always end early.
+        max_short_reads: maximum number of attempts if a read ends early without an error. The default is low, because
+            reads beyond the end of a truncated file always end early.
         max_attempts: maximum number of attempts.
         stopped: polled while waiting; the retries end when it returns True.
     """
@@ -61,11 +61,11 @@ class Retry:
     stopped: Callable[[], bool] = _never
 
     def __call__(self, what: str, read: Callable[[float], Result], progress: Callable[[], int] = int) -> Result:
-        """Call ``read(timeout in seconds)`` until it succeeds, and return its result.
+        """Call ``read(timeout)``, with a timeout in seconds, until it succeeds; return its result.
 
         Args:
             what: name of the data, for messages.
-            read: function to retry; its errors for which `is_final` is true are raised unchanged, without a retry.
+            read: function to retry. An error for which `is_final` is true is raised unchanged, without a retry.
             progress: returns the number of bytes received so far; an increase resets the attempt count and the time.
 
         Raises:
@@ -115,7 +115,7 @@ def call_remote(
     what: str | None = None,
     missing: UserError | None = None,
 ) -> Result:
-    """Call ``read(timeout in seconds)`` with retries; failures raise one-line errors.
+    """Call ``read(timeout)``, with a timeout in seconds and with retries. Failures raise one-line errors.
 
     Args:
         retry: retry policy.

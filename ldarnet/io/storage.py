@@ -75,7 +75,7 @@ class Storage(Protocol):
 
 
 def storage_at(place: str | os.PathLike[str], retry: Retry | None = None) -> Storage:
-    """Create the storage for a folder (a path or a ``file://`` URL) or for any other URL.
+    """Create `LocalFiles` for a path or a ``file://`` URL, and `RemoteFiles` for any other URL.
 
     Args:
         place: path or URL.

@@ -17,10 +17,10 @@ def tsv_writer(file: TextIO) -> WriteRow:
 
 
 class UniqueNames:
-    """Makes names unique and printable, in the order in which they occur.
+    """Makes the names of a table unique and printable, one after the other.
 
-    A repeated name gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control characters become
-    visible escapes, so that a name fits into one cell of a table and can be printed.
+    A name that was already used gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control
+    characters become visible escapes, so that a name fits into one cell of a table and can be printed.
 
     Attributes:
         was_repeated: whether the last name got a suffix.
@@ -43,5 +43,5 @@ class UniqueNames:
 
 
 def repeated_names(count: int) -> list[str]:
-    """Note on the number of names that got a suffix; an empty list if there are none."""
+    """Return a list with a note that ``count`` names got a suffix; an empty list if ``count`` is 0."""
     return [f"{format_count(count, 'repeated name')} got a suffix (#2, #3, ...)"] if count else []

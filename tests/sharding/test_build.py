@@ -103,7 +103,9 @@ def test_a_missing_shard_of_a_built_set_is_reported(tmp_path, fasta):
 def test_a_folder_with_other_files_is_left_alone(tmp_path, fasta):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "shard-00000-0000-0000.tar").write_text("precious")
-    with pytest.raises(UserError, match="holds other files; choose an empty or new --out folder"):
+    with pytest.raises(
+        UserError, match="holds files that do not belong to a build; choose an empty or new --out folder"
+    ):
         build(tmp_path / "mine", [fasta])
     assert files(tmp_path / "mine") == {"shard-00000-0000-0000.tar": b"precious"}
     with pytest.raises(UserError, match="cannot be used as a folder"):

@@ -354,7 +354,7 @@ def test_a_user_folder_named_unfinished_is_kept(tmp_path, genomes):
     for name in ("unfinished/thesis.txt", "shard-data.tar"):
         (mine / name).write_text("mine")
     before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="holds files that do not belong to a build"):
         build(mine, genomes, **SMALL)
     assert {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()} == before
 
