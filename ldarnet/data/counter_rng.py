@@ -30,7 +30,15 @@ def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray
 
 
 def below(bits: np.ndarray, n: np.ndarray | int) -> np.ndarray:
-    """Map random bits (k,), uint64, to ``range(n)``, int64; ``n`` is one integer or (k,)."""
+    """Map random bits to random integers in ``range(n)``.
+
+    Args:
+        bits: (k,) uint64, the random bits.
+        n: size of the range; one integer or (k,).
+
+    Returns:
+        (k,) int64 in ``range(n)``.
+    """
     return (bits % np.asarray(n).astype(np.uint64)).astype(np.int64)
 
 

@@ -1,8 +1,8 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
-its own window order. Step ``s`` starts in the order of its length as if all ``s`` steps before it had used this length.
-Therefore, an epoch ends at about the same step for every length, and the step remains the only data state of a run.
+its own window order. Step ``s`` reads the windows that it would read if all steps had its window length. Therefore, an
+epoch ends at about the same step for every length, and the step remains the only data state of a run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -50,7 +50,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
             batch_size: windows in a batch of one rank.
             rank: rank of this process, from 0.
             world: number of ranks.
-            start: first position. Without weights, epoch e starts at position ``e * len(windows)``.
+            start: first position. Without weights or temperature, epoch e starts at position ``e * len(windows)``.
             stop: end of the positions, exclusive; by default the stream does not end. Windows at the end that do not
                 fill one batch on every rank are dropped.
         """
@@ -68,7 +68,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the batches of this rank; each of n DataLoader workers yields every n-th batch."""
+        """Yield the batches of this rank; of n DataLoader workers, worker i yields batches i, i + n, i + 2 n, ..."""
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, self._batches, stride):

@@ -3,9 +3,9 @@
 A block is one zstandard frame with this content, little-endian:
 
     4 bytes   magic ``2BL1``
-    3 x u32   number of bases, number of runs of other codes, number of lower-case runs
-    packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for other codes
-    edges     u32, start and stop of each run of equal other codes (N, R, ...), each minus the edge before it
+    3 x u32   number of bases, number of runs of codes other than A, C, G, T, number of lower-case runs
+    packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for all other codes
+    edges     u32, start and stop of each run of a single other code (N, R, ...), minus the edge before it
     codes     one byte per such run: its code in upper case
     edges     u32, start and stop of each lower-case (soft-masked) run, encoded like the edges above
 """
@@ -90,7 +90,11 @@ class Block:
 
     @staticmethod
     def _overlapping(runs: np.ndarray, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Clip runs to [``start``, ``stop``); return (start, stop, run index); positions are relative to ``start``."""
+        """Clip runs to [``start``, ``stop``).
+
+        Returns:
+            (start, stop, index in ``runs``) of each clipped run, in coordinates relative to the argument ``start``.
+        """
         if not len(runs):
             return []
         first = int(np.searchsorted(runs[:, 1], start, side="right"))
@@ -100,7 +104,10 @@ class Block:
 
 
 def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
-    """Pack the sequence of an interval; its codes are those of `ldarnet.genome.iupac`, in upper or lower case.
+    """Pack the sequence of an interval.
+
+    Args:
+        text: the sequence, with any of the codes in `ldarnet.genome.iupac`, in upper or lower case.
 
     Returns:
         The frame; and (r, 2) int64, start and stop of each run of equal codes other than A, C, G, T.

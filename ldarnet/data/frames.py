@@ -26,7 +26,7 @@ class FrameReader:
     """
 
     def __init__(self, index: Index, storage: Storage, disk: DiskCache | None = None) -> None:
-        """Read from ``storage``; if it is remote, cache in ``disk``."""
+        """Create a reader of the shards in ``storage``; if they are remote, ``disk`` caches their frames."""
         self._index = index
         self.storage = storage
         self._disk = disk
@@ -45,8 +45,8 @@ class FrameReader:
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Start fetching blocks of a remote set in background threads, in the given order.
 
-        The first block that would exceed `MAX_PREFETCH_BYTES` in flight is skipped, with all blocks after it. A failed
-        fetch raises no error; the block is fetched again when it is read.
+        At most `MAX_PREFETCH_BYTES` are in flight: the first block that would exceed this limit and all blocks after it
+        are skipped. A failed fetch raises no error; the block is fetched again when it is read.
         """
         prefetcher, sizes = self._local_prefetcher(), self._index.blocks.size
         room, rank = MAX_PREFETCH_BYTES - prefetcher.bytes, {}

@@ -18,8 +18,8 @@ def find_fault(
     """Describe the first inconsistency of an index; None if there is none.
 
     The arguments are attributes of `ldarnet.data.index.Index`. Other code relies on these checks: intervals lie within
-    their contigs, blocks cover every contig exactly once, and no frame is larger than a block can be or extends beyond
-    its shard.
+    their contigs, blocks cover every contig exactly once, and every frame has a possible size and lies within its
+    shard.
     """
     return next(_faults(contigs, blocks, runs, splits, shards), None)
 
@@ -105,5 +105,5 @@ def _are_sorted(contig: np.ndarray, edges: np.ndarray, lengths: np.ndarray) -> b
 
 
 def _outside(values: np.ndarray, low: int, high: int) -> bool:
-    """Whether any value is outside of the range."""
+    """Whether any value is below ``low`` or above ``high``."""
     return bool(len(values)) and bool(values.min() < low or values.max() > high)

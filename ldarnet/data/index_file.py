@@ -58,7 +58,7 @@ class Recipe(BaseModel):
 
 
 class IndexFile(BaseModel):
-    """Content of ``index.json``; the attributes are those of `ldarnet.data.index.Index`.
+    """Content of ``index.json``; attributes not listed here are described in `ldarnet.data.index.Index`.
 
     Attributes:
         splits: name -> number of intervals.

@@ -46,7 +46,7 @@ class Batch:
         input_ids: (b, L) int64, the masked windows.
         labels: (b, L) int64, the true base at target positions, -100 elsewhere.
         first_position: position of the first window in the stream.
-        windows: number of windows; 0 if the batch is the filler of a validation rank that has no windows.
+        windows: number of windows; 0 in the filler batch of a rank that has no windows in the last validation batch.
         quarantined: windows on damaged blocks; their rows are all N, without targets.
         locations: in validation, the locations of the windows; in training, None.
     """
@@ -284,8 +284,8 @@ def validation_batches(
     """Batches of a fixed set of windows with fixed masks, distributed over the ranks batch by batch.
 
     The windows are spread evenly over the split, on the forward strand, and do not depend on the number of ranks. Every
-    rank yields the same number of batches. The last batch may have fewer windows; a rank that has no windows for it
-    yields one filler row without targets.
+    rank yields the same number of batches. The last batch of a rank may have fewer windows; if it has none, the rank
+    yields one filler row without targets instead.
 
     Args:
         shards: the shard set.

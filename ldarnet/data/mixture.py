@@ -11,8 +11,8 @@ ROUND = 2**16
 def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
     """Allocate slots to sources in proportion to their shares, by the largest remainder method.
 
-    Every source gets at least one slot. If every share amounts to at least one slot, each source is within one slot of
-    its share.
+    Every source gets at least one slot. If every share amounts to at least one slot, the number of slots of each
+    source differs from ``share * slots`` by less than 1.
 
     Args:
         shares: (s,) share of each source; they sum to 1.
@@ -34,8 +34,8 @@ class Mixture:
     """An endless sequence of slots, each assigned to a source; it repeats after each round of `ROUND` slots.
 
     The slots of each source are spread evenly over a round. Then the slots in each row of ``lanes`` slots are shuffled.
-    If ``x`` is a multiple of ``lanes``, the number of slots among the first ``x`` that a source with share ``p`` has
-    differs from ``p * x`` by at most ``1 + p * s``, where ``s`` is the number of sources.
+    If ``x`` is a multiple of ``lanes``, a source with share ``p`` has about ``p * x`` of the first ``x`` slots; the
+    error is at most ``1 + p * s``, where ``s`` is the number of sources.
 
     Attributes:
         slots: (s,) int64, slots of each source per round.

@@ -82,7 +82,11 @@ class Shuffle:
         return source, epoch, self._window(source, epoch, begin + lane * length + np.minimum(lane, longer) + depth)
 
     def taken(self, position: int) -> np.ndarray:
-        """Count the windows of each source before a position, (s,) int64; divide by `windows` to get epochs."""
+        """Number of windows of each source before a position; divide by `windows` to get epochs.
+
+        Returns:
+            (s,) int64.
+        """
         depth, lane = divmod(position, LANES)
         row, depth = divmod(depth, self._slot)
         first, lanes, before = self._slots(np.arange(len(self.windows)), np.array(row), np.array(lane))
@@ -91,7 +95,7 @@ class Shuffle:
     def _slots(
         self, source: np.ndarray, row: np.ndarray, lane: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return three counts of slots of a source: before a row, in the row, and in the row before a lane."""
+        """Count the slots of a source before a row, in this row, and in the part of this row before a lane."""
         first, here, after = (self._mixture.before(source, row * LANES + column) for column in (0, lane, LANES))
         return first, after - first, here - first
 

@@ -40,7 +40,7 @@ def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
     """Decode a block that webdataset read: ``webdataset.WebDataset(urls).map(decode_sample)``.
 
     Returns:
-        ``__key__``, and ``text``: the bases of the block exactly as in the input, with case and IUPAC codes.
+        A sample with ``__key__`` and ``text``: the sequence of the block as in the input, with case and IUPAC codes.
     """
     block = unpack_block(sample[_EXTENSION])
     return {"__key__": sample["__key__"], "text": block.text(0, block.length).decode("ascii")}

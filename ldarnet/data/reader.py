@@ -199,8 +199,8 @@ class ShardSet:
     def prefetch(self, blocks: Sequence[int]) -> None:
         """Start fetching blocks of a remote set in background threads, in the given order; no-op for a local set.
 
-        The first block that would exceed `prefetch.MAX_PREFETCH_BYTES` in flight is skipped, with all blocks after it.
-        A failed fetch raises no error; the block is fetched again when it is read.
+        At most `prefetch.MAX_PREFETCH_BYTES` are in flight: the first block that would exceed this limit and all blocks
+        after it are skipped. A failed fetch raises no error; the block is fetched again when it is read.
         """
         if self.storage.remote:
             self._frames.prefetch(

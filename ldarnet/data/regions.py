@@ -51,8 +51,8 @@ class Regions:
 
         Raises:
             UserError: the file cannot be read, is neither BED nor GFF3, has an interval that extends beyond its contig,
-                has too many region names or one that is reserved, lacks a name in ``features``, or has no interval on a
-                contig of the split.
+                has too many region names or a reserved one, or has no interval on a contig of the split; or a name in
+                ``features`` is not in the file.
         """
         self._path = Path(path)
         names = _read_contig_names(contigs) if isinstance(contigs, Path) else contigs or {}
@@ -129,7 +129,8 @@ def _read_contig_names(path: Path) -> dict[str, str]:
     """Read a table with lines ``name in the regions file<TAB>name in the shard set``; skip comments.
 
     Raises:
-        UserError: the file cannot be read, a line does not have two columns, or two lines map a name differently.
+        UserError: the file cannot be read, a line does not have two columns, or two lines map the same
+            name to different names.
     """
     names: dict[str, str] = {}
     for number, line in enumerate(text_lines(path), start=1):
@@ -156,7 +157,7 @@ def _merged(pairs: np.ndarray) -> Intervals:
 
 
 def _covered(intervals: Intervals, first: int, length: int) -> np.ndarray:
-    """Whether each of ``length`` bases from ``first`` is in an interval, (length,) bool."""
+    """Mark the bases ``first`` to ``first + length`` (exclusive) that are in an interval: (length,) bool."""
     starts, ends = intervals
     part = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(starts, first + length))
     change = np.zeros(length + 1, dtype=np.int8)

@@ -73,8 +73,8 @@ def find_segments(
     index = shards.index
     if split not in index.splits:
         raise UserError(
-            f"{shards.location}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with it "
-            f"(`ldarnet shard --split {split}=CONTIG`)"
+            f"{shards.location}: no split {split!r}; use one of {', '.join(shards.splits)}, or build a set with "
+            f"this split (`ldarnet shard --split {split}=CONTIG`)"
         )
     intervals = index.splits[split]
     if species is not None:

@@ -116,8 +116,8 @@ class Windows:
             reverse_complement: read a random half of the windows as their reverse complement.
             weights: species -> relative weight among all windows; species without a weight are not read. Mutually
                 exclusive with ``temperature``.
-            temperature: weight every species by its number of windows to the power of 1/temperature: 1 is proportional
-                to size, and higher values favor small species.
+            temperature: weight every species by its number of windows to the power of 1/temperature. With temperature
+                1, weights are proportional to the number of windows; higher temperatures favor small species.
 
         Raises:
             UserError: no such split or species, no window fits into a split or species, or a weight or the temperature
@@ -137,7 +137,8 @@ class Windows:
             empty = [name for name, count in zip(names, counts, strict=True) if not count]
             raise UserError(
                 f"{shards.location}: split {split!r} has no window of {length} bases from "
-                f"{some_names(map(repr, empty))}; remove these weights, or use a shorter window or another split"
+                f"{some_names(map(repr, empty))}; remove the weights of these species, or use a shorter window or "
+                "another split"
             )
         names, counts = [name for name, count in zip(names, counts, strict=True) if count], counts[counts > 0]
         target_shares = (
@@ -237,7 +238,7 @@ class Windows:
                 yield int(number) + window, int(begin) + window * length
 
     def _offset(self, epoch: np.ndarray, segment: np.ndarray) -> np.ndarray:
-        """Bases between the start of a segment and its first window, (k,) int64."""
+        """Number of bases between the start of each segment and its first window in an epoch, (k,) int64."""
         return below(counter_hash(counter_hash(self._offset_key, epoch), segment), self.segments.slack[segment] + 1)
 
 

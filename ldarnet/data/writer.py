@@ -35,7 +35,7 @@ class PackedBlock:
 def write_shards(
     folder: Path, part: str, blocks: Iterable[PackedBlock], shard_size: int
 ) -> tuple[list[Shard], np.ndarray]:
-    """Write the blocks of one part into ``shard-<part>-0000.tar`` ... of ``folder``.
+    """Write the blocks of one part into shards in ``folder``, named ``shard-<part>-0000.tar`` and so on.
 
     ``blocks`` must be in order of contig and start.
 

@@ -1,7 +1,7 @@
 """Decompress gzip, bgzip, bzip2, xz and zstandard files piece by piece; formats are recognized by content.
 
-A file may consist of several streams. A file that does not end as its format requires is an error, even where other
-programs ignore it: a truncated stream, a bgzip file without its end-of-file block, or data after the last stream.
+A file may consist of several streams. Truncated streams, bgzip files without an end-of-file block, and data after the
+last stream are errors, even though some other programs accept them.
 """
 
 import bz2
@@ -104,7 +104,7 @@ class _Format:
     stream: Callable[[], _Stream]
 
     def begins(self, data: bytes) -> bool:
-        """Whether data start with a magic number; shorter data need to match only the beginning of one."""
+        """Whether data start with a magic number, or, if they are shorter than it, match its first bytes."""
         return any(magic.startswith(data[: len(magic)]) for magic in self.magic)
 
 
@@ -119,12 +119,12 @@ _FORMATS = (
 
 
 def decompressed(file: BufferedReader, where: str, piece: int) -> Iterator[bytes]:
-    """Yield the decompressed content of a file, or its content if it is not compressed; read the file to its end.
+    """Yield the content of a file in pieces, decompressed if it is compressed; read the file to its end.
 
     Args:
         file: the file, at its start.
         where: path or URL of the file, for error messages.
-        piece: maximum size of a piece, in bytes; pieces of zstandard data may be larger.
+        piece: maximum size of a piece, in bytes; ignored for zstandard data.
 
     Raises:
         UserError: the compressed data are truncated, damaged, or followed by other data.

@@ -21,7 +21,7 @@ def merge(rows: Rows) -> Rows:
 def intersect(rows: Rows, others: Rows) -> Rows:
     """Intersection of two sets of intervals.
 
-    The intervals within each set must be sorted and disjoint, and so are those of the result.
+    The intervals within each set must be sorted and disjoint. Those of the result are also sorted and disjoint.
     """
     if not len(rows) or not len(others):
         return np.zeros((0, 3), dtype=np.int64)

@@ -58,7 +58,7 @@ class SequenceSource:
     species: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse URLs that contain credentials, because shard sets and their unfinished builds record them."""
+        """Refuse URLs that contain credentials, because shard sets and unfinished builds record the URLs."""
         refuse_credentials(self.location, "input genome")
 
     @property
@@ -249,7 +249,7 @@ def local_copy(source: SequenceSource) -> Iterator[Path]:
     """Yield a local path of a source; a remote source is first downloaded to a temporary file.
 
     Raises:
-        UserError: the source cannot be read, or the device is full.
+        UserError: the source cannot be read, or the disk is full.
     """
     if not source.remote:
         yield Path(source.location)
