@@ -54,7 +54,7 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Return the second direction's input, in sequence order. A subclass reverses it twice to include the cost."""
+        """Return the second direction's input, in sequence order. A subclass adds the cost of reversing it."""
         return x_TD
 
 

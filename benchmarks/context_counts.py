@@ -101,7 +101,7 @@ class CountTable:
         return [np.sort(np.concatenate(codes)) for codes in found]
 
     def _count_long(self, prefixes: Array) -> Array:
-        """For each of n prefixes, count each base in the contexts that start with the prefix: (n, 4).
+        """For each of n prefixes, count how often each base occurs in contexts with this prefix; returns counts (n, 4).
 
         Args:
             prefixes: (n, order) ids of the first context bases, none of them unknown.
@@ -126,6 +126,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return the n bases between the gaps at both ends of a strand. For each offset, also return their n neighbors."""
+    """Return the n bases of a strand without its first and last `REACH` bases, and their n neighbors at each offset."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

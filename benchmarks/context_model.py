@@ -281,7 +281,7 @@ def _chain(table: CountTable, context: Array, composition: Array, concentrations
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Select the concentration of each order; return them, and the probabilities (n, 4) at orders 0, 1, 2, ..."""
+    """Select a concentration for each order; return these, and the probabilities (n, 4) at orders 0, 1, 2, ..."""
     chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
         counts, usable = table.counts(context, order), table.is_usable(context, order)
@@ -311,7 +311,7 @@ def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
 
 
 def _fit_powers(features: Array, targets: Array) -> Array:
-    """Fit the powers (m,) that minimize the loss of the normalized product (a convex problem) by Newton's method."""
+    """Minimize the loss of the normalized product, a convex problem, by Newton's method; return the powers (m,)."""
     powers = np.zeros(features.shape[-1])
     powers[0] = 1.0
     for _ in range(NEWTON_STEPS):
@@ -337,7 +337,13 @@ def _softmax(scores: Array) -> Array:
 
 
 def _given_shown(p: Array, shown: Array, masking: Masking) -> Array:
-    """Return the posterior of `p` (n, 4) given the input bases `shown` (n,); see `score`. Masked positions keep `p`."""
+    """Return the posterior at each position, given its input base (see `score`); masked positions keep the prediction.
+
+    Args:
+        p: (n, 4) predicted probabilities.
+        shown: (n,) input bases.
+        masking: masking rule that was applied to the windows.
+    """
     keep = 1 - masking.mask - masking.random
     likelihood = keep * (shown[:, None] == np.arange(BASES)) + masking.random / BASES
     posterior = p * np.where(shown[:, None] == MASK, 1.0, likelihood)

@@ -295,7 +295,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("fasta", type=Path, help="genome, plain or compressed")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--seconds", type=float, default=10.0, help="seconds to time each loader (default: %(default)s)")
-    add("--cores", type=int, default=os.cpu_count() or 1, help="concurrent loader processes (default: all cores)")
+    add(
+        "--cores",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="concurrent loader processes (default: one per core)",
+    )
     add(
         "--synthetic",
         type=float,

@@ -3,10 +3,11 @@
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-Arms: the pretrained checkpoint and a randomly initialized network, each both fine-tuned and frozen with a linear probe;
-a small convolutional network; logistic regression on 6-mer counts. Each arm has one fine-tuning run per task, in
-OUT/<arm>/<task>. To resume, run the same command again. When all folds are finished, the program writes the comparison
-to OUT/comparison, and the results file and its figure to benchmarks/results.
+Four arms are the pretrained checkpoint and a randomly initialized network, each in two modes: fine-tuned, or frozen
+with a linear probe. The other two are a small convolutional network and logistic regression on 6-mer counts. Each arm
+has one fine-tuning run per task, in OUT/<arm>/<task>. To resume, run the same command again. When all folds are
+finished, the program writes the comparison to OUT/comparison, and the results file and its figure to
+benchmarks/results.
 """
 
 import argparse

@@ -131,7 +131,7 @@ def main() -> None:
     """Run the benchmark and write its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=1_000_000, help="number of training lines in metrics.jsonl")
-    parser.add_argument("--arms", type=int, default=20, help="number of arms to compare, with 50 folds each")
+    parser.add_argument("--arms", type=int, default=20, help="number of arms to compare, each on 5 tasks with 10 folds")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="folder for temporary files")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result")
     args = parser.parse_args()

@@ -70,7 +70,7 @@ def measure(*command: object) -> tuple[float, int]:
 
 
 def measure_all(folder: Path, contigs: int) -> list[tuple[str, str, str]]:
-    """Measure every step on a genome of random contigs: name, seconds and peak memory."""
+    """Measure every step on a genome of random contigs; return the name, seconds and peak memory of each step."""
     fasta, shards = folder / "genome.fa", folder / "set"
     write_genome(fasta, contigs)
     bed, table_of_splits = folder / "valid.bed", folder / "names.txt"

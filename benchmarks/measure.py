@@ -165,7 +165,7 @@ class Workload:
             return self.model(self.input_ids, self.real, self.labels)
 
     def gradients(self) -> tuple[float, Tensor]:
-        """Compute the loss and all gradients, concatenated into a vector."""
+        """Compute the loss, and the gradients of all parameters as one vector."""
         loss = self.output().loss
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         return loss.item(), torch.cat([gradient.flatten() for gradient in gradients])

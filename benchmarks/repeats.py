@@ -27,7 +27,7 @@ def in_training(windows: Array, train: Sequence[Array]) -> Array:
 
 
 def _kmers(ids: Array) -> tuple[Array, Array]:
-    """Find the n k-mers without N in a sequence; return their codes (two bits per base) and starts, (n,) each."""
+    """Find the k-mers of a sequence that contain no N; return their codes (two bits per base) and their starts."""
     count = max(len(ids) - KMER_LENGTH + 1, 0)
     kmers, clean = np.zeros(count, np.uint64), np.ones(count, bool)
     for offset in range(KMER_LENGTH):

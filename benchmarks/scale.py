@@ -1,10 +1,10 @@
 """Estimate speed and price of a training run on a cluster from a description of the cluster.
 
-    python -m benchmarks.scale benchmarks/clusters/h100.yaml [key=value ...]    one row per number of GPUs
+    python -m benchmarks.scale benchmarks/clusters/h100.yaml [key=value ...]    # one row per number of GPUs
 
-A step is the sum of `accumulation` micro-steps, communication and an optimizer update. They are not overlapped, because
-our DeepSpeed configuration overlaps them only in ZeRO stage 3. The speed of a single device is measured or assumed; the
-rest is estimated:
+The time of a step is the sum of `accumulation` micro-steps, communication and an optimizer update. Overlap is ignored:
+our DeepSpeed configuration overlaps communication with computation only in ZeRO stage 3. The speed of a single device
+is measured or assumed; the rest is estimated:
 
     micro-step    windows * length / speed * load imbalance, at least the kernel launch time
     imbalance     in every micro-step, all ranks wait for the rank with the most chunks. With N ranks of w windows each
@@ -52,7 +52,7 @@ class Device(Section):
     """Properties of a single device."""
 
     peak: float = Field(gt=0, description="Peak FLOP/s, used for MFU.")
-    bases_per_second: float | None = Field(None, gt=0, description="Measured speed, forward and backward pass.")
+    bases_per_second: float | None = Field(None, gt=0, description="Measured speed of a forward plus backward pass.")
     utilization: float = Field(
         0.4, gt=0, le=1, description="Assumed fraction of peak FLOP/s; used if bases_per_second is not given."
     )
@@ -77,7 +77,7 @@ class ClusterPlan(Section):
     title: str
     device: Device
     links: Links
-    devices: list[int] = Field(description="Device counts to estimate; each gives one table row.")
+    devices: list[int] = Field(description="Numbers of devices; the table has one row for each.")
     per_node: int = Field(ge=1, description="Devices per node.")
     price: float = Field(ge=0, description="Price per device-hour.")
     model: str = Field(description="Model preset.")
@@ -211,7 +211,7 @@ class Network:
     def communication(self, zero_stage: int, size: float, accumulation: int) -> float:
         """Communication time per step in seconds, including small collectives.
 
-        The weights have `size` bytes, and so have the gradients.
+        The weights have `size` bytes; the gradients have the same size.
         """
         all_reduces = {0: 1.0, 1: 1.5, 2: accumulation + 0.5, 3: 1.5 * accumulation}[zero_stage]
         return all_reduces * self.all_reduce(size) + (2 + 2 * accumulation) * self.small

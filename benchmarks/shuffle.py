@@ -126,7 +126,14 @@ def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
 
 
 def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pass the windows of shards through a shuffle buffer of `shard` windows (one shard); return the first `count`."""
+    """Pass the windows of shards through a shuffle buffer that holds one shard; return the first `count` windows.
+
+    Args:
+        shards: shard indices, in reading order.
+        shard: windows per shard.
+        count: number of windows to return.
+        rng: selects windows from the buffer.
+    """
     stream = (shards[: 2 + count // shard, None] * shard + np.arange(shard)).ravel().tolist()
     held, result = stream[:shard], []
     for slot, new in zip(rng.integers(shard, size=count).tolist(), stream[shard:], strict=False):

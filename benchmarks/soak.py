@@ -70,8 +70,8 @@ def launch(
 ) -> Launch:
     """Launch all ranks, kill one of them after `kill_after` seconds, and wait until all have exited.
 
-    Ranks that are still running `EXIT_SECONDS` after the first failure are killed, as a launcher would do: they may
-    wait for a rank that was killed before it joined the process group.
+    Ranks that are still running `EXIT_SECONDS` after the first failure are killed, as a launcher would do. They may
+    be waiting for a killed rank that never joined the process group.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.
@@ -164,7 +164,7 @@ def soak(
         out: parent of the run folder ``soaked``.
         ranks: number of ranks.
         between: minimum and maximum seconds until a rank is killed.
-        seed: random seed for when to kill and which rank.
+        seed: random seed of the kill times and the killed ranks.
         in_training: see `launch`.
         kills: maximum number of kills; None for no limit.
 
@@ -253,7 +253,10 @@ def main() -> int:
         help="minimum and maximum seconds from a launch until one of its ranks is killed (default: 10 40)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="random seed for when to kill and which rank (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of the kill times and the killed ranks (default: %(default)s)",
     )
     parser.add_argument("--name", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")

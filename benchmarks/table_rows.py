@@ -1,4 +1,4 @@
-"""Time and memory of opening a large csv task, and of fine-tuning the 6-mer-count baseline on one of its folds.
+"""Measure time and memory of opening a large csv task, and of fine-tuning the 6-mer-count baseline on one of its folds.
 
 The rows are random bases, half of them with a planted motif. Each program runs in a process of its own; memory is the
 largest resident set of that process.
@@ -36,7 +36,7 @@ def table_rows(
     name: Annotated[str, typer.Option(help="Name of the results file.")] = "million-rows",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
 ) -> None:
-    """Measure opening a csv task, and fine-tuning model.baseline=kmers on one fold of it.
+    """Measure time and memory of opening a csv task, and of fine-tuning model.baseline=kmers on one fold of the task.
 
     Writes benchmarks/results/DATE-NAME.md.
     """

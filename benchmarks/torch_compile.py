@@ -40,19 +40,19 @@ batch and for the six other batches."""
 def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Plain PyTorch version of :func:`ldarnet.ops.norm.add_norm`, to compile."""
+    """Plain PyTorch version of :func:`ldarnet.ops.norm.add_norm`, for torch.compile."""
     sum_TD = residual_TD if branch_TD is None else residual_TD + branch_TD
     return (F.rms_norm(sum_TD, weight_D.shape, eps=EPSILON) * weight_D).to(dtype), sum_TD
 
 
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """Plain PyTorch version of :func:`ldarnet.ops.gated_norm.gated_norm`, to compile."""
+    """Plain PyTorch version of :func:`ldarnet.ops.gated_norm.gated_norm`, for torch.compile."""
     gated = at_least_fp32(y_TKE) * F.silu(at_least_fp32(z_TE))[:, None]
     return (F.rms_norm(gated, gated.shape[-1:], eps=EPSILON) * weight_KE).mean(1).to(y_TKE.dtype)
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """Plain PyTorch version of :func:`ldarnet.ops.swiglu.swiglu`, to compile."""
+    """Plain PyTorch version of :func:`ldarnet.ops.swiglu.swiglu`, for torch.compile."""
     y, gate = at_least_fp32(x_TF).chunk(2, dim=-1)
     return (F.silu(gate) * y).to(x_TF.dtype)
 
@@ -67,10 +67,10 @@ class Variant:
     Attributes:
         seconds: seconds of each timed step.
         first: seconds of the first step, including compilation; 0 for ``plain``.
-        graphs: numbers of graphs compiled for the first batch and for all later batches together.
+        graphs: number of graphs compiled for the first batch, and total number compiled for all later batches.
         loss: maximum relative error of the loss over all batches, compared with the plain variant.
-        gradient: maximum norm of the gradient error over all batches, relative to the gradient norm of the plain
-            variant.
+        gradient: maximum relative error of the gradient over all batches. The error of a batch is the norm of the
+            difference from the plain variant's gradient, divided by the norm of that gradient.
     """
 
     model: LDARNetForMaskedLM

@@ -24,8 +24,8 @@ class Worker:
     unusable in the old one.
 
     Attributes:
-        address_space: maximum bytes that the worker process may map; allocations beyond it fail. None means no limit:
-            use it on a GPU, because the driver maps more than the physical memory.
+        address_space: maximum bytes that the worker process may map; allocations beyond it fail. None means no limit.
+            Use None on a GPU, because the driver maps more than the physical memory.
     """
 
     def __init__(self, address_space: int | None = None) -> None:
