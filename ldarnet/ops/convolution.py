@@ -92,8 +92,7 @@ class _SlabWithHalo:
         """Yield (tap, output slice, input slice, mask) for each tap of direction ``k``.
 
         Output slices index the slab, input slices index the slab with its halo. The mask, (positions, 1), is True where
-        output and input belong to the same sequence; None if
-        it is known to be True everywhere.
+        output and input belong to the same sequence. The mask is None if it is known to be True everywhere.
         """
         for distance in range(self.margin + 1):
             shift = distance if k else -distance

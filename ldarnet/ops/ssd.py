@@ -146,7 +146,7 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Set the scores [t, s] to zero in place if the scan reaches s after t, or if t and s differ in sequence."""
+        """Zero the scores [t, s] in place where the scan reaches s after t or s belongs to another sequence."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
