@@ -101,7 +101,7 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
         Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model has no chunks, or no stage with this number, or a boundary probability is not finite.
+        UserError: the model or `stage` has no chunks, or a boundary probability is not finite.
     """
     routers = model.config.num_stages - 1
     if routers == 0:
@@ -126,7 +126,10 @@ def boundary_figure(
     *,
     title: str = "Learned boundaries",
 ) -> None:
-    """Plot the chunks of a sequence: its first bases, the whole sequence, and the distribution of chunk lengths.
+    """Plot the chunks of a sequence.
+
+    The panels show the first bases with their chunks, the boundary probability along the whole sequence, and a
+    histogram of chunk lengths.
 
     Args:
         model: the model.

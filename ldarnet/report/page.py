@@ -147,7 +147,7 @@ def _template() -> Any:
 
 
 def _yaml(value: Any) -> str:
-    """Format a configuration value on one line, as in config.yaml; remove credentials that old versions stored."""
+    """Format a configuration value in one line of YAML. Redact credentials that old LDARNet versions saved."""
     try:
         text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000)
         return redact(text.removesuffix("...\n").strip())

@@ -45,10 +45,11 @@ class RunRecord:
     Attributes:
         folder: run folder.
         train: training lines in order. Long runs are subsampled to about MAX_LINES evenly spaced lines plus the last
-            line; each line includes the checkpoint stalls and memory peaks of the lines dropped before it.
+            line. Each line includes the checkpoint stalls and memory peaks of the dropped lines between it and the
+            previous line.
         valid: all validation lines in order.
         samples: boundaries along one held-out window, one line per validation.
-        launches: time, hardware and versions of each launch.
+        launches: time, software versions and hardware of each launch.
         config: `section.key` -> value.
         warnings: all warnings, past and active.
     """

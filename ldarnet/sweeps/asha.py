@@ -1,4 +1,7 @@
-"""Asynchronous successive halving (ASHA) among trials of the same task and fold, whose scores are comparable."""
+"""Asynchronous successive halving (ASHA) among trials of the same task and fold.
+
+Scores of different tasks or folds are not comparable.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +27,7 @@ class _PreviousTrial:
 
 
 class GroupedAsha(FIFOScheduler):
-    """A separate ASHA scheduler for each fold of each task; folds that are not search folds are never stopped.
+    """Runs one ASHA scheduler per task and fold. Never stops folds that are not search folds.
 
     Args:
         config: `search.asha` section of the sweep configuration.

@@ -52,10 +52,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def gpus_per_trial(requested: ResourcesSection) -> float:
-    """Number of GPUs per trial; by default one per rank if the cluster has GPUs.
+    """Number of GPUs per trial; by default one per rank if the cluster has GPUs, else 0.
 
     Raises:
-        UserError: no node has the resources that a trial needs; Ray would wait forever.
+        UserError: no node has the resources that a trial needs. Without this check, Ray would wait forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     max_gpus = max(node.get("GPU", 0.0) for node in nodes)

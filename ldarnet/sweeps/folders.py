@@ -104,12 +104,12 @@ class Folders:
         Args:
             task: name of the task.
             name: name of the setting.
-            fold: number of the fold.
+            fold: index of the fold, from 0.
             is_search_fold: whether settings are compared on this fold; if not, a trial that ASHA stopped is resumed.
 
         Raises:
-            UserError: the result is damaged; or another result of the task comes from different data; or another result
-                names the same checkpoint, but its training started from different weights.
+            UserError: the result is damaged; another result of the task comes from different data; or another result
+                names the same checkpoint, but with different weights.
         """
         if self._asha and is_search_fold and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))

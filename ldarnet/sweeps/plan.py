@@ -1,4 +1,4 @@
-"""State of a sweep: status of each fold, next fold to train, and best setting. Does not use Ray or files.
+"""State of a sweep: status of each fold, next fold to train, and best setting. Uses neither Ray nor files.
 
 The settings of a task are compared on its search folds by their mean validation metric; test metrics are never read.
 The best setting is then trained on the remaining folds.
@@ -135,8 +135,8 @@ class TaskPlan:
     def waiting(self) -> Iterator[tuple[Setting, int]]:
         """Yield the settings and folds that can start now, in the order in which to start them.
 
-        All settings start one search fold before any starts the next, so that a setting that is stopped or fails skips
-        the following search folds. The remaining folds of the chosen setting come last.
+        All settings start one search fold before any setting starts the next fold. A setting that is stopped or fails
+        skips the remaining search folds. The folds that are not search folds come last, for the chosen setting only.
         """
         if self.error:
             return
@@ -161,7 +161,7 @@ class TaskPlan:
         return None
 
     def max_remaining(self) -> int:
-        """Maximum number of folds that are still to be started."""
+        """Upper bound on the number of folds that will still be started."""
         if self.error:
             return 0
         proposals = self._proposer.max_remaining(self.settings) if self._proposer is not None and self._proposing else 0
@@ -217,5 +217,5 @@ class SweepPlan:
         return sum(status.state == state for plan in self.tasks.values() for _, _, status in plan.all_folds())
 
     def max_remaining(self) -> int:
-        """Maximum number of folds that are still to be started."""
+        """Upper bound on the number of folds that will still be started."""
         return sum(plan.max_remaining() for plan in self.tasks.values())

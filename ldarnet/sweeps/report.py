@@ -24,7 +24,10 @@ def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: s
 
 
 def compare(plan: SweepPlan, folders: Folders) -> Path | None:
-    """Compare the chosen settings with published results; return the path of the report, or None without test results.
+    """Compare the chosen settings with published results.
+
+    Returns:
+        The path of the report; None if there are no test results.
 
     Raises:
         UserError: a result is damaged, or results of a task come from different data.

@@ -85,8 +85,8 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         task: any task of the sweep.
 
     Returns:
-        The configuration, with the values of `space` parsed as in fine-tuning, and the fine-tuning configuration that
-        all trials share.
+        Two configurations: that of the sweep, in which the values of `space` are parsed as in fine-tuning, and the
+        fine-tuning configuration that all trials share.
 
     Raises:
         UserError: a key or value of `space` is invalid or makes settings incomparable; an input file is missing;

@@ -32,7 +32,7 @@ class TrialJob(TypedDict):
     Attributes:
         task: name of the task.
         setting: name of the setting.
-        fold: number of the fold.
+        fold: index of the fold, from 0.
         final: True if the fold is not a search fold. Such folds are trained only with the chosen setting.
         folder: run.dir of the trial.
         metric: validation metric to report.
@@ -121,8 +121,8 @@ class FoldTrial(tune.Trainable):
     """Runs the fine-tuning program; reports the best validation metric so far after each epoch, and the outcome.
 
     A result has `epoch` and `score`. The last result has `done` and `outcome`: `finished` with the score of the fold,
-    or `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise, so that
-    Ray Tune retries them.
+    or `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise
+    an exception, so that Ray Tune retries the trial.
     """
 
     def setup(self, config: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Extract sequences from a reference assembly, given tables of coordinates.
 
 Each class has a table with columns id, region, start, end and strand. Coordinates are 0-based and half-open, as in BED;
-strand `-` means the reverse complement, an empty strand means `+` (datasets/README.md of Genomic Benchmarks).
+strand `-` means the reverse complement, and an empty strand means `+` (datasets/README.md of Genomic Benchmarks).
 """
 
 import re
@@ -45,7 +45,7 @@ def read_coordinates(task: Task, root: Path, folder: Path) -> tuple[dict[str, Re
         folder: folder with the FASTA files, directly or in `references/`.
 
     Returns:
-        The splits, with rows sorted by class and name, and notes on the data.
+        Two items: the rows of each split, sorted by class and name; and notes on the data.
 
     Raises:
         UserError: a table or a FASTA file is missing or damaged, or contig lengths do not match the assembly.
@@ -85,7 +85,7 @@ def _table(task: Task, root: Path, split: str, kind: str) -> Path:
         if (root / split / name).is_file():
             return root / split / name
     raise UserError(
-        f"{root / split / kind}.csv.gz: no such file; add it, as {task.key} needs the coordinates of every class"
+        f"{root / split / kind}.csv.gz: no such file; add it, because {task.key} needs the coordinates of every class"
     )
 
 
@@ -120,7 +120,7 @@ def _find_reference(assembly: ReferenceAssembly, root: Path, folder: Path) -> Pa
                 # Names of cDNA files also contain the name of the assembly, but their sequences are transcripts.
                 if any(name in stem for name in names) and (".cdna" in stem) == assembly.name.endswith(".cdna"):
                     return path
-    present = f", only {', '.join(found[:5])}" if found else ""
+    present = f" (found only {', '.join(found[:5])})" if found else ""
     raise UserError(
         f"{folder / REFERENCES}: no FASTA file of {assembly.name}, the assembly of the coordinates{present}; download "
         f"{assembly.url} into this folder, or set data.folder=null to download the sequences"

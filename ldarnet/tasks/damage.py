@@ -15,7 +15,7 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
 
     Args:
         path: the file being decoded.
-        otherwise: alternative explanation, such as `not Parquet`.
+        otherwise: what the file may be if it is not damaged, such as `not Parquet`; part of the message.
         faults: decoder exceptions to convert. ValueError is always converted, as is OSError if the file causes it.
 
     Raises:

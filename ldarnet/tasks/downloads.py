@@ -29,7 +29,8 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
         retry: policy for network faults.
 
     Returns:
-        The folder of the suite, as `ldarnet.tasks.publishers` reads it, and notes on files without a published hash.
+        Two items: the folder of the suite, in a layout that `ldarnet.tasks.publishers` reads; and notes on files
+        without a published hash.
 
     Raises:
         UserError: the task has no direct download, or a file cannot be downloaded, has changed or is damaged.

@@ -28,7 +28,9 @@ def file_format(path: Path) -> str:
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else suffixes[-1] if suffixes else ""
     known = (*TABLE_SUFFIXES, *FASTA_SUFFIXES, PARQUET_SUFFIX)
     if suffix not in known:
-        raise UserError(f"{path}: unknown file format; use one of {', '.join(known)}, optionally .gz")
+        raise UserError(
+            f"{path}: unknown file format; use one of {', '.join(known)} (all but {PARQUET_SUFFIX} may end in .gz)"
+        )
     if suffix == PARQUET_SUFFIX and suffixes[-1] == ".gz":
         raise UserError(
             f"{path}: gzipped Parquet is not supported, as Parquet has its own compression; unpack it with gunzip"
@@ -37,7 +39,7 @@ def file_format(path: Path) -> str:
 
 
 def read_records(path: Path, columns: Columns = AUTO) -> Records:
-    """Read a file of labeled sequences; its suffix determines the format, its content the compression.
+    """Read a file of labeled sequences. Its suffix determines the format; its content determines the compression.
 
     Tables start with a line of column names. FASTA headers end with `|` and the label: `>name|1`.
 

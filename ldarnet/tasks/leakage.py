@@ -27,7 +27,7 @@ class Duplicates:
 
     Attributes:
         test_in_train: test rows that duplicate a training row.
-        test_in_train_conflicts: those of `test_in_train` whose label differs from that of a duplicate training row.
+        test_in_train_conflicts: those of `test_in_train` with a duplicate training row that has a different label.
         train: training rows that duplicate an earlier training row.
         train_conflicts: those of `train` whose label differs from that of the first row with the sequence.
         test: test rows that duplicate an earlier test row.
@@ -71,8 +71,8 @@ class LeakFree:
 
     Attributes:
         kept: (n,) bool, True for leak-free rows.
-        equal: rows dropped as duplicates of a training row.
-        sharing: other rows dropped because they share a k-mer with a training row.
+        equal: number of rows dropped because they duplicate a training row.
+        sharing: number of other rows dropped because they share a k-mer with a training row.
         k: length of the k-mers in bases.
     """
 
@@ -120,8 +120,8 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
     """Map each distinct sequence to its labels, and count the rows that repeat an earlier sequence.
 
     Returns:
-        Canonical sequence -> labels in order of occurrence; number of repeating rows; number of these whose label
-        differs from that of the first row with the sequence.
+        Canonical sequence -> distinct labels in order of first occurrence; number of repeating rows; and how many of
+        the repeating rows have a different label than the first row with the same sequence.
     """
     every: dict[str, tuple[int, ...]] = {}
     alone = {label: (label,) for label in set(labels.tolist())}  # shared by all sequences with a single label
@@ -189,7 +189,7 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     Extends single bases to k-mers in about log2(k) steps, each of which at least doubles the length.
 
     Returns:
-        The k-mers, (m,) uint64, and the index of the sequence of each, (m,) int64.
+        Two arrays of shape (m,): the k-mers, uint64, and the index of the sequence that each comes from, int64.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:
@@ -213,6 +213,6 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join the k-mer at each position with the k-mer that follows it, which doubles the width."""
+    """Join each k-mer with the k-mer that starts where it ends, on both strands; the results are twice as long."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

@@ -40,7 +40,7 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | N
     """Compute every registered metric; undefined metrics are None.
 
     Args:
-        labels: (n,) int64, 0..C-1, at least one.
+        labels: (n,) int64, class indices from 0 to C - 1; n >= 1.
         probabilities: (n, C), rows sum to 1.
     """
     return {key: metric.score(labels, probabilities) for key, metric in METRICS.items()}

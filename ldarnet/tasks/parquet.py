@@ -67,7 +67,7 @@ def _check_type(path: Path, title: str, kind: Any) -> None:
 
 
 def _stored_bytes(metadata: Any, titles: list[str]) -> int:
-    """Decompressed size of some columns, as stated in the file."""
+    """Decompressed size of the given columns in bytes, as stated in the file."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     chunks = (group.column(number) for group in groups for number in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in titles)

@@ -52,7 +52,7 @@ def read_task(task: Task, folder: Path, columns: Columns = AUTO) -> TaskSplits:
     """Read the splits of a task from a folder.
 
     Raises:
-        UserError: the folder is missing, contains no training rows of the task, or a file is damaged or malformed.
+        UserError: the folder is missing or contains no training rows of the task, or a file is damaged or malformed.
     """
     if not folder.is_dir():
         raise UserError(f"data.folder={folder}: no such folder; choose the one with the files of {task.key}")
@@ -103,7 +103,7 @@ def _read_files(task: Task, root: Path, files: dict[str, Path], columns: Columns
 
 
 def _read_many(task: Task, root: Path) -> dict[str, Records]:
-    """Read files `train/<class>/<name>.txt`, sorted by class and name."""
+    """Read files `train/<class>/<name>.txt` and `test/<class>/<name>.txt`, sorted by class and name."""
     splits = {}
     for split in ("train", "test"):
         paths = sorted(root.glob(f"{split}/*/*.txt"), key=lambda path: (path.parent.name, path.stem))
@@ -118,9 +118,10 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
-    """Read files `train/<class>/<name>.txt` from a zip archive; they may be in subfolders of the archive.
+    """Read `train/<class>/<name>.txt` and `test/<class>/<name>.txt` from any folder of a zip archive.
 
-    Nothing is extracted to disk. The sizes stated in the archive are checked first; `zipfile` never unpacks more.
+    Nothing is extracted to disk. The sizes stated in the archive are checked first; `zipfile` never unpacks more
+    than stated.
     """
     splits, size = {}, 0
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
@@ -153,5 +154,5 @@ def _one_file_each(task: Task, root: Path, files: list[str], texts: list[bytes])
         f"{kind}/{file.rpartition('/')[2].removesuffix('.txt')}" for kind, file in zip(classes, files, strict=True)
     ]
     if missing := [kind for kind in task.classes if kind not in classes]:
-        raise UserError(f"{root}: no sequences of class {missing[0]!r} of {task.key}; download it again")
+        raise UserError(f"{root}: no sequences of class {missing[0]!r} of {task.key}; download the task again")
     return Records(root, "", files, names, [text.decode("utf-8-sig", "replace") for text in texts], classes)

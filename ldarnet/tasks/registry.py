@@ -64,7 +64,7 @@ class Task:
         license: license of the data, free text.
         files: files to download; empty if the task has no direct download.
         rows: split -> published number of rows; empty if unknown.
-        length: shortest and longest sequence in bases.
+        length: lengths of the shortest and the longest sequence, in bases.
         classes: class names, by label.
         metric: metric of the published results.
         lr: published learning rate for fine-tuning LDARNet; None if unpublished.

@@ -95,7 +95,7 @@ def test_wrong_assembly_is_rejected(tmp_path: Path, small):
     ):
         open_task("gb/x", folder=tmp_path)
     write_reference(tmp_path / "references" / "hg19.fa.gz")
-    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.*, only hg19\.fa\.gz; "):
+    with pytest.raises(UserError, match=r"no FASTA file of GRCh38.* \(found only hg19\.fa\.gz\); "):
         open_task("gb/x", folder=tmp_path)
     reference = tmp_path / "references" / "hg38.fa.gz"
     write_reference(reference, CONTIG + "A")
@@ -126,7 +126,7 @@ def test_bad_coordinates_are_reported(tmp_path: Path, small):
         open_task("gb/x", folder=tmp_path)
     table.unlink()
     with pytest.raises(
-        UserError, match=r"positive\.csv\.gz: no such file; add it, as gb/human_enhancers_cohn needs the coord"
+        UserError, match=r"positive\.csv\.gz: no such file; add it, because gb/human_enhancers_cohn needs the coord"
     ):
         open_task("gb/x", folder=tmp_path)
 
