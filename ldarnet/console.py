@@ -59,7 +59,7 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 def percent_bar(
     description: str, total: int, *, quiet: bool = False, delay: float = 0.0
 ) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar if stderr is a terminal, without a thread; yield a function that advances the bar.
+    """Show a percentage bar if stderr is a terminal; yield a function that advances the bar. Starts no thread.
 
     Args:
         description: text before the bar.

@@ -32,7 +32,7 @@ def refuse_credentials(text: str, where: str) -> None:
         where: origin of the text, for the error message, which does not repeat the text.
 
     Raises:
-        UserError: a URL contains a user name and password, a token or a signature.
+        UserError: a URL contains a password, a token or a signature.
     """
     if has_credentials(text):
         raise UserError(f"{where}: the URL contains a password, token or signature; {CREDENTIALS_HINT}")

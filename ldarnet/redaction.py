@@ -29,7 +29,7 @@ _NO_USER = {"github", "git"}
 def redact(text: str) -> str:
     """Remove user names and passwords from the URLs in a text, and mask the values of secret query parameters.
 
-    User names alone are kept for protocols whose addresses need them, such as sftp.
+    A user name without a password is kept if addresses of the protocol need one, as for sftp.
     """
 
     def user(match: re.Match[str]) -> str:

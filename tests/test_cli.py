@@ -180,7 +180,10 @@ def test_a_damaged_config_is_reported(content: str | bytes, ldarnet: Run, folder
     [
         ("pretrain", "training.zero_stage = 1  (at least 0, at most 3)  DeepSpeed ZeRO stage.  [may change on resume"),
         ("pretrain", "run.dir = (required)  Run folder, shared"),
-        ("finetune", "evaluation.strands = 1  (1 or 2)  Strands to evaluate; 2: average the probabilities over both."),
+        (
+            "finetune",
+            "evaluation.strands = 1  (1 or 2)  Number of strands to evaluate; 2 averages the probabilities over both.",
+        ),
         ("finetune", "optimizer.betas = [0.9, 0.95]  AdamW betas, each in [0, 1)"),
         ("sweep", "resources.launcher = python  (python or deepspeed)  Launcher of each trial"),
         ("sweep", "search.asha = null  Early stopping"),

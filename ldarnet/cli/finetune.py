@@ -22,8 +22,8 @@ def finetune(
 ) -> int:
     """Fine-tune a model on a classification task with cross-validation.
 
-    Run the same command again to resume: finished folds are kept, an unfinished fold resumes after its last epoch. The
-    folder of a finished run contains the best fold's classifier and a summary of all folds.
+    Run the same command again to resume: finished folds are kept, an unfinished fold resumes from its last checkpoint.
+    The folder of a finished run contains the best fold's classifier and a summary of all folds.
 
     Exit status:
       0   finished

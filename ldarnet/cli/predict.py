@@ -24,7 +24,9 @@ def predict(
     ] = None,
     strands: Annotated[
         int | None,
-        typer.Option(min=1, max=2, metavar="N", help="2: average over both strands. Default: as in fine-tuning."),
+        typer.Option(
+            min=1, max=2, metavar="N", help="Number of strands; 2 averages over both. Default: as in fine-tuning."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences per batch.")] = 64,
 ) -> None:

@@ -27,7 +27,7 @@ def pretrain(
     in its folder.
 
     Exit status:
-      0   finished, or stopped as planned
+      0   finished, or stopped at training.stop_after
       1   wrong configuration, input or command line
       70  a rank died, failed or hung; run again to resume from the last checkpoint
       75  stopped by a signal with everything saved; run again to resume

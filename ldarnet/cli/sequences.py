@@ -28,7 +28,7 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
         out: path of the file; None for standard output.
 
     Raises:
-        NotWritableError: the device is full, the file size limit is exceeded, or there is no permission to write.
+        NotWritableError: the disk is full, the file size limit is exceeded, or there is no permission to write.
     """
     if out is not None:
         with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8", newline="") as file:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def sweep(config: Annotated[str, config_option("sweep", "nt18")], overrides: Overrides = None) -> int:
     """Search fine-tuning settings over tasks and folds with Ray Tune.
 
-    Run the same command again to resume: finished folds are kept, unfinished folds resume after their last epoch.
+    Run the same command again to resume: finished folds are kept, unfinished ones resume from their last checkpoint.
 
     Exit status:
       0   finished

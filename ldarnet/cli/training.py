@@ -89,8 +89,8 @@ def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
     """Load a configuration file with overrides.
 
     Raises:
-        UserError: see `load_config`, or a value is a URL that contains credentials. Only the first rank of each node
-            reports the error, because files may differ between nodes.
+        UserError: see `load_config`, or a value is a URL that contains credentials. The first rank of each node prints
+            its error, because files may differ between nodes.
     """
     from ldarnet.config import load_config
 

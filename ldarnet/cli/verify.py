@@ -20,7 +20,7 @@ def verify(
     place: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="Shard set (folder or URL), run, sweep, checkpoint or exported model (folder)."
+            metavar="PATH", help="Shard set (folder or URL), or folder of a run, sweep, checkpoint or exported model."
         ),
     ],
     *,

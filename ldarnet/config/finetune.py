@@ -134,7 +134,7 @@ class PlateauSection(Section):
         2,
         ge=0,
         le=MAX_EPOCHS,
-        description="Number of epochs without improvement to tolerate; the next one lowers the learning rate.",
+        description="Number of consecutive epochs without improvement to tolerate; one more lowers the learning rate.",
     )
 
 
@@ -197,13 +197,15 @@ class EvaluationSection(Section):
     batch: int = Field(
         32, ge=1, le=MAX_BATCH, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE
     )
-    strands: Literal[1, 2] = Field(1, description="Strands to evaluate; 2: average the probabilities over both.")
+    strands: Literal[1, 2] = Field(
+        1, description="Number of strands to evaluate; 2 averages the probabilities over both."
+    )
     leak_free: int | None = Field(
         32,
         ge=8,
         le=32,
-        description="Also evaluate on the test sequences that share no k-mer of this length with training, on either "
-        "strand; null to skip.",
+        description="Also evaluate on the test sequences that share no k-mer of this length with any training or "
+        "validation sequence, on either strand; null to skip.",
     )
 
     @field_validator("metric")
@@ -217,7 +219,11 @@ class EvaluationSection(Section):
 class FinetuneTrackingSection(Section):
     """MLflow tracking; metrics.jsonl is always written."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
+    mlflow: bool = Field(
+        True,
+        description="Log to MLflow at MLFLOW_TRACKING_URI or, if this variable is not set, to mlflow.db "
+        "in the run folder.",
+    )
     experiment: str = Field("ldarnet-finetuning", min_length=1, description="Name of the MLflow experiment.")
     name: str | None = Field(
         None, min_length=1, description="Name of the MLflow runs; null for the name of the run folder."
@@ -253,7 +259,7 @@ class FinetuneConfig(Config):
     @model_validator(mode="after")
     def _has_data(self) -> Self:
         if self.task is None and self.data.train is None:
-            raise ValueError("no data: set task, such as task=H3, or data.train to your own file")
+            raise ValueError("no data: set task (such as task=H3), or set data.train to your own file")
         return self
 
     @model_validator(mode="after")

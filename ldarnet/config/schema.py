@@ -43,7 +43,7 @@ class Section(BaseModel):
 
 
 class Config(Section):
-    """Base class of configurations: sections and top-level keys."""
+    """Base class of configurations, which consist of sections and top-level keys."""
 
     def refuse_credentials(self) -> None:
         """Check that no value is a URL that contains credentials, because configurations are stored and logged.
@@ -158,23 +158,23 @@ class DataSection(Section):
     )
     accept_other: bool = Field(
         False,
-        description="Resume even if the fingerprint of the shard set differs; the position in the window order is "
-        "kept.",
+        description="Resume even if the fingerprint of the shard set has changed; the position in the window order "
+        "is kept.",
         json_schema_extra=MAY_CHANGE,
     )
     length: int = Field(4096, ge=8, le=MAX_LENGTH, description="Bases per window.")
     curriculum: list[LengthStage] = Field(
         [],
         max_length=100,
-        description="Length curriculum: initial stages with shorter windows, such as [{length: 1024, share: 0.1}]. A "
-        "step there has proportionally more windows, so that bases per step stay constant. Each length must divide "
-        "`length`.",
+        description="Length curriculum: initial stages with shorter windows, such as [{length: 1024, share: 0.1}]. "
+        "A step with shorter windows has proportionally more of them, so that bases per step stay constant. Each "
+        "length must divide `length`.",
     )
     max_n_run: int = Field(100, ge=0, le=MAX_LENGTH, description="Maximum length of a run of N inside a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
     weights: dict[str, Annotated[float, Field(gt=0, le=MAX_FACTOR)]] | None = Field(
         None,
-        description="Relative sampling frequency of each species, such as {yeast: 3, human: 1}, counted in windows.",
+        description="Relative number of windows to sample from each species, such as {yeast: 3, human: 1}.",
     )
     temperature: float | None = Field(
         None,
@@ -209,7 +209,9 @@ class DataSection(Section):
         if wrong := [stage.length for stage in self.curriculum if self.length % stage.length]:
             raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}; choose a divisor")
         if sum(stage.share for stage in self.curriculum) >= 1:
-            raise ValueError("the shares of curriculum must add up to less than 1; the other steps use full length")
+            raise ValueError(
+                "the shares of curriculum must add up to less than 1; the remaining steps use the full length"
+            )
         if self.weights is not None and self.temperature is not None:
             raise ValueError(
                 "set weights or temperature, not both (data.temperature=null unsets the value in the file)"
@@ -233,7 +235,8 @@ class OptimizerSection(AdamWSection):
         0.01, ge=0, le=1, description="Weight decay; not applied to biases, norms, A_log, D and dt_bias."
     )
     stage_multiplier: Literal["published", "hnet", "none"] = Field(
-        "published", description="Learning rate multiplier of the stages outside the main network."
+        "published",
+        description="Rule for the learning rate multipliers of the stages outside the main network; none: all are 1.",
     )
 
 
@@ -242,7 +245,8 @@ class ScheduleSection(Section):
 
     decay_shape: Literal["published", "sqrt"] = Field(
         "published",
-        description="published: as in the authors' code, down to 5% of the peak. sqrt: 1 - sqrt(t/T), down to 0.",
+        description="Shape of the decay. published: as in the authors' code, down to 5% of the peak. sqrt: 1 - "
+        "sqrt(t/T) in step t of T decay steps, down to 0.",
     )
     warmup: float = Field(0.1, ge=0, le=1, description="Fraction of steps in the linear warm-up.")
     decay: float = Field(0.2, ge=0, le=1, description="Fraction of steps in the decay.")
@@ -317,8 +321,8 @@ class TrainingSection(Section):
         30,
         gt=0,
         le=MAX_MINUTES,
-        description="Watchdog timeout: end the job if a rank makes no progress for this long. Must exceed the duration "
-        "of a validation and of saving a checkpoint.",
+        description="Watchdog timeout: end the job if a rank makes no progress for this long. A validation must take "
+        "less time than this, and so must saving a checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -357,7 +361,7 @@ class CheckpointSection(Section):
 
 
 class GuardSection(Section):
-    """Skip steps with a non-finite or spiking loss; decided on device, identically on all ranks."""
+    """Skip steps with a non-finite or spiking loss. The decision is made on device, identically on all ranks."""
 
     spike_sigma: float | None = Field(
         6.0,
@@ -370,8 +374,8 @@ class GuardSection(Section):
         128,
         ge=8,
         le=MAX_FACTOR,
-        description="Number of accepted steps from which the mean and standard deviation are computed. Until that many "
-        "steps are accepted, at the start and after each change of window length, no spikes are detected.",
+        description="Number of accepted steps from which the mean and standard deviation are computed. No spikes are "
+        "detected until that many steps are accepted; the count restarts when the window length changes.",
     )
     stop_after: int = Field(
         10,
@@ -394,19 +398,19 @@ class ValidationSection(Section):
     )
     regions: Path | None = Field(
         None,
-        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file with the feature "
-        "types as names; each region is also scored separately.",
+        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file, whose "
+        "feature types are the names. Metrics are also computed for each name.",
         json_schema_extra=MAY_CHANGE,
     )
     regions_features: list[str] = Field(
         [],
-        description="Region names to score, such as [gene, repeat_region]; empty for all names of the file.",
+        description="Region names to score, such as [gene, repeat_region]; empty for all names in the file.",
         json_schema_extra=MAY_CHANGE,
     )
     regions_contigs: dict[str, str] | Path | None = Field(
         None,
-        description="Contig names: a mapping from names in `regions` to names in the shard set, such as "
-        "{chr1: NC_000001.11}, or a file with these two columns, separated by a tab.",
+        description="Contig names: a mapping from names in the `regions` file to names in the shard set, such as "
+        "{chr1: NC_000001.11}, or a file that lists both names in two tab-separated columns.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -414,7 +418,11 @@ class ValidationSection(Section):
 class TrackingSection(Section):
     """MLflow tracking; metrics.jsonl is always written."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the run folder if unset.")
+    mlflow: bool = Field(
+        True,
+        description="Log to MLflow at MLFLOW_TRACKING_URI or, if this variable is not set, to mlflow.db "
+        "in the run folder.",
+    )
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
     profile: tuple[StepNumber, StepNumber] | None = Field(
         None,

@@ -116,7 +116,7 @@ class ResourcesSection(Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.ranks > 1 and self.launcher == "python":
-            raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set it, or ranks=1")
+            raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set launcher=deepspeed or ranks=1")
         if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
             raise ValueError(f"gpus={self.gpus:g} needs ranks={self.gpus:g}, because each rank uses one GPU")
         if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
@@ -138,7 +138,11 @@ class RaySection(Section):
 class SweepTrackingSection(Section):
     """MLflow tracking: one run for the sweep, with one nested run per trial."""
 
-    mlflow: bool = Field(True, description="Log to MLFLOW_TRACKING_URI, or to mlflow.db in the sweep folder if unset.")
+    mlflow: bool = Field(
+        True,
+        description="Log to MLflow at MLFLOW_TRACKING_URI or, if this variable is not set, to mlflow.db "
+        "in the sweep folder.",
+    )
     experiment: str = Field("ldarnet-sweeps", min_length=1, description="Name of the MLflow experiment.")
 
 
