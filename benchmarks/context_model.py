@@ -381,7 +381,7 @@ def main() -> None:
     for name, row in scores.summary().items():
         label = "unigram baseline" if name == "composition" else name
         print(f"{label:16}{model.held_out[name]:10.4f}" + "".join(f"{value:10.4f}" for value in row.values()))
-    print(f"\nbest on held-out training segments: {model.best}")
+    print(f"\nbest on segments held out from the training bases: {model.best}")
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="suffix of the results file, such as histones: writes YYYY-MM-DD-finetuning-NAME.md",
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
-    parser.add_argument("--data", type=Path, help="folder with the task files (default: download)")
+    parser.add_argument("--data", type=Path, help="folder with the task files (if omitted, they are downloaded)")
     parser.add_argument("--tasks", required=True, nargs="+", help="task names in the registry, such as nt/H3")
     parser.add_argument("--folds", nargs="+", type=int, help="folds to run, counted from 0 (default: all)")
     parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; existing runs are resumed")

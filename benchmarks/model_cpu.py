@@ -61,7 +61,7 @@ def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
 
 
 def measure_interleaved(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
-    """Interleave the steps of all cells, each in its own process; every second round runs in reverse order.
+    """Run every cell in its own process and interleave their steps; every second round runs in reverse order.
 
     Args:
         cells: cells with equal `steps` and `seconds`.

@@ -17,7 +17,7 @@ from sharding.splits import exclusions, read_splits_bed, splits_by_contig, split
 
 @dataclass(frozen=True, slots=True)
 class HashSplits:
-    """Settings of splits by hashed tiles: split name -> fraction, tile length in bases, and seed."""
+    """Settings of splits by hashed tiles: the fraction of each split, the tile length in bases, and the seed."""
 
     fractions: Mapping[str, float]
     tile: int

@@ -137,7 +137,7 @@ def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[floa
 
 
 def _dots(result: TaskResults) -> list[float]:
-    """Fold values to draw as dots; empty if there is an interval, or if all folds have the same value."""
+    """Values of the folds, to draw as dots; empty if there is an interval, or if all folds have the same value."""
     folds = list(result.values().values())
     return [] if _interval_ends(result) or len(set(folds)) == 1 else folds
 

@@ -137,7 +137,7 @@ def _check_finite(probabilities: np.ndarray, names: list[str], fold: str) -> Non
     wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"{fold}: {len(wrong):,} rows have non-finite probabilities, the first is {names[wrong[0]]!r}; "
+            f"{fold}: {len(wrong):,} rows have non-finite probabilities (first: {names[wrong[0]]!r}); "
             "start over with a lower optimizer.lr and a new run.dir"
         )
 

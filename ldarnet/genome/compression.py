@@ -201,7 +201,7 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{where}: UTF-16 text; save it as UTF-8")
     if is_2bit(head):
-        raise UserError(f"{where}: contains a .2bit file, not text; decompress it or choose another file")
+        raise UserError(f"{where}: a .2bit file, not text; if it is compressed, decompress it, or choose another file")
     end = b""
     for data in chain((head.removeprefix(codecs.BOM_UTF8),), pieces):
         if b"\r" not in data and not end:

@@ -23,7 +23,7 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
         verify: whether to compare; by default, True unless the environment variable `LDARNET_VERIFY` is 0.
 
     Raises:
-        UserError: a file or the manifest is damaged or missing.
+        UserError: the manifest is damaged, or a file that it lists is damaged or missing.
     """
     if verify is None:
         verify = os.environ.get(SKIP_VARIABLE) != "0"

@@ -205,7 +205,7 @@ def stop_after(skipped: Sequence[SkippedStep], limit: int) -> None:
         else "train in another run.dir with a lower optimizer.lr or optimizer.clip, or a longer schedule.warmup"
     )
     raise UserError(
-        f"training diverged: {last.in_a_row} consecutive steps were skipped up to step {last.step}: {last.reason}; "
+        f"training diverged: the last {last.in_a_row} steps up to step {last.step} were skipped: {last.reason}; "
         f"{hint}; the checkpoints of this run are unchanged"
     )
 

@@ -1,4 +1,4 @@
-"""Text tables (csv and tsv), plain or compressed, with any line ends and with or without a byte order mark."""
+"""Text tables (csv and tsv), plain or compressed, with any line endings and with or without a byte order mark."""
 
 import csv
 import io
