@@ -40,7 +40,7 @@ def test_top_level_keys_can_be_overridden(minimal):
         ("evaluation.metric=kappa", "'kappa' is not a metric; use one of mcc, f1, accuracy, auroc, auprc"),
         ("evaluation.metric=AUROCC", "evaluation.metric: 'AUROCC' is not a metric; did you mean 'auroc'? (mcc, f1, "),
         ("folds.only=[0, 10]", "no fold 10; folds are 0 to 9"),
-        ("optimizer.betas=[0.9, 1]", "out of range: each at least 0 and less than 1"),
+        ("optimizer.betas=[0.9, 1]", "out of range: less than 1"),
         ("task=null", "set task (such as task=H3), or set data.train to your own file"),
         ("folds=3", "write it as section.key=value"),
     ],

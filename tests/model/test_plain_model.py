@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, load_published_checkpoint, save_published_checkpoint
+from ldarnet.alphabet import PAD
 from tests.support.plain_model import PlainModel
 
 SHAPES = {
@@ -44,7 +45,7 @@ def test_logits_and_boundaries(shape, seed, tmp_path):
     plain = PlainModel(torch.load(tmp_path / "model.pt", weights_only=True))
     model = load_published_checkpoint(tmp_path / "model.pt").double()
     for length in (1, 2, 40):
-        ids = torch.randint(0, 7, (length,))
+        ids = torch.randint(0, PAD, (length,))
         out = model(ids[None], attention_mask=torch.ones(1, length))
         logits, boundaries = plain(ids)
         assert relative(out.logits[0], logits) < 1e-9

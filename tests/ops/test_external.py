@@ -40,7 +40,7 @@ def test_matches_the_reference_on_a_gpu(adapter, lengths, width):
 @pytest.mark.parametrize("name", [name for _, _, name in ATTENTION])
 def test_unsupported_head_dimensions_are_rejected(name, features):
     q = torch.zeros(5, 2, features)
-    with pytest.raises(UserError, match=rf"={name}: head dimension {features} is not .*; set ops.attention=torch"):
+    with pytest.raises(UserError, match=rf"={name}: head dimension {features} must be .*; set ops\.attention=torch"):
         backends_of("attention")[name].function(q, q, q, Packing.of_lengths(torch.tensor([5]), 5, 5), -1)
 
 
