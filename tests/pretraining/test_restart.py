@@ -73,7 +73,15 @@ def test_torchrun_restarts_a_killed_job(config_file, run_ranks, torchrun, tmp_pa
 
 
 def test_restarts_that_would_hang_are_rejected(monkeypatch):
-    for name, value in {"RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29500",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_MAX_RESTARTS": "3",
+    }.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         start(1)
