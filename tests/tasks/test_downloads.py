@@ -139,7 +139,7 @@ def test_hash_of_the_registry_is_verified(server, tmp_path, capsys):
     assert fetch_task(known, tmp_path / "good", QUICK)[1] == []
     assert "bytes, verified, sha256" in capsys.readouterr().err
     with pytest.raises(
-        UserError, match=r"train\.fna: http.*: hash is .* \(stated in the registry\); damaged .* report it"
+        UserError, match=r"train\.fna: http.*: hash is .* \(stated in the registry\); the file was damaged .* report it"
     ):
         fetch_task(at(server, sha256="0" * 64), tmp_path / "bad", QUICK)
 
