@@ -23,7 +23,7 @@ import torch
 from xopen import xopen
 
 from benchmarks.data_report import BATCH, FAR, Result, report
-from benchmarks.record import RESULTS, provenance, result_file, write_text
+from benchmarks.record import add_result_options, provenance, result_file, write_text
 from benchmarks.synthetic import synthetic_set
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.alphabet import IGNORE_INDEX, MASK, N
@@ -308,9 +308,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="bases in the synthetic index, in billions (default: %(default)s)",
     )
     add("--work", type=Path, help="folder for temporary files; needs several times the uncompressed genome size")
-    add("--name", default="data", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)")
-    add("--note", default="", help="note at the top of the results file")
-    add("--out", type=Path, default=RESULTS, help="folder of the results file")
+    add_result_options(parser, "data")
     return parser.parse_args(arguments)
 
 

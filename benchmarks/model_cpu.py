@@ -15,14 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.baselines import ARRANGEMENTS, CONFIGURATIONS
 from benchmarks.measure import FAILURE, Cell, Result, begin, finish, step
-from benchmarks.record import RESULTS, provenance, result_file, write_text
+from benchmarks.record import add_result_options, provenance, result_file, write_text
 from benchmarks.worker import Worker, WorkerError, memory_limit
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
@@ -220,13 +219,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=25.0, help="approximate time limit per implementation (default: %(default)s)")
     add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
     add("--quick", action="store_true", help="tiny models and batches in one process, to test the program")
-    add(
-        "--name",
-        default="model-cpu",
-        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
-    )
-    add("--note", default="", help="note at the top of the results file")
-    add("--out", type=Path, default=RESULTS, help="folder of the results file")
+    add_result_options(parser, "model-cpu")
     options = parser.parse_args(arguments)
     if options.quick:
         options.models, options.lengths, options.bases = ["tiny", "bimamba2-tiny"], [64, 128], 256

@@ -16,11 +16,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from benchmarks.gpu_report import Found, report
 from benchmarks.measure import FAILURE, Cell, Result, measure
-from benchmarks.record import RESULTS, provenance, result_file, write_text
+from benchmarks.record import add_result_options, provenance, result_file, write_text
 from benchmarks.worker import Worker, WorkerError
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
@@ -156,13 +155,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="tiny models and batches, to test the program")
-    add(
-        "--name",
-        default="model-gpu",
-        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
-    )
-    add("--note", default="", help="note at the top of the results file")
-    add("--out", type=Path, default=RESULTS, help="folder of the results file")
+    add_result_options(parser, "model-gpu")
     options = parser.parse_args(arguments)
     options.models, options.detail = ("ldarnet-110m", "transformer-110m", "bimamba2-110m"), DETAIL_LENGTH
     if options.quick:

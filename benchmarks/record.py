@@ -1,5 +1,6 @@
 """Files in `benchmarks/results`: their names, the provenance section, and atomic writes."""
 
+import argparse
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,15 @@ from ldarnet.io.files import atomic_path
 
 RESULTS = Path(__file__).parent / "results"
 NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-conv1d", "flash-attn")
+
+
+def add_result_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options `--name`, `--note` and `--out` of a program that writes a results file."""
+    parser.add_argument(
+        "--name", default=name, help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
+    )
+    parser.add_argument("--note", default="", help="note at the top of the results file")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results file")
 
 
 def provenance(command: str) -> str:

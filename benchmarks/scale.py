@@ -35,7 +35,7 @@ import torch
 import yaml
 from pydantic import Field, ValidationError
 
-from ldarnet.config.schema import Section
+from ldarnet.config.sections import Section
 from ldarnet.errors import UserError
 from ldarnet.markdown import table
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.record import RESULTS, provenance, write_result
+from benchmarks.record import add_result_options, provenance, write_result
 from benchmarks.synthetic import synthetic_set
 from ldarnet.data import ShardSet, Windows
 from ldarnet.data.counter_rng import permute, stream_key
@@ -251,11 +251,7 @@ def main(arguments: list[str]) -> None:
     add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks to simulate")
     add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch (default: %(default)s)")
     add("--count", type=int, default=2**21, help="number of windows to measure (default: %(default)s)")
-    add(
-        "--name", default="shuffle", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
-    )
-    add("--out", type=Path, default=RESULTS, help="folder of the results file")
-    add("--note", default="", help="note at the top of the results file")
+    add_result_options(parser, "shuffle")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         synthetic_set(Path(folder) / "set", int(options.bases * 1e9))

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
+from ldarnet.io.records import read_yaml
 
 FOLDER = Path(__file__).parent / "published"
 FOLDS_SOURCE = "ldarnet-updated"
@@ -68,7 +68,7 @@ class PublishedResult:
 @cache
 def sources() -> dict[str, Publication]:
     """Load all publications, by key."""
-    content = yaml.safe_load((FOLDER / "sources.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(FOLDER / "sources.yaml")
     return {key: Publication(key, **fields) for key, fields in content.items()}
 
 

@@ -2,7 +2,8 @@
 
 from ldarnet.config.finetune import FinetuneConfig
 from ldarnet.config.loading import differences, fixed_keys, flatten, load_config
-from ldarnet.config.schema import Config, DataSection, RunConfig
+from ldarnet.config.schema import DataSection, RunConfig
+from ldarnet.config.sections import Config
 
 __all__ = [
     "Config",

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ldarnet.config.schema import (
+from ldarnet.config.schema import AdamWSection, ModelSection, RunSection
+from ldarnet.config.sections import (
     MAX_BATCH,
     MAX_EPOCHS,
     MAX_FACTOR,
@@ -13,10 +14,7 @@ from ldarnet.config.schema import (
     MAX_MINUTES,
     MAX_STEPS,
     MAY_CHANGE,
-    AdamWSection,
     Config,
-    ModelSection,
-    RunSection,
     Section,
 )
 from ldarnet.plugins import suggestion

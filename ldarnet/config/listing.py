@@ -7,7 +7,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from ldarnet.config.loading import field_of, known_keys, may_change, range_of, section_of
-from ldarnet.config.schema import Config, Section
+from ldarnet.config.sections import Config, Section
 
 
 def list_settings(schema: type[Config]) -> Iterator[str]:

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from ldarnet.config.schema import Config, RunConfig, Section
+from ldarnet.config.schema import RunConfig
+from ldarnet.config.sections import Config, Section
 from ldarnet.errors import UserError
 from ldarnet.io import records
 from ldarnet.packaged import find_config

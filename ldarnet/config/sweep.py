@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ldarnet.config.finetune import MAX_FOLDS
-from ldarnet.config.schema import MAX_EPOCHS, MAY_CHANGE, Config, Section
+from ldarnet.config.sections import MAX_EPOCHS, MAY_CHANGE, Config, Section
 
 MAX_SETTINGS = 10_000
 """Maximum number of settings of a task: combinations of a grid, or samples."""

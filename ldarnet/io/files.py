@@ -168,25 +168,6 @@ def staging_path(final: Path) -> Path:
     return final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
 
 
-def read_json(path: Path, hint: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: path of the file.
-        hint: what to do if the file is damaged, for the error message.
-
-    Raises:
-        UserError: the file cannot be read or is damaged.
-    """
-    try:
-        with read_errors(path):
-            return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged ({error}); {hint}") from None
-
-
 def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int | None = None) -> None:
     """Write ``content`` as JSON, atomically.
 

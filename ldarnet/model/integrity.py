@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +30,24 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
         verify = os.environ.get(SKIP_VARIABLE) != "0"
     if verify and (folder / MANIFEST).is_file():
         verify_files(folder, read_manifest(folder, HINT), hint=HINT)
+
+
+def check_saved(name: Any, subfolder: Any, verify: bool | None) -> Path | None:
+    """Check the hashes of what `from_pretrained` is about to load; return the folder, None for a name on the Hub.
+
+    Args:
+        name: folder, name on the Hugging Face Hub, or None.
+        subfolder: subfolder of `name`, or None.
+        verify: see `check_hashes`.
+
+    Raises:
+        UserError: see `check_hashes`.
+    """
+    folder = None if name is None else Path(name, subfolder or "")
+    if folder is None or not folder.is_dir():
+        return None
+    check_hashes(folder, verify)
+    return folder
 
 
 def update_manifest(folder: Path) -> None:

@@ -20,7 +20,7 @@ from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, Stack
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.integrity import check_hashes, check_weights, update_manifest
+from ldarnet.model.integrity import check_saved, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
 from ldarnet.model.network import Stage
@@ -64,9 +64,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         Raises:
             UserError: a file does not match the manifest, or a weight is not finite.
         """
-        folder = Path(pretrained_model_name_or_path or "", kwargs.get("subfolder") or "")
-        if pretrained_model_name_or_path is not None and folder.is_dir():
-            check_hashes(folder, verify)
+        check_saved(pretrained_model_name_or_path, kwargs.get("subfolder"), verify)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         check_weights(dict(model.named_parameters()), str(pretrained_model_name_or_path))

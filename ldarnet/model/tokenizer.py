@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.io.records import read_record
-from ldarnet.model.integrity import HINT, check_hashes, update_manifest
+from ldarnet.model.integrity import HINT, check_saved, update_manifest
 
 VOCABULARY = {token: index for index, token in enumerate(alphabet.TOKENS)}
 _NON_IUPAC = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
@@ -95,10 +95,9 @@ class DNATokenizer(PreTrainedTokenizerFast):
         Raises:
             UserError: a file does not match the manifest or is malformed, or the vocabulary is not that of LDARNet.
         """
-        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
-        if not folder.is_dir():
+        folder = check_saved(pretrained_model_name_or_path, kwargs.get("subfolder"), verify)
+        if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        check_hashes(folder, verify)
         for name, kind in SAVED_FILES.items():
             if (file := folder / name).is_file():
                 content = read_record(file, kind, hint=HINT)

@@ -27,13 +27,12 @@ from typing_extensions import TypedDict
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import PARTIAL_SUFFIX, staged_folder, staging_path, write_json_atomic
-from ldarnet.io.manifest import Manifest, check_complete, read_manifest, verify_files
+from ldarnet.io.manifest import FORMAT_VERSION, Manifest, check_complete, read_manifest, verify_files
 from ldarnet.io.names import FileName
 from ldarnet.io.records import Count, RunId, parse_record, read_record
 from ldarnet.printable import printable
 from ldarnet.version import __version__
 
-FORMAT_VERSION = 2
 REQUIRED_FILES = frozenset(
     {run_files.WEIGHTS, run_files.MODEL_CONFIG, run_files.OPTIMIZER, run_files.STATE, run_files.CONFIG}
 )

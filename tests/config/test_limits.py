@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from ldarnet.config import FinetuneConfig, RunConfig, load_config
 from ldarnet.config.loading import field_of, known_keys, section_of
-from ldarnet.config.schema import Section
+from ldarnet.config.sections import Section
 from ldarnet.config.sweep import Range, SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM

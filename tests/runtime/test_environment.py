@@ -59,7 +59,8 @@ def pretrain(config_file):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
 @pytest.mark.slow
