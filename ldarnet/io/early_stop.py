@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ldarnet.program import STOPPED
+from ldarnet.program import STOPPED, is_rank_0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -20,9 +20,10 @@ _EXITING = threading.Lock()
 def _exit(number: int, frame: FrameType | None = None) -> None:
     if not _EXITING.acquire(blocking=False):  # the other thread, or an earlier signal, is already at it
         return
-    name = signal.Signals(number).name
-    sys.stderr.write(f"error: stopped by {name} outside of training steps; run the same command again\n")
-    sys.stderr.flush()
+    if is_rank_0():  # launchers stop the other ranks with a signal after a rank has reported an error
+        name = signal.Signals(number).name
+        sys.stderr.write(f"error: stopped by {name} outside of training steps; run the same command again\n")
+        sys.stderr.flush()
     os._exit(STOPPED)
 
 

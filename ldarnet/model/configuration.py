@@ -5,14 +5,11 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 from dataclasses import field, fields
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from transformers import PretrainedConfig
 
 from ldarnet import alphabet
-from ldarnet.io.records import describe
 from ldarnet.model.layout import check_layout, depth, layer_letters, stage_stacks
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
@@ -56,51 +53,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]},
     },
 }
-
-
-_Setting = Annotated[int, Field(le=2**16)]
-_TokenId = Annotated[int, Field(ge=0, le=2**20)]
-_Bases = Annotated[int, Field(ge=1, le=2**53)]
-_DType = Literal["float64", "float32", "float16", "bfloat16"] | torch.dtype
-_Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-
-
-def _check_labels(id2label: dict[Any, Any]) -> dict[Any, Any]:
-    if {int(key) for key in id2label} != set(range(len(id2label))):
-        raise ValueError("keys must be the integers from 0 to n - 1 for n labels")
-    return id2label
-
-
-class _Types(BaseModel):
-    """Types and limits of the fields of `LDARNetConfig`, checked before anything is allocated."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-
-    d_model: list[_Setting]
-    d_intermediate: list[Annotated[int, Field(le=2**20)]]
-    ssm_cfg: dict[str, _Setting]
-    attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
-    vocab_size: Annotated[int, Field(le=2**20)]
-    target_ratio: Annotated[float, Field(le=1e6)]
-    ratio_weight: Annotated[float, Field(ge=0, le=1e6)]
-    ops: dict[str, str]
-    pad_token_id: _TokenId | None
-    mask_token_id: _TokenId
-    tie_word_embeddings: bool
-    architectures: list[str] | None = None
-    transformers_version: str | None = None
-    output_hidden_states: bool | None = None
-    output_attentions: bool | None = None
-    return_dict: bool | None = None
-    dtype: _DType | None = None
-    torch_dtype: _DType | None = None
-    problem_type: str | None = None
-    num_labels: Annotated[int, Field(ge=1, le=10**6)] = 2
-    id2label: Annotated[dict[int | _Number, str | int], Field(max_length=10**6), AfterValidator(_check_labels)] | None
-    label2id: Annotated[dict[str | int, int], Field(max_length=10**6)] | None = None
-    cropped_to: _Bases | None = None
-    longest_trained: _Bases | None = None
-    strands: Literal[1, 2] | None = None
 
 
 def _default(name: str) -> Any:
@@ -154,17 +106,24 @@ class LDARNetConfig(PretrainedConfig):
         """Fill in missing keys of ``ssm_cfg`` and validate the configuration."""
         if isinstance(self.ssm_cfg, dict):
             self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
-        self._check_types(kwargs)
         self._check()
         super().__post_init__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the content of a ``config.json``; ``kwargs`` override its keys, as in transformers."""
+        """Build from the content of a ``config.json``; ``kwargs`` override its keys, as in transformers.
+
+        Raises:
+            ValueError: a field has the wrong type, or is invalid, out of range or inconsistent with another field.
+        """
+        from ldarnet.model.saved import check_config
+
         known = {one.name for one in fields(cls)} - {"ops"} | SAVED_BY_OTHERS
         if unknown := sorted(map(str, config_dict.keys() - known)):
             warnings.warn(f"config.json: ignored unknown keys {', '.join(unknown)[:200]!r}", stacklevel=2)
-        return super().from_dict({key: value for key, value in config_dict.items() if key in known}, **kwargs)
+        content = {key: value for key, value in config_dict.items() if key in known}
+        check_config(content | kwargs)
+        return super().from_dict(content, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are saved with a model."""
@@ -185,14 +144,6 @@ class LDARNetConfig(PretrainedConfig):
     def num_stages(self) -> int:
         """Number of stages, including the main network."""
         return depth(self.arch_layout)
-
-    def _check_types(self, others: dict[str, Any]) -> None:
-        names = _Types.model_fields.keys()
-        values = {name: getattr(self, name) for name in names & {one.name for one in fields(self)}}
-        try:
-            _Types.model_validate(values | {name: others[name] for name in names & others.keys()})
-        except ValidationError as error:
-            raise ValueError(describe(error)) from None
 
     def _check(self) -> None:
         check_layout(self.arch_layout)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,9 +15,6 @@ from torch import Tensor
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
-from ldarnet.io.manifest import write_manifest
-from ldarnet.io.names import FileName
-from ldarnet.io.records import read_record
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_hashes, check_weights
 from ldarnet.model.modeling import (
@@ -39,16 +35,14 @@ FINETUNED = (run_files.EXPORT, run_files.BEST)
 HINT = "save or download it again"
 
 
-class _Pointers(BaseModel):
-    best: FileName
-
-
 def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     """Atomically save a model and its tokenizer as a Hugging Face folder with a manifest of file hashes.
 
     Raises:
         UserError: the folder already exists, or the disk is full.
     """
+    from ldarnet.io.manifest import write_manifest
+
     if out.exists():
         raise UserError(f"{out}: already exists; remove it or choose another folder")
     with staged_folder(out) as staged:
@@ -82,7 +76,9 @@ def model_folder(path: Path) -> Path:
     """
     pointers = path / run_files.CHECKPOINTS / run_files.POINTERS
     if pointers.is_file():
-        return pointers.parent / read_record(pointers, _Pointers, hint="choose one of its checkpoints").best
+        from ldarnet.model.saved import read_best
+
+        return pointers.parent / read_best(pointers)
     if not (path / run_files.MODEL_CONFIG).is_file():
         return next((path / name for name in FINETUNED if (path / name / run_files.MODEL_CONFIG).is_file()), path)
     return path
@@ -147,7 +143,9 @@ def _read_config(folder: Path) -> tuple[LDARNetConfig, type[LDARNetPreTrainedMod
             if path is file and (folder / run_files.CONFIG).is_file():  # a run folder; a checkpoint has both files
                 raise UserError(f"{folder}: this run has no saved model; {_missing_model_hint(folder)}")
             raise UserError(f"{path}: no such file; give a model folder, a checkpoint, or a run with a checkpoint")
-    content = read_record(file, dict[str, Any], hint=HINT)
+    from ldarnet.model.saved import read_config_file
+
+    content = read_config_file(file, hint=HINT)
     kind = content.get("model_type")
     if kind != LDARNetConfig.model_type:
         raise UserError(

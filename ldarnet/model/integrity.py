@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from ldarnet.errors import UserError
-from ldarnet.io.manifest import read_manifest, verify_files, write_manifest
 from ldarnet.io.run_files import MANIFEST
 
 SKIP_VARIABLE = "LDARNET_VERIFY"
@@ -29,6 +28,8 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
     if verify is None:
         verify = os.environ.get(SKIP_VARIABLE) != "0"
     if verify and (folder / MANIFEST).is_file():
+        from ldarnet.io.manifest import read_manifest, verify_files
+
         verify_files(folder, read_manifest(folder, HINT), hint=HINT)
 
 
@@ -53,6 +54,8 @@ def check_saved(name: Any, subfolder: Any, verify: bool | None) -> Path | None:
 def update_manifest(folder: Path) -> None:
     """Rewrite the manifest of a model folder after its files have changed; do nothing if there is no manifest."""
     if (folder / MANIFEST).is_file():
+        from ldarnet.io.manifest import write_manifest
+
         write_manifest(folder)
 
 

@@ -133,14 +133,13 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
 def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNetConfig:
     if missing := [name for name in _CONFIG_FIELDS if name not in published]:
         raise UserError(f"{source}: config has no {missing[0]!r}; is this a published LDARNet checkpoint?")
-    fields = {name: published[name] for name in _CONFIG_FIELDS}
+    fields = {name: published[name] for name in _CONFIG_FIELDS} | {
+        "tie_word_embeddings": published.get("tie_embeddings", False),
+        "pad_token_id": published.get("pad_token_id", LDARNetConfig.pad_token_id),
+        "mask_token_id": published.get("mask_token_id", LDARNetConfig.mask_token_id),
+    }
     try:
-        return LDARNetConfig(
-            **fields,
-            tie_word_embeddings=published.get("tie_embeddings", False),
-            pad_token_id=published.get("pad_token_id", LDARNetConfig.pad_token_id),
-            mask_token_id=published.get("mask_token_id", LDARNetConfig.mask_token_id),
-        )
+        return LDARNetConfig.from_dict(fields)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{source}: config is not a valid LDARNet configuration ({error})") from error
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, model_validator
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
-from ldarnet.io.records import read_record
 from ldarnet.model.integrity import HINT, check_saved, update_manifest
 
 VOCABULARY = {token: index for index, token in enumerate(alphabet.TOKENS)}
@@ -27,37 +25,6 @@ def _build_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
-
-
-class _SavedSettings(BaseModel):
-    """Content of ``tokenizer_config.json``."""
-
-    model_max_length: int | float | None = None
-    padding_side: Literal["left", "right"] = "right"
-    truncation_side: Literal["left", "right"] = "right"
-    model_input_names: list[str] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_keys(cls, content: Any) -> Any:
-        """Reject keys that make transformers open other files."""
-        keys = {"auto_map", "gguf_file", "merges", "tokenizer_file", "tokenizer_object", "vocab", "vocab_file"}
-        if isinstance(content, dict) and (found := sorted(keys & content.keys())):
-            raise ValueError(f"key {found[0]!r} is not supported")
-        return content
-
-
-class _SavedModel(BaseModel):
-    vocab: dict[str, int]
-
-
-class _SavedTokenizer(BaseModel):
-    """Content of ``tokenizer.json``."""
-
-    model: _SavedModel
-
-
-SAVED_FILES: dict[str, type[BaseModel]] = {"tokenizer_config.json": _SavedSettings, "tokenizer.json": _SavedTokenizer}
 
 
 class DNATokenizer(PreTrainedTokenizerFast):
@@ -98,11 +65,9 @@ class DNATokenizer(PreTrainedTokenizerFast):
         folder = check_saved(pretrained_model_name_or_path, kwargs.get("subfolder"), verify)
         if folder is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        for name, kind in SAVED_FILES.items():
-            if (file := folder / name).is_file():
-                content = read_record(file, kind, hint=HINT)
-                if isinstance(content, _SavedTokenizer) and content.model.vocab != VOCABULARY:
-                    raise UserError(f"{file}: not the LDARNet vocabulary; {HINT}")
+        from ldarnet.model.saved import check_tokenizer
+
+        check_tokenizer(folder, VOCABULARY, hint=HINT)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except OSError:  # no such file
