@@ -75,7 +75,7 @@ def run(tmp_path):
         sample["boundaries"] = [[0, 2, 5], [0, 5]][:stages]
         write(folder / "boundaries.jsonl", [{"step": line["step"], **sample} for line in valid] if stages else [])
         start = {"step": 0, "time": "2026-01-02T03:04:05+00:00", "ranks": 2, "device": "NVIDIA <H100>", "zero_stage": 1}
-        start |= {"ldarnet": "0.1.0", "commit": "abc123", "python": "3.11", "torch": "2.11", "deepspeed": "0.19"}
+        start |= {"ldarnet": "0.2.0", "commit": "abc123", "python": "3.11", "torch": "2.11", "deepspeed": "0.19"}
         write(folder / "starts.jsonl", [start | {"kernels": {"ssd": "torch", "norm": "torch", "attention": "sdpa"}}])
         config = {
             "model": {"preset": "tiny", "d_model": None},
@@ -112,7 +112,7 @@ def test_page_is_complete_and_self_contained(run, tmp_path, stages):
         "my-run",
         "model.preset",
         "my-shards",
-        "0.1.0, abc123",
+        "0.2.0, abc123",
         "NVIDIA &lt;H100&gt;",
         "attention",
         "gene",

@@ -13,6 +13,7 @@ from ldarnet.config import FinetuneConfig
 from ldarnet.errors import UserError
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.plugins import load_folder, suggestion
+from ldarnet.printable import printable
 from ldarnet.runtime.tracking import Tracker
 
 Learner = Callable[[int, Tracker | None], FoldResult | None]
@@ -94,5 +95,5 @@ def _find(baseline: str | None, mode: str) -> Arm:
     option, name = (MODE, mode) if baseline is None else (BASELINE, baseline)
     if (option, name) not in _ARMS:
         known = [other for of, other in _ARMS if of == option]
-        raise UserError(f"{option}={name}: no such arm; {suggestion(name, known)}")
+        raise UserError(f"{option}={printable(name)}: no such arm; {suggestion(name, known)}")
     return _ARMS[option, name]
