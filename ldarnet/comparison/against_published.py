@@ -39,10 +39,12 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 
 
 def ranking_section(comparison: Comparison) -> str:
-    """Rank tables over the tasks that all arms have, and over the subset of tasks that all ranked publications have.
+    """Tables of wins and mean ranks of arms and published models.
 
-    If both sets of tasks are equal, there is one table. If the rows of any arm differ from the official ones, there is
-    one table without published models.
+    The first table covers the tasks on which every arm has a result. The second table covers only those of these tasks
+    on which every ranked publication has a result too; it is omitted if it would cover the same tasks as the first.
+
+    If the rows of any arm differ from the official ones, there is only one table, without published models.
     """
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:
@@ -61,7 +63,7 @@ def ranking_section(comparison: Comparison) -> str:
 
 
 def _ranking(tasks: list[ComparedTask], values: dict[str, dict[Key, float]], among: str) -> str:
-    """Table of wins and mean ranks; empty for fewer than two tasks or models."""
+    """Table of wins and mean ranks, or an empty string if there are fewer than two tasks or fewer than two models."""
     if min(len(tasks), len(values)) < 2:
         return ""
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
@@ -78,7 +80,7 @@ def _ranked_results(task: ComparedTask) -> list[PublishedResult]:
 
 
 def _published_models(tasks: list[ComparedTask], arms: list[str]) -> dict[str, dict[Key, float]]:
-    """Values from ranked publications by model and task, for models with a value on every task.
+    """Model -> task -> value, from ranked publications; omits models without a value on every task.
 
     A model with the same name as an arm gets the suffix `, published`.
     """
@@ -92,9 +94,10 @@ def _published_models(tasks: list[ComparedTask], arms: list[str]) -> dict[str, d
 
 
 def authors_section(comparison: Comparison) -> str:
-    """Compare each arm with the authors' folds: paired if fold k has the same rows in both, otherwise unpaired.
+    """Compare each arm with the folds that the LDARNet authors published.
 
-    Arms whose rows differ from the official ones are listed, but not tested.
+    The test is paired if fold k of the arm has the same rows as fold k of the authors, and unpaired otherwise. Arms
+    whose rows differ from the official ones are listed, but not tested.
     """
     parts = []
     refused: dict[str, list[str]] = {}
@@ -118,7 +121,7 @@ def authors_section(comparison: Comparison) -> str:
 
 
 def _against_authors(result: TaskResults, ours: dict[int, float], theirs: dict[int, float]) -> list:
-    """Table row: task, both means, their difference, the test and its p-value."""
+    """Table row: task, mean of the arm, mean of the authors, difference, name of the test, p-value."""
     common = sorted(ours.keys() & theirs.keys())
     means = [cell(interval(list(values.values()))) for values in (ours, theirs)]
     if result.has_published_folds and common:

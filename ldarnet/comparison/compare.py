@@ -39,15 +39,15 @@ def write_comparison(
 ) -> None:
     """Compare arms with each other and with the published results on their tasks.
 
-    Writes the report `results.md`, the table `results.csv` and the figure `results.png`. The table has a row per fold,
-    metric and test set, and a row per published result.
+    Writes the report `results.md`, the table `results.csv` and the figure `results.png`. The table has one row
+    per fold, metric and test set of the arms, one row per published result, and one row per published fold.
 
     Args:
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
         out: output folder, created if missing; existing files with these names are replaced.
-        advance: called with 1 after each fold that is read. Afterwards, it is called each time test rows are
-            resampled, with the number of resampled folds.
+        advance: reports progress. It is called with 1 after each fold is read. Later, each time the test rows of some
+            folds have been resampled, it is called with the number of these folds.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.
@@ -113,7 +113,7 @@ def _published_rows(comparison: Comparison) -> list[dict[str, object]]:
 
 
 def _comparable(result: TaskResults) -> str:
-    """`yes` if our rows are the official ones, else `no` with the reason; empty for user-provided tasks."""
+    """`yes` if published results are comparable, else `no` with the reason; empty for user-provided tasks."""
     if result.task.official is None:
         return ""
     return "yes" if result.row_mismatch is None else f"no: {result.row_mismatch}"

@@ -80,7 +80,7 @@ def _draw_rows(axes: Axes, tasks: list[ComparedTask]) -> None:
 
 
 def _draw_published(axes: Axes, tasks: list[ComparedTask]) -> None:
-    """Draw the interval of the authors' folds as a bar, and means of other published models as ticks."""
+    """Draw the mean of each published model as a tick, and the interval of the authors' folds as a bar."""
     others = [
         (number.value, row)
         for row, task in enumerate(tasks)
@@ -105,9 +105,9 @@ def _draw_ticks(
 
 
 def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults | None]) -> None:
-    """Draw the mean and interval of one arm on each task, or the mean and single folds if there is no interval.
+    """Draw the mean of an arm on each task, with its interval or, if there is none, with a dot per fold.
 
-    The marker is hollow if the rows differ from those of the published results.
+    The marker of the mean is hollow if the rows of the arm differ from those of the published results.
     """
     offset = ARM_SPREAD * (number / (arms - 1) - 0.5) if arms > 1 else 0.0
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
@@ -128,7 +128,7 @@ def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskRe
 
 
 def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Lower and upper end of the interval, each as (clipped to the metric's range, unclipped)."""
+    """Lower and upper end of the interval, each as a pair: clipped to the metric's range, and unclipped."""
     mean = result.mean()
     if mean is None or mean[1] is None:
         return None
@@ -137,13 +137,13 @@ def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[floa
 
 
 def _dots(result: TaskResults) -> list[float]:
-    """Values of the folds, to draw as dots; empty if there is an interval, or if all folds have the same value."""
+    """Values to draw as dots, one per fold; empty if there is an interval or if all folds have the same value."""
     folds = list(result.values().values())
     return [] if _interval_ends(result) or len(set(folds)) == 1 else folds
 
 
 def _notes(results: Sequence[TaskResults]) -> str:
-    """Legend of the special marks in a panel, for the label of its x-axis."""
+    """Text that explains the hollow markers, dots and arrows that occur in a panel."""
     ends = [_interval_ends(result) for result in results]
     used = {
         "hollow: rows differ from the published ones": any(result.row_mismatch for result in results),

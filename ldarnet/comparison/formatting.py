@@ -29,7 +29,9 @@ def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
 
 
 def with_holm(rows: list[list], columns: Sequence[int]) -> list[list]:
-    """Format columns of p-values; after each one, insert a column of p-values with Holm's correction over all rows.
+    """Format the p-values in some columns of a table, and insert a column of corrected p-values after each of them.
+
+    Holm's correction is applied to each column separately, over all rows.
 
     Args:
         rows: table rows; cells in `columns` are p-values or None.
@@ -51,7 +53,7 @@ def _p(value: float | None) -> str:
 
 
 def model_label(number: PublishedResult) -> str:
-    """Name of a published model, followed by the publication unless the publication introduced the model."""
+    """Name of a published model, with `, from <publication>` if the publication did not introduce the model."""
     title = number.source.title
     if title.startswith("Best other"):
         return f"{number.model}, from the LDARNet authors"

@@ -23,13 +23,13 @@ OVER_TASKS = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Two arms on the same rows and folds of a task.
+    """Differences between two arms on a task; both arms have the same rows in each fold.
 
     Attributes:
-        arms: names of both arms; differences are first minus second.
+        arms: names of the two arms, as `first - second`.
         task: name of the task.
-        metric: metric of the differences.
-        differences: difference in each fold that both arms have; at least one value.
+        metric: metric that is compared.
+        differences: value of the first arm minus value of the second, for each fold that both arms have finished.
         over_test_rows: 95% interval of the mean difference, from bootstrap resamples of the test rows; None if
             predictions are missing or the metric cannot be resampled.
         p: p-values of the corrected t-test and the signed-rank test.
@@ -109,16 +109,16 @@ def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_ro
     if rows != other_rows:
         ours, theirs = (fold.file.with_name(run_files.PREDICTIONS) for fold in (first, other))
         raise UserError(
-            f"{ours} and {theirs} have different test rows, so one of them is damaged; delete its fold and fine-tune "
-            "it again"
+            f"{ours} and {theirs} have different test rows, so one of them is damaged; delete the fold folder of the "
+            "damaged file and fine-tune this fold again"
         )
 
 
 def pairwise_section(comparison: Comparison, advance: Callable[[int], object]) -> str:
-    """Compare each pair of arms that were trained on the same rows and folds; list all other pairs.
+    """Compare each pair of arms with the same rows and folds; list the pairs that cannot be compared.
 
     Args:
-        comparison: the comparison.
+        comparison: results to compare.
         advance: called with the number of folds that were resampled.
     """
     found, refused = _all_pairs(comparison, advance)
@@ -172,13 +172,13 @@ def _over_tasks(found: list[Pair]) -> str:
 
 
 def _count(side: list[Pair]) -> str:
-    """Format the number of tasks and, in parentheses, how many have an interval over test rows that excludes 0."""
+    """Number of tasks; in parentheses, the number of tasks whose interval over test rows excludes 0."""
     excluding = sum(pair.excludes_zero for pair in side)
     return f"{len(side)} ({excluding})" if any(pair.over_test_rows for pair in side) else str(len(side))
 
 
 def _by_task(found: list[Pair]) -> str:
-    """Table with one row per task and pair of arms; includes tests over folds if any pair has enough folds."""
+    """Table with one row per task and pair of arms; has columns for p-values if any pair has enough folds."""
     head, rows = ["arms", "task", "folds", "difference", "95% over test rows"], []
     for pair in found:
         extent = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)

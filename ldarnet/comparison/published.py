@@ -23,13 +23,13 @@ class Publication:
         key: identifier of the publication in `published/`.
         title, where, url: publication, location within it, and link.
         read: document or file that the values were read from.
-        protocol: folds or seeds, held-out rows, test rows.
+        protocol: description of the folds or seeds, the held-out rows and the test rows.
         interval: meaning of the reported ±: `t95`, half-width of the 95% confidence interval (Student's t over folds);
             `range`, maximum minus minimum over seeds; `none`.
         test: whether the test rows are the official ones.
         ranked: whether wins and mean ranks include these results. A ranked publication obtains all its results with
             the same protocol and on the official test rows.
-        parameters: number of parameters of each model in millions; omits models for which it is not reported.
+        parameters: number of parameters of each model, in millions; omits models without a reported number.
     """
 
     key: str
@@ -49,9 +49,10 @@ class PublishedResult:
     """A published result of one model on one task.
 
     Attributes:
-        metric: `mcc`, `accuracy`, `f1` (weighted by class size), `f1_binary` (of class 1) or `f1_unstated`.
-        value: value as printed, on a scale where 1 is perfect.
-        interval: ± as printed, with the meaning `source.interval`; None if not reported.
+        metric: `mcc`, `accuracy`, `f1` (weighted by class size), `f1_binary` (of class 1) or `f1_unstated` (the
+            source does not say how classes are averaged).
+        value: published value, on a scale where 1 is perfect.
+        interval: the published ±; None if not reported. `source.interval` states its meaning.
         folds: values of the individual folds in order; empty if not published.
     """
 

@@ -59,8 +59,8 @@ def read_arms(arms: Mapping[str, Sequence[Path]], *, advance: Callable[[int], ob
         advance: called with the number of folds read.
 
     Raises:
-        UserError: a file cannot be read, a fold occurs twice, folds of a task come from different runs, or arms have
-            different rows of the same user-provided task.
+        UserError: a file cannot be read, a fold occurs twice, the folds of an arm on a task come from different runs,
+            or two arms have different rows of the same user-provided task.
     """
     official = {(task.suite, task.name): task for task in all_tasks().values()}
     order = {key: number for number, key in enumerate(official)}
@@ -89,7 +89,9 @@ def _read(file: Path) -> FoldScores:
     content = read_record(file, RESULT, hint=RESULT_HINT)
     test = content["test"]
     if test is None:
-        raise UserError(f"{file}: task {printable(content['task'])} has no test rows to compare on; set data.test")
+        raise UserError(
+            f"{file}: task {printable(content['task'])} was run without test rows; set data.test and fine-tune again"
+        )
     if content["metric"] not in METRICS:
         raise UserError(f"{file}: metric {printable(content['metric'])} is unknown; {RESULT_HINT}")
     try:
@@ -100,7 +102,7 @@ def _read(file: Path) -> FoldScores:
 
 
 def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
-    """Check that each fold occurs once and that all runs have the same settings.
+    """Check that the folds of an arm on a task are distinct and were trained with the same settings.
 
     Raises:
         UserError: a fold occurs twice, or settings differ.
@@ -132,7 +134,7 @@ def _of_run(content: FoldRecord) -> dict[str, object]:
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:
-    """Check that two arms used the same rows of a user-provided task; an equal task name alone does not guarantee this.
+    """Check that two arms used the same rows of a user-provided task, since different data can have the same task name.
 
     Raises:
         UserError: the rows differ.

@@ -76,7 +76,7 @@ def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed:
     """Draw 2,000 bootstrap resamples of the test rows, and compute the mean metric over folds on each of them.
 
     A resample uses the same rows for all folds, and for all models with the same labels and seed (paired bootstrap).
-    The trained models are fixed: variation between training runs is measured by the tests over folds.
+    Models are not retrained, so the result does not include variation between training runs.
 
     Args:
         labels_N: class indices, 0..C-1.

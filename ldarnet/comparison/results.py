@@ -1,4 +1,4 @@
-"""Data model of a comparison: finished folds of fine-tuning runs by arm and task.
+"""Data model of a comparison: finished folds of fine-tuning runs, grouped by arm and task.
 
 An arm is a named entry of a comparison: one way to build a model, run on one or more tasks.
 """
@@ -84,28 +84,35 @@ class TaskResults:
 
     @property
     def train_rows(self) -> int:
-        """Number of training rows of a fold; folds differ by at most one row."""
+        """Number of training rows of the first fold."""
         return self.content["rows"]["train"]
 
     @property
     def test_rows(self) -> int:
-        """Number of test rows of a fold."""
+        """Number of test rows, which are the same in all folds."""
         return self.content["rows"]["test"]
 
     def values(self, *, leak_free: bool = False) -> dict[int, float]:
-        """Value of the task's metric by fold, on all or on leak-free test rows; folds without a value are skipped."""
+        """Value of the task's metric by fold number; folds without a value are omitted.
+
+        Args:
+            leak_free: use the leak-free test rows only.
+        """
         scores = {fold.number: (fold.leak_free if leak_free else fold.test) or {} for fold in self.folds}
         metric = self.task.metric
         return {number: value for number, found in scores.items() if (value := found.get(metric)) is not None}
 
     def mean(self, *, leak_free: bool = False) -> tuple[float, float | None] | None:
-        """Mean over folds and half-width of its 95% confidence interval (see `interval`); None without values."""
+        """Mean over folds and half-width of its 95% confidence interval; None if no fold has a value.
+
+        The half-width is None if there is no interval (see `interval`).
+        """
         values = list(self.values(leak_free=leak_free).values())
         return interval(values) if values else None
 
     @property
     def fold_identity(self) -> tuple[Any, ...]:
-        """Values that determine the rows of each fold: arms are paired only if all these values are equal."""
+        """Values that determine the rows of each fold; two arms are paired only if their values are equal."""
         limit = self.content["settings"].get("data.limit")
         subset = None if limit is None else (str(limit), self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split
@@ -117,9 +124,9 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """How the numbers of rows differ from the official ones; None if equal or if no official numbers are known.
+        """Reason why published results are not comparable: a number of rows that differs from the official one.
 
-        Published results are not comparable if the numbers differ.
+        None if the numbers are equal or if no official numbers are known.
         """
         official = self.task.official
         if official is None or not official.rows:
@@ -134,7 +141,10 @@ class TaskResults:
 
     @property
     def has_published_folds(self) -> bool:
-        """Whether fold k has the same rows as the authors' fold k, assuming the publisher's row order."""
+        """Whether fold k has the same rows as fold k of the authors.
+
+        Assumes that the rows are in the order in which they were published.
+        """
         split = (self.content["folds"], *self._split)
         return self.row_mismatch is None and split == (len(self.task.authors_folds), "42", "False")
 
@@ -144,7 +154,7 @@ class Comparison:
     """Results of several arms on several tasks; the report, the CSV table and the figure are rendered from it.
 
     Attributes:
-        results: results ordered by arm as given, then by task.
+        results: results, grouped by arm; arms are in the order in which they were passed.
         tasks: tasks of all arms, in registry order, followed by user-provided tasks.
     """
 
@@ -174,7 +184,7 @@ class Comparison:
         return Comparison(tuple(result for result in self.results if result.task in kept), kept)
 
     def renamed(self, rename: Callable[[str], str]) -> "Comparison":
-        """The comparison with other names of arms, suites and tasks, such as escaped ones."""
+        """Copy of the comparison in which `rename` is applied to the names of arms, suites and tasks."""
         tasks = {task.key: replace(task, suite=rename(task.suite), name=rename(task.name)) for task in self.tasks}
         results = (replace(one, arm=rename(one.arm), task=tasks[one.task.key]) for one in self.results)
         return Comparison(tuple(results), tuple(tasks.values()))

@@ -63,10 +63,7 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Select the runs that the setting `key` can affect, and return the used settings of each.
-
-    Includes runs that did not record `key`.
-    """
+    """Elements of `used` for the runs that the setting `key` can affect, including runs that did not record it."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

@@ -16,11 +16,12 @@ from ldarnet.tasks.metrics import MIN_FOLDS, TOLERANCE
 def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -> float | None:
     """Two-sided p-value of the corrected resampled t-test (Nadeau and Bengio 2003); null hypothesis: no difference.
 
-    t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom over k folds. The plain paired t-test
-    uses 1/k alone, as for independent folds, and reports differences where there are none.
+    For k folds, t = mean / sqrt((1/k + test/train) * variance), with k - 1 degrees of freedom. The plain paired t-test
+    has 1/k instead of (1/k + test/train). It assumes independent folds, and its p-values are too small for folds that
+    share training rows.
 
     The correction was derived for random splits into training and test rows. Here the test rows are fixed, and folds
-    differ only in the held-out part of the training rows: a small p-value says that the difference would persist for
+    differ only in the held-out part of the training rows. A small p-value says that the difference would persist for
     another row order, initialization and choice of held-out rows. It does not generalize to new training or test rows.
 
     Args:

@@ -55,7 +55,10 @@ def checkpoint_hash(checkpoint: Path | None) -> str | None:
 
 
 def window_length(checkpoint: Path | None) -> int | None:
-    """Window length of pretraining in bases, from the configuration next to the checkpoint; None if unknown."""
+    """Length in bases of the windows that a checkpoint was pretrained on; None if unknown.
+
+    It is read from the configuration of the pretraining run.
+    """
     if checkpoint is None or checkpoint.suffix == ".pt":
         return None
     folder = model_folder(checkpoint)

@@ -13,7 +13,9 @@ MAX_NAMED = 30
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw the confusion matrix: counts of sequences, colored by their fraction of all sequences of the true class.
+    """Draw the confusion matrix, with cells colored by the fraction of the rows of the true class.
+
+    With at most `MAX_NAMED` classes, each cell also shows its count and this fraction.
 
     Args:
         labels: (n,) int64 true classes.
@@ -42,7 +44,10 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 
 
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
-    """Draw the ROC curve of class 1 for two classes; for more, the one-vs-rest curves of up to `MAX_NAMED` classes.
+    """Draw ROC curves.
+
+    With two classes, there is one curve, for class 1. With more classes, there is a one-vs-rest curve per class, for at
+    most `MAX_NAMED` classes.
 
     Args:
         labels: (n,) int64 true classes.
@@ -52,7 +57,7 @@ def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], 
         out: PNG file to write.
 
     Returns:
-        Whether the file was written; False if all rows have the same class, so that no curve is defined.
+        Whether the file was written. It is not written if all rows have the same class, since no curve is defined then.
     """
     numbers = [1] if len(classes) == 2 else range(len(classes))
     shown = [number for number in numbers if 0 < (labels == number).sum() < len(labels)][:MAX_NAMED]

@@ -113,7 +113,7 @@ class FoldTraining:
         if (limit := seconds * (epochs * others + here)) > LONG_SECONDS:
             self._display.info(
                 f"fold {self.fold}  {format_duration(seconds)} per epoch; at most {format_duration(limit)} remaining "
-                f"for {format_count(others + 1, 'fold')}, less with early stopping"
+                f"for {format_count(others + 1, 'fold')} (less with early stopping)"
             )
 
     def _epoch(self) -> bool:
@@ -197,7 +197,7 @@ class FoldTraining:
         self._save()
 
     def _line(self, train_loss: float | None) -> dict[str, Any]:
-        """Validate, then write and return a line of metrics.jsonl; `train_loss` is None before training."""
+        """Validate and write a line to metrics.jsonl; return the line. `train_loss` is None before training starts."""
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config

@@ -1,6 +1,6 @@
 """Checkpoints of a fold in `last/`, written atomically.
 
-Two checkpoints are kept: the latest one and that of the best epoch.
+The latest checkpoint and the checkpoint of the best epoch are kept; all others are deleted.
 
 last/00000120/
     model.safetensors        fp32 weights by name
@@ -35,16 +35,17 @@ class FoldState:
     """Training state of a fold, without tensors.
 
     Attributes:
-        fingerprint: `TaskData.fingerprint` of the rows.
-        step: optimizer steps so far, including skipped steps.
-        taken: number of steps in completed epochs, not counting skipped steps.
-        batch: batches completed in the current epoch.
-        loss: cross-entropy of the current epoch so far, summed over rows and ranks.
-        skipped: steps of the current epoch skipped for a non-finite loss or gradient.
-        seconds: training time in seconds, of the current epoch (`epoch`) and of all epochs (`all`).
+        fingerprint: fingerprint of the rows (`TaskData.fingerprint`).
+        step: number of optimizer steps so far, including skipped steps.
+        taken: number of optimizer steps in completed epochs, excluding skipped steps.
+        batch: number of batches processed in the current epoch.
+        loss: sum of the cross-entropy over the rows processed in the current epoch, on all ranks; excludes skipped
+            steps.
+        skipped: number of steps in the current epoch that were skipped because of a non-finite loss or gradient.
+        seconds: training time in seconds; key `epoch` for the current epoch, key `all` for the whole fold.
         course: state of the epoch schedule (`PlateauSchedule.state_dict`).
-        best_step: step of the checkpoint of the best epoch.
-        first: line of metrics.jsonl for the validation before training.
+        best_step: step at the end of the best epoch.
+        first: line of metrics.jsonl with the validation metrics before training.
         best: line of metrics.jsonl for the best epoch.
         format: version of the checkpoint format.
     """
@@ -77,8 +78,8 @@ class FoldStore(CheckpointFolder):
         """Read the state of a checkpoint and verify its files.
 
         Raises:
-            UserError: a file is damaged, or the checkpoint was written by another version of ldarnet or for different
-                rows.
+            UserError: a file is damaged, the checkpoint was written by another version of ldarnet, or the fold was
+                trained on different rows.
         """
         hint = f"delete {self.folder.parent} to retrain the fold"
         verify(checkpoint, hint=hint)
@@ -92,13 +93,13 @@ class FoldStore(CheckpointFolder):
         return state
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> list[str]:
-        """Write the checkpoint of `state.step`, then delete the others of this run except that of the best epoch.
+        """Write a checkpoint, then delete all other checkpoints of this run except that of the best epoch.
 
-        If the checkpoint of `state.step` already exists, do nothing.
+        Does nothing if there already is a checkpoint of `state.step`.
 
         Returns:
-            A message about each folder that is not removed because it does not have the ID of this run. Folders that an
-            earlier call reported are omitted.
+            Warnings about folders that were not deleted because they do not have the ID of this run. Each folder is
+            reported only once.
 
         Raises:
             NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.
@@ -119,8 +120,8 @@ class FoldStore(CheckpointFolder):
         """Remove all checkpoints of this run.
 
         Returns:
-            A message about each folder that is not removed because it does not have the ID of this run. Folders that an
-            earlier call reported are omitted.
+            Warnings about folders that were not deleted because they do not have the ID of this run. Each folder is
+            reported only once.
         """
         self.load_run_id()
         kept = self.prune(())

@@ -29,8 +29,10 @@ class FinetuneJob:
         test: test rows, cropped; None without a test split.
         test_ids: token ids of the test rows.
         folds: fold number -> indices of its training and validation rows in `rows`.
-        free: (test rows,) bool, True for leak-free rows; None if not requested or without a test split.
-        network: network with initial weights, identical on every rank and in every fold; None for arms without one.
+        free: (number of test rows,) bool, True for leak-free rows; None if there is no test split, or if leak-free rows
+            were not requested.
+        network: network with its initial weights, identical on every rank and in every fold; None for arms without a
+            network.
         kernels: operation -> kernel backend.
         autocast: whether matrix products run in bf16.
         notes: caveats to report with the results, one sentence each.
@@ -61,7 +63,7 @@ class FinetuneJob:
         return Path(self.config.run.dir) / run_files.fold_name(fold)
 
     def reported(self, fold: int) -> tuple[Examples, list[np.ndarray]]:
-        """Rows used for the results of a fold, with token ids: test rows if there are any, else validation rows."""
+        """Rows that a fold is evaluated on, and their token ids: test rows if there are any, else validation rows."""
         if self.test is not None:
             return self.test, self.test_ids
         index = self.folds[fold][1]
@@ -108,7 +110,7 @@ class FoldResult:
         best: line of metrics.jsonl for the best epoch.
         before: bases per chunk before training, by router stage.
         seconds: training time in seconds.
-        outputs: predictions for the rows of `FinetuneJob.reported`.
+        outputs: outputs of the trained model for the rows that `FinetuneJob.reported` returns.
     """
 
     network: nn.Module | None

@@ -1,4 +1,4 @@
-"""Training code shared by arms: training a network in epochs, and logging a fit without epochs."""
+"""Code shared by arms: train a network in epochs, or log a model that is fit without epochs."""
 
 import copy
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def on_main(context: LaunchContext, work: Callable[[], T]) -> T:
-    """Call `work` on rank 0 and broadcast its result, as one phase with its own watchdog timeout."""
+    """Call `work` on rank 0 and broadcast its result; timed as the phase `fit`."""
     with context.timers.phase(0, "fit"):
         return context.world.from_main(work)
 
@@ -58,7 +58,7 @@ def log_fit(
     context: LaunchContext,
     tracker: Tracker | None,
 ) -> dict[str, Any]:
-    """Log the validation of a model that is fit without epochs; return the line written to metrics.jsonl."""
+    """Log the validation metrics of a model that is fit without epochs; return the line written to metrics.jsonl."""
     no_epochs = {"train_loss": None, "lr_factor": None, "bases_per_second": None}
     line = {"epoch": 1, "step": 0, "split": "valid", **metrics, **no_epochs, "seconds": seconds}
     context.display.epoch(fold, 1, line, job.config.evaluation.metric, best=True)

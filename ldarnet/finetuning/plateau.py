@@ -19,9 +19,9 @@ class PlateauSchedule:
 
     Attributes:
         epoch: number of completed epochs.
-        best_epoch: epoch with the highest validation metric; 0 before the first epoch is completed. If several epochs
-            have the highest metric, the one with the lowest loss is the best, and the earliest if losses are equal too.
-            With `schedule.plateau=published`, the loss is ignored.
+        best_epoch: epoch with the highest validation metric; 0 before the first epoch is completed. Ties are
+            broken by the lower validation loss, then by the earlier epoch. With `schedule.plateau=published`, ties are
+            broken by the earlier epoch alone.
         best_value: validation metric of the best epoch.
         best_loss: validation loss of the best epoch.
         factor: learning rate of the next epoch divided by the configured learning rate.

@@ -20,7 +20,7 @@ Chunks = Annotated[list[Annotated[float, Field(ge=0, le=1e12)]], Field(max_lengt
 
 
 class Outcome(TypedDict):
-    """The part of result.json that a sweep needs: scores and the origin of data and weights."""
+    """The part of result.json that a sweep needs: scores, and which data and checkpoint were used."""
 
     data_fingerprint: str
     valid: Annotated[Scores, Field(min_length=1)]
@@ -94,6 +94,6 @@ def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_fre
 
 
 def stages_of(result: FoldRecord) -> tuple[int, int]:
-    """Numbers of router stages before and after training, as recorded in result.json."""
+    """Lengths of the lists `before` and `after` in `bases_per_chunk`, which have one value per router stage."""
     chunks = result["bases_per_chunk"]
     return len(chunks["before"]), len(chunks["after"])

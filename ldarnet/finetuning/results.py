@@ -184,7 +184,7 @@ def _write_predictions(
 
 
 def _write_weights(network: nn.Module, out: Path) -> None:
-    """Write the best weights: a Hugging Face folder for LDARNet classifiers, otherwise only the weights."""
+    """Write LDARNet classifiers as a Hugging Face model folder, and other networks as a weight file with a manifest."""
     shutil.rmtree(out, ignore_errors=True)
     if isinstance(network, LDARNetForSequenceClassification):
         write_model(network, out)

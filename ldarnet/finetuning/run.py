@@ -132,8 +132,8 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
             _remove_checkpoints(result.parent, context)
         elif not _fold(job, learner, fold, context):
             display.info(
-                f"stopped by {context.request.received} in fold {fold}, saved in {config.run.dir}; run the same "
-                "command again to resume"
+                f"stopped by {context.request.received} in fold {fold}; progress is saved in {config.run.dir}; run "
+                "the same command again to resume"
             )
             return False
     world.on_main(lambda: summarize(job, display))

@@ -41,9 +41,10 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
 def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
-    `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) refer to `metric` on
-    `split`. `metrics` has these three keys for each metric. `leak_free` has `folds`, `mean`, `interval` and `metrics`
-    on the leak-free test rows, and their number as `rows`; it is None unless all folds have leak-free scores.
+    `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) are results of
+    `metric` on the rows of `split`. `metrics` contains the same three results for every metric. `leak_free` contains
+    `folds`, `mean`, `interval` and `metrics` for the leak-free test rows, and the number of these rows as `rows`. It is
+    None unless all folds have leak-free scores.
     """
     first = results[0]
     split = "test" if first.get("test") else "valid"
@@ -77,8 +78,8 @@ def _check_same_run(job: FinetuneJob, results: dict[int, FoldRecord]) -> None:
     """Check that each result belongs to this run and to the fold whose folder contains it.
 
     Raises:
-        UserError: a result has another fold number or metric, has test rows although the run has none (or the reverse),
-            or has another number of router stages than the first result.
+        UserError: a result has the wrong fold number or metric, its test scores are missing or unexpected, or its
+            number of router stages differs from that of the first result.
     """
     stages = {fold: stages_of(result) for fold, result in results.items()}
     for fold, result in results.items():
@@ -86,18 +87,18 @@ def _check_same_run(job: FinetuneJob, results: dict[int, FoldRecord]) -> None:
         expected = (fold, job.config.evaluation.metric, job.test is not None, next(iter(stages.values())))
         if (result["fold"], result["metric"], tested, stages[fold]) != expected:
             path = job.folder(fold) / run_files.RESULT
-            raise UserError(f"{path}: the result of another run or fold; delete it to train this fold again")
+            raise UserError(f"{path}: belongs to another run or fold; delete this file to train the fold again")
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Values by fold, mean and half-width of its interval; mean and half-width are None if any value is undefined."""
+    """Values of the folds, mean and half-width of the interval; the last two are None if any value is undefined."""
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
 
 
 def _table(results: list[FoldRecord], summary: dict[str, Any]) -> Table:
-    """Table with one row per fold, then the mean over folds and the half-width of its interval."""
+    """Table with one row per fold, then a row of means over folds and a row of half-widths of their intervals."""
     metric, free = summary["metric"], summary["leak_free"]
     split: Literal["test", "valid"] = summary["split"]
     others = [name for name in METRICS if name != metric]

@@ -58,7 +58,10 @@ def test_settings_select_the_arm_and_conflicts_are_rejected(minimal):
     assert load(minimal, "model.baseline=cnn").arm == "cnn"
     assert arm_of(load(minimal, "training.mode=probe")).selection == "penalty"
     for overrides, message in (
-        (["model.baseline=cnn", "checkpoint=runs/some"], "model.baseline=cnn takes no checkpoint; set checkpoint=null"),
+        (
+            ["model.baseline=cnn", "checkpoint=runs/some"],
+            "model.baseline=cnn cannot start from a checkpoint; set checkpoint=null",
+        ),
         (
             ["model.baseline=kmers", "training.mode=probe"],
             "training.mode=probe cannot be combined with model.baseline=kmers; remove one of them",

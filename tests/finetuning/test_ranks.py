@@ -68,7 +68,7 @@ def test_exit_status_is_75_after_a_stop_signal(tmp_path):
     job.send_signal(signal.SIGUSR1)
     output, errors = job.communicate(timeout=120)
     assert job.returncode == 75, errors
-    assert "stopped by SIGUSR1 in fold 0, saved in" in output
+    assert "stopped by SIGUSR1 in fold 0; progress is saved in" in output
     mistaken = subprocess.run([*command, "optimizer.lr=0.1"], capture_output=True, text=True, env=environment)
     assert mistaken.returncode == 1
     assert mistaken.stderr.startswith("error: ")

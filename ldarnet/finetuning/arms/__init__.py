@@ -27,18 +27,18 @@ class Arm:
     """One model and training mode.
 
     Attributes:
-        option: configuration key that selects the arm: `model.baseline` for models other than LDARNet, `training.mode`
-            for training modes of LDARNet.
-        name: value of the `option` key. For baselines, this is also the field `arm` in result.json.
+        option: configuration key that selects the arm. It is `model.baseline` for baselines (models other than
+            LDARNet) and `training.mode` for training modes of LDARNet.
+        name: value of this configuration key. For baselines, it is also the field `arm` in result.json.
         description: description of the model for the console.
         learner: creates the `Learner` that trains the folds; called once per launch.
         build: builds the untrained network from the configuration, the class names and the length of the longest
             training sequence in bases; None for arms without a network.
-        fit: for arms that train without epochs, a description of the fit for the console; None for all other arms.
-        selection: what the validation rows select, such as `best epoch` or `penalty`.
+        fit: description of the fit for the console, for arms that train without epochs; None for all other arms.
+        selection: what is selected on the validation rows, such as `best epoch` or `penalty`.
         takes_checkpoint: whether the arm can start from a checkpoint.
         ignored: prefixes of configuration keys without effect on this arm.
-        ignored_with_checkpoint: prefixes of additional keys without effect if the weights come from a checkpoint.
+        ignored_with_checkpoint: prefixes of further keys, which have no effect if the weights come from a checkpoint.
     """
 
     option: Literal["model.baseline", "training.mode"]
@@ -81,7 +81,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
             "remove one of them"
         )
     if config.checkpoint is not None and not arm.takes_checkpoint:
-        raise UserError(f"{arm.option}={arm.name} takes no checkpoint; set checkpoint=null")
+        raise UserError(f"{arm.option}={arm.name} cannot start from a checkpoint; set checkpoint=null")
     return arm
 
 

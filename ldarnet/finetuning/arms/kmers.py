@@ -74,7 +74,7 @@ def fit_kmers(
         classes: number of classes.
         validate: returns the metrics of a model on the validation rows.
         metric: validation metric that selects the model.
-        run: called with a function that fits one model; must call this function and return its result.
+        run: takes a function that fits one model, calls it, and returns its result.
 
     Returns:
         The best model and its metrics.
@@ -97,7 +97,7 @@ def fit_kmers(
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
-    """Count the 6-mers of each sequence, except those with N.
+    """Count the 6-mers of each sequence; 6-mers that contain N are not counted.
 
     Returns:
         Counts (n, 4096) float32 in the order AAAAAA, AAAAAC, ...; with `strands="both"`, (n, 2080), where each 6-mer is

@@ -1,4 +1,4 @@
-"""LDARNet with all weights trained, from a checkpoint or from new weights."""
+"""Arm that trains all weights of LDARNet, starting from a checkpoint or from random weights."""
 
 from ldarnet.finetuning.arms import MODE, Arm, register
 from ldarnet.finetuning.classifier import build_classifier

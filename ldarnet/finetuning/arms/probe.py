@@ -59,7 +59,9 @@ class Probe:
 
 
 class Features:
-    """Features of all rows, computed on first use and shared by all folds; collective.
+    """Features of all rows, computed at the first access and then reused by all folds.
+
+    The first access is a collective operation.
 
     Args:
         job: configuration, data and network shared by all folds.
@@ -107,7 +109,7 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[
         job: configuration, data and network shared by all folds.
         fold: fold number.
         features: features of training and validation rows.
-        run: called with a function that fits one probe; must call this function and return its result.
+        run: takes a function that fits one probe, calls it, and returns its result.
 
     Returns:
         The probe with the highest validation metric, and its metrics.
