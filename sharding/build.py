@@ -66,9 +66,10 @@ def build(
         hashed: splits by hashed tiles, instead of ``contig_splits`` and ``splits_bed``.
         exclude: BED files of intervals to exclude from every split.
         block: block length in bases.
-        shard_size: shard length in bases. A part of a source ends at the first contig end after this many bases.
+        shard_size: shard length in bases.
         workers: number of worker processes. None starts one per core, but no more than there are sources.
-        ray: address of a Ray cluster that replaces the worker processes; "" starts a local cluster.
+        ray: address of a Ray cluster to use instead of worker processes. "" starts a local Ray cluster; None uses
+            worker processes.
         console: console that shows progress; None shows no progress.
 
     Returns:
@@ -231,15 +232,17 @@ def main(
     table: Annotated[
         Path | None,
         typer.Option(
-            "--genomes", metavar="FILE", help="Table of additional genomes; each line: species, tab, path or URL."
+            "--genomes",
+            metavar="FILE",
+            help="Table of additional genomes. Each line is a species, a tab, and a path or URL.",
         ),
     ] = None,
     split: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=CONTIG,...",
-            help="Contigs of a split, SPECIES/ for all contigs of a species, or @FILE with one name per line "
-            "(repeatable). The remaining contigs form the split train.",
+            help="Contigs of a split (repeatable). SPECIES/ stands for all contigs of a species, and @FILE for the "
+            "names in a file, one per line. The remaining contigs form the split train.",
         ),
     ] = None,
     splits_bed: Annotated[
@@ -249,8 +252,8 @@ def main(
         list[str] | None,
         typer.Option(
             metavar="NAME=FRACTION,...",
-            help="Cut all contigs into tiles and assign this fraction of them to a split, by a hash of species, contig "
-            "and position. The remaining tiles form the split train.",
+            help="Cut all contigs into tiles, and assign this fraction of the tiles to a split. A hash of species, "
+            "contig and position selects the tiles. The remaining tiles form the split train.",
         ),
     ] = None,
     hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,

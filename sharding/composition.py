@@ -31,10 +31,11 @@ class Counts:
     """Base counts of a set, or of some of its blocks.
 
     Attributes:
-        letters: (species, splits + 1, 7) int64, the count of each category in the order of `KINDS`; the last index of
-            the second dimension is for bases in no split.
-        gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows, laid end to end from the start of each
-            block. Windows in which more than half of the codes are not A, C, G or T are skipped.
+        letters: (species, splits + 1, 7) int64, number of bases of each category, in the order of `KINDS`. The last
+            index of the second axis is for bases in no split.
+        gc: (species, 100) int64, histogram of the GC fraction of 10 kb windows. Each block is divided into windows; an
+            incomplete last window is skipped. Windows in which more than half of the codes are not A, C, G or T are
+            also skipped.
     """
 
     letters: np.ndarray
@@ -53,7 +54,7 @@ class Counts:
 
 
 class Segments:
-    """Contigs cut into segments at the boundaries of split intervals, in coordinates of the concatenated contigs."""
+    """Divides contigs into segments at the boundaries of the split intervals."""
 
     def __init__(self, index: Index) -> None:
         """Divide the contigs of ``index``."""
@@ -69,8 +70,8 @@ class Segments:
         """Divide an interval of a contig into segments.
 
         Returns:
-            The (n + 1,) edges of the segments, relative to ``start``; and the (n,) split indices of the segments. The
-            index of a segment that is in no split equals the number of splits.
+            Two arrays: the (n + 1,) edges of the segments, relative to ``start``, and the (n,) indices of their splits.
+            For a segment in no split, the index is the number of splits.
         """
         begin = int(self._first[contig]) + start
         first = int(np.searchsorted(self._edges, begin, side="right")) - 1
@@ -87,7 +88,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
         report: called with the number of bases counted since the last call.
 
     Raises:
-        UserError: a shard is missing or damaged or cannot be read, or a process was killed.
+        UserError: a shard cannot be read or is damaged, or a process was killed.
     """
     total, blocks = Counts.zeros(shards.index), len(shards.index.blocks)
     tasks = (range(at, min(at + _BLOCKS_PER_TASK, blocks)) for at in range(0, blocks, _BLOCKS_PER_TASK))
@@ -113,7 +114,7 @@ def count_blocks(shards: ShardSet, blocks: Sequence[int], segments: Segments) ->
     """Count the composition of the given blocks.
 
     Raises:
-        UserError: as for `count_set`.
+        UserError: a shard cannot be read or is damaged.
     """
     counts, columns = Counts.zeros(shards.index), shards.index.blocks
     shards.prefetch(blocks)
@@ -132,7 +133,6 @@ _segments: Segments
 
 
 def _init_worker(shards: ShardSet) -> None:
-    """Set up a worker process."""
     global _shards, _segments
     _shards, _segments = shards, Segments(shards.index)
 
@@ -145,7 +145,7 @@ def _other_codes(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Find all codes other than A, C, G and T in a block.
 
     Returns:
-        The (n,) positions of these codes in the block, and the (n,) 2-bit placeholders stored there.
+        The (n,) positions of these codes in the block, and the (n,) 2-bit codes stored there as placeholders.
     """
     lengths = block.runs[:, 1] - block.runs[:, 0]
     before = np.cumsum(lengths) - lengths

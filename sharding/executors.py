@@ -44,7 +44,7 @@ def in_process() -> Iterator[Executor]:
 
 @contextmanager
 def in_processes(workers: int) -> Iterator[Executor]:
-    """Run tasks in a pool of processes, which exit when this process exits, even if it is killed."""
+    """Run tasks in a pool of worker processes. The workers exit when this process exits, even if it is killed."""
     # Forking avoids importing the modules again, which takes seconds.
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, context, initializer=exit_with_parent, initargs=(os.getpid(),))

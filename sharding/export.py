@@ -57,7 +57,7 @@ def whole_contigs(index: Index, species: Sequence[str] = ()) -> list[FastaRecord
 
 
 def regions(index: Index, texts: Sequence[str]) -> list[FastaRecord]:
-    """Create one record per text: a contig name, or a region ``contig:first-last``.
+    """Create one record per text. A text is a contig name or a region ``contig:first-last``.
 
     Regions are 1-based and inclusive, as in samtools.
 
@@ -91,7 +91,7 @@ def _region(index: Index, text: str) -> FastaRecord:
 
 
 def intervals(index: Index, split: str) -> list[FastaRecord]:
-    """Create one record, named ``contig:first-last`` (1-based and inclusive), per interval of a split.
+    """Create one record per interval of a split. Records are named ``contig:first-last`` (1-based and inclusive).
 
     Raises:
         UserError: no such split.
@@ -196,11 +196,13 @@ def main(
         ),
     ] = "-",
     species: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="All contigs of a species (repeatable).")
+        list[str] | None, typer.Option(metavar="NAME", help="Export all contigs of this species (repeatable).")
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The intervals of a split; each record is named contig:first-last."),
+        typer.Option(
+            metavar="NAME", help="Export the intervals of this split. Each record is named contig:first-last."
+        ),
     ] = None,
     width: Annotated[int, typer.Option(min=1, metavar="BASES", help="Bases per line.")] = _WIDTH,
 ) -> None:

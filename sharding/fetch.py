@@ -47,7 +47,7 @@ class FetchProgress(Printer):
 
     @contextmanager
     def file(self, name: str) -> Iterator[Report]:
-        """Show a progress bar for one file inside the ``with`` block."""
+        """Inside the ``with`` block, show a progress bar for one file."""
         task = self._bar.add_task(name, total=None)
         try:
             yield lambda have, total: self._bar.update(task, completed=have, total=total)
@@ -113,7 +113,8 @@ def fetch(
         name: name of the set.
         out: the folder.
         jobs: parallel downloads.
-        unchecked: accept a file unverified if its publisher's checksum list no longer exists or does not list it.
+        unchecked: accept a file without verification if the publisher's checksum list no longer exists, or does not
+            contain the file.
         skip_missing: skip assemblies that no longer exist at their publisher.
         retry: retry policy for network failures; by default `DOWNLOAD_RETRY`.
         console: console that shows progress; by default standard output.
@@ -156,9 +157,9 @@ def _check_missing(
 
 
 def _write_genomes(out: Path, assemblies: Sequence[PublishedAssembly]) -> None:
-    """Write a table of the species and path of each assembly, and a file ``<split>.txt`` for each held-out split.
+    """Write the input files of ``ldarnet shard``: a table of genomes, and ``<split>.txt`` for each held-out split.
 
-    Each line of ``<split>.txt`` is a species of the split with a trailing slash, as `parse_contig_splits` expects.
+    Each line of the table is a species and a path. Each line of ``<split>.txt`` is a species with a trailing slash.
     """
     lines = {GENOMES_NAME: [f"{assembly.species}\t{_ASSEMBLIES}/{assembly.file.name}" for assembly in assemblies]}
     for assembly in assemblies:

@@ -85,7 +85,8 @@ def open_fetcher(out: Path, retry: Retry, *, unchecked: bool = False) -> Iterato
     Args:
         out: the folder.
         retry: retry policy for network failures.
-        unchecked: accept a file unverified if its publisher's checksum list no longer exists or does not list it.
+        unchecked: accept a file without verification if the publisher's checksum list no longer exists, or does not
+            contain the file.
 
     Raises:
         UserError: the folder cannot be used, or another process is downloading into it.

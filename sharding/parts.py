@@ -1,7 +1,8 @@
 """Pack one source: group its contigs into parts, and pack each part into its own shards.
 
-A part ends at the first contig end after ``shard_size`` bases. The shards depend only on the sequences, the block
-length and ``shard_size``: not on the compression of the input, the number of workers, or interruptions.
+A part consists of as many whole contigs as it takes to reach ``shard_size`` bases. The shards depend only on the
+sequences, the block length and ``shard_size``. They do not depend on the compression of the input, the number of
+workers, or interruptions.
 """
 
 import hashlib
@@ -77,7 +78,7 @@ class _OpenSource:
     Attributes:
         items: headers and pieces of sequence.
         position: returns the number of bytes read so far; an estimate for .2bit files.
-        identify: returns size in bytes and SHA-256 of the file; call it after the last item.
+        identify: returns the size in bytes and the SHA-256 of the file. Call it after the last item.
     """
 
     items: Items
@@ -140,7 +141,7 @@ class _PartItems:
     """The headers and sequence pieces of one part.
 
     Attributes:
-        next_header: first header of the next part; None if there is no next part. Valid after the last item.
+        next_header: first header of the next part; None if there is none. Valid after all items have been read.
     """
 
     def __init__(self, header: Header, items: Items, size: int) -> None:
@@ -209,7 +210,7 @@ class _Cutter:
         return rows
 
     def all_runs(self) -> np.ndarray:
-        """The runs of all contigs, (r, 2) int64, in order of contig."""
+        """The runs of all contigs in order: (r, 2) int64."""
         return np.concatenate([_join(runs) for runs in self.runs])
 
     def _cuts(self) -> Iterator["_Cut"]:

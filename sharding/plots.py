@@ -111,7 +111,7 @@ def _gc(species: dict[str, Any], names: Sequence[str]) -> Figure:
 
 
 def _contigs(index: Index, species: dict[str, Any], names: Sequence[str]) -> Figure:
-    """Plot a histogram of contig lengths, and for each species the fraction of bases in contigs above each length."""
+    """Plot a histogram of contig lengths and, for each species, the fraction of bases in contigs above each length."""
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     histogram, shares = figure.subplots(1, 2)
     lengths = index.contigs.length

@@ -17,7 +17,7 @@ _LINE_SECONDS = 30.0
 
 @contextmanager
 def show_progress(console: Console, receipts: Receipts, total: int | None) -> Iterator[None]:
-    """Show the progress of a build inside the ``with`` block, based on the receipts that workers write.
+    """Inside the ``with`` block, show the progress of a build, based on the receipts that workers write.
 
     Args:
         console: console to print to.

@@ -22,7 +22,8 @@ class PublishedFile:
         name: local file name.
         url: URL of the file.
         checksums: URL of the publisher's checksum list (MD5 or SHA-256); None if the publisher has no such list.
-        elsewhere: (URL, URL of the checksum list) of each alternative to try if the file no longer exists at ``url``.
+        elsewhere: other copies to try if the file no longer exists at ``url``. Each item is the URL of the copy and the
+            URL of its checksum list.
     """
 
     name: str
@@ -38,7 +39,7 @@ class PublishedSet:
     Attributes:
         name: key of the set in the registry.
         title: one-line description.
-        size: text such as "3.2 Gb, a download of 0.98 GB".
+        size: length of the genomes and size of the download, such as "3.2 Gb, a download of 0.98 GB".
         license: terms of use, one line.
         files: files of the set; empty if it is defined by ``assemblies``.
         assemblies: file that lists the URL of one assembly per line; None if the set is defined by ``files``.
@@ -96,7 +97,7 @@ class Registry:
     def parse_assemblies(self, published: PublishedSet, text: str) -> list[PublishedAssembly]:
         """Parse the assembly list of a set.
 
-        The name of a species is its NCBI folder in the URL, or the name of the assembly if the URL has no such folder.
+        A species is named after its NCBI folder in the URL, or after the assembly if the URL has no such folder.
 
         Raises:
             UserError: a line is not the URL of an NCBI assembly, a file is listed twice, or there are too few lines.

@@ -2,8 +2,8 @@
 
 The folder ``unfinished`` holds ``request.json``, one receipt for each packed part, and one seal for each source whose
 parts are all packed. The folder is deleted when the set is complete. Each receipt and each seal includes a SHA-256 of
-its content. A part whose receipt is damaged is packed again; a source whose seal is damaged is read again. A file is
-deleted only if its name is one that a build writes.
+its content. A part whose receipt is damaged is packed again; a source whose seal is damaged is read again. Files with
+names that no build writes are never deleted.
 """
 
 import hashlib
@@ -104,14 +104,14 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """The part of a receipt that is not an array."""
+    """The content of a receipt except for its arrays."""
 
     shards: list[Shard]
     read: Count
 
 
 def part_name(source: int, part: int) -> str:
-    """Name of a part in file names; alphabetical order is by source, then by part."""
+    """Name of a part in file names. Alphabetical order sorts by source, then by part."""
     return f"{source:05d}-{part:04d}"
 
 
@@ -139,7 +139,7 @@ class Receipts:
         write_json_atomic(self._folder / _REQUEST, asdict(_Request(request, sources)), indent=1)
 
     def _claim(self) -> _Request | None:
-        """Return the request of the unfinished build. If there is none, create the folder of receipts; return None."""
+        """Return the request of the unfinished build; if there is none, create the receipts folder and return None."""
         request = self._folder / _REQUEST
         if not request.is_file():
             if any(path != self._folder for path in self._out.iterdir()) or not self._is_new():
@@ -156,7 +156,7 @@ class Receipts:
         return before
 
     def _is_new(self) -> bool:
-        """Whether no build has started: the folder of receipts is missing, or all files in it are partially written."""
+        """Whether no build has started: the folder of receipts is missing, or holds only partially written files."""
         if not self._folder.is_dir():
             return not self._folder.exists()
         return all(_PARTIAL.fullmatch(path.name) and _is_ours(path) for path in self._folder.iterdir())
@@ -180,7 +180,7 @@ class Receipts:
         """The receipt of a packed part.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: the receipt is missing or damaged.
         """
         path = self._receipt(source, part)
         receipt = _read(path)
@@ -234,8 +234,8 @@ class Receipts:
         """Delete the files of the build, except the request and the files of unchanged sources.
 
         Args:
-            same: indices of the unchanged sources. Their seals are kept. The receipt of one of their parts is
-                kept, together with its shards, if none of these files is missing or damaged.
+            same: indices of the unchanged sources. Their seals are kept. Each of their receipts is kept together
+                with its shards, unless the receipt is damaged, or a shard is missing or damaged.
         """
         paths = sorted(self._folder.iterdir())
         receipts = [path for path in paths if _number(_RECEIPT, path) in same]

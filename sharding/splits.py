@@ -136,7 +136,7 @@ def _suggest_tile(fractions: Mapping[str, float], contigs: Contigs) -> int:
 
 
 def read_splits_bed(path: Path) -> list[BedInterval]:
-    """Read the split intervals of a BED file whose column 4 is the split.
+    """Read a BED file of split intervals. Column 4 is the name of the split.
 
     Raises:
         UserError: the file is missing or empty, a line is not BED, or intervals of two splits overlap.
@@ -198,7 +198,7 @@ def _check_disjoint(path: Path, splits: Mapping[str, np.ndarray], contigs: Conti
 
 
 def _names(option: str, word: str) -> list[str]:
-    """Return the name itself, or for ``@FILE`` the names in the file."""
+    """Return ``word`` in a list, or the names in the file if ``word`` is ``@FILE``."""
     if not word.startswith("@"):
         return [word]
     path = Path(word[1:])

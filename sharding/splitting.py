@@ -32,7 +32,7 @@ class Splitting:
     """Assigns bases to splits by contig, BED file or hash; excluded intervals are in no split.
 
     Attributes:
-        recipe: the rule and exclusions as recorded in the index, with the hashes of the BED files.
+        recipe: splits and exclusions as recorded in the index. A BED file is recorded by name, size and SHA-256.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Splitting:
         """Assign the bases of contigs to splits.
 
         Returns:
-            Split name -> (s, 3) int64: contig index, start and stop of each interval; and split name -> number of
-            excluded bases (an empty dict if there are no exclusions).
+            Two dicts whose keys are the split names. The first holds the intervals: (s, 3) int64, contig index, start
+            and stop. The second holds the number of excluded bases; it is empty if there are no exclusions.
 
         Raises:
             UserError: a contig is unknown, an interval extends beyond its contig, splits overlap, or a split is empty.

@@ -35,13 +35,13 @@ Check = tuple[Callable[[ShardSet, int, int], list[str]], int, int, int]
 def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] = lambda _: None) -> Iterator[str]:
     """Yield one line for each mismatch in a shard set.
 
-    Compares every index file, shard and block with its size and SHA-256, and every contig with the hash of its input
-    sequence. For a shard that does not match, reports which blocks, headers and padding are damaged.
+    Every index file, shard and block is compared with its size and SHA-256, and every contig with the hash of its input
+    sequence. If a shard does not match, its damaged blocks, headers and padding are reported.
 
     Args:
         shards: the set.
         workers: number of processes; 1 checks in this process.
-        advance: called with the amount of `total_work` done since the last call.
+        advance: called with the amount of work done since the last call, in the unit of `total_work`.
 
     Raises:
         UserError: a worker process was killed.
@@ -108,9 +108,9 @@ def _run_check(shards: ShardSet, check: Check) -> list[str]:
 
 
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
-    """Check the files of the index in the storage.
+    """Check the stored files of the index.
 
-    Opening the set is not sufficient: it may verify a cached copy of the index, and it ignores JSON formatting.
+    Opening the set is not sufficient: it may read a cached copy of the index, and it accepts any JSON formatting.
     """
     storage, hint = shards.storage, repair_hint(shards.location)
     text = storage.read_all(INDEX_NAME)

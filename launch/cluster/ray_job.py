@@ -39,7 +39,7 @@ class Node:
         return ray.util.get_node_ip_address()
 
     def run(self, nodes: int, rank: int, master: str, slots: int, arguments: list[str]) -> int:
-        """Run the ranks of this node; return the exit status of `node.sh`."""
+        """Run ``slots`` ranks on this node; return the exit status of `node.sh`."""
         if self._stopping:
             return os.EX_TEMPFAIL
         command = [str(NODE), str(nodes), str(rank), master, str(slots), *arguments]
@@ -57,7 +57,7 @@ class Node:
 
 
 class RayJob:
-    """A pretraining run on several nodes that is restarted after failures.
+    """Runs pretraining on several nodes, and restarts it after failures.
 
     Args:
         nodes: number of nodes.

@@ -1,7 +1,7 @@
 """Content-addressed caches for data read from remote storage: one on disk, one in memory.
 
-All processes of a node share the disk cache. It stores each entry in a file ``frames/ab/abcd...``, named by its
-SHA-256. The file ``frames/bytes`` holds the total size of all entries; processes lock it to update it.
+All processes of a node share the disk cache. Each entry is a file ``frames/ab/abcd...``, whose name is the SHA-256 of
+the data. The file ``frames/bytes`` holds the total size of all entries. A process locks this file to update the total.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ class MemoryCache:
     """Bounded in-memory cache with first-in, first-out eviction; thread-safe."""
 
     def __init__(self, limit: int) -> None:
-        """Store at most ``limit`` bytes."""
+        """Create an empty cache for at most ``limit`` bytes."""
         self._limit = limit
         self._bytes = 0
         self._entries: dict[str, bytes] = {}
@@ -50,14 +50,14 @@ class MemoryCache:
 class DiskCache:
     """Bounded LRU cache in a folder shared by all processes of a node.
 
-    Before a process writes an entry, it adds the size to a shared total under a lock. If the total exceeds the limit,
-    the process deletes the least recently used entries and recomputes the total. The folder may exceed the limit by
-    one entry per writing thread. On a file system without locks, it may exceed the limit further until the next
-    eviction.
+    Before a process writes an entry, it locks a shared total and adds the size of the entry to it. If the total exceeds
+    the limit, the process deletes the least recently used entries and recomputes the total. The folder may exceed the
+    limit by one entry per writing thread. On a file system without locks, it may exceed the limit by more until the
+    next eviction.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        """Use at most ``limit`` bytes in ``folder``, which is created at the first write."""
+        """Cache at most ``limit`` bytes in ``folder``. The folder is created when the first entry is written."""
         self.folder = folder / "frames"
         self._limit = limit
         self._writable = True
@@ -78,7 +78,7 @@ class DiskCache:
         return data
 
     def put(self, digest: str, data: bytes) -> bool:
-        """Store data under its SHA-256; return whether it is cached.
+        """Store data under its SHA-256; return whether the cache now contains the data.
 
         If the folder is not writable, log one warning and write nothing from then on.
         """

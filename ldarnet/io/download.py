@@ -98,10 +98,12 @@ class Expected:
 
 
 class DownloadFolder:
-    """A folder of downloaded files with their receipts. Thread-safe; processes must lock the folder themselves.
+    """A folder of downloaded files with their receipts.
+
+    Thread-safe. A process must lock the folder first, so that no other process uses it.
 
     Attributes:
-        receipts: file name (may include a subfolder) -> receipt.
+        receipts: receipt of each file, by file name. A name may include a subfolder.
     """
 
     def __init__(self, folder: Path, parts: Path, retry: Retry, hint: str) -> None:
@@ -166,7 +168,8 @@ class DownloadFolder:
             inspect: called with the path of the file if there is no published hash; raises a UserError to reject it.
 
         Raises:
-            UserError: the file cannot be downloaded (`GoneError`: it no longer exists), or its hash differs.
+            GoneError: the file no longer exists at ``url``.
+            UserError: the file cannot be downloaded for another reason, or its hash differs.
         """
         final, part = self.folder / name, self._parts / f"{Path(name).name}.part"
         download(url, part, self._retry, report)
@@ -219,7 +222,8 @@ def read_text(url: str, retry: Retry) -> str:
     """Download a small text file and return its content.
 
     Raises:
-        UserError: the file cannot be downloaded (`GoneError`: it does not exist), or is not text.
+        GoneError: the file does not exist.
+        UserError: the file cannot be downloaded for another reason, or is not text.
     """
 
     def receive(_: float) -> str:
@@ -302,7 +306,7 @@ def _write_state(url: str, part: Path, response: requests.Response, total: int |
 
 @contextmanager
 def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.Response]:
-    """Open a streaming GET request. Transient errors raise a `RetryableError`, even while the block reads the body."""
+    """Open a streaming GET request. Convert transient errors, also those in the block, to `RetryableError`."""
     try:
         with requests.get(url, headers=_HEADERS | (headers or {}), stream=True, timeout=_TIMEOUT) as response:
             status = response.status_code

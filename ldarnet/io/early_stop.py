@@ -1,4 +1,4 @@
-"""Handling of stop signals outside of training steps: exit at once with the status of a stopped run."""
+"""Exit at once, with the status of a stopped run, on a stop signal outside of training steps."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def early_stops() -> Iterator[None]:
 
 
 def _leave(descriptor: int) -> None:
-    """In a forked child, do not report signals to the parent."""
+    """Called in a forked child: stop reporting its signals to the parent."""
     if (current := signal.set_wakeup_fd(-1)) != descriptor:
         signal.set_wakeup_fd(current)
 
 
 def _watch(descriptor: int) -> None:
-    """Read the numbers of received signals; exit if the handler of a signal is still `_exit`."""
+    """Read the numbers of received signals from a pipe; exit if `_exit` is still the handler of the signal."""
     while received := os.read(descriptor, 1):
         if signal.getsignal(received[0]) is _exit:
             _exit(received[0])

@@ -27,16 +27,16 @@ _PERMANENT = {*_READ_ERRORS, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAM
 
 
 def is_transient(error: OSError) -> bool:
-    """Whether an operating system error may go away, so that a later attempt may succeed."""
+    """Whether an operating system error may be temporary, so that a later attempt may succeed."""
     return error.errno not in _PERMANENT
 
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """If the block raises an OSError while it reads ``path``, raise a `UserError` that names the path instead.
+    """Convert an OSError of a block that reads ``path`` to a `UserError` that names the path.
 
     Raises:
-        TransientError: a later attempt may succeed.
+        TransientError: the error may be temporary.
         UserError: the error is permanent.
     """
     try:
@@ -120,7 +120,7 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
             if final.is_dir():
                 raise UserError(f"{final}: {_READ_ERRORS[errno.EISDIR]}")
             if final.exists() and not final.is_file():
-                raise UserError(f"{final}: a device or a pipe, not a file; choose a file")
+                raise UserError(f"{final}: a device or a pipe, not a regular file; choose another path")
             yield partial
             if durable:
                 sync_path(partial)

@@ -40,7 +40,7 @@ class Lock:
 
 
 def acquire(path: Path, in_use: str | None = None) -> Lock:
-    """Lock an existing folder, or a file, which is created if missing.
+    """Lock a folder or a file. A folder must exist; a missing file is created.
 
     On a file system without lock support, such as some network file systems, the call succeeds without a lock.
 

@@ -31,8 +31,8 @@ class Manifest(BaseModel):
     """Content of ``manifest.json``.
 
     Attributes:
-        format: version of the format of the folder.
-        files: file name -> entry; not empty.
+        format: version of the folder format.
+        files: entry of each file, by file name; not empty.
         step: completed optimizer steps; None for models without a training state.
         run_id: identifies the run that wrote the folder, so that only this run deletes it; None if unknown.
     """
@@ -46,7 +46,7 @@ class Manifest(BaseModel):
 
 
 def write_manifest(folder: Path, *, step: int | None = None, run_id: str | None = None) -> None:
-    """Flush the files of a folder, but not of its subfolders, to disk; then write the manifest."""
+    """Flush the files of a folder to disk, then write their manifest. Files in subfolders are not included."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     for file in files:
         sync_path(file)
@@ -69,11 +69,11 @@ def read_manifest(folder: Path, hint: str) -> Manifest:
 
 
 def verify_files(folder: Path, manifest: Manifest, *, hint: str, where: str | None = None) -> None:
-    """Compare every file of a folder with its manifest.
+    """Compare every file that a manifest lists with the listed size and SHA-256.
 
     Args:
         folder: the folder.
-        manifest: its manifest.
+        manifest: the manifest of the folder.
         hint: what to do about a damaged file.
         where: path or URL to name in errors; by default, the folder.
 

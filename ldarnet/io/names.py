@@ -1,7 +1,7 @@
-"""File names read from other files, such as manifests, indexes, receipts, archives and configurations.
+"""Checks of untrusted file names: names read from manifests, indexes, receipts, archives and configurations.
 
-Such a name is untrusted. It must be a plain relative path, so that nothing outside its folder is read, written or
-deleted. Use `RelativePath` and `FileName` as field types of a record (:mod:`ldarnet.io.records`), `inside` elsewhere.
+A name must be a plain relative path, so that nothing outside its folder is read, written or deleted. For the fields of
+a record (:mod:`ldarnet.io.records`), use the types `RelativePath` and `FileName`. For other names, use `inside`.
 """
 
 from pathlib import Path
@@ -44,7 +44,7 @@ FileName = Annotated[str, AfterValidator(check_file_name)]
 
 
 def inside(folder: Path, name: str, where: str, hint: str) -> Path:
-    """Join a folder and an untrusted relative name, after checking the name.
+    """Check an untrusted relative path, and join it to a folder.
 
     Args:
         folder: the folder that must contain the path.

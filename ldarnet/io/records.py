@@ -1,8 +1,8 @@
 """Read JSON, JSON Lines and YAML files as typed records; a malformed file raises a one-line `UserError`.
 
 The type of a record is a pydantic model, a dataclass, or any type that pydantic understands. Types are checked
-strictly: a number in quotes is not a number. Unknown keys of dataclasses are ignored, so that files of later versions
-with more keys can be read.
+strictly: a number in quotes is not a number. Unknown keys of dataclasses are ignored, because later versions may add
+keys.
 """
 
 import re
@@ -85,9 +85,9 @@ def read_bytes(path: Path, *, hint: str, max_bytes: int) -> bytes:
 def read_records(
     path: Path, kind: type[T], *, hint: str, advance: Callable[[int], object] = lambda _: None
 ) -> Iterator[tuple[int, T]]:
-    """Yield the number (from 1) and the record of each line of a JSON Lines file; skip an incomplete last line.
+    """Yield the line number (from 1) and the record of each line of a JSON Lines file.
 
-    A line is complete if it ends with a newline: a crash truncates at most the last line.
+    A last line without a newline is skipped, because a crash may have truncated it.
 
     Args:
         path: the file.
@@ -129,7 +129,7 @@ def parse_yaml(text: bytes | str, *, where: str, hint: str = "fix the file") -> 
 
     Raises:
         UserError: the document is not valid UTF-8 or YAML, is nested too deeply, has more than `MAX_YAML_NODES` values
-            after expanding its aliases, or has a string with NUL or a lone surrogate, which no path can contain.
+            after its aliases are expanded, or has a string with NUL or a lone surrogate (not allowed in paths).
     """
     try:
         if isinstance(text, bytes):
@@ -176,7 +176,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
-    """Raise if a string has NUL or a lone surrogate, or if the aliases expand to too many or infinitely many values."""
+    """Raise if a string has NUL or a lone surrogate, or if there are too many values after the aliases are expanded."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
@@ -202,7 +202,7 @@ def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
 
 
 def describe(error: ValidationError) -> str:
-    """The first problem of a record in one line: its key and what is wrong, without the value."""
+    """Describe the first problem of a record in one line: the key and what is wrong. The value is not shown."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = printable(".".join(str(part)[:40] for part in first["loc"]))
     reason = printable(first["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_REASON_CHARS])

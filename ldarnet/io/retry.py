@@ -39,15 +39,15 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry policy: exponential backoff with jitter; each wait is random, 50 to 100% of the nominal wait.
+    """Retry policy: exponential backoff with jitter. Each wait is a random 50 to 100% of the nominal wait.
 
     Attributes:
-        first_wait: nominal wait after the first attempt, in seconds; doubles after each further attempt.
+        first_wait: nominal wait after the first attempt, in seconds. It doubles after each further attempt.
         max_wait: maximum nominal wait, in seconds.
         max_total: maximum time for all attempts and waits, in seconds.
         timeout: maximum time for one attempt, in seconds.
-        max_short_reads: maximum number of attempts if a read ends early without an error. The default is low, because
-            reads beyond the end of a truncated file always end early.
+        max_short_reads: maximum number of attempts if a read raises a `ShortReadError`. The default is low, because a
+            read beyond the end of a truncated file always ends early.
         max_attempts: maximum number of attempts.
         stopped: polled while waiting; the retries end when it returns True.
     """
@@ -70,7 +70,7 @@ class Retry:
 
         Raises:
             TransientError: the maximum number of attempts or the maximum time is reached.
-            ShortReadError: the read still ended early at attempt ``max_short_reads``.
+            ShortReadError: a read ended early at attempt ``max_short_reads`` or later.
             UserError: ``stopped`` returned True.
         """
         failures, began, reached = 0, time.monotonic(), progress()
@@ -115,7 +115,7 @@ def call_remote(
     what: str | None = None,
     missing: UserError | None = None,
 ) -> Result:
-    """Call ``read(timeout)``, with a timeout in seconds and with retries. Failures raise one-line errors.
+    """Call ``read(timeout)`` with retries, and return its result. The timeout is in seconds.
 
     Args:
         retry: retry policy.
@@ -126,8 +126,8 @@ def call_remote(
 
     Raises:
         TransientError: the maximum number of attempts or the maximum time is reached.
-        ShortReadError: the read still ended early at the last attempt.
-        UserError: any other failure.
+        ShortReadError: the read also ended early at the last attempt.
+        UserError: any other failure; the message is one line.
     """
 
     def attempt(timeout: float) -> Result:
@@ -170,7 +170,7 @@ def status_of(error: Exception) -> int | None:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether retrying is pointless: missing file or package, no permission, bad URL, full disk."""
+    """Whether an error is permanent: missing file or package, no permission, bad URL, full disk."""
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in _TRANSIENT_STATUS

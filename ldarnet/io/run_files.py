@@ -13,7 +13,8 @@ Fine-tuning run, in <run.dir>:
     fold0/last/  checkpoints, while the fold is training
 Sweep, in <sweep.dir>:
     sweep.yaml  finetune.yaml  sweep.json  summary.txt  comparison/
-    trials/<task>/<setting>/  finetune.yaml, and one fine-tuning run per fold, with log.txt and stopped.json
+    trials/<task>/<setting>/finetune.yaml
+    trials/<task>/<setting>/fold<k>/  a fine-tuning run, with log.txt and stopped.json
 """
 
 # Any run folder
@@ -93,7 +94,7 @@ COMPARISON_FIGURE = "results.png"
 
 
 def fold_name(fold: int | str) -> str:
-    """Name of the folder of a fold; for `*`, the glob of the folders of all folds."""
+    """Name of the folder of a fold. If ``fold`` is `*`, a glob pattern of all these folders."""
     return f"fold{fold}"
 
 

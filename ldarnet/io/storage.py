@@ -19,7 +19,7 @@ MAX_OPEN = 64
 class DamagedError(UserError):
     """A file of a shard set is missing or does not match the index of the set.
 
-    Runs can be configured to skip the affected windows. Never raised for network failures or missing permissions.
+    Runs can be configured to skip the affected windows. Network failures and missing permissions raise other errors.
     """
 
 
@@ -28,7 +28,7 @@ class MissingError(DamagedError):
 
 
 class Storage(Protocol):
-    """Read access to the files in a folder or at a URL. Can be pickled, and is safe to use after a fork.
+    """Read access to the files in a folder or at a URL. Instances can be pickled, and can be used after a fork.
 
     Attributes:
         place: path of the folder, or URL.
@@ -43,7 +43,7 @@ class Storage(Protocol):
         ...
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``.
+        """Read bytes [``start``, ``stop``) of a file. The result is shorter only if the file ends before ``stop``.
 
         Raises:
             MissingError: no such file.
@@ -103,7 +103,7 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """Files in a folder. Recently used files stay open; positional reads let forked processes share descriptors."""
+    """Files in a folder. Recently used files stay open. Reads are positional, so forked processes can share them."""
 
     remote = False
 
@@ -117,7 +117,7 @@ class LocalFiles:
         return str(self._folder / name)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``."""
+        """Read bytes [``start``, ``stop``) of a file. The result is shorter only if the file ends before ``stop``."""
         path = self._folder / name
         with read_errors(path), self._missing(path):
             return self._read(name, path, start, stop)
@@ -179,7 +179,7 @@ class RemoteFiles:
         return f"{self.place}/{name}"
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Read bytes [``start``, ``stop``) of a file; fewer only if the file ends before ``stop``."""
+        """Read bytes [``start``, ``stop``) of a file. The result is shorter only if the file ends before ``stop``."""
 
         def attempt(timeout: float) -> bytes:
             try:

@@ -1,4 +1,4 @@
-"""Tables that other programs read: tab-separated values, and names that fit into them."""
+"""Tab-separated tables, and unique, printable names for their rows."""
 
 import csv
 from collections import Counter
@@ -17,10 +17,10 @@ def tsv_writer(file: TextIO) -> WriteRow:
 
 
 class UniqueNames:
-    """Makes the names of a table unique and printable, one after the other.
+    """Makes names unique and printable, so that each fits into one cell of a table.
 
-    A name that was already used gets a suffix `#2`, `#3`, ... White space becomes single spaces, and control
-    characters become visible escapes, so that a name fits into one cell of a table and can be printed.
+    A name that was already used gets a suffix `#2`, `#3`, ... White space is replaced by single spaces, and control
+    characters are replaced by visible escapes.
 
     Attributes:
         was_repeated: whether the last name got a suffix.
@@ -43,5 +43,5 @@ class UniqueNames:
 
 
 def repeated_names(count: int) -> list[str]:
-    """Return a list with a note that ``count`` names got a suffix; an empty list if ``count`` is 0."""
+    """Return a list with one note that ``count`` names got a suffix, or an empty list if ``count`` is 0."""
     return [f"{format_count(count, 'repeated name')} got a suffix (#2, #3, ...)"] if count else []
