@@ -104,7 +104,7 @@ def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_ro
     """Check that two folds have the same test rows in the same order.
 
     Raises:
-        UserError: they do not.
+        UserError: the test rows or their order differ.
     """
     if rows != other_rows:
         ours, theirs = (fold.file.with_name(run_files.PREDICTIONS) for fold in (first, other))

@@ -117,7 +117,7 @@ class Classifier:
             yield from zip(names, probabilities, strict=True)
 
     def _checked(self, records: Iterable[Record], source: str | Path) -> Iterator[Record]:
-        """Make names unique and printable, and clean sequences as for training data."""
+        """Make names unique and printable, and clean sequences in the same way as training data."""
         names = UniqueNames()
         for number, (given, text) in enumerate(records, start=1):
             name = names.add(given, f"sequence:{number}")
@@ -144,7 +144,7 @@ class Classifier:
             write_row((name, predicted, *row))
 
     def note(self) -> str:
-        """Summarize predictions in one line: number of sequences, caveats, and number per predicted class."""
+        """Summarize predictions in one line: number of sequences in total and per predicted class, and caveats."""
         parts = [f"{self.seen:,} sequences"]
         if self.cropped:
             parts.append(f"{self.cropped:,} cropped to their {self.max_length:,} central bases")

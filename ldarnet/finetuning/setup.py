@@ -29,7 +29,7 @@ LR, BATCH = 1e-4, 64
 
 
 def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
-    """Open the task, build the network and validate both against the configuration.
+    """Open the task, build the network, and check that both match the configuration.
 
     Args:
         config: configuration of the run.
@@ -77,7 +77,7 @@ def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneCo
 
 
 def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
-    """Check that a fold has at least two classes in training and in validation, and large enough batches.
+    """Check that training rows and validation rows of a fold have at least two classes each, and check the batch size.
 
     Raises:
         UserError: training or validation rows have a single class, or a batch is too small for the ranks.

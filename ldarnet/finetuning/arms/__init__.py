@@ -1,4 +1,4 @@
-"""Arms: the models and training modes that fine-tuning compares, one file each.
+"""Arms: the models and training modes that can be compared, one file each.
 
 To add an arm, add a file to this folder that calls `register(Arm(...))`.
 """
@@ -72,7 +72,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
     """Look up the arm that a configuration selects.
 
     Raises:
-        UserError: the arm does not exist, or settings contradict the arm.
+        UserError: the arm does not exist, or does not support other settings of the configuration.
     """
     arm = _find(config.model.baseline, config.training.mode)
     if config.model.baseline is not None and config.training.mode != "full":
