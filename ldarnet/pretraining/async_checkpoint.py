@@ -29,7 +29,7 @@ def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> N
         config: run configuration.
         store: local checkpoints.
         report: called with the reason if the upload fails, and with a message about each remote folder that is not
-            deleted because it is not ours.
+            deleted because it lacks the run ID of this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
@@ -58,7 +58,8 @@ class CheckpointWriter:
         config: run configuration.
         store: local checkpoints.
         report: called from the thread, with the reason, when a checkpoint cannot be written or copied.
-        notice: called from the thread with a message about each folder that is not deleted because it is not ours.
+        notice: called from the thread, with a message about each folder that is not deleted because it lacks the
+            run ID of this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
@@ -79,7 +80,7 @@ class CheckpointWriter:
         self._last = self._thread.submit(self._write, contents)
 
     def wait(self) -> UserError | None:
-        """Wait until all queued checkpoints are written; return the error of the last one, None if it succeeded."""
+        """Wait until all queued checkpoints are written; return the error of the last one, or None."""
         return self._last.result() if self._last else None
 
     def close(self) -> None:
@@ -124,15 +125,15 @@ class AsyncCheckpointer:
     `finish` raises an error only if the last checkpoint of a launch cannot be written. If a checkpoint cannot be copied
     to `checkpoint.remote`, the failure is reported and the next checkpoint or launch retries the copy.
 
+    The writer thread on rank 0 calls `report` and `notice`.
+
     Args:
         config: run configuration.
         store: local checkpoints.
         world: the ranks.
         state: training state at launch.
-        report: called on rank 0, from the writer thread, with the reason, when a checkpoint cannot be written or
-            copied.
-        notice: called on rank 0, from the writer thread, with a message about each folder that is not deleted because
-            it is not ours.
+        report: called with the reason when a checkpoint cannot be written or copied.
+        notice: called with a message about each folder that is not deleted because it lacks the run ID of this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed; raised on all
@@ -159,7 +160,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the writer thread. If the block ends with a UserError, all ranks first wait for the pending write."""
+        """Finish the pending write, then end the writer thread. After a UserError, all ranks wait for the write."""
         try:
             if isinstance(error, UserError):
                 self._wait()
@@ -180,11 +181,11 @@ class AsyncCheckpointer:
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:
-        """Wait for the pending write; if a new best checkpoint could not be written, restore the previous best step.
+        """Wait for the pending write, then correct the best step if its checkpoint could not be written.
 
         Returns:
-            `state`. If a new best checkpoint could not be written, `best_step` and `best_loss` are those in the state
-            of the last written checkpoint.
+            `state`. If the checkpoint of `best_step` could not be written, `best_step` and `best_loss` are replaced by
+            the values in the last checkpoint that was written.
         """
         self._wait()
         if state.best_step is not None and self._saved.step < state.best_step < state.step:
@@ -201,7 +202,7 @@ class AsyncCheckpointer:
         self._world.raise_together(self._writer.wait() if self._writer else None)
 
     def _wait(self) -> None:
-        """Wait for the pending write; all ranks agree on whether the checkpoint was written."""
+        """Wait for the pending write, and record on all ranks whether it succeeded."""
         if self._pending is None:
             return
         if self._writer is not None:

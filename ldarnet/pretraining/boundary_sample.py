@@ -20,8 +20,9 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
     Every rank must call this function.
 
     Returns:
-        Empty if the model has no chunks (a single stage), otherwise:
-        `contig`, `start` (0-based) and `bases`: location and sequence of the window, cut to MAX_BASES bases.
+        An empty dict if the model has a single stage, and therefore no chunks. Otherwise, a dict with these keys:
+        `contig`, `start` (0-based) and `bases`: location and sequence of the window. If the window is longer than
+        MAX_BASES bases, only its middle is returned.
         `boundaries`: for each stage, positions of chunk starts relative to `start`.
         `probability`: boundary probabilities of the outermost stage in percent, one per base.
 
@@ -51,7 +52,8 @@ def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, in
     """Read a window from the middle of the validation split (of the training split in a run without validation).
 
     Returns:
-        Token ids of shape (1, L), all N if the shard is quarantined; index of the contig; 0-based start.
+        Token ids of the window, shape (1, L); index of its contig; its 0-based start. If the shard of the window is
+        quarantined, all tokens are N.
 
     Raises:
         UserError: the window cannot be read.

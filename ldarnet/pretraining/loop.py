@@ -76,7 +76,7 @@ def loop(
 
 
 def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
-    """Report the steps skipped since the last call.
+    """Pass the steps skipped since the last call to the callbacks.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.
@@ -118,7 +118,7 @@ def _save(
     callbacks: Sequence[Callback],
     metrics: TrainMetrics,
 ) -> TrainingState:
-    """Start writing a checkpoint; return the saved state.
+    """Report skipped steps, then start writing a checkpoint; return the saved state.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.

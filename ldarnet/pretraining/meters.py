@@ -80,7 +80,7 @@ class SpeedMeter:
 
 
 def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
-    """Measure step time and memory of all ranks since the last call; every rank must call this function.
+    """Gather step time and peak memory from all ranks; every rank must call this function.
 
     Args:
         seconds: timer name -> seconds measured on this rank since the last call.
@@ -89,8 +89,8 @@ def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
     Returns:
         `phase_share`: fraction of step time spent in each of STEP_PHASES, over all ranks.
         `data_wait`: fraction of step time spent waiting for data, maximum over ranks.
-        `memory`: peak bytes, maximum over ranks: `host` (memory of the process since it started) and, on GPUs,
-        `device` (allocated tensors since the last call).
+        `memory`: peak memory in bytes, maximum over ranks. `host` is the peak of the process since it started. On GPUs,
+        `device` is the peak of allocated tensors since the last call.
     """
     on_gpu = world.device.type == "cuda"
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,8 +1,8 @@
 """Remote copy of a run's checkpoints, at any URL that fsspec can write to (s3://, gs://, file://).
 
 Object stores cannot rename, so a remote checkpoint counts as complete if its manifest is present and valid; the
-manifest is uploaded last and deleted first. While a checkpoint is incomplete, a marker file next to it, whose name
-contains the run ID, shows which run is uploading or deleting it:
+manifest is uploaded last and deleted first. An incomplete checkpoint has a marker file next to it. The run ID in the
+name of this file shows which run is uploading or deleting the checkpoint:
 
     <checkpoint.remote>/step-00000100/
     <checkpoint.remote>/.step-00000200.<run ID>.partial
@@ -50,15 +50,18 @@ class Mirror:
             self._files, self._root = url_to_fs(self.url, **options)
 
     def complete(self, store: CheckpointStore, last: int | None = None) -> dict[str, Manifest]:
-        """Manifest of each complete remote checkpoint by name, oldest first.
+        """List the complete checkpoints in the remote folder, oldest first.
 
         Args:
             store: local checkpoints.
-            last: last step of the run; None if unknown.
+            last: last step of the run, None if unknown; damaged manifests of later steps are ignored.
+
+        Returns:
+            Checkpoint name -> manifest.
 
         Raises:
-            UserError: the remote cannot be read, or the manifest of a checkpoint newer than all complete ones is
-                damaged.
+            UserError: the remote cannot be read, or a checkpoint that is newer than all complete checkpoints has a
+                damaged manifest.
         """
         with self._errors("cannot be read"):
             folders, marked = self._listing()
@@ -74,9 +77,9 @@ class Mirror:
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None], last: int | None) -> None:
         """Download the newest checkpoint, and the best checkpoint recorded in its state.
 
-        If a local checkpoint is at least as new as the newest remote checkpoint, no checkpoint is downloaded.
-        Otherwise, `store` adopts the run ID of the newest remote checkpoint, if that checkpoint has one. If the remote
-        has checkpoints of this run, the checkpoints of other runs are ignored.
+        If the remote has checkpoints of this run, the checkpoints of other runs are ignored. If a local checkpoint is
+        at least as new as the newest remote checkpoint, nothing is downloaded. Otherwise, the run ID of `store` is set
+        to that of the newest remote checkpoint, if that checkpoint has a run ID.
 
         Args:
             store: local checkpoint store to download into.
@@ -113,12 +116,12 @@ class Mirror:
         """Upload checkpoints that are missing remotely; delete remote checkpoints that the store no longer has.
 
         Returns:
-            A message about each remote folder that is not deleted because it is not ours, unless an earlier call
-            returned it.
+            A message about each remote folder that is not deleted because it lacks the run ID of this run. Messages
+            that an earlier call returned are omitted.
 
         Raises:
-            UserError: the remote cannot be written to, or a folder that is not ours has the name of a checkpoint to
-                upload.
+            UserError: the remote cannot be written to, or a checkpoint cannot be uploaded because a folder that is not
+                a checkpoint of this run has the same name.
         """
         with self._errors("cannot be written to"):
             remote, marked = self._listing(str(store.run_id))
@@ -143,14 +146,14 @@ class Mirror:
         return store.report_kept(f"{self.url}/{name}" for name in sorted(others - ours))
 
     def _listing(self, run_id: str = "[^.]+") -> tuple[dict[str, set[str]], set[str]]:
-        """List the checkpoints and the markers of incomplete checkpoints in the remote folder.
+        """List all checkpoints in the remote folder, and those that are marked as incomplete.
 
         Args:
-            run_id: regular expression; markers of other run IDs are ignored. By default, it matches any run ID.
+            run_id: regular expression for the run ID in the names of markers; by default, any run ID.
 
         Returns:
             Checkpoint name -> file names, for complete and incomplete checkpoints; names of the checkpoints with a
-            marker.
+            marker that matches `run_id`.
         """
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
@@ -217,7 +220,7 @@ class Mirror:
         """Parse the manifest of a complete checkpoint.
 
         Raises:
-            UserError: it is damaged, or does not name every file that a checkpoint needs.
+            UserError: the manifest is damaged, lacks a required file, or its step does not match `name`.
         """
         manifest = parse_record(content, Manifest, where=f"{self.url}/{name}/{MANIFEST}", hint=self._hint(name))
         store.check(manifest, name, where=f"{self.url}/{name}", hint=self._hint(name))
@@ -245,6 +248,6 @@ class Mirror:
 
 
 def _has_run_id(content: bytes, name: str, store: CheckpointStore) -> bool:
-    """Whether a manifest is that of a complete checkpoint with the run ID of the store."""
+    """Whether `content` is the manifest of a complete checkpoint with the run ID of `store`."""
     manifest = store.parse(content, name)
     return manifest is not None and store.run_id is not None and manifest.run_id == store.run_id

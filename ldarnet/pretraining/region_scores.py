@@ -13,7 +13,7 @@ from ldarnet.runtime.router_metrics import boundaries_at_bases
 
 
 class RegionScores:
-    """Accumulates sums over validation windows for each region.
+    """Sums losses and counts boundaries over the validation windows, separately for each region.
 
     Attributes:
         sums: (regions, 3 + stages) float64 on the device. Columns: summed loss, number of target positions, number of

@@ -19,9 +19,9 @@ class ResumePoint:
     Attributes:
         checkpoint: newest complete checkpoint; None in a new run.
         state: training state stored in the checkpoint.
-        remote_error: error that prevented reading `checkpoint.remote`. Only set if the run is finished; otherwise,
-            the error is raised.
-        notices: messages about folders that are not deleted because they are not checkpoints of this run.
+        remote_error: error that prevented reading `checkpoint.remote`; only set if the run is finished. If it is not
+            finished, `open_run_folder` raises the error.
+        notices: messages about folders that are not deleted because they lack the run ID of this run.
     """
 
     checkpoint: Path | None = None
@@ -46,8 +46,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
 
     Raises:
         TransientError: `checkpoint.remote` is temporarily unreadable, and the run is not finished.
-        UserError: the folder or `checkpoint.remote` holds a damaged checkpoint or a run with another configuration,
-            or `checkpoint.remote` cannot be read.
+        UserError: `checkpoint.remote` cannot be read, or the run folder or `checkpoint.remote` holds a damaged
+            checkpoint or another run.
     """
     run_dir = config.run.dir
     store.clean()

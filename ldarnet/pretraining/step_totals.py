@@ -46,7 +46,7 @@ class StepTotals:
 def pretraining_loss(
     output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
 ) -> tuple[Tensor, StepTotals]:
-    """Compute the loss and the totals of a micro-step; pass the loss to `Engine.backward`.
+    """Compute the loss of a micro-step, to be passed to `Engine.backward`, and its totals.
 
     Args:
         output: model output with `logits` and `boundaries`.

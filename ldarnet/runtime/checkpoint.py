@@ -96,7 +96,7 @@ class CheckpointFolder:
     """Folder with one subfolder per checkpoint, named by step; incomplete checkpoints are never listed.
 
     A checkpoint is complete if its manifest is valid, names every required file, and has the step of the folder's name.
-    Only complete checkpoints whose manifest has the run ID of this run, and staging folders, are ever deleted.
+    Only temporary folders, and complete checkpoints whose manifest has the run ID of this run, are ever deleted.
 
     Args:
         folder: path of the folder, which need not exist yet.
@@ -121,7 +121,13 @@ class CheckpointFolder:
         return int(checkpoint.name.removeprefix(self.prefix))
 
     def check(self, manifest: Manifest, name: str, *, where: str, hint: str) -> None:
-        """Check that the manifest of the folder `name` is that of a complete checkpoint.
+        """Check that a manifest describes a complete checkpoint in the folder `name`.
+
+        Args:
+            manifest: manifest of the folder.
+            name: name of the folder.
+            where: path or URL to show in error messages.
+            hint: what to do about the error, appended to error messages.
 
         Raises:
             UserError: the manifest lacks a required file, or its step does not match `name`.
@@ -142,7 +148,7 @@ class CheckpointFolder:
         return manifest
 
     def load_run_id(self) -> None:
-        """If `run_id` is None, read it from the manifests in the folder; it stays None if there is no run ID."""
+        """If `run_id` is None, read it from the manifests in the folder; it stays None if they have no run ID."""
         self.run_id = self.run_id or self._recorded(self._manifests())
 
     def ensure_run_id(self) -> None:
@@ -175,19 +181,20 @@ class CheckpointFolder:
 
         Raises:
             NotWritableError: no permission to write, or the disk is full.
-            UserError: the path of the checkpoint is occupied.
+            UserError: the path of the checkpoint already exists.
         """
         if os.path.lexists(self.path(step)):
             raise UserError(f"{self.path(step)}: exists, but is not a checkpoint of this run; move it away")
         return staged_folder(self.path(step))
 
     def prune(self, keep: Collection[Path]) -> list[str]:
-        """Delete the checkpoints with our run ID, except those in `keep`.
+        """Delete the checkpoints that have the run ID of this run, except those in `keep`.
 
         Each checkpoint is renamed before it is deleted, so that partly deleted checkpoints are never listed.
 
         Returns:
-            A message about each folder that is not deleted because it is not ours, unless an earlier call returned it.
+            A message about each folder that is not deleted because it lacks the run ID of this run. Messages that an
+            earlier call returned are omitted.
         """
         for path, manifest in self._manifests().items():
             if path not in keep and self.run_id is not None and manifest.run_id == self.run_id:
@@ -198,7 +205,10 @@ class CheckpointFolder:
         return self.report_kept(str(path) for path in sorted(self._candidates()) if path not in keep)
 
     def report_kept(self, locations: Iterable[str]) -> list[str]:
-        """Messages about paths or URLs that are not deleted because they are not ours, except those reported before."""
+        """Return a message about each path or URL that is not deleted because it lacks the run ID of this run.
+
+        Paths and URLs that were reported by an earlier call are omitted.
+        """
         new = [location for location in locations if location not in self._reported]
         self._reported.update(new)
         return [
@@ -214,14 +224,14 @@ class CheckpointFolder:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def check_free(self, after: int, last: int | None) -> None:
-        """Check that the paths of all checkpoints that this run may still write are free.
+        """Check that nothing exists at the paths of the checkpoints that this run has yet to write.
 
         Args:
             after: step of the newest checkpoint of this run.
             last: last step of the run; None if unknown.
 
         Raises:
-            UserError: one of these paths holds a damaged checkpoint, a checkpoint of another run, or something else.
+            UserError: one of these paths is a damaged checkpoint, a checkpoint of another run, or something else.
         """
         for path in sorted(set(self._candidates()) - set(self.complete())):
             if not self.is_due(path.name, after, last):
@@ -232,7 +242,7 @@ class CheckpointFolder:
             raise UserError(f"{path}: not a checkpoint of this run, but this run will write to this path; move it away")
 
     def is_due(self, name: str, after: int, last: int | None) -> bool:
-        """Whether `name` is that of a checkpoint with step > `after` and, if `last` is known, step <= `last`."""
+        """Whether `name` is the name of a checkpoint with step > `after` and, if `last` is known, step <= `last`."""
         digits = name.removeprefix(self.prefix)
         if not digits.isdecimal() or self.path(int(digits)).name != name:
             return False
@@ -257,7 +267,7 @@ class CheckpointFolder:
         return dict(sorted(found.items(), key=lambda item: item[1].step or 0))
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID in the newest of the manifests `found`; None if it has none, or if `found` is empty."""
+        """Run ID in the newest manifest of `found`; None if this manifest has no run ID or `found` is empty."""
         return next((manifest.run_id for manifest in reversed(found.values())), None)
 
 
@@ -298,7 +308,8 @@ class CheckpointStore(CheckpointFolder):
         The best checkpoint and the newest `keep` checkpoints are kept.
 
         Returns:
-            A message about each folder that is not deleted because it is not ours, unless an earlier call returned it.
+            A message about each folder that is not deleted because it lacks the run ID of this run. Messages that an
+            earlier call returned are omitted.
         """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
@@ -306,9 +317,10 @@ class CheckpointStore(CheckpointFolder):
         return self.prune({*self.complete()[-self.keep :], best})
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID of the first complete checkpoint among: latest in pointers.json, best in pointers.json, newest.
+        """Run ID in the manifest of the latest checkpoint according to pointers.json.
 
-        None if this checkpoint has no run ID, or if no checkpoint is complete.
+        If that checkpoint is not complete, the best checkpoint according to pointers.json is used, then the newest
+        checkpoint in the folder. None if the checkpoint has no run ID, or if no checkpoint is complete.
         """
         pointers = Pointers()
         path = self.folder / run_files.POINTERS

@@ -1,9 +1,9 @@
 """All uses of DeepSpeed's private APIs; no other module uses them.
 
-Tested with DeepSpeed 0.19.8. Without ZeRO (stage 0), private APIs only speed up and silence the import. With ZeRO,
-they locate each parameter in DeepSpeed's flat partitions, because checkpoints are keyed by parameter name and gradient
-norms are computed per module; they also avoid a device synchronization in each step. If the installed version lacks one
-of these APIs, `check_optimizer` or `keep_gradient_norms_on_device` raises an error.
+Tested with DeepSpeed 0.19.8. In ZeRO stage 0, private APIs only make the import faster and silent. In stages 1 to 3,
+they also locate each parameter in DeepSpeed's flat partitions, for checkpoints by parameter name and gradient norms per
+module, and avoid a device synchronization in each step. If the installed version lacks one of these APIs,
+`check_optimizer` or `keep_gradient_norms_on_device` raises an error.
 """
 
 import functools
@@ -131,7 +131,7 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield pairs: a local fragment of a parameter's flattened moment, and its offset in the flattened parameter."""
+    """Yield (local fragment of the flattened moment of a parameter, offset of the fragment in the flattened moment)."""
     holder: Any = parameter
     if zero_stage == 0:
         yield optimizer.state[parameter][moment].view(-1), 0
@@ -143,7 +143,7 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield a pair: the optimizer tensor that contains a parameter, and this rank's fragment of its gradient.
+    """Yield (optimizer tensor that contains a parameter, this rank's fragment of the gradient of the parameter).
 
     Yields nothing if this rank holds no fragment. The fragment is None if the gradient has not been computed or has
     already been freed.

@@ -30,7 +30,7 @@ ALONE = "to run a single rank, unset RANK, LOCAL_RANK and WORLD_SIZE"
 class World:
     """Rank of this process, number of ranks, device, and process group for host data.
 
-    Collectives on small host data (target position counts, stop signals, errors) use `host_group`, a gloo group, and
+    Collectives on small host data (numbers of targets, stop signals, errors) use `host_group`, a gloo group, and
     therefore never wait for the accelerator.
     """
 
@@ -184,7 +184,6 @@ def _default_environment() -> None:
 
 
 def _check_environment() -> None:
-    """Check the variables that a launcher sets."""
     numbers = {}
     for name, minimum in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("MASTER_PORT", 1)):
         text = os.environ.get(name, "")
@@ -201,7 +200,7 @@ def _check_environment() -> None:
 
 
 def _local_error(message: str) -> UserError:
-    """UserError that this rank prints even if it is not rank 0, because rank 0 may not exist."""
+    """Create an error that this rank prints even if it is not rank 0, because rank 0 may not be running."""
     error = UserError(message)
     error.local = True
     return error

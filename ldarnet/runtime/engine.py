@@ -107,7 +107,7 @@ class Engine:
         return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradient of one micro-step, given its loss scaled by `micro_step_loss`."""
+        """Accumulate the gradient of one micro-step; `loss` is the return value of `micro_step_loss`."""
         self.deepspeed.backward(loss)
         if not self.deepspeed.is_gradient_accumulation_boundary():
             self.deepspeed.step()
@@ -130,7 +130,10 @@ class Engine:
         return {group["name"]: group["lr"] for group in self.groups}, self._gradient_norm()
 
     def _decide(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        """Optimizer pre-hook that sets `found_inf`; runs after the global gradient norm is computed."""
+        """Set `found_inf` of the optimizer to 1 if the guard skips the step, otherwise to 0.
+
+        Pre-hook of the optimizer; runs after the global gradient norm is computed.
+        """
         skips = self.guard.skips(self._gradient_norm())
         if self.options.offload:
             skips = skips.cpu()  # torch would copy it asynchronously and might read it too early

@@ -81,8 +81,8 @@ class FailureDetector:
 
     Attributes:
         port: TCP port on which the detector listens.
-        others_ended: event that is cleared while the detector ends the other ranks, and set once they have exited. Rank
-            0 must exit last, because its exit resets the connections and discards unread messages.
+        others_ended: event that is cleared while the detector ends the other ranks, and set otherwise. Rank 0 waits for
+            this event before it exits, because its exit would discard messages that the other ranks have not read yet.
     """
 
     def __init__(self, host: str, size: int, token: str, timeout: float) -> None:

@@ -171,7 +171,9 @@ def worst_windows(windows: Tensor, layout: Sequence[tuple[int, int, Tensor]]) ->
 
 
 def describe_skips(skipped: Sequence[SkippedStep], windows: Mapping[int, Windows], world: World) -> list[str]:
-    """Describe each skipped step and its highest-loss windows in one line; every rank must call this function.
+    """Return one line per skipped step, with the reason and the windows with the highest loss.
+
+    Every rank must call this function.
 
     Args:
         skipped: return value of `Guard.take_skipped` on this rank.
@@ -205,7 +207,7 @@ def stop_after(skipped: Sequence[SkippedStep], limit: int) -> None:
         else "train in another run.dir with a lower optimizer.lr or optimizer.clip, or a longer schedule.warmup"
     )
     raise UserError(
-        f"training diverged: the last {last.in_a_row} steps up to step {last.step} were skipped: {last.reason}; "
+        f"training diverged: {last.in_a_row} consecutive steps up to step {last.step} were skipped: {last.reason}; "
         f"{hint}; the checkpoints of this run are unchanged"
     )
 

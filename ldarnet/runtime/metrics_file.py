@@ -52,7 +52,7 @@ class MetricsFile:
     ) -> None:
         """Open a file for appending, and delete the lines of steps after `completed_steps`, which will run again.
 
-        Reads the file as a stream. An incomplete last line is deleted. If any other line is damaged, the whole old file
+        Damaged lines and an incomplete last line are also deleted. If there are damaged lines, a copy of the old file
         is kept under another name.
 
         Args:

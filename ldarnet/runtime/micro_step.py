@@ -14,11 +14,11 @@ def micro_step_loss(
     ratio_loss: Tensor | None = None,
     ratio_weight: float = 0.0,
 ) -> Tensor:
-    """Scale a micro-step's losses so that the accumulated, rank-averaged gradient is the gradient of the global batch.
+    """Scale the losses of a micro-step so that DeepSpeed accumulates the gradient of the global batch.
 
-    DeepSpeed divides gradients by `accumulation` and averages them over ranks. The scale compensates for both: the
-    cross-entropy is normalized by the number of targets in the global batch, and the ratio loss is averaged over
-    micro-steps, so that neither depends on how the batch is distributed over ranks.
+    DeepSpeed divides gradients by `accumulation` and averages them over ranks. With the scaled losses, the result is
+    the gradient of the mean cross-entropy over the target positions of the global batch, plus the weighted gradient of
+    the mean ratio loss over micro-steps. It does not depend on how a micro-step is distributed over ranks.
 
     Args:
         nll: scalar, cross-entropy in nats, summed over the target positions of this rank and micro-step.

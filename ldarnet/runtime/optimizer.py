@@ -12,9 +12,10 @@ from ldarnet.model import LDARNetForMaskedLM
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
     """Compute the learning rate multiplier of each stage, outermost first; the last stage, the main network, has 1.
 
-    Let d_s be the width of stage s, d_D the width of the main network at depth D, and N the target ratio: positions per
-    chunk at each of the D - s routers between stage s and the main network. The multiplier of stage s is
-    sqrt(N^(D-s)) * d_D/d_s for rule `published`, sqrt(N^(D-s) * d_D/d_s) for `hnet`, and 1 for `none`.
+    Let D be the depth of the main network, d_s and d_D the widths of stage s and of the main network, and N the target
+    ratio of every router, in positions per chunk. There are D - s routers between stage s and the main network. The
+    multiplier of stage s is sqrt(N^(D-s)) * d_D/d_s for rule `published`, sqrt(N^(D-s) * d_D/d_s) for `hnet`, and 1 for
+    `none`.
     """
     depth = len(d_model) - 1
     multipliers = []

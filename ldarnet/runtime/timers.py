@@ -40,7 +40,7 @@ class StepTimers:
 
     @contextmanager
     def phase(self, step: int, name: str) -> Iterator[None]:
-        """Time the block as a phase, then restore the enclosing phase; after an error, `now` keeps the failed phase."""
+        """Time the block as a phase, then restore the enclosing phase; an error leaves `now` at the failed phase."""
         outer, begin = self.now.name, time.monotonic()
         self.now = CurrentPhase(step, name, begin, self.now.number + 1)
         yield

@@ -214,7 +214,7 @@ class _TrackedRun:
 
 
 def _known_run(folder: Path) -> str | None:
-    """Id of the run in the folder's mlflow.json; None without this file, or if the run is in another tracking store.
+    """Run id in the folder's mlflow.json; None if there is no such file or the run is in another tracking store.
 
     Raises:
         UserError: mlflow.json is damaged.

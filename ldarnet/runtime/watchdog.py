@@ -145,10 +145,10 @@ class Watchdog:
 
 
 def _arm(seconds: float, log: TextIO) -> None:
-    """Schedule a stack dump of all threads and then SIGALRM, which ends the process; each call postpones both.
+    """Schedule a stack dump of all threads, followed by SIGALRM, which ends the process; each call postpones both.
 
-    Neither needs a running Python thread. faulthandler could also exit the process, but only with status 1, which means
-    a user error.
+    Both work even if no Python thread can run. faulthandler could also end the process, but only with exit status 1,
+    which means a user error.
     """
     faulthandler.dump_traceback_later(seconds, file=log)
     signal.setitimer(signal.ITIMER_REAL, seconds + ALARM_SECONDS)

@@ -119,10 +119,10 @@ def test_all_ranks_skip_the_same_steps_and_state_is_unchanged(config_file, run_r
     assert "step 10 skipped" in log
     assert "windows with the highest loss: first:" in log
 
-    assert "the last 4 steps up to step 6 were skipped: loss inf or" in diverged
+    assert "4 consecutive steps up to step 6 were skipped: loss inf or" in diverged
     assert "with a lower optimizer.lr" in diverged
     latest = CheckpointStore(tmp_path / "diverged", keep=2).latest()
     verify(latest)
     assert read_state(latest).guard["accepted"] == 2
-    assert "the last 2 steps up to step 10 were skipped" in shifted
+    assert "2 consecutive steps up to step 10 were skipped" in shifted
     assert "guard.spike_sigma" in shifted

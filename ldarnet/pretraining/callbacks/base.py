@@ -49,9 +49,10 @@ class RunContext:
 class Callback:
     """Base class of callbacks: override the hooks you need; by default they do nothing.
 
-    Every rank creates every callback and calls every hook, in the same order. Collectives are therefore allowed in all
-    hooks except `on_checkpoint_failed`. To run code on rank 0 only, check `self.context.world.is_main`, or call
-    `world.on_main` if the code may raise, so that all ranks raise.
+    All ranks call the same hooks in the same order, so hooks may use collectives. The exception is
+    `on_checkpoint_failed`, which is only called on rank 0. To run code on rank 0 only, check
+    `self.context.world.is_main`. If the code may raise an error, use `self.context.world.on_main` instead, which raises
+    the error on all ranks.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -64,7 +65,7 @@ class Callback:
         """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Called with the unreadable windows of the next step, from all ranks; they are excluded from the loss."""
+        """Called with the unreadable windows of all ranks in the next step; the loss excludes these windows."""
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""

@@ -1,4 +1,4 @@
-"""Print progress on rank 0, and how to resume a run that stops early."""
+"""Print progress on rank 0; if the run stops early, print how to resume it."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
-"""Profile steps with torch.profiler: steps in `tracking.profile` on rank 0, and steps after SIGUSR2 on any rank.
+"""Profile selected steps with torch.profiler.
 
-Open a trace in ui.perfetto.dev or chrome://tracing. Profiling slows down steps, but does not change their results.
+Rank 0 profiles the steps in `tracking.profile`. Any rank that receives SIGUSR2 profiles its next steps. Open a trace in
+ui.perfetto.dev or chrome://tracing. Profiling slows down steps, but does not change their results.
 """
 
 import signal

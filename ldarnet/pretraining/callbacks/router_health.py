@@ -35,7 +35,7 @@ GUIDE = "launch/README.md, Router health"
 
 
 class RouterLine(TypedDict):
-    """Keys that the replay reads from a line of metrics.jsonl; validation lines lack `periodicity` and `period`."""
+    """Keys of metrics.jsonl from which warnings are restored; validation lines lack `periodicity` and `period`."""
 
     step: Count
     split: str
@@ -124,9 +124,10 @@ class RouterHealthMonitor(Callback):
         self._replayed = False
 
     def before_step(self, step: int) -> None:
-        """Before the first step of this launch, replay the training lines of earlier launches.
+        """Before the first step of this launch, restore the warnings from the training lines in metrics.jsonl.
 
-        By then, the writer of metrics.jsonl has removed damaged lines and the lines of steps that will run again.
+        `on_run_start` would be too early: metrics.jsonl may still contain damaged lines and lines of steps that will
+        run again.
         """
         if not self._replayed:
             self._replayed = True
