@@ -208,7 +208,7 @@ def main(
 ) -> None:
     """Summarize a shard set by species and split.
 
-    Reports base composition, GC, N, soft-masked bases, contig lengths, splits and file sizes. Every block is read once
+    Report base composition, GC, N, soft-masked bases, contig lengths, splits and file sizes. Every block is read once
     and verified against its hash.
     """
     console = make_console()

@@ -165,7 +165,8 @@ class DownloadFolder:
             expected: published hash of the file; None if there is none.
             unchecked: reason why there is no published hash, recorded in the receipt.
             report: progress callback.
-            inspect: called with the path of the file if there is no published hash; raises a UserError to reject it.
+            inspect: called with the path of the file if there is no published hash. To reject the file, it raises a
+                UserError.
 
         Raises:
             GoneError: the file no longer exists at ``url``.
