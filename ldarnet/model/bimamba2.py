@@ -46,7 +46,7 @@ class BiMamba2(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Initialize all parameters except the projections as in Mamba-2."""
+        """Initialize the parameters as in Mamba-2, but leave the projections unchanged."""
         bound = 1 / math.sqrt(self.conv_weight.shape[-1])
         init.uniform_(self.conv_weight, -bound, bound)
         init.uniform_(self.conv_bias, -bound, bound)

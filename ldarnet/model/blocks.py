@@ -25,7 +25,7 @@ class AddNorm(nn.Module):
     """Residual addition followed by RMSNorm, in at least float32."""
 
     def __init__(self, width: int, ops: dict[str, str]) -> None:
-        """Build for ``width`` features; ``ops`` maps operations to backend overrides."""
+        """Build the layer for ``width`` features; ``ops`` maps operations to backend overrides."""
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(width))
@@ -33,7 +33,7 @@ class AddNorm(nn.Module):
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Add the branch to the residual stream; return the normalized sum in ``dtype`` and the unnormalized sum.
 
-        Both have shape (T, D). A branch of None counts as zero.
+        Both results have shape (T, D). If the branch is None, the sum is the residual stream.
         """
         return kernel_for("add_norm", residual_TD, self.ops)(branch_TD, residual_TD, self.weight, dtype)
 
@@ -71,7 +71,10 @@ class SwiGLU(nn.Module):
     """Gated MLP without biases (Shazeer 2020, arXiv 2002.05202); maps (T, D) to (T, D)."""
 
     def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
-        """Build with ``hidden`` rounded up to a multiple of 128; ``ops`` maps operations to backend overrides."""
+        """Build the MLP; ``ops`` maps operations to backend overrides.
+
+        ``hidden`` is rounded up to a multiple of 128.
+        """
         super().__init__()
         self.ops = ops
         hidden = mlp_width(hidden)
@@ -97,12 +100,15 @@ class Layer(nn.Module):
         self.mlp = SwiGLU(width, config.d_intermediate[stage], config.ops) if letter.isupper() else None
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """Return the output of this layer's last branch, and the residual stream without that output, both (T, D).
+        """Apply the layer to a packed row, but do not add the output of its last branch to the residual stream.
 
         Args:
             branch_TD: output of the previous layer's last branch; None in the first layer.
-            residual_TD: residual stream before ``branch_TD`` is added; this layer adds it.
+            residual_TD: residual stream, to which ``branch_TD`` has not been added yet.
             packing: sequence boundaries.
+
+        Returns:
+            The output of the last branch (mixer or MLP) and the residual stream, both (T, D).
         """
         dtype = matmul_dtype(self.norm1.weight, residual_TD.device)
         normed_TD, residual_TD = self.norm1(branch_TD, residual_TD, dtype)
@@ -117,8 +123,8 @@ class Stack(nn.Module):
     """Stack of layers with a final norm; maps (T, D) to (T, D). The residual stream is at least float32.
 
     Attributes:
-        gradient_checkpointing: whether activation checkpointing is enabled: layers save only their inputs and are
-            recomputed in the backward pass. Set by ``LDARNetPreTrainedModel.set_activation_checkpointing`` and
+        gradient_checkpointing: whether activation checkpointing is enabled. With it, layers save only their inputs and
+            are recomputed in the backward pass. Set by ``LDARNetPreTrainedModel.set_activation_checkpointing`` and
             ``gradient_checkpointing_enable``.
     """
 

@@ -75,11 +75,12 @@ class LDARNetConfig(PretrainedConfig):
             limit).
         target_ratio: target compression ratio of each stage, in positions per chunk.
         ratio_weight: weight of the ratio loss relative to the MLM loss.
-        ops: backend override per operation, e.g. ``{"ssd": "torch"}``; other operations select their backend
-            automatically. Not saved with the model, because the backend may be unavailable where the model is loaded.
+        ops: backend by operation, e.g. ``{"ssd": "torch"}``; for operations that are not listed, the backend is
+            selected automatically. Not saved with the model, because a backend may be unavailable where the model is
+            loaded.
 
-    Keys of a ``config.json`` that are neither fields of this class nor in `SAVED_BY_OTHERS` are ignored with a warning,
-    so that a downloaded file cannot select other attention kernels, quantization or remote code.
+    Unknown keys of a ``config.json`` are ignored with a warning, so that a downloaded file cannot select other
+    attention kernels, quantization or remote code.
 
     Raises:
         ValueError: a field is invalid, out of range or inconsistent with another field. The message starts with the

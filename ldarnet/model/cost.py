@@ -5,19 +5,20 @@ counted. Forward FLOPs per position of a stage, for width D, inner width E = exp
 MLP hidden width F (rounded up to a multiple of 128):
 
     projections    2 D (2E + 2N + H) for in_proj, 2 E D for out_proj; shared by both directions
-    scan           2QN for C.B^T, 2QE for its product with the inputs of a block of Q positions, 4NE for writing and
-                   reading the states; per direction (arXiv 2405.21060, section 6; B and C are shared by the heads)
+    scan           in each direction, 2QN for the scores C.B^T (shared by the heads) within a block of Q positions,
+                   2QE for the product of the scores and the inputs, and 4NE for writing and reading the states
+                   (arXiv 2405.21060, section 6)
     attention      6 D^2 for qkv_proj, 2 D^2 for out_proj, 4 D per visible key
     MLP            4 D F for fc1, 2 F D for fc2
     router         4 D^2 for the query and key projections
     residual path  2 D^2
-    dechunking     same as the scan with E = D, N = 1 and Q = 32, per chunk
+    dechunking     as for the scan with E = D, N = 1 and Q = 32, but per chunk
     head           2 D V for vocabulary size V
 
 The backward pass costs twice the forward pass. The sum of both passes is the model FLOPs, from which MFU is computed
-(arXiv 2204.02311, appendix B). Hardware FLOPs also include what the backward pass recomputes to save memory: the
-attention scores, the scan (without its 2QE term), and, in stages with activation checkpointing, every layer except its
-last projection.
+(arXiv 2204.02311, appendix B). Hardware FLOPs also include the forward FLOPs that the backward pass repeats to
+save memory. These are the FLOPs of the attention scores, of the scan without the 2QE term, and, in stages with
+activation checkpointing, of every layer without its last projection.
 
 The FLOPs of the scan grow with Q, but its result does not depend on Q. Here Q is 64 regardless of the kernel's block
 size (256 in mamba-ssm), so that a larger block does not raise the reported MFU.
@@ -112,12 +113,12 @@ class Cost:
 
     @property
     def training_flops(self) -> float:
-        """Model FLOPs per base of the forward and backward pass, without recomputation."""
+        """Model FLOPs per base of the forward and backward passes, without recomputation."""
         return 3 * self.forward_flops
 
     @property
     def hardware_flops(self) -> float:
-        """FLOPs per base of the forward and backward pass, including recomputation."""
+        """FLOPs per base of the forward and backward passes, including recomputation."""
         return self.training_flops + sum(item.recomputed_flops for item in self.items)
 
     @property
@@ -169,7 +170,7 @@ def cost(
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
             where R is ``config.target_ratio``.
-        activation_checkpointing: stages with activation checkpointing.
+        activation_checkpointing: numbers of the stages with activation checkpointing.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
         device: torch device type; on a CPU, the scan saves more states for the backward pass.
     """
@@ -181,7 +182,7 @@ def cost(
 
 
 def keys_per_query(length: float, window: int) -> float:
-    """Mean number of visible keys per query, including the key at its own position.
+    """Mean number of visible keys per query, including the key at the query's position.
 
     ``window`` is the number of visible positions on each side; -1 for no limit.
     """
@@ -199,7 +200,7 @@ class _Counter:
     Attributes:
         length: window length in bases.
         bases: mean number of bases per position, by stage.
-        checkpointed: stages with activation checkpointing.
+        checkpointed: numbers of the stages with activation checkpointing.
         size: bytes per element of matrix product inputs and outputs.
     """
 

@@ -56,7 +56,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Raise an OSError in place of a SafetensorError that reports an error of the operating system."""
+    """Convert a SafetensorError that reports an error of the operating system to an OSError."""
     try:
         yield
     except SafetensorError as error:
@@ -67,9 +67,9 @@ def _os_errors() -> Iterator[None]:
 
 
 def model_folder(path: Path) -> Path:
-    """Resolve a path to a model folder: the best checkpoint of a run, or the classifier of a fine-tuning run or fold.
+    """Find the model folder of a run or cross-validation fold.
 
-    Any other path is returned unchanged.
+    This is the best checkpoint or, for fine-tuning, the classifier. Any other path is returned unchanged.
 
     Raises:
         UserError: the checkpoint list of the run is damaged.
@@ -90,8 +90,8 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
     Args:
         path: model folder, checkpoint folder or run folder.
         kind: expected model class.
-        verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
-            unless the environment variable `LDARNET_VERIFY` is 0.
+        verify: whether to compare the files with the manifest of the folder, if there is one. The default is False
+            if the environment variable `LDARNET_VERIFY` is 0, and True otherwise.
 
     Raises:
         UserError: there is no model, it has another class, a file is damaged, or a weight is not finite.
@@ -130,7 +130,9 @@ def load_backbone(path: Path, *, verify: bool | None = None) -> LDARNetModel:
 
 
 def _read_config(folder: Path) -> tuple[LDARNetConfig, type[LDARNetPreTrainedModel]]:
-    """Configuration and class of the model in a folder; the class is LDARNetForMaskedLM if the config names no other.
+    """Read the configuration and the class of the model in a folder.
+
+    The class is LDARNetForMaskedLM if the configuration names none of the classes in `HEADS`.
 
     Raises:
         UserError: the folder contains no LDARNet model, or the configuration is invalid.
@@ -165,7 +167,7 @@ def _missing_model_hint(run_dir: Path) -> str:
 
 
 def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel]) -> Any:
-    """Load the weights of a model in float32. Reads only the weights file, and runs no code from the folder."""
+    """Build a model and load its weights in float32, without running code from the folder."""
     file = folder / run_files.WEIGHTS
     tensors = _read_weights(file)
     try:

@@ -20,7 +20,8 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
 
     Args:
         folder: model folder or checkpoint.
-        verify: whether to compare; by default, True unless the environment variable `LDARNET_VERIFY` is 0.
+        verify: whether to compare. The default is False if the environment variable `LDARNET_VERIFY` is 0, and True
+            otherwise.
 
     Raises:
         UserError: the manifest is damaged, or a file that it lists is damaged or missing.
@@ -34,12 +35,15 @@ def check_hashes(folder: Path, verify: bool | None = None) -> None:
 
 
 def check_saved(name: Any, subfolder: Any, verify: bool | None) -> Path | None:
-    """Check the hashes of what `from_pretrained` is about to load; return the folder, None for a name on the Hub.
+    """Check the hashes of the folder that `from_pretrained` is about to load.
 
     Args:
         name: folder, name on the Hugging Face Hub, or None.
         subfolder: subfolder of `name`, or None.
         verify: see `check_hashes`.
+
+    Returns:
+        The folder; None if ``name`` is None or is not a local folder.
 
     Raises:
         UserError: see `check_hashes`.

@@ -19,23 +19,34 @@ if TYPE_CHECKING:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each position in nats, (B, L), in the dtype of the logits; 0 where the label is -100.
+    """Cross-entropy of each position in nats; zero where the label is -100.
 
     Args:
         logits: (B, L, V), at least float32.
         labels: (B, L) int64, -100 at positions that are not predicted.
+
+    Returns:
+        Cross-entropies, (B, L), in the dtype of the logits.
     """
     flat = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
     return flat.view(labels.shape)
 
 
 def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy summed over the target positions of each window, (B,); arguments as in `cross_entropy`."""
+    """Cross-entropy in nats, summed over the target positions of each window.
+
+    Args:
+        logits: see `cross_entropy`.
+        labels: see `cross_entropy`.
+
+    Returns:
+        Sums, (B,), in the dtype of the logits.
+    """
     return cross_entropy(logits, labels).sum(1)
 
 
 def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
-    """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)); 1 at the target F = G = 1/N.
+    """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)). It is 1 at the target F = G = 1/N.
 
     Args:
         boundary_rate: F, fraction of positions that are boundaries.
@@ -47,7 +58,7 @@ def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -
 
 
 def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
-    """Ratio loss summed over stages, a scalar, from the (stages, 3) totals returned by `batch_ratio_loss`."""
+    """Compute the ratio loss, summed over stages, from the totals that `batch_ratio_loss` returns, (stages, 3)."""
     boundaries, probability, positions = totals.unbind(1)
     return ratio_loss(boundaries / positions, probability / positions, target).sum()
 
@@ -65,15 +76,15 @@ def batch_ratio_loss(
     ranks gives the gradient of the loss.
 
     Args:
-        boundaries: one entry per stage with a router. If there are none, the loss is 0 and the totals are empty; both
-            tensors are on the CPU.
+        boundaries: one entry per stage with a router.
         target: target positions per chunk, above 1.
-        sum_over_ranks: all-reduces (sums) a tensor, possibly in place; by default, only the local batch counts.
+        sum_over_ranks: function that sums a tensor over all ranks, possibly in place. By default, the loss is that of
+            the local batch.
         dtype: dtype of the computation; by default, the dtype of the probabilities.
 
     Returns:
         The loss, a scalar, and the global totals, (stages, 3): number of boundaries, sum of boundary probabilities,
-        number of positions.
+        number of positions. Without boundaries, the loss is 0 and the totals are empty, both on the CPU.
     """
     if not boundaries:
         return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)

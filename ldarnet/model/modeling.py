@@ -39,7 +39,7 @@ PROBLEM = "single_label_classification"
 
 
 class LDARNetPreTrainedModel(PreTrainedModel):
-    """Base class: weight initialization, activation checkpointing, parameter groups."""
+    """Base class of the models: initializes weights, sets activation checkpointing and groups parameters."""
 
     config_class = LDARNetConfig
     base_model_prefix = "model"
@@ -52,13 +52,13 @@ class LDARNetPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, verify: bool | None = None, **kwargs: Any
     ) -> Any:
-        """Load a model as `PreTrainedModel.from_pretrained` does, and check it.
+        """Load a model as `PreTrainedModel.from_pretrained` does, and check its files and weights.
 
         Args:
             pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
             args: passed to `PreTrainedModel.from_pretrained`.
-            verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
-                unless the environment variable `LDARNET_VERIFY` is 0.
+            verify: whether to compare the files with the manifest of the folder, if there is one. The default is False
+                if the environment variable `LDARNET_VERIFY` is 0, and True otherwise.
             kwargs: passed to `PreTrainedModel.from_pretrained`.
 
         Raises:
@@ -104,7 +104,10 @@ class LDARNetPreTrainedModel(PreTrainedModel):
                 module.gradient_checkpointing = module.stage in stages
 
     def parameter_stage(self) -> dict[str, int]:
-        """Stage number by parameter name: 0 in the outermost stage, embedding and head; largest in the main network."""
+        """Stage number of each parameter, by parameter name.
+
+        The number is 0 for the outermost stage, the embedding and the head. It is largest for the main network.
+        """
         stages = dict.fromkeys(self._names(), 0)
         for prefix, module in self.named_modules():  # an inner stage comes after the stages that enclose it
             if isinstance(module, Stage):
@@ -143,13 +146,13 @@ class LDARNetModel(LDARNetPreTrainedModel):
 
         Args:
             input_ids: (B, L) int64; [PAD] is allowed anywhere.
-            attention_mask: (B, L), 0 on padding; by default, 0 at [PAD] tokens. If mask and ids are on the same device,
-                [PAD] tokens are padding even where the mask is 1. A mask on the CPU for ids on another device avoids a
-                device synchronization, but must itself be 0 at [PAD] tokens.
+            attention_mask: (B, L), 0 on padding. [PAD] tokens are padding even without a mask or where the mask is 1.
+                If the mask and the ids are on different devices, the mask must be 0 at [PAD] tokens. In this case, a
+                mask on the CPU avoids a device synchronization.
             inputs_embeds: (B, L, D), embeddings to use instead of ``input_ids``.
             output_attentions: not supported.
             output_hidden_states: whether to return ``hidden_states``; by default, as in the configuration.
-            return_dict: False to return the entries of the output as a tuple; by default, as in the configuration.
+            return_dict: whether to return an output object instead of a tuple; by default, as in the configuration.
 
         Raises:
             ValueError: the batch contains only padding, ``attention_mask`` and the input differ in shape, both or
@@ -187,7 +190,9 @@ class LDARNetModel(LDARNetPreTrainedModel):
     def real_positions(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None = None
     ) -> Tensor:
-        """Mask that is False on padding, (B, L) bool, on the device of ``attention_mask`` if given; see `forward`.
+        """Boolean mask, (B, L), that is False on padding; for the arguments, see `forward`.
+
+        The result is on the device of ``attention_mask`` if that is given, and on the device of the input otherwise.
 
         Raises:
             ValueError: both or neither of ``input_ids`` and ``inputs_embeds`` are given, or the mask and the input
@@ -213,7 +218,7 @@ def _given(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
     match input_ids, inputs_embeds:
         case (Tensor() as given, None) | (None, Tensor() as given):
             return given
-    raise ValueError("input_ids: give either input_ids or inputs_embeds")
+    raise ValueError("input_ids: give exactly one of input_ids and inputs_embeds")
 
 
 def _check_not_exported() -> None:
@@ -230,7 +235,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
     _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
 
     def __init__(self, config: LDARNetConfig) -> None:
-        """Build the model with random weights; head and embedding share a matrix if ``config.tie_word_embeddings``."""
+        """Build the model with random weights; tie head and embedding if ``config.tie_word_embeddings`` is True."""
         super().__init__(config)
         self.model = LDARNetModel(config)
         self.lm_head = Fp32Linear(config.d_model[0], config.vocab_size, bias=False)
@@ -256,8 +261,8 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
     ) -> LDARNetHeadOutput | tuple[Any, ...]:
         """Predict tokens; see :class:`LDARNetHeadOutput`.
 
-        ``labels`` are (B, L) int64, -100 at positions without a target; for the other arguments and errors, see
-        :class:`LDARNetModel`.
+        ``labels`` are (B, L) int64, with -100 at positions without a target. The other arguments and the errors are
+        those of :class:`LDARNetModel`.
         """
         out = self.model(
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
@@ -285,8 +290,8 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         """
         if (config.num_labels or 0) < 2 or config.problem_type not in (None, PROBLEM):
             raise ValueError(
-                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: this classifier supports "
-                f"{PROBLEM} with two or more classes"
+                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: not supported; set "
+                f"num_labels to at least 2, and problem_type to None or {PROBLEM!r}"
             )
         super().__init__(config)
         self.model = LDARNetModel(config)
@@ -306,7 +311,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
     ) -> LDARNetClassifierOutput | tuple[Any, ...]:
         """Classify sequences; see :class:`LDARNetClassifierOutput`.
 
-        ``labels`` are (B,) int64 class indices; for the other arguments and errors, see :class:`LDARNetModel`.
+        ``labels`` are (B,) int64 class indices. The other arguments and errors are those of :class:`LDARNetModel`.
 
         Raises:
             ValueError: the labels are floating-point numbers.

@@ -26,7 +26,7 @@ class BatchOutputs:
     model offloaded by accelerate.
 
     Attributes:
-        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or an MLM head.
+        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or without an MLM head.
         ratio_loss: ratio loss summed over stages; None from the backbone.
         boundaries: one entry per router, outermost first.
     """
@@ -42,9 +42,9 @@ class LDARNetOutput(ModelOutput, BatchOutputs):
 
     Attributes:
         last_hidden_state: (B, L, D), zero on padding.
-        hidden_states: embeddings (B, L, D), then the output of each stack in the order in which the stacks run; None
-            unless requested. The last entry is `last_hidden_state`. All entries are zero on padding. In inner stages,
-            positions are chunks, and the width is that of the stage.
+        hidden_states: None unless requested. The first entry is the embeddings, (B, L, D). The other entries are the
+            outputs of the stacks, in the order in which the stacks run; the last one is `last_hidden_state`. All
+            entries are zero on padding. In inner stages, positions are chunks, and the width is that of the stage.
     """
 
     last_hidden_state: Tensor | None = None

@@ -141,7 +141,9 @@ def _config_from_published(published: Mapping[str, Any], source: str) -> LDARNet
     try:
         return LDARNetConfig.from_dict(fields)
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{source}: config is not a valid LDARNet configuration ({error})") from error
+        raise UserError(
+            f"{source}: config is not a valid LDARNet configuration ({error}); is this a published LDARNet checkpoint?"
+        ) from error
 
 
 def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:

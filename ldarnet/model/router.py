@@ -39,11 +39,11 @@ class Boundaries:
 
 
 class Router(nn.Module):
-    """Bidirectional router: boundary probabilities from the cosine similarity of neighboring positions.
+    """Bidirectional router, which computes boundary probabilities from the cosine similarity of neighboring positions.
 
     cos_t = (q_{t-1}.k_t + q_t.k_{t-1}) / 2 and p_t = (1 - cos_t) / 2, clamped to [0, 1]; p = 1 at the start of each
-    sequence (arXiv 2606.04552). Boundaries are the positions with p > 0.5. Computed in at least float32, even under
-    autocast.
+    sequence (arXiv 2606.04552). Boundaries are the positions with p > 0.5. The computation is in at least float32,
+    even under autocast.
     """
 
     def __init__(self, width: int) -> None:
@@ -53,7 +53,7 @@ class Router(nn.Module):
         self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
 
     def forward(self, h_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
-        """Return the boundary probability (T,) and the boundary mask (T,); p = 0.5 is not a boundary."""
+        """Return the boundary probability and the boundary mask of each position, both (T,)."""
         q = F.normalize(self.q_proj(h_TD), dim=-1)
         k = F.normalize(self.k_proj(h_TD), dim=-1)
         cos = ((q[:-1] * k[1:]).sum(-1) + (q[1:] * k[:-1]).sum(-1)) / 2

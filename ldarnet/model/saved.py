@@ -1,6 +1,6 @@
-"""Types of the JSON files of saved models: what may be in them is checked before anything is built or allocated.
+"""Validation of the JSON files of saved models, before anything is built or allocated from their content.
 
-Import this module only where such files are read: it needs pydantic, which models themselves do not.
+Import this module only where such files are read, because it needs pydantic. Models can be used without pydantic.
 """
 
 from collections.abc import Mapping
@@ -122,7 +122,7 @@ def check_tokenizer(folder: Path, vocabulary: Mapping[str, int], *, hint: str) -
     """Check the tokenizer files of a model folder; missing files are not checked.
 
     Raises:
-        UserError: a file is malformed, or its vocabulary is not `vocabulary`.
+        UserError: a file is malformed, or its vocabulary differs from ``vocabulary``.
     """
     for name, kind in _TOKENIZER_FILES.items():
         if (file := folder / name).is_file():

@@ -55,8 +55,8 @@ class DNATokenizer(PreTrainedTokenizerFast):
         Args:
             pretrained_model_name_or_path: folder, or name on the Hugging Face Hub.
             args: passed to `PreTrainedTokenizerFast.from_pretrained`.
-            verify: whether to compare the files with the manifest of the folder, if there is one; by default, True
-                unless the environment variable `LDARNET_VERIFY` is 0.
+            verify: whether to compare the files with the manifest of the folder, if there is one. The default is False
+                if the environment variable `LDARNET_VERIFY` is 0, and True otherwise.
             kwargs: passed to `PreTrainedTokenizerFast.from_pretrained`.
 
         Raises:
@@ -77,7 +77,7 @@ class DNATokenizer(PreTrainedTokenizerFast):
             raise UserError(f"{folder}: not a valid tokenizer ({reason[:200]}); {HINT}") from None
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """Save as `PreTrainedTokenizerFast.save_pretrained` does; if the folder has a manifest, write it again."""
+        """Save as `PreTrainedTokenizerFast.save_pretrained` does; if the folder has a manifest, rewrite it."""
         files = super().save_pretrained(save_directory, *args, **kwargs)
         update_manifest(Path(save_directory))
         return files

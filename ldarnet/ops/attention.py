@@ -1,6 +1,6 @@
-"""Local attention on packed rows: each position attends to its own sequence within a window.
+"""Local attention on packed rows: each position attends to the positions of its sequence within a window.
 
-Shapes: T packed positions, H heads, P head dimension; in `_equal_lengths`, S consecutive sequences of equal length L.
+Shapes: T packed positions, H heads, P head dimension; S consecutive sequences of equal length L in `_equal_lengths`.
 
 Compute and memory are linear in T for a fixed window.
 """
@@ -19,7 +19,7 @@ BLOCK = 512
 
 @register("attention", REFERENCE)
 def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, window: int) -> Tensor:
-    """Bidirectional softmax attention, scaled by 1/sqrt(P).
+    """Bidirectional softmax attention with scores scaled by 1/sqrt(P).
 
     Args:
         q_THP: queries.

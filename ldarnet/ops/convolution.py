@@ -22,11 +22,11 @@ from ldarnet.ops.slabs import slabs
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
     """SiLU of a causal depthwise convolution, computed separately for each direction.
 
-    Tap W-1 weights the current position, tap 0 the position W-1 steps earlier in the direction's order. Each sequence
-    is zero-padded, so that sequences do not affect one another.
+    Tap W-1 is the weight of the current position, and tap 0 the weight of the position W-1 steps earlier in the order
+    of the direction. Each sequence is zero-padded, so that sequences do not affect one another.
 
     Returns:
-        Outputs, (T, K, C), in the dtype of x, computed in at least float32.
+        Outputs, (T, K, C), in the dtype of x. The computation is in at least float32.
     """
     return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing)
 
@@ -75,9 +75,9 @@ def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _SlabWithHalo:
-    """A slab of positions with a halo of ``margin`` positions on each side.
+    """A slab of positions with a halo of up to ``margin`` positions on each side.
 
-    Slice ``near`` of the row covers the slab and its halo.
+    ``near`` is the slice of the row that contains the slab and its halo.
     """
 
     def __init__(self, x_TC: Tensor, packing: Packing, rows: slice, margin: int) -> None:

@@ -26,8 +26,9 @@ def dechunk(
 ) -> Tensor:
     """Bidirectional exponential smoothing of chunks, upsampled to bases and added to the residual.
 
-    The smoothed chunk z_j is the mean of two scans: f_j = p_j c_j + (1 - p_j) f_{j-1} from left to right, and the same
-    from right to left with f_{j+1}. p is clamped to [1e-4, 1 - 1e-4], and f = 0 outside the sequence.
+    The smoothed chunk z_j is the mean of two scans. The scan from left to right is f_j = p_j c_j + (1 - p_j) f_{j-1};
+    the scan from right to left uses f_{j+1} instead of f_{j-1}. p is clamped to [1e-4, 1 - 1e-4], and f is zero outside
+    the sequence.
 
     The output is y_t = residual_t + STE(s_t) z_j for every base t of chunk j, where STE is the straight-through
     estimator (LDARNet, arXiv 2606.04552; H-Net, arXiv 2507.07955, section 2.2).
@@ -35,7 +36,7 @@ def dechunk(
     Args:
         chunk_MD: outputs c of the main network.
         probability_M: boundary probability p at the first base of each chunk.
-        confidence_T: the router's confidence s per base: p at boundaries, 1 - p elsewhere.
+        confidence_T: router confidence s of each base, which is p at boundaries and 1 - p elsewhere.
         residual_TD: residual path around the main network.
         chunks: packing of the chunks.
         chunk_of_T: index of the chunk that each base belongs to.

@@ -1,8 +1,8 @@
 """Select the backend of each operation, by override or automatically.
 
-``auto`` picks the most preferred backend that supports the device and dtype. Before its first use, the outputs and
-gradients of a backend are verified on a small example. A backend that fails or does not match the reference is skipped
-(see :func:`skip_reason`).
+``auto`` selects the most preferred backend that supports the device and dtype. It first compares the outputs and
+gradients of the backend with those of the reference on a small example, and skips the backend if it fails or does not
+match (see :func:`skip_reason`). An override is not compared with the reference.
 """
 
 import logging

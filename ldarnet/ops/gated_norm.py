@@ -23,7 +23,7 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
     """Mean over directions of rms_norm(y * silu(z)) * weight; the gate is applied before the norm.
 
     Returns:
-        Outputs, (T, E), in the dtype of y, computed in at least float32.
+        Outputs, (T, E), in the dtype of y. The computation is in at least float32.
     """
     return _GatedNormFunction.apply(y_TKE, z_TE, weight_KE)
 

@@ -18,7 +18,8 @@ class Packing:
     """Sequence boundaries of a packed row.
 
     Attributes:
-        starts: (S+1,) int64, index of the first position of every sequence, then T (``cu_seqlens`` in FlashAttention).
+        starts: (S+1,) int64, index of the first position of every sequence, followed by T (``cu_seqlens`` in
+            FlashAttention).
         total: T, the number of positions.
         max_length: upper bound of the sequence lengths, known without a device synchronization.
     """
@@ -29,23 +30,23 @@ class Packing:
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """Build from ``lengths``, (S,) int64. ``total`` must be their sum; ``max_length`` defaults to ``total``."""
+        """Build from sequence lengths, (S,) int64, and their sum ``total``; ``max_length`` defaults to ``total``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
 
     @cached_property
     def lengths(self) -> Tensor:
-        """(S,) int64, length of each sequence."""
+        """Length of each sequence, (S,) int64."""
         return self.starts.diff()
 
     @cached_property
     def sequence(self) -> Tensor:
-        """(T,) int64, index of the sequence that each position belongs to."""
+        """Index of the sequence that each position belongs to, (T,) int64."""
         numbers = torch.arange(len(self.starts) - 1, device=self.starts.device)
         return numbers.repeat_interleave(self.lengths, output_size=self.total)
 
     @cached_property
     def position(self) -> Tensor:
-        """(T,) int64, index of each position within its sequence."""
+        """Index of each position within its sequence, (T,) int64."""
         return torch.arange(self.total, device=self.starts.device) - self.starts[self.sequence]
 
     @cached_property

@@ -15,8 +15,8 @@ def full_precision(device: torch.device) -> torch.autocast:
 
 
 def matmul_dtype(weight: Tensor, device: torch.device) -> torch.dtype:
-    """Dtype of a matrix product with this weight on a device: the autocast dtype under autocast, else the weight's.
+    """Dtype of a matrix product: under autocast, the autocast dtype of the device; otherwise, the dtype of the weight.
 
-    The weight itself may be on another device: accelerate moves offloaded weights to the device when they are used.
+    The weight may be on another device, because accelerate moves offloaded weights only when they are used.
     """
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weight.dtype

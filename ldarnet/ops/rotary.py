@@ -20,7 +20,7 @@ def rotate(x_THP: Tensor, position_T: Tensor, width: int) -> Tensor:
         width: number of rotated features; even, at most P.
 
     Returns:
-        Rotated x, (T, H, P), in the dtype of x, computed in at least float32.
+        Rotated x, (T, H, P), in the dtype of x. The computation is in at least float32.
     """
     exact = at_least_fp32(x_THP)
     frequency = BASE ** -(torch.arange(0, width, 2, device=x_THP.device, dtype=exact.dtype) / width)

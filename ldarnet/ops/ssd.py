@@ -35,7 +35,7 @@ def blocked_scan(
     Direction 1 uses t+1 instead of t-1. The state is zero before the first position of every sequence.
 
     Returns:
-        y, (T, K, H, P), in the dtype of x, computed in at least float32.
+        y, (T, K, H, P), in the dtype of x. The computation is in at least float32.
     """
     scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
     return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
@@ -65,7 +65,7 @@ def ssd(
         chunk_size: block size of Triton kernels; unused in this reference. The result does not depend on it.
 
     Returns:
-        y, (T, K, H, P), in the dtype of x, computed in at least float32.
+        y, (T, K, H, P), in the dtype of x. The computation is in at least float32.
     """
     del chunk_size
     dt_TKH = at_least_fp32(dt_TKH)
@@ -76,8 +76,8 @@ class _ScanFunction(torch.autograd.Function):
     """Autograd function for y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
 
     Within a block, the sum over earlier positions is a masked matrix product; states are passed sequentially from block
-    to block (Dao and Gu 2024, arXiv 2405.21060, section 6). Saves the arguments and the state that enters each slab;
-    the backward pass recomputes everything else slab by slab.
+    to block (Dao and Gu 2024, arXiv 2405.21060, section 6). The forward pass saves the arguments and the state that
+    enters each slab; the backward pass recomputes everything else slab by slab.
     """
 
     @staticmethod
@@ -128,9 +128,9 @@ class _Slab(NamedTuple):
         within: (C, H, Q, Q), decay from position s to position t, stored at [t, s].
         cross_sequence: (C, Q, Q), whether t and s belong to different sequences; None if the slab is known to contain
             only one sequence.
-        enter: (C, Q, H, 1), decay of the state that enters the block, at each position; 0 across a sequence boundary.
+        enter: (C, Q, H, 1), decay from the end of the previous block to each position; 0 across a sequence boundary.
         leave: (C, Q, H, 1), decay from each position to position ``last``; 0 across a sequence boundary.
-        last: index within a block of the position that the scan reaches last.
+        last: index, within a block, of the position that the scan visits last.
     """
 
     x: Tensor
@@ -146,7 +146,7 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Zero the scores [t, s] in place where the scan reaches s after t or s belongs to another sequence."""
+        """Zero, in place, each score [t, s] where the scan visits s after t or s and t are in different sequences."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
@@ -208,7 +208,7 @@ def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
 
 
 def _decay(log_decay: Tensor) -> Tensor:
-    """Compute exp of the log decay clamped to [-60, 0].
+    """Clamp the log decay to [-60, 0] and compute its exponential.
 
     Decays below exp(-60) would not change any sum, but their products would be denormal numbers, which are slow.
     """
@@ -282,9 +282,10 @@ def _write_gradients(
 
 
 def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
-    """Gradient of the log decays, (C, Q, H), from the products of each decayed value with its gradient.
+    """Gradient of the log decay at each position, (C, Q, H).
 
-    The diagonal of ``within`` has no decay and cancels out; it is zeroed to avoid rounding errors in the other terms.
+    The arguments are gradients with respect to the logarithms of the decays in `_Slab` and of the decays through whole
+    blocks. The terms on the diagonal of ``within`` cancel; they are zeroed to avoid rounding errors in the other terms.
     """
     within_CHQQ.diagonal(dim1=-2, dim2=-1).zero_()
     leave_CQH[:, last] = 0

@@ -16,7 +16,11 @@ from ldarnet.ops.registry import REFERENCE, register
 
 @register("swiglu", REFERENCE)
 def swiglu(x_TF: Tensor) -> Tensor:
-    """silu(gate) * y for x = [y, gate]; (T, F) to (T, F/2) in the dtype of x, computed in at least float32."""
+    """Compute silu(gate) * y for x = [y, gate].
+
+    Returns:
+        Outputs, (T, F/2), in the dtype of x. The computation is in at least float32.
+    """
     return _SwiGLUFunction.apply(x_TF)
 
 

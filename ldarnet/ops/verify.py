@@ -39,8 +39,8 @@ def example(
 
     Args:
         operation: name of the operation, for example ``ssd``.
-        lengths: length of each packed sequence; in chunks for ``dechunk``.
-        width: value used for the head dimension, state width and number of features.
+        lengths: length of each packed sequence, in chunks for ``dechunk`` and in positions otherwise.
+        width: head dimension, state width and number of features.
         device: device of the tensors.
         seed: random seed.
     """
@@ -87,13 +87,13 @@ def max_error(
 ) -> float:
     """Maximum error over a backend's outputs and gradients.
 
-    The error of each tensor is relative to the largest absolute value in its reference.
+    The error of each tensor is relative to the largest absolute value of the reference tensor.
 
     Args:
         backend: backend to verify.
         device: torch device type to run on.
-        dtype: dtype of the :data:`LOW_PRECISION_ARGUMENTS`; other floating-point arguments are float32, or
-            float64 if ``dtype`` is float64.
+        dtype: dtype of the arguments listed in :data:`LOW_PRECISION_ARGUMENTS`. The other floating-point arguments are
+            float32, or float64 if ``dtype`` is float64.
         lengths: length of each packed sequence.
         width: see :func:`example`.
         seed: random seed.

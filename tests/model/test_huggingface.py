@@ -254,7 +254,9 @@ def test_output_entries_are_per_sequence():
     ],
 )
 def test_unsupported_classification_problems_are_errors(changes):
-    with pytest.raises(ValueError, match="supports single_label_classification with two or more classes"):
+    with pytest.raises(
+        ValueError, match="set num_labels to at least 2, and problem_type to None or 'single_label_classification'"
+    ):
         LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", **changes))
 
 

@@ -110,7 +110,7 @@ def test_embeddings_can_replace_ids(kind):
     alone = model(inputs_embeds=embeddings[:1])
     assert torch.equal(alone[0], model(inputs["input_ids"][:1])[0])
     for wrong in ({}, {"input_ids": inputs["input_ids"], "inputs_embeds": embeddings}):
-        with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
+        with pytest.raises(ValueError, match="give exactly one of input_ids and inputs_embeds"):
             model(**wrong)
 
 

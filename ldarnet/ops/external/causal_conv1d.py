@@ -18,9 +18,9 @@ from ldarnet.ops.registry import register
     install=INSTALL_KERNELS,
 )
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """Compute both directions in one call, concatenated as channels.
+    """Compute both directions in one call, by concatenating them along the channel dimension.
 
-    Supports 2 to 4 taps; C must be divisible by 4.
+    The kernel supports 2 to 4 taps, and C must be divisible by 4.
     """
     from causal_conv1d import causal_conv1d_fn
 

@@ -69,7 +69,7 @@ def ssd(
     if max(x_TKHP.numel(), states) >= 2**31:
         raise UserError(
             f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} exceed the kernel's 32-bit offsets; reduce the "
-            "micro-batch (double training.accumulation)"
+            "micro-batch, for example by doubling training.accumulation"
         )
     index_TK = torch.stack([torch.arange(T, device=x_TKHP.device), reversal_index(packing)], 1) * K
     index = (index_TK + torch.arange(K, device=x_TKHP.device)).flatten()

@@ -103,7 +103,7 @@ class _TritonDechunk(torch.autograd.Function):
 def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
     """Scan the chunks in both directions; return the states, (K, M, D).
 
-    If ``reverse``: run both scans in reverse, over the gradients of the smoothed chunks.
+    If ``reverse``, ``value_MD`` is the gradient of the smoothed chunks, and each scan runs in the opposite order.
     """
     M, D = value_MD.shape
     state_KMD = p_M.new_empty(2, M, D)
@@ -134,9 +134,12 @@ def _scan(
 ):
     """Scan one direction of one sequence for a block of features.
 
-    Forward pass: s_j = p_j x_j + (1 - p_j) s_i, where chunk i is just before j in the order of the direction.
-    REVERSE, for the backward pass: g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j, x is the gradient of
-    the output, and g_j is the gradient of s_j. The factor 1/2 stems from the mean of both directions.
+    In the forward pass, x is the chunks, and the result is s_j = p_j x_j + (1 - p_j) s_i, where chunk i is just before
+    j in the order of the direction.
+
+    In the backward pass (REVERSE), x is the gradient of the smoothed chunks, and the result g is the gradient of s:
+    g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j in the order of the direction. The factor 1/2 comes
+    from the mean over both directions.
     """
     dtype = state_ptr.dtype.element_ty
     k = tl.program_id(2)

@@ -108,7 +108,10 @@ def _forward(
 
 @triton.jit
 def _direction(y, gate, dout, weight, E: tl.constexpr, EPSILON: tl.constexpr):
-    """Return the gradients of the gated values and of the weight (one term per row) in one direction."""
+    """Return the gradients of the gated values and of the weight in one direction.
+
+    The gradient of the weight is not summed over rows.
+    """
     gated = y * gate
     scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
     weighted = dout * weight

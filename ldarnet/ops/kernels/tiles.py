@@ -1,8 +1,8 @@
 # ruff: noqa: ANN001, ANN201 (Triton supports no annotations but tl.constexpr)
 """Helpers for the Triton kernels: tile shapes, accumulator dtypes, SiLU.
 
-The numbers of positions and chunks change every step, so kernels take them as arguments that Triton does not specialize
-on. This avoids recompilation. Widths are compile-time constants.
+The numbers of positions and chunks change from step to step. Kernels take them as arguments that Triton does not
+specialize on, which avoids recompilation. Widths are compile-time constants.
 """
 
 import torch
