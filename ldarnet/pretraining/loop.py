@@ -155,7 +155,7 @@ def _next(steps: Iterator[list[Batch]]) -> tuple[list[Batch], UserError | None]:
 def _agree(
     batches: list[Batch], error: UserError | None, callbacks: Sequence[Callback], request: StopRequest, world: World
 ) -> tuple[int, bool]:
-    """All-reduce the number of target positions and the stop request; call `on_quarantine` for unreadable windows.
+    """Share target counts, errors and stop requests among all ranks; call `on_quarantine` for unreadable windows.
 
     Returns:
         Number of target positions in the global batch; whether to stop.

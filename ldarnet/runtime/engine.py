@@ -151,7 +151,7 @@ class Engine:
 
 
 def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> Mapping[str, Any]:
-    """Build the DeepSpeed configuration for a model with `parameters` parameters."""
+    """Build the DeepSpeed configuration; `parameters` is the number of parameters of the model."""
     stage = options.zero_stage
     zero: dict[str, Any] = {"stage": stage}
     if stage:

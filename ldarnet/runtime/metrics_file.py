@@ -90,7 +90,7 @@ class MetricsFile:
             warn(f"{self.path}: {found.count} damaged line(s) removed: {listed}; the old file is kept as {copy}")
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, after any lines whose earlier writes failed.
+        """Append a line; lines that could not be written earlier are written first.
 
         Raises:
             OSError: writing failed; the line is kept in memory and written by the next call.

@@ -239,7 +239,10 @@ def connect(uri: str) -> Any:
 
 
 def experiment_id(client: Any, name: str, run_dir: Path) -> str:
-    """Find or create an experiment and return its id; without a server, its artifacts are stored in the run folder."""
+    """Return the id of an experiment, which is created if missing.
+
+    Without a tracking server, the artifacts of a new experiment are stored in the run folder.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id

@@ -9,7 +9,7 @@ from ldarnet.runtime.rank_log import LOG
 
 @register(order=80)
 class ConsoleLogger(Callback):
-    """Prints training and validation lines, and where an unfinished run stopped."""
+    """Prints training and validation lines. If the run stops early, prints how to resume it."""
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Print a training line."""

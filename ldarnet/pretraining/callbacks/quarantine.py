@@ -21,7 +21,7 @@ class QuarantineCounter(Callback):
         for window in windows:
             if window.reason not in self._reasons:
                 self._reasons.add(window.reason)
-                self.context.console.info(f"skipping unreadable windows, first at {window.window}: {window.reason}")
+                self.context.console.info(f"skipping unreadable windows; the first is {window.window}: {window.reason}")
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Add `quarantined` to the line."""
