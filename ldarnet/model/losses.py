@@ -84,7 +84,7 @@ def batch_ratio_loss(
 
     Returns:
         The loss, a scalar, and the global totals, (stages, 3): number of boundaries, sum of boundary probabilities,
-        number of positions. Without boundaries, the loss is 0 and the totals are empty, both on the CPU.
+        number of positions. If ``boundaries`` is empty, the loss is 0 and the totals are empty, both on the CPU.
     """
     if not boundaries:
         return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)

@@ -39,7 +39,7 @@ PROBLEM = "single_label_classification"
 
 
 class LDARNetPreTrainedModel(PreTrainedModel):
-    """Base class of the models: initializes weights, sets activation checkpointing and groups parameters."""
+    """Base class of the models. It initializes weights, sets activation checkpointing and groups parameters."""
 
     config_class = LDARNetConfig
     base_model_prefix = "model"

@@ -146,7 +146,7 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Zero, in place, each score [t, s] where the scan visits s after t or s and t are in different sequences."""
+        """Zero, in place, each score [t, s] where the scan visits s after t or where their sequences differ."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
