@@ -220,7 +220,7 @@ class Mirror:
         """Parse the manifest of a complete checkpoint.
 
         Raises:
-            UserError: the manifest is damaged, lacks a required file, or its step does not match `name`.
+            UserError: the manifest is damaged or lacks a required file, or its step does not match `name`.
         """
         manifest = parse_record(content, Manifest, where=f"{self.url}/{name}/{MANIFEST}", hint=self._hint(name))
         store.check(manifest, name, where=f"{self.url}/{name}", hint=self._hint(name))

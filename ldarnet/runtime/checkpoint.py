@@ -96,7 +96,7 @@ class CheckpointFolder:
     """Folder with one subfolder per checkpoint, named by step; incomplete checkpoints are never listed.
 
     A checkpoint is complete if its manifest is valid, names every required file, and has the step of the folder's name.
-    Only temporary folders, and complete checkpoints whose manifest has the run ID of this run, are ever deleted.
+    Only temporary files and folders and complete checkpoints with the run ID of this run are ever deleted.
 
     Args:
         folder: path of the folder, which need not exist yet.
