@@ -1,4 +1,4 @@
-"""Shards of packed bases, windows, masks and batches."""
+"""Shard sets, and the windows, masks and batches that are made from them."""
 
 from ldarnet.extras import optional_imports
 

@@ -17,6 +17,8 @@ BLOCK_ROW = np.dtype(
 class Blocks:
     """The blocks of a set as columns, in order of contig and start.
 
+    A block is an interval of a contig. Its compressed bytes in a shard are its frame.
+
     Attributes:
         contig: (b,) int64, index of the contig.
         start: (b,) int64, first base in the contig, 0-based.

@@ -1,4 +1,4 @@
-"""The contigs of a shard set, as columns, and their names."""
+"""The contigs of a shard set, as columns."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Contigs:
 
     Attributes:
         species_names: names of the species, in order of first appearance; "" if unnamed.
-        names: (n,) uint8, UTF-8 text: the contig names (first word of each header), each followed by a newline.
+        names: (n,) uint8, the contig names (first word of each header) as UTF-8 text, with a newline after each name.
         species: (c,) int64, index into ``species_names``.
         source: (c,) int64, index of the source file.
         length: (c,) int64, number of bases.
@@ -46,7 +46,7 @@ class Contigs:
             ValueError: the rows have the wrong dtype, or the number of names differs from the number of rows.
         """
         if rows.dtype != CONTIG_ROW or np.count_nonzero(names == _NEWLINE) != len(rows):
-            raise ValueError("not the contigs of a shard set")
+            raise ValueError("the table of contigs has the wrong dtype or does not match the contig names")
         return cls(species_names, names, **{name: rows[name] for name in CONTIG_ROW.names or ()})
 
     def rows(self) -> np.ndarray:
@@ -89,7 +89,7 @@ class Contigs:
         raise UserError(f"no contig {name!r}; use one of {some_names(self._numbers)}")
 
     def check_interval(self, contig: int, start: int, end: int, place: str) -> None:
-        """Check that an interval from a file, 0-based and half-open, lies within its contig.
+        """Check that a 0-based, half-open interval from a file lies within its contig.
 
         Args:
             contig: index of the contig.
@@ -138,6 +138,6 @@ def full_name(species: str, name: str) -> str:
 
 
 def some_names(names: Iterable[str], max_names: int = 6) -> str:
-    """Join up to ``max_names`` names for a message, such as ``a, b and 3 more``."""
+    """Join the first ``max_names`` names for a message, and count the rest, as in ``a, b and 3 more``."""
     every = list(names)
     return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")

@@ -19,7 +19,7 @@ def stream_key(*parts: int | str) -> np.uint64:
 
 
 def counter_hash(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """Compute 64 random bits, uint64, for each pair of key (uint64) and counter (integer), with broadcasting."""
+    """Compute 64 random bits (uint64) for each key (uint64) and counter (integer); keys and counters are broadcast."""
     z = (counter.astype(np.uint64, copy=False) + _ONE) * _GOLDEN + key
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)

@@ -2,7 +2,7 @@
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
 its own window order. Step ``s`` reads the windows that it would read if all steps had its window length. Therefore, an
-epoch ends at about the same step for every length, and the step remains the only data state of a run.
+epoch ends at about the same step for every length, and a run needs only the step number to resume its data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ class CurriculumStage:
 
     Attributes:
         first: first step.
-        stop: end of the steps, exclusive.
+        stop: one past the last step.
         length: bases in a window.
         batch_factor: full window length divided by ``length``, the factor by which the micro-batch grows.
     """
@@ -67,16 +67,16 @@ def curriculum_steps(
     world: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Yield the steps of one rank, as `training_steps` does, across the stages of a curriculum.
+    """Yield the micro-batches of each optimizer step of one rank, across the stages of a curriculum.
 
     Args:
         stages: the stages of the run.
         windows: window length -> stream of windows.
         masking: masking probabilities and seed.
         micro_batch: windows in one forward pass of one rank at full window length; a stage with shorter windows has
-            `batch_factor` times as many.
+            `CurriculumStage.batch_factor` times as many.
         first_step: first step to yield; when resuming, the number of completed steps.
-        last_step: end of the steps to yield, exclusive.
+        last_step: one past the last step to yield.
         accumulation: micro-batches per step.
         rank: rank of this process, from 0.
         world: number of ranks.

@@ -14,17 +14,18 @@ from ldarnet.errors import UserError
 class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Batches of masked windows in the order of pretraining.
 
-    Batch ``k`` of rank ``r`` holds ``batch_size`` consecutive windows, the first at position
-    ``start + (k * world + r) * batch_size``. With ``start=0``, it equals micro-batch ``k`` of a pretraining run with
-    these settings, including strands and masks. Load it with
-    ``DataLoader(dataset, batch_size=None, num_workers=n)``; the batches and their order do not depend on ``n``.
-    To resume, advance ``start`` by the number of windows that all ranks together have consumed; ``batch_size`` and
-    ``world`` may change.
+    Batch ``k`` of rank ``r`` holds ``batch_size`` consecutive windows of the stream. The first is at position
+    ``start + (k * world + r) * batch_size``. With ``start=0``, batch ``k`` equals micro-batch ``k`` of a pretraining
+    run with the same settings, including strands and masks.
+
+    Load the dataset with ``DataLoader(dataset, batch_size=None, num_workers=n)``. The batches and their order do not
+    depend on ``n``. To resume, advance ``start`` by the number of windows that all ranks together have consumed;
+    ``batch_size`` and ``world`` may change.
 
     Yields:
-        ``input_ids`` and ``labels`` (-100 where not a target), (batch_size, length) int64 each, and ``positions``,
-        (batch_size,) int64. In a set opened with ``on_damaged="quarantine"``, a window on a damaged block is all N and
-        has no targets.
+        A dict with ``input_ids`` and ``labels``, (batch_size, length) int64 each, and ``positions``, (batch_size,)
+        int64, the stream position of each window. Labels are -100 where a base is not a target. In a set opened with
+        ``on_damaged="quarantine"``, a window on a damaged or missing block is all N and has no targets.
 
     Raises:
         UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
@@ -42,7 +43,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         start: int = 0,
         stop: int = MAX_POSITION,
     ) -> None:
-        """Select positions of the stream.
+        """Select the part of the stream to read.
 
         Args:
             windows: the stream of windows.
@@ -51,8 +52,8 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
             rank: rank of this process, from 0.
             world: number of ranks.
             start: first position. Without weights or temperature, epoch e starts at position ``e * len(windows)``.
-            stop: end of the positions, exclusive; by default the stream does not end. Windows at the end that do not
-                fill one batch on every rank are dropped.
+            stop: one past the last position; by default, the stream does not end. Windows at the end that do not fill
+                one batch on every rank are dropped.
         """
         assert batch_size >= 1 and 0 <= rank < world and 0 <= start <= stop <= MAX_POSITION
         self._batches = (stop - start) // (world * batch_size)
@@ -68,7 +69,7 @@ class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
         )
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the batches of this rank; of n DataLoader workers, worker i yields batches i, i + n, i + 2 n, ..."""
+        """Yield the batches of this rank. With n DataLoader workers, worker i yields batches i, i + n, i + 2 n, ..."""
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in range(first, self._batches, stride):

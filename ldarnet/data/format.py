@@ -5,9 +5,10 @@ A block is one zstandard frame with this content, little-endian:
     4 bytes   magic ``2BL1``
     3 x u32   number of bases, number of runs of codes other than A, C, G, T, number of lower-case runs
     packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for all other codes
-    edges     u32, start and stop of each run of a single other code (N, R, ...), minus the edge before it
-    codes     one byte per such run: its code in upper case
-    edges     u32, start and stop of each lower-case (soft-masked) run, encoded like the edges above
+    edges     u32, start and stop of each run of one other code (N, R, ...); each number is stored as the difference
+              from the number before it
+    codes     one byte per run of the edges above: its code in upper case
+    edges     u32, start and stop of each lower-case (soft-masked) run, stored as differences like the edges above
 """
 
 import struct
@@ -48,7 +49,7 @@ class Block:
     Attributes:
         length: number of bases.
         packed: (ceil(length / 4),) uint8, four bases per byte.
-        runs: (r, 2) int64, start and stop of each run of equal codes other than A, C, G, T.
+        runs: (r, 2) int64, start and stop of each run. A run repeats one code other than A, C, G, T.
         codes: (r,) uint8, the code of each run as upper-case ASCII.
         lower: (l, 2) int64, start and stop of each lower-case run.
     """
@@ -61,7 +62,7 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Size in memory, in bytes."""
+        """Bytes of memory that the arrays of this block take."""
         return self.packed.nbytes + self.runs.nbytes + self.codes.nbytes + self.lower.nbytes
 
     def ids(self, start: int, stop: int) -> np.ndarray:
@@ -93,7 +94,7 @@ class Block:
         """Clip runs to [``start``, ``stop``).
 
         Returns:
-            (start, stop, index in ``runs``) of each clipped run, in coordinates relative to the argument ``start``.
+            Start, stop and index in ``runs`` of each clipped run. Its start and stop are relative to ``start``.
         """
         if not len(runs):
             return []
@@ -110,7 +111,7 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
         text: the sequence, with any of the codes in `ldarnet.genome.iupac`, in upper or lower case.
 
     Returns:
-        The frame; and (r, 2) int64, start and stop of each run of equal codes other than A, C, G, T.
+        The frame, and the runs as in `Block.runs`.
     """
     runs, codes = _other_runs(text)
     lower = _lower_runs(text)
@@ -125,12 +126,14 @@ def pack_block(text: bytes) -> tuple[bytes, np.ndarray]:
 
 
 def max_payload_bytes(bases: Bases) -> Bases:
-    """Maximum size, in bytes, of the decompressed content of a block of ``bases`` bases (an integer or an array)."""
+    """Maximum size in bytes of a decompressed block of ``bases`` bases; ``bases`` is an integer or an array."""
     return _HEADER.size + (bases + 3) // 4 + 9 * bases + 8 * ((bases + 1) // 2)
 
 
 def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
-    """Decompress a frame of `pack_block`. Memory use is bounded by ``max_bases``, whatever the frame declares.
+    """Decompress a frame of `pack_block`.
+
+    ``max_bases`` limits the memory use, even if the frame declares a larger size.
 
     Args:
         frame: the frame, possibly from an untrusted source.
@@ -154,7 +157,7 @@ def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
     sizes = (_HEADER.size, (length + 3) // 4, 8 * runs, runs, 8 * lower)
     ends = np.cumsum(sizes).tolist()
     if magic != _MAGIC or length > max_bases or len(payload) != ends[-1]:
-        raise ValueError("not a packed block: wrong magic or length")
+        raise ValueError("not a packed block: wrong magic number or length")
     _, packed, run_edges, codes, lower_edges = (
         payload[end - size : end] for end, size in zip(ends, sizes, strict=True)
     )
@@ -173,7 +176,14 @@ def unpack_block(frame: bytes, max_bases: int = MAX_BLOCK_BASES) -> Block:
 
 
 def unpack_bases(packed: np.ndarray) -> np.ndarray:
-    """Unpack bases to codes 0 to 3; the input is (..., n) uint8, the result (..., 4 n) uint8."""
+    """Unpack bases to codes from 0 to 3 (A, C, G, T).
+
+    Args:
+        packed: (..., n) uint8, four bases per byte.
+
+    Returns:
+        (..., 4 n) uint8.
+    """
     # The first product copies the upper half of each byte 12 bits up, the second the upper base of each half 6 bits up.
     codes = packed.astype("<u4")
     codes *= 0x1001
@@ -191,7 +201,7 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def _other_runs(text: bytes) -> tuple[np.ndarray, bytes]:
-    """Find the runs of equal codes other than A, C, G, T: starts and stops, (r, 2) int64, and the code of each run."""
+    """Find the runs of codes other than A, C, G, T; return them as in `Block.runs`, and the code of each run."""
     # Fast path for the common case, no such codes: the check takes half the time of finding runs.
     if not text.translate(None, _PLAIN):
         return _NO_RUNS, b""
@@ -208,7 +218,7 @@ def _lower_runs(text: bytes) -> np.ndarray:
 
 
 def _runs(values: np.ndarray) -> np.ndarray:
-    """Find the runs of equal non-zero values: starts and stops, (r, 2) int64."""
+    """Start and stop of each run of equal non-zero values, (r, 2) int64."""
     changes = np.flatnonzero(values[1:] != values[:-1]) + 1
     starts = np.concatenate(([0], changes))
     stops = np.concatenate((changes, [len(values)]))

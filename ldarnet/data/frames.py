@@ -33,7 +33,9 @@ class FrameReader:
         self._prefetcher: Prefetcher | None = None
 
     def read(self, block: int) -> bytes:
-        """Read a frame and verify its hash. On a mismatch, read it a second time, bypassing caches and open files.
+        """Read a frame and verify its hash.
+
+        If the hash does not match, the frame is read again, without caches and from a newly opened file.
 
         Raises:
             DamagedError: the shard is missing, or the bytes do not match the index.
@@ -76,7 +78,7 @@ class FrameReader:
             yield run
 
     def _fetch_run(self, run: Sequence[int], prefetcher: Prefetcher) -> None:
-        """Fetch adjacent blocks into a cache. Damaged blocks are not cached; `read` reports the damage."""
+        """Fetch adjacent blocks into a cache. Damaged blocks are not cached, so `read` reports the damage later."""
         blocks = self._index.blocks
         start, stop = int(blocks.offset[run[0]]), int(blocks.offset[run[-1]] + blocks.size[run[-1]])
         data = self.storage.read(self._shard(run[0]), start, stop)
@@ -109,7 +111,7 @@ class FrameReader:
         )
 
     def _check_index_exists(self) -> None:
-        """Raise a UserError if the whole set is missing; unlike damage, this is never quarantined."""
+        """Raise a UserError if the whole set is missing, so that its windows are not quarantined."""
         try:
             self.storage.read_all(INDEX_NAME)
         except MissingError:

@@ -1,7 +1,7 @@
-"""The index of a shard set: contigs, splits, and location and SHA-256 of every block.
+"""The index of a shard set: its contigs, its splits, and the location and SHA-256 of every block.
 
-``index.json`` is small. Everything that grows with the number of contigs or blocks is in flat tables beside it, which
-are memory-mapped, shared by all processes of a machine, and not parsed.
+``index.json`` is small. Everything that grows with the number of contigs or blocks is in binary tables beside it. The
+tables are memory-mapped, so all processes of a machine share them, and they need no parsing.
 """
 
 import hashlib
@@ -42,11 +42,11 @@ class Index:
         tool: name and version of the program that built the shard set.
         recipe: inputs (source files with their hashes) and options of the build; equal recipes give equal sets.
         contigs: the contigs, in the order of the input.
-        splits: name -> (s, 3) int64, contig index, start and stop of each interval, sorted and disjoint.
+        splits: name -> (s, 3) int64 with contig index, start and stop of each interval; sorted, disjoint intervals.
         runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T, in order of contig.
         blocks: the blocks and their locations.
         shards: the tar files.
-        folder: folder the index was loaded from; unpickling maps the tables in this folder again.
+        folder: folder that the index was loaded from, or None. Unpickling maps the tables in this folder again.
     """
 
     tool: str
@@ -65,7 +65,7 @@ class Index:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of contigs, sequences and splits. Independent of file names, blocks and compression."""
+        """SHA-256 of contigs, sequences and splits. It does not depend on file names, blocks or compression."""
         contigs = self.contigs
         parts = {
             "species": names_as_lines(self.species),
@@ -84,12 +84,12 @@ class Index:
 
     @cached_property
     def first_run(self) -> np.ndarray:
-        """(contigs + 1,) int64: the runs of contig c are ``runs[first_run[c]:first_run[c + 1]]``."""
+        """Index of the first run of each contig, (contigs + 1,) int64; the last entry is the number of runs."""
         return np.concatenate(([0], np.cumsum(self.contigs.runs)))
 
     @cached_property
     def first_block(self) -> np.ndarray:
-        """(contigs + 1,) int64: the blocks of contig c are ``range(first_block[c], first_block[c + 1])``."""
+        """Index of the first block of each contig, (contigs + 1,) int64; the last entry is the number of blocks."""
         return np.concatenate(([0], np.cumsum(np.bincount(self.blocks.contig, minlength=len(self.contigs)))))
 
     def name(self, contig: int) -> str:
@@ -142,10 +142,10 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Map an index, verify its hashes and check its content.
+        """Memory-map an index, verify its hashes and check its content.
 
         Raises:
-            UserError: the folder is not a shard set, or its index is of an unsupported format, damaged or unreadable.
+            UserError: the folder is not a shard set, or its index is damaged, unreadable or in an unsupported format.
         """
         content = read_index(folder)
         path, hint = folder / INDEX_NAME, f"delete {folder} and build it again"
@@ -162,10 +162,10 @@ class Index:
 
     @classmethod
     def reload(cls, folder: Path, fingerprint: str) -> Self:
-        """Map an index that `load` verified earlier, possibly in another process.
+        """Memory-map an index that `load` verified earlier, possibly in another process.
 
         Raises:
-            UserError: the index in the folder has changed since.
+            UserError: the index has changed since then.
         """
         content = read_index(folder)
         if content.fingerprint != fingerprint:
@@ -208,7 +208,7 @@ def _describe(path: Path) -> IndexTable:
 
 
 def _map_table(path: Path, row: np.dtype, *width: int) -> np.ndarray:
-    """Map a table whose rows have the given dtype and shape.
+    """Memory-map a table whose rows have the given dtype and shape.
 
     Raises:
         ValueError: the file is not a table of this dtype and shape.

@@ -1,4 +1,4 @@
-"""Check the values in the tables of an index, which may come from an untrusted source."""
+"""Check the values in the tables of an index. The index may come from an untrusted source."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,9 +17,9 @@ def find_fault(
 ) -> str | None:
     """Describe the first inconsistency of an index; None if there is none.
 
-    The arguments are attributes of `ldarnet.data.index.Index`. Other code relies on these checks: intervals lie within
-    their contigs, blocks cover every contig exactly once, and every frame has a possible size and lies within its
-    shard.
+    The arguments are attributes of `ldarnet.data.index.Index`. Other code assumes what is checked here: intervals lie
+    within their contigs, blocks cover every contig exactly once, and every frame has a possible size and lies within
+    its shard.
     """
     return next(_faults(contigs, blocks, runs, splits, shards), None)
 

@@ -1,4 +1,4 @@
-"""``index.json`` of a shard set: its content, and how it is read."""
+"""Read and check ``index.json``, the main file of the index of a shard set."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ TABLES = ("contigs.npy", "names.txt", "letter_runs.npy", "splits.npy", "blocks.n
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A tar file: name, size in bytes and SHA-256."""
+    """Name, size in bytes and SHA-256 of a shard, which is a tar file."""
 
     name: FileName
     size: Count
@@ -49,7 +49,7 @@ class RecipeSource(BaseModel):
 
 
 class Recipe(BaseModel):
-    """The part of a recipe that programs use; a recipe also holds the options of the build."""
+    """The entries of a recipe that ldarnet reads. A recipe also holds the options of the build."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -75,10 +75,10 @@ class IndexFile(BaseModel):
 
 
 def read_index(folder: Path) -> IndexFile:
-    """Read and verify ``index.json`` of a folder, without its tables.
+    """Read and verify the ``index.json`` of a folder, but not the tables.
 
     Raises:
-        UserError: the folder is not a shard set, or the file is of an unsupported format, damaged or unreadable.
+        UserError: the folder is not a shard set, or the file is damaged, unreadable or in an unsupported format.
     """
     path = folder / INDEX_NAME
     with read_errors(path):
@@ -92,7 +92,7 @@ def read_index(folder: Path) -> IndexFile:
 
 
 def parse_index(text: bytes, *, where: str, hint: str) -> IndexFile:
-    """Parse ``index.json`` and compare it with its checksum.
+    """Parse ``index.json`` and verify its checksum.
 
     Args:
         text: content of the file.
@@ -114,10 +114,14 @@ def parse_index(text: bytes, *, where: str, hint: str) -> IndexFile:
         raise UserError(f"{where}: damaged (it does not match its checksum); {hint}")
     index = parse_record(text, IndexFile, where=where, hint=hint)
     if missing := [name for name in TABLES if name not in index.tables]:
-        raise UserError(f"{where}: damaged (it does not describe {missing[0]}); {hint}")
+        raise UserError(f"{where}: damaged (it has no entry for {missing[0]}); {hint}")
     return index
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """SHA-256 of a JSON object, which must not contain the key ``checksum``; independent of the order of its keys."""
+    """SHA-256 of the content of ``index.json``; the order of the keys does not matter.
+
+    Args:
+        content: the JSON object, without the key ``checksum``.
+    """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -45,9 +45,9 @@ class Batch:
     Attributes:
         input_ids: (b, L) int64, the masked windows.
         labels: (b, L) int64, the true base at target positions, -100 elsewhere.
-        first_position: position of the first window in the stream.
+        first_position: stream position of the first window; in validation, its index among the validation windows.
         windows: number of windows; 0 in the filler batch of a rank that has no windows in the last validation batch.
-        quarantined: windows on damaged blocks; their rows are all N, without targets.
+        quarantined: windows on damaged or missing blocks; their rows are all N and have no targets.
         locations: in validation, the locations of the windows; in training, None.
     """
 
@@ -67,8 +67,7 @@ class Batch:
 class StepDataset(Dataset["list[Batch] | UserError"]):
     """The micro-batches of one rank, indexed by step.
 
-    A `UserError` is returned as an item, because DataLoader adds a traceback to the message of any error that a worker
-    raises.
+    A `UserError` is returned instead of raised, because DataLoader would add a traceback to its message.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         return (self._start + np.arange(index * size, (index + 1) * size)).reshape(self._shape)[:, self._rank]
 
     def _locations(self, index: int) -> Locations:
-        """Locations of this rank's windows in a step, computed for several steps at a time."""
+        """Locations of this rank's windows in a step. They are computed for several steps at once and cached."""
         size = self._shape[0] * self._shape[2]
         steps = max(1, _LOOKUP_WINDOWS // size)
         number, offset = divmod(index, steps)
@@ -168,7 +167,7 @@ def training_steps(
         rank: rank of this process, from 0.
         world: number of ranks.
         first_step: first step to yield; when resuming, the number of completed steps.
-        last_step: end of the steps to yield, exclusive.
+        last_step: one past the last step to yield.
         workers: DataLoader worker processes; 0 prepares batches in this process. Does not affect the batches.
 
     Yields:
@@ -222,9 +221,10 @@ def training_steps(
 
 
 def _iterate(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch] | UserError]:
-    """Iterate over a loader without torch's SIGCHLD handler, which raises at an arbitrary point of the program.
+    """Iterate over a loader without the SIGCHLD handler of torch.
 
-    If a worker dies, the request for the next batch still raises within seconds.
+    When a worker dies, this handler would raise an error at an arbitrary point of the program. Without the
+    handler, the request for the next batch still raises an error within seconds.
     """
     if not _in_main_thread():
         return iter(loader)
@@ -284,8 +284,8 @@ def validation_batches(
     """Batches of a fixed set of windows with fixed masks, distributed over the ranks batch by batch.
 
     The windows are spread evenly over the split, on the forward strand, and do not depend on the number of ranks. Every
-    rank yields the same number of batches. The last batch of a rank may have fewer windows; if it has none, the rank
-    yields one filler row without targets instead.
+    rank yields the same number of batches. The last batch of a rank may have fewer windows. If no windows are left,
+    the last batch of the rank is a filler: one row without targets.
 
     Args:
         shards: the shard set.

@@ -17,7 +17,7 @@ class Masking:
 
     Each A, C, G or T is a target with probability ``rate``; N and padding are never targets. A target is replaced with
     [MASK] with probability ``mask``, with a uniformly drawn base with probability ``random``, and otherwise left
-    unchanged. All probabilities are exact to 1/131,072.
+    unchanged. The probabilities have a resolution of 1/65,536.
     """
 
     rate: float = 0.15
@@ -60,7 +60,7 @@ class Masking:
         return inputs, labels
 
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
-        """Mask ``inputs`` and write ``labels`` in place, both (r, L); ``keys`` has shape (r, 1)."""
+        """Mask ``inputs`` and fill ``labels``, (r, L) each, in place; ``keys`` has shape (r, 1)."""
         length = inputs.shape[1]
         # Compare 16 random bits per base with three ascending limits. Below the first: [MASK]; below the second: a
         # random base; below the third: an unchanged target; otherwise: no target.

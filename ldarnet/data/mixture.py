@@ -1,4 +1,7 @@
-"""Mixtures of sources: assign the slots of a stream to sources, and count the slots of a source before a given slot."""
+"""Mixtures of sources: assign each slot of a stream to a source.
+
+`ldarnet.data.order` explains slots and lanes.
+"""
 
 import numpy as np
 
@@ -31,9 +34,9 @@ def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
 
 
 class Mixture:
-    """An endless sequence of slots, each assigned to a source; it repeats after each round of `ROUND` slots.
+    """An endless sequence of slots, each assigned to a source. It repeats every `ROUND` slots (a round).
 
-    The slots of each source are spread evenly over a round. Then the slots in each row of ``lanes`` slots are shuffled.
+    The slots of each source are spread evenly over a round. Then each row of ``lanes`` consecutive slots is shuffled.
     If ``x`` is a multiple of ``lanes``, a source with share ``p`` has about ``p * x`` of the first ``x`` slots; the
     error is at most ``1 + p * s``, where ``s`` is the number of sources.
 
@@ -42,7 +45,7 @@ class Mixture:
     """
 
     def __init__(self, shares: np.ndarray, lanes: int, key: np.uint64) -> None:
-        """Assign the slots of a round.
+        """Assign the slots of a round to sources.
 
         Args:
             shares: (s,) target share of each source, positive; they sum to 1.

@@ -1,18 +1,18 @@
 """The order of windows: maps a position of the stream to a window of a source. Nothing is stored per window.
 
-Positions are dealt round-robin to `LANES` lanes. A lane reads *pieces*, runs of neighboring windows, one after the
-other from start to end. LANES consecutive positions therefore read from LANES loci all over the set, whereas positions
-that are LANES apart belong to one lane and read neighboring windows. The order is composed of bijections:
+Position ``p`` belongs to lane ``p % LANES``. A *piece* is a run of neighboring windows. A lane reads one piece after
+another, each from start to end. LANES consecutive positions therefore read from LANES loci all over the set, whereas
+positions that are LANES apart belong to one lane and read neighboring windows. The order is composed of bijections:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
 2. The pieces are permuted. Each piece is cut into *groups*, and the windows of each group are permuted. The result is
    the *sequence* of an epoch. A source that fits into memory has pieces of one window: its sequence is a random
    permutation.
 3. With one source, the sequence is cut into LANES intervals of equal length, one per lane.
-   With several sources, lanes are cut into slots as long as one piece, and `Mixture` assigns the slots to the sources.
-   Slots at the same depth in their lanes form a row. The slots of a source in one row divide an interval of the
-   source's sequence among themselves, and each slot reads its part from start to end. If an epoch ends inside the
-   interval, the slots first divide the rest of that epoch and then the beginning of the next one.
+   With several sources, lanes are cut into slots of equal length, and `Mixture` assigns the slots to the sources.
+   Slots at the same depth in their lanes form a row. Together, the slots of a source in one row read an interval of
+   the source's sequence. The interval is cut into one part per slot, and each slot reads its part from start to end.
+   If an epoch ends inside the interval, the rest of that epoch is cut into parts first, then the beginning of the next.
 """
 
 import numpy as np
@@ -37,7 +37,7 @@ class Shuffle:
 
     Attributes:
         windows: (s,) int64, number of windows in one epoch of each source.
-        shares: (s,) float64, realized share of each source; exact over a round of `mixture.ROUND` slots.
+        shares: (s,) float64, actual share of each source: its fraction of the slots in a round (`mixture.ROUND` slots).
     """
 
     def __init__(self, windows: np.ndarray, length: int, key: np.uint64, shares: np.ndarray) -> None:
@@ -100,7 +100,7 @@ class Shuffle:
         return first, after - first, here - first
 
     def _window(self, source: np.ndarray, epoch: np.ndarray, rank: np.ndarray) -> np.ndarray:
-        """Find the window at index ``rank`` of the sequence of an epoch."""
+        """Find each window by its index ``rank`` in the sequence of its epoch."""
         windows, piece, group = self.windows[source], self._piece[source], self._group[source]
         keys = counter_hash(counter_hash(self._keys[source], epoch), np.arange(3)[:, None])
         whole = windows // piece

@@ -1,4 +1,4 @@
-"""Windows through webdataset: read shards sequentially, cut windows, and shuffle them in a buffer."""
+"""Windows as a webdataset pipeline: read shards sequentially, cut windows, and shuffle them in a buffer."""
 
 import hashlib
 import random
@@ -37,7 +37,7 @@ def shard_pattern(shards: ShardSet) -> str:
 
 
 def decode_sample(sample: dict[str, Any]) -> dict[str, Any]:
-    """Decode a block that webdataset read: ``webdataset.WebDataset(urls).map(decode_sample)``.
+    """Decode a block read by webdataset, as in ``webdataset.WebDataset(urls).map(decode_sample)``.
 
     Returns:
         A sample with ``__key__`` and ``text``: the sequence of the block as in the input, with case and IUPAC codes.
@@ -57,11 +57,13 @@ def window_pipeline(
 ) -> "DataPipeline":
     """Create a webdataset pipeline of one epoch of windows, read sequentially and approximately shuffled.
 
-    The pipeline yields every window of the epoch once, except windows that straddle two shards: at most one for each
-    shard that ends within a contig. Strands and masks depend on ``seed`` and ``epoch``; the order also depends on the
-    numbers of ranks and workers. Shards are distributed over ranks (``RANK`` and ``WORLD_SIZE``, or
-    ``torch.distributed``) and DataLoader workers, which may therefore get different numbers of batches; append
-    ``.with_epoch(n)`` for n batches each. Load it with ``DataLoader(pipeline, batch_size=None, num_workers=n)``.
+    The pipeline yields every window of the epoch once, except windows that straddle two shards. There is at most one
+    such window for each shard that ends within a contig. Strands and masks depend on ``seed`` and ``epoch``; the order
+    also depends on the numbers of ranks and workers.
+
+    Shards are distributed over ranks (``RANK`` and ``WORLD_SIZE``, or ``torch.distributed``) and DataLoader workers, so
+    workers may get different numbers of batches. Append ``.with_epoch(n)`` to get n batches from every worker. Load the
+    pipeline with ``DataLoader(pipeline, batch_size=None, num_workers=workers)``.
 
     Args:
         windows: the windows, without mixture weights or temperature.
@@ -72,8 +74,8 @@ def window_pipeline(
         seed: seed of order, strands and masks.
 
     Returns:
-        A pipeline of batches, with methods that append further stages. A batch has ``__key__`` (names such as
-        ``chr1:4097-8192``), and ``input_ids`` and ``labels``, (b, length) int64 each.
+        A pipeline of batches, with methods that append further stages. A batch is a dict with ``__key__``, a list of
+        window names such as ``chr1:4097-8192``, and ``input_ids`` and ``labels``, (b, length) int64 each.
 
     Raises:
         UserError: ``windows`` is a mixture.
@@ -100,7 +102,7 @@ def window_pipeline(
 
 
 def _urls(windows: Windows) -> list[str]:
-    """URLs of the shards that hold bases of contigs with windows."""
+    """URLs of the shards that hold at least part of a contig with windows."""
     shards, blocks = windows.shards, windows.shards.index.blocks
     numbers = np.unique(blocks.shard[np.isin(blocks.contig, windows.segments.contig)])
     return [f"{shards.location}/{shards.index.shards[number].name}" for number in numbers]

@@ -31,7 +31,7 @@ class Prefetcher:
 
     Attributes:
         process: ID of the process that created the pool; the pool cannot be used after a fork.
-        fetched: fetched blocks that could not be stored in a disk cache.
+        fetched: memory cache of the fetched blocks that could not be stored in a disk cache.
         bytes: bytes in flight.
     """
 

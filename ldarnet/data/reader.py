@@ -81,8 +81,8 @@ class ShardSet:
             cache_bytes: maximum size of the memory cache of each process.
             disk_cache: folder that caches remote sets for all processes of a node; by default ``~/.cache/ldarnet``.
             disk_cache_bytes: maximum total size of the blocks in ``disk_cache``; 0 caches only the index.
-            on_damaged: what `read_windows` does with a window on a damaged or missing block: "stop" raises,
-                "quarantine" replaces the window with N. Any other error is raised in both cases.
+            on_damaged: what `read_windows` does with a window on a damaged or missing block: "stop" raises
+                `DamagedError`, "quarantine" replaces the window with N. Any other error is raised in both cases.
             retry: retry policy for remote reads.
 
         Raises:
@@ -135,9 +135,8 @@ class ShardSet:
         """Read windows given by contig index and first base, each of shape (b,).
 
         Returns:
-            Token ids, (b, length) uint8; and (row, reason) of each quarantined window, whose row is all N because a
-            block is missing or damaged. Quarantine depends only on the damage, so all ranks quarantine the same
-            windows.
+            Token ids, (b, length) uint8, and a list with (row, reason) of each quarantined window. The row of such a
+            window is all N, because a block is missing or damaged.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed, and the set was opened with ``on_damaged="stop"``.
@@ -175,13 +174,13 @@ class ShardSet:
 
     @staticmethod
     def _cut(block: Block, start: int, length: int, packed: np.ndarray) -> Sequence[tuple[int, int]]:
-        """Copy the packed bytes that contain a window; return the runs of N in the window."""
+        """Copy the bytes that contain a window into ``packed``; return the runs of N in the window."""
         taken = block.packed[start // 4 : start // 4 + len(packed)]
         packed[: len(taken)] = taken
         return block.n_runs(start, start + length) if len(block.runs) else ()
 
     def blocks_of(self, contig: np.ndarray, start: np.ndarray, length: int) -> list[int]:
-        """Indices of the blocks that windows overlap, without duplicates, in the order of the windows.
+        """Indices of the blocks that the given windows overlap, without duplicates, in the order of the windows.
 
         Args:
             contig: (b,) contig indices.
@@ -224,7 +223,7 @@ class ShardSet:
         return block
 
     def load(self, number: int) -> Block:
-        """Read the block at index ``number``, and check it against the index of the set.
+        """Read the block at index ``number`` without the memory cache, and verify it.
 
         Raises:
             DamagedError, UserError: as for `block`.
@@ -290,7 +289,7 @@ class ShardSet:
 
     @cached_property
     def _first_base(self) -> np.ndarray:
-        """Total length of all blocks before each block, (b + 1,) int64."""
+        """Number of bases in the blocks before each block, (b + 1,) int64; the last entry is the total."""
         return np.concatenate(([0], np.cumsum(self.index.blocks.length)))
 
     def _contig_number(self, contig: str | int) -> int:

@@ -46,13 +46,13 @@ class Regions:
             shards: the shard set.
             split: name of the split.
             features: region names to read; by default all.
-            contigs: contig name in the file -> contig name in the set, or a file with these two columns. Other names
-                are used unchanged.
+            contigs: contig name in the regions file -> contig name in the set, or a file with these two columns. Names
+                that are not listed are the same in both.
 
         Raises:
             UserError: the file cannot be read, is neither BED nor GFF3, has an interval that extends beyond its contig,
-                has too many region names or a reserved one, or has no interval on a contig of the split; or a name in
-                ``features`` is not in the file.
+                has too many region names, uses the reserved name `OTHER`, or has no interval on a contig of the split;
+                or a name in ``features`` is not in the file.
         """
         self._path = Path(path)
         names = _read_contig_names(contigs) if isinstance(contigs, Path) else contigs or {}
@@ -114,8 +114,8 @@ class Regions:
 def _contigs_of(shards: ShardSet, split: str) -> tuple[dict[str, int], set[int]]:
     """Map contig names to contig indices, and return the contig indices of a split.
 
-    A bare name that several species share is included only if exactly one contig of the split has it, and then maps to
-    that contig.
+    Both full and bare names are mapped. If several contigs have the same bare name, it maps to the one in the split; it
+    is left out if the split has none or several of them.
     """
     contigs, in_split = shards.index.contigs, set(np.unique(shards.index.splits[split][:, 0]).tolist())
     full, bare = contigs.all_names(), contigs.bare_names()
@@ -139,8 +139,8 @@ def _read_contig_names(path: Path) -> dict[str, str]:
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):
             raise UserError(
-                f"{path}: line {number}: write the contig name in the regions file, a tab, and the contig name in the "
-                "shard set"
+                f"{path}: line {number}: not two columns; write a contig name of the regions file, a tab, and the name "
+                "of this contig in the shard set"
             )
         if names.setdefault(*fields) != fields[1]:
             raise UserError(
@@ -151,13 +151,13 @@ def _read_contig_names(path: Path) -> dict[str, str]:
 
 
 def _merged(pairs: np.ndarray) -> Intervals:
-    """Merge the intervals ``pairs``, (n, 2); return the sorted starts and ends of their union."""
+    """Merge intervals with starts and ends ``pairs``, (n, 2); return the sorted starts and ends of the union."""
     rows = merge(np.column_stack((np.zeros(len(pairs), dtype=np.int64), pairs)))
     return rows[:, 1], rows[:, 2]
 
 
 def _covered(intervals: Intervals, first: int, length: int) -> np.ndarray:
-    """Mark the bases ``first`` to ``first + length`` (exclusive) that are in an interval: (length,) bool."""
+    """Whether each of the ``length`` bases from ``first`` on is in an interval, (length,) bool."""
     starts, ends = intervals
     part = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(starts, first + length))
     change = np.zeros(length + 1, dtype=np.int8)

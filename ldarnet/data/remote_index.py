@@ -23,9 +23,9 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_remote_index(storage: Storage, cache: Path) -> Index:
-    """Load the index of a remote set from ``cache/indexes/<SHA-256 of its index.json>``; fetch it if it is missing.
+    """Load the index of a remote set, and cache it in ``cache/indexes/<SHA-256 of index.json>``.
 
-    If ``cache`` is not writable, use a temporary folder that is deleted when this process exits.
+    If ``cache`` is not writable, the index is stored in a temporary folder that is deleted when this process exits.
 
     Raises:
         UserError: ``storage`` does not hold a shard set, or the index has an unsupported format or is damaged.

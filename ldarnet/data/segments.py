@@ -36,11 +36,15 @@ class WindowSegments:
         return int(self.first[-1])
 
     def owner(self, window: np.ndarray) -> np.ndarray:
-        """Index of the segment that contains each window, (k,); ``window`` is (k,) window indices."""
+        """Index of the segment that contains each window, (k,).
+
+        Args:
+            window: (k,) window indices.
+        """
         return np.searchsorted(self.first, window, side="right") - 1
 
     def locate(self, window: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Contig index and first base of each window, (k,) each, without the random offset of the epoch.
+        """Contig index and first base of each window, (k,) each, before the random offset of the epoch is added.
 
         Args:
             window: (k,) window indices.
@@ -64,7 +68,7 @@ def find_segments(
             all species are kept, and segments are in the order of the set.
 
     Raises:
-        UserError: no such split, or no window fits in the split.
+        UserError: no such split, no window fits in the split, or ``length`` or ``max_n_run`` is out of range.
     """
     if not 1 <= length <= MAX_LENGTH:
         raise UserError(f"window length {length}: must be from 1 to {MAX_LENGTH}")

@@ -77,8 +77,8 @@ class Windows:
     """Windows of one length over one split, in a new random order and at new random offsets in each epoch.
 
     A segment of S bases has ``S // length`` windows, laid end to end from an offset between 0 and ``S % length`` that
-    is drawn per segment and epoch. Every epoch has the same number of windows, none of which overlap, and nothing is
-    stored per window.
+    is drawn per segment and epoch. Every epoch has the same number of windows. The windows of an epoch do not overlap.
+    Nothing is stored per window.
 
     By default all species form one source, in which no window repeats before the epoch ends. With weights or a
     temperature, every species is a source with its own epochs and its own share of all windows.
@@ -114,14 +114,14 @@ class Windows:
             max_n_run: longest run of N allowed in a window.
             seed: seed of order, offsets and strands.
             reverse_complement: read a random half of the windows as their reverse complement.
-            weights: species -> relative weight among all windows; species without a weight are not read. Mutually
-                exclusive with ``temperature``.
+            weights: species -> relative number of windows; species without a weight are not read. Mutually exclusive
+                with ``temperature``.
             temperature: weight every species by its number of windows to the power of 1/temperature. With temperature
                 1, weights are proportional to the number of windows; higher temperatures favor small species.
 
         Raises:
-            UserError: no such split or species, no window fits into a split or species, or a weight or the temperature
-                is not positive.
+            UserError: no such split or species; no window fits into the split, or into a species that has a weight; or
+                ``length``, ``max_n_run``, a weight or the temperature is out of range.
         """
         self.shards = shards
         self.split = split
@@ -161,14 +161,14 @@ class Windows:
 
     @property
     def skipped(self) -> tuple[int, int]:
-        """Number, and total length in bases, of segments that are never read because they are shorter than a window.
+        """Number and total length (in bases) of the segments that are never read, because a window does not fit.
 
-        Runs of more than ``max_n_run`` N, which separate segments, are not included.
+        The runs of N between segments are not counted.
         """
         return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """Fractional number of epochs of each source before a position, by source name."""
+        """Map the name of each source to the number of its epochs before a position, including fractions."""
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
@@ -198,7 +198,8 @@ class Windows:
         """Read windows.
 
         Returns:
-            Token ids, (b, length) uint8; and row -> reason for each window on a damaged block, whose row is all N.
+            Token ids, (b, length) uint8, and a dict row -> reason of the windows on damaged or missing blocks, whose
+            rows are all N.
 
         Raises:
             UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with
@@ -222,9 +223,10 @@ class Windows:
         return Locations(epoch, contig, start + offset, reverse)
 
     def ending_in(self, epoch: int, contig: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield (window index, first base) for each window of an epoch whose last base is in start:stop of a contig.
+        """Yield (window index, first base) of each window that ends in an interval of a contig.
 
-        These `Windows` must have been created without weights or temperature: only then are the segments in the order
+        A window ends in the interval if its last base is in [``start``, ``stop``). The first base depends on the epoch.
+        These `Windows` must have been created without weights or temperature, so that their segments are in the order
         of the set.
         """
         segments, length = self.segments, self.length
@@ -250,7 +252,7 @@ def window_name(shards: ShardSet, contig: int, start: int, length: int) -> str:
 def _shares(sizes: np.ndarray, temperature: float) -> np.ndarray:
     """Shares of sources proportional to sizes ** (1 / temperature); they sum to 1."""
     if len(sizes) > ROUND:
-        raise UserError(f"mixture of {len(sizes):,} species: at most {ROUND:,} are supported; weight fewer species")
+        raise UserError(f"mixture of {len(sizes):,} species: at most {ROUND:,} are supported; use fewer species")
     logarithm = np.log(sizes) / temperature
     weights = np.exp(logarithm - logarithm.max())
     if not (weights > 0).all():

@@ -1,4 +1,4 @@
-"""Write shards with `webdataset.TarWriter`: tar files of packed blocks, sorted by name."""
+"""Write shards, which are tar files of packed blocks, with `webdataset.TarWriter`."""
 
 import hashlib
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class PackedBlock:
     """A packed block to be written into a shard.
 
     Attributes:
-        contig: index of the contig within the part.
+        contig: index of the contig within the part (consecutive contigs of one source file).
         start: first base, 0-based.
         length: number of bases.
         frame: the packed bytes.
@@ -37,14 +37,14 @@ def write_shards(
 ) -> tuple[list[Shard], np.ndarray]:
     """Write the blocks of one part into shards in ``folder``, named ``shard-<part>-0000.tar`` and so on.
 
-    ``blocks`` must be in order of contig and start.
+    A part consists of consecutive contigs of one source file. ``blocks`` must be in order of contig and start.
 
-    A new shard starts when the next block would exceed ``shard_size`` bases. Equal blocks always give equal bytes. A
-    shard gets its final name only when it is complete.
+    A new shard starts when the next block would exceed ``shard_size`` bases. The same blocks always give the same
+    bytes. A shard gets its final name only when it is complete.
 
     Returns:
-        The shards; and the blocks as a structured array of dtype `BLOCK_ROW`, in which contigs and shards are numbered
-        from 0 within the part.
+        The shards, and the blocks as a structured array of dtype `BLOCK_ROW`. Its contig and shard indices count from 0
+        within the part.
 
     Raises:
         UserError: the disk is full. Errors raised by ``blocks`` are propagated.

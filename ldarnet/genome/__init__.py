@@ -1,1 +1,1 @@
-"""Sequence files and intervals: FASTA, 2bit, BED, interval arithmetic. Independent of shards and models."""
+"""Read sequence files (FASTA, 2bit) and interval files (BED, GFF3), and compute with intervals."""

@@ -66,7 +66,7 @@ def _parse(place: str, line: str, number: int, name: str | None, delimiter: str 
 
 
 def is_position(text: str) -> bool:
-    """Whether a field is a non-negative integer that is a possible coordinate."""
+    """Whether a field is a non-negative integer of at most 15 digits."""
     return text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS
 
 

@@ -104,7 +104,7 @@ class _Format:
     stream: Callable[[], _Stream]
 
     def begins(self, data: bytes) -> bool:
-        """Whether data start with a magic number, or, if they are shorter than it, match its first bytes."""
+        """Whether data start with a magic number; shorter data must match its first bytes."""
         return any(magic.startswith(data[: len(magic)]) for magic in self.magic)
 
 
@@ -119,7 +119,7 @@ _FORMATS = (
 
 
 def decompressed(file: BufferedReader, where: str, piece: int) -> Iterator[bytes]:
-    """Yield the content of a file in pieces, decompressed if it is compressed; read the file to its end.
+    """Yield the whole content of a file in pieces; if the file is compressed, decompress it.
 
     Args:
         file: the file, at its start.
@@ -185,7 +185,7 @@ def _is_bgzip(head: bytes) -> bool:
 
 
 def _is_bgzip_end(head: bytes) -> bool:
-    """Whether a bgzip block is empty, as the end-of-file block is (SAM specification, section 4.1.2)."""
+    """Whether a bgzip block has the size of the end-of-file block (SAM specification, section 4.1.2)."""
     return head[16:18] == b"\x1b\0"
 
 
@@ -201,7 +201,9 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{where}: UTF-16 text; save it as UTF-8")
     if is_2bit(head):
-        raise UserError(f"{where}: a .2bit file, not text; if it is compressed, decompress it, or choose another file")
+        raise UserError(
+            f"{where}: a .2bit file, not text; decompress it if it is compressed, otherwise choose another file"
+        )
     end = b""
     for data in chain((head.removeprefix(codecs.BOM_UTF8),), pieces):
         if b"\r" not in data and not end:

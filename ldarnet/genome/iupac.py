@@ -1,4 +1,4 @@
-"""Nucleotide codes."""
+"""IUPAC nucleotide codes."""
 
 IUPAC_CODES = b"ACGTUNRYKMSWBDHV"
 """The IUPAC nucleotide codes, upper case."""

@@ -92,7 +92,7 @@ class SequenceSource:
 
 
 def parse_source(argument: str) -> SequenceSource:
-    """Parse ``PATH`` or ``SPECIES=PATH``; a file name that contains ``=`` needs a folder, as in ``./a=b.fa``."""
+    """Parse ``PATH`` or ``SPECIES=PATH``; a ``PATH`` that contains ``=`` must include a folder, as in ``./a=b.fa``."""
     match = _SPECIES.fullmatch(argument)
     return SequenceSource(match[2], match[1]) if match else SequenceSource(argument)
 
@@ -147,7 +147,7 @@ class RawFile(io.RawIOBase):
                 self._file = Path(location).open("rb", buffering=0)  # noqa: SIM115
 
     def readable(self) -> bool:
-        """Report the stream as readable, which `io.BufferedReader` requires."""
+        """Return True, because `io.BufferedReader` requires a readable stream."""
         return True
 
     def is_2bit(self) -> bool:
@@ -208,11 +208,11 @@ def text_lines(path: Path) -> Iterator[str]:
                 except UnicodeDecodeError:
                     raise UserError(f"{path}: line {number}: not UTF-8 text; save the file as UTF-8") from None
             if len(rest) > MAX_LINE_BYTES:
-                raise UserError(f"{path}: line {number + 1}: longer than {MAX_LINE_BYTES:,} bytes; check its format")
+                raise UserError(f"{path}: line {number + 1}: longer than {MAX_LINE_BYTES:,} bytes; choose another file")
 
 
 def read_ahead(pieces: Iterator[bytes], limit: int = 8) -> Generator[bytes, None, None]:
-    """Yield the pieces while a background thread prefetches up to ``limit`` of them."""
+    """Yield the pieces while a background thread reads up to ``limit`` pieces ahead."""
     ready: queue.Queue[bytes | BaseException | None] = queue.Queue(limit)
     stopped = threading.Event()
 

@@ -23,14 +23,14 @@ _FOURS = _FOUR_BASES.view(np.uint32)[:, 0]
 
 @dataclass(frozen=True, slots=True)
 class _TwoBitContig:
-    """Metadata of a contig: its record without the bases.
+    """Metadata of a contig.
 
     Attributes:
         name: contig name.
         length: number of bases.
         packed: offset of the packed bases in the file, in bytes.
-        unknown: runs of N, (runs, 2) int64: start and stop.
-        lower: soft-masked runs, (runs, 2) int64: start and stop.
+        unknown: (r, 2) int64, start and stop of each run of N.
+        lower: (l, 2) int64, start and stop of each soft-masked run.
     """
 
     name: str
