@@ -177,7 +177,7 @@ def test_contig_names_are_translated(shards, bed, tmp_path, as_file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("chr1\n", "line 1: write the contig name"),
+        ("chr1\n", "line 1: not two columns; write a contig name"),
         ("a\tb\tc\n", "line 1"),
         ("a\tone\na\ttwo\n", "line 2: a is already"),
     ],
