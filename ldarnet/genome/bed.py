@@ -37,7 +37,7 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
 
     Args:
         path: path of the file.
-        name: meaning of column 4, for error messages; None to ignore column 4, which may then be missing.
+        name: what column 4 contains, for error messages. If None, column 4 is ignored and may be missing.
         delimiter: column delimiter; any whitespace by default.
 
     Raises:

@@ -39,8 +39,8 @@ def read_fasta(path: Path, piece: int = PIECE) -> Iterator[Header | bytes]:
         The header of each contig, then its sequence in one or more pieces, with the case and IUPAC codes of the file.
 
     Raises:
-        UserError: the file is missing, empty or truncated, is neither FASTA nor .2bit, or has a character that is not a
-            nucleotide code, or a contig without a name or without bases.
+        UserError: the file is missing, empty or truncated, is neither FASTA nor .2bit, has a character that is not a
+            nucleotide code, or has a contig without a name or without bases.
     """
     with RawFile(str(path)) as raw:
         yield from read_2bit(path) if raw.is_2bit() else parse_fasta(str(path), text_pieces(raw, piece))
@@ -79,8 +79,8 @@ def parse_fasta(where: str, pieces: Iterable[bytes]) -> Iterator[Header | bytes]
         The header of each contig, then its sequence in one or more pieces.
 
     Raises:
-        UserError: the text is empty, ends within a header, is not FASTA, or has a character that is not a nucleotide
-            code, or a contig without a name or without bases.
+        UserError: the text is empty, ends within a header, is not FASTA, has a character that is not a nucleotide code,
+            or has a contig without a name or without bases.
     """
     location = _Location(where)
     name: str | None = None
