@@ -1,4 +1,4 @@
-"""Boundary tracks of a model and figures of a training run."""
+"""Compute and plot chunk boundaries; plot the metrics of a training run."""
 
 from ldarnet.interpret.boundaries import boundary_figure, boundary_track
 from ldarnet.interpret.figures import training_figure

@@ -1,4 +1,4 @@
-"""Chunk boundaries of a model along a sequence, as tracks and as a figure."""
+"""Compute and plot the chunk boundaries of a model along a sequence."""
 
 from __future__ import annotations
 
@@ -41,17 +41,18 @@ Track = tuple[np.ndarray, np.ndarray]
 
 
 def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) -> list[Track]:
-    """Compute boundary probabilities and boundaries of each stage along a sequence.
+    """Compute the boundary probabilities and the boundary mask of each stage along a sequence.
 
-    Runs the model on its device, in evaluation mode and without gradients, and restores its training mode.
+    The model runs on its own device, in evaluation mode and without gradients. Its previous mode is restored.
 
     Args:
-        model: a model that returns boundaries.
+        model: the model; without routers, the result is an empty list.
         ids: token ids, (L,) of any integer type, L >= 1, without padding.
 
     Returns:
-        For each stage, outermost first: probability (L,) float32 and boundary mask (L,) bool. An inner stage only has
-        positions at the boundaries of the previous stage; elsewhere, its probability is 0 and its mask is False.
+        One pair for each stage with a router, outermost first: probabilities, (L,) float32, and mask, (L,) bool. An
+        inner stage only has positions at the boundaries of the previous stage; at all other positions, its probability
+        is 0 and its mask is False.
 
     Raises:
         UserError: `ids` is empty or has more than one dimension.
@@ -92,16 +93,16 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
     """Split a sequence into the chunks of a model.
 
     Args:
-        model: the model.
+        model: a model with at least two stages.
         sequence: nucleotide codes.
         stage: stage of the hierarchy; 0 is the outermost stage and has the smallest chunks.
-        window: bases per forward pass; every window starts a new chunk.
+        window: number of bases per forward pass; a chunk never spans two windows.
 
     Yields:
         Start and end of each chunk, 0-based and half-open.
 
     Raises:
-        UserError: the model or `stage` has no chunks, or a boundary probability is not finite.
+        UserError: the model has only one stage, `stage` is too large, or a boundary probability is not finite.
     """
     routers = model.config.num_stages - 1
     if routers == 0:
@@ -132,15 +133,15 @@ def boundary_figure(
     histogram of chunk lengths.
 
     Args:
-        model: the model.
+        model: a model with at least two stages.
         ids: token ids, (L,); the figure is most readable for one or two kilobases.
-        contig: contig name for the label.
+        contig: name of the contig, shown in the figure.
         start: 0-based start on the contig; the figure shows 1-based positions, as genome browsers do.
         out_png: PNG file to write.
         title: heading of the figure.
 
     Raises:
-        UserError: `ids` is not a single sequence, the model has no chunks, or the disk is full.
+        UserError: `ids` is not a single sequence, the model has only one stage, or the disk is full.
     """
     tracks = boundary_track(model, ids)
     if not tracks:
@@ -154,7 +155,7 @@ def boundary_figure(
 
 
 def boundaries_height(bases: int) -> float:
-    """Height, in inches, of a boundary figure that is 11 inches wide; includes the heading."""
+    """Height in inches, including the heading, of a boundary figure that is 11 inches wide."""
     return 2.9 + 1.55 * _rows(bases)
 
 
@@ -215,7 +216,7 @@ def _draw_bases(axes: Axes, bases: str, tracks: list[Track], start: int, first: 
 
 
 def _draw_chunks(axes: Axes, mask: np.ndarray, first: int, stop: int) -> None:
-    """Draw rounded boxes around chunks; the box of a chunk that continues in another row is open at the edge."""
+    """Draw rounded boxes around the chunks of one row. The box of a chunk that continues in another row is cut off."""
     from matplotlib.patches import FancyBboxPatch
 
     starts = np.flatnonzero(mask)
@@ -270,7 +271,7 @@ def _draw_sequence(axes: Axes, track: Track, start: int) -> None:
 
 
 def _bar_width(bases: int) -> float:
-    """Compute a line width, in points, that leaves a gap between bars."""
+    """Compute the line width of bars in points; bars of longer sequences are thinner."""
     return float(np.clip(450 / bases, 0.35, 3.0))
 
 

@@ -1,4 +1,4 @@
-"""Training figure of a run, and the style shared by all figures.
+"""Figure of the metrics of a training run, and the style of all figures.
 
 matplotlib is imported only when a figure is drawn. No display is needed.
 """
@@ -58,7 +58,7 @@ MAX_MARKERS = 20
 
 @contextmanager
 def png_figure(out_png: str | os.PathLike[str], width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure in the shared style; write it atomically as PNG when the block succeeds.
+    """Yield an empty figure in the shared style; if the block succeeds, write the figure atomically as PNG.
 
     Args:
         out_png: file to write; its folder is created.
@@ -78,7 +78,10 @@ def png_figure(out_png: str | os.PathLike[str], width: float, height: float) -> 
 
 @contextmanager
 def styled_figure(width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure in the shared style, to draw and save inside the block; width and height in inches."""
+    """Yield an empty figure with the given width and height in inches.
+
+    Draw and save the figure inside the block, because the shared style applies only there.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -99,7 +102,8 @@ def training_figure(
         metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.
         out_png: PNG file to write.
         entropy: loss of the unigram baseline, in nats per base; drawn as a dashed line.
-        target_ratio: target of the ratio loss, in positions per chunk; drawn as one dashed line per stage.
+        target_ratio: target of the ratio loss, in positions per chunk, the same for all stages. Each stage has a dashed
+            line at its target in bases per chunk.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -138,16 +142,18 @@ def plot_loss(
     *,
     baseline: float | None,
 ) -> None:
-    """Plot training and validation loss, and limit the y axis so that it cuts off the initial drop.
+    """Plot training and validation loss. The y axis excludes the high loss at the start of training.
+
+    T and V are the numbers of logged training steps and validations.
 
     Args:
         axes: empty axes.
-        x: (training lines,) steps or bases.
-        training: (training lines,) MLM loss.
-        x_valid: (validation lines,) steps or bases.
-        mlm_loss: (validation lines,) MLM loss.
-        mask_loss: (validation lines,) loss on masked positions; NaN where missing.
-        baseline: loss of the unigram baseline; None to draw no line.
+        x: (T,) x coordinates of the training steps, in steps or bases.
+        training: (T,) MLM loss.
+        x_valid: (V,) x coordinates of the validations, in steps or bases.
+        mlm_loss: (V,) MLM loss.
+        mask_loss: (V,) loss on masked positions; NaN where missing.
+        baseline: loss of the unigram baseline; None to omit the baseline.
     """
     draw_curve(axes, x, training, TRAIN_COLOR, "training")
     levels = (
@@ -188,13 +194,15 @@ def plot_compression(
 ) -> None:
     """Plot bases per chunk of each stage, on a log scale.
 
+    T and V are the numbers of logged training steps and validations.
+
     Args:
         axes: empty axes.
-        x: (training lines,) steps or bases.
-        training: for each stage, bases per chunk of each training line.
-        x_valid: (validation lines,) steps or bases.
-        validation: for each stage, bases per chunk of each validation line.
-        targets: (training lines,) target of the ratio loss, in positions per chunk; None to draw no target.
+        x: (T,) x coordinates of the training steps, in steps or bases.
+        training: bases per chunk at the training steps, one array (T,) per stage.
+        x_valid: (V,) x coordinates of the validations, in steps or bases.
+        validation: bases per chunk at the validations, one array (V,) per stage.
+        targets: (T,) target of the ratio loss, in positions per chunk, the same for all stages; None to omit targets.
     """
     for stage, values in enumerate(training):
         label = "training" if len(training) == 1 else f"training, stage {stage}"
@@ -215,7 +223,7 @@ def plot_compression(
 
 
 def powers_of_two(axes: Axes) -> None:
-    """Use a log scale for bases per chunk, because early in a run a chunk can span a whole window."""
+    """Use a base-2 log scale for the y axis, from 1 to at least 8."""
     from matplotlib.ticker import NullLocator
 
     axes.set_yscale("log", base=2)
@@ -237,7 +245,10 @@ def log_scale(axes: Axes) -> None:
 
 
 def draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str) -> None:
-    """Draw raw values faintly and their moving average on top; draw few values as a single line with markers."""
+    """Draw raw values faintly, with their moving average on top.
+
+    If there are at most MAX_MARKERS values, draw only the raw values, as a line with markers.
+    """
     if len(x) <= MAX_MARKERS:
         axes.plot(x, y, color=color, linewidth=1.4, label=label, marker="o", markersize=2.5)
         return
@@ -248,7 +259,7 @@ def draw_curve(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str)
 def smooth(values: np.ndarray) -> np.ndarray:
     """Compute a centered moving average that ignores non-finite values.
 
-    The window spans 1/50 of the values; near both ends it shrinks to stay centered.
+    The window spans 1/50 of the values. Near the first and the last value, it is smaller, so that it stays centered.
     """
     half = len(values) // 100
     finite = np.isfinite(values)
@@ -260,7 +271,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 class _Points(NamedTuple):
-    """Values of the lines of a split, sorted by step. `ratios` has shape (lines, stages), all others (lines,)."""
+    """Metrics of the N lines of one split, sorted by step. `ratios` has shape (N, stages); other fields have (N,)."""
 
     step: np.ndarray
     bases: np.ndarray
@@ -270,7 +281,7 @@ class _Points(NamedTuple):
 
 
 def _read_metrics(path: Path) -> tuple[_Points, _Points]:
-    """Read training and validation lines; if a step occurs several times, use its last line.
+    """Read training and validation lines. If several lines of a split have the same step, use the last of them.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -296,7 +307,7 @@ def _points(values: array[float], stages: int) -> _Points:
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Replace infinite values and values beyond float32, which matplotlib cannot draw, with NaN."""
+    """Replace infinite values and values that are too large for matplotlib with NaN."""
     return np.where(np.abs(values) < MAX_VALUE, values, np.nan)
 
 

@@ -57,7 +57,7 @@ def draw_regions(figure: Figure, run: RunRecord) -> str | None:
 
 
 def _first(value: Any) -> float:
-    """Number to plot: `value` itself, or its first item if it is a list with one item per stage; NaN if missing."""
+    """Return `value`, or its first item if it is a list with one item per stage; NaN if missing."""
     value = value[0] if isinstance(value, list) and value else value
     return np.nan if value is None or isinstance(value, list) else value
 

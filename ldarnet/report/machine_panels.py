@@ -32,7 +32,7 @@ def draw_speed(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_time(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the fraction of step time spent in each phase of a step."""
+    """Draw the duration of each phase of a step, as a fraction of the step time."""
     fractions = run.series("phase_share")
     if not fractions:
         return no_metric("phase_share")
@@ -49,7 +49,7 @@ def draw_time(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_memory(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the peak memory: the maximum over all ranks."""
+    """Draw the peak memory, as the maximum over all ranks."""
     memory = run.series("memory")
     if not memory:
         return no_metric("memory")
@@ -63,7 +63,7 @@ def draw_memory(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_stalls(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the time, in seconds, that training waited for checkpoints."""
+    """Draw the seconds that training spent waiting for checkpoints."""
     for values in run.series("checkpoint_stall_seconds").values():
         if np.nanmax(values, initial=0) > 0:
             axes = one_axes(figure, "seconds")

@@ -41,14 +41,14 @@ def write_report(
         folder: run folder.
         out: HTML file to write.
         refresh: seconds after which browsers reload the page; None to never reload it.
-        advance: called with the number of bytes of each line of metrics.jsonl.
+        advance: progress callback; called with the size, in bytes, of each line read from metrics.jsonl.
 
     Returns:
-        The contents of the run folder that the page shows.
+        The data shown on the page.
 
     Raises:
-        UserError: `folder` holds no pretraining run with a logged step, one of its files is malformed, `out` is a
-            folder, or the disk is full.
+        UserError: `folder` is not the folder of a pretraining run, the run has not logged a step, a file in the folder
+            is malformed, `out` is a folder, or the disk is full.
     """
     run = RunRecord.read(folder, advance=advance)
     with atomic_path(out) as partial:
@@ -67,7 +67,7 @@ def write_report(
 
 
 def facts(run: RunRecord) -> list[tuple[str, str, str]]:
-    """Format key figures for the top of the page, each as (label, value, note)."""
+    """Format the numbers at the top of the page, each as (label, value, note)."""
     last, valid = run.last, run.valid[-1] if run.valid else None
     total = run.config.get("training.steps")
     of = f"of {total:,}" if isinstance(total, int) else f"epoch {number(last.get('epoch'), 2)}"
@@ -111,8 +111,8 @@ def _draw_panels(panels: list[Panel], run: RunRecord) -> dict[str, Any]:
     """Draw panels.
 
     Returns:
-        `figures`: panels with their figures as base64-encoded SVG. `empty`: reason -> titles of the panels for which
-        the run has no data.
+        A dict with two entries. `figures` lists the panels that have data, each with its figure as base64-encoded SVG.
+        `empty` maps each reason for missing data to the titles of the panels without data.
     """
     figures: list[dict[str, Any]] = []
     empty: dict[str, list[str]] = {}
@@ -147,7 +147,7 @@ def _template() -> Any:
 
 
 def _yaml(value: Any) -> str:
-    """Format a configuration value in one line of YAML. Redact credentials that old LDARNet versions saved."""
+    """Format a configuration value as one line of YAML, with credentials redacted."""
     try:
         text = yaml.safe_dump(value, default_flow_style=True, width=1_000_000)
         return redact(text.removesuffix("...\n").strip())

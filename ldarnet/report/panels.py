@@ -21,7 +21,7 @@ NO_ROUTER = "the model has no router"
 
 
 def no_metric(key: str) -> str:
-    """Reason for an empty panel: no line has the metric `key`."""
+    """Explain that a panel is empty because no line has the metric `key`."""
     return f"{METRICS} has no {key}"
 
 
@@ -32,7 +32,7 @@ class Panel:
     Attributes:
         title: heading above the figure.
         note: caption below the heading.
-        draw: draws the panel into a figure and returns None, or returns the reason why the run has no data for it.
+        draw: draws the panel into a figure and returns None; if the panel has no data, returns the reason.
         wide: whether the panel spans the width of the page.
         height: height in inches.
     """

@@ -24,7 +24,7 @@ NOTABLE_GRID = 0.3
 
 
 def draw_samples(figure: Figure, run: RunRecord) -> str | None:
-    """Draw boundary probabilities along the sampled window at every validation."""
+    """Draw the boundary probabilities along one held-out window, at every validation."""
     if not run.samples:
         return _no_sample(run)
     last = run.samples[-1]
@@ -47,7 +47,7 @@ def draw_samples(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_last_sample(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the chunks along the sampled window at the last validation, base by base."""
+    """Draw the bases and chunks of one held-out window, at the last validation."""
     if not run.samples:
         return _no_sample(run)
     last = run.samples[-1]
@@ -86,7 +86,7 @@ def draw_histogram(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_tokens(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the boundary rate at each input token (A, C, G, T, [MASK])."""
+    """Draw the boundary rate for each input token (A, C, G, T, [MASK])."""
     rates = run.series("boundary_rate")
     if not rates:
         return no_metric("boundary_rate") if run.stages else NO_ROUTER

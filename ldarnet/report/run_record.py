@@ -45,8 +45,7 @@ class RunRecord:
     Attributes:
         folder: run folder.
         train: training lines in order. Long runs are subsampled to about MAX_LINES evenly spaced lines plus the last
-            line. Each line includes the checkpoint stalls and memory peaks of the dropped lines between it and the
-            previous line.
+            line. A line also includes the checkpoint stalls and memory peaks of the lines dropped before it.
         valid: all validation lines in order.
         samples: boundaries along one held-out window, one line per validation.
         launches: time, software versions and hardware of each launch.
@@ -68,10 +67,11 @@ class RunRecord:
 
         Args:
             folder: run folder.
-            advance: called with the number of bytes of each line of metrics.jsonl.
+            advance: progress callback; called with the size, in bytes, of each line read from metrics.jsonl.
 
         Raises:
-            UserError: `folder` holds no pretraining run with a logged step, or one of its files is malformed.
+            UserError: `folder` is not the folder of a pretraining run, the run has not logged a step, or a file in the
+                folder is malformed.
         """
         _check_run_folder(folder)
         train, valid, warnings = _metrics(folder / run_files.METRICS, advance)
@@ -126,22 +126,22 @@ def _entries(value: Any) -> dict[str, float]:
 
 
 def _check_run_folder(folder: Path) -> None:
-    """Check that a folder holds a pretraining run.
+    """Check that a folder contains a pretraining run.
 
     Raises:
-        UserError: it does not.
+        UserError: the folder does not contain a pretraining run.
     """
     path = folder.resolve()
     if _is_finetuning_run(path) or (path.match(run_files.fold_name("*")) and _is_finetuning_run(path.parent)):
         raise UserError(
-            f"{folder}: a fine-tuning run; its results are in {run_files.SUMMARY_TEXT}, and its figures in "
-            f"{run_files.fold_name('*')}/{run_files.CONFUSION_FIGURE} and {run_files.ROC_FIGURE}; "
-            "ldarnet compare NAME=FOLDER --out DIR writes a report"
+            f"{folder}: not a pretraining run but a fine-tuning run; its results are in {run_files.SUMMARY_TEXT}, its "
+            f"figures in {run_files.fold_name('*')}/{run_files.CONFUSION_FIGURE} and {run_files.ROC_FIGURE}; to write "
+            "a report, run ldarnet compare NAME=FOLDER --out DIR"
         )
     if (folder / run_files.SWEEP_CONFIG).is_file():
         raise UserError(
-            f"{folder}: a sweep; read {run_files.SUMMARY_TEXT} and "
-            f"{run_files.COMPARISON}/{run_files.COMPARISON_REPORT} in it"
+            f"{folder}: not a pretraining run but a sweep; read {run_files.SUMMARY_TEXT} and "
+            f"{run_files.COMPARISON}/{run_files.COMPARISON_REPORT} in this folder"
         )
     if not (folder / run_files.METRICS).is_file():
         raise UserError(
@@ -156,7 +156,7 @@ def _is_finetuning_run(folder: Path) -> bool:
 def _metrics(
     path: Path, advance: Callable[[int], object]
 ) -> tuple[list[TrainLine], list[ValidLine], list[WarningSpan]]:
-    """Read subsampled training lines, all validation lines and all warnings from metrics.jsonl, line by line."""
+    """Read subsampled training lines, all validation lines and all warnings from metrics.jsonl."""
     with read_errors(path), path.open("rb") as file:
         every = max(1, -(-sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b"")) // MAX_LINES))
     train: list[TrainLine] = []
@@ -196,7 +196,7 @@ def _merge(dropped: TrainLine, line: TrainLine) -> TrainLine:
 
 
 class _WarningSpans:
-    """Merges warnings of the same name on consecutive lines into spans."""
+    """Merges warnings with the same name on consecutive training lines into spans."""
 
     def __init__(self) -> None:
         self.found: list[WarningSpan] = []
@@ -216,7 +216,7 @@ class _WarningSpans:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Flatten config.yaml; empty if the file is missing.
+    """Read config.yaml as a flat dict, `section.key` -> value; empty if the file is missing.
 
     Raises:
         UserError: the file is malformed.

@@ -21,18 +21,18 @@ Group = tuple[str, int]
 
 @dataclass(frozen=True)
 class _PreviousTrial:
-    """Placeholder for a trial of a previous launch; ASHA only reads its id."""
+    """Stands in for a trial of a previous launch; ASHA reads only the id of a trial."""
 
     trial_id: str
 
 
 class GroupedAsha(FIFOScheduler):
-    """Runs one ASHA scheduler per task and fold. Never stops folds that are not search folds.
+    """Runs one ASHA scheduler per task and fold. Only trials on search folds are stopped.
 
     Args:
         config: `search.asha` section of the sweep configuration.
         epochs: maximum number of epochs of a fold.
-        on_stop: called with the configuration and epoch of a trial when ASHA stops it.
+        on_stop: called when ASHA stops a trial, with the configuration of the trial and its last epoch.
     """
 
     def __init__(self, config: AshaSection, epochs: int, on_stop: Callable[[dict[str, Any], int], None]) -> None:
@@ -41,7 +41,13 @@ class GroupedAsha(FIFOScheduler):
         self._schedulers: dict[Group, ASHAScheduler] = {}
 
     def replay(self, group: Group, name: str, epochs: dict[int, float]) -> None:
-        """Record a trial of a previous launch; `epochs` maps each epoch to the best score up to it."""
+        """Record a trial of a previous launch.
+
+        Args:
+            group: task and fold.
+            name: name of the setting.
+            epochs: epoch -> best score up to this epoch.
+        """
         asha, previous = self._scheduler(group), _PreviousTrial(name)
         asha.on_trial_add(None, previous)  # type: ignore[arg-type]
         for epoch, score in epochs.items():

@@ -1,4 +1,4 @@
-"""Ray cluster of a sweep: started on this machine, or already running."""
+"""Connect a sweep to a Ray cluster, and check the resources of the cluster."""
 
 import logging
 import os
@@ -31,9 +31,10 @@ RAY_ENVIRONMENT = {
 
 @contextmanager
 def ray_cluster(address: str | None) -> Iterator[None]:
-    """Connect to a Ray cluster inside the block; without an address, start one and shut it down at the end.
+    """Connect to a Ray cluster for the duration of the block.
 
-    If this process is already connected to a cluster, use that connection and leave it open.
+    If `address` is None, start a cluster on this machine, and shut it down after the block. If this process is already
+    connected to a cluster, use this connection, and leave it open after the block.
 
     Raises:
         TransientError: the cluster does not answer.
@@ -52,10 +53,10 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 
 def gpus_per_trial(requested: ResourcesSection) -> float:
-    """Number of GPUs per trial; by default one per rank if the cluster has GPUs, else 0.
+    """Number of GPUs per trial. The default is one per rank if the cluster has GPUs, and 0 otherwise.
 
     Raises:
-        UserError: no node has the resources that a trial needs. Without this check, Ray would wait forever.
+        UserError: no node has the resources that a trial needs. Ray would wait for such a node forever.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     max_gpus = max(node.get("GPU", 0.0) for node in nodes)
@@ -65,13 +66,13 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
             return gpus
     cores = max(node.get("CPU", 0.0) for node in nodes)
     raise UserError(
-        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has that many "
-        f"(the largest have {cores:g} CPU cores and {max_gpus:g} GPUs); lower them, or use larger nodes"
+        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has enough "
+        f"of both (maximum per node: {cores:g} CPU cores, {max_gpus:g} GPUs); lower these settings, or use larger nodes"
     )
 
 
 def check_shared(folder: Path) -> None:
-    """Check that all nodes of the cluster see a folder of this machine.
+    """Check that a folder of this machine is visible on all nodes of the cluster.
 
     Raises:
         UserError: the folder is not visible on a node.
@@ -88,8 +89,8 @@ def check_shared(folder: Path) -> None:
             if not seen:
                 address = node["NodeManagerAddress"]
                 raise UserError(
-                    f"sweep.dir={folder}: not visible on node {address}; use a folder on a file system that all nodes "
-                    "share under the same path"
+                    f"sweep.dir={folder}: not visible on node {address}; use a folder on a shared file system that all "
+                    "nodes mount at the same path"
                 )
     except ray.exceptions.GetTimeoutError:
         raise TransientError(

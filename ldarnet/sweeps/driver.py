@@ -93,7 +93,7 @@ class Driver:
             raise self.error
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle no attributes: Ray saves a copy for `Tuner.restore`, but a sweep resumes from its folder."""
+        """Pickle no attributes. Ray saves the driver for `Tuner.restore`, which sweeps do not use."""
         return {}
 
     def suggest(self, trial_id: str) -> TrialJob | None:
@@ -177,11 +177,11 @@ class _PlanSearcher(Searcher):
         return None if self._driver.plan.running else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: `_PlanCallback` records outcomes, because it also receives the reason for a failure."""
+        """Do nothing, because `_PlanCallback` records the outcomes of trials."""
 
 
 class _PlanCallback(Callback):
-    """Records the events of trials in the plan."""
+    """Reports the start and the outcome of each trial to the driver."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -213,7 +213,7 @@ class _StopAll(Stopper):
 
 
 def _failure_reason(trial: Trial) -> str:
-    """Reason why a trial failed, in one line: its last exception, or how its worker was lost."""
+    """Describe in one line why a trial failed."""
     text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
     lines = [line.strip() for line in text.rpartition("Failure # ")[2].splitlines()[1:] if line.strip()]
     if not lines:

@@ -75,11 +75,11 @@ class Folders:
         return self.of_setting(task, name) / run_files.fold_name(fold)
 
     def result(self, task: str, name: str, fold: int) -> Path:
-        """Path of the result.json of a trial; the trial is finished once it also has a summary."""
+        """Path of the result.json of a trial. A trial is finished if both this file and its summary.json exist."""
         return self.of_fold(task, name, fold) / run_files.fold_name(fold) / run_files.RESULT
 
     def prepare(self, task: str, name: str, fold: int, config: FinetuneConfig) -> None:
-        """Prepare the folder of a trial that starts or resumes."""
+        """Create the folder of a trial before it starts or resumes, and save the configuration of its setting."""
         folder = self.of_fold(task, name, fold)
         with space_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,11 +105,11 @@ class Folders:
             task: name of the task.
             name: name of the setting.
             fold: index of the fold, from 0.
-            is_search_fold: whether settings are compared on this fold; if not, a trial that ASHA stopped is resumed.
+            is_search_fold: whether settings are compared on this fold. On other folds, the status is never `stopped`.
 
         Raises:
-            UserError: the result is damaged; another result of the task comes from different data; or another result
-                names the same checkpoint, but with different weights.
+            UserError: the result is damaged; or another result of the task comes from different data; or another result
+                comes from a checkpoint with the same path but different weights.
         """
         if self._asha and is_search_fold and (self.of_fold(task, name, fold) / run_files.TRIAL_STOP).is_file():
             return FoldStatus("stopped", epochs=self.epochs(task, name, fold))
@@ -128,10 +128,10 @@ class Folders:
     def _check_same_origin(self, group: tuple[str, ...], path: Path, origin: str | None, what: str) -> None:
         first, known = self._origins.setdefault(group, (path, origin))
         if origin != known:
-            raise UserError(f"{path}: trained with different {what} than {first}; delete the outdated result")
+            raise UserError(f"{path}: trained with different {what} than {first}; delete the outdated file of the two")
 
     def wait_for_saving(self, plan: SweepPlan) -> None:
-        """Wait until all running trials have saved and exited, or their grace period is over."""
+        """Wait until all running trials have saved and exited, but not longer than SAVING_SECONDS."""
         until = time.monotonic() + SAVING_SECONDS
         for task in plan.tasks.values():
             for setting, fold, status in task.all_folds():
@@ -140,16 +140,20 @@ class Folders:
                     time.sleep(POLL_SECONDS)
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
-        """Best validation metric of a trial up to each epoch."""
+        """Read the best validation metric of a trial up to each epoch.
+
+        Raises:
+            UserError: metrics.jsonl is damaged.
+        """
         try:
             return best_by_epoch(self.result(task, name, fold).with_name(run_files.METRICS), self._metric)
         except DamagedFileError as error:
             raise UserError(str(error)) from None
 
     def delete_unneeded(self, task: TaskPlan) -> None:
-        """Delete unneeded weights of a task once it is settled, unless `sweep.keep_weights=all`.
+        """Delete unneeded weights of a settled task, unless `sweep.keep_weights=all`.
 
-        Deletes the weights of all settings except the chosen one, and all exports except that of the best fold.
+        Keeps the checkpoints of the chosen setting and the export of its best fold.
         """
         if self._keep_all or not task.settled:
             return
@@ -163,7 +167,7 @@ class Folders:
                 shutil.rmtree(folder / run_files.EXPORT, ignore_errors=True)
 
     def classifier(self, task: TaskPlan) -> str | None:
-        """Name of the fold folder with the classifier of the task; None if there is no classifier."""
+        """Name of the fold folder (`fold<k>`) with the classifier of a task; None if there is no classifier."""
         if not task.done or task.chosen is None:
             return None
         best = self.best_fold(task)
@@ -177,7 +181,7 @@ class Folders:
         return max(task.folds, key=lambda fold: -math.inf if (score := scores[fold]) is None else score)
 
     def _changed(self, config: SweepConfig, base: FinetuneConfig) -> list[str]:
-        """Differences from the saved configuration that affect the results of trials."""
+        """Describe the differences from the saved configuration that affect the results of trials."""
         if not (self.root / run_files.FINETUNE_CONFIG).is_file():
             return []
         before = load_config(self.root / run_files.SWEEP_CONFIG, schema=SweepConfig).space.keys()

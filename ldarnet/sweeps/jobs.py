@@ -25,7 +25,7 @@ class JobFactory:
     Args:
         config: sweep configuration.
         metric: validation metric.
-        tasks: task name -> value of `task` in the fine-tuning configuration.
+        tasks: task name -> value of `task` in the fine-tuning configuration; None to use the value in the file.
         folders: folders of the sweep.
         program: the fine-tuning program, a module name or the absolute path of a .py file.
         gpus: GPUs per trial.
@@ -49,7 +49,7 @@ class JobFactory:
         """Build the job of a trial.
 
         Raises:
-            UserError: the values of the setting are inconsistent, or its folder cannot be written.
+            UserError: the values of the setting cannot be combined, or its folder cannot be written.
         """
         config = trial_config(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
@@ -85,10 +85,10 @@ class JobFactory:
         }
 
     def _environment(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Environment variables of a trial: MLflow settings, CPU threads, and no GPUs for a CPU-only trial.
+        """Environment variables of a trial: MLflow settings, CPU threads and, for a CPU-only trial, hidden GPUs.
 
         Returns:
-            Variables that override those of a node, and defaults for variables that a node does not set.
+            Two dicts: variables that override those of the node, and defaults for variables that the node does not set.
         """
         # Remote nodes do not inherit MLflow settings. Ray writes the variables to files, so secrets are excluded.
         variables = {

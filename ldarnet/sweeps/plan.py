@@ -1,7 +1,7 @@
-"""State of a sweep: status of each fold, next fold to train, and best setting. Uses neither Ray nor files.
+"""State of a sweep: status of each fold, next fold to train, and best setting.
 
 The settings of a task are compared on its search folds by their mean validation metric; test metrics are never read.
-The best setting is then trained on the remaining folds.
+The best setting is then trained on the remaining folds. This module uses neither Ray nor files.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ class FoldStatus:
     """Status of one fold of a task with one setting.
 
     Attributes:
-        state: `queued` until Ray has resources for it; `stopped` if ASHA stopped it early.
-        score: validation metric of the best epoch; None until finished.
+        state: `queued` while the fold waits for resources of the Ray cluster; `stopped` if ASHA stopped it early.
+        score: validation metric of the best epoch; None until the fold is finished.
         epochs: best validation metric up to each epoch.
         reason: why the fold failed, if `state` is `failed`.
-        permanent: whether a retry would fail again, for example after a user error or divergence.
+        permanent: whether a retry would fail in the same way, for example after a user error.
     """
 
     state: State = "waiting"
@@ -33,7 +33,7 @@ class FoldStatus:
 
 
 class Proposer(Protocol):
-    """Source of new settings for one task, in the style of Optuna's ask-and-tell interface."""
+    """Suggests new settings for one task. The interface resembles the ask-and-tell interface of Optuna."""
 
     def ask(self, known: Sequence[Setting]) -> Setting | None:
         """Return a setting that is not in `known`; None if there are no more."""
@@ -53,10 +53,10 @@ class TaskPlan:
 
     Args:
         task: name of the task.
-        settings: settings to compare, in the order in which they are started.
+        settings: settings to compare, in the order in which to start them.
         folds: all folds of the task.
         search_folds: folds on which settings are compared.
-        known: status of folds from previous launches, by setting name and fold.
+        known: status of each fold of previous launches, by (setting name, fold).
         proposer: suggests further settings; None to compare only `settings`.
     """
 
@@ -115,7 +115,7 @@ class TaskPlan:
 
     @property
     def chosen(self) -> Setting | None:
-        """Best setting; None until every setting has finished the search folds or is excluded."""
+        """Best setting; None while the search is running, and None if no setting finished all search folds."""
         ranking = self.ranking()
         search_ended = all(self.search_ended(setting) for setting in self.settings)
         return ranking[0][0] if search_ended and not self._proposing and ranking else None
@@ -128,15 +128,15 @@ class TaskPlan:
 
     @property
     def settled(self) -> bool:
-        """Whether the task is done, no fold is queued or running, and the next launch would not retry a failed fold."""
+        """Whether the task is done, none of its folds is queued or running, and no failed fold can be retried."""
         retryable = any(status.state == "failed" and not status.permanent for _, _, status in self.all_folds())
         return self.done and not self.running and not retryable
 
     def waiting(self) -> Iterator[tuple[Setting, int]]:
         """Yield the settings and folds that can start now, in the order in which to start them.
 
-        All settings start one search fold before any setting starts the next fold. A setting that is stopped or fails
-        skips the remaining search folds. The folds that are not search folds come last, for the chosen setting only.
+        All settings start the first search fold before any setting starts the second one, and so on. A setting that is
+        stopped or fails skips the remaining search folds. All other folds come last, for the chosen setting only.
         """
         if self.error:
             return
@@ -148,7 +148,10 @@ class TaskPlan:
             yield from ((chosen, fold) for fold in self.folds if self.fold(chosen, fold).state == "waiting")
 
     def next(self) -> tuple[Setting, int] | None:
-        """Next setting and fold to start, asking the proposer if needed; None if no fold can start now."""
+        """Return the next setting and fold to start; None if no fold can start now.
+
+        If no fold of the known settings can start, ask the proposer for a new setting.
+        """
         if (first := next(self.waiting(), None)) is not None or self.error:
             return first
         if self._proposer is not None and self._proposing:
@@ -169,7 +172,7 @@ class TaskPlan:
         return sum(1 for _ in self.waiting()) + proposals * len(self.search_folds) + final
 
     def mark(self, setting: Setting, fold: int, state: State, score: float | None = None) -> None:
-        """Set the state of a fold to queued, running, stopped, or finished with a score."""
+        """Set the state of a fold and, if it is finished, its score. For failed folds, use `fail`."""
         status = self.fold(setting, fold)
         status.state, status.score = state, score
         self._tell(setting)
@@ -206,7 +209,7 @@ class SweepPlan:
         return sum(plan.running for plan in self.tasks.values())
 
     def next(self) -> tuple[TaskPlan, Setting, int] | None:
-        """Next fold to start, from the task with the fewest running folds; None if no fold can start now."""
+        """Next fold to start. Tasks with fewer running folds come first. None if no fold can start now."""
         for plan in sorted(self.tasks.values(), key=lambda plan: plan.running):
             if (first := plan.next()) is not None:
                 return plan, *first

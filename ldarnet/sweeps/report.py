@@ -14,7 +14,7 @@ from ldarnet.tasks.metrics import METRICS
 
 
 def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
-    """Content of sweep.json: search space, all validation scores and chosen settings, but no test scores."""
+    """Content of sweep.json: search space, validation scores of all settings, and chosen settings. No test scores."""
     return {
         "metric": metric,
         "space": config.model_dump(mode="json")["space"],
@@ -41,7 +41,7 @@ def compare(plan: SweepPlan, folders: Folders) -> Path | None:
 
 
 def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
-    """Paths of the results of a task's chosen setting, in fold order; folds without a result are skipped."""
+    """Paths of the result.json files of the chosen setting, in fold order; folds without a result are skipped."""
     if (chosen := task.chosen) is None:
         return []
     paths = [folders.result(task.task, chosen.name, fold) for fold in task.folds]
@@ -49,13 +49,13 @@ def chosen_results(task: TaskPlan, folders: Folders) -> list[Path]:
 
 
 def chosen_means(plan: SweepPlan, metric: str) -> dict[str, float]:
-    """Mean validation metric of each task's chosen setting, by MLflow metric name."""
+    """Mean validation metric of the chosen setting of each task. The keys are names of MLflow metrics."""
     means = {task.task: task.ranking()[0][1] for task in plan.tasks.values() if task.chosen is not None}
     return {f"{task}/valid/{metric}": mean for task, mean in means.items()}
 
 
 def describe_search(config: SweepConfig) -> str:
-    """Describe in one line which settings are compared."""
+    """Describe the search in one line."""
     keys = ", ".join(config.space)
     if not keys:
         return "a single setting"
@@ -65,7 +65,7 @@ def describe_search(config: SweepConfig) -> str:
 
 
 def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> str:
-    """Text summary: search, chosen setting and classifier of each task, failures."""
+    """Write a text summary: the search, and for each task the chosen setting, the classifier and the failed folds."""
     lines = [f"search: {describe_search(config)}; compared by validation {METRICS[metric].name}", ""]
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")

@@ -30,7 +30,7 @@ class Setting:
 
     Attributes:
         name: valid folder name, for example `lr=0.0001,batch=64`.
-        values: values by dotted key of the fine-tuning configuration.
+        values: dotted key of the fine-tuning configuration -> value.
     """
 
     name: str
@@ -55,15 +55,20 @@ def setting(values: dict[str, Any]) -> Setting:
 
 
 def grid(space: Space) -> list[Setting]:
-    """Every combination of the listed values; values of the last key vary fastest."""
+    """Settings for all combinations of the listed values; values of the last key vary fastest."""
     return [setting(dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())]
 
 
 def trial_config(config: SweepConfig, task: str | None, values: dict[str, Any]) -> FinetuneConfig:
-    """Build the fine-tuning configuration of a task with the given values; run.dir is the folder of all trials.
+    """Build the fine-tuning configuration of a task, with `run.dir` set to the folder of all trials.
+
+    Args:
+        config: sweep configuration.
+        task: value to set for `task`; None to keep the configured value.
+        values: values to set, by dotted key.
 
     Raises:
-        UserError: `finetune`, `set` or a value is invalid.
+        UserError: the file `finetune`, an entry of `set` or a value is invalid.
     """
     changes = {"run.dir": str(trials_folder(config)), **({} if task is None else {"task": task})}
     if config.checkpoint is not None:
@@ -85,12 +90,12 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         task: any task of the sweep.
 
     Returns:
-        Two configurations: that of the sweep, in which the values of `space` are parsed as in fine-tuning, and the
+        The sweep configuration, in which the values of `space` have the types of the fine-tuning configuration; and the
         fine-tuning configuration that all trials share.
 
     Raises:
-        UserError: a key or value of `space` is invalid or makes settings incomparable; an input file is missing;
-            `search` lists folds that do not exist; or ASHA is enabled, but cannot compare settings or stop a fold.
+        UserError: a key or value of `space` is invalid; settings that differ in a key of `space` cannot be compared; an
+            input file is missing; `search` lists a fold that does not exist; or ASHA is enabled, but cannot be used.
     """
     base = trial_config(config, task, {})
     _check_paths(base)
@@ -125,7 +130,7 @@ def get_value(config: FinetuneConfig, key: str) -> Any:
 
 
 def folds_of(base: FinetuneConfig, task: str | None = None) -> list[int]:
-    """All folds of a task; a task with official validation rows has a single fold."""
+    """Folds to train. A task with official validation rows has only fold 0."""
     if task is not None and "valid" in find_task(task).rows:
         return [0]
     return list(range(base.folds.count)) if base.folds.only is None else sorted(set(base.folds.only))
@@ -137,7 +142,7 @@ def trials_folder(config: SweepConfig) -> Path:
 
 
 def _check_paths(*configs: FinetuneConfig) -> None:
-    """Check that input files exist, to report a missing file once instead of in every trial."""
+    """Check that input files exist, so that a missing file is reported once, not by every trial."""
     for config in configs:
         for key in PATHS:
             if (path := get_value(config, key)) is not None and not Path(path).exists():
@@ -155,7 +160,8 @@ def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
     arm = arm_of(base)
     if not arm.trains_epochs:
         raise UserError(
-            f"search.asha: {arm.option}={arm.name} does not train in epochs, which ASHA needs; set search.asha=null"
+            f"search.asha: ASHA needs epochs, but {arm.option}={arm.name} does not train in epochs; set "
+            "search.asha=null"
         )
     if "training.epochs" in config.space:
         raise UserError(
@@ -164,7 +170,7 @@ def _check_asha(config: SweepConfig, base: FinetuneConfig) -> None:
         )
     if base.training.epochs <= config.search.asha.grace:
         raise UserError(
-            f"search.asha: ASHA never stops a fold, since search.asha.grace={config.search.asha.grace} is not below "
+            f"search.asha: ASHA never stops a fold, because search.asha.grace={config.search.asha.grace} is not below "
             f"training.epochs={base.training.epochs}; lower search.asha.grace, or set search.asha=null"
         )
 

@@ -45,7 +45,7 @@ class Study:
         return max(self._trials - len(known), 0)
 
     def ask(self, known: Sequence[Setting]) -> Setting | None:
-        """Suggest a setting that is not in `known`; None after `trials` settings or too many duplicates."""
+        """Suggest a setting that is not in `known`; None if `known` has `trials` settings or no new one is found."""
         names = {previous.name for previous in known}
         for _ in range(MAX_REPEATS if len(known) < self._trials else 0):
             trial = self._study.ask(self._distributions)
@@ -57,7 +57,7 @@ class Study:
         return None
 
     def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Record the outcome of a setting: its mean score, its scores by epoch if it was stopped, or a failure."""
+        """Report a setting to Optuna: finished with a mean score, stopped early with scores by epoch, or failed."""
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)
         value = sum(scores) / len(scores) if complete else None
@@ -82,7 +82,10 @@ class Study:
         )
 
     def _value(self, key: str, param: Any) -> Any:
-        """Convert an Optuna parameter to a value: look up a list index; round a float and clamp it to its range."""
+        """Convert an Optuna parameter to a value of a setting.
+
+        A list index becomes the list item. A float is rounded and clamped to the range.
+        """
         values = self._space[key]
         if isinstance(values, list):
             return values[param]
@@ -103,7 +106,7 @@ class Study:
 
 
 def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    """Optuna distribution over a range, or over the indices of a list, since Optuna stores only scalar choices."""
+    """Optuna distribution over a range, or over the indices of a list. Optuna cannot store all types of list items."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
     if _is_integer(values):

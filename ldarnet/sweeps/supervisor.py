@@ -1,8 +1,8 @@
-"""Run one command, terminate it when the owner process exits, and print its exit status.
+"""Run a command, terminate it if the owner process exits, and print the exit status of the command.
 
-This is a separate program that imports nothing from this project. The owner process holds pipes to its stdin and
-stdout. Its stdin closes when the owner exits for any reason. The last line of its stdout is the exit status of the
-command, negative if a signal killed it.
+The supervisor is a separate program that imports nothing from this project. The owner is the process that starts the
+supervisor, connected to it by pipes. When the owner exits for any reason, the stdin of the supervisor closes. If a
+signal kills the command, the printed exit status is minus the number of the signal.
 
     python supervisor.py LOG COMMAND...
 """
@@ -22,7 +22,7 @@ LOST = -9
 
 
 def main() -> None:
-    """Run the command in a new session."""
+    """Run the command in a new session, and terminate it if the owner exits."""
     log, *command = sys.argv[1:]
     # Ray kills the children of a worker that exits; a grandchild survives and can terminate the command gracefully.
     if os.fork():
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def end_group(child: subprocess.Popen[bytes]) -> None:
-    """Terminate a session leader and its remaining children, because ranks outlive a launcher that is killed."""
+    """Terminate the process group of `child`. Ranks can outlive their launcher."""
     for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
         deadline = time.monotonic() + seconds
         signaled = False

@@ -113,10 +113,13 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
 
 
 def tasks_of(config: SweepConfig) -> dict[str, str | None]:
-    """Tasks of a sweep: task name -> value of `task` in the fine-tuning configuration.
+    """Tasks of a sweep.
+
+    Returns:
+        Task name -> value of `task` in the fine-tuning configuration; None for the user's own data.
 
     Raises:
-        UserError: unknown task; the message suggests similar names.
+        UserError: a task does not exist.
     """
     if config.sweep.tasks is None:
         base = trial_config(config, None, {})
@@ -182,7 +185,10 @@ def _write_results(config: SweepConfig, plan: SweepPlan, folders: Folders, metri
 
 @contextmanager
 def _catch_signals(received: list[str]) -> Iterator[None]:
-    """Record SIGINT and SIGTERM inside the block; a second signal is handled by the previous handler."""
+    """Append the names of SIGINT and SIGTERM to `received` if they arrive inside the block.
+
+    If the same signal arrives again, the previous handler runs.
+    """
     before = {}
 
     def record(number: int, frame: FrameType | None) -> None:

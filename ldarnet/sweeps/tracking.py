@@ -1,4 +1,4 @@
-"""MLflow run of a sweep; the MLflow runs of its trials are its children."""
+"""MLflow run of a sweep, the parent of the MLflow runs of its trials."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ class _SavedRun(TypedDict):
 
 
 class ParentRun:
-    """MLflow run of a sweep, resumed by the ID in the sweep's mlflow.json.
+    """MLflow run of a sweep. Its ID is saved in mlflow.json, so that later launches resume the same run.
 
     If MLflow fails, the failure is logged and the sweep continues, because all results are also in files.
 
@@ -84,7 +84,7 @@ class ParentRun:
         self.run_id = run_id
 
     def _end_children(self, client: "MlflowClient") -> None:
-        """End the runs of killed trials; a trial that resumes reopens its run."""
+        """End the MLflow runs of trials that were killed. A trial that resumes reopens its run."""
         running = f"tags.`mlflow.parentRunId` = '{self.run_id}' and attributes.status = 'RUNNING'"
         for run in client.search_runs([self._experiment], running, max_results=MAX_RUNS):
             client.set_terminated(run.info.run_id, "KILLED")

@@ -1,8 +1,8 @@
-"""One fold of one task with one setting as a Ray Tune trial: runs `ldarnet finetune` in separate processes.
+"""Ray Tune trial that trains one fold of a task with one setting. It runs `ldarnet finetune` in separate processes.
 
-This module is pickled by value for the workers (`ray.cloudpickle.register_pickle_by_value`), because importing
-`ldarnet.sweeps` would cost every worker seconds and half a gigabyte. For the same reason, it imports only
-`ldarnet.io.run_files` from this project.
+Ray pickles this module by value (`ray.cloudpickle.register_pickle_by_value`), so that workers do not import
+`ldarnet.sweeps`, which takes several seconds and half a gigabyte of memory. For the same reason, this module imports
+only `ldarnet.io.run_files` from this project.
 """
 
 import json
@@ -33,12 +33,12 @@ class TrialJob(TypedDict):
         task: name of the task.
         setting: name of the setting.
         fold: index of the fold, from 0.
-        final: True if the fold is not a search fold. Such folds are trained only with the chosen setting.
+        final: True if the fold is not a search fold, so that only the chosen setting is trained on it.
         folder: run.dir of the trial.
         metric: validation metric to report.
         program: the fine-tuning program, a module name or a .py file.
         config: path of the fine-tuning configuration.
-        overrides: overrides of the configuration, by dotted key.
+        overrides: values that replace those of the configuration, by dotted key.
         launcher: python or deepspeed.
         ranks: number of processes.
         gpus: GPUs that Ray assigns to the trial.
@@ -74,10 +74,13 @@ class DamagedFileError(ValueError):
 
 
 def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
-    """Read the best validation metric up to each epoch from a metrics.jsonl; empty if it does not exist yet.
+    """Read the best validation metric up to each epoch from a metrics.jsonl.
+
+    Returns:
+        Epoch -> best validation metric up to this epoch; empty if the file does not exist yet.
 
     Raises:
-        DamagedFileError: a complete line is malformed.
+        DamagedFileError: a line is malformed; an incomplete last line is ignored.
     """
     best: dict[int, float] = {}
     try:
@@ -92,7 +95,7 @@ def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
 
 
 def _score(line: bytes, metric: str, where: str) -> tuple[int, float] | None:
-    """Epoch and metric of a validation line; None for other lines, for epoch 0, and if the metric is undefined."""
+    """Epoch and metric of a validation line; None for a training line, epoch 0 or an undefined metric."""
     record = _parse(line, where)
     if record.get("split") != "valid":
         return None
@@ -118,11 +121,12 @@ def undefined(metric: str) -> str:
 
 
 class FoldTrial(tune.Trainable):
-    """Runs the fine-tuning program; reports the best validation metric so far after each epoch, and the outcome.
+    """Runs the fine-tuning program, and reports the best validation metric so far after each epoch.
 
-    A result has `epoch` and `score`. The last result has `done` and `outcome`: `finished` with the score of the fold,
-    or `user_error` with a `reason` and whether training had started (`started_training`). Other failures raise
-    an exception, so that Ray Tune retries the trial.
+    The result of an epoch has `epoch` and `score`. The last result has `done` and `outcome`. If the outcome is
+    `finished`, the result has the `score` of the fold. If it is `user_error`, the result has the `reason`, and
+    `started_training` states whether training had started. Any other failure raises an exception, so that Ray Tune
+    retries the trial.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -206,7 +210,7 @@ class FoldTrial(tune.Trainable):
         return {"done": True, "outcome": "user_error", "reason": reason, "started_training": started_training}
 
     def _result(self) -> dict[str, Any] | None:
-        """Content of result.json; None until the program has written all files, the summary last."""
+        """Content of result.json; None until the program has written all its files."""
         if not self._is_finished():
             return None
         path = self._metrics.with_name(RESULT)
@@ -216,7 +220,7 @@ class FoldTrial(tune.Trainable):
             return None
 
     def _log_tail(self) -> list[str]:
-        """Last lines of the log that were written after the latest start of the program."""
+        """Last lines of the log, without lines from earlier runs of the program."""
         if not (self._folder / TRIAL_LOG).exists():
             return []
         with open(self._folder / TRIAL_LOG, "rb") as file:
@@ -225,7 +229,7 @@ class FoldTrial(tune.Trainable):
 
 
 def command_of(job: TrialJob, environment: dict[str, str]) -> list[str]:
-    """Command line of a trial; `environment` is modified in place for the launcher."""
+    """Build the command line of a trial. May remove CUDA_VISIBLE_DEVICES from `environment`."""
     overrides = [f"{key}={json.dumps(value)}" for key, value in job["overrides"].items()]
     arguments = [job["program"], "--config", job["config"], *overrides]
     is_file = job["program"].endswith(".py")

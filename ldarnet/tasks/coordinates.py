@@ -1,7 +1,8 @@
 """Extract sequences from a reference assembly, given tables of coordinates.
 
-Each class has a table with columns id, region, start, end and strand. Coordinates are 0-based and half-open, as in BED;
-strand `-` means the reverse complement, and an empty strand means `+` (datasets/README.md of Genomic Benchmarks).
+Each class has one table per split, with the columns id, region, start, end and strand. Coordinates are 0-based and
+half-open, as in BED. Strand `-` means the reverse complement; an empty strand means `+`. The repository of
+Genomic Benchmarks describes this format in datasets/README.md.
 """
 
 import re
@@ -40,15 +41,15 @@ def read_coordinates(task: Task, root: Path, folder: Path) -> tuple[dict[str, Re
     """Extract the sequences of a task from a reference assembly.
 
     Args:
-        task: a task with `assemblies`.
+        task: a task that is published as coordinates.
         root: folder with `train/<class>.csv.gz` and `test/<class>.csv.gz`.
-        folder: folder with the FASTA files, directly or in `references/`.
+        folder: folder with the FASTA files, which may be in a subfolder `references/`.
 
     Returns:
         Two items: the rows of each split, sorted by class and name; and notes on the data.
 
     Raises:
-        UserError: a table or a FASTA file is missing or damaged, or contig lengths do not match the assembly.
+        UserError: a table or a FASTA file is missing or damaged, or the FASTA file does not match the assembly.
     """
     notes, splits = [], dict[str, list[_Interval]]()
     for split in ("train", "test"):

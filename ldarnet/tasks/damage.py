@@ -15,12 +15,12 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
 
     Args:
         path: the file being decoded.
-        otherwise: what the file may be if it is not damaged, such as `not Parquet`; part of the message.
-        faults: decoder exceptions to convert. ValueError is always converted, as is OSError if the file causes it.
+        otherwise: an alternative to `damaged` in the message, such as `truncated`.
+        faults: decoder exceptions to convert, besides ValueError and the types of OSError that damaged files cause.
 
     Raises:
         TransientError: the operating system failed to read the file.
-        UserError: the file is damaged or cannot be read.
+        UserError: the decoder failed, or the file cannot be read.
     """
     with read_errors(path):
         try:

@@ -52,13 +52,13 @@ class TaskData:
     """Splits of a task, with their origin.
 
     Attributes:
-        task: name in the registry, or the name that the user chose for user-provided data.
+        task: name in the registry; for user-provided data, the name that the user chose.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
         classes: class names, by label.
-        train: training rows in the publisher's order.
-        test: test rows; None without a test split.
-        valid: official validation split; None if the task has none.
-        source: origin and revision of the data, one line.
+        train: training rows, in the order of the files.
+        test: test rows; None if there is no test split.
+        valid: official validation rows; None if there are none.
+        source: origin and revision of the data, in one line.
         notes: caveats to report with the results, one sentence each.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
     """
@@ -108,12 +108,12 @@ def open_task(
         folder: folder with the publisher's files; None to download them.
         cache: download folder; `~/.cache/ldarnet/tasks` if None.
         retry: policy for network faults.
-        train: file with user-provided training rows: csv, tsv or FASTA (headers `>name|label`), optionally .gz, or
-            Parquet.
+        train: file with user-provided training rows: Parquet, csv, tsv or FASTA with headers `>name|label`. All formats
+            except Parquet may be gzipped.
         test: file with user-provided test rows.
-        sequence_column: name of the sequence column in tables; None to detect common names.
-        label_column: name of the label column; None to detect common names.
-        name_column: name of the name column; None to detect common names. Rows without names are numbered.
+        sequence_column: title of the column with sequences, in tables; None to look for common titles.
+        label_column: title of the column with labels; None to look for common titles.
+        name_column: title of the column with names; None to look for common titles. Rows without names are numbered.
 
     Raises:
         UserError: the task does not exist, or a file is missing, damaged or malformed.
@@ -148,7 +148,7 @@ def _open_published(
 
 def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns) -> TaskData:
     if name is not None and any(name in (task.key, task.name) for task in all_tasks().values()):
-        raise UserError(f"task={name} is a published task, but data.train is set; choose another name, or task=null")
+        raise UserError(f"task={name} is a published task, but data.train is set; choose another name or task=null")
     splits = {"train": read_records(train, columns)}
     if test is not None:
         splits["test"] = read_records(test, columns)

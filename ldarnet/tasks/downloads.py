@@ -1,6 +1,7 @@
-"""Files of published tasks: downloaded once, and verified by SHA-256 on every use.
+"""Download the files of published tasks once, and verify their SHA-256 on every use.
 
-If the publisher states no hash, the first download is trusted, with a note to the user; later downloads must match it.
+If the publisher states no hash, the first download is trusted, and a note informs the user. Later downloads must have
+the same hash.
 """
 
 import sys
@@ -21,7 +22,7 @@ MAGIC_BYTES = {".fna": b">", ".fa": b">", ".zip": b"PK", ".parquet": b"PAR1", ".
 def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None) -> tuple[Path, list[str]]:
     """Download the files of a task that are not in the cache, and verify all of them.
 
-    An interrupted download resumes. If several processes call this, one downloads and the others wait.
+    An interrupted download resumes. If several processes need the files at once, one downloads and the others wait.
 
     Args:
         task: task to download.
@@ -47,7 +48,7 @@ def fetch_task(task: Task, cache: Path | None = None, retry: Retry | None = None
             path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(
-            f"{path}: cannot create this folder, because a file is in the way; choose another data.cache"
+            f"{path}: cannot create this folder, because a part of the path is a file; choose another data.cache"
         ) from None
     with acquire(path / ".lock"):
         folder = DownloadFolder(path, path, retry or DOWNLOAD_RETRY, f"delete {path} or choose another data.cache")
@@ -75,7 +76,7 @@ def _fetch(file: TaskFile, folder: DownloadFolder) -> None:
 
 
 def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
-    """Expected hash of a file: the published one, else the one of an earlier download; None if neither exists."""
+    """Expected hash of a file: the published hash, or else that of an earlier download; None if neither exists."""
     if file.sha256:
         return Expected(f"sha256:{file.sha256}", "stated in the registry", "report it")
     if earlier := folder.receipts.get(file.name):
@@ -85,11 +86,11 @@ def _expected(file: TaskFile, folder: DownloadFolder) -> Expected | None:
 
 
 def _check_form(file: TaskFile, part: Path) -> None:
-    """Reject a download of the wrong file type, such as a login page, before its hash is trusted."""
+    """Reject a file of the wrong type, such as a login page."""
     with part.open("rb") as content:
         begins = content.read(40)
     if not begins.startswith(MAGIC_BYTES.get(Path(file.name).suffix, b"")):
         raise UserError(
             f"{file.name}: {file.url} returned a file of another type, which starts with {begins!r}; open the URL in a "
-            "browser to see what intercepts it (a proxy, a login), then run the same command again"
+            "browser to check for a login page or a proxy error, then run the same command again"
         )

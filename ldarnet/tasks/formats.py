@@ -19,7 +19,7 @@ PARQUET_SUFFIX = ".parquet"
 
 
 def file_format(path: Path) -> str:
-    """Suffix that determines the file format, in lower case and without `.gz`.
+    """Suffix of the file format, in lower case and without `.gz`.
 
     Raises:
         UserError: the suffix is unknown, or the file is gzipped Parquet.
@@ -61,7 +61,7 @@ def read_records(path: Path, columns: Columns = AUTO) -> Records:
 
 
 def _read_labeled_fasta(path: Path) -> Records:
-    """Read FASTA with headers `name|label`, as in the Nucleotide Transformer tasks; the label follows the last `|`."""
+    """Read FASTA with headers `name|label`. The label follows the last `|`."""
     locations: list[int | str] = []
     names, sequences, labels = list[str](), list[str](), list[str]()
     parts = list[bytes]()

@@ -1,4 +1,4 @@
-"""Validate raw rows and convert them: sequences to A, C, G, T and N, labels to class indices, names to unique names."""
+"""Validate raw rows, and convert them to sequences of A, C, G, T and N, class indices and unique names."""
 
 import re
 import unicodedata
@@ -55,7 +55,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
 
     Args:
         text: sequence as in the file.
-        error: builds the exception, with the location of the sequence, from a message.
+        error: builds the exception from a message, and adds the location of the sequence.
 
     Returns:
         The sequence, and the number of replaced codes.
@@ -66,7 +66,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
     text = text.strip()
     codes = text.encode("ascii", "replace").upper()
     if not codes:
-        raise error("the sequence is empty; remove it or fill it in")
+        raise error("the sequence is empty; add the sequence or remove the entry")
     others = codes.translate(None, _BASES)
     if wrong := others.translate(None, _AMBIGUOUS):
         position = codes.index(wrong[:1])
@@ -77,7 +77,7 @@ def clean_sequence(text: str, error: Callable[[str], UserError]) -> tuple[str, i
 
 
 def ambiguity(codes: int) -> list[str]:
-    """List with one note on the number of ambiguity codes that were replaced with N; empty if there are none."""
+    """Return a note on the number of ambiguity codes that were replaced with N, as a list; empty if there are none."""
     return (
         [f"{format_count(codes, 'ambiguity code')} {'was' if codes == 1 else 'were'} replaced with N"] if codes else []
     )
@@ -89,19 +89,20 @@ def file_stem(path: Path) -> str:
 
 
 def unique_names(records: Records) -> list[str]:
-    """Unique name of each row: the name in the file, else `<file stem>:<row>`, with rows counted from 1."""
+    """Unique name of each row: the name in the file, or else `<file stem>:<row>`. Rows are counted from 1."""
     names, stem = UniqueNames(), printable(" ".join(file_stem(records.path).split()))
     return [names.add(given, f"{stem}:{row}") for row, given in enumerate(records.names, start=1)]
 
 
 def find_classes(records: Records) -> list[str]:
-    """Find the class names in training rows: integers in numerical order, other names in alphabetical order.
+    """Find the class names in training rows. Integers are sorted by value, other names alphabetically.
 
     `TRUE`, `True` and `true` are the same class. If a file mixes spellings, the classes are named `false` and `true`.
 
     Raises:
-        UserError: a label is missing, is a non-integer number, is too long or contains a control character; integers
-            and names are mixed; labels differ only in case or spacing; there is only one class, or too many.
+        UserError: a label is missing, is a number but not an integer, has too many digits, or contains a control
+            character; the labels mix integers and names; two labels differ only in case or spacing; or there is only
+            one class, or there are too many.
     """
     kinds: dict[str, int] = {}
     for row, label in enumerate(records.labels):
@@ -122,7 +123,7 @@ def find_classes(records: Records) -> list[str]:
     if len(kinds) < 2:
         raise UserError(
             f"{records.path}: all {len(records):,} rows have the label {next(iter(kinds))!r}; a classifier needs at "
-            "least two classes: choose another column or file"
+            "least two classes; choose another column or file"
         )
     return sorted(kinds, key=int) if integers else sorted(kinds)
 
@@ -147,13 +148,16 @@ def _merge_spellings(records: Records, kinds: dict[str, int]) -> dict[str, int]:
 
 
 def number_labels(records: Records, classes: Sequence[str], known_from: str, *, numbers: bool) -> np.ndarray:
-    """Convert the labels of rows to indices into `classes`, (n,) int64.
+    """Convert the labels of n rows to indices into `classes`.
 
     Args:
         records: raw rows.
         classes: class names.
-        known_from: where `classes` come from, for error messages.
+        known_from: source of `classes`, for error messages.
         numbers: whether a label may be a class index instead of a class name.
+
+    Returns:
+        Class indices, (n,) int64.
 
     Raises:
         UserError: a label is missing or unknown.

@@ -23,15 +23,17 @@ _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Numbers of rows with duplicate sequences; a sequence and its reverse complement count as duplicates.
+    """Numbers of rows with duplicate sequences.
+
+    A sequence and its reverse complement are duplicates. Validation rows count as training rows.
 
     Attributes:
-        test_in_train: test rows that duplicate a training row.
-        test_in_train_conflicts: those of `test_in_train` with a duplicate training row that has a different label.
-        train: training rows that duplicate an earlier training row.
-        train_conflicts: those of `train` whose label differs from that of the first row with the sequence.
-        test: test rows that duplicate an earlier test row.
-        test_conflicts: those of `test` whose label differs from that of the first row with the sequence.
+        test_in_train: number of test rows that duplicate a training row.
+        test_in_train_conflicts: number of test rows that duplicate a training row with a different label.
+        train: number of training rows that duplicate an earlier training row.
+        train_conflicts: number of these rows with a different label than the first training row with the sequence.
+        test: number of test rows that duplicate an earlier test row.
+        test_conflicts: number of these rows with a different label than the first test row with the sequence.
     """
 
     test_in_train: int
@@ -71,8 +73,8 @@ class LeakFree:
 
     Attributes:
         kept: (n,) bool, True for leak-free rows.
-        equal: number of rows dropped because they duplicate a training row.
-        sharing: number of other rows dropped because they share a k-mer with a training row.
+        equal: number of rows that were dropped because they duplicate a training row.
+        sharing: number of other rows that were dropped because they share a k-mer with a training row.
         k: length of the k-mers in bases.
     """
 
@@ -82,7 +84,7 @@ class LeakFree:
     k: int
 
     def sentence(self) -> str:
-        """Note on the number of leak-free rows, and on why the others were dropped."""
+        """Note on the number of leak-free rows and on the reasons why the other rows were dropped."""
         return (
             f"{int(self.kept.sum()):,} of {len(self.kept):,} test sequences share no {self.k}-mer with training "
             f"(dropped: {self.equal:,} duplicates of a training sequence, {self.sharing:,} sharing a {self.k}-mer)"
@@ -90,7 +92,7 @@ class LeakFree:
 
 
 def canonical(sequence: str) -> str:
-    """Canonical form: the sequence or its reverse complement, whichever sorts first."""
+    """Canonical form of a sequence: the sequence or its reverse complement, whichever sorts first."""
     return min(sequence, sequence.translate(_COMPLEMENT)[::-1])
 
 
@@ -120,8 +122,8 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
     """Map each distinct sequence to its labels, and count the rows that repeat an earlier sequence.
 
     Returns:
-        Canonical sequence -> distinct labels in order of first occurrence; number of repeating rows; and how many of
-        the repeating rows have a different label than the first row with the same sequence.
+        Three items: canonical sequence -> distinct labels, in order of first occurrence; the number of rows that repeat
+        an earlier sequence; and the number of these with a different label than the first row with the sequence.
     """
     every: dict[str, tuple[int, ...]] = {}
     alone = {label: (label,) for label in set(labels.tolist())}  # shared by all sequences with a single label
@@ -139,10 +141,10 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
 
 
 def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) -> LeakFree:
-    """Find the test sequences that share no k-mer with training and duplicate no training sequence, on either strand.
+    """Find the test sequences that neither duplicate nor share a k-mer with a training sequence, on either strand.
 
-    Test sequences are processed in blocks of about 16 million bases, with one pass over the training sequences per
-    block, so that memory for k-mers is bounded.
+    To limit memory, test sequences are processed in blocks of about 16 million bases, with one pass over the training
+    sequences per block.
 
     Args:
         test: test sequences of A, C, G, T and N.
@@ -165,7 +167,7 @@ def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) ->
 
 
 def _occur_in(distinct: np.ndarray, train: Sequence[str], k: int) -> np.ndarray:
-    """For each k-mer of the sorted array `distinct`, whether it occurs in a training sequence."""
+    """Whether each k-mer of the sorted array `distinct` occurs in a training sequence."""
     found = np.zeros(len(distinct), dtype=bool)
     if not len(distinct):
         return found
@@ -186,10 +188,10 @@ def blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Extract the canonical form of every k-mer without N.
 
-    Extends single bases to k-mers in about log2(k) steps, each of which at least doubles the length.
+    Starts from single bases. Each step joins adjacent k-mers, so about log2(k) steps are needed.
 
     Returns:
-        Two arrays of shape (m,): the k-mers, uint64, and the index of the sequence that each comes from, int64.
+        Two arrays of shape (m,): the k-mers, uint64; and for each k-mer the index of its sequence, int64.
     """
     ids = encode("N".join(sequences))
     if len(ids) < k:
@@ -213,6 +215,6 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join each k-mer with the k-mer that starts where it ends, on both strands; the results are twice as long."""
+    """Join each k-mer of length `width` with the adjacent one to a k-mer of twice the length, on both strands."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

@@ -24,10 +24,10 @@ class Metric:
 
     Attributes:
         name: display name, used in tables and figures.
-        score: computes the value from labels (n,) and class probabilities (n, C); None where it is undefined.
+        score: computes the metric from labels (n,) and class probabilities (n, C); returns None if it is undefined.
         minimum: lowest possible value.
-        from_confusion: computes values (R,) from confusion matrices (R, C, C), indexed by label and prediction; None
-            for metrics that need probabilities. Comparisons use it to bootstrap the metric over test rows.
+        from_confusion: computes values (R,) from confusion matrices (R, C, C), indexed by label and prediction; used to
+            bootstrap the metric over test rows. None for metrics that need probabilities.
     """
 
     name: str
@@ -54,8 +54,8 @@ def undefined(values: dict[str, float | None]) -> list[str]:
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean of one or more values, and half-width of its 95% confidence interval (Student's t).
 
-    The half-width is None for fewer than MIN_FOLDS values, or if all values are equal: equal values usually mean that
-    every row is predicted as one class, and ± 0 would look like a precise result.
+    The half-width is None if there are fewer than MIN_FOLDS values or all values are equal. Equal values usually mean
+    that every row is predicted as the same class, and ± 0 would look like a precise result.
     """
     from scipy import stats
 
@@ -86,9 +86,10 @@ def _accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def _ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
-    """Score with a ranking metric from scikit-learn; None if all labels are equal or a probability is not finite.
+    """Compute a ranking metric of scikit-learn; None if all labels are equal or a probability is not finite.
 
-    Binary: class 1 is the positive class. Multiclass: one-vs-rest, averaged with weights proportional to class size.
+    With two classes, class 1 is the positive class. With more classes, the one-vs-rest scores are averaged, weighted by
+    class size.
     """
     import sklearn.metrics
 

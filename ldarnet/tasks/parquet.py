@@ -14,11 +14,11 @@ _BATCH_ROWS = 2**14
 
 
 def read_parquet(path: Path, columns: Columns) -> Records:
-    """Read labeled sequences; strings may be stored as binary (UTF-8).
+    """Read labeled sequences. Binary columns are decoded as UTF-8.
 
     Raises:
-        UserError: the file cannot be read, is damaged or not Parquet, has a column of an unsupported type, or exceeds a
-            limit.
+        UserError: the file cannot be read, is damaged, is not Parquet, has a column of an unsupported type, or exceeds
+            a limit.
     """
     import pyarrow
     from pyarrow import parquet
@@ -63,18 +63,18 @@ def _check_type(path: Path, title: str, kind: Any) -> None:
     strings = (types.is_string, types.is_large_string)
     numbers = (types.is_integer, types.is_boolean, types.is_floating, types.is_null)
     if not any(is_kind(kind) for is_kind in (*strings, *binary, *numbers)):
-        raise UserError(f"{path}: column {title!r} has the type {kind}; write strings or integers")
+        raise UserError(f"{path}: column {title!r} has the type {kind}; convert it to strings or integers")
 
 
 def _stored_bytes(metadata: Any, titles: list[str]) -> int:
-    """Decompressed size of the given columns in bytes, as stated in the file."""
+    """Decompressed size of the given columns, in bytes, according to the metadata of the file."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     chunks = (group.column(number) for group in groups for number in range(group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in titles)
 
 
 def _texts(path: Path, title: str, column: Any, before: int) -> Iterator[str]:
-    """Texts of a column; equal values share one string if the column is dictionary-encoded."""
+    """Yield the values of a column as strings. Equal values of a dictionary-encoded column share one string."""
     import pyarrow
 
     if isinstance(column, pyarrow.DictionaryArray):
@@ -89,7 +89,7 @@ def _texts(path: Path, title: str, column: Any, before: int) -> Iterator[str]:
                 text = value.decode("utf-8") if isinstance(value, bytes) else "" if value is None else str(value)
             except UnicodeDecodeError:
                 raise UserError(
-                    f"{path}: row {row}: the binary value of {title!r} is not UTF-8; write strings"
+                    f"{path}: row {row}: the binary value of {title!r} is not UTF-8; convert the column to strings"
                 ) from None
             check_length(f"{path}: row {row}", len(text), "sequence")
             decoded[key] = text

@@ -1,12 +1,12 @@
 """Read the splits of a published task from a folder, in any of the publishers' layouts.
 
 - One file per split: ``H3/train.fna`` or ``H3/train.parquet`` (Nucleotide Transformer), ``EMP/H3/train.csv``
-  (GUE), or any other supported format with that name.
+  (GUE), or the same name with the suffix of any other supported format.
 - One file per sequence, in folders or a zip archive: ``human_enhancers_cohn/train/positive/7.txt`` (Genomic
   Benchmarks).
 - Coordinates: ``human_enhancers_cohn/train/positive.csv.gz``, with the FASTA file of the assembly.
 
-Tasks are looked up by name, directly in the folder or in a subfolder named after the suite.
+The files of a task, such as ``H3``, may be in the folder itself or in a subfolder named after the suite.
 """
 
 import struct
@@ -83,7 +83,7 @@ def _candidates(task: Task, folder: Path) -> Iterator[Path]:
 
 
 def _split_files(root: Path) -> dict[str, Path]:
-    """Map each split that has a file to that file."""
+    """Find the file of each split; a split without a file is omitted."""
     found = {}
     for split, stems in _STEMS.items():
         candidates = (root / f"{stem}{suffix}{gz}" for stem in stems for suffix in _SUFFIXES for gz in ("", ".gz"))
@@ -120,8 +120,8 @@ def _read_many(task: Task, root: Path) -> dict[str, Records]:
 def _read_zip(task: Task, root: Path) -> dict[str, Records]:
     """Read `train/<class>/<name>.txt` and `test/<class>/<name>.txt` from any folder of a zip archive.
 
-    Nothing is extracted to disk. The sizes stated in the archive are checked first; `zipfile` never unpacks more
-    than stated.
+    Nothing is extracted to disk. The size of each file, as stated in the archive, is checked before it is read;
+    `zipfile` never reads more bytes than stated.
     """
     splits, size = {}, 0
     with damage_errors(root, "truncated or encrypted", *_ZIP_FAULTS), ZipFile(root) as archive:
@@ -148,7 +148,7 @@ def _read_zip(task: Task, root: Path) -> dict[str, Records]:
 
 
 def _one_file_each(task: Task, root: Path, files: list[str], texts: list[bytes]) -> Records:
-    """Build records from files with one sequence each: the folder is the class, the name is `<class>/<file stem>`."""
+    """Build records from files with one sequence each. The folder of a file is its class."""
     classes = [file.split("/")[-2] for file in files]
     names = [
         f"{kind}/{file.rpartition('/')[2].removesuffix('.txt')}" for kind, file in zip(classes, files, strict=True)

@@ -35,12 +35,12 @@ class TaskFile:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAssembly:
-    """A reference assembly that coordinates refer to.
+    """A reference assembly from which the sequences of tasks are extracted.
 
     Attributes:
         name: key in the registry.
-        also: alternative names, as used in file names.
-        url: URL of the FASTA file that the publisher of the coordinates used.
+        also: alternative names that may occur in file names.
+        url: URL of the FASTA file to which the published coordinates refer.
         contigs: contig lengths in bases, to detect a wrong assembly; empty if unknown.
     """
 
@@ -57,8 +57,8 @@ class Task:
     Attributes:
         name: name, unique within the suite.
         suite: nucleotide_transformer, genomic_benchmarks or gue.
-        short: abbreviation of the suite, as in `nt/H3`.
-        folder: folder of the task's files in the publisher's tree.
+        short: abbreviation of the suite, such as `nt`.
+        folder: path of the folder with the files of the task, as published.
         source: URL of the publisher.
         revision: revision of the source; None if the source has no revisions.
         license: license of the data, free text.
@@ -149,7 +149,7 @@ def read_registry(path: Path) -> dict[str, Task]:
     """Read a registry file; see registry.yaml for its keys.
 
     Raises:
-        UserError: the file is malformed, or contains a file name that is not a plain relative path.
+        UserError: the file is malformed.
     """
     tree = json.dumps(read_yaml(path), default=str)
     content = parse_record(tree, _Registry, where=str(path), hint="fix the file")

@@ -24,7 +24,7 @@ NAME_COLUMNS = ("name", "id")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Column names in tables; None to detect common names."""
+    """Titles of the columns with sequences, labels and row names; None to look for common titles."""
 
     sequence: str | None = None
     label: str | None = None
@@ -36,15 +36,15 @@ AUTO = Columns()
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The n raw rows of one split, before validation.
+    """Raw rows of one split, before validation.
 
     Attributes:
-        path: file, or folder if each row has its own file.
-        unit: unit of `locations` (line, row or record); empty if `locations` are file names in `path`.
+        path: the file; if each row has its own file, the folder or zip archive.
+        unit: what `locations` count, `line` or `row`; empty if they are not numbers.
         locations: location of each row in `path`.
-        names: name of each row; empty if the row has no name.
+        names: name of each row; an empty string if the row has no name.
         sequences: sequence of each row.
-        labels: label of each row; empty if the row has no label.
+        labels: label of each row; an empty string if the row has no label.
     """
 
     path: Path
@@ -94,37 +94,37 @@ def find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[i
 
 
 def check_size(path: Path, size: int) -> None:
-    """Check the size of the text read from a file so far, in bytes.
+    """Check the number of bytes of text read from a file so far.
 
     Raises:
-        UserError: it exceeds `MAX_BYTES`.
+        UserError: `size` exceeds `MAX_BYTES`.
     """
     if size > MAX_BYTES:
-        raise UserError(f"{path}: more than {MAX_BYTES:,} bytes of text after decompression; use a part of its rows")
+        raise UserError(f"{path}: more than {MAX_BYTES:,} bytes of text after decompression; use fewer rows")
 
 
 def check_rows(path: Path, rows: int) -> None:
     """Check the number of rows read from a file so far.
 
     Raises:
-        UserError: it exceeds `MAX_ROWS`.
+        UserError: `rows` exceeds `MAX_ROWS`.
     """
     if rows > MAX_ROWS:
-        raise UserError(f"{path}: more than {MAX_ROWS:,} rows; use a part of them")
+        raise UserError(f"{path}: more than {MAX_ROWS:,} rows; use fewer rows")
 
 
 def check_length(where: str, length: int, what: str = "line") -> None:
-    """Check the length of a line or a sequence, in bytes.
+    """Check the length, in bytes, of a line or a sequence.
 
     Raises:
-        UserError: it exceeds `MAX_LENGTH`.
+        UserError: `length` exceeds `MAX_LENGTH`.
     """
     if length > MAX_LENGTH:
         raise UserError(f"{where}: a {what} of more than {MAX_LENGTH:,} bytes; crop the sequences")
 
 
 def bounded(path: Path, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield `pieces`, the decompressed text of a file, and check its size and the length of its lines.
+    """Yield the pieces of a decompressed text file, and check its total size and the length of each line.
 
     Raises:
         UserError: the file exceeds a limit.

@@ -57,7 +57,7 @@ def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) for each row, starting with the header. Lines count from 1; empty lines are skipped.
 
     Raises:
-        UserError: the file cannot be read, is damaged or not a text table, has a row with a different number of cells
+        UserError: the file cannot be read, is damaged, is not a text table, has a row with a different number of cells
             than the header, or exceeds a limit.
     """
     csv.field_size_limit(MAX_LENGTH)  # the default, 131,072 characters, is too small for long sequences
@@ -80,7 +80,7 @@ def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """Open a text file for reading; its content determines whether it is compressed, and how.
+    """Open a text file for reading. Compression is detected from the content of the file.
 
     Raises:
         UserError: the file cannot be read, is truncated or damaged, is not UTF-8 text, or exceeds a limit.

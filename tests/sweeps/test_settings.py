@@ -68,7 +68,7 @@ def test_tasks_are_names_suites_or_the_task_of_the_base_configuration(tmp_path: 
         (["search.folds=[5]"], "no fold 5"),
         (["search.asha.grace=1", "set.training.epochs=1"], "never stops a fold"),
         (["search.asha.grace=1", "space.training.epochs=[2, 4]"], "differ in training.epochs"),
-        (["search.asha.grace=1", "set.training.mode=probe"], "does not train in epochs, which ASHA needs"),
+        (["search.asha.grace=1", "set.training.mode=probe"], "but training.mode=probe does not train in epochs"),
         (["resources.ranks=2"], "launcher=deepspeed"),
         (["resources.gpus=2"], "ranks=2"),
         (["set.training.bach=3"], "did you mean training.batch?"),

@@ -156,7 +156,7 @@ def test_trials_share_a_gpu(tmp_path: Path) -> None:
 
 
 def test_more_resources_than_the_cluster_has_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"resources\.gpus=64: no node of the cluster has that many"):
+    with pytest.raises(UserError, match=r"resources\.gpus=64: no node of the cluster has enough of both"):
         run(write(tmp_path), "resources.gpus=64", "resources.ranks=64", "resources.launcher=deepspeed")
 
 

@@ -127,7 +127,7 @@ def good(*extra: str) -> str:
 
 
 BAD = {
-    "an empty sequence": ("x.csv", good(",0,e"), r"x\.csv: line 6: the sequence is empty; remove it"),
+    "an empty sequence": ("x.csv", good(",0,e"), r"x\.csv: line 6: the sequence is empty; add the sequence or remove"),
     "an invalid character": (
         "x.csv",
         good("ACG-T,0,e"),

@@ -125,7 +125,7 @@ def test_column_types_of_parquet(tmp_path, kind, labels):
 
 
 UNSUPPORTED = {
-    "list": (SEQUENCES, [[0], [1], [1]], "column 'label' has the type list<.*>; write strings or integers"),
+    "list": (SEQUENCES, [[0], [1], [1]], "column 'label' has the type list<.*>; convert it to strings or integers"),
     "struct": (SEQUENCES, [{"a": 1}] * 3, "column 'label' has the type struct<"),
     "not UTF-8": ([b"ACGT", b"\xff\xfe", b"A"], [0, 1, 1], "row 2: the binary value of 'sequence' is not UTF-8"),
     "null": (["ACGT", None, "A"], [0, 1, 1], "row 2: the sequence is empty"),
