@@ -294,7 +294,7 @@ def _read_metrics(path: Path) -> tuple[_Points, _Points]:
         values[line["split"]].extend(math.nan if number is None else number for number in numbers)
         stages = len(ratios)
     if not values["train"]:
-        raise UserError(f"{path}: no training step logged yet; train first")
+        raise UserError(f"{path}: no training step logged yet; try again after the first logged step")
     return _points(values["train"], stages), _points(values["valid"], stages)
 
 

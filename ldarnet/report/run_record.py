@@ -178,7 +178,7 @@ def _metrics(
     if dropped is not None:
         train.append(dropped)
     if not train:
-        raise UserError(f"{path}: no training step logged yet; train first")
+        raise UserError(f"{path}: no training step logged yet; try again after the first logged step")
     return train, valid, spans.found
 
 
