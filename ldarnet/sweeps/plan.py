@@ -136,8 +136,8 @@ class TaskPlan:
         """Yield the settings and folds that can start now, in the order in which to start them.
 
         All settings start the first search fold before any setting starts the second one, and so on. A setting that is
-        stopped or fails skips the remaining search folds. The folds that are not
-        search folds come last, and only for the chosen setting.
+        stopped or fails skips the remaining search folds. Folds that are not search
+        folds come last, and only for the chosen setting.
         """
         if self.error:
             return
