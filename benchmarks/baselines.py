@@ -43,9 +43,9 @@ def _uncompressed(preset: str, stack: str, width: int, hidden: int = 0, heads: i
 
 
 class PerDirectionLinear(nn.Linear):
-    """BiMamba-2 projection as in the published code, which computes it once per scan direction.
+    """BiMamba-2 projection that is computed once per scan direction, as in the published code.
 
-    Both directions have the same projection, so LDARNet computes it once and its kernel reads the result in both
+    The directions share their weights. LDARNet computes the projection once, and its kernel scans the result in both
     directions.
     """
 
@@ -54,15 +54,15 @@ class PerDirectionLinear(nn.Linear):
         return _MeanOfEqual.apply(super().forward(input), super().forward(self.second_input(input)))
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Return the second direction's input, in sequence order. A subclass adds the cost of reversing it."""
+        """Return the input of the second direction. Subclasses may add work, but must not change the values."""
         return x_TD
 
 
 class PerDirectionReversedLinear(PerDirectionLinear):
-    """Input projection as in the published code, including the cost of reversing the layer's input and output."""
+    """`PerDirectionLinear` with the extra cost of reversing the input and the output of a BiMamba-2 layer."""
 
     def second_input(self, x_TD: Tensor) -> Tensor:
-        """Reverse the input twice: this moves as much data as the two reversals of the published code."""
+        """Reverse the input twice: the values stay the same, but the cost is that of the published code."""
         return x_TD.flip(0).flip(0)
 
 
@@ -100,7 +100,7 @@ class PaddedRows(Packing):
 
 
 class PaddedStage(Stage):
-    """Inner stage as in the published code: the chunks of every sequence are padded to the longest in the batch."""
+    """Innermost stage as in the published code: all sequences are padded to the longest one in the batch."""
 
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
         """Run the stage on padded rows. The returned output excludes the padding; the returned states include it."""
@@ -121,7 +121,7 @@ class TransformersMixers(BiMamba2):
 
     @cached_property
     def mixer(self) -> nn.Module:
-        """Mixer on the meta device (no weights); not registered as a submodule."""
+        """Mixer on the meta device. It has no weights and is not a registered submodule."""
         # Lazy import: on a GPU machine, transformers searches for compiled extensions.
         from transformers.models.mamba2 import Mamba2Config
         from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
@@ -147,7 +147,13 @@ class TransformersMixers(BiMamba2):
         return ((forward_BLD + backward_BLD) / 2).flatten(0, 1)
 
     def one_way(self, x_BLD: Tensor, real_BL: Tensor | None, direction: int) -> Tensor:
-        """Run the mixer with the parameters of one direction: (B, L, D) to (B, L, D)."""
+        """Run the mixer with the parameters of one direction: (B, L, D) to (B, L, D).
+
+        Args:
+            x_BLD: input; reversed by the caller for the backward direction.
+            real_BL: (B, L) bool, false at padding; None if there is no padding.
+            direction: 0 for forward, 1 for backward.
+        """
         parameters = {
             "in_proj.weight": self.in_proj.weight,
             "out_proj.weight": self.out_proj.weight,
@@ -162,7 +168,7 @@ class TransformersMixers(BiMamba2):
 
 
 class TransformersMixersInSmallBlocks(TransformersMixers):
-    """`TransformersMixers` with blocks of 64 positions, which are faster on a CPU than 32, 128 or 256."""
+    """`TransformersMixers` with blocks of 64 positions, the fastest block size on a CPU (of 32, 64, 128 and 256)."""
 
     block = 64
 
@@ -180,8 +186,9 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
     """Switch a model to another implementation of the same function; windows must have equal length.
 
     - ``ours``: unchanged.
-    - ``published``: emulates the published code. Each direction of a BiMamba-2 layer computes both projections, one
-      direction reverses its input and output, and chunks are padded to the longest sequence. The kernels are the same.
+    - ``published``: emulates the published code, with the kernels of ``ours``. Each direction of a BiMamba-2 layer
+      computes the input and output projections, the backward direction reverses its input and output, and the chunks of
+      all sequences are padded to the longest sequence.
     - ``transformers``: each direction runs the Mamba-2 mixer of transformers, and chunks are padded.
     - ``transformers-64``: ``transformers`` with blocks of 64 positions (the fastest on a CPU) instead of 256.
     """
@@ -201,9 +208,10 @@ def arrange(model: LDARNetForMaskedLM, arrangement: str) -> None:
 def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chunk: float = 4.0) -> None:
     """Calibrate the outermost router of an untrained model, so that it compresses about as much as a trained model.
 
-    A newly initialized router puts a boundary at about every other base. With both projections set to I + s u u^T,
-    where u is the mean direction of the router input, neighboring positions become more similar as s increases. Selects
-    the s from `STRENGTHS` whose boundary rate is closest to the target.
+    A newly initialized router puts a boundary at about every other base. This function sets the query and key
+    projections of the router to I + s u u^T, where u is the mean direction of the router input. A larger s makes
+    neighboring positions more similar, so there are fewer boundaries. The function selects the s from `STRENGTHS` whose
+    boundary rate is closest to the target.
 
     Args:
         model: untrained model; its router weights are modified in place.

@@ -2,7 +2,7 @@
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 
-Runs a single rank and writes to a temporary folder inside `--folder`. Has not been run on a GPU.
+Runs a single rank and writes to a temporary folder inside `--folder`. Not tested on a GPU.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def main() -> int:
     parser.add_argument(
         "--repeats", type=int, default=3, help="checkpoints per preset and stage (default: %(default)s)"
     )
-    parser.add_argument("--folder", type=Path, help="parent of the temporary folder (default: system default)")
-    parser.add_argument("--name", default="checkpoints", help="suffix of the results file (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="location of the temporary folder (default: system default)")
+    parser.add_argument(
+        "--name", default="checkpoints", help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     world = distributed.start(5)

@@ -22,7 +22,9 @@ Array = np.ndarray[Any, Any]
 
 
 class CountTable:
-    """Counts of bases by context. A context of order k consists of the bases at the first k offsets.
+    """Counts of how often each base occurs in each context.
+
+    A context of order k consists of the neighbors at the first k of the `offsets`.
 
     Args:
         pieces: segments of ids; both strands are counted.
@@ -63,10 +65,10 @@ class CountTable:
         return counts
 
     def is_usable(self, context: Array, order: int) -> Array:
-        """Whether the counts of each context are usable at an order: (n,) bool.
+        """Whether `counts` may be used for each context: (n,) bool.
 
-        The context base in column `order - 1` must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN` of the
-        first `order` context bases may be unknown.
+        The last of the first `order` context bases must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN` of
+        these bases may be unknown.
         """
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
@@ -90,7 +92,7 @@ class CountTable:
         return table.reshape(-1, BASES)
 
     def _sort_long(self, strands: Sequence[Array]) -> list[Array]:
-        """For each base, sort its full contexts as integers, so that contexts with a common prefix are contiguous."""
+        """Encode all contexts without unknown bases as integers; return one sorted array for each counted base."""
         found: list[list[Array]] = [[] for _ in range(BASES)]
         for strand in strands:
             target, sides = _neighbors(strand, self.offsets)
@@ -126,6 +128,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return the n bases of a strand without its first and last `REACH` bases, and their n neighbors at each offset."""
+    """Drop the first and last `REACH` bases of a strand; return the rest, and its neighbors at each offset."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

@@ -1,16 +1,17 @@
 """Order-8 context-mixing baseline: predict a masked base from counts of its neighbors.
 
-For every order k up to 8, four models are fitted to the training bases. They predict a base from up to k bases on each
-side:
+For every order k from 1 to 8, four models are fitted to the training bases:
 
-* ``left k`` and ``right k``: the k bases on one side;
-* ``joint k``: the k bases on both sides as one context of 2k bases;
-* ``mixed k``: the normalized product of powers of the above models of all orders up to k.
+* ``left k`` and ``right k`` predict a base from the k bases on one side.
+* ``joint k`` predicts it from the k bases on each side, used as one context of 2k bases.
+* ``mixed k`` is a log-linear combination of these models up to order k and the base composition: their probabilities
+  are raised to fitted powers, multiplied and normalized.
 
-The models ``left``, ``right`` and ``joint`` smooth the counts of each order towards the next lower order, down to the
-base composition at order 0 (Dirichlet prior, one concentration per order). Both strands are counted. If a neighbor is
-unknown ([MASK], N or outside the window), counts are summed over its possible bases, so that known neighbors farther
-away can still be used. A context of at most ten bases may have any number of unknown bases, a longer one at most three.
+The models ``left``, ``right`` and ``joint`` smooth the counts of each context towards the prediction of the context
+that is one base shorter (Dirichlet prior, one concentration per context length). The shortest context has no bases; its
+prediction is the base composition. Both strands are counted. If a neighbor is unknown ([MASK], N or outside the
+window), counts are summed over all four bases, so that known neighbors farther away can still be used. A context of at
+most ten bases may have any number of unknown bases, a longer one at most three.
 Concentrations, powers and the best model are selected on held-out segments of the training bases, masked as in
 training. Final counts include all training bases. Validation bases are never used.
 
@@ -55,8 +56,8 @@ class ContextModel:
     Attributes:
         composition: (4,) frequency of each base on both strands.
         tables: context counts by family (``left``, ``right``, ``joint``).
-        concentrations: by family, Dirichlet concentrations of orders 1, 2, ...
-        powers: by order k, weights of the log-probabilities in ``mixed k`` (see `_mixed_features`).
+        concentrations: by family, Dirichlet concentrations of contexts of 1, 2, ... bases.
+        powers: by order k, (m,) powers of the models that ``mixed k`` combines (see `_mixed_features`).
         held_out: loss of every model on the held-out segments, in nats per [MASK] position.
         best: name of the model with the lowest held-out loss.
     """
@@ -102,7 +103,9 @@ def fit(train: Sequence[Array], *, length: int = 1024, masking: Masking = PUBLIS
     input_ids, labels = masking.apply(windows, "", np.arange(len(windows)), stream="held out")
     rows, columns = np.nonzero((labels >= 0) & (input_ids == MASK))
     if not len(rows) or not fitting:
-        raise UserError(f"{sum(map(len, train))} training bases are too few to fit context models; use a larger split")
+        raise UserError(
+            f"{sum(map(len, train))} training bases are too few to fit context models; use a larger shard set"
+        )
     targets = labels[rows, columns]
 
     composition = _composition(fitting)
@@ -137,7 +140,8 @@ class Scores:
         targets: (n,) true base.
         masked: (n,) whether the input is [MASK] rather than a base.
         nats: for each model, (n,) negative log-likelihood of the true base.
-        right: for each model, (n,) whether the prediction from the neighbors alone ranks the true base highest.
+        right: for each model, (n,) whether the true base has the highest probability when predicted from the neighbors
+            alone.
     """
 
     rows: Array
@@ -267,13 +271,16 @@ def _contexts(input_ids: Array, rows: Array, columns: Array, offsets: Sequence[i
 
 
 def _refine(counts: Array, usable: Array, below: Array, concentration: float) -> Array:
-    """Smooth counts (n, 4) towards `below`, the probabilities of the next lower order. Unusable counts give `below`."""
+    """Smooth counts (n, 4) towards `below`, the probabilities (n, 4) of the contexts that are one base shorter.
+
+    Where the counts are not usable, the result is `below`.
+    """
     refined = (counts + concentration * below) / (counts.sum(axis=1, keepdims=True) + concentration)
     return np.where(usable[:, None], refined, below)
 
 
 def _chain(table: CountTable, context: Array, composition: Array, concentrations: Array) -> list[Array]:
-    """Probabilities (n, 4) of a model family at orders 0, 1, 2, ..."""
+    """Probabilities (n, 4) from contexts of 0, 1, 2, ... bases."""
     chain = [np.broadcast_to(composition, (len(context), BASES))]
     for order, concentration in enumerate(concentrations, start=1):
         chain.append(_refine(table.counts(context, order), table.is_usable(context, order), chain[-1], concentration))
@@ -281,7 +288,7 @@ def _chain(table: CountTable, context: Array, composition: Array, concentrations
 
 
 def _fit_chain(table: CountTable, context: Array, composition: Array, targets: Array) -> tuple[Array, list[Array]]:
-    """Select a concentration for each order; return these, and the probabilities (n, 4) at orders 0, 1, 2, ..."""
+    """Select the concentrations; return them, and the probabilities (n, 4) from contexts of 0, 1, 2, ... bases."""
     chain, selected = [np.broadcast_to(composition, (len(context), BASES))], []
     for order in range(1, len(table.offsets) + 1):
         counts, usable = table.counts(context, order), table.is_usable(context, order)
@@ -304,14 +311,15 @@ def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
 def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
     """Stack the log-probabilities of the m models that ``mixed`` combines: (n, 4, m).
 
-    The models are order 0, ``left`` and ``right`` of orders 1 to `order`, and joint contexts of 2 to 2 * `order` bases.
+    The models are the base composition, ``left`` and ``right`` with contexts of 1 to `order` bases, and ``joint`` with
+    contexts of 2 to 2 * `order` bases.
     """
     one_sided = [chains[family][k] for family in ("left", "right") for k in range(1, order + 1)]
     return np.log(np.stack([chains["left"][0], *one_sided, *chains["joint"][2 : 2 * order + 1]], axis=-1))
 
 
 def _fit_powers(features: Array, targets: Array) -> Array:
-    """Minimize the loss of the normalized product, a convex problem, by Newton's method; return the powers (m,)."""
+    """Find the powers (m,) with the lowest loss of the normalized product, by Newton's method."""
     powers = np.zeros(features.shape[-1])
     powers[0] = 1.0
     for _ in range(NEWTON_STEPS):
@@ -337,11 +345,11 @@ def _softmax(scores: Array) -> Array:
 
 
 def _given_shown(p: Array, shown: Array, masking: Masking) -> Array:
-    """Return the posterior at each position, given its input base (see `score`); masked positions keep the prediction.
+    """Return the posterior given the input base (see `score`): (n, 4). Where the input is [MASK], return `p` unchanged.
 
     Args:
         p: (n, 4) predicted probabilities.
-        shown: (n,) input bases.
+        shown: (n,) input ids.
         masking: masking rule that was applied to the windows.
     """
     keep = 1 - masking.mask - masking.random

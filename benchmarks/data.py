@@ -2,8 +2,9 @@
 
     python -m benchmarks.data genome.fa.gz
 
-Building is compared with a webdataset tar file that has one member per window. Loading is compared with this tar file
-and with a reimplementation of the published loader: pyfaidx, a dictionary lookup per base, and BERT masking per batch.
+Building shards is compared with writing a tar file that has one member per window. Loading is compared with reading
+this tar file by webdataset, and with a reimplementation of the published loader, which uses pyfaidx, a dictionary
+lookup per base, and BERT masking per batch.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def build_shards(fasta: Path, out: Path, workers: int = 1) -> Result:
 
 
 def write_windows(fasta: Path, out: Path, length: int) -> Result:
-    """Time the naive baseline: write every window as a text member of a tar file."""
+    """Time writing every window as a text member of a tar file, the naive baseline."""
     import webdataset
 
     def run() -> int:
@@ -105,7 +106,7 @@ def cut(fasta: Path, length: int) -> Iterator[bytes]:
 
 
 def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | None) -> Result:
-    """Time the published loader: random windows read by pyfaidx, a lookup per base, BERT masking per batch."""
+    """Time a reimplementation of the published loader, which reads random windows with pyfaidx."""
     from pyfaidx import Fasta
 
     genome = Fasta(str(fasta), sequence_always_upper=True, read_ahead=read_ahead)
@@ -131,7 +132,7 @@ def load_published(fasta: Path, length: int, seconds: float, read_ahead: int | N
 
 
 def load_tar(tar: Path, length: int, seconds: float) -> Result:
-    """Time a webdataset pipeline with a shuffle buffer on the tar file, with LDARNet's encoding and masking."""
+    """Time loading from the tar file: webdataset reads and shuffles the windows, LDARNet encodes and masks them."""
     import webdataset
 
     from ldarnet.alphabet import encode
@@ -167,12 +168,12 @@ def our_steps(shards: Path, length: int, first: int = 0) -> Iterator[Any]:
 
 
 def steady(batch: Callable[[int], object], length: int, seconds: float) -> Result:
-    """Measure bases per second on one thread; the first batch is timed separately.
+    """Measure how many bases per second a loader yields on one thread; time the first batch separately.
 
     Args:
         batch: builds the batch for a step.
         length: bases per window.
-        seconds: time limit, after the first batch.
+        seconds: duration of the measurement after the first batch.
     """
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -294,7 +295,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("fasta", type=Path, help="genome, plain or compressed")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
-    add("--seconds", type=float, default=10.0, help="seconds to time each loader (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="seconds of measurement per loader (default: %(default)s)",
+    )
     add(
         "--cores",
         type=int,
@@ -305,7 +311,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--synthetic",
         type=float,
         default=174.0,
-        help="bases in the synthetic index, in billions (default: %(default)s)",
+        help="billions of bases in the synthetic index (default: %(default)s)",
     )
     add("--work", type=Path, help="folder for temporary files; needs several times the uncompressed genome size")
     add_result_options(parser, "data")

@@ -1,12 +1,12 @@
-"""Measure on classification tasks how much pretraining helps: six arms on the same rows and folds.
+"""Measure how much pretraining helps on classification tasks, by comparing six arms on the same rows and folds.
 
     python -m benchmarks.finetuning --name histones --checkpoint runs/mine --data FOLDER --tasks nt/H3 nt/H4 \
         --folds 0 1 2 --out runs/histones [section.key=value ...]
 
-Four arms are the pretrained checkpoint and a randomly initialized network, each in two modes: fine-tuned, or frozen
-with a linear probe. The other two are a small convolutional network and logistic regression on 6-mer counts. Each arm
-has one fine-tuning run per task, in OUT/<arm>/<task>. To resume, run the same command again. When all folds are
-finished, the program writes the comparison to OUT/comparison, and the results file and its figure to
+Two arms use the pretrained checkpoint: one fine-tunes it, the other freezes it and trains a linear probe. Two more arms
+do the same with a randomly initialized network. The last two are a small convolutional network and logistic regression
+on 6-mer counts. Each arm has one run per task, in OUT/<arm>/<task>. To resume, run the same command again. When all
+folds are finished, the program writes the comparison to OUT/comparison, and the results file and its figure to
 benchmarks/results.
 """
 
@@ -162,7 +162,7 @@ def _method(plan: ArmRuns) -> str:
 
 
 def _bases_seen(checkpoint: Path) -> int | None:
-    """Number of training bases seen by the best checkpoint of a run; None if `checkpoint` is not a run folder."""
+    """Number of bases that the best checkpoint of a run was trained on; None if `checkpoint` is not a run folder."""
     state = model_folder(checkpoint) / run_files.STATE
     if not state.is_file():
         return None
@@ -181,7 +181,7 @@ def _data(plan: ArmRuns) -> str:
 
 
 def _configuration(plan: ArmRuns) -> str:
-    """Markdown of the pretrained arm's configuration on the first task, and of the keys in which other arms differ."""
+    """Markdown of the pretrained arm's configuration on the first task, and of the keys that differ in other arms."""
     configs = {arm: flatten(plan.config(arm, plan.tasks[0])) for arm in plan.arms}
     first = configs[PRETRAINED]
     changed = {
@@ -202,14 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--name",
         required=True,
-        help="suffix of the results file, such as histones: writes YYYY-MM-DD-finetuning-NAME.md",
+        help="the results file is YYYY-MM-DD-finetuning-NAME.md",
     )
     parser.add_argument("--checkpoint", required=True, type=Path, help="pretraining run or model folder")
     parser.add_argument("--data", type=Path, help="folder with the task files (if omitted, they are downloaded)")
     parser.add_argument("--tasks", required=True, nargs="+", help="task names in the registry, such as nt/H3")
     parser.add_argument("--folds", nargs="+", type=int, help="folds to run, counted from 0 (default: all)")
     parser.add_argument("--out", required=True, type=Path, help="parent folder of the runs; existing runs are resumed")
-    parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
+    parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(arguments)
     command = "python -m benchmarks.finetuning " + shlex.join(arguments or sys.argv[1:])

@@ -1,9 +1,9 @@
-"""Build one shard set from several genomes and train on their mixture; measure losslessness, sizes and speed.
+"""Build one shard set from several genomes and train on their mixture; measure sizes and speed.
 
     python -m benchmarks.genomes human=chr20.fa.gz yeast=S288C.fsa.gz ecoli=K12.fasta.gz
 
-Every command runs in its own process, as in a shell. Losslessness is checked by exporting the set and comparing it with
-the input base by base.
+Every command runs in its own process, as in a shell. The exported set is compared with the input base by base, to check
+that the shards are lossless.
 """
 
 from __future__ import annotations
@@ -63,7 +63,12 @@ def contig_hashes(fasta: Path) -> dict[str, tuple[int, str]]:
 
 
 def sizes(shards: ShardSet, lower: dict[str, int]) -> list[Sequence[object]]:
-    """Build one table row per species: contigs, bases, fractions of N and of lower case, stored bits per base."""
+    """Build one table row per species: name, contigs, bases, fractions of N and lower case, stored bits per base.
+
+    Args:
+        shards: shard set of all species.
+        lower: number of soft-masked bases by species.
+    """
     index, rows = shards.index, []
     blocks = index.blocks
     run_species = np.repeat(index.contigs.species, index.contigs.runs)
@@ -166,9 +171,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("genomes", nargs="+", metavar="SPECIES=FASTA", help="species and FASTA file; repeat a species for more files")
     add("--steps", type=int, default=200, help="training steps (default: %(default)s)")
     add("--work", type=Path, help="folder for temporary files")
-    add(
-        "--name", default="genomes", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
-    )
+    add("--name", default="genomes", help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)")
     add("--out", type=Path, default=RESULTS, help="folder of the results file")
     return parser.parse_args(arguments)
 

@@ -206,7 +206,7 @@ def _checkpointing(found: Found, options: argparse.Namespace) -> str:
 
 
 def _auto(found: Found, options: argparse.Namespace) -> Result | None:
-    """Result of LDARNet (implementation ``ours``) at the length of the detailed measurements; None if it failed."""
+    """Training result of implementation ``ours`` at `options.detail` bases per window; None if it failed."""
     return next(
         (
             result
@@ -220,7 +220,7 @@ def _auto(found: Found, options: argparse.Namespace) -> Result | None:
 
 
 def _compare(result: Result, ours: Result | None) -> list[str]:
-    """Table cells: speed of `result`, speedup of `ours` over `result`, and memory per base; or the error message."""
+    """Table cells: speed, speedup of `ours` over `result`, memory per base; the error message if `result` failed."""
     if FAILURE in result:
         return [result[FAILURE], "", ""]
     speed = result["bases_per_second"]["median"]

@@ -1,4 +1,4 @@
-"""Time and peak memory of `ldarnet report` and `ldarnet compare` on large inputs.
+"""Measure time and peak memory of `ldarnet report` and `ldarnet compare` on large inputs.
 
     python -m benchmarks.large_reports
 

@@ -65,7 +65,7 @@ class Cell:
         ops: backend overrides by operation; other operations select their backend automatically.
         checkpointed: stages with activation checkpointing.
         steps: maximum number of timed steps.
-        seconds: time limit; no step starts more than this many seconds after the first.
+        seconds: time limit in seconds; no step starts after it.
     """
 
     kind: str = "training"
@@ -113,9 +113,9 @@ def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
 
 
 def masked(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask ids as in pretraining: 15% target positions, of which 80% [MASK], 10% random, 10% unchanged.
+    """Mask ids as in pretraining; return input ids and labels, (windows, length) each.
 
-    Returns input ids and labels, (windows, length) each.
+    15% of the positions are targets. Of these, 80% become [MASK], 10% become a random base, and 10% are unchanged.
     """
     generator = torch.Generator().manual_seed(SEED)
     target, fate = torch.rand(ids.shape, generator=generator) < 0.15, torch.rand(ids.shape, generator=generator)
@@ -244,7 +244,7 @@ _interleaved: dict[Cell, TimedTraining] = {}
 
 
 def begin(cell: Cell) -> None:
-    """Build the model for a cell. Its steps alternate with those of other processes; see `step` and `finish`."""
+    """Build the model of a cell in this process, so that `step` can run its training steps one by one."""
     _set_up(cell)
     _interleaved[cell] = TimedTraining(cell)
 
@@ -260,7 +260,7 @@ def finish(cell: Cell) -> Result:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use: the resident set of this process on a CPU, allocated memory on a GPU. Also resets the GPU peak."""
+    """Bytes in use: resident set size of this process for a CPU, allocated memory for a GPU. Resets the GPU peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -269,7 +269,7 @@ def memory(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak bytes in use: the resident set of this process on a CPU, allocated memory on a GPU."""
+    """Peak bytes in use: resident set size of this process for a CPU, allocated memory for a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -291,7 +291,7 @@ def agreement(cell: Cell) -> Result:
 
 
 def agreement_of(workload: Workload) -> Result:
-    """Like `agreement`, for a workload that was already built; its model must have the initial weights."""
+    """Like `agreement`, but for an existing workload, whose model must still have its initial weights."""
     loss, gradients = workload.gradients()
     ours = Workload(replace(workload.cell, arrangement="ours", checkpointed=()))
     ours.model.load_state_dict(workload.weights)
@@ -354,7 +354,7 @@ def synchronization(cell: Cell) -> Result:
 
 
 def backends(cell: Cell) -> Result:
-    """For each operation: the selected backend, and why each other backend is unsupported (None if it is supported)."""
+    """For each operation: the selected backend, and why each other backend is unsupported (None if supported)."""
     dtype = DTYPES[cell.dtype]
     return {
         operation: {

@@ -2,9 +2,9 @@
 
     python -m benchmarks.model_cpu
 
-Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. Since machine speed drifts, the
-steps of all implementations are interleaved and compared round by round. Their losses and gradients on the measured
-batches must be equal within a tolerance.
+Every measurement runs in a new process; timeouts and out-of-memory errors are recorded. In each round, every
+implementation runs one step. Step times are compared only within a round, because the speed of a machine may drift. The
+losses and gradients of all implementations must be equal within a tolerance.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ Found = list[tuple[Cell, Result]]
 
 
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Yield groups of cells to interleave: a model's implementations at one length, or its checkpointing variants."""
+    """Yield groups of cells to interleave.
+
+    A group has all implementations of one model at one length, or one model with different stages checkpointed.
+    """
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:
         return Cell(
@@ -60,7 +63,7 @@ def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
 
 
 def measure_interleaved(cells: Sequence[Cell], limit: float, make_worker: Callable[[], Worker]) -> Found:
-    """Run every cell in its own process and interleave their steps; every second round runs in reverse order.
+    """Run every cell in its own process. In each round, every cell runs one step; the order alternates between rounds.
 
     Args:
         cells: cells with equal `steps` and `seconds`.
@@ -212,13 +215,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--bases",
         type=int,
         default=4096,
-        help="bases per batch; at least one window is used (default: %(default)s)",
+        help="bases per batch; a batch has at least one window (default: %(default)s)",
     )
     add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
     add("--steps", type=int, default=12, help="maximum timed steps per implementation (default: %(default)s)")
-    add("--seconds", type=float, default=25.0, help="approximate time limit per implementation (default: %(default)s)")
+    add("--seconds", type=float, default=25.0, help="approximate seconds per implementation (default: %(default)s)")
     add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
-    add("--quick", action="store_true", help="tiny models and batches in one process, to test the program")
+    add("--quick", action="store_true", help="test this program with tiny models and batches in one process")
     add_result_options(parser, "model-cpu")
     options = parser.parse_args(arguments)
     if options.quick:

@@ -52,7 +52,7 @@ class Session:
             self.made_with = f"- Command: `{command}`\n- Hardware and versions: unknown ({error})"
 
     def run(self, cells: Iterable[Cell]) -> list[Result]:
-        """Measure cells and update the results files after each; retry out-of-memory cells with half the windows."""
+        """Measure cells and update the results files after each. If memory runs out, retry with half the windows."""
         results = []
         for cell in cells:
             result = self._measure(cell)
@@ -115,7 +115,7 @@ def verifications(base: Cell, choice: Result) -> Iterator[Cell]:
 
 
 def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
-    """Yield training cells of all models at every length, starting with the length of the detailed measurements."""
+    """Yield training cells of all models at every length, starting with `options.detail`; `base` itself is omitted."""
     _, transformer, stack = options.models
     for length in sorted(options.lengths, key=lambda length: length != options.detail):
         at = replace(base, length=length, windows=max(options.bases // length, 1))
@@ -126,7 +126,7 @@ def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
 
 
 def one_at_a_time(base: Cell, choice: Result) -> Iterator[Cell]:
-    """Yield training cells that each replace the backend of one operation with a supported alternative."""
+    """For every supported backend that is not selected by default, yield a copy of `base` that uses it."""
     for operation, names in () if FAILURE in choice else choice.items():
         for name, unsupported_reason in names["others"].items():
             if not unsupported_reason:
@@ -143,7 +143,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--bases",
         type=int,
         default=131072,
-        help="bases per batch; at least one window is used (default: %(default)s)",
+        help="bases per batch; a batch has at least one window (default: %(default)s)",
     )
     add("--lengths", nargs="+", type=int, default=[1024, 4096, 16384, 65536], help="bases per window")
     add("--steps", type=int, default=10, help="maximum timed steps per measurement (default: %(default)s)")
@@ -154,7 +154,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="time limit in seconds for the timed steps of a measurement (default: %(default)s)",
     )
     add("--device", choices=["cuda", "cpu"], default="cuda")
-    add("--quick", action="store_true", help="tiny models and batches, to test the program")
+    add("--quick", action="store_true", help="test this program with tiny models and batches")
     add_result_options(parser, "model-gpu")
     options = parser.parse_args(arguments)
     options.models, options.detail = ("ldarnet-110m", "transformer-110m", "bimamba2-110m"), DETAIL_LENGTH

@@ -115,8 +115,10 @@ precisions.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--name", required=True, help="suffix of the results file: writes YYYY-MM-DD-precision-NAME.md")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of both precisions")
+    parser.add_argument("--name", required=True, help="the results file is YYYY-MM-DD-precision-NAME.md")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders: one fp32 and one bf16 run for each seed"
+    )
     options = parser.parse_args(arguments)
     words = ["python", "-m", "benchmarks.precision", "--name", options.name, *map(str, options.runs)]
     try:

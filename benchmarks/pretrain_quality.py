@@ -81,7 +81,7 @@ class Run:
         valid = [line for line in read_metrics(folder / run_files.METRICS) if line["split"] == "valid"]
         checkpoint = CheckpointStore(folder, config.checkpoint.keep).latest()
         if checkpoint is None or not valid:
-            raise UserError(f"{folder}: nothing to evaluate: no checkpoint or no validation metrics; finish the run")
+            raise UserError(f"{folder}: nothing to evaluate (no checkpoint or no validation metrics); finish the run")
         return cls(folder, config, valid, checkpoint, read_state(checkpoint))
 
     @property
@@ -156,15 +156,17 @@ def compare(runs: list[Run]) -> RunComparison:
     """Fit the context models and score all models on the same positions.
 
     Raises:
-        UserError: the runs differ in more than the seed, or a run was not trained on the shard set in the first run's
-            configuration.
+        UserError: the runs differ in more than the seed, or a run was not trained on the shard set that the first run's
+            configuration names.
     """
     first = runs[0]
     for run in runs[1:]:
         ours, theirs = flatten(first.config), flatten(run.config)
         other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in RUN_KEYS]
         if other:
-            raise UserError(f"{run.folder}: differs from {first.folder} in {', '.join(other)}; compare them separately")
+            raise UserError(
+                f"{run.folder}: differs from {first.folder} in {', '.join(other)}; runs may differ only in seed"
+            )
     shards = ShardSet.open(first.config.data.shards)
     input_ids, labels = validation_set(shards, first.config)
     for run in runs:
@@ -377,10 +379,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--name",
         required=True,
-        help="suffix of the results file, such as quickstart: writes YYYY-MM-DD-pretrain-quality-NAME.md",
+        help="the results file is YYYY-MM-DD-pretrain-quality-NAME.md",
     )
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
-    parser.add_argument("--note", default="", help="note at the top of the results file, such as failed runs and why")
+    parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
     parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")
     options = parser.parse_args(arguments)
     command = "python -m benchmarks.pretrain_quality " + shlex.join(arguments or sys.argv[1:])

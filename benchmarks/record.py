@@ -15,10 +15,8 @@ NAMED_PACKAGES = ("numpy", "transformers", "deepspeed", "mamba-ssm", "causal-con
 
 def add_result_options(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the options `--name`, `--note` and `--out` of a program that writes a results file."""
-    parser.add_argument(
-        "--name", default=name, help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)"
-    )
-    parser.add_argument("--note", default="", help="note at the top of the results file")
+    parser.add_argument("--name", default=name, help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)")
+    parser.add_argument("--note", default="", help="text at the top of the results file")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results file")
 
 

@@ -2,21 +2,23 @@
 
     python -m benchmarks.scale benchmarks/clusters/h100.yaml [key=value ...]    # one row per number of GPUs
 
-The time of a step is the sum of `accumulation` micro-steps, communication and an optimizer update. Overlap is ignored:
-our DeepSpeed configuration overlaps communication with computation only in ZeRO stage 3. The speed of a single device
-is measured or assumed; the rest is estimated:
+The time of a step is the sum of the times of its micro-steps, of communication and of the optimizer update. Overlap of
+communication and computation is ignored; in our DeepSpeed configuration, only ZeRO stage 3 overlaps them. The speed of
+a single device is measured or assumed. The rest is estimated, for P fp32 parameters on N ranks (devices), each with w
+windows per micro-step:
 
-    micro-step    windows * length / speed * load imbalance, at least the kernel launch time
-    imbalance     in every micro-step, all ranks wait for the rank with the most chunks. With N ranks of w windows each
-                  and a relative standard deviation `spread` of the chunks per window, this rank has about
-                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks. The time of its main network increases
-                  by the same factor
-    communication with P fp32 parameters: in stages 0, 1 and 2, an all-reduce of 4P bytes (in stage 2 per micro-step,
-                  otherwise per step); in stages 1 and 2, an all-gather of 4P bytes after the update; in stage 3, two
-                  all-gathers and one reduce-scatter per micro-step
-    all-reduce    S bytes on M nodes of g GPUs take 2S (g-1)/g / inside + 2S (M-1)/M / between; an all-gather or
-                  reduce-scatter takes half as long
-    latency       `latency` * log2(N) for each of 2 + 2 * accumulation small collectives
+    micro-step    takes windows * length / speed * (1 + imbalance), but at least the time to launch its kernels
+    imbalance     in every micro-step, all ranks wait for the rank with the most chunks. It has about
+                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks, where `spread` is the relative standard
+                  deviation of the chunks per window. Its main network is slower by the same factor
+    communication stage 0: one all-reduce per step
+                  stage 1: one all-reduce and one all-gather per step
+                  stage 2: one all-reduce per micro-step and one all-gather per step
+                  stage 3: two all-gathers and one reduce-scatter per micro-step
+                  each of these collectives transfers 4P bytes
+    all-reduce    S bytes on M nodes of g GPUs take 2S (g-1)/g / inside + 2S (M-1)/M / between, where `inside` and
+                  `between` are the bandwidths in `Links`; an all-gather or reduce-scatter takes half as long
+    latency       `latency` * log2(N) for each small collective; a step has 2 of them, and 2 more per micro-step
     update        28 bytes of memory traffic per parameter; from stage 1 on, each rank updates P / N parameters
     checkpoint    training stalls while 12P bytes are copied to the host of rank 0; from stage 1 on, 8P of these bytes
                   are all-reduced first, tensor by tensor. The write runs in the background and delays training only
@@ -51,8 +53,12 @@ UPDATE_BYTES = 28
 class Device(Section):
     """Properties of a single device."""
 
-    peak: float = Field(gt=0, description="Peak FLOP/s, used for MFU.")
-    bases_per_second: float | None = Field(None, gt=0, description="Measured speed of a forward plus backward pass.")
+    peak: float = Field(
+        gt=0, description="Peak FLOP/s; used for MFU, and to estimate the speed if bases_per_second is not given."
+    )
+    bases_per_second: float | None = Field(
+        None, gt=0, description="Measured speed of a forward and backward pass in bases/s."
+    )
     utilization: float = Field(
         0.4, gt=0, le=1, description="Assumed fraction of peak FLOP/s; used if bases_per_second is not given."
     )
@@ -99,13 +105,13 @@ class Prediction:
         accumulation: micro-steps per step.
         bases: bases per step.
         compute: forward and backward passes on a device with the mean number of chunks.
-        waiting: extra time of these passes on the device with the most chunks.
-        communication: all-reduce and all-gather of gradients and weights, and small collectives.
+        waiting: extra time of the forward and backward passes on the device with the most chunks.
+        communication: collectives on gradients and weights, and small collectives.
         update: optimizer step.
         stall: training stall, in seconds per checkpoint.
         writing: background write, in seconds per checkpoint.
         mfu: model FLOPs utilization.
-        price: price of training on 100 billion bases.
+        price: price of training on 100 billion bases, in the currency of the price per device-hour.
     """
 
     devices: int
@@ -182,7 +188,7 @@ def tensors(preset: str) -> int:
 
 
 def imbalance(spent: Cost, spread: float, devices: int, windows: int) -> float:
-    """Extra time of the device with the most chunks, relative to a device with the mean number of chunks."""
+    """Extra time of the device with the most chunks, as a fraction of the time of a device with the mean number."""
     parts = spent.group_by("part").items()
     inside = sum(part.forward_flops for name, part in parts if name == "main network") / spent.forward_flops
     return inside * spread * math.sqrt(2 * math.log(devices) / windows)
@@ -273,7 +279,7 @@ def read_plan(path: Path, changes: list[str]) -> ClusterPlan:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: invalid YAML or override ({error}); write overrides as links.between=1.0e+11"
+            f"{path}: invalid YAML or override ({error}); write overrides like links.between=1.0e+11"
         ) from None
     except ValidationError as error:
         known = "; see benchmarks/clusters/h100.yaml for the keys"

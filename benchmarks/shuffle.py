@@ -60,12 +60,13 @@ micro-batch.
 
 @dataclass(frozen=True)
 class WindowMap:
-    """Species, base coordinate and blocks of each window of a shard set, by window index.
+    """Locations of all windows of a shard set.
 
-    The random offset of every segment is taken as 0.
+    In training, the windows of a segment start at a random offset. Here, this offset is 0.
 
     Attributes:
-        base: (n,) int64, coordinate of each window's first base; contigs are concatenated with gaps of `NEAR` bases.
+        base: (n,) int64, coordinate of each window's first base in a concatenation of all contigs, with gaps of `NEAR`
+            bases.
         species: (n,) int16, species index of each window.
     """
 
@@ -75,14 +76,18 @@ class WindowMap:
 
     @classmethod
     def of(cls, windows: Windows) -> WindowMap:
-        """Locate every window of an epoch."""
+        """Locate all windows."""
         segments, contigs = windows.segments, windows.shards.index.contigs
         contig, start = segments.locate(np.arange(segments.total), windows.length)
         origin = np.cumsum(contigs.length) - contigs.length + NEAR * np.arange(len(contigs))
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find the first and the last block of each window; `numbers` are k window indices. Returns two arrays (k,)."""
+        """Find the first and the last block of windows: two arrays (k,).
+
+        Args:
+            numbers: (k,) window indices.
+        """
         shards, length = self.windows.shards, self.windows.length
         contig, start = self.windows.segments.locate(numbers, length)
         blocks = shards.index.blocks
@@ -93,7 +98,7 @@ class WindowMap:
 
 
 def lanes(windows: Windows, begin: int) -> Order:
-    """LDARNet's window order, starting at position `begin`."""
+    """LDARNet's window order, from position `begin` on."""
     first = np.cumsum(windows.shuffle.windows) - windows.shuffle.windows
 
     def order(positions: np.ndarray) -> np.ndarray:
@@ -110,7 +115,14 @@ def uniform(windows: Windows) -> Order:
 
 
 def buffer(windows: Windows, ranks: int, micro_batch: int, count: int) -> Order:
-    """Order of the first `count` windows when shards are distributed over ranks that each use a shuffle buffer."""
+    """Order of a loader that distributes shards over ranks; each rank samples from a shuffle buffer.
+
+    Args:
+        windows: windows to order.
+        ranks: number of ranks.
+        micro_batch: windows per rank and micro-batch.
+        count: number of windows for which the order is needed, over all ranks.
+    """
     rng = np.random.default_rng(0)
     shard = SHARD_BASES // windows.length
     shards = rng.permutation(len(windows) // shard)
@@ -143,10 +155,10 @@ def _sampled(shards: np.ndarray, shard: int, count: int, rng: np.random.Generato
 
 
 def mixing(window_map: WindowMap, order: Order, count: int, fractions: np.ndarray) -> list[str]:
-    """Measure how well an order mixes, and return the cells of a table row.
+    """Measure how well an order mixes the windows, and return the cells of a table row (see `METHOD`).
 
-    Cells: near pairs (see `NEAR`) per batch; variance of the species counts relative to independent sampling, in 1 and
-    in 64 batches; median number of windows until the next window from the same megabase.
+    The cells are the mean number of near pairs per batch, the relative variance of the species counts in 1 batch and in
+    64 batches, and the median number of windows until the next window from the same megabase.
 
     Args:
         window_map: locations of the windows.
@@ -178,8 +190,9 @@ def _near(bases: np.ndarray) -> int:
 def reading(window_map: WindowMap, order: Order, ranks: int, micro_batch: int, count: int) -> list[str]:
     """Measure what rank 0 reads while all ranks together load `count` windows; return the cells of a table row.
 
-    Cells: mean number of open blocks (read, and needed again later); mean total size of the open blocks in MiB; read
-    amplification; number of blocks read for the first micro-batch.
+    A block is open if it has been read and will be needed again. The cells are the mean number of open blocks, their
+    mean total size in MiB, the ratio of bases read to bases used, and the number of blocks read for the first
+    micro-batch.
     """
     step = np.arange(count // ranks // micro_batch)[:, None] * ranks * micro_batch
     numbers = order((step + np.arange(micro_batch)).ravel())
@@ -246,7 +259,7 @@ def main(arguments: list[str]) -> None:
     """Measure on a synthetic set and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--bases", type=float, default=174.0, help="bases in the synthetic index, in billions (default: %(default)s)")
+    add("--bases", type=float, default=174.0, help="billions of bases in the synthetic index (default: %(default)s)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--ranks", type=int, nargs="+", default=[1, 8, 64, 256], help="numbers of ranks to simulate")
     add("--micro-batch", type=int, default=32, help="windows per rank and micro-batch (default: %(default)s)")

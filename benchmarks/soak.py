@@ -1,10 +1,10 @@
-"""Test whether a run whose ranks are killed repeatedly ends bit-identical to an uninterrupted run.
+"""Test that a run ends with the same weights, bit for bit, whether or not its ranks are killed on the way.
 
     python -m benchmarks.soak --out FOLDER --config FILE [section.key=value ...]
 
-Trains once without interruption, and once with a random rank killed (SIGKILL) every 10 to 40 seconds. After each kill,
-the program waits for all ranks to exit and relaunches them. The final weights and optimizer moments of both runs must
-be equal bit for bit. Writes `benchmarks/results/<date>-<NAME>.md` if `--name` is given.
+Trains once without interruption. Then trains again, and kills (SIGKILL) a random rank 10 to 40 seconds after each
+launch. After each kill, the program waits for all ranks to exit and relaunches them. The final weights and optimizer
+moments of both runs must be equal bit for bit. If `--name` is given, writes benchmarks/results/YYYY-MM-DD-NAME.md.
 """
 
 import argparse
@@ -70,8 +70,8 @@ def launch(
 ) -> Launch:
     """Launch all ranks, kill one of them after `kill_after` seconds, and wait until all have exited.
 
-    Ranks that are still running `EXIT_SECONDS` after the first failure are killed, as a launcher would do. They may
-    be waiting for a killed rank that never joined the process group.
+    Ranks that still run `EXIT_SECONDS` after the first failure are also killed, as a launcher would do. They hang, for
+    example, if the killed rank had not yet joined the process group.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.
@@ -157,7 +157,7 @@ def soak(
     in_training: bool = False,
     kills: int | None = None,
 ) -> list[Launch]:
-    """Relaunch a run until it finishes; in each launch, kill one rank after a random time unless the run ends first.
+    """Launch a run until it finishes; kill one rank of each launch after a random time, unless it ends earlier.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.
@@ -258,7 +258,7 @@ def main() -> int:
         default=0,
         help="random seed of the kill times and the killed ranks (default: %(default)s)",
     )
-    parser.add_argument("--name", help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: no file)")
+    parser.add_argument("--name", help="write the results to YYYY-MM-DD-NAME.md (default: no file)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides of the configuration")
     arguments = parser.parse_args()
     if arguments.out.exists():

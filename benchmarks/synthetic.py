@@ -1,4 +1,4 @@
-"""Index of a huge synthetic shard set without bases, to time opening the set and locating windows."""
+"""Index of a huge synthetic shard set, to time opening a set and locating windows. The set has no shards."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VALID_FRACTION = 0.01
 
 
 def synthetic_set(folder: Path, bases: int, species: int = SPECIES) -> Index:
-    """Write the index of a fragmented set of many species, without shards.
+    """Write the index of a synthetic shard set with many contigs and species; no shards are written.
 
-    Contig lengths are log-normal with a mean of 174,000 bases and vary by factors of thousands. A run of 100 N occurs
-    every 58,000 bases on average. 174 billion bases give a million contigs and three million runs of N.
+    Contig lengths are log-normal with a mean of 174,000 bases, so there are one million contigs in 174 billion bases.
+    On average, there is one run of 100 N every 58,000 bases.
 
     Args:
         folder: folder of the shard set; must not exist.

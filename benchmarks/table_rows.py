@@ -1,7 +1,7 @@
-"""Measure time and memory of opening a large csv task, and of fine-tuning the 6-mer-count baseline on one of its folds.
+"""Measure time and memory of opening a task from a large csv file, and of training the 6-mer baseline on one fold.
 
-The rows are random bases, half of them with a planted motif. Each program runs in a process of its own; memory is the
-largest resident set of that process.
+The rows are random bases; half of the rows contain a motif. Each program runs in its own process. Memory is the peak
+resident set size of the process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ COMMAND = "import sys; from ldarnet.cli import main; main()"
 def table_rows(
     rows: Annotated[int, typer.Option(min=100, help="Rows of the table.")] = 1_000_000,
     length: Annotated[int, typer.Option(min=50, help="Bases per row.")] = 200,
-    name: Annotated[str, typer.Option(help="Name of the results file.")] = "million-rows",
+    name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "million-rows",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
 ) -> None:
-    """Measure time and memory of opening a csv task, and of fine-tuning model.baseline=kmers on one fold of the task.
+    """Measure time and memory of opening a task from a csv file, and of training the 6-mer baseline on one fold.
 
-    Writes benchmarks/results/DATE-NAME.md.
+    Writes benchmarks/results/YYYY-MM-DD-NAME.md.
     """
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows.csv"
@@ -87,7 +87,9 @@ def measure(program: str, *arguments: str) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, "-c", program, *arguments])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise UserError(f"{arguments[0] if arguments else program}: failed; fix the error above and run it again")
+        raise UserError(
+            f"{arguments[0] if arguments else program}: failed; fix the error above and run the benchmark again"
+        )
     return time.perf_counter() - begin, usage.ru_maxrss / 2**20
 
 

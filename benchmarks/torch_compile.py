@@ -2,7 +2,7 @@
 
     python -m benchmarks.torch_compile quickstart ldarnet-2m
 
-The results file describes the compiled variants. Their ranking may be different on a GPU.
+The results file describes the variants. Their ranking on a GPU may differ from that on a CPU.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Variant:
     Attributes:
         seconds: seconds of each timed step.
         first: seconds of the first step, including compilation; 0 for ``plain``.
-        graphs: number of graphs compiled for the first batch, and total number compiled for all later batches.
+        graphs: number of graphs compiled for the first batch, and number compiled for all later batches together.
         loss: maximum relative error of the loss over all batches, compared with the plain variant.
         gradient: maximum relative error of the gradient over all batches. The error of a batch is the norm of the
             difference from the plain variant's gradient, divided by the norm of that gradient.
@@ -176,9 +176,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--name",
         default="torch-compile",
-        help="suffix of the results file: writes YYYY-MM-DD-NAME.md (default: %(default)s)",
+        help="the results file is YYYY-MM-DD-NAME.md (default: %(default)s)",
     )
-    parser.add_argument("--note", default="", help="note at the top of the results file")
+    parser.add_argument("--note", default="", help="text at the top of the results file")
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = [row for preset in options.presets for row in measure(preset, options.length, options.rounds, device)]
