@@ -4,7 +4,7 @@ For every order k from 1 to 8, four models are fitted to the training bases:
 
 * ``left k`` and ``right k`` predict a base from the k bases on one side.
 * ``joint k`` predicts it from the k bases on each side, used as one context of 2k bases.
-* ``mixed k`` is a log-linear combination of these models up to order k and the base composition: their probabilities
+* ``mixed k`` is a log-linear combination of the base composition and of these models up to order k: the probabilities
   are raised to fitted powers, multiplied and normalized.
 
 The models ``left``, ``right`` and ``joint`` smooth the counts of each context towards the prediction of the context

@@ -299,7 +299,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--seconds",
         type=float,
         default=10.0,
-        help="seconds of measurement per loader (default: %(default)s)",
+        help="duration of the measurement of each loader, in seconds (default: %(default)s)",
     )
     add(
         "--cores",

@@ -65,7 +65,7 @@ class Cell:
         ops: backend overrides by operation; other operations select their backend automatically.
         checkpointed: stages with activation checkpointing.
         steps: maximum number of timed steps.
-        seconds: time limit in seconds; no step starts after it.
+        seconds: time limit in seconds, after which no step starts.
     """
 
     kind: str = "training"

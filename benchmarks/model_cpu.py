@@ -219,7 +219,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--threads", type=int, default=0, help="CPU threads (default: PyTorch's default)")
     add("--steps", type=int, default=12, help="maximum timed steps per implementation (default: %(default)s)")
-    add("--seconds", type=float, default=25.0, help="approximate seconds per implementation (default: %(default)s)")
+    add(
+        "--seconds",
+        type=float,
+        default=25.0,
+        help="approximate time limit per implementation, in seconds (default: %(default)s)",
+    )
     add("--limit", type=float, default=120.0, help="timeout of a step in seconds (default: %(default)s)")
     add("--quick", action="store_true", help="test this program with tiny models and batches in one process")
     add_result_options(parser, "model-cpu")

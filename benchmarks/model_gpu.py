@@ -126,7 +126,7 @@ def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
 
 
 def one_at_a_time(base: Cell, choice: Result) -> Iterator[Cell]:
-    """For every supported backend that is not selected by default, yield a copy of `base` that uses it."""
+    """For every supported backend that is not selected automatically, yield a copy of `base` that uses it."""
     for operation, names in () if FAILURE in choice else choice.items():
         for name, unsupported_reason in names["others"].items():
             if not unsupported_reason:

@@ -165,7 +165,7 @@ def compare(runs: list[Run]) -> RunComparison:
         other = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and key not in RUN_KEYS]
         if other:
             raise UserError(
-                f"{run.folder}: differs from {first.folder} in {', '.join(other)}; runs may differ only in seed"
+                f"{run.folder}: differs from {first.folder} in {', '.join(other)}; give runs that differ only in seed"
             )
     shards = ShardSet.open(first.config.data.shards)
     input_ids, labels = validation_set(shards, first.config)

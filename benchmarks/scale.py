@@ -8,9 +8,9 @@ a single device is measured or assumed. The rest is estimated, for P fp32 parame
 windows per micro-step:
 
     micro-step    takes windows * length / speed * (1 + imbalance), but at least the time to launch its kernels
-    imbalance     in every micro-step, all ranks wait for the rank with the most chunks. It has about
-                  1 + spread * sqrt(2 ln N / w) times the mean number of chunks, where `spread` is the relative standard
-                  deviation of the chunks per window. Its main network is slower by the same factor
+    imbalance     relative extra time of the rank with the most chunks, for which all ranks wait in every micro-step:
+                  about share * spread * sqrt(2 ln N / w), where `share` is the main network's share of the FLOPs and
+                  `spread` is the relative standard deviation of the chunks per window
     communication stage 0: one all-reduce per step
                   stage 1: one all-reduce and one all-gather per step
                   stage 2: one all-reduce per micro-step and one all-gather per step
