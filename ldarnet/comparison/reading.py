@@ -115,12 +115,7 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
                 f"fold {fold.number} of {printable(first.content['task'])} occurs twice: {fold.file}, "
                 f"{before.file}; {hint}"
             )
-        ours, theirs = (
-            one.content["settings"]
-            | {key: one.content.get(key) for key in _RUN_FIELDS}
-            | {"stages": stages_of(one.content)}
-            for one in (first, fold)
-        )
+        ours, theirs = _of_run(first.content), _of_run(fold.content)
         if other := sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key)):
             raise UserError(
                 f"arm {arm!r} mixes runs that differ in {', '.join(other)}: {fold.file}, {first.file}; {hint}"

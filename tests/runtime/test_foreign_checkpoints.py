@@ -191,7 +191,7 @@ def test_remote_folders_of_others_are_not_overwritten(run, tmp_path):
 OUTSIDE = [
     "../../x",
     "../x",
-    "/tmp/x",
+    "/elsewhere/x",
     "{outside}/x",
     "a/../../x",
     "..\\x",
