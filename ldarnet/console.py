@@ -20,11 +20,11 @@ REFRESH_SECONDS = 0.1
 class PlainConsole(Console):
     """A rich console that replaces control characters in plain strings with visible escapes, also in table cells.
 
-    Names in files must not control the terminal, for example with terminal escape sequences.
+    Otherwise, names in untrusted files could send escape sequences to the terminal.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Convert a string to rich text."""
+        """Convert a string to rich text, and replace its control characters with visible escapes."""
         return super().render_str(printable_lines(text), **options)
 
 
@@ -42,14 +42,14 @@ def render_lines(content: RenderableType, width: int) -> list[str]:
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = False, thread: bool = True) -> Progress:
-    """Create a progress bar, which is disabled unless `console` is a terminal.
+    """Create a progress bar, which is shown only if `console` is a terminal and not quiet.
 
     Args:
         console: console to draw the bar on.
         columns: columns of the bar, left to right.
         transient: whether to erase the bar at the end.
-        thread: whether a thread redraws the bar. If False, the caller must call `refresh`, and the process is safe to
-            fork.
+        thread: whether a thread redraws the bar. If False, the caller must call `refresh`. Use False if the process
+            forks.
     """
     shown = console.is_terminal and not console.quiet
     return Progress(*columns, console=console, transient=transient, auto_refresh=thread, disable=not shown)
@@ -59,13 +59,15 @@ def progress_bar(console: Console, *columns: ProgressColumn, transient: bool = F
 def percent_bar(
     description: str, total: int, *, quiet: bool = False, delay: float = 0.0
 ) -> Iterator[Callable[[int], None]]:
-    """Show a percentage bar if stderr is a terminal; yield a function that advances the bar. Starts no thread.
+    """Show a percentage bar if stderr is a terminal; yield a function that advances the bar.
+
+    No thread redraws the bar, so the process may fork.
 
     Args:
         description: text before the bar.
         total: amount at 100%.
-        quiet: whether to show no bar.
-        delay: seconds after which the bar appears, so that short work shows none.
+        quiet: if True, the bar is not shown.
+        delay: seconds before the bar appears. Work that ends earlier shows no bar.
     """
     columns = (TextColumn(description), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
     bar = progress_bar(make_console(quiet=quiet, stderr=True), *columns, transient=True, thread=False)
@@ -115,7 +117,7 @@ class Throttle:
 
 
 class Printer:
-    """Prints lines; inside the `with` block, a terminal shows a live display below the lines.
+    """Prints lines. Inside its `with` block, a terminal also shows a live display, which stays below the lines.
 
     Attributes:
         console: console to print to.
@@ -150,7 +152,7 @@ def format_count(count: int, noun: str) -> str:
 
 
 def format_chunks(bases_per_chunk: Sequence[float]) -> str:
-    """Format bases per chunk of each stage, with a leading separator; empty for a model without chunks."""
+    """Format the bases per chunk of each stage, as `  bases/chunk 3.10/2.95`; return "" for a model without chunks."""
     values = "/".join(f"{value:.2f}" for value in bases_per_chunk)
     return f"  bases/chunk {values}" if values else ""
 

@@ -33,8 +33,8 @@ class Package:
 
     Attributes:
         name: name in the package index.
-        purpose: use of the package; empty for kernel packages, whose ops are listed by the op registry.
-        required: False for kernel packages, which have fallbacks in PyTorch.
+        purpose: what the package is used for. Empty for kernel packages, because the report lists their ops instead.
+        required: whether the package is required. Kernel packages are optional: without them, PyTorch code is used.
     """
 
     name: str
@@ -87,7 +87,8 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` (device type -> op -> backends, of which one is ``selected``) and ``advice`` (lines of text).
+        ``operations`` and ``advice`` (lines of text). ``operations`` maps device type and op to a list of backends, one
+        of which is marked as ``selected``.
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
@@ -101,7 +102,7 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
 
 def examine_machine(folder: Path = Path()) -> dict[str, Any]:
-    """Build the report of `examine` without ``operations`` and ``advice``, so that no kernel runs."""
+    """Build the report of `examine` without ``operations`` and ``advice``. Runs no kernels."""
     return {
         "ldarnet": __version__,
         "python": platform.python_version(),
@@ -194,7 +195,7 @@ def _import_problem(module: str) -> str:
 
 
 def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
-    """List the backends of each op; mark the one that ``auto`` selects for the training matmul dtype of this device."""
+    """List the backends of each op, and mark the backend that ``auto`` selects for training on this device."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     return {
         operation: [
@@ -210,7 +211,6 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _backends_using(package: Package) -> list[Backend]:
-    """List the backends that use a package."""
     known = [backend for operation in operations() for backend in backends_of(operation).values()]
     return [backend for backend in known if backend.package == package.module]
 

@@ -6,12 +6,12 @@ from ldarnet.redaction import CREDENTIALS_HINT, has_credentials, redact
 class UserError(ValueError):
     """An error that the user can fix: ``<what is wrong>: <where>; <what to do>``.
 
-    Commands print it as ``error: ...`` without a traceback and exit with status 1. Credentials in URLs are removed from
-    the message, because it may quote URLs and the errors of libraries.
+    Commands print it as ``error: ...`` without a traceback and exit with status 1. Credentials are removed from URLs in
+    the message.
 
     Attributes:
-        local: True if the error may concern only this rank, which then prints it. If False, all ranks raise the same
-            error and only rank 0 prints it.
+        local: whether this rank prints the error even if it is not rank 0. Set it if other ranks may not raise this
+            error. By default, only rank 0 prints the error.
     """
 
     local = False
@@ -25,11 +25,11 @@ class TransientError(UserError):
 
 
 def refuse_credentials(text: str, where: str) -> None:
-    """Refuse text with a URL that contains credentials: URLs are stored with runs and shard sets, and are logged.
+    """Raise an error if a URL in the text contains credentials, because URLs are logged and stored.
 
     Args:
         text: text that may contain a URL.
-        where: origin of the text, for the error message, which does not repeat the text.
+        where: origin of the text. The error message states the origin, but does not quote the text.
 
     Raises:
         UserError: a URL contains a password, a token or a signature.

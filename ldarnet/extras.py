@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra of this package (`ldarnet[...]`) installs which module."""
+"""Optional dependencies: the modules that each extra of this package (`ldarnet[...]`) installs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,10 +36,10 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
 
 @contextmanager
 def optional_imports(user: str) -> Iterator[None]:
-    """If an import inside the block fails because an extra is not installed, raise an error that names the extra.
+    """If an import inside the block fails, name the extra to install in the error message.
 
     Raises:
-        ModuleNotFoundError: a module is missing; the message names the extra that installs it, if any.
+        ModuleNotFoundError: a module is missing. If an extra installs it, the message names the extra.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Plugins: import a folder of modules that register themselves, and suggest known names for a mistyped one."""
+"""Plugins: import a folder of modules that register themselves, and suggest the right name for a mistyped one."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

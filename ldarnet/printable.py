@@ -21,8 +21,8 @@ def printable_lines(text: str) -> str:
 def figure_label(name: str) -> str:
     """Make a name safe to draw with matplotlib: on one line, cut to 60 characters, and visible in legends.
 
-    Draw with ``text.parse_math`` off, so that ``$`` is not parsed. Legends omit labels that start with ``_``, so such
-    a name gets a leading space.
+    A name that starts with ``_`` gets a leading space, because legends omit labels that start with ``_``. The caller
+    must turn off ``text.parse_math``, so that ``$`` is drawn as it is.
     """
     text = printable(name)
     if len(text) > MAX_LABEL_CHARS:

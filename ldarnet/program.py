@@ -50,7 +50,8 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
     """Parse a command line, call the command and return its exit status.
 
     Raises:
-        UserError: raised by the command, or the command line is wrong (a usage line is printed on stderr first).
+        UserError: the command raises it, or the command line is wrong. If the command line is wrong, rank 0 also prints
+            a usage line on stderr.
     """
     return invoke(build_command(function), sys.argv[1:] if arguments is None else arguments, name=name)
 
@@ -58,8 +59,8 @@ def call(function: Callable[..., Any], arguments: Sequence[str] | None = None, *
 def build_command(function: Callable[..., Any]) -> TyperCommand:
     """Build a typer command from a function with typer annotations.
 
-    The docstring of the function becomes the help text; indented lists keep their line breaks. An option whose metavar
-    is in brackets, such as ``--ray [ADDRESS]``, gets the value "" if the value is omitted.
+    The docstring of the function becomes the help text; indented lists keep their line breaks. If the metavar of an
+    option is in brackets, as in ``--ray [ADDRESS]``, users may omit the value, which is then "".
     """
     import typer
     from typer.core import TyperCommand
@@ -121,10 +122,10 @@ def _usage_error() -> Any:
 
 
 def exit_status(work: Callable[[], int], *, name: str) -> int:
-    """Call `work` and return its exit status; if it raises, report the error on stderr and return a matching status.
+    """Call `work` and return its exit status. If it raises an error, print the error on stderr.
 
-    Only rank 0 prints an error that all ranks raise; an error with `UserError.local` is printed by the rank that raises
-    it.
+    The status then depends on the type of the error. A `UserError` is printed only by rank 0, unless its attribute
+    `local` is set.
     """
     try:
         return work()
@@ -160,7 +161,7 @@ def is_rank_0() -> bool:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether the reader of stdout, such as `head`, has closed the pipe; if so, discard the buffered output."""
+    """Check whether the reader of stdout, such as `head`, has closed the pipe. If so, discard the buffered output."""
     with suppress(OSError, ValueError):
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)

@@ -15,9 +15,8 @@ def connect(address: str | None, option: str, local: Mapping[str, Any]) -> None:
 
     Args:
         address: `host:port` or `auto`; None to start a cluster on this machine.
-        option: the option or key that sets the address, with its separator, such as `--ray ` or `ray.address=`. Error
-            messages start with it.
-        local: arguments of `ray.init` if a cluster is started.
+        option: text before the address in error messages, such as `--ray ` or `ray.address=`.
+        local: arguments of `ray.init`, used only if a cluster is started.
 
     Raises:
         TransientError: the cluster does not answer.

@@ -29,7 +29,7 @@ _NO_USER = {"github", "git"}
 def redact(text: str) -> str:
     """Remove user names and passwords from the URLs in a text, and mask the values of secret query parameters.
 
-    A user name without a password is kept if addresses of the protocol need one, as for sftp.
+    A user name without a password is kept for protocols whose URLs need a user name, such as sftp.
     """
 
     def user(match: re.Match[str]) -> str:

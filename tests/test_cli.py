@@ -189,7 +189,7 @@ def test_a_damaged_config_is_reported(content: str | bytes, ldarnet: Run, folder
         ("sweep", "search.asha = null  Early stopping"),
         (
             "sweep",
-            "search.asha.grace = 5  (at least 1, at most 1000000)  Minimum number of epochs before a fold can",
+            "search.asha.grace = 5  (at least 1, at most 1000000)  Minimum number of epochs before a trial can",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The `ldarnet` command: a table of subcommands whose modules are imported on demand."""
+"""The `ldarnet` command: a table of subcommands. The module of a subcommand is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 class Group(TyperGroup):
-    """Command group for `COMMANDS`; its help and completion read the table and import no command."""
+    """Command group for `COMMANDS`. Its help and completion only read the table, and import no subcommand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the names of all commands, in the order of the table."""

@@ -16,11 +16,9 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Published checkpoint (.pt) or model folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder, or .pt file; must not exist.")],
 ) -> None:
-    """Convert a published .pt checkpoint to a Hugging Face folder, or a model folder to a published .pt checkpoint."""
+    """Convert a published .pt checkpoint to a Hugging Face folder, or a model folder to such a .pt checkpoint."""
     if (source.suffix == ".pt") == (out.suffix == ".pt"):
-        raise UserError(
-            f"{source} to {out}: one of the two must be a published checkpoint (.pt) and the other a model folder"
-        )
+        raise UserError(f"{source} to {out}: one of the two must be a .pt checkpoint, and the other a model folder")
     models = import_models()
     if source.suffix != ".pt" and out.exists():
         raise UserError(f"{out}: exists already; remove it or choose another name")

@@ -25,7 +25,7 @@ def predict(
     strands: Annotated[
         int | None,
         typer.Option(
-            min=1, max=2, metavar="N", help="Number of strands; 2 averages over both. Default: as in fine-tuning."
+            min=1, max=2, metavar="N", help="Strands to evaluate; 2 averages over both. Default: as in fine-tuning."
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences per batch.")] = 64,

@@ -22,9 +22,9 @@ def pretrain(
 ) -> int:
     """Pretrain a model on a shard set.
 
-    Run the same command again to resume an unfinished run. Without --gpus or --ranks, train in this process, which may
-    be a rank of any launcher (deepspeed, torchrun, srun). A finished run has an exported model, figures and a summary
-    in its folder.
+    Run the same command again to resume an unfinished run. To start several ranks on this machine, use --gpus or
+    --ranks; other launchers (deepspeed, torchrun, srun) work as well. The folder of a finished run contains an exported
+    model, figures and a summary.
 
     Exit status:
       0   finished, or stopped at training.stop_after

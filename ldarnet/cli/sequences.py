@@ -1,4 +1,4 @@
-"""Input and output of commands that process the sequences of a FASTA file: TSV output, progress."""
+"""TSV output and progress bar of commands that process the sequences of a FASTA file."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
 def base_progress(description: str, fasta: Path, out: Path | None) -> Iterator[Callable[[int], None]]:
     """Show progress through the bases of a FASTA file; yield a function that advances the bar by a number of bases.
 
-    The bar is shown on a terminal, unless the output is printed on the same terminal. If it is shown, the file is first
-    read once to count its bases.
+    The bar is shown if stderr is a terminal, unless the TSV output is printed on a terminal, too. Before the bar is
+    shown, the file is read once to count its bases.
 
     Raises:
-        UserError: the file turns out to be damaged or malformed while its bases are counted.
+        UserError: the FASTA file is damaged or malformed; raised only if the bases are counted.
     """
     from ldarnet.genome.fasta import read_fasta
 

@@ -1,4 +1,4 @@
-"""Shared by `ldarnet pretrain`, `finetune` and `sweep`: arguments, loading the configuration, starting ranks."""
+"""Arguments and helpers shared by `ldarnet pretrain`, `finetune` and `sweep`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run_ranks(
     gpus: int | None,
     ranks: int | None,
 ) -> int:
-    """Train in this process, or start several ranks that train; return the exit status.
+    """Train in this process, or start ranks that train if `gpus` or `ranks` is given; return the exit status.
 
     Args:
         module: module that the ranks run.
@@ -89,8 +89,8 @@ def load(schema: type[C], config: str, overrides: list[str] | None) -> C:
     """Load a configuration file with overrides.
 
     Raises:
-        UserError: see `load_config`, or a value is a URL that contains credentials. The first rank of each node prints
-            its error, because files may differ between nodes.
+        UserError: `load_config` fails, or a value is a URL that contains credentials. The first rank of each node
+            prints the error, because the file may be wrong on one node only.
     """
     from ldarnet.config import load_config
 

@@ -31,9 +31,9 @@ def verify(
 ) -> None:
     """Verify every byte of a shard set, or of all checkpoints and models in a folder.
 
-    Index files, shards and blocks of a shard set are compared with their SHA-256, and contigs with the hash of their
-    input sequence. Each mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing
-    all caches.
+    In a shard set, index files, shards and blocks are compared with their recorded SHA-256. Contigs are compared with
+    the recorded hash of their input sequence. Each mismatch is reported with its shard, block and interval. A remote
+    set is read twice, bypassing all caches.
 
     In a run, sweep, checkpoint or exported model, every file listed in a manifest.json is compared with the SHA-256
     listed there. Models written by earlier versions of LDARNet have no manifest.json and are listed as not verified.
@@ -50,7 +50,7 @@ def verify(
 
 
 def verify_models(folder: Path) -> None:
-    """Compare the files in a folder and its subfolders with the manifests there, and print the result.
+    """Compare the files in a folder and its subfolders with each manifest.json found there, and print the result.
 
     Raises:
         UserError: files are damaged or missing (one line for each file), or no manifest is found.

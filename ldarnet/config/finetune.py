@@ -30,7 +30,7 @@ class FinetuneRunSection(RunSection):
 
 
 class ClassifierSection(ModelSection):
-    """Architecture of a network with new weights; unused with a checkpoint."""
+    """Model to train if there is no checkpoint: LDARNet with new weights, or a baseline."""
 
     baseline: str | None = Field(
         None,
@@ -54,18 +54,18 @@ class TaskDataSection(Section):
     )
     train: Path | None = Field(
         None,
-        description="Your own labeled training sequences; the file may be moved between launches.",
+        description="File with your own labeled training sequences. On resume, its path may change, but not its rows.",
         json_schema_extra=MAY_CHANGE,
     )
     test: Path | None = Field(
         None,
-        description="Your own labeled test sequences; the file may be moved between launches.",
+        description="File with your own labeled test sequences. On resume, its path may change, but not its rows.",
         json_schema_extra=MAY_CHANGE,
     )
     sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")
     label_column: str | None = Field(None, description="Label column in your files; null to detect it.")
     name_column: str | None = Field(
-        None, description="Name column in your files; null to detect it, or to number the rows if there is none."
+        None, description="Name column in your files; null to detect it. Without a name column, rows are numbered."
     )
     max_length: int | None = Field(
         None, ge=8, le=MAX_LENGTH, description="Crop longer sequences to this many central bases."
@@ -74,8 +74,8 @@ class TaskDataSection(Section):
         None,
         ge=2,
         le=MAX_STEPS,
-        description="Number of training rows to use: a stratified sample, drawn with run.seed before the fold split. "
-        "An official validation split is used in full. Null for all rows.",
+        description="Number of training rows to use; null for all. Rows are sampled by class with run.seed before the "
+        "fold split. If the task has a validation split, all of its rows are used.",
     )
 
 
@@ -123,16 +123,16 @@ class PlateauSection(Section):
 
     plateau: Literal["rising", "published"] = Field(
         "rising",
-        description="When to lower the learning rate. rising: when the validation metric stops rising; a lower "
-        "loss at the same metric also counts as an improvement. published: when the metric stops falling, as in the "
-        "released code (mode min, although higher is better).",
+        description="What counts as an improvement. rising: a higher validation metric, or an equal metric with a "
+        "lower loss. published: a lower metric, as in the released code (mode=min, although higher is better).",
     )
     factor: float = Field(0.5, gt=0, lt=1, description="Factor by which the learning rate is multiplied.")
     patience: int = Field(
         2,
         ge=0,
         le=MAX_EPOCHS,
-        description="Number of consecutive epochs without improvement to tolerate; one more lowers the learning rate.",
+        description="Number of consecutive epochs without improvement before the learning rate is lowered: with 2, the "
+        "third such epoch lowers it.",
     )
 
 
@@ -150,14 +150,15 @@ class FinetuneTrainingSection(Section):
         None,
         ge=1,
         le=MAX_BATCH,
-        description="Maximum global batch in sequences; null for the task's published value (64 if it has none). "
-        "Each epoch is split into as few batches as possible, of nearly equal size.",
+        description="Maximum number of sequences per global batch; null for the task's published value, or 64 if there "
+        "is none. Each epoch is split into as few batches as possible, of nearly equal size.",
     )
     accumulation: int = Field(
         1,
         ge=1,
         le=MAX_BATCH,
-        description="Gradient accumulation steps; affects the result, as the ratio loss is computed per micro-step.",
+        description="Gradient accumulation steps. Affects the result, because the ratio loss is computed per "
+        "micro-step.",
     )
     mode: str = Field(
         "full",
@@ -188,12 +189,12 @@ class EvaluationSection(Section):
 
     metric: str = Field(
         "mcc",
-        description="Validation metric that selects the best epoch, and controls early stopping and the learning rate: "
-        f"{', '.join(METRICS)}. Of epochs with equal metrics, the one with the lowest loss is best, unless "
-        "schedule.plateau=published.",
+        description="Validation metric that selects the best epoch, and controls early stopping and the learning rate. "
+        f"Choices: {', '.join(METRICS)}. If several epochs have the highest metric, the one with the lowest loss is "
+        "the best; with schedule.plateau=published, the earliest is the best.",
     )
     batch: int = Field(
-        32, ge=1, le=MAX_BATCH, description="Sequences per rank and forward pass.", json_schema_extra=MAY_CHANGE
+        32, ge=1, le=MAX_BATCH, description="Sequences per forward pass on each rank.", json_schema_extra=MAY_CHANGE
     )
     strands: Literal[1, 2] = Field(
         1, description="Number of strands to evaluate; 2 averages the probabilities over both."
@@ -202,8 +203,8 @@ class EvaluationSection(Section):
         32,
         ge=8,
         le=32,
-        description="Also evaluate on the test sequences that share no k-mer of this length with any training or "
-        "validation sequence, on either strand; null to skip.",
+        description="k-mer length for leakage detection; null to skip this evaluation. The model is also evaluated "
+        "on the test sequences that share no k-mer with the training and validation sequences, on either strand.",
     )
 
     @field_validator("metric")
@@ -236,8 +237,8 @@ class FinetuneConfig(Config):
     task: str | None = Field(None, description="Published task (see `ldarnet tasks`), or a name for your own data.")
     checkpoint: Path | None = Field(
         None,
-        description="Model folder, checkpoint, run folder (its best checkpoint) or the authors' .pt file; null for new "
-        "weights.",
+        description="Model to fine-tune: model folder, checkpoint, run folder (for its best checkpoint) or the "
+        "authors' .pt file; null for new weights.",
     )
     model: ClassifierSection = ClassifierSection()  # type: ignore[call-arg]
     data: TaskDataSection = TaskDataSection()  # type: ignore[call-arg]

@@ -30,12 +30,12 @@ def _line(key: str, field: FieldInfo, changeable: bool) -> str:
 
 
 def _sections_in(annotation: Any) -> list[type[Section]]:
-    """Section classes in the type of a nullable key, such as `AshaSection | None`."""
+    """Find the section classes in the type of a key that may be null, such as `AshaSection | None`."""
     return [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def _default(field: FieldInfo) -> str:
-    """Default value as YAML; `(required)` for required keys."""
+    """Format the default value as YAML, or as `(required)` for a required key."""
     if field.is_required():
         return "(required)"
     value: Any = field.get_default(call_default_factory=True)
@@ -44,7 +44,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _choices(annotation: Any) -> str:
-    """Format the values of a `Literal`, or of one inside a union, as `a or b`; return "" for other types."""
+    """Format the choices of a type that is or contains a `Literal`, as `a or b`; return "" for other types."""
     if get_origin(annotation) is Literal:
         return " or ".join(str(value) for value in get_args(annotation))
     return next(filter(None, map(_choices, get_args(annotation))), "")

@@ -144,7 +144,7 @@ def _apply_override(tree: dict[str, Any], override: str, schema: type[Config]) -
 
 
 def _is_section(schema: type[Section], key: str) -> bool:
-    """Whether a top-level key is either a section or unknown."""
+    """Whether a top-level key is a section; True for unknown keys, too."""
     return key not in schema.model_fields or section_of(schema.model_fields[key]) is not None
 
 
@@ -179,16 +179,15 @@ def _explain(detail: ErrorDetails, schema: type[Config]) -> str:
 
 
 def _short(value: object) -> str:
-    """Text of a value, in one line of at most `MAX_SHOWN` characters."""
+    """Format a value on one line, and cut it after `MAX_SHOWN` characters."""
     text = printable(str(value))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _suggestion(key: str, schema: type[Config]) -> str:
-    """Hint for an unknown dotted key: the key of the same name in another section, or one with a similar spelling.
+    """Format the end of an error message about an unknown dotted key, such as `; did you mean KEY?`.
 
-    Returns:
-        `; did you mean KEY?`, or where to find the known keys.
+    Suggests a key of the same name in another section, or a key with a similar spelling.
     """
     split = {known: known.rpartition(".")[::2] for known in known_keys(schema) if known != key}
     section, name = key.rpartition(".")[::2]
@@ -208,7 +207,7 @@ def known_keys(schema: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def _main_key(section: type[Section]) -> str:
-    """First required key of a section; its first key if none is required."""
+    """First required key of a section, or its first key if no key is required."""
     return min(section.model_fields, key=lambda key: not section.model_fields[key].is_required())
 
 
@@ -219,7 +218,7 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 
 
 def field_of(schema: type[Section], key: str) -> FieldInfo:
-    """Look up the field of a dotted key; for a key inside a mapping (such as `ops.ssd`), the field of the mapping."""
+    """Look up the field of a dotted key. A key inside a mapping, such as `ops.ssd`, gets the field of the mapping."""
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
     section = section_of(field)
@@ -227,7 +226,7 @@ def field_of(schema: type[Section], key: str) -> FieldInfo:
 
 
 def range_of(field: FieldInfo) -> str:
-    """Format the allowed range, such as `more than 0, at most 1`; empty without bounds."""
+    """Format the allowed range, such as `more than 0, at most 1`; return "" if there are no bounds."""
     bounds = []
     for constraint in field.metadata:
         for kind, (attribute, words) in BOUND_WORDS.items():
@@ -238,7 +237,7 @@ def range_of(field: FieldInfo) -> str:
 
 
 def may_change(schema: type[Config], key: str) -> bool:
-    """Whether a key may change when a run is resumed, because it does not affect the result."""
+    """Whether a key may change when a run is resumed."""
     for field in (schema.model_fields[key.partition(".")[0]], field_of(schema, key)):
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("may_change"):
             return True

@@ -39,7 +39,9 @@ class ModelSection(Section):
 
     preset: str = Field("ldarnet-2m", description="Preset: ldarnet-110m, ldarnet-2m, quickstart or tiny.")
     arch_layout: list[Any] | None = Field(
-        None, description="Layers of each stage, nested, such as ['m3t1', ['M10'], 'm4']."
+        None,
+        description="Layers as [encoder, inner layout, decoder], such as ['m3t1', ['M10'], 'm4']: m for Mamba-2, t for "
+        "attention, upper case for a layer with an MLP.",
     )
     d_model: StageWidths | None = Field(None, description="Width of each stage, outermost first.")
     d_intermediate: StageWidths | None = Field(
@@ -49,13 +51,13 @@ class ModelSection(Section):
         None, description="Mamba-2 sizes: d_conv, expand, d_state, headdim, chunk_size."
     )
     attn_cfg: dict[str, StageNumbers] | None = Field(
-        None, description="Attention: num_heads, rotary_emb_dim, window_size per stage."
+        None, description="Attention: num_heads, rotary_emb_dim and window_size, each with one value per stage."
     )
     tie_word_embeddings: bool | None = Field(
         None, description="Share weights between the embedding and the output layer."
     )
     target_ratio: float | None = Field(
-        None, gt=1, le=MAX_FACTOR, description="Target compression ratio (positions per chunk in each stage)."
+        None, gt=1, le=MAX_FACTOR, description="Target compression ratio: positions per chunk at each router."
     )
     ratio_weight: float | None = Field(None, ge=0, le=MAX_FACTOR, description="Weight of the ratio loss.")
 
@@ -97,7 +99,7 @@ class LengthStage(Section):
     """Part of the length curriculum: a window length and its fraction of the steps."""
 
     length: int = Field(ge=8, le=MAX_LENGTH, description="Bases per window.")
-    share: float = Field(gt=0, lt=1, description="Fraction of all optimizer steps.")
+    share: float = Field(gt=0, lt=1, description="Fraction of the optimizer steps that use this length.")
 
 
 class DataSection(Section):
@@ -109,19 +111,19 @@ class DataSection(Section):
     )
     accept_other: bool = Field(
         False,
-        description="Resume even if the fingerprint of the shard set has changed; the position in the window order "
-        "is kept.",
+        description="Resume even if the fingerprint of the shard set has changed. Training continues at the same "
+        "position in the window order.",
         json_schema_extra=MAY_CHANGE,
     )
     length: int = Field(4096, ge=8, le=MAX_LENGTH, description="Bases per window.")
     curriculum: list[LengthStage] = Field(
         [],
         max_length=100,
-        description="Length curriculum: initial stages with shorter windows, such as [{length: 1024, share: 0.1}]. "
-        "A step with shorter windows has proportionally more of them, so that bases per step stay constant. Each "
-        "length must divide `length`.",
+        description="Length curriculum: start with shorter windows, such as [{length: 1024, share: 0.1}]. Shorter "
+        "windows come in proportionally larger batches, so that bases per step stay constant. Each length must be a "
+        "divisor of data.length.",
     )
-    max_n_run: int = Field(100, ge=0, le=MAX_LENGTH, description="Maximum length of a run of N inside a window.")
+    max_n_run: int = Field(100, ge=0, le=MAX_LENGTH, description="Longest run of N allowed in a window.")
     reverse_complement: bool = Field(True, description="Reverse-complement each window with probability 1/2.")
     weights: dict[str, Annotated[float, Field(gt=0, le=MAX_FACTOR)]] | None = Field(
         None,
@@ -161,11 +163,13 @@ class DataSection(Section):
             raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}; choose a divisor")
         if sum(stage.share for stage in self.curriculum) >= 1:
             raise ValueError(
-                "the shares of curriculum must add up to less than 1; the remaining steps use the full length"
+                "the shares of curriculum must add up to less than 1, because the remaining steps use the full length; "
+                "reduce one of them"
             )
         if self.weights is not None and self.temperature is not None:
             raise ValueError(
-                "set weights or temperature, not both (data.temperature=null unsets the value in the file)"
+                "set weights or temperature, not both; to ignore a value in the file, add data.weights=null or "
+                "data.temperature=null"
             )
         return self
 
@@ -187,12 +191,14 @@ class OptimizerSection(AdamWSection):
     )
     stage_multiplier: Literal["published", "hnet", "none"] = Field(
         "published",
-        description="Rule for the learning rate multipliers of the stages outside the main network; none: all are 1.",
+        description="Learning rate multiplier of each stage outside the main network. published: sqrt(r) * w. hnet: "
+        "sqrt(r * w). none: 1. r is the target number of positions in the stage per position in the main network; w is "
+        "the width of the main network divided by the width of the stage.",
     )
 
 
 class ScheduleSection(Section):
-    """Warmup-stable-decay schedule; lengths are fractions of the total number of optimizer steps."""
+    """Warmup-stable-decay schedule. Durations are fractions of the total number of optimizer steps."""
 
     decay_shape: Literal["published", "sqrt"] = Field(
         "published",
@@ -205,8 +211,8 @@ class ScheduleSection(Section):
         None,
         gt=1,
         le=MAX_FACTOR,
-        description="Initial target compression ratio, which changes geometrically to model.target_ratio; null for a "
-        "constant target.",
+        description="Initial target compression ratio; null for a constant target. During ratio_warmup, the target "
+        "changes geometrically to model.target_ratio.",
     )
     ratio_warmup: float = Field(
         0.1,
@@ -235,7 +241,7 @@ class TrainingSection(Section):
         None,
         ge=1,
         le=MAX_STEPS,
-        description="Save a checkpoint and stop after this step; the schedule still covers all steps.",
+        description="Save a checkpoint and stop after this step. The learning rate schedule does not change.",
         json_schema_extra=MAY_CHANGE,
     )
     batch: int = Field(
@@ -248,8 +254,8 @@ class TrainingSection(Section):
         1,
         ge=1,
         le=MAX_BATCH,
-        description="Gradient accumulation: micro-steps per optimizer step. The micro-batch of a rank is batch / "
-        "accumulation / ranks windows. Affects the result, because the ratio loss is computed per micro-step.",
+        description="Gradient accumulation: micro-steps per optimizer step. The size of a micro-batch on each rank is "
+        "batch / accumulation / ranks. Affects the result, because the ratio loss is computed per micro-step.",
     )
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
     offload: bool = Field(
@@ -272,8 +278,8 @@ class TrainingSection(Section):
         30,
         gt=0,
         le=MAX_MINUTES,
-        description="Watchdog timeout: end the job if a rank makes no progress for this long. A validation must take "
-        "less time than this, and so must saving a checkpoint.",
+        description="Watchdog timeout: end the job if a rank makes no progress for this long. Must be longer than the "
+        "time that it takes to validate or to save a checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
@@ -285,7 +291,8 @@ class TrainingSection(Section):
             raise ValueError("offload=true needs zero_stage 1, 2 or 3")
         if self.batch % self.accumulation:
             raise ValueError(
-                f"batch={self.batch} cannot be divided into accumulation={self.accumulation} equal micro-steps"
+                f"batch={self.batch} cannot be divided into accumulation={self.accumulation} equal micro-steps; "
+                "change one of them"
             )
         return self
 
@@ -305,28 +312,29 @@ class CheckpointSection(Section):
     )
     remote: str | None = Field(
         None,
-        description="URL (s3://, gs://, file://) of a folder to copy complete checkpoints to. A run resumes from there "
+        description="URL (s3://, gs://, file://) of a folder to which checkpoints are copied. A run resumes from there "
         "if run.dir has no newer checkpoint.",
         json_schema_extra=MAY_CHANGE,
     )
 
 
 class GuardSection(Section):
-    """Skip steps with a non-finite or spiking loss. The decision is made on device, identically on all ranks."""
+    """Skip steps whose loss spikes, or whose loss or gradient is not finite. All ranks skip the same steps."""
 
     spike_sigma: float | None = Field(
         6.0,
         gt=0,
         le=MAX_FACTOR,
-        description="Skip a step whose loss is this many standard deviations above the mean of the last `window` "
-        "accepted steps; null to skip only non-finite losses.",
+        description="Skip a step whose loss is this many standard deviations above the mean loss of the last accepted "
+        "steps (see guard.window); null to skip only steps whose loss or gradient is not finite.",
     )
     window: int = Field(
         128,
         ge=8,
         le=MAX_FACTOR,
-        description="Number of accepted steps from which the mean and standard deviation are computed. No spikes are "
-        "detected until that many steps are accepted; the count restarts when the window length changes.",
+        description="Number of recent accepted steps from which the mean and standard deviation are computed. Spikes "
+        "are detected only after that many accepted steps. Counting restarts when data.curriculum changes the window "
+        "length.",
     )
     stop_after: int = Field(
         10,
@@ -337,7 +345,7 @@ class GuardSection(Section):
 
 
 class ValidationSection(Section):
-    """Validation on a fixed set of windows and masks from a held-out split."""
+    """Validation on windows of a held-out split. The windows and their masks are the same in each validation."""
 
     every: int = Field(500, ge=1, le=MAX_STEPS, description="Validation interval in steps.")
     split: str = Field("valid", description="Name of the held-out split in the shard set.")
@@ -349,8 +357,8 @@ class ValidationSection(Section):
     )
     regions: Path | None = Field(
         None,
-        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file, whose "
-        "feature types are the names. Metrics are also computed for each name.",
+        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file with feature types, "
+        "which are used as region names. Metrics are also computed for each region name.",
         json_schema_extra=MAY_CHANGE,
     )
     regions_features: list[str] = Field(
@@ -377,7 +385,8 @@ class TrackingSection(Section):
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
     profile: tuple[StepNumber, StepNumber] | None = Field(
         None,
-        description="First and last step to profile, on rank 0. SIGUSR2 makes a rank profile its next three steps.",
+        description="First and last step to profile on rank 0, such as [10, 12]. Independently of this setting, a rank "
+        "that receives SIGUSR2 profiles its next three steps.",
     )
 
     @model_validator(mode="after")

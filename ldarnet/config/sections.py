@@ -30,7 +30,7 @@ MAX_FACTOR = 10**6
 
 
 class Section(BaseModel):
-    """Base class of configuration sections: frozen; rejects unknown keys and non-finite numbers."""
+    """Base class of configuration sections. Sections are frozen; unknown keys and non-finite numbers are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -39,10 +39,10 @@ class Config(Section):
     """Base class of configurations, which consist of sections and top-level keys."""
 
     def refuse_credentials(self) -> None:
-        """Check that no value is a URL that contains credentials, because configurations are stored and logged.
+        """Check that no key or value contains a URL with credentials, because configurations are stored and logged.
 
         Raises:
-            UserError: a value contains credentials.
+            UserError: a key or value contains a URL with credentials.
         """
 
         def check(key: str, value: Any) -> None:

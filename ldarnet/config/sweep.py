@@ -51,27 +51,31 @@ class SweepSection(Section):
     tasks: str | list[str] | None = Field(
         None,
         min_length=1,
-        description="Task names in the registry, or suites (nt, gb, gue); null for the task of `finetune`.",
+        description="Tasks or suites (nt, gb, gue) from `ldarnet tasks`; null for the task in the fine-tuning "
+        "configuration.",
     )
     retries: int = Field(
         2,
         ge=0,
         le=MAX_RESOURCES,
-        description="Maximum retries of a failed or killed fold in one launch of the sweep.",
+        description="Maximum number of times that a failed or killed fold is retried in one launch of the sweep.",
     )
     keep_weights: Literal["chosen", "all"] = Field(
         "chosen",
-        description="chosen: after selecting a task's best settings, delete all weights of other settings. "
+        description="chosen: once a task's best settings are selected, delete the weights trained with other settings. "
         "all: keep all weights.",
     )
 
 
 class AshaSection(Section):
-    """Asynchronous successive halving (ASHA): stop folds with a low validation metric early."""
+    """Asynchronous successive halving (ASHA): stop trials with a low validation metric early."""
 
-    grace: int = Field(5, ge=1, le=MAX_EPOCHS, description="Minimum number of epochs before a fold can be stopped.")
+    grace: int = Field(5, ge=1, le=MAX_EPOCHS, description="Minimum number of epochs before a trial can be stopped.")
     reduction: float = Field(
-        3, gt=1, le=MAX_EPOCHS, description="Reduction factor: 1/reduction of the folds advance to the next rung."
+        3,
+        gt=1,
+        le=MAX_EPOCHS,
+        description="Reduction factor: only the best 1/reduction of the trials at a rung continue.",
     )
 
 
@@ -100,11 +104,11 @@ class ResourcesSection(Section):
         None,
         ge=0,
         le=MAX_RESOURCES,
-        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one per rank, if there are GPUs.",
+        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one GPU per rank (0 without GPUs).",
     )
     ranks: int = Field(1, ge=1, le=MAX_RESOURCES, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
     launcher: Literal["python", "deepspeed"] = Field(
-        "python", description="Launcher of each trial; several ranks need deepspeed."
+        "python", description="Launcher of each trial; deepspeed is needed for more than one rank."
     )
     concurrent: int | None = Field(
         None,
@@ -118,10 +122,13 @@ class ResourcesSection(Section):
         if self.ranks > 1 and self.launcher == "python":
             raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set launcher=deepspeed or ranks=1")
         if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
-            raise ValueError(f"gpus={self.gpus:g} needs ranks={self.gpus:g}, because each rank uses one GPU")
+            raise ValueError(
+                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set both to the same number"
+            )
         if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
             raise ValueError(
-                f"ranks={self.ranks} needs gpus={self.ranks}, because each rank uses one GPU; for CPUs, set gpus=0"
+                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set gpus={self.ranks}, or "
+                "gpus=0 to train on CPUs"
             )
         return self
 
@@ -149,16 +156,19 @@ class SweepTrackingSection(Section):
 class SweepConfig(Config):
     """Configuration of a sweep; load it with `load_config(path, overrides, schema=SweepConfig)`.
 
-    `finetune`, `set`, `checkpoint` and the keys of `space` determine the result of a trial and must not change when a
-    sweep is resumed; the tasks, the values in `space` and the search settings may change.
+    When a sweep is resumed, `finetune`, `set` and `checkpoint` must not change, because they determine the result of a
+    trial. `space` must have the same keys, but the values of a key may change. The tasks and the search settings may
+    change, too.
     """
 
     sweep: SweepSection = Field(json_schema_extra=MAY_CHANGE)
-    finetune: Path = Field(description="Fine-tuning configuration shared by all trials.")
+    finetune: Path = Field(description="File with the fine-tuning configuration shared by all trials.")
     set: dict[str, Any] = Field(
         {}, description="Overrides of the fine-tuning configuration, such as {training.epochs: 20}."
     )
-    checkpoint: Path | None = Field(None, description="Checkpoint to fine-tune; null for the checkpoint in `finetune`.")
+    checkpoint: Path | None = Field(
+        None, description="Checkpoint to fine-tune; null for the one in the fine-tuning configuration."
+    )
     space: dict[str, Values] = Field(
         {}, description="Search space: fine-tuning key -> list of values, or {low, high, log} with optuna."
     )
@@ -191,7 +201,7 @@ class SweepConfig(Config):
                 "space is empty: search.kind=optuna has nothing to search; add keys or set search.kind=grid"
             )
         if both := self.space.keys() & self.set.keys():
-            raise ValueError(f"{min(both)} is in space and in set; remove it from one of them")
+            raise ValueError(f"{min(both)} is in both `space` and `set`; remove it from one of them")
         return self
 
 

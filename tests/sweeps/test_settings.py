@@ -64,7 +64,7 @@ def test_tasks_are_names_suites_or_the_task_of_the_base_configuration(tmp_path: 
         (["space.optimizer.lr={low: 1e-5, high: 1e-3}"], "search.kind=optuna"),
         (["space.optimizer.lr={low: 1e-3, high: 1e-5}", "search.kind=optuna"], "must be less than"),
         (["space={}", "search.kind=optuna"], "nothing to search"),
-        (["set.optimizer.lr=1e-4"], "is in space and in set"),
+        (["set.optimizer.lr=1e-4"], "is in both `space` and `set`"),
         (["search.folds=[5]"], "no fold 5"),
         (["search.asha.grace=1", "set.training.epochs=1"], "never stops a fold"),
         (["search.asha.grace=1", "space.training.epochs=[2, 4]"], "differ in training.epochs"),
