@@ -123,7 +123,8 @@ class ResourcesSection(Section):
             raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set launcher=deepspeed or ranks=1")
         if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
             raise ValueError(
-                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set both to the same number"
+                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set ranks={self.gpus:g} "
+                f"or gpus={self.ranks}"
             )
         if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
             raise ValueError(
