@@ -3,7 +3,7 @@
 `arrange` switches a model to another implementation ("arrangement") of the same function and keeps its parameters and
 their names; tests compare losses and gradients. `CONFIGURATIONS` lists the measured models.
 
-Shapes: T packed positions; B sequences of L positions in rows of equal length; D input width, E output width.
+Shapes: T positions of packed sequences, or B sequences of L positions each; D input width, E output width.
 """
 
 from __future__ import annotations

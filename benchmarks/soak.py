@@ -157,7 +157,7 @@ def soak(
     in_training: bool = False,
     kills: int | None = None,
 ) -> list[Launch]:
-    """Launch a run until it finishes; kill one rank of each launch after a random time, unless it ends earlier.
+    """Launch a run again and again until it finishes; kill a rank of each launch that still runs after a random time.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.

@@ -242,7 +242,7 @@ def main(
         typer.Option(
             metavar="NAME=CONTIG,...",
             help="Contigs of a split (repeatable). SPECIES/ stands for all contigs of a species, and @FILE for the "
-            "names in a file, one per line. The remaining contigs form the split train.",
+            "names in a file, one per line. The remaining contigs go to split 'train'.",
         ),
     ] = None,
     splits_bed: Annotated[
@@ -253,7 +253,7 @@ def main(
         typer.Option(
             metavar="NAME=FRACTION,...",
             help="Cut all contigs into tiles, and assign this fraction of the tiles to a split. A hash of species, "
-            "contig and position selects the tiles. The remaining tiles form the split train.",
+            "contig and position selects the tiles. The remaining tiles go to split 'train'.",
         ),
     ] = None,
     hash_tile: Annotated[int, typer.Option(metavar="BASES", help="Tile length for --split-hash.")] = TILE_BASES,

@@ -49,7 +49,7 @@ class Pair:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval over test rows excludes 0."""
+        """Whether the confidence interval from resampled test rows excludes 0."""
         return self.over_test_rows is not None and not self.over_test_rows[0] <= 0 <= self.over_test_rows[1]
 
 

@@ -151,8 +151,8 @@ def plot_loss(
         x: (T,) x coordinates of the training steps, in steps or bases.
         training: (T,) MLM loss.
         x_valid: (V,) x coordinates of the validations, in steps or bases.
-        mlm_loss: (V,) MLM loss.
-        mask_loss: (V,) loss on masked positions; NaN where missing.
+        mlm_loss: (V,) MLM loss over all prediction targets.
+        mask_loss: (V,) loss over the targets whose input is [MASK]; NaN where missing.
         baseline: loss of the unigram baseline; None to omit the baseline.
     """
     draw_curve(axes, x, training, TRAIN_COLOR, "training")

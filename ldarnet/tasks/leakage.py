@@ -188,7 +188,7 @@ def blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Extract the canonical form of every k-mer without N.
 
-    Starts from single bases. Each step joins adjacent k-mers, so about log2(k) steps are needed.
+    Starts from single bases. Each step at most doubles the length by joining neighbors: about log2(k) steps.
 
     Returns:
         Two arrays of shape (m,): the k-mers, uint64; and for each k-mer the index of its sequence, int64.
