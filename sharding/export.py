@@ -23,7 +23,7 @@ from ldarnet.program import run
 _WIDTH = 60
 _FORMATS = {".gz": ("gz", 1), ".zst": ("zst", 3)}
 """Suffix -> compression format and level. Higher levels save only a few percent more."""
-_REGION = re.compile(r"(.+):([\d,]*)(-?)([\d,]*)")
+_REGION = re.compile(r"(.+):([0-9,]{0,20})(-?)([0-9,]{0,20})")
 _AHEAD_BLOCKS = 16
 _NEWLINE = ord("\n")
 

@@ -1,6 +1,8 @@
 """Names, notes, progress and write errors of `ldarnet predict` and `ldarnet tokenize`."""
 
 import csv
+import gzip
+import lzma
 import os
 import resource
 import subprocess
@@ -14,6 +16,7 @@ from ldarnet.cli import main, sequences
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.io.tsv import UniqueNames
 from ldarnet.model import write_model
+from tests.support.twobit_writer import write_2bit
 
 COMMANDS = ["predict", "tokenize"]
 
@@ -72,6 +75,30 @@ def test_names_in_tables_are_unique_and_printable(ldarnet, model, tmp_path, comm
     assert names_of(printed, header=command == "predict") == expected
     assert ("repeated name" in errors) == any("#" in new and new not in given for new in expected)
     assert "\x1b" not in printed + errors
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_form_of_the_input_file_does_not_matter(ldarnet, model, tmp_path, command):
+    text = ">a one\nACGTACGTAACC\nacgtn\n>b\nGGCCR\n"
+    write_2bit(tmp_path / "plain.fa", {"a": "ACGTACGTAACCacgtn", "b": "GGCCN"})  # recognized by content
+    forms = {
+        "windows.fa": ("\ufeff" + text.replace("\n", "\r\n")).encode(),
+        "mac.txt": text.replace("\n", "\r").encode(),
+        "packed.fa": gzip.compress(text.encode()),
+        "plain.2bit": lzma.compress(text.encode()),
+    }
+    for name, content in forms.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "x.fa").write_text(text)
+    status, expected, _ = ldarnet(command, model, tmp_path / "x.fa")
+    assert status == 0 and names_of(expected, header=command == "predict") == ["a", "b"]
+    for name in forms:
+        assert ldarnet(command, model, tmp_path / name)[:2] == (0, expected)
+    status, printed, _ = ldarnet(command, model, tmp_path / "plain.fa")
+    assert (status, printed.replace("N\n", "R\n")) == (0, expected)
+    (tmp_path / "packed.fa").write_bytes(forms["packed.fa"][:-9])
+    status, _, errors = ldarnet(command, model, tmp_path / "packed.fa")
+    assert status == 1 and f"error: {tmp_path / 'packed.fa'}: truncated" in errors and errors.count("\n") == 1
 
 
 def test_names_of_python_records_fit_into_a_table(model):

@@ -129,24 +129,24 @@ def _read_contig_names(path: Path) -> dict[str, str]:
     """Read a table with lines ``name in the regions file<TAB>name in the shard set``; skip comments.
 
     Raises:
-        UserError: the file cannot be read, a line does not have two columns, or two lines map the same
+        UserError: the file cannot be read or has no names, a line does not have two columns, or two lines map the same
             name to different names.
     """
     names: dict[str, str] = {}
+    columns = "a contig name of the regions file, a tab, and the name of this contig in the shard set"
     for number, line in enumerate(text_lines(path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):
-            raise UserError(
-                f"{path}: line {number}: not two columns; write a contig name of the regions file, a tab, and the name "
-                "of this contig in the shard set"
-            )
+            raise UserError(f"{path}: line {number}: not two columns; write {columns}")
         if names.setdefault(*fields) != fields[1]:
             raise UserError(
                 f"{path}: line {number}: {printable(fields[0])} is already mapped to another name; keep one of the "
                 "lines"
             )
+    if not names:
+        raise UserError(f"{path}: no contig names; write one line per contig: {columns}")
     return names
 
 

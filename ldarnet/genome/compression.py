@@ -22,6 +22,7 @@ _HEAD = 18
 _ZSTD_CHUNK = 2**9  # decompresses to at most 16 MiB: blocks of 128 KiB take 4 bytes or more
 _MAX_ZSTD_WINDOW = 2**27
 _MAX_XZ_BYTES = 2**30
+_TAR_MAGIC = slice(257, 262)
 
 
 class _Stream(Protocol):
@@ -193,10 +194,10 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
     """Remove the byte order mark of a text, and convert CRLF and CR line ends, even if mixed, to LF.
 
     Raises:
-        UserError: the text is UTF-16, or is not text but a .2bit file.
+        UserError: the text is UTF-16, or is not text but an archive or a .2bit file.
     """
     head = b""
-    while len(head) < 4 and (data := next(pieces, None)) is not None:
+    while len(head) < _TAR_MAGIC.stop and (data := next(pieces, None)) is not None:
         head += data
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{where}: UTF-16 text; save it as UTF-8")
@@ -204,6 +205,12 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
         raise UserError(
             f"{where}: a .2bit file, not text; decompress it if it is compressed, otherwise choose another file"
         )
+    if head.startswith(b"PK\x03\x04"):
+        raise UserError(
+            f"{where}: not text but a zip archive or a spreadsheet such as .xlsx; unpack it, or save it as text"
+        )
+    if head[_TAR_MAGIC] == b"ustar":
+        raise UserError(f"{where}: not text but a tar archive; unpack it")
     end = b""
     for data in chain((head.removeprefix(codecs.BOM_UTF8),), pieces):
         if b"\r" not in data and not end:

@@ -21,10 +21,7 @@ _OTHER_SEPARATORS = {
     ";": "semicolons; save the file with commas or tabs",
 }
 _OTHER_CONTENT = {
-    b"\xff\xfe": "UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "UTF-16 text; save it as UTF-8",
     b"PAR1": "a Parquet file; rename it to .parquet",
-    b"PK\x03\x04": "a zip archive or a spreadsheet such as .xlsx; unpack it, or save it as csv",
     b">": "FASTA; rename it to .fa",
 }
 """What a file is that starts with these bytes, and what to do."""

@@ -94,6 +94,29 @@ def test_regions_use_samtools_syntax(small, capfd):
     assert parse(exported(capfd, small, "chrII:0,029-0,063"))["chrII:29-63"] == ("GATTACAn" * 40)[28:63]
 
 
+REGIONS = {
+    "HLA-A*01:01:01:01": "ACGTACGTACGT",
+    "HLA-A*01:01:01:01:2-4": "CGT",
+    "HLA-A*01:01:01:01:9": "ACGT",
+    "chr1:1-4": "TTTTAAAA",  # a contig, although it is also a region of chr1
+    "chr1:1-4:1-2": "TT",
+    "chr1:2-3": "GG",
+    "chr1:": "GGGGCCCC",
+    "a>b": "CA",
+    "a>b:2-": "A",
+    "größe|1": "TCA",
+}
+
+
+def test_names_may_contain_colons_and_look_like_regions(tmp_path, capfd):
+    contigs = {name: REGIONS[name] for name in ("HLA-A*01:01:01:01", "chr1:1-4", "a>b", "größe|1")}
+    text = "".join(f">{name} x:1-2\n{bases}\n" for name, bases in ({"chr1": "GGGGCCCC"} | contigs).items())
+    (tmp_path / "in.fa").write_text(text)
+    build(tmp_path / "set", [tmp_path / "in.fa"])
+    printed = exported(capfd, tmp_path / "set", *REGIONS)
+    assert [line for line in printed.splitlines() if not line.startswith(">")] == list(REGIONS.values())
+
+
 def test_a_split_is_exported_as_its_intervals(small, capfd):
     assert exported(capfd, small, "--split", "train") == ">chrI:1-4\nACGT\n>chrI:9-14\nacgtRY\n"
     assert parse(exported(capfd, small, "--split", "valid", "--width", "7")) == {"chrII:1-300": ("GATTACAn" * 40)[:300]}
@@ -106,6 +129,7 @@ def test_a_split_is_exported_as_its_intervals(small, capfd):
         (["chrIX:1-2"], "region chrIX:1-2: no contig 'chrIX'"),
         (["chrI:0-4"], "region chrI:0-4: chrI has 14 bases; use chrI:FIRST-LAST with 1 <= FIRST <= LAST <= 14"),
         (["chrI:4-15"], "chrI has 14 bases; use chrI:FIRST-LAST"),
+        (["chrI:" + "9" * 5000], "no contig 'chrI:9"),
         (["chrI:5-4"], "1 <= FIRST <= LAST <= 14"),
         (["--split", "test"], "--split test: no such split in the set; use one of train, valid"),
         (["--species", "yeast"], "--species yeast: no such species in the set"),
