@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,30 +75,64 @@ def cases() -> list[tuple[str, str, dict[str, Any]]]:
     return [(name, what, line) for name, record in lines for what, line in damaged_values(record)]
 
 
-def check(folder: Path, chosen: list[tuple[str, str, dict[str, Any]]], out: Path) -> int:
-    """Append each damaged line to its file and write the report; returns the number of pages that were written."""
-    written = 0
+def append(folder: Path, lines: dict[str, list[dict[str, Any]]]) -> dict[Path, bytes]:
+    """Append lines to files; returns the previous contents."""
+    before = {folder / name: (folder / name).read_bytes() for name in lines}
+    for file, content in before.items():
+        file.write_bytes(content + b"".join(json.dumps(line).encode() + b"\n" for line in lines[file.name]))
+    return before
+
+
+def accepted(folder: Path, chosen: list[tuple[str, str, dict[str, Any]]], out: Path) -> list[tuple[str, str, Any]]:
+    """Append each damaged line alone, and write a page without figures; returns the cases that are not an error."""
+    found = []
     for name, what, line in chosen:
-        file = folder / name
-        before = file.read_bytes()
-        with file.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+        before = append(folder, {name: [line]})
         try:
             message = outcome(folder, out)
         except Exception as error:
             raise AssertionError(f"{name}: {what}") from error
-        assert not message or str(file) in message, (what, message)
-        written += not message
-        file.write_bytes(before)
-    return written
+        assert not message or str(folder / name) in message, (what, message)
+        if not message:
+            found.append((name, what, line))
+        for file, content in before.items():
+            file.write_bytes(content)
+    return found
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.slow)])
-def test_wrong_values(run, tmp_path, monkeypatch, count):  # noqa: F811
+def merged(found: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, list[dict[str, Any]]]]:
+    """Merge accepted lines that differ in different keys, so that a page shows one damaged value of every key."""
+    by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for name, what, line in found:
+        by_key.setdefault((name, line.get("split", ""), what.partition(" ")[0].partition(".")[0]), []).append(line)
+    pages: list[dict[str, list[dict[str, Any]]]] = []
+    for number in range(max(map(len, by_key.values()))):
+        lines: dict[tuple[str, str], dict[str, Any]] = {}
+        for (name, split, key), variants in by_key.items():
+            variant = variants[number % len(variants)]
+            line = lines.setdefault((name, split), dict(variant))
+            line.pop(key, None)
+            line |= {key: variant[key]} if key in variant else {}
+        pages.append({name: [line for (file, _), line in lines.items() if file == name] for name, _ in lines})
+    return pages
+
+
+@pytest.mark.parametrize(("values", "pages"), [(60, 1), pytest.param(600, 3, marks=pytest.mark.slow)])
+def test_wrong_values(run, tmp_path, monkeypatch, values, pages):  # noqa: F811
+    monkeypatch.setattr(page, "_template", cache(page._template))
+    folder, out = run(steps=20, stages=2), tmp_path / "page.html"
+    chosen = random.Random(0).sample(cases(), values)
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "_draw_panels", lambda *_: {"figures": [], "empty": {}})
+        found = accepted(folder, chosen, out)
+    assert 0 < len(found) < values
     # Draw, but do not render to SVG: rendering takes most of the time.
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, out, **_: figure.draw_without_rendering())
-    chosen = random.Random(0).sample(cases(), count)
-    assert 0 < check(run(steps=20, stages=2), chosen, tmp_path / "page.html") < count
+    for lines in merged(found)[:pages]:
+        before = append(folder, lines)
+        assert outcome(folder, out) == "", lines
+        for file, content in before.items():
+            file.write_bytes(content)
 
 
 def test_names_from_outside_are_drawn_and_escaped(run, tmp_path):  # noqa: F811
