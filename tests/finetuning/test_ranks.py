@@ -1,18 +1,14 @@
 """Results do not depend on the number of ranks."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.support.planted import lines, predictions, result, write_config
-from tests.support.ranks import WORKERS, Ranks
+from tests.support.ranks import ROOT, WORKERS, Ranks
 
-ROOT = Path(__file__).parents[2]
+PROGRAM = ROOT / "launch/finetune.py"
 SCRIPT = WORKERS / "several_finetunings.py"
 VARIANTS = {
     "plain": "",
@@ -58,18 +54,16 @@ def test_zero_stages_are_equivalent(folder):
 def test_exit_status_is_75_after_a_stop_signal(tmp_path):
     run = tmp_path / "run"
     settings = ["folds.only=[0]", "training.epochs=50", "training.stop_patience=50"]
-    arguments = ["--config", write_config(tmp_path), f"run.dir={run}", *settings]
-    command = [sys.executable, ROOT / "launch/finetune.py", *arguments]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    arguments = ["--config", str(write_config(tmp_path)), f"run.dir={run}", *settings]
+    job = Ranks(1, PROGRAM, arguments)
     deadline = time.monotonic() + 120
     while not ((run / "fold0/metrics.jsonl").is_file() and len(lines(run)) > 2) and time.monotonic() < deadline:
         time.sleep(0.05)
-    job.send_signal(signal.SIGUSR1)
-    output, errors = job.communicate(timeout=120)
-    assert job.returncode == 75, errors
+    job.processes[0].send_signal(signal.SIGUSR1)
+    ((status, output, errors),) = job.wait()
+    assert status == 75, errors
     assert "stopped by SIGUSR1 in fold 0; progress is saved in" in output
-    mistaken = subprocess.run([*command, "optimizer.lr=0.1"], capture_output=True, text=True, env=environment)
-    assert mistaken.returncode == 1
-    assert mistaken.stderr.startswith("error: ")
-    assert mistaken.stderr.count("\n") == 1
+    ((status, _, errors),) = Ranks(1, PROGRAM, [*arguments, "optimizer.lr=0.1"]).wait()
+    assert status == 1
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1

@@ -3,19 +3,17 @@
 import json
 import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from ldarnet.genome.sources import parse_source
 from ldarnet.runtime.checkpoint import read_state
 from ldarnet.runtime.metrics_file import read_metrics
+from sharding.build import build
 from tests.support.ranks import WORKERS
 
-ROOT = Path(__file__).parents[2]
 SEVERAL_RUNS = WORKERS / "several_runs.py"
 
 
@@ -27,12 +25,9 @@ def two_species(tmp_path_factory):
     for name, bases in (("large", 30_000), ("small", 5_000)):
         bases_text = np.frombuffer(b"ACGT", dtype=np.uint8)[random.integers(0, 4, bases)].tobytes().decode()
         (folder / f"{name}.fa").write_text(f">one\n{bases_text[:-1000]}\n>two\n{bases_text[-1000:]}\n")
-    fastas = [f"{name}={folder / name}.fa" for name in ("large", "small")]
-    command = [
-        *(sys.executable, "-m", "sharding.build", "--out", str(folder / "shards"), *fastas),
-        *("--shard-size", "4096", "--block", "1024", "--split", "valid=large/two,small/two"),
-    ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    fastas = [parse_source(f"{name}={folder / name}.fa") for name in ("large", "small")]
+    held_out = {"valid": ["large/two", "small/two"]}
+    build(folder / "shards", fastas, contig_splits=held_out, shard_size=4096, block=1024)
     return folder / "shards"
 
 

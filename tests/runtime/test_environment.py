@@ -1,10 +1,10 @@
 """Environment of a launch: variables of other programs, missing ranks, taken ports, early signals, run folder names."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from ldarnet.errors import UserError
 from ldarnet.runtime import distributed, tracking
 from ldarnet.runtime.distributed import free_port
+from tests.support.ranks import TIMEOUT_SECONDS, Rank
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -44,39 +45,36 @@ def test_incomplete_variables_of_a_launcher_are_one_line_errors(monkeypatch, cha
 
 
 @pytest.fixture
-def pretrain(config_file):
+def pretrain(config_file, run_ranks):
     """Start `launch/pretrain.py` with these environment variables; kill it at the end of the test."""
     started = []
 
-    def start(**variables: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(ROOT / "launch/pretrain.py"), "--config", str(config_file)]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", **variables}
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        )
-        return started[-1]
+    def start(**variables: str) -> Rank:
+        started.append(run_ranks(1, "--config", config_file, PYTHONWARNINGS="ignore", **variables))
+        return started[-1].processes[0]
 
     yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    for job in started:
+        job.kill()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_missing_ranks_are_reported_and_a_signal_ends_the_wait_with_status_75(pretrain, number):
-    process = pretrain(**LAUNCH | {"WORLD_SIZE": "4", "MASTER_PORT": str(free_port())})
-    lines = iter(process.stderr.readline, "")
-    line = next(line for line in lines if "waiting" in line)
-    assert "rank 0: waiting for 3 more ranks at 127.0.0.1:" in line and "because WORLD_SIZE=4 is set" in line
-    assert "unset RANK, LOCAL_RANK and WORLD_SIZE" in line
-    process.send_signal(number)
-    rest = process.communicate()[1].splitlines()
-    assert process.returncode == 75
-    assert [line for line in rest if "waiting" not in line] == [
-        f"error: stopped by {number.name} outside of training steps; run the same command again"
-    ]
+def test_missing_ranks_are_reported_and_a_signal_ends_the_wait_with_status_75(pretrain):
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    jobs = [pretrain(**LAUNCH | {"WORLD_SIZE": "4", "MASTER_PORT": str(free_port())}) for _ in numbers]
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    for number, process in zip(numbers, jobs, strict=True):
+        while not (line := process.errors.read_text().partition("\n"))[1]:
+            assert process.is_alive() and time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "rank 0: waiting for 3 more ranks at 127.0.0.1:" in line[0] and "because WORLD_SIZE=4 is set" in line[0]
+        assert "unset RANK, LOCAL_RANK and WORLD_SIZE" in line[0]
+        process.send_signal(number)
+        process.join(TIMEOUT_SECONDS)
+        assert process.exitcode == 75
+        assert [line for line in process.errors.read_text().splitlines() if "waiting" not in line] == [
+            f"error: stopped by {number.name} outside of training steps; run the same command again"
+        ]
 
 
 @pytest.mark.slow
@@ -86,8 +84,9 @@ def test_a_taken_port_is_a_one_line_error(pretrain):
         listener.listen()
         port = str(listener.getsockname()[1])
         process = pretrain(**LAUNCH | {"MASTER_PORT": port})
-        error = process.communicate()[1]
-    assert process.returncode == 1
+        process.join(TIMEOUT_SECONDS)
+    error = process.errors.read_text()
+    assert process.exitcode == 1
     assert f"error: MASTER_PORT={port}: another program uses this port" in error and "Traceback" not in error
 
 

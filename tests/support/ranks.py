@@ -4,17 +4,18 @@ import multiprocessing
 import os
 import runpy
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+
+from sharding.build import build
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ROOT / "tests/workers"
@@ -51,8 +52,7 @@ def _environment(**variables: str) -> dict[str, str]:
 class Rank(_FORKSERVER.Process):
     """A process that runs a script as `python SCRIPT ARGUMENTS` would.
 
-    A fork server that has imported torch, DeepSpeed and transformers starts it, which saves about seven CPU seconds
-    per rank.
+    A fork server that has imported the training programs starts it, which saves about seven CPU seconds per rank.
     """
 
     def __init__(
@@ -84,17 +84,28 @@ def _run_script(
 
 
 class Ranks:
-    """The ranks of one job."""
+    """The ranks of one job.
 
-    def __init__(self, world: int, script: Path, arguments: list[str], cwd: Path = ROOT) -> None:
+    Args:
+        variables: environment variables, such as those of a launcher, that replace the default ones.
+    """
+
+    def __init__(
+        self,
+        world: int,
+        script: Path,
+        arguments: list[str],
+        cwd: Path = ROOT,
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = str(listener.getsockname()[1])
         self._folder = tempfile.TemporaryDirectory()
         self.processes = []
         for rank in range(world):
-            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            environment = _environment(**variables, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+            environment = _environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) | dict(variables or {})
             folder = Path(self._folder.name) / str(rank)
             folder.mkdir()
             self.processes.append(Rank(script, arguments, environment, folder, cwd))
@@ -132,10 +143,10 @@ class Ranks:
 
 @pytest.fixture(scope="session")
 def run_ranks() -> Callable[..., Ranks]:
-    """Start `world` ranks of a script (by default the training program) with the same arguments."""
+    """Start `world` ranks of a script (by default the training program) with the same arguments and variables."""
 
-    def start(world: int, *arguments: object, script: Path = PROGRAM) -> Ranks:
-        return Ranks(world, script, [str(argument) for argument in arguments])
+    def start(world: int, *arguments: object, script: Path = PROGRAM, **variables: str) -> Ranks:
+        return Ranks(world, script, [str(argument) for argument in arguments], variables=variables)
 
     return start
 
@@ -152,12 +163,7 @@ def shards_from(folder: Path, text: str) -> Path:
     """A shard set of FASTA text with contigs `first` (training) and `second` (validation)."""
     fasta, shards = folder / "contigs.fa", folder / "shards"
     fasta.write_text(text)
-    subprocess.run(
-        [sys.executable, "-m", "sharding.build", "--out", str(shards), "--split", "valid=second", str(fasta)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
+    build(shards, [fasta], contig_splits={"valid": ["second"]})
     return shards
 
 
