@@ -26,7 +26,7 @@ quickstart: $(READY) ## Build shards of the bundled genome and pretrain a small 
 	@launch/quickstart.sh $(if $(STEPS),training.steps=$(STEPS) run.dir=runs/quickstart-$(STEPS)-steps)
 
 test: $(READY) ## Run all tests, fast and slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n $(TESTS_AT_ONCE) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or not slow" -n $(TESTS_AT_ONCE) --dist worksteal $(PYTEST_ARGS)
 
 setup: $(READY) ## Create or update the environment in .venv
 

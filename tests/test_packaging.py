@@ -1,6 +1,7 @@
 """Packaging: commands in the guides, wheel contents, extras, version pins, and forbidden text."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -130,12 +131,33 @@ def test_extras_match_the_table_of_modules() -> None:
 
 
 BASE_ONLY = f"""
-import sys
+import json, os, sys
 for name in {[module for modules in EXTRAS.values() for module in modules]!r}:
     sys.modules[name] = None  # makes its import raise ModuleNotFoundError
+import ldarnet.model  # once for all commands
 from ldarnet.cli import main
-main()
+commands, folder = json.loads(sys.argv[1]), sys.argv[2]
+for number, arguments in enumerate(commands):
+    if not os.fork():
+        for descriptor, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"{{folder}}/{{number}}-{{name}}", os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+        if arguments[0] == "import":
+            __import__(arguments[1])
+        sys.argv = ["ldarnet", *arguments]
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
 """
+NEEDS = {
+    ("pretrain", "--config", "quickstart"): "train",
+    ("pretrain", "--ranks", "2", "--config", "quickstart"): "train",
+    ("shard", "--out", "never"): "train",
+    ("finetune", "--config", "nt", "task=H3"): "tasks",
+    ("sweep", "--config", "nt18"): "tasks",
+    ("report", "never"): "train",
+}
+"""Extra that each command needs."""
+Results = dict[tuple[str, ...], subprocess.CompletedProcess[str]]
+IMPORT = ("import", "ldarnet.pretraining")
 
 
 @pytest.fixture(scope="module")
@@ -147,45 +169,48 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def base_only(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the `ldarnet` command with only the base dependencies importable."""
-    command = [sys.executable, "-c", BASE_ONLY, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def base_only(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Results of `ldarnet` commands, by their arguments, with only the base dependencies importable."""
+    folder = tmp_path_factory.mktemp("base-only")
+    predictors = [(name, str(classifier), str(classifier.parent / "two.fa")) for name in ("predict", "tokenize")]
+    commands = [*NEEDS, *predictors, IMPORT]
+    process = [sys.executable, "-c", BASE_ONLY, json.dumps(commands), folder]
+    statuses = subprocess.run(process, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+    return {
+        command: subprocess.CompletedProcess(
+            command, int(status), *((folder / f"{number}-{name}").read_text() for name in ("stdout", "stderr"))
+        )
+        for number, (command, status) in enumerate(zip(commands, statuses, strict=True))
+    }
 
 
-def test_the_base_dependencies_predict_and_tokenize(classifier: Path) -> None:
-    predicted = base_only("predict", classifier, classifier.parent / "two.fa")
+def test_the_base_dependencies_predict_and_tokenize(
+    base_only: Results,
+) -> None:
+    predicted, tokenized = (ended for command, ended in base_only.items() if command[0] in ("predict", "tokenize"))
     assert predicted.returncode == 0, predicted.stderr
     header, *rows = predicted.stdout.splitlines()
     assert header.split("\t") == ["name", "predicted", "p_no", "p_yes"]
     assert [row.split("\t")[0] for row in rows] == ["one", "two"]
-    tokenized = base_only("tokenize", classifier, classifier.parent / "two.fa")
     assert tokenized.returncode == 0, tokenized.stderr
     bases = [line.split("\t")[3] for line in tokenized.stdout.splitlines() if line.startswith("two\t")]
     assert "".join(bases) == "GATTACAGATTACA"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "extra"),
-    [
-        (("pretrain", "--config", "quickstart"), "train"),
-        (("pretrain", "--ranks", "2", "--config", "quickstart"), "train"),
-        (("shard", "--out", "never"), "train"),
-        (("finetune", "--config", "nt", "task=H3"), "tasks"),
-        (("sweep", "--config", "nt18"), "tasks"),
-        (("report", "never"), "train"),
-    ],
-)
-def test_a_command_reports_the_extra_it_needs(arguments: tuple[str, ...], extra: str) -> None:
-    ended = base_only(*arguments)
+@pytest.mark.parametrize("arguments", NEEDS)
+def test_a_command_reports_the_extra_it_needs(base_only: Results, arguments: tuple[str, ...]) -> None:
+    ended = base_only[arguments]
     assert ended.returncode == USER_ERROR
-    assert re.fullmatch(rf"error: ldarnet {arguments[0]} needs \w+: pip install 'ldarnet\[{extra}\]'\n", ended.stderr)
+    hint = rf"pip install 'ldarnet\[{NEEDS[arguments]}\]'"
+    assert re.fullmatch(rf"error: ldarnet {arguments[0]} needs \w+: {hint}\n", ended.stderr)
 
 
-def test_an_import_reports_the_extra_it_needs() -> None:
-    program = BASE_ONLY.partition("from ldarnet.cli")[0] + "import ldarnet.pretraining"
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ended.stderr.endswith("ldarnet.pretraining needs zstandard: pip install 'ldarnet[train]'\n")
+def test_an_import_reports_the_extra_it_needs(
+    base_only: Results,
+) -> None:
+    message = "ldarnet.pretraining needs zstandard: pip install 'ldarnet[train]'\n"
+    assert base_only[IMPORT].stderr.endswith(message)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Names from files cannot control the terminal, break tables or change figures."""
 
 import io
-import subprocess
-import sys
 
 import pytest
 from rich.table import Table
@@ -11,6 +9,7 @@ from ldarnet.console import PlainConsole, make_console, render_lines
 from ldarnet.errors import UserError
 from ldarnet.printable import MAX_LABEL_CHARS, figure_label, printable, printable_lines
 from ldarnet.program import exit_status
+from tests.support.ranks import ROOT, Ranks
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\x08\x9b2J\u202e\x00"
 
@@ -64,6 +63,5 @@ def test_error_lines_are_neutralized(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_error_lines_of_a_program_are_neutralized() -> None:
-    command = [sys.executable, "-m", "ldarnet", "report", "\x1b[31mno-run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "\x1b" not in done.stderr and "\\x1b[31mno-run" in done.stderr
+    ((status, _, errors),) = Ranks(1, ROOT / "ldarnet/__main__.py", ["report", "\x1b[31mno-run"]).wait()
+    assert status == 1 and "\x1b" not in errors and "\\x1b[31mno-run" in errors

@@ -3,6 +3,7 @@
 import gzip
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 import warnings
@@ -64,6 +65,8 @@ TINY = {
 """Overrides that make the documented commands small, by program."""
 
 
+USE_QUICKSTART = ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md")
+"""Documents whose commands use the results of `make quickstart`."""
 GENOMES = {
     "my.fa.gz": ("chr1", "chr20"),
     "yeast.fa.gz": ("chr3",),
@@ -104,10 +107,15 @@ class Sandbox:
             lines = (f">{row}|{row % 2}\n{bases(60)}\n" for row in range(60))
             (task / f"{split}.fna").write_text("".join(lines))
 
-    def prepare(self, document: str) -> None:
-        """Create the files that the commands of a document need and that other documents describe."""
-        if document in ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md"):
-            _make(self, ["quickstart"])
+    def prepare(self, document: str, quickstart: Path) -> None:
+        """Create the files that the commands of a document need and that other documents describe.
+
+        Args:
+            document: path of the document.
+            quickstart: folder `runs` after `make quickstart`.
+        """
+        if document in USE_QUICKSTART:
+            shutil.copytree(quickstart, self.folder / "runs")
         if document == "launch/README.md":
             self.ldarnet(["shard", "--out", "runs/yeast-shards"])
         if document == "ldarnet/data/README.md":
@@ -188,11 +196,19 @@ def commands(block: str) -> list[list[str]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder `runs` after `make quickstart`."""
+    sandbox = Sandbox(tmp_path_factory.mktemp("quickstart"))
+    _make(sandbox, ["quickstart"])
+    return sandbox.folder / "runs"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if BLOCK.search((ROOT / path).read_text())])
-def test_examples_run(document: str, tmp_path: Path) -> None:
+def test_examples_run(document: str, tmp_path: Path, quickstart: Path) -> None:
     sandbox = Sandbox(tmp_path)
-    sandbox.prepare(document)
+    sandbox.prepare(document, quickstart)
     for number, block in enumerate(BLOCK.finditer((ROOT / document).read_text())):
         if block["reason"]:
             continue

@@ -2,6 +2,7 @@ import multiprocessing
 import pickle
 import shutil
 import time
+from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -91,7 +92,7 @@ def test_prefetched_blocks_are_read_without_a_request(server, open_remote):
 
 
 def test_prefetch_errors_are_raised_when_the_block_is_read(local, server, open_remote):
-    shards = open_remote()
+    shards = open_remote(retry=replace(QUICK, max_attempts=5))
     change_block(local, 2)
     shards.prefetch(range(5))
     assert shards.text("one", 0, 200) == CONTIGS["one"][:200]
@@ -133,7 +134,7 @@ def test_transient_remote_errors_are_retried(server, open_remote):
 
 
 def test_transient_errors_and_lack_of_permission_are_never_quarantined(server, open_remote):
-    shards = open_remote(on_damaged="quarantine")
+    shards = open_remote(on_damaged="quarantine", retry=replace(QUICK, max_attempts=5))
     for fault, message in ((faults.status(500), "failed after"), (faults.status(403), "no permission")):
         server.faults = [fault]
         with pytest.raises(UserError, match=message) as refused:

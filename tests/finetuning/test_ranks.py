@@ -55,7 +55,7 @@ def test_exit_status_is_75_after_a_stop_signal(tmp_path):
     run = tmp_path / "run"
     settings = ["folds.only=[0]", "training.epochs=50", "training.stop_patience=50"]
     arguments = ["--config", str(write_config(tmp_path)), f"run.dir={run}", *settings]
-    job = Ranks(1, PROGRAM, arguments)
+    job = Ranks(1, PROGRAM, arguments, launched=False)
     deadline = time.monotonic() + 120
     while not ((run / "fold0/metrics.jsonl").is_file() and len(lines(run)) > 2) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -63,7 +63,7 @@ def test_exit_status_is_75_after_a_stop_signal(tmp_path):
     ((status, output, errors),) = job.wait()
     assert status == 75, errors
     assert "stopped by SIGUSR1 in fold 0; progress is saved in" in output
-    ((status, _, errors),) = Ranks(1, PROGRAM, [*arguments, "optimizer.lr=0.1"]).wait()
+    ((status, _, errors),) = Ranks(1, PROGRAM, [*arguments, "optimizer.lr=0.1"], launched=False).wait()
     assert status == 1
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1

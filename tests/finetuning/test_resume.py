@@ -91,9 +91,9 @@ def test_damaged_checkpoint_is_an_error_and_the_suggested_fix_works(world, unbro
 
 @pytest.mark.slow
 def test_second_launch_waits_for_the_first(world, config_file, unbroken, tmp_path, capsys):
-    seconds = 35.0
+    seconds = 18.0
     # The timeout is shorter than the wait for the lock, which the watchdog ignores.
-    changes = ("training.epochs=1", "training.timeout_minutes=0.5")
+    changes = ("training.epochs=1", "training.timeout_minutes=0.25")
     config = read_config(config_file, f"run.dir={tmp_path / 'run'}", *changes)
     held = lock_run_dir(config.run.dir)
     threading.Timer(seconds, held.close).start()

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -119,8 +117,3 @@ def test_invalid_metrics_file_is_an_error(tmp_path, content, message):
         training_figure(path, tmp_path / "o.png")
     assert str(path) in str(caught.value)
     assert not (tmp_path / "o.png").exists()
-
-
-def test_importing_interpret_does_not_import_matplotlib():
-    code = "import sys, ldarnet.interpret; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

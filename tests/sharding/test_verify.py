@@ -2,8 +2,6 @@ import contextlib
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from ldarnet.program import call
 from sharding.build import build
 from sharding.verify import main, problems, total_work
 from tests.support.range_server import RangeServer
+from tests.support.ranks import ROOT, Ranks
 
 CONTIGS = {
     "a": "".join(random.Random(1).choices("ACGTN", (9, 9, 9, 9, 1), k=1600)),
@@ -182,9 +181,8 @@ def test_a_remote_set_is_verified_bypassing_the_cache(copy, monkeypatch, tmp_pat
 @pytest.mark.slow
 def test_the_program_exits_with_status_1_and_plain_lines(copy):
     flip(copy / "names.txt", 3)
-    program = [sys.executable, "-m", "sharding.verify", str(copy)]
-    ended = subprocess.run(program, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    assert ended.stderr.startswith(f"error: {copy / 'names.txt'}: damaged")
-    assert ended.stderr.count("\n") == 1
+    ((status, output, errors),) = Ranks(1, ROOT / "sharding/verify.py", [str(copy)]).wait()
+    assert status == 1
+    assert output == ""
+    assert errors.startswith(f"error: {copy / 'names.txt'}: damaged")
+    assert errors.count("\n") == 1

@@ -63,6 +63,15 @@ class Rank(_FORKSERVER.Process):
         self.errors.touch()
         super().__init__(target=_run_script, args=(script, arguments, environment, cwd, self.output, self.errors))
 
+    def poll(self) -> int | None:
+        """Exit status; None while the process runs."""
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        """Wait for the process and return its exit status."""
+        self.join(TIMEOUT_SECONDS)
+        return self.exitcode
+
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
         assert self.pid is not None
@@ -87,7 +96,8 @@ class Ranks:
     """The ranks of one job.
 
     Args:
-        variables: environment variables, such as those of a launcher, that replace the default ones.
+        launched: whether to set the environment variables of a launcher. If False, the process is a single program.
+        variables: environment variables that replace those of this process and of the launcher.
     """
 
     def __init__(
@@ -96,7 +106,9 @@ class Ranks:
         script: Path,
         arguments: list[str],
         cwd: Path = ROOT,
-        variables: Mapping[str, str] = MappingProxyType({}),
+        *,
+        launched: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -105,7 +117,8 @@ class Ranks:
         self.processes = []
         for rank in range(world):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            environment = _environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port) | dict(variables or {})
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment = _environment(**(place if launched else {}) | dict(variables or {}))
             folder = Path(self._folder.name) / str(rank)
             folder.mkdir()
             self.processes.append(Rank(script, arguments, environment, folder, cwd))
@@ -145,8 +158,8 @@ class Ranks:
 def run_ranks() -> Callable[..., Ranks]:
     """Start `world` ranks of a script (by default the training program) with the same arguments and variables."""
 
-    def start(world: int, *arguments: object, script: Path = PROGRAM, **variables: str) -> Ranks:
-        return Ranks(world, script, [str(argument) for argument in arguments], variables=variables)
+    def start(world: int, *arguments: object, script: Path = PROGRAM, launched: bool = True, **variables: str) -> Ranks:
+        return Ranks(world, script, [str(argument) for argument in arguments], launched=launched, variables=variables)
 
     return start
 

@@ -1,11 +1,8 @@
 """Sweeps on a running Ray cluster, and loss of one of its nodes."""
 
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,8 @@ from ray.cluster_utils import Cluster
 
 from ldarnet.errors import TransientError
 from ldarnet.sweeps.cluster import ray_cluster
-from tests.support.sample_sweep import STUB, starts, write
+from tests.support.ranks import Ranks
+from tests.support.sample_sweep import starts, write
 
 pytestmark = pytest.mark.slow
 
@@ -45,19 +43,17 @@ def wait_for_files(folder: Path, name: str, number: int) -> None:
         time.sleep(0.1)
 
 
-def test_sweep_survives_the_loss_of_a_node(machines: Cluster, tmp_path: Path) -> None:
+def test_sweep_survives_the_loss_of_a_node(machines: Cluster, run_ranks: Callable[..., Ranks], tmp_path: Path) -> None:
     path = write(tmp_path, epochs=4, script={"wait": 1})
-    environment = {**os.environ, "PYTHONPATH": str(STUB.parents[2])}
-    command = [sys.executable, "-c", DRIVER, str(path), f"ray.address={machines.address}", "sweep.tasks=H3"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        wait_for_files(path.parent, "metrics.jsonl", 2)
-        (lost,) = machines.worker_nodes
-        machines.remove_node(lost, allow_graceful=False)
-        wait_for_files(path.parent, "saved", 1)
-        (path.parent / "out" / "go").touch()
-        assert driver.stdout is not None
-        printed = driver.stdout.read()
-    assert driver.returncode == 0, printed
+    (tmp_path / "driver.py").write_text(DRIVER)
+    arguments = (path, f"ray.address={machines.address}", "sweep.tasks=H3")
+    driver = run_ranks(1, *arguments, script=tmp_path / "driver.py", launched=False)
+    wait_for_files(path.parent, "metrics.jsonl", 2)
+    (lost,) = machines.worker_nodes
+    machines.remove_node(lost, allow_graceful=False)
+    wait_for_files(path.parent, "saved", 1)
+    (path.parent / "out" / "go").touch()
+    printed = driver.succeed()
     assert len(list(path.parent.rglob("result.json"))) == 4
     for file in path.parent.rglob("metrics.jsonl"):
         assert [json.loads(line)["epoch"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]

@@ -2,14 +2,13 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.ranks import ROOT, Ranks
+
 TASKS = ("H3", "enhancers")
 
 pytestmark = pytest.mark.slow
@@ -44,15 +43,13 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def run(sweep: Path, *overrides: str) -> tuple[str, dict]:
-    command = [sys.executable, str(ROOT / "launch" / "sweep.py"), "--config", str(sweep), *overrides]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout
-    return ended.stdout, json.loads((sweep.parent / "out" / "sweep.json").read_text())
+    printed = Ranks(1, ROOT / "launch" / "sweep.py", ["--config", str(sweep), *overrides], launched=False).succeed()
+    return printed, json.loads((sweep.parent / "out" / "sweep.json").read_text())
 
 
 def test_sweep_over_two_tasks_two_learning_rates_and_two_folds(sweep: Path) -> None:
-    printed, report = run(sweep)
-    assert "[8/8]" in printed
+    printed, report = run(sweep, "search.folds=[0]")
+    assert "[6/6]" in printed
     for task in TASKS:
         entry = report["tasks"][f"nt/{task}"]
         means = {name: setting["mean"] for name, setting in entry["settings"].items()}
@@ -66,8 +63,8 @@ def test_sweep_over_two_tasks_two_learning_rates_and_two_folds(sweep: Path) -> N
         best = sweep.parent / "out" / "trials" / "nt" / task / entry["chosen"]["setting"] / entry["classifier"]
         assert (best / "export" / "model.safetensors").is_file()
     assert (sweep.parent / "out" / "comparison" / "results.md").is_file()
-    again, _ = run(sweep)
-    assert "8 already done" in again
+    again, _ = run(sweep, "search.folds=[0]")
+    assert "6 already done" in again
 
 
 def test_trial_with_two_ranks_is_a_deepspeed_job_with_a_nested_mlflow_run(

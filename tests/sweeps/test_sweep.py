@@ -3,16 +3,16 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ldarnet.errors import UserError
-from tests.support.sample_sweep import STUB, run, starts, write
+from tests.support.ranks import Ranks
+from tests.support.sample_sweep import run, starts, write
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -34,7 +34,11 @@ def test_settings_are_chosen_by_validation_and_failures_are_retried(
         "nt/H4 0.001 fold0": {"kind": "late", "times": 1},
     }
     path = write(tmp_path, script={"faults": faults})
-    sweep, printed, report = run(path)
+    _, first, _ = run(path, "sweep.tasks=H3")
+    assert sum(starts(path).values()) == 4 + 1
+    # An added task trains only its own folds.
+    sweep, second, report = run(path)
+    printed = first + second
     assert sweep.done and not sweep.failed and not sweep.interrupted
     # The stub's test scores decrease with its validation scores.
     assert {task: entry["chosen"]["setting"] for task, entry in report["tasks"].items()} == {
@@ -57,11 +61,9 @@ def test_settings_are_chosen_by_validation_and_failures_are_retried(
     assert {str(file.relative_to(trials.parent)) for file in compared["out"]} == {
         f"{setting}/fold{fold}/fold{fold}/result.json" for setting in ("H3/lr=0.0001", "H4/lr=0.001") for fold in (0, 1)
     }
-    # A finished sweep trains nothing; an added task trains only its own folds.
+    # A finished sweep trains nothing.
     run(path)
     assert sum(starts(path).values()) == 5 + 3 * 2
-    run(path, "sweep.tasks=[H3, H4, H4ac]")
-    assert sum(starts(path).values()) == 5 + 3 * 2 + 4
 
 
 def test_shared_error_ends_the_task_and_divergence_only_its_setting(tmp_path: Path) -> None:
@@ -84,8 +86,11 @@ def test_shared_error_ends_the_task_and_divergence_only_its_setting(tmp_path: Pa
     assert "fold 0 has diverged" in printed and "log.txt" in printed
     # The next launch retries failed folds.
     (tmp_path / "out" / "script.yaml").write_text(json.dumps({"scores": {}}))
-    sweep, _, report = run(path, "sweep.tasks=[H3, H4, H4ac]")
+    before = starts(path)
+    sweep, _, report = run(path, "sweep.tasks=[H3, H4ac]")
     assert sweep.done and not sweep.failed
+    retried = {"H3/lr=0.001/fold0", "H3/lr=0.001/fold1", "H4ac/lr=0.0001/fold0", "H4ac/lr=0.0001/fold1"}
+    assert {name for name, number in starts(path).items() if number != before.get(name)} == retried
 
 
 def test_trials_that_fall_behind_are_stopped_permanently(tmp_path: Path) -> None:
@@ -169,7 +174,11 @@ def test_folder_with_another_configuration_is_rejected(tmp_path: Path) -> None:
         run(path, "space={optimizer.weight_decay: [0.1]}", "set.optimizer.lr=1e-4")
 
 
-DRIVER = "import pathlib, sys; from tests.support.sample_sweep import run; run(pathlib.Path(sys.argv[1]))"
+DRIVER = """
+import pathlib, sys
+from tests.support.sample_sweep import run
+run(pathlib.Path(sys.argv[1]))
+"""
 
 
 def wait_for(path: Path, epochs: int) -> None:
@@ -180,13 +189,14 @@ def wait_for(path: Path, epochs: int) -> None:
         time.sleep(0.1)
 
 
-def test_killed_and_interrupted_sweeps_resume(tmp_path: Path) -> None:
+def test_killed_and_interrupted_sweeps_resume(run_ranks: Callable[..., Ranks], tmp_path: Path) -> None:
+    path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": 2.0})
+    (tmp_path / "driver.py").write_text(DRIVER)
+    killed = run_ranks(1, path, script=tmp_path / "driver.py", launched=False)
+    wait_for(path, 15)
+    killed.kill()
     saving = 14.0  # longer than the 10 seconds that Ray Tune would wait
-    path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
-    environment = {**os.environ, "PYTHONPATH": str(STUB.parents[2])}
-    with subprocess.Popen([sys.executable, "-c", DRIVER, str(path)], env=environment) as killed:
-        wait_for(path, 15)
-        killed.kill()
+    write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
 
     def interrupt() -> None:
         wait_for(path, 33)

@@ -11,7 +11,7 @@ import time
 from ldarnet.config import load_config
 from ldarnet.pretraining import loop, train_metrics
 from ldarnet.pretraining.run import train_on
-from ldarnet.runtime import distributed
+from ldarnet.runtime import distributed, watchdog
 
 fault, config_file, *overrides = sys.argv[1:]
 config = load_config(config_file, overrides)
@@ -37,6 +37,7 @@ def stuck_in_recording(*arguments):
     return stage_metrics(*arguments)
 
 
+watchdog.ALARM_SECONDS = 2.0
 loop._next = stuck_in_reading
 train_metrics.stage_metrics = stuck_in_recording
 train_on(world, config)
