@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import re
@@ -30,6 +31,8 @@ STOPPED = 75
 """Stopped by a signal after saving a checkpoint: restart to resume."""
 INTERRUPTED = 130
 """Interrupted from the keyboard (SIGINT): 128 + 2, as in shells."""
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 REPORT_SECONDS = 1.0
 """Seconds that a rank waits for rank 0 to report a shared error: launchers kill all ranks as soon as one exits."""
@@ -127,8 +130,11 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
     The status then depends on the type of the error. A `UserError` is printed only by rank 0, unless its attribute
     `local` is set.
     """
+    status = OK
     try:
-        return work()
+        status = work()
+        print(end="", flush=True)
+        return status
     except UserError as error:
         _report(str(error), local=error.local)
         return FAILED if isinstance(error, TransientError) else USER_ERROR
@@ -143,7 +149,10 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
         return INTERRUPTED
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
-            return OK
+            return status
+        if isinstance(error, OSError) and error.errno in _NO_SPACE and _stdout_is_full():
+            _report(f"cannot write to standard output ({error.strerror}); redirect it to another disk", local=True)
+            return status or USER_ERROR
         print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         return FAILED
 
@@ -166,6 +175,20 @@ def _stdout_is_closed() -> bool:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
         if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
             return True
     return False
+
+
+def _stdout_is_full() -> bool:
+    """Whether stdout is a file that cannot grow; if so, discard the buffered output."""
+    try:
+        print(flush=True)
+    except OSError:
+        _discard_stdout()
+        return True
+    return False
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
 """Base composition of a shard set. Every block is read once and counted four bases at a time."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +12,7 @@ from ldarnet.data import ShardSet
 from ldarnet.data.format import Block, unpack_bases
 from ldarnet.data.index import Index
 from ldarnet.errors import UserError
+from sharding.executors import process_pool
 
 KINDS = ("A", "C", "G", "T", "N", "other", "masked")
 """Counted categories: the four bases in either case, N, the other IUPAC codes, and soft-masked (lower-case) bases."""
@@ -92,7 +93,7 @@ def count_set(shards: ShardSet, workers: int, report: Callable[[int], None]) -> 
     """
     total, blocks = Counts.zeros(shards.index), len(shards.index.blocks)
     tasks = (range(at, min(at + _BLOCKS_PER_TASK, blocks)) for at in range(0, blocks, _BLOCKS_PER_TASK))
-    with ProcessPoolExecutor(workers, initializer=_init_worker, initargs=(shards,)) as pool:
+    with process_pool(workers, _init_worker, shards) as pool:
         pending = {pool.submit(_count_task, task): task for task in islice(tasks, 2 * workers)}
         try:
             while pending:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ldarnet.errors import UserError
-from ldarnet.io.process import exit_with_parent
+from ldarnet.io.process import exit_with_parent, worker_errors
 from ldarnet.ray_cluster import connect
 
 Task = tuple[Callable[..., None], tuple[Any, ...]]
@@ -45,11 +45,7 @@ def in_process() -> Iterator[Executor]:
 @contextmanager
 def in_processes(workers: int) -> Iterator[Executor]:
     """Run tasks in a pool of worker processes. The workers exit when this process exits, even if it is killed."""
-    # Forking avoids importing the modules again, which takes seconds.
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, context, initializer=exit_with_parent, initargs=(os.getpid(),))
-    # The pool forks on its first task. Submit one now, before this process starts threads.
-    pool.submit(_attempt, _nothing, ()).result()
+    pool = process_pool(workers, exit_with_parent, os.getpid())
 
     def execute(tasks: Sequence[Task]) -> None:
         futures: list[Future[UserError | None]] = [pool.submit(_attempt, *task) for task in tasks]
@@ -66,6 +62,24 @@ def in_processes(workers: int) -> Iterator[Executor]:
         yield execute
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def process_pool(workers: int, initializer: Callable[..., None], *arguments: Any) -> ProcessPoolExecutor:
+    """Fork worker processes. Forked processes share memory-mapped files and do not import the modules again.
+
+    Args:
+        workers: number of processes.
+        initializer: called in each process.
+        arguments: arguments of ``initializer``.
+
+    Raises:
+        UserError: /dev/shm is full, or a limit on processes is exceeded.
+    """
+    with worker_errors("--workers"):
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer, arguments)
+        # The pool forks on its first task. Submit one now, before this process starts threads.
+        pool.submit(_nothing).result()
+    return pool
 
 
 @contextmanager

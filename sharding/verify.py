@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from typing import Annotated
@@ -19,8 +18,10 @@ from ldarnet.console import percent_bar
 from ldarnet.data.index_file import INDEX_NAME, parse_index
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
+from ldarnet.io.records import MAX_BYTES
 from ldarnet.io.storage import Storage, repair_hint
 from ldarnet.program import run
+from sharding.executors import process_pool
 
 _PIECE_BYTES = 8 * 2**20
 _TASK_BASES = 2**26
@@ -48,7 +49,7 @@ def problems(shards: ShardSet, workers: int = 1, advance: Callable[[int], None] 
     """
     checks = _checks(shards)
     reported: set[str] = set()
-    pool = _pool(shards, workers) if workers > 1 else None
+    pool = process_pool(workers, _init_worker, shards) if workers > 1 else None
     with pool or nullcontext():
         if pool:
             futures = {pool.submit(_run_in_worker, check): check for check in checks}
@@ -84,12 +85,6 @@ def _checks(shards: ShardSet) -> list[Check]:
     return sorted(checks, key=lambda check: -check[3])
 
 
-def _pool(shards: ShardSet, workers: int) -> ProcessPoolExecutor:
-    # Forked processes share the memory-mapped index and do not import the modules again.
-    context = multiprocessing.get_context("fork")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_init_worker, initargs=(shards,))
-
-
 def _init_worker(shards: ShardSet) -> None:
     global _shards
     _shards = shards
@@ -113,7 +108,7 @@ def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
     Opening the set is not sufficient: it may read a cached copy of the index, and it accepts any JSON formatting.
     """
     storage, hint = shards.storage, repair_hint(shards.location)
-    text = storage.read_all(INDEX_NAME)
+    text = storage.read_all(INDEX_NAME, MAX_BYTES)
     content = parse_index(text, where=storage.locate(INDEX_NAME), hint=hint)
     found = []
     if text.decode() != json.dumps(json.loads(text), indent=1) + "\n":

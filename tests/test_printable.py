@@ -1,14 +1,17 @@
 """Names from files cannot control the terminal, break tables or change figures."""
 
 import io
+import logging
 
 import pytest
 from rich.table import Table
 
 from ldarnet.console import PlainConsole, make_console, render_lines
+from ldarnet.data.contigs import some_names
 from ldarnet.errors import UserError
 from ldarnet.printable import MAX_LABEL_CHARS, figure_label, printable, printable_lines
 from ldarnet.program import exit_status
+from ldarnet.runtime.rank_log import RankFormatter
 from tests.support.ranks import ROOT, Ranks
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\r\x08\x9b2J\u202e\x00"
@@ -37,6 +40,18 @@ def test_figure_labels_are_short_lines_that_legends_list(name: str) -> None:
     label = figure_label(name)
     assert label.isprintable() and not label.startswith("_") and len(label) <= MAX_LABEL_CHARS + 1
     assert label.strip() == name if name.isprintable() and len(name) < MAX_LABEL_CHARS else label
+
+
+def test_lists_of_names_are_neutralized() -> None:
+    listed = some_names([HOSTILE, "chr1", "chr2"], max_names=2)
+    assert listed.isprintable() and listed.endswith(", chr1 and 1 more")
+
+
+def test_rank_logs_are_neutralized() -> None:
+    record = logging.makeLogRecord({"msg": "quarantined %s\nin %s", "args": (HOSTILE, "https://me:secret@host/x")})
+    lines = RankFormatter().format(record).split("\n")
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    assert lines[0].startswith("quarantined \\x1b[31mred") and "secret" not in lines[1]
 
 
 def test_console_lines_and_table_cells_are_neutralized() -> None:

@@ -181,7 +181,7 @@ def test_a_full_standard_output_is_one_line(model, tmp_path, command):
         ended = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, env=os.environ, check=False)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
-        "error: no space left on device while writing standard output; free some space and run the same command again"
+        "error: cannot write to standard output (No space left on device); redirect it to another disk"
     )
     assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
 

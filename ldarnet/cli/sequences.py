@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -13,7 +12,7 @@ import typer
 
 from ldarnet.cli.arguments import with_parent
 from ldarnet.console import make_console, percent_bar
-from ldarnet.io.files import NotWritableError, atomic_path, space_errors
+from ldarnet.io.files import atomic_path
 
 OutFile = Annotated[Path | None, typer.Option(metavar="FILE", help="TSV file to write. Default: standard output.")]
 PROGRESS_SECONDS = 2.0
@@ -30,18 +29,12 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
     Raises:
         NotWritableError: the disk is full, the file size limit is exceeded, or there is no permission to write.
     """
-    if out is not None:
-        with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
+    if out is None:
+        yield sys.stdout
+        sys.stdout.flush()  # before the summary on stderr
         return
-    try:
-        with space_errors(Path("standard output")):
-            yield sys.stdout
-            sys.stdout.flush()
-    except NotWritableError:
-        with suppress(OSError):  # discard the buffered output, which cannot be written at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
+    with atomic_path(with_parent(out)) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 @contextmanager

@@ -138,6 +138,10 @@ def full_name(species: str, name: str) -> str:
 
 
 def some_names(names: Iterable[str], max_names: int = 6) -> str:
-    """Join the first ``max_names`` names for a message, and count the rest, as in ``a, b and 3 more``."""
+    """Join the first ``max_names`` names for a message, and count the rest, as in ``a, b and 3 more``.
+
+    Control characters are escaped.
+    """
     every = list(names)
-    return ", ".join(every[:max_names]) + (f" and {len(every) - max_names} more" if len(every) > max_names else "")
+    more = f" and {len(every) - max_names} more" if len(every) > max_names else ""
+    return ", ".join(map(printable, every[:max_names])) + more

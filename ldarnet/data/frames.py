@@ -113,7 +113,7 @@ class FrameReader:
     def _check_index_exists(self) -> None:
         """Raise a UserError if the whole set is missing, so that its windows are not quarantined."""
         try:
-            self.storage.read_all(INDEX_NAME)
+            self.storage.size(INDEX_NAME)
         except MissingError:
             raise UserError(
                 f"{self.storage.place}: the shard set no longer exists; restore it, or mount its disk"

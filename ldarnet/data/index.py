@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -30,8 +30,19 @@ from ldarnet.data.index_file import (
 )
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, read_errors, sha256_file, write_json_atomic
+from ldarnet.printable import printable
 
 _COUNT = np.dtype("<i8")
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """A file that `np.save` writes to through ``write``; given a real file, it reports a full disk without errno."""
+
+    file: BinaryIO
+
+    def write(self, data: bytes) -> int:
+        return self.file.write(data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +118,8 @@ class Index:
     def describe_block(self, block: int) -> str:
         """Describe a block for messages: its index and its coordinates (1-based, inclusive)."""
         blocks = self.blocks
-        start = int(blocks.start[block])
-        return f"block {block} ({self.name(int(blocks.contig[block]))}:{start + 1}-{start + blocks.length[block]})"
+        start, name = int(blocks.start[block]), printable(self.name(int(blocks.contig[block])))
+        return f"block {block} ({name}:{start + 1}-{start + blocks.length[block]})"
 
     def save(self, folder: Path) -> None:
         """Write the tables and then ``index.json``. Call this after all shards are complete.
@@ -124,7 +135,7 @@ class Index:
         }
         for name, array in arrays.items():
             with atomic_path(folder / name) as partial, partial.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
+                np.save(_Sink(file), array, allow_pickle=False)
         with atomic_path(folder / "names.txt") as partial:
             partial.write_bytes(self.contigs.names.tobytes())
         content = {

@@ -1,7 +1,7 @@
 """Batches for training and validation. Global batches do not depend on the number of ranks, workers or restarts."""
 
-import errno
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -20,7 +20,7 @@ from ldarnet.data.reader import ShardSet
 from ldarnet.data.segments import find_segments
 from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
-from ldarnet.io.process import exit_with_parent
+from ldarnet.io.process import exit_with_parent, worker_errors
 
 _LOOKUP_WINDOWS = 1024  # minimum windows located per call, which takes hardly longer than locating one window
 
@@ -226,20 +226,17 @@ def _iterate(loader: DataLoader[list[Batch] | UserError]) -> Iterator[list[Batch
     When a worker dies, this handler would raise an error at an arbitrary point of the program. Without the
     handler, the request for the next batch still raises an error within seconds.
     """
-    if not _in_main_thread():
-        return iter(loader)
-    handler = signal.getsignal(signal.SIGCHLD)
-    try:
-        return iter(loader)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise UserError(
-            "data.workers: no space left on /dev/shm, which workers need for their locks; free some space there, "
-            "enlarge it (docker: --shm-size), or set data.workers=0"
-        ) from None
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
+    with worker_errors("data.workers"):
+        # If locks run out halfway, DataLoader prints a traceback in addition to the error.
+        locks = [multiprocessing.Lock() for _ in range(4 * loader.num_workers + 16 if loader.num_workers else 0)]
+        del locks
+        if not _in_main_thread():
+            return iter(loader)
+        handler = signal.getsignal(signal.SIGCHLD)
+        try:
+            return iter(loader)
+        finally:
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def _in_main_thread() -> bool:

@@ -14,6 +14,7 @@ from ldarnet.data.index_file import INDEX_NAME, TABLES, IndexTable, parse_index
 from ldarnet.errors import UserError
 from ldarnet.io.files import NotWritableError, atomic_path
 from ldarnet.io.lock import acquire
+from ldarnet.io.records import MAX_BYTES
 from ldarnet.io.storage import MissingError, Storage, repair_hint
 
 PART_BYTES = 16 * 2**20
@@ -31,7 +32,7 @@ def load_remote_index(storage: Storage, cache: Path) -> Index:
         UserError: ``storage`` does not hold a shard set, or the index has an unsupported format or is damaged.
     """
     try:
-        text = storage.read_all(INDEX_NAME)
+        text = storage.read_all(INDEX_NAME, MAX_BYTES)
     except MissingError:
         raise UserError(f"{storage.place}: not a shard set (it has no {INDEX_NAME}); check the address") from None
     folder = cache / "indexes" / hashlib.sha256(text).hexdigest()

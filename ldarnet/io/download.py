@@ -32,10 +32,13 @@ from ldarnet.version import __version__
 RECEIPTS_NAME = "fetched.json"
 DOWNLOAD_RETRY = Retry(first_wait=1.0, max_wait=60.0, max_total=math.inf, max_attempts=6)
 """Default retry policy; an attempt that receives data resets the attempt count."""
+MAX_TEXT_BYTES = 64 * 2**20
+"""Maximum size of a list of checksums."""
 NOT_CHECKED = "nothing: "
 """Prefix of a receipt's ``checked_against`` if the file was not verified; followed by the reason."""
 
 _PIECE = 2**18
+_REPORT = "report it to the publisher or use a mirror"
 _TIMEOUT = (20, 60)
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"ldarnet/{__version__}"}
 _GONE = (404, 410)
@@ -224,17 +227,22 @@ def read_text(url: str, retry: Retry) -> str:
 
     Raises:
         GoneError: the file does not exist.
-        UserError: the file cannot be downloaded for another reason, or is not text.
+        UserError: the file cannot be downloaded for another reason, is larger than `MAX_TEXT_BYTES`, or is not text.
     """
 
     def receive(_: float) -> str:
+        content = bytearray()
         with _get(url) as response:
-            return response.content.decode("utf-8")
+            for piece in response.iter_content(_PIECE):
+                content += piece
+                if len(content) > MAX_TEXT_BYTES:
+                    raise UserError(f"{url}: larger than {MAX_TEXT_BYTES:,} bytes, so not a list; {_REPORT}")
+        return content.decode("utf-8")
 
     try:
         return retry(url, receive)
     except UnicodeDecodeError:
-        raise UserError(f"{url}: not a text file; report it to the publisher or use a mirror") from None
+        raise UserError(f"{url}: not a text file; {_REPORT}") from None
 
 
 def download(url: str, part: Path, retry: Retry, report: Report) -> None:

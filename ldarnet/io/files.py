@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -71,17 +72,28 @@ def space_errors(path: Path) -> Iterator[None]:
     """Convert errors inside the block (no space, size limit, no permission) to a `NotWritableError` for ``path``."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except UserError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some space and run the same command again"
             raise NotWritableError(f"no space left on device while writing {path}; {hint}") from None
-        if error.errno == errno.EFBIG:
+        if number == errno.EFBIG:
             hint = "raise the limit (ulimit -f), or write to another file system"
             raise NotWritableError(f"file size limit exceeded while writing {path}; {hint}") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = "choose a folder with write permission"
-            raise NotWritableError(f"cannot write {path} ({error.strerror}); {hint}") from None
+            raise NotWritableError(f"cannot write {path} ({os.strerror(number)}); {hint}") from None
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """Error number of the operating system, which safetensors and tokenizers report only in the message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def make_folder(path: Path) -> Path:

@@ -16,6 +16,7 @@ from ldarnet.io.records import Count, RunId, Sha256, read_record
 from ldarnet.io.run_files import MANIFEST
 
 FORMAT_VERSION = 2
+MAX_MANIFEST_BYTES = 16 * 2**20
 
 
 class ManifestEntry(BaseModel):
@@ -65,7 +66,7 @@ def read_manifest(folder: Path, hint: str) -> Manifest:
     Raises:
         UserError: the manifest is missing or malformed, or names a file outside the folder.
     """
-    return read_record(folder / MANIFEST, Manifest, hint=hint)
+    return read_record(folder / MANIFEST, Manifest, hint=hint, max_bytes=MAX_MANIFEST_BYTES)
 
 
 def verify_files(folder: Path, manifest: Manifest, *, hint: str, where: str | None = None) -> None:

@@ -1,9 +1,14 @@
-"""Child processes that do not outlive their parent."""
+"""Child processes: errors of starting them, and their end when the parent exits."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ldarnet.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -22,3 +27,27 @@ def exit_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
     if os.getppid() != parent:  # the parent exited before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def worker_errors(option: str) -> Iterator[None]:
+    """Convert an OSError of a block that starts worker processes to a `UserError`.
+
+    Args:
+        option: option or configuration key that sets the number of workers.
+
+    Raises:
+        UserError: /dev/shm is full or not writable, or a limit on processes or open files is exceeded.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"{option}: no space left on /dev/shm, which worker processes need for their locks; free some space "
+                "there, or enlarge it (docker: --shm-size)"
+            ) from None
+        raise UserError(
+            f"{option}: cannot start worker processes ({error.strerror or error}); use fewer workers, or check the "
+            "limits of the shell (ulimit -u, ulimit -n) and the permissions of /dev/shm"
+        ) from None

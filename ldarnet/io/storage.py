@@ -51,12 +51,12 @@ class Storage(Protocol):
         """
         ...
 
-    def read_all(self, name: str) -> bytes:
-        """Read a whole file, which should be small.
+    def read_all(self, name: str, max_bytes: int) -> bytes:
+        """Read a whole file of bounded size.
 
         Raises:
             MissingError: no such file.
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or is larger than ``max_bytes``.
         """
         ...
 
@@ -122,11 +122,11 @@ class LocalFiles:
         with read_errors(path), self._missing(path):
             return self._read(name, path, start, stop)
 
-    def read_all(self, name: str) -> bytes:
-        """Read a whole file, which should be small."""
+    def read_all(self, name: str, max_bytes: int) -> bytes:
+        """Read a whole file of bounded size."""
         path = self._folder / name
-        with read_errors(path), self._missing(path):
-            return path.read_bytes()
+        with read_errors(path), self._missing(path), path.open("rb") as file:
+            return _bounded(file.read(max_bytes + 1), max_bytes, str(path))
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes."""
@@ -180,31 +180,37 @@ class RemoteFiles:
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Read bytes [``start``, ``stop``) of a file. The result is shorter only if the file ends before ``stop``."""
+        url = self.locate(name)
 
         def attempt(timeout: float) -> bytes:
             try:
-                data = self._range(self.locate(name), start, stop, timeout)
+                data = self._range(url, start, stop, timeout)
             except Exception as error:
-                if isinstance(error, ValueError) and "range" in str(error):
-                    raise self._no_ranges(name) from None
                 if not _is_beyond_end(error):
                     raise
                 data = b""
             if len(data) > stop - start:
-                raise self._no_ranges(name)
+                raise _no_ranges(url)
             if len(data) < stop - start:
                 raise ShortReadError(data, stop - start)
             return data
 
         try:
-            return self._call_remote(name, f"{self.locate(name)} (bytes {start}-{stop})", attempt)
+            return self._call_remote(name, f"{url} (bytes {start}-{stop})", attempt)
         except ShortReadError as short:
             return short.data
 
-    def read_all(self, name: str) -> bytes:
-        """Read a whole file, which should be small."""
+    def read_all(self, name: str, max_bytes: int) -> bytes:
+        """Read a whole file of bounded size."""
         url = self.locate(name)
-        return self._call_remote(name, url, lambda timeout: self._call(timeout, "cat_file", url))
+
+        def attempt(timeout: float) -> bytes:
+            if _is_http(url):
+                system = self._filesystem()
+                return _wait_for(system, _read_http, system, url, max_bytes + 1, timeout=timeout)
+            return self._call(timeout, "cat_file", url, start=0, end=max_bytes + 1)
+
+        return _bounded(self._call_remote(name, url, attempt), max_bytes, url)
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes; None if unknown."""
@@ -220,17 +226,10 @@ class RemoteFiles:
         missing = MissingError(f"{url}: missing; {repair_hint(self.place)}")
         return call_remote(self._retry, url, read, what=what, missing=missing)
 
-    def _no_ranges(self, name: str) -> UserError:
-        return UserError(
-            f"{self.locate(name)}: the server does not support range requests; copy the shard set to a local folder "
-            "or use a server that supports the Range header"
-        )
-
     def _range(self, url: str, start: int, stop: int, timeout: float) -> bytes:
-        if url.startswith(("http://", "https://")):
-            # Unlike cat_file, this checks that the response is the requested range before reading it.
-            file = self._filesystem().open(url, size=stop, cache_type="none")
-            return _wait_for(self._filesystem(), file.async_fetch_range, start, stop, timeout=timeout)
+        if _is_http(url):
+            system, limit = self._filesystem(), stop - start + 1
+            return _wait_for(system, _read_http, system, url, limit, start, stop, timeout=timeout)
         return self._call(timeout, "cat_file", url, start=start, end=stop)
 
     def _call(self, timeout: float, method: str, url: str, **options: int) -> Any:
@@ -244,13 +243,64 @@ class RemoteFiles:
         if self._used_in != os.getpid():
             from fsspec.core import url_to_fs
 
-            options = {"headers": http_headers(self.place)} if self.place.startswith(("http://", "https://")) else {}
+            options = {"headers": http_headers(self.place)} if _is_http(self.place) else {}
             self._system, _ = url_to_fs(self.place, **options)
             self._used_in = os.getpid()
         return self._system
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_system": None, "_used_in": 0}
+
+
+def _is_http(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+async def _read_http(system: Any, url: str, limit: int, start: int = 0, stop: int | None = None) -> bytes:
+    """Read at most ``limit`` bytes of a file, or of its bytes [``start``, ``stop``).
+
+    Methods of fsspec read the response to its end: a faulty server may send bytes without end.
+    """
+    options = {**system.kwargs}
+    headers = {**options.pop("headers", {})}
+    if stop is not None:
+        headers["Range"] = f"bytes={start}-{stop - 1}"
+    session = await system.set_session()
+    async with session.get(system.encode_url(url), headers=headers, **options) as response:
+        response.raise_for_status()
+        if stop is not None and not _is_range(response, start, stop):
+            if start:
+                raise _no_ranges(url)
+            limit = stop  # the response is the whole file
+        data = bytearray()
+        while len(data) < limit and (part := await response.content.read(limit - len(data))):
+            data += part
+    return bytes(data)
+
+
+def _is_range(response: Any, start: int, stop: int) -> bool:
+    """Whether an HTTP response holds the requested range; some servers do not set the status 206."""
+    length = response.content_length
+    return (
+        response.status == 206
+        or response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        or (length is not None and length <= stop - start)
+    )
+
+
+def _no_ranges(url: str) -> UserError:
+    return UserError(
+        f"{url}: the server does not support range requests; copy the shard set to a local folder or use a server that "
+        "supports the Range header"
+    )
+
+
+def _bounded(data: bytes, max_bytes: int, where: str) -> bytes:
+    if len(data) > max_bytes:
+        raise UserError(
+            f"{where}: larger than {max_bytes:,} bytes, so it is not the expected file; check the path of the shard set"
+        )
+    return data
 
 
 def http_headers(url: str) -> dict[str, str]:

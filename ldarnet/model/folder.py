@@ -1,9 +1,5 @@
 """Save and load Hugging Face model folders, including those inside run folders and checkpoints."""
 
-import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,24 +42,11 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     if out.exists():
         raise UserError(f"{out}: already exists; remove it or choose another folder")
     with staged_folder(out) as staged:
-        with _os_errors():
-            model.save_pretrained(staged)
+        model.save_pretrained(staged)
         DNATokenizer().save_pretrained(staged)
         for file in staged.iterdir():  # safetensors writes files with mode 0600
             file.chmod(staged.stat().st_mode & 0o666)
         write_manifest(staged)
-
-
-@contextmanager
-def _os_errors() -> Iterator[None]:
-    """Convert a SafetensorError that reports an error of the operating system to an OSError."""
-    try:
-        yield
-    except SafetensorError as error:
-        code = re.search(r"os error (\d+)", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 def model_folder(path: Path) -> Path:

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import PARTIAL_SUFFIX, sync_path
-from ldarnet.io.manifest import Manifest, verify_files
+from ldarnet.io.manifest import MAX_MANIFEST_BYTES, Manifest, verify_files
 from ldarnet.io.records import parse_record
 from ldarnet.io.retry import is_final
 from ldarnet.io.run_files import CHECKPOINT_PREFIX, CONFIG, MANIFEST, STATE
@@ -176,8 +176,13 @@ class Mirror:
         for name in folders:
             if MANIFEST in folders[name]:
                 with suppress(FileNotFoundError):
-                    found[name] = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+                    found[name] = self._read_manifest(name)
         return found
+
+    def _read_manifest(self, name: str) -> bytes:
+        """Content of a manifest; empty, and thus invalid, if the file is too large to be a manifest."""
+        path = f"{self._root}/{name}/{MANIFEST}"
+        return b"" if (self._files.size(path) or 0) > MAX_MANIFEST_BYTES else self._files.cat_file(path)
 
     def _marker(self, name: str, store: CheckpointStore) -> str:
         return f"{self._root}/.{name}.{store.run_id}{PARTIAL_SUFFIX}"
@@ -207,7 +212,7 @@ class Mirror:
     def _download(self, name: str, store: CheckpointStore) -> None:
         with store.staged(store.step(Path(name))) as folder:
             with self._errors("cannot be read"):
-                content = self._files.cat_file(f"{self._root}/{name}/{MANIFEST}")
+                content = self._read_manifest(name)
                 manifest = self._parse(content, name, store)
                 for file in manifest.files:
                     self._files.get_file(f"{self._root}/{name}/{file}", str(folder / file))

@@ -1,8 +1,6 @@
 """Write the files of a checkpoint, and load weights and Adam moments from them."""
 
-import errno
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,13 +62,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         NotWritableError: no permission to write, or the disk is full.
     """
     with space_errors(file):
-        try:
-            save_file(dict(tensors), file, metadata={"format": "pt"})
-        except SafetensorError as error:
-            # safetensors reports operating system errors only in the message text.
-            if f"(os error {errno.ENOSPC})" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
-            raise
+        save_file(dict(tensors), file, metadata={"format": "pt"})
 
 
 def save_config(config: RunConfig, path: Path) -> None:

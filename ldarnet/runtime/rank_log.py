@@ -17,6 +17,7 @@ import torch
 
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
+from ldarnet.printable import printable_lines
 from ldarnet.redaction import redact
 from ldarnet.runtime.distributed import World
 from ldarnet.version import __version__
@@ -50,7 +51,7 @@ def rank_log(run_dir: Path, world: World) -> Iterator[TextIO]:
     """
     file = _open(run_dir / run_files.LOGS / run_files.RANK_LOG.format(rank=world.rank))
     handler = _QuietHandler(file)
-    handler.setFormatter(_RedactingFormatter("%(asctime)s  %(message)s"))
+    handler.setFormatter(RankFormatter("%(asctime)s  %(message)s"))
     LOG.addHandler(handler)
     try:
         for text in environment(world):
@@ -85,12 +86,12 @@ def environment(world: World) -> list[str]:
     ]
 
 
-class _RedactingFormatter(logging.Formatter):
-    """Formatter that removes credentials from the URLs in messages, command lines and tracebacks."""
+class RankFormatter(logging.Formatter):
+    """Formatter that removes credentials from URLs, and escapes control characters, such as those in contig names."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""
-        return redact(super().format(record))
+        return printable_lines(redact(super().format(record)))
 
 
 class _QuietHandler(logging.StreamHandler[TextIO]):

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from ldarnet.errors import UserError
+from ldarnet.printable import printable
 from ldarnet.program import FAILED
 from ldarnet.redaction import redact
 from ldarnet.runtime.distributed import World
@@ -134,7 +135,7 @@ class Watchdog:
             LOG.error("error: %s", text)
             faulthandler.dump_traceback(self._log)
             if self._world.is_main or about == 0:
-                print(f"error: {text}", file=sys.stderr, flush=True)
+                print(f"error: {printable(text)}", file=sys.stderr, flush=True)
             if self._world.rank == about and self._error is not None:
                 print(redact("".join(traceback.format_exception(self._error))), end="", file=sys.stderr)
             sys.stdout.flush()

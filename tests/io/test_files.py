@@ -4,9 +4,11 @@ import json
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import (
+    NotWritableError,
     atomic_path,
     file_size,
     read_errors,
@@ -62,9 +64,20 @@ def test_fixable_write_errors_are_one_line(tmp_path, number, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_errors_are_not_converted(tmp_path):
-    with pytest.raises(OSError, match="Input/output"), space_errors(tmp_path):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+@pytest.mark.parametrize("kind", [SafetensorError, Exception])
+def test_write_errors_of_rust_libraries_are_converted(tmp_path, kind):
+    with (
+        pytest.raises(NotWritableError, match=r"file size limit exceeded while writing .*x"),
+        space_errors(tmp_path / "x"),
+    ):
+        raise kind(f"Error while serializing: I/O error: File too large (os error {errno.EFBIG})")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), UserError("(os error 28)"), KeyError(28)])
+def test_other_errors_are_not_converted(tmp_path, error):
+    with pytest.raises(type(error)) as raised, space_errors(tmp_path):
+        raise error
+    assert raised.value is error
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,16 @@ import subprocess
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldarnet.data import ShardSet
 from ldarnet.errors import TransientError, UserError
+from ldarnet.io import download
 from ldarnet.io.cache import DiskCache, MemoryCache, default_cache_folder
+from ldarnet.io.download import read_text
 from ldarnet.io.lock import acquire
 from ldarnet.io.retry import Retry
 from ldarnet.io.storage import MAX_OPEN, DamagedError, MissingError, storage_at
@@ -52,7 +55,7 @@ def test_ranges_are_read_and_end_with_the_file(tmp_path_factory, start, size):
     (folder / "a.tar").write_bytes(CONTENT)
     storage = storage_at(folder)
     assert storage.read("a.tar", start, start + size) == CONTENT[start : start + size]
-    assert (storage.size("a.tar"), storage.read_all("a.tar")) == (len(CONTENT), CONTENT)
+    assert (storage.size("a.tar"), storage.read_all("a.tar", 9000)) == (len(CONTENT), CONTENT)
 
 
 def test_a_bounded_number_of_files_stays_open_and_none_is_pickled(tmp_path):
@@ -80,7 +83,8 @@ def test_a_replaced_file_is_reopened_after_forget(tmp_path):
 
 def test_a_missing_file_is_damage_and_a_missing_permission_is_not(tmp_path, monkeypatch):
     storage = storage_at(tmp_path)
-    for read in (lambda: storage.read("a.tar", 0, 1), lambda: storage.read_all("a.tar"), lambda: storage.size("a.tar")):
+    reads = (lambda: storage.read("a.tar", 0, 1), lambda: storage.read_all("a.tar", 9), lambda: storage.size("a.tar"))
+    for read in reads:
         with pytest.raises(MissingError, match=r"a\.tar: missing; copy .* again, or delete it and rebuild it"):
             read()
 
@@ -98,7 +102,7 @@ def test_a_missing_file_is_damage_and_a_missing_permission_is_not(tmp_path, monk
 
 def test_ranges_and_whole_files_are_read_from_a_server(server, remote):
     assert remote.read("a.tar", 100, 300) == CONTENT[100:300]
-    assert remote.read_all("a.tar") == CONTENT
+    assert remote.read_all("a.tar", len(CONTENT)) == CONTENT
     assert remote.size("a.tar") == len(CONTENT)
     assert server.requests[:2] == [("/a.tar", "bytes=100-299"), ("/a.tar", "")]
     assert pickle.loads(pickle.dumps(remote)).read("a.tar", 5, 7) == CONTENT[5:7]
@@ -164,7 +168,7 @@ def test_an_unreachable_server_is_reported(tmp_path):
 )
 def test_permanent_errors_are_not_retried(server, remote, code, kind, message):
     server.faults = [faults.status(code)]
-    for read in (lambda: remote.read("a.tar", 10, 20), lambda: remote.read_all("a.tar")):
+    for read in (lambda: remote.read("a.tar", 10, 20), lambda: remote.read_all("a.tar", 9)):
         with pytest.raises(UserError, match=message) as refused:
             read()
         assert type(refused.value) is kind
@@ -177,6 +181,36 @@ def test_a_server_without_range_support_is_rejected_before_it_sends_the_file(ser
         remote.read("a.tar", 1000, 1200)
     assert remote.read("a.tar", 0, 200) == CONTENT[:200]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("place", ["server", "folder", "file system"])
+def test_a_file_is_read_only_up_to_its_maximum_size(server, remote, place):
+    fsspec.filesystem("memory").pipe_file("/set/a.tar", CONTENT)
+    storages = {"server": remote, "folder": storage_at(server.folder), "file system": storage_at("memory://set")}
+    storage = storages[place]
+    assert storage.read_all("a.tar", len(CONTENT)) == CONTENT
+    with pytest.raises(UserError, match=r"a\.tar: larger than 5,119 bytes, so it is not the expected file; check"):
+        storage.read_all("a.tar", len(CONTENT) - 1)
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda storage: storage.read_all("index.json", 10_000), "larger than 10,000 bytes"),
+        (lambda storage: storage.read("index.json", 0, 10_000), "does not support range requests"),
+        (lambda storage: storage.read("index.json", 10, 10_000), "does not support range requests"),
+        (lambda storage: read_text(storage.locate("index.json"), QUICK), "larger than 10,000 bytes, so not a list"),
+    ],
+)
+def test_a_server_that_sends_bytes_without_end_is_cut_off(server, monkeypatch, read, message):
+    monkeypatch.setattr(download, "MAX_TEXT_BYTES", 10_000)
+    sent: list[int] = []
+    server.faults = [faults.endless(sent, most=2**28)]
+    storage = storage_at(server.url, Retry(timeout=20))
+    with pytest.raises(UserError, match=message):
+        read(storage)
+    assert len(server.requests) == 1
+    assert sum(sent) < 2**26
 
 
 def test_unknown_protocols_are_rejected():

@@ -7,6 +7,7 @@ import pytest
 
 from ldarnet.errors import UserError
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
+from ldarnet.io.manifest import MAX_MANIFEST_BYTES
 from ldarnet.pretraining.async_checkpoint import copy_missing
 from ldarnet.pretraining.mirror import Mirror
 from ldarnet.pretraining.run_folder import open_run_folder
@@ -137,6 +138,7 @@ BROKEN = {
     "empty": lambda manifest: {},
     "no files": lambda manifest: manifest | {"files": {}},
     "another step": lambda manifest: manifest | {"step": 3},
+    "too large": lambda manifest: manifest | {"padding": "x" * MAX_MANIFEST_BYTES},
     "no step": lambda manifest: {key: value for key, value in manifest.items() if key != "step"},
     **{
         f"without {name}": lambda manifest, name=name: (

@@ -175,19 +175,23 @@ def test_bad_arguments_and_damage_are_reported(three, tmp_path):
         call(main, [str(three), "--workers", "2"])
 
 
-def test_names_of_any_kind_break_neither_plots_nor_tables(tmp_path, monkeypatch):
+def test_names_of_any_kind_break_neither_plots_nor_tables(tmp_path, monkeypatch, capsys):
     figures = []
     save = Figure.savefig
     monkeypatch.setattr(
         Figure, "savefig", lambda self, *args, **more: (figures.append(self), save(self, *args, **more))
     )
-    names = ["$x_{y$", "_hidden", "a|b<c>"]
-    (tmp_path / "in.fa").write_text("".join(f">c{number}\n{'ACGT' * 50}\n" for number in range(3)))
+    names = ["$x_{y$", "_hidden", "a|b<c>", "\x1b[31mred"]
+    shown = [*names[:3], r"\x1b[31mred"]
+    (tmp_path / "in.fa").write_text("".join(f">c{number}\n{'ACGT' * 50}\n" for number in range(4)))
     build(tmp_path / "set", [tmp_path / "in.fa"])
-    name_species(tmp_path / "set", names, [0, 1, 2])
+    name_species(tmp_path / "set", names, [0, 1, 2, 3])
     assert call(main, [str(tmp_path / "set"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     drawn = {text.get_text().strip() for figure in figures for text in figure.findobj(Text)}
-    assert set(names) <= drawn
+    assert set(shown) <= drawn
     legend = [text.get_text().strip() for text in figures[2].axes[1].get_legend().get_texts()]
-    assert sorted(legend) == sorted(names)
-    assert "| a\\|b\\<c\\> |" in (tmp_path / "out" / "stats.md").read_text()
+    assert sorted(legend) == sorted(shown)
+    markdown, printed = (tmp_path / "out" / "stats.md").read_text(), capsys.readouterr().out
+    assert "| a\\|b\\<c\\> |" in markdown
+    assert all(name in printed for name in shown)
+    assert "\x1b" not in markdown + printed

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def end_early(handler):
     handler.wfile.write(b"x" * 10)
     handler.close_connection = True
     return True
+
+
+def endless(sent, most):
+    """Send up to ``most`` bytes until the client hangs up; append the size of each part to ``sent``."""
+
+    def send(handler):
+        handler.send_response(206 if handler.headers.get("Range") else 200)
+        handler.end_headers()
+        with suppress(OSError):
+            while sum(sent) < most:
+                sent.append(handler.wfile.write(bytes(2**16)))
+        handler.close_connection = True
+        return True
+
+    return send
 
 
 def hang_up(handler):
