@@ -116,6 +116,7 @@ def test_a_table_of_the_index_is_complete_or_absent(inputs, tmp_path, size):
 
 def program(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    environment.pop("PYTHONUNBUFFERED", None)  # buffered output is written after the command
     command = [*map(str, arguments)]
     return subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=False, **options)
 
