@@ -88,12 +88,12 @@ def space_errors(path: Path) -> Iterator[None]:
         raise
 
 
-def _error_number(error: Exception) -> int | None:
-    """Error number of the operating system, which safetensors and tokenizers report only in the message."""
+def _error_number(error: Exception) -> int:
+    """Error number of the operating system, 0 if unknown; safetensors and tokenizers report it only in the message."""
     if isinstance(error, OSError):
-        return error.errno
+        return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    return int(found[1]) if found else 0
 
 
 def make_folder(path: Path) -> Path:
