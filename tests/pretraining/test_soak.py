@@ -33,12 +33,13 @@ def forked_ranks(run_ranks, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked_ranks")
 def test_run_killed_at_random_ends_like_an_uninterrupted_run(config_file, tmp_path):
-    arguments = ["--config", str(config_file), f"training.steps={STEPS}", "checkpoint.every=10", "validation.every=40"]
+    arguments = ["--config", str(config_file), f"training.steps={STEPS}", "checkpoint.every=2", "validation.every=40"]
     undisturbed = launch(arguments, tmp_path / "undisturbed", 2, None, random.Random(0))
     assert undisturbed.statuses == [0, 0]
     lives = soak(arguments, tmp_path, ranks=2, between=(1, 3), seed=1, in_training=True, kills=2)
     killed = [life for life in lives if life.killed is not None]
     assert len(killed) == 2
+    assert lives[-1].first > 0, "no life resumed from a checkpoint"
     assert max(life.ended for life in killed) < EXIT_SECONDS
     assert {status for life in killed for status in life.statuses} <= {0, FAILED, -signal.SIGKILL}
     assert differences(tmp_path / "undisturbed", tmp_path / "soaked") == []
