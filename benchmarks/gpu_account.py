@@ -1,0 +1,307 @@
+"""Estimate the speed of a training step on a GPU from its launches, bytes and FLOPs, counted without a GPU.
+
+    python -m benchmarks.gpu_account --windows 8 32
+
+Runs the training step on fake CUDA tensors (:mod:`benchmarks.fake_cuda`) and divides the bytes and FLOPs of each kernel
+by assumed rates of an NVIDIA H200. The result is a lower bound of the step time, not a measurement. Needs a CPU build
+of torch, Triton and g++. Counts mamba-ssm's scan if its Python part is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from benchmarks.fake_cuda.trace import PRETRAIN, PROGRAMS, SCAN, STAND_IN, Operation, StepTrace, Trace, Workload, trace
+from benchmarks.record import add_result_options, provenance, result_file, write_text
+from ldarnet import markdown
+from ldarnet.errors import UserError
+from ldarnet.io.files import write_json_atomic
+from ldarnet.model import LDARNetConfig
+from ldarnet.model.configuration import PRESETS
+from ldarnet.model.cost import PEAK_BF16_FLOPS, cost
+
+PEAK = PEAK_BF16_FLOPS["H200"]
+OURS, PUBLISHED = "ours", "published"
+UNLOGGED, LOGGED = "not logged", "logged"
+ATTENTION = "attention"
+REVERSALS = ("row gathers (index_select)", "concatenations")
+"""Parts that the published fused kernels do not have."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Assumed rate of an H200: per second, with the reason for its value."""
+
+    value: float
+    unit: str
+    reason: str
+
+
+RATES = {
+    "memory": Rate(4.3e12, "TB/s", "assumed: 90% of the 4.8 TB/s in NVIDIA's data sheet"),
+    "bfloat16": Rate(650e12, "TFLOP/s", "assumed for the widths of this model: 66% of the data sheet's 989"),
+    "float32": Rate(45e12, "TFLOP/s", "assumed: two thirds of the data sheet's 67, without TF32 (PyTorch's default)"),
+    "fused": Rate(200e12, "TFLOP/s", "assumed for the scan and attention, whose tiles are small"),
+}
+SECONDS_PER_LAUNCH = 15e-6
+"""Assumed host time per launch: a PyTorch operation takes 5 µs or more, a Triton kernel called from Python 20 to 50."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Totals of one part of a step; `seconds` is the lower bound of its duration."""
+
+    launches: int
+    bytes: int
+    flops: float
+    seconds: float
+
+
+def rows(step: StepTrace) -> dict[str, Row]:
+    """Rows of the account by part, the slowest first."""
+    made = {}
+    for part, operations in step.parts().items():
+        extra = step.part_flops.get(part, 0.0)
+        seconds = max(sum(entry.calls * lower_bound(entry) for entry in operations), extra / RATES["fused"].value)
+        made[part] = Row(
+            sum(entry.calls * entry.launches for entry in operations),
+            sum(entry.calls * entry.bytes for entry in operations),
+            sum(entry.calls * entry.flops for entry in operations) + extra,
+            seconds,
+        )
+    return dict(sorted(made.items(), key=lambda item: -item[1].seconds))
+
+
+def lower_bound(entry: Operation) -> float:
+    """Minimum seconds of a call: its bytes or its FLOPs at the assumed rate, whichever takes longer."""
+    kind = "fused" if entry.part in (SCAN, ATTENTION) else entry.dtype
+    rate = RATES.get(kind, RATES["float32"]).value
+    return max(entry.bytes / RATES["memory"].value, entry.flops / rate)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A workload and its trace."""
+
+    workload: Workload
+    trace: Trace
+
+    @property
+    def step(self) -> StepTrace:
+        """The step that is not logged."""
+        return self.trace.steps[UNLOGGED]
+
+    @property
+    def title(self) -> str:
+        """Title of the workload."""
+        work = self.workload
+        unit = "windows" if work.program == PRETRAIN else "rows"
+        return f"{work.program}, {work.arrangement}, {work.windows} {unit} of {work.length:,} bases"
+
+    def seconds(self, without: Sequence[str] = ()) -> float:
+        """Lower bound of the duration of the step, without some parts."""
+        return sum(row.seconds for part, row in rows(self.step).items() if part not in without)
+
+    def mfu(self, seconds: float) -> float:
+        """Model FLOPs of the step per second, as a fraction of the peak."""
+        work = self.workload
+        config = LDARNetConfig.preset(work.preset)
+        chunks = [work.bases_per_chunk**stage for stage in range(1, config.num_stages)]
+        return cost(config, work.length, chunks).training_flops * self.step.bases / seconds / PEAK
+
+    def summary(self, label: str = "", without: Sequence[str] = ()) -> list[str]:
+        """Cells of the summary table."""
+        step, seconds = self.step, self.seconds(without)
+        kept = [row for part, row in rows(step).items() if part not in without]
+        launches, moved = sum(row.launches for row in kept), sum(row.bytes for row in kept)
+        return [
+            self.title + label,
+            f"{launches:,}",
+            f"{moved / 1e9:.1f}",
+            f"{moved / step.bases / 1e6:.2f}",
+            f"{sum(row.flops for row in kept) / 1e12:.2f}",
+            f"{1e3 * seconds:.1f}",
+            f"{1e3 * launches * SECONDS_PER_LAUNCH:.1f}",
+            f"{step.bases / seconds:,.0f}",
+            f"{self.mfu(seconds):.1%}",
+        ]
+
+
+SUMMARY = (
+    "step",
+    "launches",
+    "GB",
+    "MB/base",
+    "TFLOP",
+    "GPU ms, at least",
+    "host ms",
+    "bases/s, at most",
+    "MFU, at most",
+)
+
+
+def report(cells: Sequence[Cell], note: str, made_with: str) -> str:
+    """Markdown page of the account."""
+    preset = cells[0].workload.preset
+    summary = []
+    for cell in cells:
+        summary.append(cell.summary())
+        if cell.workload.arrangement == PUBLISHED:
+            summary.append(cell.summary(", without row gathers and concatenations", REVERSALS))
+    rates = [(name, f"{rate.value / 1e12:g} {rate.unit}", rate.reason) for name, rate in RATES.items()]
+    sections = [
+        f"# {preset} on one H200, on paper",
+        "**On paper: no GPU ran this.** Launches, bytes and FLOPs were counted on fake CUDA tensors. Times are lower "
+        "bounds: bytes or FLOPs of each kernel at the assumed rates. They do not include launch overhead, allocation, "
+        "communication or DeepSpeed.",
+        *([note] if note else []),
+        made_with,
+        "## Summary",
+        markdown.table(SUMMARY, summary),
+        f"`host ms` assumes {SECONDS_PER_LAUNCH * 1e6:g} µs per launch, from Python; if it exceeds the GPU time, the "
+        "host limits the speed. MFU is an upper bound: model FLOPs (`ldarnet.model.cost`) per second of GPU time, as a "
+        f"fraction of {PEAK / 1e12:.0f} TFLOP/s.",
+        *published_note(cells),
+        "## Assumed rates",
+        markdown.table(("rate", "value", "source"), rates, align_right=False),
+        *(section(cell) for cell in cells),
+        how_counted(cells[0]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def published_note(cells: Sequence[Cell]) -> list[str]:
+    """Explain what the published arrangement includes; empty if it was not traced."""
+    if all(cell.workload.arrangement != PUBLISHED for cell in cells):
+        return []
+    return [
+        "`published` emulates the authors' code with our kernels (`benchmarks.baselines.arrange`): projections once "
+        "per direction, reversed inputs, padded chunks. Their fused kernels need no row gathers and no concatenation "
+        "of gradients; the second line of each `published` step leaves out these parts. All sequences have equally "
+        "many chunks here, so padding costs nothing."
+    ]
+
+
+def section(cell: Cell) -> str:
+    """Table of parts, host waits and float32 products of one workload."""
+    step, made = cell.step, rows(cell.step)
+    lines = [
+        (part, f"{row.launches:,}", f"{row.bytes / 1e9:.1f}", f"{row.flops / 1e12:.2f}", f"{1e3 * row.seconds:.1f}")
+        for part, row in made.items()
+    ]
+    total = (
+        "total", f"{step.launches:,}", f"{step.bytes / 1e9:.1f}",
+        f"{sum(row.flops for row in made.values()) / 1e12:.2f}", f"{1e3 * cell.seconds():.1f}",
+    )  # fmt: skip
+    facts = [f"- Host waits: {listed(step.waits)}", f"- Copies from pageable memory: {listed(step.pageable_copies)}"]
+    if logged := cell.trace.steps.get(LOGGED):
+        more = {name: number - step.waits.get(name, 0) for name, number in logged.waits.items()}
+        more = {name: number for name, number in more.items() if number > 0}
+        facts.append(
+            f"- A logged step has {logged.launches - step.launches} more launches and these waits: {listed(more)}"
+        )
+    exact = sorted({entry.place for entry in step.operations if entry.place and entry.dtype == "float32"})
+    facts.append(f"- Matrix products in float32 are called by: {', '.join(f'`{name}`' for name in exact) or 'none'}")
+    header = ("part", "launches", "GB", "TFLOP", "ms, at least")
+    return f"## {cell.title}\n\n{markdown.table(header, [*lines, total])}\n\n" + "\n".join(facts)
+
+
+def listed(counts: dict[str, int]) -> str:
+    """Names with their numbers, as Markdown."""
+    return ", ".join(f"{number} x `{name}`" for name, number in counts.items()) or "none"
+
+
+def how_counted(cell: Cell) -> str:
+    """Section about the method."""
+    kernels = ", ".join(f"{operation}={name}" for operation, name in cell.trace.kernels.items())
+    stand_in = (
+        " mamba-ssm is missing: the scan is a stand-in with the launches of mamba-ssm's scan, but fewer bytes."
+        if cell.trace.scan == STAND_IN
+        else ""
+    )
+    return (
+        "## How it was counted\n\n"
+        f"- Kernels: {kernels}.{stand_in}\n"
+        f"- {cell.workload.bases_per_chunk:g} positions per chunk: fake tensors have no values.\n"
+        "- Bytes: each kernel reads its inputs and writes its outputs once, gathers read the selected rows. Caches and "
+        "kernels that read their inputs twice change that.\n"
+        "- FLOPs are those of matrix products; those of the scan are estimated from its shapes, with its block size.\n"
+        "- One micro-step per optimizer step, ZeRO stage 0 without DeepSpeed, bf16 autocast, fused AdamW."
+    )
+
+
+def cell_record(cell: Cell) -> dict[str, object]:
+    """Content of the JSON file for one workload: totals by part, phase and operation."""
+    totals: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for entry in cell.step.operations:
+        sums = totals[entry.part, entry.phase, entry.name, entry.dtype]
+        for number, value in enumerate((entry.launches, entry.bytes, entry.flops)):
+            sums[number] += entry.calls * value
+    keys = ("part", "phase", "name", "dtype", "launches", "bytes", "flops")
+    return {
+        "workload": asdict(cell.workload),
+        "kernels": cell.trace.kernels,
+        "scan": cell.trace.scan,
+        "bases": cell.step.bases,
+        "parts": {part: asdict(row) for part, row in rows(cell.step).items()},
+        "waits": {name: step.waits for name, step in cell.trace.steps.items()},
+        "pageable_copies": {name: step.pageable_copies for name, step in cell.trace.steps.items()},
+        "operations": [dict(zip(keys, (*key, *sums), strict=True)) for key, sums in sorted(totals.items())],
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Estimate the speed of a training step on an H200 without a GPU.")
+    add = parser.add_argument
+    add("--preset", choices=sorted(PRESETS), default="ldarnet-110m", help="model preset (default: %(default)s)")
+    add("--programs", nargs="+", choices=PROGRAMS, default=[PRETRAIN], help="training programs (default: pretrain)")
+    add("--windows", nargs="+", type=int, default=[8, 32], help="windows per step (default: 8 32)")
+    add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
+    add("--arrangements", nargs="+", choices=(OURS, PUBLISHED), default=[OURS, PUBLISHED])
+    add("--ops", nargs="*", default=[], metavar="OPERATION=NAME", help="backends other than those that auto prefers")
+    add_result_options(parser, "gpu-account")
+    options = parser.parse_args(arguments)
+    if wrong := [item for item in options.ops if "=" not in item]:
+        parser.error(f"--ops {wrong[0]}: not OPERATION=NAME")
+    return options
+
+
+def workloads(options: argparse.Namespace) -> list[Workload]:
+    """The steps to trace; fine-tuning has no published arrangement."""
+    ops = dict(item.split("=", 1) for item in options.ops)
+    return [
+        Workload(program, options.preset, windows, options.length, arrangement, ops)
+        for program in options.programs
+        for windows in options.windows
+        for arrangement in (options.arrangements if program == PRETRAIN else [OURS])
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trace all steps and print the path of the results file."""
+    options = parse(arguments)
+    command = "python -m benchmarks.gpu_account " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    try:
+        file, cells = result_file(options.name, options.out), []
+        for workload in workloads(options):
+            cells.append(Cell(workload, trace(workload)))
+            facts = zip(SUMMARY, cells[-1].summary(), strict=True)
+            print("  ".join(f"{name}={value}" for name, value in facts), flush=True)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    made_with = provenance(command.strip())
+    rates = {name: rate.value for name, rate in RATES.items()}
+    content = {"made_with": made_with.splitlines(), "rates": rates, "cells": [cell_record(cell) for cell in cells]}
+    write_json_atomic(file.with_suffix(".json"), content)
+    write_text(file, report(cells, options.note, made_with))
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

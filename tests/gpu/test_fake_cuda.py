@@ -1,0 +1,191 @@
+"""A training step on fake CUDA: devices, host waits, dtypes, launches and bytes, without a GPU.
+
+If a change improves a number, lower its budget; if it must raise one, say why in the commit.
+"""
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import gpu_account
+from benchmarks.fake_cuda import device
+from benchmarks.fake_cuda.recorder import attention_flops, gathered, multi_tensor_launches, size, traffic
+from benchmarks.fake_cuda.trace import FINETUNE, STAND_IN, Operation, StepTrace, Trace, Workload, trace
+from benchmarks.gpu_account import LOGGED, UNLOGGED, Cell, rows
+from ldarnet.model import LDARNetConfig
+
+PRESET = "ldarnet-110m"
+FP32_PRODUCTS = {
+    "ldarnet/model/network.py forward",  # residual path
+    "ldarnet/model/router.py forward",
+    "ldarnet/model/modeling.py forward",  # head
+}
+CHUNK_COUNT = {"ldarnet/ops/packing.py select": 1}
+LOGGED_WAITS = {
+    "ldarnet/runtime/gradients.py _measure": 1,
+    "ldarnet/runtime/guard.py take_skipped": 5,
+    "ldarnet/pretraining/train_metrics.py line": 4,
+    "ldarnet/pretraining/validation.py stage_metrics": 2,
+    "ldarnet/runtime/router_metrics.py router_metrics": 1,
+    "ldarnet/runtime/gradients.py norms": 1,
+    "ldarnet/ops/transfer.py to_host": 1,
+}
+"""Additional waits of a logged step."""
+PADDING_WAITS = {"ldarnet/model/modeling.py forward": 1}
+"""Additional waits of fine-tuning."""
+PAGEABLE = {"ldarnet/model/modeling.py forward": 2, "ldarnet/pretraining/loop.py _accumulate": 2}
+PAGEABLE_FINETUNING = {"ldarnet/model/modeling.py forward": 2, "ldarnet/finetuning/fold.py _step": 2}
+BUDGETS = {
+    # scan: launches and MB per base of pretraining with 8 windows of 4,096 bases, and launches of fine-tuning
+    "mamba-ssm": (2130, 4.15, 2130),
+    STAND_IN: (1840, 2.91, 1840),
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The fake CUDA device."""
+    if reason := device.unsupported_reason():
+        pytest.skip(f"fake CUDA: {reason}")
+    return device.build(tmp_path_factory.mktemp("fake-cuda"))
+
+
+@pytest.fixture(scope="module")
+def pretraining(library):
+    """Trace of pretraining; the scan is mamba-ssm's if its Python part is installed, otherwise a stand-in."""
+    return trace(Workload(preset=PRESET, windows=8, length=4096), library=library)
+
+
+@pytest.fixture(scope="module")
+def finetuning(library):
+    """Trace of fine-tuning on 16 rows of 512 and 384 bases."""
+    return trace(Workload(FINETUNE, PRESET, windows=16, length=512), library=library)
+
+
+def above(found, allowed):
+    """Entries of `found` that exceed those of `allowed`."""
+    return dict(Counter(found) - Counter(allowed))
+
+
+def check_devices_and_products(traced):
+    for step in traced.steps.values():
+        assert step.mixed_devices == []
+        products = [entry for entry in step.operations if entry.name in ("mm", "addmm", "bmm", "baddbmm")]
+        assert {entry.dtype for entry in products} == {"bfloat16", "float32"}
+        exact = [entry for entry in products if entry.dtype == "float32"]
+        assert {entry.place for entry in exact if entry.phase != "backward"} == FP32_PRODUCTS
+        forward, backward = (
+            sum(entry.calls for entry in exact if (entry.phase == "backward") == late) for late in (False, True)
+        )
+        assert backward == 2 * forward
+        flops = sum(entry.flops * entry.calls for entry in products)
+        assert sum(entry.flops * entry.calls for entry in exact) < 0.03 * flops
+
+
+@pytest.mark.slow
+def test_pretraining_step(pretraining):
+    check_devices_and_products(pretraining)
+    step, logged = pretraining.steps[UNLOGGED], pretraining.steps[LOGGED]
+    assert above(step.waits, CHUNK_COUNT) == {}
+    assert above(logged.waits, CHUNK_COUNT | LOGGED_WAITS) == {}
+    assert above(step.pageable_copies, PAGEABLE) == above(logged.pageable_copies, PAGEABLE) == {}
+    launches, moved, _ = BUDGETS.get(pretraining.scan, BUDGETS[STAND_IN])
+    assert step.launches <= launches
+    assert step.bytes / step.bases / 1e6 <= moved
+    assert set(pretraining.kernels.values()) <= {"triton", "torch-varlen", "flash-attn", "mamba-ssm"}
+
+
+@pytest.mark.slow
+def test_finetuning_step(finetuning):
+    check_devices_and_products(finetuning)
+    step = finetuning.steps[UNLOGGED]
+    assert above(step.waits, CHUNK_COUNT | PADDING_WAITS) == {}
+    assert above(step.pageable_copies, PAGEABLE_FINETUNING) == {}
+    assert step.launches <= BUDGETS.get(finetuning.scan, BUDGETS[STAND_IN])[2]
+
+
+@pytest.mark.slow
+def test_account_is_complete(library, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(gpu_account, "trace", lambda workload: trace(workload, library=library))
+    gpu_account.main(
+        ["--preset", "tiny", "--windows", "2", "--length", "64", "--arrangements", "published", "--out", str(tmp_path)]
+    )
+    (page,), (record,) = tmp_path.glob("*.md"), tmp_path.glob("*.json")
+    text, content = page.read_text(), json.loads(record.read_text())
+    assert text.splitlines()[2].startswith("**On paper")
+    for part in (
+        "data sheet",
+        "| scan |",
+        "published, 2 windows of 64 bases",
+        "packing.py select",
+        "without row gathers",
+    ):
+        assert part in text, part
+    (cell,) = content["cells"]
+    assert {row["part"] for row in cell["operations"]} == set(cell["parts"])
+    assert sum(row["launches"] for row in cell["operations"]) == sum(row["launches"] for row in cell["parts"].values())
+    assert capsys.readouterr().out.endswith(f"{page}\n")
+
+
+def made_cell(*operations, part_flops=None):
+    step = StepTrace(UNLOGGED, 8192, list(operations), part_flops or {})
+    return Cell(Workload(preset="tiny", windows=2, length=4096), Trace({}, STAND_IN, {UNLOGGED: step}))
+
+
+def test_time_is_that_of_bytes_or_flops_whichever_is_longer():
+    slow_bytes = Operation("forward", "norm", "a", "bfloat16", "", 1, 43 * 10**9, 0, calls=2)
+    slow_flops = Operation("forward", "product", "mm", "float32", "", 1, 43 * 10**9, 45 * 10**10)
+    cell = made_cell(slow_bytes, slow_flops)
+    made = rows(cell.step)
+    assert made["norm"].seconds == pytest.approx(2 * 0.010)
+    assert made["product"].seconds == pytest.approx(0.010)
+    assert cell.seconds() == pytest.approx(0.030)
+    assert list(made) == ["norm", "product"] and cell.step.launches == 3
+
+
+def test_flops_of_the_scan_count_once_for_the_whole_part():
+    kernels = [Operation("forward", "scan", name, "bfloat16", "", 1, 43 * 10**8, 0) for name in "ab"]
+    assert rows(made_cell(*kernels).step)["scan"].seconds == pytest.approx(0.002)
+    made = rows(made_cell(*kernels, part_flops={"scan": 2e12}).step)["scan"]
+    assert made.seconds == pytest.approx(0.010) and made.flops == 2e12
+
+
+def test_mfu_uses_the_model_flops_of_the_step():
+    cell = made_cell(Operation("forward", "norm", "a", "bfloat16", "", 1, 43 * 10**9, 0))
+    assert cell.mfu(2 * cell.seconds()) == pytest.approx(cell.mfu(cell.seconds()) / 2)
+    flops = gpu_account.cost(LDARNetConfig.preset("tiny"), 4096, [4.0]).training_flops * 8192
+    assert cell.mfu(1.0) == pytest.approx(flops / gpu_account.PEAK)
+
+
+def test_bytes_of_operations():
+    aten, x, rows_read = torch.ops.aten, torch.zeros(4, 8), torch.zeros(2, dtype=torch.int64)
+
+    def moved(function, *args, **kwargs):
+        read, written = traffic(function, "", args, kwargs, function(*args, **kwargs))
+        return sum(map(size, read)), sum(map(size, written))
+
+    assert size(x) == 128 and size(x[:1].expand(4, 8)) == 32 and size(x[:0]) == 0
+    assert moved(aten.add.Tensor, x, x) == (128, 128)
+    assert moved(aten.add_.Tensor, x, torch.zeros(8)) == (160, 128)
+    assert moved(aten.mm.out, x, torch.zeros(8, 2), out=torch.zeros(4, 2)) == (192, 32)
+    out = x.index_select(0, rows_read)
+    assert gathered([x, rows_read], [out]) == 16 + 2 * 64
+
+
+def test_launches_of_multi_tensor_operations():
+    small = [torch.zeros(1)] * 111
+    assert multi_tensor_launches([small[:110]]) == 1 and multi_tensor_launches([small]) == 2
+    assert multi_tensor_launches([small[:72]] * 4) == 2
+    assert multi_tensor_launches([[torch.empty(65536 * 321, device="meta")]]) == 2
+
+
+def test_flops_of_attention_within_a_window():
+    arguments = [SimpleNamespace(name=name) for name in ("query", "max_q", "window_size")]
+    function = SimpleNamespace(_schema=SimpleNamespace(arguments=arguments))
+    whole = attention_flops("_varlen_attn", function, (torch.zeros(100, 2, 8), 50, [-1, -1]), {})
+    assert whole == 2 * 2 * 100 * 16 * 50
+    narrow = attention_flops("_varlen_attn_backward", function, (torch.zeros(100, 2, 8), 50, [5, 5]), {})
+    assert narrow == pytest.approx(5 * 2 * 100 * 16 * (11 - 30 / 50))
