@@ -1,4 +1,7 @@
-"""Exit at once, with the status of a stopped run, on a stop signal outside of training steps."""
+"""Exit at once, with the status of a stopped run, on a stop signal outside of training steps.
+
+A rank also gets SIGTERM when the `deepspeed` command that started it on this machine has exited.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,18 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+from ldarnet.io.process import command_line, parent_of
 from ldarnet.program import STOPPED, is_rank_0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+POLL_SECONDS = 1.0
+"""Interval at which a rank checks that the `deepspeed` command is still running."""
 
+_DEEPSPEED = ("deepspeed", "ds", "deepspeed.launcher.runner")
+_NODE_LAUNCHER = "deepspeed.launcher.launch"
 _EXITING = threading.Lock()
 
 
@@ -47,9 +56,13 @@ def early_stops() -> Iterator[None]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _exit)
+    ended = threading.Event()
+    if (command := _deepspeed_command()) is not None:
+        threading.Thread(target=_watch_command, args=(command, ended), name="deepspeed-command", daemon=True).start()
     try:
         yield
     finally:
+        ended.set()
         for number, handler in before.items():
             if signal.getsignal(number) is _exit:
                 signal.signal(number, handler)
@@ -69,3 +82,23 @@ def _watch(descriptor: int) -> None:
         if signal.getsignal(received[0]) is _exit:
             _exit(received[0])
     os.close(descriptor)
+
+
+def _deepspeed_command() -> int | None:
+    """Process ID of the `deepspeed` command that started this rank; None if it was started in another way."""
+    launcher = os.getppid()
+    command = parent_of(launcher)
+    if command is None or _NODE_LAUNCHER not in command_line(launcher):
+        return None
+    return command if any(Path(argument).name in _DEEPSPEED for argument in command_line(command)[:3]) else None
+
+
+def _watch_command(command: int, ended: threading.Event) -> None:
+    """Send SIGTERM to this process when the `deepspeed` command, the parent of the node launcher, has exited.
+
+    On one machine, `deepspeed` does not forward the signals that end it, and its ranks would continue without it.
+    """
+    while not ended.wait(POLL_SECONDS):
+        if parent_of(os.getppid()) != command:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return

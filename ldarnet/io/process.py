@@ -1,4 +1,4 @@
-"""Child processes: errors of starting them, and their end when the parent exits."""
+"""Child processes: errors of starting them, their end when the parent exits; parents and arguments of processes."""
 
 import ctypes
 import errno
@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ldarnet.errors import UserError
 
@@ -51,3 +52,17 @@ def worker_errors(option: str) -> Iterator[None]:
             f"{option}: cannot start worker processes ({error.strerror or error}); use fewer workers, or check the "
             "limits of the shell (ulimit -u, ulimit -n) and the permissions of /dev/shm"
         ) from None
+
+
+def parent_of(pid: int) -> int | None:
+    """Process ID of a process's parent; None if there is no such process, or if this is not Linux."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    return None
+
+
+def command_line(pid: int) -> list[str]:
+    """Arguments of a process; empty if there is no such process, or if this is not Linux."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    return []

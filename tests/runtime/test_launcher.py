@@ -1,4 +1,4 @@
-"""The `deepspeed` command itself, with two ranks on the CPU."""
+"""The `deepspeed` command itself and `ldarnet pretrain --ranks`, with two ranks on the CPU."""
 
 import contextlib
 import os
@@ -26,9 +26,12 @@ def launch():
     """Launch the program in its own process group, as a terminal does; kill it at teardown."""
     started = []
 
-    def start(*arguments):
+    def start(*arguments, program="deepspeed"):
         command = [str(Path(sys.executable).with_name("deepspeed")), "--quiet", "--num_accelerators", "2"]
-        command += ["--master_port", str(free_port()), "launch/pretrain.py", *map(str, arguments)]
+        command += ["--master_port", str(free_port()), "launch/pretrain.py"]
+        if program == "ldarnet":
+            command = [sys.executable, "-m", "ldarnet", "pretrain", "--ranks", "2"]
+        command += map(str, arguments)
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -89,5 +92,30 @@ def test_a_stopped_job_saves_a_checkpoint(config_file, launch, tmp_path, source)
     output, _ = job.communicate(timeout=TIMEOUT_SECONDS)
     assert job.returncode == (STOPPED if source == "one rank" else -signal.SIGINT)
     step = read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"]
+    assert f"after step {step} of 5000, saved in" in output
+    assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("program", "number", "status"),
+    [
+        ("ldarnet", signal.SIGTERM, STOPPED),
+        ("ldarnet", signal.SIGUSR1, STOPPED),
+        ("deepspeed", signal.SIGTERM, -signal.SIGTERM),
+        ("deepspeed", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_signal_to_the_command_alone_lets_the_ranks_save(config_file, launch, tmp_path, program, number, status):
+    """The `deepspeed` command exits at once with the status of the signal; its ranks notice that."""
+    job = launch("--config", config_file, "training.steps=5000", "checkpoint.every=5000", program=program)
+    wait_for_steps(job, tmp_path / "run", 3)
+    ranks = [child for child in psutil.Process(job.pid).children(recursive=True) if "RANK" in child.environ()]
+    assert len(ranks) == 2
+    job.send_signal(number)
+    output, _ = job.communicate(timeout=TIMEOUT_SECONDS)  # waits until no process writes to stdout any more
+    assert job.returncode == status
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    step = read_metrics(tmp_path / "run/metrics.jsonl")[-1]["step"]
+    assert step < 5000
     assert f"after step {step} of 5000, saved in" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()
