@@ -7,6 +7,7 @@ width. A row consists of B blocks of Q positions, and is processed in slabs of C
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,9 @@ BLOCK = 64
 
 LAST = (-1, 0)
 """Index, within a block, of the position that each direction visits last."""
+
+GROUP = 16
+"""Blocks per group when states are passed between blocks on a GPU."""
 
 MIN_LOG_DECAY = -60.0
 
@@ -75,8 +79,8 @@ def ssd(
 class _ScanFunction(torch.autograd.Function):
     """Autograd function for y_t = c_t . s_t + skip x_t with s_t = exp(log_decay_t) s_{t-1} + b_t (scale_t x_t)^T.
 
-    Within a block, the sum over earlier positions is a masked matrix product; states are passed sequentially from block
-    to block (Dao and Gu 2024, arXiv 2405.21060, section 6). The forward pass saves the arguments and the state that
+    Within a block, the sum over earlier positions is a masked matrix product; states are passed from block to
+    block (Dao and Gu 2024, arXiv 2405.21060, section 6). The forward pass saves the arguments and the state that
     enters each slab; the backward pass recomputes everything else slab by slab.
     """
 
@@ -221,15 +225,43 @@ def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP:
     If ``up``: s_0 = start and s_{i+1} = through_i s_i + left_i right_i. Otherwise: s_C = start and
     s_i = through_i s_{i+1} + left_i right_i.
     """
-    C = len(left_CNQ)
-    states = start_NHP.new_empty(C + 1, *start_NHP.shape)
-    states[0 if up else C] = start_NHP
-    torch.bmm(left_CNQ, right_CQHP.flatten(2), out=(states[1:] if up else states[:-1]).flatten(2))
-    each, through = states.unbind(0), through_CH1.unbind(0)
-    for i in range(C) if up else reversed(range(C)):
-        into, source = (i + 1, i) if up else (i, i + 1)
-        each[into].addcmul_(each[source], through[i])
+    states = start_NHP.new_empty(len(left_CNQ) + 1, *start_NHP.shape)
+    states[0 if up else -1] = start_NHP
+    after = states[1:] if up else states[:-1]
+    torch.bmm(left_CNQ, right_CQHP.flatten(2), out=after.flatten(2))
+    _accumulate(after, through_CH1[:, None], start_NHP, up)
     return states
+
+
+def _accumulate(states_CNHP: Tensor, through_C1H1: Tensor, start_NHP: Tensor, up: bool) -> None:
+    """Add to each block's state, in place, the decayed state of the block before it (after it if not ``up``).
+
+    A CPU visits the blocks in turn. On a GPU, each launch visits one block of every group, and groups pass their last
+    states on in the same way: the number of launches grows with the logarithm of C.
+    """
+    C = len(states_CNHP)
+    if C <= GROUP or _visits_blocks_in_turn(states_CNHP.device):
+        before, each, through = start_NHP, states_CNHP.unbind(0), through_C1H1.unbind(0)
+        for i in range(C) if up else reversed(range(C)):
+            before = each[i].addcmul_(before, through[i])
+        return
+    whole = C - C % GROUP
+    grouped, rest = (slice(whole), slice(whole, C)) if up else (slice(C - whole, C), slice(C - whole))
+    states, through = (value[grouped].unflatten(0, (-1, GROUP)) for value in (states_CNHP, through_C1H1))
+    order = range(GROUP) if up else range(GROUP - 1, -1, -1)
+    for before, i in pairwise(order):
+        states[:, i].addcmul_(states[:, before], through[:, i])
+    reach = through.cumprod(1) if up else through.flip(1).cumprod(1).flip(1)
+    last = states[:, order[-1]]
+    _accumulate(last, reach[:, order[-1]], start_NHP, up)
+    entering = torch.cat([start_NHP[None], last[:-1]] if up else [last[1:], start_NHP[None]])
+    not_last = slice(GROUP - 1) if up else slice(1, GROUP)
+    states[:, not_last].addcmul_(entering[:, None], reach[:, not_last])
+    _accumulate(states_CNHP[rest], through_C1H1[rest], last[-1 if up else 0], up)
+
+
+def _visits_blocks_in_turn(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:

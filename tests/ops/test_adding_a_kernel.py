@@ -18,22 +18,22 @@ def swiglu(x_TF):
     return gate.sigmoid() * gate * y
 """
 TRITON = """
-def ssd(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, d_KH, packing, chunk_size):
+def attention(q, k, v, packing, window):
     from ldarnet.ops import backends_of
-    return backends_of("ssd")["torch"].function(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, d_KH, packing, chunk_size)
+    return backends_of("attention")["torch"].function(q, k, v, packing, window)
 """
 
 
 @pytest.fixture(autouse=True)
 def unchanged_registry():
-    before = {operation: dict(backends_of(operation)) for operation in ("swiglu", "ssd")}
+    before = {operation: dict(backends_of(operation)) for operation in ("swiglu", "attention")}
     resolve.cache_clear()
     yield
     for operation, backends in before.items():
         backends_of(operation).clear()
         backends_of(operation).update(backends)
     resolve.cache_clear()
-    for name in ("ldarnet.ops.external.toy", "ldarnet.ops.kernels.ssd"):
+    for name in ("ldarnet.ops.external.toy", "ldarnet.ops.kernels.attention"):
         sys.modules.pop(name, None)
 
 
@@ -52,11 +52,11 @@ def test_a_file_in_external_is_registered_verified_and_dispatched(tmp_path, monk
 
 
 def test_a_file_in_kernels_named_after_an_operation_is_registered_and_imported_on_first_use(tmp_path, monkeypatch):
-    (tmp_path / "ssd.py").write_text(TRITON)
+    (tmp_path / "attention.py").write_text(TRITON)
     (tmp_path / "helpers.py").write_text("raise AssertionError('not named after an operation')")
     monkeypatch.setattr(kernels, "__path__", [*kernels.__path__, str(tmp_path)])
     kernels.register_kernels()
-    kernel = backends_of("ssd")["triton"]
-    assert "ldarnet.ops.kernels.ssd" not in sys.modules
+    kernel = backends_of("attention")["triton"]
+    assert "ldarnet.ops.kernels.attention" not in sys.modules
     assert kernel.unsupported_reason("cpu", torch.float32) == "runs on cuda, not on cpu"
     assert max_error(kernel, "cpu", torch.float32, [5, 1, 70], width=16) <= TOLERANCES[torch.float32]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from ldarnet.ops import resolve
@@ -98,3 +99,38 @@ def test_activation_checkpointing_gives_the_same_gradients(operation):
 def test_little_is_saved_for_the_backward_pass(operation):
     saved, outputs = saved_elements(reference(operation), leaves(operation))
     assert saved <= (3 * outputs if operation == "ssd" else 0)
+
+
+class CountLaunches(TorchDispatchMode):
+    """Count operations that would launch a kernel on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.launches = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.launches += not operation.is_view and "empty" not in operation.name()
+        return operation(*args, **(kwargs or {}))
+
+
+def test_launches_of_the_scan_on_a_gpu_hardly_grow_with_the_length(monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.ssd._visits_blocks_in_turn", lambda device: False)
+    monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 2**40)  # one slab, as on a GPU
+    launches = []
+    for length in (4096, 16384):
+        arguments = leaves("ssd", [length], width=2)
+        with CountLaunches() as count, torch.autograd.set_multithreading_enabled(False):
+            results(reference("ssd"), arguments)
+        launches.append(count.launches)
+    assert launches[1] < 1.2 * launches[0]
+
+
+@pytest.mark.parametrize("lengths", [[1100, 0, 1, 950, 37], [64 * 33], [64 * 32 + 1]], ids=str)
+def test_groups_of_blocks_on_a_gpu_do_not_change_results(lengths, monkeypatch):
+    arguments = leaves("ssd", lengths, width=3, dtype=torch.float64, low=torch.float64)
+    in_turn = results(reference("ssd"), arguments)
+    monkeypatch.setattr("ldarnet.ops.ssd._visits_blocks_in_turn", lambda device: False)
+    monkeypatch.setattr("ldarnet.ops.ssd.GROUP", 3)
+    monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 2**40)
+    for ours, exact in zip(results(reference("ssd"), arguments), in_turn, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
