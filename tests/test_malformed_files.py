@@ -6,20 +6,20 @@ automatically. The tests take a sample with a fixed seed; set `LARGER_SAMPLE` to
 
 import os
 import random
-import shutil
 import signal
+import subprocess
 import threading
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ldarnet.cli.verify import verify_models
 from ldarnet.comparison.compare import find_results, write_comparison
-from ldarnet.config import load_config
+from ldarnet.config import FinetuneConfig, RunConfig, load_config
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.finetuning.fold import FoldTraining
@@ -35,7 +35,7 @@ from ldarnet.pretraining.run import train_on
 from ldarnet.program import call
 from ldarnet.report.page import write_report
 from ldarnet.runtime.distributed import World
-from ldarnet.sweeps import run_sweep
+from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tasks import find_task
 from ldarnet.tasks.downloads import fetch_task
 from sharding import stats, verify
@@ -44,37 +44,25 @@ from sharding.fetch import fetch
 from sharding.published import Registry
 from tests.support import planted, sample_sweep
 from tests.support.made_results import make_predictions, make_run
-from tests.support.mutations import mutations
+from tests.support.malformed import METADATA, Left, Reader, change_tensors, copy_folder, problem
 from tests.support.publishers import Server
 from tests.support.ranks import LEARNING, write_config
+from tests.support.resuming import no_training, no_trials
 
-ROOT = Path(__file__).parents[1] / "ldarnet"
 SAMPLE = 8
 """Malformed files of each folder in the fast test."""
 LARGER_SAMPLE = 40
 """Malformed files of each folder in the slow test."""
-METADATA = {".json", ".jsonl", ".yaml", ".tsv"}
-BINARY = {".npy", ".npz"}
+SHARDS = METADATA | {".npy", ".npz"}
 SMALL = {"block": 700, "shard_size": 2000}
 QUICK = Retry(max_attempts=1, first_wait=0.01)
-MAX_MESSAGE = 1500
-
-Reader = Callable[[Path, Path], Any]
-"""Called with a copy of a folder, and with an empty folder for output."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """A folder that a program left behind, and its readers."""
-
-    folder: Path
-    readers: dict[str, Reader]
-    suffixes: frozenset[str] = frozenset(METADATA)
-
-    def files(self) -> list[Path]:
-        """Paths of the metadata files, relative to the folder."""
-        found = sorted(path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return [path for path in found if path.suffix in self.suffixes]
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk, and write reports without figures, which tests/report draws from damaged lines."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("ldarnet.report.page._draw_panels", lambda *_: {"figures": [], "empty": {}})
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +71,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pretraining(base: Path, shards: Path, world: World) -> dict[str, Left]:
-    """An interrupted and a finished pretraining run."""
+def pretraining_config(base: Path, shards: Path) -> RunConfig:
     (base / "pretraining").mkdir()
     changes = {"training": {"steps": 4, "batch": 4, "timeout_minutes": 2}, "checkpoint": {"every": 2, "keep": 2}}
-    config = load_config(
+    return load_config(
         write_config(base / "pretraining", shards, **LEARNING, **changes, validation={"every": 2, "windows": 2})
     )
+
+
+@pytest.fixture(scope="module")
+def pretraining(base: Path, pretraining_config: RunConfig, world: World) -> dict[str, Left]:
+    """An interrupted and a finished pretraining run."""
+    config = pretraining_config
     stopped = base / "pretraining" / "stopped"
     first = config.training.model_copy(update={"stop_after": 2})
     train_on(world, _in(config, stopped).model_copy(update={"training": first}))
@@ -99,22 +92,28 @@ def pretraining(base: Path, shards: Path, world: World) -> dict[str, Left]:
 
     def resume(run: Path, out: Path) -> None:
         again = _in(config, run)
-        result = train_on(world, again)
-        if result.finished:
-            write_results(again, result)
+        with no_training():
+            result = train_on(world, again)
+            if result.finished:
+                write_results(again, result)
 
     readers: dict[str, Reader] = {
         "resume": resume,
+        "verify": lambda run, out: verify_models(run),
         "report": lambda run, out: write_report(run, out / "report.html"),
         "export": lambda run, out: write_model(load_model(run, LDARNetForMaskedLM), out / "model"),
         "backbone": lambda run, out: load_backbone(run),
     }
-    exported: dict[str, Reader] = {"model": lambda folder, out: load_model(folder, LDARNetForMaskedLM)}
+    model: dict[str, Reader] = {
+        "model": lambda folder, out: load_model(folder, LDARNetForMaskedLM),
+        "verify": readers["verify"],
+    }
+    strict = frozenset(model)
     return {
-        "stopped": Left(stopped, readers),
-        "stopped, without resume": Left(stopped, {kind: readers[kind] for kind in ("report", "export", "backbone")}),
+        "stopped": Left(stopped, readers, strict=frozenset({"verify", "resume", "export", "backbone"})),
         "finished": Left(config.run.dir, readers),
-        "export": Left(config.run.dir / "export", exported),
+        "checkpoint": Left(stopped / "checkpoints/step-00000002", model, strict=strict),
+        "export": Left(config.run.dir / "export", model, strict=strict),
     }
 
 
@@ -123,17 +122,23 @@ def _in(config: Any, folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def finetuning(base: Path, world: World) -> dict[str, Left]:
-    """An interrupted and a finished fine-tuning run."""
+def finetuning_config(base: Path) -> FinetuneConfig:
     training = {"epochs": 2, "batch": 16, "timeout_minutes": 2}
-    config = planted.read_config(planted.write_config(base / "finetuning", training=training))
+    folds = {"count": 4, "only": [0], "stratified": True}
+    return planted.read_config(planted.write_config(base / "finetuning", training=training, folds=folds))
+
+
+@pytest.fixture(scope="module")
+def finetuning(base: Path, finetuning_config: FinetuneConfig, world: World) -> dict[str, Left]:
+    """An interrupted and a finished fine-tuning run."""
+    config = finetuning_config
     finetune_on(world, config)
     stopped = base / "finetuning" / "stopped"
     step, taken = FoldTraining._step, []
 
     def stopping(fold: FoldTraining, epoch: int) -> bool:
         taken.append(step(fold, epoch))
-        if len(taken) == 5:
+        if len(taken) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return taken[-1]
 
@@ -148,7 +153,8 @@ def finetuning(base: Path, world: World) -> dict[str, Left]:
             Classifier(run).write(read_contigs(fasta), file, fasta)
 
     def resume(run: Path, out: Path) -> None:
-        finetune_on(world, _in(config, run))
+        with no_training():
+            finetune_on(world, _in(config, run))
 
     def compare(run: Path, out: Path) -> None:
         write_comparison({"arm": find_results(run)}, out)
@@ -156,10 +162,15 @@ def finetuning(base: Path, world: World) -> dict[str, Left]:
     compared = base / "compared"
     make_run(compared, "nt/H3", [0.5, 0.6])
     make_predictions(compared, [0, 1, 0, 1] * 10, [[0, 1, 1, 1] * 10, [0, 1, 0, 0] * 10])
+    readers: dict[str, Reader] = {"resume": resume, "verify": lambda run, out: verify_models(run)}
     return {
-        "folds": Left(config.run.dir, {"resume": resume, "predict": predict, "compare": compare}),
-        "unfinished fold": Left(stopped, {"resume": resume}),
-        "classifier": Left(config.run.dir / "export", {"predict": predict}),
+        "folds": Left(config.run.dir, readers | {"predict": predict, "compare": compare}),
+        "unfinished fold": Left(stopped, readers),
+        "classifier": Left(
+            config.run.dir / "export",
+            {"predict": predict, "verify": readers["verify"]},
+            strict=frozenset({"predict", "verify"}),
+        ),
         "compared": Left(compared, {"compare": compare}),
     }
 
@@ -196,10 +207,9 @@ def sharding(base: Path) -> dict[str, Left]:
         "stats": lambda path, out: call(stats.main, [str(path)]),
         "build": lambda path, out: build(path, sources, **SMALL),
     }
-    suffixes = frozenset(METADATA | BINARY)
     return {
-        "set": Left(folder / "set", readers, suffixes),
-        "unfinished": Left(folder / "unfinished", {"build": readers["build"]}, suffixes),
+        "set": Left(folder / "set", readers, SHARDS),
+        "unfinished": Left(folder / "unfinished", {"build": readers["build"]}, SHARDS),
     }
 
 
@@ -235,87 +245,48 @@ def downloads(base: Path) -> Iterator[dict[str, Left]]:
 
 @pytest.fixture(scope="module")
 def sweeping(base: Path) -> dict[str, Left]:
-    """A finished sweep."""
+    """A sweep with finished folds, one fold that ASHA stopped, and settings that are not tried yet."""
     pytest.importorskip("ray")
+    from ldarnet.sweeps import run_sweep
+    from ldarnet.sweeps.driver import Driver
+    from ldarnet.sweeps.trial import command_of
+
     folder = base / "sweeping"
     folder.mkdir()
-    config = sample_sweep.load(sample_sweep.write(folder))
-    sample_sweep.run(folder / "sweep.yaml")
+    search = {"kind": "optuna", "trials": 3, "folds": [0], "asha": {"grace": 1, "reduction": 2}}
+    config = sample_sweep.load(sample_sweep.write(folder, search=search))
+
+    def run_trials(driver: Driver, *_: object) -> None:
+        for number in range(5):
+            job = driver.suggest(str(number))
+            assert job is not None
+            environment = {**os.environ, **job["variables"]}
+            subprocess.run(command_of(job, environment), check=True, env=environment, capture_output=True)
+            task, setting, fold = driver._trials[str(number)]
+            task.mark(setting, fold, "finished", 0.5)
+        driver._folders.mark_stopped(job["task"], job["setting"], job["fold"], 1)
 
     def resume(path: Path, out: Path) -> None:
         moved = config.model_copy(update={"sweep": config.sweep.model_copy(update={"dir": path})})
-        run_sweep(moved, str(sample_sweep.STUB), sample_sweep.Console(file=(out / "console").open("w")))
+        with no_trials(), (out / "console").open("w") as file:
+            run_sweep(moved, str(sample_sweep.STUB), sample_sweep.Console(file=file))
 
-    def compare(path: Path, out: Path) -> None:
-        write_comparison({"arm": find_results(path)}, out)
+    with pytest.MonkeyPatch.context() as patch, no_trials():
+        patch.setattr(Driver, "run", run_trials)
+        run_sweep(config, str(sample_sweep.STUB), sample_sweep.Console(file=(folder / "console").open("w")))
 
-    return {"sweep": Left(folder / "out", {"resume": resume, "compare": compare})}
-
-
-def cases(left: Left, absolute: Path) -> Iterator[tuple[Path, str, bytes]]:
-    """Yield file, description and content of every malformed variant of every metadata file.
-
-    Args:
-        absolute: path outside the folder, which no reader may write.
-    """
-    for file in left.files():
-        for name, content in mutations(left.folder / file, absolute):
-            yield file, name, content
-
-
-def problem(left: Left, kind: str, file: Path, content: bytes, area: Path) -> tuple[str, str] | None:
-    """Call a reader on a copy of the folder with one malformed file.
-
-    Args:
-        kind: name of the reader.
-        area: folder for the copy; it is deleted first.
-
-    Returns:
-        Kind and description of what went wrong. None if the reader ended normally or with a one-line error.
-    """
-    copy, out = area / "above" / "parent" / "copy", area / "above" / "out"
-    shutil.rmtree(area, ignore_errors=True)
-    out.mkdir(parents=True)
-    shutil.copytree(left.folder, copy, symlinks=True)
-    (copy / file).write_bytes(content)
-    found = _problem(left.readers[kind], copy, out)
-    written = [path for path in area.rglob("*") if path.is_file() and not {copy, out} & set(path.parents)]
-    return ("writes", f"wrote {written} outside its folder") if written else found
-
-
-def _problem(reader: Reader, copy: Path, out: Path) -> tuple[str, str] | None:
-    """Kind and description of what went wrong; None if the reader ended normally or with a one-line error."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reader(copy, out)
-    except UserError as error:
-        message = str(error)
-        if "\n" in message or "\0" in message or not 10 < len(message) <= MAX_MESSAGE:
-            return "message", f"not one line: {message[:300]!r}"
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if frame.filename.startswith(str(ROOT))] or frames
-        place = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
-        return f"{type(error).__name__} {place}", f"{type(error).__name__} in {place}: {str(error)[:200]}"
-    return None
+    return {"sweep": Left(folder / "out", {"resume": resume})}
 
 
 LEFT = {
-    "pretraining": ("stopped, without resume", "export"),
-    "finetuning": ("classifier", "compared"),
+    "pretraining": ("stopped", "finished", "checkpoint", "export"),
+    "finetuning": ("folds", "unfinished fold", "classifier", "compared"),
     "sharding": ("set", "unfinished"),
     "downloads": ("fetched", "interrupted", "task"),
+    "sweeping": ("sweep",),
 }
 every_folder = pytest.mark.parametrize(
-    ("fixture", "name"),
-    [
-        pytest.param(fixture, name, marks=pytest.mark.slow if fixture == "sweeping" else ())
-        for fixture, names in LEFT.items()
-        for name in names
-    ],
+    ("fixture", "name"), [(fixture, name) for fixture, names in LEFT.items() for name in names]
 )
 
 
@@ -323,10 +294,10 @@ every_folder = pytest.mark.parametrize(
 def test_readers_survive_a_sample_of_malformed_files(fixture, name, request, tmp_path):
     left = request.getfixturevalue(fixture)[name]
     rng = random.Random(name)
-    found = list(cases(left, tmp_path / "area" / "absolute"))
-    for file, variant, content in rng.sample(found, min(SAMPLE, len(found))):
+    found = list(left.cases(tmp_path / "area" / "absolute"))
+    for case in rng.sample(found, min(SAMPLE, len(found))):
         kind = rng.choice(list(left.readers))
-        assert problem(left, kind, file, content, tmp_path / "area") is None, f"{kind}: {file}: {variant}"
+        assert problem(left, kind, case, tmp_path / "area") is None, f"{kind}: {case}"
 
 
 @pytest.mark.slow
@@ -334,11 +305,11 @@ def test_readers_survive_a_sample_of_malformed_files(fixture, name, request, tmp
 def test_readers_survive_a_larger_sample_of_malformed_files(fixture, name, request, tmp_path):
     left = request.getfixturevalue(fixture)[name]
     found: dict[str, str] = {}
-    every = list(cases(left, tmp_path / "area" / "absolute"))
-    for file, variant, content in random.Random(f"larger {name}").sample(every, min(LARGER_SAMPLE, len(every))):
+    every = list(left.cases(tmp_path / "area" / "absolute"))
+    for case in random.Random(f"larger {name}").sample(every, min(LARGER_SAMPLE, len(every))):
         for kind in left.readers:
-            if (wrong := problem(left, kind, file, content, tmp_path / "area")) is not None:
-                found.setdefault(f"{kind}: {file}: {wrong[0]}", f"{kind}: {file}: {variant}: {wrong[1]}")
+            if (wrong := problem(left, kind, case, tmp_path / "area")) is not None:
+                found.setdefault(f"{kind}: {case.file}: {wrong[0]}", f"{kind}: {case}: {wrong[1]}")
     assert not found, "\n".join(found.values())
 
 
@@ -348,6 +319,75 @@ def test_readers_accept_what_the_programs_left(fixture, name, request, tmp_path)
     left = request.getfixturevalue(fixture)[name]
     for kind, reader in left.readers.items():
         copy, out = tmp_path / kind / "copy", tmp_path / kind / "out"
-        shutil.copytree(left.folder, copy, symlinks=True)
+        copy_folder(left.folder, copy)
         out.mkdir()
         reader(copy, out)
+
+
+CHECKPOINTS = {
+    "pretraining": ("stopped", "checkpoints/step-00000002"),
+    "finetuning": ("unfinished fold", "fold0/last/00000007"),
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("fixture", CHECKPOINTS)
+def test_resuming_refuses_non_finite_tensors(fixture, name, value, request, tmp_path):
+    (left, checkpoint), run = CHECKPOINTS[fixture], tmp_path / "run"
+    left = request.getfixturevalue(fixture)[left]
+    copy_folder(left.folder, run)
+    change_tensors(run / checkpoint / name, lambda tensor: tensor.index_fill(0, torch.tensor([0]), value))
+    with pytest.raises(
+        UserError, match=f"{name}: tensor '.*' contains NaN or infinity; restore it, or delete "
+    ) as error:
+        left.readers["resume"](run, tmp_path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_resuming_with_deepspeed_refuses_moments_that_do_not_fit(
+    stage, pretraining, pretraining_config, world, tmp_path
+):
+    training = pretraining_config.training.model_copy(update={"zero_stage": stage})
+    changes = {"NaN": lambda tensor: tensor * float("nan"), "has shape": lambda tensor: tensor[:1]}
+    for message, change in changes.items():
+        run = tmp_path / message
+        copy_folder(pretraining["stopped"].folder, run)
+        change_tensors(run / "checkpoints/step-00000002/optimizer.safetensors", change)
+        with pytest.raises(UserError, match=f"optimizer.safetensors: tensor 'exp_avg_sq.*{message}"):
+            train_on(world, _in(pretraining_config, run).model_copy(update={"training": training}))
+
+
+def test_a_pretraining_run_with_malformed_lines_resumes_exactly(pretraining, pretraining_config, world, tmp_path):
+    finished, run = pretraining["finished"].folder, tmp_path / "run"
+    copy_folder(pretraining["stopped"].folder, run)
+    damage_lines([run / name for name in ("metrics.jsonl", "boundaries.jsonl", "starts.jsonl")])
+    (run / "mlflow.json").write_bytes(b"\0")
+    (run / "checkpoints/pointers.json").unlink()
+    assert train_on(world, _in(pretraining_config, run)).finished
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        file = Path("checkpoints/step-00000004") / name
+        assert (run / file).read_bytes() == (finished / file).read_bytes()
+    losses = [
+        [(line["step"], line["mlm_loss"]) for line in read_metrics(folder / "metrics.jsonl")]
+        for folder in (run, finished)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_fold_with_malformed_lines_resumes_exactly(finetuning, finetuning_config, world, tmp_path):
+    finished, run = finetuning["folds"].folder, tmp_path / "run"
+    copy_folder(finetuning["unfinished fold"].folder, run)
+    damage_lines([run / "fold0/metrics.jsonl"])
+    assert finetune_on(world, _in(finetuning_config, run)).finished
+    for file in ("fold0/best/model.safetensors", "fold0/predictions.tsv"):
+        assert (run / file).read_bytes() == (finished / file).read_bytes()
+    assert planted.lines(run) == planted.lines(finished)
+
+
+def damage_lines(files: list[Path]) -> None:
+    """Insert a damaged line before the last line, and append an incomplete line."""
+    for file in files:
+        lines = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join([*lines[:-1], b"\0\xff{]\n", lines[-1], b'{"step": ']))

@@ -13,21 +13,42 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from ldarnet.errors import UserError
+from ldarnet.finetuning.plateau import PlateauState
+from ldarnet.finetuning.records import EpochLine
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.manifest import write_manifest
-from ldarnet.io.records import Count, read_record
+from ldarnet.io.records import Count, describe, read_record
 from ldarnet.runtime.checkpoint import CheckpointFolder, verify
 from ldarnet.runtime.checkpoint_files import save_tensors
 
 FORMAT_VERSION = 2
 REQUIRED_FILES = frozenset({run_files.WEIGHTS, run_files.OPTIMIZER, run_files.STATE})
+
+
+class _Seconds(TypedDict):
+    epoch: Annotated[FiniteFloat, Field(ge=0)]
+    all: Annotated[FiniteFloat, Field(ge=0)]
+
+
+def _empty_or(kind: Any) -> AfterValidator:
+    """Validator that requires a dict to be empty or a record of type `kind`."""
+    adapter = TypeAdapter(kind)
+
+    def check(value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return adapter.validate_python(value, strict=True) if value else value
+        except ValidationError as error:
+            raise ValueError(describe(error)) from None
+
+    return AfterValidator(check)
 
 
 @dataclass
@@ -43,10 +64,10 @@ class FoldState:
             steps.
         skipped: number of steps in the current epoch that were skipped because of a non-finite loss or gradient.
         seconds: training time in seconds; key `epoch` for the current epoch, key `all` for the whole fold.
-        course: state of the epoch schedule (`PlateauSchedule.state_dict`).
+        course: state of the epoch schedule; empty before the first checkpoint.
         best_step: step at the end of the best epoch.
-        first: line of metrics.jsonl with the validation metrics before training.
-        best: line of metrics.jsonl for the best epoch.
+        first: line of metrics.jsonl with the validation metrics before training; empty before validation.
+        best: line of metrics.jsonl for the best epoch; empty before the first epoch is completed.
         format: version of the checkpoint format.
     """
 
@@ -56,11 +77,13 @@ class FoldState:
     batch: Count = 0
     loss: FiniteFloat = 0.0
     skipped: Count = 0
-    seconds: dict[str, FiniteFloat] = field(default_factory=lambda: {"epoch": 0.0, "all": 0.0})
-    course: dict[str, Any] = field(default_factory=dict)
+    seconds: Annotated[dict[str, FiniteFloat], Field(min_length=1), _empty_or(_Seconds)] = field(
+        default_factory=lambda: {"epoch": 0.0, "all": 0.0}
+    )
+    course: Annotated[dict[str, Any], _empty_or(PlateauState)] = field(default_factory=dict)
     best_step: Count | None = None
-    first: dict[str, Any] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)
+    first: Annotated[dict[str, Any], _empty_or(EpochLine)] = field(default_factory=dict)
+    best: Annotated[dict[str, Any], _empty_or(EpochLine)] = field(default_factory=dict)
     format: Count = FORMAT_VERSION
 
 
@@ -90,6 +113,9 @@ class FoldStore(CheckpointFolder):
             )
         if state.fingerprint != fingerprint:
             raise UserError(f"{checkpoint}: the fold was trained on different rows; choose another run.dir")
+        known = {state.best_step is not None, bool(state.best), bool(state.course and state.course["best_epoch"])}
+        if len(known) > 1 or state.step != self.step(checkpoint):
+            raise UserError(f"{checkpoint / run_files.STATE}: damaged (steps or epochs contradict each other); {hint}")
         return state
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], state: FoldState) -> list[str]:

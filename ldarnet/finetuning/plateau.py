@@ -1,14 +1,35 @@
 """Epoch schedule of a fold: best epoch, early stopping, and learning rate decay on plateaus."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from typing_extensions import TypedDict
 
 from ldarnet.config import FinetuneConfig
+from ldarnet.io.records import Count
 
 PUBLISHED_THRESHOLD = 1e-4
 """Minimum relative change that counts as an improvement: PyTorch's default, which the released code uses."""
+
+
+class _Plateau(TypedDict):
+    """State of `ReduceLROnPlateau`."""
+
+    best: int | float
+    num_bad_epochs: Count
+
+
+class PlateauState(TypedDict):
+    """State of the epoch schedule: see `PlateauSchedule.state_dict`."""
+
+    epoch: Count
+    best_epoch: Count
+    best_value: float
+    best_loss: float
+    lr: Annotated[FiniteFloat, Field(ge=0)]
+    plateau: _Plateau
 
 
 class PlateauSchedule:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypeAliasType, TypedDict
 
 from ldarnet.io.records import Count
@@ -65,6 +65,19 @@ class FoldRecord(Outcome):
     bases_per_chunk: BasesPerChunk
     seconds: Annotated[float, Field(ge=0, le=1e12)]
     commit: NotRequired[str | None]
+
+
+class EpochLine(TypedDict):
+    """Line of metrics.jsonl of a fold, with at least the keys that result.json needs; other metrics are kept."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # pyrefly: ignore
+
+    epoch: Count
+    step: Count
+    loss: Score
+    mcc: Score
+    auroc: Score
+    bases_per_chunk: Chunks
 
 
 class DataRecord(TypedDict):

@@ -63,8 +63,13 @@ def update_manifest(folder: Path) -> None:
         write_manifest(folder)
 
 
-def check_weights(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Check that weights are finite floating-point numbers; tensors without data (device `meta`) are not checked.
+def check_weights(tensors: Mapping[str, Tensor], where: str, hint: str = "choose another model or checkpoint") -> None:
+    """Check that tensors are finite floating-point numbers; tensors without data (device `meta`) are not checked.
+
+    Args:
+        tensors: weights or Adam moments, by name.
+        where: file or folder, for error messages.
+        hint: what to do about a tensor that is not finite.
 
     Raises:
         UserError: a tensor is not floating-point, or contains NaN or infinity.
@@ -73,4 +78,4 @@ def check_weights(tensors: Mapping[str, Tensor], where: str) -> None:
         if not tensor.is_floating_point():
             raise UserError(f"{where}: tensor {name!r} has dtype {tensor.dtype}; choose a floating-point model")
         if not tensor.is_meta and not tensor.isfinite().all():
-            raise UserError(f"{where}: tensor {name!r} contains NaN or infinity; choose another model or checkpoint")
+            raise UserError(f"{where}: tensor {name!r} contains NaN or infinity; {hint}")

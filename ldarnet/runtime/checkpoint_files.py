@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
@@ -109,19 +110,36 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     file = checkpoint / run_files.WEIGHTS
     with _tensor_errors(file):
         load_model(model, file, strict=True)
-    check_weights(dict(model.named_parameters()), str(file))
+    check_weights(dict(model.named_parameters()), str(file), _hint(file))
 
 
 @contextmanager
-def moments_of(checkpoint: Path) -> Iterator[Callable[[str], Tensor]]:
-    """Yield a function that reads one unpartitioned Adam moment by its key, `<moment>.<parameter name>`.
+def moments_of(checkpoint: Path) -> Iterator[Callable[[str, torch.Size], Tensor]]:
+    """Yield a function that reads one unpartitioned Adam moment, given its key and the shape of its parameter.
+
+    The key is `<moment>.<parameter name>`.
 
     Raises:
-        UserError: the file is damaged, or lacks a moment.
+        UserError: the file is damaged, lacks a moment, or a moment is not finite or has another shape.
     """
     path = checkpoint / run_files.OPTIMIZER
     with _tensor_errors(path), safe_open(path, framework="pt") as file:
-        yield file.get_tensor
+
+        def read(key: str, shape: torch.Size) -> Tensor:
+            moment = file.get_tensor(key)
+            if moment.shape != shape:
+                raise UserError(
+                    f"{path}: tensor {key!r} has shape {tuple(moment.shape)}, but the model expects {tuple(shape)}; "
+                    f"{_hint(path)}"
+                )
+            check_weights({key: moment}, str(path), _hint(path))
+            return moment
+
+        yield read
+
+
+def _hint(file: Path) -> str:
+    return f"restore it, or delete {file.parent}"
 
 
 @contextmanager
@@ -134,7 +152,7 @@ def _tensor_errors(file: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "state_dict" not in str(error):
             raise
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file}: damaged ({reason}); restore it, or delete {file.parent}") from None
+        raise UserError(f"{file}: damaged ({reason}); {_hint(file)}") from None
 
 
 def code_commit() -> str | None:

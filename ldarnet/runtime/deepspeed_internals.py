@@ -120,6 +120,11 @@ def link_optimizer_states(optimizer: Any) -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """Shape of an unpartitioned parameter; in ZeRO stage 3, the parameter itself is empty."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
 def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
     """Gather a whole parameter (`moment` is None) or Adam moment in fp32; every rank must call this function."""
     holder: Any = parameter

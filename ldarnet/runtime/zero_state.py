@@ -16,6 +16,7 @@ from ldarnet.runtime.deepspeed_internals import (
     flat_partitions,
     link_optimizer_states,
     local_moment,
+    whole_shape,
     whole_tensor,
 )
 from ldarnet.runtime.distributed import World
@@ -34,11 +35,14 @@ def engine_from_checkpoint(
         world: the process group.
         checkpoint: checkpoint folder; None for a new optimizer state.
         updates: Adam's step count in the checkpoint: the number of optimizer steps that were not skipped.
+
+    Raises:
+        UserError: the moments in the checkpoint are damaged, not finite or of another shape; raised on all ranks.
     """
     engine = Engine(model, groups, options, world)
     prepare_optimizer_state(engine)
     if checkpoint is not None:
-        with moments_of(checkpoint) as moments:
+        with world.together(), moments_of(checkpoint) as moments:
             restore_optimizer_state(engine, moments, updates)
     return engine
 
@@ -60,17 +64,17 @@ def prepare_optimizer_state(engine: Engine) -> None:
     link_optimizer_states(optimizer)
 
 
-def restore_optimizer_state(engine: Engine, moments: Callable[[str], Tensor], steps: int) -> None:
+def restore_optimizer_state(engine: Engine, moments: Callable[[str, torch.Size], Tensor], steps: int) -> None:
     """Restore Adam's moments and step count.
 
     Args:
         engine: engine after `prepare_optimizer_state`.
-        moments: function that reads one unpartitioned moment by its key, `<moment>.<parameter name>`.
+        moments: function that reads one unpartitioned moment; see `moments_of`.
         steps: Adam's step count, which is the number of optimizer steps that were not skipped.
     """
     for name, parameter in engine.model.named_parameters():
         for moment in MOMENTS:
-            whole = moments(f"{moment}.{name}").flatten()
+            whole = moments(f"{moment}.{name}", whole_shape(parameter)).flatten()
             for target, start in local_moment(engine.deepspeed.optimizer, engine.options.zero_stage, parameter, moment):
                 piece = whole[start : start + target.numel()].to(target.device)
                 target[: piece.numel()].copy_(piece)

@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ldarnet.config import load_config
 from ldarnet.errors import UserError
@@ -77,7 +78,7 @@ def resume(run_dir, config_file, network):
         check_fits(found.checkpoint, network, FINGERPRINT)
         load_weights(network, found.checkpoint)
         with moments_of(found.checkpoint) as moments:
-            moments("exp_avg.a")
+            moments("exp_avg.a", torch.Size([3]))
         Guard(config.guard, next(network.parameters()).device).load_state_dict(found.state.guard)
     step = found.state.step if found.state else 0
     for name in ("metrics.jsonl", "boundaries.jsonl"):
