@@ -33,6 +33,9 @@ def use_gpu_kernels(recorder: Recorder, overrides: dict[str, str]) -> tuple[dict
 
     Returns:
         Operation -> backend; and the scan that is counted, see `Trace`.
+
+    Raises:
+        UserError: an override is not a backend that supports a GPU.
     """
     pretend_gpu(recorder)
     count_triton_launches(recorder)
@@ -48,7 +51,7 @@ def use_gpu_kernels(recorder: Recorder, overrides: dict[str, str]) -> tuple[dict
         dtype = input_dtype(operation, torch.bfloat16)
         known = backends_of(operation)
         supported = [name for name, backend in known.items() if not backend.unsupported_reason("cuda", dtype)]
-        chosen[operation] = overrides.get(operation, supported[-1])
+        chosen[operation] = resolve(operation, "cuda", dtype, overrides.get(operation, supported[-1])).name
     count_scan_flops(recorder, chosen["ssd"])
     resolve.cache_clear()
     return chosen, STAND_IN if stand_in and chosen["ssd"] == "mamba-ssm" else chosen["ssd"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.fake_cuda import device
 from benchmarks.fake_cuda.trace import Workload
+from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import parse_record
 
@@ -18,7 +19,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # copy.deepcopy does
     from benchmarks.fake_cuda.steps import run
 
-    made = run(parse_record(workload, Workload, where="workload", hint="pass a JSON object"))
+    try:
+        made = run(parse_record(workload, Workload, where="workload", hint="pass a JSON object"))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     write_json_atomic(Path(result), asdict(made))
 
 
