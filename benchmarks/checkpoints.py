@@ -37,13 +37,15 @@ HEADER = (
     "ZeRO stage",
     "parameters, million",
     "checkpoint, MB",
+    "first stall, s",
     "stall, s",
     "written after, s",
     "host memory, bytes per parameter",
     "throughput while writing, relative",
 )
-METHOD = """Stall: duration of the call that gathers weights and moments on the host. Written after: time from the end
-of that call until the folder is hashed, flushed and has its final name. Host memory: growth of the resident set
+METHOD = """Stall: duration of the call that gathers weights and moments on the host. The first call allocates
+the memory for the copies, and later calls reuse it; version 0.1 allocated it in every call. Written after: time from
+the end of that call until the folder is hashed, flushed and has its final name. Host memory: growth of the resident set
 size since before the call, maximum over all repeats. Throughput while writing: matrix products per second on one thread
 while the checkpoint is written, relative to the rate without a checkpoint. All other values are medians."""
 
@@ -116,12 +118,13 @@ def measure(preset: str, stage: int, repeats: int, folder: Path | None, world: W
                 memory[-1] = max(memory[-1], resident() - before)
                 checkpointer.finish()
         size = sum(path.stat().st_size for path in store.path(repeats).iterdir())
-    stall, after, throughput = (statistics.median(values) for values in (stalls, written, throughputs))
+    stall, after, throughput = (statistics.median(values) for values in (stalls[1:] or stalls, written, throughputs))
     return [
         preset,
         stage,
         f"{parameters / 1e6:.1f}",
         f"{size / 1e6:.0f}",
+        stalls[0],
         stall,
         after,
         f"{max(memory) / parameters:.1f}",

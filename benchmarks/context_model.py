@@ -232,7 +232,7 @@ def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
         max_n_run=config.data.max_n_run,
     )
     inputs, labels = zip(*((batch.input_ids.numpy(), batch.labels.numpy()) for batch in batches), strict=True)
-    return np.concatenate(inputs), np.concatenate(labels)
+    return np.concatenate(inputs).astype(np.int64), np.concatenate(labels).astype(np.int64)
 
 
 def run_masking(config: RunConfig) -> Masking:

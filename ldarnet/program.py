@@ -130,6 +130,7 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
     The status then depends on the type of the error. A `UserError` is printed only by rank 0, unless its attribute
     `local` is set.
     """
+    _set_allocator()
     status = OK
     try:
         status = work()
@@ -155,6 +156,16 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
             return status or USER_ERROR
         print(redact(traceback.format_exc()), end="", file=sys.stderr, flush=True)
         return FAILED
+
+
+def _set_allocator() -> None:
+    """Let the GPU memory allocator of torch grow its segments, unless the user has configured it.
+
+    The number of chunks changes in every step, and so do the sizes of large tensors, which would fragment the memory.
+    Torch reads the variable when it is imported.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def _report(message: str, *, local: bool) -> None:

@@ -43,8 +43,8 @@ class Batch:
     """A micro-batch of one rank.
 
     Attributes:
-        input_ids: (b, L) int64, the masked windows.
-        labels: (b, L) int64, the true base at target positions, -100 elsewhere.
+        input_ids: (b, L) uint8, the masked windows; models require int64, see `ldarnet.ops.to_device`.
+        labels: (b, L) int8, the true base at target positions, -100 elsewhere; losses require int64.
         first_position: stream position of the first window; in validation, its index among the validation windows.
         windows: number of windows; 0 in the filler batch of a rank that has no windows in the last validation batch.
         quarantined: windows on damaged or missing blocks; their rows are all N and have no targets.
@@ -205,7 +205,7 @@ def training_steps(
             step = next(steps)
             if isinstance(step, UserError):
                 raise step
-            yield [_to_int64(batch) for batch in step]
+            yield [_to_tensors(batch) for batch in step]
     except StopIteration:
         return
     except RuntimeError as error:
@@ -248,11 +248,9 @@ def _init_worker(parent: int, _: int) -> None:
     exit_with_parent(parent)
 
 
-def _to_int64(batch: Batch) -> Batch:
-    """Convert ids and labels to int64, as models require; workers send one byte per base."""
-    return replace(
-        batch, input_ids=torch.as_tensor(batch.input_ids).long(), labels=torch.as_tensor(batch.labels).long()
-    )
+def _to_tensors(batch: Batch) -> Batch:
+    """Convert the arrays that workers send to tensors."""
+    return replace(batch, input_ids=torch.as_tensor(batch.input_ids), labels=torch.as_tensor(batch.labels))
 
 
 def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
@@ -323,6 +321,6 @@ def validation_batches(
             )
             locations = Locations(np.zeros(len(rows), dtype=np.int64), contig, start, np.zeros(len(rows), dtype=bool))
             tensors = torch.from_numpy(inputs), torch.from_numpy(labels)
-            yield _to_int64(Batch(*tensors, first, len(local), quarantined, locations))
+            yield Batch(*tensors, first, len(local), quarantined, locations)
 
     return batches()

@@ -30,12 +30,12 @@ def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Pad rows of token ids to the length of the longest row and stack them into a batch.
 
     Returns:
-        Token ids (B, L) int64, right-padded with [PAD], and the mask (B, L) bool, False on [PAD]; both on the CPU.
+        Token ids (B, L) uint8, right-padded with [PAD], and the mask (B, L) bool, False on [PAD]; both on the CPU.
     """
     ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.uint8)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
-    return torch.from_numpy(ids).long(), torch.from_numpy(ids != PAD)
+    return torch.from_numpy(ids), torch.from_numpy(ids != PAD)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ldarnet.io.files import sha256_file
 from ldarnet.model import LDARNetForSequenceClassification, load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
+from ldarnet.ops import to_device
 
 CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
 """Keys in a classifier's config.json: crop length, length of the longest training sequence, strands in evaluation."""
@@ -115,7 +116,7 @@ def pooler(network: Any, autocast: bool, device: torch.device) -> Callable[..., 
     def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             output = network.model(ids, mask)
-        lengths = mask.sum(1, keepdim=True).to(device)
+        lengths = to_device(mask.sum(1, keepdim=True), device)
         return output.last_hidden_state.float().sum(1) / lengths, output.boundaries
 
     return forward

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ldarnet.alphabet import reverse_complement
 from ldarnet.finetuning.batches import padded
+from ldarnet.ops import to_device
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.metrics import scores
@@ -81,7 +82,7 @@ def run_over(
             for strand in range(strands):
                 with timers.phase(timers.now.step, "evaluate"):
                     ids, mask = padded(chosen if strand == 0 else [reverse_complement(row) for row in chosen])
-                    output, boundaries = forward(ids.to(world.device, non_blocking=True), mask)
+                    output, boundaries = forward(to_device(ids, world.device, torch.int64), mask)
                     if not len(totals) and boundaries:
                         totals = totals.new_zeros(len(boundaries), 2)
                     if len(part):

@@ -23,18 +23,15 @@ from ldarnet.finetuning.job import FinetuneJob, LaunchContext
 from ldarnet.finetuning.plateau import PlateauSchedule
 from ldarnet.model.losses import batch_ratio_loss
 from ldarnet.model.router import Boundaries
+from ldarnet.ops import to_device
 from ldarnet.runtime.checkpoint_files import load_weights
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions
+from ldarnet.runtime.host_buffers import HostBuffers
 from ldarnet.runtime.metrics_file import MetricsFile
 from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.tracking import Tracker
-from ldarnet.runtime.zero_state import (
-    copy_to_host,
-    engine_from_checkpoint,
-    whole_moments,
-    whole_parameters,
-)
+from ldarnet.runtime.zero_state import engine_from_checkpoint, whole_moments, whole_parameters
 
 LONG_SECONDS = 600.0
 """Log the remaining time if its upper bound exceeds this many seconds."""
@@ -75,6 +72,7 @@ class FoldTraining:
         self._loss, self._skipped = torch.tensor(
             [self.state.loss, self.state.skipped], dtype=torch.float64, device=self.world.device
         ).unbind()
+        self._buffers = HostBuffers(self.world.device)
         completed_steps = self.state.step if checkpoint else -1
         self._file = self.world.on_main(lambda: MetricsFile(self._folder, completed_steps, warn=self._display.warn))
         self._lap = time.perf_counter()
@@ -145,8 +143,8 @@ class FoldTraining:
         for micro_step in range(accumulation):
             local = epoch.local_rows(self.state.batch, micro_step, accumulation, self.world.rank, size)
             ids, mask = padded(epoch.oriented(self._ids, local))
-            output = self._engine.forward(ids.to(device, non_blocking=True), mask)
-            labels = self._labels[local].to(device, non_blocking=True)
+            output = self._engine.forward(to_device(ids, device, torch.int64), mask)
+            labels = to_device(self._labels[local], device)
             nll = F.cross_entropy(output.logits.float(), labels, reduction="sum")
             ratio = self._ratio_loss(output.boundaries) if weight else None
             loss = micro_step_loss(
@@ -260,8 +258,9 @@ class FoldTraining:
             self._count_seconds()
             self.state.course = self.schedule.state_dict()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
-            weights = copy_to_host(whole_parameters(self._engine), keep=self.world.is_main)
-            moments = copy_to_host(whole_moments(self._engine), keep=self.world.is_main)
+            weights = self._buffers.copy(whole_parameters(self._engine), keep=self.world.is_main)
+            moments = self._buffers.copy(whole_moments(self._engine), keep=self.world.is_main)
+            self._buffers.wait()
             for text in self.world.on_main(lambda: self._store.write(weights, moments, self.state)) or []:
                 self._display.warn(text)
 

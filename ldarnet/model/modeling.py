@@ -32,7 +32,7 @@ from ldarnet.model.outputs import (
     as_requested,
     padded_boundaries,
 )
-from ldarnet.ops import Packing
+from ldarnet.ops import Packing, to_device
 
 PROBLEM = "single_label_classification"
 """The only ``problem_type`` of transformers that the classifier supports."""
@@ -166,10 +166,10 @@ class LDARNetModel(LDARNetPreTrainedModel):
         if not len(index_T):
             raise ValueError("input_ids: the batch contains only padding; pass at least one base")
         given = _given(input_ids, inputs_embeds)
-        lengths = real_BL.sum(1).to(given.device, non_blocking=True)
+        lengths = to_device(real_BL.sum(1), given.device)
         packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
         unpadded = len(index_T) == real_BL.numel()
-        padding = BatchPadding(real_BL.shape, None if unpadded else index_T.to(given.device, non_blocking=True))
+        padding = BatchPadding(real_BL.shape, None if unpadded else to_device(index_T, given.device))
         x_TD = self.embeddings(padding.pack(given)) if inputs_embeds is None else padding.pack(given)
         hidden_TD, routings, states = self.backbone(x_TD, packing)
         boundaries = tuple(
@@ -320,7 +320,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
         )
         real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
-        lengths = real.sum(1, keepdim=True).clamp(min=1).to(out.last_hidden_state.device)
+        lengths = to_device(real.sum(1, keepdim=True).clamp(min=1), out.last_hidden_state.device)
         logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
         ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
         loss = None

@@ -17,6 +17,7 @@ from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype
 from ldarnet.ops.registry import Backend, backends_of, operations
 from ldarnet.ops.rotary import rotate
+from ldarnet.ops.transfer import to_device, to_host
 
 __all__ = [
     "Backend",
@@ -32,4 +33,6 @@ __all__ = [
     "resolve",
     "rotate",
     "skip_reason",
+    "to_device",
+    "to_host",
 ]

@@ -15,8 +15,9 @@ from ldarnet.runtime.checkpoint import CheckpointStore, TrainingState
 from ldarnet.runtime.checkpoint_files import CheckpointContents, code_commit
 from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine
+from ldarnet.runtime.host_buffers import HostBuffers
 from ldarnet.runtime.rank_log import LOG
-from ldarnet.runtime.zero_state import copy_to_host, whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import whole_moments, whole_parameters
 from ldarnet.version import __version__
 
 Report = Callable[[str], None]
@@ -154,6 +155,7 @@ class AsyncCheckpointer:
         self._world = world
         self._saved = state
         self._pending: TrainingState | None = None
+        self._buffers = HostBuffers(world.device)
         self._writer = world.on_main(lambda: CheckpointWriter(config, store, report, notice))
 
     def __enter__(self) -> Self:
@@ -169,15 +171,19 @@ class AsyncCheckpointer:
                 self._writer.close()
 
     def save(self, engine: Engine, state: TrainingState) -> TrainingState:
-        """Wait for the previous checkpoint, then gather a new one and start writing it; return the saved state."""
+        """Wait for the previous checkpoint, then gather a new one and start writing it; return the saved state.
+
+        On a GPU, training continues while the tensors are copied to the host; the writer thread waits for them.
+        """
         state = self.settle(state)
-        weights = copy_to_host(whole_parameters(engine), keep=self._world.is_main)
-        moments = copy_to_host(whole_moments(engine), keep=self._world.is_main)
+        weights = self._buffers.copy(whole_parameters(engine), keep=self._world.is_main)
+        moments = self._buffers.copy(whole_moments(engine), keep=self._world.is_main)
         self._pending = state
         if self._writer is not None:
             model_config = copy.deepcopy(engine.model_config)
             model_config.architectures = [type(engine.model).__name__]
-            self._writer.submit(CheckpointContents(weights, moments, model_config, self._config, state))
+            wait = self._buffers.wait
+            self._writer.submit(CheckpointContents(weights, moments, model_config, self._config, state, wait))
         return state
 
     def settle(self, state: TrainingState) -> TrainingState:

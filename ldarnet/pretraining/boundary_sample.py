@@ -7,6 +7,7 @@ import torch
 from ldarnet.alphabet import N, decode
 from ldarnet.config import RunConfig
 from ldarnet.data import Masking, ShardSet, validation_batches
+from ldarnet.ops import to_device
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.router_metrics import boundaries_at_bases
@@ -35,7 +36,7 @@ def boundary_sample(engine: Engine, shards: ShardSet, config: RunConfig, world: 
         ids, contig, start = middle_window(shards, config)
     engine.deepspeed.eval()
     with torch.no_grad():
-        stages = engine.forward(ids.to(world.device)).boundaries
+        stages = engine.forward(to_device(ids, world.device, torch.int64)).boundaries
     engine.deepspeed.train()
     margin = max(ids.shape[1] - MAX_BASES, 0) // 2
     shown = slice(margin, margin + MAX_BASES)

@@ -4,13 +4,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, curriculum_steps, stage_at
 from ldarnet.errors import UserError
+from ldarnet.ops import to_device
 from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer
 from ldarnet.pretraining.callbacks.base import Callback, RunContext
 from ldarnet.pretraining.setup import Inputs
-from ldarnet.pretraining.step_totals import StepTotals, pretraining_loss
+from ldarnet.pretraining.step_totals import LoggedValues, StepTotals, pretraining_loss
 from ldarnet.pretraining.train_metrics import TrainMetrics
 from ldarnet.pretraining.validation import validate
 from ldarnet.runtime.checkpoint import TrainingState
@@ -57,8 +61,9 @@ def loop(
         metrics.count_step()
         if logged:
             with timers.phase(state.step - 1, "record"):
-                _report_skipped(run, callbacks)
-                line = metrics.line(state, totals, scored, lr, norm)
+                values = LoggedValues.of(totals, norm, engine, world)
+                _report_skipped(run, callbacks, values.guard)
+                line = metrics.line(state, values, scored, lr)
                 for callback in callbacks:
                     callback.on_step_logged(line)
         if config.validation.windows and (state.step % config.validation.every == 0 or state.step == total):
@@ -75,13 +80,13 @@ def loop(
     return state
 
 
-def _report_skipped(run: RunContext, callbacks: Sequence[Callback]) -> None:
-    """Pass the steps skipped since the last call to the callbacks.
+def _report_skipped(run: RunContext, callbacks: Sequence[Callback], numbers: Tensor | None = None) -> None:
+    """Pass the steps skipped since the last call to the callbacks; for `numbers`, see `Guard.take_skipped`.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.
     """
-    if skipped := run.engine.guard.take_skipped():
+    if skipped := run.engine.guard.take_skipped(numbers):
         for callback in callbacks:
             callback.on_skipped_steps(skipped)
         stop_after(skipped, run.config.guard.stop_after)
@@ -203,8 +208,8 @@ def _accumulate(
     parts = []
     for batch in batches:
         with timers.phase(step, "forward"):
-            input_ids = batch.input_ids.to(world.device, non_blocking=True)
-            labels = batch.labels.to(world.device, non_blocking=True)
+            input_ids = to_device(batch.input_ids, world.device, torch.int64)
+            labels = to_device(batch.labels, world.device, torch.int64)
             output = engine.forward(input_ids)
             loss, part = pretraining_loss(
                 output,

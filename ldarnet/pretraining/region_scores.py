@@ -9,6 +9,7 @@ from torch import Tensor
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.data import Batch, Regions
 from ldarnet.model.router import Boundaries
+from ldarnet.ops import to_device
 from ldarnet.runtime.router_metrics import boundaries_at_bases
 
 
@@ -38,13 +39,13 @@ class RegionScores:
         assert batch.locations is not None
         rows = slice(batch.windows)
         masks = self._regions.masks(batch.locations.contig[rows], batch.locations.start[rows], self._length)
-        masks_RT = torch.from_numpy(masks).to(losses.device).flatten(1).double()
+        masks_RT = to_device(torch.from_numpy(masks), losses.device, torch.float64).flatten(1)
         columns = [losses, labels != IGNORE_INDEX, torch.ones_like(losses), *boundaries_at_bases(stages)]
         columns_TC = torch.stack([column[rows].flatten().double() for column in columns], dim=1)
         self.sums += masks_RT @ columns_TC
 
     def metrics(self, sums: Tensor) -> dict[str, Any]:
-        """Compute metrics per region from the all-reduced `sums`.
+        """Compute metrics per region from the all-reduced `sums`, which should be on the host.
 
         Returns:
             Region name -> `mlm_loss`, `bases_per_chunk`, and `scored`, the number of target positions. A region without

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
+from ldarnet.ops import to_host
 from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.router_metrics import RouterCounts
 
@@ -41,6 +43,46 @@ class StepTotals:
         )
         windows = torch.cat([part.windows for part in parts])
         return cls(nll, windows, ratio, stages, RouterCounts.of_step([part.router for part in parts if part.router]))
+
+
+@dataclass(frozen=True)
+class LoggedValues:
+    """Values of a logged step on the host; tensors are float64.
+
+    Attributes:
+        nll: cross-entropy summed over the target positions of all ranks.
+        ratio: ratio loss averaged over micro-steps.
+        stages: see `StepTotals.stages`.
+        norm: global gradient norm before clipping.
+        squares: squared gradient norm of each module, see `GradientParts.norms`.
+        guard: see `Guard.pending_numbers`.
+        router: all-reduced router counts; None for a model without routers.
+    """
+
+    nll: float
+    ratio: float
+    stages: Tensor
+    norm: float
+    squares: Tensor
+    guard: Tensor
+    router: RouterCounts | None
+
+    @classmethod
+    def of(cls, totals: StepTotals, norm: Tensor | float, engine: Engine, world: World) -> "LoggedValues":
+        """Copy the values to the host in a single transfer; every rank must call this function.
+
+        Args:
+            totals: totals of the step; `nll` is already all-reduced.
+            norm: global gradient norm before clipping.
+            engine: the DeepSpeed engine, after its update.
+            world: the ranks.
+        """
+        counts = totals.router.all_reduced(world).tensors() if totals.router else []
+        squares, guard = engine.gradients.take_squares(), engine.guard.pending_numbers()
+        tensors = [totals.nll, totals.ratio, totals.stages, norm, squares, guard, *counts]
+        nll, ratio, stages, norm, squares, guard, *counts = to_host(tensors, world.device)
+        router = RouterCounts(*counts) if counts else None
+        return cls(float(nll), float(ratio), stages, float(norm), squares, guard, router)
 
 
 def pretraining_loss(

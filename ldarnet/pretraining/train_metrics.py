@@ -3,13 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from ldarnet.data import stage_at
 from ldarnet.model.cost import dense_bf16_peak
 from ldarnet.pretraining.callbacks.base import RunContext
 from ldarnet.pretraining.meters import SpeedMeter, Utilization, host_metrics
-from ldarnet.pretraining.step_totals import StepTotals
+from ldarnet.pretraining.step_totals import LoggedValues
 from ldarnet.pretraining.validation import stage_metrics
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.engine import autocast
@@ -37,24 +35,22 @@ class TrainMetrics:
     def line(
         self,
         state: TrainingState,
-        totals: StepTotals,
+        values: LoggedValues,
         scored: int,
         lr: dict[str, float],
-        norm: torch.Tensor | float,
     ) -> dict[str, Any]:
         """Assemble the training line of the last completed step.
 
         Args:
             state: training state after the step.
-            totals: losses and router statistics of the step.
+            values: losses, router counts and gradient norms of the step.
             scored: number of target positions in the global batch.
             lr: parameter group -> learning rate.
-            norm: global gradient norm before clipping.
         """
         run, data_length = self._run, self._run.config.data.length
         length = stage_at(run.inputs.parts, state.step - 1).length
-        mlm_loss, ratio_loss = totals.nll.item() / max(scored, 1), totals.ratio.item()
-        stages, speed, spent = stage_metrics(totals.stages), self.meter.lap(), run.timers.take()
+        mlm_loss, ratio_loss = values.nll / max(scored, 1), values.ratio
+        stages, speed, spent = stage_metrics(values.stages), self.meter.lap(), run.timers.take()
         return {
             "step": state.step,
             "split": "train",
@@ -65,9 +61,9 @@ class TrainMetrics:
             "ratio_loss": ratio_loss,
             **stages,
             "target_ratio": run.inputs.schedule.target_ratio(state.step - 1),
-            **router_metrics(totals.router, run.world),
-            "gradient_norm": float(norm),
-            "gradient_norms": run.engine.gradients.norms(float(norm)),
+            **router_metrics(values.router),
+            "gradient_norm": values.norm,
+            "gradient_norms": run.engine.gradients.norms(values.squares, values.norm),
             "lr": lr,
             "bases_per_second": speed,
             **replace(self._utilization, length=length).metrics(speed, stages["bases_per_chunk"]),

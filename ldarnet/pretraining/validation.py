@@ -11,6 +11,7 @@ from ldarnet import alphabet
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
+from ldarnet.ops import to_device, to_host
 from ldarnet.pretraining.region_scores import RegionScores
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, micro_batch
@@ -50,7 +51,8 @@ def validate(
     engine.deepspeed.eval()
     with torch.no_grad():
         for batch in batches:
-            input_ids, labels = batch.input_ids.to(world.device), batch.labels.to(world.device)
+            input_ids = to_device(batch.input_ids, world.device, torch.int64)
+            labels = to_device(batch.labels, world.device, torch.int64)
             output = engine.forward(input_ids)
             losses = cross_entropy(output.logits, labels).double()
             scores[:-1] += _scores(losses, output.logits, input_ids, labels)
@@ -61,9 +63,11 @@ def validate(
                 by_region.add(batch, labels, losses, output.boundaries)
     engine.deepspeed.train()
     (lost,) = world.sum_on_host(sum(len(batch.quarantined) for batch in batches if batch.windows))
-    metrics = _metrics(world.sum_on_device(scores), world.sum_on_device(stages), engine.model_config.target_ratio)
+    sums = [scores, stages, *([] if by_region is None else [by_region.sums])]
+    scores, stages, *region_sums = to_host([world.sum_on_device(values) for values in sums], world.device)
+    metrics = _metrics(scores, stages, engine.model_config.target_ratio)
     if by_region is not None:
-        metrics["regions"] = by_region.metrics(world.sum_on_device(by_region.sums))
+        metrics["regions"] = by_region.metrics(region_sums[0])
     return metrics | {"windows": metrics["windows"] - lost, "quarantined": lost} if lost else metrics
 
 

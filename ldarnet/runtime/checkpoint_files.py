@@ -34,6 +34,7 @@ class CheckpointContents:
         weights: fp32 parameters, keyed by parameter name.
         moments: fp32 Adam moments, keyed by `<moment>.<parameter name>`.
         model_config: model configuration, including `architectures`.
+        wait: waits until weights and moments are copied to the host; called before they are written.
     """
 
     weights: Mapping[str, Tensor]
@@ -41,6 +42,7 @@ class CheckpointContents:
     model_config: LDARNetConfig
     config: RunConfig
     state: TrainingState
+    wait: Callable[[], None] = lambda: None
 
     def write(self, folder: Path) -> None:
         """Write all checkpoint files except the manifest to a folder.
@@ -48,6 +50,7 @@ class CheckpointContents:
         Raises:
             NotWritableError: no permission to write a file, or the disk is full.
         """
+        self.wait()
         save_tensors(self.weights, folder / run_files.WEIGHTS)
         save_tensors(self.moments, folder / run_files.OPTIMIZER)
         with space_errors(folder / run_files.MODEL_CONFIG):

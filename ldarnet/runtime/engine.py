@@ -165,6 +165,7 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": options.optimizer.clip if stage else 0.0,
         "steps_per_print": 10**9,
+        "timers": {"throughput": {"enabled": False}},  # it would synchronize with the device in every micro-step
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

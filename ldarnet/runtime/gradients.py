@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.network import Stage
+from ldarnet.ops import to_device
 from ldarnet.runtime.deepspeed_internals import local_gradient
 from ldarnet.runtime.distributed import World
 
@@ -42,23 +43,33 @@ class GradientParts:
         self._parts = parts_of(model)
         self.names = sorted(set(self._parts.values()))
         self._squares: Tensor | None = None
+        self._indices: dict[tuple[int, ...], Tensor] = {}
         getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._measure)
 
     def watch_next_update(self) -> None:
-        """Measure the next update; call `norms` after that update."""
+        """Measure the next update; call `take_squares` after that update."""
         self._squares = torch.zeros(len(self.names), dtype=torch.float64, device=self._world.device)
 
-    def norms(self, global_norm: float) -> dict[str, float]:
-        """Return the gradient norm of each module in the watched update; every rank must call this method.
+    def take_squares(self) -> Tensor:
+        """Squared gradient norm of each module in the watched update; every rank must call this method.
+
+        Returns:
+            (modules,) float64 on the device, all-reduced.
+        """
+        assert self._squares is not None
+        squares, self._squares = self._world.sum_on_device(self._squares), None
+        return squares
+
+    def norms(self, squares: Tensor, global_norm: float) -> dict[str, float]:
+        """Gradient norm of each module.
 
         Args:
+            squares: return value of `take_squares`, copied to the host.
             global_norm: global gradient norm of the update, before clipping.
 
         Returns:
             Gradient norm by module name; empty if the gradient was zero or not finite, or was not measured.
         """
-        assert self._squares is not None
-        squares, self._squares = self._world.sum_on_device(self._squares).cpu(), None
         if not 0 < squares.sum() < torch.inf:
             return {}
         norms = global_norm * (squares / squares.sum()).sqrt()
@@ -80,4 +91,10 @@ class GradientParts:
                     gradients.append(gradient)
         if gradients:
             norms = torch.stack(torch._foreach_norm(gradients)).to(self._squares)
-            self._squares.index_add_(0, torch.tensor(modules, device=norms.device), norms.square())
+            self._squares.index_add_(0, self._index(tuple(modules)), norms.square())
+
+    def _index(self, modules: tuple[int, ...]) -> Tensor:
+        """Module numbers as a tensor on the device; copied once per parameter group."""
+        if modules not in self._indices:
+            self._indices[modules] = to_device(torch.tensor(modules), self._world.device)
+        return self._indices[modules]

@@ -18,6 +18,7 @@ from ldarnet.config.schema import GuardSection
 from ldarnet.data import Batch, Windows
 from ldarnet.data.windows import window_name
 from ldarnet.errors import UserError
+from ldarnet.ops import to_host
 from ldarnet.runtime.distributed import World
 
 MAX_LISTED_WINDOWS = 3
@@ -120,13 +121,21 @@ class Guard:
         """Forget the accepted losses when the window length changes: losses at different lengths are not comparable."""
         self._known = torch.zeros_like(self._known)
 
-    def take_skipped(self) -> list[SkippedStep]:
-        """Return the steps skipped since the last call; synchronizes with the device.
+    def pending_numbers(self) -> Tensor:
+        """Numbers of the steps since the last call of `take_skipped`, (steps, 5) float64 on the device."""
+        numbers = [numbers for _, numbers, _, _ in self._pending]
+        return torch.stack(numbers) if numbers else self._losses.new_zeros(0, 5)
+
+    def take_skipped(self, numbers: Tensor | None = None) -> list[SkippedStep]:
+        """Return the steps skipped since the last call.
 
         All ranks return the same steps; only `SkippedStep.worst` differs between ranks.
+
+        Args:
+            numbers: return value of `pending_numbers`, copied to the host; by default, this method copies it.
         """
-        pending, self._pending = self._pending, []
-        rows = torch.stack([numbers for _, numbers, _, _ in pending]).tolist() if pending else []
+        pending, rows = self._pending, (self.pending_numbers() if numbers is None else numbers).tolist()
+        self._pending = []
         return [
             SkippedStep(step, *row[:4], in_a_row=int(row[4]), worst=worst_windows(windows, layout))
             for (step, _, windows, layout), row in zip(pending, rows, strict=True)
@@ -139,11 +148,14 @@ class Guard:
         Contains the number of accepted steps, the number of consecutive skipped steps, and the losses of the last
         accepted steps, oldest first.
         """
-        known, losses = int(self._known), self._losses.tolist()
+        counters = [self._known, self._accepted, self._in_a_row]
+        (known, accepted, in_a_row), losses = (
+            values.tolist() for values in to_host([torch.stack(counters), self._losses], self._losses.device)
+        )
         return {
-            "accepted": int(self._accepted),
-            "in_a_row": int(self._in_a_row),
-            "losses": losses[max(0, len(losses) - known) :],
+            "accepted": int(accepted),
+            "in_a_row": int(in_a_row),
+            "losses": losses[max(0, len(losses) - int(known)) :],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

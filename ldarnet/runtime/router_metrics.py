@@ -38,7 +38,7 @@ class RouterCounts:
         possible: number of position pairs at each distance in `LAGS`, (stages, len(LAGS)).
         tokens: counts for each input token in `SHOWN`, (2, len(SHOWN)). Row 0: boundaries of the outermost stage at
             this token; row 1: positions with this token.
-        chunks: number of chunks, (stages,).
+        chunks: number of chunks, (stages,); after `all_reduced`, (ranks, stages).
     """
 
     histogram: Tensor
@@ -69,11 +69,28 @@ class RouterCounts:
         """Sum the counts of all micro-steps; None for an empty list (a model without routers)."""
         if not micro_steps:
             return None
-        return cls(*(torch.stack([getattr(part, field.name) for part in micro_steps]).sum(0) for field in fields(cls)))
+        columns = zip(*(part.tensors() for part in micro_steps), strict=True)
+        return cls(*(torch.stack(column).sum(0) for column in columns))
+
+    def all_reduced(self, world: World) -> "RouterCounts":
+        """Sum the counts over all ranks, on the device; every rank must call this method."""
+        by_rank = self.chunks.new_zeros(world.size, len(self.chunks))
+        by_rank[world.rank] = self.chunks
+        parts = [*self.tensors()[:-1], by_rank]
+        summed = world.sum_on_device(torch.cat([part.flatten() for part in parts]))
+        pieces = summed.split([part.numel() for part in parts])
+        return RouterCounts(*(piece.view_as(part) for piece, part in zip(pieces, parts, strict=True)))
+
+    def tensors(self) -> list[Tensor]:
+        """All counts, in the order of the attributes."""
+        return [getattr(self, field.name) for field in fields(self)]
 
 
-def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
-    """Compute the router metrics of a logged step; every rank must call this function.
+def router_metrics(counts: RouterCounts | None) -> dict[str, Any]:
+    """Compute the router metrics of a logged step.
+
+    Args:
+        counts: all-reduced counts, float64 on the host; None for a model without routers.
 
     Returns:
         Metrics by name; empty for a model without routers.
@@ -90,12 +107,7 @@ def router_metrics(counts: RouterCounts | None, world: World) -> dict[str, Any]:
     """
     if counts is None:
         return {}
-    by_rank = counts.chunks.new_zeros(world.size, len(counts.chunks))
-    by_rank[world.rank] = counts.chunks
-    parts = [getattr(counts, field.name) for field in fields(counts)[:-1]] + [by_rank]
-    summed = world.sum_on_device(torch.cat([part.flatten() for part in parts])).double().cpu()
-    sums = [piece.view_as(part) for piece, part in zip(summed.split([p.numel() for p in parts]), parts, strict=True)]
-    histogram, boundaries, pairs, possible, tokens, chunks = sums
+    histogram, boundaries, pairs, possible, tokens, chunks = counts.tensors()
     periods = [_strongest_period(*stage) for stage in zip(boundaries, histogram.sum(1), pairs, possible, strict=True)]
     return {
         "boundary_histogram": _rounded(histogram / histogram.sum(1, keepdim=True).clamp(min=1)),

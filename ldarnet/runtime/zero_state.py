@@ -97,15 +97,3 @@ def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:
         for moment in MOMENTS:
             optimizer, stage = engine.deepspeed.optimizer, engine.options.zero_stage
             yield f"{moment}.{name}", whole_tensor(optimizer, stage, parameter, moment)
-
-
-def copy_to_host(tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-    """Exhaust an iterator of named tensors; if `keep`, copy each tensor to the host and return the copies by name.
-
-    Tensors are copied one at a time, so that gathered tensors do not accumulate on the device.
-    """
-    copies = {}
-    for name, tensor in tensors:
-        if keep:
-            copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return copies

@@ -91,8 +91,8 @@ def test_batches_are_the_micro_batches_of_pretraining(shards, workers):
         batches = list(DataLoader(dataset, batch_size=None, num_workers=workers))
         assert len(batches) == len(expected) == 8
         for batch, micro_batch in zip(batches, expected, strict=True):
-            torch.testing.assert_close(batch["input_ids"], micro_batch.input_ids)
-            torch.testing.assert_close(batch["labels"], micro_batch.labels)
+            torch.testing.assert_close(batch["input_ids"], micro_batch.input_ids.long())
+            torch.testing.assert_close(batch["labels"], micro_batch.labels.long())
             assert batch["positions"].tolist() == list(range(*(micro_batch.first_position + i for i in (0, 3))))
 
 

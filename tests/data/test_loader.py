@@ -85,8 +85,8 @@ def test_workers_change_neither_batches_nor_the_global_rng(shards):
 def test_batches_hold_masked_windows(shards):
     windows, batch = Windows(shards, "train", L), steps(shards)[3][1]
     assert batch.input_ids.shape == batch.labels.shape == (2, L)
-    assert batch.input_ids.dtype == batch.labels.dtype == torch.int64
-    for row, (shown, label) in enumerate(zip(batch.input_ids, batch.labels, strict=True)):
+    assert (batch.input_ids.dtype, batch.labels.dtype) == (torch.uint8, torch.int8)
+    for row, (shown, label) in enumerate(zip(batch.input_ids.long(), batch.labels.long(), strict=True)):
         truth = torch.from_numpy(windows.ids(batch.first_position + row)).long()
         scored = label != -100
         assert torch.equal(label[scored], truth[scored])

@@ -8,6 +8,7 @@ import torch
 
 from ldarnet.alphabet import MASK, N
 from ldarnet.model.router import Boundaries
+from ldarnet.ops import to_host
 from ldarnet.pretraining.callbacks.router_health import PATIENCE, QUIET, RouterHealth, findings
 from ldarnet.pretraining.schedule import target_ratio
 from ldarnet.runtime.router_metrics import BINS, LAGS, RouterCounts, boundaries_at_bases, router_metrics
@@ -33,7 +34,8 @@ def boundaries(mask, probability=None):
 
 def metrics(*stages, ids=None):
     ids = torch.zeros(stages[0].mask.shape, dtype=torch.int64) if ids is None else ids
-    return router_metrics(RouterCounts.of(stages, ids), OneRank())
+    counts = RouterCounts.of(stages, ids).all_reduced(OneRank())
+    return router_metrics(RouterCounts(*to_host(counts.tensors(), torch.device("cpu"))))
 
 
 def random_mask(share, seed=0):

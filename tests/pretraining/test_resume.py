@@ -118,16 +118,17 @@ def test_validation_matches_the_saved_model(config_file, runs):
     (batch,) = validation_batches(
         shards, "valid", length=64, max_windows=10, batch=10, rank=0, world=1, masking=Masking(), max_n_run=100
     )
-    out = model(batch.input_ids, labels=batch.labels)
+    labels = batch.labels.long()
+    out = model(batch.input_ids.long(), labels=labels)
     masked = batch.input_ids == MASK
     logged_last = [line for line in logged(runs / "unbroken") if line["split"] == "valid"][-1]
-    mask_loss = torch.nn.functional.cross_entropy(out.logits[masked], batch.labels[masked])
-    shares = torch.bincount(batch.labels[masked], minlength=4) / masked.sum()
+    mask_loss = torch.nn.functional.cross_entropy(out.logits[masked], labels[masked])
+    shares = torch.bincount(labels[masked], minlength=4) / masked.sum()
     expected = {
         "mlm_loss": out.mlm_loss.item(),
         "mask_loss": mask_loss.item(),
         "composition_loss": torch.distributions.Categorical(shares).entropy().item(),
-        "accuracy": (out.logits[masked].argmax(-1) == batch.labels[masked]).float().mean().item(),
+        "accuracy": (out.logits[masked].argmax(-1) == labels[masked]).float().mean().item(),
         "ratio_loss": out.ratio_loss.item(),
         "scored": int((batch.labels != -100).sum()),
         "windows": 10,

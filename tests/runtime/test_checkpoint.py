@@ -56,6 +56,28 @@ def run(config_file, tmp_path):
     return Run(config_file, tmp_path / "run", "checkpoint.keep=2")
 
 
+def contents_of(run, weights, wait):
+    state = TrainingState(1, 10, 8, 0, FINGERPRINT)
+    return CheckpointContents(weights, {"exp_avg.a": torch.ones(3)}, run.model.config, run.config, state, wait)
+
+
+def test_a_checkpoint_is_written_after_its_tensors_are_copied(run):
+    weights = {"a": torch.zeros(3)}
+    run.writer.submit(contents_of(run, weights, wait=lambda: weights["a"].fill_(1)))
+    assert run.writer.wait() is None
+    assert load_file(run.store.path(1) / "model.safetensors")["a"].equal(torch.ones(3))
+
+
+def test_a_failed_copy_is_reported(run):
+    def fail():
+        raise RuntimeError("CUDA error")
+
+    run.writer.submit(contents_of(run, {"a": torch.zeros(3)}, wait=fail))
+    assert "RuntimeError: CUDA error" in str(run.writer.wait())
+    assert run.steps() == []
+    assert run.logged[0].startswith("checkpoint of step 1 not written: ")
+
+
 def test_complete_checkpoints_appear_and_old_ones_are_deleted(run):
     for step in (1, 2, 3, 4, 5):
         assert run.write(step, best_step=min(step, 2)) is None

@@ -68,7 +68,7 @@ def reference_steps(config, model):
         scored = sum(int((batch.labels != -100).sum()) for batch in batches)
         loss = torch.zeros(2)
         for batch in batches:
-            out = model(batch.input_ids, labels=batch.labels)
+            out = model(batch.input_ids.long(), labels=batch.labels.long())
             share = (batch.labels != -100).sum() / scored
             parts = torch.stack([out.mlm_loss * share, out.ratio_loss / len(batches)])
             (parts[0] + model.config.ratio_weight * parts[1]).backward()

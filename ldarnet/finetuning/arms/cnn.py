@@ -14,6 +14,7 @@ from ldarnet.config import FinetuneConfig
 from ldarnet.finetuning.arms import BASELINE, Arm, register
 from ldarnet.finetuning.learning import epoch_learner
 from ldarnet.model.outputs import LDARNetClassifierOutput
+from ldarnet.ops import to_device
 
 CHANNELS = (64, 128, 128)
 KERNEL = 9
@@ -53,7 +54,7 @@ class SmallCNN(nn.Module):
             is 0, for compatibility with the output of LDARNet.
         """
         mask_BL = input_ids != PAD if attention_mask is None else attention_mask.bool()
-        real_BL = mask_BL.to(input_ids.device, non_blocking=True)
+        real_BL = to_device(mask_BL, input_ids.device)
         bases_BLC = F.one_hot(input_ids.clamp(A, T), T + 1) * (real_BL & (input_ids < N)).unsqueeze(2)
         x_BCL = bases_BLC.to(self.head.weight.dtype).transpose(1, 2)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
