@@ -12,7 +12,7 @@ from torch import Tensor
 HOST_WAITS = {
     "ldarnet/ops/packing.py select": "every forward pass, once per router: the number of chunks",
     "ldarnet/ops/packing.py host_lengths": "every attention layer, once per packing, with ops.attention=torch",
-    "ldarnet/ops/transfer.py to_host": "pretraining: once per logged step, save and validation",
+    "ldarnet/ops/transfer.py to_host": "pretraining: once per logged step and validation, twice per save",
     "ldarnet/runtime/engine.py _decide": "every optimizer step with training.offload",
     "ldarnet/runtime/guard.py worst_windows": "pretraining: logged steps and saves, once per skipped step",
     "ldarnet/runtime/host_buffers.py wait": "saves: in the thread that writes the checkpoint",
@@ -21,7 +21,12 @@ HOST_WAITS = {
     "ldarnet/finetuning/fold.py _end_epoch": "fine-tuning, once per epoch",
     "ldarnet/finetuning/fold.py _save": "fine-tuning, once per save",
 }
-"""File and function that waits -> when it does. DeepSpeed adds waits only in ZeRO stage 3 and with training.offload."""
+"""File and function that waits -> when it does.
+
+DeepSpeed adds none in ZeRO stages 0 to 2. In stage 3, it waits for earlier gathers and reductions, which limits its
+memory, and compares the order of the parameters between ranks in the first steps. With training.offload, it copies
+gradients and their norm to the host.
+"""
 
 
 def to_device(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

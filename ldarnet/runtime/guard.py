@@ -134,7 +134,9 @@ class Guard:
         Args:
             numbers: return value of `pending_numbers`, copied to the host; by default, this method copies it.
         """
-        pending, rows = self._pending, (self.pending_numbers() if numbers is None else numbers).tolist()
+        if numbers is None:
+            (numbers,) = to_host([self.pending_numbers()], self._losses.device)
+        pending, rows = self._pending, numbers.tolist()
         self._pending = []
         return [
             SkippedStep(step, *row[:4], in_a_row=int(row[4]), worst=worst_windows(windows, layout))
