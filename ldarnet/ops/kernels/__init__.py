@@ -5,7 +5,7 @@ To add one, put ``<operation>.py`` in this folder; its function takes the same a
 only with the CUDA build of torch.
 
 None of these kernels has been run on a GPU yet. Tests compare them with their references under Triton's interpreter and
-compile them for Hopper; ``auto`` verifies each one on the available GPU before using it.
+compile them for NVIDIA GPUs; ``auto`` verifies each one on the available GPU before using it.
 """
 
 from collections.abc import Callable

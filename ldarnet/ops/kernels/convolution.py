@@ -1,10 +1,9 @@
-# ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
+# ruff: noqa: ANN001, ANN202, RUF005 (Triton supports no annotations but tl.constexpr, and no unpacking)
 """Mamba-2's short convolution in both directions at once, without reversing the input.
 
 Direction 0 reads the positions before the current one, direction 1 the positions after it. Sequences are zero-padded.
 
-Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs, R terms (W taps, then the bias, padded
-to a power of two).
+Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs, R = W + 1 terms (taps, then the bias).
 """
 
 from typing import Any
@@ -15,11 +14,17 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldarnet.ops.kernels.tiles import PROGRAMS, accumulator, silu, silu_slope
+from ldarnet.ops.kernels.tiles import accumulator, silu, silu_slope
 from ldarnet.ops.packing import Packing
 
-POSITIONS, CHANNELS, WARPS = 32, 64, 8
-"""Tile shape and number of warps: 8 elements per thread."""
+CHANNELS, WARPS = 64, 4
+"""Channels and warps of a program."""
+
+POSITIONS = 32
+"""Positions of a program in the forward pass."""
+
+RUNS, RUN_LENGTH = 8, 32
+"""Backward pass: runs of consecutive positions per program, and positions per run."""
 
 
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
@@ -37,12 +42,15 @@ class _TritonConvolution(torch.autograd.Function):
     ) -> Tensor:
         T, C = x_TC.shape
         x_TC = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
-        weight_KCW, bias_KC = weight_KCW.contiguous(), bias_KC.contiguous()
+        weight_KWC, bias_KC = (
+            weight_KCW.transpose(1, 2).contiguous(),
+            bias_KC.contiguous(),
+        )  # channels are read as vectors
         out_TKC = x_TC.new_empty(T, 2, C)
         channels = min(triton.next_power_of_2(C), CHANNELS)
         _forward[triton.cdiv(T, POSITIONS), triton.cdiv(C, channels)](
             x_TC,
-            weight_KCW,
+            weight_KWC,
             bias_KC,
             starts,
             sequence_T,
@@ -50,111 +58,45 @@ class _TritonConvolution(torch.autograd.Function):
             T,
             x_TC.stride(0),
             C,
-            weight_KCW.shape[2],
+            weight_KWC.shape[1],
             accumulator(x_TC.dtype),
             POSITIONS,
             channels,
             num_warps=WARPS,
         )
-        ctx.save_for_backward(x_TC, weight_KCW, bias_KC, starts, sequence_T)
+        ctx.save_for_backward(x_TC, weight_KWC, bias_KC, sequence_T)
         return out_TKC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TKC: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyrefly: ignore[bad-override]
-        x_TC, weight_KCW, bias_KC, starts, sequence_T = ctx.saved_tensors
-        (T, C), W = x_TC.shape, weight_KCW.shape[2]
+        x_TC, weight_KWC, bias_KC, sequence_T = ctx.saved_tensors
+        (T, C), W = x_TC.shape, weight_KWC.shape[1]
         channels = min(triton.next_power_of_2(C), CHANNELS)
-        parts, across = triton.cdiv(T, POSITIONS), triton.cdiv(C, channels)
-        programs = min(parts, max(PROGRAMS // across, 1))
-        terms = triton.next_power_of_2(W + 1)
+        programs = triton.cdiv(T, RUNS * RUN_LENGTH)
+        dx_TC = x_TC.new_empty(T, C)
         acc_dtype = torch.promote_types(x_TC.dtype, torch.float32)
-        dterms_PKRC = x_TC.new_empty(programs, 2, terms, C, dtype=acc_dtype)
-        dlinear_TKC = torch.empty_like(dout_TKC, memory_format=torch.contiguous_format)
-        _backward_gate[programs, across](
+        dterms_PKRC = x_TC.new_empty(programs, 2, W + 1, C, dtype=acc_dtype)
+        _backward[programs, triton.cdiv(C, channels)](
             x_TC,
-            weight_KCW,
+            weight_KWC,
             bias_KC,
-            starts,
             sequence_T,
             dout_TKC.contiguous(),
-            dlinear_TKC,
+            dx_TC,
             dterms_PKRC,
             T,
             x_TC.stride(0),
             C,
             W,
-            terms,
-            POSITIONS,
-            channels,
-            num_warps=WARPS,
-        )
-        dx_TC = x_TC.new_empty(T, C)
-        _backward_taps[parts, across](
-            dlinear_TKC,
-            weight_KCW,
-            starts,
-            sequence_T,
-            dx_TC,
-            T,
-            C,
-            W,
-            accumulator(x_TC.dtype),
-            POSITIONS,
+            RUNS,
+            RUN_LENGTH,
             channels,
             num_warps=WARPS,
         )
         dterms_KRC = dterms_PKRC.sum(0)
-        dweight_KCW = dterms_KRC[:, :W].transpose(1, 2).to(weight_KCW.dtype)
+        dweight_KCW = dterms_KRC[:, :W].transpose(1, 2).to(weight_KWC.dtype)
         return dx_TC, dweight_KCW, dterms_KRC[:, W].to(bias_KC.dtype), None, None
-
-
-@triton.jit
-def _borders(starts_ptr, sequence_ptr, position, T):
-    """Start and end of the sequence that each position belongs to."""
-    sequence = tl.load(sequence_ptr + position, mask=position < T, other=0)
-    start = tl.load(starts_ptr + sequence, mask=position < T, other=0)
-    stop = tl.load(starts_ptr + sequence + 1, mask=position < T, other=0)
-    return start, stop
-
-
-@triton.jit
-def _rows(row_ptr, row, stride, start, stop, column, C: tl.constexpr, DTYPE: tl.constexpr):
-    """Load rows; rows outside [start, stop) are zero."""
-    inside = ((row >= start) & (row < stop))[:, None] & (column < C)
-    return tl.load(row_ptr + row[:, None] * stride + column, mask=inside, other=0.0).to(DTYPE)
-
-
-@triton.jit
-def _tap(
-    weight_ptr, channel, K: tl.constexpr, TAP: tl.constexpr, C: tl.constexpr, W: tl.constexpr, DTYPE: tl.constexpr
-):
-    """Load the weights of one tap in one direction."""
-    return tl.load(weight_ptr + (K * C + channel) * W + TAP, mask=channel < C, other=0.0).to(DTYPE)
-
-
-@triton.jit
-def _linear(
-    x_ptr,
-    weight_ptr,
-    bias_ptr,
-    position,
-    x_stride,
-    start,
-    stop,
-    channel,
-    K: tl.constexpr,
-    C: tl.constexpr,
-    W: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Convolution in one direction at these positions, before SiLU."""
-    out = tl.load(bias_ptr + K * C + channel, mask=channel < C, other=0.0).to(DTYPE)[None, :]
-    for back in tl.static_range(W):
-        row = position + (2 * K - 1) * back
-        tap = _tap(weight_ptr, channel, K, W - 1 - back, C, W, DTYPE)
-        out = out + tap * _rows(x_ptr, row, x_stride, start, stop, channel, C, DTYPE)
-    return out
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -166,7 +108,7 @@ def _forward(
     sequence_ptr,
     out_ptr,
     T,
-    x_stride,
+    X_STRIDE: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -175,81 +117,197 @@ def _forward(
 ):
     position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (position < T)[:, None] & (channel < C)
-    start, stop = _borders(starts_ptr, sequence_ptr, position, T)
+    real = channel < C
+    sequence = tl.load(sequence_ptr + position, mask=position < T, other=0)
+    start = tl.load(starts_ptr + sequence, mask=position < T, other=0)
+    stop = tl.load(starts_ptr + sequence + 1, mask=position < T, other=0)
     for k in tl.static_range(2):
-        linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, DTYPE)
-        tl.store(out_ptr + position[:, None] * (2 * C) + k * C + channel, silu(linear), mask=inside)
+        out = tl.load(bias_ptr + k * C + channel, mask=real, other=0.0).to(DTYPE)[None, :]
+        for back in tl.static_range(W):
+            row = position + (2 * k - 1) * back
+            inside = ((row >= start) & (row < stop))[:, None] & real
+            x = tl.load(x_ptr + row[:, None] * X_STRIDE + channel, mask=inside, other=0.0).to(DTYPE)
+            tap = tl.load(weight_ptr + (k * W + W - 1 - back) * C + channel, mask=real, other=0.0).to(DTYPE)
+            out = out + tap * x
+        inside = (position < T)[:, None] & real
+        tl.store(out_ptr + position[:, None] * (2 * C) + k * C + channel, silu(out), mask=inside)
 
 
-@triton.jit(do_not_specialize=["T"])
-def _backward_gate(
+@triton.jit
+def _terms(ptr, channel, C: tl.constexpr, TERMS: tl.constexpr, DTYPE: tl.constexpr):
+    """Load one vector of channels for each term."""
+    terms = ()
+    for term in tl.static_range(TERMS):
+        terms = terms + (tl.load(ptr + term * C + channel, mask=channel < C, other=0.0).to(DTYPE)[None, :],)
+    return terms
+
+
+@triton.jit
+def _zeros(NUMBER: tl.constexpr, RUNS: tl.constexpr, CHANNELS: tl.constexpr, DTYPE: tl.constexpr):
+    """Tuple of tiles that are zero."""
+    tiles = ()
+    for _ in tl.static_range(NUMBER):
+        tiles = tiles + (tl.zeros((RUNS, CHANNELS), DTYPE),)
+    return tiles
+
+
+@triton.jit
+def _sequence_of(sequence_ptr, position, T):
+    """Sequence of each position; -1 outside the packed row."""
+    return tl.load(sequence_ptr + position, mask=(position >= 0) & (position < T), other=-1).to(tl.int32)
+
+
+@triton.jit
+def _rows(ptr, position, channel, T, STRIDE: tl.constexpr, C: tl.constexpr, DTYPE: tl.constexpr):
+    """Load the rows of these positions; rows outside the packed row are zero."""
+    inside = ((position >= 0) & (position < T))[:, None] & (channel < C)
+    return tl.load(ptr + position[:, None] * STRIDE + channel, mask=inside, other=0.0).to(DTYPE)
+
+
+@triton.jit
+def _inside(value, sequence, i: tl.constexpr, j: tl.constexpr, BORDERS: tl.constexpr):
+    """Zero the rows in which positions i and j of the window belong to different sequences."""
+    if BORDERS and i != j:
+        value = tl.where((sequence[i] == sequence[j])[:, None], value, 0.0)
+    return value
+
+
+@triton.jit
+def _slide(
     x_ptr,
     weight_ptr,
     bias_ptr,
-    starts_ptr,
     sequence_ptr,
     dout_ptr,
-    dlinear_ptr,
+    dx_ptr,
     dterms_ptr,
     T,
-    x_stride,
+    X_STRIDE: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
-    TERMS: tl.constexpr,
-    POSITIONS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN_LENGTH: tl.constexpr,
     CHANNELS: tl.constexpr,
+    BORDERS: tl.constexpr,
 ):
-    """Compute the gradients of the SiLU inputs, and this program's partial gradients of taps and bias."""
+    """Slide the windows of this program; BORDERS is False if all their positions belong to one sequence."""
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    term = tl.arange(0, TERMS)[:, None]
-    dterms_0 = tl.zeros((TERMS, CHANNELS), dtype)
-    dterms_1 = tl.zeros((TERMS, CHANNELS), dtype)
-    for first in range(tl.program_id(0) * POSITIONS, T, tl.num_programs(0) * POSITIONS):
-        position = first + tl.arange(0, POSITIONS).to(tl.int64)
-        offset = position[:, None] * (2 * C) + channel
-        inside = (position < T)[:, None] & (channel < C)
-        start, stop = _borders(starts_ptr, sequence_ptr, position, T)
-        for k in tl.static_range(2):
-            linear = _linear(x_ptr, weight_ptr, bias_ptr, position, x_stride, start, stop, channel, k, C, W, dtype)
-            dlinear = tl.load(dout_ptr + offset + k * C, mask=inside, other=0.0).to(dtype) * silu_slope(linear)
-            tl.store(dlinear_ptr + offset + k * C, dlinear, mask=inside)
-            dterm = tl.where(term == W, tl.sum(dlinear, axis=0)[None, :], 0.0)
-            for back in tl.static_range(W):
-                x = _rows(x_ptr, position + (2 * k - 1) * back, x_stride, start, stop, channel, C, dtype)
-                dterm += tl.where(term == W - 1 - back, tl.sum(dlinear * x, axis=0)[None, :], 0.0)
-            if k == 0:
-                dterms_0 += dterm
-            else:
-                dterms_1 += dterm
-    target = dterms_ptr + (tl.program_id(0) * (2 * TERMS) + term) * C + channel
-    tl.store(target, dterms_0, mask=(term < TERMS) & (channel < C))
-    tl.store(target + TERMS * C, dterms_1, mask=(term < TERMS) & (channel < C))
+    first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH
+    weight_0 = _terms(weight_ptr, channel, C, W, dtype)
+    weight_1 = _terms(weight_ptr + W * C, channel, C, W, dtype)
+    bias_0, bias_1 = _terms(bias_ptr, channel, C, 2, dtype)
+    dweight_0 = _zeros(W, RUNS, CHANNELS, dtype)
+    dweight_1 = _zeros(W, RUNS, CHANNELS, dtype)  # in the order of the window, that is from the last tap to the first
+    dbias_0 = tl.zeros((RUNS, CHANNELS), dtype)
+    dbias_1 = tl.zeros((RUNS, CHANNELS), dtype)
+    dx = _zeros(W - 1, RUNS, CHANNELS, dtype)
+    x, sequence = (), ()
+    for back in tl.static_range(W - 1, 0, -1):
+        x = x + (_rows(x_ptr, first - back, channel, T, X_STRIDE, C, dtype),)
+        if BORDERS:
+            sequence = sequence + (_sequence_of(sequence_ptr, first - back, T),)
+    for step in tl.range(RUN_LENGTH + W - 1):
+        last = first + step
+        begin = last - (W - 1)
+        x = x + (_rows(x_ptr, last, channel, T, X_STRIDE, C, dtype),)
+        if BORDERS:
+            sequence = sequence + (_sequence_of(sequence_ptr, last, T),)
+        dx = dx + (tl.zeros((RUNS, CHANNELS), dtype),)
+        dout_0 = _rows(dout_ptr, last, channel, T, 2 * C, C, dtype)
+        dout_1 = _rows(dout_ptr + C, begin, channel, T, 2 * C, C, dtype)
+        linear_0, linear_1 = bias_0, bias_1
+        for i in tl.static_range(W):
+            linear_0 += weight_0[i] * _inside(x[i], sequence, i, W - 1, BORDERS)
+            linear_1 += weight_1[W - 1 - i] * _inside(x[i], sequence, i, 0, BORDERS)
+        dlinear_0 = dout_0 * silu_slope(linear_0)
+        dlinear_1 = dout_1 * silu_slope(linear_1)
+        # Positions beside the run belong to other runs, which add them to the gradients of taps and bias.
+        own_0 = tl.where(step < RUN_LENGTH, dlinear_0, 0.0)
+        own_1 = tl.where(step >= W - 1, dlinear_1, 0.0)
+        dbias_0 += own_0
+        dbias_1 += own_1
+        sums_0, sums_1, sums = (), (), ()
+        for i in tl.static_range(W):
+            sums_0 = sums_0 + (dweight_0[i] + _inside(own_0, sequence, i, W - 1, BORDERS) * x[i],)
+            sums_1 = sums_1 + (dweight_1[i] + _inside(own_1, sequence, i, 0, BORDERS) * x[i],)
+            from_0 = weight_0[i] * _inside(dlinear_0, sequence, i, W - 1, BORDERS)
+            from_1 = weight_1[W - 1 - i] * _inside(dlinear_1, sequence, i, 0, BORDERS)
+            sums = sums + (dx[i] + from_0 + from_1,)
+        dweight_0, dweight_1 = sums_0, sums_1
+        inside = ((step >= W - 1) & (begin < T))[:, None] & (channel < C)
+        tl.store(dx_ptr + begin[:, None] * C + channel, sums[0], mask=inside)
+        x, dx = x[1:], sums[1:]
+        if BORDERS:
+            sequence = sequence[1:]
+    target = dterms_ptr + tl.program_id(0).to(tl.int64) * (2 * (W + 1) * C) + channel
+    for i in tl.static_range(W):
+        tl.store(target + i * C, tl.sum(dweight_0[i], axis=0), mask=channel < C)
+        tl.store(target + (W + 1 + i) * C, tl.sum(dweight_1[W - 1 - i], axis=0), mask=channel < C)
+    tl.store(target + W * C, tl.sum(dbias_0, axis=0), mask=channel < C)
+    tl.store(target + (2 * W + 1) * C, tl.sum(dbias_1, axis=0), mask=channel < C)
 
 
 @triton.jit(do_not_specialize=["T"])
-def _backward_taps(
-    dlinear_ptr,
+def _backward(
+    x_ptr,
     weight_ptr,
-    starts_ptr,
+    bias_ptr,
     sequence_ptr,
+    dout_ptr,
     dx_ptr,
+    dterms_ptr,
     T,
+    X_STRIDE: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
-    DTYPE: tl.constexpr,
-    POSITIONS: tl.constexpr,
+    RUNS: tl.constexpr,
+    RUN_LENGTH: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    """Compute the gradient of x: each position sums tap * gradient over the SiLU inputs that depend on it."""
-    position = tl.program_id(0).to(tl.int64) * POSITIONS + tl.arange(0, POSITIONS)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    start, stop = _borders(starts_ptr, sequence_ptr, position, T)
-    dx = tl.zeros((POSITIONS, CHANNELS), DTYPE)
-    for k in tl.static_range(2):
-        for back in tl.static_range(W):
-            reader = position - (2 * k - 1) * back
-            tap = _tap(weight_ptr, channel, k, W - 1 - back, C, W, DTYPE)
-            dx += tap * _rows(dlinear_ptr + k * C, reader, 2 * C, start, stop, channel, C, DTYPE)
-    tl.store(dx_ptr + position[:, None] * C + channel, dx, mask=(position < T)[:, None] & (channel < C))
+    """Compute the gradient of x, and this program's partial gradients of taps and bias.
+
+    Every run slides a window of W positions over its positions. Direction 0 is evaluated at the window's last position,
+    direction 1 at its first: both then read and contribute to exactly the positions of the window. The gradient of the
+    first position is complete when the window moves on.
+    """
+    begin = tl.program_id(0).to(tl.int64) * (RUNS * RUN_LENGTH)
+    end = begin + (RUNS * RUN_LENGTH + W - 2)
+    first_sequence = tl.load(sequence_ptr + tl.maximum(begin - (W - 1), 0))
+    last_sequence = tl.load(sequence_ptr + tl.minimum(end, T - 1))
+    if first_sequence == last_sequence:
+        _slide(
+            x_ptr,
+            weight_ptr,
+            bias_ptr,
+            sequence_ptr,
+            dout_ptr,
+            dx_ptr,
+            dterms_ptr,
+            T,
+            X_STRIDE,
+            C,
+            W,
+            RUNS,
+            RUN_LENGTH,
+            CHANNELS,
+            False,
+        )
+    else:
+        _slide(
+            x_ptr,
+            weight_ptr,
+            bias_ptr,
+            sequence_ptr,
+            dout_ptr,
+            dx_ptr,
+            dterms_ptr,
+            T,
+            X_STRIDE,
+            C,
+            W,
+            RUNS,
+            RUN_LENGTH,
+            CHANNELS,
+            True,
+        )

@@ -85,7 +85,7 @@ def _forward(
     weight_ptr,
     out_ptr,
     T,
-    z_stride,
+    Z_STRIDE: tl.constexpr,
     E: tl.constexpr,
     EPSILON: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -95,7 +95,7 @@ def _forward(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < E)
-    gate = silu(tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(DTYPE))
+    gate = silu(tl.load(z_ptr + row[:, None] * Z_STRIDE + column, mask=inside, other=0.0).to(DTYPE))
     out = tl.zeros((ROWS, COLUMNS), DTYPE)
     for k in tl.static_range(2):
         y = tl.load(y_ptr + row[:, None] * (2 * E) + k * E + column, mask=inside, other=0.0).to(DTYPE)
@@ -129,7 +129,7 @@ def _backward(
     dz_ptr,
     dweight_ptr,
     T,
-    z_stride,
+    Z_STRIDE: tl.constexpr,
     E: tl.constexpr,
     EPSILON: tl.constexpr,
     ROWS: tl.constexpr,
@@ -148,7 +148,7 @@ def _backward(
         offset = row[:, None] * E + column
         y_0 = tl.load(y_ptr + offset_0, mask=inside, other=0.0).to(dtype)
         y_1 = tl.load(y_ptr + offset_0 + E, mask=inside, other=0.0).to(dtype)
-        z = tl.load(z_ptr + row[:, None] * z_stride + column, mask=inside, other=0.0).to(dtype)
+        z = tl.load(z_ptr + row[:, None] * Z_STRIDE + column, mask=inside, other=0.0).to(dtype)
         dout = tl.load(dout_ptr + offset, mask=inside, other=0.0).to(dtype) / 2
         gate = silu(z)
         dgated_0, row_dweight_0 = _direction(y_0, gate, dout, weight_0, E, EPSILON)

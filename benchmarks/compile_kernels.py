@@ -1,0 +1,296 @@
+"""Compile the Triton kernels for NVIDIA GPUs without a GPU, and report registers, spills and widths of memory accesses.
+
+The product's own code launches the kernels: every preset runs forward and backward on the CPU, with one layer of each
+kind. Widths, strides and dtypes are therefore those of training. Launches compile and do not run, so that values are
+meaningless. ptxas and cuobjdump come with Triton.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.record import provenance, write_result, write_text
+from ldarnet.errors import UserError
+from ldarnet.program import run
+
+LENGTHS = ((48,), (20, 0, 17), (1,))
+"""Sequence lengths of the packed rows; widths and dtypes alone must decide what is compiled."""
+
+LAYOUT = ["m1t1", ["M1"], "m1"]
+"""One layer of each kind, in place of a preset's layers."""
+
+PARTIAL_SUMS = ("dweight_ptr", "dterms_ptr")
+"""Arguments with one row per program: partial gradients of weights."""
+
+WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
+"""Bytes of one access, by suffix of the instruction; 4 without a suffix."""
+
+_INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z0-9_.]+)", re.MULTILINE)
+_WIDTH_SUFFIX = re.compile(r"\.(U8|S8|U16|S16|64|128)\b")
+
+
+@dataclass
+class CompiledKernel:
+    """One compiled variant of a kernel.
+
+    Attributes:
+        kernel: module and function, for example ``convolution._forward``.
+        capability: compute capability times ten, for example 90.
+        cases: presets, dtypes and stages that launch it.
+        registers: registers per thread.
+        warps: warps per program.
+        shared_bytes: shared memory of a program.
+        local_accesses: instructions that access local memory (spilled registers).
+        loads: number of load instructions from global memory by width in bytes.
+        stores: number of store instructions to global memory by width in bytes.
+        barriers: number of barrier instructions.
+        atomics: number of atomic instructions on global memory.
+        bytes_per_row: bytes of the arguments that have a row per position, or per chunk; each counted once.
+    """
+
+    kernel: str
+    capability: int
+    cases: list[str] = field(default_factory=list)
+    registers: int = 0
+    warps: int = 0
+    shared_bytes: int = 0
+    local_accesses: int = 0
+    loads: dict[int, int] = field(default_factory=dict)
+    stores: dict[int, int] = field(default_factory=dict)
+    barriers: int = 0
+    atomics: int = 0
+    bytes_per_row: float = 0.0
+
+
+def compile_kernels(
+    presets: Annotated[list[str] | None, typer.Option("--preset", help="Preset; all if not given.")] = None,
+    capabilities: Annotated[list[int] | None, typer.Option("--capability", help="80, 90 or 100; default: all.")] = None,
+    dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="Dtype of matrix products.")] = None,
+    name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "compiled-kernels",
+    note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON here, and no results file.")] = None,
+) -> None:
+    """Compile every Triton kernel for NVIDIA GPUs without a GPU.
+
+    Writes benchmarks/results/YYYY-MM-DD-NAME.md.
+    """
+    if reason := missing_tool():
+        raise UserError(f"benchmarks.compile_kernels: {reason}; run: pip install triton")
+    from ldarnet.model.configuration import PRESETS
+
+    kernels, counts = [], {}
+    for capability in capabilities or [80, 90, 100]:
+        with compiler(capability) as session:
+            for preset in presets or list(PRESETS):
+                for dtype in dtypes or ["bfloat16", "float32"]:
+                    counts[f"{capability} {preset} {dtype}"] = train_step(session, preset, dtype)
+            kernels += session.results()
+    if json_file:
+        write_text(json_file, json.dumps({"kernels": [asdict(kernel) for kernel in kernels], "counts": counts}))
+        return
+    words = [f"--preset {preset}" for preset in presets or []]
+    words += [f"--capability {capability}" for capability in capabilities or []]
+    command = " ".join(
+        ["python -m benchmarks.compile_kernels", *words, *(f"--dtype {dtype}" for dtype in dtypes or [])]
+    )
+    print(write_result(name, page(kernels, note, command)))
+
+
+def missing_tool() -> str:
+    """Reason why kernels cannot be compiled here; empty if they can."""
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed"
+    folder = _tools(triton)
+    absent = [tool for tool in ("ptxas", "cuobjdump") if not (folder / tool).is_file()]
+    return f"this build of triton has no {' and no '.join(absent)}" if absent else ""
+
+
+def _tools(triton: Any) -> Path:
+    return Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+class Session:
+    """Collects the kernels that are compiled for one capability."""
+
+    def __init__(self, capability: int, tools: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
+        self.capability, self.tools, self.folder, self.pool = capability, tools, folder, pool
+        self.case = ""
+        self._kernels: dict[tuple[str, str], CompiledKernel] = {}
+        self._reading: list[Future[None]] = []
+        self._rows: dict[tuple[str, str], dict[str, set[float]]] = {}
+
+    def __len__(self) -> int:
+        """Number of compiled variants."""
+        return len(self._kernels)
+
+    def add(self, function: Any, arguments: dict[str, Any], compiled: Any) -> None:
+        """Record a launch."""
+        name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        key = name, compiled.hash
+        if key not in self._kernels:
+            kernel = CompiledKernel(name, self.capability, warps=compiled.metadata.num_warps)
+            kernel.shared_bytes = compiled.metadata.shared
+            self._kernels[key] = kernel
+            file = self.folder / f"{len(self._kernels)}.cubin"
+            file.write_bytes(compiled.asm["cubin"])
+            self._reading.append(self.pool.submit(read_binary, kernel, file, self.tools))
+        cases = self._kernels[key].cases
+        if self.case not in cases:
+            cases.append(self.case)
+        rows = arguments.get("T", arguments.get("M"))
+        for argument, value in arguments.items():
+            if hasattr(value, "element_size") and argument not in PARTIAL_SUMS:
+                size = value.numel() * value.element_size() / rows
+                self._rows.setdefault(key, {}).setdefault(argument, set()).add(size)
+
+    def results(self) -> list[CompiledKernel]:
+        """Compiled kernels, sorted by name and case."""
+        for reading in self._reading:
+            reading.result()
+        for key, kernel in self._kernels.items():
+            # An argument with a row per position has the same size per row for all lengths.
+            kernel.bytes_per_row = sum(next(iter(sizes)) for sizes in self._rows[key].values() if len(sizes) == 1)
+        return sorted(self._kernels.values(), key=lambda kernel: (kernel.kernel, kernel.cases))
+
+
+@contextmanager
+def compiler(capability: int) -> Iterator[Session]:
+    """Make Triton compile for a capability instead of running, and register its kernels for the CPU.
+
+    Compilation uses a temporary cache. Triton must not run in interpreter mode.
+    """
+    import triton
+    from triton import knobs
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from ldarnet.ops import backends_of, operations
+    from ldarnet.ops.dispatch import resolve
+    from ldarnet.ops.registry import register
+
+    assert not knobs.runtime.interpret, "unset TRITON_INTERPRET"
+
+    class AbsentGpu:
+        get_current_target = staticmethod(lambda: GPUTarget("cuda", capability, 32))
+        get_current_device = staticmethod(lambda: capability)  # Triton keeps compiled kernels by device
+        get_current_stream = staticmethod(lambda device: 0)
+
+    for operation in operations():
+        if "triton" in (backends := backends_of(operation)):
+            register(operation, "triton")(backends["triton"].function)
+    resolve.cache_clear()
+    driver.set_active(AbsentGpu())
+    launch = JITFunction.run
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool, knobs.cache.scope():
+        knobs.cache.dir = folder
+        session = Session(capability, _tools(triton), Path(folder), pool)
+
+        def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
+            compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
+            session.add(self.fn, dict(zip(self.arg_names, arguments, strict=False)) | options, compiled)
+            return compiled
+
+        JITFunction.run = compile_only
+        try:
+            yield session
+        finally:
+            JITFunction.run = launch
+
+
+def train_step(session: Session, preset: str, dtype: str) -> list[int]:
+    """Run the forward and backward pass of a preset on packed rows of several lengths.
+
+    Returns:
+        Number of variants that are compiled after each of :data:`LENGTHS`.
+    """
+    import torch
+
+    from ldarnet.model.configuration import LDARNetConfig
+    from ldarnet.model.network import Stage
+    from ldarnet.ops import Packing, backends_of, operations
+
+    ops = {name: "triton" for name in operations() if "triton" in backends_of(name)}
+    config = LDARNetConfig.preset(preset, arch_layout=LAYOUT, ops=ops)
+    torch.manual_seed(0)
+    network = Stage(config, config.arch_layout)
+    session.case = f"{preset} {dtype}"
+    counts = []
+    for lengths in LENGTHS:
+        packing = Packing.of_lengths(torch.tensor(lengths), sum(lengths), max(lengths))
+        x_TD = torch.randn(packing.total, config.d_model[0], requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            y_TD, *_ = network(x_TD, packing)
+        y_TD.sum().backward()
+        counts.append(len(session))
+    return counts
+
+
+def read_binary(kernel: CompiledKernel, file: Path, tools: Path) -> None:
+    """Fill in what the machine code says about a kernel."""
+    output = subprocess.run(
+        [tools / "cuobjdump", "--dump-resource-usage", "--dump-sass", file], capture_output=True, text=True, check=True
+    ).stdout
+    kernel.registers = int(re.findall(r"\bREG:(\d+)", output)[0])
+    for instruction, number in Counter(_INSTRUCTION.findall(output)).items():
+        operation = instruction.partition(".")[0]
+        suffix = _WIDTH_SUFFIX.search(instruction)
+        width = WIDTHS[suffix[1]] if suffix else 4
+        if operation == "LDG":
+            kernel.loads[width] = kernel.loads.get(width, 0) + number
+        elif operation == "STG":
+            kernel.stores[width] = kernel.stores.get(width, 0) + number
+        elif operation in ("LDL", "STL"):
+            kernel.local_accesses += number
+        elif operation == "BAR":
+            kernel.barriers += number
+        elif operation in ("ATOM", "ATOMG", "RED", "REDG"):
+            kernel.atomics += number
+
+
+def page(kernels: Sequence[CompiledKernel], note: str, command: str) -> str:
+    """Markdown page of the compiled kernels."""
+    import triton
+
+    lines = []
+    for kernel in kernels:
+        counts = [
+            " ".join(f"{number}x{width}" for width, number in sorted(accesses.items(), reverse=True))
+            for accesses in (kernel.loads, kernel.stores)
+        ]
+        values = [kernel.kernel, ", ".join(kernel.cases), kernel.capability, kernel.registers, kernel.local_accesses]
+        values += [kernel.shared_bytes, kernel.warps, *counts, kernel.barriers, f"{kernel.bytes_per_row:,.0f}"]
+        lines.append("| " + " | ".join(map(str, values)) + " |")
+    header = "kernel | used by | sm | registers | local accesses | shared bytes | warps | loads | stores | barriers"
+    text = [
+        "# Triton kernels, compiled without a GPU",
+        *([note] if note else []),
+        provenance(command) + f"\n- Triton: {triton.__version__}",
+        "Compiled, not run. Loads and stores are instructions on global memory in the machine code: number x bytes per "
+        "thread. Local accesses are spilled registers. Bytes per row is the size of the arguments that have a row per "
+        "position (per chunk in the inner stage and in dechunk), divided by the number of rows: what a kernel moves if "
+        "it reads or writes each of them once.",
+        f"| {header} | bytes per row |\n|---|---|---:|---:|---:|---:|---:|---|---|---:|---:|\n" + "\n".join(lines),
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)
+    sys.exit(run(compile_kernels, name="python -m benchmarks.compile_kernels"))

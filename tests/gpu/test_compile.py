@@ -1,0 +1,99 @@
+"""The Triton kernels, compiled ahead of time for NVIDIA GPUs at the widths, strides and dtypes of the presets."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compile_kernels import CompiledKernel, missing_tool
+from ldarnet.model.configuration import PRESETS
+from ldarnet.ops import backends_of, operations
+
+ROOT = Path(__file__).resolve().parents[2]
+OPERATIONS = sorted(name for name in operations() if "triton" in backends_of(name))
+RUNS = {
+    "sm_90, all presets": ["--capability", "90", *(f"--preset={name}" for name in sorted(PRESETS))],
+    "sm_80 and sm_100": ["--capability", "80", "--capability", "100", "--preset", "ldarnet-110m"],
+}
+MAX_SHARED_BYTES = 99 * 1024  # of a program on consumer cards
+MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor
+MIN_LOAD_BYTES = 4
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tool()), reason=missing_tool() or "complete")]
+
+
+def compile_ahead(arguments: list[str], file: Path) -> dict:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.compile_kernels",
+        *arguments,
+        "--dtype",
+        "bfloat16",
+        "--json",
+        str(file),
+    ]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compiled")
+    with ThreadPoolExecutor() as pool:
+        files = [folder / f"{number}.json" for number in range(len(RUNS))]
+        return list(pool.map(compile_ahead, RUNS.values(), files))
+
+
+@pytest.fixture(scope="module")
+def kernels(compiled):
+    return [CompiledKernel(**kernel) for run in compiled for kernel in run["kernels"]]
+
+
+def described(kernels):
+    return "\n".join(map(str, kernels))
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_compiles_forward_and_backward(kernels, operation, capability):
+    names = {kernel.kernel for kernel in kernels if kernel.capability == capability}
+    assert len({name for name in names if name.startswith(f"{operation}.")}) >= 2
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_compiles(kernels, preset):
+    cases = {case for kernel in kernels for case in kernel.cases}
+    assert f"{preset} bfloat16" in cases
+
+
+def test_no_register_is_spilled(kernels):
+    assert not described(kernel for kernel in kernels if kernel.local_accesses)
+
+
+def test_shared_memory_fits_every_card(kernels):
+    assert not described(kernel for kernel in kernels if kernel.shared_bytes > MAX_SHARED_BYTES)
+
+
+def test_registers_stay_within_the_budget(kernels):
+    assert not described(kernel for kernel in kernels if kernel.registers > MAX_REGISTERS)
+
+
+def test_no_narrow_loads(kernels):
+    assert not described(kernel for kernel in kernels if any(int(width) < MIN_LOAD_BYTES for width in kernel.loads))
+
+
+def test_no_atomics_so_that_gradients_are_deterministic(kernels):
+    assert not described(kernel for kernel in kernels if kernel.atomics)
+
+
+def test_lengths_compile_nothing_new(compiled):
+    counts = {case: after_each for run in compiled for case, after_each in run["counts"].items()}
+    assert counts
+    assert {case: after_each for case, after_each in counts.items() if len(set(after_each)) > 1} == {}
