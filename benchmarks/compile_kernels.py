@@ -27,7 +27,7 @@ from benchmarks.record import provenance, write_result, write_text
 from ldarnet.errors import UserError
 from ldarnet.program import run
 
-LENGTHS = ((48,), (20, 0, 17), (1,))
+LENGTHS = ((48,), (20, 0, 17, 3), (1,))
 """Sequence lengths of the packed rows; widths and dtypes alone must decide what is compiled."""
 
 LAYOUT = ["m1t1", ["M1"], "m1"]
