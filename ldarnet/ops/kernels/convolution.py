@@ -236,7 +236,7 @@ def _slide(
             sums = sums + (dx[i] + from_0 + from_1,)
         dweight_0, dweight_1 = sums_0, sums_1
         inside = ((step >= W - 1) & (begin < T))[:, None] & (channel < C)
-        tl.store(dx_ptr + begin[:, None] * C + channel, sums[0], mask=inside)
+        tl.store(dx_ptr + begin[:, None] * C + channel, sums[0], mask=inside)  # pyrefly: ignore[bad-index]
         x, dx = x[1:], sums[1:]
         if BORDERS:
             sequence = sequence[1:]
