@@ -149,7 +149,7 @@ def export(
         Number of bases written.
 
     Raises:
-        UserError: a shard is missing or damaged, or the device is full.
+        UserError: a shard is missing or damaged, or the disk is full.
     """
     if width < 1:
         raise UserError(f"--width {width}: must be at least 1")

@@ -35,7 +35,7 @@ def draw(out: Path, stats: dict[str, Any], index: Index) -> list[Path]:
     Only the largest species are shown individually.
 
     Raises:
-        UserError: the device is full.
+        UserError: the disk is full.
     """
     # Names may contain $, and Text reads this setting when it is created.
     with rc_context({"text.parse_math": False, "text.usetex": False}):

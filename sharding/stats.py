@@ -178,7 +178,7 @@ def write(out: Path, shards: ShardSet, stats: dict[str, Any]) -> list[Path]:
     """Write ``stats.json``, ``stats.md`` and the plots to a folder.
 
     Raises:
-        UserError: the folder cannot be used, or the device is full.
+        UserError: the folder cannot be used, or the disk is full.
     """
     from sharding.plots import draw
 

@@ -128,7 +128,7 @@ class FoldStore(CheckpointFolder):
             reported only once.
 
         Raises:
-            NotWritableError: no permission to write, or the device is full; earlier checkpoints are kept.
+            NotWritableError: no permission to write, or the disk is full; earlier checkpoints are kept.
         """
         if self.has(state.step):
             return []

@@ -64,7 +64,7 @@ def file_size(path: Path) -> int:
 
 
 class NotWritableError(UserError):
-    """The device is full, or there is no permission to write."""
+    """The disk is full, or there is no permission to write."""
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def atomic_path(final: str | os.PathLike[str], *, durable: bool = True) -> Itera
 
     Raises:
         UserError: ``final`` is a folder, a device or a pipe; raised before the block.
-        NotWritableError: the device is full, or there is no permission to write.
+        NotWritableError: the disk is full, or there is no permission to write.
     """
     final = Path(final)
     partial = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
@@ -156,7 +156,7 @@ def staged_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: remove an existing ``final`` just before the rename.
 
     Raises:
-        NotWritableError: no permission to write, or the device is full.
+        NotWritableError: no permission to write, or the disk is full.
         OSError: ``final`` exists and is not empty, and ``replace`` is not set.
     """
     staged = staging_path(final)
@@ -184,7 +184,7 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int
     """Write ``content`` as JSON, atomically.
 
     Raises:
-        NotWritableError: the device is full, or there is no permission to write.
+        NotWritableError: the disk is full, or there is no permission to write.
     """
     separators = (",", ":") if indent is None else None
     with atomic_path(path) as partial:

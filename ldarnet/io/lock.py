@@ -50,7 +50,7 @@ def acquire(path: Path, in_use: str | None = None) -> Lock:
 
     Raises:
         FolderInUseError: another process holds the lock, and ``in_use`` is given.
-        NotWritableError: no permission to create the file, or the device is full.
+        NotWritableError: no permission to create the file, or the disk is full.
         OSError: the file cannot be opened for another reason.
     """
     with space_errors(path):

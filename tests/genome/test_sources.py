@@ -135,7 +135,10 @@ def test_a_damaged_2bit_file_is_reported(tmp_path, workers):
         (whole[:10], "damaged"),
         (b"", "empty; choose a FASTA or .2bit file"),
         (b"x" + whole[1:], "not FASTA: starts with .* choose a FASTA or .2bit file"),
-        (gzip.compress(whole), "a .2bit file, not text; decompress it if it is compressed"),
+        (
+            gzip.compress(whole),
+            "a .2bit file, not text; if it is compressed, for example with gzip, decompress it first",
+        ),
     ):
         (tmp_path / "x.2bit").write_bytes(damaged)
         with pytest.raises(UserError, match=rf"x\.2bit: .*{fault}"):
