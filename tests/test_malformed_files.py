@@ -51,7 +51,7 @@ from tests.support.resuming import no_training, no_trials
 
 SAMPLE = 8
 """Malformed files of each folder in the fast test."""
-LARGER_SAMPLE = 40
+LARGER_SAMPLE = 15
 """Malformed files of each folder in the slow test."""
 SHARDS = METADATA | {".npy", ".npz"}
 SMALL = {"block": 700, "shard_size": 2000}

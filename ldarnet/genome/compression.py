@@ -203,7 +203,8 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
         raise UserError(f"{where}: UTF-16 text; save it as UTF-8")
     if is_2bit(head):
         raise UserError(
-            f"{where}: a .2bit file, not text; if it is compressed, for example with gzip, decompress it first, otherwise choose another file"
+            f"{where}: a .2bit file, not text; if it is compressed, for example with gzip, decompress it first, "
+            "otherwise choose another file"
         )
     if head.startswith(b"PK\x03\x04"):
         raise UserError(
