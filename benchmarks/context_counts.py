@@ -128,6 +128,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Drop the first and last `REACH` bases of a strand; return the rest, and its neighbors at each offset."""
+    """Bases of a strand without its first and last `REACH`, and for each offset the bases at this offset from them."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

@@ -172,7 +172,7 @@ def _over_tasks(found: list[Pair]) -> str:
 
 
 def _count(side: list[Pair]) -> str:
-    """Number of tasks; in parentheses, the number of tasks whose interval over test rows excludes 0."""
+    """Number of tasks; in parentheses, on how many of them the confidence interval of the difference excludes 0."""
     excluding = sum(pair.excludes_zero for pair in side)
     return f"{len(side)} ({excluding})" if any(pair.over_test_rows for pair in side) else str(len(side))
 

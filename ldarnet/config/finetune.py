@@ -75,7 +75,7 @@ class TaskDataSection(Section):
         ge=2,
         le=MAX_STEPS,
         description="Number of training rows to use; null for all. Rows are sampled by class with run.seed before the "
-        "fold split. If the task has a validation split, all of its rows are used.",
+        "fold split. A validation split that belongs to the task is always used in full.",
     )
 
 

@@ -99,17 +99,17 @@ class Shuffle:
         first, here, after = (self._mixture.before(source, row * LANES + column) for column in (0, lane, LANES))
         return first, after - first, here - first
 
-    def _window(self, source: np.ndarray, epoch: np.ndarray, rank: np.ndarray) -> np.ndarray:
-        """Find each window by its index ``rank`` in the sequence of its epoch."""
+    def _window(self, source: np.ndarray, epoch: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Look up windows by their source, epoch and place in the shuffled order of the epoch, elementwise."""
         windows, piece, group = self.windows[source], self._piece[source], self._group[source]
         keys = counter_hash(counter_hash(self._keys[source], epoch), np.arange(3)[:, None])
         whole = windows // piece
-        number, offset = np.divmod(rank, piece)
+        number, offset = np.divmod(place, piece)
         # The incomplete piece at the end stays last; the origin of the numbering moves in each epoch.
         moved = permute(np.minimum(number, np.maximum(whole - 1, 0)), np.maximum(whole, 1), keys[0])
         number = np.where(number < whole, moved, number)
         if (group > 1).any():
-            begin = rank // group * group
-            inside = permute(rank - begin, np.minimum(group, windows - begin), counter_hash(keys[1], begin))
+            begin = place // group * group
+            inside = permute(place - begin, np.minimum(group, windows - begin), counter_hash(keys[1], begin))
             offset = offset // group * group + inside
         return (number * piece + offset + below(keys[2], windows)) % windows
