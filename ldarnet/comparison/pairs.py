@@ -16,8 +16,8 @@ from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
 NO_TEST = f"Pairs of arms with fewer than {MIN_FOLDS} common folds are not tested over folds."
 OVER_TASKS = (
-    "Mean difference: mean over tasks of the mean difference over folds. In parentheses: number of tasks whose 95% "
-    "interval over test rows excludes 0."
+    "Mean difference: mean over tasks of the mean difference over folds. In parentheses: on how many tasks the 95% "
+    "confidence interval (test rows resampled) excludes 0."
 )
 
 

@@ -138,6 +138,6 @@ def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, 
     if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:
         raise UserError(
             f"arms {arm!r} and {before!r} have different rows of task {fold.content['task']!r}: {fold.file}, "
-            f"{other.file}; compare runs with the same data.train and data.test, or rerun one of them with "
-            "another task=NAME and a new run.dir"
+            f"{other.file}; compare runs with the same data.train and data.test; if these are two tasks, "
+            "rerun one of them with another name (task=NAME) and a new run.dir"
         )

@@ -101,8 +101,8 @@ def find_classes(records: Records) -> list[str]:
 
     Raises:
         UserError: a label is missing, is a number but not an integer, has too many digits, or contains a control
-            character; the labels mix integers and names; two labels differ only in case or spacing; or there is only
-            one class, or there are too many.
+            character; the labels mix integers and names; two names other than true and false differ only in case or
+            spacing; or there is only one class, or there are too many.
     """
     kinds: dict[str, int] = {}
     for row, label in enumerate(records.labels):
