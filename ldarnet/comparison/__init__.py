@@ -1,1 +1,1 @@
-"""Comparison of finished folds with each other and with published results: tables, tests, a figure."""
+"""Comparison of finished folds with each other and with published results: tables, significance tests and a figure."""

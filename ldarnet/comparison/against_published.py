@@ -1,4 +1,4 @@
-"""Report sections that compare arms with published results: rank tables, and tests against the authors' folds."""
+"""Report sections that compare arms with published results: rank tables, and p-values against the authors' folds."""
 
 import numpy as np
 
@@ -41,10 +41,10 @@ ALL_MODELS = "our arms and every published model with all of these tasks in the 
 def ranking_section(comparison: Comparison) -> str:
     """Tables of wins and mean ranks of arms and published models.
 
-    The first table covers the tasks on which every arm has a result. The second table covers only those of these tasks
-    on which every ranked publication has a result too; it is omitted if it would cover the same tasks as the first.
+    The first table covers the tasks on which every arm has a result. If some ranked publication has no result on one
+    of these tasks, a second table covers the tasks on which every arm and every ranked publication has a result.
 
-    If the rows of any arm differ from the official ones, there is only one table, without published models.
+    If an arm was trained or tested on rows other than the official ones, there is one table, without published models.
     """
     values: dict[str, dict[Key, float]] = {arm: {} for arm in comparison.arms}
     for result in comparison.results:

@@ -1,4 +1,4 @@
-"""Figure of a comparison: one row per task with the arms' means and intervals, and published results."""
+"""Figure of a comparison: one row per task, with means and confidence intervals of arms, and published results."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _draw_rows(axes: Axes, tasks: list[ComparedTask]) -> None:
 
 
 def _draw_published(axes: Axes, tasks: list[ComparedTask]) -> None:
-    """Draw the mean of each published model as a tick, and the interval of the authors' folds as a bar."""
+    """Draw the mean of each published model as a tick, and the confidence interval over the authors' folds as a bar."""
     others = [
         (number.value, row)
         for row, task in enumerate(tasks)
@@ -105,7 +105,7 @@ def _draw_ticks(
 
 
 def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskResults | None]) -> None:
-    """Draw the mean of an arm on each task, with its interval or, if there is none, with a dot per fold.
+    """Draw the mean of an arm on each task, with its confidence interval or, if there is none, with a dot per fold.
 
     The marker of the mean is hollow if the rows of the arm differ from those of the published results.
     """
@@ -128,7 +128,7 @@ def _draw_arm(axes: Axes, arm: str, number: int, arms: int, results: list[TaskRe
 
 
 def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Lower and upper end of the interval, each as a pair: clipped to the metric's range, and unclipped."""
+    """Lower and upper end of the confidence interval, each as a pair: clipped to the metric's range, and unclipped."""
     mean = result.mean()
     if mean is None or mean[1] is None:
         return None
@@ -137,7 +137,7 @@ def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[floa
 
 
 def _dots(result: TaskResults) -> list[float]:
-    """Values to draw as dots, one per fold; empty if there is an interval or if all folds have the same value."""
+    """Values to draw as dots, one per fold; empty if there is a confidence interval or all folds have equal values."""
     folds = list(result.values().values())
     return [] if _interval_ends(result) or len(set(folds)) == 1 else folds
 

@@ -20,7 +20,7 @@ table = partial(markdown.table, align_right=False)
 
 
 def cell(mean: tuple[float, float | None] | None, bold: bool = False) -> str:
-    """Format a mean with the half-width of its interval, if any, such as `0.812 ± 0.013`; `-` if there is no mean."""
+    """Format a mean with the half-width of its confidence interval, if any: `0.812 ± 0.013`; `-` without a mean."""
     if mean is None:
         return "-"
     value, half = mean

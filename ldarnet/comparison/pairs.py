@@ -30,8 +30,8 @@ class Pair:
         task: name of the task.
         metric: metric that is compared.
         differences: value of the first arm minus value of the second, for each fold that both arms have finished.
-        over_test_rows: 95% interval of the mean difference, from bootstrap resamples of the test rows; None if
-            predictions are missing or the metric cannot be resampled.
+        over_test_rows: 95% confidence interval of the mean difference, from bootstrap resamples of the test rows; None
+            if predictions are missing or the metric cannot be resampled.
         p: p-values of the corrected t-test and the signed-rank test.
     """
 
@@ -65,7 +65,10 @@ class Resamples:
         self._cache: dict[tuple[object, ...], tuple[bytes, np.ndarray] | None] = {}
 
     def interval(self, left: TaskResults, right: TaskResults, folds: list[int]) -> tuple[float, float] | None:
-        """95% bootstrap interval of the difference between two arms on `folds`; None if either cannot be resampled."""
+        """95% bootstrap confidence interval of the difference between two arms on `folds`.
+
+        None if an arm cannot be resampled.
+        """
         ours, theirs = self._get(left, folds), self._get(right, folds)
         if ours is None or theirs is None:
             return None
@@ -109,13 +112,13 @@ def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_ro
     if rows != other_rows:
         ours, theirs = (fold.file.with_name(run_files.PREDICTIONS) for fold in (first, other))
         raise UserError(
-            f"{ours} and {theirs} have different test rows, so one of them is damaged; delete the fold folder of the "
-            "damaged file and fine-tune this fold again"
+            f"{ours} and {theirs} have different test rows, so one of them is damaged; delete the fold folders of both "
+            "files and fine-tune these folds again"
         )
 
 
 def pairwise_section(comparison: Comparison, advance: Callable[[int], object]) -> str:
-    """Compare each pair of arms with the same rows and folds; list the pairs that cannot be compared.
+    """Compare each pair of arms that have the same rows and folds; list the other pairs.
 
     Args:
         comparison: results to compare.
@@ -178,7 +181,7 @@ def _count(side: list[Pair]) -> str:
 
 
 def _by_task(found: list[Pair]) -> str:
-    """Table with one row per task and pair of arms; has columns for p-values if any pair has enough folds."""
+    """Table with one row per task and pair of arms. If any pair has enough folds, there are columns for p-values."""
     head, rows = ["arms", "task", "folds", "difference", "95% over test rows"], []
     for pair in found:
         extent = "-" if pair.over_test_rows is None else "{:+.3f} to {:+.3f}".format(*pair.over_test_rows)

@@ -1,4 +1,4 @@
-"""Published results on the tasks, each with its source, protocol and kind of interval (files in `published/`)."""
+"""Published results, each with its source, its protocol and the meaning of its ± (files in `published/`)."""
 
 import csv
 from collections import defaultdict
@@ -24,9 +24,10 @@ class Publication:
         title, where, url: publication, location within it, and link.
         read: document or file that the values were read from.
         protocol: description of the folds or seeds, the held-out rows and the test rows.
-        interval: meaning of the reported ±: `t95`, half-width of the 95% confidence interval (Student's t over folds);
-            `range`, maximum minus minimum over seeds; `none`.
-        test: whether the test rows are the official ones.
+        interval: meaning of the reported ±. `t95` is the half-width of the 95% confidence interval (Student's t over
+            folds), `range` is the maximum minus the minimum over seeds, and `none` means that no ± is reported.
+        test: `official` if the test rows are the official ones, `other` if they are not, `unstated` if the source does
+            not say.
         ranked: whether wins and mean ranks include these results. A ranked publication obtains all its results with
             the same protocol and on the official test rows.
         parameters: number of parameters of each model, in millions; omits models without a reported number.

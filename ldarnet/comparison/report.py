@@ -143,7 +143,7 @@ def _unique_counts(numbers: Iterable[int | None]) -> str:
 
 
 def _published(comparison: Comparison) -> str:
-    """Tables of all published results on the tasks, one per source, with protocol and kind of interval."""
+    """Tables of all published results on the tasks, one per source, with protocol and meaning of ±."""
     by_source: dict[str, list[PublishedResult]] = {}
     for task in comparison.tasks:
         for number in published(*task.key):

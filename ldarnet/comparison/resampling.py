@@ -100,12 +100,12 @@ def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed:
 
 
 def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[float, float]:
-    """95% bootstrap interval (percentiles) of the difference between two models over the same resamples."""
+    """95% confidence interval (bootstrap percentiles) of the difference between two models on the same resamples."""
     low, high = np.quantile(ours_R - theirs_R, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
-    """One-hot encode the confusion matrix cell of each row: (N, C * C)."""
+    """One-hot encoding of the cell of each row in the confusion matrix, (N, C * C)."""
     cell = labels_N.astype(np.int64) * classes + predicted_N
     return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))

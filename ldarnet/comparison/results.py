@@ -71,7 +71,7 @@ class ComparedTask:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Finished folds of an arm on a task, sorted by fold number; at least one."""
+    """Results of an arm on a task: one or more finished folds, sorted by fold number."""
 
     arm: str
     task: ComparedTask
@@ -79,7 +79,7 @@ class TaskResults:
 
     @property
     def content(self) -> FoldRecord:
-        """Content of the first fold's `result.json`, for fields that all folds share."""
+        """Content of the first fold's `result.json`. Use it only for fields that all folds share."""
         return self.folds[0].content
 
     @property
@@ -112,7 +112,7 @@ class TaskResults:
 
     @property
     def fold_identity(self) -> tuple[Any, ...]:
-        """Values that determine the rows of each fold; two arms are paired only if their values are equal."""
+        """Values that determine the rows of each fold; two arms are paired only if these values are equal."""
         limit = self.content["settings"].get("data.limit")
         subset = None if limit is None else (str(limit), self.content["seed"])
         return self.content["data_fingerprint"], subset, self.content["folds"], *self._split
@@ -124,9 +124,9 @@ class TaskResults:
 
     @cached_property
     def row_mismatch(self) -> str | None:
-        """Reason why published results are not comparable: a number of rows that differs from the official one.
+        """Reason why published results are not comparable, such as `trained on 900 of 1,000 rows`.
 
-        None if the numbers are equal or if no official numbers are known.
+        None if the numbers of training and test rows equal the official ones, or if the official ones are unknown.
         """
         official = self.task.official
         if official is None or not official.rows:
@@ -141,7 +141,7 @@ class TaskResults:
 
     @property
     def has_published_folds(self) -> bool:
-        """Whether fold k has the same rows as fold k of the authors.
+        """Whether every fold has the same rows as the authors' fold with the same number.
 
         Assumes that the rows are in the order in which they were published.
         """

@@ -63,7 +63,7 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Elements of `used` for the runs that the setting `key` can affect, including runs that did not record it."""
+    """Elements of `used` (one per run) for the runs that `key` can affect, whether or not they recorded `key`."""
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

@@ -13,9 +13,10 @@ MAX_NAMED = 30
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
-    """Draw the confusion matrix, with cells colored by the fraction of the rows of the true class.
+    """Draw the confusion matrix.
 
-    With at most `MAX_NAMED` classes, each cell also shows its count and this fraction.
+    The color of a cell shows its count divided by the number of rows of its true class. With at most `MAX_NAMED`
+    classes, the cell also contains both the count and this fraction.
 
     Args:
         labels: (n,) int64 true classes.

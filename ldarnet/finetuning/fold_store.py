@@ -66,7 +66,7 @@ class FoldState:
         seconds: training time in seconds; key `epoch` for the current epoch, key `all` for the whole fold.
         course: state of the epoch schedule; empty before the first checkpoint.
         best_step: step at the end of the best epoch.
-        first: line of metrics.jsonl with the validation metrics before training; empty before validation.
+        first: line of metrics.jsonl with the validation metrics before training; empty until they are computed.
         best: line of metrics.jsonl for the best epoch; empty before the first epoch is completed.
         format: version of the checkpoint format.
     """

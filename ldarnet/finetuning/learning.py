@@ -1,4 +1,4 @@
-"""Code shared by arms: train a network in epochs, or log a model that is fit without epochs."""
+"""Helpers for arms: train a network in epochs, and log the metrics of a model that is fit without epochs."""
 
 import copy
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
 
 
 def on_main(context: LaunchContext, work: Callable[[], T]) -> T:
-    """Call `work` on rank 0 and broadcast its result; timed as the phase `fit`."""
+    """Call `work` on rank 0 and broadcast its result. The step timers record it as the phase `fit`."""
     with context.timers.phase(0, "fit"):
         return context.world.from_main(work)
 

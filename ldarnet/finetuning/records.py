@@ -68,7 +68,7 @@ class FoldRecord(Outcome):
 
 
 class EpochLine(TypedDict):
-    """Line of metrics.jsonl of a fold, with at least the keys that result.json needs; other metrics are kept."""
+    """Line of metrics.jsonl of a fold: the keys that result.json needs. Other keys are allowed."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # pyrefly: ignore
 

@@ -41,10 +41,10 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
 def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """Content of summary.json, from the results of the finished folds of one run.
 
-    `folds` (value of each fold), `mean` and `interval` (half-width of the 95% confidence interval) are results of
-    `metric` on the rows of `split`. `metrics` contains the same three results for every metric. `leak_free` contains
-    `folds`, `mean`, `interval` and `metrics` for the leak-free test rows, and the number of these rows as `rows`. It is
-    None unless all folds have leak-free scores.
+    `split` is `test` if there are test rows, else `valid`. Three fields describe `metric` on the rows of this split:
+    `folds` (one value per fold), `mean` and `interval` (half-width of the 95% confidence interval). `metrics` has these
+    three fields for every metric. `leak_free` has the fields `folds`, `mean`, `interval` and `metrics` for the
+    leak-free test rows, and the number of these rows as `rows`; it is None unless all folds have leak-free scores.
     """
     first = results[0]
     split = "test" if first.get("test") else "valid"
@@ -91,14 +91,17 @@ def _check_same_run(job: FinetuneJob, results: dict[int, FoldRecord]) -> None:
 
 
 def _over_folds(values: list[float | None]) -> dict[str, Any]:
-    """Values of the folds, mean and half-width of the interval; the last two are None if any value is undefined."""
+    """Values of the folds, their mean, and the half-width of its confidence interval.
+
+    The mean and the half-width are None if a value is undefined.
+    """
     defined = [value for value in values if value is not None]
     mean, half = interval(defined) if len(defined) == len(values) else (None, None)
     return {"folds": values, "mean": mean, "interval": half}
 
 
 def _table(results: list[FoldRecord], summary: dict[str, Any]) -> Table:
-    """Table with one row per fold, then a row of means over folds and a row of half-widths of their intervals."""
+    """Table with one row per fold, a row of means over folds, and a row of half-widths of confidence intervals."""
     metric, free = summary["metric"], summary["leak_free"]
     split: Literal["test", "valid"] = summary["split"]
     others = [name for name in METRICS if name != metric]
@@ -133,7 +136,7 @@ def _table(results: list[FoldRecord], summary: dict[str, Any]) -> Table:
 
 
 def _drift(bases_per_chunk: BasesPerChunk) -> list[str]:
-    """One table cell with bases per chunk before and after training; no cell for models without a router."""
+    """List of one table cell with bases per chunk before and after training; empty for models without a router."""
     before, after = bases_per_chunk["before"], bases_per_chunk["after"]
     parts = ["/".join(f"{value:.2f}" for value in chunks) for chunks in (before, after)]
     return [", ".join(parts)] if parts[0] else []

@@ -102,8 +102,9 @@ def training_figure(
         metrics_jsonl: ``metrics.jsonl`` of a run, with at least one training line.
         out_png: PNG file to write.
         entropy: loss of the unigram baseline, in nats per base; drawn as a dashed line.
-        target_ratio: target of the ratio loss, in positions per chunk, the same for all stages. Each stage has a dashed
-            line at its target in bases per chunk.
+        target_ratio: target of the ratio loss, in positions per chunk, the same for all stages. The dashed line of
+            stage s is at `target_ratio ** (s + 1)` bases per chunk, because the chunks of a stage are the positions of
+            the next stage.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
@@ -202,7 +203,8 @@ def plot_compression(
         training: bases per chunk at the training steps, one array (T,) per stage.
         x_valid: (V,) x coordinates of the validations, in steps or bases.
         validation: bases per chunk at the validations, one array (V,) per stage.
-        targets: (T,) target of the ratio loss, in positions per chunk, the same for all stages; None to omit targets.
+        targets: (T,) target of the ratio loss, in positions per chunk, the same for all stages. The target line
+            of stage s is at `targets ** (s + 1)` bases per chunk. None to omit targets.
     """
     for stage, values in enumerate(training):
         label = "training" if len(training) == 1 else f"training, stage {stage}"

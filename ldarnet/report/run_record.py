@@ -225,7 +225,7 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     tree = read_yaml(path)
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: not a configuration; restore the file, or delete it to leave it out of the report")
+        raise UserError(f"{path}: not a configuration; restore the file, or delete it to write the report without it")
     flat: dict[str, Any] = {}
     for section, keys in tree.items():
         named = (

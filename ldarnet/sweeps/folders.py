@@ -128,7 +128,9 @@ class Folders:
     def _check_same_origin(self, group: tuple[str, ...], path: Path, origin: str | None, what: str) -> None:
         first, known = self._origins.setdefault(group, (path, origin))
         if origin != known:
-            raise UserError(f"{path}: trained with different {what} than {first}; delete the outdated file of the two")
+            raise UserError(
+                f"{path}: trained with different {what} than {first}; delete whichever of the two files is outdated"
+            )
 
     def wait_for_saving(self, plan: SweepPlan) -> None:
         """Wait until all running trials have saved and exited, but not longer than SAVING_SECONDS."""
@@ -140,7 +142,7 @@ class Folders:
                     time.sleep(POLL_SECONDS)
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
-        """Read the best validation metric of a trial up to each epoch.
+        """Read, for each epoch of a trial, the best validation metric up to this epoch.
 
         Raises:
             UserError: metrics.jsonl is damaged.
@@ -151,9 +153,10 @@ class Folders:
             raise UserError(str(error)) from None
 
     def delete_unneeded(self, task: TaskPlan) -> None:
-        """Delete unneeded weights of a settled task, unless `sweep.keep_weights=all`.
+        """Delete the weights of a task that are no longer needed, unless `sweep.keep_weights=all`.
 
-        Keeps the checkpoints of the chosen setting and the export of its best fold.
+        Does nothing before the task is settled (see `TaskPlan.settled`). Keeps the checkpoints of the chosen setting,
+        and the exported classifier of its best fold.
         """
         if self._keep_all or not task.settled:
             return

@@ -25,7 +25,7 @@ class JobFactory:
     Args:
         config: sweep configuration.
         metric: validation metric.
-        tasks: task name -> value of `task` in the fine-tuning configuration; None to use the value in the file.
+        tasks: task name -> value to set for `task` in the fine-tuning configuration; None to keep the configured value.
         folders: folders of the sweep.
         program: the fine-tuning program, a module name or the absolute path of a .py file.
         gpus: GPUs per trial.

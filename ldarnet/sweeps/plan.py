@@ -20,7 +20,7 @@ class FoldStatus:
     Attributes:
         state: `queued` while the fold waits for resources of the Ray cluster; `stopped` if ASHA stopped it early.
         score: validation metric of the best epoch; None until the fold is finished.
-        epochs: best validation metric up to each epoch.
+        epochs: epoch -> best validation metric up to this epoch.
         reason: why the fold failed, if `state` is `failed`.
         permanent: whether a retry would fail in the same way, for example after a user error.
     """
@@ -136,8 +136,7 @@ class TaskPlan:
         """Yield the settings and folds that can start now, in the order in which to start them.
 
         All settings start the first search fold before any setting starts the second one, and so on. A setting that is
-        stopped or fails skips the remaining search folds. Folds that are not search
-        folds come last, and only for the chosen setting.
+        stopped or fails skips the remaining search folds. All other folds come last, and only for the chosen setting.
         """
         if self.error:
             return

@@ -57,7 +57,11 @@ class Study:
         return None
 
     def tell(self, setting: Setting, folds: Sequence[FoldStatus]) -> None:
-        """Report a setting to Optuna: finished with a mean score, stopped early with scores by epoch, or failed."""
+        """Report the outcome of a setting to Optuna.
+
+        A setting with all folds finished is reported with its mean score, a setting that was stopped early with its
+        score after each epoch, and any other setting as failed.
+        """
         scores = [fold.score for fold in folds if fold.score is not None]
         complete = len(scores) == len(folds)
         value = sum(scores) / len(scores) if complete else None
@@ -106,7 +110,7 @@ class Study:
 
 
 def _distribution(values: list[Any] | Range) -> BaseDistribution:
-    """Optuna distribution over a range, or over the indices of a list. Optuna cannot store all types of list items."""
+    """Optuna distribution over a range, or over the indices of a list (Optuna cannot store every type of list item)."""
     if isinstance(values, list):
         return CategoricalDistribution(range(len(values)))
     if _is_integer(values):

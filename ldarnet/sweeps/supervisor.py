@@ -1,8 +1,8 @@
-"""Run a command, terminate it if the owner process exits, and print the exit status of the command.
+"""Run a command, print its exit status, and terminate it if the process that started the supervisor exits.
 
 The supervisor is a separate program that imports nothing from this project. The owner is the process that starts the
 supervisor, connected to it by pipes. When the owner exits for any reason, the stdin of the supervisor closes. If a
-signal kills the command, the printed exit status is minus the number of the signal.
+signal kills the command, the printed exit status is negative, for example -15 for SIGTERM.
 
     python supervisor.py LOG COMMAND...
 """

@@ -74,7 +74,7 @@ class DamagedFileError(ValueError):
 
 
 def best_by_epoch(path: Path, metric: str) -> dict[int, float]:
-    """Read the best validation metric up to each epoch from a metrics.jsonl.
+    """Read, for each epoch in a metrics.jsonl, the best validation metric up to this epoch.
 
     Returns:
         Epoch -> best validation metric up to this epoch; empty if the file does not exist yet.

@@ -181,8 +181,8 @@ def _build(
         if missing := [kind for kind, count in zip(classes, present, strict=True) if not count]:
             if split == "train" and len(classes) - len(missing) < 2:
                 raise UserError(
-                    f"{records.path}: no rows of class {missing[0]!r}; add some, because a classifier needs rows of at "
-                    "least two classes"
+                    f"{records.path}: all training rows have the same class; add rows of class {missing[0]!r}, "
+                    "because a classifier needs at least two classes"
                 )
             others = f" and {format_count(len(missing) - 1, 'other')}" if missing[1:] else ""
             notes.append(f"no {split} rows of class {missing[0]!r}{others}")

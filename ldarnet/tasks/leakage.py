@@ -31,9 +31,11 @@ class Duplicates:
         test_in_train: number of test rows that duplicate a training row.
         test_in_train_conflicts: number of test rows that duplicate a training row with a different label.
         train: number of training rows that duplicate an earlier training row.
-        train_conflicts: number of these rows with a different label than the first training row with the sequence.
+        train_conflicts: number of such training rows whose label differs from that of the first training row with the
+            same sequence.
         test: number of test rows that duplicate an earlier test row.
-        test_conflicts: number of these rows with a different label than the first test row with the sequence.
+        test_conflicts: number of such test rows whose label differs from that of the first test row with the same
+            sequence.
     """
 
     test_in_train: int
@@ -122,8 +124,9 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
     """Map each distinct sequence to its labels, and count the rows that repeat an earlier sequence.
 
     Returns:
-        Three items: canonical sequence -> distinct labels, in order of first occurrence; the number of rows that repeat
-        an earlier sequence; and the number of these with a different label than the first row with the sequence.
+        A dict from canonical sequence to its distinct labels, in order of first occurrence; the number of rows that
+        repeat an earlier sequence; and the number of such rows whose label differs from that of the first row with the
+        same sequence.
     """
     every: dict[str, tuple[int, ...]] = {}
     alone = {label: (label,) for label in set(labels.tolist())}  # shared by all sequences with a single label
@@ -188,8 +191,6 @@ def blocks(sequences: Sequence[str], bases: int) -> Iterator[tuple[int, int]]:
 def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Extract the canonical form of every k-mer without N.
 
-    Starts from single bases. Each step at most doubles the length by joining neighbors: about log2(k) steps.
-
     Returns:
         Two arrays of shape (m,): the k-mers, uint64; and for each k-mer the index of its sequence, int64.
     """
@@ -215,6 +216,6 @@ def _kmers(sequences: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
 def _joined(
     forward: np.ndarray, backward: np.ndarray, next_forward: np.ndarray, next_backward: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join each k-mer of length `width` with the adjacent one to a k-mer of twice the length, on both strands."""
+    """Build each k-mer of length `2 * width` from two adjacent k-mers of length `width`, on both strands."""
     bits, count = np.uint64(2 * width), len(next_forward)
     return (forward[:count] << bits) | next_forward, backward[:count] | (next_backward << bits)

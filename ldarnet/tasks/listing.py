@@ -12,8 +12,8 @@ _HEADER = ("task", "train", "valid", "test", "bases", "classes", "metric", "lr",
 def list_tasks(suite: str | None = None) -> Iterator[str]:
     """Yield the lines of the listing: one table of tasks per suite, then notes on known leakage.
 
-    Each table shows numbers of rows, sequence length, number of classes, metric, published settings and the number of
-    the leakage note.
+    Each table shows numbers of rows, sequence length, number of classes, metric, published settings and a reference
+    to the note on leakage, such as `[1]`.
 
     Args:
         suite: abbreviation of the suite to list; None for all.

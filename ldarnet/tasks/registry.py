@@ -160,7 +160,9 @@ def read_registry(path: Path) -> dict[str, Task]:
             try:
                 task = _task(name, entry, suite_name, suite, assemblies, str(path))
             except (KeyError, IndexError) as error:
-                raise UserError(f"{path}: {suite_name}: {name}: unknown name {error}; fix the file") from None
+                raise UserError(
+                    f"{path}: {suite_name}: {name}: unknown assembly or placeholder {error}; fix the file"
+                ) from None
             tasks[task.key] = task
     return tasks
 

@@ -40,7 +40,7 @@ class Records:
 
     Attributes:
         path: the file; if each row has its own file, the folder or zip archive.
-        unit: what `locations` count, `line` or `row`; empty if they are not numbers.
+        unit: `line` or `row` if `locations` are line or row numbers, else empty.
         locations: location of each row in `path`.
         names: name of each row; an empty string if the row has no name.
         sequences: sequence of each row.

@@ -72,7 +72,7 @@ def arm_of(config: FinetuneConfig) -> Arm:
     """Look up the arm that a configuration selects.
 
     Raises:
-        UserError: the arm does not exist, or does not support other settings of the configuration.
+        UserError: the arm does not exist, or cannot be combined with another setting of the configuration.
     """
     arm = _find(config.model.baseline, config.training.mode)
     if config.model.baseline is not None and config.training.mode != "full":
