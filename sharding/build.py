@@ -63,7 +63,7 @@ def build(
         genomes: input files or URLs, at least one.
         contig_splits: split name -> contig names; all other contigs belong to ``train``.
         splits_bed: BED file of splits, instead of ``contig_splits``.
-        hashed: splits by hashed tiles, instead of ``contig_splits`` and ``splits_bed``.
+        hashed: splits by hashed tiles, instead of ``contig_splits`` or ``splits_bed``.
         exclude: BED files of intervals to exclude from every split.
         block: block length in bases.
         shard_size: shard length in bases.

@@ -264,7 +264,7 @@ class _Cut(NamedTuple):
 def _join(runs: list[np.ndarray]) -> np.ndarray:
     """Concatenate (r, 2) arrays of runs, and merge runs that touch.
 
-    Runs touch where one code follows another, or where a block border cuts a run.
+    Runs touch where two different codes follow each other, and where a block border divides a run.
     """
     if not runs:
         return _NO_RUNS

@@ -111,7 +111,7 @@ class _About:
 
 
 def part_name(source: int, part: int) -> str:
-    """Name of a part in file names. Alphabetical order sorts by source, then by part."""
+    """Name of a part, used in file names. Sorting the names sorts by source, then by part."""
     return f"{source:05d}-{part:04d}"
 
 
@@ -253,7 +253,7 @@ class Receipts:
         """Names of the shards of a receipt; None if the receipt is damaged, or a shard is missing or damaged."""
         receipt = _read(path)
         if receipt is None:
-            _LOG.warning("%s: damaged; its part will be packed again", path)
+            _LOG.warning("%s: receipt is damaged; its part will be packed again", path)
             return None
         for shard in receipt.shards:
             file = self._out / shard.name

@@ -105,7 +105,8 @@ def _run_check(shards: ShardSet, check: Check) -> list[str]:
 def _index_faults(shards: ShardSet, _first: int, _last: int) -> list[str]:
     """Check the stored files of the index.
 
-    Opening the set is not sufficient: it may read a cached copy of the index, and it accepts any JSON formatting.
+    When a set is opened, these files are not fully checked: a cached copy may be read, and any JSON formatting is
+    accepted.
     """
     storage, hint = shards.storage, repair_hint(shards.location)
     text = storage.read_all(INDEX_NAME, MAX_BYTES)

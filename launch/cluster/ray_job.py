@@ -6,7 +6,7 @@
 
 Ray workers must run in the project's environment. `run.dir` and `data.shards` must be absolute paths on a shared
 file system; `data.shards` can also be a URL. With `--gpus 0`, each node runs one rank on its CPU. On `ray job stop`,
-all ranks save and exit within RAY_JOB_STOP_WAIT_TIME_S; by default, Ray kills the job after 3 seconds.
+all ranks save and exit. Ray kills the job after RAY_JOB_STOP_WAIT_TIME_S seconds, 3 by default.
 """
 
 import argparse
@@ -39,7 +39,10 @@ class Node:
         return ray.util.get_node_ip_address()
 
     def run(self, nodes: int, rank: int, master: str, slots: int, arguments: list[str]) -> int:
-        """Run ``slots`` ranks on this node; return the exit status of `node.sh`."""
+        """Run ``slots`` ranks on this node; return the exit status of `node.sh`.
+
+        ``rank`` is the index of this node among the nodes.
+        """
         if self._stopping:
             return os.EX_TEMPFAIL
         command = [str(NODE), str(nodes), str(rank), master, str(slots), *arguments]
@@ -76,7 +79,7 @@ class RayJob:
             status = self._attempt()
             if status in (0, USER_ERROR) or self._stopping:
                 return status
-            print(f"exited with status {status}; {remaining} restarts remaining", file=sys.stderr, flush=True)
+            print(f"exited with status {status}; restarts remaining: {remaining}", file=sys.stderr, flush=True)
         return status
 
     def stop(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""File handling: atomic writes, locks, caches, downloads, retries, remote storage. Independent of genomics."""
+"""File handling that does not depend on genomics: atomic writes, locks, caches, downloads, retries, remote storage."""

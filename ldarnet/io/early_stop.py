@@ -1,6 +1,6 @@
-"""Exit at once, with the status of a stopped run, on a stop signal outside of training steps.
+"""Handle stop signals outside of training steps: exit at once, with status `STOPPED`.
 
-A rank also gets SIGTERM when the `deepspeed` command that started it on this machine has exited.
+A rank also sends SIGTERM to itself when the `deepspeed` command that started it on this machine has exited.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def early_stops() -> Iterator[None]:
 
 
 def _leave(descriptor: int) -> None:
-    """Called in a forked child: stop reporting its signals to the parent."""
+    """Stop a forked child from reporting its signals to the parent."""
     if (current := signal.set_wakeup_fd(-1)) != descriptor:
         signal.set_wakeup_fd(current)
 
 
 def _watch(descriptor: int) -> None:
-    """Read the numbers of received signals from a pipe; exit if `_exit` is still the handler of the signal."""
+    """Read signal numbers from a pipe until it is closed. Exit on a signal whose handler is still `_exit`."""
     while received := os.read(descriptor, 1):
         if signal.getsignal(received[0]) is _exit:
             _exit(received[0])
@@ -94,9 +94,9 @@ def _deepspeed_command() -> int | None:
 
 
 def _watch_command(command: int, ended: threading.Event) -> None:
-    """Send SIGTERM to this process when the `deepspeed` command, the parent of the node launcher, has exited.
+    """Send SIGTERM to this process when the `deepspeed` command has exited.
 
-    On one machine, `deepspeed` does not forward the signals that end it, and its ranks would continue without it.
+    In a run on one machine, a signal that ends `deepspeed` does not end its ranks.
     """
     while not ended.wait(POLL_SECONDS):
         if parent_of(os.getppid()) != command:

@@ -34,7 +34,7 @@ def is_transient(error: OSError) -> bool:
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError of a block that reads ``path`` to a `UserError` that names the path.
+    """Convert an OSError raised inside the block, which reads ``path``, to a `UserError` that names the path.
 
     Raises:
         TransientError: the error may be temporary.
@@ -89,7 +89,10 @@ def space_errors(path: Path) -> Iterator[None]:
 
 
 def _error_number(error: Exception) -> int:
-    """Error number of the operating system, 0 if unknown; safetensors and tokenizers report it only in the message."""
+    """Operating system error number of ``error``; 0 if unknown.
+
+    Errors of safetensors and tokenizers contain the number only in their message.
+    """
     if isinstance(error, OSError):
         return error.errno or 0
     found = re.search(r"\(os error (\d+)\)", str(error))

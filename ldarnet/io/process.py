@@ -1,4 +1,4 @@
-"""Child processes: errors of starting them, their end when the parent exits; parents and arguments of processes."""
+"""Child processes: handle start errors, exit with the parent, look up the parent and the arguments of a process."""
 
 import ctypes
 import errno
@@ -32,7 +32,7 @@ def exit_with_parent(parent: int) -> None:
 
 @contextmanager
 def worker_errors(option: str) -> Iterator[None]:
-    """Convert an OSError of a block that starts worker processes to a `UserError`.
+    """Convert an OSError raised inside the block, which starts worker processes, to a `UserError`.
 
     Args:
         option: option or configuration key that sets the number of workers.

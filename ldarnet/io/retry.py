@@ -39,7 +39,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry policy: exponential backoff with jitter. Each wait is a random 50 to 100% of the nominal wait.
+    """Retry policy: exponential backoff with jitter. Each wait is a random fraction, 50 to 100%, of the nominal wait.
 
     Attributes:
         first_wait: nominal wait after the first attempt, in seconds. It doubles after each further attempt.
@@ -70,7 +70,7 @@ class Retry:
 
         Raises:
             TransientError: the maximum number of attempts or the maximum time is reached.
-            ShortReadError: a read ended early at attempt ``max_short_reads`` or later.
+            ShortReadError: a read ended early, and at least ``max_short_reads`` attempts have failed.
             UserError: ``stopped`` returned True.
         """
         failures, began, reached = 0, time.monotonic(), progress()
@@ -126,7 +126,7 @@ def call_remote(
 
     Raises:
         TransientError: the maximum number of attempts or the maximum time is reached.
-        ShortReadError: the read also ended early at the last attempt.
+        ShortReadError: a read ended early, and at least ``retry.max_short_reads`` attempts have failed.
         UserError: any other failure; the message is one line.
     """
 

@@ -94,7 +94,7 @@ COMPARISON_FIGURE = "results.png"
 
 
 def fold_name(fold: int | str) -> str:
-    """Name of the folder of a fold. If ``fold`` is `*`, a glob pattern of all these folders."""
+    """Name of the folder of a fold; for `*`, a glob pattern that matches the folders of all folds."""
     return f"fold{fold}"
 
 

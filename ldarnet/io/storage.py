@@ -259,7 +259,7 @@ def _is_http(url: str) -> bool:
 async def _read_http(system: Any, url: str, limit: int, start: int = 0, stop: int | None = None) -> bytes:
     """Read at most ``limit`` bytes of a file, or of its bytes [``start``, ``stop``).
 
-    Methods of fsspec read the response to its end: a faulty server may send bytes without end.
+    The methods of fsspec have no such limit: they would read an endless response of a faulty server forever.
     """
     options = {**system.kwargs}
     headers = {**options.pop("headers", {})}

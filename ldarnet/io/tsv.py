@@ -43,5 +43,5 @@ class UniqueNames:
 
 
 def repeated_names(count: int) -> list[str]:
-    """Return a list with one note that ``count`` names got a suffix, or an empty list if ``count`` is 0."""
+    """Notes for the user: one note that ``count`` names got a suffix, or no note if ``count`` is 0."""
     return [f"{format_count(count, 'repeated name')} got a suffix (#2, #3, ...)"] if count else []

@@ -17,8 +17,8 @@ MLP hidden width F (rounded up to a multiple of 128):
 
 The backward pass costs twice the forward pass. The sum of both passes is the model FLOPs, from which MFU is computed
 (arXiv 2204.02311, appendix B). Hardware FLOPs also include the forward FLOPs that the backward pass repeats to
-save memory. These are the FLOPs of the attention scores, of the scan without the 2QE term, and, in stages with
-activation checkpointing, of every layer without its last projection.
+save memory: those of the attention scores, and those of the scan without the 2QE term. In stages with activation
+checkpointing, the backward pass also repeats every layer except its last projection.
 
 The FLOPs of the scan grow with Q, but its result does not depend on Q. Here Q is 64 regardless of the kernel's block
 size (256 in mamba-ssm), so that a larger block does not raise the reported MFU.
@@ -170,7 +170,7 @@ def cost(
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
             where R is ``config.target_ratio``.
-        activation_checkpointing: numbers of the stages with activation checkpointing.
+        activation_checkpointing: stages with activation checkpointing; 0 is the outermost stage.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
         device: torch device type; on a CPU, the scan saves more states for the backward pass.
     """
@@ -200,7 +200,7 @@ class _Counter:
     Attributes:
         length: window length in bases.
         bases: mean number of bases per position, by stage.
-        checkpointed: numbers of the stages with activation checkpointing.
+        checkpointed: stages with activation checkpointing; 0 is the outermost stage.
         size: bytes per element of matrix product inputs and outputs.
     """
 
@@ -318,7 +318,7 @@ class _Counter:
         ]
 
     def dechunking(self, stage: int) -> CostItem:
-        """Cost of the bidirectional smoothing of chunks, per chunk."""
+        """Cost per chunk of smoothing the chunks in both directions."""
         D, Q = self.config.d_model[stage], DECHUNK_BLOCK
         return CostItem(
             "dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), FP32_BYTES * (D + 8) + INT64_BYTES

@@ -76,6 +76,8 @@ def check_weights(tensors: Mapping[str, Tensor], where: str, hint: str = "choose
     """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise UserError(f"{where}: tensor {name!r} has dtype {tensor.dtype}; choose a floating-point model")
+            raise UserError(
+                f"{where}: tensor {name!r} has dtype {tensor.dtype}; choose a model with floating-point weights"
+            )
         if not tensor.is_meta and not tensor.isfinite().all():
             raise UserError(f"{where}: tensor {name!r} contains NaN or infinity; {hint}")

@@ -58,7 +58,12 @@ def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -
 
 
 def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
-    """Compute the ratio loss, summed over stages, from the totals that `batch_ratio_loss` returns, (stages, 3)."""
+    """Compute the ratio loss, summed over stages, from the totals of each stage.
+
+    Args:
+        totals: (stages, 3), as returned by `batch_ratio_loss`.
+        target: target positions per chunk, above 1.
+    """
     boundaries, probability, positions = totals.unbind(1)
     return ratio_loss(boundaries / positions, probability / positions, target).sum()
 

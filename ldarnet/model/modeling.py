@@ -147,8 +147,8 @@ class LDARNetModel(LDARNetPreTrainedModel):
         Args:
             input_ids: (B, L) int64; [PAD] is allowed anywhere.
             attention_mask: (B, L), 0 on padding. [PAD] tokens are padding even without a mask or where the mask is 1.
-                If the mask and the ids are on different devices, the mask must be 0 at [PAD] tokens. In this case, a
-                mask on the CPU avoids a device synchronization.
+                This does not apply if the mask and the ids are on different devices: the mask must then be 0 at [PAD]
+                tokens. For ids on a GPU, a mask on the CPU avoids a device synchronization.
             inputs_embeds: (B, L, D), embeddings to use instead of ``input_ids``.
             output_attentions: not supported.
             output_hidden_states: whether to return ``hidden_states``; by default, as in the configuration.

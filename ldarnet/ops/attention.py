@@ -1,6 +1,6 @@
 """Local attention on packed rows: each position attends to the positions of its sequence within a window.
 
-Shapes: T packed positions, H heads, P head dimension; S consecutive sequences of equal length L in `_equal_lengths`.
+Shapes: T packed positions, H heads, P head dimension.
 
 Compute and memory are linear in T for a fixed window.
 """
@@ -42,7 +42,7 @@ def attention(q_THP: Tensor, k_THP: Tensor, v_THP: Tensor, packing: Packing, win
 
 
 def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) -> Tensor:
-    """Local attention in each of S sequences, one block of queries at a time; returns (S, H, L, P)."""
+    """Local attention in S sequences of length L, one block of queries at a time; returns (S, H, L, P)."""
     L = q_SHLP.shape[2]
     if window < 0 or window >= L - 1:
         return F.scaled_dot_product_attention(q_SHLP, k_SHLP, v_SHLP)

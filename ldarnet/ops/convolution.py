@@ -32,7 +32,7 @@ def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Pack
 
 
 class _ConvolutionFunction(torch.autograd.Function):
-    """Autograd function that saves only its arguments; the backward pass recomputes the SiLU input slab by slab."""
+    """Autograd function; the backward pass recomputes the SiLU input from the arguments, slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:

@@ -1,5 +1,7 @@
 """Dechunking: smooth the chunks, upsample them to bases and add the residual path.
 
+In inner stages, "bases" are the chunks of the enclosing stage.
+
 Shapes: T packed bases, M packed chunks, D width.
 """
 

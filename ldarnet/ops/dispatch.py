@@ -68,7 +68,7 @@ def input_dtype(operation: str, dtype: torch.dtype) -> torch.dtype:
 
 @cache
 def skip_reason(backend: Backend, device: str, dtype: torch.dtype) -> str:
-    """Reason why ``auto`` skips this backend; empty if it does not skip it."""
+    """Reason why ``auto`` skips this backend; empty if ``auto`` may select it."""
     if backend.name == REFERENCE:
         return ""
     if reason := backend.unsupported_reason(device, dtype):

@@ -29,7 +29,7 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
 
 
 class _GatedNormFunction(torch.autograd.Function):
-    """Autograd function that saves only its arguments; the backward pass recomputes the rest slab by slab."""
+    """Autograd function; the backward pass recomputes all intermediates from the arguments, slab by slab."""
 
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:

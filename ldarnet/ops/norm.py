@@ -35,7 +35,7 @@ def add_norm(
 
 
 class _AddNormFunction(torch.autograd.Function):
-    """Autograd function that saves only the weight and the sum, which is also an output."""
+    """Autograd function that saves only the weight and the sum, one of its outputs, for the backward pass."""
 
     @staticmethod
     def forward(

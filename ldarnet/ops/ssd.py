@@ -150,7 +150,7 @@ class _Slab(NamedTuple):
     last: int
 
     def mask_scores(self, scores_CQQ: Tensor) -> Tensor:
-        """Zero, in place, each score [t, s] where the scan visits s after t or where their sequences differ."""
+        """Zero, in place, each score [t, s] where the scan visits s after t, or s and t are in different sequences."""
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
@@ -236,8 +236,9 @@ def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP:
 def _accumulate(states_CNHP: Tensor, through_C1H1: Tensor, start_NHP: Tensor, up: bool) -> None:
     """Add to each block's state, in place, the decayed state of the block before it (after it if not ``up``).
 
-    A CPU visits the blocks in turn. On a GPU, each launch visits one block of every group, and groups pass their last
-    states on in the same way: the number of launches grows with the logarithm of C.
+    On a CPU, the blocks are visited one by one. On a GPU, they are divided into groups, and each kernel launch visits
+    one block of every group. Then, this function is applied to the last states of the groups. The number of launches
+    grows with the logarithm of C.
     """
     C = len(states_CNHP)
     if C <= GROUP or _visits_blocks_in_turn(states_CNHP.device):
@@ -316,8 +317,9 @@ def _write_gradients(
 def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
     """Gradient of the log decay at each position, (C, Q, H).
 
-    The arguments are gradients with respect to the logarithms of the decays in `_Slab` and of the decays through whole
-    blocks. The terms on the diagonal of ``within`` cancel; they are zeroed to avoid rounding errors in the other terms.
+    The first three arguments are gradients with respect to the logarithms of the decays of the same names in `_Slab`.
+    ``through_CH`` is the gradient with respect to the log decay across a whole block. The terms on the diagonal of
+    ``within_CHQQ`` cancel; they are zeroed to avoid rounding errors in the other terms.
     """
     within_CHQQ.diagonal(dim1=-2, dim2=-1).zero_()
     leave_CQH[:, last] = 0

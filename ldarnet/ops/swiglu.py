@@ -25,7 +25,7 @@ def swiglu(x_TF: Tensor) -> Tensor:
 
 
 class _SwiGLUFunction(torch.autograd.Function):
-    """Autograd function that saves only its input."""
+    """Autograd function that saves only its input for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x_TF: Tensor) -> Tensor:

@@ -199,7 +199,10 @@ def test_a_file_is_read_only_up_to_its_maximum_size(server, remote, place):
         (lambda storage: storage.read_all("index.json", 10_000), "larger than 10,000 bytes"),
         (lambda storage: storage.read("index.json", 0, 10_000), "does not support range requests"),
         (lambda storage: storage.read("index.json", 10, 10_000), "does not support range requests"),
-        (lambda storage: read_text(storage.locate("index.json"), QUICK), "larger than 10,000 bytes, so not a list"),
+        (
+            lambda storage: read_text(storage.locate("index.json"), QUICK),
+            "larger than 10,000 bytes, so it is not a list",
+        ),
     ],
 )
 def test_a_server_that_sends_bytes_without_end_is_cut_off(server, monkeypatch, read, message):

@@ -183,7 +183,7 @@ def test_ray_restarts_after_a_failure_and_lets_ranks_save(cluster, monkeypatch):
         ray.shutdown()
         nodes.shutdown()
     assert job.returncode == 0, job.stderr
-    assert "exited with status 70; 20 restarts remaining" in job.stderr
+    assert "exited with status 70; restarts remaining: 20" in job.stderr
     ranks = [call["arguments"][call["arguments"].index("--node_rank") + 1] for call in started]
     assert sorted(ranks[:2]) == sorted(ranks[2:]) == ["0", "1"]
 

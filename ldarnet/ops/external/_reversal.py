@@ -21,7 +21,10 @@ def permute_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 class _PermuteRowsFunction(torch.autograd.Function):
-    """Autograd function whose backward pass permutes by the same index, without the atomic adds of ``index_select``."""
+    """Autograd function whose backward pass permutes by the same index.
+
+    The backward pass of ``index_select`` would use atomic adds.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:

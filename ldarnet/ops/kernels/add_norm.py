@@ -19,7 +19,7 @@ from ldarnet.ops.norm import EPSILON
 def add_norm(
     branch_TD: Tensor | None, residual_TD: Tensor, weight_D: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Triton backend of :func:`ldarnet.ops.norm.add_norm`; saves only the sum and the weight."""
+    """Triton backend of :func:`ldarnet.ops.norm.add_norm`; saves only the sum and the weight for backward."""
     return _TritonAddNorm.apply(branch_TD, residual_TD, weight_D, dtype)
 
 

@@ -28,7 +28,7 @@ RUNS, RUN_LENGTH = 8, 32
 
 
 def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.convolution.convolution`; saves only its arguments.
+    """Triton backend of :func:`ldarnet.ops.convolution.convolution`; saves only its arguments for backward.
 
     Rows of x may be strided, as in a slice of a wider tensor.
     """
@@ -153,7 +153,7 @@ def _zeros(NUMBER: tl.constexpr, RUNS: tl.constexpr, CHANNELS: tl.constexpr, DTY
 
 @triton.jit
 def _sequence_of(sequence_ptr, position, T):
-    """Sequence of each position; -1 outside the packed row."""
+    """Index of the sequence of each position; -1 outside the packed row."""
     return tl.load(sequence_ptr + position, mask=(position >= 0) & (position < T), other=-1).to(tl.int32)
 
 
@@ -190,7 +190,7 @@ def _slide(
     CHANNELS: tl.constexpr,
     BORDERS: tl.constexpr,
 ):
-    """Slide the windows of this program; BORDERS is False if all their positions belong to one sequence."""
+    """Slide a window over each run of this program; BORDERS is False if all positions read are in one sequence."""
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH
@@ -267,9 +267,9 @@ def _backward(
 ):
     """Compute the gradient of x, and this program's partial gradients of taps and bias.
 
-    Every run slides a window of W positions over its positions. Direction 0 is evaluated at the window's last position,
-    direction 1 at its first: both then read and contribute to exactly the positions of the window. The gradient of the
-    first position is complete when the window moves on.
+    A program processes RUNS runs of RUN_LENGTH consecutive positions. A window of W positions slides over each run. At
+    each step, direction 0 is evaluated at the last position of the window and direction 1 at the first, so that both
+    read exactly the positions in the window. The gradient of the first position is then complete and is stored.
     """
     begin = tl.program_id(0).to(tl.int64) * (RUNS * RUN_LENGTH)
     end = begin + (RUNS * RUN_LENGTH + W - 2)

@@ -37,7 +37,7 @@ def dechunk(
     chunks: Packing,
     chunk_of_T: Tensor,
 ) -> Tensor:
-    """Triton backend of `ldarnet.ops.dechunk.dechunk`. Keeps no floating-point tensor of length T for backward."""
+    """Triton backend of `ldarnet.ops.dechunk.dechunk`. Saves no (T, D) tensor for backward."""
     acc_dtype = torch.promote_types(chunk_MD.dtype, torch.float32)
     p_M = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(acc_dtype)
     return _TritonDechunk.apply(chunk_MD, p_M, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)

@@ -17,7 +17,7 @@ from ldarnet.ops.norm import EPSILON
 
 
 def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.gated_norm.gated_norm`; saves only its arguments.
+    """Triton backend of :func:`ldarnet.ops.gated_norm.gated_norm`; saves only its arguments for backward.
 
     Rows of z may be strided, as in a slice of a wider tensor.
     """

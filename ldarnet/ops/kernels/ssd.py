@@ -1,17 +1,17 @@
 """Mamba-2's scan (SSD) in both directions, without reversing its inputs.
 
-A program computes one direction; direction 1 visits the positions of each sequence from last to first. A chunk is a
-number of consecutive steps of one sequence, so results do not depend on how sequences are packed. With
-L_t = sum_{r <= t} dt_r a over the steps r of a chunk, and S the state that enters the chunk (Dao and Gu 2024,
-arXiv 2405.21060, section 6):
+A program computes one direction; direction 1 visits the positions of each sequence from last to first. In this module,
+a chunk consists of consecutive steps of one sequence, so results do not depend on how sequences are packed. With
+L_t = sum_{r <= t} dt_r a over the steps r of a chunk, and the states S_in and S_out that enter and leave the chunk (Dao
+and Gu 2024, arXiv 2405.21060, section 6):
 
-    y_t = sum_{s <= t} (c_t . b_s) exp(L_t - L_s) dt_s x_s + exp(L_t) c_t . S + d x_t
-    S'  = exp(L_last) S + sum_s exp(L_last - L_s) dt_s b_s x_s^T
+    y_t   = sum_{s <= t} (c_t . b_s) exp(L_t - L_s) dt_s x_s + exp(L_t) c_t . S_in + d x_t
+    S_out = exp(L_last) S_in + sum_s exp(L_last - L_s) dt_s b_s x_s^T
 
 The forward pass computes the state that enters each chunk (:func:`states`), then all outputs (:func:`outputs`). The
 backward pass recomputes the states, computes their gradients with the same kernel in reverse order, and then computes
 the gradients of b and c (:func:`projection_gradients`) and of the other arguments (:func:`input_gradients`). It needs
-no atomic operations, so gradients are deterministic. Only the arguments are saved.
+no atomic operations, so gradients are deterministic. Only the arguments are saved for the backward pass.
 
 ``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by design. On paper
 (`benchmarks.gpu_account`), a training step of ldarnet-110m with 8 windows of 4,096 bases moves 3.28 MB per base in
@@ -58,11 +58,11 @@ def ssd(
     packing: Packing,
     chunk_size: int,
 ) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.ssd.ssd`; saves only its arguments.
+    """Triton backend of :func:`ldarnet.ops.ssd.ssd`; saves only its arguments for backward.
 
-    Matrix products run in the dtype of x (float32 as TF32); sums, decays and states in at least float32.
-    The forward pass stores one state per ``chunk_size`` steps, rounded up to a power of two that is at least the tile
-    height.
+    Matrix products run in the dtype of x; for float32, they use TF32. Sums, decays and states are in at least float32.
+    The forward pass stores one state per chunk. The chunk length is ``chunk_size``, rounded up to a power of two and to
+    at least the tile height.
 
     Raises:
         UserError: the head dimension or state width is too large.
@@ -168,7 +168,7 @@ class _Scan(NamedTuple):
 
     @property
     def block(self) -> int:
-        """Steps per tile: tiles of all dtypes have similar sizes in bytes."""
+        """Steps per tile; fewer for wider dtypes, so that all tiles have similar sizes in bytes."""
         return {2: 64, 4: 32}.get(self.x.element_size(), MIN_TILE)
 
     def constants(self) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class _Scan(NamedTuple):
         }
 
     def split(self, dimension: str) -> tuple[int, dict[str, Any]]:
-        """Number of programs that share a state, each with a part of P or N, and the constants of their kernel."""
+        """Split P or N among programs; return the number of programs and the constants of their kernel."""
         constants = self.constants()
         tile = constants[f"{dimension}_TILE"] = min(constants[f"{dimension}_TILE"], COLUMNS[dimension])
         return triton.cdiv(constants[dimension], tile), constants
@@ -211,7 +211,10 @@ class _Scan(NamedTuple):
         return sequence_C
 
     def states(self, chunk: int, chunks: int, dy_TKHP: Tensor | None = None) -> Tensor:
-        """State that enters each chunk, (C, K, H, N, P); with ``dy_TKHP``, gradient of the state that leaves it."""
+        """Compute the state that enters each chunk, (C, K, H, N, P).
+
+        If ``dy_TKHP`` is given, compute the gradient of the state that leaves each chunk instead.
+        """
         _, K, H, P = self.x.shape
         S, N = len(self.starts) - 1, self.b.shape[2]
         states_CKHNP = self.x.new_empty(chunks, K, H, N, P)
@@ -248,6 +251,6 @@ def _tile(width: int) -> int:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Copy a tensor of positions unless all dimensions after the directions are contiguous."""
+    """Return the tensor, or a contiguous copy if the dimensions after the first two are not contiguous."""
     inner = torch.empty(tensor.shape[2:], device="meta").stride()
     return tensor if tensor.stride()[2:] == inner else tensor.contiguous()

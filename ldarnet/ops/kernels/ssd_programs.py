@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def assign_chunks(starts_ptr, sequence_ptr, CHUNK: tl.constexpr):
-    """Write the index of this program's sequence to all of its chunks, and -1 to a last chunk that it does not need."""
+    """Write the index of a sequence to each chunk of the sequence, and -1 to an unused chunk after them."""
     s = tl.program_id(0)
     start = tl.load(starts_ptr + s)
     stop = tl.load(starts_ptr + s + 1)
@@ -24,10 +24,11 @@ def assign_chunks(starts_ptr, sequence_ptr, CHUNK: tl.constexpr):
 
 @triton.jit
 def _rows(start, stop, k, first_step, BLOCK: tl.constexpr):
-    """Positions that direction k visits from a step of a sequence on.
+    """Find the BLOCK positions that direction k visits from step ``first_step`` of a sequence on.
 
     Returns:
-        First position, 64-bit; offsets of the others from it, 32-bit, which saves registers; whether they exist.
+        The first position, the offset of each position from the first, and whether each position is in the sequence.
+        The offsets are 32-bit to save registers.
     """
     step = tl.arange(0, BLOCK)
     left = tl.minimum(stop - start - first_step, BLOCK).to(tl.int32)
@@ -43,7 +44,7 @@ def _tile(ptr, row, real, stride, column, WIDTH: tl.constexpr):
 
 @triton.jit
 def _decays(dt_ptr, a_ptr, first, row, real, head, H: tl.constexpr):
-    """Step sizes, sums of the log decays up to each step, and their total."""
+    """Step sizes, cumulative sums of the log decays, and the total log decay."""
     dt = tl.load(dt_ptr + (first * (2 * H) + head) + row * (2 * H), mask=real, other=0.0)
     log_decay = dt * tl.load(a_ptr + head)
     return dt, tl.cumsum(log_decay, axis=0), tl.sum(log_decay, axis=0)
@@ -215,8 +216,9 @@ def projection_gradients(
 ):
     """Compute N_TILE columns of the gradients of b and c of one tile, summed in order over a group of heads.
 
-    Also compute these columns' terms of the gradients of log decays, for each head: of the entering state up to each
-    step (d_enter), and of the entering state's share of the leaving state (d_through).
+    Also compute, for each head, the terms of these columns in two gradients. d_enter is the gradient of the log decay
+    from the entering state to each step. d_through is the gradient of the log decay from the entering state to the
+    leaving state.
     """
     GROUPS: tl.constexpr = (H + HEADS - 1) // HEADS
     PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
@@ -300,7 +302,8 @@ def input_gradients(
 ):
     """Compute the gradients of x and dt of one tile of one head, and the tile's terms of the gradients of a and d.
 
-    d_enter and d_through are results of :func:`projection_gradients`, in PARTS terms.
+    d_enter and d_through are results of :func:`projection_gradients`. Each consists of PARTS terms,
+    which are summed here.
     """
     h = tl.program_id(0) % H
     k = tl.program_id(0) // H % 2

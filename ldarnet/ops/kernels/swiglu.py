@@ -18,7 +18,7 @@ MAX_TILE_WIDTH = 1024
 
 
 def swiglu(x_TF: Tensor) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.swiglu.swiglu`; saves only its input."""
+    """Triton backend of :func:`ldarnet.ops.swiglu.swiglu`; saves only its input for backward."""
     return _TritonSwiGLU.apply(x_TF)
 
 
