@@ -87,8 +87,8 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` and ``advice`` (lines of text). ``operations`` maps device type and op to a list of backends, one
-        of which is marked as ``selected``.
+        ``operations`` and ``advice`` (lines of text). ``operations`` is a nested dict: device type -> op -> list of
+        backends. One backend of each list is marked as ``selected``.
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {

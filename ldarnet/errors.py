@@ -10,8 +10,8 @@ class UserError(ValueError):
     the message.
 
     Attributes:
-        local: whether this rank prints the error even if it is not rank 0. Set it if other ranks may not raise this
-            error. By default, only rank 0 prints the error.
+        local: whether every rank that raises the error prints it. By default, only rank 0 prints errors. Set to True
+            for an error that might not occur on rank 0.
     """
 
     local = False

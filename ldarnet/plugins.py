@@ -1,4 +1,4 @@
-"""Plugins: import a folder of modules that register themselves, and suggest the right name for a mistyped one."""
+"""Import plugins (modules that register their content), and suggest the right name if a name is mistyped."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

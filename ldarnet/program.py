@@ -159,10 +159,10 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
 
 
 def _set_allocator() -> None:
-    """Let the GPU memory allocator of torch grow its segments, unless the user has configured it.
+    """Make torch's GPU memory allocator use expandable segments, unless the user has configured the allocator.
 
-    The number of chunks changes in every step, and so do the sizes of large tensors, which would fragment the memory.
-    Torch reads the variable when it is imported.
+    The number of chunks and the sizes of large tensors change in every step; without expandable segments, this would
+    fragment the memory. Call before torch is imported, because torch reads the environment variable at import.
     """
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

@@ -27,6 +27,6 @@ def import_models() -> ModuleType:
 
 
 def with_parent(out: Path) -> Path:
-    """Create the parent folder of an output path, and return the path."""
+    """Create the parent folder of `out`; return `out`."""
     make_folder(out.parent)
     return out

@@ -74,8 +74,8 @@ class TaskDataSection(Section):
         None,
         ge=2,
         le=MAX_STEPS,
-        description="Number of training rows to use; null for all. Rows are sampled by class with run.seed before the "
-        "fold split. A validation split that belongs to the task is always used in full.",
+        description="Number of training rows to use; null for all. Rows are drawn before the fold split, stratified by "
+        "class, with run.seed. If the task has its own validation split, that split is always used in full.",
     )
 
 
@@ -131,8 +131,8 @@ class PlateauSection(Section):
         2,
         ge=0,
         le=MAX_EPOCHS,
-        description="Number of consecutive epochs without improvement before the learning rate is lowered: with 2, the "
-        "third such epoch lowers it.",
+        description="Number of consecutive epochs without improvement that leave the learning rate unchanged. The next "
+        "epoch without improvement lowers it.",
     )
 
 
@@ -203,8 +203,8 @@ class EvaluationSection(Section):
         32,
         ge=8,
         le=32,
-        description="k-mer length for leakage detection; null to skip this evaluation. The model is also evaluated "
-        "on the test sequences that share no k-mer with the training and validation sequences, on either strand.",
+        description="k-mer length for leakage detection. The model is also evaluated on the test sequences that share "
+        "no k-mer of this length with a training or validation sequence, on either strand. null: no such evaluation.",
     )
 
     @field_validator("metric")

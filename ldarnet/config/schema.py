@@ -133,8 +133,9 @@ class DataSection(Section):
         None,
         gt=0,
         le=MAX_FACTOR,
-        description="Sample species in proportion to (number of windows) ** (1 / temperature): 1 is proportional to "
-        "size, large values are nearly uniform. Mutually exclusive with `weights`.",
+        description="Sample species in proportion to (number of windows) ** (1 / temperature). With 1, sampling is "
+        "proportional to the number of windows; with large values, it is nearly uniform. Mutually exclusive with "
+        "`weights`.",
     )
     mask_rate: float = Field(
         0.15, gt=0, lt=1, description="Fraction of A, C, G, T positions that are prediction targets."
@@ -340,7 +341,7 @@ class GuardSection(Section):
         10,
         ge=1,
         le=MAX_STEPS,
-        description="Number of consecutive skipped steps after which the run stops with a diagnosis.",
+        description="Number of consecutive skipped steps after which the run stops with an error.",
     )
 
 

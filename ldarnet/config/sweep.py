@@ -104,7 +104,8 @@ class ResourcesSection(Section):
         None,
         ge=0,
         le=MAX_RESOURCES,
-        description="GPUs per trial, such as 0.25 for four trials per GPU; null for one GPU per rank (0 without GPUs).",
+        description="GPUs per trial, such as 0.25 for four trials per GPU. null: one GPU per rank, or none if the "
+        "cluster has no GPUs.",
     )
     ranks: int = Field(1, ge=1, le=MAX_RESOURCES, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
     launcher: Literal["python", "deepspeed"] = Field(

@@ -24,13 +24,16 @@ Report = Callable[[str], None]
 
 
 def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> None:
-    """Upload the checkpoints of a finished run that are missing from `checkpoint.remote`; call on rank 0 only.
+    """Bring `checkpoint.remote` up to date when a finished run is launched again; call on rank 0 only.
+
+    Uploads the checkpoints that `checkpoint.remote` lacks, and deletes the remote checkpoints of this run that no
+    longer exist locally.
 
     Args:
         config: run configuration.
         store: local checkpoints.
-        report: called with the reason if the upload fails, and with a message about each remote folder that is not
-            deleted because it lacks the run ID of this run.
+        report: called with a message if the update fails, and with a message about each remote folder that is kept
+            because it lacks the run ID of this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
@@ -40,7 +43,7 @@ def copy_missing(config: RunConfig, store: CheckpointStore, report: Report) -> N
 
 
 def _copy(store: CheckpointStore, mirror: Mirror, report: Report, notice: Report) -> None:
-    """Update the mirror. A failure is reported but not raised; the next checkpoint or launch retries."""
+    """Update the remote copy. A failure is reported but not raised; the next checkpoint or launch retries."""
     try:
         for text in mirror.update(store):
             notice(text)
@@ -59,8 +62,8 @@ class CheckpointWriter:
         config: run configuration.
         store: local checkpoints.
         report: called from the thread, with the reason, when a checkpoint cannot be written or copied.
-        notice: called from the thread, with a message about each folder that is not deleted because it lacks the
-            run ID of this run.
+        notice: called from the thread, with a message about each folder that is kept because it lacks the run ID of
+            this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed.
@@ -76,7 +79,7 @@ class CheckpointWriter:
         self._last: Future[UserError | None] | None = None
 
     def submit(self, contents: CheckpointContents) -> None:
-        """Queue a checkpoint; the thread writes it, deletes old checkpoints and updates the mirror."""
+        """Queue a checkpoint. The thread writes it, deletes old checkpoints and updates `checkpoint.remote`."""
         contents = replace(contents, state=contents.state.advanced(**self._code, run_id=self._store.run_id))
         self._last = self._thread.submit(self._write, contents)
 
@@ -134,7 +137,7 @@ class AsyncCheckpointer:
         world: the ranks.
         state: training state at launch.
         report: called with the reason when a checkpoint cannot be written or copied.
-        notice: called with a message about each folder that is not deleted because it lacks the run ID of this run.
+        notice: called with a message about each folder that is kept because it lacks the run ID of this run.
 
     Raises:
         UserError: `checkpoint.remote` has an unknown protocol or needs a package that is not installed; raised on all
@@ -162,7 +165,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Finish the pending write, then end the writer thread. After a UserError, all ranks wait for the write."""
+        """End the writer thread after the pending write. If the block raised a UserError, all ranks wait for this."""
         try:
             if isinstance(error, UserError):
                 self._wait()
@@ -171,9 +174,12 @@ class AsyncCheckpointer:
                 self._writer.close()
 
     def save(self, engine: Engine, state: TrainingState) -> TrainingState:
-        """Wait for the previous checkpoint, then gather a new one and start writing it; return the saved state.
+        """Wait until the previous checkpoint is written, then gather a new checkpoint and queue it for writing.
 
-        On a GPU, training continues while the tensors are copied to the host; the writer thread waits for them.
+        On a GPU, the host copies may be incomplete when this method returns. The writer thread waits for them.
+
+        Returns:
+            The training state in the new checkpoint: `state`, corrected by `settle`.
         """
         state = self.settle(state)
         weights = self._buffers.copy(whole_parameters(engine), keep=self._world.is_main)

@@ -81,7 +81,7 @@ def loop(
 
 
 def _report_skipped(run: RunContext, callbacks: Sequence[Callback], numbers: Tensor | None = None) -> None:
-    """Pass the steps skipped since the last call to the callbacks; for `numbers`, see `Guard.take_skipped`.
+    """Call `on_skipped_steps` with the newly skipped steps; for `numbers`, see `Guard.take_skipped`.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.
@@ -123,7 +123,7 @@ def _save(
     callbacks: Sequence[Callback],
     metrics: TrainMetrics,
 ) -> TrainingState:
-    """Report skipped steps, then start writing a checkpoint; return the saved state.
+    """Report skipped steps, then queue a checkpoint for writing; return the training state in the checkpoint.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.

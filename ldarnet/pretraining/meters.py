@@ -87,7 +87,7 @@ def host_metrics(seconds: Mapping[str, float], world: World) -> dict[str, Any]:
         world: the ranks.
 
     Returns:
-        `phase_share`: fraction of step time spent in each of STEP_PHASES, over all ranks.
+        `phase_share`: for each of STEP_PHASES, its time divided by the step time, both summed over ranks.
         `data_wait`: fraction of step time spent waiting for data, maximum over ranks.
         `memory`: peak memory in bytes, maximum over ranks. `host` is the peak of the process since it started. On GPUs,
         `device` is the peak of allocated tensors since the last call.

@@ -75,11 +75,11 @@ class Mirror:
         return dict(sorted(found.items(), key=lambda item: item[1].step or 0))
 
     def fetch(self, store: CheckpointStore, check: Callable[[Path], None], last: int | None) -> None:
-        """Download the newest checkpoint, and the best checkpoint recorded in its state.
+        """Download the newest remote checkpoint, and the checkpoint that its training state records as the best.
 
         If the remote has checkpoints of this run, the checkpoints of other runs are ignored. If a local checkpoint is
-        at least as new as the newest remote checkpoint, nothing is downloaded. Otherwise, the run ID of `store` is set
-        to that of the newest remote checkpoint, if that checkpoint has a run ID.
+        at least as new as the newest remote checkpoint, nothing is downloaded. Otherwise, `store` also
+        gets the run ID of the newest remote checkpoint, if there is one.
 
         Args:
             store: local checkpoint store to download into.
@@ -116,8 +116,8 @@ class Mirror:
         """Upload checkpoints that are missing remotely; delete remote checkpoints that the store no longer has.
 
         Returns:
-            A message about each remote folder that is not deleted because it lacks the run ID of this run. Messages
-            that an earlier call returned are omitted.
+            A message about each remote folder that is kept because it lacks the run ID of this run. Messages that an
+            earlier call returned are omitted.
 
         Raises:
             UserError: the remote cannot be written to, or a checkpoint cannot be uploaded because a folder that is not
@@ -152,8 +152,8 @@ class Mirror:
             run_id: regular expression for the run ID in the names of markers; by default, any run ID.
 
         Returns:
-            Checkpoint name -> file names, for complete and incomplete checkpoints; names of the checkpoints with a
-            marker that matches `run_id`.
+            Two values. First, checkpoint name -> file names, for complete and incomplete checkpoints. Second, the names
+            of the checkpoints that have a marker with a matching run ID.
         """
         self._files.invalidate_cache()
         found: defaultdict[str, set[str]] = defaultdict(set)
@@ -180,7 +180,7 @@ class Mirror:
         return found
 
     def _read_manifest(self, name: str) -> bytes:
-        """Content of a manifest; empty, and thus invalid, if the file is too large to be a manifest."""
+        """Read a manifest; return b"" if the file is larger than MAX_MANIFEST_BYTES."""
         path = f"{self._root}/{name}/{MANIFEST}"
         return b"" if (self._files.size(path) or 0) > MAX_MANIFEST_BYTES else self._files.cat_file(path)
 

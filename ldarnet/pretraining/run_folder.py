@@ -21,7 +21,7 @@ class ResumePoint:
         state: training state stored in the checkpoint.
         remote_error: error that prevented reading `checkpoint.remote`; only set if the run is finished. If it is not
             finished, `open_run_folder` raises the error.
-        notices: messages about folders that are not deleted because they lack the run ID of this run.
+        notices: messages about folders that are kept because they lack the run ID of this run.
     """
 
     checkpoint: Path | None = None
@@ -46,8 +46,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
 
     Raises:
         TransientError: `checkpoint.remote` is temporarily unreadable, and the run is not finished.
-        UserError: `checkpoint.remote` cannot be read, or the run folder or `checkpoint.remote` holds a damaged
-            checkpoint or another run.
+        UserError: `checkpoint.remote` cannot be read; or a checkpoint in the run folder or in `checkpoint.remote` is
+            damaged or belongs to another run.
     """
     run_dir = config.run.dir
     store.clean()
@@ -71,8 +71,8 @@ def open_run_folder(config: RunConfig, store: CheckpointStore, fingerprint: str)
             _check_same(config, folder, config.checkpoint.remote, "checkpoint.remote")
             if read_state(folder).fingerprint != fingerprint and not config.data.accept_other:
                 raise UserError(
-                    f"{remote} holds a run on another data set; use another checkpoint.remote for this run, or set "
-                    "data.accept_other=true to resume the existing run on the new data"
+                    f"{remote} holds a run trained on another data set; use another checkpoint.remote for this run, "
+                    "or set data.accept_other=true to resume the existing run on the new data"
                 )
 
         try:

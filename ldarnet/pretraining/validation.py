@@ -109,8 +109,8 @@ def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -
     """Compute loss sums and counts over the target positions of a batch.
 
     Returns:
-        Loss summed over masked targets; loss summed over unmasked targets; number of unmasked targets; number of
-        masked targets that are predicted correctly; number of masked targets of each base (A, C, G, T).
+        (8,) float64: loss summed over masked targets, loss summed over unmasked targets, number of unmasked targets,
+        number of masked targets that are predicted correctly, and number of masked targets for each of A, C, G, T.
     """
     masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
     copied = (labels != alphabet.IGNORE_INDEX) & ~masked

@@ -95,8 +95,9 @@ class TrainingState:
 class CheckpointFolder:
     """Folder with one subfolder per checkpoint, named by step; incomplete checkpoints are never listed.
 
-    A checkpoint is complete if its manifest is valid, names every required file, and has the step of the folder's name.
-    Only temporary files and folders and complete checkpoints with the run ID of this run are ever deleted.
+    A checkpoint is complete if its manifest is valid and names every required file, and if the step in the manifest is
+    the step in the name of the folder. The methods delete only temporary files, temporary folders, and complete
+    checkpoints with the run ID of this run.
 
     Args:
         folder: path of the folder, which need not exist yet.
@@ -193,8 +194,8 @@ class CheckpointFolder:
         Each checkpoint is renamed before it is deleted, so that partly deleted checkpoints are never listed.
 
         Returns:
-            A message about each folder that is not deleted because it lacks the run ID of this run. Messages that an
-            earlier call returned are omitted.
+            A message about each folder that is kept because it lacks the run ID of this run. Messages that an earlier
+            call returned are omitted.
         """
         for path, manifest in self._manifests().items():
             if path not in keep and self.run_id is not None and manifest.run_id == self.run_id:
@@ -205,7 +206,7 @@ class CheckpointFolder:
         return self.report_kept(str(path) for path in sorted(self._candidates()) if path not in keep)
 
     def report_kept(self, locations: Iterable[str]) -> list[str]:
-        """Return a message about each path or URL that is not deleted because it lacks the run ID of this run.
+        """Return a message about each path or URL that is kept because it lacks the run ID of this run.
 
         Paths and URLs that were reported by an earlier call are omitted.
         """
@@ -231,7 +232,7 @@ class CheckpointFolder:
             last: last step of the run; None if unknown.
 
         Raises:
-            UserError: one of these paths is a damaged checkpoint, a checkpoint of another run, or something else.
+            UserError: one of these paths exists, for example as a damaged checkpoint or a checkpoint of another run.
         """
         for path in sorted(set(self._candidates()) - set(self.complete())):
             if not self.is_due(path.name, after, last):
@@ -308,8 +309,8 @@ class CheckpointStore(CheckpointFolder):
         The best checkpoint and the newest `keep` checkpoints are kept.
 
         Returns:
-            A message about each folder that is not deleted because it lacks the run ID of this run. Messages that an
-            earlier call returned are omitted.
+            A message about each folder that is kept because it lacks the run ID of this run. Messages that an earlier
+            call returned are omitted.
         """
         latest, best = self.latest(), self.best()
         assert latest is not None and best is not None
@@ -317,10 +318,10 @@ class CheckpointStore(CheckpointFolder):
         return self.prune({*self.complete()[-self.keep :], best})
 
     def _recorded(self, found: dict[Path, Manifest]) -> str | None:
-        """Run ID in the manifest of the latest checkpoint according to pointers.json.
+        """Run ID of the latest checkpoint that pointers.json names.
 
-        If that checkpoint is not complete, the best checkpoint according to pointers.json is used, then the newest
-        checkpoint in the folder. None if the checkpoint has no run ID, or if no checkpoint is complete.
+        If that checkpoint is not in `found`, use the best checkpoint that pointers.json names; if that is not in
+        `found` either, use the newest checkpoint in `found`. None if the checkpoint has no run ID or `found` is empty.
         """
         pointers = Pointers()
         path = self.folder / run_files.POINTERS
@@ -342,7 +343,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     """Read the training state of a checkpoint.
 
     Raises:
-        UserError: `state.json` is damaged, or this version does not support its format.
+        UserError: `state.json` is damaged, or this version of LDARNet does not support its format.
     """
     file, hint = checkpoint / run_files.STATE, f"restore it, or delete {checkpoint}"
     written = read_record(file, _StateFormat, hint=hint)

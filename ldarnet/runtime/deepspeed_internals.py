@@ -1,9 +1,9 @@
 """All uses of DeepSpeed's private APIs; no other module uses them.
 
-Tested with DeepSpeed 0.19.8. In ZeRO stage 0, private APIs only make the import faster and silent. In stages 1 to 3,
-they also locate each parameter in DeepSpeed's flat partitions, for checkpoints by parameter name and gradient norms per
-module, and avoid a device synchronization in each step. If the installed version lacks one of these APIs,
-`check_optimizer` or `keep_gradient_norms_on_device` raises an error.
+Tested with DeepSpeed 0.19.8. In every ZeRO stage, private APIs make the import faster and silent. In stages 1 to 3,
+they also avoid a device synchronization in each step, and locate each parameter in DeepSpeed's flat partitions. The
+locations are needed to save checkpoints by parameter name and to measure gradient norms per module. If the installed
+version lacks an API that stages 1 to 3 need, `check_optimizer` or `keep_gradient_norms_on_device` raises an error.
 """
 
 import functools
@@ -136,7 +136,10 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield (local fragment of the flattened moment of a parameter, offset of the fragment in the flattened moment)."""
+    """Yield this rank's fragment of the flattened moment of a parameter, and the offset of the fragment.
+
+    Yields nothing if this rank holds no fragment.
+    """
     holder: Any = parameter
     if zero_stage == 0:
         yield optimizer.state[parameter][moment].view(-1), 0
@@ -148,10 +151,10 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield (optimizer tensor that contains a parameter, this rank's fragment of the gradient of the parameter).
+    """Yield (optimizer tensor, gradient) for this rank's fragment of a parameter.
 
-    Yields nothing if this rank holds no fragment. The fragment is None if the gradient has not been computed or has
-    already been freed.
+    The optimizer tensor contains the fragment. The gradient has the size of the fragment; it is None if it has not been
+    computed or has already been freed. Yields nothing if this rank holds no fragment.
     """
     holder: Any = parameter
     if zero_stage == 0:

@@ -84,7 +84,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise an error on all ranks if any rank raises UserError or OSError in the block; all ranks must enter it.
+        """If any rank raises UserError or OSError in the block, raise it on all ranks; all ranks must enter the block.
 
         Without this, the ranks that have no error would hang in their next collective. An OSError is converted to a
         UserError. If several ranks fail, all ranks raise the error of the lowest failing rank.
@@ -97,7 +97,7 @@ class World:
         self.raise_together(error)
 
     def raise_together(self, error: UserError | None) -> None:
-        """Raise on all ranks if any rank passes an error; every rank must call this method.
+        """If any rank passes an error, raise it on all ranks; every rank must call this method.
 
         If several ranks pass an error, all ranks raise the error of the lowest of these ranks.
         """

@@ -71,7 +71,7 @@ class RankStatus:
 
 
 class FailureDetector:
-    """Detects ranks that die, fail or hang. Runs in a thread of rank 0, to which all ranks connect.
+    """Detects ranks that die, fail or hang. Runs in a thread on rank 0; all ranks connect to it.
 
     Args:
         host: address at which the other ranks reach this host.

@@ -94,7 +94,7 @@ class GradientParts:
             self._squares.index_add_(0, self._index(tuple(modules)), norms.square())
 
     def _index(self, modules: tuple[int, ...]) -> Tensor:
-        """Module numbers as a tensor on the device; copied once per parameter group."""
+        """Module indices as a tensor on the device, cached to avoid a copy in each step."""
         if modules not in self._indices:
             self._indices[modules] = to_device(torch.tensor(modules), self._world.device)
         return self._indices[modules]

@@ -122,7 +122,11 @@ class Guard:
         self._known = torch.zeros_like(self._known)
 
     def pending_numbers(self) -> Tensor:
-        """Numbers of the steps since the last call of `take_skipped`, (steps, 5) float64 on the device."""
+        """Return the values from which `take_skipped` finds skipped steps, (steps, 5) float64 on the device.
+
+        Rows: steps since the last call of `take_skipped`. Columns: loss, gradient norm, mean and standard deviation of
+        the last accepted losses, number of consecutive skipped steps.
+        """
         numbers = [numbers for _, numbers, _, _ in self._pending]
         return torch.stack(numbers) if numbers else self._losses.new_zeros(0, 5)
 

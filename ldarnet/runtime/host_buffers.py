@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class HostBuffers:
-    """Host copies of named tensors, in memory that is allocated once and reused by the next checkpoint.
+    """Host copies of named tensors. The memory is allocated once and reused by later calls of `copy`.
 
-    On a GPU, the memory is page-locked, and `copy` only queues the copies: kernels that are queued later, such as the
-    next optimizer step, run after them. Call `wait` before reading the copies, from any thread. On a CPU, `copy`
-    returns after the copies are complete.
+    On a GPU, the memory is page-locked, and `copy` may return before the copies are complete. Kernels that are launched
+    after `copy`, such as those of the next optimizer step, run after the copies. Call `wait` before reading the copies;
+    any thread may call it. On a CPU, the copies are complete when `copy` returns.
 
     Args:
         device: device of the tensors.
@@ -23,10 +23,14 @@ class HostBuffers:
         self._copied: torch.cuda.Event | None = None
 
     def copy(self, tensors: Iterator[tuple[str, Tensor]], keep: bool) -> dict[str, Tensor]:
-        """Exhaust an iterator of named tensors; if `keep`, copy each tensor and return the copies by name.
+        """Copy named tensors to the host; return the copies by name.
 
-        The previous copies of these names are overwritten. Tensors are copied one at a time, so that gathered tensors
-        do not accumulate on the device.
+        Earlier copies of these names are overwritten. Tensors are copied one at a time, so that gathered tensors do not
+        accumulate on the device.
+
+        Args:
+            tensors: iterator that gathers each tensor from all ranks; it is always exhausted.
+            keep: whether to copy. If False, nothing is copied and an empty dict is returned.
         """
         copies = {}
         for name, tensor in tensors:

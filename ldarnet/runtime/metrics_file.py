@@ -24,7 +24,7 @@ MAX_LISTED_LINES = 5
 
 @dataclass(frozen=True)
 class StepLine:
-    """The key that every line has: the number of completed steps."""
+    """The key that every line must have: `step`, the number of completed steps."""
 
     step: Count
 
@@ -153,7 +153,7 @@ def _scan(path: Path, completed_steps: int) -> _Scan:
 def _lines(path: Path) -> Iterator[tuple[int, bytes, int | None]]:
     """Yield (size in bytes, content, step) for each line; the step is None if the line is damaged or incomplete.
 
-    If a line is longer than MAX_LINE_BYTES, only its end is yielded as content.
+    A line that is longer than MAX_LINE_BYTES counts as damaged, and only its end is yielded as content.
     """
     with read_errors(path), path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES):

@@ -18,7 +18,7 @@ def micro_step_loss(
 
     DeepSpeed divides gradients by `accumulation` and averages them over ranks. With the scaled losses, the result is
     the gradient of the mean cross-entropy over the target positions of the global batch, plus the weighted gradient of
-    the mean ratio loss over micro-steps. It does not depend on how a micro-step is distributed over ranks.
+    the mean ratio loss over micro-steps. This gradient does not depend on how a micro-step is distributed over ranks.
 
     Args:
         nll: scalar, cross-entropy in nats, summed over the target positions of this rank and micro-step.

@@ -306,7 +306,7 @@ def test_remote_of_another_run_is_rejected(config_file, tmp_path, mirrored):
     ):
         other.open()
     assert other.steps() == []
-    with pytest.raises(UserError, match="memory://bucket/run holds a run on another data set; use another"):
+    with pytest.raises(UserError, match="memory://bucket/run holds a run trained on another data set; use another"):
         open_run_folder(mirrored("third").config, CheckpointStore(other.store.folder.parent, 2), "0" * 64)
     assert other.steps() == []
 

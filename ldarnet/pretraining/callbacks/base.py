@@ -65,7 +65,7 @@ class Callback:
         """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Called with the unreadable windows of all ranks in the next step; the loss excludes these windows."""
+        """Called before a step that has unreadable windows, with these windows of all ranks; the loss excludes them."""
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""

@@ -35,7 +35,7 @@ GUIDE = "launch/README.md, Router health"
 
 
 class RouterLine(TypedDict):
-    """Keys of metrics.jsonl from which warnings are restored; validation lines lack `periodicity` and `period`."""
+    """Keys of metrics.jsonl that are read to restore warnings. Validation lines lack `periodicity` and `period`."""
 
     step: Count
     split: str
