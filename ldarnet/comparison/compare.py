@@ -46,8 +46,8 @@ def write_comparison(
         arms: for each arm, the `result.json` files of its folds (see `find_results`); all folds of a task must come
             from one run.
         out: output folder, created if missing; existing files with these names are replaced.
-        advance: reports progress. It is called with 1 after each fold is read. Later, each time the test rows of some
-            folds have been resampled, it is called with the number of these folds.
+        advance: reports progress. It is called with 1 each time a fold has been read, and later with K each time the
+            test rows of K folds have been resampled.
 
     Raises:
         UserError: a result cannot be read, the folds of an arm come from different runs, or `out` cannot be written.

@@ -57,7 +57,7 @@ class Resamples:
     """Cache of bootstrap resamples, computed once per arm, task and set of folds.
 
     Args:
-        advance: called with the number of folds that were resampled.
+        advance: reports progress; called with K each time the test rows of K folds have been resampled.
     """
 
     def __init__(self, advance: Callable[[int], object]) -> None:
@@ -122,7 +122,7 @@ def pairwise_section(comparison: Comparison, advance: Callable[[int], object]) -
 
     Args:
         comparison: results to compare.
-        advance: called with the number of folds that were resampled.
+        advance: reports progress; called with K each time the test rows of K folds have been resampled.
     """
     found, refused = _all_pairs(comparison, advance)
     parts = []

@@ -56,7 +56,7 @@ def read_arms(arms: Mapping[str, Sequence[Path]], *, advance: Callable[[int], ob
 
     Args:
         arms: for each arm, the `result.json` files of its folds.
-        advance: called with the number of folds read.
+        advance: reports progress; called with 1 each time a fold has been read.
 
     Raises:
         UserError: a file cannot be read, a fold occurs twice, the folds of an arm on a task come from different runs,

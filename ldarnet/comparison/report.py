@@ -25,7 +25,7 @@ def report(comparison: Comparison, figure: str, advance: Callable[[int], object]
     Args:
         comparison: results to report.
         figure: file name of the figure next to the report.
-        advance: called with the number of folds whose test rows were resampled.
+        advance: reports progress; called with K each time the test rows of K folds have been resampled.
     """
     comparison = comparison.renamed(escape)
     parts = [

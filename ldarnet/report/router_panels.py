@@ -61,7 +61,7 @@ def draw_last_sample(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_histogram(figure: Figure, run: RunRecord) -> str | None:
-    """Draw a histogram of boundary probabilities at each training step, as a heat map."""
+    """Draw a histogram of boundary probabilities at each logged step, as a heat map."""
     from matplotlib.colors import PowerNorm
 
     lines = [line for line in run.train if line.get("boundary_histogram")]
@@ -103,7 +103,7 @@ def draw_tokens(figure: Figure, run: RunRecord) -> str | None:
 
 
 def draw_periodicity(figure: Figure, run: RunRecord) -> str | None:
-    """Draw the periodicity of boundaries at each training step."""
+    """Draw the periodicity of boundaries at each logged step."""
     periodicity, periods = run.series("periodicity"), run.last.get("period")
     if not periodicity:
         return no_metric("periodicity") if run.stages else NO_ROUTER

@@ -185,7 +185,7 @@ def _write_results(config: SweepConfig, plan: SweepPlan, folders: Folders, metri
 
 @contextmanager
 def _catch_signals(received: list[str]) -> Iterator[None]:
-    """Append the names of SIGINT and SIGTERM to `received` if they arrive inside the block.
+    """If SIGINT or SIGTERM arrives inside the block, append its name to `received`.
 
     If the same signal arrives again, the previous handler runs.
     """

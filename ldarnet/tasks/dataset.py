@@ -148,7 +148,10 @@ def _open_published(
 
 def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns) -> TaskData:
     if name is not None and any(name in (task.key, task.name) for task in all_tasks().values()):
-        raise UserError(f"task={name} is a published task, but data.train is set; choose another name or task=null")
+        raise UserError(
+            f"task={name} is a published task, but data.train is set; choose another name for your own data, or set "
+            "data.train=null to use the published data"
+        )
     splits = {"train": read_records(train, columns)}
     if test is not None:
         splits["test"] = read_records(test, columns)
