@@ -103,7 +103,10 @@ class _OpenFile:
 
 
 class LocalFiles:
-    """Files in a folder. Recently used files stay open. Reads are positional, so forked processes can share them."""
+    """Files in a folder. Recently used files stay open.
+
+    Reads do not move the file offset, so forked processes can share open files.
+    """
 
     remote = False
 

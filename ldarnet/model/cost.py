@@ -125,7 +125,7 @@ class Cost:
     def activation_bytes(self) -> float:
         """Bytes per base saved for the backward pass.
 
-        For a checkpointed layer, counts only its inputs, not the temporary memory needed to recompute it.
+        Of a checkpointed layer, only the inputs are counted, not the temporary memory for recomputing the layer.
         """
         return sum(item.activation_bytes for item in self.items)
 

@@ -88,8 +88,8 @@ def states(
 ):
     """Pass P_TILE columns of the state of one head through a sequence; store the state that enters each chunk.
 
-    If REVERSE, x is the gradient of y and b is c: the program visits the tiles in the opposite order and stores the
-    gradient of the state that leaves each chunk.
+    If REVERSE, x_ptr holds the gradient of y, and b_ptr holds c. The program then visits the tiles in the opposite
+    order and stores the gradient of the state that leaves each chunk.
     """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
     program = tl.program_id(0)
