@@ -1,7 +1,7 @@
 """Baselines for LDARNet's speed: slower implementations of the same network, and other architectures.
 
-`arrange` switches a model to another implementation ("arrangement") of the same function and keeps its parameters and
-their names; tests compare losses and gradients. `CONFIGURATIONS` lists the measured models.
+`arrange` switches a model to another implementation ("arrangement") of the same function. The parameters and their
+names stay the same. Tests compare losses and gradients. `CONFIGURATIONS` lists the measured models.
 
 Shapes: T positions of packed sequences, or B sequences of L positions each; D input width, E output width.
 """

@@ -1,8 +1,8 @@
 """Compile the Triton kernels for NVIDIA GPUs without a GPU, and report registers, spills and widths of memory accesses.
 
-The product's own code launches the kernels: every preset runs forward and backward on the CPU, with one layer of each
-kind. Widths, strides and dtypes are therefore those of training. Launches compile and do not run, so that values are
-meaningless. ptxas and cuobjdump come with Triton.
+Every preset runs forward and backward on the CPU, with one layer of each kind. LDARNet itself launches the kernels, so
+their widths, strides and dtypes are those of training. A launch compiles a kernel but does not run it; the computed
+values are meaningless. ptxas and cuobjdump come with Triton.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CompiledKernel:
     Attributes:
         kernel: module and function, for example ``convolution._forward``.
         capability: compute capability times ten, for example 90.
-        cases: presets, dtypes and stages that launch it.
+        cases: presets and dtypes that launch it, for example ``ldarnet-2m bfloat16``.
         registers: registers per thread.
         warps: warps per program.
         shared_bytes: shared memory of a program.
@@ -59,7 +59,7 @@ class CompiledKernel:
         stores: number of store instructions to global memory by width in bytes.
         barriers: number of barrier instructions.
         atomics: number of atomic instructions on global memory.
-        bytes_per_row: bytes of the arguments that have a row per position, or per chunk; each counted once.
+        bytes_per_row: bytes per row of all arguments whose size is proportional to the number of rows.
     """
 
     kernel: str
@@ -82,7 +82,7 @@ def compile_kernels(
     dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="Dtype of matrix products.")] = None,
     name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "compiled-kernels",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON here, and no results file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON to this file; no results file.")] = None,
 ) -> None:
     """Compile every Triton kernel for NVIDIA GPUs without a GPU.
 
@@ -171,7 +171,7 @@ class Session:
 
 @contextmanager
 def compiler(capability: int) -> Iterator[Session]:
-    """Make Triton compile for a capability instead of running, and register its kernels for the CPU.
+    """Make Triton launches compile for a capability and run nothing; allow the Triton backends on CPU tensors.
 
     Compilation uses a temporary cache. Triton must not run in interpreter mode.
     """
@@ -218,7 +218,7 @@ def train_step(session: Session, preset: str, dtype: str) -> list[int]:
     """Run the forward and backward pass of a preset on packed rows of several lengths.
 
     Returns:
-        Number of variants that are compiled after each of :data:`LENGTHS`.
+        Number of compiled variants so far, after each entry of :data:`LENGTHS`.
     """
     import torch
 
@@ -243,7 +243,7 @@ def train_step(session: Session, preset: str, dtype: str) -> list[int]:
 
 
 def read_binary(kernel: CompiledKernel, file: Path, tools: Path) -> None:
-    """Fill in what the machine code says about a kernel."""
+    """Set the attributes of a kernel that are read from its machine code."""
     output = subprocess.run(
         [tools / "cuobjdump", "--dump-resource-usage", "--dump-sass", file], capture_output=True, text=True, check=True
     ).stdout

@@ -67,8 +67,8 @@ class CountTable:
     def is_usable(self, context: Array, order: int) -> Array:
         """Whether `counts` may be used for each context: (n,) bool.
 
-        The last of the first `order` context bases must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN` of
-        these bases may be unknown.
+        The context base at index ``order - 1`` must be known. If `order` is above `DENSE`, at most `MAX_UNKNOWN` of the
+        first `order` context bases may be unknown.
         """
         if order <= DENSE:
             return context[:, order - 1] < UNKNOWN
@@ -128,6 +128,6 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Bases of a strand without its first and last `REACH`, and for each offset the bases at this offset from them."""
+    """Return all bases but the first and last `REACH` and, for each offset, the bases at this offset from them."""
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

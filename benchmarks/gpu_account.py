@@ -4,7 +4,7 @@
 
 Runs the training step on fake CUDA tensors (:mod:`benchmarks.fake_cuda`) and divides the bytes and FLOPs of each kernel
 by assumed rates of an NVIDIA H200. The result is a lower bound of the step time, not a measurement. Needs a CPU build
-of torch, Triton and g++. Counts mamba-ssm's scan if its Python part is installed.
+of torch, Triton and g++. If the Python part of mamba-ssm is missing, a stand-in is counted instead of its scan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REVERSALS = ("row gathers (index_select)", "concatenations")
 
 @dataclass(frozen=True)
 class Rate:
-    """Assumed rate of an H200: per second, with the reason for its value."""
+    """Assumed rate of an H200 in bytes/s or FLOP/s, the unit for the report, and the reason for the value."""
 
     value: float
     unit: str
@@ -63,7 +63,7 @@ class Row:
 
 
 def rows(step: StepTrace) -> dict[str, Row]:
-    """Rows of the account by part, the slowest first."""
+    """Totals of each part of a step, the slowest part first."""
     made = {}
     for part, operations in step.parts().items():
         extra = step.part_flops.get(part, 0.0)
@@ -104,7 +104,7 @@ class Cell:
         return f"{work.program}, {work.arrangement}, {work.windows} {unit} of {work.length:,} bases"
 
     def seconds(self, without: Sequence[str] = ()) -> float:
-        """Lower bound of the duration of the step, without some parts."""
+        """Lower bound of the duration of the step in seconds; the parts in `without` are not included."""
         return sum(row.seconds for part, row in rows(self.step).items() if part not in without)
 
     def mfu(self, seconds: float) -> float:
@@ -115,7 +115,7 @@ class Cell:
         return cost(config, work.length, chunks).training_flops * self.step.bases / seconds / PEAK
 
     def summary(self, label: str = "", without: Sequence[str] = ()) -> list[str]:
-        """Cells of the summary table."""
+        """Row of the summary table; the parts in `without` are not included."""
         step, seconds = self.step, self.seconds(without)
         kept = [row for part, row in rows(step).items() if part not in without]
         launches, moved = sum(row.launches for row in kept), sum(row.bytes for row in kept)
@@ -146,7 +146,7 @@ SUMMARY = (
 
 
 def report(cells: Sequence[Cell], note: str, made_with: str) -> str:
-    """Markdown page of the account."""
+    """Render the results file."""
     preset = cells[0].workload.preset
     summary = []
     for cell in cells:
@@ -188,7 +188,7 @@ def published_note(cells: Sequence[Cell]) -> list[str]:
 
 
 def section(cell: Cell) -> str:
-    """Table of parts, host waits and float32 products of one workload."""
+    """Markdown section of one workload: totals by part, host waits, and callers of float32 matrix products."""
     step, made = cell.step, rows(cell.step)
     lines = [
         (part, f"{row.launches:,}", f"{row.bytes / 1e9:.1f}", f"{row.flops / 1e12:.2f}", f"{1e3 * row.seconds:.1f}")
@@ -212,12 +212,12 @@ def section(cell: Cell) -> str:
 
 
 def listed(counts: dict[str, int]) -> str:
-    """Names with their numbers, as Markdown."""
+    """Names and their counts, as Markdown."""
     return ", ".join(f"{number} x `{name}`" for name, number in counts.items()) or "none"
 
 
 def how_counted(cell: Cell) -> str:
-    """Section about the method."""
+    """Markdown section about the method."""
     kernels = ", ".join(f"{operation}={name}" for operation, name in cell.trace.kernels.items())
     stand_in = (
         " mamba-ssm is missing: the scan is a stand-in with the launches of mamba-ssm's scan, but fewer bytes."
@@ -264,7 +264,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--windows", nargs="+", type=int, default=[8, 32], help="windows per step (default: 8 32)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--arrangements", nargs="+", choices=(OURS, PUBLISHED), default=[OURS, PUBLISHED])
-    add("--ops", nargs="*", default=[], metavar="OPERATION=NAME", help="backends other than those that auto prefers")
+    add("--ops", nargs="*", default=[], metavar="OPERATION=NAME", help="backends to use instead of those of auto")
     add_result_options(parser, "gpu-account")
     options = parser.parse_args(arguments)
     if wrong := [item for item in options.ops if "=" not in item]:

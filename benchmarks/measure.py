@@ -260,7 +260,10 @@ def finish(cell: Cell) -> Result:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes in use: resident set size of this process for a CPU, allocated memory for a GPU. Resets the GPU peak."""
+    """Bytes in use: resident set size of this process for a CPU, allocated memory for a GPU.
+
+    On a GPU, also restart the measurement of `peak_memory`.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()

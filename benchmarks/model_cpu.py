@@ -36,7 +36,8 @@ Found = list[tuple[Cell, Result]]
 def groups(options: argparse.Namespace) -> Iterator[list[Cell]]:
     """Yield groups of cells to interleave.
 
-    A group has all implementations of one model at one length, or one model with different stages checkpointed.
+    A group has all implementations of one model at one length, or one model with activation checkpointing
+    of different stages.
     """
 
     def cell(model: str, length: int, arrangement: str = "ours", checkpointed: tuple[int, ...] = ()) -> Cell:

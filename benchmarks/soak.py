@@ -157,7 +157,7 @@ def soak(
     in_training: bool = False,
     kills: int | None = None,
 ) -> list[Launch]:
-    """Launch a run again and again until it finishes; kill a rank of each launch that still runs after a random time.
+    """Relaunch a run until it finishes; in each launch that is still running after a random time, kill a rank.
 
     Args:
         arguments: command-line arguments of the training program, without ``run.dir``.

@@ -1,1 +1,1 @@
-"""Training steps on CUDA tensors without data, which count kernels, bytes, FLOPs and host waits without a GPU."""
+"""Run training steps on CUDA tensors without data, and count kernels, bytes, FLOPs and host waits. Needs no GPU."""

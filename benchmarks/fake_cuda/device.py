@@ -37,7 +37,9 @@ def unsupported_reason() -> str:
 
 
 def build(folder: Path | None = None) -> Path:
-    """Compile the device into a folder (default: the cache folder) unless it is there, and return the library.
+    """Compile the library of the device into a folder (default: the cache folder), and return its path.
+
+    A library that is already in the folder is reused.
 
     Raises:
         UserError: compilation failed.

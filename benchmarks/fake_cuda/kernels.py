@@ -1,4 +1,4 @@
-"""Run the code that launches GPU kernels, and count the launches instead of launching."""
+"""Run the code that launches GPU kernels, but count each launch instead of executing it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ldarnet.ops.registry import REFERENCE, register
 
 GPU, CAPABILITY, MULTIPROCESSORS = "NVIDIA H200", (9, 0), 132
 PARTS = {"ssd": SCAN, "add_norm": "add and norm", "gated_norm": "gated norm", "swiglu": "SwiGLU"}
-"""Operation -> row of the account, if the names differ."""
+"""Operation -> part of the step, if the names differ."""
 SCAN_PASSES = 4
 """FLOPs of forward and backward pass of the scan, relative to the forward pass."""
 SCAN_TILE = 32
@@ -29,10 +29,10 @@ STAND_IN_LAUNCHES = 5, 14
 
 
 def use_gpu_kernels(recorder: Recorder, overrides: dict[str, str]) -> tuple[dict[str, str], str]:
-    """Make the product use the backends that `auto` prefers on a GPU, and record their launches.
+    """Make LDARNet use the backends that `auto` prefers on a GPU, except for `overrides`, and record their launches.
 
     Returns:
-        Operation -> backend; and the scan that is counted, see `Trace`.
+        The values of `Trace.kernels` and `Trace.scan`.
 
     Raises:
         UserError: an override is not a backend that supports a GPU.
@@ -58,7 +58,7 @@ def use_gpu_kernels(recorder: Recorder, overrides: dict[str, str]) -> tuple[dict
 
 
 def pretend_gpu(recorder: Recorder) -> None:
-    """Replace the functions of torch that ask for a GPU."""
+    """Replace the functions of torch that query the GPU."""
     replaced: dict[str, Any] = {
         "_lazy_init": lambda: None,
         "is_bf16_supported": lambda *_, **__: True,
@@ -110,7 +110,7 @@ def count_triton_launches(recorder: Recorder) -> None:
 
 
 def part_of_module(module: str) -> str:
-    """Row of the account of the kernels in a module."""
+    """Part of the step to which the kernels of a module belong."""
     package, _, name = module.rpartition(".")
     if package.startswith("mamba_ssm") or name.startswith("ssd"):
         return SCAN
@@ -118,7 +118,10 @@ def part_of_module(module: str) -> str:
 
 
 def count_scan_flops(recorder: Recorder, backend: str) -> None:
-    """Add the FLOPs of the scan to the step; those of the reference are matrix products of PyTorch."""
+    """Make every call of the scan add its FLOPs to the current step.
+
+    Do nothing for the reference backend, because its matrix products are recorded as PyTorch operations.
+    """
     if backend == REFERENCE:
         return
     entry = backends_of("ssd")[backend]
@@ -133,10 +136,10 @@ def count_scan_flops(recorder: Recorder, backend: str) -> None:
 
 
 def scan_flops(positions: int, x_TKHP: Tensor, b_TKN: Tensor, block: int) -> float:
-    """FLOPs of the forward pass, in blocks of `block` positions (arXiv 2405.21060, section 6).
+    """FLOPs of the forward pass of the scan, in blocks of `block` positions (arXiv 2405.21060, section 6).
 
     Args:
-        positions: positions of both directions.
+        positions: number of positions, summed over both directions.
         x_TKHP: inputs, from which the inner width is read.
         b_TKN: input projections, from which the state width is read.
         block: positions per block.
@@ -155,7 +158,7 @@ def stand_in_scan(
 
 
 class _StandInScan(torch.autograd.Function):
-    """Forward and backward pass each move inputs, outputs and chunk states once, which is less than mamba-ssm moves."""
+    """Counts one access to each input, output and state per pass; the kernels of mamba-ssm have more memory traffic."""
 
     recorder: Recorder
 

@@ -37,12 +37,11 @@ FP32_LINEAR = "ldarnet/model/linear.py"
 
 
 class Recorder(TorchDispatchMode):
-    """Records device operations, host waits and copies of the current step.
-
-    Numbers that the host reads from the device are 0, so the guard reports no skipped step.
+    """Records the device operations, host waits and host-device copies of each step.
 
     Args:
-        bases_per_chunk: positions per boundary, the ratio of mask size to the number of true elements.
+        bases_per_chunk: assumed number of positions per boundary. A boundary mask has no values here, so this sets the
+            number of its true elements.
     """
 
     def __init__(self, bases_per_chunk: float) -> None:
@@ -56,7 +55,7 @@ class Recorder(TorchDispatchMode):
         self.begin("set-up")
 
     def begin(self, name: str) -> None:
-        """Start a new step, to which everything that follows belongs."""
+        """Start a step; later operations, waits and copies are recorded in this step."""
         self.step = self.steps.setdefault(name, StepTrace(name))
 
     def finish(self) -> dict[str, StepTrace]:
@@ -115,7 +114,11 @@ class Recorder(TorchDispatchMode):
         return any(pinned.untyped_storage().data_ptr() == pointer for pinned in self._pinned)
 
     def _read(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]) -> list[Any] | None:
-        """Result of an operation that makes the host wait for a device tensor, in a list; None for other operations."""
+        """Record an operation that needs values of a device tensor on the host, and replace its result.
+
+        Returns:
+            A list that holds the result; None if this is another kind of operation.
+        """
         first = inputs[0]
         match name:
             case "nonzero":
@@ -213,7 +216,7 @@ def multi_tensor_launches(lists: Sequence[Sequence[Tensor]]) -> int:
 
 
 def attention_flops(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """FLOPs of attention within a window: two products per visible key forward, five backward."""
+    """FLOPs of sliding-window attention: per visible key, two products in the forward pass and five in backward."""
     names = [argument.name for argument in func._schema.arguments]
     given = dict(zip(names, args, strict=False)) | kwargs
     query, length, window = given["query"], given["max_q"], given.get("window_size") or [-1, -1]
@@ -222,7 +225,7 @@ def attention_flops(name: str, func: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def part_of(name: str, dtype: str, phase: str) -> str:
-    """Row of the account to which a PyTorch operation belongs."""
+    """Part of the step to which a PyTorch operation belongs."""
     if name in PRODUCTS:
         return f"matrix products, {dtype}"
     if name == "index_select":
@@ -237,12 +240,15 @@ def part_of(name: str, dtype: str, phase: str) -> str:
 
 
 def number_read() -> int:
-    """Value of the numbers that the host reads from the device: 1 where they are divisors, otherwise 0."""
+    """Value of any number that the host reads from the device: 1 in ``stage_metrics``, which divides by it, else 0."""
     return int(any(frame.f_code.co_name == "stage_metrics" for frame in _frames()))
 
 
 def place(hidden: str = "") -> str:
-    """File and function of the innermost caller in `ldarnet` (but not in the file `hidden`), or in a benchmark."""
+    """File and function of the innermost caller in `ldarnet`; if there is none, of the innermost one in a benchmark.
+
+    Callers in the file `hidden` are skipped.
+    """
     other = ""
     for frame in _frames():
         path, name = frame.f_code.co_filename, frame.f_code.co_name

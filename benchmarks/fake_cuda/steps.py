@@ -1,4 +1,4 @@
-"""Run the training steps of pretraining and fine-tuning with the product's own code, on fake CUDA tensors."""
+"""Run LDARNet's training steps for pretraining and fine-tuning on fake CUDA tensors."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class RandomWindows:
 
 
 class _TracedError(Exception):
-    """All steps have been traced."""
+    """Ends the run when all steps have been traced."""
 
 
 class StepMarker(Callback):

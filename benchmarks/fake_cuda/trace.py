@@ -35,7 +35,7 @@ class Workload:
         length: bases per window; in fine-tuning, every second row is a quarter shorter.
         arrangement: implementation of the model, see `benchmarks.baselines.arrange`.
         ops: backend overrides by operation; the others use the backend that `auto` prefers on a GPU.
-        bases_per_chunk: positions per chunk of every router, which fake CUDA cannot compute.
+        bases_per_chunk: assumed number of positions per chunk at every router; fake tensors have no values.
     """
 
     program: str = PRETRAIN
@@ -49,14 +49,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Operation:
-    """Calls of one device operation, with equal sizes and in the same place of the step.
+    """A group of equal calls of a device operation.
 
     Attributes:
         phase: phase of the step: forward, backward, update, ...
-        part: row of the account, such as `convolution`.
+        part: part of the step, such as `convolution`; each part is a row of the report.
         name: name of the kernel or PyTorch operation.
         dtype: dtype of the first input or output.
-        place: file and function that called a matrix product in the forward pass; empty for others.
+        place: for a matrix product in the forward pass, the file and function that call it; otherwise empty.
         launches: kernel launches of a call.
         bytes: bytes that a call reads and writes.
         flops: FLOPs of matrix products of a call.
@@ -82,7 +82,7 @@ class StepTrace:
         name: name of the step, such as `logged`.
         bases: bases per step; in fine-tuning, without padding.
         operations: device operations.
-        part_flops: FLOPs that are known for a part, but not for its kernels.
+        part_flops: part -> FLOPs that are not included in `operations`.
         waits: `<file> <function>` -> number of times that the host waited for the device.
         pageable_copies: `<file> <function>` -> number of copies to the device from memory that is not pinned; the
             driver may wait for such a copy.
@@ -121,7 +121,7 @@ class Trace:
 
     Attributes:
         kernels: operation -> backend.
-        scan: backend of the scan that was counted, or `STAND_IN`.
+        scan: backend of the scan, or `STAND_IN` if a stand-in was counted.
         steps: step name -> step.
     """
 
@@ -159,7 +159,7 @@ def trace(workload: Workload, *, library: Path | None = None, timeout: float = 6
 
 
 def _environment() -> dict[str, str]:
-    """Environment of the tracing process; Triton's interpreter would replace the code that launches kernels."""
+    """Environment of the tracing process, without TRITON_INTERPRET: Triton's interpreter launches no kernels."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     paths = [str(ROOT), kept.get("PYTHONPATH", "")]
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}

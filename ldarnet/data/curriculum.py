@@ -1,8 +1,9 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
-its own window order. Step ``s`` reads the windows that it would read if all steps had its window length. Therefore, an
-epoch ends at about the same step for every length, and a run needs only the step number to resume its data.
+its own stream of windows. Step ``s`` reads the same windows as in a run in which all windows are as long as
+those of step ``s``. Therefore, an epoch ends at about the same step in every stream, and a run needs only the step
+number to resume its data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,8 @@ class CurriculumStage:
         first: first step.
         stop: one past the last step.
         length: bases in a window.
-        batch_factor: full window length divided by ``length``, the factor by which the micro-batch grows.
+        batch_factor: full window length divided by ``length``. A micro-batch has this many times as many windows as at
+            full length.
     """
 
     first: int
@@ -67,7 +69,7 @@ def curriculum_steps(
     world: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of each optimizer step of one rank, across the stages of a curriculum.
+    """Yield the micro-batches of one rank, one list per optimizer step, across the stages of a curriculum.
 
     Args:
         stages: the stages of the run.

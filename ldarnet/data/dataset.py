@@ -14,7 +14,7 @@ from ldarnet.errors import UserError
 class WindowDataset(IterableDataset[dict[str, torch.Tensor]]):
     """Batches of masked windows in the order of pretraining.
 
-    Batch ``k`` of rank ``r`` holds ``batch_size`` consecutive windows of the stream. The first is at position
+    Batch ``k`` of rank ``r`` holds ``batch_size`` consecutive windows of the stream. The first of them is at position
     ``start + (k * world + r) * batch_size``. With ``start=0``, batch ``k`` equals micro-batch ``k`` of a pretraining
     run with the same settings, including strands and masks.
 

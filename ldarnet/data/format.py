@@ -5,10 +5,10 @@ A block is one zstandard frame with this content, little-endian:
     4 bytes   magic ``2BL1``
     3 x u32   number of bases, number of runs of codes other than A, C, G, T, number of lower-case runs
     packed    2 bits per base, first base in the lowest bits, ``A C G T`` = 0 1 2 3; undefined for all other codes
-    edges     u32, start and stop of each run of one other code (N, R, ...); each number is stored as the difference
-              from the number before it
-    codes     one byte per run of the edges above: its code in upper case
-    edges     u32, start and stop of each lower-case (soft-masked) run, stored as differences like the edges above
+    edges     u32, start and stop of each run of a code other than A, C, G, T (such as N or R); each number is stored
+              as the difference from the number before it
+    codes     one byte for each of these runs, the code in upper case
+    edges     u32, start and stop of each lower-case (soft-masked) run, also stored as differences
 """
 
 import struct
@@ -94,7 +94,8 @@ class Block:
         """Clip runs to [``start``, ``stop``).
 
         Returns:
-            Start, stop and index in ``runs`` of each clipped run. Its start and stop are relative to ``start``.
+            For each run that overlaps the interval: the clipped start and stop of the run, relative to ``start``, and
+            the index of the run in ``runs``.
         """
         if not len(runs):
             return []

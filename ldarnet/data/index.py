@@ -37,7 +37,10 @@ _COUNT = np.dtype("<i8")
 
 @dataclass(frozen=True)
 class _Sink:
-    """A file that `np.save` writes to through ``write``; given a real file, it reports a full disk without errno."""
+    """Wrapper of a file that makes `np.save` call ``write``.
+
+    Given a real file, `np.save` reports a full disk by an error without errno.
+    """
 
     file: BinaryIO
 
@@ -57,7 +60,7 @@ class Index:
         runs: (r, 2) int64, start and stop of each run of codes other than A, C, G, T, in order of contig.
         blocks: the blocks and their locations.
         shards: the tar files.
-        folder: folder that the index was loaded from, or None. Unpickling maps the tables in this folder again.
+        folder: folder that the index was loaded from, or None. Unpickling memory-maps the tables in this folder again.
     """
 
     tool: str

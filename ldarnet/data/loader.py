@@ -153,7 +153,7 @@ def training_steps(
     last_step: int,
     workers: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Yield the micro-batches of each optimizer step of one rank.
+    """Yield the micro-batches of one rank, one list per optimizer step.
 
     Window ``i`` of micro-batch ``m`` of step ``s`` on rank ``r`` is at position
     ``((s * accumulation + m) * world + r) * micro_batch + i``. In each micro-step, all ranks together therefore read
@@ -249,14 +249,14 @@ def _init_worker(parent: int, _: int) -> None:
 
 
 def _to_tensors(batch: Batch) -> Batch:
-    """Convert the arrays that workers send to tensors."""
+    """Convert the arrays of a batch from a worker to tensors."""
     return replace(batch, input_ids=torch.as_tensor(batch.input_ids), labels=torch.as_tensor(batch.labels))
 
 
 def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
-    """Convert tensors to arrays, which workers send through pipes.
+    """Convert the tensors of a step to arrays.
 
-    Workers would send tensors through /dev/shm, and would hang if it is full.
+    DataLoader workers send arrays through pipes, but tensors through /dev/shm, and hang if it is full.
     """
     if isinstance(step, UserError):
         return step

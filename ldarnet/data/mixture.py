@@ -14,8 +14,8 @@ ROUND = 2**16
 def allocate_slots(shares: np.ndarray, slots: int) -> np.ndarray:
     """Allocate slots to sources in proportion to their shares, by the largest remainder method.
 
-    Every source gets at least one slot. If every share amounts to at least one slot, the number of slots of each
-    source differs from ``share * slots`` by less than 1.
+    Every source gets at least one slot. If ``share * slots`` is at least 1 for every source, the number of slots of
+    each source differs from this product by less than 1.
 
     Args:
         shares: (s,) share of each source; they sum to 1.

@@ -1,8 +1,9 @@
 """The order of windows: maps a position of the stream to a window of a source. Nothing is stored per window.
 
 Position ``p`` belongs to lane ``p % LANES``. A *piece* is a run of neighboring windows. A lane reads one piece after
-another, each from start to end. LANES consecutive positions therefore read from LANES loci all over the set, whereas
-positions that are LANES apart belong to one lane and read neighboring windows. The order is composed of bijections:
+another, each from start to end. Therefore, LANES consecutive positions are windows from loci all over the set, whereas
+positions ``p``, ``p + LANES``, ``p + 2 * LANES``, ... of one lane are neighboring windows. The order is a composition
+of bijections:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
 2. The pieces are permuted. Each piece is cut into *groups*, and the windows of each group are permuted. The result is
@@ -12,7 +13,8 @@ positions that are LANES apart belong to one lane and read neighboring windows. 
    With several sources, lanes are cut into slots of equal length, and `Mixture` assigns the slots to the sources.
    Slots at the same depth in their lanes form a row. Together, the slots of a source in one row read an interval of
    the source's sequence. The interval is cut into one part per slot, and each slot reads its part from start to end.
-   If an epoch ends inside the interval, the rest of that epoch is cut into parts first, then the beginning of the next.
+   If an epoch ends inside the interval, the windows before and after this end are cut into parts separately, and each
+   slot reads its part of the ending epoch first.
 """
 
 import numpy as np

@@ -150,7 +150,7 @@ class _WindowCutter:
         return {"__key__": name, "window": window, "ids": reverse_complement(ids) if reverse else ids.copy()}
 
     def _block_number(self, key: str) -> int:
-        """Find the index of a block from its key, ``<part>-<index of the contig within the part>-<first base>``."""
+        """Index of the block with the key ``<part>-<index of the contig within the part>-<first base>``."""
         part, contig_in_part, start = key.rsplit("-", 2)
         index, contig = self._windows.shards.index, self._first_contig[part] + int(contig_in_part)
         first, last = index.first_block[contig : contig + 2]

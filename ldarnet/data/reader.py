@@ -135,8 +135,9 @@ class ShardSet:
         """Read windows given by contig index and first base, each of shape (b,).
 
         Returns:
-            Token ids, (b, length) uint8, and a list with (row, reason) of each quarantined window. The row of such a
-            window is all N, because a block is missing or damaged.
+            Token ids, (b, length) uint8, and a list with (row, reason) of each quarantined window, whose token ids are
+            all N. A window is quarantined if it overlaps a damaged or missing block and the set was opened with
+            ``on_damaged="quarantine"``.
 
         Raises:
             DamagedError: a shard is missing, damaged or changed, and the set was opened with ``on_damaged="stop"``.

@@ -86,7 +86,7 @@ class Regions:
             column = "column 3" if is_feature_file else "column 4"
             raise UserError(
                 f"{path}: {len(self.names) - 1} region names in {column}, but at most {MAX_REGIONS - 1} are supported; "
-                "choose some with validation.regions_features, or use classes such as repeat and coding"
+                "choose some with validation.regions_features, or use fewer, broader names, such as repeat and coding"
             )
         self._merged = {key: _merged(np.array(pairs)) for key, pairs in found.items()}
 
@@ -114,8 +114,8 @@ class Regions:
 def _contigs_of(shards: ShardSet, split: str) -> tuple[dict[str, int], set[int]]:
     """Map contig names to contig indices, and return the contig indices of a split.
 
-    Both full and bare names are mapped. If several contigs have the same bare name, it maps to the one in the split; it
-    is left out if the split has none or several of them.
+    Both full and bare names are mapped. A bare name that several contigs share maps to the one that is in the split. If
+    none or several of these contigs are in the split, the bare name is not mapped.
     """
     contigs, in_split = shards.index.contigs, set(np.unique(shards.index.splits[split][:, 0]).tolist())
     full, bare = contigs.all_names(), contigs.bare_names()
@@ -151,7 +151,7 @@ def _read_contig_names(path: Path) -> dict[str, str]:
 
 
 def _merged(pairs: np.ndarray) -> Intervals:
-    """Merge intervals with starts and ends ``pairs``, (n, 2); return the sorted starts and ends of the union."""
+    """Merge intervals, (n, 2) with columns start and end; return the starts and the ends of the result, sorted."""
     rows = merge(np.column_stack((np.zeros(len(pairs), dtype=np.int64), pairs)))
     return rows[:, 1], rows[:, 2]
 

@@ -168,7 +168,7 @@ class Windows:
         return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """Map the name of each source to the number of its epochs before a position, including fractions."""
+        """Map the name of each source to the number of its epochs that are read before a position, with fractions."""
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 
@@ -198,8 +198,8 @@ class Windows:
         """Read windows.
 
         Returns:
-            Token ids, (b, length) uint8, and a dict row -> reason of the windows on damaged or missing blocks, whose
-            rows are all N.
+            Token ids, (b, length) uint8, and a dict that maps the row of each window on a damaged or missing block to
+            the reason. The token ids of these rows are all N.
 
         Raises:
             UserError: a shard cannot be read; or a shard is missing, damaged or changed, and the set was opened with

@@ -43,8 +43,8 @@ def write_shards(
     bytes. A shard gets its final name only when it is complete.
 
     Returns:
-        The shards, and the blocks as a structured array of dtype `BLOCK_ROW`. Its contig and shard indices count from 0
-        within the part.
+        The shards, and the blocks as a structured array of dtype `BLOCK_ROW`. The contig and shard indices
+        in this array count from 0 within the part.
 
     Raises:
         UserError: the disk is full. Errors raised by ``blocks`` are propagated.
@@ -79,7 +79,7 @@ def write_shards(
 
 
 def _tar_writer(file: "_HashedFile") -> Any:
-    """Create a writer whose output depends only on the members: no time stamps, owner or group."""
+    """Create a writer that stores no time stamps, owner or group, so that equal members give equal bytes."""
     from webdataset import TarWriter
 
     stream: Any = file

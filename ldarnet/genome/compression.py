@@ -105,7 +105,7 @@ class _Format:
     stream: Callable[[], _Stream]
 
     def begins(self, data: bytes) -> bool:
-        """Whether data start with a magic number; shorter data must match its first bytes."""
+        """Whether data start with a magic number; data shorter than a magic number must equal its first bytes."""
         return any(magic.startswith(data[: len(magic)]) for magic in self.magic)
 
 
