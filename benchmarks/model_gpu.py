@@ -115,7 +115,7 @@ def verifications(base: Cell, choice: Result) -> Iterator[Cell]:
 
 
 def comparisons(options: argparse.Namespace, base: Cell) -> Iterator[Cell]:
-    """Yield training cells of all models at every length, first `options.detail`; `base` itself is omitted."""
+    """Yield training cells of all models at every length (`options.detail` first), except `base` itself."""
     _, transformer, stack = options.models
     for length in sorted(options.lengths, key=lambda length: length != options.detail):
         at = replace(base, length=length, windows=max(options.bases // length, 1))

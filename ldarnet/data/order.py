@@ -7,14 +7,14 @@ of bijections:
 
 1. The windows of a source are numbered along its contigs, from an origin drawn per epoch, and cut into pieces.
 2. The pieces are permuted. Each piece is cut into *groups*, and the windows of each group are permuted. The result is
-   the *sequence* of an epoch. A source that fits into memory has pieces of one window: its sequence is a random
-   permutation.
-3. With one source, the sequence is cut into LANES intervals of equal length, one per lane.
+   the *shuffled order* of an epoch. A source that fits into memory has pieces of one window: its shuffled order is a
+   random permutation.
+3. With one source, the shuffled order is cut into LANES intervals of equal length, one per lane.
    With several sources, lanes are cut into slots of equal length, and `Mixture` assigns the slots to the sources.
    Slots at the same depth in their lanes form a row. Together, the slots of a source in one row read an interval of
-   the source's sequence. The interval is cut into one part per slot, and each slot reads its part from start to end.
-   If an epoch ends inside the interval, the windows before and after this end are cut into parts separately, and each
-   slot reads its part of the ending epoch first.
+   the shuffled order of the source. The interval is cut into one part per slot, and each slot reads its part from start
+   to end. If an epoch ends inside the interval, the windows before and after this end are cut into parts separately.
+   Each slot then reads its part of the ending epoch first.
 """
 
 import numpy as np
