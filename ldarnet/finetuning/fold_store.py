@@ -124,7 +124,7 @@ class FoldStore(CheckpointFolder):
         Does nothing if there already is a checkpoint of `state.step`.
 
         Returns:
-            Warnings about folders that were not deleted because they do not have the ID of this run. Each folder is
+            Warnings about folders that were kept because they do not have the ID of this run. Each folder is
             reported only once.
 
         Raises:
@@ -146,7 +146,7 @@ class FoldStore(CheckpointFolder):
         """Remove all checkpoints of this run.
 
         Returns:
-            Warnings about folders that were not deleted because they do not have the ID of this run. Each folder is
+            Warnings about folders that were kept because they do not have the ID of this run. Each folder is
             reported only once.
         """
         self.load_run_id()

@@ -154,7 +154,7 @@ _Line: Any = Annotated[_TrainLine | _ValidLine, Field(discriminator="split")]
 
 
 def best_validation(store: CheckpointStore, metrics: Path) -> dict[str, Any]:
-    """Read the validation line of the best checkpoint from the file `metrics`; empty if there is no such line.
+    """Read the validation line of the best checkpoint from metrics.jsonl (`metrics`); empty if there is none.
 
     Raises:
         UserError: metrics.jsonl cannot be read, or a line is damaged.

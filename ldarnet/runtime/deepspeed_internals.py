@@ -44,7 +44,7 @@ _NEEDED = {0: (), 1: _PARTITIONED, 2: _PARTITIONED, 3: _STAGE_3}
 def load_deepspeed() -> ModuleType:
     """Import DeepSpeed without log output and without its slow optional dependencies.
 
-    DeepSpeed's autotuner imports MLflow, and its Muon optimizer imports torch's compiler, which takes seconds per rank.
+    DeepSpeed's autotuner imports MLflow, and its Muon optimizer imports torch's compiler. Both imports take seconds.
     On CPU, DeepSpeed would also compile a shared-memory op for inference, which takes a minute and needs a C++
     compiler.
     """
@@ -126,7 +126,7 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
 
 
 def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    """Gather a whole parameter (`moment` is None) or Adam moment in fp32; every rank must call this function."""
+    """Gather a whole fp32 parameter or, if `moment` is given, its Adam moment; every rank must call this function."""
     holder: Any = parameter
     if zero_stage == 0:
         return optimizer.state[parameter][moment]

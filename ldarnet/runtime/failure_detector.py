@@ -225,7 +225,7 @@ def _listen_on(host: str, size: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Set TCP keepalive so that the kernel detects within UNREACHABLE_SECONDS that the other host is unreachable."""
+    """Enable TCP keepalive, so that an unreachable host is detected within UNREACHABLE_SECONDS."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {
         "TCP_KEEPIDLE": UNREACHABLE_SECONDS // 3,

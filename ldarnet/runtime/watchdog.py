@@ -1,9 +1,10 @@
 """Watchdog: if a rank dies, fails or hangs, reports the rank and its phase, and ends the job in bounded time.
 
-Every rank keeps a connection to rank 0 and sends its progress every two seconds; the kernel closes the connection when
-a process ends for any reason. If rank 0 detects a failure, it notifies all ranks, and each rank writes the stack traces
-of its threads to its rank log and exits. The watchdog runs in separate threads, so it works while the main thread is
-stuck in a collective. If the main thread blocks all other threads, a kernel timer ends the process.
+Every rank keeps a connection to rank 0 and sends its progress every two seconds. When a process ends for any reason,
+the operating system closes its connection. If rank 0 detects a failure, it notifies all ranks, and each rank writes the
+stack traces of its threads to its rank log and exits. The watchdog runs in separate threads, so it works while the main
+thread is stuck in a collective. If the main thread blocks all other threads, a timer of the operating system ends the
+process.
 """
 
 import faulthandler
