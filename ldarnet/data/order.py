@@ -59,7 +59,7 @@ class Shuffle:
         group = max(1, GROUP_BASES // length)
         max_groups = (PIECE_BASES if len(windows) == 1 else SLOT_BASES) // GROUP_BASES
         self._slot = _ENDLESS if len(windows) == 1 else group * max_groups
-        # At least two pieces per lane, so that lanes reading one sequence at a time are never in the same piece.
+        # At least two pieces per lane, so that lanes reading one shuffled order at a time are never in the same piece.
         piece = group * np.clip(windows / (2 * LANES * shares * group), 1, max_groups).astype(np.int64)
         small = windows * length <= POOL_BASES * np.maximum(shares, windows / windows.sum())
         self._group, self._piece = np.where(small, 1, group), np.where(small, 1, piece)
