@@ -54,7 +54,7 @@ def run_ranks(
     gpus: int | None,
     ranks: int | None,
 ) -> int:
-    """Train in this process or, if `gpus` or `ranks` is given, in new ranks; return the exit status.
+    """Train in this process, or in newly started ranks if `gpus` or `ranks` is given; return the exit status.
 
     Args:
         module: module that the ranks run.

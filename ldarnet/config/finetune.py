@@ -74,8 +74,8 @@ class TaskDataSection(Section):
         None,
         ge=2,
         le=MAX_STEPS,
-        description="Number of training rows to use; null for all. Rows are drawn before the fold split, stratified by "
-        "class, with run.seed. If the task has its own validation split, that split is always used in full.",
+        description="Number of training rows to use; null for all. Rows are drawn with run.seed, stratified by class, "
+        "before the fold split. If the task has its own validation split, that split is always used in full.",
     )
 
 
@@ -204,7 +204,7 @@ class EvaluationSection(Section):
         ge=8,
         le=32,
         description="k-mer length for leakage detection. The model is also evaluated on the test sequences that share "
-        "no k-mer of this length with a training or validation sequence, on either strand. null: no such evaluation.",
+        "no k-mer of this length with a training or validation sequence, on either strand; null to skip this.",
     )
 
     @field_validator("metric")

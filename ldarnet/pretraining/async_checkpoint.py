@@ -165,7 +165,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the writer thread after the pending write. If the block raised a UserError, all ranks wait for this."""
+        """End the writer thread after the pending write. After a UserError, all ranks wait for that write."""
         try:
             if isinstance(error, UserError):
                 self._wait()

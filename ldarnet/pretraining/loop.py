@@ -81,7 +81,7 @@ def loop(
 
 
 def _report_skipped(run: RunContext, callbacks: Sequence[Callback], numbers: Tensor | None = None) -> None:
-    """Call `on_skipped_steps` with the newly skipped steps; for `numbers`, see `Guard.take_skipped`.
+    """Call `on_skipped_steps` with the steps that `Guard.take_skipped` returns for `numbers`.
 
     Raises:
         UserError: too many consecutive steps were skipped; raised on all ranks.

@@ -78,8 +78,8 @@ class Mirror:
         """Download the newest remote checkpoint, and the checkpoint that its training state records as the best.
 
         If the remote has checkpoints of this run, the checkpoints of other runs are ignored. If a local checkpoint is
-        at least as new as the newest remote checkpoint, nothing is downloaded. Otherwise, `store` also
-        gets the run ID of the newest remote checkpoint, if there is one.
+        at least as new as the newest remote checkpoint, nothing is downloaded. Otherwise, `store.run_id` is set to the
+        run ID of the newest remote checkpoint, if this checkpoint has one.
 
         Args:
             store: local checkpoint store to download into.

@@ -65,7 +65,7 @@ class Callback:
         """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Called before a step that has unreadable windows, with these windows of all ranks; the loss excludes them."""
+        """Called before a step with unreadable windows, which the loss excludes; `windows` lists them for all ranks."""
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
         """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""
