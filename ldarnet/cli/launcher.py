@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from types import FrameType
 
 from ldarnet.errors import UserError
+from ldarnet.io.process import exit_with_parent
 
 MAX_CPU_THREADS = 8
 """Threads per CPU rank; small models do not run faster with more threads."""
@@ -104,7 +105,10 @@ def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
         received.append(number)
         return send(signal.SIGUSR1)
 
-    def ignore() -> None:
+    parent = os.getpid()
+
+    def in_child() -> None:
+        exit_with_parent(parent)  # the ranks then notice that the launcher has exited, and save
         for number in FORWARDED:
             signal.signal(number, signal.SIG_IGN)
 
@@ -114,7 +118,7 @@ def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
             signal.signal(number, forward)
     try:
         # Launchers ignore SIGUSR1, and ranks ignore it until they can save: resend it until all ranks have exited.
-        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=ignore)
+        process = subprocess.Popen(command, env=environment, process_group=0, preexec_fn=in_child)
         while True:
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(RESEND_SECONDS)

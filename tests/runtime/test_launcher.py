@@ -101,6 +101,7 @@ def test_a_stopped_job_saves_a_checkpoint(config_file, launch, tmp_path, source)
     [
         ("ldarnet", signal.SIGTERM, STOPPED),
         ("ldarnet", signal.SIGUSR1, STOPPED),
+        ("ldarnet", signal.SIGKILL, -signal.SIGKILL),
         ("deepspeed", signal.SIGTERM, -signal.SIGTERM),
         ("deepspeed", signal.SIGKILL, -signal.SIGKILL),
     ],
