@@ -103,7 +103,7 @@ class CountTable:
         return [np.sort(np.concatenate(codes)) for codes in found]
 
     def _count_long(self, prefixes: Array) -> Array:
-        """For each of n prefixes, count how often each base occurs in contexts with this prefix; returns counts (n, 4).
+        """Count how often each base is the target of contexts that start with each of n prefixes: (n, 4).
 
         Args:
             prefixes: (n, order) ids of the first context bases, none of them unknown.

@@ -75,11 +75,12 @@ class Regions:
                     found[number, interval.name].append((interval.start, interval.end))
         if unseen:
             raise UserError(f"{path}: no region named {min(unseen)!r}; correct validation.regions_features")
+        if not in_split:
+            raise UserError(f"{shards.location}: split {split!r} has no contigs; choose another split")
         if not found:
             raise UserError(
-                f"{path}: no interval on a contig of split {split!r} of {shards.location}; use the contig names of the "
-                f"shard set, such as {shards.index.name(min(in_split)) if in_split else 'none'!r}, or set "
-                "validation.regions_contigs"
+                f"{path}: no interval is on a contig of split {split!r} of {shards.location}; use the contig names of "
+                f"the shard set, such as {shards.index.name(min(in_split))!r}, or set validation.regions_contigs"
             )
         self.names = [*sorted({name for _, name in found}), OTHER]
         if len(self.names) > MAX_REGIONS:

@@ -236,7 +236,9 @@ def read_text(url: str, retry: Retry) -> str:
             for piece in response.iter_content(_PIECE):
                 content += piece
                 if len(content) > MAX_TEXT_BYTES:
-                    raise UserError(f"{url}: larger than {MAX_TEXT_BYTES:,} bytes, so it is not a list; {_REPORT}")
+                    raise UserError(
+                        f"{url}: larger than {MAX_TEXT_BYTES:,} bytes, too large for a list of files; {_REPORT}"
+                    )
         return content.decode("utf-8")
 
     try:

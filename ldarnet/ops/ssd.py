@@ -173,7 +173,7 @@ class _BlockedArguments:
             self.leave_BQH.append(_decay(reach[:, last, None] - reach) * leaves[..., None])
 
     def slabs(self, k: int) -> list[slice]:
-        """Slices of the slabs, in the order of direction ``k``; a last block that is not full forms a separate slab."""
+        """Positions of each slab, in the order of direction ``k``; an incomplete last block is a slab of its own."""
         T, _, H, P = self.tensors[0].shape
         whole = T - T % self.block
         rows = slabs(self.tensors[0].device, whole, H * P, self.block) + ([slice(whole, T)] if whole < T else [])

@@ -144,7 +144,7 @@ def test_gff3_is_read_by_feature_type_from_1_based_closed_intervals(shards, tmp_
         ("one\tsrc\tgene\t1\tx\t.\t+\t.\t.", "line 2: not a GFF3 line"),
         ("one\tsrc\tgenes\t1\t9\t.\t+\t.\t.", "no region named 'gene'; correct validation.regions_features"),
         ("# nothing", "no features"),
-        ("four\tsrc\tgene\t1\t9\t.\t+\t.\t.", "no interval on a contig .* set validation.regions_contigs"),
+        ("four\tsrc\tgene\t1\t9\t.\t+\t.\t.", "no interval is on a contig .* set validation.regions_contigs"),
     ],
 )
 def test_invalid_gff3_is_rejected(shards, bed, line, message):

@@ -201,7 +201,7 @@ def test_a_file_is_read_only_up_to_its_maximum_size(server, remote, place):
         (lambda storage: storage.read("index.json", 10, 10_000), "does not support range requests"),
         (
             lambda storage: read_text(storage.locate("index.json"), QUICK),
-            "larger than 10,000 bytes, so it is not a list",
+            "larger than 10,000 bytes, too large for a list of files",
         ),
     ],
 )
