@@ -1,4 +1,4 @@
-"""Measure the training stall, write time and host memory of checkpoints.
+"""Measure how long checkpoints stall training, how long they take to write, and how much host memory they need.
 
     python -m benchmarks.checkpoints ldarnet-2m ldarnet-110m
 

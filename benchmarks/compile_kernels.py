@@ -82,11 +82,13 @@ def compile_kernels(
     dtypes: Annotated[list[str] | None, typer.Option("--dtype", help="Dtype of matrix products.")] = None,
     name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "compiled-kernels",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write JSON to this file; no results file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write JSON to this file instead of writing the results file.")
+    ] = None,
 ) -> None:
     """Compile every Triton kernel for NVIDIA GPUs without a GPU.
 
-    Writes benchmarks/results/YYYY-MM-DD-NAME.md.
+    Writes the results file benchmarks/results/YYYY-MM-DD-NAME.md.
     """
     if reason := missing_tool():
         raise UserError(f"benchmarks.compile_kernels: {reason}; run: pip install triton")

@@ -128,6 +128,10 @@ class CountTable:
 
 
 def _neighbors(strand: Array, offsets: Sequence[int]) -> tuple[Array, list[Array]]:
-    """Return all bases but the first and last `REACH` and, for each offset, the bases at this offset from them."""
+    """Return the bases of a strand without the first and the last `REACH` bases, and their neighbors.
+
+    Returns:
+        The bases; and for each offset, the neighbors at this offset from the bases, as an array of the same length.
+    """
     stop = len(strand) - REACH
     return strand[REACH:stop], [strand[REACH + offset : stop + offset] for offset in offsets]

@@ -1,4 +1,4 @@
-"""Order-8 context-mixing baseline: predict a masked base from counts of its neighbors.
+"""Order-8 context-mixing baseline: predict a masked base from its neighbors.
 
 For every order k from 1 to 8, four models are fitted to the training bases:
 
@@ -7,11 +7,12 @@ For every order k from 1 to 8, four models are fitted to the training bases:
 * ``mixed k`` is a log-linear combination of the base composition and of these models up to order k: the probabilities
   are raised to fitted powers, multiplied and normalized.
 
-The models ``left``, ``right`` and ``joint`` smooth the counts of each context towards the prediction of the context
-that is one base shorter (Dirichlet prior, one concentration per context length). The shortest context has no bases; its
-prediction is the base composition. Both strands are counted. If a neighbor is unknown ([MASK], N or outside the
-window), counts are summed over all four bases, so that known neighbors farther away can still be used. A context of at
-most ten bases may have any number of unknown bases, a longer one at most three.
+The models ``left``, ``right`` and ``joint`` count how often each base occurs in each context. They smooth the counts of
+a context towards the prediction of the context that is one base shorter (Dirichlet prior, one concentration per context
+length). The shortest context has no bases; its prediction is the base composition. Both strands are counted. If a
+neighbor is unknown ([MASK], N or outside the window), counts are summed over all four bases, so that known neighbors
+farther away can still be used. A context of at most ten bases may have any number of unknown bases, a longer one at
+most three.
 Concentrations, powers and the best model are selected on held-out segments of the training bases, masked as in
 training. Final counts include all training bases. Validation bases are never used.
 

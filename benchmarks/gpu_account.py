@@ -93,7 +93,7 @@ class Cell:
 
     @property
     def step(self) -> StepTrace:
-        """The step that is not logged."""
+        """Trace of the step that logs no metrics."""
         return self.trace.steps[UNLOGGED]
 
     @property
@@ -108,7 +108,7 @@ class Cell:
         return sum(row.seconds for part, row in rows(self.step).items() if part not in without)
 
     def mfu(self, seconds: float) -> float:
-        """Model FLOPs of the step per second, as a fraction of the peak."""
+        """Model FLOPs of the step divided by its duration `seconds`, as a fraction of the peak FLOP/s."""
         work = self.workload
         config = LDARNetConfig.preset(work.preset)
         chunks = [work.bases_per_chunk**stage for stage in range(1, config.num_stages)]

@@ -357,7 +357,10 @@ def synchronization(cell: Cell) -> Result:
 
 
 def backends(cell: Cell) -> Result:
-    """For each operation: the selected backend, and why each other backend is unsupported (None if supported)."""
+    """For each operation: the selected backend and, for every other backend, the reason why it is unsupported.
+
+    The reason is None if a backend is supported.
+    """
     dtype = DTYPES[cell.dtype]
     return {
         operation: {

@@ -7,7 +7,7 @@ communication and computation is ignored; in our DeepSpeed configuration, only Z
 a single device is measured or assumed. The rest is estimated, for P fp32 parameters on N ranks (devices), each with w
 windows per micro-step:
 
-    micro-step    takes windows * length / speed * (1 + imbalance), but at least the time to launch its kernels
+    micro-step    takes w * length / speed * (1 + imbalance), but at least the time to launch its kernels
     imbalance     relative extra time of the rank with the most chunks, for which all ranks wait in every micro-step:
                   about share * spread * sqrt(2 ln N / w), where `share` is the main network's share of the FLOPs and
                   `spread` is the relative standard deviation of the chunks per window

@@ -83,7 +83,7 @@ class WindowMap:
         return cls(windows, origin[contig] + start, contigs.species[contig].astype(np.int16))
 
     def blocks(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find the first and the last block of windows: two arrays (k,).
+        """Find the first and the last block that each window overlaps: two arrays (k,).
 
         Args:
             numbers: (k,) window indices.

@@ -28,7 +28,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model classes on first access: transformers takes seconds to import, and sharding does not need it."""
+    """Import `ldarnet.model` on first access to one of its names.
+
+    It imports transformers, which takes seconds. Building shard sets does not need it.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from ldarnet import model

@@ -36,7 +36,7 @@ def missing_extra(error: ModuleNotFoundError, user: str) -> str | None:
 
 @contextmanager
 def optional_imports(user: str) -> Iterator[None]:
-    """If an import inside the block fails, name the extra to install in the error message.
+    """If an import inside the block fails, raise an error that names the extra to install.
 
     Raises:
         ModuleNotFoundError: a module is missing. If an extra installs it, the message names the extra.

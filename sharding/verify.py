@@ -199,7 +199,8 @@ def main(
     """Verify every byte of a shard set.
 
     Index files, shards and blocks are compared with their SHA-256, and contigs with the hash of their input sequence.
-    Each mismatch is reported with its shard, block and interval. A remote set is read twice, bypassing all caches.
+    Each mismatch is reported with its location: index file, shard, block (with its coordinates on the contig) or
+    contig. A remote set is read twice, bypassing all caches.
     """
     shards = ShardSet.open(place, disk_cache_bytes=0)
     with percent_bar("verifying", total_work(shards)) as advance:

@@ -209,7 +209,7 @@ def traffic(
 
 
 def multi_tensor_launches(lists: Sequence[Sequence[Tensor]]) -> int:
-    """Launches of an operation on lists of tensors, with PyTorch's limits of tensors and blocks per launch."""
+    """Number of launches for an operation on lists of tensors: PyTorch limits the tensors and blocks per launch."""
     blocks = sum(-(-tensor.numel() // BLOCK_ELEMENTS) for tensor in lists[0])
     per_launch = TENSORS_PER_LAUNCH[min(len(lists), max(TENSORS_PER_LAUNCH))]
     return max(-(-len(lists[0]) // per_launch), -(-blocks // BLOCKS_PER_LAUNCH), 1)
@@ -240,7 +240,10 @@ def part_of(name: str, dtype: str, phase: str) -> str:
 
 
 def number_read() -> int:
-    """Value of any number that the host reads from the device: 1 in ``stage_metrics``, which divides by it, else 0."""
+    """Stand-in for a number that the host reads from the device.
+
+    1 in ``stage_metrics``, because it divides by the number; 0 everywhere else.
+    """
     return int(any(frame.f_code.co_name == "stage_metrics" for frame in _frames()))
 
 

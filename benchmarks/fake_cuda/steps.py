@@ -40,7 +40,7 @@ from ldarnet.runtime.zero_state import engine_from_checkpoint
 DEVICE = torch.device("cuda", 0)
 LOGGED, UNLOGGED = "logged", "not logged"
 STEPS = (LOGGED, UNLOGGED)
-"""Traced steps: the first step of a pretraining run is logged, the second is not."""
+"""Traced steps: the first step of a pretraining run logs metrics, the second does not."""
 SEED = 0
 
 

@@ -32,8 +32,8 @@ def verify(
     """Verify every byte of a shard set, or of all checkpoints and models in a folder.
 
     In a shard set, index files, shards and blocks are compared with their recorded SHA-256. Contigs are compared with
-    the recorded hash of their input sequence. Each mismatch is reported with its shard, block and interval. A remote
-    set is read twice, bypassing all caches.
+    the recorded hash of their input sequence. Each mismatch is reported with its location: index file, shard, block
+    (with its coordinates on the contig) or contig. A remote set is read twice, bypassing all caches.
 
     In a run, sweep, checkpoint or exported model, every file listed in a manifest.json is compared with the SHA-256
     listed there. Models written by earlier versions of LDARNet have no manifest.json and are listed as not verified.

@@ -273,7 +273,10 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 class _Points(NamedTuple):
-    """Metrics of the N lines of one split, sorted by step. `ratios` has shape (N, stages); other fields have (N,)."""
+    """Metrics of one split, read from N lines of metrics.jsonl and sorted by step.
+
+    `ratios` has shape (N, stages); the other fields have shape (N,).
+    """
 
     step: np.ndarray
     bases: np.ndarray

@@ -21,7 +21,7 @@ NO_ROUTER = "the model has no router"
 
 
 def no_metric(key: str) -> str:
-    """Explain that a panel is empty because no line has the metric `key`."""
+    """Explain that a panel is empty because no line of metrics.jsonl has the metric `key`."""
     return f"{METRICS} has no {key}"
 
 

@@ -85,7 +85,9 @@ class JobFactory:
         }
 
     def _environment(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Environment variables of a trial: MLflow settings, CPU threads and, for a CPU-only trial, hidden GPUs.
+        """Environment variables of a trial.
+
+        They configure MLflow and the number of CPU threads. For a CPU-only trial, they also hide the GPUs.
 
         Returns:
             Two dicts: variables that override those of the node, and defaults for variables that the node does not set.

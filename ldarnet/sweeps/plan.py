@@ -56,7 +56,7 @@ class TaskPlan:
         settings: settings to compare, in the order in which to start them.
         folds: all folds of the task.
         search_folds: folds on which settings are compared.
-        known: status of each fold of previous launches, by (setting name, fold).
+        known: status of folds after previous launches, by (setting name, fold); folds that are not listed are waiting.
         proposer: suggests further settings; None to compare only `settings`.
     """
 

@@ -94,8 +94,9 @@ def check_sweep(config: SweepConfig, task: str | None) -> tuple[SweepConfig, Fin
         fine-tuning configuration that all trials share.
 
     Raises:
-        UserError: a key or value of `space` is invalid; settings that differ in a key of `space` cannot be compared; an
-            input file is missing; `search` lists a fold that does not exist; or ASHA is enabled, but cannot be used.
+        UserError: a key or value of `space` is invalid; `space` varies a key that makes the scores of settings
+            incomparable; an input file is missing; `search` lists a fold that does not exist; or ASHA is enabled, but
+            cannot be used.
     """
     base = trial_config(config, task, {})
     _check_paths(base)

@@ -45,7 +45,12 @@ class Study:
         return max(self._trials - len(known), 0)
 
     def ask(self, known: Sequence[Setting]) -> Setting | None:
-        """Suggest a setting that is not in `known`; None if `known` has `trials` settings or no new one is found."""
+        """Suggest a setting that is not in `known`.
+
+        Returns:
+            The setting; None if `known` already contains the maximum number of settings (the argument `trials` of the
+            constructor), or if no new setting is found.
+        """
         names = {previous.name for previous in known}
         for _ in range(MAX_REPEATS if len(known) < self._trials else 0):
             trial = self._study.ask(self._distributions)

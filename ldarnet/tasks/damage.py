@@ -15,7 +15,7 @@ def damage_errors(path: Path, otherwise: str, *faults: type[Exception]) -> Itera
 
     Args:
         path: the file being decoded.
-        otherwise: an alternative to `damaged` in the message, such as `truncated`.
+        otherwise: words after `damaged or` in the message, such as `truncated`.
         faults: decoder exceptions to convert, besides ValueError and the types of OSError that damaged files cause.
 
     Raises:

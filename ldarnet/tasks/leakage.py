@@ -144,7 +144,7 @@ def _labels_of(sequences: Sequence[str], labels: np.ndarray) -> tuple[dict[str, 
 
 
 def find_leak_free(test: Sequence[str], train: Sequence[str], k: int = MAX_K) -> LeakFree:
-    """Find the test sequences that neither duplicate nor share a k-mer with a training sequence, on either strand.
+    """Find the test sequences that neither equal a sequence of `train` nor share a k-mer with one, on either strand.
 
     To limit memory, test sequences are processed in blocks of about 16 million bases, with one pass over the training
     sequences per block.

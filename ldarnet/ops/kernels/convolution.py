@@ -166,7 +166,7 @@ def _rows(ptr, position, channel, T, STRIDE: tl.constexpr, C: tl.constexpr, DTYP
 
 @triton.jit
 def _inside(value, sequence, i: tl.constexpr, j: tl.constexpr, BORDERS: tl.constexpr):
-    """Zero the rows in which positions i and j of the window belong to different sequences."""
+    """Zero the tile rows (one per run) for which positions i and j of the run's window are in different sequences."""
     if BORDERS and i != j:
         value = tl.where((sequence[i] == sequence[j])[:, None], value, 0.0)
     return value
@@ -190,7 +190,10 @@ def _slide(
     CHANNELS: tl.constexpr,
     BORDERS: tl.constexpr,
 ):
-    """Slide a window over each run of this program; BORDERS is False if all positions read are in one sequence."""
+    """Slide a window over each run of consecutive positions that this program processes.
+
+    BORDERS is False if all positions read are in one sequence.
+    """
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH

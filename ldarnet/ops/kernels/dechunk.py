@@ -134,12 +134,12 @@ def _scan(
 ):
     """Scan one direction of one sequence for a block of features.
 
-    In the forward pass, x is the chunks, and the result is s_j = p_j x_j + (1 - p_j) s_i, where chunk i is just before
-    j in the order of the direction.
+    In the forward pass, the values x (value_ptr) are the chunks. The result is s_j = p_j x_j + (1 - p_j) s_i, where
+    chunk i is just before j in the order of the direction.
 
-    In the backward pass (REVERSE), x is the gradient of the smoothed chunks, and the result g is the gradient of s:
-    g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j in the order of the direction. The factor 1/2 comes
-    from the mean over both directions.
+    In the backward pass (REVERSE), the values x are the gradient of the smoothed chunks. The result g is the gradient
+    of s: g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j in the order of the direction. The factor 1/2
+    comes from the mean over both directions.
     """
     dtype = state_ptr.dtype.element_ty
     k = tl.program_id(2)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def assign_chunks(starts_ptr, sequence_ptr, CHUNK: tl.constexpr):
-    """Write the index of a sequence to each chunk of the sequence, and -1 to an unused chunk after them."""
+    """Write the index of a sequence to all of its chunks, and -1 to the chunk after them if it is unused."""
     s = tl.program_id(0)
     start = tl.load(starts_ptr + s)
     stop = tl.load(starts_ptr + s + 1)
@@ -214,11 +214,11 @@ def projection_gradients(
     DOT: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Compute N_TILE columns of the gradients of b and c of one tile, summed in order over a group of heads.
+    """Compute N_TILE columns of the gradients of b and c of one tile, summed over a group of heads in a fixed order.
 
-    Also compute, for each head, the terms of these columns in two gradients. d_enter is the gradient of the log decay
-    from the entering state to each step. d_through is the gradient of the log decay from the entering state to the
-    leaving state.
+    Also compute, for each head, what these columns contribute to two other gradients. d_enter is the gradient of the
+    log decay from the entering state to each step. d_through is the gradient of the log decay from the entering state
+    to the leaving state.
     """
     GROUPS: tl.constexpr = (H + HEADS - 1) // HEADS
     PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
@@ -300,10 +300,10 @@ def input_gradients(
     DOT: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """Compute the gradients of x and dt of one tile of one head, and the tile's terms of the gradients of a and d.
+    """Compute the gradients of x and dt of one tile of one head, and the tile's contributions to those of a and d.
 
-    d_enter and d_through are results of :func:`projection_gradients`. Each consists of PARTS terms,
-    which are summed here.
+    d_enter and d_through are results of :func:`projection_gradients`. Each consists of PARTS contributions, which are
+    summed here.
     """
     h = tl.program_id(0) % H
     k = tl.program_id(0) // H % 2
