@@ -155,9 +155,9 @@ class Scores:
     def summary(self, where: Array | None = None) -> dict[str, dict[str, float]]:
         """Mean losses and accuracy of each model over the positions where the mask `where` (n,) is true (default: all).
 
-        Losses are in nats per base: ``mask_loss`` over masked positions, ``copy_loss`` over target positions whose
-        input is a base, ``mlm_loss`` over all target positions. ``accuracy`` is over masked positions. Values are NaN
-        if there are no such positions.
+        Losses are in nats per base: ``mask_loss`` over target positions replaced by [MASK], ``copy_loss`` over target
+        positions whose input is a base, ``mlm_loss`` over all target positions. ``accuracy`` is over the same positions
+        as ``mask_loss``. Values are NaN if there are no such positions.
         """
         selected = np.ones(len(self.rows), bool) if where is None else where
         masked, shown = selected & self.masked, selected & ~self.masked

@@ -1,4 +1,7 @@
-"""Report sections that compare arms with published results: rank tables, and p-values against the authors' folds."""
+"""Sections of the report on arms and published results.
+
+They contain tables of wins and mean ranks, and p-values of tests against the authors' folds.
+"""
 
 import numpy as np
 
@@ -80,7 +83,7 @@ def _ranked_results(task: ComparedTask) -> list[PublishedResult]:
 
 
 def _published_models(tasks: list[ComparedTask], arms: list[str]) -> dict[str, dict[Key, float]]:
-    """Model -> task -> value, from ranked publications; omits models without a value on every task.
+    """Model -> task -> value, from ranked publications; only models that have a value on every task.
 
     A model with the same name as an arm gets the suffix `, published`.
     """

@@ -106,6 +106,6 @@ def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[fl
 
 
 def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
-    """One-hot encoding of the cell of each row in the confusion matrix, (N, C * C)."""
+    """For each test row, the confusion matrix cell that counts it, one-hot encoded, (N, C * C)."""
     cell = labels_N.astype(np.int64) * classes + predicted_N
     return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))

@@ -63,7 +63,13 @@ def _used(result: TaskResults) -> Settings:
 
 
 def _using(key: str, results: Sequence[TaskResults], used: list[Settings]) -> list[Settings]:
-    """Elements of `used` (one per run) for the runs that `key` can affect, whether or not they recorded `key`."""
+    """Select the settings of the runs that `key` can affect, including runs that did not record `key`.
+
+    Args:
+        key: name of a setting.
+        results: the runs.
+        used: settings of each run, in the order of `results`.
+    """
     return [own for result, own in zip(results, used, strict=True) if not key.startswith(_unused(result))]
 
 

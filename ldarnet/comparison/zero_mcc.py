@@ -1,4 +1,4 @@
-"""Report note that lists the folds with an MCC of exactly 0, and the cause. The mean over folds hides such folds."""
+"""Note in the report: which folds have an MCC of exactly 0, and why. The mean over folds hides such folds."""
 
 from ldarnet.comparison.resampling import read_predictions
 from ldarnet.comparison.results import Comparison, FoldScores

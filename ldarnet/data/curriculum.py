@@ -1,9 +1,9 @@
 """Window-length curriculum: the window length of a step is a pure function of the stages and the step.
 
 Every step has the same number of bases, so a step with shorter windows has proportionally more windows. Each length has
-its own stream of windows. Step ``s`` reads the same windows as in a run in which all windows are as long as
-those of step ``s``. Therefore, an epoch ends at about the same step in every stream, and a run needs only the step
-number to resume its data.
+its own stream of windows. If the window length at step ``s`` is L, then step ``s`` reads the same windows as step ``s``
+of a run in which every window has length L. Therefore, an epoch ends at about the same step in every stream, and a run
+needs only the step number to resume its data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -39,7 +39,7 @@ _COUNT = np.dtype("<i8")
 class _Sink:
     """Wrapper of a file that makes `np.save` call ``write``.
 
-    Given a real file, `np.save` reports a full disk by an error without errno.
+    `np.save` writes to a real file without calling ``write``, and its error for a full disk then has no errno.
     """
 
     file: BinaryIO

@@ -1,4 +1,7 @@
-"""Masking for masked language modeling. Masks are a pure function of (content, seed, window position, base index)."""
+"""Masking for masked language modeling.
+
+Masks are a pure function of (content, seed, stream position of the window, index of the base in the window).
+"""
 
 from dataclasses import dataclass
 

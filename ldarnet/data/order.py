@@ -13,8 +13,8 @@ of bijections:
    With several sources, lanes are cut into slots of equal length, and `Mixture` assigns the slots to the sources.
    Slots at the same depth in their lanes form a row. Together, the slots of a source in one row read an interval of
    the shuffled order of the source. The interval is cut into one part per slot, and each slot reads its part from start
-   to end. If an epoch ends inside the interval, the windows before and after this end are cut into parts separately.
-   Each slot then reads its part of the ending epoch first.
+   to end. If an epoch ends inside the interval, the interval is divided there, and each side is cut into one part per
+   slot. Each slot reads its part of the ending epoch first.
 """
 
 import numpy as np

@@ -38,7 +38,7 @@ class WindowKey:
 
 @dataclass(frozen=True, slots=True)
 class WindowSource:
-    """A stream with its own epochs: all species pooled, or one species of a mixture.
+    """A source of windows with its own epochs: all species pooled, or one species of a mixture.
 
     Attributes:
         name: name of the species; "" if all species are pooled, or if the species is unnamed.
@@ -168,7 +168,10 @@ class Windows:
         return self.segments.skipped
 
     def epochs(self, position: int) -> dict[str, float]:
-        """Map the name of each source to the number of its epochs that are read before a position, with fractions."""
+        """Map the name of each source to the number of its epochs before a position.
+
+        A partly read epoch counts as a fraction.
+        """
         taken = self.shuffle.taken(position) / self.shuffle.windows
         return dict(zip((source.name for source in self.sources), taken.tolist(), strict=True))
 

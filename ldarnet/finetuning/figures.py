@@ -47,8 +47,8 @@ def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str]
 def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], title: str, out: Path) -> bool:
     """Draw ROC curves.
 
-    With two classes, there is one curve, for class 1. With more classes, there is a one-vs-rest curve per class, for at
-    most `MAX_NAMED` classes.
+    With two classes, there is one curve, for class 1. With more classes, there is one one-vs-rest curve for each of the
+    first `MAX_NAMED` classes that have rows.
 
     Args:
         labels: (n,) int64 true classes.

@@ -1,4 +1,4 @@
-"""Training of one fold: epochs of optimizer steps, each followed by validation and a checkpoint."""
+"""Training of one fold: each epoch consists of optimizer steps, then validation and a checkpoint."""
 
 import copy
 import gc
@@ -195,7 +195,11 @@ class FoldTraining:
         self._save()
 
     def _line(self, train_loss: float | None) -> dict[str, Any]:
-        """Validate and write a line to metrics.jsonl; return the line. `train_loss` is None before training starts."""
+        """Run validation, append its metrics to metrics.jsonl as a line, and return the line.
+
+        Args:
+            train_loss: mean training loss of the epoch; None before training starts.
+        """
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config

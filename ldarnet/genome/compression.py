@@ -105,7 +105,7 @@ class _Format:
     stream: Callable[[], _Stream]
 
     def begins(self, data: bytes) -> bool:
-        """Whether data start with a magic number; data shorter than a magic number must equal its first bytes."""
+        """Whether ``data`` starts with a magic number or, if it is shorter than one, equals the start of one."""
         return any(magic.startswith(data[: len(magic)]) for magic in self.magic)
 
 

@@ -133,7 +133,7 @@ class Stack(nn.Module):
 
         Args:
             config: model configuration.
-            stage: depth of the stage, 0 for the outermost.
+            stage: index of the stage, 0 for the outermost.
             stack: layout letters with counts, as in ``m3t1``.
             branches: number of residual branches in this stage and the stages that enclose it; the output projection of
                 each branch is initialized with std 0.02 / sqrt(branches).

@@ -165,7 +165,10 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End the writer thread after the pending write. After a UserError, all ranks wait for that write."""
+        """Wait for the pending write on rank 0, then end the writer thread.
+
+        If the block raised a UserError, the other ranks also wait for the write.
+        """
         try:
             if isinstance(error, UserError):
                 self._wait()

@@ -53,8 +53,8 @@ def middle_window(shards: ShardSet, config: RunConfig) -> tuple[torch.Tensor, in
     """Read a window from the middle of the validation split (of the training split in a run without validation).
 
     Returns:
-        Token ids of the window, shape (1, L); index of its contig; its 0-based start. If the shard of the window is
-        quarantined, all tokens are N.
+        Token ids of the window, shape (1, L); index of its contig; its 0-based start. If the window is quarantined
+        (it overlaps a damaged or missing block), all tokens are N.
 
     Raises:
         UserError: the window cannot be read.

@@ -20,7 +20,7 @@ STEP_PHASES = ("data", "agree", "forward", "backward", "update")
 
 @dataclass(frozen=True)
 class Utilization:
-    """Computes FLOP/s and MFU per device from measured throughput and compression.
+    """Computes FLOP/s and MFU per device from the measured throughput and bases per chunk.
 
     Attributes:
         config: model configuration, from which FLOPs are estimated.

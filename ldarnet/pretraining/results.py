@@ -83,7 +83,7 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     window, contig, start = middle_window(shards, config)
     margin = max(window.shape[1] - FIGURE_BASES, 0) // 2
     ids = window[0, margin : margin + FIGURE_BASES].numpy()
-    if (ids == N).all():  # the shard of the window is quarantined
+    if (ids == N).all():  # the window is quarantined
         return drawn
     boundary_figure(model, ids, shards.index.name(contig), start + margin, boundaries)
     return [*drawn, boundaries]

@@ -16,7 +16,7 @@ class Schedule:
     Attributes:
         config: section `schedule` of the run configuration.
         total: optimizer steps of the run.
-        target: final target of the ratio loss, in positions per chunk; applies to each stage.
+        target: final target of the ratio loss, in positions per chunk; the same for every router of the model.
     """
 
     config: ScheduleSection

@@ -30,8 +30,8 @@ def validate(
         `mlm_loss`: mean loss in nats over all target positions.
         `mask_loss`: mean loss in nats over target positions replaced by [MASK].
         `copy_loss`: mean loss in nats over target positions whose input is a base.
-        `composition_loss`: loss of the unigram baseline on masked positions, in nats per position.
-        `accuracy`: accuracy on masked positions.
+        `composition_loss`: mean loss in nats of the unigram baseline over target positions replaced by [MASK].
+        `accuracy`: accuracy over target positions replaced by [MASK].
         `ratio_loss`: mean ratio loss.
         `bases_per_chunk`, `boundary_probability`: one value per stage, measured on the masked input.
         `windows`, `scored`: number of windows and of target positions.

@@ -151,10 +151,10 @@ def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
 
 
 def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield (optimizer tensor, gradient) for this rank's fragment of a parameter.
+    """Yield (tensor, gradient) for this rank's fragment of a parameter; nothing if this rank holds no fragment.
 
-    The optimizer tensor contains the fragment. The gradient has the size of the fragment; it is None if it has not been
-    computed or has already been freed. Yields nothing if this rank holds no fragment.
+    The tensor is the one in the optimizer's parameter groups that contains the fragment, possibly with fragments of
+    other parameters. The gradient is that of the fragment alone; None if it is not computed yet or already freed.
     """
     holder: Any = parameter
     if zero_stage == 0:

@@ -20,7 +20,7 @@ from ldarnet.runtime.distributed import World
 
 
 def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
-    """Map each parameter to the module name used in metrics: `embeddings`, `lm_head` or `stage<depth>/<module>`."""
+    """Map each parameter to the module name used in metrics: `embeddings`, `lm_head` or `stage<index>/<module>`."""
     parts = {name: name.removeprefix("model.").partition(".")[0] for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():  # inner stages come after the stages that contain them
         if isinstance(module, Stage):

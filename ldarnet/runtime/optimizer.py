@@ -12,15 +12,15 @@ from ldarnet.model import LDARNetForMaskedLM
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
     """Compute the learning rate multiplier of each stage, outermost first; the last stage, the main network, has 1.
 
-    Let D be the depth of the main network, d_s and d_D the widths of stage s and of the main network, and N the target
+    Stages are numbered from 0, the outermost, to D, the main network. Let d_s be the width of stage s, and N the target
     ratio of every router, in positions per chunk. There are D - s routers between stage s and the main network. The
     multiplier of stage s is sqrt(N^(D-s)) * d_D/d_s for rule `published`, sqrt(N^(D-s) * d_D/d_s) for `hnet`, and 1 for
     `none`.
     """
-    depth = len(d_model) - 1
+    last = len(d_model) - 1
     multipliers = []
     for stage, width in enumerate(d_model):
-        compression, widening = target_ratio ** (depth - stage), d_model[-1] / width
+        compression, widening = target_ratio ** (last - stage), d_model[-1] / width
         multipliers.append(
             {
                 "published": math.sqrt(compression) * widening,
@@ -32,7 +32,7 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
 
 
 def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
-    """Create parameter groups for torch.optim.AdamW, named `stage<depth>/<decay|no_decay>`.
+    """Create parameter groups for torch.optim.AdamW, named `stage<index>/<decay|no_decay>`.
 
     Each group has a `base_lr`, its learning rate before the schedule is applied. The group of a parameter depends only
     on the parameter's name, not on its shape or partitioning.

@@ -73,7 +73,7 @@ class RouterCounts:
         return cls(*(torch.stack(column).sum(0) for column in columns))
 
     def all_reduced(self, world: World) -> "RouterCounts":
-        """Sum the counts over all ranks, on the device; every rank must call this method."""
+        """Sum the counts over all ranks, except `chunks`, which becomes (ranks, stages); every rank must call this."""
         by_rank = self.chunks.new_zeros(world.size, len(self.chunks))
         by_rank[world.rank] = self.chunks
         parts = [*self.tensors()[:-1], by_rank]

@@ -43,7 +43,9 @@ MAX_PARAMETERS = 100
 
 
 class Tracker:
-    """Logs to one MLflow run; resumes the run recorded in the folder's mlflow.json, if any.
+    """Logs to one MLflow run.
+
+    If mlflow.json in the run folder (or in the subfolder `part`, if given) records an MLflow run, resumes that run.
 
     Args:
         config: run configuration; logged as parameters.

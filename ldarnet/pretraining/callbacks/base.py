@@ -65,10 +65,18 @@ class Callback:
         """Called before each step; `step` is the number of completed steps."""
 
     def on_quarantine(self, windows: list[QuarantinedWindow]) -> None:
-        """Called before a step with unreadable windows, which the loss excludes; `windows` lists them for all ranks."""
+        """Called before a step with unreadable windows, which the loss excludes.
+
+        Args:
+            windows: the unreadable windows of all ranks; the same list on every rank.
+        """
 
     def on_skipped_steps(self, skipped: list[SkippedStep]) -> None:
-        """Called before `on_step_logged`, with the steps that the guard skipped since the last logged step."""
+        """Called before `on_step_logged` and before a checkpoint is saved, if the guard skipped steps.
+
+        Args:
+            skipped: the steps that the guard skipped since the last logged step or checkpoint; at least one.
+        """
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Called with each training line of metrics.jsonl; callbacks with an order below `WRITERS` may add keys."""

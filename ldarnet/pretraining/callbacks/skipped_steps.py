@@ -8,7 +8,7 @@ from ldarnet.runtime.guard import SkippedStep, describe_skips
 
 @register(order=20)
 class SkippedSteps(Callback):
-    """Adds `skipped`, the number of skipped steps in the whole run, to training lines if it is not 0."""
+    """Adds `skipped`, the number of steps skipped so far in all launches, to training lines if it is not 0."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
