@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="model presets")
     parser.add_argument("--stages", type=int, nargs="+", default=[1, 3], help="ZeRO stages")
     parser.add_argument(
-        "--repeats", type=int, default=3, help="checkpoints per preset and stage (default: %(default)s)"
+        "--repeats", type=int, default=3, help="checkpoints per preset and ZeRO stage (default: %(default)s)"
     )
     parser.add_argument("--folder", type=Path, help="location of the temporary folder (default: system default)")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""Compile the Triton kernels for NVIDIA GPUs without a GPU, and report registers, spills and widths of memory accesses.
+"""Compile the Triton kernels for NVIDIA GPUs, and report registers, spills and widths of memory accesses.
 
-Every preset runs forward and backward on the CPU, with one layer of each kind. LDARNet itself launches the kernels, so
-their widths, strides and dtypes are those of training. A launch compiles a kernel but does not run it; the computed
-values are meaningless. ptxas and cuobjdump come with Triton.
+No GPU is needed. Every preset runs forward and backward on the CPU, with one layer of each kind. LDARNet itself
+launches the kernels, so their widths, strides and dtypes are those of training. A launch compiles a kernel but does not
+run it; the computed values are meaningless. ptxas and cuobjdump come with Triton.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def compile_kernels(
     name: Annotated[str, typer.Option(help="The results file is YYYY-MM-DD-NAME.md.")] = "compiled-kernels",
     note: Annotated[str, typer.Option(help="Text at the top of the results file.")] = "",
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write JSON to this file instead of writing the results file.")
+        Path | None, typer.Option("--json", help="Write the results as JSON to this file instead of the results file.")
     ] = None,
 ) -> None:
-    """Compile every Triton kernel for NVIDIA GPUs without a GPU.
+    """Compile every Triton kernel for NVIDIA GPUs; no GPU is needed.
 
-    Writes the results file benchmarks/results/YYYY-MM-DD-NAME.md.
+    Writes the results file benchmarks/results/YYYY-MM-DD-NAME.md, or only the file of --json.
     """
     if reason := missing_tool():
         raise UserError(f"benchmarks.compile_kernels: {reason}; run: pip install triton")

@@ -257,14 +257,20 @@ def cell_record(cell: Cell) -> dict[str, object]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Estimate the speed of a training step on an H200 without a GPU.")
+    parser = argparse.ArgumentParser(description="Estimate the speed of a training step on an H200; no GPU is needed.")
     add = parser.add_argument
     add("--preset", choices=sorted(PRESETS), default="ldarnet-110m", help="model preset (default: %(default)s)")
     add("--programs", nargs="+", choices=PROGRAMS, default=[PRETRAIN], help="training programs (default: pretrain)")
     add("--windows", nargs="+", type=int, default=[8, 32], help="windows per step (default: 8 32)")
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--arrangements", nargs="+", choices=(OURS, PUBLISHED), default=[OURS, PUBLISHED])
-    add("--ops", nargs="*", default=[], metavar="OPERATION=NAME", help="backends to use instead of those of auto")
+    add(
+        "--ops",
+        nargs="*",
+        default=[],
+        metavar="OPERATION=NAME",
+        help="backends of operations, such as ssd=torch; for other operations, auto selects the backend",
+    )
     add_result_options(parser, "gpu-account")
     options = parser.parse_args(arguments)
     if wrong := [item for item in options.ops if "=" not in item]:

@@ -1,4 +1,4 @@
-"""Compare runs of one configuration in bf16 and fp32 over several seeds.
+"""Compare bf16 and fp32 runs that differ only in precision and seed.
 
     ldarnet pretrain --config FILE run.dir=runs/fp32-0 run.seed=0 training.precision=fp32   # one per seed and precision
     python -m benchmarks.precision --name quickstart runs/fp32-* runs/bf16-*
@@ -44,7 +44,9 @@ def read_runs(folders: Sequence[Path]) -> tuple[dict[tuple[str, int], Curve], di
         rest = {key: value for key, value in flatten(config).items() if key not in RUN_KEYS}
         if shared and rest != shared:
             other = ", ".join(key for key in rest if rest[key] != shared.get(key))
-            raise UserError(f"{folder}: differs from {folders[0]} in {other}; compare runs of one configuration")
+            raise UserError(
+                f"{folder}: differs from {folders[0]} in {other}; give runs that differ only in precision and seed"
+            )
         shared = rest
         lines = read_metrics(folder / run_files.METRICS)
         curve = {line["step"]: line[MEASURE] for line in lines if line["split"] == "valid"}

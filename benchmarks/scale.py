@@ -83,7 +83,7 @@ class ClusterPlan(Section):
     title: str
     device: Device
     links: Links
-    devices: list[int] = Field(description="Numbers of devices; the table has one row for each.")
+    devices: list[int] = Field(description="Device counts, such as [8, 64]; the output table has one row per count.")
     per_node: int = Field(ge=1, description="Devices per node.")
     price: float = Field(ge=0, description="Price per device-hour.")
     model: str = Field(description="Model preset.")

@@ -183,7 +183,10 @@ def _check_bases(index: Index) -> None:
     """Raise if a split contains no A, C, G or T."""
     for split, rows in index.splits.items():
         if total_bases(rows) == _other(index, rows):
-            raise UserError(f"split {split!r}: contains no A, C, G or T; assign other contigs to it")
+            raise UserError(
+                f"split {split!r}: contains no A, C, G or T; change --split, --splits-bed or --split-hash, or add "
+                "sequences to the input"
+            )
 
 
 def _other(index: Index, rows: np.ndarray) -> int:

@@ -253,7 +253,7 @@ class Receipts:
         """Names of the shards of a receipt; None if the receipt is damaged, or a shard is missing or damaged."""
         receipt = _read(path)
         if receipt is None:
-            _LOG.warning("%s: receipt is damaged; its part will be packed again", path)
+            _LOG.warning("%s: damaged receipt; the part of the input that it covers will be packed again", path)
             return None
         for shard in receipt.shards:
             file = self._out / shard.name

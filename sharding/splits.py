@@ -60,7 +60,7 @@ def splits_by_contig(named: Mapping[str, Sequence[str]], contigs: Contigs) -> di
                     raise UserError(f"--split {split}: {name!r} is already in split {other!r}; list it once")
                 split_of[number] = names.index(split)
     if not (split_of == names.index(TRAIN)).any():
-        raise UserError(f"--split: all contigs are in other splits; leave at least one contig for {TRAIN!r}")
+        raise UserError(f"--split: the options assign all contigs; leave at least one contig for {TRAIN!r}")
     whole = np.stack((np.arange(len(contigs)), np.zeros(len(contigs), np.int64), contigs.length), axis=1)
     return {split: whole[split_of == number] for number, split in enumerate(names)}
 

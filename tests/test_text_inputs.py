@@ -148,5 +148,7 @@ def test_a_2bit_file_is_named_unless_the_reader_accepts_it(tmp_path, kind):
     content = (tmp_path / "x.2bit").read_bytes()
     if kind == "FASTA":
         assert read(tmp_path, kind, content) == [("a", "ACGT"), ("b", "GG")]
-        content = gzip.compress(content)
-    assert "a .2bit file, not text" in error(tmp_path, kind, content)
+    else:
+        assert "a .2bit file, but text is expected; choose another file" in error(tmp_path, kind, content)
+    message = "a compressed .2bit file; if a genome is expected, decompress the file, otherwise choose another file"
+    assert message in error(tmp_path, kind, gzip.compress(content))

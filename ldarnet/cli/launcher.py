@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from types import FrameType
 
+from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.process import exit_with_parent
 
@@ -64,8 +65,12 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
         return ["--num_accelerators", str(count)]
     if count > (available := _gpu_count()):
         option = "--gpus" if gpus else "--ranks"
+        if not available:
+            hint = "see `ldarnet doctor`, or use --ranks to run on the CPU"
+            raise UserError(f"{option} {count}: torch can use no GPU here; {hint}")
         raise UserError(
-            f"{option} {count}: torch can use {available} GPUs here; lower the number, or see `ldarnet doctor`"
+            f"{option} {count}: torch can use only {format_count(available, 'GPU')} here; use at most {available}, or "
+            "see `ldarnet doctor`"
         )
     if visible := environment.pop("CUDA_VISIBLE_DEVICES", ""):
         # Given only a number of GPUs, DeepSpeed's launcher starts at GPU 0 and ignores CUDA_VISIBLE_DEVICES.

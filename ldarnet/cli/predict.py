@@ -20,7 +20,11 @@ def predict(
     out: OutFile = None,
     max_length: Annotated[
         int | None,
-        typer.Option(min=8, metavar="BASES", help="Center-crop longer sequences. Default: as in fine-tuning."),
+        typer.Option(
+            min=8,
+            metavar="BASES",
+            help="Crop longer sequences to this many central bases. Default: as in fine-tuning.",
+        ),
     ] = None,
     strands: Annotated[
         int | None,

@@ -46,7 +46,8 @@ def find_results(folder: Path) -> list[Path]:
         found = sorted(folder.glob(f"**/{run_files.FOLD_RESULTS}"))
     if not found:
         raise UserError(
-            f"{folder}: no finished fold ({run_files.FOLD_RESULTS}); pass the folder of a fine-tuning run or a sweep"
+            f"{folder}: no finished fold (no {run_files.FOLD_RESULTS} found); finish at least one fold, or pass the "
+            "folder of another fine-tuning run or sweep"
         )
     return found
 

@@ -169,8 +169,8 @@ class DataSection(Section):
             )
         if self.weights is not None and self.temperature is not None:
             raise ValueError(
-                "set weights or temperature, not both; to ignore a value in the file, add data.weights=null or "
-                "data.temperature=null"
+                "set weights or temperature, not both; to drop the one in the configuration file, pass "
+                "data.weights=null or data.temperature=null on the command line"
             )
         return self
 

@@ -194,7 +194,7 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
     """Remove the byte order mark of a text, and convert CRLF and CR line ends, even if mixed, to LF.
 
     Raises:
-        UserError: the text is UTF-16, or is not text but an archive or a .2bit file.
+        UserError: the text is UTF-16, or is not text but an archive or a decompressed .2bit file.
     """
     head = b""
     while len(head) < _TAR_MAGIC.stop and (data := next(pieces, None)) is not None:
@@ -203,8 +203,8 @@ def as_text(pieces: Iterator[bytes], where: str) -> Iterator[bytes]:
         raise UserError(f"{where}: UTF-16 text; save it as UTF-8")
     if is_2bit(head):
         raise UserError(
-            f"{where}: a .2bit file, not text; if it is compressed, for example with gzip, decompress it first, "
-            "otherwise choose another file"
+            f"{where}: a compressed .2bit file; if a genome is expected, decompress the file, otherwise choose "
+            "another file"
         )
     if head.startswith(b"PK\x03\x04"):
         raise UserError(

@@ -110,8 +110,8 @@ def read_genomes(path: Path) -> list[SequenceSource]:
         species, _, location = (word.strip() for word in line.partition("\t"))
         if not location.isprintable() or not location or not _SPECIES.fullmatch(f"{species}=x"):
             raise UserError(
-                f"{path}: line {number}: not a genome; write the species (no spaces, '/' or '='), a tab and the "
-                "path or URL"
+                f"{path}: line {number}: malformed; write the species, a tab, and the path or URL (the species must "
+                "not contain whitespace, '/' or '=')"
             )
         refuse_credentials(location, f"{path}: line {number}")
         sources.append(SequenceSource(location if "://" in location else str(path.parent / location), species))
@@ -185,8 +185,10 @@ def text_pieces(raw: RawFile, piece: int = PIECE) -> Iterator[bytes]:
         piece: bytes to decompress at a time.
 
     Raises:
-        UserError: the file is truncated or damaged, or cannot be downloaded.
+        UserError: the file is truncated or damaged, is not text, or cannot be downloaded.
     """
+    if raw.is_2bit():
+        raise UserError(f"{raw.location}: a .2bit file, but text is expected; choose another file")
     with read_errors(Path(raw.location)):
         yield from as_text(decompressed(io.BufferedReader(raw, PIECE), raw.location, piece), raw.location)
 

@@ -113,8 +113,10 @@ def read_2bit(path: Path) -> Iterator[Header | bytes]:
         raise UserError(f"{path}: empty; choose a .2bit file with at least one contig")
     for number in range(len(file.names)):
         contig = file.contig(number)
-        if not contig.length or contig.name.split() != [contig.name]:
-            raise UserError(f"{path}: contig {contig.name!r} has no bases or an invalid name; remove or rename it")
+        if contig.name.split() != [contig.name]:
+            raise UserError(f"{path}: contig name {contig.name!r} is empty or contains whitespace; rename the contig")
+        if not contig.length:
+            raise UserError(f"{path}: contig {contig.name!r} has no bases; remove it")
         yield Header(contig.name, 0, contig.name)
         for start in range(0, contig.length, PIECE):
             yield file.sequence(contig, start, min(start + PIECE, contig.length))

@@ -108,7 +108,8 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
     if routers == 0:
         raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     if stage >= routers:
-        raise UserError(f"stage {stage}: this model has chunks at stages 0 to {routers - 1}; use one of these stages")
+        stages = "stage 0; use stage 0" if routers == 1 else f"stages 0 to {routers - 1}; use one of these stages"
+        raise UserError(f"stage {stage}: this model has chunks only at {stages}")
     for offset in range(0, len(sequence), window):
         ids = alphabet.encode(sequence[offset : offset + window])
         tracks = boundary_track(model, ids)

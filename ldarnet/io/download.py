@@ -333,7 +333,9 @@ def _get(url: str, headers: dict[str, str] | None = None) -> Iterator[requests.R
     except urllib3.exceptions.HTTPError as error:
         raise RetryableError(_reason(error)) from None
     except requests.RequestException as error:
-        raise UserError(f"{url}: cannot be downloaded ({_reason(error)}); correct the URL") from None
+        raise UserError(
+            f"{url}: cannot be downloaded ({_reason(error)}); check the URL and the proxy settings, or use a mirror"
+        ) from None
 
 
 def _begins_at(offset: int, response: requests.Response) -> bool:

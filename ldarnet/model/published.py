@@ -98,9 +98,8 @@ def from_published(model: LDARNetForMaskedLM, published: Mapping[str, Tensor], s
     """
     for name, tensor in published.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise UserError(
-                f"{source}: {str(name)[:80]!r} is not a named tensor; is this a published LDARNet checkpoint?"
-            )
+            problem = "its value is not a tensor" if isinstance(name, str) else "its key is not a string"
+            raise UserError(f"{source}: entry {str(name)[:80]!r}: {problem}; is this a published LDARNet checkpoint?")
     check_weights(published, source)
     left, state = dict(published), {}
     for name, ours in model.state_dict().items():

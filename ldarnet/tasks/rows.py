@@ -120,7 +120,7 @@ def check_length(where: str, length: int, what: str = "line") -> None:
         UserError: `length` exceeds `MAX_LENGTH`.
     """
     if length > MAX_LENGTH:
-        raise UserError(f"{where}: a {what} of more than {MAX_LENGTH:,} bytes; crop the sequences")
+        raise UserError(f"{where}: a {what} of more than {MAX_LENGTH:,} bytes; shorten it")
 
 
 def bounded(path: Path, pieces: Iterable[bytes]) -> Iterator[bytes]:

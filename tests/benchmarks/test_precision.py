@@ -45,7 +45,9 @@ def test_runs_are_grouped_by_precision_and_seed(run):
 
 
 def test_incomparable_runs_are_rejected(run):
-    with pytest.raises(UserError, match=r"differs from .* in data.length; compare runs of one configuration"):
+    with pytest.raises(
+        UserError, match=r"differs from .* in data.length; give runs that differ only in precision and seed"
+    ):
         read_runs([run("fp32", 0), run("bf16", 0, length=64)])
     with pytest.raises(UserError, match="not finished; run its training command again"):
         read_runs([run("fp32", 1, steps=5)])

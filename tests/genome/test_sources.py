@@ -64,7 +64,11 @@ def test_several_species_may_share_contig_names(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "empty"), ("fly fly.fa\n", "line 1: not a genome"), ("fly\ta\na/b\tc\n", "line 2: not a genome")],
+    [
+        ("", "empty"),
+        ("fly fly.fa\n", "line 1: malformed; write the species"),
+        ("fly\ta\na/b\tc\n", "line 2: malformed; write"),
+    ],
 )
 def test_bad_genome_tables_are_rejected(tmp_path, text, message):
     (tmp_path / "list.tsv").write_text(text)
@@ -135,10 +139,7 @@ def test_a_damaged_2bit_file_is_reported(tmp_path, workers):
         (whole[:10], "damaged"),
         (b"", "empty; choose a FASTA or .2bit file"),
         (b"x" + whole[1:], "not FASTA: starts with .* choose a FASTA or .2bit file"),
-        (
-            gzip.compress(whole),
-            "a .2bit file, not text; if it is compressed, for example with gzip, decompress it first",
-        ),
+        (gzip.compress(whole), "a compressed .2bit file; if a genome is expected, decompress the file"),
     ):
         (tmp_path / "x.2bit").write_bytes(damaged)
         with pytest.raises(UserError, match=rf"x\.2bit: .*{fault}"):

@@ -48,10 +48,21 @@ def test_damaged_numbers_are_one_error_or_other_contigs(path):
     assert messages and all("x.2bit" in message and "\n" not in message for message in messages)
 
 
-@pytest.mark.parametrize("contigs", [{"": "ACGT"}, {"a b": "ACGT"}, {"a\n": "ACGT"}, {"a": "ACGT", "b": ""}])
-def test_contigs_without_a_usable_name_or_bases_are_rejected(path, contigs):
+NAME = "is empty or contains whitespace; rename the contig"
+
+
+@pytest.mark.parametrize(
+    ("contigs", "message"),
+    [
+        ({"": "ACGT"}, NAME),
+        ({"a b": "ACGT"}, NAME),
+        ({"a\n": "ACGT"}, NAME),
+        ({"a": "ACGT", "b": ""}, "contig 'b' has no bases; remove it"),
+    ],
+)
+def test_contigs_without_a_usable_name_or_bases_are_rejected(path, contigs, message):
     write_2bit(path, contigs)
-    with pytest.raises(UserError, match="has no bases or an invalid name; remove or rename it"):
+    with pytest.raises(UserError, match=message):
         list(read_contigs(path))
 
 

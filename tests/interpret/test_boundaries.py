@@ -82,7 +82,12 @@ def test_track_needs_a_single_nonempty_sequence(ids):
 
 
 @pytest.mark.parametrize(
-    ("stages", "message"), [(1, "single stage and no chunks"), (2, "stage 1: this model has chunks at stages 0 to 0")]
+    ("stages", "message"),
+    [
+        (1, "single stage and no chunks"),
+        (2, "stage 1: this model has chunks only at stage 0; use stage 0$"),
+        (3, "stage 2: this model has chunks only at stages 0 to 1; use one of these stages"),
+    ],
 )
 def test_missing_stage_is_an_error(stages, message):
     model = SimpleNamespace(config=SimpleNamespace(num_stages=stages))

@@ -50,10 +50,18 @@ def test_gpu_ranks_use_the_visible_gpus(gpus):
     assert launcher._devices(environment, None, 8) == ["--num_accelerators", "8"]
 
 
-@pytest.mark.parametrize(("count", "options"), [(1, (2, None)), (1, (None, 2)), (0, (1, None))])
-def test_more_ranks_than_gpus_are_rejected(gpus, count, options):
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, (2, None), "--gpus 2: torch can use only 1 GPU here; use at most 1, or see"),
+        (1, (None, 2), "--ranks 2: torch can use only 1 GPU here; use at most 1, or see"),
+        (2, (3, None), "--gpus 3: torch can use only 2 GPUs here; use at most 2, or see"),
+        (0, (1, None), "--gpus 1: torch can use no GPU here; see `ldarnet doctor`, or use --ranks to run on the CPU"),
+    ],
+)
+def test_more_ranks_than_gpus_are_rejected(gpus, count, options, message):
     gpus(count)
-    with pytest.raises(UserError, match=rf"^--(gpus|ranks) \d: torch can use {count} GPUs here"):
+    with pytest.raises(UserError, match=f"^{message}"):
         launcher._devices({}, *options)
 
 

@@ -333,8 +333,8 @@ def test_a_refused_pickle_gets_no_advice_to_execute_it(published, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.update({"lm_head.weight": 7}), "'lm_head.weight' is not a named tensor"),
-        (lambda model: model.update({5: torch.zeros(1)}), "'5' is not a named tensor"),
+        (lambda model: model.update({"lm_head.weight": 7}), "'lm_head.weight': its value is not a tensor"),
+        (lambda model: model.update({5: torch.zeros(1)}), "'5': its key is not a string"),
         (lambda model: model["lm_head.weight"].fill_(float("nan")), "'lm_head.weight' contains NaN or infinity"),
         (lambda model: model.update({"lm_head.weight": torch.zeros(7, 16, dtype=torch.int8)}), "torch.int8"),
     ],

@@ -171,7 +171,7 @@ def test_a_line_that_the_router_needs_is_named(template, tmp_path):
     content = json.dumps({**LINE, "period": ["x"]}).encode() + b"\n"
     assert "metrics.jsonl: line 1: damaged (period.0: " in (check(template, tmp_path, "metrics.jsonl", content) or "")
     content = json.dumps({**LINE, "periodicity": []}).encode() + b"\n"
-    message = "line 1: bases_per_chunk, periodicity and period differ in length"
+    message = "line 1: the lists bases_per_chunk, periodicity and period have different numbers of entries"
     assert message in (check(template, tmp_path, "metrics.jsonl", content) or "")
 
 

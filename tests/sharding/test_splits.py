@@ -46,7 +46,7 @@ def test_contigs_without_a_split_are_train():
         (["v=a", "v=b"], "split 'v' is given twice"),
         (["v=a", "w=b,a"], "--split w=b,a: 'a' is already in split 'v'"),
         (["v=a,x"], "no contig 'x'; use one of a, b, c"),
-        (["v=a,b,c"], "all contigs are in other splits; leave at least one contig for 'train'"),
+        (["v=a,b,c"], "the options assign all contigs; leave at least one contig for 'train'"),
     ],
 )
 def test_bad_contig_splits_are_rejected(options, message):

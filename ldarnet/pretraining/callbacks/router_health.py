@@ -145,7 +145,10 @@ class RouterHealthMonitor(Callback):
             if line["split"] != "train":
                 continue
             if not len(line["bases_per_chunk"]) == len(line.get("periodicity", ())) == len(line.get("period", ())):
-                raise UserError(f"{where}: bases_per_chunk, periodicity and period differ in length; {hint}")
+                raise UserError(
+                    f"{where}: the lists bases_per_chunk, periodicity and period have different numbers of "
+                    f"entries; {hint}"
+                )
             self._health.update(line)
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
