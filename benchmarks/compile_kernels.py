@@ -155,11 +155,10 @@ class Session:
         cases = self._kernels[key].cases
         if self.case not in cases:
             cases.append(self.case)
-        rows = arguments.get("T", arguments.get("M"))
+        sizes, rows = self._rows.setdefault(key, {}), number_of_rows(arguments)
         for argument, value in arguments.items():
-            if hasattr(value, "element_size") and argument not in PARTIAL_SUMS:
-                size = value.numel() * value.element_size() / rows
-                self._rows.setdefault(key, {}).setdefault(argument, set()).add(size)
+            if rows and hasattr(value, "element_size") and argument not in PARTIAL_SUMS:
+                sizes.setdefault(argument, set()).add(value.numel() * value.element_size() / rows)
 
     def results(self) -> list[CompiledKernel]:
         """Compiled kernels, sorted by name and case."""
@@ -169,6 +168,13 @@ class Session:
             # An argument with a row per position has the same size per row for all lengths.
             kernel.bytes_per_row = sum(next(iter(sizes)) for sizes in self._rows[key].values() if len(sizes) == 1)
         return sorted(self._kernels.values(), key=lambda kernel: (kernel.kernel, kernel.cases))
+
+
+def number_of_rows(arguments: dict[str, Any]) -> int:
+    """Number of rows of a launch; 0 if its kernel has no rows."""
+    if "dt_ptr" in arguments:
+        return len(arguments["dt_ptr"])
+    return arguments.get("T", arguments.get("M", 0))
 
 
 @contextmanager
@@ -287,7 +293,7 @@ def page(kernels: Sequence[CompiledKernel], note: str, command: str) -> str:
         "Compiled, not run. Loads and stores are instructions on global memory in the machine code: number x bytes per "
         "thread. Local accesses are spilled registers. Bytes per row is the size of the arguments that have a row per "
         "position (per chunk in the inner stage and in dechunk), divided by the number of rows: what a kernel moves if "
-        "it reads or writes each of them once.",
+        "it reads or writes each of them once. States of the scan have a row per chunk of steps and are not included.",
         f"| {header} | bytes per row |\n|---|---|---:|---:|---:|---:|---:|---|---|---:|---:|\n" + "\n".join(lines),
     ]
     return "\n\n".join(text) + "\n"

@@ -21,7 +21,8 @@ RUNS = [  # of about equal duration
     ["--capability", "90", *(f"--preset={name}" for name in sorted(set(PRESETS) - {"ldarnet-110m", "ldarnet-2m"}))],
 ]
 MAX_SHARED_BYTES = 99 * 1024  # of a program on consumer cards
-MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor
+MAX_REGISTERS = {"ssd_programs": 255}  # by module; 255 is the limit of a thread
+DEFAULT_MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor
 MIN_LOAD_BYTES = 4
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tool()), reason=missing_tool() or "complete")]
@@ -57,6 +58,10 @@ def kernels(compiled):
     return [CompiledKernel(**kernel) for run in compiled for kernel in run["kernels"]]
 
 
+def max_registers(kernel):
+    return MAX_REGISTERS.get(kernel.kernel.partition(".")[0], DEFAULT_MAX_REGISTERS)
+
+
 def described(kernels):
     return "\n".join(map(str, kernels))
 
@@ -65,7 +70,7 @@ def described(kernels):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_compiles_forward_and_backward(kernels, operation, capability):
     names = {kernel.kernel for kernel in kernels if kernel.capability == capability}
-    assert len({name for name in names if name.startswith(f"{operation}.")}) >= 2
+    assert len({name for name in names if name.startswith((f"{operation}.", f"{operation}_programs."))}) >= 2
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -83,7 +88,7 @@ def test_shared_memory_fits_every_card(kernels):
 
 
 def test_registers_stay_within_the_budget(kernels):
-    assert not described(kernel for kernel in kernels if kernel.registers > MAX_REGISTERS)
+    assert not described(kernel for kernel in kernels if kernel.registers > max_registers(kernel))
 
 
 def test_no_narrow_loads(kernels):

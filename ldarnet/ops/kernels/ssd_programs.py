@@ -3,6 +3,9 @@
 
 Within a tile, steps are numbered in the order in which the direction visits them. Steps after the end of a sequence
 have dt = 0, and all their inputs are zero.
+
+Registers are the scarce resource: on compute capability 8, operands of matrix products fill all 255. Loops therefore
+hoist nothing (disable_licm), and the order of loads and products avoids spills; tests/gpu/test_compile.py checks it.
 """
 
 import triton
@@ -167,7 +170,7 @@ def outputs(
     skip = tl.load(d_ptr + k * H + h)
     entering_ptr += ((chunk * 2 + k) * H + h) * (N * P)
     state = _tile(entering_ptr, n, n < N, P, p, P).to(DTYPE)
-    for first_step in range(begin, tl.minimum(begin + CHUNK, stop - start), BLOCK):
+    for first_step in tl.range(begin, tl.minimum(begin + CHUNK, stop - start), BLOCK, disable_licm=True):
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
         dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
         x = _tile(x_ptr + first * X_STRIDE, row, real, X_STRIDE, p, P)
@@ -219,6 +222,8 @@ def projection_gradients(
     Also compute, for each head, what these columns contribute to two other gradients. d_enter is the gradient of the
     log decay from the entering state to each step. d_through is the gradient of the log decay from the entering state
     to the leaving state.
+
+    One loop for all three sums would need more registers; the second loop loads x and dy again.
     """
     GROUPS: tl.constexpr = (H + HEADS - 1) // HEADS
     PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
@@ -238,14 +243,18 @@ def projection_gradients(
     d_through_ptr += part * chunks.to(tl.int64) * (2 * H)
     b_ptr += k * B_STRIDE_K
     c_ptr += k * C_STRIDE_K
+    heads_after = tl.minimum((group + 1) * HEADS, H)
     d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
-    db = tl.zeros((BLOCK, N_TILE), DTYPE)
-    dc = tl.zeros((BLOCK, N_TILE), DTYPE)
-    for h in range(group * HEADS, tl.minimum((group + 1) * HEADS, H)):
-        dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
+    for h in tl.range(group * HEADS, heads_after, disable_licm=True):
+        dt, reach, _ = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
         x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
         dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
         d_scores += _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK) * dt[None, :]
+    db = _dot(tl.trans(d_scores), _tile(c_ptr + first * C_STRIDE, row, real, C_STRIDE, n, N), DOT)
+    dc = _dot(d_scores, _tile(b_ptr + first * B_STRIDE, row, real, B_STRIDE, n, N), DOT)
+    for h in tl.range(group * HEADS, heads_after, disable_licm=True):
+        dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
+        dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
         chunk_head = (chunk * 2 + k) * H + h
         state = _tile(entering_ptr + chunk_head * (N * P), n, n < N, P, p, P)
         dc_state = _dot(dy, tl.trans(state), DOT) * tl.exp(reach)[:, None]
@@ -253,11 +262,10 @@ def projection_gradients(
         d_enter = tl.sum(dc_state * _tile(c_ptr + first * C_STRIDE, row, real, C_STRIDE, n, N).to(DTYPE), axis=1)
         tl.store(d_enter_ptr + ((first * 2 + k) * H + h) + row * (2 * H), d_enter, mask=real)
         d_state = _tile(d_leaving_ptr + chunk_head * (N * P), n, n < N, P, p, P)
+        x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
         db += _dot(x, tl.trans(d_state), DOT) * (dt * tl.exp(total - reach))[:, None]
         d_through = tl.sum(tl.sum(state.to(DTYPE) * d_state.to(DTYPE), axis=1), axis=0)
         tl.store(d_through_ptr + chunk_head, d_through * tl.exp(total))
-    db = _dot(tl.trans(d_scores), _tile(c_ptr + first * C_STRIDE, row, real, C_STRIDE, n, N), DOT, db)
-    dc = _dot(d_scores, _tile(b_ptr + first * B_STRIDE, row, real, B_STRIDE, n, N), DOT, dc)
     d_projections_ptr += ((group * T.to(tl.int64) + first) * 2 + k) * N
     target = row[:, None] * (2 * N) + n
     inside = real[:, None] & (n < N)
@@ -322,11 +330,11 @@ def input_gradients(
     d_leaving_ptr += chunk_head * (N * P)
     mixed = tl.zeros((BLOCK, BLOCK), DTYPE)
     d_scaled = tl.zeros((BLOCK, P_TILE), DTYPE)
-    for first_column in range(0, N, N_TILE):
+    for first_column in tl.range(0, N, N_TILE, disable_licm=True):
         n = first_column + tl.arange(0, N_TILE)
         b = _tile(b_ptr, row, real, B_STRIDE, n, N)
-        mixed = _dot(_tile(c_ptr, row, real, C_STRIDE, n, N), tl.trans(b), DOT, mixed)
         d_scaled = _dot(b, _tile(d_leaving_ptr, n, n < N, P, p, P), DOT, d_scaled)
+        mixed = _dot(_tile(c_ptr, row, real, C_STRIDE, n, N), tl.trans(b), DOT, mixed)
     mixed *= _within(reach, BLOCK)
     d_scaled *= tl.exp(total - reach)[:, None]
     x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
