@@ -35,7 +35,7 @@ REVERSALS = ("row gathers (index_select)", "concatenations")
 
 @dataclass(frozen=True)
 class Rate:
-    """Assumed rate of an H200 in bytes/s or FLOP/s, the unit for the report, and the reason for the value."""
+    """Assumed rate of an H200: its value in bytes/s or FLOP/s, the unit it is reported in, and the reason for it."""
 
     value: float
     unit: str
@@ -279,7 +279,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def workloads(options: argparse.Namespace) -> list[Workload]:
-    """The steps to trace; fine-tuning has no published arrangement."""
+    """The steps to trace. The published arrangement is traced in pretraining only."""
     ops = dict(item.split("=", 1) for item in options.ops)
     return [
         Workload(program, options.preset, windows, options.length, arrangement, ops)

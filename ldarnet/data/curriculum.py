@@ -23,8 +23,8 @@ class CurriculumStage:
         first: first step.
         stop: one past the last step.
         length: bases in a window.
-        batch_factor: full window length divided by ``length``. A micro-batch has this many times as many windows as at
-            full length.
+        batch_factor: full window length divided by ``length``. The number of windows in a micro-batch is multiplied by
+            this factor.
     """
 
     first: int

@@ -191,19 +191,19 @@ class LDARNetConfig(PretrainedConfig):
         if self.pad_token_id is None:
             raise ValueError("pad_token_id: None is not a token id; set it to the id of [PAD]")
         if self.vocab_size <= max(self.pad_token_id, self.mask_token_id):
-            raise ValueError(f"vocab_size: {self.vocab_size} must be greater than the ids of [MASK] and [PAD]")
+            raise ValueError(f"vocab_size: must be greater than the ids of [MASK] and [PAD], not {self.vocab_size}")
         if self.target_ratio <= 1:
-            raise ValueError(f"target_ratio: {self.target_ratio} must be greater than 1 (positions per chunk)")
+            raise ValueError(f"target_ratio: must be more than 1 position per chunk, not {self.target_ratio}")
         positive = {"d_model": self.d_model} | {f"ssm_cfg.{key}": [value] for key, value in self.ssm_cfg.items()}
         for name, values in positive.items():
             if min(values) < 1:
-                raise ValueError(f"{name}: {min(values)} must be at least 1")
+                raise ValueError(f"{name}: must be at least 1, not {min(values)}")
         for stage, (stacks, hidden) in enumerate(zip(stage_stacks(self.arch_layout), self.d_intermediate, strict=True)):
             minimum = 1 if any(letter.isupper() for letter in "".join(stacks)) else 0
             if hidden < minimum:
                 raise ValueError(
-                    f"d_intermediate: {hidden} of stage {stage} must be at least {minimum} for layout "
-                    f"{', '.join(stacks)}"
+                    f"d_intermediate: must be at least {minimum} for layout {', '.join(stacks)} of stage {stage}, "
+                    f"not {hidden}"
                 )
 
     def _check_attention(self, stages: int) -> None:
@@ -212,7 +212,7 @@ class LDARNetConfig(PretrainedConfig):
             if len(values) != stages:
                 raise ValueError(f"attn_cfg.{name}: must have one entry for each of the {stages} stages")
             if min(values) < minimum:
-                raise ValueError(f"attn_cfg.{name}: {min(values)} must be at least {minimum}")
+                raise ValueError(f"attn_cfg.{name}: must be at least {minimum}, not {min(values)}")
         for width, heads, rotary in zip(
             self.d_model, self.attn_cfg["num_heads"], self.attn_cfg["rotary_emb_dim"], strict=True
         ):
@@ -220,5 +220,5 @@ class LDARNetConfig(PretrainedConfig):
                 raise ValueError(f"attn_cfg.num_heads: {heads} does not divide d_model {width}")
             if rotary % 2 or rotary > width // heads:
                 raise ValueError(
-                    f"attn_cfg.rotary_emb_dim: {rotary} must be even and at most the head dimension {width // heads}"
+                    f"attn_cfg.rotary_emb_dim: must be even and at most the head dimension {width // heads}, not {rotary}"
                 )

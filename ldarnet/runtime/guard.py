@@ -58,7 +58,7 @@ class SkippedStep:
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient are finite; if so, the step was skipped as a loss spike."""
+        """Whether loss and gradient of the skipped step are finite. If they are, it was skipped as a loss spike."""
         return math.isfinite(self.loss + self.norm)
 
     @property

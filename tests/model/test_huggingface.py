@@ -160,11 +160,11 @@ def test_parameter_stages_of_the_presets(preset):
         ({"attn_cfg": {}}, "attn_cfg.num_heads: must have one entry"),
         ({"attn_cfg": {"num_heads": [0, 2], "rotary_emb_dim": [8, 8], "window_size": [7, -1]}}, "num_heads: 0 must be"),
         ({"attn_cfg": {"num_heads": [2, 2], "rotary_emb_dim": [8, 8], "window_size": [-7, -1]}}, "size: -7 must be"),
-        ({"ssm_cfg": {"headdim": 0}}, "ssm_cfg.headdim: 0 must be at least 1"),
+        ({"ssm_cfg": {"headdim": 0}}, "ssm_cfg.headdim: must be at least 1, not 0"),
         ({"pad_token_id": None}, "pad_token_id: None"),
         ({"vocab_size": 6}, "vocab_size: 6 must be greater"),
-        ({"target_ratio": 1.0}, "target_ratio: 1.0 must be greater than 1"),
-        ({"d_intermediate": [0, 0]}, "d_intermediate: 0 of stage 1 must be at least 1 for layout M1"),
+        ({"target_ratio": 1.0}, "target_ratio: must be more than 1 position per chunk, not 1.0"),
+        ({"d_intermediate": [0, 0]}, "d_intermediate: must be at least 1 for layout M1 of stage 1, not 0"),
     ],
 )
 def test_an_inconsistent_configuration_is_reported_with_its_field(changes, message):
