@@ -220,5 +220,6 @@ class LDARNetConfig(PretrainedConfig):
                 raise ValueError(f"attn_cfg.num_heads: {heads} does not divide d_model {width}")
             if rotary % 2 or rotary > width // heads:
                 raise ValueError(
-                    f"attn_cfg.rotary_emb_dim: must be even and at most the head dimension {width // heads}, not {rotary}"
+                    f"attn_cfg.rotary_emb_dim: must be even and at most the head dimension {width // heads}, "
+                    f"not {rotary}"
                 )
