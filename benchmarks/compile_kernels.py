@@ -127,7 +127,7 @@ def _tools(triton: Any) -> Path:
     return Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
-class Session:
+class CompileSession:
     """Collects the kernels that are compiled for one capability."""
 
     def __init__(self, capability: int, tools: Path, folder: Path, pool: ThreadPoolExecutor) -> None:
@@ -178,7 +178,7 @@ def number_of_rows(arguments: dict[str, Any]) -> int:
 
 
 @contextmanager
-def compiler(capability: int) -> Iterator[Session]:
+def compiler(capability: int) -> Iterator[CompileSession]:
     """Make Triton launches compile for a capability and run nothing; allow the Triton backends on CPU tensors.
 
     Compilation uses a temporary cache. Triton must not run in interpreter mode.
@@ -208,7 +208,7 @@ def compiler(capability: int) -> Iterator[Session]:
     launch = JITFunction.run
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool, knobs.cache.scope():
         knobs.cache.dir = folder
-        session = Session(capability, _tools(triton), Path(folder), pool)
+        session = CompileSession(capability, _tools(triton), Path(folder), pool)
 
         def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
             compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
@@ -222,7 +222,7 @@ def compiler(capability: int) -> Iterator[Session]:
             JITFunction.run = launch
 
 
-def train_step(session: Session, preset: str, dtype: str) -> list[int]:
+def train_step(session: CompileSession, preset: str, dtype: str) -> list[int]:
     """Run the forward and backward pass of a preset on packed rows of several lengths.
 
     Returns:

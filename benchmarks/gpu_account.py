@@ -16,7 +16,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from benchmarks.fake_cuda.trace import PRETRAIN, PROGRAMS, SCAN, STAND_IN, Operation, StepTrace, Trace, Workload, trace
+from benchmarks.fake_cuda.trace import (
+    PRETRAIN,
+    PROGRAMS,
+    SCAN,
+    STAND_IN,
+    Operation,
+    StepTrace,
+    Trace,
+    TraceRequest,
+    trace,
+)
 from benchmarks.record import add_result_options, provenance, result_file, write_text
 from ldarnet import markdown
 from ldarnet.errors import UserError
@@ -85,10 +95,10 @@ def lower_bound(entry: Operation) -> float:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TracedCell:
     """A workload and its trace."""
 
-    workload: Workload
+    workload: TraceRequest
     trace: Trace
 
     @property
@@ -145,7 +155,7 @@ SUMMARY = (
 )
 
 
-def report(cells: Sequence[Cell], note: str, made_with: str) -> str:
+def report(cells: Sequence[TracedCell], note: str, made_with: str) -> str:
     """Render the results file."""
     preset = cells[0].workload.preset
     summary = []
@@ -175,7 +185,7 @@ def report(cells: Sequence[Cell], note: str, made_with: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def published_note(cells: Sequence[Cell]) -> list[str]:
+def published_note(cells: Sequence[TracedCell]) -> list[str]:
     """Explain what the published arrangement includes; empty if it was not traced."""
     if all(cell.workload.arrangement != PUBLISHED for cell in cells):
         return []
@@ -187,7 +197,7 @@ def published_note(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def section(cell: Cell) -> str:
+def section(cell: TracedCell) -> str:
     """Markdown section of one workload: totals by part, host waits, and callers of float32 matrix products."""
     step, made = cell.step, rows(cell.step)
     lines = [
@@ -216,7 +226,7 @@ def listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{number} x `{name}`" for name, number in counts.items()) or "none"
 
 
-def how_counted(cell: Cell) -> str:
+def how_counted(cell: TracedCell) -> str:
     """Markdown section about the method."""
     kernels = ", ".join(f"{operation}={name}" for operation, name in cell.trace.kernels.items())
     stand_in = (
@@ -235,7 +245,7 @@ def how_counted(cell: Cell) -> str:
     )
 
 
-def cell_record(cell: Cell) -> dict[str, object]:
+def cell_record(cell: TracedCell) -> dict[str, object]:
     """Content of the JSON file for one workload: totals by part, phase and operation."""
     totals: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
     for entry in cell.step.operations:
@@ -278,11 +288,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def workloads(options: argparse.Namespace) -> list[Workload]:
+def workloads(options: argparse.Namespace) -> list[TraceRequest]:
     """The steps to trace. The published arrangement is traced in pretraining only."""
     ops = dict(item.split("=", 1) for item in options.ops)
     return [
-        Workload(program, options.preset, windows, options.length, arrangement, ops)
+        TraceRequest(program, options.preset, windows, options.length, arrangement, ops)
         for program in options.programs
         for windows in options.windows
         for arrangement in (options.arrangements if program == PRETRAIN else [OURS])
@@ -296,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         file, cells = result_file(options.name, options.out), []
         for workload in workloads(options):
-            cells.append(Cell(workload, trace(workload)))
+            cells.append(TracedCell(workload, trace(workload)))
             facts = zip(SUMMARY, cells[-1].summary(), strict=True)
             print("  ".join(f"{name}={value}" for name, value in facts), flush=True)
     except UserError as error:

@@ -16,7 +16,7 @@ import torch
 from benchmarks.baselines import arrange
 from benchmarks.fake_cuda.kernels import GPU, use_gpu_kernels
 from benchmarks.fake_cuda.recorder import Recorder
-from benchmarks.fake_cuda.trace import FINETUNE, Trace, Workload
+from benchmarks.fake_cuda.trace import FINETUNE, Trace, TraceRequest
 from ldarnet.alphabet import N
 from ldarnet.config import FinetuneConfig, RunConfig
 from ldarnet.data import Masking, curriculum_stages
@@ -44,7 +44,7 @@ STEPS = (LOGGED, UNLOGGED)
 SEED = 0
 
 
-def run(workload: Workload) -> Trace:
+def run(workload: TraceRequest) -> Trace:
     """Trace a workload; the fake CUDA device must be loaded."""
     torch.set_num_threads(1)
     torch._C._set_only_lift_cpu_tensors(True)  # make torch.tensor dispatch its copy to the device
@@ -183,7 +183,7 @@ class StepMarker(Callback):
         self._recorder.step.bases = self._bases
 
 
-def pretrain(workload: Workload, kernels: dict[str, str], recorder: Recorder, folder: Path) -> None:
+def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder, folder: Path) -> None:
     """Run the pretraining loop for a logged step and a step that is not logged."""
     total = 100  # more than the traced steps
     config = RunConfig.model_validate(
@@ -232,7 +232,7 @@ def pretrain(workload: Workload, kernels: dict[str, str], recorder: Recorder, fo
         return
 
 
-def finetune(workload: Workload, kernels: dict[str, str], recorder: Recorder, folder: Path) -> None:
+def finetune(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder, folder: Path) -> None:
     """Run one step of fine-tuning on rows of two lengths."""
     config = FinetuneConfig.model_validate(
         {

@@ -25,7 +25,7 @@ bytes."""
 
 
 @dataclass(frozen=True)
-class Workload:
+class TraceRequest:
     """A training step to trace, with bf16 autocast and one micro-step.
 
     Attributes:
@@ -130,7 +130,7 @@ class Trace:
     steps: dict[str, StepTrace]
 
 
-def trace(workload: Workload, *, library: Path | None = None, timeout: float = 600.0) -> Trace:
+def trace(workload: TraceRequest, *, library: Path | None = None, timeout: float = 600.0) -> Trace:
     """Trace a workload in a new process.
 
     Args:

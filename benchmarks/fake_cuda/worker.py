@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.fake_cuda import device
-from benchmarks.fake_cuda.trace import Workload
+from benchmarks.fake_cuda.trace import TraceRequest
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import parse_record
@@ -20,7 +20,7 @@ def main() -> None:
     from benchmarks.fake_cuda.steps import run
 
     try:
-        made = run(parse_record(workload, Workload, where="workload", hint="pass a JSON object"))
+        made = run(parse_record(workload, TraceRequest, where="workload", hint="pass a JSON object"))
     except UserError as error:
         sys.exit(f"error: {error}")
     write_json_atomic(Path(result), asdict(made))

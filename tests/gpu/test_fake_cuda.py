@@ -12,8 +12,8 @@ import torch
 from benchmarks import gpu_account
 from benchmarks.fake_cuda import device
 from benchmarks.fake_cuda.recorder import attention_flops, gathered, multi_tensor_launches, size, traffic
-from benchmarks.fake_cuda.trace import FINETUNE, STAND_IN, Operation, StepTrace, Trace, Workload, trace
-from benchmarks.gpu_account import LOGGED, UNLOGGED, Cell, rows
+from benchmarks.fake_cuda.trace import FINETUNE, STAND_IN, Operation, StepTrace, Trace, TraceRequest, trace
+from benchmarks.gpu_account import LOGGED, UNLOGGED, TracedCell, rows
 from ldarnet.model import LDARNetConfig
 from ldarnet.ops.transfer import HOST_WAITS
 
@@ -45,13 +45,13 @@ def library(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pretraining(library):
     """Trace of pretraining; the scan is mamba-ssm's if its Python part is installed, otherwise a stand-in."""
-    return trace(Workload(preset=PRESET, windows=8, length=4096), library=library)
+    return trace(TraceRequest(preset=PRESET, windows=8, length=4096), library=library)
 
 
 @pytest.fixture(scope="module")
 def finetuning(library):
     """Trace of fine-tuning on 16 rows of 512 and 384 bases."""
-    return trace(Workload(FINETUNE, PRESET, windows=16, length=512), library=library)
+    return trace(TraceRequest(FINETUNE, PRESET, windows=16, length=512), library=library)
 
 
 def check_devices_and_products(traced):
@@ -117,7 +117,7 @@ def test_account_is_complete(library, monkeypatch, tmp_path, capsys):
 
 def made_cell(*operations, part_flops=None):
     step = StepTrace(UNLOGGED, 8192, list(operations), part_flops or {})
-    return Cell(Workload(preset="tiny", windows=2, length=4096), Trace({}, STAND_IN, {UNLOGGED: step}))
+    return TracedCell(TraceRequest(preset="tiny", windows=2, length=4096), Trace({}, STAND_IN, {UNLOGGED: step}))
 
 
 def test_time_is_that_of_bytes_or_flops_whichever_is_longer():

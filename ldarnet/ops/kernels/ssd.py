@@ -79,7 +79,7 @@ class _TritonSSD(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         *tensors, starts, chunk_size = arguments
-        scan = _Scan(*(_rows(tensor) for tensor in tensors), starts=starts)
+        scan = _ScanArguments(*(_rows(tensor) for tensor in tensors), starts=starts)
         ctx.save_for_backward(*scan)
         _, K, H, _ = scan.x.shape
         chunk = max(triton.next_power_of_2(chunk_size), scan.block)
@@ -103,7 +103,7 @@ class _TritonSSD(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TKHP: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        scan = _Scan(*ctx.saved_tensors)
+        scan = _ScanArguments(*ctx.saved_tensors)
         T, K, H, _ = scan.x.shape
         N, dy_TKHP = scan.b.shape[2], dy_TKHP.contiguous()
         sequence_C = scan.chunks(scan.block)
@@ -155,7 +155,7 @@ class _TritonSSD(torch.autograd.Function):
         return dx_TKHP, d_dt_TKH, da_KH, db_TKN, dc_TKN, dd_KH, None, None
 
 
-class _Scan(NamedTuple):
+class _ScanArguments(NamedTuple):
     """Arguments of a scan; rows of x, b and c may be strided."""
 
     x: Tensor
