@@ -28,8 +28,8 @@ LOGGED_WAITS = {"ldarnet/ops/transfer.py to_host": 1}
 """Additional waits of a logged step."""
 BUDGETS = {
     # scan: launches and MB per base of pretraining with 8 windows of 4,096 bases, and launches of fine-tuning
-    "triton": (1350, 3.3, 1350),
-    "mamba-ssm": (2130, 4.15, 2130),
+    "triton": (1350, 3.25, 1350),
+    "mamba-ssm": (2130, 4.09, 2130),
     STAND_IN: (1840, 2.91, 1840),
 }
 

@@ -14,8 +14,8 @@ the gradients of b and c (:func:`projection_gradients`) and of the other argumen
 no atomic operations, so gradients are deterministic. Only the arguments are saved for the backward pass.
 
 ``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by design. On paper
-(`benchmarks.gpu_account`), a training step of ldarnet-110m with 8 windows of 4,096 bases moves 3.28 MB per base in
-1,343 launches. With mamba-ssm, it moves 4.12 MB in 2,111 launches, including the gathers that reverse direction 1.
+(`benchmarks.gpu_account`), a training step of ldarnet-110m with 8 windows of 4,096 bases moves 3.18 MB per base in
+1,345 launches. With mamba-ssm, it moves 4.01 MB in 2,113 launches, including the gathers that reverse direction 1.
 
 Shapes: T packed positions, K = 2 directions, H heads, P head dimension, N state width, S sequences, C chunks, G groups
 of heads.
