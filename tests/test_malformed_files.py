@@ -271,7 +271,7 @@ def sweeping(base: Path) -> dict[str, Left]:
         with no_trials(), (out / "console").open("w") as file:
             run_sweep(moved, str(sample_sweep.STUB), sample_sweep.Console(file=file))
 
-    with pytest.MonkeyPatch.context() as patch, no_trials():
+    with no_trials(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Driver, "run", run_trials)
         run_sweep(config, str(sample_sweep.STUB), sample_sweep.Console(file=(folder / "console").open("w")))
 

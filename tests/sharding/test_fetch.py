@@ -2,6 +2,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import random
 import re
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from tests.support.publishers import Server
 YEAST = "ucsc/goldenPath/sacCer3/bigZips/sacCer3.fa.gz"
 YEAST_SUMS = "ucsc/goldenPath/sacCer3/bigZips/md5sum.txt"
 LIST = "huggingface/datasets/InstaDeepAI/multi_species_genomes/resolve/main/urls.txt"
-CONTENT = os.urandom(3_000_000)
+CONTENT = random.Random(0).randbytes(3_000_000)
 
 
 @pytest.fixture
