@@ -273,7 +273,7 @@ def test_every_window_starts_a_chunk_and_no_base_is_lost(ldarnet: Run, folder: P
 
 def test_a_missing_stage_is_an_error(ldarnet: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "one.fa").write_text(f">one\n{SEQUENCE}\n")
-    assert_one_line_error(ldarnet("tokenize", folder, tmp_path / "one.fa", "--stage", 7), "stage 7", "0 to 0")
+    assert_one_line_error(ldarnet("tokenize", folder, tmp_path / "one.fa", "--stage", 7), "stage 7", "only at stage 0")
 
 
 def run_in_subprocess(*arguments: str, **variables: str) -> str:
