@@ -141,8 +141,8 @@ class Scores:
         targets: (n,) true base.
         masked: (n,) whether the input is [MASK] rather than a base.
         nats: for each model, (n,) negative log-likelihood of the true base.
-        right: for each model, (n,) whether the true base has the highest probability when predicted from the neighbors
-            alone.
+        right: for each model, (n,) whether the true base has the highest probability. Unlike `nats`, this never uses
+            the input at the position itself.
     """
 
     rows: Array

@@ -289,7 +289,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def workloads(options: argparse.Namespace) -> list[TraceRequest]:
-    """The steps to trace. The published arrangement is traced in pretraining only."""
+    """The training steps to trace. `--arrangements` applies to pretraining only."""
     ops = dict(item.split("=", 1) for item in options.ops)
     return [
         TraceRequest(program, options.preset, windows, options.length, arrangement, ops)

@@ -121,7 +121,7 @@ def link_optimizer_states(optimizer: Any) -> None:
 
 
 def whole_shape(parameter: nn.Parameter) -> torch.Size:
-    """Shape of an unpartitioned parameter; in ZeRO stage 3, the parameter itself is empty."""
+    """Full shape of a parameter; in ZeRO stage 3, the tensor of a partitioned parameter is empty."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
