@@ -32,7 +32,7 @@ from ldarnet.alphabet import MASK, PAD
 from ldarnet.config import RunConfig, load_config
 from ldarnet.data import Masking, ShardSet, validation_batches
 from ldarnet.errors import UserError
-from ldarnet.pretraining.validation import MASK_SEED
+from ldarnet.pretraining.masks import validation_maskings
 
 OFFSETS = {
     "left": tuple(range(-1, -REACH - 1, -1)),
@@ -238,8 +238,7 @@ def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
 
 def run_masking(config: RunConfig) -> Masking:
     """Masking rule that a configuration uses for validation."""
-    data = config.data
-    return Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED)
+    return next(iter(validation_maskings(config).values()))
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:

@@ -19,7 +19,7 @@ from benchmarks.fake_cuda.recorder import Recorder
 from benchmarks.fake_cuda.trace import FINETUNE, Trace, TraceRequest
 from ldarnet.alphabet import N
 from ldarnet.config import FinetuneConfig, RunConfig
-from ldarnet.data import Masking, curriculum_stages
+from ldarnet.data import curriculum_stages
 from ldarnet.data.windows import Locations
 from ldarnet.finetuning.batches import Epoch
 from ldarnet.finetuning.display import FinetuneProgress
@@ -27,6 +27,7 @@ from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.model import LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.pretraining import loop as pretraining
 from ldarnet.pretraining.callbacks.base import Callback
+from ldarnet.pretraining.masks import training_masking
 from ldarnet.pretraining.schedule import Schedule
 from ldarnet.runtime import engine as engines
 from ldarnet.runtime.checkpoint import TrainingState
@@ -211,9 +212,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         total_steps=total,
         parts=curriculum_stages([], workload.length, total),
         by_length={workload.length: RandomWindows(workload.length)},
-        masking=Masking(
-            rate=config.data.mask_rate, mask=config.data.mask_share, random=config.data.random_share, seed=SEED
-        ),
+        masking=training_masking(config),
         schedule=Schedule(config.schedule, total, model.config.target_ratio),
     )
     context: Any = SimpleNamespace(

@@ -18,6 +18,7 @@ from ldarnet.config.sections import (
     Config,
     Section,
 )
+from ldarnet.config.validation import ValidationSection
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import MAX_STAGES, check_layout
 
@@ -142,6 +143,13 @@ class DataSection(Section):
     )
     mask_share: float = Field(0.8, ge=0, le=1, description="Fraction of targets replaced by [MASK].")
     random_share: float = Field(0.1, ge=0, le=1, description="Fraction of targets replaced by a random base.")
+    mask_span: int = Field(
+        1,
+        ge=1,
+        le=MAX_LENGTH,
+        description="Bases per masked span. A window consists of spans of this length, aligned to its first base; the "
+        "bases of a span are targets together. 1 masks single bases.",
+    )
     workers: int = Field(0, ge=0, le=256, description="Data loader processes per rank.", json_schema_extra=MAY_CHANGE)
     on_damaged: Literal["stop", "quarantine"] = Field(
         "stop",
@@ -160,6 +168,8 @@ class DataSection(Section):
     def _shares(self) -> Self:
         if self.mask_share + self.random_share > 1:
             raise ValueError("mask_share + random_share must be at most 1; reduce one of them")
+        if self.mask_span > (shortest := min([self.length, *(stage.length for stage in self.curriculum)])):
+            raise ValueError(f"mask_span={self.mask_span} is longer than a window of {shortest} bases; reduce it")
         if wrong := [stage.length for stage in self.curriculum if self.length % stage.length]:
             raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}; choose a divisor")
         if sum(stage.share for stage in self.curriculum) >= 1:
@@ -345,36 +355,6 @@ class GuardSection(Section):
     )
 
 
-class ValidationSection(Section):
-    """Validation on windows of a held-out split. The windows and their masks are the same in each validation."""
-
-    every: int = Field(500, ge=1, le=MAX_STEPS, description="Validation interval in steps.")
-    split: str = Field("valid", description="Name of the held-out split in the shard set.")
-    windows: int = Field(
-        256,
-        ge=0,
-        le=MAX_STEPS,
-        description="Number of windows, evenly spaced over the split; 0 disables validation.",
-    )
-    regions: Path | None = Field(
-        None,
-        description="BED file with region names (repeat, coding, ...) in column 4, or GFF3 file with feature types, "
-        "which are used as region names. Metrics are also computed for each region name.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    regions_features: list[str] = Field(
-        [],
-        description="Region names to score, such as [gene, repeat_region]; empty for all names in the file.",
-        json_schema_extra=MAY_CHANGE,
-    )
-    regions_contigs: dict[str, str] | Path | None = Field(
-        None,
-        description="Contig names: a mapping from names in the `regions` file to names in the shard set, such as "
-        "{chr1: NC_000001.11}, or a file that lists both names in two tab-separated columns.",
-        json_schema_extra=MAY_CHANGE,
-    )
-
-
 class TrackingSection(Section):
     """MLflow tracking; metrics.jsonl is always written."""
 
@@ -417,6 +397,11 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         self.model.check(self.ops)
+        if wrong := [span for span in self.validation.mask_spans if span > self.data.length]:
+            raise ValueError(
+                f"validation.mask_spans: {wrong[0]} is longer than a window of data.length={self.data.length} bases; "
+                "reduce it"
+            )
         if (bases := self.training.batch * self.data.length) > MAX_STEP_BASES:
             raise ValueError(
                 f"training.batch={self.training.batch} windows of data.length={self.data.length} are {bases:,} bases "

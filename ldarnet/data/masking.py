@@ -1,6 +1,7 @@
 """Masking for masked language modeling.
 
-Masks are a pure function of (content, seed, stream position of the window, index of the base in the window).
+Masks are drawn in base space: they are a pure function of (content, seed, stream position of the window, index of the
+base in the window), whatever the model reads. Masks of spans are drawn per span instead of per base.
 """
 
 from dataclasses import dataclass
@@ -18,27 +19,32 @@ _SLAB = 2**15  # bases processed together, so that temporaries fit into the CPU 
 class Masking:
     """Selects target positions and the tokens that replace their bases.
 
-    Each A, C, G or T is a target with probability ``rate``; N and padding are never targets. A target is replaced with
-    [MASK] with probability ``mask``, with a uniformly drawn base with probability ``random``, and otherwise left
-    unchanged. The probabilities have a resolution of 1/65,536.
+    A window consists of spans of ``span`` bases, aligned to its first base: position p is in span ``p // span``. The
+    bases of a span are targets together, with probability ``rate``. The targets of a span are replaced together: with
+    [MASK] with probability ``mask``, with uniformly and independently drawn bases with probability ``random``, and
+    otherwise left unchanged. A span that contains N or padding, or that the end of the window cuts short, is never a
+    target. The probabilities have a resolution of 1/65,536.
     """
 
     rate: float = 0.15
     mask: float = 0.8
     random: float = 0.1
     seed: int = 0
+    span: int = 1
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            UserError: a probability is outside 0 to 1, or ``mask + random`` is above 1.
+            UserError: a probability is outside 0 to 1, ``mask + random`` is above 1, or ``span`` is below 1.
         """
         for name in ("rate", "mask", "random"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"masking: {name}={getattr(self, name)} must be from 0 to 1")
         if self.mask + self.random > 1 + 1e-9:
             raise UserError(f"masking: the sum of mask={self.mask} and random={self.random} must be at most 1")
+        if self.span < 1:
+            raise UserError(f"masking: span={self.span} must be at least 1")
 
     def apply(
         self, ids: np.ndarray, fingerprint: str, positions: np.ndarray, stream: str = "train"
@@ -65,14 +71,30 @@ class Masking:
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
         """Mask ``inputs`` and fill ``labels``, (r, L) each, in place; ``keys`` has shape (r, 1)."""
         length = inputs.shape[1]
-        # Compare 16 random bits per base with three ascending limits. Below the first: [MASK]; below the second: a
-        # random base; below the third: an unchanged target; otherwise: no target.
+        # Compare 16 random bits per span with three ascending limits. Below the first: [MASK]; below the second: random
+        # bases; below the third: unchanged targets; otherwise: no target.
         limits = (round(2**16 * self.rate * share) for share in (self.mask, self.mask + self.random, 1))
-        draws = counter_hash(keys, np.arange((length + 3) // 4)).astype("<u8", copy=False).view("<u2")[:, :length]
-        masked, changed, target = ((draws < limit) & (inputs < N) for limit in limits)
+        spans = length // self.span
+        draws = counter_hash(keys, np.arange((spans + 3) // 4)).astype("<u8", copy=False).view("<u2")[:, :spans]
+        known = inputs < N
+        if self.span > 1:
+            draws, known = self._by_base(draws, length, fill=2**16 - 1), self._whole(known)
+        masked, changed, target = ((draws < limit) & known for limit in limits)
         # Here and below, multiply and add instead of np.where, which is ten times as slow.
         labels += (inputs.view(np.int8) - np.int8(IGNORE_INDEX)) * target.view(np.int8)
         row, column = np.divmod(np.flatnonzero(changed & ~masked), length)
         # Counters from 2**32 on are independent of the draws above.
         inputs[row, column] = counter_hash(keys[row, 0], column + 2**32) & np.uint64(3)
         inputs += (np.uint8(MASK) - inputs) * masked.view(np.uint8)
+
+    def _whole(self, known: np.ndarray) -> np.ndarray:
+        """Positions in complete spans whose bases are all known, (r, L) bool."""
+        complete = known[:, : known.shape[1] // self.span * self.span]
+        whole = np.logical_and.reduce(complete.reshape(len(known), -1, self.span), axis=2)
+        return self._by_base(whole, known.shape[1], fill=False)
+
+    def _by_base(self, spans: np.ndarray, length: int, fill: int) -> np.ndarray:
+        """Repeat a value per span, (r, spans), for each of its bases, (r, L); ``fill`` is the value after them."""
+        by_base = np.full((len(spans), length), fill, dtype=spans.dtype)
+        by_base[:, : spans.shape[1] * self.span] = np.repeat(spans, self.span, axis=1)
+        return by_base

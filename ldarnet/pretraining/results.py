@@ -96,10 +96,12 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
     lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]
     valid = result.validation
     if valid:
+        bits = valid.get("bits_per_masked_base")
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
         lines += [
             f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
-            f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}",
+            f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}"
+            f"{f' ({bits:.4f} bits)' if bits is not None else ''}",
             f"loss of the unigram baseline on masked positions {valid['composition_loss']:.4f}",
             f"accuracy on masked positions {valid['accuracy']:.1%}",
             *([f"bases per chunk {chunks} (on masked input)"] if chunks else []),

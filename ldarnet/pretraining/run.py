@@ -145,6 +145,7 @@ class _ValidLine(BaseModel):
     split: Literal["valid"]
     mlm_loss: float
     mask_loss: float
+    bits_per_masked_base: float | None = None
     composition_loss: float
     accuracy: float
     bases_per_chunk: list[float]

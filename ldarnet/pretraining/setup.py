@@ -12,6 +12,7 @@ from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.ops import choose_backends
+from ldarnet.pretraining.masks import training_masking, validation_maskings
 from ldarnet.pretraining.run_folder import ResumePoint, open_run_folder
 from ldarnet.pretraining.schedule import Schedule
 from ldarnet.pretraining.validation import validation_windows
@@ -81,7 +82,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         by_length = {data.length: windows} | {length: training_windows(config, shards, length) for length in shorter}
         regions = None
         if config.validation.windows:
-            validation_windows(shards, config, world)
+            validation_windows(shards, config, world, next(iter(validation_maskings(config).values())))
             validation = config.validation
             if validation.regions is not None:
                 features, contigs = validation.regions_features, validation.regions_contigs
@@ -90,8 +91,8 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         model = LDARNetForMaskedLM(model_config)
         model.set_activation_checkpointing(stages)
     check_same_kernels(kernels, world)
-    masking = Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=config.run.seed)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
+    masking = training_masking(config)
     return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule)
 
 

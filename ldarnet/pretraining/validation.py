@@ -12,13 +12,12 @@ from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
 from ldarnet.ops import to_device, to_host
+from ldarnet.pretraining.masks import validation_maskings
 from ldarnet.pretraining.region_scores import RegionScores
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, micro_batch
 
 BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
-MASK_SEED = 0
-"""Seed of validation masks; does not depend on `run.seed`, so that losses are comparable across seeds."""
 
 
 def validate(
@@ -27,8 +26,10 @@ def validate(
     """Compute global validation metrics; every rank must call this function.
 
     Returns:
+        Metrics with the first mask of `validation.mask_spans`:
         `mlm_loss`: mean loss in nats over all target positions.
         `mask_loss`: mean loss in nats over target positions replaced by [MASK].
+        `bits_per_masked_base`: `mask_loss` in bits.
         `copy_loss`: mean loss in nats over target positions whose input is a base.
         `composition_loss`: mean loss in nats of the unigram baseline over target positions replaced by [MASK].
         `accuracy`: accuracy over target positions replaced by [MASK].
@@ -37,17 +38,34 @@ def validate(
         `windows`, `scored`: number of windows and of target positions.
         `quarantined`: number of windows that could not be read; absent if 0.
         `regions`: metrics of each region, if configured; see `RegionScores.metrics`.
+        `masks`: metrics with each mask of `validation.mask_spans`, without `windows` and `quarantined`; absent if that
+        list is empty. Keys are `span1`, `span6` and so on.
         Losses and accuracy over zero positions are 0.
 
     Raises:
         UserError: the split is missing or too small, or a shard is damaged; raised on all ranks.
     """
+    by_mask = {}
+    for name, masking in validation_maskings(config).items():
+        by_mask[name] = _validate_mask(engine, shards, config, world, masking, None if by_mask else regions)
+    first = next(iter(by_mask.values()))
+    if not config.validation.mask_spans:
+        return first
+    shared = ("windows", "quarantined", "regions")  # of the windows, or only measured with the first mask
+    masks = {name: {key: metrics[key] for key in metrics if key not in shared} for name, metrics in by_mask.items()}
+    return first | {"masks": masks}
+
+
+def _validate_mask(
+    engine: Engine, shards: ShardSet, config: RunConfig, world: World, masking: Masking, regions: Regions | None
+) -> dict[str, Any]:
+    """Compute the metrics of `validate` with one mask."""
     scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
     stages = torch.zeros(routers, 3, dtype=torch.float64, device=world.device)
     by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
     with world.together():
-        batches = list(validation_windows(shards, config, world))
+        batches = list(validation_windows(shards, config, world, masking))
     engine.deepspeed.eval()
     with torch.no_grad():
         for batch in batches:
@@ -84,7 +102,7 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
     }
 
 
-def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Iterator[Batch]:
+def validation_windows(shards: ShardSet, config: RunConfig, world: World, masking: Masking) -> Iterator[Batch]:
     """Iterate over the validation batches of this rank.
 
     Raises:
@@ -100,7 +118,7 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World) -> Ite
         batch=micro_batch(config, world.size),
         rank=world.rank,
         world=world.size,
-        masking=Masking(rate=data.mask_rate, mask=data.mask_share, random=data.random_share, seed=MASK_SEED),
+        masking=masking,
         max_n_run=data.max_n_run,
     )
 
@@ -137,6 +155,7 @@ def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
     return {
         "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
         "mask_loss": mask_loss / max(masked, 1),
+        "bits_per_masked_base": mask_loss / max(masked, 1) / math.log(2),
         "copy_loss": copy_loss / max(copied, 1),
         "composition_loss": -sum(number * math.log(number / masked) for number in bases if number) / max(masked, 1),
         "accuracy": right / max(masked, 1),
