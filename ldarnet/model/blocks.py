@@ -16,7 +16,7 @@ from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import layer_letters
 from ldarnet.model.linear import INITIAL_STD, init_weight
-from ldarnet.ops import Packing, at_least_fp32, kernel_for, matmul_dtype, rotate
+from ldarnet.ops import Packing, at_least_fp32, kernel_for, matmul_dtype
 
 MLP_MULTIPLE = 128
 
@@ -57,8 +57,8 @@ class LocalAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Attend within each sequence of a packed row."""
-        q, k, v = self.qkv_proj(x_TD).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        q, k = rotate(q, packing.position, self.rotary), rotate(k, packing.position, self.rotary)
+        qkv = self.qkv_proj(x_TD)
+        q, k, v = kernel_for("rotary", qkv, self.ops)(qkv, packing, self.heads, self.rotary)
         return self.out_proj(kernel_for("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
 
 

@@ -54,7 +54,7 @@ class Stage(nn.Module):
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
         self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
-        self.router = Router(width)
+        self.router = Router(width, config.ops)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 

@@ -6,6 +6,8 @@ from ldarnet.ops import (  # noqa: F401  (registered on import, references first
     dechunk,
     gated_norm,
     norm,
+    rotary,
+    router,
     ssd,
     swiglu,
 )
@@ -16,7 +18,6 @@ from ldarnet.ops.dispatch import choose_backends, input_dtype, kernel_for, resol
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype
 from ldarnet.ops.registry import Backend, backends_of, operations
-from ldarnet.ops.rotary import rotate
 from ldarnet.ops.transfer import to_device, to_host
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "matmul_dtype",
     "operations",
     "resolve",
-    "rotate",
     "skip_reason",
     "to_device",
     "to_host",

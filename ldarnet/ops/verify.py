@@ -17,8 +17,8 @@ from ldarnet.ops.registry import REFERENCE, Backend, backends_of
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 5e-3, torch.bfloat16: 3e-2, torch.float16: 3e-2}
 """Maximum accepted error by dtype, relative to the largest reference value; the float32 tolerance allows for TF32."""
 
-FP32_OPERATIONS = {"add_norm", "dechunk"}
-"""Operations whose main input (residual stream, chunks) is at least float32 under autocast."""
+FP32_OPERATIONS = {"add_norm", "dechunk", "router"}
+"""Operations whose main input (residual stream, chunks, queries) is at least float32 under autocast."""
 
 LOW_PRECISION_ARGUMENTS = {
     "ssd": (0, 3, 4),
@@ -28,6 +28,8 @@ LOW_PRECISION_ARGUMENTS = {
     "add_norm": (0,),
     "gated_norm": (0, 1),
     "swiglu": (0,),
+    "rotary": (0,),
+    "router": (),
 }
 """Indices of arguments in the dtype of matrix products; other floating-point arguments are at least float32."""
 
@@ -77,6 +79,10 @@ def example(
             arguments = [draw(T, 2, width), draw(T, width), draw(2, width)]
         case "swiglu":
             arguments = [draw(T, 2 * width)]
+        case "rotary":
+            arguments = [draw(T, 3 * 2 * width), packing, 2, max(2, width // 4 * 2)]
+        case "router":
+            arguments = [draw(T, width), draw(T, width), packing]
         case _:
             raise AssertionError(f"no example for operation {operation!r}; add one")
     return [value.requires_grad_() if _is_float_tensor(value) else value for value in arguments]

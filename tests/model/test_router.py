@@ -14,7 +14,7 @@ def packing_of(*lengths):
 
 
 def identity_router(width):
-    router = Router(width)
+    router = Router(width, {})
     torch.nn.init.eye_(router.q_proj.weight)
     torch.nn.init.eye_(router.k_proj.weight)
     return router

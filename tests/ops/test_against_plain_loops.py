@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ldarnet.ops import Packing, backends_of, rotate
+from ldarnet.ops import Packing, backends_of
 from ldarnet.ops.ssd import blocked_scan
 
 LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
@@ -199,18 +199,60 @@ def test_swiglu(function):
     assert_same_with_gradients(function(x), gate * gate.sigmoid() * y, [x])
 
 
-def test_rotary_scores_depend_on_distance_only():
-    q, k = random(1, 1, 8, grad=False), random(1, 1, 8, grad=False, seed=1)
+def plain_rotary(qkv, lengths, heads, width):
+    parts = []
+    for part in range(3):
+        rows = []
+        for position, row in zip((t for span in spans(lengths) for t in range(len(span))), qkv, strict=True):
+            for x in row.view(3, heads, -1)[part]:
+                turned = list(x)
+                for i in range(width // 2 if part < 2 else 0):
+                    pair = torch.complex(x[i], x[i + width // 2])
+                    pair = pair * torch.polar(*x.new_tensor([1, position / 10000 ** (2 * i / width)]))
+                    turned[i], turned[i + width // 2] = pair.real, pair.imag
+                rows.append(torch.stack(turned))
+        parts.append(torch.stack(rows).view(len(qkv), heads, -1))
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("width", [0, 2, 4])
+@pytest.mark.parametrize("lengths", [[1], [40], [3, 0, 9]])
+@pytest.mark.parametrize("function", cpu_backends("rotary"))
+def test_rotary(function, lengths, width):
+    qkv = random(sum(lengths), 3 * 2 * 4)
+    ours = function(qkv, packing_of(lengths), 2, width)
+    assert_same_with_gradients(torch.stack(ours), plain_rotary(qkv, lengths, 2, width), [qkv])
+
+
+@pytest.mark.parametrize("function", cpu_backends("rotary"))
+def test_rotary_scores_depend_on_distance_only(function):
+    row = random(1, 3 * 8, grad=False)
+    q, k, _ = function(row.expand(120, -1), packing_of([120]), 1, 6)
 
     def score(i, j):
-        return (rotate(q, torch.tensor([i]), 6) * rotate(k, torch.tensor([j]), 6)).sum()
+        return (q[i] * k[j]).sum()
 
     torch.testing.assert_close(score(3, 10), score(103, 110))
     assert not torch.isclose(score(3, 10), score(3, 11))
 
 
-def test_rotary_keeps_position_zero_and_the_unrotated_features():
-    q = random(2, 1, 8, grad=False)
-    rotated = rotate(q, torch.tensor([0, 5]), 4)
-    torch.testing.assert_close(rotated[0], q[0])
-    torch.testing.assert_close(rotated[..., 4:], q[..., 4:])
+def plain_router(q, k, lengths):
+    rows = []
+    for span in spans(lengths):
+        for t in span:
+            if t == span[0]:
+                rows.append(q.new_ones(()))
+                continue
+            pairs = ((q[t - 1], k[t]), (q[t], k[t - 1]))
+            cos = sum(a @ b / (a.norm().clamp(min=1e-12) * b.norm().clamp(min=1e-12)) for a, b in pairs) / 2
+            rows.append(((1 - cos) / 2).clamp(0, 1))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("function", cpu_backends("router"))
+def test_router(function, lengths):
+    q, k = random(sum(lengths), 5), random(sum(lengths), 5, seed=1)
+    inputs = [q, k] if max(lengths) > 1 else []
+    ours, plain = function(q, k, packing_of(lengths)), plain_router(q, k, lengths)
+    assert_same_with_gradients(ours, plain, inputs) if inputs else torch.testing.assert_close(ours, plain)

@@ -9,7 +9,7 @@ from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, oper
 from ldarnet.ops.registry import register
 from ldarnet.ops.verify import TOLERANCES, max_error
 
-OPERATIONS = {"ssd", "convolution", "dechunk", "attention", "add_norm", "gated_norm", "swiglu"}
+OPERATIONS = {"ssd", "convolution", "dechunk", "attention", "add_norm", "gated_norm", "rotary", "router", "swiglu"}
 
 
 @pytest.fixture
@@ -112,6 +112,7 @@ def test_choose_backends_returns_what_a_bf16_model_uses():
     assert {name for name in OPERATIONS if input_dtype(name, torch.bfloat16) == torch.float32} == {
         "add_norm",
         "dechunk",
+        "router",
     }
 
 

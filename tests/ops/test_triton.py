@@ -87,6 +87,29 @@ def test_the_first_norm_of_a_stack_has_no_branch_to_add():
     assert_matches_the_reference("add_norm", [None, residual, weight, dtype])
 
 
+@pytest.mark.parametrize("width", [0, 4, 6])
+def test_rotary_of_no_some_and_all_features(width):
+    qkv, packing, *_ = example("rotary", [7, 0, 5], width=6, device=DEVICE)
+    assert_matches_the_reference("rotary", [qkv, packing, 2, width])
+
+
+def test_router_of_zero_rows_and_of_equal_neighbors():
+    q, k, packing = example("router", [6, 3], width=5, device=DEVICE)
+    q, k = q.detach().clone(), k.detach().clone()
+    q[2] = k[4] = 0
+    q[7] = k[7] = q[6] = k[6]
+    assert_matches_the_reference("router", [q.requires_grad_(), k.requires_grad_(), packing], 1e-7)
+    assert KERNELS["router"].function(q, k, packing)[[0, 6, 7]].tolist() == pytest.approx([1, 1, 0])
+
+
+def test_router_keeps_nan():
+    q, k, packing = example("router", [6, 3], width=5, device=DEVICE)
+    q = q.detach().clone()
+    q[2, 1] = torch.nan
+    p = KERNELS["router"].function(q, k, packing)
+    assert p.isnan().nonzero().flatten().tolist() == [2, 3]
+
+
 def dechunk_arguments(chunk_lengths, bases_per_chunk, probability=None):
     M = sum(chunk_lengths)
     chunk, p, *_ = example("dechunk", chunk_lengths, width=3, device=DEVICE)

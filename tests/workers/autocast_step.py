@@ -17,6 +17,8 @@ ARGUMENTS = {
     "ssd": {"x": BF16, "dt": FP32, "a": FP32, "b": BF16, "c": BF16, "d": FP32},
     "gated_norm": {"y": BF16, "z": BF16, "weight": FP32},
     "attention": {"q": BF16, "k": BF16, "v": BF16},
+    "rotary": {"qkv": BF16},
+    "router": {"q": FP32, "k": FP32},
     "swiglu": {"x": BF16},
     "dechunk": {"chunk": FP32, "probability": FP32, "confidence": FP32, "residual": FP32},
 }
