@@ -6,18 +6,20 @@
 #   STEPS=20               for quickstart: number of training steps; uses a separate run folder
 #   TESTS_AT_ONCE=2        for test: number of pytest workers; many tests start two or more processes
 #   PYTEST_ARGS="-x"       for test: additional pytest arguments
+#   GPU_CHECK_ARGS=        for gpu-check: arguments, such as --dry-run
 
 PYTHON ?= python3
 TORCH ?= auto
 STEPS ?=
 TESTS_AT_ONCE ?= 2
 PYTEST_ARGS ?=
+GPU_CHECK_ARGS ?=
 
 BIN := .venv/bin
 READY := .venv/ready-$(TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test setup lint format typecheck doctor clean-quickstart
+.PHONY: help quickstart test setup lint format typecheck doctor gpu-check clean-quickstart
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +48,9 @@ typecheck: $(READY) ## Check types
 
 doctor: $(READY) ## Report installed packages, devices and kernels; suggest fixes
 	@$(BIN)/ldarnet doctor
+
+gpu-check: $(READY) ## Check and measure everything on one GPU in 12 minutes; resumes; results in runs/gpu-check
+	@$(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK_ARGS)
 
 clean-quickstart: ## Remove the shards and runs of the quickstart
 	rm -rf runs/quickstart runs/quickstart-shards runs/quickstart-*-steps

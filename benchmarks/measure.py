@@ -11,7 +11,8 @@ import statistics
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.baselines import CONFIGURATIONS, arrange, calibrate_router
+from benchmarks.worker import report_partial
 from ldarnet.alphabet import IGNORE_INDEX, MASK, N, encode
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.cost import cost
-from ldarnet.ops import backends_of, choose_backends, input_dtype
-from ldarnet.ops.verify import TOLERANCES, max_error
 from sharding.genomes import BUNDLED_FASTA
 
 Result = dict[str, Any]
@@ -45,8 +45,6 @@ CALIBRATION_BASES = 8192
 """Number of bases on which the router is calibrated, over all windows."""
 CUSTOM_FUNCTION = re.compile(r"_[A-Z]\w*|MambaChunkScanCombinedFn\w*|FlashAttn\w*")
 """Pattern of the names of custom autograd functions; names of backward passes end in ``Backward``."""
-VERIFICATION_LENGTHS = (5, 64, 1, 200, 63, 1000, 128)
-"""Lengths of the packed sequences on which backends are verified."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,24 @@ def _set_up(cell: Cell) -> None:
     transformers.utils.logging.set_verbosity_error()  # silence the warning about missing kernels
 
 
+def bundled_genome() -> np.ndarray:
+    """Read the bases of the bundled genome, one uint8 each.
+
+    Raises:
+        ImportError: a package that reads it is missing.
+    """
+    from ldarnet.genome.fasta import read_fasta
+
+    return encode(b"".join(piece for piece in read_fasta(BUNDLED_FASTA) if isinstance(piece, bytes)))
+
+
 def real_windows(windows: int, length: int) -> tuple[Tensor, str]:
     """Read windows spread evenly over the bundled genome; return ids (windows, length), and text that names the source.
 
     If a package needed to read the genome is missing, the bases are random.
     """
     try:
-        from ldarnet.genome.fasta import read_fasta
-
-        genome = encode(b"".join(piece for piece in read_fasta(BUNDLED_FASTA) if isinstance(piece, bytes)))
+        genome = bundled_genome()
     except ImportError as missing:
         generator = torch.Generator().manual_seed(SEED)
         return torch.randint(0, N, (windows, length), generator=generator), f"random bases ({missing.name} is missing)"
@@ -189,10 +196,13 @@ class TimedTraining:
     """Runs and times training steps of a cell one by one."""
 
     def __init__(self, cell: Cell) -> None:
-        """Build the model and run a warm-up step."""
+        """Build the model and run warm-up steps; on a GPU, the first one compiles and tunes kernels."""
+        self.start_up: dict[str, float] = {}
+        begin = time.perf_counter()
         self.workload = workload = Workload(cell)
+        self.start_up["set_up_seconds"] = time.perf_counter() - begin
         if workload.device.type == "cuda":
-            workload.step()  # not measured: compiles kernels and allocates optimizer state
+            self.start_up["first_step_seconds"] = workload.seconds(workload.step)
         self.idle_bytes = memory(workload.device)
         workload.seconds(workload.step)
         self.seconds: list[float] = []
@@ -200,29 +210,36 @@ class TimedTraining:
     def step(self) -> None:
         """Run and time a step."""
         self.seconds.append(self.workload.seconds(self.workload.step))
+        report_partial(self.speed())
+
+    def speed(self) -> Result:
+        """Speed of the steps that were timed so far."""
+        bases, seconds = self.workload.bases, self.seconds
+        return {
+            "device": torch.cuda.get_device_name() if self.workload.device.type == "cuda" else "CPU",
+            "source": self.workload.source,
+            "windows": self.workload.cell.windows,
+            "bases": bases,
+            "start_up": self.start_up,
+            "seconds": seconds,
+            "bases_per_second": {"median": bases / statistics.median(seconds), "best": bases / min(seconds)},
+        }
 
     def result(self) -> Result:
         """Return speed, memory and FLOPs; on a CPU, also the errors of loss and gradients relative to ``ours``."""
-        workload, cell, seconds = self.workload, self.workload.cell, self.seconds
+        workload, cell = self.workload, self.workload.cell
         on_gpu = workload.device.type == "cuda"
-        peak = peak_memory(workload.device)
+        speed, peak = self.speed(), peak_memory(workload.device)
         workload.optimizer.zero_grad()
         workload.model.load_state_dict(workload.weights)
         with torch.no_grad():
             chunks = [stage.mask.sum(1).float() for stage in workload.output().boundaries]
         bases_per_chunk = [workload.bases / numbers.sum().item() for numbers in chunks]
         return {
-            "device": torch.cuda.get_device_name() if on_gpu else "CPU",
-            "source": workload.source,
+            **speed,
             "parameters": sum(p.numel() for p in workload.model.parameters()),
-            "bases": workload.bases,
             "bases_per_chunk": bases_per_chunk,
             "max_chunks_over_mean": [(numbers.max() / numbers.mean()).item() for numbers in chunks],
-            "seconds": seconds,
-            "bases_per_second": {
-                "median": workload.bases / statistics.median(seconds),
-                "best": workload.bases / min(seconds),
-            },
             "peak_bytes": peak,
             "bytes_per_base": (peak - self.idle_bytes) / workload.bases,
             "model_flops_per_base": cost(CONFIGURATIONS[cell.model](), cell.length, bases_per_chunk).training_flops,
@@ -307,7 +324,7 @@ def agreement_of(workload: Workload) -> Result:
 
 
 def kernels(cell: Cell) -> Result:
-    """Profile a step: seconds by operation and, on a GPU, by kernel, in decreasing order.
+    """Profile a step: seconds by operation and, on a GPU, by kernel, in decreasing order, and the number of kernels.
 
     The time of operations inside a custom autograd function is attributed to the function.
     """
@@ -320,14 +337,17 @@ def kernels(cell: Cell) -> Result:
         workload.seconds(workload.step)
     operations: Counter[str] = Counter()
     launched: Counter[str] = Counter()
+    launches = 0
     for event in profiler.events() or ():
         if event.device_type == DeviceType.CPU:
             on_device = sum(kernel.duration for kernel in event.kernels)
             operations[_owner(event)] += on_device if on_gpu else event.self_cpu_time_total
         elif not event.is_user_annotation:
             launched[event.name] += event.time_range.elapsed_us()
+            launches += 1
     return {
         "step_seconds": wall,
+        "launches": launches,
         "operations": {name: spent / 1e6 for name, spent in operations.most_common() if spent},
         "kernels": {name: spent / 1e6 for name, spent in launched.most_common()},
     }
@@ -347,44 +367,31 @@ def synchronization(cell: Cell) -> Result:
     """Count the host-device synchronizations of a training step, in total and by source line."""
     workload = Workload(cell)
     workload.seconds(workload.step)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
+    with host_waits(workload.device) as lines:
         workload.step()
-        torch.cuda.set_sync_debug_mode("default")
-    lines = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
     return {"count": lines.total(), "lines": dict(lines)}
 
 
-def backends(cell: Cell) -> Result:
-    """For each operation: the selected backend and, for every other backend, the reason why it is unsupported.
+@contextmanager
+def host_waits(device: torch.device) -> Iterator[Counter[str]]:
+    """Count the synchronizations that PyTorch reports in the block, by source line; none on a CPU.
 
-    The reason is None if a backend is supported.
+    PyTorch does not report explicit calls of ``torch.cuda.synchronize``.
     """
-    dtype = DTYPES[cell.dtype]
-    return {
-        operation: {
-            "selected": name,
-            "others": {
-                other: backend.unsupported_reason(cell.device, input_dtype(operation, dtype))
-                for other, backend in backends_of(operation).items()
-                if other != name
-            },
-        }
-        for operation, name in choose_backends(cell.device, dtype).items()
-    }
-
-
-def verification(cell: Cell) -> Result:
-    """Verify the backend in the cell's `ops` against the float64 reference."""
-    ((operation, name),) = cell.ops.items()
-    backend, dtype = backends_of(operation)[name], DTYPES[cell.dtype]
-    if reason := backend.unsupported_reason(cell.device, dtype):
-        return {"unsupported_reason": reason}
-    error = max_error(backend, cell.device, dtype, VERIFICATION_LENGTHS)
-    return {"error": error, "tolerance": TOLERANCES[dtype], "passed": error <= TOLERANCES[dtype]}
+    lines: Counter[str] = Counter()
+    if device.type == "cpu":
+        yield lines
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield lines
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    lines.update(f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message))
 
 
 KINDS: dict[str, Callable[[Cell], Result]] = {
-    kind.__name__: kind for kind in (training, agreement, kernels, synchronization, backends, verification)
+    kind.__name__: kind for kind in (training, agreement, kernels, synchronization)
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import model_cpu, model_gpu
+from benchmarks import model_cpu
 from benchmarks.baselines import ARRANGEMENTS
 from benchmarks.measure import Cell, Workload, masked, measure, real_windows
 from benchmarks.worker import Worker, WorkerError
@@ -15,8 +15,7 @@ from ldarnet.alphabet import IGNORE_INDEX, MASK
 
 
 @pytest.fixture(autouse=True)
-def restore_process_settings(monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "1")
+def restore_process_settings():
     yield
     torch.set_flush_denormal(False)
     transformers.utils.logging.set_verbosity_warning()
@@ -42,8 +41,7 @@ class InProcessWorker:
 @pytest.fixture
 def in_process(monkeypatch):
     """Measure in this process instead of in worker processes."""
-    for program in (model_cpu, model_gpu):
-        monkeypatch.setattr(program, "Worker", InProcessWorker)
+    monkeypatch.setattr(model_cpu, "Worker", InProcessWorker)
     return InProcessWorker
 
 
@@ -91,53 +89,12 @@ def test_cpu_program_fails_if_an_arrangement_differs(in_process, monkeypatch, tm
     assert "**Different**: tiny, published" in written(tmp_path)[0]
 
 
-@pytest.mark.slow
-def test_gpu_results_file_is_complete(tmp_path):
-    """Each measurement runs in a process of its own."""
-    model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
-    text, tree = written(tmp_path)
-    for part in (
-        "Hardware", "benchmarks.model_gpu", "| ssd | torch | bfloat16 | passed", "| ssd | torch | float32 | passed",
-        "runs on cuda, not on cpu", "tiny, published", "transformer-tiny", "bimamba2-tiny", "MFU", "peak GiB",
-        "matrix products", "Host-device synchronization", "gradients by", "None.",
-    ):  # fmt: skip
-        assert part in text, part
-    assert "## Failures\n\nNone." in text
-    kinds = {cell["cell"]["kind"] for cell in tree["cells"]}
-    assert kinds == {"backends", "verification", "training", "kernels", "agreement"}
-    comparisons = [c for c in tree["cells"] if c["cell"]["kind"] == "training" and not c["cell"]["checkpointed"]]
-    assert len(comparisons) == 2 * 4
-    assert all(c["result"]["model_flops_per_base"] > 0 for c in comparisons)
-
-
-def test_gpu_program_halves_batches_that_do_not_fit_and_records_failures(in_process, monkeypatch, tmp_path):
-    def fails(cell):
-        if cell.arrangement == "published":
-            return "OutOfMemoryError: too much" if cell.windows > 1 else ""
-        return "RuntimeError: broken" if cell.model == "bimamba2-tiny" else ""
-
-    monkeypatch.setattr(in_process, "fails", staticmethod(fails))
-    model_gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path)])
-    text, tree = written(tmp_path)
-    assert "- training, bimamba2-tiny, ours" in text and "RuntimeError: broken" in text
-    published = [cell for cell in tree["cells"] if cell["cell"]["arrangement"] == "published"]
-    assert published and all(cell["cell"]["windows"] == 1 and "failure" not in cell["result"] for cell in published)
-
-
-def test_gpu_program_respects_its_time_limit(in_process, tmp_path):
-    model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
-    text, tree = written(tmp_path)
-    assert all(cell["result"] == {"failure": "time limit reached"} for cell in tree["cells"])
-    assert "time limit reached" in text
-
-
 def test_results_are_never_overwritten(in_process, tmp_path):
-    model_gpu.main(["--device", "cpu", "--quick", "--minutes", "0", "--out", str(tmp_path)])
-    before = written(tmp_path)
-    for program in (model_gpu, model_cpu):
-        with pytest.raises(SystemExit, match="already exists"):
-            program.main(["--quick", "--name", "model-gpu", "--out", str(tmp_path)])
-    assert written(tmp_path) == before
+    name = model_cpu.result_file("model-cpu", tmp_path)
+    name.write_text("published")
+    with pytest.raises(SystemExit, match="already exists"):
+        model_cpu.main(["--quick", "--out", str(tmp_path)])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["published"]
 
 
 def test_windows_are_real_and_masked_as_in_pretraining():

@@ -1,0 +1,93 @@
+"""Check and measure LDARNet on one GPU.
+
+    python -m benchmarks.gpu_check
+
+Writes `gpu-check.md` and `gpu-check.json`, which are updated after every check. The same command resumes: complete
+checks are kept if code, versions and GPU are the same. Checks that need a package that is not installed are reported as
+not run; torch and triton suffice for the first ones. `--dry-run` tests the program on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.gpu_check import account
+from benchmarks.gpu_check.page import render
+from benchmarks.gpu_check.plan import DRY_RUN, H200, machine, plan
+from benchmarks.gpu_check.results import Check, Record
+from benchmarks.gpu_check.session import Session
+from ldarnet.errors import UserError
+from ldarnet.io.files import atomic_path
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check", description="Check and measure LDARNet on one GPU."
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=12.0, help="no check runs longer than this (default: %(default)s)")
+    add("--out", type=Path, default=Path("runs/gpu-check"), help="folder of the results (default: %(default)s)")
+    add("--checks", nargs="+", default=[], metavar="TEXT", help="run only checks whose name contains one of the texts")
+    add("--list", action="store_true", help="print the checks and exit")
+    add("--account", type=Path, help="JSON file of benchmarks.gpu_account (default: the newest in benchmarks/results)")
+    add("--note", default="", help="text at the top of the page")
+    add("--page", type=Path, metavar="FILE", help="only write the page of this gpu-check.json again, next to it")
+    add("--dry-run", action="store_true", help="test this program on a CPU, with tiny sizes")
+    return parser.parse_args(arguments)
+
+
+def selected(checks: Sequence[Check], texts: Sequence[str]) -> list[Check]:
+    """Checks whose name contains one of the texts; all checks without texts.
+
+    Raises:
+        UserError: a text is not in any name.
+    """
+    for text in texts:
+        if not any(text in check.name for check in checks):
+            raise UserError(f"--checks {text}: no such check; see --list")
+    return [check for check in checks if not texts or any(text in check.name for text in texts)]
+
+
+def run(options: argparse.Namespace, command: str) -> None:
+    """Run the checks and print the path of the page.
+
+    Raises:
+        UserError: the machine, a file or an option cannot be used.
+    """
+    draw = partial(render, paper=account.read(options.account or account.newest()), note=options.note)
+    if options.page:
+        with atomic_path(options.page.with_suffix(".md")) as page:
+            page.write_text(draw(Record.read(options.page)), encoding="utf-8")
+        print(options.page.with_suffix(".md"))
+        return
+    sizes = DRY_RUN if options.dry_run else H200
+    checks = selected(plan(sizes), options.checks)
+    if options.list:
+        print(*(check.name for check in checks), sep="\n")
+        return
+    session = Session(options.out, options.minutes, draw, machine(sizes, command))
+    try:
+        session.run(checks, partial(print, flush=True))
+    finally:
+        session.close()
+    print(session.page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program; errors are printed as one line."""
+    options = parse(arguments)
+    command = "python -m benchmarks.gpu_check " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    try:
+        run(options, command.strip())
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
