@@ -111,7 +111,9 @@ class TracedCell:
         """Title of the workload."""
         work = self.workload
         unit = "windows" if work.program == PRETRAIN else "rows"
-        return f"{work.program}, {work.arrangement}, {work.windows} {unit} of {work.length:,} bases"
+        factor = work.chunk_capacity_factor
+        static = "" if factor is None else f", static number of chunks ({factor:g} x target)"
+        return f"{work.program}, {work.arrangement}, {work.windows} {unit} of {work.length:,} bases{static}"
 
     def seconds(self, without: Sequence[str] = ()) -> float:
         """Lower bound of the duration of the step in seconds; the parts in `without` are not included."""
@@ -281,6 +283,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="OPERATION=NAME",
         help="backends of operations, such as ssd=torch; for other operations, auto selects the backend",
     )
+    add(
+        "--chunk-capacity-factors",
+        nargs="+",
+        type=_factor,
+        default=[None],
+        metavar="FACTOR",
+        help="values of training.chunk_capacity_factor for pretraining; none to count chunks (default: none)",
+    )
     add_result_options(parser, "gpu-account")
     options = parser.parse_args(arguments)
     if wrong := [item for item in options.ops if "=" not in item]:
@@ -289,14 +299,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def workloads(options: argparse.Namespace) -> list[TraceRequest]:
-    """The training steps to trace. `--arrangements` applies to pretraining only."""
+    """The training steps to trace. Arrangements and capacity factors apply to pretraining only."""
     ops = dict(item.split("=", 1) for item in options.ops)
     return [
-        TraceRequest(program, options.preset, windows, options.length, arrangement, ops)
+        TraceRequest(program, options.preset, windows, options.length, arrangement, ops, chunk_capacity_factor=factor)
         for program in options.programs
         for windows in options.windows
         for arrangement in (options.arrangements if program == PRETRAIN else [OURS])
+        for factor in (options.chunk_capacity_factors if program == PRETRAIN else [None])
     ]
+
+
+def _factor(text: str) -> float | None:
+    return None if text == "none" else float(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

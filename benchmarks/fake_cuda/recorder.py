@@ -89,6 +89,9 @@ class Recorder(TorchDispatchMode):
         on_device = any(tensor.device.type == "cuda" for tensor in inputs)
         if name in ("_pin_memory", "is_pinned"):
             return self._pinning(name, inputs[0])
+        if kwargs.get("pin_memory"):
+            self._pinned.append(func(*args, **kwargs | {"pin_memory": None}))
+            return self._pinned[-1]
         if not on_device and not str(kwargs.get("device", "")).startswith("cuda"):
             return func(*args, **kwargs)
         if on_device and (read := self._read(name, args, kwargs, inputs)) is not None:

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.baselines import arrange
 from benchmarks.fake_cuda.kernels import GPU, use_gpu_kernels
-from benchmarks.fake_cuda.recorder import Recorder
+from benchmarks.fake_cuda.recorder import Recorder, place
 from benchmarks.fake_cuda.trace import FINETUNE, Trace, TraceRequest
 from ldarnet.alphabet import N
 from ldarnet.config import FinetuneConfig, RunConfig
@@ -27,10 +27,11 @@ from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.model import LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.pretraining import loop as pretraining
 from ldarnet.pretraining.callbacks.base import Callback
+from ldarnet.pretraining.chunk_capacity import SETTLED_STEPS
 from ldarnet.pretraining.masks import training_masking
 from ldarnet.pretraining.schedule import Schedule
 from ldarnet.runtime import engine as engines
-from ldarnet.runtime.checkpoint import TrainingState
+from ldarnet.runtime.checkpoint import ChunkState, TrainingState
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import EngineOptions
 from ldarnet.runtime.optimizer import parameter_groups
@@ -56,6 +57,7 @@ def run(workload: TraceRequest) -> Trace:
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(module, "load_deepspeed", lambda: SimpleNamespace(initialize=one_rank_engine)),
+        patch.object(torch.cuda, "Event", lambda **_: RecordedEvent(recorder)),
         patch.object(torch.nn.Module, "to", lambda module, *_, **__: module),  # models are built on the device
         torch.autograd.set_multithreading_enabled(False),  # the recorder only sees operations of this thread
         recorder,
@@ -63,6 +65,20 @@ def run(workload: TraceRequest) -> Trace:
         program(workload, kernels, recorder, Path(folder))
     steps = recorder.finish()
     return Trace(kernels, scan, {name: step for name, step in steps.items() if step.bases})
+
+
+class RecordedEvent:
+    """Stand-in for `torch.cuda.Event` that records waits."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def record(self) -> None:
+        """Do nothing."""
+
+    def synchronize(self) -> None:
+        """Record that the host waits."""
+        self._recorder.wait(place())
 
 
 class OneRank(World):
@@ -194,7 +210,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
             "data": {"shards": "random", "length": workload.length},
             "training": {
                 "steps": total, "batch": workload.windows, "accumulation": 1, "zero_stage": 0, "precision": "bf16",
-                "log_every": total,
+                "log_every": total, "chunk_capacity_factor": workload.chunk_capacity_factor,
             },
             "checkpoint": {"every": total},
             "validation": {"windows": 0},
@@ -207,7 +223,8 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     world, timers = OneRank.alone(DEVICE), RecordedTimers(recorder)
     options = EngineOptions.of(config, world)
     groups = parameter_groups(model, config.optimizer)
-    state = TrainingState(step=0, total_steps=total, position=0, seed=SEED, fingerprint="random")
+    chunks: ChunkState = {"settled": SETTLED_STEPS, "pending": []}
+    state = TrainingState(step=0, total_steps=total, position=0, seed=SEED, fingerprint="random", chunks=chunks)
     inputs = SimpleNamespace(
         total_steps=total,
         parts=curriculum_stages([], workload.length, total),
@@ -222,6 +239,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         world=world,
         timers=timers,
         resumed=state,
+        warn=print,
     )
     marker = StepMarker(context, recorder, workload.windows * workload.length)
     checkpointer: Any = None  # the run ends before its first checkpoint

@@ -36,6 +36,7 @@ class TraceRequest:
         arrangement: implementation of the model, see `benchmarks.baselines.arrange`.
         ops: backend overrides by operation; the others use the backend that `auto` prefers on a GPU.
         bases_per_chunk: assumed number of positions per chunk at every router; fake tensors have no values.
+        chunk_capacity_factor: see `training.chunk_capacity_factor`; the number of chunks is static if this is not None.
     """
 
     program: str = PRETRAIN
@@ -45,6 +46,7 @@ class TraceRequest:
     arrangement: str = "ours"
     ops: dict[str, str] = field(default_factory=dict)
     bases_per_chunk: float = 4.0
+    chunk_capacity_factor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -281,6 +281,15 @@ class TrainingSection(Section):
         "at the cost of up to a third more compute.",
         json_schema_extra=MAY_CHANGE,
     )
+    chunk_capacity_factor: float | None = Field(
+        None,
+        ge=1,
+        le=MAX_FACTOR,
+        description="Static number of chunks: each rank computes this many times the target number of chunks, and pads "
+        "the unused ones, so that the host does not wait for the GPU to count chunks. Applies while the router is near "
+        "its target. A step with more chunks is skipped. Null to count chunks.",
+        json_schema_extra=MAY_CHANGE,
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
     log_every: int = Field(
         1, ge=1, le=MAX_STEPS, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE

@@ -103,6 +103,21 @@ class LDARNetPreTrainedModel(PreTrainedModel):
             if isinstance(module, Stack):
                 module.gradient_checkpointing = module.stage in stages
 
+    def set_chunk_capacity(self, factor: float | None) -> None:
+        """Make the number of chunks static in training mode, so that the host does not wait for the device to count.
+
+        Each stage computes ``factor`` times the target number of chunks; those that a batch does not use are padding,
+        which changes neither losses nor gradients. If a batch has more chunks, its output is NaN. In evaluation mode,
+        chunks are always counted.
+
+        Args:
+            factor: capacity relative to the target; None to count chunks.
+        """
+        for module in self.modules():
+            if isinstance(module, Stage) and not module.innermost:
+                share = factor if module.depth == 0 else 1.0  # the positions of inner stages include the reserve
+                module.slots_per_position = None if factor is None else share / self.config.target_ratio
+
     def parameter_stage(self) -> dict[str, int]:
         """Stage number of each parameter, by parameter name.
 

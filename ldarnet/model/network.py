@@ -7,6 +7,8 @@ Shapes: T packed positions of this stage, M packed chunks, D width of the enclos
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
@@ -17,6 +19,9 @@ from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.model.router import Router
 from ldarnet.ops import Packing, kernel_for
+
+SLOT_MULTIPLE = 128
+"""A static number of chunks is a multiple of this number, or the number of positions."""
 
 Routing = tuple[Tensor, Tensor, Packing]
 """Output of a router: boundary probability (T,), boundary mask (T,), and packing of the T input positions."""
@@ -29,6 +34,11 @@ class Stage(nn.Module):
 
     A stage that is wider than the enclosing stage appends a learned vector to each input position, and truncates its
     output to the width of the enclosing stage.
+
+    Attributes:
+        slots_per_position: if set, the number of chunks in training mode is this fraction of the positions, rounded up
+            to a multiple of :data:`SLOT_MULTIPLE`; unused chunks are padding. See
+            ``LDARNetPreTrainedModel.set_chunk_capacity``.
     """
 
     def __init__(self, config: LDARNetConfig, layout: list, stage: int = 0, branches: int = 0) -> None:
@@ -47,6 +57,7 @@ class Stage(nn.Module):
         widening = width - self.outer_width
         self.pad_dimension = nn.Parameter(torch.empty(widening)) if widening else None
         self.innermost = is_innermost(layout)
+        self.slots_per_position: float | None = None
         if self.innermost:
             self.main = Stack(config, stage, layout[0], branches + residual_branches(layout[0]))
             return
@@ -73,13 +84,25 @@ class Stage(nn.Module):
         h_TI = self.encoder(x_TD, packing)
         residual_TI = self.residual_proj(h_TI)
         p_T, boundary_T = self.router(h_TI, packing)
+        if packing.padding:
+            boundary_T = boundary_T & packing.real
         # Chunk: the main network sees only the boundary positions.
-        boundary_index_M, chunks = packing.select(boundary_T)
+        boundary_index_M, chunks = self._select(boundary_T, packing)
         inner_MI, inner_routings, inner_states = self.main(h_TI.index_select(0, boundary_index_M), chunks)
         # Dechunk: smooth the chunks, upsample them and add the residual path.
         chunk_of_T = boundary_T.cumsum(0) - 1
         p_M, confidence_T = p_T.index_select(0, boundary_index_M), torch.where(boundary_T, p_T, 1 - p_T)
+        if chunks.padding:  # if the chunks do not fit, the output is NaN
+            p_M = torch.where(chunk_of_T[-1] < chunks.total, p_M, torch.nan)
+            chunk_of_T = chunk_of_T.clamp(max=chunks.total - 1)
         dechunk = kernel_for("dechunk", inner_MI, self.ops)
         y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         states = ((h_TI, packing), *inner_states, (y_TI, packing))
         return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings), states
+
+    def _select(self, boundary_T: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
+        """Select the first position of each chunk; see `Packing.select` and `Packing.select_static`."""
+        if self.slots_per_position is None or not self.training:
+            return packing.select(boundary_T)
+        slots = math.ceil(self.slots_per_position * packing.total / SLOT_MULTIPLE) * SLOT_MULTIPLE
+        return packing.select_static(boundary_T, min(slots, packing.total))

@@ -100,16 +100,18 @@ class BatchPadding:
     Attributes:
         shape: shape of the padded batch, (B, L).
         index: (T,), index of each packed position in the flattened batch; None if the batch has no padding.
+        padding_rows: number of rows, after the B sequences, that `unpack` drops.
     """
 
     shape: torch.Size
     index: Tensor | None
+    padding_rows: int = 0
 
     @classmethod
     def of_packing(cls, packing: Packing) -> BatchPadding:
         """Build the conversion that pads each sequence of a packed row to ``packing.max_length``."""
-        shape = torch.Size([len(packing.starts) - 1, packing.max_length])
-        return cls(shape, packing.sequence * packing.max_length + packing.position)
+        shape = torch.Size([packing.sequences, packing.max_length])
+        return cls(shape, packing.sequence * packing.max_length + packing.position, packing.padding)
 
     def pack(self, x_BL: Tensor) -> Tensor:
         """Remove padding: (B, L, ...) to (T, ...)."""
@@ -118,11 +120,12 @@ class BatchPadding:
     def unpack(self, x_T: Tensor) -> Tensor:
         """Restore padding with zeros: (T, ...) to (B, L, ...)."""
         if self.index is not None:
-            x_T = x_T.new_zeros(self.shape.numel(), *x_T.shape[1:]).index_copy(0, self.index, x_T)
-        return x_T.unflatten(0, self.shape)
+            rows, length = self.shape[0] + self.padding_rows, self.shape[1]
+            x_T = x_T.new_zeros(rows * length, *x_T.shape[1:]).index_copy(0, self.index, x_T)
+        return x_T[: self.shape.numel()].unflatten(0, self.shape)
 
 
 def padded_boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:
     """Boundaries of a batch from the output of a router."""
     probability_T, mask_T, packing = routing
-    return Boundaries(padding.unpack(probability_T), padding.unpack(mask_T), packing.lengths)
+    return Boundaries(padding.unpack(probability_T), padding.unpack(mask_T), packing.lengths[: packing.sequences])

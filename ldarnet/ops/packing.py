@@ -5,7 +5,7 @@ Shapes: S sequences, T positions in total.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -22,16 +22,23 @@ class Packing:
             FlashAttention).
         total: T, the number of positions.
         max_length: upper bound of the sequence lengths, known without a device synchronization.
+        padding: number of sequences at the end that are padding.
     """
 
     starts: Tensor
     total: int
     max_length: int
+    padding: int = field(default=0, kw_only=True)
 
     @classmethod
     def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
         """Build from sequence lengths, (S,) int64, and their sum ``total``; ``max_length`` defaults to ``total``."""
         return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
+
+    @property
+    def sequences(self) -> int:
+        """S without padding sequences."""
+        return len(self.starts) - 1 - self.padding
 
     @cached_property
     def lengths(self) -> Tensor:
@@ -50,6 +57,11 @@ class Packing:
         return torch.arange(self.total, device=self.starts.device) - self.starts[self.sequence]
 
     @cached_property
+    def real(self) -> Tensor:
+        """Boolean mask, (T,), that is False in padding sequences."""
+        return torch.arange(self.total, device=self.starts.device) < self.starts[self.sequences]
+
+    @cached_property
     def host_lengths(self) -> list[int]:
         """Sequence lengths as a list; on a GPU, this synchronizes the device."""
         return self.lengths.tolist()
@@ -63,5 +75,30 @@ class Packing:
             Indices of the selected positions, (M,), and the packing of these positions.
         """
         index_M = mask_T.nonzero().squeeze(1)
-        kept_before = F.pad(mask_T.cumsum(0), (1, 0))
-        return index_M, Packing(kept_before[self.starts], len(index_M), min(self.max_length, len(index_M)))
+        return index_M, Packing(self._starts_after(mask_T.cumsum(0)), len(index_M), min(self.max_length, len(index_M)))
+
+    def select_static(self, mask_T: Tensor, slots: int) -> tuple[Tensor, Packing]:
+        """Select the first ``slots`` positions where the mask is true, without a device synchronization.
+
+        Unused slots hold arbitrary positions, one per slot. They form padding sequences of at most ``max_length``
+        positions.
+
+        Args:
+            mask_T: the mask.
+            slots: M, at most T.
+
+        Returns:
+            Indices of the selected positions, (M,), and their packing, whose shapes do not depend on the mask.
+        """
+        kept_T, slot_M = mask_T.cumsum(0), torch.arange(slots, device=mask_T.device)
+        index_M = torch.searchsorted(kept_T, slot_M + 1)
+        index_M = torch.where(index_M < self.total, index_M, slot_M)
+        length = min(self.max_length, slots)
+        padding = -(-slots // length)
+        padding_ends = kept_T[-1] + length * torch.arange(1, padding + 1, device=mask_T.device)
+        starts = torch.cat([self._starts_after(kept_T), padding_ends]).clamp(max=slots)
+        return index_M, Packing(starts, slots, length, padding=padding)
+
+    def _starts_after(self, kept_T: Tensor) -> Tensor:
+        """Starts of the sequences after a selection; ``kept_T`` counts the selected positions up to each position."""
+        return F.pad(kept_T, (1, 0))[self.starts[: self.sequences + 1]]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 HOST_WAITS = {
-    "ldarnet/ops/packing.py select": "every forward pass, once per router: the number of chunks",
+    "ldarnet/ops/packing.py select": "every forward pass, once per router, unless the number of chunks is static",
     "ldarnet/ops/packing.py host_lengths": "every attention layer, once per packing, with ops.attention=torch",
     "ldarnet/ops/transfer.py to_host": "pretraining: once per logged step and validation, twice per save",
     "ldarnet/runtime/engine.py _decide": "every optimizer step with training.offload",
     "ldarnet/runtime/guard.py worst_windows": "pretraining: logged steps and saves, once per skipped step",
-    "ldarnet/runtime/host_buffers.py wait": "saves: in the thread that writes the checkpoint",
+    "ldarnet/runtime/host_buffers.py wait": "saves, in the thread that writes the checkpoint; with "
+    "training.chunk_capacity_factor, every step, for the step before the last one",
     "ldarnet/pretraining/boundary_sample.py boundary_sample": "validation, with routers",
     "ldarnet/finetuning/evaluation.py run_over": "evaluation, once per batch; and once at the end",
     "ldarnet/finetuning/fold.py _end_epoch": "fine-tuning, once per epoch",

@@ -13,6 +13,7 @@ from ldarnet.errors import UserError
 from ldarnet.ops import to_device
 from ldarnet.pretraining.async_checkpoint import AsyncCheckpointer
 from ldarnet.pretraining.callbacks.base import Callback, RunContext
+from ldarnet.pretraining.chunk_capacity import ChunkCapacity
 from ldarnet.pretraining.setup import Inputs
 from ldarnet.pretraining.step_totals import LoggedValues, StepTotals, pretraining_loss
 from ldarnet.pretraining.train_metrics import TrainMetrics
@@ -34,11 +35,13 @@ def loop(
     training, total = config.training, inputs.total_steps
     state, saved = run.resumed, run.resumed.step
     last = min(total, max(training.stop_after or total, state.step))
-    metrics = TrainMetrics(run)
+    metrics, capacity = TrainMetrics(run), _capacity(run)
     steps = _data(config, inputs, world, state.step, last)
     while state.step < last:
         for callback in callbacks:
             callback.before_step(state.step)
+        if capacity is not None:
+            capacity.begin_step(state.step)
         if state.step == stage_at(inputs.parts, state.step).first:
             engine.guard.reset_losses()
         with timers.phase(state.step, "data"):
@@ -56,6 +59,8 @@ def loop(
         with timers.phase(state.step, "update"):
             loss = world.sum_on_device(totals.nll) / max(scored, 1)
             lr, norm = engine.update(inputs.schedule.factor(state.step), loss)
+        if capacity is not None:
+            capacity.end_step(totals.stages, loss)
         state = state.advanced(step=state.step + 1, position=state.position + training.batch)
         engine.guard.record(state.step, norm, batches, totals.windows)
         metrics.count_step()
@@ -70,14 +75,21 @@ def loop(
             with timers.phase(state.step - 1, "validate"), metrics.meter.paused():
                 state = _validate(run, checkpointer, state, callbacks)
         if state.step % config.checkpoint.every == 0 or state.step in (last, state.best_step):
-            state, saved = _save(run, checkpointer, state, callbacks, metrics), state.step
+            state, saved = _save(run, checkpointer, state, callbacks, metrics, capacity), state.step
     if saved < state.step:
-        state = _save(run, checkpointer, state, callbacks, metrics)
+        state = _save(run, checkpointer, state, callbacks, metrics, capacity)
     with timers.phase(state.step - 1, "save"):
         checkpointer.finish()
     for callback in callbacks:
         callback.on_run_end(state, request.received)
     return state
+
+
+def _capacity(run: RunContext) -> ChunkCapacity | None:
+    factor = run.config.training.chunk_capacity_factor
+    if factor is None or run.engine.model_config.num_stages == 1:
+        return None
+    return ChunkCapacity(run.engine.model, factor, run.resumed.chunks, run.warn)
 
 
 def _report_skipped(run: RunContext, callbacks: Sequence[Callback], numbers: Tensor | None = None) -> None:
@@ -122,6 +134,7 @@ def _save(
     state: TrainingState,
     callbacks: Sequence[Callback],
     metrics: TrainMetrics,
+    capacity: ChunkCapacity | None,
 ) -> TrainingState:
     """Report skipped steps, then queue a checkpoint for writing; return the training state in the checkpoint.
 
@@ -129,7 +142,8 @@ def _save(
         UserError: too many consecutive steps were skipped; raised on all ranks.
     """
     _report_skipped(run, callbacks)
-    state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.state_dict())
+    chunks = None if capacity is None else capacity.state_dict()
+    state = state.advanced(seconds=metrics.meter.seconds, guard=run.engine.guard.state_dict(), chunks=chunks)
     with run.timers.phase(state.step - 1, "save"), metrics.meter.paused():
         return checkpointer.save(run.engine, state)
 

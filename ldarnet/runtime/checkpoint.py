@@ -47,6 +47,13 @@ class GuardState(TypedDict):
     losses: list[FiniteFloat]
 
 
+class ChunkState(TypedDict):
+    """State of the static number of chunks: see `ChunkCapacity.state_dict`."""
+
+    settled: Count
+    pending: list[list[FiniteFloat]]
+
+
 def no_guard_state() -> GuardState:
     """State of the guard before the first step."""
     return {"accepted": 0, "in_a_row": 0, "losses": []}
@@ -66,6 +73,7 @@ class TrainingState:
         best_step: step of the checkpoint with the lowest validation loss; None before the first validation.
         best_loss: validation loss at `best_step`; None before the first validation.
         guard: return value of `Guard.state_dict`.
+        chunks: return value of `ChunkCapacity.state_dict`; None with `training.chunk_capacity_factor=null`.
         code_version: version of this package that wrote the checkpoint.
         commit: git commit of the code that wrote the checkpoint, followed by `+` if tracked files were modified; None
             if the code is not tracked by git.
@@ -82,6 +90,7 @@ class TrainingState:
     best_step: Count | None = None
     best_loss: FiniteFloat | None = None
     guard: GuardState = field(default_factory=no_guard_state)
+    chunks: ChunkState | None = None
     code_version: str = __version__
     commit: str | None = None
     run_id: RunId | None = None

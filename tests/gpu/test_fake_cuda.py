@@ -84,6 +84,19 @@ def test_pretraining_step(pretraining):
 
 
 @pytest.mark.slow
+def test_step_with_a_static_number_of_chunks_never_waits(library):
+    counted, static = (
+        trace(TraceRequest(preset="tiny", windows=8, length=256, chunk_capacity_factor=factor), library=library)
+        for factor in (None, 1.5)
+    )
+    assert counted.steps[UNLOGGED].waits == CHUNK_COUNT
+    assert static.steps[UNLOGGED].waits == {} and static.steps[LOGGED].waits == LOGGED_WAITS
+    for step in static.steps.values():
+        assert step.mixed_devices == [] and step.pageable_copies == {}
+        assert step.launches <= counted.steps[step.name].launches + 20
+
+
+@pytest.mark.slow
 def test_finetuning_step(finetuning):
     check_devices_and_products(finetuning)
     step = finetuning.steps[UNLOGGED]
