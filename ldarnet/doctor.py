@@ -17,6 +17,7 @@ import torch
 
 from ldarnet.extras import extra_of
 from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, skip_reason
+from ldarnet.ops.verification_cache import SWITCH, cache_folder
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -87,13 +88,14 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
     Returns:
         A report that can be written as JSON: ``ldarnet``, ``python``, ``machine``, ``torch``, ``packages``,
-        ``operations`` and ``advice`` (lines of text). ``operations`` is a nested dict: device type -> op -> list of
-        backends. One backend of each list is marked as ``selected``.
+        ``operations``, ``kernel_cache`` and ``advice`` (lines of text). ``operations`` is a nested dict: device type ->
+        op -> list of backends. One backend of each list is marked as ``selected``.
     """
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     report: dict[str, Any] = {
         **examine_machine(folder),
         "operations": {device: _operations(device) for device in devices},
+        "kernel_cache": _kernel_cache(),
     }
     for package, found in zip(PACKAGES, report["packages"], strict=True):
         if any(not skip_reason(backend, devices[-1], torch.bfloat16) for backend in _backends_using(package)):
@@ -102,7 +104,7 @@ def examine(folder: Path = Path()) -> dict[str, Any]:
 
 
 def examine_machine(folder: Path = Path()) -> dict[str, Any]:
-    """Build the report of `examine` without ``operations`` and ``advice``. Runs no kernels."""
+    """Build the report of `examine` without ``operations``, ``kernel_cache`` and ``advice``. Runs no kernels."""
     return {
         "ldarnet": __version__,
         "python": platform.python_version(),
@@ -143,6 +145,7 @@ def render(report: dict[str, Any]) -> str:
                 for choice in choices
                 if choice["unsupported_reason"]
             ]
+    lines += ["", f"Verified kernels: {report['kernel_cache']}"]
     lines += ["", "Suggestions", *(f"  {line}" for line in report["advice"])]
     return "\n".join(lines)
 
@@ -208,6 +211,13 @@ def _operations(device: str) -> dict[str, list[dict[str, Any]]]:
         ]
         for operation, name in choose_backends(device, dtype).items()
     }
+
+
+def _kernel_cache() -> str:
+    folder = cache_folder()
+    if folder is None:
+        return f"not cached, because {SWITCH}=0"
+    return f"{len([*folder.glob('*.json')])}, cached in {folder}"
 
 
 def _backends_using(package: Package) -> list[Backend]:

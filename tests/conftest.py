@@ -18,6 +18,8 @@ if not torch.cuda.is_available():
     # Triton reads this variable when it is imported, and transformers imports Triton.
     os.environ["TRITON_INTERPRET"] = "1"
 
+os.environ["LDARNET_KERNEL_CACHE"] = "0"
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 

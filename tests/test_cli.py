@@ -113,6 +113,18 @@ def test_doctor_reports_a_kernel_that_fails_to_import(
     assert "flash-attn is installed but fails to import: rebuild it" in out
 
 
+def test_doctor_reports_the_cache_of_verified_kernels(
+    ldarnet: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "Verified kernels: not cached, because LDARNET_KERNEL_CACHE=0\n" in ldarnet("doctor").out
+    monkeypatch.delenv("LDARNET_KERNEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "ldarnet/kernels"
+    folder.mkdir(parents=True)
+    (folder / "ssd-triton-0123.json").write_text("{}")
+    assert f"Verified kernels: 1, cached in {folder}\n" in ldarnet("doctor").out
+
+
 def test_doctor_reports_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_nvidia_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

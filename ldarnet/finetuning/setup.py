@@ -1,6 +1,7 @@
 """Setup of a run: task, folds, leak-free test rows, network and resolved settings."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import read_record
 from ldarnet.io.retry import Retry
-from ldarnet.ops import choose_backends
+from ldarnet.model import LDARNetConfig
+from ldarnet.model.kernel_options import kernel_options
+from ldarnet.model.modeling import LDARNetPreTrainedModel
+from ldarnet.ops import KernelOptions, choose_backends
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, check_same_kernels
 from ldarnet.tasks.dataset import Examples, TaskData, open_task
@@ -45,11 +49,10 @@ def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
         config = resolve(config, data, autocast(config.training.precision, world))
         rows, folds = _rows_and_folds(config, data)
         in_bf16 = config.training.precision == "bf16"
-        kernels = choose_backends(world.device.type, torch.bfloat16 if in_bf16 else torch.float32, config.ops)
-        job = _job(config, data, rows, folds, kernels, in_bf16)
+        job = _job(config, data, rows, folds, world.device.type, in_bf16)
         for fold in job.selected_folds:
             check_fold(job, fold, world.size)
-    check_same_kernels(kernels, world)
+    check_same_kernels(job.kernels, world)
     fingerprint = world.from_main(lambda: data.fingerprint)
     with world.together():
         if data.fingerprint != fingerprint:
@@ -157,7 +160,7 @@ def _job(
     data: TaskData,
     rows: Examples,
     folds: dict[int, tuple[np.ndarray, np.ndarray]],
-    kernels: dict[str, str],
+    device: str,
     in_bf16: bool,
 ) -> FinetuneJob:
     notes, max_length = list(data.notes), config.data.max_length
@@ -178,6 +181,10 @@ def _job(
         notes.append(found.sentence())
     build = arm_of(config).build
     network = None if build is None else build(config, data.classes, longest)
+    options = KernelOptions(config.ops)
+    if isinstance(network, LDARNetPreTrainedModel):
+        options = kernel_options(cast(LDARNetConfig, network.config))
+    kernels = choose_backends(device, torch.bfloat16 if in_bf16 else torch.float32, options)
     initial = checkpoint_hash(config.checkpoint)
     return FinetuneJob(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, initial)
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import Packing, at_least_fp32, full_precision, kernel_for
 
 MIN_DT, MAX_DT, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -30,7 +31,7 @@ class BiMamba2(nn.Module):
         """Build the mixer for a stage; stage 0 is the outermost."""
         super().__init__()
         ssm, width = config.ssm_cfg, config.d_model[stage]
-        self.ops = config.ops
+        self.ops = kernel_options(config)
         self.d_state, self.headdim, self.chunk_size = ssm["d_state"], ssm["headdim"], ssm["chunk_size"]
         self.inner = ssm["expand"] * width
         self.heads = self.inner // self.headdim

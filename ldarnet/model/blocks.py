@@ -14,18 +14,17 @@ from transformers import initialization as init
 
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.layout import layer_letters
+from ldarnet.model.kernel_options import kernel_options
+from ldarnet.model.layout import layer_letters, mlp_width
 from ldarnet.model.linear import INITIAL_STD, init_weight
-from ldarnet.ops import Packing, at_least_fp32, kernel_for, matmul_dtype
-
-MLP_MULTIPLE = 128
+from ldarnet.ops import KernelOptions, Packing, at_least_fp32, kernel_for, matmul_dtype
 
 
 class AddNorm(nn.Module):
     """Residual addition followed by RMSNorm, in at least float32."""
 
-    def __init__(self, width: int, ops: dict[str, str]) -> None:
-        """Build the layer for ``width`` features; ``ops`` maps operations to backend overrides."""
+    def __init__(self, width: int, ops: KernelOptions) -> None:
+        """Build the layer for ``width`` features."""
         super().__init__()
         self.ops = ops
         self.weight = nn.Parameter(torch.empty(width))
@@ -48,7 +47,7 @@ class LocalAttention(nn.Module):
         """Build the attention layer for a stage; stage 0 is the outermost."""
         super().__init__()
         width = config.d_model[stage]
-        self.ops = config.ops
+        self.ops = kernel_options(config)
         self.heads = config.attn_cfg["num_heads"][stage]
         self.rotary = config.attn_cfg["rotary_emb_dim"][stage]
         self.window = config.attn_cfg["window_size"][stage]
@@ -62,19 +61,11 @@ class LocalAttention(nn.Module):
         return self.out_proj(kernel_for("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
 
 
-def mlp_width(hidden: int) -> int:
-    """Round a hidden width up to a multiple of 128."""
-    return -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
-
-
 class SwiGLU(nn.Module):
     """Gated MLP without biases (Shazeer 2020, arXiv 2002.05202); maps (T, D) to (T, D)."""
 
-    def __init__(self, width: int, hidden: int, ops: dict[str, str]) -> None:
-        """Build the MLP; ``ops`` maps operations to backend overrides.
-
-        ``hidden`` is rounded up to a multiple of 128.
-        """
+    def __init__(self, width: int, hidden: int, ops: KernelOptions) -> None:
+        """Build the MLP; ``hidden`` is rounded up to a multiple of 128."""
         super().__init__()
         self.ops = ops
         hidden = mlp_width(hidden)
@@ -93,11 +84,11 @@ class Layer(nn.Module):
     def __init__(self, config: LDARNetConfig, stage: int, letter: str) -> None:
         """Build the layer for a layout letter: m or M for BiMamba-2, t or T for attention."""
         super().__init__()
-        width = config.d_model[stage]
-        self.norm1 = AddNorm(width, config.ops)
+        width, ops = config.d_model[stage], kernel_options(config)
+        self.norm1 = AddNorm(width, ops)
         self.mixer = LocalAttention(config, stage) if letter in "tT" else BiMamba2(config, stage)
-        self.norm2 = AddNorm(width, config.ops) if letter.isupper() else None
-        self.mlp = SwiGLU(width, config.d_intermediate[stage], config.ops) if letter.isupper() else None
+        self.norm2 = AddNorm(width, ops) if letter.isupper() else None
+        self.mlp = SwiGLU(width, config.d_intermediate[stage], ops) if letter.isupper() else None
 
     def forward(self, branch_TD: Tensor | None, residual_TD: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Apply the layer to a packed row, but do not add the output of its last branch to the residual stream.
@@ -148,7 +139,7 @@ class Stack(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
         self.layers = nn.ModuleList(layers)
-        self.norm = AddNorm(config.d_model[stage], config.ops)
+        self.norm = AddNorm(config.d_model[stage], kernel_options(config))
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Apply the layers and the final norm to a packed row."""

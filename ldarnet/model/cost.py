@@ -35,9 +35,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from ldarnet import markdown
-from ldarnet.model.blocks import mlp_width
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.layout import is_innermost, layer_letters
+from ldarnet.model.layout import is_innermost, layer_letters, mlp_width
 from ldarnet.ops.slabs import slabs
 
 SCAN_BLOCK, DECHUNK_BLOCK = 64, 32

@@ -17,6 +17,7 @@ _STACK = re.compile(r"([mMtT][1-9]\d*)+")
 MAX_LAYERS = 1_000
 """Maximum number of layers of a stack."""
 MAX_STAGES = 16
+MLP_MULTIPLE = 128
 RESIDUAL_BRANCHES = {"m": 1, "t": 1, "M": 2, "T": 2}
 
 
@@ -28,6 +29,11 @@ def layer_letters(stack: str) -> str:
 def residual_branches(*stacks: str) -> int:
     """Count the residual branches of these stacks: one per mixer and one per MLP."""
     return sum(RESIDUAL_BRANCHES[letter] for stack in stacks for letter in layer_letters(stack))
+
+
+def mlp_width(hidden: int) -> int:
+    """Round the hidden width of an MLP up to a multiple of 128."""
+    return -(-hidden // MLP_MULTIPLE) * MLP_MULTIPLE
 
 
 def is_innermost(layout: Sequence) -> bool:

@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from ldarnet.model.blocks import Stack
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.kernel_options import kernel_options
 from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.model.router import Router
@@ -51,7 +52,7 @@ class Stage(nn.Module):
             branches: number of residual branches in the enclosing stages.
         """
         super().__init__()
-        self.ops, self.depth = config.ops, stage
+        self.ops, self.depth = kernel_options(config), stage
         width = config.d_model[stage]
         self.outer_width = config.d_model[max(stage - 1, 0)]
         widening = width - self.outer_width
@@ -65,7 +66,7 @@ class Stage(nn.Module):
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
         self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
-        self.router = Router(width, config.ops)
+        self.router = Router(width, self.ops)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 

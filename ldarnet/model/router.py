@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from ldarnet.model.linear import Fp32Linear, init_weight
-from ldarnet.ops import Packing, kernel_for
+from ldarnet.ops import KernelOptions, Packing, kernel_for
 
 THRESHOLD = 0.5
 
@@ -43,11 +43,8 @@ class Router(nn.Module):
     float32, even under autocast.
     """
 
-    def __init__(self, width: int, ops: dict[str, str]) -> None:
-        """Build the router with query and key projections initialized to the identity.
-
-        ``ops`` maps operations to backend overrides.
-        """
+    def __init__(self, width: int, ops: KernelOptions) -> None:
+        """Build the router with query and key projections initialized to the identity."""
         super().__init__()
         self.ops = ops
         self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)

@@ -14,15 +14,19 @@ from ldarnet.ops import (  # noqa: F401  (registered on import, references first
 
 # After the references: dispatch prefers the backend that was registered last.
 from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
-from ldarnet.ops.dispatch import choose_backends, input_dtype, kernel_for, resolve, skip_reason
+from ldarnet.ops.dispatch import KernelOptions, choose_backends, input_dtype, kernel_for, resolve, skip_reason
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype
 from ldarnet.ops.registry import Backend, backends_of, operations
 from ldarnet.ops.transfer import to_device, to_host
+from ldarnet.ops.verify import DEFAULT_SIZES, Sizes
 
 __all__ = [
+    "DEFAULT_SIZES",
     "Backend",
+    "KernelOptions",
     "Packing",
+    "Sizes",
     "at_least_fp32",
     "backends_of",
     "choose_backends",

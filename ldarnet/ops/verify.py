@@ -5,7 +5,7 @@ The reference runs in float64 on the same (already rounded) inputs, so input rou
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,18 +34,103 @@ LOW_PRECISION_ARGUMENTS = {
 """Indices of arguments in the dtype of matrix products; other floating-point arguments are at least float32."""
 
 
+class Sizes(NamedTuple):
+    """Sizes of the tensors in one stage of a model.
+
+    Attributes:
+        width: columns of the residual stream.
+        projection: columns of BiMamba-2's input projection, whose slices are inputs of convolution and gated_norm.
+        channels: channels of the convolution.
+        taps: taps of the convolution.
+        inner: columns of gated_norm.
+        heads: heads of the scan.
+        headdim: head dimension of the scan.
+        d_state: state width of the scan.
+        chunk_size: block size of the scan.
+        hidden: hidden width of the MLP.
+        attention_heads: heads of attention.
+        attention_dim: head dimension of attention.
+        rotary: rotated features per attention head.
+        window: visible positions on each side; -1 for no limit.
+    """
+
+    width: int
+    projection: int
+    channels: int
+    taps: int
+    inner: int
+    heads: int
+    headdim: int
+    d_state: int
+    chunk_size: int
+    hidden: int
+    attention_heads: int
+    attention_dim: int
+    rotary: int
+    window: int
+
+    @classmethod
+    def uniform(cls, width: int) -> "Sizes":
+        """Sizes with two heads, and the same head dimension, state width and number of features."""
+        rotary = max(2, width // 4 * 2)
+        return cls(width, width, width, 4, width, 2, width, width, width, width, 2, width, rotary, 31)
+
+    def of(self, operation: str) -> dict[str, int]:
+        """Sizes that the example of an operation depends on, by name."""
+        return {name: getattr(self, name) for name in _SIZES_OF[operation]}
+
+
+_SIZES_OF = {
+    "ssd": ("heads", "headdim", "d_state", "chunk_size"),
+    "convolution": ("channels", "taps", "projection"),
+    "dechunk": ("width",),
+    "attention": ("attention_heads", "attention_dim", "window"),
+    "add_norm": ("width",),
+    "gated_norm": ("inner", "projection"),
+    "swiglu": ("hidden",),
+    "rotary": ("attention_heads", "attention_dim", "rotary"),
+    "router": ("width",),
+}
+
+DEFAULT_SIZES = Sizes(
+    width=512,
+    projection=2320,
+    channels=1280,
+    taps=4,
+    inner=1024,
+    heads=16,
+    headdim=64,
+    d_state=128,
+    chunk_size=256,
+    hidden=2560,
+    attention_heads=16,
+    attention_dim=32,
+    rotary=32,
+    window=1023,
+)
+"""Sizes of the outermost stage of ldarnet-110m, and of the MLP in its main network."""
+
+
 def example(
-    operation: str, lengths: Sequence[int], *, width: int = 64, device: str = "cpu", seed: int = 0
+    operation: str,
+    lengths: Sequence[int],
+    *,
+    width: int = 64,
+    sizes: Sizes | None = None,
+    device: str = "cpu",
+    seed: int = 0,
 ) -> list[Any]:
-    """Random arguments of an operation: float64 tensors that require gradients.
+    """Random arguments of an operation: float64 tensors that require gradients, with the strides of a model's tensors.
 
     Args:
         operation: name of the operation, for example ``ssd``.
         lengths: length of each packed sequence, in chunks for ``dechunk`` and in positions otherwise.
-        width: head dimension, state width and number of features.
+        width: head dimension, state width and number of features, unless ``sizes`` is given.
+        sizes: sizes of the tensors.
         device: device of the tensors.
         seed: random seed.
     """
+    sizes = sizes or Sizes.uniform(width)
     generator = torch.Generator().manual_seed(seed)
     T = sum(lengths)
     packing = Packing.of_lengths(torch.tensor(lengths, device=device), T, max(lengths))
@@ -56,40 +141,48 @@ def example(
     arguments: list[Any]
     match operation:
         case "ssd":
-            x, b, c, d = draw(T, 2, 2, width), draw(T, 2, width), draw(T, 2, width), draw(2, 2)
-            arguments = [x, F.softplus(draw(T, 2, 2)), -draw(2, 2).exp(), b, c, d, packing, width]
+            H, P, N = sizes.heads, sizes.headdim, sizes.d_state
+            xbc, d = torch.cat([draw(T, 2, columns) for columns in (H * P, N, N)], dim=-1), draw(2, H)
+            x, b, c = xbc.split([H * P, N, N], dim=-1)
+            x, dt, a = x.unflatten(-1, (H, P)), F.softplus(draw(T, 2, H)), -draw(2, H).exp()
+            arguments = [x, dt, a, b, c, d, packing, sizes.chunk_size]
         case "convolution":
-            arguments = [draw(T, width), draw(2, width, 4), draw(2, width), packing]
+            x, C = draw(T, sizes.projection)[:, : sizes.channels], sizes.channels
+            arguments = [x, draw(2, C, sizes.taps), draw(2, C), packing]
         case "dechunk":
-            chunk_of = torch.arange(T).repeat_interleave(torch.arange(T) % 3 + 1).to(device)
+            D, chunk_of = sizes.width, torch.arange(T).repeat_interleave(torch.arange(T) % 3 + 1).to(device)
             bases = len(chunk_of)
-            arguments = [
-                draw(T, width),
-                draw(T).sigmoid(),
-                draw(bases).sigmoid(),
-                draw(bases, width),
-                packing,
-                chunk_of,
-            ]
+            confidence, residual = draw(bases).sigmoid(), draw(bases, D)
+            arguments = [draw(T, D), draw(T).sigmoid(), confidence, residual, packing, chunk_of]
         case "attention":
-            arguments = [*(draw(T, 2, width) for _ in range(3)), packing, 31]
+            q, k, v = draw(T, 3, sizes.attention_heads, sizes.attention_dim).unbind(1)
+            arguments = [q, k, v, packing, sizes.window]
         case "add_norm":
-            arguments = [draw(T, width), draw(T, width), draw(width), torch.float64]
+            arguments = [draw(T, sizes.width), draw(T, sizes.width), draw(sizes.width), torch.float64]
         case "gated_norm":
-            arguments = [draw(T, 2, width), draw(T, width), draw(2, width)]
+            E = sizes.inner
+            arguments = [draw(T, 2, E), draw(T, sizes.projection)[:, :E], draw(2, E)]
         case "swiglu":
-            arguments = [draw(T, 2 * width)]
+            arguments = [draw(T, 2 * sizes.hidden)]
         case "rotary":
-            arguments = [draw(T, 3 * 2 * width), packing, 2, max(2, width // 4 * 2)]
+            H, P = sizes.attention_heads, sizes.attention_dim
+            arguments = [draw(T, 3 * H * P), packing, H, sizes.rotary]
         case "router":
-            arguments = [draw(T, width), draw(T, width), packing]
+            arguments = [draw(T, sizes.width), draw(T, sizes.width), packing]
         case _:
             raise AssertionError(f"no example for operation {operation!r}; add one")
     return [value.requires_grad_() if _is_float_tensor(value) else value for value in arguments]
 
 
 def max_error(
-    backend: Backend, device: str, dtype: torch.dtype, lengths: Sequence[int], *, width: int = 64, seed: int = 0
+    backend: Backend,
+    device: str,
+    dtype: torch.dtype,
+    lengths: Sequence[int],
+    *,
+    width: int = 64,
+    sizes: Sizes | None = None,
+    seed: int = 0,
 ) -> float:
     """Maximum error over a backend's outputs and gradients.
 
@@ -102,16 +195,17 @@ def max_error(
             float32, or float64 if ``dtype`` is float64.
         lengths: length of each packed sequence.
         width: see :func:`example`.
+        sizes: see :func:`example`.
         seed: random seed.
     """
     with _isolated(device):
-        drawn = example(backend.operation, lengths, width=width, device=device, seed=seed)
+        drawn = example(backend.operation, lengths, width=width, sizes=sizes, device=device, seed=seed)
         full_dtype = torch.promote_types(dtype, torch.float32)
         given = []
         for index, value in enumerate(drawn):
             target = dtype if index in LOW_PRECISION_ARGUMENTS[backend.operation] else full_dtype
-            given.append(value.detach().to(target).requires_grad_() if _is_float_tensor(value) else value)
-        exact = [value.detach().double().requires_grad_() if _is_float_tensor(value) else value for value in given]
+            given.append(_cast(value, target) if _is_float_tensor(value) else value)
+        exact = [_cast(value, torch.float64) if _is_float_tensor(value) else value for value in given]
         if backend.operation == "add_norm":
             given[-1] = dtype
         actual = _results(backend, given, seed)
@@ -126,6 +220,12 @@ def _isolated(device: str) -> Iterator[None]:
     save_as_is = torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False), save_as_is:
         yield
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Copy a tensor to another dtype, with the same strides; the copy requires gradients."""
+    copy = torch.empty_strided(value.shape, value.stride(), dtype=dtype, device=value.device)
+    return copy.copy_(value.detach()).requires_grad_()
 
 
 def _results(backend: Backend, arguments: list[Any], seed: int) -> list[Tensor]:

@@ -11,6 +11,7 @@ from ldarnet.data import CurriculumStage, Masking, Regions, ShardSet, Windows, c
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import choose_backends
 from ldarnet.pretraining.masks import training_masking, validation_maskings
 from ldarnet.pretraining.run_folder import ResumePoint, open_run_folder
@@ -66,8 +67,9 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         data = config.data
         micro_batch(config, world.size)
         in_bf16 = autocast(config.training.precision, world)
-        kernels = choose_backends(world.device.type, torch.bfloat16 if in_bf16 else torch.float32, config.ops)
         model_config = config.model.build(config.ops)
+        dtype = torch.bfloat16 if in_bf16 else torch.float32
+        kernels = choose_backends(world.device.type, dtype, kernel_options(model_config))
         stages = config.training.activation_checkpointing
         if wrong := [stage for stage in stages if stage not in range(model_config.num_stages)]:
             raise UserError(

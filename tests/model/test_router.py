@@ -6,7 +6,7 @@ import torch
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.losses import ratio_loss
 from ldarnet.model.router import Router
-from ldarnet.ops import Packing
+from ldarnet.ops import KernelOptions, Packing
 
 
 def packing_of(*lengths):
@@ -14,7 +14,7 @@ def packing_of(*lengths):
 
 
 def identity_router(width):
-    router = Router(width, {})
+    router = Router(width, KernelOptions())
     torch.nn.init.eye_(router.q_proj.weight)
     torch.nn.init.eye_(router.k_proj.weight)
     return router

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from ldarnet.ops import backends_of, external, kernel_for, kernels, resolve, skip_reason
+from ldarnet.ops import KernelOptions, backends_of, external, kernel_for, kernels, resolve, skip_reason
 from ldarnet.ops.verify import TOLERANCES, max_error
 from ldarnet.plugins import load_folder
 
@@ -47,8 +47,8 @@ def test_a_file_in_external_is_registered_verified_and_dispatched(tmp_path, monk
     assert skip_reason(toy, "cpu", torch.float32) == ""
     x = torch.randn(4, 6)
     assert resolve("swiglu", "cpu", torch.float32) is toy  # auto prefers the backend registered last
-    assert kernel_for("swiglu", x, {"swiglu": "toy"}) is toy.function
-    assert kernel_for("swiglu", x, {"swiglu": "torch"}) is backends_of("swiglu")["torch"].function
+    assert kernel_for("swiglu", x, KernelOptions({"swiglu": "toy"})) is toy.function
+    assert kernel_for("swiglu", x, KernelOptions({"swiglu": "torch"})) is backends_of("swiglu")["torch"].function
 
 
 def test_a_file_in_kernels_named_after_an_operation_is_registered_and_imported_on_first_use(tmp_path, monkeypatch):

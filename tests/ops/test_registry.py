@@ -5,7 +5,16 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from ldarnet.errors import UserError
-from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, resolve, skip_reason
+from ldarnet.ops import (
+    Backend,
+    KernelOptions,
+    backends_of,
+    choose_backends,
+    input_dtype,
+    operations,
+    resolve,
+    skip_reason,
+)
 from ldarnet.ops.registry import register
 from ldarnet.ops.verify import TOLERANCES, max_error
 
@@ -50,7 +59,7 @@ def test_auto_on_a_cpu_is_the_reference():
 )
 def test_an_unsupported_override_is_an_error_with_a_hint(override, message):
     with pytest.raises(UserError, match=message):
-        choose_backends("cpu", torch.float32, override)
+        choose_backends("cpu", torch.float32, KernelOptions(override))
 
 
 def test_auto_prefers_the_backend_that_was_registered_last(registered):

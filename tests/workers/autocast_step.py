@@ -47,7 +47,7 @@ config = load_config(sys.argv[1], ["training.precision=bf16", "training.accumula
 inputs = prepare_inputs(config, world)
 engine = build_engine(config, inputs, None, initial_state(config, inputs), world)
 backbone = engine.model.model.backbone
-fp32_modules = {"probability": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
+fp32_modules = {"router": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
 for name, module in {**fp32_modules, "head": engine.model.lm_head}.items():
     watch_module(name, module)
 

@@ -1,5 +1,6 @@
 """SSD scan from mamba-ssm (Triton). Shapes as in :mod:`ldarnet.ops.ssd`."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -24,7 +25,10 @@ def mamba_scan() -> Callable[..., Tensor]:
     ``mamba_ssm/__init__`` imports every model of the package and, with them, the compiled extensions. During the
     import, an empty module takes the place of ``mamba_ssm``. This makes the import ten times faster, and lets builds
     without CUDA extensions work.
+
+    Triton stores the results of tuning on disk if ``TRITON_CACHE_AUTOTUNING`` is set when the kernels are defined.
     """
+    os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
     loaded, spec = sys.modules.get("mamba_ssm"), find_spec("mamba_ssm")
     assert spec is not None
     sys.modules["mamba_ssm"] = module_from_spec(spec)
