@@ -18,6 +18,7 @@ import torch
 from ldarnet.extras import extra_of
 from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, operations, skip_reason
 from ldarnet.ops.verification_cache import SWITCH, cache_folder
+from ldarnet.threads import usable_cores
 from ldarnet.version import __version__
 
 KERNEL_PINS = {"mamba-ssm": "2.3.2.post1", "causal-conv1d": "1.7.0", "flash-attn": "2.8.3.post2"}
@@ -151,10 +152,9 @@ def render(report: dict[str, Any]) -> str:
 
 
 def _machine(folder: Path) -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": cores,
+        "cores": usable_cores(),
         "memory_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "free_disk_gib": shutil.disk_usage(folder).free / 2**30,
     }

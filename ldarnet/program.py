@@ -131,6 +131,7 @@ def exit_status(work: Callable[[], int], *, name: str) -> int:
     `local` is set.
     """
     _set_allocator()
+    _set_wait_policy()
     status = OK
     try:
         status = work()
@@ -166,6 +167,16 @@ def _set_allocator() -> None:
     """
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def _set_wait_policy() -> None:
+    """Make idle OpenMP threads sleep instead of spin, unless the user has chosen a policy.
+
+    If another program uses the core of one thread, the others spin at the end of every parallel loop until this thread
+    gets its turn, which makes training many times slower. Call before torch is imported, because OpenMP reads the
+    environment variable when it is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _report(message: str, *, local: bool) -> None:

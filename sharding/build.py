@@ -1,6 +1,5 @@
 """Build a shard set from genomes: ``ldarnet shard --out DIR [SPECIES=PATH ...]``."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from ldarnet.genome.sources import SequenceSource, parse_source, read_genomes
 from ldarnet.io.files import read_errors, sha256_file, space_errors
 from ldarnet.io.lock import Lock, acquire
 from ldarnet.program import run
+from ldarnet.threads import usable_cpus
 from ldarnet.version import __version__
 from sharding.assemble import assemble
 from sharding.executors import Executor, in_process, in_processes, on_ray
@@ -117,7 +117,7 @@ def build(
 def _executor(workers: int | None, sources: int, ray: str | None) -> AbstractContextManager[Executor]:
     if ray is not None:
         return on_ray(ray or None, workers)
-    count = workers or min(len(os.sched_getaffinity(0)), sources)
+    count = workers or min(usable_cpus(), sources)
     return in_process() if count == 1 else in_processes(count)
 
 

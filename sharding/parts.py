@@ -6,7 +6,6 @@ workers, or interruptions.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,10 @@ from ldarnet.genome.fasta import parse_fasta
 from ldarnet.genome.sources import Header, RawFile, SequenceSource, local_copy, read_ahead, text_pieces
 from ldarnet.genome.twobit import read_2bit
 from ldarnet.io.files import file_size, sha256_file
+from ldarnet.threads import usable_cpus
 from sharding.receipts import PartReceipt, Receipts, Seal, part_name
 
-PACKERS = min(4, os.cpu_count() or 1)
+PACKERS = min(4, usable_cpus())
 """Packing threads per worker. With more threads, decompression of the input would be the bottleneck."""
 MIN_THREADED_BASES = 2**16
 """Minimum length of a block that is packed in a thread of the pool."""

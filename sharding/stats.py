@@ -1,6 +1,5 @@
 """Summarize a shard set in tables and plots: ``ldarnet stats SET [--out DIR]``."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, space_errors, write_json_atomic
 from ldarnet.program import run
+from ldarnet.threads import usable_cpus
 from sharding.composition import GC_WINDOW, KINDS, Counts, count_set
 
 _MAX_ROWS = 40
@@ -214,7 +214,7 @@ def main(
     console = make_console()
     shards = ShardSet.open(place)
     with percent_bar("counting", int(shards.index.contigs.length.sum())) as advance:
-        counts = count_set(shards, workers or os.cpu_count() or 1, advance)
+        counts = count_set(shards, workers or usable_cpus(), advance)
     stats = compute_stats(shards, counts)
     for table in tables(stats):
         console.print(table.as_rich())

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from ldarnet.errors import UserError
 from ldarnet.io.records import MAX_BYTES
 from ldarnet.io.storage import Storage, repair_hint
 from ldarnet.program import run
+from ldarnet.threads import usable_cpus
 from sharding.executors import process_pool
 
 _PIECE_BYTES = 8 * 2**20
@@ -204,7 +204,7 @@ def main(
     """
     shards = ShardSet.open(place, disk_cache_bytes=0)
     with percent_bar("verifying", total_work(shards)) as advance:
-        found = list(problems(shards, workers or os.cpu_count() or 1, advance))
+        found = list(problems(shards, workers or usable_cpus(), advance))
     if found:
         raise UserError("\nerror: ".join(found))
     bases = int(shards.index.contigs.length.sum())

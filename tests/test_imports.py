@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "ldarnet.packaged",
         "ldarnet.plugins",
         "ldarnet.ray_cluster",
+        "ldarnet.threads",
     ),
     ("ldarnet.extras",),
     ("ldarnet.program",),

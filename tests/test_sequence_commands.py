@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from ldarnet import LDARNetConfig, LDARNetForSequenceClassification
+from ldarnet import LDARNetConfig, LDARNetForSequenceClassification, threads
 from ldarnet.cli import main, sequences
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.io.tsv import UniqueNames
@@ -195,3 +196,24 @@ def test_an_output_that_is_not_a_file_is_kept(ldarnet, model, tmp_path, command,
     status, _, errors = ldarnet(command, model, fasta, "--out", out)
     assert status == 1 and errors.startswith(f"error: {out}: a ") and errors.count("\n") == 1
     assert out.stat().st_ino == before and sorted(path.name for path in tmp_path.iterdir()) == ["out", "x.fa"]
+
+
+@pytest.fixture
+def restored_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_busy_machine_gives_one_thread_and_a_note(command, ldarnet, model, tmp_path, monkeypatch, restored_threads):
+    for name in threads.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 4)
+    monkeypatch.setattr(threads, "idle_cores", lambda enough: 0.3)
+    fasta = write_fasta(tmp_path / "x.fa", "a")
+    status, _, errors = ldarnet(command, model, fasta)
+    assert status == 0 and torch.get_num_threads() == 1
+    assert "using 1 thread (4 cores, 0.3 idle; set OMP_NUM_THREADS=4 to use all)" in errors
+    monkeypatch.setattr(threads, "idle_cores", lambda enough: 4.0)
+    assert "thread" not in ldarnet(command, model, fasta)[2]

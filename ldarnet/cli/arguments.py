@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ldarnet.io.files import make_folder
+from ldarnet.threads import set_threads
 
 ModelFolder = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Model folder, checkpoint, or run folder (for its best checkpoint).")
@@ -17,11 +19,13 @@ FastaFile = Annotated[Path, typer.Argument(metavar="FASTA", help="FASTA file, pl
 
 
 def import_models() -> ModuleType:
-    """Import the model package, and disable the weight-loading progress bars of transformers."""
+    """Import the model package, set the number of CPU threads, and disable transformers' progress bars."""
     from transformers.utils.logging import disable_progress_bar
 
     from ldarnet import model
 
+    if (chosen := set_threads()).busy:
+        print(f"using {chosen}", file=sys.stderr)
     disable_progress_bar()
     return model
 

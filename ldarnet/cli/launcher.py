@@ -15,8 +15,6 @@ from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.process import exit_with_parent
 
-MAX_CPU_THREADS = 8
-"""Threads per CPU rank; small models do not run faster with more threads."""
 RESEND_SECONDS = 2.0
 MIN_KILLED_STATUS = 192
 """If a signal kills a rank, DeepSpeed's launcher exits with 256 minus the signal number, which is at most 64."""
@@ -61,7 +59,7 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
     on_cpu = gpus is None and (environment.get("DS_ACCELERATOR") == "cpu" or not _gpu_count())
     count = gpus or ranks or 0
     if on_cpu:
-        _set_cpu_defaults(environment, count)
+        _set_cpu_defaults(environment)
         return ["--num_accelerators", str(count)]
     if count > (available := _gpu_count()):
         option = "--gpus" if gpus else "--ranks"
@@ -78,12 +76,9 @@ def _devices(environment: dict[str, str], gpus: int | None, ranks: int | None) -
     return ["--num_accelerators", str(count)]
 
 
-def _set_cpu_defaults(environment: dict[str, str], ranks: int) -> None:
+def _set_cpu_defaults(environment: dict[str, str]) -> None:
     environment["DS_ACCELERATOR"] = "cpu"
     environment.pop("CUDA_VISIBLE_DEVICES", None)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(max(cores // ranks, 1), MAX_CPU_THREADS)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
     if sys.platform == "linux":  # all ranks are on this machine, so use the loopback interface
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from ldarnet.console import format_count
 from ldarnet.finetuning.arms import arm_of
@@ -56,10 +55,10 @@ def _schedule(job: FinetuneJob) -> str:
 
 
 def _engine(job: FinetuneJob, world: World) -> str:
-    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     precision = "bf16 autocast, fp32 weights" if job.autocast else "fp32"
     if job.network is None:
-        return device
+        return world.device_label
     users = {name: [op for op, chosen in job.kernels.items() if chosen == name] for name in job.kernels.values()}
     kernels = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in users.items())
-    return f"{world.size} x {device}, ZeRO stage {job.config.training.zero_stage}, {precision}; kernels {kernels}"
+    ranks = f"{world.size} x {world.device_label}"
+    return f"{ranks}, ZeRO stage {job.config.training.zero_stage}, {precision}; kernels {kernels}"

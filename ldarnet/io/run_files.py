@@ -2,12 +2,12 @@
 
 Pretraining run, in <run.dir>:
     config.yaml  metrics.jsonl  boundaries.jsonl  starts.jsonl  mlflow.json  summary.txt  report.html
-    logs/  profiles/  figures/  export/
+    logs/  profiles/  figures/  export/  threads.json
     checkpoints/pointers.json
     checkpoints/step-00000100/  model.safetensors  config.json  optimizer.safetensors  state.json  config.yaml
                                 manifest.json
 Fine-tuning run, in <run.dir>:
-    config.yaml  data.json  summary.json  summary.txt  logs/  export/
+    config.yaml  data.json  summary.json  summary.txt  logs/  export/  threads.json
     fold0/       config.yaml  metrics.jsonl  result.json  predictions.tsv  confusion.png  roc.png
     fold0/best/  best weights
     fold0/last/  checkpoints, while the fold is training
@@ -31,6 +31,8 @@ LOGS = "logs"
 """Folder of the rank logs."""
 RANK_LOG = "rank-{rank:05d}.log"
 LOCK = ".lock"
+THREADS = "threads.json"
+"""Numbers of ranks and of CPU threads per rank of the latest launch; used again at resume."""
 SUMMARY_TEXT = "summary.txt"
 """Summary of the run, also printed when it finishes."""
 EXPORT = "export"

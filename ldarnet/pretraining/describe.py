@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-
 from ldarnet.config import RunConfig
 from ldarnet.console import format_si
 from ldarnet.model.cost import cost
@@ -25,7 +23,6 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     precision = "bf16 autocast with fp32 weights" if autocast(training.precision, world) else "fp32"
     segments, bases = inputs.windows.skipped
     dropped = f"; dropped {segments:,} segments ({bases:,} bases) shorter than a window" if segments else ""
-    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "CPU"
     offload = " with CPU optimizer offload" if training.offload else ""
     return [
         f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
@@ -33,8 +30,9 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"windows of {length:,} bases per epoch{dropped}",
         *_describe_mixture(inputs),
         *_describe_curriculum(config, inputs),
-        f"engine   {world.size} x {device}, ZeRO stage {training.zero_stage}{offload}, {precision}; global batch "
-        f"{training.batch} windows ({training.batch * length:,} bases), gradient accumulation {training.accumulation}",
+        f"engine   {world.size} x {world.device_label}, ZeRO stage {training.zero_stage}{offload}, {precision}; "
+        f"global batch {training.batch} windows ({training.batch * length:,} bases), gradient accumulation "
+        f"{training.accumulation}",
         f"kernels  {listed}",
         _describe_cost(config, inputs, world),
         f"run      {config.run.dir}, {inputs.total_steps:,} steps "

@@ -54,6 +54,14 @@ class World:
         """Name of the GPU, or the machine architecture if there is no GPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
 
+    @property
+    def device_label(self) -> str:
+        """Name of the GPU, or "CPU" with the number of threads, for the description of a run."""
+        if self.device.type == "cuda":
+            return self.device_name
+        threads = torch.get_num_threads()
+        return f"CPU ({threads} thread{'s' * (threads != 1)} each)"
+
     def sum_on_host(self, *numbers: int) -> list[int]:
         """All-reduce (sum) a few integers on the host; every rank must call this method."""
         totals = torch.tensor(numbers, dtype=torch.int64)
