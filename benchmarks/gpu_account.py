@@ -55,6 +55,7 @@ class Rate:
 RATES = {
     "memory": Rate(4.3e12, "TB/s", "assumed: 90% of the 4.8 TB/s in NVIDIA's data sheet"),
     "bfloat16": Rate(650e12, "TFLOP/s", "assumed for the widths of this model: 66% of the data sheet's 989"),
+    "tf32": Rate(325e12, "TFLOP/s", "assumed: 66% of the data sheet's 495, as for bfloat16"),
     "float32": Rate(45e12, "TFLOP/s", "assumed: two thirds of the data sheet's 67, without TF32 (PyTorch's default)"),
     "fused": Rate(200e12, "TFLOP/s", "assumed for the scan and attention, whose tiles are small"),
 }

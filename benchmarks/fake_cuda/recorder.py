@@ -32,6 +32,8 @@ SEVERAL_LAUNCHES = {"nonzero": 3}
 TENSORS_PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36}
 """Number of tensor lists of a multi-tensor operation -> tensors per launch (multi_tensor_apply in PyTorch)."""
 BLOCK_ELEMENTS, BLOCKS_PER_LAUNCH = 65536, 320
+TF32 = "tf32"
+"""Dtype of a product of float32 matrices that are rounded to TF32."""
 FP32_LINEAR = "ldarnet/model/linear.py"
 """File of a module whose matrix products are attributed to the module that calls it."""
 
@@ -166,13 +168,15 @@ class Recorder(TorchDispatchMode):
         several = name.startswith(("_foreach", "_fused")) and lists
         launches = multi_tensor_launches(lists) if several else SEVERAL_LAUNCHES.get(name, 1)
         flops, where = 0, ""
+        first = next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])
+        dtype = str(first.dtype).removeprefix("torch.")
         if name in PRODUCTS:
+            if dtype == "float32" and torch.backends.cuda.matmul.fp32_precision == "tf32":
+                dtype = TF32
             flops = int(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out))
             where = "" if in_backward() else place(FP32_LINEAR)
         elif name.startswith("_varlen_attn"):
             flops = attention_flops(name, func, args, kwargs)
-        first = next((tensor for tensor in tensors if tensor.is_floating_point()), tensors[0])
-        dtype = str(first.dtype).removeprefix("torch.")
         moved = gathered(read, written) if name in GATHERS else sum(map(size, tensors))
         self._add(part_of(name, dtype, self.phase), name, dtype, where, launches, moved, flops)
 

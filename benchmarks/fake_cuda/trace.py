@@ -57,7 +57,7 @@ class Operation:
         phase: phase of the step: forward, backward, update, ...
         part: part of the step, such as `convolution`; each part is a row of the report.
         name: name of the kernel or PyTorch operation.
-        dtype: dtype of the first input or output.
+        dtype: dtype of the first input or output; `tf32` for a product of float32 matrices in TF32.
         place: for a matrix product in the forward pass, the file and function that call it; otherwise empty.
         launches: kernel launches of a call.
         bytes: bytes that a call reads and writes.

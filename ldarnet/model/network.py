@@ -66,6 +66,7 @@ class Stage(nn.Module):
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
         self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
+        self.residual_proj.tf32_output = True  # feeds decoders only, never a router
         self.router = Router(width, self.ops)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)

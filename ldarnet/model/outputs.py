@@ -121,8 +121,8 @@ class BatchPadding:
         """Restore padding with zeros: (T, ...) to (B, L, ...)."""
         if self.index is not None:
             rows, length = self.shape[0] + self.padding_rows, self.shape[1]
-            x_T = x_T.new_zeros(rows * length, *x_T.shape[1:]).index_copy(0, self.index, x_T)
-        return x_T[: self.shape.numel()].unflatten(0, self.shape)
+            x_T = x_T.new_zeros(rows * length, *x_T.shape[1:]).index_copy(0, self.index, x_T)[: self.shape.numel()]
+        return x_T.unflatten(0, self.shape)
 
 
 def padded_boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:

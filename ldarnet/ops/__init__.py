@@ -16,7 +16,7 @@ from ldarnet.ops import (  # noqa: F401  (registered on import, references first
 from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
 from ldarnet.ops.dispatch import KernelOptions, choose_backends, input_dtype, kernel_for, resolve, skip_reason
 from ldarnet.ops.packing import Packing
-from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype
+from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype, tf32
 from ldarnet.ops.registry import Backend, backends_of, operations
 from ldarnet.ops.transfer import to_device, to_host
 from ldarnet.ops.verify import DEFAULT_SIZES, Sizes
@@ -37,6 +37,7 @@ __all__ = [
     "operations",
     "resolve",
     "skip_reason",
+    "tf32",
     "to_device",
     "to_host",
 ]
