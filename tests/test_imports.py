@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.extras",),
     ("ldarnet.program",),
     ("ldarnet.io",),
-    ("ldarnet.ops",),
+    ("ldarnet.ops", "ldarnet.tokenization"),
     ("ldarnet.model", "ldarnet.genome"),
     ("ldarnet", "ldarnet.data"),
     ("ldarnet.tasks",),

@@ -18,6 +18,7 @@ from ldarnet.config.sections import (
     Config,
     Section,
 )
+from ldarnet.config.tokenizer import TokenizerSection
 from ldarnet.config.validation import ValidationSection
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import MAX_STAGES, check_layout
@@ -61,6 +62,9 @@ class ModelSection(Section):
         None, gt=1, le=MAX_FACTOR, description="Target compression ratio: positions per chunk at each router."
     )
     ratio_weight: float | None = Field(None, ge=0, le=MAX_FACTOR, description="Weight of the ratio loss.")
+    tokenizer: TokenizerSection | None = Field(
+        None, description="Tokens of several bases that the model reads, such as {method: kmers, k: 6}; null for bases."
+    )
 
     @field_validator("arch_layout")
     @classmethod
@@ -79,6 +83,8 @@ class ModelSection(Section):
             ValueError: unknown preset or inconsistent fields.
         """
         changes = self.model_dump(include=ModelSection.model_fields.keys() - {"preset"}, exclude_none=True)
+        if self.tokenizer is not None:
+            changes["tokenizer"] = self.tokenizer.settings()
         for nested in ("ssm_cfg", "attn_cfg"):
             if nested in changes:
                 changes[nested] = {**getattr(LDARNetConfig.preset(self.preset), nested), **changes[nested]}
@@ -406,6 +412,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         self.model.check(self.ops)
+        self._check_tokens()
         if wrong := [span for span in self.validation.mask_spans if span > self.data.length]:
             raise ValueError(
                 f"validation.mask_spans: {wrong[0]} is longer than a window of data.length={self.data.length} bases; "
@@ -417,3 +424,16 @@ class RunConfig(Config):
                 f"per optimizer step, more than {MAX_STEP_BASES:,}; reduce one of them"
             )
         return self
+
+    def _check_tokens(self) -> None:
+        if self.model.tokenizer is None:
+            return
+        tokens = self.model.tokenizer.build()
+        spans = {"data.mask_span": [self.data.mask_span], "validation.mask_spans": self.validation.mask_spans}
+        for key, span in ((key, span) for key, values in spans.items() for span in values if span % tokens.unit):
+            raise ValueError(
+                f"{key}: tokens of {tokens.unit} bases are masked as a whole, but the span is {span}; set it to "
+                f"{tokens.unit} or a multiple of it"
+            )
+        if self.validation.regions is not None:
+            raise ValueError("validation.regions is not supported for models that read tokens; set it to null")

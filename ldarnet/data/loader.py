@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ldarnet.alphabet import IGNORE_INDEX
-from ldarnet.data.masking import Masking
+from ldarnet.data.masking import MaskedWindows, Masking
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.segments import find_segments
 from ldarnet.data.windows import Locations, Windows, window_name
@@ -39,16 +39,32 @@ class QuarantinedWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenTargets:
+    """Targets of a batch of tokens, in bases.
+
+    Attributes:
+        bases: (b,) int64, number of bases of the target tokens of each row.
+        length: bases in a window.
+    """
+
+    bases: np.ndarray
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """A micro-batch of one rank.
 
     Attributes:
-        input_ids: (b, L) uint8, the masked windows; models require int64, see `ldarnet.ops.to_device`.
-        labels: (b, L) int8, the true base at target positions, -100 elsewhere; losses require int64.
+        input_ids: (b, L) uint8, the masked windows; models require int64, see `ldarnet.ops.to_device`. With a
+            tokenizer, (b, T) int32 for the T tokens of the longest window, padded with [PAD].
+        labels: (b, L) int8, the true base at target positions, -100 elsewhere; losses require int64. With a tokenizer,
+            (b, T) int32, the true token at targets.
         first_position: stream position of the first window; in validation, its index among the validation windows.
         windows: number of windows; 0 in the filler batch of a rank that has no windows in the last validation batch.
         quarantined: windows on damaged or missing blocks; their rows are all N and have no targets.
         locations: in validation, the locations of the windows; in training, None.
+        token_targets: with a tokenizer, the targets in bases.
     """
 
     input_ids: torch.Tensor
@@ -57,11 +73,19 @@ class Batch:
     windows: int
     quarantined: tuple[QuarantinedWindow, ...] = ()
     locations: Locations | None = None
+    token_targets: TokenTargets | None = None
 
     @property
     def target_counts(self) -> torch.Tensor:
-        """Number of target positions of each row, (b,)."""
+        """Number of target bases of each row, (b,): target positions, or the bases of target tokens."""
+        if self.token_targets is not None:
+            return torch.from_numpy(self.token_targets.bases)
         return (self.labels != IGNORE_INDEX).sum(1)
+
+    @property
+    def length(self) -> int:
+        """Bases in a window."""
+        return self.input_ids.shape[1] if self.token_targets is None else self.token_targets.length
 
 
 class StepDataset(Dataset["list[Batch] | UserError"]):
@@ -99,7 +123,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         except UserError as error:
             return error
         shards, length = self._windows.shards, self._windows.length
-        inputs, labels = self._masking.apply(ids, shards.fingerprint, positions.ravel())
+        masked = self._masking.windows(ids, shards.fingerprint, positions.ravel())
         accumulation, _, size = self._shape
         batches = []
         for micro in range(accumulation):
@@ -109,11 +133,12 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
             part = slice(rows.start, rows.stop)
             batches.append(
                 Batch(
-                    torch.from_numpy(inputs[part]),
-                    torch.from_numpy(labels[part]),
+                    torch.from_numpy(masked.input_ids[part]),
+                    torch.from_numpy(masked.labels[part]),
                     int(positions[micro, 0]),
                     size,
                     quarantined,
+                    token_targets=_token_targets(self._masking, masked, length, part),
                 )
             )
         return batches
@@ -312,15 +337,22 @@ def validation_batches(
             rows = local if len(local) else window[-1:]
             contig, start = segments.locate(rows, length)
             ids, damaged = shards.read_windows(contig, start, length)
-            inputs, labels = masking.apply(ids, shards.fingerprint, rows, stream="validation")
+            masked = masking.windows(ids, shards.fingerprint, rows, stream="validation")
             if not len(local):
-                labels[:] = IGNORE_INDEX
+                masked.labels[:], masked.target_bases[:] = IGNORE_INDEX, 0
             quarantined = tuple(
                 QuarantinedWindow(window_name(shards, contig[row], start[row], length), reason)
                 for row, reason in damaged
             )
             locations = Locations(np.zeros(len(rows), dtype=np.int64), contig, start, np.zeros(len(rows), dtype=bool))
-            tensors = torch.from_numpy(inputs), torch.from_numpy(labels)
-            yield Batch(*tensors, first, len(local), quarantined, locations)
+            tensors = torch.from_numpy(masked.input_ids), torch.from_numpy(masked.labels)
+            targets = _token_targets(masking, masked, length)
+            yield Batch(*tensors, first, len(local), quarantined, locations, targets)
 
     return batches()
+
+
+def _token_targets(
+    masking: Masking, masked: MaskedWindows, length: int, rows: slice = slice(None)
+) -> TokenTargets | None:
+    return None if masking.tokenizer is None else TokenTargets(masked.target_bases[rows], length)

@@ -5,6 +5,8 @@ base in the window), whatever the model reads. Masks of spans are drawn per span
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +14,25 @@ from ldarnet.alphabet import IGNORE_INDEX, MASK, N
 from ldarnet.data.counter_rng import counter_hash, stream_key
 from ldarnet.errors import UserError
 
+if TYPE_CHECKING:
+    from ldarnet.tokenization import Tokenization
+
 _SLAB = 2**15  # bases processed together, so that temporaries fit into the CPU cache
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedWindows:
+    """Masked windows as a model reads them: b windows of T positions, which are bases or tokens.
+
+    Attributes:
+        input_ids: (b, T), uint8 for bases and int32 for tokens.
+        labels: (b, T), int8 for bases and int32 for tokens: the original id at targets, -100 elsewhere.
+        target_bases: (b,) int64, number of bases of the targets of each window.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    target_bases: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,8 @@ class Masking:
     [MASK] with probability ``mask``, with uniformly and independently drawn bases with probability ``random``, and
     otherwise left unchanged. A span that contains N or padding, or that the end of the window cuts short, is never a
     target. The probabilities have a resolution of 1/65,536.
+
+    With a tokenizer, `windows` converts masked bases to tokens; the targets in base space are those of `apply`.
     """
 
     rate: float = 0.15
@@ -31,6 +53,7 @@ class Masking:
     random: float = 0.1
     seed: int = 0
     span: int = 1
+    tokenizer: "Tokenization | None" = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -68,6 +91,16 @@ class Masking:
             self._corrupt(inputs[slab], labels[slab], keys[slab, None])
         return inputs, labels
 
+    def windows(self, ids: np.ndarray, fingerprint: str, positions: np.ndarray, stream: str = "train") -> MaskedWindows:
+        """Mask windows as `apply` does, and tokenize them if there is a tokenizer."""
+        inputs, labels = self.apply(ids, fingerprint, positions, stream)
+        if self.tokenizer is None:
+            return MaskedWindows(inputs, labels, (labels != IGNORE_INDEX).sum(axis=1))
+        keys = counter_hash(stream_key(fingerprint, self.seed, "token", stream), positions)
+        tokens, targets = self.tokenizer.mask(inputs, labels, partial(_bits, keys))
+        bases = self.tokenizer.lengths[np.where(targets == IGNORE_INDEX, MASK, targets)]
+        return MaskedWindows(tokens, targets, bases.sum(axis=1))
+
     def _corrupt(self, inputs: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> None:
         """Mask ``inputs`` and fill ``labels``, (r, L) each, in place; ``keys`` has shape (r, 1)."""
         length = inputs.shape[1]
@@ -98,3 +131,7 @@ class Masking:
         by_base = np.full((len(spans), length), fill, dtype=spans.dtype)
         by_base[:, : spans.shape[1] * self.span] = np.repeat(spans, self.span, axis=1)
         return by_base
+
+
+def _bits(keys: np.ndarray, window: int, positions: np.ndarray) -> np.ndarray:
+    return counter_hash(keys[window], positions)

@@ -159,9 +159,9 @@ class _WindowCutter:
 
 def _collate(samples: list[dict[str, Any]], masking: Masking, fingerprint: str, stream: str) -> dict[str, Any]:
     ids, window = np.stack([sample["ids"] for sample in samples]), np.array([sample["window"] for sample in samples])
-    inputs, labels = masking.apply(ids, fingerprint, window, stream)
+    masked = masking.windows(ids, fingerprint, window, stream)
     return {
         "__key__": [sample["__key__"] for sample in samples],
-        "input_ids": torch.from_numpy(inputs).long(),
-        "labels": torch.from_numpy(labels).long(),
+        "input_ids": torch.from_numpy(masked.input_ids).long(),
+        "labels": torch.from_numpy(masked.labels).long(),
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldarnet.alphabet import PAD, encode, reverse_complement
 from ldarnet.errors import UserError
+from ldarnet.tokenization import Tokenization
 
 
 def cropped(sequence: str, max_length: int | None) -> str:
@@ -22,17 +23,24 @@ def cropped(sequence: str, max_length: int | None) -> str:
 
 
 def encoded(sequences: list[str]) -> list[np.ndarray]:
-    """Encode each sequence as token ids, (L,) uint8."""
+    """Encode the bases of each sequence as ids, (L,) uint8."""
     return [encode(sequence) for sequence in sequences]
 
 
-def padded(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pad rows of token ids to the length of the longest row and stack them into a batch.
+def padded(rows: list[np.ndarray], tokenizer: Tokenization | None = None) -> tuple[Tensor, Tensor]:
+    """Tokenize rows of bases, pad them to the length of the longest row and stack them into a batch.
+
+    Args:
+        rows: bases of each sequence, uint8.
+        tokenizer: tokens of the model; None for a model that reads bases.
 
     Returns:
-        Token ids (B, L) uint8, right-padded with [PAD], and the mask (B, L) bool, False on [PAD]; both on the CPU.
+        Token ids (B, L), uint8 for bases and int32 for tokens, right-padded with [PAD]; and the mask (B, L) bool, False
+        on [PAD]; both on the CPU.
     """
-    ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=np.uint8)
+    if tokenizer is not None:
+        rows = [tokenizer.encode(row) for row in rows]
+    ids = np.full((len(rows), max(map(len, rows))), PAD, dtype=rows[0].dtype)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
     return torch.from_numpy(ids), torch.from_numpy(ids != PAD)

@@ -17,6 +17,7 @@ from ldarnet.model import LDARNetForSequenceClassification, load_backbone
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 from ldarnet.ops import to_device
+from ldarnet.tokenization import Tokenization, tokenization_or_bases
 
 CROP, LONGEST, STRANDS = "cropped_to", "longest_trained", "strands"
 """Keys in a classifier's config.json: crop length, length of the longest training sequence, strands in evaluation."""
@@ -97,6 +98,11 @@ def _undecayed(model: nn.Module, rule: str) -> set[str]:
     if isinstance(model, LDARNetPreTrainedModel):
         return model.no_weight_decay()
     return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+
+
+def tokenizer_of(network: Any) -> Tokenization | None:
+    """Tokens that a network reads; None if it reads bases."""
+    return tokenization_or_bases(getattr(getattr(network, "config", None), "tokenizer", None))
 
 
 def scorer(network: Callable[..., Any], autocast: bool, device: torch.device) -> Callable[..., Any]:

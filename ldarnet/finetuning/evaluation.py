@@ -16,6 +16,7 @@ from ldarnet.ops import to_device
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.metrics import scores
+from ldarnet.tokenization import Tokenization
 
 T = TypeVar("T")
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Any, ...]]]
@@ -56,18 +57,27 @@ def best_by(metric: str, fitted: Iterable[tuple[T, dict[str, Any]]]) -> tuple[T,
 
 
 def run_over(
-    rows: list[np.ndarray], forward: Forward, width: int, *, batch: int, strands: int, world: World, timers: StepTimers
+    rows: list[np.ndarray],
+    forward: Forward,
+    width: int,
+    *,
+    batch: int,
+    strands: int,
+    world: World,
+    timers: StepTimers,
+    tokenizer: Tokenization | None = None,
 ) -> Outputs:
     """Run a model on rows, distributed over ranks. Collective: every rank makes the same number of forward passes.
 
     Args:
-        rows: token ids, (L,) uint8 each; at least one row.
+        rows: ids of the bases, (L,) uint8 each; at least one row.
         forward: runs the model on a batch.
         width: size of the last dimension of the outputs.
         batch: rows per rank and forward pass.
         strands: 1, or 2 to also run the reverse complement of each row.
         world: ranks to distribute the rows over.
         timers: step timers of this rank.
+        tokenizer: tokens of the model; None for a model that reads bases.
     """
     # Longest rows first: batches need little padding, and an out-of-memory error occurs in the first pass.
     by_length = np.argsort([-len(row) for row in rows], kind="stable")
@@ -81,7 +91,8 @@ def run_over(
             chosen = [rows[row] for row in (part if len(part) else by_length[:1])]
             for strand in range(strands):
                 with timers.phase(timers.now.step, "evaluate"):
-                    ids, mask = padded(chosen if strand == 0 else [reverse_complement(row) for row in chosen])
+                    oriented = chosen if strand == 0 else [reverse_complement(row) for row in chosen]
+                    ids, mask = padded(oriented, tokenizer)
                     output, boundaries = forward(to_device(ids, world.device, torch.int64), mask)
                     if not len(totals) and boundaries:
                         totals = totals.new_zeros(len(boundaries), 2)

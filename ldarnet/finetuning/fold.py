@@ -16,7 +16,7 @@ from ldarnet.config.schema import GuardSection
 from ldarnet.console import format_count, format_duration
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import Epoch, padded
-from ldarnet.finetuning.classifier import parameter_groups
+from ldarnet.finetuning.classifier import parameter_groups, tokenizer_of
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
 from ldarnet.finetuning.job import FinetuneJob, LaunchContext
@@ -68,6 +68,7 @@ class FoldTraining:
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
         self._labels = torch.from_numpy(job.rows.labels[train])
+        self._tokenizer = tokenizer_of(job.network)
         self._engine = _engine(job, checkpoint, self.state, self.world)
         self._loss, self._skipped = torch.tensor(
             [self.state.loss, self.state.skipped], dtype=torch.float64, device=self.world.device
@@ -142,7 +143,7 @@ class FoldTraining:
         weight, total = self._ratio_weight, torch.zeros((), dtype=torch.float64, device=device)
         for micro_step in range(accumulation):
             local = epoch.local_rows(self.state.batch, micro_step, accumulation, self.world.rank, size)
-            ids, mask = padded(epoch.oriented(self._ids, local))
+            ids, mask = padded(epoch.oriented(self._ids, local), self._tokenizer)
             output = self._engine.forward(to_device(ids, device, torch.int64), mask)
             labels = to_device(self._labels[local], device)
             nll = F.cross_entropy(output.logits.float(), labels, reduction="sum")
@@ -211,6 +212,7 @@ class FoldTraining:
             strands=config.evaluation.strands,
             world=self.world,
             timers=self._timers,
+            tokenizer=self._tokenizer,
         ).metrics(self.job.rows.labels[self._valid])
         epoch = self.schedule.epoch + (train_loss is not None)
         if not math.isfinite(metrics["loss"]):

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ldarnet.finetuning.classifier import scorer
+from ldarnet.finetuning.classifier import scorer, tokenizer_of
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.finetuning.fold_store import FoldStore
@@ -40,6 +40,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
         strands=config.evaluation.strands,
         world=world,
         timers=context.timers,
+        tokenizer=tokenizer_of(network),
     )
     return FoldResult(network, epochs, state.best, state.first["bases_per_chunk"], state.seconds["all"], outputs)
 

@@ -13,7 +13,7 @@ import torch
 from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import cropped, encoded
-from ldarnet.finetuning.classifier import CROP, LONGEST, STRANDS, scorer
+from ldarnet.finetuning.classifier import CROP, LONGEST, STRANDS, scorer, tokenizer_of
 from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.io import run_files
@@ -71,6 +71,7 @@ class Classifier:
         self._strands, self._batch = strands or getattr(config, STRANDS, 1), batch
         self._world = World.alone(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         device: Any = self._world.device
+        self._tokenizer = tokenizer_of(model)
         self._forward = scorer(model.to(device), device.type == "cuda", device)
 
     def predict(
@@ -92,7 +93,8 @@ class Classifier:
 
         def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
             outputs = self._forward(ids, mask)
-            advance(int(mask.sum()) // self._strands)
+            if self._tokenizer is None:
+                advance(int(mask.sum()) // self._strands)
             return outputs
 
         for names, sequences in _grouped(self._checked(records, source)):
@@ -109,7 +111,10 @@ class Classifier:
                 strands=self._strands,
                 world=self._world,
                 timers=StepTimers(),
+                tokenizer=self._tokenizer,
             )
+            if self._tokenizer is not None:
+                advance(sum(map(len, used)))
             probabilities = np.exp(outputs.log_probabilities)
             if len(wrong := np.flatnonzero(~np.isfinite(probabilities).all(1))):
                 problem = "its probabilities are NaN or infinite; choose another model or checkpoint"

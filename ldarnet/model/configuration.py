@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from ldarnet import alphabet
 from ldarnet.model.layout import check_layout, depth, layer_letters, stage_stacks
+from ldarnet.tokenization import tokenization
 
 SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headdim": 64, "chunk_size": 256}
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
@@ -75,6 +76,8 @@ class LDARNetConfig(PretrainedConfig):
             limit).
         target_ratio: target compression ratio of each stage, in positions per chunk.
         ratio_weight: weight of the ratio loss relative to the MLM loss.
+        tokenizer: tokens of several bases that the model reads, such as ``{"method": "kmers", "k": 6}``; None for
+            bases. See :mod:`ldarnet.tokenization`. Requires a layout of a single stack. ``vocab_size`` is derived.
         ops: backend by operation, e.g. ``{"ssd": "torch"}``; for operations that are not listed, the backend is
             selected automatically. Not saved with the model, because a backend may be unavailable where the model is
             loaded.
@@ -98,6 +101,7 @@ class LDARNetConfig(PretrainedConfig):
     vocab_size: int = alphabet.VOCAB_SIZE
     target_ratio: float = 4.0
     ratio_weight: float = 0.03
+    tokenizer: dict[str, Any] | None = None
     ops: dict[str, str] = field(default_factory=dict)
     pad_token_id: int | None = alphabet.PAD
     mask_token_id: int = alphabet.MASK
@@ -107,6 +111,8 @@ class LDARNetConfig(PretrainedConfig):
         """Fill in missing keys of ``ssm_cfg`` and validate the configuration."""
         if isinstance(self.ssm_cfg, dict):
             self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
+        if self.tokenizer is not None and self.vocab_size == alphabet.VOCAB_SIZE:
+            self.vocab_size = len(tokenization(self.tokenizer).tokens)
         self._check()
         super().__post_init__(**kwargs)
 
@@ -128,7 +134,8 @@ class LDARNetConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are saved with a model."""
-        return {key: value for key, value in super().to_dict().items() if key != "ops"}
+        left_out = {"ops", *(["tokenizer"] if self.tokenizer is None else [])}
+        return {key: value for key, value in super().to_dict().items() if key not in left_out}
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> LDARNetConfig:
@@ -157,6 +164,8 @@ class LDARNetConfig(PretrainedConfig):
         if unknown := self.attn_cfg.keys() - ATTENTION_KEYS.keys():
             raise ValueError(f"attn_cfg: unknown keys {sorted(unknown)}; known keys are {', '.join(ATTENTION_KEYS)}")
         self._check_numbers()
+        if self.tokenizer is not None:
+            self._check_tokenizer()
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
             raise ValueError(f"d_model: {self.d_model} must not decrease from one stage to the next inner stage")
         for width in self.d_model:
@@ -186,6 +195,16 @@ class LDARNetConfig(PretrainedConfig):
             router = 3 * width**2 if stage < self.num_stages - 1 else 0
             total += mixers + mlps + router
         return total
+
+    def _check_tokenizer(self) -> None:
+        assert self.tokenizer is not None
+        if self.num_stages > 1:
+            raise ValueError(
+                f"tokenizer: a model that reads tokens has no router; set arch_layout to a single stack, such as "
+                f"['M6'], not {self.arch_layout}"
+            )
+        if self.vocab_size != (size := len(tokenization(self.tokenizer).tokens)):
+            raise ValueError(f"vocab_size: must be {size}, the size of the vocabulary of tokenizer")
 
     def _check_numbers(self) -> None:
         if self.pad_token_id is None:

@@ -38,6 +38,7 @@ from ldarnet import markdown
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.layout import is_innermost, layer_letters, mlp_width
 from ldarnet.ops.slabs import slabs
+from ldarnet.tokenization import tokenization
 
 SCAN_BLOCK, DECHUNK_BLOCK = 64, 32
 FP32_BYTES, INT64_BYTES = 4, 8
@@ -158,6 +159,7 @@ def cost(
     length: int,
     bases_per_chunk: Sequence[float] | None = None,
     *,
+    bases_per_token: float | None = None,
     activation_checkpointing: Collection[int] = (),
     autocast: bool = False,
     device: str = "cpu",
@@ -169,15 +171,31 @@ def cost(
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
             where R is ``config.target_ratio``.
+        bases_per_token: mean number of bases per token. By default, 1 for a model that reads bases, and that of
+            windows of ``length`` bases for k-mers; required for tokens of variable length.
         activation_checkpointing: stages with activation checkpointing; 0 is the outermost stage.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
         device: torch device type; on a CPU, the scan saves more states for the backward pass.
+
+    Raises:
+        ValueError: ``bases_per_token`` is missing.
     """
     if bases_per_chunk is None:
         bases_per_chunk = [config.target_ratio**stage for stage in range(1, config.num_stages)]
     size = 2 if autocast else FP32_BYTES
-    counter = _Counter(config, length, (1.0, *bases_per_chunk), activation_checkpointing, size, device)
-    return Cost((counter.ends(), *counter.network(config.arch_layout, 0)), tuple(bases_per_chunk))
+    bases = bases_per_token or _bases_per_token(config, length)
+    counter = _Counter(config, length, (bases, *bases_per_chunk), activation_checkpointing, size, device)
+    ends = counter.per_base("embedding and head", 0, [counter.ends()])
+    return Cost((*ends, *counter.network(config.arch_layout, 0)), tuple(bases_per_chunk))
+
+
+def _bases_per_token(config: LDARNetConfig, length: int) -> float:
+    if config.tokenizer is None:
+        return 1.0
+    count = tokenization(config.tokenizer).token_count(length)
+    if count is None:
+        raise ValueError(f"bases_per_token: give it for {config.tokenizer['method']} tokens, whose lengths vary")
+    return length / count
 
 
 def keys_per_query(length: float, window: int) -> float:
@@ -194,11 +212,11 @@ def keys_per_query(length: float, window: int) -> float:
 class _Counter:
     """Builds the cost items of a model.
 
-    Methods for layers return costs per position of their stage; `_part` converts them to costs per base.
+    Methods for layers return costs per position of their stage; `per_base` converts them to costs per base.
 
     Attributes:
         length: window length in bases.
-        bases: mean number of bases per position, by stage.
+        bases: mean number of bases per position, by stage; more than 1 in stage 0 if the model reads tokens.
         checkpointed: stages with activation checkpointing; 0 is the outermost stage.
         size: bytes per element of matrix product inputs and outputs.
     """
@@ -216,23 +234,23 @@ class _Counter:
         tables = 1 if self.config.tie_word_embeddings else 2
         saved = vocab * FP32_BYTES + 2 * INT64_BYTES
         parameters = tables * vocab * width
-        return CostItem("head", parameters, 2 * vocab * width, activation_bytes=saved, part="embedding and head")
+        return CostItem("head", parameters, 2 * vocab * width, activation_bytes=saved)
 
     def network(self, layout: list, stage: int) -> Iterator[CostItem]:
         """Yield the cost items of a stage and all stages inside it."""
         widening = CostItem("widening", self.config.d_model[stage] - self.config.d_model[max(stage - 1, 0)])
         if is_innermost(layout):
-            yield from self._part("main network", stage, [widening, *self.stack(layout[0], stage)])
+            yield from self.per_base("main network", stage, [widening, *self.stack(layout[0], stage)])
             return
         number = f" {stage}" if stage else ""
         encoder, inner, decoder = layout
-        yield from self._part(f"encoder{number}", stage, [widening, *self.stack(encoder, stage)])
-        yield from self._part(f"chunking{number}", stage, self.router(stage))
-        yield from self._part(f"chunking{number}", stage + 1, [self.dechunking(stage)])
+        yield from self.per_base(f"encoder{number}", stage, [widening, *self.stack(encoder, stage)])
+        yield from self.per_base(f"chunking{number}", stage, self.router(stage))
+        yield from self.per_base(f"chunking{number}", stage + 1, [self.dechunking(stage)])
         yield from self.network(inner, stage + 1)
-        yield from self._part(f"decoder{number}", stage, self.stack(decoder, stage))
+        yield from self.per_base(f"decoder{number}", stage, self.stack(decoder, stage))
 
-    def _part(self, part: str, stage: int, items: Iterable[CostItem]) -> Iterator[CostItem]:
+    def per_base(self, part: str, stage: int, items: Iterable[CostItem]) -> Iterator[CostItem]:
         """Convert costs per position of a stage to costs per base."""
         bases = self.bases[stage]
         for item in items:

@@ -43,7 +43,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
         raise UserError(f"{out}: already exists; remove it or choose another folder")
     with staged_folder(out) as staged:
         model.save_pretrained(staged)
-        DNATokenizer().save_pretrained(staged)
+        DNATokenizer.of(model.config).save_pretrained(staged)
         for file in staged.iterdir():  # safetensors writes files with mode 0600
             file.chmod(staged.stat().st_mode & 0o666)
         write_manifest(staged)

@@ -175,10 +175,16 @@ def load_published_checkpoint(path: str | Path) -> LDARNetForMaskedLM:
 
 
 def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step: int = 0) -> None:
-    """Save a model in the published checkpoint format, with its training step."""
+    """Save a model in the published checkpoint format, with its training step.
+
+    Raises:
+        UserError: the model reads tokens of several bases, which the format cannot describe.
+    """
     from ldarnet.io.files import atomic_path
 
     config = model.config
+    if config.tokenizer is not None:
+        raise UserError(f"{path}: the published format has no tokens of several bases; export a model that reads bases")
     published = {name: getattr(config, name) for name in _CONFIG_FIELDS}
     published["ssm_cfg"] = {key: value for key, value in config.ssm_cfg.items() if key != "headdim" or value != 64}
     published |= {

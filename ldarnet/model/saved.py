@@ -5,7 +5,7 @@ Import this module only where such files are read, because it needs pydantic. Mo
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required
 
 import torch
 from pydantic import (
@@ -22,8 +22,11 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from ldarnet.errors import UserError
+from ldarnet.io import run_files
 from ldarnet.io.names import FileName
 from ldarnet.io.records import describe, read_record
+from ldarnet.tokenization import Tokenization, tokenization, tokenization_of
+from ldarnet.tokenization.base import MAX_VOCAB
 
 _Setting = Annotated[int, Field(le=2**16)]
 _TokenId = Annotated[int, Field(ge=0, le=2**20)]
@@ -38,6 +41,14 @@ def _check_labels(id2label: dict[Any, Any]) -> dict[Any, Any]:
     return id2label
 
 
+@with_config(ConfigDict(strict=True, extra="forbid"))
+class _TokenizerOptions(TypedDict, total=False):
+    """Types and limits of the ``tokenizer`` of a ``config.json``."""
+
+    method: Required[str]
+    k: int
+
+
 @with_config(ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
 class _Config(TypedDict, total=False):
     """Types and limits of the keys of ``config.json``."""
@@ -47,6 +58,7 @@ class _Config(TypedDict, total=False):
     ssm_cfg: dict[str, _Setting]
     attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
     vocab_size: Annotated[int, Field(le=2**20)]
+    tokenizer: _TokenizerOptions | None
     target_ratio: Annotated[float, Field(le=1e6)]
     ratio_weight: Annotated[float, Field(ge=0, le=1e6)]
     ops: dict[str, str]
@@ -103,7 +115,8 @@ class _TokenizerSettings(BaseModel):
 
 
 class _TokenizerModel(BaseModel):
-    vocab: dict[str, int]
+    vocab: Annotated[dict[str, int], Field(min_length=1, max_length=MAX_VOCAB)]
+    merges: Annotated[list[Any], Field(max_length=MAX_VOCAB)] | None = None
 
 
 class _TokenizerFile(BaseModel):
@@ -119,16 +132,48 @@ _TOKENIZER_FILES: dict[str, type[BaseModel]] = {
 
 
 def check_tokenizer(folder: Path, vocabulary: Mapping[str, int], *, hint: str) -> None:
-    """Check the tokenizer files of a model folder; missing files are not checked.
+    """Check the tokenizer files of a folder; missing files are not checked.
+
+    Args:
+        folder: model folder, or folder with only a tokenizer.
+        vocabulary: vocabulary of models that read bases.
+        hint: what to do about a malformed file.
 
     Raises:
-        UserError: a file is malformed, or its vocabulary differs from ``vocabulary``.
+        UserError: a file is malformed, or the vocabulary is not that of the model in the folder. Without a model, any
+            tokens of several bases may follow ``vocabulary``.
     """
+    known = _saved_tokenization(folder, hint)
     for name, kind in _TOKENIZER_FILES.items():
         if (file := folder / name).is_file():
             content = read_record(file, kind, hint=hint)
-            if isinstance(content, _TokenizerFile) and content.model.vocab != vocabulary:
+            if isinstance(content, _TokenizerFile) and not _is_known(content.model, vocabulary, known):
                 raise UserError(f"{file}: not the LDARNet vocabulary; {hint}")
+
+
+def _saved_tokenization(folder: Path, hint: str) -> Tokenization | bool:
+    """Tokenization of the model in a folder; True without a model, False for a model that reads bases."""
+    if not (file := folder / run_files.MODEL_CONFIG).is_file():
+        return True
+    content = read_config_file(file, hint=hint)
+    if content.get("model_type") != "ldarnet" or content.get("tokenizer") is None:
+        return False
+    try:
+        check_config(content)
+        return tokenization(content["tokenizer"])
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; {hint}") from None
+
+
+def _is_known(found: _TokenizerModel, bases: Mapping[str, int], known: Tokenization | bool) -> bool:
+    if isinstance(known, Tokenization):
+        return found.vocab == known.vocabulary
+    if found.vocab == bases or not known:
+        return found.vocab == bases
+    try:
+        return bool(tokenization_of(found.vocab, found.merges))
+    except ValueError:
+        return False
 
 
 class _Pointers(BaseModel):

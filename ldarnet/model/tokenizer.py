@@ -1,4 +1,4 @@
-"""The Hugging Face tokenizer: one token per base, no special tokens around a sequence."""
+"""The Hugging Face tokenizer: one token per base or per group of bases, no special tokens around a sequence."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.model.integrity import HINT, check_saved, update_manifest
+from ldarnet.tokenization import tokenization, tokenization_of
+from ldarnet.tokenization.base import hugging_face
 
 VOCABULARY = {token: index for index, token in enumerate(alphabet.TOKENS)}
 _NON_IUPAC = re.compile("[^ACGTNRYSWKMBDHV]", re.IGNORECASE)
@@ -20,11 +22,7 @@ _SPECIAL_TOKENS = re.compile(r"\[(MASK|PAD)\]")
 
 
 def _build_tokenizer() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token=alphabet.TOKENS[alphabet.N]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(base.lower(), base) for base in "ACGT"])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return tokenizer
+    return hugging_face(models.WordLevel(VOCABULARY, unk_token=alphabet.TOKENS[alphabet.N]), r"[\s\S]")
 
 
 class DNATokenizer(PreTrainedTokenizerFast):
@@ -32,19 +30,33 @@ class DNATokenizer(PreTrainedTokenizerFast):
 
     Lowercase a, c, g and t are converted to uppercase; every other character becomes N, with a warning if it is not an
     IUPAC nucleotide code. Decoding keeps N even with ``skip_special_tokens``; data collators never mask N.
+
+    The tokenizer of a model that reads groups of bases (``config.tokenizer``) has their tokens after these ids. There,
+    N may stand for several bases.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
 
     def __init__(self, **kwargs: Any) -> None:
-        """Build the tokenizer; the vocabulary is fixed."""
+        """Build the tokenizer of models that read bases; see also `of`."""
         if not {"tokenizer_object", "tokenizer_file"} & kwargs.keys():
-            kwargs["tokenizer_object"] = _build_tokenizer()
+            vocabulary = kwargs.get("vocab")  # of a tokenizer.json that transformers loads
+            several = isinstance(vocabulary, dict) and len(vocabulary) > len(VOCABULARY)
+            kwargs["tokenizer_object"] = (
+                tokenization_of(vocabulary, kwargs.get("merges")).backend() if several else _build_tokenizer()
+            )
         special = {
             "mask_token": alphabet.TOKENS[alphabet.MASK],
             "pad_token": alphabet.TOKENS[alphabet.PAD],
         }
         super().__init__(**(special | {"padding_side": "right"} | kwargs))
+
+    @classmethod
+    def of(cls, config: Any) -> DNATokenizer:
+        """Build the tokenizer of a model from its configuration."""
+        if config.tokenizer is None:
+            return cls()
+        return cls(tokenizer_object=tokenization(config.tokenizer).backend())
 
     @classmethod
     def from_pretrained(
@@ -60,7 +72,8 @@ class DNATokenizer(PreTrainedTokenizerFast):
             kwargs: passed to `PreTrainedTokenizerFast.from_pretrained`.
 
         Raises:
-            UserError: a file does not match the manifest or is malformed, or the vocabulary is not that of LDARNet.
+            UserError: a file does not match the manifest or is malformed, or the vocabulary is not that of the model in
+                the folder; without a model, not one of LDARNet.
         """
         folder = check_saved(pretrained_model_name_or_path, kwargs.get("subfolder"), verify)
         if folder is None:
@@ -98,5 +111,5 @@ class DNATokenizer(PreTrainedTokenizerFast):
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
     ) -> list[int]:
-        """Return 1 for N, [MASK] and [PAD], which are never prediction targets, and 0 for A, C, G and T."""
-        return [int(token >= alphabet.N) for token in [*token_ids_0, *(token_ids_1 or [])]]
+        """Return 1 for N, [MASK] and [PAD], which are never prediction targets, and 0 for other tokens."""
+        return [int(alphabet.N <= token <= alphabet.PAD) for token in [*token_ids_0, *(token_ids_1 or [])]]

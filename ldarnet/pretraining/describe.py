@@ -28,6 +28,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
         f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
         f"windows of {length:,} bases per epoch{dropped}",
+        *_describe_tokens(inputs),
         *_describe_mixture(inputs),
         *_describe_curriculum(config, inputs),
         f"engine   {world.size} x {world.device_label}, ZeRO stage {training.zero_stage}{offload}, {precision}; "
@@ -38,6 +39,15 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"run      {config.run.dir}, {inputs.total_steps:,} steps "
         f"({inputs.total_steps * training.batch / len(inputs.windows):.2f} epochs)",
     ]
+
+
+def _describe_tokens(inputs: Inputs) -> list[str]:
+    """Describe the vocabulary of a model that reads tokens; empty for a model that reads bases."""
+    tokenizer = inputs.masking.tokenizer
+    if tokenizer is None:
+        return []
+    size, bases = len(tokenizer.tokens), inputs.bases_per_token
+    return [f"tokens   {tokenizer.method}, vocabulary of {size:,}, {bases:.2f} bases per token"]
 
 
 def _describe_mixture(inputs: Inputs) -> list[str]:
@@ -66,7 +76,14 @@ def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
     model_config: Any = inputs.model.config
     length, stages = config.data.length, config.training.activation_checkpointing
     in_bf16 = autocast(config.training.precision, world)
-    spent = cost(model_config, length, activation_checkpointing=stages, autocast=in_bf16, device=world.device.type)
+    spent = cost(
+        model_config,
+        length,
+        bases_per_token=inputs.bases_per_token,
+        activation_checkpointing=stages,
+        autocast=in_bf16,
+        device=world.device.type,
+    )
     chunks = "/".join(f"{bases:g}" for bases in spent.bases_per_chunk)
     memory = spent.activation_bytes * length * micro_batch(config, world.size)
     forward, training = format_si(spent.forward_flops, "FLOP"), format_si(spent.training_flops, "FLOP")

@@ -27,19 +27,22 @@ class Utilization:
         length: bases per window.
         devices: number of devices, one per rank.
         peak: peak FLOP/s of one device; None if unknown.
+        bases_per_token: mean bases per token.
     """
 
     config: LDARNetConfig
     length: int
     devices: int
     peak: float | None
+    bases_per_token: float = 1.0
 
     def metrics(self, bases_per_second: float, bases_per_chunk: Sequence[float]) -> dict[str, float]:
         """Compute `flops_per_second` of one device and, if the peak is known, `mfu`, the fraction of the peak.
 
         FLOPs exclude recomputation by activation checkpointing; see :mod:`ldarnet.model.cost`.
         """
-        flops = cost(self.config, self.length, bases_per_chunk).training_flops * bases_per_second / self.devices
+        spent = cost(self.config, self.length, bases_per_chunk, bases_per_token=self.bases_per_token)
+        flops = spent.training_flops * bases_per_second / self.devices
         return {"flops_per_second": flops, **({"mfu": flops / self.peak} if self.peak else {})}
 
 

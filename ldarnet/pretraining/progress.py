@@ -11,6 +11,8 @@ LINE_SECONDS = 10.0
 """Seconds between plain lines when the console is not a terminal."""
 MIN_DATA_WAIT = 0.1
 """Print the fraction of step time spent waiting for data if it is at least this value."""
+ACCURACIES = {"accuracy": "accuracy", "token_accuracy": "token accuracy"}
+"""Keys of accuracies in a validation line, and their names. A line has one or both."""
 
 
 class PretrainProgress(Printer):
@@ -54,7 +56,8 @@ class PretrainProgress(Printer):
 
     def validation(self, line: dict[str, Any]) -> None:
         """Print a validation line of metrics.jsonl."""
+        accuracies = "".join(f" {name} {line[key]:.1%}" for key, name in ACCURACIES.items() if key in line)
         self.info(
             f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  masked positions: "
-            f"loss {line['mask_loss']:.4f} accuracy {line['accuracy']:.1%}{format_chunks(line['bases_per_chunk'])}"
+            f"loss {line['mask_loss']:.4f}{accuracies}{format_chunks(line['bases_per_chunk'])}"
         )

@@ -16,6 +16,7 @@ from ldarnet.io.files import atomic_path
 from ldarnet.model import load_model, write_model
 from ldarnet.pretraining import TrainResult
 from ldarnet.pretraining.boundary_sample import middle_window
+from ldarnet.pretraining.progress import ACCURACIES
 from ldarnet.pretraining.setup import open_shards
 from ldarnet.runtime.tracking import Tracker, server, tracking_uri
 
@@ -103,7 +104,11 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
             f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}"
             f"{f' ({bits:.4f} bits)' if bits is not None else ''}",
             f"loss of the unigram baseline on masked positions {valid['composition_loss']:.4f}",
-            f"accuracy on masked positions {valid['accuracy']:.1%}",
+            *(
+                f"{name} on masked positions {valid[key]:.1%}"
+                for key, name in ACCURACIES.items()
+                if valid.get(key) is not None
+            ),
             *([f"bases per chunk {chunks} (on masked input)"] if chunks else []),
         ]
     lines += [

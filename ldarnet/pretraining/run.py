@@ -147,7 +147,8 @@ class _ValidLine(BaseModel):
     mask_loss: float
     bits_per_masked_base: float | None = None
     composition_loss: float
-    accuracy: float
+    accuracy: float | None = None
+    token_accuracy: float | None = None
     bases_per_chunk: list[float]
 
 

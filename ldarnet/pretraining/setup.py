@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ldarnet.config import DataSection, RunConfig
@@ -23,6 +24,10 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions, autocast, check_same_kernels, micro_batch
 from ldarnet.runtime.optimizer import parameter_groups
 from ldarnet.runtime.zero_state import engine_from_checkpoint
+from ldarnet.tokenization import tokenization_or_bases
+
+MEASURED_WINDOWS = 16
+"""Windows from which the mean number of bases per token is measured."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Inputs:
         model: model with weights initialized from `run.seed`, identical on all ranks.
         kernels: op -> name of the kernel in use.
         schedule: learning rate, target ratio and number of steps.
+        bases_per_token: mean bases per token of the first training windows; 1 for a model that reads bases.
     """
 
     shards: ShardSet
@@ -50,6 +56,7 @@ class Inputs:
     model: LDARNetForMaskedLM
     kernels: dict[str, str]
     schedule: Schedule
+    bases_per_token: float = 1.0
 
     @property
     def total_steps(self) -> int:
@@ -94,8 +101,22 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
         model.set_activation_checkpointing(stages)
     check_same_kernels(kernels, world)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
-    masking = training_masking(config)
-    return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule)
+    masking = training_masking(config, tokenization_or_bases(model_config.tokenizer))
+    with world.together():
+        bases_per_token = _bases_per_token(windows, masking)
+    return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule, bases_per_token)
+
+
+def _bases_per_token(windows: Windows, masking: Masking) -> float:
+    """Mean bases per token of the first training windows."""
+    tokenizer = masking.tokenizer
+    if tokenizer is None:
+        return 1.0
+    count = tokenizer.token_count(windows.length)
+    if count is None:
+        ids, _ = windows.read(windows.locations(np.arange(MEASURED_WINDOWS)))
+        return ids.size / sum(len(tokenizer.encode(row)) for row in ids)
+    return windows.length / count
 
 
 def open_shards(data: DataSection) -> ShardSet:

@@ -26,7 +26,9 @@ class TrainMetrics:
         self._run = run
         self.meter = SpeedMeter(run.resumed.seconds)
         peak = dense_bf16_peak(world.device_name) if autocast(config.training.precision, world) else None
-        self._utilization = Utilization(run.engine.model_config, config.data.length, world.size, peak)
+        self._utilization = Utilization(
+            run.engine.model_config, config.data.length, world.size, peak, run.inputs.bases_per_token
+        )
 
     def count_step(self) -> None:
         """Count the bases of a completed step."""

@@ -1,23 +1,21 @@
 """Validation on fixed windows with fixed masks, which makes losses comparable across steps and runs."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldarnet import alphabet
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
 from ldarnet.ops import to_device, to_host
 from ldarnet.pretraining.masks import validation_maskings
 from ldarnet.pretraining.region_scores import RegionScores
+from ldarnet.pretraining.validation_scores import scores_of
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, micro_batch
-
-BASES = (alphabet.A, alphabet.C, alphabet.G, alphabet.T)
+from ldarnet.tokenization import tokenization_or_bases
 
 
 def validate(
@@ -27,15 +25,20 @@ def validate(
 
     Returns:
         Metrics with the first mask of `validation.mask_spans`:
-        `mlm_loss`: mean loss in nats over all target positions.
+        `mlm_loss`: mean loss in nats over all target positions. For a model that reads tokens, all losses are those of
+        target tokens, divided by the number of their bases.
         `mask_loss`: mean loss in nats over target positions replaced by [MASK].
         `bits_per_masked_base`: `mask_loss` in bits.
         `copy_loss`: mean loss in nats over target positions whose input is a base.
         `composition_loss`: mean loss in nats of the unigram baseline over target positions replaced by [MASK].
-        `accuracy`: accuracy over target positions replaced by [MASK].
+        `accuracy`: accuracy over target positions replaced by [MASK]; for k-mers, of the marginalized distributions;
+        absent for other tokens.
+        `token_accuracy`, `bases_per_token`: accuracy over target tokens replaced by [MASK], and mean number of bases
+        per token of the windows; only for models that read tokens.
+        `marginal_loss`: `mask_loss` of the distributions over k-mers, marginalized to bases; only for k-mers.
         `ratio_loss`: mean ratio loss.
         `bases_per_chunk`, `boundary_probability`: one value per stage, measured on the masked input.
-        `windows`, `scored`: number of windows and of target positions.
+        `windows`, `scored`: number of windows and of target bases.
         `quarantined`: number of windows that could not be read; absent if 0.
         `regions`: metrics of each region, if configured; see `RegionScores.metrics`.
         `masks`: metrics with each mask of `validation.mask_spans`, without `windows` and `quarantined`; absent if that
@@ -45,8 +48,8 @@ def validate(
     Raises:
         UserError: the split is missing or too small, or a shard is damaged; raised on all ranks.
     """
-    by_mask = {}
-    for name, masking in validation_maskings(config).items():
+    by_mask, tokenizer = {}, tokenization_or_bases(engine.model_config.tokenizer)
+    for name, masking in validation_maskings(config, tokenizer).items():
         by_mask[name] = _validate_mask(engine, shards, config, world, masking, None if by_mask else regions)
     first = next(iter(by_mask.values()))
     if not config.validation.mask_spans:
@@ -60,7 +63,9 @@ def _validate_mask(
     engine: Engine, shards: ShardSet, config: RunConfig, world: World, masking: Masking, regions: Regions | None
 ) -> dict[str, Any]:
     """Compute the metrics of `validate` with one mask."""
-    scores = torch.zeros(5 + len(BASES), dtype=torch.float64, device=world.device)
+    tokenizer = masking.tokenizer
+    scores = scores_of(tokenizer, world.device)
+    windows = torch.zeros(1, dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
     stages = torch.zeros(routers, 3, dtype=torch.float64, device=world.device)
     by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
@@ -73,20 +78,27 @@ def _validate_mask(
             labels = to_device(batch.labels, world.device, torch.int64)
             output = engine.forward(input_ids)
             losses = cross_entropy(output.logits, labels).double()
-            scores[:-1] += _scores(losses, output.logits, input_ids, labels)
-            scores[-1] += batch.windows
+            rows = slice(batch.windows)  # the row of a filler batch is not counted
+            scores.add(losses[rows], output.logits[rows], input_ids[rows], labels[rows])
+            windows += batch.windows
             for totals, stage in zip(stages, output.boundaries, strict=True):
                 totals += _totals(stage, batch.windows)
             if by_region is not None:
                 by_region.add(batch, labels, losses, output.boundaries)
     engine.deepspeed.train()
     (lost,) = world.sum_on_host(sum(len(batch.quarantined) for batch in batches if batch.windows))
-    sums = [scores, stages, *([] if by_region is None else [by_region.sums])]
-    scores, stages, *region_sums = to_host([world.sum_on_device(values) for values in sums], world.device)
-    metrics = _metrics(scores, stages, engine.model_config.target_ratio)
+    sums = [scores.sums, windows, stages, *([] if by_region is None else [by_region.sums])]
+    score_sums, windows, stages, *region_sums = to_host([world.sum_on_device(values) for values in sums], world.device)
+    count = int(windows)
+    metrics = {
+        **scores.metrics(score_sums, count * config.data.length),
+        "ratio_loss": ratio_loss_of_totals(stages, engine.model_config.target_ratio).item(),
+        **stage_metrics(stages),
+        "windows": count,
+    }
     if by_region is not None:
         metrics["regions"] = by_region.metrics(region_sums[0])
-    return metrics | {"windows": metrics["windows"] - lost, "quarantined": lost} if lost else metrics
+    return metrics | {"windows": count - lost, "quarantined": lost} if lost else metrics
 
 
 def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
@@ -123,21 +135,6 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World, maskin
     )
 
 
-def _scores(losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
-    """Compute loss sums and counts over the target positions of a batch.
-
-    Returns:
-        (8,) float64: loss summed over masked targets, loss summed over unmasked targets, number of unmasked targets,
-        number of masked targets that are predicted correctly, and number of masked targets for each of A, C, G, T.
-    """
-    masked = (labels != alphabet.IGNORE_INDEX) & (input_ids == alphabet.MASK)
-    copied = (labels != alphabet.IGNORE_INDEX) & ~masked
-    right = (logits.argmax(-1) == labels) & masked
-    bases = [(masked & (labels == base)).sum() for base in BASES]
-    sums = [(losses * masked).sum(), (losses * copied).sum(), copied.sum(), right.sum(), *bases]
-    return torch.stack(sums).double()
-
-
 def _totals(boundaries: Any, windows: int) -> Tensor:
     """Count boundaries, sum boundary probabilities and count positions over the first `windows` rows of a batch."""
     return torch.stack(
@@ -147,20 +144,3 @@ def _totals(boundaries: Any, windows: int) -> Tensor:
             boundaries.lengths[:windows].sum().double(),
         ]
     )
-
-
-def _metrics(scores: Tensor, stages: Tensor, target: float) -> dict[str, Any]:
-    mask_loss, copy_loss, copied, right, *bases, windows = scores.tolist()
-    masked = sum(bases)
-    return {
-        "mlm_loss": (mask_loss + copy_loss) / max(masked + copied, 1),
-        "mask_loss": mask_loss / max(masked, 1),
-        "bits_per_masked_base": mask_loss / max(masked, 1) / math.log(2),
-        "copy_loss": copy_loss / max(copied, 1),
-        "composition_loss": -sum(number * math.log(number / masked) for number in bases if number) / max(masked, 1),
-        "accuracy": right / max(masked, 1),
-        "ratio_loss": ratio_loss_of_totals(stages, target).item(),
-        **stage_metrics(stages),
-        "windows": int(windows),
-        "scored": int(masked + copied),
-    }

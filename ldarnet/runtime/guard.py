@@ -114,7 +114,7 @@ class Guard:
         self._accepted, self._known = self._accepted + ~skipped, self._known + ~skipped
         self._losses = torch.where(skipped, self._losses, torch.cat([self._losses[1:], self._loss.view(1)]))
         numbers = (self._loss, torch.as_tensor(norm), self._mean, self._deviation, self._in_a_row)
-        layout = [(batch.input_ids.shape[1], batch.first_position, batch.target_counts) for batch in batches]
+        layout = [(batch.length, batch.first_position, batch.target_counts) for batch in batches]
         self._pending.append((step, torch.stack([number.to(self._losses) for number in numbers]), windows, layout))
 
     def reset_losses(self) -> None:

@@ -55,6 +55,15 @@ CONFIGS = {
     ),
 }
 
+KMERS = configuration(
+    "tiny",
+    arch_layout=["M1T1"],
+    d_model=[16],
+    d_intermediate=[32],
+    attn_cfg={"num_heads": [2], "rotary_emb_dim": [8], "window_size": [-1]},
+    tokenizer={"method": "kmers", "k": 4},
+)
+
 
 @pytest.fixture(autouse=True)
 def fixed_chunks(monkeypatch):
@@ -108,6 +117,15 @@ def test_flops_match_the_counter(name, checkpointed):
         predicted.hardware_flops,
     )
     assert predicted.training_flops == 3 * predicted.forward_flops
+
+
+@pytest.mark.parametrize("checkpointed", [[], [0]])
+def test_flops_per_base_of_tokens_match_the_counter(checkpointed):
+    per_token = count_flops(KMERS, 256, windows=4, checkpointed=checkpointed)  # windows of 256 tokens
+    predicted = cost(KMERS, 4 * 256, activation_checkpointing=checkpointed)
+    assert (predicted.forward_flops, predicted.hardware_flops) == tuple(flops / 4 for flops in per_token)
+    assert predicted.forward_flops == cost(KMERS, 4 * 256, bases_per_token=4).forward_flops
+    assert predicted.parameters == LDARNetForMaskedLM(KMERS).num_parameters()
     assert predicted.hardware_flops >= predicted.training_flops
 
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.finetuning.arms import MODE, Arm, Learner, register
-from ldarnet.finetuning.classifier import build_classifier, pooler
+from ldarnet.finetuning.classifier import build_classifier, pooler, tokenizer_of
 from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
@@ -96,6 +96,7 @@ class Features:
             strands=2 if both else 1,
             world=self._world,
             timers=self._timers,
+            tokenizer=tokenizer_of(network),
         )
 
 

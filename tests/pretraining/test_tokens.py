@@ -1,0 +1,132 @@
+"""Pretraining of models that read tokens of several bases."""
+
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from ldarnet import LDARNetForMaskedLM
+from ldarnet.alphabet import IGNORE_INDEX, MASK
+from ldarnet.config import load_config
+from ldarnet.data import ShardSet, validation_batches
+from ldarnet.errors import UserError
+from ldarnet.model import load_model
+from ldarnet.model.token_losses import base_log_probabilities, bases_of
+from ldarnet.pretraining.masks import validation_maskings
+from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.tokenization.kmers import Kmers
+from tests.pretraining.test_resume import TIMING_KEYS
+from tests.support.ranks import WORKERS, write_config
+
+KMERS = Kmers(3)
+SHAPE = {"preset": "tiny", "arch_layout": ["M1"], "d_model": [16], "d_intermediate": [32]}
+CONFIG = {
+    "model": SHAPE | {"tokenizer": {"method": "kmers", "k": 3}},
+    "data": {"mask_span": 3},
+    "optimizer": {"lr": 0.02},
+    "validation": {"mask_spans": [3, 6]},
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory, shards):
+    return write_config(tmp_path_factory.mktemp("tokens"), shards, **CONFIG)
+
+
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["1 rank", "2 ranks"])
+def runs(request, config_file, run_ranks):
+    """Folder with an uninterrupted run of 10 steps, and a run that was stopped after 6 steps and resumed."""
+    folder = config_file.parent / f"{request.param}-ranks"
+    resumed = f"{config_file} run.dir={folder}/resumed"
+    arguments = (f"{config_file} run.dir={folder}/unbroken", f"{resumed} training.stop_after=6", resumed)
+    run_ranks(request.param, *arguments, script=WORKERS / "several_runs.py").succeed()
+    return folder
+
+
+def lines(run, split):
+    found = [line for line in read_metrics(run / "metrics.jsonl") if line["split"] == split]
+    return [{key: line[key] for key in line if key not in TIMING_KEYS} for line in found]
+
+
+def test_stop_and_resume_is_exact(runs):
+    first, second = (
+        load_file(runs / name / "checkpoints/step-00000010/model.safetensors") for name in ("unbroken", "resumed")
+    )
+    assert all(first[name].equal(second[name]) for name in first)
+    for split in ("train", "valid"):
+        assert lines(runs / "unbroken", split) == lines(runs / "resumed", split)
+
+
+def test_losses_are_per_base_and_match_the_saved_model(config_file, runs):
+    model = load_model(runs / "unbroken/checkpoints/step-00000010", LDARNetForMaskedLM)
+    line = lines(runs / "unbroken", "valid")[-1]
+    shards = ShardSet.open(load_config(config_file).data.shards)
+    for name, masking in validation_maskings(load_config(config_file), KMERS).items():
+        (batch,) = validation_batches(
+            shards, "valid", length=64, max_windows=10, batch=10, rank=0, world=1, masking=masking
+        )
+        inputs, labels = batch.input_ids.long(), batch.labels.long()
+        assert inputs.shape == (10, 64 // 3 + 64 % 3)
+        target = labels != IGNORE_INDEX
+        masked = target & (inputs == MASK)
+        logits = model(inputs).logits
+        marginals, bases = base_log_probabilities(logits[masked], 3), bases_of(labels[masked], 3)
+        mask_loss = F.cross_entropy(logits[masked], labels[masked]).item() / 3
+        expected = {
+            "mlm_loss": F.cross_entropy(logits[target], labels[target]).item() / 3,
+            "mask_loss": mask_loss,
+            "bits_per_masked_base": mask_loss / math.log(2),
+            "marginal_loss": -marginals.gather(2, bases[..., None]).mean().item(),
+            "accuracy": (marginals.argmax(-1) == bases).double().mean().item(),
+            "token_accuracy": (logits[masked].argmax(-1) == labels[masked]).double().mean().item(),
+            "composition_loss": torch.distributions.Categorical(bases.flatten().bincount() / bases.numel())
+            .entropy()
+            .item(),
+            "scored": 3 * int(target.sum()),
+            "bases_per_token": 64 / (64 // 3 + 64 % 3),
+            "ratio_loss": 0,
+        }
+        assert {key: line["masks"][name][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert line["bases_per_chunk"] == []
+
+
+def test_training_lines_have_losses_per_base_and_no_router_metrics(runs):
+    train = lines(runs / "unbroken", "train")
+    assert [line["step"] for line in train] == list(range(1, 11))
+    assert all(1 < line["mlm_loss"] < 2 for line in train)
+    assert len({line["mlm_loss"] for line in train}) == 10
+    assert all(line["loss"] == line["mlm_loss"] and line["bases_per_chunk"] == [] for line in train)
+
+
+def test_the_tokenizer_is_saved_with_the_model(runs):
+    saved = json.loads((runs / "unbroken/checkpoints/step-00000010/config.json").read_text())
+    assert (saved["tokenizer"], saved["vocab_size"]) == ({"method": "kmers", "k": 3}, 71)
+
+
+@pytest.mark.slow
+def test_the_result_does_not_depend_on_the_number_of_ranks(config_file, run_ranks):
+    losses = []
+    for world in (1, 2):
+        run = config_file.parent / f"alone-{world}"
+        run_ranks(world, f"{config_file} run.dir={run}", script=WORKERS / "several_runs.py").succeed()
+        losses.append([line["mlm_loss"] for line in lines(run, "train")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.mask_span=1", "data.mask_span: tokens of 3 bases are masked as a whole"),
+        ("validation.mask_spans=[3,4]", "validation.mask_spans: tokens of 3 bases are masked as a whole"),
+        ("validation.regions=regions.bed", "validation.regions is not supported"),
+        ("model.tokenizer={method: words}", "unknown method 'words'"),
+        ("model.tokenizer={method: kmers}", "takes k"),
+        ("model.arch_layout=['m1', ['M1'], 'm1']", "d_model"),
+    ],
+)
+def test_unsuitable_settings_are_rejected(config_file, override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(config_file, [override])
