@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check.child import run_check
 from benchmarks.gpu_check.results import FAILURE, NOT_RUN, Check, Entry, Record, Result
-from benchmarks.worker import Worker, WorkerError
+from benchmarks.worker import Worker, WorkerError, describe
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path, make_folder
 
@@ -120,4 +120,11 @@ class Session:
         record = Record(self.record.identity, self.record.made_with, [*self.record.entries, *rest])
         record.write(self.folder / RECORD)
         with atomic_path(self.page) as partial:
-            partial.write_text(self._render(record), encoding="utf-8")
+            partial.write_text(self._text(record), encoding="utf-8")
+
+    def _text(self, record: Record) -> str:
+        """Render the page; an error in the page must not end the measurements."""
+        try:
+            return self._render(record)
+        except Exception as error:
+            return f"The page cannot be rendered ({describe(error)}); the results are in {RECORD}.\n"

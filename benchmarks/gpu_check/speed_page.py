@@ -15,10 +15,8 @@ from benchmarks.gpu_check.results import FAILURE, NOT_RUN, Entry
 from ldarnet.markdown import escape, table
 
 OURS = "ours"
-MIXER = ("scan", "convolution", "gated norm")
 REST = "other PyTorch operations"
 PARTS = {
-    "mixer": r"_\w*Mixer\w*",
     "scan": r"SSD|Scan|_PermuteRows",
     "convolution": r"Convolution|conv1d",
     "gated norm": r"GatedNorm",
@@ -229,7 +227,7 @@ def breakdown(entry: Entry, estimate: PaperStep | None) -> str:
     result = entry.result
     spent, wall = by_part(result["operations"]), result["step_seconds"]
     busy = sum(result["kernels"].values()) or sum(spent.values())
-    paper = estimated_parts(estimate, merged="mixer" in spent) if estimate else {}
+    paper = estimated_parts(estimate) if estimate else {}
     names = sorted({*spent, *paper}, key=lambda name: -max(spent.get(name, 0.0), paper.get(name, 0.0)))
     rows = [_part_row(name, spent.get(name), paper.get(name), busy) for name in names]
     rows.append(_part_row("not attributed", busy - sum(spent.values()), None, busy))
@@ -253,18 +251,14 @@ def by_part(operations: dict[str, float]) -> dict[str, float]:
     spent: defaultdict[str, float] = defaultdict(float)
     for name, seconds in operations.items():
         spent[next((part for part, pattern in PARTS.items() if re.search(pattern, name)), REST)] += seconds
-    if "mixer" in spent:  # one function around convolution, scan and gated norm: the profile cannot separate them
-        for part in MIXER:
-            spent["mixer"] += spent.pop(part, 0.0)
     return dict(spent)
 
 
-def estimated_parts(estimate: PaperStep, *, merged: bool) -> dict[str, float]:
-    """Estimated seconds by part; `merged` adds up the parts of the Mamba mixer."""
+def estimated_parts(estimate: PaperStep) -> dict[str, float]:
+    """Estimated seconds by part, with the names of `PARTS`."""
     spent: defaultdict[str, float] = defaultdict(float)
     for name, seconds in estimate.seconds.items():
-        part = name.partition(", ")[0] if name.startswith("matrix products") else name
-        spent["mixer" if merged and part in MIXER else part] += seconds
+        spent[name.partition(", ")[0] if name.startswith("matrix products") else name] += seconds
     return dict(spent)
 
 
