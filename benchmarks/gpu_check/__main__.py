@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check import account
 from benchmarks.gpu_check.page import render
-from benchmarks.gpu_check.plan import DRY_RUN, H200, machine, plan
+from benchmarks.gpu_check.plan import DRY_RUN, H200, environment, machine, plan
 from benchmarks.gpu_check.results import Check, Record
 from benchmarks.gpu_check.session import Session
 from ldarnet.errors import UserError
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, command: str) -> None:
     if options.list:
         print(*(check.name for check in checks), sep="\n")
         return
-    session = Session(options.out, options.minutes, draw, machine(sizes, command))
+    session = Session(options.out, options.minutes, draw, machine(sizes, command), environment(sizes))
     try:
         session.run(checks, partial(print, flush=True))
     finally:

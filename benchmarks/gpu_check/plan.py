@@ -99,27 +99,24 @@ DRY_RUN = Sizes(
 
 def machine(sizes: Sizes, command: str) -> Check:
     """The check that reports the machine and the versions; it runs in every call."""
-    found = check("machine", RATES, "machine:machine", {"device": sizes.device, "command": command})
-    return in_environment(found, sizes)
+    return check("machine", RATES, "machine:machine", {"device": sizes.device, "command": command})
 
 
 def plan(sizes: Sizes) -> list[Check]:
     """All checks, in the order in which they run."""
-    checks = (
+    return [
         *first_checks(sizes),
         *engine_checks(sizes),
         *training_checks(sizes),
         *comparisons(sizes),
         *learning_checks(sizes),
         *other_checks(sizes),
-    )
-    return [in_environment(found, sizes) for found in checks]
+    ]
 
 
-def in_environment(found: Check, sizes: Sizes) -> Check:
-    """Add the environment variables that all checks share."""
-    common = COMMON_ENVIRONMENT if sizes.device == "cuda" else COMMON_ENVIRONMENT | NO_GPU
-    return replace(found, environment=common | found.environment)
+def environment(sizes: Sizes) -> dict[str, str]:
+    """Environment variables of worker processes."""
+    return COMMON_ENVIRONMENT if sizes.device == "cuda" else COMMON_ENVIRONMENT | NO_GPU
 
 
 def first_checks(sizes: Sizes) -> Iterator[Check]:
@@ -146,13 +143,13 @@ def engine_checks(sizes: Sizes) -> Iterator[Check]:
     for name, switch in switches.items():
         yield check(f"DeepSpeed, {name}", ENGINE, "training:engine", {**settings, **switch})
     off = check("DeepSpeed, expandable segments off", ENGINE, "training:engine", settings)
-    yield replace(off, environment={ALLOCATOR: "expandable_segments:False"})
+    yield replace(off, environment=environment(sizes) | {ALLOCATOR: "expandable_segments:False"})
 
 
 def training_checks(sizes: Sizes) -> Iterator[Check]:
     """Backends again, in a new process that finds the results of the first start; skipped steps, save and resume."""
     settings = {**one_rank(sizes), "steps": sizes.resume_steps}
-    yield replace(backends("backends, second start", sizes), fresh=True)
+    yield replace(backends("backends, second start", sizes), environment=environment(sizes))
     yield check("planted NaN", TRAINING, "training:planted_nan", settings)
     yield check("save and resume", TRAINING, "training:resume", settings, limit=120)
 

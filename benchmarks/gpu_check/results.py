@@ -31,8 +31,7 @@ class Check:
         function: `<module>:<function>`, called in the worker process.
         settings: keyword arguments of the function; JSON values.
         limit: timeout in seconds.
-        environment: environment variables of its worker process.
-        fresh: whether to start a new worker process for this check.
+        environment: environment variables of a worker process of its own; None to use the shared worker process.
     """
 
     name: str
@@ -40,8 +39,7 @@ class Check:
     function: str
     settings: dict[str, Any] = field(default_factory=dict)
     limit: float = 90.0
-    environment: dict[str, str] = field(default_factory=dict)
-    fresh: bool = False
+    environment: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.gpu_check.child import run_check
@@ -27,14 +27,22 @@ class Session:
         minutes: time limit.
         render: renders the page.
         identify: the check that reports the machine, see `benchmarks.gpu_check.machine.machine`.
+        environment: environment variables of the shared worker process.
 
     Raises:
         UserError: the machine cannot be used, or the folder contains damaged results.
     """
 
-    def __init__(self, folder: Path, minutes: float, render: Callable[[Record], str], identify: Check) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        minutes: float,
+        render: Callable[[Record], str],
+        identify: Check,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.end, self.minutes, self._render = time.monotonic() + 60 * minutes, minutes, render
-        self.folder, self.worker = make_folder(folder), Worker()
+        self.folder, self.worker = make_folder(folder), Worker(environment=environment)
         self._kept: dict[str, Entry] = {}
         try:
             machine = self._call(identify, MACHINE_LIMIT)
@@ -84,10 +92,12 @@ class Session:
         return Entry(check, result, round(time.monotonic() - begin, 1))
 
     def _call(self, check: Check, seconds: float) -> Result:
-        if check.fresh or check.environment != self.worker.environment:
-            self.worker.close()
-            self.worker = Worker(environment=check.environment)
-        return self.worker(run_check, check.function, check.settings, seconds=seconds)
+        worker = self.worker if check.environment is None else Worker(environment=check.environment)
+        try:
+            return worker(run_check, check.function, check.settings, seconds=seconds)
+        finally:
+            if worker is not self.worker:
+                worker.close()
 
     def _outcome(self, entry: Entry) -> str:
         if entry.done:

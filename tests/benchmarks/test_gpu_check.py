@@ -35,8 +35,8 @@ finder.find_spec = staticmethod(lambda name, *rest: None if name.partition(".")[
 
 
 def made(function, name="", limit=60.0, **settings):
-    fields = {key: settings.pop(key) for key in ("environment", "fresh") if key in settings}
-    return Check(name or function, plan.OTHER, f"{FUNCTIONS}:{function}", settings, limit, **fields)
+    environment = settings.pop("environment", None)
+    return Check(name or function, plan.OTHER, f"{FUNCTIONS}:{function}", settings, limit, environment)
 
 
 def run(folder, checks, *, seconds=None, code="a"):
@@ -71,8 +71,9 @@ def test_failures_are_recorded_and_later_checks_run(tmp_path):
         made("crash"),
         made("load", name="missing", module="a_package_that_is_missing.part"),
         made("load", name="broken", module="benchmarks.no_such_module"),
-        made("process", name="other environment", environment={"GPU_CHECK_TEST": "1"}),
-        made("process", name="fresh", environment={"GPU_CHECK_TEST": "1"}, fresh=True),
+        made("process", name="shared"),
+        made("process", name="own process", environment={"GPU_CHECK_TEST": "1"}),
+        made("process", name="shared again"),
     ]
     record, lines = run(tmp_path, checks)
     found = results(record)
@@ -82,8 +83,8 @@ def test_failures_are_recorded_and_later_checks_run(tmp_path):
     assert found["hang"] == {"steps": 2, FAILURE: "timeout after 3 s"}
     assert found["missing"] == {NOT_RUN: "a_package_that_is_missing is not installed"}
     assert "No module named 'benchmarks.no_such_module'" in found["broken"][FAILURE]
-    assert found["other environment"]["variable"] == found["fresh"]["variable"] == "1"
-    assert len({found[name]["process"] for name in ("first", "other environment", "fresh")}) == 3
+    assert found["own process"]["variable"] == "1" and found["shared"] == found["shared again"]
+    assert len({found[name]["process"] for name in ("first", "shared", "own process")}) == 3
     assert lines[3] == f"fail: FAILED: {found['fail'][FAILURE]}"
     assert lines[5] == "missing: not run: a_package_that_is_missing is not installed"
 
