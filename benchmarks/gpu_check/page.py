@@ -174,23 +174,25 @@ def engines(entries: Sequence[Entry]) -> str:
     """Speed of the DeepSpeed engine with and without each switch."""
     rows: list[Sequence[object]] = []
     found = of_group(entries, plan.ENGINE)
-    base = _median(found[0]) if found and found[0].done else None
+    base = next((entry for entry in found if entry.check.name.endswith(plan.AS_IN_TRAINING) and entry.done), None)
     for entry in found:
         result, name = entry.result, entry.check.name.removeprefix("DeepSpeed, ")
         if not result.get("seconds"):
-            rows.append([name, *["-"] * 7, escape(str(result.get(FAILURE) or result.get(NOT_RUN)))])
+            rows.append([name, *["-"] * 8, escape(str(result.get(FAILURE) or result.get(NOT_RUN)))])
             continue
         seconds = _median(entry)
         losses = result.get("losses", [])
-        drift = [abs(a - b) for a, b in zip(losses, found[0].result.get("losses", []), strict=False)]
+        expected = base.result["losses"] if base else []
+        drift = [abs(a - b) for a, b in zip(losses, expected, strict=False)]
         rows.append(
             [
                 name,
                 f"{1e3 * seconds:.1f}",
                 f"{result['bases'] / seconds:,.0f}",
-                f"{seconds / base:.3f}" if base else "-",
+                f"{seconds / _median(base):.3f}" if base else "-",
                 f"{losses[-1]:.4f}" if losses else "-",
                 f"{max(drift):.1e}" if drift else "-",
+                len(result["skipped_steps"]) if "skipped_steps" in result else "-",
                 _gib(result.get("peak_bytes")),
                 _gib(result.get("reserved_bytes")),
                 _counts(result["waits"]) if "waits" in result else "-",
@@ -200,7 +202,7 @@ def engines(entries: Sequence[Entry]) -> str:
         return NOTHING
     header = (
         "ZeRO stage 1, one rank", "ms per step", "bases/s", "time / as in training", "last loss",
-        "largest loss difference", "peak GiB", "reserved GiB", "host waits of a step",
+        "largest loss difference", "skipped steps", "peak GiB", "reserved GiB", "host waits of a step",
     )  # fmt: skip
     return (
         "Steps on different real windows, with guard and clipping; the median of blocks of steps, each timed with one "

@@ -22,6 +22,9 @@ COMMON_ENVIRONMENT = {
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 DENSE_ATTENTION = {"attention": "torch"}
 """PyTorch's attention, which uses FlashAttention for windows of equal length in half precision."""
+AS_IN_TRAINING = "as in training"
+CHUNK_CAPACITY = 1.5
+"""Static number of chunks relative to the target; the weights are new, so the number varies more than in training."""
 COMPILATION_LIMIT = 300.0
 """Timeout in seconds of checks that compile and tune kernels for the first time."""
 
@@ -92,7 +95,7 @@ DRY_RUN = Sizes(
     seconds=1.0,
     engine_steps=2,
     resume_steps=2,
-    learning={"length": 64, "windows": 8, "steps": 30},
+    learning={"length": 64, "windows": 8, "steps": 20},
     rates={"copy_bytes": 2**20, "size": 64, "rows": 64, "width": 32},
 )
 
@@ -135,10 +138,11 @@ def engine_checks(sizes: Sizes) -> Iterator[Check]:
     """The DeepSpeed engine, as training uses it and with one switch changed."""
     settings = {**one_rank(sizes), "steps": sizes.engine_steps}
     switches: dict[str, dict[str, Any]] = {
-        "as in training": {},
+        AS_IN_TRAINING: {},
         "throughput timer on": {"timer": True},
         "batches not pinned": {"pinned": False},
         "TF32 for float32 products": {"tf32": True},
+        f"chunk capacity {CHUNK_CAPACITY:g}": {"chunk_capacity": CHUNK_CAPACITY},
     }
     for name, switch in switches.items():
         yield check(f"DeepSpeed, {name}", ENGINE, "training:engine", {**settings, **switch})

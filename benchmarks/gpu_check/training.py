@@ -157,7 +157,15 @@ def run_config(model: str, length: int, windows: int, zero_stage: int) -> RunCon
     )  # fmt: skip
 
 
-def engine(steps: int, *, timer: bool = False, tf32: bool = False, pinned: bool = True, **settings: Any) -> Result:
+def engine(
+    steps: int,
+    *,
+    timer: bool = False,
+    tf32: bool = False,
+    pinned: bool = True,
+    chunk_capacity: float | None = None,
+    **settings: Any,
+) -> Result:
     """Time steps of the DeepSpeed engine, and count the host waits of a step.
 
     Args:
@@ -165,6 +173,7 @@ def engine(steps: int, *, timer: bool = False, tf32: bool = False, pinned: bool 
         timer: enable DeepSpeed's throughput timer.
         tf32: use TF32 for all float32 matrix products, including those of the router.
         pinned: see `Trainer`.
+        chunk_capacity: static number of chunks, see `LDARNetForMaskedLM.set_chunk_capacity`; None to count chunks.
         settings: `model`, `length`, `windows` and `zero_stage`.
     """
     total = WARM_UP_STEPS + steps
@@ -175,6 +184,7 @@ def engine(steps: int, *, timer: bool = False, tf32: bool = False, pinned: bool 
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
         trainer = Trainer(steps=total, pinned=pinned, **settings)
+        trainer.engine.model.set_chunk_capacity(chunk_capacity)
         losses = [trainer.step(number) for number in range(WARM_UP_STEPS)]
         trainer.synchronize()
         result: Result = {"set_up_seconds": time.perf_counter() - begin, "bases": trainer.bases, "seconds": []}
@@ -190,6 +200,7 @@ def engine(steps: int, *, timer: bool = False, tf32: bool = False, pinned: bool 
             "source": trainer.source,
             "losses": torch.stack(losses).tolist(),
             "waits": {**reported, **explicit},
+            "skipped_steps": [step.step for step in trainer.engine.guard.take_skipped()],
             "allocator": os.environ.get("PYTORCH_ALLOC_CONF", ""),
         }
         if trainer.world.device.type == "cuda":
