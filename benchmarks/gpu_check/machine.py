@@ -16,7 +16,7 @@ from benchmarks.worker import describe, report_partial
 from ldarnet.doctor import examine_machine
 from ldarnet.errors import UserError
 from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, skip_reason
-from ldarnet.ops.verify import TOLERANCES, max_error
+from ldarnet.ops.verify import DEFAULT_SIZES, TOLERANCES, Sizes, max_error
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS = ("transformers", "deepspeed", "triton", "mamba-ssm", "causal-conv1d", "flash-attn")
@@ -116,42 +116,49 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def backends(device: str, dtype: str) -> Result:
-    """Select the backend of every operation as `auto` does, and give the reasons why preferred ones are skipped."""
+def backends(device: str, dtype: str, model: str) -> Result:
+    """Select the backends of a model as `auto` does, and give the reasons why preferred ones are skipped."""
+    from ldarnet.model import LDARNetConfig
+    from ldarnet.model.kernel_options import kernel_options
+
+    options, kind = kernel_options(LDARNetConfig.preset(model)), getattr(torch, dtype)
     begin = time.perf_counter()
-    kind = getattr(torch, dtype)
-    selected = choose_backends(device, kind)
+    selected = choose_backends(device, kind, options)
     seconds = time.perf_counter() - begin
     skipped = {}
     for operation, name in selected.items():
-        names = list(backends_of(operation))
-        for other in names[names.index(name) + 1 :]:  # preferred to the selected one, so their reasons are known
-            skipped[f"{operation}={other}"] = skip_reason(
-                backends_of(operation)[other], device, input_dtype(operation, kind)
-            )
+        known, sizes = backends_of(operation), options.sizes.get(operation, (DEFAULT_SIZES,))
+        for other in list(known)[list(known).index(name) + 1 :]:  # preferred to the selected one: the reason is known
+            skipped[f"{operation}={other}"] = skip_reason(known[other], device, input_dtype(operation, kind), sizes)
     return {"seconds": seconds, "selected": selected, "skipped": skipped}
 
 
-def verification(device: str, dtype: str, operation: str) -> Result:
+def verification(device: str, dtype: str, operation: str, full_size: bool) -> Result:
     """Compare outputs and gradients of every backend of an operation with the float64 reference.
+
+    Args:
+        device: `cuda` or `cpu`.
+        dtype: dtype of the inputs.
+        operation: name of the operation.
+        full_size: use the sizes of the outermost stage of ldarnet-110m instead of small ones.
 
     Raises:
         RuntimeError: the device cannot be used after an error in a kernel; reported with the results so far.
     """
     found: dict[str, Any] = {}
     for name, backend in backends_of(operation).items():
-        found[name] = _verify(backend, device, getattr(torch, dtype))
+        found[name] = _verify(backend, device, getattr(torch, dtype), DEFAULT_SIZES if full_size else None)
         report_partial({"backends": found})
         synchronize(device)
     return {"backends": found}
 
 
-def _verify(backend: Backend, device: str, dtype: torch.dtype) -> Result:
+def _verify(backend: Backend, device: str, dtype: torch.dtype, sizes: Sizes | None) -> Result:
     if reason := backend.unsupported_reason(device, dtype):
         return {"unsupported_reason": reason}
     begin, limit = time.perf_counter(), TOLERANCES[dtype]
     try:
-        error = max_error(backend, device, dtype, VERIFICATION_LENGTHS)
+        error = max_error(backend, device, dtype, VERIFICATION_LENGTHS, sizes=sizes)
     except Exception as failure:
         return {"error": describe(failure), "passed": False}
     seconds = time.perf_counter() - begin

@@ -15,10 +15,8 @@ RATES, BACKENDS, KERNELS, SPEED, WAITS, PROFILE, ENGINE, TRAINING, LEARNING, OTH
 BF16, FP32 = "bfloat16", "float32"
 PUBLISHED = "published"
 ALLOCATOR = "PYTORCH_ALLOC_CONF"
-COMMON_ENVIRONMENT = {
-    ALLOCATOR: "expandable_segments:True",  # as in training
-    "TRITON_CACHE_AUTOTUNING": "1",  # reuse autotuning results in later processes
-}
+COMMON_ENVIRONMENT = {ALLOCATOR: "expandable_segments:True"}
+"""As in training."""
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 DENSE_ATTENTION = {"attention": "torch"}
 """PyTorch's attention, which uses FlashAttention for windows of equal length in half precision."""
@@ -203,13 +201,15 @@ def batches(sizes: Sizes) -> list[tuple[int, int]]:
 def verifications(sizes: Sizes, dtype: str) -> Iterator[Check]:
     """All backends of all operations, compared with the reference."""
     for operation in operations():
-        settings = {"device": sizes.device, "dtype": dtype, "operation": operation}
+        settings = {
+            "device": sizes.device, "dtype": dtype, "operation": operation, "full_size": sizes.device == "cuda",
+        }  # fmt: skip
         yield check(f"{operation}, {dtype}", KERNELS, "machine:verification", settings, limit=COMPILATION_LIMIT)
 
 
 def backends(name: str, sizes: Sizes) -> Check:
     """Selection of backends."""
-    settings = {"device": sizes.device, "dtype": BF16}
+    settings = {"device": sizes.device, "dtype": BF16, "model": sizes.model}
     return check(name, BACKENDS, "machine:backends", settings, limit=COMPILATION_LIMIT)
 
 

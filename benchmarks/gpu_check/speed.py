@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.baselines import CONFIGURATIONS
 from benchmarks.gpu_check.results import NOT_RUN, Result
 from benchmarks.measure import DTYPES, SEED, Cell, bundled_genome, masked, measure, real_windows
 from benchmarks.worker import report_partial
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.cost import dense_bf16_peak
+from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import backends_of, choose_backends, input_dtype
 
 OUT_OF_MEMORY = torch.OutOfMemoryError
@@ -45,7 +47,8 @@ def alternative(**settings: Any) -> Result:
     device, dtype = settings["device"], DTYPES[settings["dtype"]]
     if reason := backends_of(operation)[name].unsupported_reason(device, input_dtype(operation, dtype)):
         return {NOT_RUN: reason}
-    if choose_backends(device, dtype)[operation] == name:
+    options = kernel_options(CONFIGURATIONS[settings["model"]]())
+    if choose_backends(device, dtype, options)[operation] == name:
         return {NOT_RUN: "this backend is selected automatically"}
     return cell(**settings)
 
