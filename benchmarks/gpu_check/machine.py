@@ -15,7 +15,7 @@ from benchmarks.record import provenance
 from benchmarks.worker import describe, report_partial
 from ldarnet.doctor import examine_machine
 from ldarnet.errors import UserError
-from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, skip_reason
+from ldarnet.ops import Backend, backends_of, choose_backends, input_dtype, skip_reason, tf32
 from ldarnet.ops.verify import DEFAULT_SIZES, TOLERANCES, Sizes, max_error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,12 +82,8 @@ def rates(device: str, copy_bytes: int, size: int, rows: int, width: int) -> Res
     result["bfloat16"] = product(torch.bfloat16, rows, width, 4 * width)
     result["float32"] = product(torch.float32, rows, width, width)
     report_partial(result)
-    precision = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("high")
-        result["float32, TF32"] = product(torch.float32, rows, width, width)
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with tf32():
+        result["tf32"] = product(torch.float32, rows, width, width)
     number = torch.zeros(1, device=device)
 
     def launches() -> None:

@@ -18,7 +18,7 @@ RATE_NAMES = {
     "bfloat16, square": ("bf16 matrix product, large square", 1e12, "TFLOP/s"),
     "bfloat16": ("bf16 matrix product, widths of the model", 1e12, "TFLOP/s"),
     "float32": ("fp32 matrix product, widths of the model", 1e12, "TFLOP/s"),
-    "float32, TF32": ("the same with TF32", 1e12, "TFLOP/s"),
+    "tf32": ("the same with TF32", 1e12, "TFLOP/s"),
 }
 
 

@@ -139,7 +139,7 @@ def engine_checks(sizes: Sizes) -> Iterator[Check]:
         AS_IN_TRAINING: {},
         "throughput timer on": {"timer": True},
         "batches not pinned": {"pinned": False},
-        "TF32 for float32 products": {"tf32": True},
+        "without TF32": {"tf32": False},
         f"chunk capacity {CHUNK_CAPACITY:g}": {"chunk_capacity": CHUNK_CAPACITY},
     }
     for name, switch in switches.items():

@@ -26,7 +26,7 @@ PARTS = {
     "rotary": r"Rotary",
     "router": r"Router",
     "attention": r"flash|varlen|attention|FlashAttn",
-    "matrix products": r"\b(mm|bmm|addmm|baddbmm)\b",
+    "matrix products": r"\b(mm|bmm|addmm|baddbmm)\b|Linear",
     "clipping, guard, optimizer": r"[Aa]dam|_foreach",
     "row gathers (index_select)": r"\bindex_select\b",
     "concatenations": r"\bcat\b",

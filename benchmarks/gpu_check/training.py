@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from benchmarks.measure import CALIBRATION_BASES, SEED, host_waits, masked, real
 from benchmarks.worker import report_partial
 from ldarnet.config import RunConfig
 from ldarnet.data.loader import Batch
-from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model import LDARNetForMaskedLM, linear
 from ldarnet.ops import to_device
 from ldarnet.pretraining.step_totals import pretraining_loss
 from ldarnet.runtime import distributed
@@ -161,7 +161,7 @@ def engine(
     steps: int,
     *,
     timer: bool = False,
-    tf32: bool = False,
+    tf32: bool = True,
     pinned: bool = True,
     chunk_capacity: float | None = None,
     **settings: Any,
@@ -171,7 +171,7 @@ def engine(
     Args:
         steps: timed steps, after `WARM_UP_STEPS`.
         timer: enable DeepSpeed's throughput timer.
-        tf32: use TF32 for all float32 matrix products, including those of the router.
+        tf32: use TF32 where the model does; otherwise, compute these matrix products in float32.
         pinned: see `Trainer`.
         chunk_capacity: static number of chunks, see `LDARNetForMaskedLM.set_chunk_capacity`; None to count chunks.
         settings: `model`, `length`, `windows` and `zero_stage`.
@@ -179,7 +179,8 @@ def engine(
     total = WARM_UP_STEPS + steps
     with ExitStack() as switches:
         switches.enter_context(throughput_timer(timer))
-        switches.enter_context(float32_precision("high" if tf32 else "highest"))
+        if not tf32:
+            switches.enter_context(patch.object(linear, "tf32", lambda *_: nullcontext()))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         begin = time.perf_counter()
@@ -219,17 +220,6 @@ def throughput_timer(enabled: bool) -> Iterator[None]:
 
     with patch.object(engines, "deepspeed_config", configured):
         yield
-
-
-@contextmanager
-def float32_precision(precision: str) -> Iterator[None]:
-    """Set the precision of float32 matrix products in the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager

@@ -329,7 +329,13 @@ def test_page_compares_with_the_estimate(paper):
 
 
 def test_page_compares_parts_of_the_step(paper):
-    operations = {"_TritonSSD": 0.015, "_TritonConvolutionBackward": 0.01, "aten::mm": 0.05, "aten::add": 0.001}
+    operations = {
+        "_TritonSSD": 0.015,
+        "_TritonConvolutionBackward": 0.01,
+        "aten::mm": 0.04,
+        "_Tf32Linear": 0.01,
+        "aten::add": 0.001,
+    }
     result = {"operations": operations, "kernels": {"gemm": 0.08}, "step_seconds": 0.1, "launches": 21}
     settings = {"model": "ldarnet-110m", "windows": 8, "length": 4096, "kind": "kernels"}
     entry = Entry(Check("profile", plan.PROFILE, "", settings), result)
