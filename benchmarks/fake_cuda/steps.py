@@ -207,6 +207,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         {
             "run": {"dir": folder},
             "model": {"preset": workload.preset},
+            "optimizer": {"name": workload.optimizer},
             "data": {"shards": "random", "length": workload.length},
             "training": {
                 "steps": total, "batch": workload.windows, "accumulation": 1, "zero_stage": 0, "precision": "bf16",

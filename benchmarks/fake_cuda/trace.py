@@ -37,6 +37,7 @@ class TraceRequest:
         ops: backend overrides by operation; the others use the backend that `auto` prefers on a GPU.
         bases_per_chunk: assumed number of positions per chunk at every router; fake tensors have no values.
         chunk_capacity_factor: see `training.chunk_capacity_factor`; the number of chunks is static if this is not None.
+        optimizer: `optimizer.name` of pretraining.
     """
 
     program: str = PRETRAIN
@@ -47,6 +48,7 @@ class TraceRequest:
     ops: dict[str, str] = field(default_factory=dict)
     bases_per_chunk: float = 4.0
     chunk_capacity_factor: float | None = None
+    optimizer: str = "adamw"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ class BiMamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(2, self.heads))
         self.norm_weight = nn.Parameter(torch.empty(2, self.inner))
 
+    def matrix_rows(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrices in each projection: z, x, B, C and dt in ``in_proj``."""
+        in_proj = (self.inner, self.inner, self.d_state, self.d_state, self.heads)
+        return {"in_proj.weight": in_proj, "out_proj.weight": (self.out_proj.out_features,)}
+
     @torch.no_grad()
     def initialize(self) -> None:
         """Initialize the parameters as in Mamba-2, but leave the projections unchanged."""

@@ -54,6 +54,11 @@ class LocalAttention(nn.Module):
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)
 
+    def matrix_rows(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrices in each projection: q, k and v in ``qkv_proj``."""
+        width = self.out_proj.out_features
+        return {"qkv_proj.weight": (width, width, width), "out_proj.weight": (width,)}
+
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Attend within each sequence of a packed row."""
         qkv = self.qkv_proj(x_TD)
@@ -71,6 +76,11 @@ class SwiGLU(nn.Module):
         hidden = mlp_width(hidden)
         self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
         self.fc2 = nn.Linear(hidden, width, bias=False)
+
+    def matrix_rows(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrices in each layer: value and gate in ``fc1``."""
+        hidden = self.fc2.in_features
+        return {"fc1.weight": (hidden, hidden), "fc2.weight": (self.fc2.out_features,)}
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """Apply the MLP to each position."""

@@ -67,7 +67,7 @@ def check_weights(tensors: Mapping[str, Tensor], where: str, hint: str = "choose
     """Check that tensors are finite floating-point numbers; tensors without data (device `meta`) are not checked.
 
     Args:
-        tensors: weights or Adam moments, by name.
+        tensors: weights or moments, by name.
         where: file or folder, for error messages.
         hint: what to do about a tensor that is not finite.
 

@@ -18,7 +18,7 @@ from transformers import initialization as init
 
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
-from ldarnet.model.blocks import AddNorm, Stack
+from ldarnet.model.blocks import AddNorm, LocalAttention, Stack, SwiGLU
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_saved, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
@@ -133,6 +133,17 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         """Names of parameters without weight decay: biases, norms, A_log, D and dt_bias."""
         suffixes = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "norm_weight", "A_log", ".D")
         return {name for name in self._names() if name.endswith(suffixes)}
+
+    def matrix_rows(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrices that are stacked in each weight of a hidden layer, by parameter name.
+
+        A fused projection consists of several matrices. Embedding, head and router are not hidden layers.
+        """
+        rows: dict[str, tuple[int, ...]] = {}
+        for prefix, module in self.named_modules():
+            if isinstance(module, BiMamba2 | LocalAttention | Stage | SwiGLU):
+                rows |= {f"{prefix}.{name}": stacked for name, stacked in module.matrix_rows().items()}
+        return rows
 
     def _names(self) -> list[str]:
         return [name for name, _ in self.named_parameters()]

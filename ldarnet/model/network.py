@@ -71,6 +71,10 @@ class Stage(nn.Module):
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 
+    def matrix_rows(self) -> dict[str, tuple[int, ...]]:
+        """Rows of the matrix of the residual path; empty in the main network."""
+        return {} if self.innermost else {"residual_proj.weight": (self.residual_proj.out_features,)}
+
     def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
         """Run the stage.
 

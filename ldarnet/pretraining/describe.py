@@ -34,6 +34,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"engine   {world.size} x {world.device_label}, ZeRO stage {training.zero_stage}{offload}, {precision}; "
         f"global batch {training.batch} windows ({training.batch * length:,} bases), gradient accumulation "
         f"{training.accumulation}",
+        *_describe_muon(config, inputs),
         f"kernels  {listed}",
         _describe_cost(config, inputs, world),
         f"run      {config.run.dir}, {inputs.total_steps:,} steps "
@@ -69,6 +70,16 @@ def _describe_curriculum(config: RunConfig, inputs: Inputs) -> list[str]:
         for part in inputs.parts
     )
     return [f"lengths  {', '.join(parts)}"]
+
+
+def _describe_muon(config: RunConfig, inputs: Inputs) -> list[str]:
+    """Describe which parameters Muon updates; empty without Muon."""
+    if config.optimizer.name != "muon":
+        return []
+    sizes = {name: parameter.numel() for name, parameter in inputs.model.named_parameters()}
+    matrices = inputs.model.matrix_rows()
+    count, parameters = sum(map(len, matrices.values())), sum(sizes[name] for name in matrices)
+    return [f"muon     {count} matrices with {parameters:,} parameters; AdamW for the others"]
 
 
 def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:

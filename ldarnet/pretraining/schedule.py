@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ldarnet.config.schema import ScheduleSection
+from ldarnet.config.optimization import ScheduleSection
 
 PUBLISHED_FINAL = 0.05
 """Learning rate factor at the end of the `published` decay."""

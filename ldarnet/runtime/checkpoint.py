@@ -2,7 +2,8 @@
 
     checkpoints/step-00000100/
         model.safetensors, config.json   fp32 weights; `from_pretrained` loads the folder
-        optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, unpartitioned fp32
+        optimizer.safetensors            `exp_avg.<parameter>` and `exp_avg_sq.<parameter>`, unpartitioned fp32;
+                                         `momentum_buffer.<parameter>` for the matrices of Muon
         state.json                       step, position in the data, seed, fingerprint, code version, best step, ...
         config.yaml                      run configuration
         manifest.json                    size and SHA-256 of each file, written last

@@ -1,4 +1,4 @@
-"""Write the files of a checkpoint, and load weights and Adam moments from them."""
+"""Write the files of a checkpoint, and load weights and moments from them."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ class CheckpointContents:
 
     Attributes:
         weights: fp32 parameters, keyed by parameter name.
-        moments: fp32 Adam moments, keyed by `<moment>.<parameter name>`.
+        moments: fp32 moments, keyed by `<moment>.<parameter name>`.
         model_config: model configuration, including `architectures`.
         wait: waits until weights and moments are copied to the host; called before they are written.
     """
@@ -118,7 +118,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 @contextmanager
 def moments_of(checkpoint: Path) -> Iterator[Callable[[str, torch.Size], Tensor]]:
-    """Yield a function that reads one unpartitioned Adam moment, given its key and the shape of its parameter.
+    """Yield a function that reads one unpartitioned moment, given its key and the shape of its parameter.
 
     The key is `<moment>.<parameter name>`.
 

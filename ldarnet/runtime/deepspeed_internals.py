@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from ldarnet.errors import UserError
 
 TESTED_VERSION = "0.19.8"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""Keys of Adam's moment tensors in the optimizer state."""
+ADAMW_MOMENTS, MUON_MOMENTS = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
+"""Keys of the moment tensors in the optimizer state."""
 
 _PARTITIONED = ("single_partition_of_fp32_groups", "_lazy_init_hp_params_optimizer_state", "_global_grad_norm")
 _STAGE_3 = (
     "fp32_partitioned_groups_flat",
     "get_full_hp_param",
-    "_get_fp32_opt_state_partition",
     "_get_param_partition_rank",
     "get_param_id",
     "grad_position",
@@ -77,7 +76,20 @@ def check_optimizer(optimizer: Any, zero_stage: int) -> None:
     """
     missing = [name for name in _NEEDED[zero_stage] if not hasattr(optimizer, name)]
     if missing:
-        raise _unsupported(f"its ZeRO stage {zero_stage} optimizer has no attribute {missing[0]}")
+        raise unsupported(f"its ZeRO stage {zero_stage} optimizer has no attribute {missing[0]}")
+
+
+def check_groups(optimizer: Any, expected: torch.optim.Optimizer, groups: list[dict]) -> None:
+    """Check that DeepSpeed updates the parameters with our optimizer and parameter groups.
+
+    Raises:
+        UserError: DeepSpeed replaced the optimizer or its groups.
+    """
+    inner = inner_optimizer(optimizer)
+    if inner is not expected:
+        raise unsupported(f"it replaced the optimizer {type(expected).__name__} by {type(inner).__name__}")
+    if list(map(id, inner.param_groups)) != list(map(id, groups)):
+        raise unsupported("it replaced the parameter groups of the optimizer")
 
 
 def keep_gradient_norms_on_device() -> None:
@@ -97,13 +109,18 @@ def keep_gradient_norms_on_device() -> None:
         module = importlib.import_module(f"deepspeed.runtime.zero.{name}")
         for function, replacement in replacements.items():
             if not hasattr(module, function):
-                raise _unsupported(f"{module.__name__} has no function {function}")
+                raise unsupported(f"{module.__name__} has no function {function}")
             setattr(module, function, replacement)
 
 
 def global_gradient_norm(optimizer: Any) -> Tensor | float:
     """Global gradient norm of the last step, before clipping (ZeRO stages 1 to 3)."""
     return optimizer._global_grad_norm
+
+
+def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside DeepSpeed's; in ZeRO stage 0, DeepSpeed's optimizer is the torch optimizer."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 def flat_partitions(optimizer: Any) -> list[Tensor]:
@@ -126,7 +143,7 @@ def whole_shape(parameter: nn.Parameter) -> torch.Size:
 
 
 def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str | None) -> Tensor:
-    """Gather a whole fp32 parameter or, if `moment` is given, its Adam moment; every rank must call this function."""
+    """Gather a whole fp32 parameter or, if `moment` is given, its moment; every rank must call this function."""
     holder: Any = parameter
     if zero_stage == 0:
         return optimizer.state[parameter][moment]
@@ -135,44 +152,52 @@ def whole_tensor(optimizer: Any, zero_stage: int, parameter: nn.Parameter, momen
     return holder.get_full_hp_param(moment)
 
 
-def local_moment(optimizer: Any, zero_stage: int, parameter: nn.Parameter, moment: str) -> Iterator[tuple[Tensor, int]]:
-    """Yield this rank's fragment of the flattened moment of a parameter, and the offset of the fragment.
+@dataclass(frozen=True)
+class Fragment:
+    """The elements of a flattened parameter that this rank updates.
 
-    Yields nothing if this rank holds no fragment.
+    Attributes:
+        flat: tensor in the optimizer's parameter groups that contains the elements, possibly with those of other
+            parameters.
+        start: index of the first element in the flattened `flat`.
+        offset: index of the first element in the flattened parameter.
+        size: number of elements; may be 0.
     """
+
+    flat: Tensor
+    start: int
+    offset: int
+    size: int
+
+    def narrow(self, flat: Tensor) -> Tensor:
+        """The elements in a tensor that is laid out like `self.flat`, such as a moment or the gradient of `flat`."""
+        return flat.view(-1).narrow(0, self.start, self.size)
+
+
+def local_fragment(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Fragment | None:
+    """Locate this rank's fragment of a parameter; None if this rank has none."""
     holder: Any = parameter
     if zero_stage == 0:
-        yield optimizer.state[parameter][moment].view(-1), 0
-    elif zero_stage == 3:
-        fragment, _ = optimizer._get_fp32_opt_state_partition(parameter, False, moment)
-        yield fragment, fragment.numel() * optimizer._get_param_partition_rank(parameter)
-    elif holder._hp_mapping is not None:
-        yield holder._hp_mapping.get_hp_fragment(moment), holder._hp_mapping.lp_fragment_address.start
-
-
-def local_gradient(optimizer: Any, zero_stage: int, parameter: nn.Parameter) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield (tensor, gradient) for this rank's fragment of a parameter; nothing if this rank holds no fragment.
-
-    The tensor is the one in the optimizer's parameter groups that contains the fragment, possibly with fragments of
-    other parameters. The gradient is that of the fragment alone; None if it is not computed yet or already freed.
-    """
-    holder: Any = parameter
-    if zero_stage == 0:
-        yield parameter, parameter.grad
-        return
+        return Fragment(parameter, 0, 0, parameter.numel())
     if zero_stage == 3:
-        group, start, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-        flat = optimizer.fp32_partitioned_groups_flat[group]
-    elif holder._hp_mapping is not None:
-        address = holder._hp_mapping.hp_fragment_address
-        flat = optimizer.single_partition_of_fp32_groups[holder._hp_mapping.param_group_index]
-        start, size = address.start, address.numel
-    else:
-        return
-    yield flat, None if flat.grad is None else flat.grad.view(-1).narrow(0, start, size)
+        group, start, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
+        offset = padded * optimizer._get_param_partition_rank(parameter)
+        size = max(0, min(padded, whole_shape(parameter).numel() - offset))
+        return Fragment(optimizer.fp32_partitioned_groups_flat[group], start, offset, size)
+    if holder._hp_mapping is None:
+        return None
+    mapping = holder._hp_mapping
+    flat, address = optimizer.single_partition_of_fp32_groups[mapping.param_group_index], mapping.hp_fragment_address
+    return Fragment(flat, address.start, mapping.lp_fragment_address.start, address.numel)
 
 
-def _unsupported(reason: str) -> UserError:
+def fragment_in_group(optimizer: Any, zero_stage: int, parameter: nn.Parameter, group: int) -> Fragment:
+    """Locate this rank's fragment of a parameter of a group; its size is 0 if this rank has none."""
+    return local_fragment(optimizer, zero_stage, parameter) or Fragment(flat_partitions(optimizer)[group], 0, 0, 0)
+
+
+def unsupported(reason: str) -> UserError:
+    """Create an error about the installed version of DeepSpeed."""
     return UserError(
         f"DeepSpeed {metadata.version('deepspeed')} is not supported: {reason}; install deepspeed=="
         f"{TESTED_VERSION}, or train with training.zero_stage=0"

@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from ldarnet.config import RunConfig
-from ldarnet.config.schema import AdamWSection, GuardSection
+from ldarnet.config.optimization import AdamWSection
+from ldarnet.config.schema import GuardSection
 from ldarnet.errors import UserError
 from ldarnet.runtime.deepspeed_internals import (
+    check_groups,
     check_optimizer,
+    fragment_in_group,
     global_gradient_norm,
     keep_gradient_norms_on_device,
     load_deepspeed,
@@ -19,6 +22,7 @@ from ldarnet.runtime.deepspeed_internals import (
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.gradients import GradientParts
 from ldarnet.runtime.guard import Guard
+from ldarnet.runtime.muon import MuonAdamW
 from ldarnet.runtime.optimizer import build_optimizer
 
 
@@ -27,7 +31,7 @@ class EngineOptions:
     """Training options that do not depend on the task.
 
     Attributes:
-        optimizer: AdamW settings and the gradient clipping norm.
+        optimizer: settings of AdamW and gradient clipping norm.
         guard: settings of the guard, which skips steps with a non-finite or spiking loss.
         accumulation: micro-steps per optimizer step.
         zero_stage: ZeRO stage, 0 to 3.
@@ -61,7 +65,7 @@ class Engine:
 
     Args:
         model: model with its initial weights; to resume, load the weights of the checkpoint first.
-        groups: parameter groups for AdamW; each has `name` and `base_lr` in addition to torch's keys.
+        groups: parameter groups for `build_optimizer`; each has `name` and `base_lr` in addition to torch's keys.
     """
 
     def __init__(self, model: torch.nn.Module, groups: list[dict], options: EngineOptions, world: World) -> None:
@@ -83,6 +87,10 @@ class Engine:
             dist_init_required=False,
         )[0]
         check_optimizer(self.deepspeed.optimizer, options.zero_stage)
+        check_groups(self.deepspeed.optimizer, optimizer, groups)
+        if isinstance(optimizer, MuonAdamW):
+            find = partial(fragment_in_group, self.deepspeed.optimizer, options.zero_stage)
+            optimizer.locate(find, world)
         self.model: Any = model
 
     @cached_property

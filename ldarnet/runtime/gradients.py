@@ -15,7 +15,7 @@ from torch import Tensor
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.network import Stage
 from ldarnet.ops import to_device
-from ldarnet.runtime.deepspeed_internals import local_gradient
+from ldarnet.runtime.deepspeed_internals import local_fragment
 from ldarnet.runtime.distributed import World
 
 
@@ -85,10 +85,10 @@ class GradientParts:
         updated = {id(flat) for group in inner.param_groups for flat in group["params"]}
         modules, gradients = [], []
         for name, parameter in self._model.named_parameters():
-            for flat, gradient in local_gradient(self._optimizer, self._stage, parameter):
-                if id(flat) in updated and gradient is not None:
-                    modules.append(self.names.index(self._parts[name]))
-                    gradients.append(gradient)
+            fragment = local_fragment(self._optimizer, self._stage, parameter)
+            if fragment is not None and id(fragment.flat) in updated and fragment.flat.grad is not None:
+                modules.append(self.names.index(self._parts[name]))
+                gradients.append(fragment.narrow(fragment.flat.grad))
         if gradients:
             norms = torch.stack(torch._foreach_norm(gradients)).to(self._squares)
             self._squares.index_add_(0, self._index(tuple(modules)), norms.square())

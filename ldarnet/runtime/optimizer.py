@@ -1,12 +1,13 @@
-"""AdamW with named parameter groups, one per stage and weight-decay rule."""
+"""AdamW or Muon with named parameter groups, one per stage and rule."""
 
 import math
 from typing import Any
 
 import torch
 
-from ldarnet.config.schema import AdamWSection, OptimizerSection
+from ldarnet.config.optimization import AdamWSection, OptimizerSection
 from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.runtime.muon import MATRIX_ROWS, MuonAdamW
 
 
 def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> list[float]:
@@ -32,32 +33,41 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
 
 
 def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
-    """Create parameter groups for torch.optim.AdamW, named `stage<index>/<decay|no_decay>`.
+    """Create parameter groups, named `stage<index>/<decay|no_decay>`, and `stage<index>/muon` for the matrices of Muon.
 
     Each group has a `base_lr`, its learning rate before the schedule is applied. The group of a parameter depends only
     on the parameter's name, not on its shape or partitioning.
     """
     stages, undecayed = model.parameter_stage(), model.no_weight_decay()
+    matrices = model.matrix_rows() if config.name == "muon" else {}
     shape: Any = model.config
     multipliers = stage_multipliers(config.stage_multiplier, shape.d_model, shape.target_ratio)
-    groups: dict[tuple[int, bool], dict] = {}
+    groups: dict[tuple[int, str], dict] = {}
     for name, parameter in model.named_parameters():
-        stage, decays = stages[name], name not in undecayed
+        rule = "muon" if name in matrices else "no_decay" if name in undecayed else "decay"
+        stage = stages[name]
         lr = config.lr * multipliers[stage]
         group = groups.setdefault(
-            (stage, not decays),
+            (stage, rule),
             {
                 "params": [],
-                "name": f"stage{stage}/{'decay' if decays else 'no_decay'}",
+                "name": f"stage{stage}/{rule}",
                 "lr": lr,
                 "base_lr": lr,
-                "weight_decay": config.weight_decay if decays else 0.0,
+                "weight_decay": 0.0 if rule == "no_decay" else config.weight_decay,
             },
         )
         group["params"].append(parameter)
+        if rule == "muon":
+            group.setdefault(MATRIX_ROWS, []).append(matrices[name])
     return [groups[key] for key in sorted(groups)]
 
 
-def build_optimizer(groups: list[dict], config: AdamWSection) -> torch.optim.AdamW:
-    """Create a fused AdamW optimizer, whose kernel skips the step on the device if `found_inf` is 1."""
+def build_optimizer(groups: list[dict], config: AdamWSection) -> torch.optim.AdamW | MuonAdamW:
+    """Create a fused AdamW optimizer, or Muon with AdamW if a group is one of Muon.
+
+    Both skip the step on the device if `found_inf` is 1.
+    """
+    if any(MATRIX_ROWS in group for group in groups):
+        return MuonAdamW(groups, config)
     return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)

@@ -154,7 +154,7 @@ def test_every_deprecated_key_has_a_current_name():
     assert set(RENAMED_KEYS.values()) <= known and not known & RENAMED_KEYS.keys()
 
 
-@pytest.mark.parametrize("key", ["data.valid", "data.train", "optimizer.noise", "x", "data.x.y"])
+@pytest.mark.parametrize("key", ["data.valid", "data.train", "optimizer.dropout", "x", "data.x.y"])
 def test_only_near_spellings_are_suggested(minimal, key):
     with pytest.raises(UserError) as error:
         load_config(minimal, [f"{key}=1"])

@@ -101,6 +101,16 @@ def test_step_with_a_static_number_of_chunks_never_waits(library):
 
 
 @pytest.mark.slow
+def test_muon_does_not_wait_for_the_device(library):
+    step = trace(TraceRequest(preset="tiny", windows=2, length=64, optimizer="muon"), library=library).steps[UNLOGGED]
+    assert step.waits == CHUNK_COUNT
+    assert step.mixed_devices == []
+    assert step.pageable_copies == {}
+    products = [entry for entry in step.operations if entry.phase == "update" and "bmm" in entry.name]
+    assert {entry.dtype for entry in products} == {"bfloat16"}
+
+
+@pytest.mark.slow
 def test_finetuning_step(finetuning):
     check_devices_and_products(finetuning)
     step = finetuning.steps[UNLOGGED]

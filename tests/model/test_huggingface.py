@@ -22,6 +22,8 @@ from ldarnet import (
     LDARNetModel,
 )
 from ldarnet.model import PRESETS
+from ldarnet.model.bimamba2 import BiMamba2
+from ldarnet.model.blocks import LocalAttention, SwiGLU
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -132,6 +134,28 @@ def test_parameter_stages_and_weight_decay_of_a_nested_layout():
     }  # fmt: skip
     assert all("norm" in name for name in without_decay if name.endswith(".weight"))
     assert not any("proj.weight" in name or "fc" in name or "conv_weight" in name for name in without_decay)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_matrices_of_the_hidden_layers(preset):
+    with torch.device("meta"):
+        model = LDARNetForMaskedLM(LDARNetConfig.preset(preset))
+    matrices, parameters = model.matrix_rows(), dict(model.named_parameters())
+    assert all(parameters[name].ndim == 2 and sum(rows) == len(parameters[name]) for name, rows in matrices.items())
+    others = {name for name, parameter in parameters.items() if parameter.ndim >= 2} - matrices.keys()
+    assert {name.removesuffix(".weight").rpartition(".")[2] for name in others} == {
+        *("lm_head", "embeddings", "q_proj", "k_proj"),
+        *("conv_weight", "conv_bias", "A_log", "D", "dt_bias", "norm_weight"),
+    }
+    for name, module in model.named_modules():
+        match module:
+            case BiMamba2():
+                parts = (module.inner, module.inner, module.d_state, module.d_state, module.heads)
+                assert matrices[f"{name}.in_proj.weight"] == parts
+            case LocalAttention():
+                assert matrices[f"{name}.qkv_proj.weight"] == (module.out_proj.out_features,) * 3
+            case SwiGLU():
+                assert matrices[f"{name}.fc1.weight"] == (module.fc2.in_features,) * 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -18,9 +18,9 @@ from ldarnet.errors import UserError
 from ldarnet.pretraining.run_folder import open_run_folder
 from ldarnet.runtime.checkpoint import CheckpointStore, read_state, verify
 from ldarnet.runtime.checkpoint_files import check_fits
+from ldarnet.runtime.deepspeed_internals import ADAMW_MOMENTS
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.runtime.run_dir import lock_run_dir
-from ldarnet.runtime.zero_state import MOMENTS
 from tests.support.ranks import LEARNING, WORKERS, write_config
 
 SEVERAL_RUNS = WORKERS / "several_runs.py"
@@ -100,11 +100,33 @@ def test_stop_and_resume_is_exact_in_stage_3(config_file, run_ranks):
     assert_equal_runs(folder / "unbroken", folder / "resumed")
 
 
+@pytest.mark.slow
+def test_muon_resumes_exactly_and_on_other_ranks(config_file, run_ranks):
+    """Resume on 2 ranks bit for bit, and on 1 rank in another ZeRO stage up to the rounding of bf16 products."""
+    folder = config_file.parent / "muon"
+    unbroken, resumed, moved = (
+        f"{config_file} optimizer.name=muon run.dir={folder}/{name}" for name in ("unbroken", "resumed", "moved")
+    )
+    stop = "training.stop_after=6"
+    run_ranks(2, unbroken, f"{resumed} {stop}", resumed, f"{moved} {stop}", script=SEVERAL_RUNS).succeed()
+    assert_equal_runs(folder / "unbroken", folder / "resumed")
+    names = tensors(folder / "unbroken", 10).keys()
+    weight = "model.backbone.main.main.layers.0.mixer.in_proj.weight"
+    assert f"momentum_buffer.{weight}" in names and f"exp_avg.{weight}" not in names
+    assert "exp_avg_sq.lm_head.weight" in names and "momentum_buffer.lm_head.weight" not in names
+    run_ranks(1, f"{moved} training.zero_stage=3", script=SEVERAL_RUNS).succeed()
+    losses, others = (
+        [line["loss"] for line in logged(folder / name) if line["split"] == "train"] for name in ("unbroken", "moved")
+    )
+    assert losses[:6] == others[:6]
+    assert others[6:] == pytest.approx(losses[6:], rel=1e-4)
+
+
 def test_checkpoint_content(runs):
     weights = LDARNetForMaskedLM.from_pretrained(runs / "unbroken/checkpoints/step-00000010")
     names = dict(weights.named_parameters())
     saved = tensors(runs / "unbroken", 10)
-    assert saved.keys() == names.keys() | {f"{moment}.{name}" for moment in MOMENTS for name in names}
+    assert saved.keys() == names.keys() | {f"{moment}.{name}" for moment in ADAMW_MOMENTS for name in names}
     assert all(saved[name].equal(parameter) for name, parameter in names.items())
     assert any(saved[f"exp_avg_sq.{name}"].any() for name in names)
     state = read_state(runs / "unbroken/checkpoints/step-00000010")

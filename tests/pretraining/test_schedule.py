@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
-from ldarnet.config.schema import OptimizerSection
+from ldarnet.config.optimization import OptimizerSection
 from ldarnet.pretraining.schedule import learning_rate_factor
 from ldarnet.runtime.optimizer import build_optimizer, parameter_groups, stage_multipliers
 

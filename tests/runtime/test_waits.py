@@ -13,7 +13,8 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ldarnet.config.schema import AdamWSection, GuardSection
+from ldarnet.config.optimization import AdamWSection
+from ldarnet.config.schema import GuardSection
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine, EngineOptions

@@ -40,7 +40,7 @@ def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
     if bool(changed) == (number in factors):
         mismatches.append(f"step {number} changed {changed}")
     inner = engine.deepspeed.optimizer
-    counts = {int(entry["step"]) for entry in getattr(inner, "optimizer", inner).state.values()}
+    counts = {int(entry["step"]) for entry in getattr(inner, "optimizer", inner).state.values() if "step" in entry}
     if counts != {number + 1 - sum(skipped <= number for skipped in factors)}:
         mismatches.append(f"Adam counts {counts} steps after step {number}")
     if any(parameter.grad is not None for parameter in engine.model.parameters()):
@@ -88,6 +88,7 @@ Engine.update, Engine.forward = watched_update, corrupted_forward
 loop.pretraining_loss, loop._accumulate = corrupted_loss, counted_accumulate
 factors = {NAN: float("nan"), SPIKE: 50.0}
 messages = [attempt(f"whole-{stage}", f"training.zero_stage={stage}") for stage in range(4)]
+messages += [attempt(f"muon-{stage}", "optimizer.name=muon", f"training.zero_stage={stage}") for stage in (1, 3)]
 messages.append(attempt("stopped", f"training.stop_after={SPIKE + 1}"))
 messages.append(attempt("stopped"))
 factors = dict.fromkeys(range(NAN, END), float("inf"))
