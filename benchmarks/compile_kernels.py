@@ -212,7 +212,10 @@ def compiler(capability: int) -> Iterator[CompileSession]:
 
         def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool = False, **options: Any) -> Any:
             compiled = launch(self, *arguments, grid=grid, warmup=True, **options)
-            session.add(self.fn, dict(zip(self.arg_names, arguments, strict=False)) | options, compiled)
+            named = dict(zip(self.arg_names, arguments, strict=False)) | options
+            session.add(self.fn, named, compiled)
+            if self.fn.__module__.endswith(".router") and "p_ptr" in named:
+                named["p_ptr"].fill_(1.0)  # every position is a boundary; uninitialized, none might be
             return compiled
 
         JITFunction.run = compile_only

@@ -15,32 +15,27 @@ from ldarnet.ops import backends_of, operations
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = sorted(name for name in operations() if "triton" in backends_of(name))
+OTHERS = sorted({*PRESETS} - {"ldarnet-110m", "ldarnet-2m"})
+BF16 = ["--dtype", "bfloat16"]
 RUNS = [  # of about equal duration
-    ["--capability", "90", "--preset", "ldarnet-110m", "--preset", "ldarnet-2m"],
-    ["--capability", "80", "--capability", "100", "--preset", "ldarnet-110m"],
-    ["--capability", "90", *(f"--preset={name}" for name in sorted(set(PRESETS) - {"ldarnet-110m", "ldarnet-2m"}))],
+    [*BF16, "--capability", "90", "--preset", "ldarnet-110m", "--preset", "ldarnet-2m"],
+    [*BF16, "--capability", "80", "--capability", "100", "--preset", "ldarnet-110m"],
+    [*BF16, "--capability", "90", *(f"--preset={name}" for name in OTHERS)],
+    ["--capability", "90", "--preset", "ldarnet-110m", "--dtype", "float32"],
+    ["--capability", "90", "--preset", "tiny", "--dtype", "float16"],
 ]
 MAX_SHARED_BYTES = 99 * 1024  # of a program on consumer cards
 MAX_REGISTERS = {"ssd_programs": 255}  # by module; a thread has no more
 DEFAULT_MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor
 MIN_LOAD_BYTES = 4
-ONE_VALUE_PER_THREAD = ("ssd_programs", ["tiny bfloat16"])  # its states have 8 x 8 values for 256 threads
+ONE_VALUE_PER_THREAD = ("ssd_programs", "tiny")  # its states have 8 x 8 values for 256 threads
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tool()), reason=missing_tool() or "complete")]
 
 
 def compile_ahead(arguments: list[str], file: Path) -> dict:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.compile_kernels",
-        *arguments,
-        "--dtype",
-        "bfloat16",
-        "--json",
-        str(file),
-    ]
+    command = [sys.executable, "-m", "benchmarks.compile_kernels", *arguments, "--json", str(file)]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     return json.loads(file.read_text())
@@ -63,6 +58,10 @@ def module(kernel):
     return kernel.kernel.partition(".")[0]
 
 
+def presets(kernel):
+    return " ".join(sorted({case.split()[0] for case in kernel.cases}))
+
+
 def described(kernels):
     return "\n".join(map(str, kernels))
 
@@ -80,6 +79,11 @@ def test_every_preset_compiles(kernels, preset):
     assert f"{preset} bfloat16" in cases
 
 
+@pytest.mark.parametrize("case", ["ldarnet-110m float32", "tiny float16"])
+def test_other_dtypes_compile(kernels, case):
+    assert {*OPERATIONS} <= {module(one).removesuffix("_programs") for one in kernels if case in one.cases}
+
+
 def test_no_register_is_spilled(kernels):
     assert not described(kernel for kernel in kernels if kernel.local_accesses)
 
@@ -95,7 +99,7 @@ def test_registers_stay_within_the_budget(kernels):
 
 def test_no_narrow_loads(kernels):
     narrow = [kernel for kernel in kernels if any(int(width) < MIN_LOAD_BYTES for width in kernel.loads)]
-    assert not described(kernel for kernel in narrow if (module(kernel), kernel.cases) != ONE_VALUE_PER_THREAD)
+    assert not described(kernel for kernel in narrow if (module(kernel), presets(kernel)) != ONE_VALUE_PER_THREAD)
 
 
 def test_no_atomics_so_that_gradients_are_deterministic(kernels):
