@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ldarnet.errors import UserError
-from ldarnet.ops import Packing, backends_of, external, operations
+from ldarnet.ops import DEFAULT_SIZES, Packing, backends_of, external, operations
 from ldarnet.ops.external.mamba_ssm import mamba_scan
 from ldarnet.ops.verify import TOLERANCES, max_error
 
@@ -25,6 +25,10 @@ ADAPTERS = [
 ATTENTION = [("torch.nn.attention.varlen", "varlen_attn", "torch-varlen")]
 ATTENTION += [("flash_attn", "flash_attn_varlen_func", "flash-attn")]
 ATTENTION += [("flash_attn_interface", "flash_attn_varlen_func", "flash-attn-3")]
+NEEDS_MAMBA = (
+    "needs mamba-ssm; its Triton part is enough: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "
+    "pip install --no-build-isolation --no-deps mamba-ssm einops"
+)
 
 
 @pytest.mark.parametrize("width", [32, 64])
@@ -49,10 +53,7 @@ def interpreted(monkeypatch):
     """Make mamba-ssm's scan run under Triton's interpreter."""
     pytest.importorskip("triton", reason="needs Triton: pip install triton")
     if find_spec("mamba_ssm") is None:
-        pytest.skip(
-            "needs mamba-ssm; its Triton part is enough: MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE "
-            "pip install --no-build-isolation --no-deps mamba-ssm einops"
-        )
+        pytest.skip(NEEDS_MAMBA)
     if DEVICE == "cuda":
         pytest.skip("needs a machine without a GPU, where Triton kernels are interpreted")
     from triton.runtime.autotuner import Autotuner
@@ -73,6 +74,13 @@ def test_mamba_ssm_scan_under_the_interpreter(dtype, tolerance):
     adapter = backends_of("ssd")["mamba-ssm"]
     assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
     assert "mamba_ssm" not in sys.modules
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interpreted")
+def test_mamba_ssm_scan_in_the_sizes_of_the_models():
+    adapter, sizes = backends_of("ssd")["mamba-ssm"], DEFAULT_SIZES._replace(heads=1)
+    assert max_error(adapter, "cpu", torch.float32, [20, 0, 11], sizes=sizes) < 1e-5
 
 
 def plain_causal_conv(x, weight, bias, seq_idx, activation):
