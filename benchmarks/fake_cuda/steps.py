@@ -232,6 +232,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         by_length={workload.length: RandomWindows(workload.length)},
         masking=training_masking(config),
         schedule=Schedule(config.schedule, total, model.config.target_ratio),
+        bases_per_token=1.0,
     )
     context: Any = SimpleNamespace(
         config=config,
