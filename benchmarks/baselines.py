@@ -23,8 +23,9 @@ from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.network import Routing, Stage, State
 from ldarnet.ops import Packing, at_least_fp32
 
+PRESETS = ("tiny", "quickstart", "ldarnet-2m", "ldarnet-110m")
 CONFIGURATIONS: dict[str, Callable[[], LDARNetConfig]] = {
-    **{name: lambda name=name: LDARNetConfig.preset(name) for name in ("tiny", "ldarnet-2m", "ldarnet-110m")},
+    **{name: lambda name=name: LDARNetConfig.preset(name) for name in PRESETS},
     "bimamba2-tiny": lambda: _uncompressed("tiny", "m2", 16),
     "transformer-tiny": lambda: _uncompressed("tiny", "T2", 16, hidden=32, heads=2),
     "bimamba2-128": lambda: _uncompressed("ldarnet-2m", "m4", 128),

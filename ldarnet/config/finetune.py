@@ -175,7 +175,10 @@ class FinetuneTrainingSection(Section):
     )
     reverse_complement: bool = Field(False, description="Reverse-complement training sequences with probability 1/2.")
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 needs AMX, AVX-512 BF16 or Arm BF16.",
+    )
     timeout_minutes: float = Field(
         30,
         gt=0,

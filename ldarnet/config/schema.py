@@ -242,7 +242,10 @@ class TrainingSection(Section):
         "its target. A step with more chunks is skipped. Null to count chunks.",
         json_schema_extra=MAY_CHANGE,
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 autocast on GPU, fp32 on CPU.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto",
+        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 needs AMX, AVX-512 BF16 or Arm BF16.",
+    )
     log_every: int = Field(
         1, ge=1, le=MAX_STEPS, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE
     )

@@ -21,6 +21,7 @@ from ldarnet.io import run_files
 from ldarnet.io.download import DOWNLOAD_RETRY
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import slow_bf16
 from ldarnet.runtime.rank_log import LOG
 from ldarnet.runtime.ranks import process_group, supervised
 from ldarnet.runtime.run_dir import check_same_configuration, lock_run_dir
@@ -124,6 +125,8 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     world.on_main(lambda: _open_folder(job))
     for text in describe(job, world):
         display.info(text)
+    if warning := slow_bf16(job.autocast and job.network is not None, world):
+        display.warn(warning)
     learner = arm_of(job.config).learner(job, context)
     for fold in job.selected_folds:
         result = job.folder(fold) / run_files.RESULT

@@ -18,6 +18,7 @@ from ldarnet.pretraining.progress import PretrainProgress
 from ldarnet.pretraining.setup import build_engine, find_resume_point, initial_state, prepare_inputs
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
+from ldarnet.runtime.engine import autocast, slow_bf16
 from ldarnet.runtime.ranks import process_group, supervised
 from ldarnet.runtime.run_dir import lock_run_dir
 from ldarnet.runtime.signals import StopRequest
@@ -96,6 +97,8 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
             raise found.remote_error
         for text in describe(config, inputs, world):
             display.info(text)
+        if warning := slow_bf16(autocast(config.training.precision, world), world):
+            display.warn(warning)
         if found.checkpoint is not None:
             display.info(f"resuming from step {state.step}: {found.checkpoint}")
         run = RunContext(

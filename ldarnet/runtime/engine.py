@@ -25,6 +25,9 @@ from ldarnet.runtime.guard import Guard
 from ldarnet.runtime.muon import MuonAdamW
 from ldarnet.runtime.optimizer import build_optimizer
 
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16", "sve_bf16")
+"""Instruction sets with bf16 matrix products, as torch names them."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -189,6 +192,17 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
 def autocast(precision: str, world: World) -> bool:
     """Whether a value of `training.precision` means bf16 autocast on this device."""
     return precision == "bf16" or (precision == "auto" and world.device.type == "cuda")
+
+
+def slow_bf16(in_bf16: bool, world: World) -> str | None:
+    """Warning that this CPU has no bf16 matrix products, if bf16 autocast is used on such a CPU; None otherwise."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported version of torch
+    if not in_bf16 or world.device.type != "cpu" or not capabilities or any(map(capabilities.get, BF16_INSTRUCTIONS)):
+        return None
+    return (
+        "training.precision=bf16: this CPU has no bf16 matrix products (AMX, AVX-512 BF16 or Arm BF16) and emulates "
+        "them slowly; use training.precision=fp32"
+    )
 
 
 def micro_batch(config: RunConfig, ranks: int) -> int:
