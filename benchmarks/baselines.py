@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.bimamba2 import BiMamba2
-from ldarnet.model.network import Routing, Stage, State
+from ldarnet.model.chunking import Routing, Tokens
+from ldarnet.model.chunking.learned import Router
+from ldarnet.model.network import Stage, State
 from ldarnet.ops import Packing, at_least_fp32
 
 PRESETS = ("tiny", "quickstart", "ldarnet-2m", "ldarnet-110m")
@@ -103,14 +105,16 @@ class PaddedRows(Packing):
 class PaddedStage(Stage):
     """Innermost stage as in the published code: all sequences are padded to the longest one in the batch."""
 
-    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
+    def forward(
+        self, x_TD: Tensor, packing: Packing, tokens: Tokens
+    ) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
         """Run the stage on padded rows. The returned output excludes the padding; the returned states include it."""
         assert self.innermost, "only an innermost stage can be padded: others would route the padding"
         rows = PaddedRows.of(packing)
         index_T = packing.sequence * rows.length + packing.position
         # Pad with ones: normalizing zeros would divide by almost zero.
         padded = x_TD.new_ones(rows.total, x_TD.shape[1]).index_copy(0, index_T, x_TD)
-        y_TD, routings, states = super().forward(padded, rows)
+        y_TD, routings, states = super().forward(padded, rows, tokens)
         return y_TD.index_select(0, index_T), routings, states
 
 
@@ -222,7 +226,10 @@ def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chu
     stage: Stage = model.model.backbone
     if stage.innermost:
         return
+    router = stage.router
+    assert isinstance(router, Router), "only a learned router can be calibrated"
     captured: list[tuple[Tensor, Packing]] = []
+    tokens = Tokens(None, model.config.mask_token_id)
     hook = stage.encoder.register_forward_hook(lambda _, inputs, output: captured.append((output, inputs[1])))
     model(input_ids)
     hook.remove()
@@ -231,8 +238,8 @@ def calibrate_router(model: LDARNetForMaskedLM, input_ids: Tensor, bases_per_chu
     identity, along = torch.eye(len(u_D), device=u_D.device), u_D.outer(u_D)
 
     def deviation(strength: float) -> float:
-        for projection in (stage.router.q_proj, stage.router.k_proj):
+        for projection in (router.q_proj, router.k_proj):
             projection.weight.copy_(identity + strength * along)
-        return abs(stage.router(h_TD, packing)[1].float().mean().item() - 1 / bases_per_chunk)
+        return abs(router(h_TD, packing, tokens).boundary.float().mean().item() - 1 / bases_per_chunk)
 
     deviation(min(STRENGTHS, key=deviation))

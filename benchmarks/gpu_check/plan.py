@@ -28,7 +28,7 @@ COMPILATION_LIMIT = 300.0
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CheckSizes:
     """Sizes of the checks.
 
     Attributes:
@@ -64,7 +64,7 @@ class Sizes:
     rates: dict[str, int]
 
 
-H200 = Sizes(
+H200 = CheckSizes(
     device="cuda",
     model="ldarnet-110m",
     transformer="transformer-110m",
@@ -80,7 +80,7 @@ H200 = Sizes(
     learning={"length": 512, "windows": 16, "steps": 200},
     rates={"copy_bytes": 2**32, "size": 8192, "rows": 2**15, "width": 1024},
 )
-DRY_RUN = Sizes(
+DRY_RUN = CheckSizes(
     device="cpu",
     model="tiny",
     transformer="transformer-tiny",
@@ -98,12 +98,12 @@ DRY_RUN = Sizes(
 )
 
 
-def machine(sizes: Sizes, command: str) -> Check:
+def machine(sizes: CheckSizes, command: str) -> Check:
     """The check that reports the machine and the versions; it runs in every call."""
     return check("machine", RATES, "machine:machine", {"device": sizes.device, "command": command})
 
 
-def plan(sizes: Sizes) -> list[Check]:
+def plan(sizes: CheckSizes) -> list[Check]:
     """All checks, in the order in which they run."""
     return [
         *first_checks(sizes),
@@ -115,12 +115,12 @@ def plan(sizes: Sizes) -> list[Check]:
     ]
 
 
-def environment(sizes: Sizes) -> dict[str, str]:
+def environment(sizes: CheckSizes) -> dict[str, str]:
     """Environment variables of worker processes."""
     return COMMON_ENVIRONMENT if sizes.device == "cuda" else COMMON_ENVIRONMENT | NO_GPU
 
 
-def first_checks(sizes: Sizes) -> Iterator[Check]:
+def first_checks(sizes: CheckSizes) -> Iterator[Check]:
     """Rates, kernels, speed, waits and profile of the model."""
     yield check("rates of the device", RATES, "machine:rates", {"device": sizes.device, **sizes.rates})
     yield backends("backends, first start", sizes)
@@ -132,7 +132,7 @@ def first_checks(sizes: Sizes) -> Iterator[Check]:
         yield cell(f"profile, {windows} windows", PROFILE, sizes, kind="kernels", windows=windows)
 
 
-def engine_checks(sizes: Sizes) -> Iterator[Check]:
+def engine_checks(sizes: CheckSizes) -> Iterator[Check]:
     """The DeepSpeed engine, as training uses it and with one switch changed."""
     settings = {**one_rank(sizes), "steps": sizes.engine_steps}
     switches: dict[str, dict[str, Any]] = {
@@ -148,7 +148,7 @@ def engine_checks(sizes: Sizes) -> Iterator[Check]:
     yield replace(off, environment=environment(sizes) | {ALLOCATOR: "expandable_segments:False"})
 
 
-def training_checks(sizes: Sizes) -> Iterator[Check]:
+def training_checks(sizes: CheckSizes) -> Iterator[Check]:
     """Backends again, in a new process that finds the results of the first start; skipped steps, save and resume."""
     settings = {**one_rank(sizes), "steps": sizes.resume_steps}
     yield replace(backends("backends, second start", sizes), environment=environment(sizes))
@@ -156,7 +156,7 @@ def training_checks(sizes: Sizes) -> Iterator[Check]:
     yield check("save and resume", TRAINING, "training:resume", settings, limit=120)
 
 
-def comparisons(sizes: Sizes) -> Iterator[Check]:
+def comparisons(sizes: CheckSizes) -> Iterator[Check]:
     """The published arrangement, and other lengths."""
     for windows in reversed(sizes.windows):
         yield cell(f"published, {windows} windows", SPEED, sizes, windows=windows, arrangement=PUBLISHED)
@@ -167,13 +167,13 @@ def comparisons(sizes: Sizes) -> Iterator[Check]:
     yield cell("equivalence of the published arrangement", OTHER, sizes, kind="agreement", arrangement=PUBLISHED)
 
 
-def learning_checks(sizes: Sizes) -> Iterator[Check]:
+def learning_checks(sizes: CheckSizes) -> Iterator[Check]:
     """Whether the loss falls."""
     settings = {"device": sizes.device, "model": sizes.learner, **sizes.learning}
     yield check("loss on real windows", LEARNING, "speed:learning", settings)
 
 
-def other_checks(sizes: Sizes) -> Iterator[Check]:
+def other_checks(sizes: CheckSizes) -> Iterator[Check]:
     """What is measured if time is left: float32, activation checkpointing, other models and backends."""
     yield from verifications(sizes, FP32)
     yield cell("equivalence in float32", OTHER, sizes, kind="agreement", arrangement=PUBLISHED, dtype=FP32)
@@ -192,13 +192,13 @@ def other_checks(sizes: Sizes) -> Iterator[Check]:
             yield replace(other, function=other.function.replace(":cell", ":alternative"))
 
 
-def batches(sizes: Sizes) -> list[tuple[int, int]]:
+def batches(sizes: CheckSizes) -> list[tuple[int, int]]:
     """Other lengths and their numbers of windows."""
     bases = sizes.length * sizes.windows[-1]
     return [(length, max(bases // length, 1)) for length in sizes.lengths]
 
 
-def verifications(sizes: Sizes, dtype: str) -> Iterator[Check]:
+def verifications(sizes: CheckSizes, dtype: str) -> Iterator[Check]:
     """All backends of all operations, compared with the reference."""
     for operation in operations():
         settings = {
@@ -207,13 +207,13 @@ def verifications(sizes: Sizes, dtype: str) -> Iterator[Check]:
         yield check(f"{operation}, {dtype}", KERNELS, "machine:verification", settings, limit=COMPILATION_LIMIT)
 
 
-def backends(name: str, sizes: Sizes) -> Check:
+def backends(name: str, sizes: CheckSizes) -> Check:
     """Selection of backends."""
     settings = {"device": sizes.device, "dtype": BF16, "model": sizes.model}
     return check(name, BACKENDS, "machine:backends", settings, limit=COMPILATION_LIMIT)
 
 
-def cell(name: str, group: str, sizes: Sizes, limit: float = 90.0, **settings: Any) -> Check:
+def cell(name: str, group: str, sizes: CheckSizes, limit: float = 90.0, **settings: Any) -> Check:
     """A measurement of `benchmarks.measure` in bf16; `settings` are fields of its `Cell`."""
     common = {
         "kind": "training", "model": sizes.model, "length": sizes.length, "windows": sizes.windows[0],
@@ -222,7 +222,7 @@ def cell(name: str, group: str, sizes: Sizes, limit: float = 90.0, **settings: A
     return check(name, group, "speed:cell", {**common, **settings}, limit)
 
 
-def one_rank(sizes: Sizes) -> dict[str, Any]:
+def one_rank(sizes: CheckSizes) -> dict[str, Any]:
     """Settings of a DeepSpeed engine with ZeRO stage 1."""
     return {"model": sizes.model, "length": sizes.length, "windows": sizes.windows[0], "zero_stage": 1}
 

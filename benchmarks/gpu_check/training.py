@@ -111,7 +111,7 @@ class Trainer:
         output = self.engine.forward(input_ids)
         shape = self.engine.model_config
         loss, totals = pretraining_loss(
-            output, labels, scored=targets, accumulation=1, target=shape.target_ratio, weight=shape.ratio_weight,
+            output, labels, scored=targets, accumulation=1, target=shape.target_ratio, config=shape,
             world=self.world,
         )  # fmt: skip
         self.engine.backward(loss * factor)

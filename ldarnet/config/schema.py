@@ -55,6 +55,12 @@ class ModelSection(Section):
     attn_cfg: dict[str, StageNumbers] | None = Field(
         None, description="Attention: num_heads, rotary_emb_dim and window_size, each with one value per stage."
     )
+    chunking: dict[str, str | Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(
+        None,
+        description="Chunking method and its options, such as {method: grid, phase: random}. Methods: learned "
+        "(default), frozen, grid, random, permuted, swapped, none; `ldarnet/model/chunking` describes them and their "
+        "options.",
+    )
     tie_word_embeddings: bool | None = Field(
         None, description="Share weights between the embedding and the output layer."
     )

@@ -21,8 +21,8 @@ from ldarnet.finetuning.evaluation import run_over
 from ldarnet.finetuning.fold_store import FoldState, FoldStore
 from ldarnet.finetuning.job import FinetuneJob, LaunchContext
 from ldarnet.finetuning.plateau import PlateauSchedule
+from ldarnet.model.boundaries import Boundaries
 from ldarnet.model.losses import batch_ratio_loss
-from ldarnet.model.router import Boundaries
 from ldarnet.ops import to_device
 from ldarnet.runtime.checkpoint_files import load_weights
 from ldarnet.runtime.distributed import World
@@ -160,8 +160,14 @@ class FoldTraining:
         self._skipped += skipped
 
     def _ratio_loss(self, boundaries: tuple[Boundaries, ...]) -> Tensor:
-        target = self._engine.model_config.target_ratio
-        return batch_ratio_loss(boundaries, target, sum_over_ranks=self.world.sum_on_device, dtype=torch.float64)[0]
+        model = self._engine.model_config
+        return batch_ratio_loss(
+            boundaries,
+            model.target_ratio,
+            form=model.ratio_loss,
+            sum_over_ranks=self.world.sum_on_device,
+            dtype=torch.float64,
+        )[0]
 
     @property
     def _ratio_weight(self) -> float:

@@ -14,7 +14,7 @@ from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
-from ldarnet.model.router import THRESHOLD
+from ldarnet.model.chunking.selection import THRESHOLD
 from ldarnet.printable import figure_label
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from ldarnet.model.boundaries import Boundaries
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
 from ldarnet.model.folder import load_backbone, load_model, write_model
 from ldarnet.model.modeling import (
@@ -17,7 +18,6 @@ from ldarnet.model.modeling import (
 )
 from ldarnet.model.outputs import LDARNetClassifierOutput, LDARNetHeadOutput, LDARNetOutput
 from ldarnet.model.published import load_published_checkpoint, save_published_checkpoint
-from ldarnet.model.router import Boundaries
 from ldarnet.model.tokenizer import DNATokenizer
 
 AutoConfig.register(LDARNetConfig.model_type, LDARNetConfig)

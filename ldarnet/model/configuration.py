@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ldarnet import alphabet
+from ldarnet.model.chunking import ChunkingMethod, complete_options, method_of
 from ldarnet.model.layout import check_layout, depth, layer_letters, stage_stacks
 from ldarnet.tokenization import tokenization
 
@@ -74,6 +75,8 @@ class LDARNetConfig(PretrainedConfig):
             Triton kernels).
         attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (visible positions on each side; -1 for no
             limit).
+        chunking: ``method``, and options that depend on it; see :mod:`ldarnet.model.chunking`. Options that are not
+            given have their defaults; the default method is the published one.
         target_ratio: target compression ratio of each stage, in positions per chunk.
         ratio_weight: weight of the ratio loss relative to the MLM loss.
         tokenizer: tokens of several bases that the model reads, such as ``{"method": "kmers", "k": 6}``; None for
@@ -99,6 +102,7 @@ class LDARNetConfig(PretrainedConfig):
     ssm_cfg: dict[str, int] = field(default_factory=SSM_DEFAULTS.copy)
     attn_cfg: dict[str, list[int]] = _default("attn_cfg")
     vocab_size: int = alphabet.VOCAB_SIZE
+    chunking: dict[str, str | int] = field(default_factory=dict)
     target_ratio: float = 4.0
     ratio_weight: float = 0.03
     tokenizer: dict[str, Any] | None = None
@@ -113,6 +117,7 @@ class LDARNetConfig(PretrainedConfig):
             self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         if self.tokenizer is not None and self.vocab_size == alphabet.VOCAB_SIZE:
             self.vocab_size = len(tokenization(self.tokenizer).tokens)
+        self.chunking = complete_options(self.chunking)
         self._check()
         super().__post_init__(**kwargs)
 
@@ -153,6 +158,21 @@ class LDARNetConfig(PretrainedConfig):
         """Number of stages, including the main network."""
         return depth(self.arch_layout)
 
+    @property
+    def ratio_loss(self) -> str:
+        """Form of the ratio loss; see :mod:`ldarnet.model.losses`."""
+        return str(self.chunking["ratio_loss"])
+
+    @property
+    def expected_ratio(self) -> float:
+        """Expected number of positions per chunk in each stage, which depends on the chunking method."""
+        return self.chunking_method.expected_ratio(self.target_ratio)
+
+    @property
+    def chunking_method(self) -> type[ChunkingMethod]:
+        """Class of the chunking method."""
+        return method_of(self.chunking)
+
     def _check(self) -> None:
         check_layout(self.arch_layout)
         stages = self.num_stages
@@ -166,6 +186,7 @@ class LDARNetConfig(PretrainedConfig):
         self._check_numbers()
         if self.tokenizer is not None:
             self._check_tokenizer()
+        self.chunking_method.check(self.target_ratio)
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
             raise ValueError(f"d_model: {self.d_model} must not decrease from one stage to the next inner stage")
         for width in self.d_model:
@@ -192,7 +213,7 @@ class LDARNetConfig(PretrainedConfig):
             letters = "".join(layer_letters(stack) for stack in stacks)
             mixers = sum(4 * width**2 if letter in "tT" else mamba for letter in letters)
             mlps = 3 * width * -(-hidden // 128) * 128 * sum(letter.isupper() for letter in letters)
-            router = 3 * width**2 if stage < self.num_stages - 1 else 0
+            router = (1 + 2 * self.chunking_method.has_router) * width**2 if stage < self.num_stages - 1 else 0
             total += mixers + mlps + router
         return total
 

@@ -170,7 +170,7 @@ def cost(
         config: model configuration.
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
-            where R is ``config.target_ratio``.
+            where R is the expected ratio of the chunking method, usually ``config.target_ratio``.
         bases_per_token: mean number of bases per token. By default, 1 for a model that reads bases, and that of
             windows of ``length`` bases for k-mers; required for tokens of variable length.
         activation_checkpointing: stages with activation checkpointing; 0 is the outermost stage.
@@ -181,7 +181,7 @@ def cost(
         ValueError: ``bases_per_token`` is missing.
     """
     if bases_per_chunk is None:
-        bases_per_chunk = [config.target_ratio**stage for stage in range(1, config.num_stages)]
+        bases_per_chunk = [config.expected_ratio**stage for stage in range(1, config.num_stages)]
     size = 2 if autocast else FP32_BYTES
     bases = bases_per_token or _bases_per_token(config, length)
     counter = _Counter(config, length, (bases, *bases_per_chunk), activation_checkpointing, size, device)
@@ -328,11 +328,13 @@ class _Counter:
 
     def router(self, stage: int) -> list[CostItem]:
         """Cost items of router and residual path; the router saves queries and keys before and after normalization."""
-        D = self.config.d_model[stage]
-        return [
-            CostItem("router", 2 * D * D, 4 * D * D, activation_bytes=FP32_BYTES * (4 * D + 5) + 2),
-            CostItem("residual path", D * D + D, 2 * D * D, activation_bytes=FP32_BYTES * (D + 1) + INT64_BYTES),
-        ]
+        D, items = self.config.d_model[stage], []
+        if self.config.chunking_method.has_router:
+            items.append(CostItem("router", 2 * D * D, 4 * D * D, activation_bytes=FP32_BYTES * (4 * D + 5) + 2))
+        if self.config.chunking["residual"] != "none":
+            saved = FP32_BYTES * (D + 1) + INT64_BYTES
+            items.append(CostItem("residual path", D * D + D, 2 * D * D, activation_bytes=saved))
+        return items
 
     def dechunking(self, stage: int) -> CostItem:
         """Cost per chunk of smoothing the chunks in both directions."""

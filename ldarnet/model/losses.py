@@ -6,16 +6,13 @@ Shapes: B sequences, L positions, V tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ldarnet.alphabet import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    from ldarnet.model.router import Boundaries
+from ldarnet.model.boundaries import TOTALS, Boundaries
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -57,21 +54,40 @@ def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -
     return target / (target - 1) * ((target - 1) * F_ * G_ + (1 - F_) * (1 - G_))
 
 
-def ratio_loss_of_totals(totals: Tensor, target: float) -> Tensor:
+def hinge_ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
+    """Hinge ratio loss max(N F - 1, 0). It is 0 unless there are more than 1/N boundaries per position.
+
+    The idea is that of FLEXITOKENS (arXiv 2507.12720). F passes its gradient to G (straight-through).
+
+    Args:
+        boundary_rate: see `ratio_loss`.
+        mean_probability: see `ratio_loss`.
+        target: see `ratio_loss`.
+    """
+    rate = boundary_rate.detach() + (mean_probability - mean_probability.detach())
+    return F.relu(target * rate - 1)
+
+
+RATIO_LOSSES = {"two_sided": ratio_loss, "hinge": hinge_ratio_loss}
+
+
+def ratio_loss_of_totals(totals: Tensor, target: float, form: str = "two_sided") -> Tensor:
     """Compute the ratio loss, summed over stages, from the totals of each stage.
 
     Args:
-        totals: (stages, 3), as returned by `batch_ratio_loss`.
+        totals: (stages, 5), as returned by `batch_ratio_loss`.
         target: target positions per chunk, above 1.
+        form: key of `RATIO_LOSSES`.
     """
-    boundaries, probability, positions = totals.unbind(1)
-    return ratio_loss(boundaries / positions, probability / positions, target).sum()
+    boundaries, probability, positions = totals[:, :3].unbind(1)
+    return RATIO_LOSSES[form](boundaries / positions, probability / positions, target).sum()
 
 
 def batch_ratio_loss(
     boundaries: Sequence[Boundaries],
     target: float,
     *,
+    form: str = "two_sided",
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda totals: totals,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -83,16 +99,18 @@ def batch_ratio_loss(
     Args:
         boundaries: one entry per stage with a router.
         target: target positions per chunk, above 1.
+        form: key of `RATIO_LOSSES`.
         sum_over_ranks: function that sums a tensor over all ranks, possibly in place. By default, the loss is that of
             the local batch.
         dtype: dtype of the computation; by default, the dtype of the probabilities.
 
     Returns:
-        The loss, a scalar, and the global totals, (stages, 3): number of boundaries, sum of boundary probabilities,
-        number of positions. If ``boundaries`` is empty, the loss is 0 and the totals are empty, both on the CPU.
+        The loss, a scalar, and the global totals, (stages, 5), with the columns `TOTALS` of
+        :mod:`ldarnet.model.boundaries`. If ``boundaries`` is empty, the loss is 0 and the totals are empty, both on the
+        CPU.
     """
     if not boundaries:
-        return torch.zeros((), dtype=dtype), torch.zeros(0, 3, dtype=dtype)
+        return torch.zeros((), dtype=dtype), torch.zeros(0, len(TOTALS), dtype=dtype)
     local = torch.stack([torch.stack([total.to(dtype=dtype) for total in stage.totals()]) for stage in boundaries])
     totals = sum_over_ranks(local.detach().clone())
-    return ratio_loss_of_totals(local + (totals - local.detach()), target), totals
+    return ratio_loss_of_totals(local + (totals - local.detach()), target, form), totals

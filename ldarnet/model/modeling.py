@@ -19,6 +19,7 @@ from transformers import initialization as init
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, LocalAttention, Stack, SwiGLU
+from ldarnet.model.chunking import Tokens
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_saved, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
@@ -116,7 +117,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, Stage) and not module.innermost:
                 share = factor if module.depth == 0 else 1.0  # the positions of inner stages include the reserve
-                module.slots_per_position = None if factor is None else share / self.config.target_ratio
+                module.slots_per_position = None if factor is None else share / self.config.expected_ratio
 
     def parameter_stage(self) -> dict[str, int]:
         """Stage number of each parameter, by parameter name.
@@ -196,10 +197,11 @@ class LDARNetModel(LDARNetPreTrainedModel):
         packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
         unpadded = len(index_T) == real_BL.numel()
         padding = BatchPadding(real_BL.shape, None if unpadded else to_device(index_T, given.device))
-        x_TD = self.embeddings(padding.pack(given)) if inputs_embeds is None else padding.pack(given)
-        hidden_TD, routings, states = self.backbone(x_TD, packing)
+        ids_T = None if input_ids is None else padding.pack(input_ids)
+        x_TD = padding.pack(given) if ids_T is None else self.embeddings(ids_T)
+        hidden_TD, routings, states = self.backbone(x_TD, packing, Tokens(ids_T, self.config.mask_token_id))
         boundaries = tuple(
-            padded_boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing[2]))
+            padded_boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing.packing))
             for stage, routing in enumerate(routings)
         )
         last = padding.unpack(hidden_TD)
@@ -294,7 +296,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
         )
         logits = self.lm_head(out.last_hidden_state)
-        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
+        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
         mlm_loss = loss = None
         if labels is not None:
             scored = (labels != IGNORE_INDEX).sum().clamp(min=1)
@@ -348,7 +350,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
         lengths = to_device(real.sum(1, keepdim=True).clamp(min=1), out.last_hidden_state.device)
         logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
-        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio)
+        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
         loss = None
         if labels is not None:
             if labels.is_floating_point():

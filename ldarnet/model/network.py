@@ -1,6 +1,7 @@
 """The hierarchy (H-Net, arXiv 2507.07955): encoder, router, chunking, main network, dechunking, decoder.
 
-The router is in :mod:`ldarnet.model.router`; smoothing and upsampling of chunks are in :mod:`ldarnet.ops.dechunk`.
+Chunking methods are in :mod:`ldarnet.model.chunking`; smoothing and upsampling of chunks are in
+:mod:`ldarnet.ops.dechunk`.
 
 Shapes: T packed positions of this stage, M packed chunks, D width of the enclosing stage, I width of this stage.
 """
@@ -8,24 +9,23 @@ Shapes: T packed positions of this stage, M packed chunks, D width of the enclos
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from ldarnet.model.blocks import Stack
+from ldarnet.model.chunking import Routing, Tokens
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import Fp32Linear, init_weight
-from ldarnet.model.router import Router
-from ldarnet.ops import Packing, kernel_for
+from ldarnet.ops import Packing, at_least_fp32, kernel_for
 
 SLOT_MULTIPLE = 128
 """A static number of chunks is a multiple of this number, or the number of positions."""
 
-Routing = tuple[Tensor, Tensor, Packing]
-"""Output of a router: boundary probability (T,), boundary mask (T,), and packing of the T input positions."""
 State = tuple[Tensor, Packing]
 """Output of a stack, (T, D), and packing of its positions."""
 
@@ -65,22 +65,28 @@ class Stage(nn.Module):
         encoder, inner, decoder = layout
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
-        self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
-        self.residual_proj.tf32_output = True  # feeds decoders only, never a router
-        self.router = Router(width, self.ops)
+        self.residual = config.chunking["residual"]
+        if self.residual != "none":
+            self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
+            self.residual_proj.tf32_output = True  # feeds decoders only, never a router
+        self.router = config.chunking_method(config.chunking, config.target_ratio, width, self.ops)
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 
     def matrix_rows(self) -> dict[str, tuple[int, ...]]:
-        """Rows of the matrix of the residual path; empty in the main network."""
-        return {} if self.innermost else {"residual_proj.weight": (self.residual_proj.out_features,)}
+        """Rows of the matrix of the residual path; empty without one."""
+        if self.innermost or self.residual == "none":
+            return {}
+        return {"residual_proj.weight": (self.residual_proj.out_features,)}
 
-    def forward(self, x_TD: Tensor, packing: Packing) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
+    def forward(
+        self, x_TD: Tensor, packing: Packing, tokens: Tokens
+    ) -> tuple[Tensor, tuple[Routing, ...], tuple[State, ...]]:
         """Run the stage.
 
         Returns:
-            The output, (T, D); one :data:`Routing` per router, starting with this stage's router; and one :data:`State`
-            per stack, in the order in which the stacks run.
+            The output, (T, D); one :class:`Routing` per router, starting with this stage's router; and one
+            :data:`State` per stack, in the order in which the stacks run.
         """
         if self.pad_dimension is not None:
             x_TD = torch.cat([x_TD, self.pad_dimension.expand(len(x_TD), -1).to(x_TD.dtype)], dim=-1)
@@ -88,13 +94,17 @@ class Stage(nn.Module):
             y_TI = self.main(x_TD, packing)
             return y_TI[:, : self.outer_width], (), ((y_TI, packing),)
         h_TI = self.encoder(x_TD, packing)
-        residual_TI = self.residual_proj(h_TI)
-        p_T, boundary_T = self.router(h_TI, packing)
+        residual_TI = self._residual(h_TI, tokens)
+        routing = self.router(h_TI, packing, tokens)
+        p_T, boundary_T = routing.probability, routing.boundary
         if packing.padding:
             boundary_T = boundary_T & packing.real
+            routing = replace(routing, boundary=boundary_T)
         # Chunk: the main network sees only the boundary positions.
         boundary_index_M, chunks = self._select(boundary_T, packing)
-        inner_MI, inner_routings, inner_states = self.main(h_TI.index_select(0, boundary_index_M), chunks)
+        chunk_MI = h_TI.index_select(0, boundary_index_M)
+        inner_tokens = tokens if self.main.innermost else tokens.select(boundary_index_M)  # unused by a stack
+        inner_MI, inner_routings, inner_states = self.main(chunk_MI, chunks, inner_tokens)
         # Dechunk: smooth the chunks, upsample them and add the residual path.
         chunk_of_T = boundary_T.cumsum(0) - 1
         p_M, confidence_T = p_T.index_select(0, boundary_index_M), torch.where(boundary_T, p_T, 1 - p_T)
@@ -104,7 +114,7 @@ class Stage(nn.Module):
         dechunk = kernel_for("dechunk", inner_MI, self.ops)
         y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         states = ((h_TI, packing), *inner_states, (y_TI, packing))
-        return y_TI[:, : self.outer_width], ((p_T, boundary_T, packing), *inner_routings), states
+        return y_TI[:, : self.outer_width], (routing, *inner_routings), states
 
     def _select(self, boundary_T: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
         """Select the first position of each chunk; see `Packing.select` and `Packing.select_static`."""
@@ -112,3 +122,12 @@ class Stage(nn.Module):
             return packing.select(boundary_T)
         slots = math.ceil(self.slots_per_position * packing.total / SLOT_MULTIPLE) * SLOT_MULTIPLE
         return packing.select_static(boundary_T, min(slots, packing.total))
+
+    def _residual(self, h_TI: Tensor, tokens: Tokens) -> Tensor:
+        """Residual path around the main network, (T, I); the option ``masked`` of chunking closes it at [MASK]."""
+        if self.residual == "none":
+            return at_least_fp32(torch.zeros_like(h_TI))
+        residual_TI = self.residual_proj(h_TI)
+        if self.residual == "masked":
+            residual_TI = residual_TI.masked_fill(tokens.masked("residual=masked")[:, None], 0)
+        return residual_TI

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from ldarnet.model.network import Routing
-from ldarnet.model.router import Boundaries
+from ldarnet.model.boundaries import Boundaries
+from ldarnet.model.chunking import Routing
 from ldarnet.ops import Packing
 
 
@@ -127,5 +127,7 @@ class BatchPadding:
 
 def padded_boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:
     """Boundaries of a batch from the output of a router."""
-    probability_T, mask_T, packing = routing
-    return Boundaries(padding.unpack(probability_T), padding.unpack(mask_T), packing.lengths[: packing.sequences])
+    counted = None if routing.counted is None else padding.unpack(routing.counted)
+    probability, mask = padding.unpack(routing.probability), padding.unpack(routing.boundary)
+    lengths = routing.packing.lengths[: routing.packing.sequences]
+    return Boundaries(probability, mask, lengths, counted)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ldarnet.errors import UserError
+from ldarnet.model.chunking import complete_options
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_weights
 from ldarnet.model.modeling import LDARNetForMaskedLM
@@ -178,13 +179,19 @@ def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step:
     """Save a model in the published checkpoint format, with its training step.
 
     Raises:
-        UserError: the model reads tokens of several bases, which the format cannot describe.
+        UserError: the model reads tokens of several bases, or its chunking options are not the published ones; the
+            format cannot describe either.
     """
     from ldarnet.io.files import atomic_path
 
     config = model.config
     if config.tokenizer is not None:
         raise UserError(f"{path}: the published format has no tokens of several bases; export a model that reads bases")
+    if config.chunking != complete_options({}):
+        raise UserError(
+            f"{path}: the published format has no chunking options, and this model has {config.chunking}; export a "
+            "Hugging Face folder"
+        )
     published = {name: getattr(config, name) for name in _CONFIG_FIELDS}
     published["ssm_cfg"] = {key: value for key, value in config.ssm_cfg.items() if key != "headdim" or value != 64}
     published |= {

@@ -57,6 +57,7 @@ class _Config(TypedDict, total=False):
     d_intermediate: list[Annotated[int, Field(le=2**20)]]
     ssm_cfg: dict[str, _Setting]
     attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
+    chunking: Annotated[dict[str, str | int], Field(max_length=100)]
     vocab_size: Annotated[int, Field(le=2**20)]
     tokenizer: _TokenizerOptions | None
     target_ratio: Annotated[float, Field(le=1e6)]

@@ -40,7 +40,7 @@ class ChunkCapacity:
         self, model: LDARNetForMaskedLM, factor: float, state: ChunkState | None, warn: Callable[[str], None]
     ) -> None:
         self._model, self._factor, self._warn = model, factor, warn
-        self._target = model.config.target_ratio
+        self._target = model.config.expected_ratio
         self._settled = 0 if state is None else state["settled"]
         self._pending: deque[tuple[Tensor, HostBuffers]] = deque()
         for row in [] if state is None else state["pending"]:
@@ -77,7 +77,8 @@ class ChunkCapacity:
             loss: global loss of the step, a scalar on the device.
         """
         buffers = HostBuffers(stages.device)
-        row = torch.cat([stages[:, 0], stages[:1, 2], loss.isfinite().view(1)])
+        *_, boundaries, positions = stages.unbind(1)
+        row = torch.cat([boundaries, positions[:1], loss.isfinite().view(1)])
         self._pending.append((buffers.copy(iter([("row", row)]), keep=True)["row"], buffers))
 
     def state_dict(self) -> ChunkState:

@@ -231,7 +231,7 @@ def _accumulate(
                 scored=scored,
                 accumulation=len(batches),
                 target=target,
-                weight=engine.model_config.ratio_weight,
+                config=engine.model_config,
                 world=world,
             )
             if logged and output.boundaries:

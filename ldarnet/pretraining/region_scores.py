@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.data import Batch, Regions
-from ldarnet.model.router import Boundaries
+from ldarnet.model.boundaries import Boundaries
 from ldarnet.ops import to_device
 from ldarnet.runtime.router_metrics import boundaries_at_bases
 

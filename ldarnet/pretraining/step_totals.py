@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldarnet.model import LDARNetConfig
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
 from ldarnet.ops import to_host
 from ldarnet.runtime.distributed import World
@@ -24,8 +25,7 @@ class StepTotals:
         nll: scalar, cross-entropy summed over the local target positions.
         windows: (windows,), summed cross-entropy of each local window, in the order of the micro-steps.
         ratio: scalar, ratio loss averaged over micro-steps; identical on all ranks.
-        stages: (stages with a router, 3), all-reduced. Columns: number of boundaries, sum of boundary probabilities,
-            number of positions.
+        stages: (stages with a router, 5), all-reduced; columns `TOTALS` of :mod:`ldarnet.model.boundaries`.
         router: local router counts; None unless the step is logged and the model has routers.
     """
 
@@ -86,7 +86,7 @@ class LoggedValues:
 
 
 def pretraining_loss(
-    output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, weight: float, world: World
+    output: Any, labels: Tensor, *, scored: int, accumulation: int, target: float, config: LDARNetConfig, world: World
 ) -> tuple[Tensor, StepTotals]:
     """Compute the loss of a micro-step, to be passed to `Engine.backward`, and its totals.
 
@@ -96,11 +96,18 @@ def pretraining_loss(
         scored: number of target positions in the global batch.
         accumulation: micro-steps per optimizer step.
         target: target of the ratio loss, in positions per chunk.
-        weight: weight of the ratio loss.
+        config: model configuration, with the weight and the form of the ratio loss.
         world: the ranks.
     """
     windows = cross_entropy_by_window(output.logits, labels)
     nll = windows.sum()
-    ratio, stages = batch_ratio_loss(output.boundaries, target, sum_over_ranks=world.sum_on_device, dtype=torch.float64)
+    ratio, stages = batch_ratio_loss(
+        output.boundaries,
+        target,
+        form=config.ratio_loss,
+        sum_over_ranks=world.sum_on_device,
+        dtype=torch.float64,
+    )
+    weight = config.ratio_weight
     loss = micro_step_loss(nll, scored, accumulation=accumulation, world=world, ratio_loss=ratio, ratio_weight=weight)
     return loss, StepTotals(nll.detach().double(), windows.detach(), ratio.detach() / accumulation, stages)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
+from ldarnet.model.boundaries import TOTALS
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
 from ldarnet.ops import to_device, to_host
 from ldarnet.pretraining.masks import validation_maskings
@@ -67,7 +68,7 @@ def _validate_mask(
     scores = scores_of(tokenizer, world.device)
     windows = torch.zeros(1, dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
-    stages = torch.zeros(routers, 3, dtype=torch.float64, device=world.device)
+    stages = torch.zeros(routers, len(TOTALS), dtype=torch.float64, device=world.device)
     by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
     with world.together():
         batches = list(validation_windows(shards, config, world, masking))
@@ -82,7 +83,7 @@ def _validate_mask(
             scores.add(losses[rows], output.logits[rows], input_ids[rows], labels[rows])
             windows += batch.windows
             for totals, stage in zip(stages, output.boundaries, strict=True):
-                totals += _totals(stage, batch.windows)
+                totals += torch.stack(stage.first(batch.windows).totals())
             if by_region is not None:
                 by_region.add(batch, labels, losses, output.boundaries)
     engine.deepspeed.train()
@@ -90,9 +91,10 @@ def _validate_mask(
     sums = [scores.sums, windows, stages, *([] if by_region is None else [by_region.sums])]
     score_sums, windows, stages, *region_sums = to_host([world.sum_on_device(values) for values in sums], world.device)
     count = int(windows)
+    shape = engine.model_config
     metrics = {
         **scores.metrics(score_sums, count * config.data.length),
-        "ratio_loss": ratio_loss_of_totals(stages, engine.model_config.target_ratio).item(),
+        "ratio_loss": ratio_loss_of_totals(stages, shape.target_ratio, shape.ratio_loss).item(),
         **stage_metrics(stages),
         "windows": count,
     }
@@ -105,12 +107,12 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
     """Compute bases per chunk and mean boundary probability of each stage.
 
     Args:
-        stages: (stages, 3). Columns: number of boundaries, sum of boundary probabilities, number of positions.
+        stages: (stages, 5), columns `TOTALS` of :mod:`ldarnet.model.boundaries`.
     """
-    bases = stages[:1, 2]
+    _, probability, counted, boundaries, positions = stages.unbind(1)
     return {
-        "bases_per_chunk": (bases / stages[:, 0]).tolist(),
-        "boundary_probability": (stages[:, 1] / stages[:, 2]).tolist(),
+        "bases_per_chunk": (positions[:1] / boundaries).tolist(),
+        "boundary_probability": (probability / counted).tolist(),
     }
 
 
@@ -132,15 +134,4 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World, maskin
         world=world.size,
         masking=masking,
         max_n_run=data.max_n_run,
-    )
-
-
-def _totals(boundaries: Any, windows: int) -> Tensor:
-    """Count boundaries, sum boundary probabilities and count positions over the first `windows` rows of a batch."""
-    return torch.stack(
-        [
-            boundaries.mask[:windows].sum().double(),
-            boundaries.probability[:windows].double().sum(),
-            boundaries.lengths[:windows].sum().double(),
-        ]
     )

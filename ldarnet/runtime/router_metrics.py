@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldarnet.alphabet import TOKENS
-from ldarnet.model.router import Boundaries
+from ldarnet.model.boundaries import Boundaries
 from ldarnet.runtime.distributed import World
 
 BINS = 20

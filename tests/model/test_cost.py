@@ -3,13 +3,15 @@
 Equal FLOPs also show that no matrix product is computed twice, such as a projection once per direction.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model.chunking.learned import Router
 from ldarnet.model.cost import cost, keys_per_query
-from ldarnet.model.router import Router
 from ldarnet.ops.attention import BLOCK as QUERY_BLOCK
 
 # FlopCounterMode does not count the fused CPU kernel of attention.
@@ -70,8 +72,8 @@ def fixed_chunks(monkeypatch):
     """Make every fourth position a boundary, so that all lengths are known."""
     forward = Router.forward
 
-    def routed(router, h_TD, packing):
-        return forward(router, h_TD, packing)[0], packing.position % BASES_PER_CHUNK == 0
+    def routed(router, h_TD, packing, tokens):
+        return replace(forward(router, h_TD, packing, tokens), boundary=packing.position % BASES_PER_CHUNK == 0)
 
     monkeypatch.setattr(Router, "forward", routed)
 

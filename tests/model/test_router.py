@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
+from ldarnet.model.chunking import Tokens, complete_options
+from ldarnet.model.chunking.learned import Router
 from ldarnet.model.losses import ratio_loss
-from ldarnet.model.router import Router
 from ldarnet.ops import KernelOptions, Packing
 
 
@@ -13,8 +14,8 @@ def packing_of(*lengths):
     return Packing.of_lengths(torch.tensor(lengths), sum(lengths))
 
 
-def identity_router(width):
-    router = Router(width, KernelOptions())
+def identity_router(width, **chunking):
+    router = Router(complete_options(chunking), 4.0, width, KernelOptions())
     torch.nn.init.eye_(router.q_proj.weight)
     torch.nn.init.eye_(router.k_proj.weight)
     return router
@@ -23,10 +24,10 @@ def identity_router(width):
 def test_boundaries_are_at_sequence_starts_and_between_dissimilar_neighbors():
     a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     row = torch.stack([a, a, -a, -a, a, a, b])
-    probability, boundary = identity_router(2)(row, packing_of(4, 3))
-    torch.testing.assert_close(probability, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.5]))
+    routing = identity_router(2)(row, packing_of(4, 3), Tokens(None, alphabet.MASK))
+    torch.testing.assert_close(routing.probability, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.5]))
     # The last probability is exactly 0.5, which is not a boundary.
-    assert boundary.tolist() == [True, False, True, False, True, False, False]
+    assert routing.boundary.tolist() == [True, False, True, False, True, False, False]
 
 
 @pytest.mark.parametrize("target", [2.0, 4.0, 7.5])

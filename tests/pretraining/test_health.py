@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldarnet.alphabet import MASK, N
-from ldarnet.model.router import Boundaries
+from ldarnet.model.boundaries import Boundaries
 from ldarnet.ops import to_host
 from ldarnet.pretraining.callbacks.router_health import PATIENCE, QUIET, RouterHealth, findings
 from ldarnet.pretraining.schedule import target_ratio

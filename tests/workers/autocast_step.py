@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from ldarnet.config import load_config
+from ldarnet.model.chunking import Routing
 from ldarnet.ops import backends_of, operations
 from ldarnet.pretraining.setup import build_engine, initial_state, prepare_inputs
 from ldarnet.pretraining.step_totals import pretraining_loss
@@ -34,8 +35,12 @@ def spy(operation, function):
     return watched
 
 
+def dtype_of(output):
+    return (output.probability if isinstance(output, Routing) else output[0]).dtype
+
+
 def watch_module(name, module):
-    module.register_forward_hook(lambda module, inputs, out: seen.setdefault(name, set()).add((out[0].dtype,)))
+    module.register_forward_hook(lambda module, inputs, out: seen.setdefault(name, set()).add((dtype_of(out),)))
 
 
 for operation in operations():
@@ -47,13 +52,13 @@ config = load_config(sys.argv[1], ["training.precision=bf16", "training.accumula
 inputs = prepare_inputs(config, world)
 engine = build_engine(config, inputs, None, initial_state(config, inputs), world)
 backbone = engine.model.model.backbone
-fp32_modules = {"router": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
+fp32_modules = {"router module": backbone.router, "residual": backbone.residual_proj, "norm": backbone.encoder.norm}
 for name, module in {**fp32_modules, "head": engine.model.lm_head}.items():
     watch_module(name, module)
 
 ids = torch.randint(0, 4, (8, 64))
 loss, totals = pretraining_loss(
-    engine.forward(ids), ids, scored=ids.numel(), accumulation=1, target=4.0, weight=0.03, world=world
+    engine.forward(ids), ids, scored=ids.numel(), accumulation=1, target=4.0, config=inputs.model.config, world=world
 )
 assert loss.dtype == FP32, loss.dtype
 assert {totals.nll.dtype, totals.ratio.dtype} == {torch.float64}

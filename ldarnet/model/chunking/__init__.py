@@ -1,0 +1,185 @@
+"""Chunking methods: where chunks begin. One file per method.
+
+A method selects the boundaries of a stage. Everything else (encoder, main network, dechunking, decoder, head) is the
+same code for all methods. To add a method, add a file to this folder with a subclass of `ChunkingMethod` that is
+decorated with `register`.
+
+Shapes: T packed positions of a stage, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ldarnet.ops import KernelOptions, Packing
+from ldarnet.plugins import load_folder, suggestion
+from ldarnet.printable import printable
+
+Option = str | int
+"""Value of an option."""
+Options = Mapping[str, Option]
+"""Name of the method, ``method``, and its options; the field ``chunking`` of a model configuration."""
+PUBLISHED = "learned"
+"""The published method, which is the default."""
+COMMON_OPTIONS: dict[str, tuple[str, ...] | type[int]] = {
+    "residual": ("full", "masked", "none"),
+    "ratio_loss": ("two_sided", "hinge"),
+}
+"""Options of all methods. ``residual``: the residual path around the main network is open, closed at [MASK]
+(arXiv 2601.03019), or absent. ``ratio_loss``: see :mod:`ldarnet.model.losses`."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of the positions of a stage; in inner stages, of the first base of each chunk.
+
+    Attributes:
+        ids: (T,) int64; None if the model was called with embeddings.
+        mask_token_id: id of [MASK].
+    """
+
+    ids: Tensor | None
+    mask_token_id: int
+
+    def required(self, option: str) -> Tensor:
+        """Return the ids.
+
+        Raises:
+            ValueError: there are no ids; the message names the chunking ``option`` that needs them.
+        """
+        if self.ids is None:
+            raise ValueError(f"inputs_embeds: chunking with {option} needs token ids; pass input_ids")
+        return self.ids
+
+    def masked(self, option: str) -> Tensor:
+        """Whether each position is [MASK], (T,) bool; for the argument and the error, see `required`."""
+        return self.required(option) == self.mask_token_id
+
+    def select(self, index_M: Tensor) -> Tokens:
+        """Tokens of the positions with these indices, (M,)."""
+        return Tokens(None if self.ids is None else self.ids.index_select(0, index_M), self.mask_token_id)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Boundaries of a packed row.
+
+    Attributes:
+        probability: boundary probability, (T,), at least float32; 1 at the start of each sequence.
+        boundary: boundary mask, (T,) bool; True at the start of each sequence.
+        packing: packing of the T positions.
+        counted: positions that the ratio loss counts, (T,) bool; None for all.
+    """
+
+    probability: Tensor
+    boundary: Tensor
+    packing: Packing
+    counted: Tensor | None = None
+
+
+class ChunkingMethod(nn.Module):
+    """Selects the boundaries of a stage.
+
+    Attributes:
+        OPTIONS: allowed values of each option, the default first; ``int`` for a non-negative integer, by default 0.
+        has_router: whether the method has query and key projections.
+        outermost_only: whether the method only works in the outermost stage.
+    """
+
+    OPTIONS: ClassVar[dict[str, tuple[str, ...] | type[int]]] = {}
+    has_router: ClassVar[bool] = False
+    outermost_only: ClassVar[bool] = False
+
+    def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
+        """Build the method for a stage.
+
+        Args:
+            options: options of the method, complete; see `complete_options`.
+            target_ratio: target number of positions per chunk.
+            width: width of the stage.
+            ops: selection of kernels.
+        """
+        super().__init__()
+        self.options, self.target_ratio, self.ops = options, target_ratio, ops
+
+    def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
+        """Select the boundaries from the output of the encoder, (T, D), and the tokens."""
+        raise NotImplementedError
+
+    @classmethod
+    def check(cls, target_ratio: float) -> None:
+        """Check that the method works with a target ratio.
+
+        Raises:
+            ValueError: it does not; the message starts with ``target_ratio``.
+        """
+
+    @classmethod
+    def expected_ratio(cls, target_ratio: float) -> float:
+        """Expected number of positions per chunk."""
+        return target_ratio
+
+
+def certain(boundary_T: Tensor, h_TD: Tensor, packing: Packing) -> Routing:
+    """Routing of a method without probabilities: the probability is 1 at boundaries and 0 elsewhere.
+
+    Smoothing then (almost) copies each chunk, and the straight-through factor carries no gradient.
+    """
+    boundary_T = boundary_T | (packing.position == 0)
+    dtype = torch.promote_types(h_TD.dtype, torch.float32)
+    return Routing(boundary_T.to(dtype), boundary_T, packing)
+
+
+_METHODS: dict[str, type[ChunkingMethod]] = {}
+
+
+def register(name: str) -> Callable[[type[ChunkingMethod]], type[ChunkingMethod]]:
+    """Decorator that registers a chunking method under a name."""
+
+    def decorate(method: type[ChunkingMethod]) -> type[ChunkingMethod]:
+        assert name not in _METHODS, f"chunking method {name} is registered twice"
+        _METHODS[name] = method
+        return method
+
+    return decorate
+
+
+def chunking_methods() -> dict[str, type[ChunkingMethod]]:
+    """All chunking methods, by name."""
+    load_folder(__name__)
+    return dict(sorted(_METHODS.items()))
+
+
+def method_of(options: Options) -> type[ChunkingMethod]:
+    """The chunking method that options select."""
+    return chunking_methods()[str(options["method"])]
+
+
+def complete_options(given: Options) -> dict[str, Option]:
+    """Add the default of each missing option, and check all options.
+
+    Raises:
+        ValueError: unknown method, unknown option of the method, or a value that the option does not allow.
+    """
+    methods, name = chunking_methods(), given.get("method", PUBLISHED)
+    if name not in methods:
+        raise ValueError(f"chunking: no method {printable(str(name))}; {suggestion(str(name), methods)}")
+    allowed = COMMON_OPTIONS | methods[str(name)].OPTIONS
+    for key, value in given.items():
+        if key == "method":
+            continue
+        if key not in allowed:
+            hint = suggestion(str(key), allowed)
+            raise ValueError(f"chunking: method {name} has no option {printable(str(key))}; {hint}")
+        values = allowed[key]
+        if isinstance(values, tuple) and value not in values:
+            raise ValueError(f"chunking: {key}={printable(str(value))}; use one of {', '.join(values)}")
+        if values is int and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31):
+            raise ValueError(f"chunking: {key}={printable(str(value))} must be an integer from 0 to {2**31 - 1}")
+    defaults = {key: values[0] if isinstance(values, tuple) else 0 for key, values in allowed.items()}
+    return {"method": name, **defaults, **given}

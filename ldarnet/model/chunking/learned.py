@@ -1,0 +1,76 @@
+"""Learned boundaries: the router of LDARNet (arXiv 2606.04552) or of H-Net (arXiv 2507.07955)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from ldarnet.model.chunking import ChunkingMethod, Options, Routing, Tokens, register
+from ldarnet.model.chunking.selection import THRESHOLD, boundary_probability, top_share
+from ldarnet.model.linear import Fp32Linear, init_weight
+from ldarnet.ops import KernelOptions, Packing
+
+
+@register("learned")
+class Router(ChunkingMethod):
+    """Router, which computes boundary probabilities from the cosine similarity of neighboring positions.
+
+    Options:
+
+    - ``similarity``: ``bidirectional`` (LDARNet) or ``forward`` (H-Net); see `boundary_probability`.
+    - ``selection``: ``threshold`` selects the positions with p > 0.5; ``top_k`` selects, in each sequence, the most
+      probable 1 / target_ratio of the positions, so that the number of chunks depends only on the length.
+    - ``mask_protection``: what the router does at [MASK], which occurs only in pretraining. ``none``: the same as
+      elsewhere. ``boundaries``: each masked base is a chunk of its own (DNAChunker, arXiv 2601.03019). ``outside``:
+      masked bases are never boundaries, and the router compares each other base with the last base to its left that
+      is not masked. The ratio loss does not count positions whose boundaries are fixed in this way.
+
+    The computation is in at least float32, even under autocast.
+    """
+
+    OPTIONS = {
+        "similarity": ("bidirectional", "forward"),
+        "selection": ("threshold", "top_k"),
+        "mask_protection": ("none", "boundaries", "outside"),
+    }
+    has_router = True
+
+    def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
+        """Build the router with query and key projections initialized to the identity."""
+        super().__init__(options, target_ratio, width, ops)
+        self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
+        self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
+
+    def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
+        """Predict the boundaries."""
+        match self.options["mask_protection"]:
+            case "none":
+                return self._select(h_TD, packing)
+            case "boundaries":
+                return self._isolate(self._select(h_TD, packing), tokens.masked("mask_protection"))
+        return self._skip(h_TD, packing, tokens.masked("mask_protection"))
+
+    def _select(self, h_TD: Tensor, packing: Packing) -> Routing:
+        p_T = boundary_probability(self.q_proj(h_TD), self.k_proj(h_TD), packing, self.options["similarity"], self.ops)
+        if self.options["selection"] == "top_k":
+            return Routing(p_T, top_share(p_T, packing, self.target_ratio), packing)
+        return Routing(p_T, p_T > THRESHOLD, packing)
+
+    def _isolate(self, routing: Routing, masked_T: Tensor) -> Routing:
+        """Set a boundary at each masked position and at the position to its right."""
+        forced_T = masked_T | F.pad(masked_T[:-1], (1, 0))
+        p_T = torch.where(forced_T, 1.0, routing.probability)
+        return Routing(p_T, routing.boundary | forced_T, routing.packing, ~forced_T)
+
+    def _skip(self, h_TD: Tensor, packing: Packing, masked_T: Tensor) -> Routing:
+        """Route the positions that are not masked as if the others did not exist; on a GPU, this synchronizes."""
+        counted_T = ~masked_T | (packing.position == 0)
+        if packing.padding:
+            counted_T = counted_T & packing.real
+        index_K, packing_K = packing.select(counted_T)
+        part = self._select(h_TD.index_select(0, index_K), packing_K)
+        p_T = part.probability.new_zeros(packing.total).index_copy(0, index_K, part.probability)
+        boundary_T = torch.zeros_like(counted_T).index_copy(0, index_K, part.boundary)
+        return Routing(p_T, boundary_T, packing, counted_T)

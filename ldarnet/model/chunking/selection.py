@@ -1,0 +1,54 @@
+"""Boundary probabilities from similarities, and selection of boundaries.
+
+Shapes: T packed positions, S sequences, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ldarnet.ops import KernelOptions, Packing, kernel_for
+
+THRESHOLD = 0.5
+"""Positions with a boundary probability above this value are boundaries."""
+
+
+def boundary_probability(
+    q_TD: Tensor, k_TD: Tensor, packing: Packing, similarity: object, ops: KernelOptions
+) -> Tensor:
+    """Boundary probability from the cosine similarity of neighboring positions.
+
+    If ``similarity`` is ``bidirectional``, see :func:`ldarnet.ops.router.router`. If it is ``forward``, the probability
+    is that of H-Net (arXiv 2507.07955): p_t = (1 - cos(q_t, k_{t-1})) / 2, and p = 1 at the start of each sequence.
+
+    Args:
+        q_TD: queries, at least float32.
+        k_TD: keys, at least float32.
+        packing: sequence boundaries.
+        similarity: ``bidirectional`` or ``forward``.
+        ops: selection of the kernel.
+
+    Returns:
+        p, (T,), in the dtype of the queries.
+    """
+    if similarity == "bidirectional":
+        return kernel_for("router", q_TD, ops)(q_TD, k_TD, packing)
+    cos = (F.normalize(q_TD[1:], dim=-1) * F.normalize(k_TD[:-1], dim=-1)).sum(-1)
+    p_T = F.pad(((1 - cos) / 2).clamp(0, 1), (1, 0), value=1.0)
+    return torch.where(packing.position == 0, 1.0, p_T)
+
+
+def top_share(p_T: Tensor, packing: Packing, ratio: float) -> Tensor:
+    """Select the ceil(L / ratio) positions with the highest probability in each sequence of length L.
+
+    Of equal probabilities, the position further left is selected.
+
+    Returns:
+        Boundary mask, (T,) bool; it is True at the start of each sequence, where p must be 1.
+    """
+    by_probability = p_T.detach().argsort(descending=True, stable=True)
+    order_T = by_probability[packing.sequence[by_probability].argsort(stable=True)]
+    chosen_T = packing.position < torch.ceil(packing.lengths / ratio)[packing.sequence]
+    return torch.zeros_like(chosen_T).index_copy(0, order_T, chosen_T)

@@ -1,0 +1,313 @@
+"""Chunking methods: what each one selects, and what all of them have in common."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
+from ldarnet.model import chunking
+from ldarnet.model.chunking import Tokens, chunking_methods
+from ldarnet.model.chunking.selection import top_share
+from ldarnet.model.cost import cost
+from ldarnet.ops import KernelOptions, Packing
+
+METHODS = sorted(chunking_methods())
+ALONE = [method for method in METHODS if method != "swapped"]
+"""Methods whose boundaries do not depend on the rest of the batch."""
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=5)
+
+
+def packing_of(lengths):
+    return Packing.of_lengths(torch.tensor(lengths), sum(lengths), max(lengths))
+
+
+def config_of(method, stages=1, **options):
+    changes = {}
+    if stages == 2:
+        changes = {
+            "arch_layout": ["m1", ["m1", ["M1"], "m1"], "m1"],
+            "d_model": [16, 24, 32],
+            "d_intermediate": [0, 0, 32],
+        }
+    return LDARNetConfig.preset("tiny", chunking={"method": method, **options}, **changes)
+
+
+def route(method, lengths, seed=0, ids=None, **options):
+    generator = torch.Generator().manual_seed(seed)
+    module = method_for(config_of(method, **options)).double()
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, std=0.3, generator=generator)
+    h = torch.randn(sum(lengths), 16, dtype=torch.float64, generator=generator)
+    ids = torch.randint(0, 4, (sum(lengths),), generator=generator) if ids is None else ids
+    return module(h, packing_of(lengths), Tokens(ids, alphabet.MASK))
+
+
+def method_for(config):
+    return config.chunking_method(config.chunking, config.target_ratio, 16, KernelOptions())
+
+
+def chunk_lengths(mask):
+    return [*mask.nonzero().squeeze(1).tolist(), len(mask)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(deadline=None, max_examples=25)
+@given(lengths=LENGTHS, seed=st.integers(0, 99))
+def test_each_sequence_starts_with_a_boundary_of_probability_one(method, lengths, seed):
+    routing = route(method, lengths, seed)
+    start = routing.packing.position == 0
+    assert routing.boundary[start].all()
+    assert (routing.probability[start] == 1).all()
+    assert ((routing.probability >= 0) & (routing.probability <= 1)).all()
+
+
+@pytest.mark.parametrize("method", ALONE)
+@settings(deadline=None, max_examples=25)
+@given(lengths=LENGTHS, seed=st.integers(0, 99))
+def test_boundaries_do_not_depend_on_the_batch(method, lengths, seed):
+    config = config_of(method)
+    module = method_for(config).double()
+    generator = torch.Generator().manual_seed(seed)
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, generator=generator)
+    h = torch.randn(sum(lengths), 16, dtype=torch.float64, generator=generator)
+    ids = torch.randint(0, 6, (sum(lengths),), generator=generator)
+    together = module(h, packing_of(lengths), Tokens(ids, alphabet.MASK))
+    for part, part_ids, boundary in zip(
+        h.split(lengths), ids.split(lengths), together.boundary.split(lengths), strict=True
+    ):
+        alone = module(part, packing_of([len(part)]), Tokens(part_ids, alphabet.MASK))
+        assert torch.equal(alone.boundary, boundary)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_end_to_end(method, stages):
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(config_of(method, stages))
+    ids = torch.randint(0, 4, (3, 50))
+    out = model(ids, labels=ids)
+    out.loss.backward()
+    assert len(out.boundaries) == stages
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    router = [name for name, _ in model.named_parameters() if ".router." in name]
+    assert len(router) == (2 * stages if model.config.chunking_method.has_router else 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_estimated_parameters_of_the_cost_model_match(method):
+    config = config_of(method)
+    model = LDARNetForMaskedLM(config)
+    assert cost(config, 64).parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_grid_has_a_boundary_at_every_fourth_base():
+    routing = route("grid", [10, 3])
+    assert routing.boundary.nonzero().squeeze(1).tolist() == [0, 4, 8, 10]
+
+
+def test_a_grid_with_random_phase_has_an_offset_for_each_sequence_that_depends_on_the_seed():
+    lengths = [40] * 50
+    first, second = (route("grid", lengths, phase="random", seed=seed).boundary for seed in (0, 0))
+    assert torch.equal(first, second)
+    offsets = {tuple(row[1:5].nonzero().squeeze(1).tolist()) for row in first.view(50, 40)}
+    assert offsets == {(0,), (1,), (2,), (3,)}
+    ids, h = torch.randint(0, 4, (2000,)), torch.zeros(2000, 16)
+    rows = [
+        method_for(config_of("grid", phase="random", seed=seed))(h, packing_of(lengths), Tokens(ids, 5)).boundary
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(*rows)
+
+
+def test_random_boundaries_have_the_target_rate_and_no_period():
+    routing = route("random", [4000, 4000])
+    mask = routing.boundary.view(2, -1).double()
+    assert abs(mask.mean() - 0.25) < 0.02
+    centered = mask - mask.mean()
+    for lag in (1, 2, 3, 4, 8):
+        assert abs((centered[:, lag:] * centered[:, :-lag]).mean() / centered.square().mean()) < 0.05
+    assert not torch.equal(mask[0], mask[1])
+
+
+def test_permuted_boundaries_keep_the_chunk_lengths():
+    lengths = [60, 7, 200]
+    learned, permuted = (route(method, lengths, seed=3) for method in ("learned", "permuted"))
+    assert not torch.equal(learned.boundary, permuted.boundary)
+    for before, after in zip(learned.boundary.split(lengths), permuted.boundary.split(lengths), strict=True):
+        sizes = [torch.tensor(chunk_lengths(mask)).diff().sort().values.tolist() for mask in (before, after)]
+        assert sizes[0] == sizes[1]
+
+
+def test_swapped_boundaries_come_from_the_next_sequence():
+    learned, swapped = (route(method, [30, 30, 30], seed=1).boundary.view(3, 30) for method in ("learned", "swapped"))
+    assert torch.equal(swapped, learned.roll(-1, 0))
+
+
+def test_swapped_boundaries_of_a_shorter_sequence_repeat_and_a_single_sequence_is_rotated():
+    learned, swapped = (route(method, [8, 4], seed=1).boundary for method in ("learned", "swapped"))
+    assert torch.equal(swapped[:8], learned[8:].repeat(2))
+    assert torch.equal(swapped[8:], learned[:4])
+    learned, swapped = (route(method, [8], seed=1).boundary for method in ("learned", "swapped"))
+    assert torch.equal(swapped[1:], learned.roll(-4)[1:])
+
+
+def test_no_gradient_reaches_the_encoder_through_frozen_boundaries():
+    config = config_of("frozen")
+    module, h = method_for(config), torch.randn(20, 16, requires_grad=True)
+    assert not module(h, packing_of([20]), Tokens(None, alphabet.MASK)).probability.requires_grad
+    assert list(module.parameters()) == []
+
+
+def test_forward_similarity_is_that_of_h_net():
+    lengths = [12]
+    generator = torch.Generator().manual_seed(0)
+    config = config_of("learned", similarity="forward")
+    module = method_for(config).double()
+    for weight in module.parameters():
+        torch.nn.init.normal_(weight, generator=generator)
+    h = torch.randn(12, 16, dtype=torch.float64, generator=generator)
+    p = module(h, packing_of(lengths), Tokens(None, alphabet.MASK)).probability
+    for t in range(1, 12):
+        cos = torch.nn.functional.cosine_similarity(module.q_proj(h[t]), module.k_proj(h[t - 1]), dim=0)
+        torch.testing.assert_close(p[t], (1 - cos) / 2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(lengths=LENGTHS, ratio=st.sampled_from([2.0, 3.5, 4.0, 8.0]), seed=st.integers(0, 99))
+def test_top_k_selects_the_most_probable_positions(lengths, ratio, seed):
+    packing = packing_of(lengths)
+    p = torch.rand(packing.total, generator=torch.Generator().manual_seed(seed)) * 0.99
+    p[packing.position == 0] = 1
+    chosen = top_share(p, packing, ratio)
+    for probability, mask in zip(p.split(lengths), chosen.split(lengths), strict=True):
+        assert mask.sum() == -(-len(mask) // ratio)
+        assert mask[0]
+        if not mask.all():
+            assert probability[mask].min() >= probability[~mask].max()
+
+
+def test_protected_masked_bases_are_chunks_of_their_own():
+    ids = torch.tensor([0, 1, 5, 2, 3, 5, 5, 0, 1, 5])
+    plain, routing = (route("learned", [7, 3], ids=ids, mask_protection=value) for value in ("none", "boundaries"))
+    forced = [2, 3, 5, 6, 7, 9]
+    free = [0, 1, 4, 8]
+    assert routing.boundary[forced].all()
+    assert (routing.probability[forced] == 1).all()
+    assert torch.equal(routing.boundary[free], plain.boundary[free])
+    assert routing.counted.nonzero().squeeze(1).tolist() == free
+
+
+def test_a_router_that_looks_outside_the_mask_does_not_see_masked_positions():
+    config = config_of("learned", mask_protection="outside")
+    module = method_for(config).double()
+    ids = torch.tensor([5, 1, 5, 2, 3, 5, 5, 0, 1, 5])
+    h = torch.randn(10, 16, dtype=torch.float64)
+    first = module(h, packing_of([7, 3]), Tokens(ids, alphabet.MASK))
+    masked = (ids == alphabet.MASK) & (torch.arange(10) != 0)
+    changed = torch.where(masked[:, None], torch.randn_like(h), h)
+    second = module(changed, packing_of([7, 3]), Tokens(ids, alphabet.MASK))
+    assert torch.equal(first.probability, second.probability)
+    assert not first.boundary[masked].any()
+    assert torch.equal(first.counted, ~masked)
+
+
+def test_without_masked_bases_mask_protection_changes_nothing():
+    ids = torch.randint(0, 4, (50,))
+    plain, *protected = (
+        route("learned", [20, 30], ids=ids, mask_protection=value) for value in ("none", "boundaries", "outside")
+    )
+    for routing in protected:
+        assert torch.equal(routing.boundary, plain.boundary)
+        torch.testing.assert_close(routing.probability, plain.probability)
+
+
+def test_the_ratio_loss_does_not_count_protected_positions():
+    torch.manual_seed(0)
+    config = config_of("learned", mask_protection="boundaries")
+    model = LDARNetForMaskedLM(config)
+    ids = torch.randint(0, 4, (2, 64))
+    ids[:, ::5] = alphabet.MASK
+    (stage,) = model(ids).boundaries
+    boundaries, probability, positions, all_boundaries, all_positions = stage.totals()
+    free = torch.ones_like(ids, dtype=torch.bool)
+    free[:, ::5] = free[:, 1::5] = False
+    assert positions == free.sum()
+    assert boundaries == stage.mask[free].sum()
+    torch.testing.assert_close(probability, stage.probability[free].sum())
+    assert (all_boundaries, all_positions) == (stage.mask.sum(), 128)
+
+
+def test_the_residual_path_can_be_closed_at_masked_bases_or_removed():
+    ids = torch.randint(0, 4, (2, 32))
+    ids[0, 5] = alphabet.MASK
+    outputs, original = {}, LDARNetForMaskedLM(config_of("grid"))
+    torch.nn.init.normal_(original.model.backbone.residual_proj.weight)
+    for residual in ("full", "masked", "none"):
+        model, seen = LDARNetForMaskedLM(config_of("grid", residual=residual)), []
+        model.load_state_dict(original.state_dict(), strict=residual != "none")
+        backbone = model.model.backbone
+        backbone.decoder.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0]))
+        model(ids)
+        outputs[residual] = seen[0].view(2, 32, -1)
+    assert torch.equal(outputs["masked"][0, 5], outputs["none"][0, 5])
+    assert torch.equal(outputs["masked"][1], outputs["full"][1])
+    assert not torch.equal(outputs["full"][0, 5], outputs["none"][0, 5])
+
+
+def test_the_hinge_ratio_loss_is_zero_below_the_target_rate():
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(config_of("none", ratio_loss="hinge"))
+    ids = torch.randint(0, 4, (1, 40))
+    assert model(ids).ratio_loss == 3  # 4 boundaries per 4 positions: max(4 * 1 - 1, 0)
+    model = LDARNetForMaskedLM(config_of("grid", ratio_loss="hinge"))
+    assert model(ids).ratio_loss == 0
+
+
+@pytest.mark.parametrize("method", ["random", "permuted"])
+def test_methods_that_need_tokens_refuse_embeddings(method):
+    model = LDARNetForMaskedLM(config_of(method))
+    with pytest.raises(ValueError, match="pass input_ids"):
+        model(inputs_embeds=torch.zeros(1, 8, 16))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gird"}, r"no method gird; did you mean 'grid'"),
+        ({"method": "grid", "similarity": "forward"}, r"method grid has no option similarity"),
+        ({"similarity": "backward"}, r"similarity=backward; use one of bidirectional, forward"),
+        ({"method": "random", "seed": -1}, r"seed=-1 must be an integer from 0"),
+        ({"method": "random", "seed": True}, r"seed=True must be an integer from 0"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LDARNetConfig.preset("tiny", chunking=options)
+
+
+def test_a_grid_needs_an_integer_target_ratio():
+    with pytest.raises(ValueError, match=r"target_ratio: 4.5 must be an integer"):
+        LDARNetConfig.preset("tiny", chunking={"method": "grid"}, target_ratio=4.5)
+
+
+def test_options_are_saved_with_the_model(tmp_path):
+    model = LDARNetForMaskedLM(config_of("random", seed=3))
+    model.save_pretrained(tmp_path)
+    loaded = LDARNetForMaskedLM.from_pretrained(tmp_path)
+    assert loaded.config.chunking == model.config.chunking
+    ids = torch.randint(0, 4, (2, 40))
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_method_is_one_class(monkeypatch):
+    monkeypatch.setattr(chunking, "_METHODS", dict(chunking.chunking_methods()))
+
+    @chunking.register("halves")
+    class Halves(chunking.ChunkingMethod):
+        def forward(self, h_TD, packing, tokens):
+            return chunking.certain(packing.position * 2 == packing.lengths[packing.sequence], h_TD, packing)
+
+    model = LDARNetForMaskedLM(config_of("halves"))
+    assert model(torch.zeros(1, 12, dtype=torch.int64)).boundaries[0].mask.nonzero().tolist() == [[0, 0], [0, 6]]
