@@ -28,9 +28,9 @@ LOGGED_WAITS = {"ldarnet/ops/transfer.py to_host": 1}
 """Additional waits of a logged step."""
 BUDGETS = {
     # scan: launches and MB per base of pretraining with 8 windows of 4,096 bases, and launches of fine-tuning
-    "triton": (1240, 2.94, 1240),
-    "mamba-ssm": (2020, 3.85, 2020),
-    STAND_IN: (1730, 2.67, 1730),
+    "triton": (1235, 2.93, 1235),
+    "mamba-ssm": (2015, 3.84, 2015),
+    STAND_IN: (1725, 2.66, 1725),
 }
 
 

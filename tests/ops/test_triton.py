@@ -87,6 +87,18 @@ def test_the_first_norm_of_a_stack_has_no_branch_to_add():
     assert_matches_the_reference("add_norm", [None, residual, weight, dtype])
 
 
+@pytest.mark.parametrize("used", [0, 1], ids=["normed", "sum"])
+def test_add_norm_with_one_unused_output(used):
+    arguments = example("add_norm", [9], width=6, device=DEVICE)
+    reference = backends_of("add_norm")["torch"].function
+    ours, expected = (
+        torch.autograd.grad(function(*arguments)[used].sin().sum(), arguments[:3])
+        for function in (KERNELS["add_norm"].function, reference)
+    )
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("width", [0, 4, 6])
 def test_rotary_of_no_some_and_all_features(width):
     qkv, packing, *_ = example("rotary", [7, 0, 5], width=6, device=DEVICE)

@@ -47,13 +47,19 @@ class _TritonAddNorm(torch.autograd.Function):
             num_warps=warps,
         )
         ctx.save_for_backward(sum_TD, weight_D)
+        ctx.set_materialize_grads(False)  # the sum after the last norm of a stack is unused: no gradient of zeros
+        ctx.dtype = dtype
         ctx.branch_dtype = None if branch_TD is None else branch_TD.dtype
         return normed_TD, sum_TD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dnormed_TD: Tensor, dsum_TD: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
+    def backward(  # pyrefly: ignore[bad-override]
+        ctx: Any, dnormed_TD: Tensor | None, dsum_TD: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         sum_TD, weight_D = ctx.saved_tensors
+        if dnormed_TD is None:
+            dnormed_TD = torch.zeros_like(sum_TD, dtype=ctx.dtype)
         T, D = sum_TD.shape
         dresidual_TD = torch.empty_like(sum_TD)
         dbranch_TD = None if ctx.branch_dtype is None else torch.empty_like(sum_TD, dtype=ctx.branch_dtype)
@@ -64,7 +70,7 @@ class _TritonAddNorm(torch.autograd.Function):
             sum_TD,
             weight_D,
             dnormed_TD.contiguous(),
-            dsum_TD.contiguous(),
+            None if dsum_TD is None else dsum_TD.contiguous(),
             dbranch_TD,
             dresidual_TD,
             dweight_PD,
@@ -130,11 +136,12 @@ def _backward(
         inside = (row < T)[:, None] & (column < D)
         x = tl.load(sum_ptr + offset, mask=inside, other=0.0)
         dnormed = tl.load(dnormed_ptr + offset, mask=inside, other=0.0).to(dtype)
-        dx = tl.load(dsum_ptr + offset, mask=inside, other=0.0).to(dtype)
         scale = tl.rsqrt(tl.sum(x * x, axis=1) / D + EPSILON)[:, None]
         weighted = dnormed * weight
         mean_dot = tl.sum(weighted * x, axis=1)[:, None] / D
-        dx += scale * (weighted - x * (scale * scale * mean_dot))
+        dx = scale * (weighted - x * (scale * scale * mean_dot))
+        if dsum_ptr is not None:
+            dx += tl.load(dsum_ptr + offset, mask=inside, other=0.0).to(dtype)
         dweight += dnormed * x * scale
         if dbranch_ptr is not None:
             tl.store(dbranch_ptr + offset, dx, mask=inside)
