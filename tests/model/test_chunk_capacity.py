@@ -121,21 +121,29 @@ def test_chunks_that_do_not_fit_make_every_output_nan(autocast):
 
 
 @pytest.fixture
-def uncompiled_ops(monkeypatch):
-    """Backend overrides that exclude all operations from torch.compile."""
-    for operation, backend in choose_backends("cpu", torch.float32).items():
-        function = torch.compiler.disable(resolve(operation, "cpu", torch.float32, backend).function)
-        monkeypatch.setitem(backends_of(operation), "uncompiled", Backend(operation, "uncompiled", function))
-    resolve.cache_clear()
+def use_backend(monkeypatch):
+    """Function that replaces the function of every operation, `replacement(operation, function)`, on a CPU in float32.
+
+    It returns the backend overrides.
+    """
+
+    def use(replacement):
+        for operation, name in choose_backends("cpu", torch.float32).items():
+            function = replacement(operation, resolve(operation, "cpu", torch.float32, name).function)
+            monkeypatch.setitem(backends_of(operation), "replaced", Backend(operation, "replaced", function))
+        resolve.cache_clear()
+        return dict.fromkeys(operations(), "replaced")
+
     torch.compiler.reset()
-    yield dict.fromkeys(operations(), "uncompiled")
+    yield use
     resolve.cache_clear()
     torch.compiler.reset()
 
 
 @pytest.mark.slow
-def test_a_static_number_of_chunks_needs_one_compilation(uncompiled_ops):
-    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", **SIZES, ops=uncompiled_ops)).train()
+def test_a_static_number_of_chunks_needs_one_compilation(use_backend):
+    ops = use_backend(lambda operation, function: torch.compiler.disable(function))
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", **SIZES, ops=ops)).train()
     for layer in model.model.backbone.main.main.layers:
         layer.compile(backend="eager", dynamic=False)
 
@@ -180,3 +188,22 @@ def test_static_selection_is_the_selection_with_padding(lengths, draw):
         assert again[: len(index)].equal(torch.arange(len(index))) and inner.starts.equal(static.starts)
         index, exact = static.select(static.real)
         assert exact.starts.equal(chunks.starts) and exact.padding == 0
+
+
+@pytest.mark.slow
+def test_triton_kernels_with_a_static_number_of_chunks(use_backend):
+    pytest.importorskip("triton")
+
+    def kernel(operation, function):
+        known = backends_of(operation)
+        return known["triton"].function if "triton" in known else function
+
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", **SIZES, ops=use_backend(kernel))).double().train()
+    exact, gradients = run(model, None, [20, 13], 1)
+    static, again = run(model, 1.6, [20, 13], 1)
+    assert exact.boundaries[0].mask.sum() < capacities(model, 33, 1.6)[0] < 33
+    torch.testing.assert_close(static.loss, exact.loss, rtol=1e-12, atol=0)
+    for one, other in zip(gradients, again, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-13)
+    assert run(model, 0.5, [20, 13], 1)[0].loss.isnan()
