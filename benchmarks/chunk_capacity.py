@@ -67,7 +67,10 @@ def count_chunks(config: RunConfig, model: LDARNetForMaskedLM, length: int, wind
 
 def batch_fills(fills: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Number of chunks of micro-batches of `size` windows drawn with replacement, relative to the target, (DRAWS,)."""
-    return sum(rng.choice(fills, DRAWS) for _ in range(size)) / size
+    total = np.zeros(DRAWS)
+    for _ in range(size):
+        total += rng.choice(fills, DRAWS)
+    return total / size
 
 
 def extra_flops(fill: float, factor: float) -> float:
