@@ -24,6 +24,10 @@ COMMANDS = {
     ),
     "stats": ("sharding.stats:main", "Summarize a shard set: composition, lengths, splits."),
     "unshard": ("sharding.export:main", "Write the sequences of a shard set as FASTA."),
+    "train-tokenizer": (
+        "ldarnet.cli.train_tokenizer:train_tokenizer",
+        "Learn a byte-pair encoding from a shard set.",
+    ),
     "pretrain": ("ldarnet.cli.pretrain:pretrain", "Pretrain a model on a shard set."),
     "finetune": ("ldarnet.cli.finetune:finetune", "Fine-tune a model on a classification task."),
     "sweep": ("ldarnet.cli.sweep:sweep", "Search fine-tuning settings over tasks and folds."),

@@ -4,7 +4,8 @@ import difflib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from types import UnionType
+from typing import Any, TypeVar, get_args, overload
 
 import annotated_types
 from pydantic import ValidationError
@@ -222,6 +223,9 @@ def field_of(schema: type[Section], key: str) -> FieldInfo:
     name, _, rest = key.partition(".")
     field = schema.model_fields[name]
     section = section_of(field)
+    if section is None and isinstance(field.annotation, UnionType):  # a section or null
+        kinds = (kind for kind in get_args(field.annotation) if isinstance(kind, type))
+        section = next((kind for kind in kinds if issubclass(kind, Section)), None)
     return field_of(section, rest) if section is not None and rest else field
 
 

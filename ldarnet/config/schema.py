@@ -82,15 +82,20 @@ class ModelSection(Section):
                 raise ValueError(str(error).removeprefix("arch_layout: ")) from None
         return layout
 
-    def build(self, ops: dict[str, str]) -> LDARNetConfig:
-        """Build the model configuration; `ops` are kernel overrides (operation -> backend).
+    def build(self, ops: dict[str, str], *, files: bool = True) -> LDARNetConfig:
+        """Build the model configuration.
+
+        Args:
+            ops: kernel overrides (operation -> backend).
+            files: whether to read `tokenizer.file`; otherwise, the vocabulary of the result is a stand-in.
 
         Raises:
+            UserError: the file cannot be read.
             ValueError: unknown preset or inconsistent fields.
         """
         changes = self.model_dump(include=ModelSection.model_fields.keys() - {"preset"}, exclude_none=True)
         if self.tokenizer is not None:
-            changes["tokenizer"] = self.tokenizer.settings()
+            changes["tokenizer"] = self.tokenizer.settings() if files else self.tokenizer.shape_settings()
         for nested in ("ssm_cfg", "attn_cfg"):
             if nested in changes:
                 changes[nested] = {**getattr(LDARNetConfig.preset(self.preset), nested), **changes[nested]}
@@ -103,7 +108,7 @@ class ModelSection(Section):
             ValueError: see `build`; the message starts with `model`.
         """
         try:
-            self.build(ops)
+            self.build(ops, files=False)
         except ValueError as error:
             raise ValueError(f"model: {error}") from None
 
@@ -383,12 +388,12 @@ class RunConfig(Config):
     def _check_tokens(self) -> None:
         if self.model.tokenizer is None:
             return
-        tokens = self.model.tokenizer.build()
+        unit = self.model.tokenizer.span
         spans = {"data.mask_span": [self.data.mask_span], "validation.mask_spans": self.validation.mask_spans}
-        for key, span in ((key, span) for key, values in spans.items() for span in values if span % tokens.unit):
+        for key, span in ((key, span) for key, values in spans.items() for span in values if span % unit):
             raise ValueError(
-                f"{key}: tokens of {tokens.unit} bases are masked as a whole, but the span is {span}; set it to "
-                f"{tokens.unit} or a multiple of it"
+                f"{key}: tokens of {unit} bases are masked as a whole, but the span is {span}; set it to "
+                f"{unit} or a multiple of it"
             )
         if self.validation.regions is not None:
             raise ValueError("validation.regions is not supported for models that read tokens; set it to null")

@@ -47,6 +47,7 @@ class _TokenizerOptions(TypedDict, total=False):
 
     method: Required[str]
     k: int
+    merges: Annotated[list[str], Field(max_length=MAX_VOCAB)]
 
 
 @with_config(ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from ldarnet.tokenization.base import Tokenization
+from ldarnet.tokenization.bpe import BPE
 from ldarnet.tokenization.kmers import Kmers
 
-METHODS: dict[str, type[Tokenization]] = {"kmers": Kmers}
+METHODS: dict[str, type[Tokenization]] = {"kmers": Kmers, "bpe": BPE}
 """Method in `model.tokenizer` and in the `tokenizer` of a config.json -> class."""
 
 

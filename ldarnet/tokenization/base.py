@@ -31,14 +31,12 @@ class Tokenization(ABC):
         method: name in the configuration.
         keys: names of the other settings.
         tokens: the tokens by id.
-        unit: masked spans must be this number of bases, or a multiple of it.
         lengths: (V,) int64, number of bases of each token; 0 for [MASK] and [PAD]. N may stand for more than one base.
         composition: (V, 4) int64, number of A, C, G and T of each token.
     """
 
     method: ClassVar[str]
     keys: ClassVar[tuple[str, ...]]
-    unit = 1
 
     def __init__(self, words: Sequence[str]) -> None:
         """Build the vocabulary; ``words`` are the tokens of several bases, in the order of their ids."""

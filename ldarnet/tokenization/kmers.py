@@ -34,7 +34,7 @@ class Kmers(Tokenization):
         if not isinstance(k, int) or not 2 <= k <= MAX_K:
             raise ValueError(f"tokenizer: k must be from 2 to {MAX_K}, not {k!r}")
         super().__init__(["".join(bases) for bases in product("ACGT", repeat=k)])
-        self.k = self.unit = k
+        self.k = k
         self._powers = 4 ** np.arange(k - 1, -1, -1, dtype=np.int32)
 
     @property

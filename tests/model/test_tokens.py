@@ -11,6 +11,7 @@ from ldarnet import DNATokenizer, LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
 from ldarnet.model import load_model, save_published_checkpoint, write_model
+from ldarnet.model.cost import cost
 from ldarnet.model.token_losses import base_log_probabilities, bases_of
 from ldarnet.tokenization.kmers import Kmers
 
@@ -95,3 +96,18 @@ def test_marginal_probabilities_are_sums_over_kmers():
 def test_bases_of_tokens():
     kmers = list(product(range(4), repeat=3))
     assert bases_of(torch.arange(7, 71), 3).tolist() == [list(kmer) for kmer in kmers]
+
+
+def test_a_byte_pair_encoding_is_saved_with_the_model(tmp_path):
+    settings = {"method": "bpe", "merges": ["A C", "AC G", "T T"]}
+    write_model(LDARNetForMaskedLM(small(settings)), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer("ACGACTTTNT")["input_ids"] == [8, 7, 9, 3, 4, 3]
+    assert load_model(tmp_path / "model", LDARNetForMaskedLM).config.tokenizer == settings
+
+
+def test_the_cost_of_tokens_of_variable_length_needs_their_length():
+    config = small({"method": "bpe", "merges": ["A C"]})
+    with pytest.raises(ValueError, match="bases_per_token"):
+        cost(config, 64)
+    assert cost(config, 64, bases_per_token=4).forward_flops == cost(config, 64, bases_per_token=2).forward_flops / 2

@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ldarnet import LDARNetForMaskedLM
-from ldarnet.alphabet import IGNORE_INDEX, MASK
+from ldarnet.alphabet import IGNORE_INDEX, MASK, PAD
 from ldarnet.config import load_config
-from ldarnet.data import ShardSet, validation_batches
+from ldarnet.config.loading import differences
+from ldarnet.data import ShardSet, Windows, validation_batches
+from ldarnet.data.bpe_corpus import train_bpe
 from ldarnet.errors import UserError
 from ldarnet.model import load_model
 from ldarnet.model.token_losses import base_log_probabilities, bases_of
@@ -123,10 +125,45 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(config_file, run_rank
         ("validation.mask_spans=[3,4]", "validation.mask_spans: tokens of 3 bases are masked as a whole"),
         ("validation.regions=regions.bed", "validation.regions is not supported"),
         ("model.tokenizer={method: words}", "unknown method 'words'"),
-        ("model.tokenizer={method: kmers}", "takes k"),
+        ("model.tokenizer={method: kmers}", "method kmers takes the key 'k'"),
+        ("model.tokenizer={method: bpe, k: 6}", "method bpe takes the key 'file'"),
         ("model.arch_layout=['m1', ['M1'], 'm1']", "d_model"),
     ],
 )
 def test_unsuitable_settings_are_rejected(config_file, override, message):
     with pytest.raises(UserError, match=message):
         load_config(config_file, [override])
+
+
+@pytest.mark.slow
+def test_a_byte_pair_encoding_trains_and_resumes(tmp_path, shards, run_ranks):
+    windows = Windows(ShardSet.open(str(shards)), "train", 64)
+    bpe, _, _ = train_bpe(windows, vocab=40, bases=20_000)
+    file = tmp_path / "tokenizer.json"
+    bpe.backend().save(str(file))
+    model = SHAPE | {"tokenizer": {"method": "bpe", "file": str(file)}}
+    changes = CONFIG | {"model": model, "validation": {"mask_spans": [6, 1]}, "data": {"mask_span": 6}}
+    config = write_config(tmp_path, shards, **changes)
+    resumed = f"{config} run.dir={tmp_path}/resumed"
+    runs = (f"{config} run.dir={tmp_path}/unbroken", f"{resumed} training.stop_after=6", resumed)
+    run_ranks(2, *runs, script=WORKERS / "several_runs.py").succeed()
+    for split in ("train", "valid"):
+        assert lines(tmp_path / "unbroken", split) == lines(tmp_path / "resumed", split)
+    checkpoint = tmp_path / "unbroken/checkpoints/step-00000010"
+    model = load_model(checkpoint, LDARNetForMaskedLM)
+    assert model.config.tokenizer == bpe.settings
+    moved = file.rename(tmp_path / "moved.json")
+    again = load_config(config, [f"model.tokenizer.file={moved}"])
+    assert differences(load_config(config), again) == []
+    load_config(tmp_path / "unbroken/config.yaml")  # reports read it where the file may not exist
+    line = lines(tmp_path / "unbroken", "valid")[-1]
+    assert "accuracy" not in line
+    for name, masking in validation_maskings(load_config(config), bpe).items():
+        (batch,) = validation_batches(
+            windows.shards, "valid", length=64, max_windows=10, batch=10, rank=0, world=1, masking=masking
+        )
+        inputs, labels = batch.input_ids.long(), batch.labels.long()
+        nll = F.cross_entropy(model(inputs).logits.flatten(0, 1), labels.flatten(), reduction="sum").item()
+        bases = int(batch.target_counts.sum())
+        expected = {"mlm_loss": nll / bases, "scored": bases, "bases_per_token": 640 / (inputs != PAD).sum().item()}
+        assert {key: line["masks"][name][key] for key in expected} == pytest.approx(expected, rel=1e-5)
