@@ -112,7 +112,7 @@ def replay(fills: Sequence[float], factor: float) -> tuple[int, int, float]:
         steps that are not skipped, as a fraction.
     """
     capacities: list[float | None] = []
-    stub: Any = SimpleNamespace(config=SimpleNamespace(target_ratio=1.0), set_chunk_capacity=capacities.append)
+    stub: Any = SimpleNamespace(config=SimpleNamespace(expected_ratio=1.0), set_chunk_capacity=capacities.append)
     capacity = ChunkCapacity(stub, factor, None, lambda text: None)
     for step, fill in enumerate(fills):
         capacity.begin_step(step)
