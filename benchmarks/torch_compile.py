@@ -45,8 +45,9 @@ def add_norm(
     return (F.rms_norm(sum_TD, weight_D.shape, eps=EPSILON) * weight_D).to(dtype), sum_TD
 
 
-def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
-    """Plain PyTorch version of :func:`ldarnet.ops.gated_norm.gated_norm`, for torch.compile."""
+def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor, dz: object = None) -> Tensor:
+    """Plain PyTorch version of :func:`ldarnet.ops.gated_norm.gated_norm`, for torch.compile; autograd allocates dz."""
+    del dz
     gated = at_least_fp32(y_TKE) * F.silu(at_least_fp32(z_TE))[:, None]
     return (F.rms_norm(gated, gated.shape[-1:], eps=EPSILON) * weight_KE).mean(1).to(y_TKE.dtype)
 

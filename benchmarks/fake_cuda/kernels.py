@@ -15,6 +15,7 @@ from benchmarks.fake_cuda.recorder import Recorder, place
 from benchmarks.fake_cuda.trace import SCAN, STAND_IN
 from ldarnet.ops import Packing, backends_of, input_dtype, operations, resolve
 from ldarnet.ops.external import mamba_ssm
+from ldarnet.ops.kernels.ssd import BLOCKS, COLUMNS
 from ldarnet.ops.registry import REFERENCE, register
 
 GPU, CAPABILITY, MULTIPROCESSORS = "NVIDIA H200", (9, 0), 132
@@ -126,35 +127,63 @@ def count_scan_flops(recorder: Recorder, backend: str) -> None:
         return
     entry = backends_of("ssd")[backend]
 
-    def counted(x_TKHP: Tensor, dt: Tensor, a: Tensor, b_TKN: Tensor, *others: Any) -> Tensor:
-        passes = SCAN_PASSES if torch.is_grad_enabled() else 1
-        flops = passes * scan_flops(x_TKHP.numel() // x_TKHP.shape[2] // x_TKHP.shape[3], x_TKHP, b_TKN, others[-1])
+    def counted(x_TKHP: Tensor, dt: Tensor, dt_bias: Tensor, a_log: Tensor, b_TKN: Tensor, *others: Any) -> Tensor:
+        count = triton_scan_flops if backend == "triton" else scan_flops
+        flops = count(x_TKHP, b_TKN, others[3], torch.is_grad_enabled())
         recorder.step.part_flops[SCAN] = recorder.step.part_flops.get(SCAN, 0.0) + flops
-        return entry.function(x_TKHP, dt, a, b_TKN, *others)
+        return entry.function(x_TKHP, dt, dt_bias, a_log, b_TKN, *others)
 
     register("ssd", backend, devices=entry.devices, dtypes=entry.dtypes)(counted)
 
 
-def scan_flops(positions: int, x_TKHP: Tensor, b_TKN: Tensor, block: int) -> float:
-    """FLOPs of the forward pass of the scan, in blocks of `block` positions (arXiv 2405.21060, section 6).
+def scan_flops(x_TKHP: Tensor, b_TKN: Tensor, block: int, backward: bool) -> float:
+    """FLOPs of the forward pass of the scan (arXiv 2405.21060, section 6), or of both passes.
 
     Args:
-        positions: number of positions, summed over both directions.
-        x_TKHP: inputs, from which the inner width is read.
-        b_TKN: input projections, from which the state width is read.
+        x_TKHP: inputs.
+        b_TKN: input projections.
         block: positions per block.
+        backward: whether to include the backward pass.
     """
     E, N = x_TKHP.shape[2] * x_TKHP.shape[3], b_TKN.shape[2]
     causal = (1 + min(SCAN_TILE / block, 1)) / 2
-    return positions * 2 * (block * N + causal * block * E + 2 * N * E)
+    forward = 2 * (block * N + causal * block * E + 2 * N * E)
+    return _visits(x_TKHP) * forward * (SCAN_PASSES if backward else 1)
+
+
+def triton_scan_flops(x_TKHP: Tensor, b_TKN: Tensor, chunk_size: int, backward: bool) -> float:
+    """FLOPs of the matrix products in :mod:`ldarnet.ops.kernels.ssd_programs`; arguments as in `scan_flops`."""
+    del chunk_size  # the kernels set their own block size
+    E, N = x_TKHP.shape[2] * x_TKHP.shape[3], b_TKN.shape[2]
+    block, parts = BLOCKS[x_TKHP.element_size()], -(-N // COLUMNS["N"])
+    products = block * N + 2 * N * E + block * E
+    if backward:
+        products += 3 * block * N + 5 * N * E + (2 + parts) * block * E
+    return _visits(x_TKHP) * 2 * products
+
+
+def _visits(x_TKHP: Tensor) -> int:
+    """Number of positions, summed over both directions."""
+    return x_TKHP.shape[0] * x_TKHP.shape[1]
 
 
 def stand_in_scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, chunk_size: int, D: Tensor, seq_idx: Tensor
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    chunk_size: int,
+    *,
+    D: Tensor,
+    seq_idx: Tensor,
+    dt_bias: Tensor,
+    dt_softplus: bool,
 ) -> Tensor:
     """Stand-in for mamba-ssm's scan: records its launches, and returns a tensor of the right shape."""
     states = x.new_empty(-(-x.shape[1] // chunk_size), *x.shape[2:], b.shape[-1], dtype=torch.float32)
-    return _StandInScan.apply(x, dt, a, b, c, D, seq_idx, states)
+    assert dt_softplus
+    return _StandInScan.apply(x, dt, a, b, c, D, dt_bias, seq_idx, states)
 
 
 class _StandInScan(torch.autograd.Function):
@@ -172,6 +201,6 @@ class _StandInScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         tensors = ctx.saved_tensors
-        gradients = [torch.empty_like(tensor) for tensor in tensors[:6]]
+        gradients = [torch.empty_like(tensor) for tensor in tensors[:7]]
         _StandInScan.recorder.count(SCAN, STAND_IN, [*tensors, dout, *gradients], launches=STAND_IN_LAUNCHES[1])
         return *gradients, None, None

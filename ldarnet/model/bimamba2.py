@@ -13,12 +13,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.kernel_options import kernel_options
-from ldarnet.ops import Packing, at_least_fp32, full_precision, kernel_for
+from ldarnet.ops import Packing, ScanGradients, kernel_for, split_columns
 
 MIN_DT, MAX_DT, DT_FLOOR = 1e-3, 1e-1, 1e-4
 MAX_A = 16.0
@@ -65,14 +64,20 @@ class BiMamba2(nn.Module):
 
     def forward(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """Mix positions within each sequence of a packed row."""
-        z, xbc, dt = self.in_proj(x_TD).split([self.inner, self.inner + 2 * self.d_state, self.heads], dim=-1)
-        xbc_TKC = kernel_for("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing)
-        x, b_TKN, c_TKN = xbc_TKC.split([self.inner, self.d_state, self.d_state], dim=-1)
-        with full_precision(x_TD.device):
-            dt_TKH = F.softplus(at_least_fp32(dt)[:, None] + at_least_fp32(self.dt_bias))
-            a_KH = -at_least_fp32(self.A_log).exp()
-        x_TKHP = x.unflatten(-1, (self.heads, self.headdim))
+        widths = self.inner, self.inner + 2 * self.d_state, self.heads
+        (z, xbc, dt), (dz, dxbc, ddt) = split_columns(self.in_proj(x_TD), widths)
+        xbc_TKC = kernel_for("convolution", xbc, self.ops)(xbc, self.conv_weight, self.conv_bias, packing, dxbc)
+        (x, b, c), (dx, db, dc) = split_columns(xbc_TKC, (self.inner, self.d_state, self.d_state))
         y_TKHP = kernel_for("ssd", x, self.ops)(
-            x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, at_least_fp32(self.D), packing, self.chunk_size
+            x.unflatten(-1, (self.heads, self.headdim)),
+            dt,
+            self.dt_bias,
+            self.A_log,
+            b,
+            c,
+            self.D,
+            packing,
+            self.chunk_size,
+            ScanGradients(dx, ddt, db, dc),
         )
-        return self.out_proj(kernel_for("gated_norm", z, self.ops)(y_TKHP.flatten(2), z, self.norm_weight))
+        return self.out_proj(kernel_for("gated_norm", z, self.ops)(y_TKHP.flatten(2), z, self.norm_weight, dz))

@@ -72,7 +72,7 @@ class LDARNetConfig(PretrainedConfig):
         d_intermediate: hidden width of the SwiGLU MLPs of each stage, rounded up to a multiple of 128; unused
             in stages without uppercase layout letters.
         ssm_cfg: BiMamba-2 settings ``d_state``, ``d_conv``, ``expand``, ``headdim`` and ``chunk_size`` (block size of
-            Triton kernels).
+            mamba-ssm's kernels).
         attn_cfg: lists ``num_heads``, ``rotary_emb_dim`` and ``window_size`` (visible positions on each side; -1 for no
             limit).
         chunking: ``method``, and options that depend on it; see :mod:`ldarnet.model.chunking`. Options that are not

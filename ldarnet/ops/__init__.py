@@ -14,10 +14,12 @@ from ldarnet.ops import (  # noqa: F401  (registered on import, references first
 
 # After the references: dispatch prefers the backend that was registered last.
 from ldarnet.ops import external, kernels  # noqa: F401  isort: skip
+from ldarnet.ops.columns import split_columns
 from ldarnet.ops.dispatch import KernelOptions, choose_backends, input_dtype, kernel_for, resolve, skip_reason
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision, matmul_dtype, tf32
 from ldarnet.ops.registry import Backend, backends_of, operations
+from ldarnet.ops.ssd import ScanGradients
 from ldarnet.ops.transfer import to_device, to_host
 from ldarnet.ops.verify import DEFAULT_SIZES, Sizes
 
@@ -26,6 +28,7 @@ __all__ = [
     "Backend",
     "KernelOptions",
     "Packing",
+    "ScanGradients",
     "Sizes",
     "at_least_fp32",
     "backends_of",
@@ -37,6 +40,7 @@ __all__ = [
     "operations",
     "resolve",
     "skip_reason",
+    "split_columns",
     "tf32",
     "to_device",
     "to_host",

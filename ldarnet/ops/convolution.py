@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ldarnet.ops.columns import GradientBuffer, gradient_memory
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32
 from ldarnet.ops.registry import REFERENCE, register
@@ -19,23 +20,35 @@ from ldarnet.ops.slabs import slabs
 
 
 @register("convolution", REFERENCE)
-def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+def convolution(
+    x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing, dx: GradientBuffer | None = None
+) -> Tensor:
     """SiLU of a causal depthwise convolution, computed separately for each direction.
 
     Tap W-1 is the weight of the current position, and tap 0 the weight of the position W-1 steps earlier in the order
     of the direction. Each sequence is zero-padded, so that sequences do not affect one another.
 
+    Args:
+        x_TC: inputs.
+        weight_KCW: taps.
+        bias_KC: biases.
+        packing: sequence boundaries.
+        dx: memory for the gradient of x; allocated if None.
+
     Returns:
         Outputs, (T, K, C), in the dtype of x. The computation is in at least float32.
     """
-    return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing)
+    return _ConvolutionFunction.apply(x_TC, weight_KCW, bias_KC, packing, dx)
 
 
 class _ConvolutionFunction(torch.autograd.Function):
     """Autograd function; the backward pass recomputes the SiLU input from the arguments, slab by slab."""
 
     @staticmethod
-    def forward(ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+    def forward(
+        ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing, dx: GradientBuffer | None
+    ) -> Tensor:
+        ctx.dx = dx
         ctx.save_for_backward(x_TC, weight_KCW, bias_KC)
         ctx.packing = packing
         weight_KWC, bias_KC = _upcast(weight_KCW, bias_KC)
@@ -53,10 +66,11 @@ class _ConvolutionFunction(torch.autograd.Function):
         x_TC, weight_KCW, bias_KC = ctx.saved_tensors
         weight_KWC, bias = _upcast(weight_KCW, bias_KC)
         d_weight_KWC, d_bias_KC = torch.zeros_like(weight_KWC), torch.zeros_like(bias)
-        dx_TC = weight_KWC.new_zeros(x_TC.shape)
+        dx_TC = gradient_memory(x_TC, ctx.dx)
+        exact_TC = dx_TC.zero_() if dx_TC.dtype == bias.dtype else bias.new_zeros(x_TC.shape)
         for rows in slabs(x_TC.device, *x_TC.shape):
             window = _SlabWithHalo(x_TC, ctx.packing, rows, weight_KWC.shape[1] - 1)
-            dx = dx_TC[window.near]
+            dx = exact_TC[window.near]
             for k, weight_WC in enumerate(weight_KWC):
                 before_silu = window.convolve(weight_WC, bias[k], k)
                 d_before = torch.ops.aten.silu_backward(at_least_fp32(dy_TKC[rows, k]), before_silu)
@@ -66,7 +80,9 @@ class _ConvolutionFunction(torch.autograd.Function):
                     dx[source].addcmul_(d_tap, weight_WC[tap])
                     d_weight_KWC[k, tap] += (d_tap * window.x[source]).sum(0)
         d_weight_KCW = d_weight_KWC.transpose(1, 2)
-        return dx_TC.to(x_TC.dtype), d_weight_KCW.to(weight_KCW.dtype), d_bias_KC.to(bias_KC.dtype), None
+        if exact_TC is not dx_TC:
+            dx_TC.copy_(exact_TC)
+        return dx_TC, d_weight_KCW.to(weight_KCW.dtype), d_bias_KC.to(bias_KC.dtype), None, None
 
 
 def _upcast(weight_KCW: Tensor, bias_KC: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,11 @@ class Packing:
         return torch.arange(self.total, device=self.starts.device) < self.starts[self.sequences]
 
     @cached_property
+    def derived(self) -> dict[str, Tensor]:
+        """Tensors that kernels compute from the starts once, for all layers."""
+        return {}
+
+    @cached_property
     def host_lengths(self) -> list[int]:
         """Sequence lengths as a list; on a GPU, this synchronizes the device."""
         return self.lengths.tolist()

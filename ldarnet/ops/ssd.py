@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ldarnet.ops.columns import GradientBuffer, gradient_memory
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision
 from ldarnet.ops.registry import REFERENCE, register
@@ -42,38 +43,59 @@ def blocked_scan(
         y, (T, K, H, P), in the dtype of x. The computation is in at least float32.
     """
     scale_TKH, skip_KH = torch.ones_like(log_decay_TKH), torch.zeros_like(log_decay_TKH[0])
-    return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block)
+    return _ScanFunction.apply(x_TKHP, scale_TKH, log_decay_TKH, b_TKN, c_TKN, skip_KH, packing, block, {})
+
+
+class ScanGradients(NamedTuple):
+    """Memory for the gradients of a scan; allocated where None."""
+
+    x: GradientBuffer | None = None
+    dt: GradientBuffer | None = None
+    b: GradientBuffer | None = None
+    c: GradientBuffer | None = None
+
+
+ALLOCATED = ScanGradients()
 
 
 @register("ssd", REFERENCE)
 def ssd(
     x_TKHP: Tensor,
-    dt_TKH: Tensor,
-    a_KH: Tensor,
+    dt_TH: Tensor,
+    dt_bias_KH: Tensor,
+    a_log_KH: Tensor,
     b_TKN: Tensor,
     c_TKN: Tensor,
     d_KH: Tensor,
     packing: Packing,
     chunk_size: int,
+    gradients: ScanGradients = ALLOCATED,
 ) -> Tensor:
-    """Mamba-2's scan: s_t = exp(dt_t a) s_{t-1} + dt_t b_t x_t^T, y_t = c_t . s_t + d x_t, in each direction.
+    """Mamba-2's scan: s_t = exp(r_t a) s_{t-1} + r_t b_t x_t^T, y_t = c_t . s_t + d x_t, in each direction.
+
+    The step size is r_t = softplus(dt_t + dt_bias), the decay rate a = -exp(a_log).
 
     Args:
         x_TKHP: inputs.
-        dt_TKH: step sizes, positive.
-        a_KH: decay rates, negative.
+        dt_TH: step sizes before bias and softplus, shared by the directions.
+        dt_bias_KH: biases of the step sizes.
+        a_log_KH: logarithms of the negated decay rates.
         b_TKN: input projections, shared by the heads.
         c_TKN: output projections, shared by the heads.
         d_KH: skip connection weights.
         packing: sequence boundaries.
-        chunk_size: block size of Triton kernels; unused in this reference. The result does not depend on it.
+        chunk_size: block size of mamba-ssm's kernels; unused in this reference. The result does not depend on it.
+        gradients: memory for the gradients of x, dt, b and c.
 
     Returns:
         y, (T, K, H, P), in the dtype of x. The computation is in at least float32.
     """
     del chunk_size
-    dt_TKH = at_least_fp32(dt_TKH)
-    return _ScanFunction.apply(x_TKHP, dt_TKH, dt_TKH * at_least_fp32(a_KH), b_TKN, c_TKN, d_KH, packing, BLOCK)
+    with full_precision(x_TKHP.device):
+        dt_TKH = F.softplus(at_least_fp32(dt_TH)[:, None] + at_least_fp32(dt_bias_KH))
+        log_decay_TKH = dt_TKH * -at_least_fp32(a_log_KH).exp()
+    memory = {0: gradients.x, 3: gradients.b, 4: gradients.c}
+    return _ScanFunction.apply(x_TKHP, dt_TKH, log_decay_TKH, b_TKN, c_TKN, d_KH, packing, BLOCK, memory)
 
 
 class _ScanFunction(torch.autograd.Function):
@@ -86,7 +108,7 @@ class _ScanFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, ctx.packing, ctx.block = arguments
+        *tensors, ctx.packing, ctx.block, ctx.memory = arguments
         x_TKHP, b_TKN = tensors[0], tensors[3]
         y_TKHP, entering = x_TKHP.new_empty(x_TKHP.shape), []
         with full_precision(x_TKHP.device):
@@ -104,7 +126,12 @@ class _ScanFunction(torch.autograd.Function):
     def backward(ctx: Any, dy_TKHP: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         saved = ctx.saved_tensors
         tensors, entering = saved[:6], list(saved[6:])
-        gradients = [entering[0].new_empty(2, *tensor[:, 0].shape) for tensor in tensors[:5]]
+        gradients = [
+            entering[0].new_empty(2, *tensor[:, 0].shape)
+            if tensor.dtype != entering[0].dtype or i not in ctx.memory
+            else gradient_memory(tensor, ctx.memory[i]).transpose(0, 1)
+            for i, tensor in enumerate(tensors[:5])
+        ]
         d_skip_KH = entering[0].new_zeros(tensors[5].shape)
         with full_precision(dy_TKHP.device):
             row = _BlockedArguments(tensors, ctx.packing, ctx.block)
@@ -116,7 +143,8 @@ class _ScanFunction(torch.autograd.Function):
                     d_state_NHP, d_skip_H = _write_gradients(slab, state_NHP, d_state_NHP, dy, into)
                     d_skip_KH[k] += d_skip_H
         gradients = [*(gradient.transpose(0, 1) for gradient in gradients), d_skip_KH]
-        return *(gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, tensors, strict=True)), None, None
+        gradients = [gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, tensors, strict=True)]
+        return *gradients, None, None, None
 
 
 class _Slab(NamedTuple):

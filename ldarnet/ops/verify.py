@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import REFERENCE, Backend, backends_of
@@ -21,7 +20,7 @@ FP32_OPERATIONS = {"add_norm", "dechunk", "router"}
 """Operations whose main input (residual stream, chunks, queries) is at least float32 under autocast."""
 
 LOW_PRECISION_ARGUMENTS = {
-    "ssd": (0, 3, 4),
+    "ssd": (0, 1, 4, 5),
     "convolution": (0,),
     "dechunk": (0,),
     "attention": (0, 1, 2),
@@ -81,7 +80,7 @@ class Sizes(NamedTuple):
 
 
 _SIZES_OF = {
-    "ssd": ("heads", "headdim", "d_state", "chunk_size"),
+    "ssd": ("heads", "headdim", "d_state", "projection", "chunk_size"),
     "convolution": ("channels", "taps", "projection"),
     "dechunk": ("width",),
     "attention": ("attention_heads", "attention_dim", "window"),
@@ -144,8 +143,8 @@ def example(
             H, P, N = sizes.heads, sizes.headdim, sizes.d_state
             xbc, d = torch.cat([draw(T, 2, columns) for columns in (H * P, N, N)], dim=-1), draw(2, H)
             x, b, c = xbc.split([H * P, N, N], dim=-1)
-            x, dt, a = x.unflatten(-1, (H, P)), F.softplus(draw(T, 2, H)), -draw(2, H).exp()
-            arguments = [x, dt, a, b, c, d, packing, sizes.chunk_size]
+            x, dt = x.unflatten(-1, (H, P)), draw(T, sizes.projection)[:, -H:]
+            arguments = [x, dt, draw(2, H), draw(2, H), b, c, d, packing, sizes.chunk_size]
         case "convolution":
             x, C = draw(T, sizes.projection)[:, : sizes.channels], sizes.channels
             arguments = [x, draw(2, C, sizes.taps), draw(2, C), packing]

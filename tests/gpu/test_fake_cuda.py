@@ -28,7 +28,7 @@ LOGGED_WAITS = {"ldarnet/ops/transfer.py to_host": 1}
 """Additional waits of a logged step."""
 BUDGETS = {
     # scan: launches and MB per base of pretraining with 8 windows of 4,096 bases, and launches of fine-tuning
-    "triton": (1235, 2.93, 1235),
+    "triton": (950, 2.42, 950),
     "mamba-ssm": (2015, 3.84, 2015),
     STAND_IN: (1725, 2.66, 1725),
 }

@@ -68,10 +68,10 @@ def plain_ssd(x, dt, a, b, c, d, lengths):
 def test_ssd(function, lengths):
     T = sum(lengths)
     x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
-    dt, a = random(T, 2, 3, seed=2), random(2, 3, seed=3)
-    step, decay = F.softplus(dt), -a.exp()
-    ours = function(x, step, decay, b, c, d, packing_of(lengths), 64)
-    assert_same_with_gradients(ours, plain_ssd(x, step, decay, b, c, d, lengths), [x, dt, a, b, c, d])
+    dt, bias, a = random(T, 3, seed=2), random(2, 3, seed=4), random(2, 3, seed=3)
+    ours = function(x, dt, bias, a, b, c, d, packing_of(lengths), 64)
+    step = F.softplus(dt[:, None] + bias)
+    assert_same_with_gradients(ours, plain_ssd(x, step, -a.exp(), b, c, d, lengths), [x, dt, bias, a, b, c, d])
 
 
 def test_scan_gradients_agree_with_finite_differences():

@@ -76,12 +76,11 @@ def test_only_inputs_and_outputs_are_rounded(operation, low, tolerance):
 
 def test_underflowing_decays_are_accurate():
     arguments = leaves("ssd")
-    steps = torch.linspace(0, 300, len(arguments[1]))[:, None, None]
-    arguments[1] = (arguments[1] * steps).detach().requires_grad_()
+    arguments[1] = torch.linspace(-9, 60, len(arguments[1]))[:, None].repeat(1, 2).requires_grad_()
     for ours, exact in zip(
         results(reference("ssd"), arguments), results(reference("ssd"), doubled(arguments)), strict=True
     ):
-        assert (ours - exact).norm() <= 1e-5 * exact.norm()
+        assert (ours - exact).norm() <= 1e-4 * exact.norm()
 
 
 def test_results_are_deterministic(operation):

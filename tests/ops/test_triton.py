@@ -82,6 +82,21 @@ def test_strided_rows():
     assert_matches_the_reference("gated_norm", [y, wide[:, 20:26], weight])
 
 
+def test_gradients_are_written_into_the_given_memory():
+    wide = torch.randn(20, 30, dtype=torch.float64, device=DEVICE, requires_grad=True)
+    memory = torch.empty_like(wide)
+    _, weight, bias, packing = example("convolution", [12, 8], width=6, device=DEVICE)
+    x, convolution = wide[:, 7:13], KERNELS["convolution"].function
+    (dx,) = torch.autograd.grad(convolution(x, weight, bias, packing, lambda: memory[:, 7:13]).sum(), x)
+    assert dx.data_ptr() == memory[:, 7:13].data_ptr()
+    torch.testing.assert_close(dx, torch.autograd.grad(convolution(x, weight, bias, packing).sum(), x)[0])
+    y, _, weight = example("gated_norm", [12, 8], width=6, device=DEVICE)
+    z, gated_norm = wide[:, 20:26], KERNELS["gated_norm"].function
+    (dz,) = torch.autograd.grad(gated_norm(y, z, weight, lambda: memory[:, 20:26]).sum(), z)
+    assert dz.data_ptr() == memory[:, 20:26].data_ptr()
+    torch.testing.assert_close(dz, torch.autograd.grad(gated_norm(y, z, weight).sum(), z)[0])
+
+
 def test_the_first_norm_of_a_stack_has_no_branch_to_add():
     _, residual, weight, dtype = example("add_norm", [9], width=6, device=DEVICE)
     assert_matches_the_reference("add_norm", [None, residual, weight, dtype])

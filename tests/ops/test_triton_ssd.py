@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ldarnet.errors import UserError
-from ldarnet.ops import Packing, backends_of
+from ldarnet.ops import Packing, ScanGradients, backends_of
 from ldarnet.ops.verify import example, max_error
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
@@ -26,46 +26,45 @@ def assert_matches_the_reference(arguments):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("chunk_size", [1, 24, 64])
-def test_chunks_of_one_and_several_tiles(chunk_size):
-    *tensors, packing, _ = example("ssd", [3, 70, 0, 40], width=3, device=DEVICE)
-    assert_matches_the_reference([*tensors, packing, chunk_size])
+@pytest.mark.parametrize("lengths", [[33], [3, 70, 0, 40], [16, 32, 64]], ids=str)
+def test_sequences_of_several_segments(lengths, monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.SEGMENT", 32)  # two blocks
+    assert_matches_the_reference(example("ssd", lengths, width=3, device=DEVICE))
 
 
 def test_heads_and_states_split_over_programs(monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.kernels.ssd.HEADS", 1)
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.COLUMNS", {"P": 16, "N": 16})
     assert max_error(KERNEL, DEVICE, torch.float64, [5, 20], width=21) < 1e-9
 
 
-def test_groups_of_unequal_numbers_of_heads(monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.kernels.ssd.HEADS", 2)
-    x, dt, a, b, c, d, packing, chunk_size = example("ssd", [9, 20], width=4, device=DEVICE)
-    x, dt, a, d = (
+def test_number_of_heads_that_is_not_a_power_of_two(monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.STEP_ELEMENTS", 16)  # several programs, with masked heads
+    x, dt, bias, a, b, c, d, *rest = example("ssd", [9, 20], width=4, device=DEVICE)
+    x, dt, bias, a, d = (
         torch.cat([value, value.narrow(dim, 0, 1) / 2], dim).detach().requires_grad_()
-        for value, dim in ((x, 2), (dt, 2), (a, 1), (d, 1))
+        for value, dim in ((x, 2), (dt, 1), (bias, 1), (a, 1), (d, 1))
     )
-    assert_matches_the_reference([x, dt, a, b, c, d, packing, chunk_size])
+    assert_matches_the_reference([x, dt, bias, a, b, c, d, *rest])
 
 
 def test_head_dimension_and_state_width_may_differ():
-    x, dt, a, _, _, d, packing, chunk_size = example("ssd", [18, 7], width=5, device=DEVICE)
+    *start, _, _, d, packing, chunk_size = example("ssd", [18, 7], width=5, device=DEVICE)
     b, c = (torch.randn(25, 2, 19, dtype=torch.float64, device=DEVICE, requires_grad=True) for _ in range(2))
-    assert_matches_the_reference([x, dt, a, b, c, d, packing, chunk_size])
+    assert_matches_the_reference([*start, b, c, d, packing, chunk_size])
 
 
 def test_slices_of_one_tensor():
-    _, dt, a, *_, d, packing, chunk_size = example("ssd", [18, 7], width=6, device=DEVICE)
+    _, dt, bias, a, *_, d, packing, chunk_size = example("ssd", [18, 7], width=6, device=DEVICE)
     wide = torch.randn(25, 2, 12 + 6 + 6, dtype=torch.float64, device=DEVICE, requires_grad=True)
 
     def split(function):
         def call(wide, *arguments):
             x, b, c = wide.split([12, 6, 6], -1)
-            return function(x.unflatten(-1, (2, 6)), *arguments[:2], b, c, *arguments[2:])
+            return function(x.unflatten(-1, (2, 6)), *arguments[:3], b, c, *arguments[3:])
 
         return call
 
-    arguments = [wide, dt, a, d, packing, chunk_size]
+    arguments = [wide, dt, bias, a, d, packing, chunk_size]
     ours, expected = (outputs_and_gradients(split(kernel.function), arguments) for kernel in (KERNEL, REFERENCE))
     for actual, exact in zip(ours, expected, strict=True):
         torch.testing.assert_close(actual, exact, rtol=1e-9, atol=1e-9)
@@ -76,20 +75,21 @@ def test_float16():
 
 
 def test_underflowing_and_slow_decays_are_accurate():
-    x, dt, a, b, c, d, packing, chunk_size = example("ssd", [50, 20], width=3, device=DEVICE)
-    dt = (dt * torch.logspace(-6, 4, len(dt), dtype=dt.dtype, device=DEVICE)[:, None, None]).detach().requires_grad_()
-    assert_matches_the_reference([x, dt, a, b, c, d, packing, chunk_size])
+    x, dt, *others = example("ssd", [50, 20], width=3, device=DEVICE)
+    scale = torch.linspace(-14, 2000, len(dt), dtype=dt.dtype, device=DEVICE)
+    assert_matches_the_reference([x, (dt + scale[:, None]).detach().requires_grad_(), *others])
 
 
 def test_results_of_a_sequence_do_not_depend_on_its_neighbors():
     lengths = [23, 1, 40]
-    x, dt, a, b, c, d, packing, _ = example("ssd", lengths, width=4, device=DEVICE)
+    x, dt, bias, a, b, c, d, *_ = example("ssd", lengths, width=4, device=DEVICE)
+    packing = Packing.of_lengths(torch.tensor(lengths, device=DEVICE), sum(lengths))
     rows = [value.detach().float() for value in (x, dt, b, c)]
-    a, d = a.detach().float(), d.detach().float()
+    bias, a, d = (value.detach().float() for value in (bias, a, d))
 
     def run(rows, packing):
         x, dt, b, c = (value.clone().requires_grad_() for value in rows)
-        y = KERNEL.function(x, dt, a, b, c, d, packing, 64)
+        y = KERNEL.function(x, dt, bias, a, b, c, d, packing, 64)
         return [y, *torch.autograd.grad(y, [x, dt, b, c], y.detach())]
 
     together = run(rows, packing)
@@ -107,7 +107,37 @@ def test_saves_only_its_arguments_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         KERNEL.function(*arguments)
     assert len(saved) == 7
-    assert all(value.data_ptr() in known or value is arguments[6].starts for value in saved)
+    assert all(value.data_ptr() in known for value in saved)
+
+
+def test_gradients_are_written_into_the_given_memory():
+    x, dt, *_, b, c, _, _, _ = arguments = example("ssd", [5, 3], width=4, device=DEVICE)
+    memory = [
+        torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=DEVICE) for value in (x, dt, b, c)
+    ]
+    y = KERNEL.function(*arguments, ScanGradients(*(lambda value=value: value for value in memory)))
+    gradients = torch.autograd.grad(y, [x, dt, b, c], torch.ones_like(y))
+    expected = torch.autograd.grad(REFERENCE.function(*arguments), [x, dt, b, c], torch.ones_like(y))
+    for gradient, written, exact in zip(gradients, memory, expected, strict=True):
+        assert gradient.data_ptr() == written.data_ptr()
+        torch.testing.assert_close(gradient, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_step_sizes_of_any_magnitude_in_float32():
+    x, _, *others = example("ssd", [60], width=3, device=DEVICE)
+    dt = torch.linspace(-90, 3, 60, device=DEVICE)[:, None].repeat(1, 2)
+    arguments = [x, dt, torch.zeros_like(others[0]), *others[1:]]
+    single = [value.detach().float() if torch.is_tensor(value) else value for value in arguments]
+    exact = REFERENCE.function(*(value.double() if torch.is_tensor(value) else value for value in single))
+    torch.testing.assert_close(KERNEL.function(*single).double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_chunks_are_assigned_once_for_all_layers():
+    x, *others, packing, chunk_size = example("ssd", [40], width=4, device=DEVICE)
+    KERNEL.function(x, *others, packing, chunk_size)
+    before = dict(packing.derived)
+    KERNEL.function(x, *others, packing, chunk_size)
+    assert before and all(packing.derived[name] is value for name, value in before.items())
 
 
 def test_widths_beyond_the_largest_tile_are_rejected():

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ldarnet.ops.columns import GradientBuffer
 from ldarnet.ops.external._requirements import HALF, INSTALL_KERNELS
 from ldarnet.ops.external._reversal import permute_rows, reversal_index
 from ldarnet.ops.packing import Packing
@@ -17,13 +18,17 @@ from ldarnet.ops.registry import register
     package="causal_conv1d",
     install=INSTALL_KERNELS,
 )
-def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+def convolution(
+    x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing, dx: GradientBuffer | None = None
+) -> Tensor:
     """Compute both directions in one call, by concatenating them along the channel dimension.
 
-    The kernel supports 2 to 4 taps, and C must be divisible by 4.
+    The kernel supports 2 to 4 taps, and C must be divisible by 4. The package allocates its
+    gradients; ``dx`` is unused.
     """
     from causal_conv1d import causal_conv1d_fn
 
+    del dx
     T, C = x_TC.shape
     reverse = reversal_index(packing)
     both = torch.cat([x_TC, permute_rows(x_TC, reverse)], 1)

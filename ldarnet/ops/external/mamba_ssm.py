@@ -13,7 +13,9 @@ from ldarnet.errors import UserError
 from ldarnet.ops.external._requirements import HALF, INSTALL_KERNELS
 from ldarnet.ops.external._reversal import permute_rows, reversal_index
 from ldarnet.ops.packing import Packing
+from ldarnet.ops.precision import at_least_fp32
 from ldarnet.ops.registry import register
+from ldarnet.ops.ssd import ALLOCATED, ScanGradients
 
 MIN_CHUNK_SIZE = 16
 
@@ -51,22 +53,26 @@ def mamba_scan() -> Callable[..., Tensor]:
 )
 def ssd(
     x_TKHP: Tensor,
-    dt_TKH: Tensor,
-    a_KH: Tensor,
+    dt_TH: Tensor,
+    dt_bias_KH: Tensor,
+    a_log_KH: Tensor,
     b_TKN: Tensor,
     c_TKN: Tensor,
     d_KH: Tensor,
     packing: Packing,
     chunk_size: int,
+    gradients: ScanGradients = ALLOCATED,
 ) -> Tensor:
     """Compute both directions in one call, as separate heads; each direction has its own group of B and C.
 
     The inputs of direction 1 are reversed within each sequence and its output is reversed back. Products of
-    float32 inputs use TF32. ``chunk_size`` is raised to at least 16.
+    float32 inputs use TF32. ``chunk_size`` is raised to at least 16. The package allocates its gradients;
+    ``gradients`` is unused.
 
     Raises:
         UserError: the row is too long for the kernel's 32-bit offsets.
     """
+    del gradients
     T, K, H, P = x_TKHP.shape
     chunk_size = max(chunk_size, MIN_CHUNK_SIZE)
     states = x_TKHP.numel() / chunk_size * b_TKN.shape[2]  # one (P, N) state per chunk and head
@@ -83,12 +89,14 @@ def ssd(
 
     y = mamba_scan()(
         reverse(x_TKHP).view(1, T, K * H, P),
-        reverse(dt_TKH).view(1, T, K * H),
-        a_KH.flatten(),
+        reverse(dt_TH[:, None].expand(T, K, H)).view(1, T, K * H),
+        -at_least_fp32(a_log_KH).exp().flatten(),
         reverse(b_TKN)[None],
         reverse(c_TKN)[None],
         chunk_size,
-        D=d_KH.flatten(),
+        D=at_least_fp32(d_KH).flatten(),
+        dt_bias=at_least_fp32(dt_bias_KH).flatten(),
+        dt_softplus=True,
         seq_idx=packing.sequence.int()[None],
     )
     return reverse(y.view(T, K, H, P))

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldarnet.ops.kernels.tiles import accumulator, silu, silu_slope
+from ldarnet.ops.columns import GradientBuffer, gradient_memory
+from ldarnet.ops.kernels.tiles import accumulator, separate_rows, silu, silu_slope
 from ldarnet.ops.packing import Packing
 
 CHANNELS, WARPS = 64, 4
@@ -27,25 +28,30 @@ RUNS, RUN_LENGTH = 8, 32
 """Backward pass: runs of consecutive positions per program, and positions per run."""
 
 
-def convolution(x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing) -> Tensor:
+def convolution(
+    x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, packing: Packing, dx: GradientBuffer | None = None
+) -> Tensor:
     """Triton backend of :func:`ldarnet.ops.convolution.convolution`; saves only its arguments for backward.
 
     Rows of x may be strided, as in a slice of a wider tensor.
     """
-    return _TritonConvolution.apply(x_TC, weight_KCW, bias_KC, packing.starts, packing.sequence)
+    return _TritonConvolution.apply(x_TC, weight_KCW, bias_KC, packing.starts, packing.sequence, dx)
 
 
 class _TritonConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TC: Tensor, weight_KCW: Tensor, bias_KC: Tensor, starts: Tensor, sequence_T: Tensor
+        ctx: Any,
+        x_TC: Tensor,
+        weight_KCW: Tensor,
+        bias_KC: Tensor,
+        starts: Tensor,
+        sequence_T: Tensor,
+        dx: GradientBuffer | None,
     ) -> Tensor:
         T, C = x_TC.shape
-        x_TC = x_TC if x_TC.stride(1) == 1 else x_TC.contiguous()
-        weight_KWC, bias_KC = (
-            weight_KCW.transpose(1, 2).contiguous(),
-            bias_KC.contiguous(),
-        )  # channels are read as vectors
+        x_TC, bias_KC = separate_rows(x_TC, 1), bias_KC.contiguous()
+        weight_KWC = weight_KCW.transpose(1, 2).contiguous()  # channels are read as vectors
         out_TKC = x_TC.new_empty(T, 2, C)
         channels = min(triton.next_power_of_2(C), CHANNELS)
         _forward[triton.cdiv(T, POSITIONS), triton.cdiv(C, channels)](
@@ -64,17 +70,18 @@ class _TritonConvolution(torch.autograd.Function):
             channels,
             num_warps=WARPS,
         )
+        ctx.dx = dx
         ctx.save_for_backward(x_TC, weight_KWC, bias_KC, sequence_T)
         return out_TKC
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout_TKC: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, dout_TKC: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         x_TC, weight_KWC, bias_KC, sequence_T = ctx.saved_tensors
         (T, C), W = x_TC.shape, weight_KWC.shape[1]
         channels = min(triton.next_power_of_2(C), CHANNELS)
         programs = triton.cdiv(T, RUNS * RUN_LENGTH)
-        dx_TC = x_TC.new_empty(T, C)
+        dx_TC = gradient_memory(x_TC, ctx.dx)
         acc_dtype = torch.promote_types(x_TC.dtype, torch.float32)
         dterms_PKRC = x_TC.new_empty(programs, 2, W + 1, C, dtype=acc_dtype)
         _backward[programs, triton.cdiv(C, channels)](
@@ -96,7 +103,7 @@ class _TritonConvolution(torch.autograd.Function):
         )
         dterms_KRC = dterms_PKRC.sum(0)
         dweight_KCW = dterms_KRC[:, :W].transpose(1, 2).to(weight_KWC.dtype)
-        return dx_TC, dweight_KCW, dterms_KRC[:, W].to(bias_KC.dtype), None, None
+        return dx_TC, dweight_KCW, dterms_KRC[:, W].to(bias_KC.dtype), None, None, None
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -173,6 +180,33 @@ def _inside(value, sequence, i: tl.constexpr, j: tl.constexpr, BORDERS: tl.const
 
 
 @triton.jit
+def _window_gradients(
+    x,
+    sequence,
+    weight_0,
+    weight_1,
+    dlinear_0,
+    dlinear_1,
+    own_0,
+    own_1,
+    dweight_0,
+    dweight_1,
+    dx,
+    W: tl.constexpr,
+    BORDERS: tl.constexpr,
+):
+    """Add the contributions of one step of the window to the gradients of both directions' taps and of x."""
+    sums_0, sums_1, sums = (), (), ()
+    for i in tl.static_range(W):
+        sums_0 = sums_0 + (dweight_0[i] + _inside(own_0, sequence, i, W - 1, BORDERS) * x[i],)
+        sums_1 = sums_1 + (dweight_1[i] + _inside(own_1, sequence, i, 0, BORDERS) * x[i],)
+        from_0 = weight_0[i] * _inside(dlinear_0, sequence, i, W - 1, BORDERS)
+        from_1 = weight_1[W - 1 - i] * _inside(dlinear_1, sequence, i, 0, BORDERS)
+        sums = sums + (dx[i] + from_0 + from_1,)
+    return sums_0, sums_1, sums
+
+
+@triton.jit
 def _slide(
     x_ptr,
     weight_ptr,
@@ -192,18 +226,15 @@ def _slide(
 ):
     """Slide a window over each run of consecutive positions that this program processes.
 
-    BORDERS is False if all positions read are in one sequence.
+    BORDERS is 0 if all positions read are in one sequence.
     """
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH
-    weight_0 = _terms(weight_ptr, channel, C, W, dtype)
-    weight_1 = _terms(weight_ptr + W * C, channel, C, W, dtype)
+    weight_0, weight_1 = _terms(weight_ptr, channel, C, W, dtype), _terms(weight_ptr + W * C, channel, C, W, dtype)
     bias_0, bias_1 = _terms(bias_ptr, channel, C, 2, dtype)
-    dweight_0 = _zeros(W, RUNS, CHANNELS, dtype)
-    dweight_1 = _zeros(W, RUNS, CHANNELS, dtype)  # in the order of the window, that is from the last tap to the first
-    dbias_0 = tl.zeros((RUNS, CHANNELS), dtype)
-    dbias_1 = tl.zeros((RUNS, CHANNELS), dtype)
+    dweight_0, dweight_1 = _zeros(W, RUNS, CHANNELS, dtype), _zeros(W, RUNS, CHANNELS, dtype)  # in window order
+    dbias_0, dbias_1 = tl.zeros((RUNS, CHANNELS), dtype), tl.zeros((RUNS, CHANNELS), dtype)
     dx = _zeros(W - 1, RUNS, CHANNELS, dtype)
     x, sequence = (), ()
     for back in tl.static_range(W - 1, 0, -1):
@@ -216,33 +247,24 @@ def _slide(
         x = x + (_rows(x_ptr, last, channel, T, X_STRIDE, C, dtype),)
         if BORDERS:
             sequence = sequence + (_sequence_of(sequence_ptr, last, T),)
-        dx = dx + (tl.zeros((RUNS, CHANNELS), dtype),)
-        dout_0 = _rows(dout_ptr, last, channel, T, 2 * C, C, dtype)
-        dout_1 = _rows(dout_ptr + C, begin, channel, T, 2 * C, C, dtype)
         linear_0, linear_1 = bias_0, bias_1
         for i in tl.static_range(W):
             linear_0 += weight_0[i] * _inside(x[i], sequence, i, W - 1, BORDERS)
             linear_1 += weight_1[W - 1 - i] * _inside(x[i], sequence, i, 0, BORDERS)
-        dlinear_0 = dout_0 * silu_slope(linear_0)
-        dlinear_1 = dout_1 * silu_slope(linear_1)
+        dlinear_0 = _rows(dout_ptr, last, channel, T, 2 * C, C, dtype) * silu_slope(linear_0)
+        dlinear_1 = _rows(dout_ptr + C, begin, channel, T, 2 * C, C, dtype) * silu_slope(linear_1)
         # Positions beside the run belong to other runs, which add them to the gradients of taps and bias.
         own_0 = tl.where(step < RUN_LENGTH, dlinear_0, 0.0)
         own_1 = tl.where(step >= W - 1, dlinear_1, 0.0)
         dbias_0 += own_0
         dbias_1 += own_1
-        sums_0, sums_1, sums = (), (), ()
-        for i in tl.static_range(W):
-            sums_0 = sums_0 + (dweight_0[i] + _inside(own_0, sequence, i, W - 1, BORDERS) * x[i],)
-            sums_1 = sums_1 + (dweight_1[i] + _inside(own_1, sequence, i, 0, BORDERS) * x[i],)
-            from_0 = weight_0[i] * _inside(dlinear_0, sequence, i, W - 1, BORDERS)
-            from_1 = weight_1[W - 1 - i] * _inside(dlinear_1, sequence, i, 0, BORDERS)
-            sums = sums + (dx[i] + from_0 + from_1,)
-        dweight_0, dweight_1 = sums_0, sums_1
+        dx = dx + (tl.zeros((RUNS, CHANNELS), dtype),)
+        dweight_0, dweight_1, dx = _window_gradients(
+            x, sequence, weight_0, weight_1, dlinear_0, dlinear_1, own_0, own_1, dweight_0, dweight_1, dx, W, BORDERS
+        )
         inside = ((step >= W - 1) & (begin < T))[:, None] & (channel < C)
-        tl.store(dx_ptr + begin[:, None] * C + channel, sums[0], mask=inside)  # pyrefly: ignore[bad-index]
-        x, dx = x[1:], sums[1:]
-        if BORDERS:
-            sequence = sequence[1:]
+        tl.store(dx_ptr + begin[:, None] * X_STRIDE + channel, dx[0], mask=inside)
+        x, sequence, dx = x[1:], sequence[1:], dx[1:]
     target = dterms_ptr + tl.program_id(0).to(tl.int64) * (2 * (W + 1) * C) + channel
     for i in tl.static_range(W):
         tl.store(target + i * C, tl.sum(dweight_0[i], axis=0), mask=channel < C)
@@ -278,39 +300,22 @@ def _backward(
     end = begin + (RUNS * RUN_LENGTH + W - 2)
     first_sequence = tl.load(sequence_ptr + tl.maximum(begin - (W - 1), 0))
     last_sequence = tl.load(sequence_ptr + tl.minimum(end, T - 1))
-    if first_sequence == last_sequence:
-        _slide(
-            x_ptr,
-            weight_ptr,
-            bias_ptr,
-            sequence_ptr,
-            dout_ptr,
-            dx_ptr,
-            dterms_ptr,
-            T,
-            X_STRIDE,
-            C,
-            W,
-            RUNS,
-            RUN_LENGTH,
-            CHANNELS,
-            False,
-        )
-    else:
-        _slide(
-            x_ptr,
-            weight_ptr,
-            bias_ptr,
-            sequence_ptr,
-            dout_ptr,
-            dx_ptr,
-            dterms_ptr,
-            T,
-            X_STRIDE,
-            C,
-            W,
-            RUNS,
-            RUN_LENGTH,
-            CHANNELS,
-            True,
-        )
+    for borders in tl.static_range(2):
+        if (first_sequence != last_sequence) == borders:
+            _slide(
+                x_ptr,
+                weight_ptr,
+                bias_ptr,
+                sequence_ptr,
+                dout_ptr,
+                dx_ptr,
+                dterms_ptr,
+                T,
+                X_STRIDE,
+                C,
+                W,
+                RUNS,
+                RUN_LENGTH,
+                CHANNELS,
+                borders,
+            )

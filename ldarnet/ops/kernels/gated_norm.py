@@ -12,24 +12,25 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldarnet.ops.kernels.tiles import PROGRAMS, accumulator, row_tile, silu, silu_slope
+from ldarnet.ops.columns import GradientBuffer, gradient_memory
+from ldarnet.ops.kernels.tiles import PROGRAMS, accumulator, row_tile, separate_rows, silu, silu_slope
 from ldarnet.ops.norm import EPSILON
 
 
-def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor, dz: GradientBuffer | None = None) -> Tensor:
     """Triton backend of :func:`ldarnet.ops.gated_norm.gated_norm`; saves only its arguments for backward.
 
     Rows of z may be strided, as in a slice of a wider tensor.
     """
-    return _TritonGatedNorm.apply(y_TKE, z_TE, weight_KE)
+    return _TritonGatedNorm.apply(y_TKE, z_TE, weight_KE, dz)
 
 
 class _TritonGatedNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor) -> Tensor:
+    def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor, dz: GradientBuffer | None) -> Tensor:
         T, _, E = y_TKE.shape
         y_TKE, weight_KE = y_TKE.contiguous(), weight_KE.contiguous()
-        z_TE = z_TE if z_TE.stride(1) == 1 else z_TE.contiguous()
+        z_TE = separate_rows(z_TE, 1)
         out_TE = y_TKE.new_empty(T, E)
         rows, columns, warps = row_tile(E)
         _forward[(triton.cdiv(T, rows),)](
@@ -46,15 +47,16 @@ class _TritonGatedNorm(torch.autograd.Function):
             columns,
             num_warps=warps,
         )
+        ctx.dz = dz
         ctx.save_for_backward(y_TKE, z_TE, weight_KE)
         return out_TE
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout_TE: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, dout_TE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyrefly: ignore[bad-override]
         y_TKE, z_TE, weight_KE = ctx.saved_tensors
         T, _, E = y_TKE.shape
-        dy_TKE, dz_TE = torch.empty_like(y_TKE), z_TE.new_empty(T, E)
+        dy_TKE, dz_TE = torch.empty_like(y_TKE), gradient_memory(z_TE, ctx.dz)
         rows, columns, warps = row_tile(E)
         programs = min(triton.cdiv(T, rows), PROGRAMS)
         acc_dtype = torch.promote_types(torch.promote_types(y_TKE.dtype, z_TE.dtype), torch.float32)
@@ -75,7 +77,7 @@ class _TritonGatedNorm(torch.autograd.Function):
             columns,
             num_warps=warps,
         )
-        return dy_TKE, dz_TE, dweight_PKE.sum(0).to(weight_KE.dtype)
+        return dy_TKE, dz_TE, dweight_PKE.sum(0).to(weight_KE.dtype), None
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -157,7 +159,9 @@ def _backward(
         dweight_1 += row_dweight_1
         tl.store(dy_ptr + offset_0, dgated_0 * gate, mask=inside)
         tl.store(dy_ptr + offset_0 + E, dgated_1 * gate, mask=inside)
-        tl.store(dz_ptr + offset, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside)
+        tl.store(
+            dz_ptr + row[:, None] * Z_STRIDE + column, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside
+        )
     target = dweight_ptr + tl.program_id(0) * (2 * E) + column
     tl.store(target, tl.sum(dweight_0, axis=0), mask=column < E)
     tl.store(target + E, tl.sum(dweight_1, axis=0), mask=column < E)

@@ -1,24 +1,27 @@
 """Mamba-2's scan (SSD) in both directions, without reversing its inputs.
 
-A program computes one direction; direction 1 visits the positions of each sequence from last to first. In this module,
-a chunk consists of consecutive steps of one sequence, so results do not depend on how sequences are packed. With
-L_t = sum_{r <= t} dt_r a over the steps r of a chunk, and the states S_in and S_out that enter and leave the chunk (Dao
-and Gu 2024, arXiv 2405.21060, section 6):
+A program computes one direction; direction 1 visits the positions of each sequence from last to first. A block consists
+of consecutive steps of one sequence, so results do not depend on how sequences are packed. With the step sizes dt and
+decay rates a, L_t = sum_{r <= t} dt_r a over the steps r of a block, and the states S_in and S_out that enter and leave
+the block (Dao and Gu 2024, arXiv 2405.21060, section 6):
 
     y_t   = sum_{s <= t} (c_t . b_s) exp(L_t - L_s) dt_s x_s + exp(L_t) c_t . S_in + d x_t
     S_out = exp(L_last) S_in + sum_s exp(L_last - L_s) dt_s b_s x_s^T
 
-The forward pass computes the state that enters each chunk (:func:`states`), then all outputs (:func:`outputs`). The
-backward pass recomputes the states, computes their gradients with the same kernel in reverse order, and then computes
-the gradients of b and c (:func:`projection_gradients`) and of the other arguments (:func:`input_gradients`). It needs
-no atomic operations, so gradients are deterministic. Only the arguments are saved for the backward pass.
+All kernels compute the step sizes from their inputs. The products c_t . b_s are the same for all heads and are computed
+once (:func:`scores`). Then :func:`outputs` passes the state of each head through the blocks of a segment. Sequences of
+more than one segment need the state that enters each segment first (:func:`states`), so that segments are computed in
+parallel.
 
-``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by design. On paper
-(`benchmarks.gpu_account`), a training step of ldarnet-110m with 8 windows of 4,096 bases moves 3.18 MB per base in
-1,345 launches. With mamba-ssm, it moves 4.01 MB in 2,113 launches, including the gathers that reverse direction 1.
+The backward pass visits the blocks in the opposite order (:func:`input_gradients`): it computes the gradient of x, and
+stores the gradient of the state that leaves each block. From these and the states that enter the blocks,
+:func:`projection_gradients` computes the gradients of b and c. Both store contributions to the gradient of dt, which
+:func:`step_gradients` adds up. There are no atomic operations, so gradients are deterministic. Only the arguments are
+saved for the backward pass. ``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by design
+(`benchmarks.gpu_account`).
 
-Shapes: T packed positions, K = 2 directions, H heads, P head dimension, N state width, S sequences, C chunks, G groups
-of heads.
+Shapes: T packed positions, K = 2 directions, H heads, P head dimension, N state width, Q steps per block, S sequences,
+C chunks (blocks or segments).
 """
 
 from typing import Any, NamedTuple
@@ -30,10 +33,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ldarnet.errors import UserError
-from ldarnet.ops.kernels.ssd_programs import assign_chunks, input_gradients, outputs, projection_gradients, states
-from ldarnet.ops.kernels.tiles import accumulator
+from ldarnet.ops.columns import gradient_memory
+from ldarnet.ops.kernels.ssd_programs import (
+    assign_chunks,
+    input_gradients,
+    outputs,
+    projection_gradients,
+    scores,
+    states,
+    step_gradients,
+)
+from ldarnet.ops.kernels.tiles import accumulator, separate_rows
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32
+from ldarnet.ops.ssd import ALLOCATED, ScanGradients
 
 MAX_WIDTH = 256
 """Maximum head dimension and state width: larger tiles exceed the shared memory."""
@@ -41,59 +54,67 @@ MAX_WIDTH = 256
 MIN_TILE = 16
 """Smallest dimension of a matrix product."""
 
+BLOCKS = {2: 64, 4: 32, 8: MIN_TILE}
+"""Bytes of an element -> steps per block; fewer for wider dtypes, so that all tiles have similar sizes in bytes."""
+
 COLUMNS = {"P": 32, "N": 64}
 """Maximum columns of a state tile in kernels that split the head dimension or the state width."""
 
-HEADS = 8
-"""Heads per program that sums the gradients of b and c over heads."""
+SEGMENT = 4096
+"""Maximum steps that one program visits one after another in the kernels that compute outputs or gradients."""
+
+STEP_ELEMENTS = 1024
+"""Positions times heads of a program that adds up the gradients of dt."""
 
 
 def ssd(
     x_TKHP: Tensor,
-    dt_TKH: Tensor,
-    a_KH: Tensor,
+    dt_TH: Tensor,
+    dt_bias_KH: Tensor,
+    a_log_KH: Tensor,
     b_TKN: Tensor,
     c_TKN: Tensor,
     d_KH: Tensor,
     packing: Packing,
     chunk_size: int,
+    gradients: ScanGradients = ALLOCATED,
 ) -> Tensor:
     """Triton backend of :func:`ldarnet.ops.ssd.ssd`; saves only its arguments for backward.
 
     Matrix products run in the dtype of x; for float32, they use TF32. Sums, decays and states are in at least float32.
-    The forward pass stores one state per chunk. The chunk length is ``chunk_size``, rounded up to a power of two and to
-    at least the tile height.
+    The kernels set their own block size; ``chunk_size`` is unused.
 
     Raises:
         UserError: the head dimension or state width is too large.
     """
+    del chunk_size
     P, N = x_TKHP.shape[3], b_TKN.shape[2]
     if max(P, N) > MAX_WIDTH:
         raise UserError(f"ops.ssd=triton: headdim {P} or d_state {N} is larger than {MAX_WIDTH}; set ops.ssd=torch")
-    dt_TKH, a_KH, d_KH = (at_least_fp32(value).contiguous() for value in (dt_TKH, a_KH, d_KH))
+    dt_bias_KH, a_log_KH, d_KH = (at_least_fp32(value).contiguous() for value in (dt_bias_KH, a_log_KH, d_KH))
     b_TKN, c_TKN = b_TKN.to(x_TKHP.dtype), c_TKN.to(x_TKHP.dtype)
-    return _TritonSSD.apply(x_TKHP, dt_TKH, a_KH, b_TKN, c_TKN, d_KH, packing.starts, chunk_size)
+    return _TritonSSD.apply(x_TKHP, dt_TH, dt_bias_KH, a_log_KH, b_TKN, c_TKN, d_KH, packing, gradients)
 
 
 class _TritonSSD(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, starts, chunk_size = arguments
-        scan = _ScanArguments(*(_rows(tensor) for tensor in tensors), starts=starts)
-        ctx.save_for_backward(*scan)
-        _, K, H, _ = scan.x.shape
-        chunk = max(triton.next_power_of_2(chunk_size), scan.block)
-        sequence_C = scan.chunks(chunk)
-        entering_CKHNP = scan.states(chunk, len(sequence_C))
+        x_TKHP, dt_TH, *others, ctx.packing, ctx.gradients = arguments
+        b_TKN, c_TKN = (separate_rows(value, 1) for value in others[2:4])
+        tensors = separate_rows(x_TKHP, 2), separate_rows(dt_TH, 1), *others[:2], b_TKN, c_TKN, others[4]
+        ctx.save_for_backward(*tensors)
+        scan = _ScanArguments(*tensors, packing=ctx.packing)
         y_TKHP = torch.empty_like(scan.x, memory_format=torch.contiguous_format)
+        segment_C = scan.chunks(SEGMENT)
         parts, constants = scan.split("P")
-        outputs[(len(sequence_C) * K * H * parts,)](
-            *scan[:6],
-            starts,
-            sequence_C,
-            entering_CKHNP,
+        outputs[(len(segment_C) * 2 * scan.x.shape[2] * parts,)](
+            *tensors,
+            scan.scores(),
+            ctx.packing.starts,
+            segment_C,
+            scan.ends_of_segments(),
             y_TKHP,
-            CHUNK=chunk,
+            SEGMENT=SEGMENT,
             num_warps=8,
             num_stages=1,
             **constants,
@@ -103,76 +124,76 @@ class _TritonSSD(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TKHP: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        scan = _ScanArguments(*ctx.saved_tensors)
-        T, K, H, _ = scan.x.shape
-        N, dy_TKHP = scan.b.shape[2], dy_TKHP.contiguous()
-        sequence_C = scan.chunks(scan.block)
-        entering_CKHNP = scan.states(scan.block, len(sequence_C))
-        d_leaving_CKHNP = scan.states(scan.block, len(sequence_C), dy_TKHP)
-        C, groups = len(sequence_C), triton.cdiv(H, HEADS)
-        parts, constants = scan.split("N")
-        d_projections_2GTKN = scan.dt.new_empty(2, groups, T, K, N)
-        d_enter, d_through = scan.dt.new_empty(parts, T, K, H), scan.dt.new_empty(parts, C, K, H)
-        projection_gradients[(C * K * groups * parts,)](
-            *scan[:5],
-            scan.starts,
-            sequence_C,
+        scan, memory = _ScanArguments(*ctx.saved_tensors, packing=ctx.packing), ctx.gradients
+        dy_TKHP = dy_TKHP.contiguous()
+        (T, _, H, _), starts = scan.x.shape, ctx.packing.starts
+        dx_TKHP, d_dt_TH = gradient_memory(scan.x, memory.x), gradient_memory(scan.dt, memory.dt)
+        db_TKN, dc_TKN = gradient_memory(scan.b, memory.b), gradient_memory(scan.c, memory.c)
+        block_C, segment_C = scan.chunks(scan.block), scan.chunks(SEGMENT)
+        entering_CKHNP = scan.states(scan.block)
+        d_leaving_CKHNP = torch.empty_like(entering_CKHNP)
+        (p_parts, by_p), (n_parts, by_n) = scan.split("P"), scan.split("N")
+        # From each part of P: contributions to the gradients of dt, log decay and d; from each part of N: log decay.
+        partial = scan.dt_bias.new_empty(3 * p_parts + n_parts, T, 2, H)
+        input_gradients[(len(segment_C) * 2 * H * p_parts,)](
+            *scan.tensors,
+            scan.scores(),
+            starts,
+            segment_C,
+            scan.ends_of_segments(dy_TKHP),
+            dy_TKHP,
+            dx_TKHP,
+            d_leaving_CKHNP,
+            partial,
+            T,
+            SEGMENT=SEGMENT,
+            num_warps=8,
+            num_stages=1,
+            **by_p,
+        )
+        projection_gradients[(len(block_C) * 2 * n_parts,)](
+            *scan.tensors[:6],
+            starts,
+            block_C,
             entering_CKHNP,
             d_leaving_CKHNP,
             dy_TKHP,
-            d_projections_2GTKN,
-            d_enter,
-            d_through,
+            db_TKN,
+            dc_TKN,
+            partial[3 * p_parts :],
             T,
-            C,
-            HEADS=HEADS,
             num_warps=8,
             num_stages=1,
-            **constants,
+            **by_n,
         )
-        dx_TKHP, d_dt_TKH = torch.empty_like(dy_TKHP), torch.empty_like(scan.dt)
-        d_weights_2CKH = scan.dt.new_zeros(2, C, K, H)
-        input_gradients[(C * K * H,)](
-            *scan[:6],
-            scan.starts,
-            sequence_C,
-            d_leaving_CKHNP,
-            d_enter,
-            d_through,
-            dy_TKHP,
-            dx_TKHP,
-            d_dt_TKH,
-            d_weights_2CKH,
-            T,
-            C,
-            PARTS=parts,
-            num_warps=8,
-            num_stages=1,
-            **constants,
-        )
-        db_TKN, dc_TKN = d_projections_2GTKN.sum(1).to(scan.b.dtype)
-        da_KH, dd_KH = d_weights_2CKH.sum(1)
-        return dx_TKHP, d_dt_TKH, da_KH, db_TKN, dc_TKN, dd_KH, None, None
+        d_weights = scan.step_gradients(partial, d_dt_TH, p_parts, n_parts)
+        return dx_TKHP, d_dt_TH, d_weights[0], d_weights[1], db_TKN, dc_TKN, d_weights[2], None, None
 
 
 class _ScanArguments(NamedTuple):
-    """Arguments of a scan; rows of x, b and c may be strided."""
+    """Arguments of a scan; rows of x, dt, b and c may be strided."""
 
     x: Tensor
     dt: Tensor
-    a: Tensor
+    dt_bias: Tensor
+    a_log: Tensor
     b: Tensor
     c: Tensor
     d: Tensor
-    starts: Tensor
+    packing: Packing
+
+    @property
+    def tensors(self) -> tuple[Any, ...]:
+        """All tensors, in the order in which kernels take them."""
+        return self[:7]
 
     @property
     def block(self) -> int:
-        """Steps per tile; fewer for wider dtypes, so that all tiles have similar sizes in bytes."""
-        return {2: 64, 4: 32}.get(self.x.element_size(), MIN_TILE)
+        """Steps per block."""
+        return BLOCKS[self.x.element_size()]
 
     def constants(self) -> dict[str, Any]:
-        """Compile-time constants of all kernels."""
+        """Compile-time constants of most kernels. Gradients have the strides of their tensors."""
         _, _, H, P = self.x.shape
         N, dtype = self.b.shape[2], self.x.dtype
         # Triton's interpreter would multiply the bit patterns of bfloat16 numbers.
@@ -183,6 +204,7 @@ class _ScanArguments(NamedTuple):
             "N": N,
             "X_STRIDE": self.x.stride(0),
             "X_STRIDE_K": self.x.stride(1),
+            "DT_STRIDE": self.dt.stride(0),
             "B_STRIDE": self.b.stride(0),
             "B_STRIDE_K": self.b.stride(1),
             "C_STRIDE": self.c.stride(0),
@@ -200,35 +222,66 @@ class _ScanArguments(NamedTuple):
         tile = constants[f"{dimension}_TILE"] = min(constants[f"{dimension}_TILE"], COLUMNS[dimension])
         return triton.cdiv(constants[dimension], tile), constants
 
-    def chunks(self, chunk: int) -> Tensor:
-        """Index of the sequence of each chunk, (C,) int32; -1 for unused chunks.
+    def chunks(self, size: int) -> Tensor:
+        """Index of the sequence of each chunk of ``size`` steps, (C,) int32; -1 for unused chunks.
 
-        The chunks of sequence s start at index starts[s] // chunk + s. The number of chunks depends only on T and S.
+        The chunks of sequence s start at index starts[s] // size + s. The number of chunks depends only on T and S.
+        The result is kept for the other layers.
         """
-        S = len(self.starts) - 1
-        sequence_C = self.starts.new_empty(len(self.x) // chunk + S, dtype=torch.int32)
-        assign_chunks[(S,)](self.starts, sequence_C, chunk, num_warps=1)
-        return sequence_C
+        kept, key = self.packing.derived, f"chunks of {size}"
+        if key not in kept:
+            starts = self.packing.starts
+            S = len(starts) - 1
+            kept[key] = starts.new_empty(len(self.x) // size + S, dtype=torch.int32)
+            assign_chunks[(S,)](starts, kept[key], size, num_warps=1)
+        return kept[key]
 
-    def states(self, chunk: int, chunks: int, dy_TKHP: Tensor | None = None) -> Tensor:
+    def scores(self) -> Tensor:
+        """Compute the products of c and b within each block, (C, K, Q, Q)."""
+        block_C = self.chunks(self.block)
+        scores_CKQQ = self.dt_bias.new_empty(len(block_C), 2, self.block, self.block)
+        names = "N", "B_STRIDE", "B_STRIDE_K", "C_STRIDE", "C_STRIDE_K", "BLOCK", "N_TILE", "DOT"
+        constants = self.constants()
+        scores[(len(block_C) * 2,)](
+            self.b,
+            self.c,
+            self.packing.starts,
+            block_C,
+            scores_CKQQ,
+            num_warps=4,
+            **{name: constants[name] for name in names},
+        )
+        return scores_CKQQ
+
+    def ends_of_segments(self, dy_TKHP: Tensor | None = None) -> Tensor:
+        """Compute the state that enters each segment, or the gradient of the state that leaves it.
+
+        The result is uninitialized where it is known to be zero: if all sequences have only one segment.
+        """
+        if self.packing.max_length > SEGMENT:
+            return self.states(SEGMENT, dy_TKHP)
+        return self.x.new_empty(len(self.chunks(SEGMENT)), 2, *self.x.shape[2:], self.b.shape[2])
+
+    def states(self, chunk: int, dy_TKHP: Tensor | None = None) -> Tensor:
         """Compute the state that enters each chunk, (C, K, H, N, P).
 
         If ``dy_TKHP`` is given, compute the gradient of the state that leaves each chunk instead.
         """
         _, K, H, P = self.x.shape
-        S, N = len(self.starts) - 1, self.b.shape[2]
-        states_CKHNP = self.x.new_empty(chunks, K, H, N, P)
+        starts, N = self.packing.starts, self.b.shape[2]
+        states_CKHNP = self.x.new_empty(len(self.chunks(chunk)), K, H, N, P)
         parts, constants = self.split("P")
         if dy_TKHP is not None:
             constants |= {"X_STRIDE": dy_TKHP.stride(0), "X_STRIDE_K": dy_TKHP.stride(1)}
             constants |= {"B_STRIDE": self.c.stride(0), "B_STRIDE_K": self.c.stride(1)}
         constants = {name: value for name, value in constants.items() if not name.startswith("C_")}
-        states[(S * K * H * parts,)](
+        states[((len(starts) - 1) * K * H * parts,)](
             self.x if dy_TKHP is None else dy_TKHP,
             self.dt,
-            self.a,
+            self.dt_bias,
+            self.a_log,
             self.b if dy_TKHP is None else self.c,
-            self.starts,
+            starts,
             states_CKHNP,
             REVERSE=dy_TKHP is not None,
             CHUNK=chunk,
@@ -236,6 +289,32 @@ class _ScanArguments(NamedTuple):
             **constants,
         )
         return states_CKHNP
+
+    def step_gradients(self, partial: Tensor, d_dt_TH: Tensor, p_parts: int, n_parts: int) -> Tensor:
+        """Write the gradient of dt to ``d_dt_TH``; return those of dt_bias, a_log and d, (3, K, H)."""
+        T, H = self.dt.shape
+        columns = triton.next_power_of_2(H)
+        rows = max(STEP_ELEMENTS // columns, 1)
+        programs = triton.cdiv(T, rows)
+        d_weights = partial.new_empty(programs, 3, 2, H)
+        step_gradients[(programs,)](
+            self.dt,
+            self.dt_bias,
+            self.a_log,
+            partial,
+            d_dt_TH,
+            d_weights,
+            T,
+            P_PARTS=p_parts,
+            N_PARTS=n_parts,
+            H=H,
+            DT_STRIDE=self.dt.stride(0),
+            ROWS=rows,
+            COLUMNS=columns,
+            DTYPE=accumulator(self.x.dtype),
+            num_warps=4,
+        )
+        return d_weights.sum(0)
 
 
 _TRITON_DTYPES = {
@@ -248,9 +327,3 @@ _TRITON_DTYPES = {
 
 def _tile(width: int) -> int:
     return max(triton.next_power_of_2(width), MIN_TILE)
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """Return the tensor, or a contiguous copy if the dimensions after the first two are not contiguous."""
-    inner = torch.empty(tensor.shape[2:], device="meta").stride()
-    return tensor if tensor.stride()[2:] == inner else tensor.contiguous()

@@ -1,8 +1,8 @@
 # ruff: noqa: ANN001, ANN201, ANN202 (Triton supports no annotations but tl.constexpr)
 """Triton kernels of :mod:`ldarnet.ops.kernels.ssd`; shapes and formulas as there.
 
-Within a tile, steps are numbered in the order in which the direction visits them. Steps after the end of a sequence
-have dt = 0, and all their inputs are zero.
+Within a block, steps are numbered in the order in which the direction visits them. Steps after the end of a sequence
+have a step size of 0, and all their inputs are zero.
 
 Registers are the scarce resource: on compute capability 8, operands of matrix products fill all 255. Loops therefore
 hoist nothing (disable_licm), and the order of loads and products avoids spills; tests/gpu/test_compile.py checks it.
@@ -26,6 +26,24 @@ def assign_chunks(starts_ptr, sequence_ptr, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def _find(starts_ptr, sequence_ptr, INNER: tl.constexpr, HEADS: tl.constexpr, CHUNK: tl.constexpr):
+    """Find what this program computes; programs are numbered in the order (chunk, direction, head, inner).
+
+    Returns:
+        Inner number, head, direction, chunk, sequence, start and end of the sequence, and the first step of the chunk.
+        In an unused chunk, the sequence has no steps.
+    """
+    program = tl.program_id(0)
+    chunk = (program // (INNER * HEADS * 2)).to(tl.int64)
+    assigned = tl.load(sequence_ptr + chunk)
+    s = tl.maximum(assigned, 0)
+    start = tl.load(starts_ptr + s)
+    stop = tl.where(assigned < 0, start, tl.load(starts_ptr + s + 1))
+    first_step = (chunk - start // CHUNK - s) * CHUNK
+    return program % INNER, program // INNER % HEADS, program // (INNER * HEADS) % 2, chunk, s, start, stop, first_step
+
+
+@triton.jit
 def _rows(start, stop, k, first_step, BLOCK: tl.constexpr):
     """Find the BLOCK positions that direction k visits from step ``first_step`` of a sequence on.
 
@@ -46,10 +64,22 @@ def _tile(ptr, row, real, stride, column, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _decays(dt_ptr, a_ptr, first, row, real, head, H: tl.constexpr):
+def _softplus(x):
+    """log(1 + exp(x)), accurate also where it is small."""
+    e = tl.exp(-tl.abs(x))
+    rounded = 1 + e  # its rounding error cancels in the quotient
+    small = rounded == 1
+    return tl.maximum(x, 0.0) + tl.where(small, e, tl.log(rounded) * (e / tl.where(small, 1, rounded - 1)))
+
+
+@triton.jit
+def _decays(
+    dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H: tl.constexpr, STRIDE: tl.constexpr, DTYPE: tl.constexpr
+):
     """Step sizes, cumulative sums of the log decays, and the total log decay."""
-    dt = tl.load(dt_ptr + (first * (2 * H) + head) + row * (2 * H), mask=real, other=0.0)
-    log_decay = dt * tl.load(a_ptr + head)
+    dt = tl.load(dt_ptr + (first * STRIDE + h) + row * STRIDE, mask=real, other=0.0).to(DTYPE)
+    dt = tl.where(real, _softplus(dt + tl.load(dt_bias_ptr + k * H + h).to(DTYPE)), 0.0)
+    log_decay = dt * -tl.exp(tl.load(a_log_ptr + k * H + h).to(DTYPE))
     return dt, tl.cumsum(log_decay, axis=0), tl.sum(log_decay, axis=0)
 
 
@@ -67,31 +97,39 @@ def _dot(left, right, DOT: tl.constexpr, add=None):
 
 
 @triton.jit
+def _square(ptr, BLOCK: tl.constexpr):
+    """Pointers to a (BLOCK, BLOCK) matrix."""
+    step = tl.arange(0, BLOCK)
+    return ptr + (step[:, None] * BLOCK + step)
+
+
+@triton.jit
+def scores(
+    b_ptr, c_ptr, starts_ptr, sequence_ptr, scores_ptr, N: tl.constexpr, B_STRIDE: tl.constexpr,
+    B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
+    N_TILE: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Compute c_t . b_s for all steps t and s of a block, at [t, s]. All heads use these products."""
+    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, 1, BLOCK)
+    if first_step >= stop - start:
+        return
+    n = tl.arange(0, N_TILE)
+    first, row, real = _rows(start, stop, k, first_step, BLOCK)
+    b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
+    c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
+    tl.store(_square(scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK), _dot(c, tl.trans(b), DOT))
+
+
+@triton.jit
 def states(
-    x_ptr,
-    dt_ptr,
-    a_ptr,
-    b_ptr,
-    starts_ptr,
-    states_ptr,
-    REVERSE: tl.constexpr,
-    CHUNK: tl.constexpr,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr,
-    B_STRIDE: tl.constexpr,
-    B_STRIDE_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr,
-    DOT: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, starts_ptr, states_ptr, REVERSE: tl.constexpr, CHUNK: tl.constexpr,
+    H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr,
+    DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
+    N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
     """Pass P_TILE columns of the state of one head through a sequence; store the state that enters each chunk.
 
-    If REVERSE, x_ptr holds the gradient of y, and b_ptr holds c. The program then visits the tiles in the opposite
+    If REVERSE, x_ptr holds the gradient of y, and b_ptr holds c. The program then visits the blocks in the opposite
     order and stores the gradient of the state that leaves each chunk.
     """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
@@ -104,19 +142,18 @@ def states(
     start = tl.load(starts_ptr + s)
     stop = tl.load(starts_ptr + s + 1)
     blocks = tl.cdiv(stop - start, BLOCK)
-    first_chunk = start // CHUNK + s
     x_ptr += k * X_STRIDE_K + h * P
     b_ptr += k * B_STRIDE_K
     inside = (n < N)[:, None] & (p < P)
     state = tl.zeros((N_TILE, P_TILE), DTYPE)
     for i in range(blocks):
         block = blocks - 1 - i if REVERSE else i
-        if block % (CHUNK // BLOCK) == 0:
-            chunk = first_chunk + block // (CHUNK // BLOCK)
+        if ((block + 1) % (CHUNK // BLOCK) == 0) | (i == 0) if REVERSE else block % (CHUNK // BLOCK) == 0:
+            chunk = start // CHUNK + s + block // (CHUNK // BLOCK)
             target = ((chunk * 2 + k) * H + h) * (N * P)
             tl.store(states_ptr + target + (n[:, None] * P + p), state, mask=inside)
         first, row, real = _rows(start, stop, k, block * BLOCK, BLOCK)
-        dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
+        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
         weight = tl.exp(reach) if REVERSE else dt * tl.exp(total - reach)
         x = _tile(x_ptr + first * X_STRIDE, row, real, X_STRIDE, p, P).to(DTYPE) * weight[:, None]
         b = _tile(b_ptr + first * B_STRIDE, row, real, B_STRIDE, n, N)
@@ -125,240 +162,192 @@ def states(
 
 @triton.jit
 def outputs(
-    x_ptr,
-    dt_ptr,
-    a_ptr,
-    b_ptr,
-    c_ptr,
-    d_ptr,
-    starts_ptr,
-    sequence_ptr,
-    entering_ptr,
-    y_ptr,
-    CHUNK: tl.constexpr,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr,
-    B_STRIDE: tl.constexpr,
-    B_STRIDE_K: tl.constexpr,
-    C_STRIDE: tl.constexpr,
-    C_STRIDE_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr,
-    DOT: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Compute the outputs of one chunk of one head, tile by tile, for P_TILE columns."""
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, entering_ptr,
+    y_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
+    X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
+    C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr, N_TILE: tl.constexpr,
+    P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Compute the outputs of one segment of one head, block by block, for P_TILE columns."""
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
-    program = tl.program_id(0)
-    p = program % PARTS * P_TILE + tl.arange(0, P_TILE)
-    h = program // PARTS % H
-    k = program // (PARTS * H) % 2
-    chunk = (program // (PARTS * 2 * H)).to(tl.int64)
-    s = tl.load(sequence_ptr + chunk)
-    if s < 0:
+    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
+    if begin >= stop - start:
         return
-    start = tl.load(starts_ptr + s)
-    stop = tl.load(starts_ptr + s + 1)
-    begin = (chunk - start // CHUNK - s) * CHUNK
-    n = tl.arange(0, N_TILE)
+    n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
     x_ptr += k * X_STRIDE_K + h * P
     y_ptr += (k * H + h) * P
-    skip = tl.load(d_ptr + k * H + h)
-    entering_ptr += ((chunk * 2 + k) * H + h) * (N * P)
-    state = _tile(entering_ptr, n, n < N, P, p, P).to(DTYPE)
-    for first_step in tl.range(begin, tl.minimum(begin + CHUNK, stop - start), BLOCK, disable_licm=True):
+    skip = tl.load(d_ptr + k * H + h).to(DTYPE)
+    entering_ptr += ((segment * 2 + k) * H + h) * (N * P)
+    state = _tile(entering_ptr, n, n < tl.where(begin > 0, N, 0), P, p, P).to(DTYPE)
+    for first_step in tl.range(begin, tl.minimum(begin + SEGMENT, stop - start), BLOCK, disable_licm=True):
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
-        dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
+        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
+        block = start // BLOCK + s + first_step // BLOCK
+        mixed = tl.load(_square(scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK))
+        mixed *= _within(reach, BLOCK) * dt[None, :]
         x = _tile(x_ptr + first * X_STRIDE, row, real, X_STRIDE, p, P)
-        b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
         c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
-        mixed = _dot(c, tl.trans(b), DOT) * _within(reach, BLOCK) * dt[None, :]
         y = _dot(mixed, x, DOT, _dot(c, state, DOT) * tl.exp(reach)[:, None]) + skip * x.to(DTYPE)
         tl.store(y_ptr + first * (2 * H * P) + (row[:, None] * (2 * H * P) + p), y, mask=real[:, None] & (p < P))
-        if CHUNK > BLOCK:
-            scaled = x.to(DTYPE) * (dt * tl.exp(total - reach))[:, None]
-            state = _dot(tl.trans(b), scaled, DOT, state * tl.exp(total))
+        b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
+        scaled = x.to(DTYPE) * (dt * tl.exp(total - reach))[:, None]
+        state = _dot(tl.trans(b), scaled, DOT, state * tl.exp(total))
 
 
-@triton.jit(do_not_specialize=["T", "chunks"])
-def projection_gradients(
-    x_ptr,
-    dt_ptr,
-    a_ptr,
-    b_ptr,
-    c_ptr,
-    starts_ptr,
-    sequence_ptr,
-    entering_ptr,
-    d_leaving_ptr,
-    dy_ptr,
-    d_projections_ptr,
-    d_enter_ptr,
-    d_through_ptr,
-    T,
-    chunks,
-    HEADS: tl.constexpr,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr,
-    B_STRIDE: tl.constexpr,
-    B_STRIDE_K: tl.constexpr,
-    C_STRIDE: tl.constexpr,
-    C_STRIDE_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr,
-    DOT: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Compute N_TILE columns of the gradients of b and c of one tile, summed over a group of heads in a fixed order.
+@triton.jit
+def _decay_gradients(d_log, d_leave, dt):
+    """Gradients of one block, without those of the states that enter it.
 
-    Also compute, for each head, what these columns contribute to two other gradients. d_enter is the gradient of the
-    log decay from the entering state to each step. d_through is the gradient of the log decay from the entering state
-    to the leaving state.
+    Args:
+        d_log: gradient of the log decay from step s to step t, divided by dt_s, at [t, s].
+        d_leave: gradient of the log decay from each step to the end of the block, divided by dt.
+        dt: step sizes.
 
-    One loop for all three sums would need more registers; the second loop loads x and dy again.
+    Returns:
+        Gradient of dt at fixed log decays, and gradient of the log decays.
     """
-    GROUPS: tl.constexpr = (H + HEADS - 1) // HEADS
-    PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
-    program = tl.program_id(0)
-    part = program % PARTS
-    group = program // PARTS % GROUPS
-    k = program // (PARTS * GROUPS) % 2
-    chunk = (program // (PARTS * GROUPS * 2)).to(tl.int64)
-    s = tl.load(sequence_ptr + chunk)
-    if s < 0:
-        return
-    start = tl.load(starts_ptr + s)
-    stop = tl.load(starts_ptr + s + 1)
-    n, p = part * N_TILE + tl.arange(0, N_TILE), tl.arange(0, P_TILE)
-    first, row, real = _rows(start, stop, k, (chunk - start // BLOCK - s) * BLOCK, BLOCK)
-    d_enter_ptr += part * T.to(tl.int64) * (2 * H)
-    d_through_ptr += part * chunks.to(tl.int64) * (2 * H)
-    b_ptr += k * B_STRIDE_K
-    c_ptr += k * C_STRIDE_K
-    heads_after = tl.minimum((group + 1) * HEADS, H)
-    d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
-    for h in tl.range(group * HEADS, heads_after, disable_licm=True):
-        dt, reach, _ = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
-        x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
-        dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
-        d_scores += _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK) * dt[None, :]
-    db = _dot(tl.trans(d_scores), _tile(c_ptr + first * C_STRIDE, row, real, C_STRIDE, n, N), DOT)
-    dc = _dot(d_scores, _tile(b_ptr + first * B_STRIDE, row, real, B_STRIDE, n, N), DOT)
-    for h in tl.range(group * HEADS, heads_after, disable_licm=True):
-        dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
-        dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
-        chunk_head = (chunk * 2 + k) * H + h
-        state = _tile(entering_ptr + chunk_head * (N * P), n, n < N, P, p, P)
-        dc_state = _dot(dy, tl.trans(state), DOT) * tl.exp(reach)[:, None]
-        dc += dc_state
-        d_enter = tl.sum(dc_state * _tile(c_ptr + first * C_STRIDE, row, real, C_STRIDE, n, N).to(DTYPE), axis=1)
-        tl.store(d_enter_ptr + ((first * 2 + k) * H + h) + row * (2 * H), d_enter, mask=real)
-        d_state = _tile(d_leaving_ptr + chunk_head * (N * P), n, n < N, P, p, P)
-        x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
-        db += _dot(x, tl.trans(d_state), DOT) * (dt * tl.exp(total - reach))[:, None]
-        d_through = tl.sum(tl.sum(state.to(DTYPE) * d_state.to(DTYPE), axis=1), axis=0)
-        tl.store(d_through_ptr + chunk_head, d_through * tl.exp(total))
-    d_projections_ptr += ((group * T.to(tl.int64) + first) * 2 + k) * N
-    target = row[:, None] * (2 * N) + n
-    inside = real[:, None] & (n < N)
-    tl.store(d_projections_ptr + target, db, mask=inside)
-    tl.store(d_projections_ptr + GROUPS * T.to(tl.int64) * (2 * N) + target, dc, mask=inside)
-
-
-@triton.jit(do_not_specialize=["T", "chunks"])
-def input_gradients(
-    x_ptr,
-    dt_ptr,
-    a_ptr,
-    b_ptr,
-    c_ptr,
-    d_ptr,
-    starts_ptr,
-    sequence_ptr,
-    d_leaving_ptr,
-    d_enter_ptr,
-    d_through_ptr,
-    dy_ptr,
-    dx_ptr,
-    d_dt_ptr,
-    d_weights_ptr,
-    T,
-    chunks,
-    PARTS: tl.constexpr,
-    H: tl.constexpr,
-    P: tl.constexpr,
-    N: tl.constexpr,
-    X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr,
-    B_STRIDE: tl.constexpr,
-    B_STRIDE_K: tl.constexpr,
-    C_STRIDE: tl.constexpr,
-    C_STRIDE_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-    N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr,
-    DOT: tl.constexpr,
-    DTYPE: tl.constexpr,
-):
-    """Compute the gradients of x and dt of one tile of one head, and the tile's contributions to those of a and d.
-
-    d_enter and d_through are results of :func:`projection_gradients`. Each consists of PARTS contributions, which are
-    summed here.
-    """
-    h = tl.program_id(0) % H
-    k = tl.program_id(0) // H % 2
-    chunk = (tl.program_id(0) // (2 * H)).to(tl.int64)
-    s = tl.load(sequence_ptr + chunk)
-    if s < 0:
-        return
-    start = tl.load(starts_ptr + s)
-    stop = tl.load(starts_ptr + s + 1)
-    step, p = tl.arange(0, BLOCK), tl.arange(0, P_TILE)
-    first, row, real = _rows(start, stop, k, (chunk - start // BLOCK - s) * BLOCK, BLOCK)
-    dt, reach, total = _decays(dt_ptr, a_ptr, first, row, real, k * H + h, H)
-    chunk_head = (chunk * 2 + k) * H + h
-    b_ptr += first * B_STRIDE + k * B_STRIDE_K
-    c_ptr += first * C_STRIDE + k * C_STRIDE_K
-    d_leaving_ptr += chunk_head * (N * P)
-    mixed = tl.zeros((BLOCK, BLOCK), DTYPE)
-    d_scaled = tl.zeros((BLOCK, P_TILE), DTYPE)
-    for first_column in tl.range(0, N, N_TILE, disable_licm=True):
-        n = first_column + tl.arange(0, N_TILE)
-        b = _tile(b_ptr, row, real, B_STRIDE, n, N)
-        d_scaled = _dot(b, _tile(d_leaving_ptr, n, n < N, P, p, P), DOT, d_scaled)
-        mixed = _dot(_tile(c_ptr, row, real, C_STRIDE, n, N), tl.trans(b), DOT, mixed)
-    mixed *= _within(reach, BLOCK)
-    d_scaled *= tl.exp(total - reach)[:, None]
-    x = _tile(x_ptr + (first * X_STRIDE + k * X_STRIDE_K + h * P), row, real, X_STRIDE, p, P)
-    dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
-    d_leave = tl.sum(d_scaled * x.to(DTYPE), axis=1)
-    d_scaled = _dot(tl.trans(mixed), dy, DOT, d_scaled)
-    dx = d_scaled * dt[:, None] + tl.load(d_ptr + k * H + h) * dy.to(DTYPE)
-    dx_ptr += ((first * 2 + k) * H + h) * P
-    tl.store(dx_ptr + (row[:, None] * (2 * H * P) + p), dx, mask=real[:, None] & (p < P))
-
-    d_log = mixed * _dot(dy, tl.trans(x), DOT)
-    d_dt = tl.sum(d_log, axis=0) + d_leave
+    step = tl.arange(0, dt.shape[0])
+    direct = tl.sum(d_log, axis=0) + d_leave
     d_leave *= dt
     # The terms of t = s cancel.
     d_log = tl.where(step[:, None] > step[None, :], d_log * dt[None, :], 0.0)
     d_reach = tl.sum(d_log, axis=1) - tl.sum(d_log, axis=0)
-    d_log_decay = tl.cumsum(d_leave, axis=0) - d_leave
-    scalar = (first * 2 + k) * H + h
-    for part in tl.static_range(PARTS):
-        d_enter = d_enter_ptr + (part * T.to(tl.int64) * (2 * H) + scalar) + row * (2 * H)
-        d_reach += tl.load(d_enter, mask=real, other=0.0)
-        d_log_decay += tl.load(d_through_ptr + part * chunks.to(tl.int64) * (2 * H) + chunk_head)
-    d_log_decay += tl.cumsum(d_reach, axis=0, reverse=True)
-    tl.store(d_dt_ptr + scalar + row * (2 * H), d_dt + d_log_decay * tl.load(a_ptr + k * H + h), mask=real)
-    tl.store(d_weights_ptr + chunk_head, tl.sum(d_log_decay * dt, axis=0))
-    d_skip = tl.sum(tl.sum(dy.to(DTYPE) * x.to(DTYPE), axis=1), axis=0)
-    tl.store(d_weights_ptr + chunks.to(tl.int64) * (2 * H) + chunk_head, d_skip)
+    return direct, tl.cumsum(d_leave, axis=0) - d_leave + tl.cumsum(d_reach, axis=0, reverse=True)
+
+
+@triton.jit(do_not_specialize=["T"])
+def input_gradients(
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, d_end_ptr,
+    dy_ptr, dx_ptr, d_leaving_ptr, partial_ptr, T, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    N: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
+    N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Compute P_TILE columns of the gradient of x of one segment of one head, from the last block to the first.
+
+    Also store the gradient of the state that leaves each block, and, for each step, what these columns contribute to
+    three other gradients: of dt at fixed log decays, of the log decay, and of d.
+    """
+    PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
+    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
+    if begin >= stop - start:
+        return
+    n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
+    state = n[:, None] * P + p
+    inside = (n < N)[:, None] & (p < P)
+    x_offset = k * X_STRIDE_K + h * P
+    skip = tl.load(d_ptr + k * H + h).to(DTYPE)
+    slot = T.to(tl.int64) * (2 * H)
+    d_end_ptr += ((segment * 2 + k) * H + h) * (N * P)
+    has_next = begin + SEGMENT < stop - start
+    d_state = _tile(d_end_ptr, n, n < tl.where(has_next, N, 0), P, p, P).to(DTYPE)
+    blocks = tl.cdiv(tl.minimum(SEGMENT, stop - start - begin), BLOCK)
+    for i in tl.range(blocks, disable_licm=True):
+        first_step = begin + (blocks - 1 - i) * BLOCK
+        first, row, real = _rows(start, stop, k, first_step, BLOCK)
+        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
+        block = (start // BLOCK + s + first_step // BLOCK) * 2 + k
+        tl.store(d_leaving_ptr + (block * H + h) * (N * P) + state, d_state, mask=inside)
+        b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
+        d_scaled = _dot(b, d_state, DOT) * tl.exp(total - reach)[:, None]
+        x = _tile(x_ptr + (first * X_STRIDE + x_offset), row, real, X_STRIDE, p, P)
+        dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
+        d_leave = tl.sum(d_scaled * x.to(DTYPE), axis=1)
+        mixed = tl.load(_square(scores_ptr + block * (BLOCK * BLOCK), BLOCK)) * _within(reach, BLOCK)
+        d_scaled = _dot(tl.trans(mixed), dy, DOT, d_scaled)
+        target = dx_ptr + (first * X_STRIDE + x_offset) + (row[:, None] * X_STRIDE + p)
+        tl.store(target, d_scaled * dt[:, None] + skip * dy.to(DTYPE), mask=real[:, None] & (p < P))
+        direct, d_log_decay = _decay_gradients(mixed * _dot(dy, tl.trans(x), DOT), d_leave, dt)
+        partial = partial_ptr + part * 3 * slot + ((first * 2 + k) * H + h) + row * (2 * H)
+        tl.store(partial, direct, mask=real)
+        tl.store(partial + slot, d_log_decay, mask=real)
+        tl.store(partial + 2 * slot, tl.sum(dy.to(DTYPE) * x.to(DTYPE), axis=1), mask=real)
+        c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
+        entered = dy.to(DTYPE) * tl.exp(reach)[:, None]
+        d_state = _dot(tl.trans(c), entered, DOT, d_state * tl.exp(total))
+
+
+@triton.jit(do_not_specialize=["T"])
+def projection_gradients(
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, starts_ptr, sequence_ptr, entering_ptr, d_leaving_ptr, dy_ptr,
+    db_ptr, dc_ptr, partial_ptr, T, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
+    X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
+    C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr, N_TILE: tl.constexpr,
+    P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Compute N_TILE columns of the gradients of b and c of one block, summed over the heads in a fixed order.
+
+    Also store, for each step and head, what these columns contribute to the gradient of the log decay, by way of the
+    entering state. One loop for all sums would need more registers; the second loop loads x and dy again.
+    """
+    PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
+    part, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, PARTS, 1, BLOCK)
+    if first_step >= stop - start:
+        return
+    n, p = part * N_TILE + tl.arange(0, N_TILE), tl.arange(0, P_TILE)
+    first, row, real = _rows(start, stop, k, first_step, BLOCK)
+    partial_ptr += part * T.to(tl.int64) * (2 * H) + (first * 2 + k) * H
+    x_ptr += first * X_STRIDE + k * X_STRIDE_K
+    dy_ptr += (first * 2 + k) * (H * P)
+    b_offset, c_offset = first * B_STRIDE + k * B_STRIDE_K, first * C_STRIDE + k * C_STRIDE_K
+    d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
+    for h in tl.range(H, disable_licm=True):
+        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
+        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
+        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
+        d_scores += _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK) * dt[None, :]
+    db = _dot(tl.trans(d_scores), _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N), DOT)
+    dc = _dot(d_scores, _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N), DOT)
+    for h in tl.range(H, disable_licm=True):
+        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
+        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
+        chunk_head = ((block * 2 + k) * H + h) * (N * P)
+        state = _tile(entering_ptr + chunk_head, n, n < N, P, p, P)
+        dc_state = _dot(dy, tl.trans(state), DOT) * tl.exp(reach)[:, None]
+        dc += dc_state
+        d_enter = tl.sum(dc_state * _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N).to(DTYPE), axis=1)
+        d_state = _tile(d_leaving_ptr + chunk_head, n, n < N, P, p, P)
+        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
+        db += _dot(x, tl.trans(d_state), DOT) * (dt * tl.exp(total - reach))[:, None]
+        d_through = tl.sum(tl.sum(state.to(DTYPE) * d_state.to(DTYPE), axis=1), axis=0) * tl.exp(total)
+        d_log_decay = tl.cumsum(d_enter, axis=0, reverse=True) + d_through
+        tl.store(partial_ptr + h + row * (2 * H), d_log_decay, mask=real)
+    inside = real[:, None] & (n < N)
+    tl.store(db_ptr + b_offset + (row[:, None] * B_STRIDE + n), db, mask=inside)
+    tl.store(dc_ptr + c_offset + (row[:, None] * C_STRIDE + n), dc, mask=inside)
+
+
+@triton.jit(do_not_specialize=["T"])
+def step_gradients(
+    dt_ptr, dt_bias_ptr, a_log_ptr, partial_ptr, d_dt_ptr, d_weights_ptr, T, P_PARTS: tl.constexpr,
+    N_PARTS: tl.constexpr, H: tl.constexpr, DT_STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Add up the contributions to the gradient of dt, and those of ROWS positions to the gradients of the weights."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    h = tl.arange(0, COLUMNS)
+    inside = (row < T)[:, None] & (h < H)
+    slot = T.to(tl.int64) * (2 * H)
+    d_weights_ptr += tl.program_id(0) * (6 * H) + h
+    raw = tl.load(dt_ptr + (row[:, None] * DT_STRIDE + h), mask=inside, other=0.0).to(DTYPE)
+    d_raw = tl.zeros((ROWS, COLUMNS), DTYPE)
+    for k in tl.static_range(2):
+        partial = partial_ptr + (row[:, None] * (2 * H) + k * H + h)
+        direct = tl.zeros((ROWS, COLUMNS), DTYPE)
+        d_log_decay = tl.zeros((ROWS, COLUMNS), DTYPE)
+        d_skip = tl.zeros((ROWS, COLUMNS), DTYPE)
+        for part in tl.static_range(P_PARTS):
+            direct += tl.load(partial + 3 * part * slot, mask=inside, other=0.0)
+            d_log_decay += tl.load(partial + (3 * part + 1) * slot, mask=inside, other=0.0)
+            d_skip += tl.load(partial + (3 * part + 2) * slot, mask=inside, other=0.0)
+        for part in tl.static_range(N_PARTS):
+            d_log_decay += tl.load(partial + (3 * P_PARTS + part) * slot, mask=inside, other=0.0)
+        a = -tl.exp(tl.load(a_log_ptr + k * H + h, mask=h < H, other=0.0).to(DTYPE))[None, :]
+        biased = raw + tl.load(dt_bias_ptr + k * H + h, mask=h < H, other=0.0).to(DTYPE)[None, :]
+        d_biased = (direct + a * d_log_decay) * tl.sigmoid(biased)
+        d_raw += d_biased
+        d_a_log = a * d_log_decay * _softplus(biased)
+        tl.store(d_weights_ptr + k * H, tl.sum(d_biased, axis=0), mask=h < H)
+        tl.store(d_weights_ptr + (2 + k) * H, tl.sum(d_a_log, axis=0), mask=h < H)
+        tl.store(d_weights_ptr + (4 + k) * H, tl.sum(d_skip, axis=0), mask=h < H)
+    tl.store(d_dt_ptr + (row[:, None] * DT_STRIDE + h), d_raw, mask=inside)

@@ -8,6 +8,7 @@ specialize on, which avoids recompilation. Widths are compile-time constants.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 ELEMENTS = 2048
 """Target number of elements in a tile of full rows."""
@@ -37,6 +38,12 @@ def row_tile(width: int, elements: int = ELEMENTS) -> tuple[int, int, int]:
 def accumulator(*dtypes: torch.dtype) -> tl.dtype:
     """Dtype of the computation: float64 if any input is float64, else float32."""
     return tl.float64 if torch.float64 in dtypes else tl.float32
+
+
+def separate_rows(x: Tensor, dimensions: int) -> Tensor:
+    """Return x, or a contiguous copy if its last dimensions are not contiguous or if its rows share memory."""
+    inner = torch.empty(x.shape[-dimensions:], device="meta").stride()
+    return x if x.stride()[-dimensions:] == inner and 0 not in x.stride() else x.contiguous()
 
 
 @triton.jit
