@@ -57,9 +57,8 @@ class ModelSection(Section):
     )
     chunking: dict[str, str | Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(
         None,
-        description="Chunking method and its options, such as {method: grid, phase: random}. Methods: learned "
-        "(default), frozen, grid, random, permuted, swapped, none; `ldarnet/model/chunking` describes them and their "
-        "options.",
+        description="Method that selects where chunks begin, and its options, such as {method: grid, phase: random}; "
+        "see ldarnet/model/chunking/README.md.",
     )
     tie_word_embeddings: bool | None = Field(
         None, description="Share weights between the embedding and the output layer."

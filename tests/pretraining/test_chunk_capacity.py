@@ -28,7 +28,7 @@ class Capacity:
 
     def __init__(self, state=None):
         self.factors, self.warnings = [], []
-        model = SimpleNamespace(config=SimpleNamespace(target_ratio=4.0), set_chunk_capacity=self.factors.append)
+        model = SimpleNamespace(config=SimpleNamespace(expected_ratio=4.0), set_chunk_capacity=self.factors.append)
         self.capacity = ChunkCapacity(model, 1.25, state, self.warnings.append)
 
     def run(self, steps, first=0):
