@@ -178,6 +178,15 @@ def _is_known(found: _TokenizerModel, bases: Mapping[str, int], known: Tokenizat
         return False
 
 
+def read_merges(file: Path, *, hint: str) -> list[Any] | None:
+    """Merges of the byte-pair encoding in a ``tokenizer.json``; None if it contains another tokenizer.
+
+    Raises:
+        UserError: the file is malformed.
+    """
+    return read_record(file, _TokenizerFile, hint=hint).model.merges
+
+
 class _Pointers(BaseModel):
     best: FileName
 

@@ -40,10 +40,11 @@ class DNATokenizer(PreTrainedTokenizerFast):
     def __init__(self, **kwargs: Any) -> None:
         """Build the tokenizer of models that read bases; see also `of`."""
         if not {"tokenizer_object", "tokenizer_file"} & kwargs.keys():
-            vocabulary = kwargs.get("vocab")  # of a tokenizer.json that transformers loads
+            vocabulary = kwargs.pop("vocab", None)  # of a tokenizer.json that transformers loads
+            merges = kwargs.pop("merges", None)
             several = isinstance(vocabulary, dict) and len(vocabulary) > len(VOCABULARY)
             kwargs["tokenizer_object"] = (
-                tokenization_of(vocabulary, kwargs.get("merges")).backend() if several else _build_tokenizer()
+                tokenization_of(vocabulary, merges).backend() if several else _build_tokenizer()
             )
         special = {
             "mask_token": alphabet.TOKENS[alphabet.MASK],
@@ -57,6 +58,17 @@ class DNATokenizer(PreTrainedTokenizerFast):
         if config.tokenizer is None:
             return cls()
         return cls(tokenizer_object=tokenization(config.tokenizer).backend())
+
+    @classmethod
+    def convert_to_native_format(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read tokenizer.json as transformers does, and also the merges of a byte-pair encoding."""
+        options = super().convert_to_native_format(*args, **kwargs)
+        vocabulary, file = options.get("vocab"), kwargs.get("tokenizer_file")
+        if file is not None and isinstance(vocabulary, dict) and len(vocabulary) > len(VOCABULARY):
+            from ldarnet.model.saved import read_merges
+
+            options["merges"] = read_merges(Path(file), hint=HINT)
+        return options
 
     @classmethod
     def from_pretrained(

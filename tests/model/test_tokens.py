@@ -104,6 +104,8 @@ def test_a_byte_pair_encoding_is_saved_with_the_model(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer("ACGACTTTNT")["input_ids"] == [8, 7, 9, 3, 4, 3]
     assert load_model(tmp_path / "model", LDARNetForMaskedLM).config.tokenizer == settings
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert DNATokenizer.from_pretrained(tmp_path / "again").get_vocab() == tokenizer.get_vocab()
 
 
 def test_the_cost_of_tokens_of_variable_length_needs_their_length():
