@@ -19,10 +19,10 @@ from ldarnet.ops.transfer import HOST_WAITS
 
 PRESET = "ldarnet-110m"
 FP32_PRODUCTS = {
-    "ldarnet/model/router.py forward",
+    "ldarnet/model/chunking/learned.py _select",  # router
     "ldarnet/model/modeling.py forward",  # head
 }
-TF32_PRODUCTS = {"ldarnet/model/network.py forward"}  # residual path
+TF32_PRODUCTS = {"ldarnet/model/network.py _residual"}  # residual path
 CHUNK_COUNT = {"ldarnet/ops/packing.py select": 1}
 LOGGED_WAITS = {"ldarnet/ops/transfer.py to_host": 1}
 """Additional waits of a logged step."""
@@ -97,7 +97,7 @@ def test_step_with_a_static_number_of_chunks_never_waits(library):
     assert static.steps[UNLOGGED].waits == {} and static.steps[LOGGED].waits == LOGGED_WAITS
     for step in static.steps.values():
         assert step.mixed_devices == [] and step.pageable_copies == {}
-        assert step.launches <= counted.steps[step.name].launches + 20
+        assert step.launches <= counted.steps[step.name].launches + 24
 
 
 @pytest.mark.slow
