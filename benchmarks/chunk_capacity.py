@@ -117,7 +117,7 @@ def replay(fills: Sequence[float], factor: float) -> tuple[int, int, float]:
     for step, fill in enumerate(fills):
         capacity.begin_step(step)
         loss = torch.tensor(torch.nan if capacity.static and fill > factor else 0.0)
-        capacity.end_step(torch.tensor([[fill, 0.0, 1.0]]), loss)
+        capacity.end_step(torch.tensor([[0.0, fill, 1.0]]), loss)
     static = [fill for fill, used in zip(fills, capacities, strict=True) if used is not None]
     fitting = [fill for fill in static if fill <= factor]
     padding = 1 - sum(fitting) / (factor * len(fitting)) if fitting else 0.0
