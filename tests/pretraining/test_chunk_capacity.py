@@ -36,7 +36,8 @@ class Capacity:
         for number, (outer, inner, *loss) in enumerate(steps, first):
             self.capacity.begin_step(number)
             bases = 4096.0
-            stages = torch.tensor([[outer * bases / 4, 0.0, bases], [inner * bases / 16, 0.0, outer * bases / 4]])
+            counts = torch.tensor([[outer * bases / 4, bases], [inner * bases / 16, outer * bases / 4]])
+            stages = torch.cat([torch.full((2, 3), math.nan), counts], 1)
             self.capacity.end_step(stages.double(), torch.tensor(loss[0] if loss else 1.0, dtype=torch.float64))
         return self
 
