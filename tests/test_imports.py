@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.runtime", "ldarnet.report"),
     ("ldarnet.pretraining", "ldarnet.finetuning"),
     ("ldarnet.comparison",),
-    ("ldarnet.sweeps", "ldarnet.doctor"),
+    ("ldarnet.sweeps", "ldarnet.ablation", "ldarnet.doctor"),
     ("ldarnet.cli", "benchmarks"),
     ("ldarnet.__main__", "launch"),
 )

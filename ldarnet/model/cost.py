@@ -96,10 +96,12 @@ class Cost:
     Attributes:
         items: cost items in network order.
         bases_per_chunk: mean chunk length of each router in bases, outermost first.
+        bases_per_token: mean number of bases per token; 1 for a model that reads bases.
     """
 
     items: tuple[CostItem, ...]
     bases_per_chunk: tuple[float, ...]
+    bases_per_token: float
 
     @property
     def parameters(self) -> int:
@@ -186,7 +188,7 @@ def cost(
     bases = bases_per_token or _bases_per_token(config, length)
     counter = _Counter(config, length, (bases, *bases_per_chunk), activation_checkpointing, size, device)
     ends = counter.per_base("embedding and head", 0, [counter.ends()])
-    return Cost((*ends, *counter.network(config.arch_layout, 0)), tuple(bases_per_chunk))
+    return Cost((*ends, *counter.network(config.arch_layout, 0)), tuple(bases_per_chunk), bases)
 
 
 def _bases_per_token(config: LDARNetConfig, length: int) -> float:

@@ -1,0 +1,1 @@
+"""Comparison of models at equal training cost."""
