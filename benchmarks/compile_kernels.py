@@ -226,29 +226,33 @@ def compiler(capability: int) -> Iterator[CompileSession]:
 
 
 def train_step(session: CompileSession, preset: str, dtype: str) -> list[int]:
-    """Run the forward and backward pass of a preset on packed rows of several lengths.
+    """Run the forward and backward pass of a preset on packed rows of several lengths, with each smoothing of chunks.
 
     Returns:
         Number of compiled variants so far, after each entry of :data:`LENGTHS`.
     """
     import torch
 
+    from ldarnet.model.chunking import SMOOTHINGS, Tokens
     from ldarnet.model.configuration import LDARNetConfig
     from ldarnet.model.network import Stage
     from ldarnet.ops import Packing, backends_of, operations
 
     ops = {name: "triton" for name in operations() if "triton" in backends_of(name)}
-    config = LDARNetConfig.preset(preset, arch_layout=LAYOUT, ops=ops)
     torch.manual_seed(0)
-    network = Stage(config, config.arch_layout)
+    networks = []
+    for smoothing in SMOOTHINGS:
+        config = LDARNetConfig.preset(preset, arch_layout=LAYOUT, ops=ops, chunking={"smoothing": smoothing})
+        networks.append(Stage(config, config.arch_layout))
     session.case = f"{preset} {dtype}"
     counts = []
     for lengths in LENGTHS:
         packing = Packing.of_lengths(torch.tensor(lengths), sum(lengths), max(lengths))
         x_TD = torch.randn(packing.total, config.d_model[0], requires_grad=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
-            y_TD, *_ = network(x_TD, packing)
-        y_TD.sum().backward()
+        for network in networks:
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+                y_TD, *_ = network(x_TD, packing, Tokens(None, config.mask_token_id))
+            y_TD.sum().backward()
         counts.append(len(session))
     return counts
 

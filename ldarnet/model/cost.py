@@ -12,7 +12,7 @@ MLP hidden width F (rounded up to a multiple of 128):
     MLP            4 D F for fc1, 2 F D for fc2
     router         4 D^2 for the query and key projections
     residual path  2 D^2
-    dechunking     as for the scan with E = D, N = 1 and Q = 32, but per chunk
+    dechunking     as for the scan with E = D, N = 1 and Q = 32, but per chunk, in each direction of the smoothing
     head           2 D V for vocabulary size V
 
 The backward pass costs twice the forward pass. The sum of both passes is the model FLOPs, from which MFU is computed
@@ -339,10 +339,15 @@ class _Counter:
         return items
 
     def dechunking(self, stage: int) -> CostItem:
-        """Cost per chunk of smoothing the chunks in both directions."""
+        """Cost per chunk of smoothing the chunks in no, one or both directions."""
         D, Q = self.config.d_model[stage], DECHUNK_BLOCK
+        directions = {"none": 0, "forward": 1}.get(str(self.config.chunking["smoothing"]), 2)
         return CostItem(
-            "dechunking", 0, 2 * (2 * Q + 2 * Q * D + 4 * D), 2 * (2 * Q + 4 * D), FP32_BYTES * (D + 8) + INT64_BYTES
+            "dechunking",
+            0,
+            directions * (2 * Q + 2 * Q * D + 4 * D),
+            directions * (2 * Q + 4 * D),
+            FP32_BYTES * (D + 8) + INT64_BYTES,
         )
 
 

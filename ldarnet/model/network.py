@@ -22,6 +22,7 @@ from ldarnet.model.kernel_options import kernel_options
 from ldarnet.model.layout import is_innermost, residual_branches
 from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.ops import Packing, at_least_fp32, kernel_for
+from ldarnet.ops.dechunk import mirrored, upsample
 
 SLOT_MULTIPLE = 128
 """A static number of chunks is a multiple of this number, or the number of positions."""
@@ -65,7 +66,7 @@ class Stage(nn.Module):
         encoder, inner, decoder = layout
         branches += residual_branches(encoder, decoder)
         self.encoder = Stack(config, stage, encoder, branches)
-        self.residual = config.chunking["residual"]
+        self.residual, self.smoothing = config.chunking["residual"], config.chunking["smoothing"]
         if self.residual != "none":
             self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
             self.residual_proj.tf32_output = True  # feeds decoders only, never a router
@@ -111,8 +112,7 @@ class Stage(nn.Module):
         if chunks.padding:  # if the chunks do not fit, the output is NaN
             p_M = torch.where(chunk_of_T[-1] < chunks.total, p_M, torch.nan)
             chunk_of_T = chunk_of_T.clamp(max=chunks.total - 1)
-        dechunk = kernel_for("dechunk", inner_MI, self.ops)
-        y_TI = self.decoder(dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
+        y_TI = self.decoder(self._dechunk(inner_MI, p_M, confidence_T, residual_TI, chunks, chunk_of_T), packing)
         states = ((h_TI, packing), *inner_states, (y_TI, packing))
         return y_TI[:, : self.outer_width], (routing, *inner_routings), states
 
@@ -122,6 +122,26 @@ class Stage(nn.Module):
             return packing.select(boundary_T)
         slots = math.ceil(self.slots_per_position * packing.total / SLOT_MULTIPLE) * SLOT_MULTIPLE
         return packing.select_static(boundary_T, min(slots, packing.total))
+
+    def _dechunk(
+        self,
+        chunk_MI: Tensor,
+        p: Tensor,
+        confidence_T: Tensor,
+        residual_TI: Tensor,
+        chunks: Packing,
+        chunk_of_T: Tensor,
+    ) -> Tensor:
+        """Apply the option ``smoothing`` of chunking; see `ldarnet.ops.dechunk`. The output is NaN where p is."""
+        if self.smoothing == "none":
+            chunk_MI = at_least_fp32(chunk_MI).masked_fill(p.isnan()[:, None], torch.nan)
+            return upsample(chunk_MI, confidence_T, residual_TI, chunk_of_T)
+        if self.smoothing == "mirrored":
+            p = mirrored(p, chunks)
+        elif self.smoothing == "forward":
+            p = p[None]
+        dechunk = kernel_for("dechunk", chunk_MI, self.ops)
+        return dechunk(chunk_MI, p, confidence_T, residual_TI, chunks, chunk_of_T)
 
     def _residual(self, h_TI: Tensor, tokens: Tokens) -> Tensor:
         """Residual path around the main network, (T, I); the option ``masked`` of chunking closes it at [MASK]."""

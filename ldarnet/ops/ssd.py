@@ -37,7 +37,8 @@ def blocked_scan(
 ) -> Tensor:
     """Compute y_t = c_t . s_t with s_t = exp(log_decay_t) s_{t-1} + b_t x_t^T, in blocks of ``block`` positions.
 
-    Direction 1 uses t+1 instead of t-1. The state is zero before the first position of every sequence.
+    Direction 1, which is optional, uses t+1 instead of t-1. The state is zero before the first position of every
+    sequence.
 
     Returns:
         y, (T, K, H, P), in the dtype of x. The computation is in at least float32.
@@ -113,7 +114,7 @@ class _ScanFunction(torch.autograd.Function):
         y_TKHP, entering = x_TKHP.new_empty(x_TKHP.shape), []
         with full_precision(x_TKHP.device):
             row = _BlockedArguments(tensors, ctx.packing, ctx.block)
-            for k in range(2):
+            for k in range(x_TKHP.shape[1]):
                 state_NHP = at_least_fp32(x_TKHP.new_zeros(b_TKN.shape[-1], *x_TKHP.shape[2:]))
                 for rows in row.slabs(k):
                     entering.append(state_NHP)
@@ -127,7 +128,7 @@ class _ScanFunction(torch.autograd.Function):
         saved = ctx.saved_tensors
         tensors, entering = saved[:6], list(saved[6:])
         gradients = [
-            entering[0].new_empty(2, *tensor[:, 0].shape)
+            entering[0].new_empty(dy_TKHP.shape[1], *tensor[:, 0].shape)
             if tensor.dtype != entering[0].dtype or i not in ctx.memory
             else gradient_memory(tensor, ctx.memory[i]).transpose(0, 1)
             for i, tensor in enumerate(tensors[:5])
@@ -135,7 +136,7 @@ class _ScanFunction(torch.autograd.Function):
         d_skip_KH = entering[0].new_zeros(tensors[5].shape)
         with full_precision(dy_TKHP.device):
             row = _BlockedArguments(tensors, ctx.packing, ctx.block)
-            for k in (1, 0):
+            for k in reversed(range(dy_TKHP.shape[1])):
                 d_state_NHP = torch.zeros_like(entering[0])
                 for rows in reversed(row.slabs(k)):
                     slab, state_NHP, dy = row.slab(rows, k), entering.pop(), at_least_fp32(row.blocks(dy_TKHP[rows, k]))
@@ -193,7 +194,7 @@ class _BlockedArguments:
         self.sequence_BQ = sequence = F.pad(packing.sequence, (0, fill), value=-1).view(-1, block)
         before = F.pad(sequence[:-1, -1], (1, 0), value=-1), F.pad(sequence[1:, 0], (0, 1), value=-1)
         self.reach_BHQ, self.enter_BQH, self.leave_BQH = [], [], []
-        for k, last in enumerate(LAST):
+        for k, last in enumerate(LAST[: log_decay_BQKH.shape[2]]):
             reach = _sum_up_to(log_decay_BQKH[:, :, k], k)
             enters, leaves = sequence == before[k][:, None], sequence == sequence[:, last, None]
             self.reach_BHQ.append(reach.transpose(1, 2).contiguous())

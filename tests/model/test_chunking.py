@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
 from ldarnet.model import chunking
-from ldarnet.model.chunking import Tokens, chunking_methods
+from ldarnet.model.chunking import SMOOTHINGS, Tokens, chunking_methods
 from ldarnet.model.chunking.selection import top_share
 from ldarnet.model.cost import cost
 from ldarnet.ops import KernelOptions, Packing
@@ -256,6 +256,64 @@ def test_the_residual_path_can_be_closed_at_masked_bases_or_removed():
     assert not torch.equal(outputs["full"][0, 5], outputs["none"][0, 5])
 
 
+def smoothed_loop(p, chunk, smoothing):
+    """Smoothed chunks of one sequence, one chunk after the other."""
+    if smoothing == "none":
+        return chunk
+    gates, scans = p.clamp(1e-4, 1 - 1e-4), []
+    after = torch.cat([gates[1:], gates.new_tensor([1 - 1e-4])]) if smoothing == "mirrored" else gates
+    for gate, order in ((gates, range(len(p))), (after, reversed(range(len(p))))):
+        state, states = torch.zeros_like(chunk[0]), {}
+        for j in order:
+            state = gate[j] * chunk[j] + (1 - gate[j]) * state
+            states[j] = state
+        scans.append(torch.stack([states[j] for j in range(len(p))]))
+    return scans[0] if smoothing == "forward" else (scans[0] + scans[1]) / 2
+
+
+@pytest.mark.parametrize("capacity", [None, 4.0])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_smoothing_matches_a_plain_loop(smoothing, capacity):
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(config_of("learned", smoothing=smoothing, residual="none")).double()
+    model.set_chunk_capacity(capacity)
+    backbone, seen = model.model.backbone, {}
+    backbone.router.register_forward_hook(lambda module, inputs, out: seen.update(routing=out))
+    backbone.main.register_forward_hook(lambda module, inputs, out: seen.update(chunk=out[0]))
+    backbone.decoder.register_forward_pre_hook(lambda module, inputs: seen.update(decoded=inputs[0]))
+    model(torch.randint(0, 4, (2, 40)))
+    p, boundary, ours = seen["routing"].probability, seen["routing"].boundary, seen["decoded"]
+    chunks = int(boundary.sum())
+    assert chunks > 10 and (capacity is None) == (len(seen["chunk"]) == chunks)
+    first = int(boundary[:40].sum())
+    p_of_chunks, chunk = p[boundary], seen["chunk"][:chunks]
+    parts = [smoothed_loop(p_of_chunks[part], chunk[part], smoothing) for part in (slice(first), slice(first, None))]
+    confidence = torch.where(boundary, p, 1 - p)
+    plain = torch.cat(parts)[boundary.cumsum(0) - 1] * (1 + confidence - confidence.detach())[:, None]
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-10)
+    weight = torch.randn_like(plain)
+    actual, expected = (torch.autograd.grad(y, [p, seen["chunk"]], weight, retain_graph=True) for y in (ours, plain))
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_every_smoothing_trains_end_to_end(smoothing, stages):
+    torch.manual_seed(0)
+    model = LDARNetForMaskedLM(config_of("learned", stages, smoothing=smoothing))
+    ids = torch.randint(0, 4, (3, 50))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_chunks_that_do_not_fit_make_the_output_nan(smoothing):
+    model = LDARNetForMaskedLM(config_of("none", smoothing=smoothing)).train()
+    model.set_chunk_capacity(0.1)
+    assert model(torch.randint(0, 4, (4, 200))).logits.isnan().all()
+
+
 def test_the_hinge_ratio_loss_is_zero_below_the_target_rate():
     torch.manual_seed(0)
     model = LDARNetForMaskedLM(config_of("none", ratio_loss="hinge"))
@@ -278,6 +336,7 @@ def test_methods_that_need_tokens_refuse_embeddings(method):
         ({"method": "gird"}, r"no method gird; did you mean 'grid'"),
         ({"method": "grid", "similarity": "forward"}, r"method grid has no option similarity"),
         ({"similarity": "backward"}, r"similarity=backward; use one of bidirectional, forward"),
+        ({"smoothing": "backward"}, r"smoothing=backward; use one of bidirectional, mirrored, forward, none"),
         ({"method": "random", "seed": -1}, r"seed=-1 must be an integer from 0"),
         ({"method": "random", "seed": True}, r"seed=True must be an integer from 0"),
     ],
@@ -293,7 +352,8 @@ def test_a_grid_needs_an_integer_target_ratio():
 
 
 def test_options_are_saved_with_the_model(tmp_path):
-    model = LDARNetForMaskedLM(config_of("random", seed=3))
+    model = LDARNetForMaskedLM(config_of("random", seed=3, smoothing="mirrored"))
+    assert model.config.chunking["smoothing"] == "mirrored"
     model.save_pretrained(tmp_path)
     loaded = LDARNetForMaskedLM.from_pretrained(tmp_path)
     assert loaded.config.chunking == model.config.chunking

@@ -43,6 +43,10 @@ CONFIGS = {
     "tied": configuration("tiny", full_attention=True, tie_word_embeddings=True),
     "quickstart": configuration("quickstart", full_attention=True),
     "ldarnet-2m": configuration("ldarnet-2m"),
+    **{
+        f"{smoothing} smoothing": configuration("tiny", full_attention=True, chunking={"smoothing": smoothing})
+        for smoothing in ("mirrored", "forward", "none")
+    },
     "two routers": configuration(
         "tiny",
         **TWO_ROUTERS,
@@ -100,6 +104,9 @@ def count_flops(config, length, windows, checkpointed=()):
     [
         ("tiny", []),
         ("tied", []),
+        ("mirrored smoothing", []),
+        ("forward smoothing", []),
+        ("none smoothing", []),
         ("quickstart", []),
         ("quickstart", [0]),
         ("quickstart", [0, 1]),

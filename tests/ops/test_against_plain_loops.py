@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ldarnet.ops import Packing, backends_of
+from ldarnet.ops.dechunk import mirrored
 from ldarnet.ops.ssd import blocked_scan
 
 LENGTHS = [[1], [7], [64], [130], [1, 1, 1], [5, 64, 1, 200, 63], [3, 0, 70]]
@@ -123,14 +124,15 @@ def test_gated_norm(function, T):
 
 
 def plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of):
-    p = probability.clamp(1e-4, 1 - 1e-4)
+    """Smoothing with a probability per chunk, (M,), or per direction and chunk, (2, M) or (1, M)."""
+    p = (probability if probability.dim() == 2 else probability.expand(2, -1)).clamp(1e-4, 1 - 1e-4)
     rows = [torch.zeros_like(chunk[0])] * len(chunk)
     for span in spans(lengths):
-        for order in (span, reversed(span)):
+        for k in range(len(p)):
             state = torch.zeros_like(chunk[0])
-            for j in order:
-                state = p[j] * chunk[j] + (1 - p[j]) * state
-                rows[j] = rows[j] + state / 2
+            for j in reversed(span) if k else span:
+                state = p[k, j] * chunk[j] + (1 - p[k, j]) * state
+                rows[j] = rows[j] + state / len(p)
     return residual + torch.stack(rows)[chunk_of] * (1 + confidence - confidence.detach())[:, None]
 
 
@@ -147,6 +149,46 @@ def test_dechunk(function, lengths, kind, spread):
     ours = function(chunk, probability, confidence, residual, packing_of(lengths), chunk_of)
     plain = plain_dechunk(chunk, probability, confidence, residual, lengths, chunk_of)
     assert_same_with_gradients(ours, plain, [chunk, level, confidence, residual], 1e-7)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("function", cpu_backends("dechunk"))
+@pytest.mark.parametrize("directions", [1, 2])
+def test_dechunk_with_a_probability_per_direction(function, lengths, directions):
+    M = sum(lengths)
+    chunk_of = torch.arange(M).repeat_interleave(torch.arange(M) % 3 + 1)
+    chunk, level = random(M, 3), random(directions, M, seed=5)
+    confidence, residual = random(len(chunk_of), seed=6), random(len(chunk_of), 3, seed=7)
+    ours = function(chunk, level.sigmoid(), confidence, residual, packing_of(lengths), chunk_of)
+    plain = plain_dechunk(chunk, level.sigmoid(), confidence, residual, lengths, chunk_of)
+    assert_same_with_gradients(ours, plain, [chunk, level, confidence, residual], 1e-7)
+
+
+@pytest.mark.parametrize("function", cpu_backends("dechunk"))
+def test_one_direction_sees_no_later_chunk(function):
+    lengths, chunk_of = [40, 30], torch.arange(70)
+    chunk, p, rest = random(70, 2), random(1, 70).sigmoid(), [random(70, grad=False), random(70, 2, grad=False)]
+    out = function(chunk, p, *rest, packing_of(lengths), chunk_of)
+    for t in (0, 20, 39, 40, 55):
+        gradients = torch.autograd.grad(out[t].sum(), [chunk, p], retain_graph=True)
+        assert not gradients[0][t + 1 :].any() and not gradients[1][:, t + 1 :].any()
+        assert gradients[0][t].all()
+
+
+@pytest.mark.parametrize("function", cpu_backends("dechunk"))
+def test_mirrored_smoothing_of_reversed_sequences_is_reversed(function):
+    lengths, M = [1, 64, 33, 2], 100
+    packing, chunk_of = packing_of(lengths), torch.arange(M)
+    chunk, rest = random(M, 3, grad=False), [torch.ones(M).double(), torch.zeros(M, 3).double()]
+    p = torch.where(packing.position == 0, 1, random(M, grad=False).sigmoid())
+    back = torch.cat([torch.tensor(span[::-1]) for span in spans(lengths)])
+    # Chunk j of a reversed sequence follows the boundary that came after it.
+    after = torch.cat([torch.tensor([*span[1:], span[0]]) for span in spans(lengths)])
+    smoothed = function(chunk, mirrored(p, packing), *rest, packing, chunk_of)
+    reverse = function(chunk[back], mirrored(p[after][back], packing), *rest, packing, chunk_of)
+    torch.testing.assert_close(reverse, smoothed[back], rtol=1e-13, atol=1e-14)
+    published = function(chunk, p, *rest, packing, chunk_of)
+    assert (function(chunk[back], p[after][back], *rest, packing, chunk_of) - published[back]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("function", cpu_backends("dechunk"))

@@ -156,6 +156,16 @@ def test_dechunk_with_many_and_few_boundaries(chunk_lengths, bases_per_chunk):
     assert_matches_the_reference("dechunk", dechunk_arguments(chunk_lengths, bases_per_chunk))
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("chunk_lengths", LENGTHS, ids=str)
+def test_dechunk_with_a_probability_per_direction(chunk_lengths, directions):
+    arguments = dechunk_arguments(chunk_lengths, [2] * sum(chunk_lengths))
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(directions, sum(chunk_lengths), generator=generator, dtype=torch.float64)
+    arguments[1] = p.to(DEVICE).requires_grad_()
+    assert_matches_the_reference("dechunk", arguments)
+
+
 @pytest.mark.parametrize("probability", [0.0, 1e-4, 0.5000001, 1.0])
 def test_dechunk_at_extreme_probabilities(probability):
     assert_matches_the_reference("dechunk", dechunk_arguments([40, 3], [2] * 43, probability), 1e-7)

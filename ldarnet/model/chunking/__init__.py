@@ -26,12 +26,26 @@ Options = Mapping[str, Option]
 """Name of the method, ``method``, and its options; the field ``chunking`` of a model configuration."""
 PUBLISHED = "learned"
 """The published method, which is the default."""
+SMOOTHINGS = ("bidirectional", "mirrored", "forward", "none")
+"""Values of the option ``smoothing``, the default first."""
 COMMON_OPTIONS: dict[str, tuple[str, ...] | type[int]] = {
     "residual": ("full", "masked", "none"),
+    "smoothing": SMOOTHINGS,
     "ratio_loss": ("two_sided", "hinge"),
 }
-"""Options of all methods. ``residual``: the residual path around the main network is open, closed at [MASK]
-(arXiv 2601.03019), or absent. ``ratio_loss``: see :mod:`ldarnet.model.losses`."""
+"""Options of all methods.
+
+``residual``: the residual path around the main network is open, closed at [MASK] (arXiv 2601.03019), or absent.
+
+``smoothing``: exponential smoothing of the chunks c_j; p_j is the probability of the boundary before chunk j.
+
+- ``bidirectional``: the mean of the scans z_j = p_j c_j + (1 - p_j) z_{j-1} and z_j = p_j c_j + (1 - p_j) z_{j+1}.
+- ``mirrored``: the second scan is z_j = p_{j+1} c_j + (1 - p_{j+1}) z_{j+1}, with p = 1 after the last chunk of a
+  sequence. Reversing chunks and boundaries of a sequence then reverses the result.
+- ``forward``: the first scan alone (H-Net, arXiv 2507.07955), so that the result does not depend on later chunks.
+- ``none``: z_j = c_j.
+
+``ratio_loss``: see :mod:`ldarnet.model.losses`."""
 
 
 @dataclass(frozen=True)

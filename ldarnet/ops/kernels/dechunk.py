@@ -1,12 +1,12 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
 """Dechunking without a (T, D) intermediate.
 
-The forward pass smooths the chunks in both directions (:func:`_scan`) and adds the mean of both to the residual of
-every base (:func:`_upsample`). The backward pass sums the gradient over the bases of each chunk (:func:`_sum_bases`),
-runs the scans of both directions in reverse (:func:`_scan`), and computes the gradients of chunks and probabilities
+The forward pass smooths the chunks in each direction (:func:`_scan`) and adds the mean over directions to the residual
+of every base (:func:`_upsample`). The backward pass sums the gradient over the bases of each chunk
+(:func:`_sum_bases`), runs the scans in reverse (:func:`_scan`), and computes the gradients of chunks and probabilities
 (:func:`_chunk_gradients`).
 
-Shapes: T packed bases, M packed chunks, S sequences, D width, K = 2 directions.
+Shapes: T packed bases, M packed chunks, S sequences, D width, K directions (1 or 2).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ldarnet.ops.dechunk import MIN_PROBABILITY
+from ldarnet.ops.dechunk import MIN_PROBABILITY, directions
 from ldarnet.ops.kernels.tiles import row_tile
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32
@@ -31,7 +31,7 @@ BASES = 4
 
 def dechunk(
     chunk_MD: Tensor,
-    probability_M: Tensor,
+    probability: Tensor,
     confidence_T: Tensor,
     residual_TD: Tensor,
     chunks: Packing,
@@ -39,8 +39,8 @@ def dechunk(
 ) -> Tensor:
     """Triton backend of `ldarnet.ops.dechunk.dechunk`. Saves no (T, D) tensor for backward."""
     acc_dtype = torch.promote_types(chunk_MD.dtype, torch.float32)
-    p_M = at_least_fp32(probability_M).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(acc_dtype)
-    return _TritonDechunk.apply(chunk_MD, p_M, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)
+    p = at_least_fp32(probability).clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY).to(acc_dtype).contiguous()
+    return _TritonDechunk.apply(chunk_MD, p, confidence_T, residual_TD, chunks.starts, chunks.sequence, chunk_of_T)
 
 
 class _TritonDechunk(torch.autograd.Function):
@@ -48,7 +48,7 @@ class _TritonDechunk(torch.autograd.Function):
     def forward(
         ctx: Any,
         chunk_MD: Tensor,
-        p_M: Tensor,
+        p: Tensor,
         confidence_T: Tensor,
         residual_TD: Tensor,
         starts: Tensor,
@@ -56,60 +56,74 @@ class _TritonDechunk(torch.autograd.Function):
         chunk_of_T: Tensor,
     ) -> Tensor:
         chunk_MD, residual_TD = chunk_MD.contiguous(), residual_TD.contiguous()
-        state_KMD = _states(chunk_MD, p_M, starts, reverse=False)
+        state_KMD = _states(chunk_MD, p, starts, reverse=False)
         T, D = residual_TD.shape
-        out_TD = torch.empty_like(residual_TD, dtype=torch.promote_types(residual_TD.dtype, p_M.dtype))
+        out_TD = torch.empty_like(residual_TD, dtype=torch.promote_types(residual_TD.dtype, p.dtype))
         rows, columns, warps = row_tile(D)
         _upsample[(triton.cdiv(T, rows),)](
-            state_KMD, residual_TD, chunk_of_T, out_TD, T, len(chunk_MD), D, rows, columns, num_warps=warps
+            state_KMD,
+            residual_TD,
+            chunk_of_T,
+            out_TD,
+            T,
+            len(chunk_MD),
+            directions(p),
+            D,
+            rows,
+            columns,
+            num_warps=warps,
         )
-        ctx.save_for_backward(chunk_MD, p_M, state_KMD, starts, sequence_M, chunk_of_T)
+        ctx.save_for_backward(chunk_MD, p, state_KMD, starts, sequence_M, chunk_of_T)
         ctx.dtypes = confidence_T.dtype, residual_TD.dtype
         return out_TD
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout_TD: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        chunk_MD, p_M, state_KMD, starts, sequence_M, chunk_of_T = ctx.saved_tensors
+        chunk_MD, p, state_KMD, starts, sequence_M, chunk_of_T = ctx.saved_tensors
         confidence_dtype, residual_dtype = ctx.dtypes
-        M, D = chunk_MD.shape
+        (M, D), K = chunk_MD.shape, directions(p)
         dout_TD = dout_TD.contiguous()
         first_base_M = torch.searchsorted(chunk_of_T, torch.arange(M + 1, device=chunk_of_T.device))
-        dz_MD = p_M.new_empty(M, D)
+        dz_MD = p.new_empty(M, D)
         dconfidence_T = torch.empty_like(chunk_of_T, dtype=confidence_dtype)
         bases, columns, warps = row_tile(D, BASES * triton.next_power_of_2(D))
-        _sum_bases[(M,)](dout_TD, state_KMD, first_base_M, dz_MD, dconfidence_T, M, D, bases, columns, num_warps=warps)
-        dstate_KMD = _states(dz_MD, p_M, starts, reverse=True)
-        dchunk_MD, dp_M = torch.empty_like(chunk_MD), torch.empty_like(p_M)
+        _sum_bases[(M,)](
+            dout_TD, state_KMD, first_base_M, dz_MD, dconfidence_T, M, K, D, bases, columns, num_warps=warps
+        )
+        dstate_KMD = _states(dz_MD, p, starts, reverse=True)
+        dchunk_MD, dp = torch.empty_like(chunk_MD), torch.empty_like(p)
         rows, columns, warps = row_tile(D)
         _chunk_gradients[(triton.cdiv(M, rows),)](
             chunk_MD,
-            p_M,
+            p,
             state_KMD,
             dstate_KMD,
             starts,
             sequence_M,
             dchunk_MD,
-            dp_M,
+            dp,
             M,
+            K,
+            p.dim() == 1,
             D,
             rows,
             columns,
             num_warps=warps,
         )
-        return dchunk_MD, dp_M, dconfidence_T, dout_TD.to(residual_dtype), None, None, None
+        return dchunk_MD, dp, dconfidence_T, dout_TD.to(residual_dtype), None, None, None
 
 
-def _states(value_MD: Tensor, p_M: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
-    """Scan the chunks in both directions; return the states, (K, M, D).
+def _states(value_MD: Tensor, p: Tensor, starts: Tensor, *, reverse: bool) -> Tensor:
+    """Scan the chunks in each direction; return the states, (K, M, D).
 
     If ``reverse``, ``value_MD`` is the gradient of the smoothed chunks, and each scan runs in the opposite order.
     """
-    M, D = value_MD.shape
-    state_KMD = p_M.new_empty(2, M, D)
+    (M, D), K = value_MD.shape, directions(p)
+    state_KMD = p.new_empty(K, M, D)
     width = min(triton.next_power_of_2(D), WIDTH)
-    _scan[len(starts) - 1, triton.cdiv(D, width), 2](
-        value_MD, p_M, starts, state_KMD, M, reverse, D, STEPS, width, num_warps=4
+    _scan[len(starts) - 1, triton.cdiv(D, width), K](
+        value_MD, p, starts, state_KMD, M, K, p.dim() == 1, reverse, D, STEPS, width, num_warps=4
     )
     return state_KMD
 
@@ -127,6 +141,8 @@ def _scan(
     starts_ptr,
     state_ptr,
     M,
+    K: tl.constexpr,
+    SHARED: tl.constexpr,
     REVERSE: tl.constexpr,
     D: tl.constexpr,
     STEPS: tl.constexpr,
@@ -134,12 +150,14 @@ def _scan(
 ):
     """Scan one direction of one sequence for a block of features.
 
+    If SHARED, both directions use the same probabilities.
+
     In the forward pass, the values x (value_ptr) are the chunks. The result is s_j = p_j x_j + (1 - p_j) s_i, where
     chunk i is just before j in the order of the direction.
 
     In the backward pass (REVERSE), the values x are the gradient of the smoothed chunks. The result g is the gradient
-    of s: g_j = x_j / 2 + (1 - p_i) g_i, where chunk i is just after j in the order of the direction. The factor 1/2
-    comes from the mean over both directions.
+    of s: g_j = x_j / K + (1 - p_i) g_i, where chunk i is just after j in the order of the direction. The factor 1/K
+    comes from the mean over directions.
     """
     dtype = state_ptr.dtype.element_ty
     k = tl.program_id(2)
@@ -150,6 +168,8 @@ def _scan(
     origin = tl.where(left_to_right, start, stop - 1)
     stride = tl.where(left_to_right, 1, -1)
     state_ptr += k * M.to(tl.int64) * D
+    if not SHARED:
+        p_ptr += k * M
     step = tl.arange(0, STEPS)
     state = tl.zeros((WIDTH,), dtype)
     for first in range(0, stop - start, STEPS):
@@ -160,7 +180,7 @@ def _scan(
         x = tl.load(value_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(dtype)
         if REVERSE:
             p = tl.load(p_ptr + row - stride, mask=real & (number > 0), other=0.0)
-            x = x / 2
+            x = x / K
         else:
             p = tl.load(p_ptr + row, mask=real, other=0.0)
             x = x * p[:, None]
@@ -179,6 +199,7 @@ def _upsample(
     out_ptr,
     T,
     M,
+    K: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -188,10 +209,11 @@ def _upsample(
     column = tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (column < D)
     chunk = tl.load(chunk_of_ptr + row, mask=row < T, other=0)[:, None]
-    forward = tl.load(state_ptr + chunk * D + column, mask=inside, other=0.0).to(dtype)
-    backward = tl.load(state_ptr + (chunk + M) * D + column, mask=inside, other=0.0).to(dtype)
+    z = tl.load(state_ptr + chunk * D + column, mask=inside, other=0.0).to(dtype)
+    if K == 2:
+        z = (z + tl.load(state_ptr + (chunk + M) * D + column, mask=inside, other=0.0).to(dtype)) / 2
     residual = tl.load(residual_ptr + row[:, None] * D + column, mask=inside, other=0.0).to(dtype)
-    tl.store(out_ptr + row[:, None] * D + column, residual + (forward + backward) / 2, mask=inside)
+    tl.store(out_ptr + row[:, None] * D + column, residual + z, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -202,6 +224,7 @@ def _sum_bases(
     dz_ptr,
     dconfidence_ptr,
     M,
+    K: tl.constexpr,
     D: tl.constexpr,
     BASES: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -210,9 +233,9 @@ def _sum_bases(
     chunk = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     wide = column < D
-    forward = tl.load(state_ptr + chunk * D + column, mask=wide, other=0.0)
-    backward = tl.load(state_ptr + (chunk + M) * D + column, mask=wide, other=0.0)
-    z = (forward + backward) / 2
+    z = tl.load(state_ptr + chunk * D + column, mask=wide, other=0.0)
+    if K == 2:
+        z = (z + tl.load(state_ptr + (chunk + M) * D + column, mask=wide, other=0.0)) / 2
     dz = tl.zeros((BASES, COLUMNS), dtype)
     stop = tl.load(first_base_ptr + chunk + 1)
     for first in range(tl.load(first_base_ptr + chunk), stop, BASES):
@@ -235,6 +258,8 @@ def _chunk_gradients(
     dchunk_ptr,
     dp_ptr,
     M,
+    K: tl.constexpr,
+    SHARED: tl.constexpr,
     D: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -247,13 +272,24 @@ def _chunk_gradients(
     offset = row[:, None] * D + column
     sequence = tl.load(sequence_ptr + row, mask=real, other=0)
     has_left = real & (row > tl.load(starts_ptr + sequence))
-    has_right = real & (row + 1 < tl.load(starts_ptr + sequence + 1))
-    other_direction = M.to(tl.int64) * D
     chunk = tl.load(chunk_ptr + offset, mask=inside, other=0.0).to(dtype)
     p = tl.load(p_ptr + row, mask=real, other=0.0)
     left = tl.load(state_ptr + offset - D, mask=has_left[:, None] & (column < D), other=0.0)
-    right = tl.load(state_ptr + other_direction + offset + D, mask=has_right[:, None] & (column < D), other=0.0)
     dforward = tl.load(dstate_ptr + offset, mask=inside, other=0.0)
-    dbackward = tl.load(dstate_ptr + other_direction + offset, mask=inside, other=0.0)
-    tl.store(dchunk_ptr + offset, (dforward + dbackward) * p[:, None], mask=inside)
-    tl.store(dp_ptr + row, tl.sum(dforward * (chunk - left) + dbackward * (chunk - right), axis=1), mask=real)
+    if K == 1:
+        tl.store(dchunk_ptr + offset, dforward * p[:, None], mask=inside)
+        tl.store(dp_ptr + row, tl.sum(dforward * (chunk - left), axis=1), mask=real)
+    else:
+        other_direction = M.to(tl.int64) * D
+        has_right = real & (row + 1 < tl.load(starts_ptr + sequence + 1))
+        right = tl.load(state_ptr + other_direction + offset + D, mask=has_right[:, None] & (column < D), other=0.0)
+        dbackward = tl.load(dstate_ptr + other_direction + offset, mask=inside, other=0.0)
+        if SHARED:
+            tl.store(dchunk_ptr + offset, (dforward + dbackward) * p[:, None], mask=inside)
+            tl.store(dp_ptr + row, tl.sum(dforward * (chunk - left) + dbackward * (chunk - right), axis=1), mask=real)
+        else:
+            other_p = tl.load(p_ptr + M + row, mask=real, other=0.0)
+            dchunk = dforward * p[:, None] + dbackward * other_p[:, None]
+            tl.store(dchunk_ptr + offset, dchunk, mask=inside)
+            tl.store(dp_ptr + row, tl.sum(dforward * (chunk - left), axis=1), mask=real)
+            tl.store(dp_ptr + M + row, tl.sum(dbackward * (chunk - right), axis=1), mask=real)
