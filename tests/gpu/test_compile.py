@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from benchmarks.compile_kernels import CompiledKernel, missing_tool
 from ldarnet.model.configuration import PRESETS
@@ -21,33 +22,37 @@ RUNS = [  # of about equal duration
     [*BF16, "--capability", "90", "--preset", "ldarnet-110m", "--preset", "ldarnet-2m"],
     [*BF16, "--capability", "80", "--capability", "100", "--preset", "ldarnet-110m"],
     [*BF16, "--capability", "90", *(f"--preset={name}" for name in OTHERS)],
-    ["--capability", "90", "--preset", "ldarnet-110m", "--dtype", "float32"],
-    ["--capability", "90", "--preset", "tiny", "--dtype", "float16"],
+    ["--capability", "90", "--preset", "tiny", "--dtype", "float32", "--dtype", "float16"],
 ]
 MAX_SHARED_BYTES = 99 * 1024  # of a program on consumer cards
 MAX_REGISTERS = {"ssd_programs": 255}  # by module; a thread has no more
 DEFAULT_MAX_REGISTERS = 168  # three programs of four warps on a multiprocessor
 MIN_LOAD_BYTES = 4
 ONE_VALUE_PER_THREAD = ("ssd_programs", "tiny")  # its states have 8 x 8 values for 256 threads
+ONE_KERNEL = ("rotary",)  # its backward pass is a rotation by the opposite angle
 STEP_SIZES = {"ssd_programs": 20}  # narrow loads per kernel: a row has one bfloat16 step size per head
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing_tool()), reason=missing_tool() or "complete")]
 
 
-def compile_ahead(arguments: list[str], file: Path) -> dict:
+def compile_ahead(arguments: list[str], file: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "benchmarks.compile_kernels", *arguments, "--json", str(file)]
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
-    return json.loads(file.read_text())
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compiled")
+def compiled(tmp_path_factory, worker_id):
+    """Results of `RUNS`; with several pytest workers, the first one compiles for all."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "compiled"
+    folder.mkdir(exist_ok=True)
     files = [folder / f"{number}.json" for number in range(len(RUNS))]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(compile_ahead, RUNS, files))
+    with FileLock(folder / "lock"), ThreadPoolExecutor(max_workers=2) as pool:
+        if not all(file.is_file() for file in files):
+            list(pool.map(compile_ahead, RUNS, files))
+    return [json.loads(file.read_text()) for file in files]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,8 @@ def described(kernels):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_compiles_forward_and_backward(kernels, operation, capability):
     names = {kernel.kernel for kernel in kernels if kernel.capability == capability}
-    assert len({name for name in names if name.startswith((f"{operation}.", f"{operation}_programs."))}) >= 2
+    found = {name for name in names if name.startswith((f"{operation}.", f"{operation}_programs."))}
+    assert len(found) >= (1 if operation in ONE_KERNEL else 2)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -80,7 +86,7 @@ def test_every_preset_compiles(kernels, preset):
     assert f"{preset} bfloat16" in cases
 
 
-@pytest.mark.parametrize("case", ["ldarnet-110m float32", "tiny float16"])
+@pytest.mark.parametrize("case", ["tiny float32", "tiny float16"])
 def test_other_dtypes_compile(kernels, case):
     assert {*OPERATIONS} <= {module(one).removesuffix("_programs") for one in kernels if case in one.cases}
 
