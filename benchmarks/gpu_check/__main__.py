@@ -23,6 +23,7 @@ from benchmarks.gpu_check.results import Check, Record
 from benchmarks.gpu_check.session import Session
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path
+from ldarnet.program import INTERRUPTED
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -31,7 +32,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.gpu_check", description="Check and measure LDARNet on one GPU."
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=12.0, help="no check runs longer than this (default: %(default)s)")
+    add(
+        "--minutes",
+        type=float,
+        default=12.0,
+        help="time limit of this call (default: %(default)s)",
+    )
     add("--out", type=Path, default=Path("runs/gpu-check"), help="folder of the results (default: %(default)s)")
     add("--checks", nargs="+", default=[], metavar="TEXT", help="run only checks whose name contains one of the texts")
     add("--list", action="store_true", help="print the checks and exit")
@@ -87,6 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run(options, command.strip())
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"interrupted; completed checks are in {options.out}; run the same command again to resume")
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ class FinetuneTrainingSection(Section):
     zero_stage: int = Field(1, ge=0, le=3, description="DeepSpeed ZeRO stage.", json_schema_extra=MAY_CHANGE)
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 needs AMX, AVX-512 BF16 or Arm BF16.",
+        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 "
+        "speeds up only large models, and only with AMX, AVX-512 BF16 or Arm BF16.",
     )
     timeout_minutes: float = Field(
         30,

@@ -254,7 +254,8 @@ class TrainingSection(Section):
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
-        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 needs AMX, AVX-512 BF16 or Arm BF16.",
+        description="auto: bf16 autocast on GPU, fp32 on CPU. On a CPU, bf16 "
+        "speeds up only large models, and only with AMX, AVX-512 BF16 or Arm BF16.",
     )
     log_every: int = Field(
         1, ge=1, le=MAX_STEPS, description="Logging interval in steps.", json_schema_extra=MAY_CHANGE

@@ -187,6 +187,8 @@ class LDARNetConfig(PretrainedConfig):
         if self.tokenizer is not None:
             self._check_tokenizer()
         self.chunking_method.check(self.target_ratio)
+        if self.num_stages == 1 and self.chunking != complete_options({}):
+            raise ValueError(f"chunking: a single stack, {self.arch_layout}, has no chunks; remove chunking")
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
             raise ValueError(f"d_model: {self.d_model} must not decrease from one stage to the next inner stage")
         for width in self.d_model:

@@ -4,6 +4,7 @@ from typing import Any
 
 from ldarnet.config import RunConfig
 from ldarnet.console import format_si
+from ldarnet.model.chunking import complete_options
 from ldarnet.model.cost import cost
 from ldarnet.pretraining.setup import Inputs
 from ldarnet.runtime.distributed import World
@@ -29,6 +30,7 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
         f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
         f"windows of {length:,} bases per epoch{dropped}",
         *_describe_tokens(inputs),
+        *_describe_chunking(inputs),
         *_describe_mixture(inputs),
         *_describe_curriculum(config, inputs),
         f"engine   {world.size} x {world.device_label}, ZeRO stage {training.zero_stage}{offload}, {precision}; "
@@ -49,6 +51,15 @@ def _describe_tokens(inputs: Inputs) -> list[str]:
         return []
     size, bases = len(tokenizer.tokens), inputs.bases_per_token
     return [f"tokens   {tokenizer.method}, vocabulary of {size:,}, {bases:.2f} bases per token"]
+
+
+def _describe_chunking(inputs: Inputs) -> list[str]:
+    """Describe the chunking method and the options that are not the default; empty for the published method."""
+    chosen: Any = inputs.model.config.chunking
+    method = chosen["method"]
+    defaults = complete_options({"method": method})
+    options = [f"{key}={value}" for key, value in chosen.items() if value != defaults[key]]
+    return [f"chunks   {', '.join([f'method {method}', *options])}"] if chosen != complete_options({}) else []
 
 
 def _describe_mixture(inputs: Inputs) -> list[str]:

@@ -110,6 +110,10 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
                 if valid.get(key) is not None
             ),
             *([f"bases per chunk {chunks} (on masked input)"] if chunks else []),
+            *(
+                f"with masks of {name.removeprefix('span')} bases: loss on masked positions {masked['mask_loss']:.4f}"
+                for name, masked in valid.get("masks", {}).items()
+            ),
         ]
     lines += [
         "",

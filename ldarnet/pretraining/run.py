@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from ldarnet.config import RunConfig
 from ldarnet.io import run_files
@@ -139,6 +140,13 @@ class _TrainLine(BaseModel):
     split: Literal["train"]
 
 
+@with_config(ConfigDict(extra="allow"))
+class _MaskMetrics(TypedDict):
+    """Metrics of a validation line for one mask, with at least the value that the summary prints."""
+
+    mask_loss: float
+
+
 class _ValidLine(BaseModel):
     """A validation line of metrics.jsonl, with at least the values that the summary prints."""
 
@@ -153,6 +161,7 @@ class _ValidLine(BaseModel):
     accuracy: float | None = None
     token_accuracy: float | None = None
     bases_per_chunk: list[float]
+    masks: dict[str, _MaskMetrics] = {}
 
 
 _Line: Any = Annotated[_TrainLine | _ValidLine, Field(discriminator="split")]

@@ -351,6 +351,12 @@ def test_a_grid_needs_an_integer_target_ratio():
         LDARNetConfig.preset("tiny", chunking={"method": "grid"}, target_ratio=4.5)
 
 
+def test_a_single_stack_has_no_chunks():
+    shape = {"arch_layout": ["M1"], "d_model": [16], "d_intermediate": [32]}
+    with pytest.raises(ValueError, match=r"chunking: a single stack, \['M1'\], has no chunks"):
+        LDARNetConfig.preset("tiny", **shape, chunking={"method": "grid"})
+
+
 def test_options_are_saved_with_the_model(tmp_path):
     model = LDARNetForMaskedLM(config_of("random", seed=3, smoothing="mirrored"))
     assert model.config.chunking["smoothing"] == "mirrored"

@@ -86,7 +86,7 @@ def resume(run_dir, config_file, network):
     MetricsFile(run_dir, ALL_STEPS, "starts.jsonl").close()
     monitor = object.__new__(RouterHealthMonitor)
     monitor.context = SimpleNamespace(config=config, resumed=found.state or SimpleNamespace(step=0))
-    monitor._health = RouterHealth(10, lambda _: 4.0)
+    monitor._health, monitor._monitored = RouterHealth(10, lambda _: 4.0), True
     monitor._replay()
     Tracker(config, print).close("KILLED")
     best_validation(store, run_dir / "metrics.jsonl")

@@ -116,11 +116,15 @@ class RouterHealth:
 
 @register(order=40)
 class RouterHealthMonitor(Callback):
-    """Adds `warnings` to training lines, and logs when a warning starts or ends. Warnings are computed on rank 0."""
+    """Adds `warnings` to training lines, and logs when a warning starts or ends. Warnings are computed on rank 0.
+
+    Chunking methods without a trained router, such as `grid`, get no warnings.
+    """
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         self._health = RouterHealth(context.inputs.total_steps, context.inputs.schedule.target_ratio)
+        self._monitored = context.inputs.model.config.chunking_method.has_router
         self._replayed = False
 
     def before_step(self, step: int) -> None:
@@ -135,7 +139,7 @@ class RouterHealthMonitor(Callback):
 
     def _replay(self) -> None:
         path = self.context.config.run.dir / run_files.METRICS
-        if not self.context.resumed.step or not path.is_file():
+        if not self._monitored or not self.context.resumed.step or not path.is_file():
             return
         with read_errors(path), path.open("rb") as file:
             lines = deque(enumerate(file, start=1), maxlen=MAX_REPLAYED)
@@ -153,7 +157,7 @@ class RouterHealthMonitor(Callback):
 
     def on_step_logged(self, line: dict[str, Any]) -> None:
         """Update the warnings and add them to the line."""
-        if self.context.world.is_main and line["bases_per_chunk"]:
+        if self._monitored and self.context.world.is_main and line["bases_per_chunk"]:
             for text in self._health.update(line):
                 self.context.warn(text)
         warnings = self._health.warnings.items()
