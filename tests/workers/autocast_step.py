@@ -15,7 +15,7 @@ from ldarnet.runtime import distributed
 BF16, FP32 = torch.bfloat16, torch.float32
 ARGUMENTS = {
     "convolution": {"x": BF16, "weight": FP32, "bias": FP32},
-    "ssd": {"x": BF16, "dt": FP32, "a": FP32, "b": BF16, "c": BF16, "d": FP32},
+    "ssd": {"x": BF16, "dt": BF16, "dt_bias": FP32, "a_log": FP32, "b": BF16, "c": BF16, "d": FP32},
     "gated_norm": {"y": BF16, "z": BF16, "weight": FP32},
     "attention": {"q": BF16, "k": BF16, "v": BF16},
     "rotary": {"qkv": BF16},
