@@ -65,7 +65,12 @@ TINY = {
 """Overrides that make the documented commands small, by program."""
 
 
-USE_QUICKSTART = ("launch/README.md", "ldarnet/finetuning/README.md", "ldarnet/sweeps/README.md")
+USE_QUICKSTART = (
+    "launch/README.md",
+    "ldarnet/finetuning/README.md",
+    "ldarnet/model/chunking/README.md",
+    "ldarnet/sweeps/README.md",
+)
 """Documents whose commands use the results of `make quickstart`."""
 GENOMES = {
     "my.fa.gz": ("chr1", "chr20"),
