@@ -22,7 +22,7 @@ RUNS = [  # of about equal duration
     [*BF16, "--capability", "90", "--preset", "ldarnet-110m", "--preset", "ldarnet-2m"],
     [*BF16, "--capability", "80", "--capability", "100", "--preset", "ldarnet-110m"],
     [*BF16, "--capability", "90", *(f"--preset={name}" for name in OTHERS)],
-    ["--capability", "90", "--preset", "tiny", "--dtype", "float32", "--dtype", "float16"],
+    ["--capability", "90", "--preset", "tiny", "--dtype", "float32"],
 ]
 MAX_SHARED_BYTES = 99 * 1024  # of a program on consumer cards
 MAX_REGISTERS = {"ssd_programs": 255}  # by module; a thread has no more
@@ -86,9 +86,9 @@ def test_every_preset_compiles(kernels, preset):
     assert f"{preset} bfloat16" in cases
 
 
-@pytest.mark.parametrize("case", ["tiny float32", "tiny float16"])
-def test_other_dtypes_compile(kernels, case):
-    assert {*OPERATIONS} <= {module(one).removesuffix("_programs") for one in kernels if case in one.cases}
+def test_float32_compiles(kernels):
+    found = {module(kernel).removesuffix("_programs") for kernel in kernels if "tiny float32" in kernel.cases}
+    assert {*OPERATIONS} <= found
 
 
 def test_no_register_is_spilled(kernels):
