@@ -102,12 +102,10 @@ class ChunkingMethod(nn.Module):
     Attributes:
         OPTIONS: allowed values of each option, the default first; ``int`` for a non-negative integer, by default 0.
         has_router: whether the method has query and key projections.
-        outermost_only: whether the method only works in the outermost stage.
     """
 
     OPTIONS: ClassVar[dict[str, tuple[str, ...] | type[int]]] = {}
     has_router: ClassVar[bool] = False
-    outermost_only: ClassVar[bool] = False
 
     def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
         """Build the method for a stage.

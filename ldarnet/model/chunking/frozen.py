@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ldarnet.model.chunking import ChunkingMethod, Routing, Tokens, register
-from ldarnet.model.chunking.selection import THRESHOLD, boundary_probability, top_share
+from ldarnet.model.chunking.selection import boundary_probability, select_boundaries
 from ldarnet.ops import Packing, at_least_fp32
 
 
@@ -22,5 +22,5 @@ class Frozen(ChunkingMethod):
         """Compute the boundaries from the similarity of neighboring encoder outputs."""
         h = at_least_fp32(h_TD.detach())
         p_T = boundary_probability(h, h, packing, self.options["similarity"], self.ops)
-        chosen = top_share(p_T, packing, self.target_ratio) if self.options["selection"] == "top_k" else p_T > THRESHOLD
-        return Routing(p_T, chosen, packing)
+        boundary_T = select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
+        return Routing(p_T, boundary_T, packing)

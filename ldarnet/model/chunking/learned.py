@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from ldarnet.model.chunking import ChunkingMethod, Options, Routing, Tokens, register
-from ldarnet.model.chunking.selection import THRESHOLD, boundary_probability, top_share
+from ldarnet.model.chunking.selection import boundary_probability, select_boundaries
 from ldarnet.model.linear import Fp32Linear, init_weight
 from ldarnet.ops import KernelOptions, Packing
 
@@ -54,9 +54,8 @@ class Router(ChunkingMethod):
 
     def _select(self, h_TD: Tensor, packing: Packing) -> Routing:
         p_T = boundary_probability(self.q_proj(h_TD), self.k_proj(h_TD), packing, self.options["similarity"], self.ops)
-        if self.options["selection"] == "top_k":
-            return Routing(p_T, top_share(p_T, packing, self.target_ratio), packing)
-        return Routing(p_T, p_T > THRESHOLD, packing)
+        boundary_T = select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
+        return Routing(p_T, boundary_T, packing)
 
     def _isolate(self, routing: Routing, masked_T: Tensor) -> Routing:
         """Set a boundary at each masked position and at the position to its right."""

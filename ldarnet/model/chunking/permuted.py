@@ -6,6 +6,7 @@ from torch import Tensor
 from ldarnet.model.chunking import Routing, Tokens, register
 from ldarnet.model.chunking._hashing import random_bits, sequence_keys
 from ldarnet.model.chunking._rearranged import RearrangedRouter
+from ldarnet.model.chunking.selection import sort_within_sequences
 
 
 @register("permuted")
@@ -23,5 +24,4 @@ class Permuted(RearrangedRouter):
         # The positions of a chunk are sorted by the draw at its first position, and thus stay together.
         rows_T = torch.arange(packing.total, device=draws_T.device)
         first_T = torch.where(routing.boundary, rows_T, 0).cummax(0).values
-        by_draw = draws_T[first_T].argsort(stable=True)
-        return by_draw[packing.sequence[by_draw].argsort(stable=True)]
+        return sort_within_sequences(draws_T[first_T], packing)

@@ -40,6 +40,15 @@ def boundary_probability(
     return torch.where(packing.position == 0, 1.0, p_T)
 
 
+def select_boundaries(p_T: Tensor, packing: Packing, selection: object, ratio: float) -> Tensor:
+    """Select boundaries by probability: with ``top_k``, see `top_share`; with ``threshold``, positions with p > 0.5.
+
+    Returns:
+        Boundary mask, (T,) bool.
+    """
+    return top_share(p_T, packing, ratio) if selection == "top_k" else p_T > THRESHOLD
+
+
 def top_share(p_T: Tensor, packing: Packing, ratio: float) -> Tensor:
     """Select the ceil(L / ratio) positions with the highest probability in each sequence of length L.
 
@@ -48,7 +57,12 @@ def top_share(p_T: Tensor, packing: Packing, ratio: float) -> Tensor:
     Returns:
         Boundary mask, (T,) bool; it is True at the start of each sequence, where p must be 1.
     """
-    by_probability = p_T.detach().argsort(descending=True, stable=True)
-    order_T = by_probability[packing.sequence[by_probability].argsort(stable=True)]
+    order_T = sort_within_sequences(p_T.detach(), packing, descending=True)
     chosen_T = packing.position < torch.ceil(packing.lengths / ratio)[packing.sequence]
     return torch.zeros_like(chosen_T).index_copy(0, order_T, chosen_T)
+
+
+def sort_within_sequences(keys_T: Tensor, packing: Packing, *, descending: bool = False) -> Tensor:
+    """Indices that sort the positions of each sequence by their keys, (T,) int64; equal keys keep their order."""
+    by_key = keys_T.argsort(descending=descending, stable=True)
+    return by_key[packing.sequence[by_key].argsort(stable=True)]
