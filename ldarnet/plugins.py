@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
 
-@cache
 def load_folder(package: str) -> list[ModuleType]:
     """Import every module directly inside a package, in alphabetical order; names that start with `_` are skipped.
 
-    Modules register their content when they are first imported. Only the first call reads the folder.
+    Modules register their content when they are first imported.
 
     Args:
         package: dotted name, such as `ldarnet.finetuning.arms`.

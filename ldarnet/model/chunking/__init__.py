@@ -169,7 +169,8 @@ def chunking_methods() -> dict[str, type[ChunkingMethod]]:
 
 def method_of(options: Options) -> type[ChunkingMethod]:
     """The chunking method that options select."""
-    return chunking_methods()[str(options["method"])]
+    name = str(options["method"])
+    return _METHODS.get(name) or chunking_methods()[name]
 
 
 def complete_options(given: Options) -> dict[str, Option]:
