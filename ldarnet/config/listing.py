@@ -6,8 +6,8 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 from pydantic.fields import FieldInfo
 
-from ldarnet.config.loading import field_of, known_keys, may_change, range_of, section_of
-from ldarnet.config.sections import Config, Section
+from ldarnet.config.fields import field_of, item_section, known_keys, may_change, range_of, section_of
+from ldarnet.config.sections import Config
 
 
 def list_settings(schema: type[Config]) -> Iterator[str]:
@@ -17,7 +17,7 @@ def list_settings(schema: type[Config]) -> Iterator[str]:
         if section_of(field) is not None:
             continue
         yield _line(key, field, may_change(schema, key))
-        for section in _sections_in(field.annotation):
+        if (section := item_section(field)) is not None:
             for name, inner in section.model_fields.items():
                 yield _line(f"{key}.{name}", inner, may_change(schema, key))
 
@@ -27,11 +27,6 @@ def _line(key: str, field: FieldInfo, changeable: bool) -> str:
     parts = [f"{key} = {_default(field)}", f"({allowed})" if allowed else "", field.description or ""]
     parts.append("[may change on resume]" if changeable else "")
     return "  ".join(filter(None, parts))
-
-
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    """Find the section classes in the type of a key that may be null, such as `AshaSection | None`."""
-    return [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
 
 
 def _default(field: FieldInfo) -> str:

@@ -64,5 +64,5 @@ class ScheduleSection(Section):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.warmup + self.decay > 1:
-            raise ValueError("warmup + decay must be at most 1; reduce one of them")
+            raise ValueError(f"warmup={self.warmup:g} + decay={self.decay:g} is more than 1; reduce one of them")
         return self

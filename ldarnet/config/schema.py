@@ -104,12 +104,12 @@ class ModelSection(Section):
         """Check that the model can be built.
 
         Raises:
-            ValueError: see `build`; the message starts with `model`.
+            ValueError: see `build`; the message starts with a key, such as `model.d_model`.
         """
         try:
             self.build(ops, files=False)
         except ValueError as error:
-            raise ValueError(f"model: {error}") from None
+            raise ValueError(f"model.{error}") from None
 
 
 class LengthStage(Section):
@@ -183,20 +183,21 @@ class DataSection(Section):
     @model_validator(mode="after")
     def _shares(self) -> Self:
         if self.mask_share + self.random_share > 1:
-            raise ValueError("mask_share + random_share must be at most 1; reduce one of them")
+            shares = f"mask_share={self.mask_share:g} + random_share={self.random_share:g}"
+            raise ValueError(f"{shares} is more than 1; reduce one of them")
         if self.mask_span > (shortest := min([self.length, *(stage.length for stage in self.curriculum)])):
             raise ValueError(f"mask_span={self.mask_span} is longer than a window of {shortest} bases; reduce it")
         if wrong := [stage.length for stage in self.curriculum if self.length % stage.length]:
-            raise ValueError(f"curriculum length {wrong[0]} does not divide length={self.length}; choose a divisor")
+            raise ValueError(f"curriculum: length {wrong[0]} does not divide length={self.length}; choose a divisor")
         if sum(stage.share for stage in self.curriculum) >= 1:
             raise ValueError(
-                "the shares of curriculum must add up to less than 1, because the remaining steps use the full length; "
+                "curriculum: the shares must add up to less than 1, because the remaining steps use the full length; "
                 "reduce one of them"
             )
         if self.weights is not None and self.temperature is not None:
             raise ValueError(
-                "set weights or temperature, not both; to drop the one in the configuration file, pass "
-                "data.weights=null or data.temperature=null on the command line"
+                f"weights and temperature={self.temperature:g} are mutually exclusive; to drop the one in the "
+                "configuration file, pass weights=null or temperature=null on the command line"
             )
         return self
 
@@ -272,9 +273,13 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set exactly one of steps and epochs (set the other to null)")
+            if self.steps is None:
+                raise ValueError("steps and epochs are missing; set steps=... or epochs=...")
+            raise ValueError(
+                f"steps={self.steps} and epochs={self.epochs:g} are mutually exclusive; set steps=null or epochs=null"
+            )
         if self.offload and self.zero_stage == 0:
-            raise ValueError("offload=true needs zero_stage 1, 2 or 3")
+            raise ValueError("offload=true needs ZeRO stage 1, 2 or 3; set zero_stage=1 or offload=false")
         if self.batch % self.accumulation:
             raise ValueError(
                 f"batch={self.batch} cannot be divided into accumulation={self.accumulation} equal micro-steps; "

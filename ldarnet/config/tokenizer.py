@@ -45,7 +45,7 @@ class TokenizerSection(Section):
     def _only_keys_of_the_method(self) -> Self:
         key = "file" if self.method == "bpe" else "k"
         if getattr(self, key) is None or self.model_dump(exclude_none=True).keys() != {"method", key}:
-            raise ValueError(f"method {self.method} takes the key {key!r} and no other key")
+            raise ValueError(f"method={self.method} takes the key {key!r} and no other key; set {key}=...")
         return self
 
     @property

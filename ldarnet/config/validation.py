@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ldarnet.config.sections import MAX_LENGTH, MAX_STEPS, MAY_CHANGE, Section
 
@@ -49,3 +49,10 @@ class ValidationSection(Section):
         "{chr1: NC_000001.11}, or a file that lists both names in two tab-separated columns.",
         json_schema_extra=MAY_CHANGE,
     )
+
+    @field_validator("mask_spans", "regions_features")
+    @classmethod
+    def _distinct(cls, values: list[int | str]) -> list[int | str]:
+        if repeated := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"{repeated[0]} is listed twice; remove one")
+        return values

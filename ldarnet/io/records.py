@@ -16,6 +16,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import read_errors
+from ldarnet.io.reasons import reason
 from ldarnet.printable import printable
 
 T = TypeVar("T")
@@ -203,12 +204,13 @@ def _check_nodes(root: yaml.Node, where: str, hint: str) -> None:
 
 def describe(error: ValidationError) -> str:
     """Describe the first problem of a record in one line: the key and what is wrong. The value is not shown."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     key = printable(".".join(str(part)[:40] for part in first["loc"]))
-    reason = printable(first["msg"].removeprefix("Value error, ").partition("\n")[0][:MAX_REASON_CHARS])
     if first["type"] == "json_invalid":
-        return "not valid JSON: " + reason.removeprefix("Invalid JSON: ")
-    return f"{key}: {reason[0].lower()}{reason[1:]}" if key else f"{reason[0].lower()}{reason[1:]}"
+        why = "not valid JSON: " + first["msg"].removeprefix("Invalid JSON: ")
+    else:
+        why = (f"{key}: " if key else "") + reason(first)
+    return printable(why.partition("\n")[0][:MAX_REASON_CHARS])
 
 
 @cache

@@ -150,7 +150,7 @@ class LDARNetConfig(PretrainedConfig):
             ValueError: unknown preset.
         """
         if name not in PRESETS:
-            raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+            raise ValueError(f"preset: {name!r} is unknown; choose one of {', '.join(PRESETS)}")
         return cls(**(deepcopy(PRESETS[name]) | changes))
 
     @property

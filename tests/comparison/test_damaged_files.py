@@ -102,8 +102,8 @@ def test_predictions_of_other_rows_are_one_line(tmp_path: Path) -> None:
         (b'{"tasks": {"t": {"results": ["../../outside/result.json"]}}}', "not a plain relative path"),
         (b'{"tasks": {"t": {"results": ["/etc/passwd"]}}}', "not a plain relative path"),
         (b'{"tasks": {"t": {"results": ["a\\\\b"]}}}', "not a plain relative path"),
-        (b'{"tasks": {"t": {"results": [1]}}}', r"tasks.t.results.0: input should be a valid string"),
-        (b'{"tasks": {"t": {}}}', "tasks.t.results: field required"),
+        (b'{"tasks": {"t": {"results": [1]}}}', r"tasks.t.results.0: expected text"),
+        (b'{"tasks": {"t": {}}}', "tasks.t.results: missing"),
     ],
 )
 def test_damaged_sweep_files_are_one_line(tmp_path: Path, content: bytes, message: str) -> None:

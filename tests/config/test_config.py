@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ldarnet.config import FinetuneConfig, RunConfig, differences, flatten, load_config
-from ldarnet.config.loading import RENAMED_KEYS, known_keys
-from ldarnet.config.schema import TrainingSection
+from ldarnet.config.fields import field_of, known_keys, section_of
+from ldarnet.config.loading import RENAMED_KEYS
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.errors import UserError
 from ldarnet.runtime import engine
@@ -54,20 +54,42 @@ def test_a_saved_config_reproduces_the_run(minimal, tmp_path):
         ("data.length=20000000", "data.length=20000000 is out of range: at least 8, at most 16777216"),
         ("optimizer.lr=2", "optimizer.lr=2 is out of range: more than 0, at most 1"),
         ("data.mask_rate=0", "data.mask_rate=0 is out of range: more than 0, less than 1"),
-        ("data.weights.yeast=-1", "data.weights.yeast=-1 is out of range: greater than 0"),
+        ("data.weights.yeast=-1", "data.weights.yeast=-1 is out of range: more than 0"),
         ("training.zero_stage=4", "training.zero_stage=4 is out of range: at least 0, at most 3"),
-        ("training.epochs=2", "set exactly one of steps and epochs"),
-        ("schedule.decay=0.95", "warmup + decay must be at most 1"),
+        (
+            "training.epochs=2",
+            "training.steps=10 and training.epochs=2 are mutually exclusive; set training.steps=null or ",
+        ),
+        ("schedule.decay=0.95", "schedule.warmup=0.1 + schedule.decay=0.95 is more than 1; reduce one of them"),
         ("optimizer.betas=[0.9,1.5]", "optimizer.betas.1=1.5 is out of range: less than 1"),
         ("schedule.decay_shape=cosine", "'published' or 'sqrt'"),
-        ("training.accumulation=3", "cannot be divided into accumulation=3"),
+        ("training.accumulation=3", "cannot be divided into training.accumulation=3"),
         ("training.steps=ten", "training.steps='ten'"),
-        ("optimizer.clip=.inf", "optimizer.clip=inf: input should be a finite number"),
-        ("optimizer.betas=[0.9, .nan]", "input should be a finite number"),
+        ("optimizer.clip=.inf", "optimizer.clip=inf: expected a finite number"),
+        ("optimizer.betas=[0.9, .nan]", "optimizer.betas.1=nan: expected a finite number"),
         ("model.ratio_weight=.nan", "finite number"),
         ("run.dir=null", "run.dir"),
         ("steps=3", "section.key=value"),
         ("run.dir.x=3", "is a value, not a section"),
+        ("data=3", "write it as section.key=value; did you mean data.shards?"),
+        ("model.chunking={method: fixed}", ": model.chunking: no method fixed; use one of "),
+        ("model.d_model=[1]", ": model.d_model: [1] must have one entry for each of the 2 stages"),
+        ("model.preset=huge", ": model.preset: 'huge' is unknown; choose one of ldarnet-110m, "),
+        ("model.chunking=3", ": model.chunking=3: expected a mapping"),
+        ("model.chunking={phase: [1]}", ": model.chunking.phase=[1]: expected text or an integer"),
+        ("model.tokenizer={method: kmers}", ": model.tokenizer.method=kmers takes the key 'k' and no other key"),
+        ("data.mask_span=9999", ": data.mask_span=9999 is longer than a window of 4096 bases; reduce it"),
+        ("data.curriculum=[3]", ": data.curriculum.0=3: expected a mapping"),
+        ("data.curriculum=[{length: 64}]", ": data.curriculum.0.share is missing; add it"),
+        ("data.curriculum=[{length: 64, size: 1}]", "unknown key data.curriculum.0.size; use length or share"),
+        ("data.reverse_complement=maybe", ": data.reverse_complement='maybe': expected true or false"),
+        ("tracking.profile=[5, 3]", ": tracking.profile=[5, 3]: write [first, last]"),
+        ("tracking.profile=[5]", ": tracking.profile=[5]: expected more items"),
+        ("tracking.experiment=''", ": tracking.experiment='': expected at least 1 character"),
+        ("validation.regions_contigs=3", ": validation.regions_contigs=3: expected a mapping or a path"),
+        ("validation.regions_contigs={chr1: 3}", ": validation.regions_contigs.chr1=3: expected text"),
+        ("validation.mask_spans=[1, 6, 1]", ": validation.mask_spans: 1 is listed twice; remove one"),
+        ("run.dir=null", ": run.dir=null: expected a path"),
     ],
 )
 def test_invalid_overrides_are_one_line_errors(minimal, override, message):
@@ -161,17 +183,33 @@ def test_only_near_spellings_are_suggested(minimal, key):
     assert "did you mean" not in str(error.value) and "`ldarnet settings` lists all keys" in str(error.value)
 
 
-@settings(deadline=None)
-@given(st.from_regex(r"[a-z_]{1,20}", fullmatch=True))
-def test_suggestions_for_unknown_keys_are_valid(key):
-    path = ROOT / "configs/pretrain/quickstart.yaml"
-    assume(key not in TrainingSection.model_fields)
+def usable_keys(schema):
+    """All keys that an override may set."""
+    return [key for key in known_keys(schema) if section_of(field_of(schema, key)) is None]
+
+
+EXAMPLES = {
+    RunConfig: ROOT / "configs/pretrain/quickstart.yaml",
+    FinetuneConfig: ROOT / "configs/finetune/classify.yaml",
+    SweepConfig: ROOT / "configs/sweep/nt18.yaml",
+}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # slow on a busy machine
+@given(st.data())
+def test_suggestions_for_unknown_keys_are_usable(data):
+    schema = data.draw(st.sampled_from(sorted(EXAMPLES, key=str)))
+    section = data.draw(st.sampled_from(sorted({key.rpartition(".")[0] for key in usable_keys(schema)})))
+    name = data.draw(st.sampled_from(sorted({key.rpartition(".")[2] for key in known_keys(schema)})))
+    at = data.draw(st.integers(0, len(name)))
+    inserted = data.draw(st.sampled_from(["", "x", "_"]))
+    key = f"{section}.{name[:at]}{inserted}{name[at:]}".removeprefix(".")
+    assume(key not in known_keys(schema) and section not in ("ops", "set", "space"))
     with pytest.raises(UserError) as error:
-        load_config(path, [f"training.{key}=1"])
-    assume("did you mean " in str(error.value))
-    section, _, name = str(error.value).rpartition("did you mean ")[2].removesuffix("?").partition(".")
-    assert section in RunConfig.model_fields
-    assert not name or name in RunConfig.model_fields[section].annotation.model_fields
+        load_config(EXAMPLES[schema], [f"{key}=1"], schema=schema)
+    _, found, suggested = str(error.value).rpartition("did you mean ")
+    assert not found or suggested.removesuffix("?") in usable_keys(schema)
+    assert found or inserted  # the name of a key or section in another section
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/pretrain").glob("*.yaml")), ids=lambda path: path.stem)

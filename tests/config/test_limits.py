@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ldarnet.config import FinetuneConfig, RunConfig, load_config
-from ldarnet.config.loading import field_of, known_keys, section_of
+from ldarnet.config.fields import field_of, item_section, known_keys, section_of
 from ldarnet.config.sections import Section
 from ldarnet.config.sweep import Range, SweepConfig
 from ldarnet.errors import UserError
@@ -33,12 +33,10 @@ def numeric_fields(section: type[Section], prefix: str = "") -> Iterator[tuple[s
     for key in known_keys(section):
         field = field_of(section, key)
         if section_of(field) is None:
-            inner = [kind for kind in walk(field.annotation) if isinstance(kind, type)]
-            if {int, float} & set(inner):
+            if {int, float} & set(walk(field.annotation)):
                 yield prefix + key, field
-            for kind in inner:
-                if issubclass(kind, Section):
-                    yield from numeric_fields(kind, f"{prefix}{key}.")
+            if (inner := item_section(field)) is not None:
+                yield from numeric_fields(inner, f"{prefix}{key}.")
 
 
 def walk(annotation: Any) -> Iterator[Any]:

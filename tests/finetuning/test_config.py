@@ -42,7 +42,8 @@ def test_top_level_keys_can_be_overridden(minimal):
         ("folds.only=[0, 10]", "no fold 10; folds are 0 to 9"),
         ("optimizer.betas=[0.9, 1]", "out of range: less than 1"),
         ("task=null", "set task (such as task=H3), or set data.train to your own file"),
-        ("folds=3", "write it as section.key=value"),
+        ("folds=3", "write it as section.key=value; did you mean folds.count?"),
+        ("evaluation.folds=2", "unknown key evaluation.folds; did you mean folds.count?"),
     ],
 )
 def test_invalid_settings_are_rejected(minimal, override, message):

@@ -55,12 +55,12 @@ def test_malformed_records_are_one_line_that_names_the_file(content, tmp_path):
 
 
 def test_the_message_names_the_key():
-    with pytest.raises(UserError, match=r"index: damaged \(1\.size: input should be greater than or equal to 0\)"):
+    with pytest.raises(UserError, match=r"index: damaged \(1\.size: expected at least 0\)"):
         parse_record('[{"name": "a", "size": 1}, {"name": "b", "size": -2}]', list[Entry], where="index", hint="h")
 
 
 def test_control_characters_in_keys_are_made_visible():
-    with pytest.raises(UserError, match=r"index: damaged \(a\\x1b\\n: input should be a valid integer\); h"):
+    with pytest.raises(UserError, match=r"index: damaged \(a\\x1b\\n: expected an integer\); h"):
         parse_record('{"a\\u001b\\n": "b"}', dict[str, int], where="index", hint="h")
 
 

@@ -203,7 +203,7 @@ def test_an_inconsistent_configuration_is_reported_with_its_field(changes, messa
 
 
 def test_an_unknown_preset_is_an_error_that_lists_the_presets():
-    with pytest.raises(ValueError, match=r"unknown preset 'huge'.*ldarnet-2m"):
+    with pytest.raises(ValueError, match=r"preset: 'huge' is unknown.*ldarnet-2m"):
         LDARNetConfig.preset("huge")
 
 

@@ -79,7 +79,7 @@ def test_windows_of_131072_bases_train_in_linear_memory(tmp_path, run_ranks):
 
 
 def test_invalid_curriculum_lengths_are_rejected(config_file):
-    with pytest.raises(UserError, match=r"data: curriculum length 24 does not divide length=64"):
+    with pytest.raises(UserError, match=r"data.curriculum: length 24 does not divide data.length=64"):
         load_config(config_file, ["data.curriculum=[{length: 24, share: 0.1}]"])
-    with pytest.raises(UserError, match=r"shares of curriculum must add up to less than 1"):
+    with pytest.raises(UserError, match=r"data.curriculum: the shares must add up to less than 1"):
         load_config(config_file, ["data.curriculum=[{length: 16, share: 0.5}, {length: 32, share: 0.5}]"])

@@ -125,8 +125,8 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(config_file, run_rank
         ("validation.mask_spans=[3,4]", "validation.mask_spans: tokens of 3 bases are masked as a whole"),
         ("validation.regions=regions.bed", "validation.regions is not supported"),
         ("model.tokenizer={method: words}", "unknown method 'words'"),
-        ("model.tokenizer={method: kmers}", "method kmers takes the key 'k'"),
-        ("model.tokenizer={method: bpe, k: 6}", "method bpe takes the key 'file'"),
+        ("model.tokenizer={method: kmers}", "model.tokenizer.method=kmers takes the key 'k'"),
+        ("model.tokenizer={method: bpe, k: 6}", "model.tokenizer.method=bpe takes the key 'file'"),
         ("model.arch_layout=['m1', ['M1'], 'm1']", "d_model"),
     ],
 )

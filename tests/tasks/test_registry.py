@@ -153,9 +153,9 @@ MALFORMED = {
     "empty": ("", "", "damaged"),
     "not a mapping": (ENTRY, "[1, 2]", "damaged"),
     "not YAML": ("{rows:", "{rows: [", r"line \d+: not valid YAML"),
-    "a missing key": ("    metric: mcc\n", "", r"suites\.mine\.metric: field required"),
+    "a missing key": ("    metric: mcc\n", "", r"suites\.mine\.metric: missing"),
     "a number as text": ("rows: [10, 5]", "rows: ['10', 5]", r"suites\.mine\.tasks\.one\.rows"),
-    "negative rows": ("rows: [10, 5]", "rows: [-10, 5]", r"rows\.0: input should be greater than or equal to 0"),
+    "negative rows": ("rows: [10, 5]", "rows: [-10, 5]", r"rows\.0: expected at least 0"),
     "four splits": ("rows: [10, 5]", "rows: [1, 2, 3, 4]", "rows: .* at most 3 items"),
     "too many classes": ("classes: 2", "classes: 10000000000", "classes"),
     "an unknown assembly": (
