@@ -81,6 +81,8 @@ def pretend_gpu(recorder: Recorder) -> None:
     _foreach_utils._foreach_supported_types.append(torch._subclasses.FakeTensor)
 
     def host_lengths(packing: Packing) -> list[int]:
+        if packing.known_lengths is not None:
+            return [*packing.known_lengths]
         recorder.wait("ldarnet/ops/packing.py host_lengths")
         sequences = len(packing.starts) - 1
         return [packing.total * (n + 1) // sequences - packing.total * n // sequences for n in range(sequences)]

@@ -206,7 +206,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     config = RunConfig.model_validate(
         {
             "run": {"dir": folder},
-            "model": {"preset": workload.preset},
+            "model": {"preset": workload.preset, "chunking": workload.chunking},
             "optimizer": {"name": workload.optimizer},
             "data": {"shards": "random", "length": workload.length},
             "training": {

@@ -38,6 +38,7 @@ class TraceRequest:
         bases_per_chunk: assumed number of positions per chunk at every router; fake tensors have no values.
         chunk_capacity_factor: see `training.chunk_capacity_factor`; the number of chunks is static if this is not None.
         optimizer: `optimizer.name` of pretraining.
+        chunking: `model.chunking` of pretraining.
     """
 
     program: str = PRETRAIN
@@ -49,6 +50,7 @@ class TraceRequest:
     bases_per_chunk: float = 4.0
     chunk_capacity_factor: float | None = None
     optimizer: str = "adamw"
+    chunking: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,9 @@ class LDARNetModel(LDARNetPreTrainedModel):
         if not len(index_T):
             raise ValueError("input_ids: the batch contains only padding; pass at least one base")
         given = _given(input_ids, inputs_embeds)
-        lengths = to_device(real_BL.sum(1), given.device)
-        packing = Packing.of_lengths(lengths, len(index_T), real_BL.shape[1])
+        lengths = real_BL.sum(1)
+        known = tuple(lengths.tolist()) if lengths.device.type == "cpu" else None
+        packing = Packing.of_lengths(to_device(lengths, given.device), len(index_T), real_BL.shape[1], known)
         unpadded = len(index_T) == real_BL.numel()
         padding = BatchPadding(real_BL.shape, None if unpadded else to_device(index_T, given.device))
         ids_T = None if input_ids is None else padding.pack(input_ids)

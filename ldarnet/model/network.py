@@ -102,7 +102,7 @@ class Stage(nn.Module):
             boundary_T = boundary_T & packing.real
             routing = replace(routing, boundary=boundary_T)
         # Chunk: the main network sees only the boundary positions.
-        boundary_index_M, chunks = self._select(boundary_T, packing)
+        boundary_index_M, chunks = self._select(routing, packing)
         chunk_MI = h_TI.index_select(0, boundary_index_M)
         inner_tokens = tokens if self.main.innermost else tokens.select(boundary_index_M)  # unused by a stack
         inner_MI, inner_routings, inner_states = self.main(chunk_MI, chunks, inner_tokens)
@@ -116,8 +116,11 @@ class Stage(nn.Module):
         states = ((h_TI, packing), *inner_states, (y_TI, packing))
         return y_TI[:, : self.outer_width], (routing, *inner_routings), states
 
-    def _select(self, boundary_T: Tensor, packing: Packing) -> tuple[Tensor, Packing]:
-        """Select the first position of each chunk; see `Packing.select` and `Packing.select_static`."""
+    def _select(self, routing: Routing, packing: Packing) -> tuple[Tensor, Packing]:
+        """Select the first position of each chunk; only `Packing.select` waits for the device."""
+        boundary_T = routing.boundary
+        if routing.chunks is not None:
+            return packing.select_known(boundary_T, routing.chunks)
         if self.slots_per_position is None or not self.training:
             return packing.select(boundary_T)
         slots = math.ceil(self.slots_per_position * packing.total / SLOT_MULTIPLE) * SLOT_MULTIPLE

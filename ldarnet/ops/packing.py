@@ -23,17 +23,25 @@ class Packing:
         total: T, the number of positions.
         max_length: upper bound of the sequence lengths, known without a device synchronization.
         padding: number of sequences at the end that are padding.
+        known_lengths: length of each sequence, where the host knows it.
     """
 
     starts: Tensor
     total: int
     max_length: int
     padding: int = field(default=0, kw_only=True)
+    known_lengths: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of_lengths(cls, lengths: Tensor, total: int, max_length: int | None = None) -> Packing:
-        """Build from sequence lengths, (S,) int64, and their sum ``total``; ``max_length`` defaults to ``total``."""
-        return cls(F.pad(lengths.cumsum(0), (1, 0)), total, total if max_length is None else max_length)
+    def of_lengths(
+        cls, lengths: Tensor, total: int, max_length: int | None = None, known: tuple[int, ...] | None = None
+    ) -> Packing:
+        """Build from sequence lengths, (S,) int64, and their sum ``total``; ``max_length`` defaults to ``total``.
+
+        ``known`` are the lengths on the host, if the host knows them.
+        """
+        starts = F.pad(lengths.cumsum(0), (1, 0))
+        return cls(starts, total, total if max_length is None else max_length, known_lengths=known)
 
     @property
     def sequences(self) -> int:
@@ -68,19 +76,34 @@ class Packing:
 
     @cached_property
     def host_lengths(self) -> list[int]:
-        """Sequence lengths as a list; on a GPU, this synchronizes the device."""
-        return self.lengths.tolist()
+        """Sequence lengths as a list; on a GPU, this synchronizes the device unless the lengths are known."""
+        return self.lengths.tolist() if self.known_lengths is None else [*self.known_lengths]
 
     def select(self, mask_T: Tensor) -> tuple[Tensor, Packing]:
         """Select the positions where the mask is true.
 
         On a GPU, this synchronizes the device, because the number of selected positions M determines tensor shapes.
+        `select_known` and `select_static` do not.
 
         Returns:
             Indices of the selected positions, (M,), and the packing of these positions.
         """
         index_M = mask_T.nonzero().squeeze(1)
         return index_M, Packing(self._starts_after(mask_T.cumsum(0)), len(index_M), min(self.max_length, len(index_M)))
+
+    def select_known(self, mask_T: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Packing]:
+        """Select the positions where the mask is true, without a device synchronization.
+
+        Args:
+            mask_T: the mask.
+            lengths: number of selected positions in each sequence.
+
+        Returns:
+            The result of `select`.
+        """
+        total, kept_T = sum(lengths), mask_T.cumsum(0)
+        index_M = torch.searchsorted(kept_T, torch.arange(1, total + 1, device=mask_T.device))
+        return index_M, Packing(self._starts_after(kept_T), total, max(lengths), known_lengths=lengths)
 
     def select_static(self, mask_T: Tensor, slots: int) -> tuple[Tensor, Packing]:
         """Select the first ``slots`` positions where the mask is true, without a device synchronization.

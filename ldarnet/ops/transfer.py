@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 HOST_WAITS = {
-    "ldarnet/ops/packing.py select": "every forward pass, once per router, unless the number of chunks is static",
+    "ldarnet/ops/packing.py select": "every forward pass, once per router, unless the number of chunks is static or "
+    "depends only on the lengths of the sequences",
     "ldarnet/ops/packing.py host_lengths": "every attention layer, once per packing, with ops.attention=torch",
     "ldarnet/ops/transfer.py to_host": "pretraining: once per logged step and validation, twice per save",
     "ldarnet/runtime/engine.py _decide": "every optimizer step with training.offload",

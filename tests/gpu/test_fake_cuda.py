@@ -101,6 +101,14 @@ def test_step_with_a_static_number_of_chunks_never_waits(library):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chunking", [{"selection": "top_k"}, {"method": "grid"}], ids=str)
+def test_boundaries_whose_number_depends_only_on_lengths_are_not_counted(library, chunking):
+    steps = trace(TraceRequest(preset="tiny", windows=8, length=256, chunking=chunking), library=library).steps
+    assert steps[UNLOGGED].waits == {} and steps[LOGGED].waits == LOGGED_WAITS
+    assert all(step.mixed_devices == [] and step.pageable_copies == {} for step in steps.values())
+
+
+@pytest.mark.slow
 def test_muon_does_not_wait_for_the_device(library):
     step = trace(TraceRequest(preset="tiny", windows=2, length=64, optimizer="muon"), library=library).steps[UNLOGGED]
     assert step.waits == CHUNK_COUNT

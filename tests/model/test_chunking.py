@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
 from ldarnet.model import chunking
 from ldarnet.model.chunking import SMOOTHINGS, Tokens, chunking_methods
-from ldarnet.model.chunking.selection import top_share
+from ldarnet.model.chunking.selection import share_counts, top_share
 from ldarnet.model.cost import cost
 from ldarnet.ops import KernelOptions, Packing
 
@@ -18,8 +18,8 @@ ALONE = [method for method in METHODS if method != "swapped"]
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=5)
 
 
-def packing_of(lengths):
-    return Packing.of_lengths(torch.tensor(lengths), sum(lengths), max(lengths))
+def packing_of(lengths, known=False):
+    return Packing.of_lengths(torch.tensor(lengths), sum(lengths), max(lengths), tuple(lengths) if known else None)
 
 
 def config_of(method, stages=1, **options):
@@ -177,10 +177,11 @@ def test_forward_similarity_is_that_of_h_net():
 @settings(deadline=None, max_examples=50)
 @given(lengths=LENGTHS, ratio=st.sampled_from([2.0, 3.5, 4.0, 8.0]), seed=st.integers(0, 99))
 def test_top_k_selects_the_most_probable_positions(lengths, ratio, seed):
-    packing = packing_of(lengths)
+    packing = packing_of(lengths, known=True)
     p = torch.rand(packing.total, generator=torch.Generator().manual_seed(seed)) * 0.99
     p[packing.position == 0] = 1
     chosen = top_share(p, packing, ratio)
+    assert share_counts(packing, ratio) == tuple(int(mask.sum()) for mask in chosen.split(lengths))
     for probability, mask in zip(p.split(lengths), chosen.split(lengths), strict=True):
         assert mask.sum() == -(-len(mask) // ratio)
         assert mask[0]
@@ -188,11 +189,32 @@ def test_top_k_selects_the_most_probable_positions(lengths, ratio, seed):
             assert probability[mask].min() >= probability[~mask].max()
 
 
+def test_the_start_of_a_sequence_is_selected_even_if_other_probabilities_are_not_finite():
+    p = torch.tensor([1.0, torch.nan, torch.nan, torch.nan, torch.nan])
+    assert top_share(p, packing_of([5]), 5.0).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_known_number_of_chunks_changes_no_output(method, monkeypatch):
+    torch.manual_seed(0)
+    options = {"selection": "top_k"} if "selection" in chunking_methods()[method].OPTIONS else {}
+    model = LDARNetForMaskedLM(config_of(method, stages=2, **options)).double()
+    ids = torch.randint(0, 4, (3, 50))
+    ids[1, 30:] = alphabet.PAD
+    calls, select_known = [], Packing.select_known
+    monkeypatch.setattr(Packing, "select_known", lambda *args: calls.append(args) or select_known(*args))
+    out = model(ids, labels=ids)
+    assert len(calls) == (2 if method in ("learned", "frozen", "grid", "none") else 0)
+    monkeypatch.setattr(Packing, "select_known", lambda packing, mask, lengths: packing.select(mask))
+    counted = model(ids, labels=ids)
+    assert torch.equal(out.loss, counted.loss)
+
+
 def test_protected_masked_bases_are_chunks_of_their_own():
     ids = torch.tensor([0, 1, 5, 2, 3, 5, 5, 0, 1, 5])
     plain, routing = (route("learned", [7, 3], ids=ids, mask_protection=value) for value in ("none", "boundaries"))
-    forced = [2, 3, 5, 6, 7, 9]
-    free = [0, 1, 4, 8]
+    forced = [2, 3, 5, 6, 9]
+    free = [0, 1, 4, 7, 8]  # position 7 starts the second sequence
     assert routing.boundary[forced].all()
     assert (routing.probability[forced] == 1).all()
     assert torch.equal(routing.boundary[free], plain.boundary[free])
@@ -309,7 +331,7 @@ def test_every_smoothing_trains_end_to_end(smoothing, stages):
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 def test_chunks_that_do_not_fit_make_the_output_nan(smoothing):
-    model = LDARNetForMaskedLM(config_of("none", smoothing=smoothing)).train()
+    model = LDARNetForMaskedLM(config_of("learned", smoothing=smoothing)).train()
     model.set_chunk_capacity(0.1)
     assert model(torch.randint(0, 4, (4, 200))).logits.isnan().all()
 

@@ -18,6 +18,8 @@ def test_sequence_and_position_indices_before_and_after_selection(lengths, draw)
     index, selected = packing.select(mask)
     assert index.tolist() == [i for i, keep in enumerate(mask.tolist()) if keep]
     assert selected.sequence.tolist() == [flat[i][0] for i in index.tolist()]
-    assert selected.host_lengths == [
-        sum(flat[i][0] == number for i in index.tolist()) for number in range(len(lengths))
-    ]
+    counts = [sum(flat[i][0] == number for i in index.tolist()) for number in range(len(lengths))]
+    assert selected.host_lengths == counts
+    known_index, known = packing.select_known(mask, tuple(counts))
+    assert known_index.equal(index) and known.starts.equal(selected.starts) and known.total == selected.total
+    assert known.host_lengths == counts and known.max_length == max(counts)

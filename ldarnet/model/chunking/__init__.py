@@ -88,12 +88,15 @@ class Routing:
         boundary: boundary mask, (T,) bool; True at the start of each sequence.
         packing: packing of the T positions.
         counted: positions that the ratio loss counts, (T,) bool; None for all.
+        chunks: number of boundaries in each sequence, where the host knows it without reading the boundaries; the host
+            then does not wait for the device to count them.
     """
 
     probability: Tensor
     boundary: Tensor
     packing: Packing
     counted: Tensor | None = None
+    chunks: tuple[int, ...] | None = None
 
 
 class ChunkingMethod(nn.Module):
@@ -137,14 +140,15 @@ class ChunkingMethod(nn.Module):
         return target_ratio
 
 
-def certain(boundary_T: Tensor, h_TD: Tensor, packing: Packing) -> Routing:
+def certain(boundary_T: Tensor, h_TD: Tensor, packing: Packing, chunks: tuple[int, ...] | None = None) -> Routing:
     """Routing of a method without probabilities: the probability is 1 at boundaries and 0 elsewhere.
 
-    Smoothing then (almost) copies each chunk, and the straight-through factor carries no gradient.
+    Smoothing then (almost) copies each chunk, and the straight-through factor carries no gradient. For ``chunks``, see
+    `Routing`.
     """
     boundary_T = boundary_T | (packing.position == 0)
     dtype = torch.promote_types(h_TD.dtype, torch.float32)
-    return Routing(boundary_T.to(dtype), boundary_T, packing)
+    return Routing(boundary_T.to(dtype), boundary_T, packing, chunks=chunks)
 
 
 _METHODS: dict[str, type[ChunkingMethod]] = {}

@@ -22,5 +22,4 @@ class Frozen(ChunkingMethod):
         """Compute the boundaries from the similarity of neighboring encoder outputs."""
         h = at_least_fp32(h_TD.detach())
         p_T = boundary_probability(h, h, packing, self.options["similarity"], self.ops)
-        boundary_T = select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
-        return Routing(p_T, boundary_T, packing)
+        return select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ldarnet.model.chunking import ChunkingMethod, Routing, Tokens, certain, register
 from ldarnet.model.chunking._hashing import sequence_keys
+from ldarnet.model.chunking.selection import share_counts
 from ldarnet.ops import Packing
 
 
@@ -22,9 +23,10 @@ class Grid(ChunkingMethod):
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Return the grid."""
         step, position = int(self.target_ratio), packing.position
-        if self.options["phase"] == "random":
-            keys_S = sequence_keys(tokens.required("phase=random"), packing, int(self.options["seed"]))
-            position = position + keys_S[packing.sequence] % step
+        if self.options["phase"] == "fixed":
+            return certain(position % step == 0, h_TD, packing, share_counts(packing, step))
+        keys_S = sequence_keys(tokens.required("phase=random"), packing, int(self.options["seed"]))
+        position = position + keys_S[packing.sequence] % step
         return certain(position % step == 0, h_TD, packing)
 
     @classmethod

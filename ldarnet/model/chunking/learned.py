@@ -54,12 +54,12 @@ class Router(ChunkingMethod):
 
     def _select(self, h_TD: Tensor, packing: Packing) -> Routing:
         p_T = boundary_probability(self.q_proj(h_TD), self.k_proj(h_TD), packing, self.options["similarity"], self.ops)
-        boundary_T = select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
-        return Routing(p_T, boundary_T, packing)
+        return select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
 
     def _isolate(self, routing: Routing, masked_T: Tensor) -> Routing:
-        """Set a boundary at each masked position and at the position to its right."""
-        forced_T = masked_T | F.pad(masked_T[:-1], (1, 0))
+        """Set a boundary at each masked position and at the position to its right in the same sequence."""
+        after_T = F.pad(masked_T[:-1], (1, 0)) & (routing.packing.position != 0)
+        forced_T = masked_T | after_T
         p_T = torch.where(forced_T, 1.0, routing.probability)
         return Routing(p_T, routing.boundary | forced_T, routing.packing, ~forced_T)
 

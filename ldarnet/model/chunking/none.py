@@ -15,7 +15,8 @@ class NoChunking(ChunkingMethod):
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Return a boundary at every position."""
-        return certain(torch.ones_like(packing.position, dtype=torch.bool), h_TD, packing)
+        every_T = torch.ones_like(packing.position, dtype=torch.bool)
+        return certain(every_T, h_TD, packing, packing.known_lengths)
 
     @classmethod
     def expected_ratio(cls, target_ratio: float) -> float:

@@ -5,10 +5,13 @@ Shapes: T packed positions, S sequences, D width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ldarnet.model.chunking import Routing
 from ldarnet.ops import KernelOptions, Packing, kernel_for
 
 THRESHOLD = 0.5
@@ -40,13 +43,11 @@ def boundary_probability(
     return torch.where(packing.position == 0, 1.0, p_T)
 
 
-def select_boundaries(p_T: Tensor, packing: Packing, selection: object, ratio: float) -> Tensor:
-    """Select boundaries by probability: with ``top_k``, see `top_share`; with ``threshold``, positions with p > 0.5.
-
-    Returns:
-        Boundary mask, (T,) bool.
-    """
-    return top_share(p_T, packing, ratio) if selection == "top_k" else p_T > THRESHOLD
+def select_boundaries(p_T: Tensor, packing: Packing, selection: object, ratio: float) -> Routing:
+    """Select boundaries by probability: with ``top_k``, see `top_share`; with ``threshold``, positions with p > 0.5."""
+    if selection == "top_k":
+        return Routing(p_T, top_share(p_T, packing, ratio), packing, chunks=share_counts(packing, ratio))
+    return Routing(p_T, p_T > THRESHOLD, packing)
 
 
 def top_share(p_T: Tensor, packing: Packing, ratio: float) -> Tensor:
@@ -57,9 +58,17 @@ def top_share(p_T: Tensor, packing: Packing, ratio: float) -> Tensor:
     Returns:
         Boundary mask, (T,) bool; it is True at the start of each sequence, where p must be 1.
     """
-    order_T = sort_within_sequences(p_T.detach(), packing, descending=True)
-    chosen_T = packing.position < torch.ceil(packing.lengths / ratio)[packing.sequence]
+    keys_T = p_T.detach()
+    keys_T = keys_T.masked_fill(keys_T.isnan(), -1)  # so that the start of a sequence stays first
+    order_T = sort_within_sequences(keys_T, packing, descending=True)
+    chosen_T = packing.position < torch.ceil(packing.lengths.double() / ratio)[packing.sequence]
     return torch.zeros_like(chosen_T).index_copy(0, order_T, chosen_T)
+
+
+def share_counts(packing: Packing, ratio: float) -> tuple[int, ...] | None:
+    """Number of positions that `top_share` selects in each sequence; None if the host does not know the lengths."""
+    lengths = packing.known_lengths
+    return None if lengths is None else tuple(math.ceil(length / ratio) for length in lengths)
 
 
 def sort_within_sequences(keys_T: Tensor, packing: Packing, *, descending: bool = False) -> Tensor:
