@@ -1,4 +1,4 @@
-"""Compute and plot the chunk boundaries of a model along a sequence."""
+"""Compute and plot the chunk boundaries of a model along sequences."""
 
 from __future__ import annotations
 
@@ -60,20 +60,41 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids):
         raise UserError(f"ids have shape {ids.shape}; pass one sequence of at least one base, shape (L,)")
+    return [(probability[0], mask[0]) for probability, mask in boundary_tracks(model, ids[None])]
+
+
+def boundary_tracks(model: LDARNetModel | LDARNetForMaskedLM, ids_WL: np.ndarray, *, batch: int = 32) -> list[Track]:
+    """Compute the boundary probabilities and the boundary masks of each stage in W windows of L bases.
+
+    Args:
+        model: see `boundary_track`.
+        ids_WL: token ids without padding, W >= 1.
+        batch: windows per forward pass.
+
+    Returns:
+        See `boundary_track`; the arrays have shape (W, L).
+    """
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.from_numpy(ids.astype(np.int64))[None].to(model.device))
+            parts = [_batch_tracks(model, ids_WL[start : start + batch]) for start in range(0, len(ids_WL), batch)]
     finally:
         model.train(was_training)
-    tracks, at = [], np.arange(len(ids))
+    by_stage = (zip(*stage, strict=True) for stage in zip(*parts, strict=True))
+    return [(np.concatenate(probabilities), np.concatenate(masks)) for probabilities, masks in by_stage]
+
+
+def _batch_tracks(model: LDARNetModel | LDARNetForMaskedLM, ids_BL: np.ndarray) -> list[Track]:
+    output = model(torch.from_numpy(ids_BL.astype(np.int64)).to(model.device))
+    tracks, at_BL = [], np.ones(ids_BL.shape, bool)
     for stage in output.boundaries:
-        probability, mask = np.zeros(len(ids), np.float32), np.zeros(len(ids), bool)
-        probability[at] = stage.probability[0, : len(at)].float().cpu().numpy()
-        mask[at] = stage.mask[0, : len(at)].cpu().numpy()
+        probability, mask = np.zeros(ids_BL.shape, np.float32), np.zeros(ids_BL.shape, bool)
+        real = np.arange(stage.mask.shape[1]) < at_BL.sum(1, keepdims=True)
+        probability[at_BL] = stage.probability.float().cpu().numpy()[real]
+        mask[at_BL] = stage.mask.cpu().numpy()[real]
         tracks.append((probability, mask))
-        at = np.flatnonzero(mask)
+        at_BL = mask
     return tracks
 
 
