@@ -70,6 +70,7 @@ USE_QUICKSTART = (
     "ldarnet/finetuning/README.md",
     "ldarnet/model/chunking/README.md",
     "ldarnet/sweeps/README.md",
+    "ldarnet/tokenization/README.md",
 )
 """Documents whose commands use the results of `make quickstart`."""
 GENOMES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetForSequenceClassification, threads
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification, threads
 from ldarnet.cli import main, sequences
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.io.tsv import UniqueNames
@@ -131,6 +131,16 @@ def test_tokenize_writes_a_file(ldarnet, model, tmp_path):
     status, nothing, errors = ldarnet("tokenize", model, fasta, "--out", out)
     assert (status, nothing, out.read_text()) == (0, "", printed)
     assert f"wrote {out}: 2 sequences; {len(printed.splitlines())} chunks" in errors
+
+
+def test_tokenize_writes_the_tokens_that_a_model_reads(ldarnet, tmp_path):
+    shape = {"arch_layout": ["M1"], "d_model": [16], "d_intermediate": [32]}
+    config = LDARNetConfig.preset("tiny", **shape, tokenizer={"method": "kmers", "k": 3})
+    write_model(LDARNetForMaskedLM(config), tmp_path / "model")
+    fasta, out = write_fasta(tmp_path / "x.fa", "a", bases="ACGTNNAC"), tmp_path / "tokens.tsv"
+    status, _, errors = ldarnet("tokenize", tmp_path / "model", fasta, "--out", out)
+    assert status == 0 and f"wrote {out}: 1 sequence; 4 tokens" in errors
+    assert out.read_text() == "a\t0\t3\tACG\na\t3\t6\tTNN\na\t6\t7\tA\na\t7\t8\tC\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,16 +17,20 @@ def tokenize(
     out: OutFile = None,
     stage: Annotated[int, typer.Option(min=0, metavar="N", help="Router stage; 0 has the finest chunks.")] = 0,
     window: Annotated[
-        int, typer.Option(min=1, metavar="BASES", help="Window length; each window starts a new chunk.")
+        int, typer.Option(min=1, metavar="BASES", help="Window length; each window starts a new chunk or token.")
     ] = 4096,
 ) -> None:
-    """Write the chunks of sequences as TSV: sequence name, start, end (0-based, half-open) and bases."""
+    """Write the chunks of sequences as TSV: sequence name, start, end (0-based, half-open) and bases.
+
+    If the model reads tokens of several bases, such as k-mers, write these tokens.
+    """
     from ldarnet.console import format_count
     from ldarnet.genome.fasta import read_contigs
     from ldarnet.interpret.boundaries import chunks
     from ldarnet.io.tsv import UniqueNames, repeated_names, tsv_writer
 
     network = import_models().load_backbone(model)
+    unit = "chunk" if network.config.tokenizer is None else "token"
     names, sequences, found, repeated = UniqueNames(), 0, 0, 0
     with open_output(out) as file, base_progress("tokenizing", fasta, out) as advance:
         write_row = tsv_writer(file)
@@ -40,6 +44,6 @@ def tokenize(
                 advance(end - start)
     notes = repeated_names(repeated)
     if out is not None:
-        notes = [f"wrote {out}: {format_count(sequences, 'sequence')}", format_count(found, "chunk"), *notes]
+        notes = [f"wrote {out}: {format_count(sequences, 'sequence')}", format_count(found, unit), *notes]
     if notes:
         print("; ".join(notes), file=sys.stderr)

@@ -16,6 +16,7 @@ from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figur
 from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
 from ldarnet.model.chunking.selection import THRESHOLD
 from ldarnet.printable import figure_label
+from ldarnet.tokenization import tokenization_or_bases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,21 +112,29 @@ def chunk_lengths(mask: np.ndarray) -> np.ndarray:
 
 
 def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
-    """Split a sequence into the chunks of a model.
+    """Split a sequence into the chunks of a model, or into the tokens that it reads.
 
     Args:
-        model: a model with at least two stages.
+        model: a model with at least two stages, or one that reads tokens of several bases.
         sequence: nucleotide codes.
         stage: stage of the hierarchy; 0 is the outermost stage and has the smallest chunks.
-        window: number of bases per forward pass; a chunk never spans two windows.
+        window: number of bases per forward pass; chunks and tokens never span two windows.
 
     Yields:
-        Start and end of each chunk, 0-based and half-open.
+        Start and end of each chunk or token, 0-based and half-open.
 
     Raises:
-        UserError: the model has only one stage, `stage` is too large, or a boundary probability is not finite.
+        UserError: the model reads bases and has only one stage, `stage` is too large, or a boundary probability is not
+            finite.
     """
     routers = model.config.num_stages - 1
+    if (tokenizer := tokenization_or_bases(model.config.tokenizer)) is not None:
+        if stage:
+            raise UserError(f"stage {stage}: this model reads tokens and has no router; use stage 0")
+        for offset in range(0, len(sequence), window):
+            lengths = tokenizer.encoded_lengths(alphabet.encode(sequence[offset : offset + window]))
+            yield from pairwise([offset, *(offset + lengths.cumsum()).tolist()])
+        return
     if routers == 0:
         raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     if stage >= routers:

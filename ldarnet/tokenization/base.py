@@ -64,6 +64,10 @@ class Tokenization(ABC):
     def encode(self, ids: np.ndarray) -> np.ndarray:
         """Tokenize the bases of a sequence, (L,) uint8 without [MASK] and [PAD]; returns token ids, (T,) int32."""
 
+    def encoded_lengths(self, ids: np.ndarray) -> np.ndarray:
+        """Number of bases of each token of a sequence, (T,); arguments as in `encode`."""
+        return self.lengths[self.encode(ids)]
+
     @abstractmethod
     def mask(self, inputs: np.ndarray, labels: np.ndarray, bits: RandomBits) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize masked windows.

@@ -52,6 +52,11 @@ class Kmers(Tokenization):
         """Tokenize a sequence; see `Tokenization.encode`."""
         return self._tokens(ids[None])[0]
 
+    def encoded_lengths(self, ids: np.ndarray) -> np.ndarray:
+        """Number of bases of each token; see `Tokenization.encoded_lengths`. N may stand for a whole k-mer."""
+        kmers, rest = divmod(len(ids), self.k)
+        return np.array([self.k] * kmers + [1] * rest, dtype=np.int64)
+
     def mask(self, inputs: np.ndarray, labels: np.ndarray, bits: RandomBits) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize masked windows; see `Tokenization.mask`. Masks must cover whole k-mers; ``bits`` are not used."""
         targets = np.full((len(labels), self.token_count(labels.shape[1])), IGNORE_INDEX, dtype=np.int32)
