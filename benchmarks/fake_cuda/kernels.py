@@ -15,7 +15,7 @@ from benchmarks.fake_cuda.recorder import Recorder, place
 from benchmarks.fake_cuda.trace import SCAN, STAND_IN
 from ldarnet.ops import Packing, backends_of, input_dtype, operations, resolve
 from ldarnet.ops.external import mamba_ssm
-from ldarnet.ops.kernels.ssd import BLOCKS, COLUMNS
+from ldarnet.ops.kernels.ssd import BLOCKS, SAVES_STATES
 from ldarnet.ops.registry import REFERENCE, register
 
 GPU, CAPABILITY, MULTIPROCESSORS = "NVIDIA H200", (9, 0), 132
@@ -157,10 +157,11 @@ def triton_scan_flops(x_TKHP: Tensor, b_TKN: Tensor, chunk_size: int, backward: 
     """FLOPs of the matrix products in :mod:`ldarnet.ops.kernels.ssd_programs`; arguments as in `scan_flops`."""
     del chunk_size  # the kernels set their own block size
     E, N = x_TKHP.shape[2] * x_TKHP.shape[3], b_TKN.shape[2]
-    block, parts = BLOCKS[x_TKHP.element_size()], -(-N // COLUMNS["N"])
-    products = block * N + 2 * N * E + block * E
+    block, scores, states = BLOCKS[x_TKHP.element_size()], 1, 2
     if backward:
-        products += 3 * block * N + 5 * N * E + (2 + parts) * block * E
+        again = x_TKHP.dtype not in SAVES_STATES
+        scores, states = scores + 2 + again, states + 4 + again
+    products = scores * block * N + states * N * E + (3 if backward else 1) * block * E
     return _visits(x_TKHP) * 2 * products
 
 

@@ -166,7 +166,9 @@ def cost(
     autocast: bool = False,
     device: str = "cpu",
 ) -> Cost:
-    """Estimate the cost of a model on windows of ``length`` bases with the reference kernels.
+    """Estimate the cost of a model on windows of ``length`` bases.
+
+    Activation memory is that of the reference kernels; under autocast on a GPU, that of the Triton scan.
 
     Args:
         config: model configuration.
@@ -177,7 +179,7 @@ def cost(
             windows of ``length`` bases for k-mers; required for tokens of variable length.
         activation_checkpointing: stages with activation checkpointing; 0 is the outermost stage.
         autocast: whether matrix products run in a 2-byte dtype instead of float32.
-        device: torch device type; on a CPU, the scan saves more states for the backward pass.
+        device: torch device type; the scan saves different tensors for the backward pass on a CPU and on a GPU.
 
     Raises:
         ValueError: ``bases_per_token`` is missing.
@@ -295,6 +297,9 @@ class _Counter:
         E, N = ssm["expand"] * D, ssm["d_state"]
         H, C = E // ssm["headdim"], E + 2 * N
         states = len(slabs(torch.device(self.device), LONG_ROW, E, Q)) / LONG_ROW
+        scan_bytes = 2 * FP32_BYTES * (3 * H + N * E * states)
+        if self.device == "cuda" and self.size < FP32_BYTES:  # scores and states of blocks, saved by the Triton scan
+            scan_bytes = 2 * (FP32_BYTES * Q + self.size * N * E / Q)
         return [
             CostItem("projections", (E + C + H) * D, 2 * (E + C + H) * D, activation_bytes=self.size * (D + E + C + H)),
             CostItem("convolution", 2 * (ssm["d_conv"] + 1) * C, activation_bytes=2 * self.size * C),
@@ -303,7 +308,7 @@ class _Counter:
                 6 * H,
                 2 * (2 * Q * N + 2 * Q * E + 4 * N * E),
                 2 * (2 * Q * N + 4 * N * E),
-                2 * FP32_BYTES * (3 * H + N * E * states),
+                scan_bytes,
             ),
             CostItem("norms", 2 * E, activation_bytes=2 * self.size * E),
             CostItem("projections", E * D, 2 * E * D, activation_bytes=self.size * E),

@@ -32,8 +32,16 @@ def test_sequences_of_several_segments(lengths, monkeypatch):
     assert_matches_the_reference(example("ssd", lengths, width=3, device=DEVICE))
 
 
+@pytest.mark.parametrize("segment", [32, 4096])
+def test_states_that_the_forward_pass_saves(segment, monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.SEGMENT", segment)
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.SAVES_STATES", (torch.float64,))
+    assert_matches_the_reference(example("ssd", [33, 0, 40], width=3, device=DEVICE))
+
+
 def test_heads_and_states_split_over_programs(monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.kernels.ssd.COLUMNS", {"P": 16, "N": 16})
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.COLUMNS", 16)
+    monkeypatch.setattr("ldarnet.ops.kernels.ssd.STATE_BYTES", 1)  # tiles of 16 columns of N
     assert max_error(KERNEL, DEVICE, torch.float64, [5, 20], width=21) < 1e-9
 
 
@@ -100,14 +108,30 @@ def test_results_of_a_sequence_do_not_depend_on_its_neighbors():
             assert torch.equal(packed[own], single)
 
 
-def test_saves_only_its_arguments_for_the_backward_pass():
-    arguments = example("ssd", [40], width=8, device=DEVICE)
+def saved_for_the_backward_pass(arguments):
+    """Tensors that are saved besides the arguments."""
     known = {value.data_ptr() for value in arguments if torch.is_tensor(value)}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         KERNEL.function(*arguments)
-    assert len(saved) == 7
-    assert all(value.data_ptr() in known for value in saved)
+    return [value for value in saved if value.data_ptr() not in known]
+
+
+def test_wide_dtypes_save_only_their_arguments_for_the_backward_pass():
+    assert saved_for_the_backward_pass(example("ssd", [40], width=8, device=DEVICE)) == []
+
+
+def test_bfloat16_saves_scores_and_one_state_per_block_for_the_backward_pass():
+    arguments = example("ssd", [130], width=8, device=DEVICE)
+    arguments = [
+        value.detach().bfloat16().requires_grad_() if torch.is_tensor(value) and number in (0, 4, 5) else value
+        for number, value in enumerate(arguments)
+    ]
+    scores, states = saved_for_the_backward_pass(arguments)
+    assert scores.shape == (3, 2, 64, 64) and states.shape == (3, 2, 2, 8, 8)
+    assert states.dtype == torch.bfloat16
+    with torch.no_grad():
+        assert saved_for_the_backward_pass(arguments) == []
 
 
 def test_gradients_are_written_into_the_given_memory():

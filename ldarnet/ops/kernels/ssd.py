@@ -14,11 +14,14 @@ more than one segment need the state that enters each segment first (:func:`stat
 parallel.
 
 The backward pass visits the blocks in the opposite order (:func:`input_gradients`): it computes the gradient of x, and
-stores the gradient of the state that leaves each block. From these and the states that enter the blocks,
-:func:`projection_gradients` computes the gradients of b and c. Both store contributions to the gradient of dt, which
-:func:`step_gradients` adds up. There are no atomic operations, so gradients are deterministic. Only the arguments are
-saved for the backward pass. ``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by design
-(`benchmarks.gpu_account`).
+stores the gradient of the state that leaves each block. :func:`score_gradients` computes the gradient of the scores.
+From these and the states that enter the blocks, :func:`projection_gradients` computes the gradients of b and c. The
+last two also store contributions to the gradient of dt, which :func:`step_gradients` adds up. There are no atomic
+operations, so gradients are deterministic. ``auto`` prefers these kernels to mamba-ssm because they move fewer bytes by
+design (`benchmarks.gpu_account`).
+
+The arguments are saved for the backward pass and, in 2-byte dtypes, the scores and the states that enter the blocks.
+Wider dtypes compute both again, because their states would take as much memory as the rest of the layer.
 
 Shapes: T packed positions, K = 2 directions, H heads, P head dimension, N state width, Q steps per block, S sequences,
 C chunks (blocks or segments).
@@ -39,6 +42,7 @@ from ldarnet.ops.kernels.ssd_programs import (
     input_gradients,
     outputs,
     projection_gradients,
+    score_gradients,
     scores,
     states,
     step_gradients,
@@ -57,8 +61,14 @@ MIN_TILE = 16
 BLOCKS = {2: 64, 4: 32, 8: MIN_TILE}
 """Bytes of an element -> steps per block; fewer for wider dtypes, so that all tiles have similar sizes in bytes."""
 
-COLUMNS = {"P": 32, "N": 64}
-"""Maximum columns of a state tile in kernels that split the head dimension or the state width."""
+COLUMNS = 32
+"""Maximum columns of P in kernels that split the head dimension."""
+
+STATE_BYTES = 2**13
+"""Maximum bytes of a state tile in the kernel that splits the state width."""
+
+SAVES_STATES = (torch.bfloat16, torch.float16)
+"""Dtypes whose scores and states are saved for the backward pass; it computes those of other dtypes again."""
 
 SEGMENT = 4096
 """Maximum steps that one program visits one after another in the kernels that compute outputs or gradients."""
@@ -79,7 +89,7 @@ def ssd(
     chunk_size: int,
     gradients: ScanGradients = ALLOCATED,
 ) -> Tensor:
-    """Triton backend of :func:`ldarnet.ops.ssd.ssd`; saves only its arguments for backward.
+    """Triton backend of :func:`ldarnet.ops.ssd.ssd`.
 
     Matrix products run in the dtype of x; for float32, they use TF32. Sums, decays and states are in at least float32.
     The kernels set their own block size; ``chunk_size`` is unused.
@@ -93,27 +103,30 @@ def ssd(
         raise UserError(f"ops.ssd=triton: headdim {P} or d_state {N} is larger than {MAX_WIDTH}; set ops.ssd=torch")
     dt_bias_KH, a_log_KH, d_KH = (at_least_fp32(value).contiguous() for value in (dt_bias_KH, a_log_KH, d_KH))
     b_TKN, c_TKN = b_TKN.to(x_TKHP.dtype), c_TKN.to(x_TKHP.dtype)
-    return _TritonSSD.apply(x_TKHP, dt_TH, dt_bias_KH, a_log_KH, b_TKN, c_TKN, d_KH, packing, gradients)
+    saves = x_TKHP.dtype in SAVES_STATES and torch.is_grad_enabled()
+    return _TritonSSD.apply(x_TKHP, dt_TH, dt_bias_KH, a_log_KH, b_TKN, c_TKN, d_KH, packing, gradients, saves)
 
 
 class _TritonSSD(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        x_TKHP, dt_TH, *others, ctx.packing, ctx.gradients = arguments
+        x_TKHP, dt_TH, *others, ctx.packing, ctx.gradients, saves = arguments
         b_TKN, c_TKN = (separate_rows(value, 1) for value in others[2:4])
         tensors = separate_rows(x_TKHP, 2), separate_rows(dt_TH, 1), *others[:2], b_TKN, c_TKN, others[4]
-        ctx.save_for_backward(*tensors)
         scan = _ScanArguments(*tensors, packing=ctx.packing)
+        scores_CKQQ, entering_CKHNP = scan.scores(), scan.empty_states(scan.block) if saves else None
+        ctx.save_for_backward(*tensors, *((scores_CKQQ, entering_CKHNP) if saves else (None, None)))
         y_TKHP = torch.empty_like(scan.x, memory_format=torch.contiguous_format)
         segment_C = scan.chunks(SEGMENT)
         parts, constants = scan.split("P")
         outputs[(len(segment_C) * 2 * scan.x.shape[2] * parts,)](
             *tensors,
-            scan.scores(),
+            scores_CKQQ,
             ctx.packing.starts,
             segment_C,
             scan.ends_of_segments(),
             y_TKHP,
+            entering_CKHNP,
             SEGMENT=SEGMENT,
             num_warps=8,
             num_stages=1,
@@ -124,28 +137,28 @@ class _TritonSSD(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy_TKHP: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
-        scan, memory = _ScanArguments(*ctx.saved_tensors, packing=ctx.packing), ctx.gradients
+        *tensors, scores_CKQQ, entering_CKHNP = ctx.saved_tensors
+        scan, memory = _ScanArguments(*tensors, packing=ctx.packing), ctx.gradients
+        if entering_CKHNP is None:
+            scores_CKQQ, entering_CKHNP = scan.scores(), scan.states(scan.block)
         dy_TKHP = dy_TKHP.contiguous()
         (T, _, H, _), starts = scan.x.shape, ctx.packing.starts
         dx_TKHP, d_dt_TH = gradient_memory(scan.x, memory.x), gradient_memory(scan.dt, memory.dt)
         db_TKN, dc_TKN = gradient_memory(scan.b, memory.b), gradient_memory(scan.c, memory.c)
         block_C, segment_C = scan.chunks(scan.block), scan.chunks(SEGMENT)
-        entering_CKHNP = scan.states(scan.block)
         d_leaving_CKHNP = torch.empty_like(entering_CKHNP)
         (p_parts, by_p), (n_parts, by_n) = scan.split("P"), scan.split("N")
-        # From each part of P: contributions to the gradients of dt, log decay and d; from each part of N: log decay.
-        partial = scan.dt_bias.new_empty(3 * p_parts + n_parts, T, 2, H)
+        # Contributions to the gradients of dt, log decay and d; from each part of N, to those of dt and log decay.
+        partial = scan.dt_bias.new_empty(3 + 2 * n_parts, T, 2, H)
         input_gradients[(len(segment_C) * 2 * H * p_parts,)](
-            *scan.tensors,
-            scan.scores(),
+            *scan.tensors[1:],
+            scores_CKQQ,
             starts,
             segment_C,
             scan.ends_of_segments(dy_TKHP),
             dy_TKHP,
             dx_TKHP,
             d_leaving_CKHNP,
-            partial,
-            T,
             SEGMENT=SEGMENT,
             num_warps=8,
             num_stages=1,
@@ -153,6 +166,7 @@ class _TritonSSD(torch.autograd.Function):
         )
         projection_gradients[(len(block_C) * 2 * n_parts,)](
             *scan.tensors[:6],
+            scan.score_gradients(scores_CKQQ, dy_TKHP, partial),
             starts,
             block_C,
             entering_CKHNP,
@@ -160,14 +174,14 @@ class _TritonSSD(torch.autograd.Function):
             dy_TKHP,
             db_TKN,
             dc_TKN,
-            partial[3 * p_parts :],
+            partial[3:],
             T,
             num_warps=8,
             num_stages=1,
             **by_n,
         )
-        d_weights = scan.step_gradients(partial, d_dt_TH, p_parts, n_parts)
-        return dx_TKHP, d_dt_TH, d_weights[0], d_weights[1], db_TKN, dc_TKN, d_weights[2], None, None
+        d_weights = scan.step_gradients(partial, d_dt_TH, n_parts)
+        return dx_TKHP, d_dt_TH, d_weights[0], d_weights[1], db_TKN, dc_TKN, d_weights[2], None, None, None
 
 
 class _ScanArguments(NamedTuple):
@@ -219,7 +233,8 @@ class _ScanArguments(NamedTuple):
     def split(self, dimension: str) -> tuple[int, dict[str, Any]]:
         """Split P or N among programs; return the number of programs and the constants of their kernel."""
         constants = self.constants()
-        tile = constants[f"{dimension}_TILE"] = min(constants[f"{dimension}_TILE"], COLUMNS[dimension])
+        limit = COLUMNS if dimension == "P" else STATE_BYTES // (constants["P_TILE"] * self.x.element_size())
+        tile = constants[f"{dimension}_TILE"] = min(constants[f"{dimension}_TILE"], max(limit, MIN_TILE))
         return triton.cdiv(constants[dimension], tile), constants
 
     def chunks(self, size: int) -> Tensor:
@@ -260,22 +275,25 @@ class _ScanArguments(NamedTuple):
         """
         if self.packing.max_length > SEGMENT:
             return self.states(SEGMENT, dy_TKHP)
-        return self.x.new_empty(len(self.chunks(SEGMENT)), 2, *self.x.shape[2:], self.b.shape[2])
+        return self.empty_states(SEGMENT)
+
+    def empty_states(self, chunk: int) -> Tensor:
+        """Allocate a state for each chunk of ``chunk`` steps, (C, K, H, N, P)."""
+        _, K, H, P = self.x.shape
+        return self.x.new_empty(len(self.chunks(chunk)), K, H, self.b.shape[2], P)
 
     def states(self, chunk: int, dy_TKHP: Tensor | None = None) -> Tensor:
         """Compute the state that enters each chunk, (C, K, H, N, P).
 
         If ``dy_TKHP`` is given, compute the gradient of the state that leaves each chunk instead.
         """
-        _, K, H, P = self.x.shape
-        starts, N = self.packing.starts, self.b.shape[2]
-        states_CKHNP = self.x.new_empty(len(self.chunks(chunk)), K, H, N, P)
+        starts, states_CKHNP = self.packing.starts, self.empty_states(chunk)
         parts, constants = self.split("P")
         if dy_TKHP is not None:
             constants |= {"X_STRIDE": dy_TKHP.stride(0), "X_STRIDE_K": dy_TKHP.stride(1)}
             constants |= {"B_STRIDE": self.c.stride(0), "B_STRIDE_K": self.c.stride(1)}
         constants = {name: value for name, value in constants.items() if not name.startswith("C_")}
-        states[((len(starts) - 1) * K * H * parts,)](
+        states[((len(starts) - 1) * 2 * self.x.shape[2] * parts,)](
             self.x if dy_TKHP is None else dy_TKHP,
             self.dt,
             self.dt_bias,
@@ -290,7 +308,27 @@ class _ScanArguments(NamedTuple):
         )
         return states_CKHNP
 
-    def step_gradients(self, partial: Tensor, d_dt_TH: Tensor, p_parts: int, n_parts: int) -> Tensor:
+    def score_gradients(self, scores_CKQQ: Tensor, dy_TKHP: Tensor, partial: Tensor) -> Tensor:
+        """Compute the gradient of the scores, and write contributions to other gradients to ``partial``."""
+        block_C, d_scores_CKQQ = self.chunks(self.block), torch.empty_like(scores_CKQQ)
+        names = "H", "P", "X_STRIDE", "X_STRIDE_K", "DT_STRIDE", "BLOCK", "P_TILE", "DOT", "DTYPE"
+        constants = self.constants()
+        score_gradients[(len(block_C) * 2,)](
+            *self.tensors[:4],
+            scores_CKQQ,
+            self.packing.starts,
+            block_C,
+            dy_TKHP,
+            d_scores_CKQQ,
+            partial,
+            len(self.x),
+            num_warps=8,
+            num_stages=1,
+            **{name: constants[name] for name in names},
+        )
+        return d_scores_CKQQ
+
+    def step_gradients(self, partial: Tensor, d_dt_TH: Tensor, parts: int) -> Tensor:
         """Write the gradient of dt to ``d_dt_TH``; return those of dt_bias, a_log and d, (3, K, H)."""
         T, H = self.dt.shape
         columns = triton.next_power_of_2(H)
@@ -305,8 +343,7 @@ class _ScanArguments(NamedTuple):
             d_dt_TH,
             d_weights,
             T,
-            P_PARTS=p_parts,
-            N_PARTS=n_parts,
+            PARTS=parts,
             H=H,
             DT_STRIDE=self.dt.stride(0),
             ROWS=rows,

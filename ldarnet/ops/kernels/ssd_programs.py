@@ -163,17 +163,21 @@ def states(
 @triton.jit
 def outputs(
     x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, entering_ptr,
-    y_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
+    y_ptr, states_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
     X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
     C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr, N_TILE: tl.constexpr,
     P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
-    """Compute the outputs of one segment of one head, block by block, for P_TILE columns."""
+    """Compute the outputs of one segment of one head, block by block, for P_TILE columns.
+
+    Also store the state that enters each block, if there is memory for it.
+    """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
     part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
     if begin >= stop - start:
         return
     n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
+    inside = (n < N)[:, None] & (p < P)
     x_ptr += k * X_STRIDE_K + h * P
     y_ptr += (k * H + h) * P
     skip = tl.load(d_ptr + k * H + h).to(DTYPE)
@@ -182,62 +186,40 @@ def outputs(
     for first_step in tl.range(begin, tl.minimum(begin + SEGMENT, stop - start), BLOCK, disable_licm=True):
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
-        block = start // BLOCK + s + first_step // BLOCK
-        mixed = tl.load(_square(scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK))
+        block = (start // BLOCK + s + first_step // BLOCK) * 2 + k
+        mixed = tl.load(_square(scores_ptr + block * (BLOCK * BLOCK), BLOCK))
         mixed *= _within(reach, BLOCK) * dt[None, :]
         x = _tile(x_ptr + first * X_STRIDE, row, real, X_STRIDE, p, P)
         c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
         y = _dot(mixed, x, DOT, _dot(c, state, DOT) * tl.exp(reach)[:, None]) + skip * x.to(DTYPE)
         tl.store(y_ptr + first * (2 * H * P) + (row[:, None] * (2 * H * P) + p), y, mask=real[:, None] & (p < P))
+        if states_ptr is not None:
+            tl.store(states_ptr + (block * H + h) * (N * P) + (n[:, None] * P + p), state, mask=inside)
         b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
         scaled = x.to(DTYPE) * (dt * tl.exp(total - reach))[:, None]
         state = _dot(tl.trans(b), scaled, DOT, state * tl.exp(total))
 
 
 @triton.jit
-def _decay_gradients(d_log, d_leave, dt):
-    """Gradients of one block, without those of the states that enter it.
-
-    Args:
-        d_log: gradient of the log decay from step s to step t, divided by dt_s, at [t, s].
-        d_leave: gradient of the log decay from each step to the end of the block, divided by dt.
-        dt: step sizes.
-
-    Returns:
-        Gradient of dt at fixed log decays, and gradient of the log decays.
-    """
-    step = tl.arange(0, dt.shape[0])
-    direct = tl.sum(d_log, axis=0) + d_leave
-    d_leave *= dt
-    # The terms of t = s cancel.
-    d_log = tl.where(step[:, None] > step[None, :], d_log * dt[None, :], 0.0)
-    d_reach = tl.sum(d_log, axis=1) - tl.sum(d_log, axis=0)
-    return direct, tl.cumsum(d_leave, axis=0) - d_leave + tl.cumsum(d_reach, axis=0, reverse=True)
-
-
-@triton.jit(do_not_specialize=["T"])
 def input_gradients(
-    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, d_end_ptr,
-    dy_ptr, dx_ptr, d_leaving_ptr, partial_ptr, T, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
-    N: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, d_end_ptr, dy_ptr,
+    dx_ptr, d_leaving_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
     N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Compute P_TILE columns of the gradient of x of one segment of one head, from the last block to the first.
 
-    Also store the gradient of the state that leaves each block, and, for each step, what these columns contribute to
-    three other gradients: of dt at fixed log decays, of the log decay, and of d.
+    Also store the gradient of the state that leaves each block.
     """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
     part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
     if begin >= stop - start:
         return
     n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
-    state = n[:, None] * P + p
     inside = (n < N)[:, None] & (p < P)
-    x_offset = k * X_STRIDE_K + h * P
+    dx_ptr += k * X_STRIDE_K + h * P
     skip = tl.load(d_ptr + k * H + h).to(DTYPE)
-    slot = T.to(tl.int64) * (2 * H)
     d_end_ptr += ((segment * 2 + k) * H + h) * (N * P)
     has_next = begin + SEGMENT < stop - start
     d_state = _tile(d_end_ptr, n, n < tl.where(has_next, N, 0), P, p, P).to(DTYPE)
@@ -247,38 +229,72 @@ def input_gradients(
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
         block = (start // BLOCK + s + first_step // BLOCK) * 2 + k
-        tl.store(d_leaving_ptr + (block * H + h) * (N * P) + state, d_state, mask=inside)
+        tl.store(d_leaving_ptr + (block * H + h) * (N * P) + (n[:, None] * P + p), d_state, mask=inside)
         b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
         d_scaled = _dot(b, d_state, DOT) * tl.exp(total - reach)[:, None]
-        x = _tile(x_ptr + (first * X_STRIDE + x_offset), row, real, X_STRIDE, p, P)
         dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
-        d_leave = tl.sum(d_scaled * x.to(DTYPE), axis=1)
         mixed = tl.load(_square(scores_ptr + block * (BLOCK * BLOCK), BLOCK)) * _within(reach, BLOCK)
-        d_scaled = _dot(tl.trans(mixed), dy, DOT, d_scaled)
-        target = dx_ptr + (first * X_STRIDE + x_offset) + (row[:, None] * X_STRIDE + p)
-        tl.store(target, d_scaled * dt[:, None] + skip * dy.to(DTYPE), mask=real[:, None] & (p < P))
-        direct, d_log_decay = _decay_gradients(mixed * _dot(dy, tl.trans(x), DOT), d_leave, dt)
-        partial = partial_ptr + part * 3 * slot + ((first * 2 + k) * H + h) + row * (2 * H)
-        tl.store(partial, direct, mask=real)
-        tl.store(partial + slot, d_log_decay, mask=real)
-        tl.store(partial + 2 * slot, tl.sum(dy.to(DTYPE) * x.to(DTYPE), axis=1), mask=real)
+        dx = _dot(tl.trans(mixed), dy, DOT, d_scaled) * dt[:, None] + skip * dy.to(DTYPE)
+        tl.store(dx_ptr + first * X_STRIDE + (row[:, None] * X_STRIDE + p), dx, mask=real[:, None] & (p < P))
         c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
         entered = dy.to(DTYPE) * tl.exp(reach)[:, None]
         d_state = _dot(tl.trans(c), entered, DOT, d_state * tl.exp(total))
 
 
 @triton.jit(do_not_specialize=["T"])
+def score_gradients(
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, scores_ptr, starts_ptr, sequence_ptr, dy_ptr, d_scores_ptr, partial_ptr, T,
+    H: tl.constexpr, P: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr,
+    BLOCK: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Compute the gradient of the scores of one block, summed over the heads in a fixed order.
+
+    Also store, for each step and head, the contribution of the block's own inputs to three other gradients: of dt at
+    fixed log decays, of the log decay, and of d.
+    """
+    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, 1, BLOCK)
+    if first_step >= stop - start:
+        return
+    p = tl.arange(0, P_TILE)
+    first, row, real = _rows(start, stop, k, first_step, BLOCK)
+    slot = T.to(tl.int64) * (2 * H)
+    partial_ptr += (first * 2 + k) * H
+    x_ptr += first * X_STRIDE + k * X_STRIDE_K
+    dy_ptr += (first * 2 + k) * (H * P)
+    square = (block * 2 + k) * (BLOCK * BLOCK)
+    step = tl.arange(0, BLOCK)
+    earlier = step[:, None] > step[None, :]
+    d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
+    for h in tl.range(H, disable_licm=True):
+        dt, reach, _total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
+        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
+        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
+        scores = tl.load(_square(scores_ptr + square, BLOCK))
+        d_mixed = _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK)
+        direct = tl.sum(d_mixed * scores, axis=0)
+        d_mixed *= dt[None, :]
+        d_scores += d_mixed
+        d_log = tl.where(earlier, d_mixed * scores, 0.0)  # the terms of t = s cancel
+        d_log_decay = tl.cumsum(tl.sum(d_log, axis=1) - tl.sum(d_log, axis=0), axis=0, reverse=True)
+        partial = partial_ptr + h + row * (2 * H)
+        tl.store(partial, direct, mask=real)
+        tl.store(partial + slot, d_log_decay, mask=real)
+        tl.store(partial + 2 * slot, tl.sum(dy.to(DTYPE) * x.to(DTYPE), axis=1), mask=real)
+    tl.store(_square(d_scores_ptr + square, BLOCK), d_scores)
+
+
+@triton.jit(do_not_specialize=["T"])
 def projection_gradients(
-    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, starts_ptr, sequence_ptr, entering_ptr, d_leaving_ptr, dy_ptr,
-    db_ptr, dc_ptr, partial_ptr, T, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
-    C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr, N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+    x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_scores_ptr, starts_ptr, sequence_ptr, entering_ptr,
+    d_leaving_ptr, dy_ptr, db_ptr, dc_ptr, partial_ptr, T, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
+    N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Compute N_TILE columns of the gradients of b and c of one block, summed over the heads in a fixed order.
 
-    Also store, for each step and head, what these columns contribute to the gradient of the log decay, by way of the
-    entering state. One loop for all sums would need more registers; the second loop loads x and dy again.
+    Also store, for each step and head, the contribution of these columns of the states to the gradients of dt at fixed
+    log decays, and of the log decay.
     """
     PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
     part, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, PARTS, 1, BLOCK)
@@ -286,18 +302,13 @@ def projection_gradients(
         return
     n, p = part * N_TILE + tl.arange(0, N_TILE), tl.arange(0, P_TILE)
     first, row, real = _rows(start, stop, k, first_step, BLOCK)
-    partial_ptr += part * T.to(tl.int64) * (2 * H) + (first * 2 + k) * H
+    slot = T.to(tl.int64) * (2 * H)
+    partial_ptr += part * 2 * slot + (first * 2 + k) * H
     x_ptr += first * X_STRIDE + k * X_STRIDE_K
     dy_ptr += (first * 2 + k) * (H * P)
     b_offset, c_offset = first * B_STRIDE + k * B_STRIDE_K, first * C_STRIDE + k * C_STRIDE_K
-    d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
-    for h in tl.range(H, disable_licm=True):
-        dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
-        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
-        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
-        d_scores += _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK) * dt[None, :]
-    db = _dot(tl.trans(d_scores), _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N), DOT)
-    dc = _dot(d_scores, _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N), DOT)
+    db = tl.zeros((BLOCK, N_TILE), DTYPE)
+    dc = tl.zeros((BLOCK, N_TILE), DTYPE)
     for h in tl.range(H, disable_licm=True):
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
         dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
@@ -307,11 +318,20 @@ def projection_gradients(
         dc += dc_state
         d_enter = tl.sum(dc_state * _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N).to(DTYPE), axis=1)
         d_state = _tile(d_leaving_ptr + chunk_head, n, n < N, P, p, P)
-        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
-        db += _dot(x, tl.trans(d_state), DOT) * (dt * tl.exp(total - reach))[:, None]
         d_through = tl.sum(tl.sum(state.to(DTYPE) * d_state.to(DTYPE), axis=1), axis=0) * tl.exp(total)
         d_log_decay = tl.cumsum(d_enter, axis=0, reverse=True) + d_through
-        tl.store(partial_ptr + h + row * (2 * H), d_log_decay, mask=real)
+        x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
+        db_state = _dot(x, tl.trans(d_state), DOT) * tl.exp(total - reach)[:, None]
+        db += db_state * dt[:, None]
+        direct = tl.sum(db_state * _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N).to(DTYPE), axis=1)
+        d_leave = direct * dt
+        d_log_decay += tl.cumsum(d_leave, axis=0) - d_leave
+        partial = partial_ptr + h + row * (2 * H)
+        tl.store(partial, direct, mask=real)
+        tl.store(partial + slot, d_log_decay, mask=real)
+    d_scores = tl.load(_square(d_scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK))
+    db = _dot(tl.trans(d_scores), _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N), DOT, db)
+    dc = _dot(d_scores, _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N), DOT, dc)
     inside = real[:, None] & (n < N)
     tl.store(db_ptr + b_offset + (row[:, None] * B_STRIDE + n), db, mask=inside)
     tl.store(dc_ptr + c_offset + (row[:, None] * C_STRIDE + n), dc, mask=inside)
@@ -319,9 +339,8 @@ def projection_gradients(
 
 @triton.jit(do_not_specialize=["T"])
 def step_gradients(
-    dt_ptr, dt_bias_ptr, a_log_ptr, partial_ptr, d_dt_ptr, d_weights_ptr, T, P_PARTS: tl.constexpr,
-    N_PARTS: tl.constexpr, H: tl.constexpr, DT_STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
+    dt_ptr, dt_bias_ptr, a_log_ptr, partial_ptr, d_dt_ptr, d_weights_ptr, T, PARTS: tl.constexpr, H: tl.constexpr,
+    DT_STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Add up the contributions to the gradient of dt, and those of ROWS positions to the gradients of the weights."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -333,15 +352,12 @@ def step_gradients(
     d_raw = tl.zeros((ROWS, COLUMNS), DTYPE)
     for k in tl.static_range(2):
         partial = partial_ptr + (row[:, None] * (2 * H) + k * H + h)
-        direct = tl.zeros((ROWS, COLUMNS), DTYPE)
-        d_log_decay = tl.zeros((ROWS, COLUMNS), DTYPE)
-        d_skip = tl.zeros((ROWS, COLUMNS), DTYPE)
-        for part in tl.static_range(P_PARTS):
-            direct += tl.load(partial + 3 * part * slot, mask=inside, other=0.0)
-            d_log_decay += tl.load(partial + (3 * part + 1) * slot, mask=inside, other=0.0)
-            d_skip += tl.load(partial + (3 * part + 2) * slot, mask=inside, other=0.0)
-        for part in tl.static_range(N_PARTS):
-            d_log_decay += tl.load(partial + (3 * P_PARTS + part) * slot, mask=inside, other=0.0)
+        direct = tl.load(partial, mask=inside, other=0.0)
+        d_log_decay = tl.load(partial + slot, mask=inside, other=0.0)
+        d_skip = tl.load(partial + 2 * slot, mask=inside, other=0.0)
+        for part in tl.static_range(PARTS):
+            direct += tl.load(partial + (3 + 2 * part) * slot, mask=inside, other=0.0)
+            d_log_decay += tl.load(partial + (4 + 2 * part) * slot, mask=inside, other=0.0)
         a = -tl.exp(tl.load(a_log_ptr + k * H + h, mask=h < H, other=0.0).to(DTYPE))[None, :]
         biased = raw + tl.load(dt_bias_ptr + k * H + h, mask=h < H, other=0.0).to(DTYPE)[None, :]
         d_biased = (direct + a * d_log_decay) * tl.sigmoid(biased)
