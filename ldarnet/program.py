@@ -114,7 +114,8 @@ def invoke(command: Any, arguments: Sequence[str], *, name: str) -> int:
             hint = f"; see {error.ctx.command_path} --help"
             if is_rank_0():
                 print(error.ctx.get_usage(), file=sys.stderr)
-        raise UserError(error.format_message().replace("Value error, ", "").rstrip(".") + hint) from None
+        message = " ".join(error.format_message().split())  # choices are on lines of their own
+        raise UserError(message.replace("Value error, ", "").rstrip(".") + hint) from None
 
 
 def _usage_error() -> Any:

@@ -13,6 +13,7 @@ from types import FrameType
 
 from ldarnet.console import format_count
 from ldarnet.errors import UserError
+from ldarnet.io.early_stop import LAUNCHED
 from ldarnet.io.process import exit_with_parent
 
 RESEND_SECONDS = 2.0
@@ -38,7 +39,7 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
     """
     if find_spec("deepspeed") is None:
         raise ModuleNotFoundError(name="deepspeed")
-    environment = dict(os.environ)
+    environment = dict(os.environ) | {LAUNCHED: "1"}
     # DeepSpeed's launcher logs the command of a failed rank as an error; the rank has already printed its own error.
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
     command += ["--master_port", str(_free_port()), *_devices(environment, gpus, ranks)]

@@ -19,6 +19,7 @@ from ldarnet.finetuning.setup import prepare, write_data_record
 from ldarnet.finetuning.summary import summarize
 from ldarnet.io import run_files
 from ldarnet.io.download import DOWNLOAD_RETRY
+from ldarnet.io.early_stop import stop_reason
 from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import slow_bf16
@@ -110,6 +111,10 @@ def _stopped(context: LaunchContext) -> bool:
     return stops > 0
 
 
+def _reason(context: LaunchContext) -> str:
+    return stop_reason(context.request.received or "")
+
+
 def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     """Train and test all selected folds; return whether all are finished."""
     world, display = context.world, context.display
@@ -120,7 +125,7 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
     except UserError:
         if not _stopped(context):
             raise
-        display.info(f"stopped by {context.request.received} before training; run the same command again to resume")
+        display.info(f"{_reason(context)} before training; run the same command again to resume")
         return False
     world.on_main(lambda: _open_folder(job))
     for text in describe(job, world):
@@ -135,8 +140,8 @@ def _finetune(config: FinetuneConfig, context: LaunchContext) -> bool:
             _remove_checkpoints(result.parent, context)
         elif not _fold(job, learner, fold, context):
             display.info(
-                f"stopped by {context.request.received} in fold {fold}; progress is saved in {config.run.dir}; run "
-                "the same command again to resume"
+                f"{_reason(context)} in fold {fold}; progress is saved in {config.run.dir}; run the same command "
+                "again to resume"
             )
             return False
     world.on_main(lambda: summarize(job, display))

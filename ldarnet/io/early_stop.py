@@ -18,6 +18,8 @@ from ldarnet.io.process import command_line, parent_of
 from ldarnet.program import STOPPED, is_rank_0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+LAUNCHED = "LDARNET_LAUNCHED"
+"""Environment variable of ranks that `ldarnet --ranks` or `--gpus` has started; it forwards all signals as SIGUSR1."""
 POLL_SECONDS = 1.0
 """Interval at which a rank checks that the `deepspeed` command is still running."""
 
@@ -26,12 +28,18 @@ _NODE_LAUNCHER = "deepspeed.launcher.launch"
 _EXITING = threading.Lock()
 
 
+def stop_reason(name: str) -> str:
+    """Describe a stop signal of this rank, such as `stopped by SIGTERM`; `interrupted` if a launcher forwarded it."""
+    forwarded = name == signal.SIGUSR1.name and LAUNCHED in os.environ
+    return "interrupted" if forwarded else f"stopped by {name}"
+
+
 def _exit(number: int, frame: FrameType | None = None) -> None:
     if not _EXITING.acquire(blocking=False):  # the other thread, or an earlier signal, is already at it
         return
     if is_rank_0():  # launchers stop the other ranks with a signal after a rank has reported an error
-        name = signal.Signals(number).name
-        sys.stderr.write(f"error: stopped by {name} outside of training steps; run the same command again\n")
+        reason = stop_reason(signal.Signals(number).name)
+        sys.stderr.write(f"error: {reason} outside of training steps; run the same command again\n")
         sys.stderr.flush()
     os._exit(STOPPED)
 

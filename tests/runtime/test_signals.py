@@ -3,6 +3,9 @@
 import signal
 import time
 
+import pytest
+
+from ldarnet.io.early_stop import LAUNCHED, stop_reason
 from ldarnet.program import STOPPED
 from ldarnet.runtime.metrics_file import read_metrics
 
@@ -21,3 +24,19 @@ def test_signal_to_one_rank_stops_all_ranks(config_file, run_ranks, tmp_path):
     assert f"stopped by SIGUSR1 after step {step} of 5000" in output
     assert "run the same command again to resume" in output
     assert (tmp_path / f"run/checkpoints/step-{step:08d}/manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "launched", "reason"),
+    [
+        ("SIGUSR1", True, "interrupted"),
+        ("SIGUSR1", False, "stopped by SIGUSR1"),
+        ("SIGTERM", True, "stopped by SIGTERM"),
+        ("SIGINT", False, "stopped by SIGINT"),
+    ],
+)
+def test_the_signal_of_the_launcher_is_an_interruption(monkeypatch, name, launched, reason):
+    monkeypatch.delenv(LAUNCHED, raising=False)
+    if launched:
+        monkeypatch.setenv(LAUNCHED, "1")
+    assert stop_reason(name) == reason

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ldarnet.io.early_stop import stop_reason
 from ldarnet.pretraining.callbacks.base import Callback, register
 from ldarnet.runtime.checkpoint import TrainingState
 from ldarnet.runtime.rank_log import LOG
@@ -21,7 +22,7 @@ class ConsoleLogger(Callback):
 
     def on_run_end(self, state: TrainingState, received: str | None) -> None:
         """Print where an unfinished run stopped and how to resume it."""
-        reason = f"stopped by {received}" if received else "stopped"
+        reason = stop_reason(received) if received else "stopped"
         LOG.info("%s after step %d of %d", reason, state.step, state.total_steps)
         if state.step == 0:
             self.context.console.info(f"{reason} before the first step; nothing to save")
