@@ -1,4 +1,4 @@
-"""Names of files and folders in run folders, checkpoints, folds, sweeps and exports.
+"""Names of files and folders in run folders, checkpoints, folds, sweeps, ablations and exports.
 
 Pretraining run, in <run.dir>:
     config.yaml  metrics.jsonl  boundaries.jsonl  starts.jsonl  mlflow.json  summary.txt  report.html
@@ -15,6 +15,11 @@ Sweep, in <sweep.dir>:
     sweep.yaml  finetune.yaml  sweep.json  summary.txt  comparison/
     trials/<task>/<setting>/finetune.yaml
     trials/<task>/<setting>/fold<k>/  a fine-tuning run, with log.txt and stopped.json
+Ablation, in <ablation.dir>:
+    ablation.yaml  ablation.json  report/
+    arms/<arm>/statistics.json
+    arms/<arm>/seed<S>/pretrain/       a pretraining run
+    arms/<arm>/seed<S>/<task>/<mode>/  a fine-tuning run
 """
 
 # Any run folder
@@ -94,10 +99,25 @@ COMPARISON_REPORT = "results.md"
 COMPARISON_TABLE = "results.csv"
 COMPARISON_FIGURE = "results.png"
 
+# Ablations
+ABLATION_RECORD = "ablation.json"
+ARMS = "arms"
+PRETRAINING = "pretrain"
+"""Folder of the pretraining run of an arm and seed."""
+STATISTICS = "statistics.json"
+"""Statistics of the boundaries of an arm."""
+ABLATION_REPORT = "report"
+"""Folder of the report."""
+
 
 def fold_name(fold: int | str) -> str:
     """Name of the folder of a fold; for `*`, a glob pattern that matches the folders of all folds."""
     return f"fold{fold}"
+
+
+def seed_name(seed: int | str) -> str:
+    """Name of the folder of a seed of an arm."""
+    return f"seed{seed}"
 
 
 FOLD_METRICS = f"{fold_name('*')}/{METRICS}"
