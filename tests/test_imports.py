@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.config", "ldarnet.interpret", "sharding"),
     ("ldarnet.runtime", "ldarnet.report"),
     ("ldarnet.pretraining", "ldarnet.finetuning"),
-    ("ldarnet.comparison",),
+    ("ldarnet.comparison", "ldarnet.jobs"),
     ("ldarnet.sweeps", "ldarnet.ablation", "ldarnet.doctor"),
     ("ldarnet.cli", "benchmarks"),
     ("ldarnet.__main__", "launch"),

@@ -247,9 +247,9 @@ def downloads(base: Path) -> Iterator[dict[str, Left]]:
 def sweeping(base: Path) -> dict[str, Left]:
     """A sweep with finished folds, one fold that ASHA stopped, and settings that are not tried yet."""
     pytest.importorskip("ray")
+    from ldarnet.jobs.trial import command_of
     from ldarnet.sweeps import run_sweep
     from ldarnet.sweeps.driver import Driver
-    from ldarnet.sweeps.trial import command_of
 
     folder = base / "sweeping"
     folder.mkdir()

@@ -2,7 +2,6 @@
 
 import base64
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import requests
@@ -14,14 +13,15 @@ from ldarnet.cli.report import report
 from ldarnet.cli.sweep import sweep
 from ldarnet.cli.tokenize import tokenize
 from ldarnet.config import load_config
+from ldarnet.config.resources import TrialResources
 from ldarnet.data import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.genome.sources import SequenceSource
 from ldarnet.io.download import download
 from ldarnet.io.retry import Retry, call_remote
+from ldarnet.jobs.environment import trial_environment
 from ldarnet.program import exit_status, run
 from ldarnet.redaction import has_credentials, redact
-from ldarnet.sweeps.jobs import JobFactory
 from sharding.build import build
 from sharding.build import main as shard
 from sharding.fetch import main as fetch
@@ -263,8 +263,6 @@ def test_jobs_of_a_sweep_hold_no_credentials(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", URLS[0])
-    config = SimpleNamespace(resources=SimpleNamespace(cpus=1, ranks=1))
-    jobs = JobFactory(config, "mcc", {}, None, "x", 0, SimpleNamespace(run_id="1", uri=uri))  # type: ignore[arg-type]
-    variables, defaults = jobs._environment()
+    variables, defaults = trial_environment(TrialResources(), 0, uri)
     assert SECRET not in f"{variables} {defaults}"
     assert defaults == {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ldarnet.config.finetune import MAX_FOLDS
+from ldarnet.config.resources import MAX_RESOURCES, ParentTrackingSection, RaySection, ResourcesSection
 from ldarnet.config.sections import MAX_EPOCHS, MAY_CHANGE, Config, Section
 
 MAX_SETTINGS = 10_000
 """Maximum number of settings of a task: combinations of a grid, or samples."""
-MAX_RESOURCES = 100_000
-"""Maximum number of CPU cores, GPUs, ranks, concurrent trials and retries."""
 MAX_BOUND = 2**53
 Bound = Annotated[int | float, Field(ge=-MAX_BOUND, le=MAX_BOUND)]
 """Bound of a range; integers in it are exact in float64."""
@@ -96,62 +95,9 @@ class SearchSection(Section):
     asha: AshaSection | None = Field(None, description="Early stopping with ASHA; null to disable.")
 
 
-class ResourcesSection(Section):
-    """Resources of a trial, which is one fold of one task with one combination of settings."""
-
-    cpus: float = Field(1, gt=0, le=MAX_RESOURCES, description="CPU cores per trial.")
-    gpus: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_RESOURCES,
-        description="GPUs per trial, such as 0.25 for four trials per GPU. null: one GPU per rank, or none if the "
-        "cluster has no GPUs.",
-    )
-    ranks: int = Field(1, ge=1, le=MAX_RESOURCES, description="Ranks per trial; more than 1 needs launcher=deepspeed.")
-    launcher: Literal["python", "deepspeed"] = Field(
-        "python", description="Launcher of each trial; deepspeed is needed for more than one rank."
-    )
-    concurrent: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_RESOURCES,
-        description="Maximum number of concurrent trials; null for as many as the resources allow.",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.ranks > 1 and self.launcher == "python":
-            raise ValueError(f"ranks={self.ranks} needs launcher=deepspeed; set launcher=deepspeed or ranks=1")
-        if self.gpus is not None and self.gpus > 1 and self.gpus != self.ranks:
-            raise ValueError(
-                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set ranks={self.gpus:g} "
-                f"or gpus={self.ranks}"
-            )
-        if self.gpus is not None and 0 < self.gpus <= 1 and self.ranks > 1:
-            raise ValueError(
-                f"gpus={self.gpus:g} with ranks={self.ranks}: each rank uses one GPU; set gpus={self.ranks}, or "
-                "gpus=0 to train on CPUs"
-            )
-        return self
-
-
-class RaySection(Section):
-    """Connection to a Ray cluster."""
-
-    address: str | None = Field(
-        None,
-        description="Address of a running cluster (host:port or auto); null to start a local cluster for the sweep.",
-    )
-
-
-class SweepTrackingSection(Section):
+class SweepTrackingSection(ParentTrackingSection):
     """MLflow tracking: one run for the sweep, with one nested run per trial."""
 
-    mlflow: bool = Field(
-        True,
-        description="Log to MLflow at MLFLOW_TRACKING_URI or, if this variable is not set, to mlflow.db "
-        "in the sweep folder.",
-    )
     experiment: str = Field("ldarnet-sweeps", min_length=1, description="Name of the MLflow experiment.")
 
 

@@ -12,7 +12,6 @@ trials/<task>/<setting>/fold<k>/                run.dir of a trial
 
 import math
 import shutil
-import time
 from pathlib import Path
 
 from ldarnet.config import FinetuneConfig, differences, load_config
@@ -25,11 +24,7 @@ from ldarnet.io.lock import FolderInUseError, Lock
 from ldarnet.runtime.run_dir import check_same_configuration, lock_run_dir
 from ldarnet.sweeps.plan import FoldStatus, SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting, get_value, trials_folder
-from ldarnet.sweeps.supervisor import GRACE_SECONDS
 from ldarnet.sweeps.trial import DamagedFileError, best_by_epoch, undefined
-
-POLL_SECONDS = 0.2
-SAVING_SECONDS = 2 * GRACE_SECONDS
 
 
 class Folders:
@@ -132,14 +127,14 @@ class Folders:
                 f"{path}: trained with different {what} than {first}; delete whichever of the two files is outdated"
             )
 
-    def wait_for_saving(self, plan: SweepPlan) -> None:
-        """Wait until all running trials have saved and exited, but not longer than SAVING_SECONDS."""
-        until = time.monotonic() + SAVING_SECONDS
-        for task in plan.tasks.values():
-            for setting, fold, status in task.all_folds():
-                folder = self.of_fold(task.task, setting.name, fold)
-                while status.state == "running" and time.monotonic() < until and _is_locked(folder):
-                    time.sleep(POLL_SECONDS)
+    def running(self, plan: SweepPlan) -> list[Path]:
+        """Folders of the running trials."""
+        return [
+            self.of_fold(task.task, setting.name, fold)
+            for task in plan.tasks.values()
+            for setting, fold, status in task.all_folds()
+            if status.state == "running"
+        ]
 
     def epochs(self, task: str, name: str, fold: int) -> dict[int, float]:
         """Read, for each epoch of a trial, the best validation metric up to this epoch.
@@ -194,11 +189,3 @@ class Folders:
         if before != config.space.keys():
             found.append(f"keys of space: {', '.join(before) or 'none'} -> {', '.join(config.space) or 'none'}")
         return found
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        lock_run_dir(folder).close()
-    except FolderInUseError:
-        return True
-    return False

@@ -1,22 +1,19 @@
 """Build the job that a Ray worker runs for one trial."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ldarnet.config.sweep import SweepConfig
 from ldarnet.io import run_files
-from ldarnet.redaction import has_credentials, redact
-from ldarnet.sweeps import supervisor
+from ldarnet.jobs import supervisor
+from ldarnet.jobs.environment import trial_environment
+from ldarnet.jobs.tracking import ParentRun
+from ldarnet.jobs.trial import configured
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import TaskPlan
 from ldarnet.sweeps.settings import Setting, trial_config
-from ldarnet.sweeps.tracking import ParentRun
-from ldarnet.sweeps.trial import TrialJob
-
-SECRETS = ("PASSWORD", "TOKEN")
-"""Suffixes of the names of environment variables that hold secrets."""
+from ldarnet.sweeps.trial import TrialJob, markers
 
 
 class JobFactory:
@@ -54,19 +51,23 @@ class JobFactory:
         config = trial_config(self._config, self._tasks[task.task], setting.values)
         self._folders.prepare(task.task, setting.name, fold, config)
         folder = self._folders.of_fold(task.task, setting.name, fold)
-        variables, defaults = self._environment()
+        resources = self._config.resources
+        uri = None if self._parent.run_id is None else self._parent.uri
+        variables, defaults = trial_environment(resources, self._gpus, uri)
+        overrides = self._overrides(folder, fold, f"{task.task} {setting.name}")
         return TrialJob(
             task=task.task,
             setting=setting.name,
             fold=fold,
             final=fold not in task.search_folds,
             folder=str(folder),
+            log=run_files.TRIAL_LOG,
+            markers=[str(path) for path in markers(folder, fold)],
             metric=self._metric,
             program=self._program,
-            config=str(folder.parent / run_files.FINETUNE_CONFIG),
-            overrides=self._overrides(folder, fold, f"{task.task} {setting.name}"),
-            launcher=self._config.resources.launcher,
-            ranks=self._config.resources.ranks,
+            arguments=configured(folder.parent / run_files.FINETUNE_CONFIG, overrides),
+            launcher=resources.launcher,
+            ranks=resources.ranks,
             gpus=self._gpus,
             supervisor=str(Path(supervisor.__file__).absolute()),
             cwd=str(Path.cwd()),
@@ -83,27 +84,3 @@ class JobFactory:
             "tracking.parent": self._parent.run_id,
             "tracking.experiment": self._config.tracking.experiment,
         }
-
-    def _environment(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Environment variables of a trial.
-
-        They configure MLflow and the number of CPU threads. For a CPU-only trial, they also hide the GPUs.
-
-        Returns:
-            Two dicts: variables that override those of the node, and defaults for variables that the node does not set.
-        """
-        # Remote nodes do not inherit MLflow settings. Ray writes the variables to files, so secrets are excluded.
-        variables = {
-            name: value
-            for name, value in os.environ.items()
-            if name.startswith("MLFLOW_") and not name.endswith(SECRETS) and not has_credentials(value)
-        }
-        defaults: dict[str, str] = {}
-        if self._parent.run_id is not None:
-            target = defaults if has_credentials(self._parent.uri) else variables
-            target["MLFLOW_TRACKING_URI"] = redact(self._parent.uri)
-        resources = self._config.resources
-        variables["OMP_NUM_THREADS"] = str(max(int(resources.cpus / resources.ranks), 1))
-        if not self._gpus:
-            variables |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-        return variables, defaults

@@ -1,11 +1,8 @@
 """Run a sweep: `run_sweep(config)`."""
 
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -14,8 +11,10 @@ from ldarnet.config.sweep import SweepConfig
 from ldarnet.console import make_console
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, write_json_atomic
+from ldarnet.jobs.cluster import check_shared, gpus_per_trial, ray_cluster
+from ldarnet.jobs.driver import catch_signals, wait_for_saving
+from ldarnet.jobs.tracking import ParentRun
 from ldarnet.sweeps import report
-from ldarnet.sweeps.cluster import check_shared, gpus_per_trial, ray_cluster
 from ldarnet.sweeps.display import SweepProgress
 from ldarnet.sweeps.driver import Driver
 from ldarnet.sweeps.folders import Folders
@@ -23,7 +22,6 @@ from ldarnet.sweeps.jobs import JobFactory
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import check_sweep, folds_of, grid, trial_config
 from ldarnet.sweeps.study import Study
-from ldarnet.sweeps.tracking import ParentRun
 from ldarnet.tasks.metrics import METRICS
 from ldarnet.tasks.registry import all_tasks, find_task
 
@@ -85,18 +83,18 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
         plan = plan_of(config, base, tasks, folders)
         console.print(_header(config, base, plan), markup=False)
         received: list[str] = []
-        parent = ParentRun(config, lambda text: console.print(text, markup=False))
+        parent = ParentRun(config, folders.root, config.tracking, lambda text: console.print(text, markup=False))
         try:
             if plan.max_remaining():
                 with ray_cluster(config.ray.address):
-                    gpus = gpus_per_trial(config.resources)
+                    gpus = gpus_per_trial(config.resources, "resources")
                     if config.ray.address is not None:
-                        check_shared(folders.root)
+                        check_shared(folders.root, "sweep.dir")
                     make_job = JobFactory(config, metric, tasks, folders, program, gpus, parent)
-                    with _catch_signals(received), SweepProgress(plan, METRICS[metric].name, console) as display:
+                    with catch_signals(received), SweepProgress(plan, METRICS[metric].name, console) as display:
                         Driver(config, plan, folders, display, make_job).run(base, gpus, lambda: bool(received))
             if received:
-                folders.wait_for_saving(plan)
+                wait_for_saving(folders.running(plan))
         finally:
             sweep = Sweep(plan, bool(received))
             files = _write_results(config, plan, folders, metric)
@@ -181,24 +179,3 @@ def _write_results(config: SweepConfig, plan: SweepPlan, folders: Folders, metri
     with atomic_path(paths[1]) as temporary:
         temporary.write_text(report.summary(config, plan, folders, metric), encoding="utf-8")
     return paths
-
-
-@contextmanager
-def _catch_signals(received: list[str]) -> Iterator[None]:
-    """If SIGINT or SIGTERM arrives inside the block, append its name to `received`.
-
-    If the same signal arrives again, the previous handler runs.
-    """
-    before = {}
-
-    def record(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, record)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

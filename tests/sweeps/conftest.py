@@ -11,7 +11,7 @@ def cluster() -> Iterator[None]:
     """Ray cluster with two cores and one simulated GPU."""
     import ray
 
-    from ldarnet.sweeps.cluster import RAY_ENVIRONMENT
+    from ldarnet.jobs.cluster import RAY_ENVIRONMENT
 
     os.environ.update(RAY_ENVIRONMENT)
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -9,7 +9,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from ldarnet.errors import TransientError
-from ldarnet.sweeps.cluster import ray_cluster
+from ldarnet.jobs.cluster import ray_cluster
 from tests.support.ranks import Ranks
 from tests.support.sample_sweep import starts, write
 

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from ldarnet.sweeps.tracking import ParentRun
+from ldarnet.config.sweep import SweepConfig
+from ldarnet.jobs.tracking import ParentRun
 from tests.support.damaged import damaged_bytes
 from tests.support.sample_sweep import load, write
+
+
+def parent_run(config: SweepConfig, logged: list[str]) -> ParentRun:
+    return ParentRun(config, config.sweep.dir, config.tracking, logged.append)
 
 
 @pytest.mark.slow
@@ -18,14 +23,14 @@ def test_restart_resumes_the_run_and_ends_the_runs_of_killed_trials(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config = load(write(tmp_path), "tracking.mlflow=true")
     logged: list[str] = []
-    first = ParentRun(config, logged.append)
+    first = parent_run(config, logged)
     client = MlflowClient(tracking_uri=first.uri)
     (experiment,) = [one for one in client.search_experiments() if one.name == "ldarnet-sweeps"]
     tags = {"mlflow.parentRunId": first.run_id}
     killed = client.create_run(experiment.experiment_id, tags=tags).info.run_id
     other = client.create_run(experiment.experiment_id).info.run_id
 
-    again = ParentRun(config, logged.append)
+    again = parent_run(config, logged)
     assert again.run_id == first.run_id
     assert client.get_run(killed).info.status == "KILLED" and client.get_run(other).info.status == "RUNNING"
     again.end("FINISHED", {"nt/H3/valid/mcc": 0.5}, [tmp_path / "sweep.yaml"])
@@ -36,7 +41,7 @@ def test_restart_resumes_the_run_and_ends_the_runs_of_killed_trials(
     )
     assert [file.path for file in client.list_artifacts(first.run_id)] == ["sweep.yaml"]
     client.delete_run(first.run_id)
-    replaced = ParentRun(config, logged.append)
+    replaced = parent_run(config, logged)
     assert replaced.run_id not in (None, first.run_id) and client.get_run(replaced.run_id).info.status == "RUNNING"
     assert logged == []
 
@@ -44,19 +49,19 @@ def test_restart_resumes_the_run_and_ends_the_runs_of_killed_trials(
 def test_unreachable_store_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://host")
     logged: list[str] = []
-    parent = ParentRun(load(write(tmp_path), "tracking.mlflow=true"), logged.append)
+    parent = parent_run(load(write(tmp_path), "tracking.mlflow=true"), logged)
     parent.end("FINISHED", {}, [])
     assert parent.run_id is None and len(logged) == 1 and "continuing without it" in logged[0]
 
 
 def test_damaged_mlflow_file_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr("ldarnet.sweeps.tracking.connect", lambda uri: None)
-    monkeypatch.setattr("ldarnet.sweeps.tracking.experiment_id", lambda *_: "0")
+    monkeypatch.setattr("ldarnet.jobs.tracking.connect", lambda uri: None)
+    monkeypatch.setattr("ldarnet.jobs.tracking.experiment_id", lambda *_: "0")
     config = load(write(tmp_path), "tracking.mlflow=true")
     config.sweep.dir.mkdir(parents=True, exist_ok=True)
     for kind, content in damaged_bytes(b'{"tracking_uri": null, "run_id": "abc"}').items():
         (config.sweep.dir / "mlflow.json").write_bytes(content)
         logged: list[str] = []
-        assert ParentRun(config, logged.append).run_id is None
+        assert parent_run(config, logged).run_id is None
         assert len(logged) == 1 and "mlflow.json: damaged" in logged[0], kind

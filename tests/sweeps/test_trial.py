@@ -1,31 +1,11 @@
-"""Command line of a trial, and the metrics it reads."""
+"""Metrics that a trial reads."""
 
 from pathlib import Path
 
 import pytest
 
-from ldarnet.sweeps.trial import DamagedFileError, TrialJob, best_by_epoch, command_of
+from ldarnet.sweeps.trial import DamagedFileError, best_by_epoch
 from tests.support.damaged import damaged_bytes
-
-
-def job(**fields: object) -> TrialJob:
-    defaults = {"program": "finetune.py", "config": "a.yaml", "overrides": {"run.dir": "a b", "folds.only": [3]}}
-    return {**defaults, "launcher": "deepspeed", "ranks": 2, "gpus": 0.0, **fields}  # type: ignore[return-value]
-
-
-def test_overrides_are_json():
-    command = command_of(job(launcher="python"), {})
-    assert command[1:] == ["finetune.py", "--config", "a.yaml", 'run.dir="a b"', "folds.only=[3]"]
-
-
-def test_deepspeed_job_uses_the_gpus_assigned_by_ray():
-    environment = {"CUDA_VISIBLE_DEVICES": "4,6"}
-    command = command_of(job(gpus=2.0), environment)
-    assert command[command.index("--include") + 1] == "localhost:4,6"
-    # DeepSpeed's launcher rejects --num_accelerators with --include; alone, it ignores CUDA_VISIBLE_DEVICES.
-    assert "--num_accelerators" not in command and not environment
-    command = command_of(job(), {})
-    assert command[command.index("--num_accelerators") + 1] == "2"
 
 
 def test_epoch_0_and_incomplete_lines_are_skipped(tmp_path: Path):

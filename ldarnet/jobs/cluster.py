@@ -1,4 +1,4 @@
-"""Connect a sweep to a Ray cluster, and check the resources of the cluster."""
+"""Connect to a Ray cluster for running trials, and check the resources of the cluster."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ldarnet.config.sweep import ResourcesSection
+from ldarnet.config.resources import TrialResources
 from ldarnet.errors import TransientError, UserError
 from ldarnet.ray_cluster import connect
 
@@ -52,8 +52,12 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def gpus_per_trial(requested: ResourcesSection) -> float:
+def gpus_per_trial(requested: TrialResources, key: str) -> float:
     """Number of GPUs per trial. The default is one per rank if the cluster has GPUs, and 0 otherwise.
+
+    Args:
+        requested: resources of a trial.
+        key: configuration key of these resources, for error messages.
 
     Raises:
         UserError: no node has the resources that a trial needs. Ray would wait for such a node forever.
@@ -66,13 +70,17 @@ def gpus_per_trial(requested: ResourcesSection) -> float:
             return gpus
     cores = max(node.get("CPU", 0.0) for node in nodes)
     raise UserError(
-        f"resources.cpus={requested.cpus:g} and resources.gpus={gpus:g}: no node of the cluster has enough "
+        f"{key}.cpus={requested.cpus:g} and {key}.gpus={gpus:g}: no node of the cluster has enough "
         f"of both (maximum per node: {cores:g} CPU cores, {max_gpus:g} GPUs); lower these settings, or use larger nodes"
     )
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: Path, key: str) -> None:
     """Check that a folder of this machine is visible on all nodes of the cluster.
+
+    Args:
+        folder: the folder.
+        key: configuration key of the folder, for error messages.
 
     Raises:
         UserError: the folder is not visible on a node.
@@ -89,7 +97,7 @@ def check_shared(folder: Path) -> None:
             if not seen:
                 address = node["NodeManagerAddress"]
                 raise UserError(
-                    f"sweep.dir={folder}: not visible on node {address}; use a folder on a shared file system that all "
+                    f"{key}={folder}: not visible on node {address}; use a folder on a shared file system that all "
                     "nodes mount at the same path"
                 )
     except ray.exceptions.GetTimeoutError:

@@ -1,4 +1,4 @@
-"""MLflow run of a sweep, the parent of the MLflow runs of its trials."""
+"""MLflow run of a sweep or an ablation, the parent of the MLflow runs of its trials."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,8 @@ from pydantic import StringConstraints
 from typing_extensions import TypedDict
 
 from ldarnet.config import flatten
-from ldarnet.config.sweep import SweepConfig
+from ldarnet.config.resources import ParentTrackingSection
+from ldarnet.config.sections import Config
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import read_record
@@ -30,25 +31,27 @@ class _SavedRun(TypedDict):
 
 
 class ParentRun:
-    """MLflow run of a sweep. Its ID is saved in mlflow.json, so that later launches resume the same run.
+    """MLflow run of a sweep or an ablation. Its ID is saved in mlflow.json, so that later launches resume the same run.
 
-    If MLflow fails, the failure is logged and the sweep continues, because all results are also in files.
+    If MLflow fails, the failure is logged and the trials continue, because all results are also in files.
 
     Args:
-        config: sweep configuration.
+        config: configuration of the sweep or the ablation; logged as parameters.
+        root: folder of the sweep or the ablation.
+        tracking: whether and where to log.
         log: prints one line.
 
     Attributes:
-        run_id: MLflow run ID of the sweep; None if tracking is disabled or MLflow failed.
+        run_id: MLflow run ID; None if tracking is disabled or MLflow failed.
         uri: tracking URI that the trials use.
     """
 
-    def __init__(self, config: SweepConfig, log: Callable[[str], None]) -> None:
-        self._root, self._config, self._log = config.sweep.dir.absolute(), config, log
+    def __init__(self, config: Config, root: Path, tracking: ParentTrackingSection, log: Callable[[str], None]) -> None:
+        self._root, self._config, self._tracking, self._log = root.absolute(), config, tracking, log
         self._experiment = ""
         self.run_id: str | None = None
         self.uri = tracking_uri(self._root)
-        if config.tracking.mlflow:
+        if tracking.mlflow:
             self._attempt(self._start)
 
     def end(self, status: str, metrics: dict[str, float], files: list[Path]) -> None:
@@ -70,7 +73,7 @@ class ParentRun:
     def _start(self) -> None:
         client, file = connect(self.uri), self._root / run_files.MLFLOW
         # Create the tables and the experiment now; otherwise, all trials would create them concurrently.
-        self._experiment = experiment_id(client, self._config.tracking.experiment, self._root)
+        self._experiment = experiment_id(client, self._tracking.experiment, self._root)
         known = read_record(file, _SavedRun, hint="delete it to start a new MLflow run") if file.is_file() else None
         if known and known["tracking_uri"] == redact(self.uri) and _is_active(client, known["run_id"]):
             client.update_run(known["run_id"], status="RUNNING")
@@ -92,7 +95,7 @@ class ParentRun:
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # an MLflow failure must not end the sweep
+        except Exception as error:  # an MLflow failure must not end the trials
             reason = " ".join(redact(str(error)).split())[:200] or type(error).__name__
             self._log(f"warning: MLflow failed ({reason}); continuing without it; results are in {self._root}")
 

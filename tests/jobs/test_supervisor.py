@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldarnet.sweeps import supervisor
+from ldarnet.jobs import supervisor
 
 # Start a child and write both process IDs to a file; both processes wait.
 FAMILY = """
