@@ -199,6 +199,7 @@ def test_a_damaged_config_is_reported(content: str | bytes, ldarnet: Run, folder
         ("finetune", "optimizer.betas = [0.9, 0.95]  AdamW betas, each in [0, 1)"),
         ("sweep", "resources.launcher = python  (python or deepspeed)  Launcher of each trial"),
         ("sweep", "search.asha = null  Early stopping"),
+        ("ablate", "resources.pretrain.cpus = 1  (more than 0, at most 100000)  CPU cores per trial."),
         (
             "sweep",
             "search.asha.grace = 5  (at least 1, at most 1000000)  Minimum number of epochs before a trial can",

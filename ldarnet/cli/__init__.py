@@ -31,6 +31,7 @@ COMMANDS = {
     "pretrain": ("ldarnet.cli.pretrain:pretrain", "Pretrain a model on a shard set."),
     "finetune": ("ldarnet.cli.finetune:finetune", "Fine-tune a model on a classification task."),
     "sweep": ("ldarnet.cli.sweep:sweep", "Search fine-tuning settings over tasks and folds."),
+    "ablate": ("ldarnet.cli.ablate:ablate", "Compare models at equal training cost."),
     "compare": ("ldarnet.cli.compare:compare", "Compare fine-tuning runs and published results."),
     "predict": ("ldarnet.cli.predict:predict", "Classify sequences with a fine-tuned model."),
     "tokenize": ("ldarnet.cli.tokenize:tokenize", "Print the chunks or tokens that a model cuts sequences into."),

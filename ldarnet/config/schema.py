@@ -344,6 +344,10 @@ class TrackingSection(Section):
         "in the run folder.",
     )
     experiment: str = Field("ldarnet-pretraining", min_length=1, description="Name of the MLflow experiment.")
+    name: str | None = Field(
+        None, min_length=1, description="Name of the MLflow run; null for the name of the run folder."
+    )
+    parent: str | None = Field(None, description="ID of the parent MLflow run.")
     profile: tuple[StepNumber, StepNumber] | None = Field(
         None,
         description="First and last step to profile on rank 0, such as [10, 12]. Independently of this setting, a rank "

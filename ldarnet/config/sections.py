@@ -1,5 +1,6 @@
 """Base classes of configurations, and limits that several configurations share."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,21 @@ class Config(Section):
         self.refuse_credentials()
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def dotted(tree: dict[str, Any], is_value: Callable[[dict[str, Any]], bool] = lambda _: False) -> dict[str, Any]:
+    """Flatten `{optimizer: {lr: ...}}`, which command-line overrides produce, to `{optimizer.lr: ...}`.
+
+    Args:
+        tree: mapping with nested mappings.
+        is_value: whether a mapping is a value and stays as it is; empty mappings always do.
+    """
+
+    def walk(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, dict) and value and not is_value(value):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(walk(tree, ""))

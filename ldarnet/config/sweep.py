@@ -1,7 +1,6 @@
 """Configuration of sweeps: tasks, search space, search algorithm and resources."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ldarnet.config.finetune import MAX_FOLDS
 from ldarnet.config.resources import MAX_RESOURCES, ParentTrackingSection, RaySection, ResourcesSection
-from ldarnet.config.sections import MAX_EPOCHS, MAY_CHANGE, Config, Section
+from ldarnet.config.sections import MAX_EPOCHS, MAY_CHANGE, Config, Section, dotted
 
 MAX_SETTINGS = 10_000
 """Maximum number of settings of a task: combinations of a grid, or samples."""
@@ -129,7 +128,7 @@ class SweepConfig(Config):
     @classmethod
     def _dotted(cls, value: Any) -> Any:
         """Flatten `{optimizer: {lr: ...}}`, which command-line overrides produce, to `{optimizer.lr: ...}`."""
-        return dict(_flat(value)) if isinstance(value, dict) else value
+        return dotted(value, lambda tree: tree.keys() <= RANGE_KEYS) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _searchable(self) -> Self:
@@ -151,11 +150,3 @@ class SweepConfig(Config):
         if both := self.space.keys() & self.set.keys():
             raise ValueError(f"{min(both)} is in both `space` and `set`; remove it from one of them")
         return self
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value and not value.keys() <= RANGE_KEYS:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

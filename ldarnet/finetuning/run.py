@@ -199,11 +199,7 @@ def _open_folder(job: FinetuneJob) -> None:
 def _tracker(job: FinetuneJob, fold: int, display: FinetuneProgress) -> Tracker:
     config = job.config
     tags = {"task": job.data.task, "suite": job.data.suite, "arm": config.arm, "fold": str(fold)}
-    if config.tracking.parent is not None:
-        tags["mlflow.parentRunId"] = config.tracking.parent
-    return Tracker(
-        config, display.info, job.kernels, name=config.tracking.name, part=run_files.fold_name(fold), tags=tags
-    )
+    return Tracker(config, display.info, job.kernels, part=run_files.fold_name(fold), tags=tags)
 
 
 def _close(tracker: Tracker, folder: Path, status: str) -> None:

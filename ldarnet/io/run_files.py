@@ -16,8 +16,9 @@ Sweep, in <sweep.dir>:
     trials/<task>/<setting>/finetune.yaml
     trials/<task>/<setting>/fold<k>/  a fine-tuning run, with log.txt and stopped.json
 Ablation, in <ablation.dir>:
-    ablation.yaml  ablation.json  report/
-    arms/<arm>/statistics.json
+    ablation.yaml  finetune.yaml  ablation.json  report/
+    arms/<arm>/pretrain.yaml  arms/<arm>/statistics.json
+    arms/<arm>/lr/<lr>/                a pretraining run of the learning rate search
     arms/<arm>/seed<S>/pretrain/       a pretraining run
     arms/<arm>/seed<S>/<task>/<mode>/  a fine-tuning run
 """
@@ -88,7 +89,7 @@ LAST = "last"
 # Sweeps and comparisons
 SWEEP_CONFIG = "sweep.yaml"
 FINETUNE_CONFIG = "finetune.yaml"
-"""Base configuration of a sweep; in a setting's folder, the configuration of that setting."""
+"""Base configuration of a sweep or an ablation; in a setting's folder, the configuration of that setting."""
 SWEEP_REPORT = "sweep.json"
 TRIALS = "trials"
 TRIAL_LOG = "log.txt"
@@ -100,6 +101,11 @@ COMPARISON_TABLE = "results.csv"
 COMPARISON_FIGURE = "results.png"
 
 # Ablations
+ABLATION_CONFIG = "ablation.yaml"
+PRETRAIN_CONFIG = "pretrain.yaml"
+"""Configuration of an arm after sizing, without seed and learning rate."""
+LR_SEARCH = "lr"
+"""Folder of the learning rate search of an arm."""
 ABLATION_RECORD = "ablation.json"
 ARMS = "arms"
 PRETRAINING = "pretrain"

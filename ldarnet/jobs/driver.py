@@ -25,7 +25,7 @@ POLL_SECONDS = 0.2
 SAVING_SECONDS = 2 * GRACE_SECONDS
 
 Resources = Mapping[str, float]
-"""Numbers of `cpu` and `gpu`."""
+"""Numbers of `CPU` and `GPU`."""
 
 
 class TrialQueue(Protocol):

@@ -51,7 +51,6 @@ class Tracker:
         config: run configuration; logged as parameters.
         say: prints a line to the console.
         kernels: operation -> backend, logged as tags ``kernels.<operation>``.
-        name: name of the MLflow run; by default, the name of the run folder.
         part: subfolder of the run folder that has a separate MLflow run, such as the folder of a fold.
         tags: additional tags.
     """
@@ -62,7 +61,6 @@ class Tracker:
         say: Callable[[str], None],
         kernels: Mapping[str, str] = MappingProxyType({}),
         *,
-        name: str | None = None,
         part: str = "",
         tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
@@ -70,12 +68,14 @@ class Tracker:
         self.folder = self.run_dir / part
         self.config = config
         self.tags = {f"kernels.{operation}": name for operation, name in kernels.items()} | dict(tags)
+        if config.tracking.parent is not None:
+            self.tags["mlflow.parentRunId"] = config.tracking.parent
         self.run_id = self._recorded = None
         try:
             self.run_id = self._recorded = _known_run(self.folder)
         except UserError as error:  # an MLflow failure never stops training
             say(str(error))
-        self._name = f"{name or self.run_dir.name}/{part}".rstrip("/")
+        self._name = f"{config.tracking.name or self.run_dir.name}/{part}".rstrip("/")
         self._say = say
         self._metrics_file = self.folder / run_files.METRICS
         self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue()

@@ -56,7 +56,7 @@ class Driver:
             UserError: the folder of a trial cannot be written.
         """
         ray.cloudpickle.register_pickle_by_value(trial_module)
-        resources = {"cpu": self._config.resources.cpus, "gpu": gpus}
+        resources = {"CPU": self._config.resources.cpus, "GPU": gpus}
         run_trials(
             self,
             FoldTrial,

@@ -23,7 +23,7 @@ from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import check_sweep, folds_of, grid, trial_config
 from ldarnet.sweeps.study import Study
 from ldarnet.tasks.metrics import METRICS
-from ldarnet.tasks.registry import all_tasks, find_task
+from ldarnet.tasks.registry import find_task, find_tasks
 
 PROGRAM = "ldarnet.cli.finetune"
 OWN = "own"
@@ -124,13 +124,7 @@ def tasks_of(config: SweepConfig) -> dict[str, str | None]:
         if base.task is None or base.data.train is not None:
             return {OWN: None}
         return {find_task(base.task).key: base.task}
-    requested = [config.sweep.tasks] if isinstance(config.sweep.tasks, str) else config.sweep.tasks
-    suites = {task.short for task in all_tasks().values()}
-    known = list(all_tasks().values())
-    found = [
-        [task for task in known if task.short == name] if name in suites else [find_task(name)] for name in requested
-    ]
-    return {task.key: task.key for tasks in found for task in tasks}
+    return {task.key: task.key for task in find_tasks(config.sweep.tasks)}
 
 
 def plan_of(config: SweepConfig, base: FinetuneConfig, tasks: Mapping[str, str | None], folders: Folders) -> SweepPlan:

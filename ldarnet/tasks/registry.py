@@ -187,6 +187,21 @@ def find_task(name: str) -> Task:
     )
 
 
+def find_tasks(names: str | list[str]) -> list[Task]:
+    """Find tasks by their names or by the abbreviations of their suites, such as `nt`; each task is listed once.
+
+    Raises:
+        UserError: no published task has one of the names.
+    """
+    known = list(all_tasks().values())
+    suites = {task.short for task in known}
+    requested = [names] if isinstance(names, str) else names
+    found = [
+        [task for task in known if task.short == name] if name in suites else [find_task(name)] for name in requested
+    ]
+    return list({task.key: task for tasks in found for task in tasks}.values())
+
+
 def _assembly(name: str, entry: _AssemblyEntry) -> ReferenceAssembly:
     return ReferenceAssembly(name, tuple(entry.also), entry.url, entry.contigs)
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ldarnet.config import FinetuneConfig, RunConfig, load_config
+from ldarnet.config.ablation import AblationConfig
 from ldarnet.config.fields import field_of, item_section, known_keys, section_of
 from ldarnet.config.sections import Section
 from ldarnet.config.sweep import Range, SweepConfig
@@ -23,6 +24,7 @@ MINIMAL = {
     RunConfig: {"run": {"dir": "r"}, "data": {"shards": "s"}, "training": {"steps": 1}},
     FinetuneConfig: {"run": {"dir": "r"}, "task": "H3"},
     SweepConfig: {"sweep": {"dir": "s"}, "finetune": "f.yaml"},
+    AblationConfig: {"ablation": {"dir": "a"}, "pretrain": "p.yaml", "arms": {"learned": {}}},
 }
 GRID = f"space={{{', '.join(f'k{n}: {[*range(10)]}' for n in range(10))}}}"
 BOUNDS = (*Range.model_fields.values(), SweepConfig.model_fields["space"])
