@@ -123,7 +123,7 @@ def test_extras_match_the_table_of_modules() -> None:
         extra: {re.split("[>=<;]", requirement)[0].strip() for requirement in requirements}
         for extra, requirements in PROJECT["optional-dependencies"].items()
     }
-    assert extras.pop("all") == {"ldarnet[train,tasks,sweep,s3,hf]"}
+    assert extras.pop("all") == {"ldarnet[train,tasks,sweep,s3,genomics,hf]"}
     extras.pop("dev")
     expected = {extra: {modules.get(name, name.replace("-", "_")) for name in names} for extra, names in extras.items()}
     expected["train"].add("aiohttp")  # installed by fsspec[http]

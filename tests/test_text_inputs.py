@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 
-from ldarnet.data.regions import _read_contig_names
+from ldarnet.data.contig_names import translation
 from ldarnet.errors import TransientError, UserError
 from ldarnet.genome.bed import read_bed
 from ldarnet.genome.fasta import read_contigs
@@ -51,7 +51,7 @@ READERS: dict[str, tuple[str, str, Reader]] = {
     "BED of splits": ("x.bed", "a\t0\t50\ttrain\nb\t60\t70\tvalid\n", read_splits_bed),
     "GFF3": ("x.gff3", "##gff-version 3\na\tx\tgene\t1\t9\t.\t+\t.\tID=1\n", lambda p: (is_gff(p), *read_gff(p))),
     "GFF3 without a version": ("x.gff", "a\tx\tgene\t1\t9\t.\t+\t.\tID=1\n", lambda p: (is_gff(p), *read_gff(p))),
-    "contig names": ("x.tsv", "# UCSC\tEnsembl\nchr1\t1\nchr2\t2\n", _read_contig_names),
+    "contig names": ("x.tsv", "# UCSC\tEnsembl\nchr1\t1\nchr2\t2\n", translation),
     "genomes": ("x.tsv", "# species\tfile\nfly\tfly.fa\nworm\thttps://host/worm.fa\n", read_genomes),
     "names of a split": ("x.txt", "chr1\nchr2 chr3\n", lambda path: parse_contig_splits([f"valid=@{path}"])),
 }

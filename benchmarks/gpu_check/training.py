@@ -33,7 +33,7 @@ from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import EngineOptions
 from ldarnet.runtime.host_buffers import HostBuffers
 from ldarnet.runtime.optimizer import parameter_groups
-from ldarnet.runtime.zero_state import engine_from_checkpoint, whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import engine_from_checkpoint, whole_moments, whole_weights
 
 WARM_UP_STEPS, BLOCKS = 5, 5
 TIMEOUT_MINUTES = 5.0
@@ -127,13 +127,13 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all weights and moments on the host."""
-        tensors = (*whole_parameters(self.engine), *whole_moments(self.engine))
+        tensors = (*whole_weights(self.engine), *whole_moments(self.engine))
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors}
 
     def save(self, folder: Path, step: int) -> dict[str, float]:
         """Write a checkpoint; return the seconds during which training waits, and the seconds of the whole save."""
         begin, buffers = time.perf_counter(), HostBuffers(self.world.device)
-        weights = buffers.copy(whole_parameters(self.engine), keep=True)
+        weights = buffers.copy(whole_weights(self.engine), keep=True)
         moments = buffers.copy(whole_moments(self.engine), keep=True)
         stall = time.perf_counter() - begin
         guard: Any = self.engine.guard.state_dict()

@@ -5,8 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ldarnet.config.model import ModelSection
 from ldarnet.config.optimization import AdamWSection
-from ldarnet.config.schema import ModelSection, RunSection
+from ldarnet.config.schema import RunSection
 from ldarnet.config.sections import (
     MAX_BATCH,
     MAX_EPOCHS,

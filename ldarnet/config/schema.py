@@ -1,10 +1,11 @@
 """Configuration of pretraining: all keys with defaults, ranges and descriptions."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from ldarnet.config.model import ModelSection
 from ldarnet.config.optimization import OptimizerSection, ScheduleSection
 from ldarnet.config.sections import (
     MAX_BATCH,
@@ -14,19 +15,14 @@ from ldarnet.config.sections import (
     MAX_MINUTES,
     MAX_STEP_BASES,
     MAX_STEPS,
-    MAX_WIDTH,
     MAY_CHANGE,
     Config,
     Section,
 )
-from ldarnet.config.tokenizer import TokenizerSection
 from ldarnet.config.validation import ValidationSection
-from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.layout import MAX_STAGES, check_layout
+from ldarnet.model.layout import MAX_STAGES
 
 StepNumber = Annotated[int, Field(ge=1, le=MAX_STEPS)]
-StageWidths = Annotated[list[Annotated[int, Field(ge=0, le=MAX_WIDTH)]], Field(max_length=MAX_STAGES)]
-StageNumbers = Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(max_length=MAX_STAGES)]
 
 
 class RunSection(Section):
@@ -34,82 +30,6 @@ class RunSection(Section):
 
     dir: Path = Field(description="Run folder, shared by all nodes.", json_schema_extra=MAY_CHANGE)
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weight initialization, window order and masks.")
-
-
-class ModelSection(Section):
-    """Model preset, and overrides of its fields."""
-
-    preset: str = Field("ldarnet-2m", description="Preset: ldarnet-110m, ldarnet-2m, quickstart or tiny.")
-    arch_layout: list[Any] | None = Field(
-        None,
-        description="Layers as [encoder, inner layout, decoder], such as ['m3t1', ['M10'], 'm4']: m for Mamba-2, t for "
-        "attention, upper case for a layer with an MLP.",
-    )
-    d_model: StageWidths | None = Field(None, description="Width of each stage, outermost first.")
-    d_intermediate: StageWidths | None = Field(
-        None, description="SwiGLU hidden width of each stage; 0 for stages without MLPs."
-    )
-    ssm_cfg: dict[str, Annotated[int, Field(ge=1, le=MAX_WIDTH)]] | None = Field(
-        None, description="Mamba-2 sizes: d_conv, expand, d_state, headdim, chunk_size."
-    )
-    attn_cfg: dict[str, StageNumbers] | None = Field(
-        None, description="Attention: num_heads, rotary_emb_dim and window_size, each with one value per stage."
-    )
-    chunking: dict[str, str | Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(
-        None,
-        description="Method that selects where chunks begin, and its options, such as {method: grid, phase: random}; "
-        "see ldarnet/model/chunking/README.md.",
-    )
-    tie_word_embeddings: bool | None = Field(
-        None, description="Share weights between the embedding and the output layer."
-    )
-    target_ratio: float | None = Field(
-        None, gt=1, le=MAX_FACTOR, description="Target compression ratio: positions per chunk at each router."
-    )
-    ratio_weight: float | None = Field(None, ge=0, le=MAX_FACTOR, description="Weight of the ratio loss.")
-    tokenizer: TokenizerSection | None = Field(
-        None, description="Tokens of several bases that the model reads, such as {method: kmers, k: 6}; null for bases."
-    )
-
-    @field_validator("arch_layout")
-    @classmethod
-    def _layout(cls, layout: list[Any] | None) -> list[Any] | None:
-        if layout is not None:
-            try:
-                check_layout(layout)
-            except ValueError as error:
-                raise ValueError(str(error).removeprefix("arch_layout: ")) from None
-        return layout
-
-    def build(self, ops: dict[str, str], *, files: bool = True) -> LDARNetConfig:
-        """Build the model configuration.
-
-        Args:
-            ops: kernel overrides (operation -> backend).
-            files: whether to read `tokenizer.file`; otherwise, the vocabulary of the result is a stand-in.
-
-        Raises:
-            UserError: the file cannot be read.
-            ValueError: unknown preset or inconsistent fields.
-        """
-        changes = self.model_dump(include=ModelSection.model_fields.keys() - {"preset"}, exclude_none=True)
-        if self.tokenizer is not None:
-            changes["tokenizer"] = self.tokenizer.settings() if files else self.tokenizer.shape_settings()
-        for nested in ("ssm_cfg", "attn_cfg"):
-            if nested in changes:
-                changes[nested] = {**getattr(LDARNetConfig.preset(self.preset), nested), **changes[nested]}
-        return LDARNetConfig.preset(self.preset, **changes, **({"ops": ops} if ops else {}))
-
-    def check(self, ops: dict[str, str]) -> None:
-        """Check that the model can be built.
-
-        Raises:
-            ValueError: see `build`; the message starts with a key, such as `model.d_model`.
-        """
-        try:
-            self.build(ops, files=False)
-        except ValueError as error:
-            raise ValueError(f"model.{error}") from None
 
 
 class LengthStage(Section):
@@ -165,6 +85,18 @@ class DataSection(Section):
         le=MAX_LENGTH,
         description="Bases per masked span. A window consists of spans of this length, aligned to its first base; the "
         "bases of a span are targets together. 1 masks single bases.",
+    )
+    boundaries: Path | None = Field(
+        None,
+        description="BED or bigWig file from which the chunk boundaries of model.chunking.method=file are read, at the "
+        "coordinates of each window; see ldarnet/model/chunking/README.md.",
+        json_schema_extra=MAY_CHANGE,
+    )
+    boundaries_contigs: dict[str, str] | Path | None = Field(
+        None,
+        description="Contig names: a mapping from names in the `boundaries` file to names in the shard set, such as "
+        "{chr1: NC_000001.11}, or a file that lists both names in two tab-separated columns.",
+        json_schema_extra=MAY_CHANGE,
     )
     workers: int = Field(0, ge=0, le=256, description="Data loader processes per rank.", json_schema_extra=MAY_CHANGE)
     on_damaged: Literal["stop", "quarantine"] = Field(
@@ -382,6 +314,13 @@ class RunConfig(Config):
     def _sizes(self) -> Self:
         self.model.check(self.ops)
         self._check_tokens()
+        used = (self.model.chunking or {}).get("method") == "file"
+        if used != (self.data.boundaries is not None):
+            raise ValueError(
+                "data.boundaries: required by model.chunking.method=file; set it to a BED or bigWig file"
+                if used
+                else "data.boundaries: only for model.chunking.method=file; set it to null"
+            )
         if wrong := [span for span in self.validation.mask_spans if span > self.data.length]:
             raise ValueError(
                 f"validation.mask_spans: {wrong[0]} is longer than a window of data.length={self.data.length} bases; "

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from ldarnet.config.sections import MAY_CHANGE, Section
 from ldarnet.errors import UserError
 from ldarnet.io.records import read_record
-from ldarnet.tokenization import METHODS, tokenization_of
+from ldarnet.tokenization import METHODS, Tokenization, tokenization_of
 from ldarnet.tokenization.base import MAX_VOCAB
 
 
@@ -61,16 +61,29 @@ class TokenizerSection(Section):
         """
         if self.file is None:
             return self.model_dump(exclude_none=True)
-        hint = "write it with `ldarnet train-tokenizer`"
-        content = read_record(self.file, _TokenizerJson, hint=hint).model
-        try:
-            found = tokenization_of(content.vocab, content.merges)
-        except ValueError as error:
-            raise UserError(f"{self.file}: {error}; {hint}") from None
-        if found.method != self.method:
-            raise UserError(f"{self.file}: contains a tokenizer of method {found.method}, not {self.method}; {hint}")
-        return found.settings
+        return read_tokenizer(self.file, self.method).settings
 
     def shape_settings(self) -> dict[str, Any]:
         """Settings without the content of a file, which may not exist where a configuration is only read."""
         return {"method": self.method, "merges": []} if self.file is not None else self.settings()
+
+
+def read_tokenizer(file: Path, method: str) -> Tokenization:
+    """Read a tokenizer.json.
+
+    Args:
+        file: the file.
+        method: expected method; a key of `METHODS`.
+
+    Raises:
+        UserError: the file cannot be read, or contains another tokenizer.
+    """
+    hint = "write it with `ldarnet train-tokenizer`"
+    content = read_record(file, _TokenizerJson, hint=hint).model
+    try:
+        found = tokenization_of(content.vocab, content.merges)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}; {hint}") from None
+    if found.method != method:
+        raise UserError(f"{file}: contains a tokenizer of method {found.method}, not {method}; {hint}")
+    return found

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ldarnet.data.loader import Batch, training_steps
+from ldarnet.data.loader import Batch, BoundarySource, training_steps
 from ldarnet.data.masking import Masking
 from ldarnet.data.windows import Windows
 
@@ -68,6 +68,7 @@ def curriculum_steps(
     rank: int,
     world: int,
     workers: int = 0,
+    boundaries: BoundarySource | None = None,
 ) -> Iterator[list[Batch]]:
     """Yield the micro-batches of one rank, one list per optimizer step, across the stages of a curriculum.
 
@@ -83,6 +84,7 @@ def curriculum_steps(
         rank: rank of this process, from 0.
         world: number of ranks.
         workers: DataLoader worker processes.
+        boundaries: source of chunk boundaries.
 
     Raises:
         TransientError, UserError: as for `training_steps`.
@@ -100,4 +102,5 @@ def curriculum_steps(
                 first_step=first,
                 last_step=stop,
                 workers=workers,
+                boundaries=boundaries,
             )

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,9 @@ from ldarnet.data.windows import Locations, Windows, window_name
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.process import exit_with_parent, worker_errors
 
+BoundarySource = Callable[[np.ndarray, Locations], np.ndarray]
+"""Finds the chunk boundaries of masked windows, (b, L) uint8, at these locations: (b, L) bool, True where chunks begin.
+"""
 _LOOKUP_WINDOWS = 1024  # minimum windows located per call, which takes hardly longer than locating one window
 
 
@@ -65,6 +68,7 @@ class Batch:
         quarantined: windows on damaged or missing blocks; their rows are all N and have no targets.
         locations: in validation, the locations of the windows; in training, None.
         token_targets: with a tokenizer, the targets in bases.
+        boundaries: (b, L) bool, True where chunks begin; None without a source of boundaries.
     """
 
     input_ids: torch.Tensor
@@ -74,6 +78,7 @@ class Batch:
     quarantined: tuple[QuarantinedWindow, ...] = ()
     locations: Locations | None = None
     token_targets: TokenTargets | None = None
+    boundaries: torch.Tensor | None = None
 
     @property
     def target_counts(self) -> torch.Tensor:
@@ -105,6 +110,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         world: int,
         last_step: int,
         start: int = 0,
+        boundaries: BoundarySource | None = None,
     ) -> None:
         self._windows = windows
         self._masking = masking
@@ -112,6 +118,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
         self._rank = rank
         self._last_step = last_step
         self._start = start
+        self._boundaries = boundaries
         self._located: tuple[int, Locations] | None = None
 
     def __getitem__(self, index: int) -> list[Batch] | UserError:
@@ -120,10 +127,11 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
             locations = self._locations(index)
             self._prefetch_next(index)
             ids, damaged = self._windows.read(locations)
+            masked = self._masking.windows(ids, self._windows.shards.fingerprint, positions.ravel())
+            found = None if self._boundaries is None else self._boundaries(masked.input_ids, locations)
         except UserError as error:
             return error
         shards, length = self._windows.shards, self._windows.length
-        masked = self._masking.windows(ids, shards.fingerprint, positions.ravel())
         accumulation, _, size = self._shape
         batches = []
         for micro in range(accumulation):
@@ -139,6 +147,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
                     size,
                     quarantined,
                     token_targets=_token_targets(self._masking, masked, length, part),
+                    boundaries=None if found is None else torch.from_numpy(found[part]),
                 )
             )
         return batches
@@ -177,6 +186,7 @@ def training_steps(
     first_step: int,
     last_step: int,
     workers: int = 0,
+    boundaries: BoundarySource | None = None,
 ) -> Iterator[list[Batch]]:
     """Yield the micro-batches of one rank, one list per optimizer step.
 
@@ -194,6 +204,7 @@ def training_steps(
         first_step: first step to yield; when resuming, the number of completed steps.
         last_step: one past the last step to yield.
         workers: DataLoader worker processes; 0 prepares batches in this process. Does not affect the batches.
+        boundaries: source of chunk boundaries.
 
     Yields:
         One list of ``accumulation`` batches per step.
@@ -213,6 +224,7 @@ def training_steps(
             rank=rank,
             world=world,
             last_step=last_step,
+            boundaries=boundaries,
         ),
         batch_size=None,
         sampler=range(first_step, last_step),
@@ -275,7 +287,12 @@ def _init_worker(parent: int, _: int) -> None:
 
 def _to_tensors(batch: Batch) -> Batch:
     """Convert the arrays of a batch from a worker to tensors."""
-    return replace(batch, input_ids=torch.as_tensor(batch.input_ids), labels=torch.as_tensor(batch.labels))
+    tensors: dict[str, Any] = {name: torch.as_tensor(getattr(batch, name)) for name in _tensor_names(batch)}
+    return replace(batch, **tensors)
+
+
+def _tensor_names(batch: Batch) -> list[str]:
+    return ["input_ids", "labels", *(["boundaries"] if batch.boundaries is not None else [])]
 
 
 def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
@@ -285,7 +302,7 @@ def _to_numpy(step: list[Batch] | UserError) -> list[Any] | UserError:
     """
     if isinstance(step, UserError):
         return step
-    arrays: list[Any] = [{"input_ids": batch.input_ids.numpy(), "labels": batch.labels.numpy()} for batch in step]
+    arrays: list[Any] = [{name: getattr(batch, name).numpy() for name in _tensor_names(batch)} for batch in step]
     return [replace(batch, **values) for batch, values in zip(step, arrays, strict=True)]
 
 
@@ -300,6 +317,7 @@ def validation_batches(
     world: int,
     masking: Masking,
     max_n_run: int = 100,
+    boundaries: BoundarySource | None = None,
 ) -> Iterator[Batch]:
     """Batches of a fixed set of windows with fixed masks, distributed over the ranks batch by batch.
 
@@ -317,6 +335,7 @@ def validation_batches(
         world: number of ranks.
         masking: masking probabilities and seed; masks are independent of those in training.
         max_n_run: longest run of N allowed in a window.
+        boundaries: source of chunk boundaries.
 
     Returns:
         Iterator over the batches of this rank.
@@ -347,7 +366,8 @@ def validation_batches(
             locations = Locations(np.zeros(len(rows), dtype=np.int64), contig, start, np.zeros(len(rows), dtype=bool))
             tensors = torch.from_numpy(masked.input_ids), torch.from_numpy(masked.labels)
             targets = _token_targets(masking, masked, length)
-            yield Batch(*tensors, first, len(local), quarantined, locations, targets)
+            found = None if boundaries is None else torch.from_numpy(boundaries(masked.input_ids, locations))
+            yield Batch(*tensors, first, len(local), quarantined, locations, targets, found)
 
     return batches()
 

@@ -1,19 +1,18 @@
 """Named genomic regions of a BED or GFF3 file, such as repeats and coding sequence, as boolean masks over windows."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from ldarnet.data.contig_names import contig_numbers, translation
 from ldarnet.data.reader import ShardSet
 from ldarnet.errors import UserError
 from ldarnet.genome.bed import read_bed
 from ldarnet.genome.gff import is_gff, read_gff
 from ldarnet.genome.intervals import merge
-from ldarnet.genome.sources import text_lines
-from ldarnet.printable import printable
 
 OTHER = "other"
 """Name of the region that consists of all bases outside the intervals."""
@@ -55,9 +54,10 @@ class Regions:
                 or a name in ``features`` is not in the file.
         """
         self._path = Path(path)
-        names = _read_contig_names(contigs) if isinstance(contigs, Path) else contigs or {}
+        names = translation(contigs)
         found: defaultdict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
-        numbers, in_split = _contigs_of(shards, split)
+        in_split = set(np.unique(shards.index.splits[split][:, 0]).tolist())
+        numbers = contig_numbers(shards, preferred=in_split)
         unseen = set(features)
         is_feature_file = is_gff(self._path)
         intervals = read_gff(self._path) if is_feature_file else read_bed(self._path, name="region", delimiter="\t")
@@ -110,45 +110,6 @@ class Regions:
                     masks[region, row] = _covered(intervals, int(first), length)
         masks[-1] = ~masks[:-1].any(0)
         return masks
-
-
-def _contigs_of(shards: ShardSet, split: str) -> tuple[dict[str, int], set[int]]:
-    """Map contig names to contig indices, and return the contig indices of a split.
-
-    Both full and bare names are mapped. A bare name that several contigs share maps to the one that is in the split. If
-    none or several of these contigs are in the split, the bare name is not mapped.
-    """
-    contigs, in_split = shards.index.contigs, set(np.unique(shards.index.splits[split][:, 0]).tolist())
-    full, bare = contigs.all_names(), contigs.bare_names()
-    owners, split_owners = Counter(bare), Counter(bare[number] for number in in_split)
-    unique = {name: number for number, name in enumerate(bare) if owners[name] == 1}
-    unique |= {bare[number]: number for number in in_split if split_owners[bare[number]] == 1}
-    return unique | {name: number for number, name in enumerate(full)}, in_split
-
-
-def _read_contig_names(path: Path) -> dict[str, str]:
-    """Read a table with lines ``name in the regions file<TAB>name in the shard set``; skip comments.
-
-    Raises:
-        UserError: the file cannot be read or has no names, a line does not have two columns, or two lines map the same
-            name to different names.
-    """
-    names: dict[str, str] = {}
-    columns = "a contig name of the regions file, a tab, and the name of this contig in the shard set"
-    for number, line in enumerate(text_lines(path), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        fields = [field.strip() for field in line.split("\t")]
-        if len(fields) != 2 or not all(fields):
-            raise UserError(f"{path}: line {number}: not two columns; write {columns}")
-        if names.setdefault(*fields) != fields[1]:
-            raise UserError(
-                f"{path}: line {number}: {printable(fields[0])} is already mapped to another name; keep one of the "
-                "lines"
-            )
-    if not names:
-        raise UserError(f"{path}: no contig names; write one line per contig: {columns}")
-    return names
 
 
 def _merged(pairs: np.ndarray) -> Intervals:

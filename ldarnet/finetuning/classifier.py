@@ -14,6 +14,7 @@ from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import sha256_file
 from ldarnet.model import LDARNetForSequenceClassification, load_backbone
+from ldarnet.model.chunking.given import GivenBoundaries
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 from ldarnet.ops import to_device
@@ -32,10 +33,16 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
         longest: length of the longest training sequence in bases.
 
     Raises:
-        UserError: the checkpoint cannot be read.
+        UserError: the checkpoint cannot be read, or the boundaries of its chunks are not found in sequences.
     """
     backbone = None if config.checkpoint is None else load_backbone(config.checkpoint)
     shape: Any = copy.deepcopy(backbone.config) if backbone is not None else config.model.build(config.ops)
+    method = shape.chunking_method
+    if issubclass(method, GivenBoundaries) and method.finder(shape.chunking) is None:
+        raise UserError(
+            f"{config.checkpoint or 'model.chunking'}: chunking method {shape.chunking['method']} needs "
+            "the coordinates of sequences, which tasks do not have; choose another model"
+        )
     shape.ops = config.ops
     shape.id2label = dict(enumerate(classes))
     shape.label2id = {name: number for number, name in enumerate(classes)}

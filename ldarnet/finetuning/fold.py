@@ -31,7 +31,7 @@ from ldarnet.runtime.host_buffers import HostBuffers
 from ldarnet.runtime.metrics_file import MetricsFile
 from ldarnet.runtime.micro_step import micro_step_loss
 from ldarnet.runtime.tracking import Tracker
-from ldarnet.runtime.zero_state import engine_from_checkpoint, whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import engine_from_checkpoint, whole_moments, whole_weights
 
 LONG_SECONDS = 600.0
 """Log the remaining time if its upper bound exceeds this many seconds."""
@@ -270,7 +270,7 @@ class FoldTraining:
             self._count_seconds()
             self.state.course = self.schedule.state_dict()
             self.state.loss, self.state.skipped = float(self._loss), int(self._skipped)
-            weights = self._buffers.copy(whole_parameters(self._engine), keep=self.world.is_main)
+            weights = self._buffers.copy(whole_weights(self._engine), keep=self.world.is_main)
             moments = self._buffers.copy(whole_moments(self._engine), keep=self.world.is_main)
             self._buffers.wait()
             for text in self.world.on_main(lambda: self._store.write(weights, moments, self.state)) or []:

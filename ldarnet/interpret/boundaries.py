@@ -41,7 +41,9 @@ BAR_FOOT, BAR_HEIGHT = 1.22, 1.15
 Track = tuple[np.ndarray, np.ndarray]
 
 
-def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) -> list[Track]:
+def boundary_track(
+    model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray, given: np.ndarray | None = None
+) -> list[Track]:
     """Compute the boundary probabilities and the boundary mask of each stage along a sequence.
 
     The model runs on its own device, in evaluation mode and without gradients. Its previous mode is restored.
@@ -49,6 +51,7 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
     Args:
         model: the model; without routers, the result is an empty list.
         ids: token ids, (L,) of any integer type, L >= 1, without padding.
+        given: argument ``boundaries`` of the model, (L,) bool; None if the model finds its boundaries.
 
     Returns:
         One pair for each stage with a router, outermost first: probabilities, (L,) float32, and mask, (L,) bool. An
@@ -61,15 +64,19 @@ def boundary_track(model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray) ->
     ids = np.asarray(ids)
     if ids.ndim != 1 or not len(ids):
         raise UserError(f"ids have shape {ids.shape}; pass one sequence of at least one base, shape (L,)")
-    return [(probability[0], mask[0]) for probability, mask in boundary_tracks(model, ids[None])]
+    tracks = boundary_tracks(model, ids[None], None if given is None else given[None])
+    return [(probability[0], mask[0]) for probability, mask in tracks]
 
 
-def boundary_tracks(model: LDARNetModel | LDARNetForMaskedLM, ids_WL: np.ndarray, *, batch: int = 32) -> list[Track]:
+def boundary_tracks(
+    model: LDARNetModel | LDARNetForMaskedLM, ids_WL: np.ndarray, given_WL: np.ndarray | None = None, *, batch: int = 32
+) -> list[Track]:
     """Compute the boundary probabilities and the boundary masks of each stage in W windows of L bases.
 
     Args:
         model: see `boundary_track`.
         ids_WL: token ids without padding, W >= 1.
+        given_WL: see `boundary_track`.
         batch: windows per forward pass.
 
     Returns:
@@ -79,15 +86,19 @@ def boundary_tracks(model: LDARNetModel | LDARNetForMaskedLM, ids_WL: np.ndarray
     model.eval()
     try:
         with torch.no_grad():
-            parts = [_batch_tracks(model, ids_WL[start : start + batch]) for start in range(0, len(ids_WL), batch)]
+            rows = [slice(start, start + batch) for start in range(0, len(ids_WL), batch)]
+            parts = [_batch_tracks(model, ids_WL[row], None if given_WL is None else given_WL[row]) for row in rows]
     finally:
         model.train(was_training)
     by_stage = (zip(*stage, strict=True) for stage in zip(*parts, strict=True))
     return [(np.concatenate(probabilities), np.concatenate(masks)) for probabilities, masks in by_stage]
 
 
-def _batch_tracks(model: LDARNetModel | LDARNetForMaskedLM, ids_BL: np.ndarray) -> list[Track]:
-    output = model(torch.from_numpy(ids_BL.astype(np.int64)).to(model.device))
+def _batch_tracks(
+    model: LDARNetModel | LDARNetForMaskedLM, ids_BL: np.ndarray, given_BL: np.ndarray | None
+) -> list[Track]:
+    given = {} if given_BL is None else {"boundaries": torch.from_numpy(given_BL)}
+    output = model(torch.from_numpy(ids_BL.astype(np.int64)).to(model.device), **given)
     tracks, at_BL = [], np.ones(ids_BL.shape, bool)
     for stage in output.boundaries:
         probability, mask = np.zeros(ids_BL.shape, np.float32), np.zeros(ids_BL.shape, bool)
@@ -157,6 +168,7 @@ def boundary_figure(
     out_png: str | os.PathLike[str],
     *,
     title: str = "Learned boundaries",
+    given: np.ndarray | None = None,
 ) -> None:
     """Plot the chunks of a sequence.
 
@@ -170,11 +182,12 @@ def boundary_figure(
         start: 0-based start on the contig; the figure shows 1-based positions, as genome browsers do.
         out_png: PNG file to write.
         title: heading of the figure.
+        given: see `boundary_track`.
 
     Raises:
         UserError: `ids` is not a single sequence, the model has only one stage, or the disk is full.
     """
-    tracks = boundary_track(model, ids)
+    tracks = boundary_track(model, ids, given)
     if not tracks:
         raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
     bases = alphabet.decode(np.minimum(ids, alphabet.N))

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from ldarnet import alphabet
-from ldarnet.model.chunking import ChunkingMethod, complete_options, method_of
+from ldarnet.model.chunking import ChunkingMethod, Option, complete_options, method_of
 from ldarnet.model.layout import check_layout, depth, layer_letters, stage_stacks
 from ldarnet.tokenization import tokenization
 
@@ -102,7 +102,7 @@ class LDARNetConfig(PretrainedConfig):
     ssm_cfg: dict[str, int] = field(default_factory=SSM_DEFAULTS.copy)
     attn_cfg: dict[str, list[int]] = _default("attn_cfg")
     vocab_size: int = alphabet.VOCAB_SIZE
-    chunking: dict[str, str | int] = field(default_factory=dict)
+    chunking: dict[str, Option] = field(default_factory=dict)
     target_ratio: float = 4.0
     ratio_weight: float = 0.03
     tokenizer: dict[str, Any] | None = None
@@ -164,8 +164,8 @@ class LDARNetConfig(PretrainedConfig):
         return str(self.chunking["ratio_loss"])
 
     @property
-    def expected_ratio(self) -> float:
-        """Expected number of positions per chunk in each stage, which depends on the chunking method."""
+    def expected_ratio(self) -> float | None:
+        """Expected number of positions per chunk in each stage; None if it must be measured on data."""
         return self.chunking_method.expected_ratio(self.target_ratio)
 
     @property
@@ -189,6 +189,11 @@ class LDARNetConfig(PretrainedConfig):
         self.chunking_method.check(self.target_ratio)
         if self.num_stages == 1 and self.chunking != complete_options({}):
             raise ValueError(f"chunking: a single stack, {self.arch_layout}, has no chunks; remove chunking")
+        if self.num_stages > 2 and not self.chunking_method.nested:
+            raise ValueError(
+                f"chunking: method {self.chunking['method']} works at a single router; set arch_layout to two stages, "
+                "such as ['m3t1', ['M10'], 'm4']"
+            )
         if any(inner < outer for outer, inner in zip(self.d_model, self.d_model[1:], strict=False)):
             raise ValueError(f"d_model: {self.d_model} must not decrease from one stage to the next inner stage")
         for width in self.d_model:

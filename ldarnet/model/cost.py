@@ -174,7 +174,8 @@ def cost(
         config: model configuration.
         length: window length in bases.
         bases_per_chunk: mean chunk length of each router in bases, outermost first; by default, R, R**2 and so on,
-            where R is the expected ratio of the chunking method, usually ``config.target_ratio``.
+            where R is the expected ratio of the chunking method, usually ``config.target_ratio``; required for methods
+            without an expected ratio.
         bases_per_token: mean number of bases per token. By default, 1 for a model that reads bases, and that of
             windows of ``length`` bases for k-mers; required for tokens of variable length.
         activation_checkpointing: stages with activation checkpointing; 0 is the outermost stage.
@@ -182,10 +183,13 @@ def cost(
         device: torch device type; the scan saves different tensors for the backward pass on a CPU and on a GPU.
 
     Raises:
-        ValueError: ``bases_per_token`` is missing.
+        ValueError: ``bases_per_token`` or ``bases_per_chunk`` is missing.
     """
     if bases_per_chunk is None:
-        bases_per_chunk = [config.expected_ratio**stage for stage in range(1, config.num_stages)]
+        ratio = config.expected_ratio
+        if ratio is None:
+            raise ValueError(f"bases_per_chunk: give it for chunking method {config.chunking['method']}")
+        bases_per_chunk = [ratio**stage for stage in range(1, config.num_stages)]
     size = 2 if autocast else FP32_BYTES
     bases = bases_per_token or _bases_per_token(config, length)
     counter = _Counter(config, length, (bases, *bases_per_chunk), activation_checkpointing, size, device)

@@ -158,25 +158,40 @@ def _load(folder: Path, config: LDARNetConfig, kind: type[LDARNetPreTrainedModel
             model = kind(config)
     except ValueError as error:
         raise UserError(f"{folder / run_files.MODEL_CONFIG}: {_first_line(error)}; {HINT}") from None
-    expected = model.state_dict()
-    tied = (model._tied_weights_keys or {}) if config.tie_word_embeddings else {}
+    _check_tensors(file, model, tensors)
+    floating = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    check_weights({name: tensors[name] for name in tensors if name in floating}, str(file))
+    state = {name: tensor.float() if name in floating else tensor for name, tensor in tensors.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def _check_tensors(file: Path, model: LDARNetPreTrainedModel, tensors: dict[str, Tensor]) -> None:
+    """Compare names, shapes and integer dtypes of tensors with those of a model.
+
+    Raises:
+        UserError: they differ.
+    """
+    expected, hint = model.state_dict(), "save or download the weights and the config again"
+    tied = (model._tied_weights_keys or {}) if model.config.tie_word_embeddings else {}
     for problem, names in (
         ("missing", expected.keys() - tensors.keys() - tied.keys()),
         ("unexpected", tensors.keys() - expected.keys()),
     ):
         if names:
-            raise UserError(
-                f"{file}: {problem} tensor {min(names)!r}; save or download the weights and the config again"
-            )
+            raise UserError(f"{file}: {problem} tensor {min(names)!r}; {hint}")
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
+        wanted = expected[name]
+        if tensor.shape != wanted.shape:
             raise UserError(
                 f"{file}: tensor {name!r} has shape {tuple(tensor.shape)}, but the config expects "
-                f"{tuple(expected[name].shape)}; save or download the weights and the config again"
+                f"{tuple(wanted.shape)}; {hint}"
             )
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False, assign=True)
-    model.tie_weights()
-    return model.eval()
+        if not wanted.is_floating_point() and tensor.dtype != wanted.dtype:
+            raise UserError(
+                f"{file}: tensor {name!r} has dtype {tensor.dtype}, but the config expects {wanted.dtype}; {hint}"
+            )
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -185,7 +200,6 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             tensors = load_file(file)
     except SafetensorError as error:
         raise UserError(f"{file}: damaged or truncated ({_first_line(error)}); {HINT}") from None
-    check_weights(tensors, str(file))
     return tensors
 
 

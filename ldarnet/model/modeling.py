@@ -7,6 +7,7 @@ stage.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, LocalAttention, Stack, SwiGLU
 from ldarnet.model.chunking import Tokens
+from ldarnet.model.chunking.given import GivenBoundaries, count_chunks
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_saved, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
@@ -109,7 +111,7 @@ class LDARNetPreTrainedModel(PreTrainedModel):
 
         Each stage computes ``factor`` times the target number of chunks; those that a batch does not use are padding,
         which changes neither losses nor gradients. If a batch has more chunks, its output is NaN. In evaluation mode,
-        chunks are always counted.
+        chunks are always counted. No effect where the host knows the number of chunks, or if it has no target.
 
         Args:
             factor: capacity relative to the target; None to count chunks.
@@ -117,7 +119,8 @@ class LDARNetPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(module, Stage) and not module.innermost:
                 share = factor if module.depth == 0 else 1.0  # the positions of inner stages include the reserve
-                module.slots_per_position = None if factor is None else share / self.config.expected_ratio
+                ratio = self.config.expected_ratio
+                module.slots_per_position = None if factor is None or ratio is None else share / ratio
 
     def parameter_stage(self) -> dict[str, int]:
         """Stage number of each parameter, by parameter name.
@@ -168,6 +171,7 @@ class LDARNetModel(LDARNetPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        boundaries: Tensor | None = None,
     ) -> LDARNetOutput | tuple[Any, ...]:
         """Encode a batch. The output for a sequence does not depend on the other sequences in the batch.
 
@@ -180,8 +184,12 @@ class LDARNetModel(LDARNetPreTrainedModel):
             output_attentions: not supported.
             output_hidden_states: whether to return ``hidden_states``; by default, as in the configuration.
             return_dict: whether to return an output object instead of a tuple; by default, as in the configuration.
+            boundaries: (B, L) bool, True where chunks begin; only for chunking methods whose boundaries are computed
+                outside of the network. By default, the method finds them in ``input_ids``. For ids on a GPU, boundaries
+                and mask on the CPU avoid a device synchronization.
 
         Raises:
+            UserError: the chunking method requires ``boundaries``.
             ValueError: the batch contains only padding, ``attention_mask`` and the input differ in shape, both or
                 neither of ``input_ids`` and ``inputs_embeds`` are given, or attention weights are requested.
         """
@@ -200,8 +208,12 @@ class LDARNetModel(LDARNetPreTrainedModel):
         padding = BatchPadding(real_BL.shape, None if unpadded else to_device(index_T, given.device))
         ids_T = None if input_ids is None else padding.pack(input_ids)
         x_TD = padding.pack(given) if ids_T is None else self.embeddings(ids_T)
-        hidden_TD, routings, states = self.backbone(x_TD, packing, Tokens(ids_T, self.config.mask_token_id))
-        boundaries = tuple(
+        tokens = Tokens(ids_T, self.config.mask_token_id)
+        if boundaries is not None or issubclass(self.config.chunking_method, GivenBoundaries):
+            boundary_BL, chunks = self._given_boundaries(boundaries, input_ids, real_BL)
+            tokens = replace(tokens, boundary=padding.pack(to_device(boundary_BL, given.device)), chunks=chunks)
+        hidden_TD, routings, states = self.backbone(x_TD, packing, tokens)
+        found = tuple(
             padded_boundaries(routing, padding if stage == 0 else BatchPadding.of_packing(routing.packing))
             for stage, routing in enumerate(routings)
         )
@@ -213,8 +225,24 @@ class LDARNetModel(LDARNetPreTrainedModel):
                 for state_TD, of in states[:-1]
             )
             output.hidden_states = (padding.unpack(x_TD), *inner, last)
-        output.boundaries = boundaries
+        output.boundaries = found
         return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
+
+    def _given_boundaries(
+        self, boundary_BL: Tensor | None, input_ids: Tensor | None, real_BL: Tensor
+    ) -> tuple[Tensor, tuple[int, ...] | None]:
+        """Boundaries that are computed outside of the network, and the number of chunks of each sequence if known."""
+        method = getattr(self.backbone, "router", None)
+        if not isinstance(method, GivenBoundaries):
+            raise ValueError("boundaries: the network of this model computes its own; leave the argument out")
+        if boundary_BL is None:
+            if input_ids is None:
+                raise ValueError("inputs_embeds: this chunking method needs token ids; pass input_ids or boundaries")
+            boundary_BL, real_BL = method.find(input_ids, real_BL), real_BL.cpu()
+        if boundary_BL.shape != real_BL.shape or boundary_BL.dtype != torch.bool:
+            raise ValueError(f"boundaries: must be bool with the shape of the input, {tuple(real_BL.shape)}")
+        on_host = boundary_BL.device.type == real_BL.device.type == "cpu"
+        return boundary_BL, count_chunks(boundary_BL, real_BL) if on_host else None
 
     def real_positions(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None = None
@@ -287,6 +315,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        boundaries: Tensor | None = None,
     ) -> LDARNetHeadOutput | tuple[Any, ...]:
         """Predict tokens; see :class:`LDARNetHeadOutput`.
 
@@ -294,7 +323,7 @@ class LDARNetForMaskedLM(LDARNetPreTrainedModel):
         those of :class:`LDARNetModel`.
         """
         out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
         )
         logits = self.lm_head(out.last_hidden_state)
         ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
@@ -337,6 +366,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        boundaries: Tensor | None = None,
     ) -> LDARNetClassifierOutput | tuple[Any, ...]:
         """Classify sequences; see :class:`LDARNetClassifierOutput`.
 
@@ -346,7 +376,7 @@ class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
             ValueError: the labels are floating-point numbers.
         """
         out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict=True
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
         )
         real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
         lengths = to_device(real.sum(1, keepdim=True).clamp(min=1), out.last_hidden_state.device)

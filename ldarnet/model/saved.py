@@ -32,6 +32,7 @@ _Setting = Annotated[int, Field(le=2**16)]
 _TokenId = Annotated[int, Field(ge=0, le=2**20)]
 _Bases = Annotated[int, Field(ge=1, le=2**53)]
 _DType = Literal["float64", "float32", "float16", "bfloat16"] | torch.dtype
+_Merges = Annotated[list[str], Field(max_length=MAX_VOCAB)]
 _Number = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 
 
@@ -47,7 +48,7 @@ class _TokenizerOptions(TypedDict, total=False):
 
     method: Required[str]
     k: int
-    merges: Annotated[list[str], Field(max_length=MAX_VOCAB)]
+    merges: _Merges
 
 
 @with_config(ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
@@ -58,7 +59,7 @@ class _Config(TypedDict, total=False):
     d_intermediate: list[Annotated[int, Field(le=2**20)]]
     ssm_cfg: dict[str, _Setting]
     attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
-    chunking: Annotated[dict[str, str | int], Field(max_length=100)]
+    chunking: Annotated[dict[str, str | int | _Merges], Field(max_length=100)]
     vocab_size: Annotated[int, Field(le=2**20)]
     tokenizer: _TokenizerOptions | None
     target_ratio: Annotated[float, Field(le=1e6)]

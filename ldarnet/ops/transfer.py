@@ -14,6 +14,8 @@ HOST_WAITS = {
     "depends only on the lengths of the sequences",
     "ldarnet/ops/packing.py host_lengths": "every attention layer, once per packing, with ops.attention=torch",
     "ldarnet/ops/transfer.py to_host": "pretraining: once per logged step and validation, twice per save",
+    "ldarnet/model/chunking/given.py find": "every forward pass without boundaries, with chunking method bpe",
+    "ldarnet/model/chunking/entropy.py _check_table": "the first forward pass, with chunking method entropy",
     "ldarnet/runtime/engine.py _decide": "every optimizer step with training.offload",
     "ldarnet/runtime/guard.py worst_windows": "pretraining: logged steps and saves, once per skipped step",
     "ldarnet/runtime/host_buffers.py wait": "saves, in the thread that writes the checkpoint; with "

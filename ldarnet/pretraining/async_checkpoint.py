@@ -17,7 +17,7 @@ from ldarnet.runtime.distributed import World, user_error
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.host_buffers import HostBuffers
 from ldarnet.runtime.rank_log import LOG
-from ldarnet.runtime.zero_state import whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import whole_moments, whole_weights
 from ldarnet.version import __version__
 
 Report = Callable[[str], None]
@@ -185,7 +185,7 @@ class AsyncCheckpointer:
             The training state in the new checkpoint: `state`, corrected by `settle`.
         """
         state = self.settle(state)
-        weights = self._buffers.copy(whole_parameters(engine), keep=self._world.is_main)
+        weights = self._buffers.copy(whole_weights(engine), keep=self._world.is_main)
         moments = self._buffers.copy(whole_moments(engine), keep=self._world.is_main)
         self._pending = state
         if self._writer is not None:

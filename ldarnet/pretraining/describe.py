@@ -58,7 +58,10 @@ def _describe_chunking(inputs: Inputs) -> list[str]:
     chosen: Any = inputs.model.config.chunking
     method = chosen["method"]
     defaults = complete_options({"method": method})
-    options = [f"{key}={value}" for key, value in chosen.items() if value != defaults[key]]
+    changed = {key: value for key, value in chosen.items() if value != defaults[key] and not isinstance(value, list)}
+    options = [f"{key}={str(value)[:16]}" for key, value in changed.items()]
+    if inputs.bases_per_chunk is not None:
+        options.append(f"{inputs.bases_per_chunk:.2f} bases per chunk")
     return [f"chunks   {', '.join([f'method {method}', *options])}"] if chosen != complete_options({}) else []
 
 
@@ -101,6 +104,7 @@ def _describe_cost(config: RunConfig, inputs: Inputs, world: World) -> str:
     spent = cost(
         model_config,
         length,
+        None if inputs.bases_per_chunk is None else [inputs.bases_per_chunk],
         bases_per_token=inputs.bases_per_token,
         activation_checkpointing=stages,
         autocast=in_bf16,

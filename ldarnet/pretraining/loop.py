@@ -87,7 +87,8 @@ def loop(
 
 def _capacity(run: RunContext) -> ChunkCapacity | None:
     factor = run.config.training.chunk_capacity_factor
-    if factor is None or run.engine.model_config.num_stages == 1:
+    shape = run.engine.model_config
+    if factor is None or shape.num_stages == 1 or shape.expected_ratio is None:
         return None
     return ChunkCapacity(run.engine.model, factor, run.resumed.chunks, run.warn)
 
@@ -112,7 +113,8 @@ def _validate(
     Raises:
         UserError: the validation loss is not finite; raised on all ranks.
     """
-    metrics = validate(run.engine, run.inputs.shards, run.config, run.world, run.inputs.regions)
+    inputs = run.inputs
+    metrics = validate(run.engine, inputs.shards, run.config, run.world, inputs.regions, inputs.boundaries)
     state = checkpointer.settle(state)
     if not math.isfinite(metrics["mlm_loss"]):
         raise UserError(
@@ -160,6 +162,7 @@ def _data(config: RunConfig, inputs: Inputs, world: World, first: int, last: int
         first_step=first,
         last_step=last,
         workers=config.data.workers,
+        boundaries=inputs.boundaries,
     )
 
 
@@ -224,7 +227,7 @@ def _accumulate(
         with timers.phase(step, "forward"):
             input_ids = to_device(batch.input_ids, world.device, torch.int64)
             labels = to_device(batch.labels, world.device, torch.int64)
-            output = engine.forward(input_ids)
+            output = engine.forward(input_ids, boundaries=batch.boundaries)
             loss, part = pretraining_loss(
                 output,
                 labels,

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import transformers
 
@@ -16,6 +17,7 @@ from ldarnet.io.files import atomic_path
 from ldarnet.model import load_model, write_model
 from ldarnet.pretraining import TrainResult
 from ldarnet.pretraining.boundary_sample import middle_window
+from ldarnet.pretraining.chunk_boundaries import boundary_source
 from ldarnet.pretraining.progress import ACCURACIES
 from ldarnet.pretraining.setup import open_shards
 from ldarnet.runtime.tracking import Tracker, server, tracking_uri
@@ -81,12 +83,15 @@ def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMasked
     if model.config.num_stages == 1:
         return drawn
     shards = open_shards(config.data)
-    window, contig, start = middle_window(shards, config)
+    shape: Any = model.config
+    window, given, contig, start = middle_window(shards, config, boundary_source(config, shape, shards))
     margin = max(window.shape[1] - FIGURE_BASES, 0) // 2
-    ids = window[0, margin : margin + FIGURE_BASES].numpy()
+    shown = slice(margin, margin + FIGURE_BASES)
+    ids = window[0, shown].numpy()
     if (ids == N).all():  # the window is quarantined
         return drawn
-    boundary_figure(model, ids, shards.index.name(contig), start + margin, boundaries)
+    marks = None if given is None else given[0, shown].numpy()
+    boundary_figure(model, ids, shards.index.name(contig), start + margin, boundaries, given=marks)
     return [*drawn, boundaries]
 
 

@@ -16,7 +16,7 @@ from ldarnet.pretraining.callbacks.base import RunContext, running_callbacks
 from ldarnet.pretraining.describe import describe
 from ldarnet.pretraining.loop import loop
 from ldarnet.pretraining.progress import PretrainProgress
-from ldarnet.pretraining.setup import build_engine, find_resume_point, initial_state, prepare_inputs
+from ldarnet.pretraining.setup import build_engine, find_resume_point, fit_chunking, initial_state, prepare_inputs
 from ldarnet.runtime.checkpoint import CheckpointStore
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, slow_bf16
@@ -100,7 +100,9 @@ def _train(world: World, config: RunConfig, timers: StepTimers, request: StopReq
             display.info(text)
         if warning := slow_bf16(autocast(config.training.precision, world), world):
             display.warn(warning)
-        if found.checkpoint is not None:
+        if found.checkpoint is None:
+            fit_chunking(inputs, world)
+        else:
             display.info(f"resuming from step {state.step}: {found.checkpoint}")
         run = RunContext(
             config=config,

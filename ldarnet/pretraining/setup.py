@@ -9,11 +9,13 @@ import torch
 
 from ldarnet.config import DataSection, RunConfig
 from ldarnet.data import CurriculumStage, Masking, Regions, ShardSet, Windows, curriculum_stages
+from ldarnet.data.loader import BoundarySource
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.model import LDARNetForMaskedLM
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import choose_backends
+from ldarnet.pretraining.chunk_boundaries import boundary_source, measure_bases_per_chunk, track_hash
 from ldarnet.pretraining.masks import training_masking, validation_maskings
 from ldarnet.pretraining.run_folder import ResumePoint, open_run_folder
 from ldarnet.pretraining.schedule import Schedule
@@ -28,6 +30,8 @@ from ldarnet.tokenization import tokenization_or_bases
 
 MEASURED_WINDOWS = 16
 """Windows from which the mean number of bases per token is measured."""
+CHUNKING_BASES = 4_000_000
+"""Bases of the training windows from which a chunking method learns before training."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Inputs:
         kernels: op -> name of the kernel in use.
         schedule: learning rate, target ratio and number of steps.
         bases_per_token: mean bases per token of the first training windows; 1 for a model that reads bases.
+        boundaries: source of chunk boundaries; None if the network computes them.
+        bases_per_chunk: mean bases per chunk of the first training windows; None if the network computes boundaries.
     """
 
     shards: ShardSet
@@ -57,6 +63,8 @@ class Inputs:
     kernels: dict[str, str]
     schedule: Schedule
     bases_per_token: float = 1.0
+    boundaries: BoundarySource | None = None
+    bases_per_chunk: float | None = None
 
     @property
     def total_steps(self) -> int:
@@ -70,11 +78,14 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     Raises:
         UserError: configuration, shards and installed kernels do not match; raised on all ranks.
     """
+    track = track_hash(config, world)
     with world.together():
         data = config.data
         micro_batch(config, world.size)
         in_bf16 = autocast(config.training.precision, world)
         model_config = config.model.build(config.ops)
+        if track is not None:
+            model_config.chunking["track"] = track
         dtype = torch.bfloat16 if in_bf16 else torch.float32
         kernels = choose_backends(world.device.type, dtype, kernel_options(model_config))
         stages = config.training.activation_checkpointing
@@ -103,8 +114,9 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
     masking = training_masking(config, tokenization_or_bases(model_config.tokenizer))
     with world.together():
-        bases_per_token = _bases_per_token(windows, masking)
-    return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule, bases_per_token)
+        boundaries = boundary_source(config, model_config, shards)
+        measured = _bases_per_token(windows, masking), boundaries, measure_bases_per_chunk(boundaries, windows, masking)
+    return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule, *measured)
 
 
 def _bases_per_token(windows: Windows, masking: Masking) -> float:
@@ -167,6 +179,27 @@ def find_resume_point(config: RunConfig, inputs: Inputs, store: CheckpointStore,
             check_fits(found.checkpoint, inputs.model, inputs.shards.fingerprint, accept_other=config.data.accept_other)
             load_weights(inputs.model, found.checkpoint)
     return found
+
+
+def fit_chunking(inputs: Inputs, world: World) -> None:
+    """Let the chunking method of a new run learn from the first training windows; every rank must call this function.
+
+    Raises:
+        UserError: a shard is missing or damaged; raised on all ranks.
+    """
+    if not inputs.model.config.chunking_method.learns_before_training:
+        return
+    windows = inputs.windows
+
+    def learned() -> dict[str, torch.Tensor]:
+        count = max(1, min(len(windows), CHUNKING_BASES // windows.length))
+        ids, _ = windows.read(windows.locations(np.arange(count)))
+        router = inputs.model.model.backbone.router
+        router.fit(ids)
+        return dict(router.named_buffers())
+
+    buffers = world.from_main(learned)
+    inputs.model.model.backbone.router.load_state_dict(buffers)
 
 
 def build_engine(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ldarnet.config import RunConfig
 from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
+from ldarnet.data.loader import BoundarySource
 from ldarnet.model.boundaries import TOTALS
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
 from ldarnet.ops import to_device, to_host
@@ -20,9 +21,22 @@ from ldarnet.tokenization import tokenization_or_bases
 
 
 def validate(
-    engine: Engine, shards: ShardSet, config: RunConfig, world: World, regions: Regions | None = None
+    engine: Engine,
+    shards: ShardSet,
+    config: RunConfig,
+    world: World,
+    regions: Regions | None = None,
+    boundaries: BoundarySource | None = None,
 ) -> dict[str, Any]:
     """Compute global validation metrics; every rank must call this function.
+
+    Args:
+        engine: the engine of the run.
+        shards: data set.
+        config: run configuration.
+        world: the ranks.
+        regions: regions for metrics by region.
+        boundaries: source of chunk boundaries.
 
     Returns:
         Metrics with the first mask of `validation.mask_spans`:
@@ -51,7 +65,9 @@ def validate(
     """
     by_mask, tokenizer = {}, tokenization_or_bases(engine.model_config.tokenizer)
     for name, masking in validation_maskings(config, tokenizer).items():
-        by_mask[name] = _validate_mask(engine, shards, config, world, masking, None if by_mask else regions)
+        with world.together():
+            batches = list(validation_windows(shards, config, world, masking, boundaries))
+        by_mask[name] = _validate_mask(engine, batches, config, world, masking, None if by_mask else regions)
     first = next(iter(by_mask.values()))
     if not config.validation.mask_spans:
         return first
@@ -61,7 +77,7 @@ def validate(
 
 
 def _validate_mask(
-    engine: Engine, shards: ShardSet, config: RunConfig, world: World, masking: Masking, regions: Regions | None
+    engine: Engine, batches: list[Batch], config: RunConfig, world: World, masking: Masking, regions: Regions | None
 ) -> dict[str, Any]:
     """Compute the metrics of `validate` with one mask."""
     tokenizer = masking.tokenizer
@@ -70,14 +86,12 @@ def _validate_mask(
     routers = engine.model_config.num_stages - 1
     stages = torch.zeros(routers, len(TOTALS), dtype=torch.float64, device=world.device)
     by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
-    with world.together():
-        batches = list(validation_windows(shards, config, world, masking))
     engine.deepspeed.eval()
     with torch.no_grad():
         for batch in batches:
             input_ids = to_device(batch.input_ids, world.device, torch.int64)
             labels = to_device(batch.labels, world.device, torch.int64)
-            output = engine.forward(input_ids)
+            output = engine.forward(input_ids, boundaries=batch.boundaries)
             losses = cross_entropy(output.logits, labels).double()
             rows = slice(batch.windows)  # the row of a filler batch is not counted
             scores.add(losses[rows], output.logits[rows], input_ids[rows], labels[rows])
@@ -116,7 +130,9 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
     }
 
 
-def validation_windows(shards: ShardSet, config: RunConfig, world: World, masking: Masking) -> Iterator[Batch]:
+def validation_windows(
+    shards: ShardSet, config: RunConfig, world: World, masking: Masking, boundaries: BoundarySource | None = None
+) -> Iterator[Batch]:
     """Iterate over the validation batches of this rank.
 
     Raises:
@@ -134,4 +150,5 @@ def validation_windows(shards: ShardSet, config: RunConfig, world: World, maskin
         world=world.size,
         masking=masking,
         max_n_run=data.max_n_run,
+        boundaries=boundaries,
     )

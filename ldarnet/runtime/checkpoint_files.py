@@ -31,7 +31,7 @@ class CheckpointContents:
     """Contents of a checkpoint in host memory (12 bytes per parameter).
 
     Attributes:
-        weights: fp32 parameters, keyed by parameter name.
+        weights: fp32 parameters and buffers, by name.
         moments: fp32 moments, keyed by `<moment>.<parameter name>`.
         model_config: model configuration, including `architectures`.
         wait: waits until weights and moments are copied to the host; called before they are written.

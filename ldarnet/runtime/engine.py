@@ -106,16 +106,23 @@ class Engine:
         """Parameter groups of the optimizer."""
         return self.deepspeed.optimizer.param_groups
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        boundaries: torch.Tensor | None = None,
+    ) -> Any:
         """Run the forward pass.
 
         Args:
             input_ids: token ids, (windows, bases), on the device.
             attention_mask: bool, (windows, bases), on the host, False at padding; by default, there is no padding.
+            boundaries: see `LDARNetModel.forward`; bool, (windows, bases), on the host.
         """
         if attention_mask is None:
             attention_mask = torch.ones(input_ids.shape, dtype=torch.bool)
-        return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask)
+        given = {} if boundaries is None else {"boundaries": boundaries}
+        return self.deepspeed(input_ids=input_ids, attention_mask=attention_mask, **given)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate the gradient of one micro-step; `loss` is the return value of `micro_step_loss`."""

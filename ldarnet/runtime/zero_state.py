@@ -89,12 +89,13 @@ def moment_keys(engine: Engine, tensor: Tensor) -> tuple[str, ...]:
     return inner.moments(tensor) if isinstance(inner, MuonAdamW) else ADAMW_MOMENTS
 
 
-def whole_parameters(engine: Engine) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, unpartitioned fp32 parameter); every rank must exhaust the iterator."""
+def whole_weights(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, unpartitioned fp32 parameter), then (name, buffer); every rank must exhaust the iterator."""
     for name, parameter in engine.model.named_parameters():
         # In stages 0 to 2, every rank has the whole fp32 parameter, which is equal to the optimizer's copy.
         stage = engine.options.zero_stage
         yield name, whole_tensor(engine.deepspeed.optimizer, 3, parameter, None) if stage == 3 else parameter
+    yield from engine.model.named_buffers()
 
 
 def whole_moments(engine: Engine) -> Iterator[tuple[str, Tensor]]:

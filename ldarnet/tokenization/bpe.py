@@ -82,6 +82,18 @@ class BPE(Tokenization):
         """Tokenize a sequence; see `Tokenization.encode`."""
         return np.array(self._encoder.encode(decode(ids), add_special_tokens=False).ids, dtype=np.int32)
 
+    def starts(self, ids: np.ndarray) -> np.ndarray:
+        """Mark the first base of each token of each row, (b, L) bool.
+
+        Args:
+            ids: (b, L) token ids of bases; [MASK] and [PAD] are tokens of one position, as N is.
+        """
+        starts = np.zeros(ids.shape, dtype=bool)
+        for row, bases in zip(starts, ids, strict=True):
+            lengths = self.lengths[self.encode(bases)]
+            row[np.cumsum(lengths) - lengths] = True
+        return starts
+
     def mask(self, inputs: np.ndarray, labels: np.ndarray, bits: RandomBits) -> tuple[np.ndarray, np.ndarray]:
         """Tokenize masked windows; see `Tokenization.mask`.
 

@@ -72,7 +72,7 @@ def test_a_saved_config_reproduces_the_run(minimal, tmp_path):
         ("steps=3", "section.key=value"),
         ("run.dir.x=3", "is a value, not a section"),
         ("data=3", "write it as section.key=value; did you mean data.shards?"),
-        ("model.chunking={method: fixed}", ": model.chunking: no method fixed; use one of "),
+        ("model.chunking={method: waves}", ": model.chunking: no method waves; use one of "),
         ("model.d_model=[1]", ": model.d_model: [1] must have one entry for each of the 2 stages"),
         ("model.preset=huge", ": model.preset: 'huge' is unknown; choose one of ldarnet-110m, "),
         ("model.chunking=3", ": model.chunking=3: expected a mapping"),

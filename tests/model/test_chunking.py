@@ -1,5 +1,6 @@
 """Chunking methods: what each one selects, and what all of them have in common."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,12 +9,17 @@ from hypothesis import strategies as st
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
 from ldarnet.model import chunking
 from ldarnet.model.chunking import SMOOTHINGS, Tokens, chunking_methods
+from ldarnet.model.chunking.given import GivenBoundaries
 from ldarnet.model.chunking.selection import share_counts, top_share
 from ldarnet.model.cost import cost
 from ldarnet.ops import KernelOptions, Packing
 
 METHODS = sorted(chunking_methods())
-ALONE = [method for method in METHODS if method != "swapped"]
+NESTED = [method for method in METHODS if chunking_methods()[method].nested]
+STAGES = [*((method, 1) for method in METHODS), *((method, 2) for method in NESTED)]
+IN_NETWORK = [method for method in METHODS if not issubclass(chunking_methods()[method], GivenBoundaries)]
+"""Methods whose boundaries are computed by the network."""
+ALONE = [method for method in IN_NETWORK if method != "swapped"]
 """Methods whose boundaries do not depend on the rest of the batch."""
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=5)
 
@@ -44,14 +50,31 @@ def route(method, lengths, seed=0, ids=None, **options):
 
 
 def method_for(config):
-    return config.chunking_method(config.chunking, config.target_ratio, 16, KernelOptions())
+    return fitted(config.chunking_method(config.chunking, config.target_ratio, 16, KernelOptions()))
+
+
+def model_for(config):
+    model = LDARNetForMaskedLM(config)
+    fitted(model.model.backbone.router)
+    return model
+
+
+def given_for(method, ids):
+    """Boundaries for a method that does not find them."""
+    return {"boundaries": torch.rand(ids.shape) < 0.3} if method == "file" else {}
+
+
+def fitted(method):
+    if method.learns_before_training:
+        method.fit(np.random.default_rng(0).integers(0, 4, (10, 500), dtype=np.uint8))
+    return method
 
 
 def chunk_lengths(mask):
     return [*mask.nonzero().squeeze(1).tolist(), len(mask)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", IN_NETWORK)
 @settings(deadline=None, max_examples=25)
 @given(lengths=LENGTHS, seed=st.integers(0, 99))
 def test_each_sequence_starts_with_a_boundary_of_probability_one(method, lengths, seed):
@@ -81,13 +104,12 @@ def test_boundaries_do_not_depend_on_the_batch(method, lengths, seed):
         assert torch.equal(alone.boundary, boundary)
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "stages"), STAGES)
 def test_every_method_trains_end_to_end(method, stages):
     torch.manual_seed(0)
-    model = LDARNetForMaskedLM(config_of(method, stages))
+    model = model_for(config_of(method, stages))
     ids = torch.randint(0, 4, (3, 50))
-    out = model(ids, labels=ids)
+    out = model(ids, labels=ids, **given_for(method, ids))
     out.loss.backward()
     assert len(out.boundaries) == stages
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -99,7 +121,8 @@ def test_every_method_trains_end_to_end(method, stages):
 def test_the_estimated_parameters_of_the_cost_model_match(method):
     config = config_of(method)
     model = LDARNetForMaskedLM(config)
-    assert cost(config, 64).parameters == sum(parameter.numel() for parameter in model.parameters())
+    chunks = [3.0] if config.expected_ratio is None else None
+    assert cost(config, 64, chunks).parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_the_grid_has_a_boundary_at_every_fourth_base():
@@ -194,71 +217,21 @@ def test_the_start_of_a_sequence_is_selected_even_if_other_probabilities_are_not
     assert top_share(p, packing_of([5]), 5.0).tolist() == [True, False, False, False, False]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_known_number_of_chunks_changes_no_output(method, monkeypatch):
+@pytest.mark.parametrize(("method", "stages"), STAGES)
+def test_a_known_number_of_chunks_changes_no_output(method, stages, monkeypatch):
     torch.manual_seed(0)
     options = {"selection": "top_k"} if "selection" in chunking_methods()[method].OPTIONS else {}
-    model = LDARNetForMaskedLM(config_of(method, stages=2, **options)).double()
+    model = model_for(config_of(method, stages, **options)).double()
     ids = torch.randint(0, 4, (3, 50))
     ids[1, 30:] = alphabet.PAD
     calls, select_known = [], Packing.select_known
     monkeypatch.setattr(Packing, "select_known", lambda *args: calls.append(args) or select_known(*args))
-    out = model(ids, labels=ids)
-    assert len(calls) == (2 if method in ("learned", "frozen", "grid", "none") else 0)
+    given_boundaries = given_for(method, ids)
+    out = model(ids, labels=ids, **given_boundaries)
+    assert len(calls) == (0 if method in ("permuted", "random", "swapped") else stages)
     monkeypatch.setattr(Packing, "select_known", lambda packing, mask, lengths: packing.select(mask))
-    counted = model(ids, labels=ids)
+    counted = model(ids, labels=ids, **given_boundaries)
     assert torch.equal(out.loss, counted.loss)
-
-
-def test_protected_masked_bases_are_chunks_of_their_own():
-    ids = torch.tensor([0, 1, 5, 2, 3, 5, 5, 0, 1, 5])
-    plain, routing = (route("learned", [7, 3], ids=ids, mask_protection=value) for value in ("none", "boundaries"))
-    forced = [2, 3, 5, 6, 9]
-    free = [0, 1, 4, 7, 8]  # position 7 starts the second sequence
-    assert routing.boundary[forced].all()
-    assert (routing.probability[forced] == 1).all()
-    assert torch.equal(routing.boundary[free], plain.boundary[free])
-    assert routing.counted.nonzero().squeeze(1).tolist() == free
-
-
-def test_a_router_that_looks_outside_the_mask_does_not_see_masked_positions():
-    config = config_of("learned", mask_protection="outside")
-    module = method_for(config).double()
-    ids = torch.tensor([5, 1, 5, 2, 3, 5, 5, 0, 1, 5])
-    h = torch.randn(10, 16, dtype=torch.float64)
-    first = module(h, packing_of([7, 3]), Tokens(ids, alphabet.MASK))
-    masked = (ids == alphabet.MASK) & (torch.arange(10) != 0)
-    changed = torch.where(masked[:, None], torch.randn_like(h), h)
-    second = module(changed, packing_of([7, 3]), Tokens(ids, alphabet.MASK))
-    assert torch.equal(first.probability, second.probability)
-    assert not first.boundary[masked].any()
-    assert torch.equal(first.counted, ~masked)
-
-
-def test_without_masked_bases_mask_protection_changes_nothing():
-    ids = torch.randint(0, 4, (50,))
-    plain, *protected = (
-        route("learned", [20, 30], ids=ids, mask_protection=value) for value in ("none", "boundaries", "outside")
-    )
-    for routing in protected:
-        assert torch.equal(routing.boundary, plain.boundary)
-        torch.testing.assert_close(routing.probability, plain.probability)
-
-
-def test_the_ratio_loss_does_not_count_protected_positions():
-    torch.manual_seed(0)
-    config = config_of("learned", mask_protection="boundaries")
-    model = LDARNetForMaskedLM(config)
-    ids = torch.randint(0, 4, (2, 64))
-    ids[:, ::5] = alphabet.MASK
-    (stage,) = model(ids).boundaries
-    boundaries, probability, positions, all_boundaries, all_positions = stage.totals()
-    free = torch.ones_like(ids, dtype=torch.bool)
-    free[:, ::5] = free[:, 1::5] = False
-    assert positions == free.sum()
-    assert boundaries == stage.mask[free].sum()
-    torch.testing.assert_close(probability, stage.probability[free].sum())
-    assert (all_boundaries, all_positions) == (stage.mask.sum(), 128)
 
 
 def test_the_residual_path_can_be_closed_at_masked_bases_or_removed():

@@ -19,7 +19,7 @@ from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import Engine
 from ldarnet.runtime.timers import StepTimers
-from ldarnet.runtime.zero_state import whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import whole_moments, whole_weights
 
 
 def assert_dtypes(engine: Engine, *, offload: bool) -> None:
@@ -55,7 +55,7 @@ def steps(config_file: str, weights: str, name: str, world: World) -> dict[str, 
         tensors[f"loss.{step}"] = torch.stack([loss, totals.ratio])
         engine.update(inputs.schedule.factor(step), loss)
     tensors["chunks"] = torch.stack(world.gather([torch.cat(chunks)]))
-    return {**tensors, **dict(whole_parameters(engine)), **dict(whole_moments(engine))}
+    return {**tensors, **dict(whole_weights(engine)), **dict(whole_moments(engine))}
 
 
 def main(*jobs: str) -> None:

@@ -15,7 +15,7 @@ from ldarnet.pretraining import loop
 from ldarnet.pretraining.run import train_on
 from ldarnet.runtime import distributed
 from ldarnet.runtime.engine import Engine
-from ldarnet.runtime.zero_state import whole_moments, whole_parameters
+from ldarnet.runtime.zero_state import whole_moments, whole_weights
 
 NAN, SPIKE, END = 2, 9, 12  # steps, from 0
 
@@ -29,7 +29,7 @@ pretraining_loss, accumulate = loop.pretraining_loss, loop._accumulate
 
 
 def tensors(engine: Engine) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in (*whole_parameters(engine), *whole_moments(engine))}
+    return {name: tensor.clone() for name, tensor in (*whole_weights(engine), *whole_moments(engine))}
 
 
 def watched_update(engine: Engine, factor: float, loss: torch.Tensor):

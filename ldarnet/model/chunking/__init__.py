@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,15 +21,19 @@ from ldarnet.ops import KernelOptions, Packing
 from ldarnet.plugins import load_folder, suggestion
 from ldarnet.printable import printable
 
-Option = str | int
+Option = str | int | list[str]
 """Value of an option."""
-Options = Mapping[str, Option]
-"""Name of the method, ``method``, and its options; the field ``chunking`` of a model configuration."""
+Options = Mapping[str, Any]
+"""Name of the method, ``method``, and its options, of type `Option`; the field ``chunking`` of a model configuration.
+"""
 PUBLISHED = "learned"
 """The published method, which is the default."""
 SMOOTHINGS = ("bidirectional", "mirrored", "forward", "none")
 """Values of the option ``smoothing``, the default first."""
-COMMON_OPTIONS: dict[str, tuple[str, ...] | type[int]] = {
+Values = tuple[str, ...] | tuple[int, ...] | type[int] | type[str] | type[list]
+"""Allowed values of an option, the default first. ``int`` is a non-negative integer, by default 0; ``str`` is a text,
+and ``list`` a list of texts, both empty by default."""
+COMMON_OPTIONS: dict[str, Values] = {
     "residual": ("full", "masked", "none"),
     "smoothing": SMOOTHINGS,
     "ratio_loss": ("two_sided", "hinge"),
@@ -55,10 +60,15 @@ class Tokens:
     Attributes:
         ids: (T,) int64; None if the model was called with embeddings.
         mask_token_id: id of [MASK].
+        boundary: boundaries that are computed outside of the network, (T,) bool; None for other methods, and in inner
+            stages.
+        chunks: number of these boundaries in each sequence, if the host knows it; see `Routing`.
     """
 
     ids: Tensor | None
     mask_token_id: int
+    boundary: Tensor | None = None
+    chunks: tuple[int, ...] | None = None
 
     def required(self, option: str) -> Tensor:
         """Return the ids.
@@ -103,12 +113,16 @@ class ChunkingMethod(nn.Module):
     """Selects the boundaries of a stage.
 
     Attributes:
-        OPTIONS: allowed values of each option, the default first; ``int`` for a non-negative integer, by default 0.
+        OPTIONS: allowed values of each option.
         has_router: whether the method has query and key projections.
+        nested: whether the method works in inner stages, whose positions are chunks.
+        learns_before_training: whether `fit` must be called before training.
     """
 
-    OPTIONS: ClassVar[dict[str, tuple[str, ...] | type[int]]] = {}
+    OPTIONS: ClassVar[dict[str, Values]] = {}
     has_router: ClassVar[bool] = False
+    nested: ClassVar[bool] = True
+    learns_before_training: ClassVar[bool] = False
 
     def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
         """Build the method for a stage.
@@ -126,6 +140,10 @@ class ChunkingMethod(nn.Module):
         """Select the boundaries from the output of the encoder, (T, D), and the tokens."""
         raise NotImplementedError
 
+    def fit(self, ids_bL: np.ndarray) -> None:
+        """Learn from training windows without masks, (b, L) uint8, before training."""
+        raise NotImplementedError
+
     @classmethod
     def check(cls, target_ratio: float) -> None:
         """Check that the method works with a target ratio.
@@ -135,8 +153,8 @@ class ChunkingMethod(nn.Module):
         """
 
     @classmethod
-    def expected_ratio(cls, target_ratio: float) -> float:
-        """Expected number of positions per chunk."""
+    def expected_ratio(cls, target_ratio: float) -> float | None:
+        """Expected number of positions per chunk; None if it must be measured."""
         return target_ratio
 
 
@@ -194,9 +212,14 @@ def complete_options(given: Options) -> dict[str, Option]:
             hint = suggestion(str(key), allowed)
             raise ValueError(f"chunking: method {name} has no option {printable(str(key))}; {hint}")
         values = allowed[key]
-        if isinstance(values, tuple) and value not in values:
-            raise ValueError(f"chunking: {key}={printable(str(value))}; use one of {', '.join(values)}")
+        if isinstance(values, tuple) and (value not in values or isinstance(value, bool)):
+            listed = ", ".join(str(one) for one in values)
+            raise ValueError(f"chunking: {key}={printable(str(value))}; use one of {listed}")
         if values is int and (isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31):
             raise ValueError(f"chunking: {key}={printable(str(value))} must be an integer from 0 to {2**31 - 1}")
-    defaults = {key: values[0] if isinstance(values, tuple) else 0 for key, values in allowed.items()}
+        if values is str and not isinstance(value, str):
+            raise ValueError(f"chunking: {key}={printable(str(value))} must be a text")
+        if values is list and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            raise ValueError(f"chunking: {key} must be a list of texts")
+    defaults = {key: values[0] if isinstance(values, tuple) else values() for key, values in allowed.items()}
     return {"method": name, **defaults, **given}

@@ -17,5 +17,5 @@ class BoundarySamples(JsonLinesWriter):
     def on_validation(self, line: dict[str, Any]) -> None:
         """Compute the boundaries along the window and append them to the file."""
         run = self.context
-        if sample := boundary_sample(run.engine, run.inputs.shards, run.config, run.world):
+        if sample := boundary_sample(run.engine, run.inputs.shards, run.config, run.world, run.inputs.boundaries):
             self.write({"step": line["step"], **sample})
