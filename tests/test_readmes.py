@@ -61,12 +61,25 @@ TINY = {
         "search.folds": "[0]",
         "tracking.mlflow": "false",
     },
+    "ablate": {
+        "set.training.steps": "2",
+        "set.validation.windows": "4",
+        "ablation.seeds": "[0]",
+        "lr.values": "[1.0e-3]",
+        "downstream.set.data.folder": "tasks/H3",
+        "downstream.set.data.limit": "40",
+        "downstream.set.training.epochs": "1",
+        "downstream.set.folds.count": "2",
+        "downstream.set.folds.only": "[0]",
+        "tracking.mlflow": "false",
+    },
 }
 """Overrides that make the documented commands small, by program."""
 
 
 USE_QUICKSTART = (
     "launch/README.md",
+    "ldarnet/ablation/README.md",
     "ldarnet/finetuning/README.md",
     "ldarnet/model/chunking/README.md",
     "ldarnet/sweeps/README.md",
