@@ -153,6 +153,7 @@ NEEDS = {
     ("shard", "--out", "never"): "train",
     ("finetune", "--config", "nt", "task=H3"): "tasks",
     ("sweep", "--config", "nt18"): "tasks",
+    ("ablate", "--config", "yeast-small"): "sweep",
     ("report", "never"): "train",
 }
 """Extra that each command needs."""

@@ -9,7 +9,6 @@ import numpy as np
 from ldarnet.ablation.sizing import ModelArm, SizedArm, size_arm
 from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.config.ablation import AblationConfig
-from ldarnet.data import ShardSet, Windows
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.tokenization import tokenization_or_bases

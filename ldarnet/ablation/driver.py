@@ -76,7 +76,6 @@ class AblationQueue:
         elif "reason" in result:
             status.state, status.reason, status.permanent = "failed", result["reason"], True
         else:  # stopped with the ablation
-            status.state = "waiting"
             return
         self._ended(run, status)
 
@@ -95,7 +94,12 @@ class AblationQueue:
         self._display.run_ended(run, f"finished{loss}" if status.state == "finished" else f"failed: {status.reason}")
         self._write()
         if self.plan.arms[run.arm].ended:
-            self._attempt(self._on_arm_end)
+            try:
+                self._on_arm_end()
+            except (
+                Exception
+            ) as error:  # a failing report must not end the training runs; it is written again at the end
+                self._display.warn(f"report: {' '.join(str(error).split()) or type(error).__name__}")
 
     def _write(self) -> None:
         self._attempt(lambda: self._folders.write(self.plan))

@@ -89,7 +89,10 @@ def run_ablation(
                         queue = AblationQueue(plan, folders, make_job, display, lambda: write_report(folders.root))
                         _run(queue, config, folders.root, received)
             if received:
-                wait_for_saving([folders.of(run) for run in plan.runs() if plan.status(run).state == "running"])
+                running = [run for run in plan.runs() if plan.status(run).state in ("queued", "running")]
+                wait_for_saving(folders.of(run) for run in running)
+                for run in running:
+                    plan.status(run).state = "waiting"
             folders.write(plan)
             write_report(folders.root)
         finally:
