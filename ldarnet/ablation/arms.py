@@ -165,6 +165,8 @@ def _bases_per_token(run: RunConfig) -> float | None:
     tokenizer = tokenization_or_bases(None if run.model.tokenizer is None else run.model.tokenizer.settings())
     if tokenizer is None or tokenizer.token_count(run.data.length) is not None:
         return None
+    from ldarnet.data import ShardSet, Windows  # needs the extra [train]
+
     shards = ShardSet.open(run.data.shards)
     windows = Windows(
         shards, "train", run.data.length, seed=run.run.seed, reverse_complement=run.data.reverse_complement
