@@ -18,20 +18,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.baselines import PRESETS
+from benchmarks.checkouts import baseline_table
 from benchmarks.gpu_check.speed_page import by_part
 from benchmarks.measure import Cell, Result, Workload, counted_flops, kernels, masked, real_windows
-from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.record import add_result_options, commit, provenance, result_file, write_text
 from benchmarks.worker import Worker
 from ldarnet.errors import UserError
 from ldarnet.markdown import table
 
 PEAK_SIZE = 1024
 """Rows and columns of the square matrices whose product measures the peak."""
+ROOT = Path(__file__).resolve().parent.parent
 FP32, BF16 = "float32", "bfloat16"
 LIMIT_SECONDS = 900.0
 POLICIES = ("ACTIVE", "PASSIVE")
@@ -221,7 +224,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=40.0, help="time limit of the rounds of a model (default: %(default)s)")
     add("--loss-steps", type=int, default=200, help="steps of the comparison of losses (default: %(default)s)")
     add("--seeds", type=int, default=2, help="seeds of the comparison of losses (default: %(default)s)")
-    add("--busy", nargs="+", type=int, default=[0, 1], help="numbers of busy programs to add (default: %(default)s)")
+    add("--busy", nargs="*", type=int, default=[0, 1], help="numbers of busy programs to add (default: %(default)s)")
+    add("--baseline", type=Path, help="another checkout, whose steps are timed alternately with ours")
     add_result_options(parser, "cpu-step")
     return parser.parse_args(arguments)
 
@@ -241,16 +245,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         one = replace(cell, model=name)
         results[name] = (one, in_process(measure_model, one))
         print(name, flush=True)
-    small = replace(cell, model=options.models[0])
+    cells = {name: one for name, (one, _) in results.items()}
+    small = cells[options.models[0]]
     method = METHOD.format(source=results[small.model][1]["source"], size=PEAK_SIZE, model=small.model)
     sections = {
         "Made with": f"{provenance(command)}\n- Load average before the start: {load:.1f}",
         "Method": method,
         "Share of the peak": shares_table(results),
         "Time by part, fp32": parts_table(results),
-        "Loss in bf16": losses_table(replace(small, steps=options.loss_steps), options.seeds),
-        "Time on two threads relative to one": threads_table(small, options.busy),
     }
+    if options.seeds:
+        sections["Loss in bf16"] = losses_table(replace(small, steps=options.loss_steps), options.seeds)
+    if options.busy:
+        sections["Time on two threads relative to one"] = threads_table(small, options.busy)
+    if options.baseline:
+        sections["Method"] += f"\n\n{BASELINE_METHOD.format(commit=commit(options.baseline))}"
+        sections |= {"Speed relative to the baseline": baseline_table(cells, options.baseline, ROOT)}
     if options.note:
         sections = {"Note": options.note} | sections
     write_text(file, "# Training step on a CPU\n\n" + "\n".join(f"## {k}\n\n{v}\n" for k, v in sections.items()))
@@ -267,6 +277,11 @@ step; time within a custom autograd function belongs to the function.
 `Loss in bf16`: the same training of {model} from the same weights, on the same windows, in both precisions (small
 scale). `Time on two threads relative to one`: steps of {model} in one process per `OMP_WAIT_POLICY`, alternately on
 one and two threads; `ACTIVE` is what OpenMP does by default for some milliseconds, `PASSIVE` is what programs set."""
+
+BASELINE_METHOD = """\
+`Speed relative to the baseline`: fp32 steps of the baseline (commit {commit}) and of this commit, alternately, each in
+its own process on one thread. The speed is the CPU time of a step of the baseline divided by that of the next step of
+this commit: median and quartiles over the rounds."""
 
 
 if __name__ == "__main__":

@@ -44,13 +44,11 @@ def provenance(command: str) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
 
 
-def commit() -> str:
-    """Abbreviated commit hash, with a note about any uncommitted changes; ``unknown`` outside a git repository."""
+def commit(checkout: Path = RESULTS.parent) -> str:
+    """Abbreviated commit hash, with a note about any uncommitted changes; ``unknown`` if this is no git repository."""
     try:
         name, changes = (
-            subprocess.run(
-                ["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()
             for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.CalledProcessError):

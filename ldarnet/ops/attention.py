@@ -15,6 +15,10 @@ from ldarnet.ops.packing import Packing
 from ldarnet.ops.registry import REFERENCE, register
 
 BLOCK = 512
+"""Maximum number of queries per block. A block reads its own positions and a window on each side."""
+
+STEP = 64
+"""Blocks of narrow windows are a multiple of this."""
 
 
 @register("attention", REFERENCE)
@@ -46,9 +50,9 @@ def _equal_lengths(q_SHLP: Tensor, k_SHLP: Tensor, v_SHLP: Tensor, window: int) 
     L = q_SHLP.shape[2]
     if window < 0 or window >= L - 1:
         return F.scaled_dot_product_attention(q_SHLP, k_SHLP, v_SHLP)
-    out_parts = []
-    for first in range(0, L, BLOCK):
-        last = min(first + BLOCK, L)
+    out_parts, block = [], min((window + STEP + 1) // STEP * STEP, BLOCK)  # a larger block computes more masked scores
+    for first in range(0, L, block):
+        last = min(first + block, L)
         low, high = max(0, first - window), min(L, last + window)
         query = torch.arange(first, last, device=q_SHLP.device)
         key = torch.arange(low, high, device=q_SHLP.device)

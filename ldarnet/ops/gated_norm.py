@@ -1,6 +1,6 @@
 """Mamba-2's gated RMSNorm, averaged over both directions.
 
-Shapes: T packed positions, K = 2 directions, E inner width.
+Shapes: T packed positions, K = 2 directions, E inner width. A row is processed in slabs of R positions.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ class _GatedNormFunction(torch.autograd.Function):
         out_TE = y_TKE.new_empty(z_TE.shape)
         for rows in slabs(z_TE.device, *z_TE.shape):
             gate = F.silu(at_least_fp32(z_TE[rows]))
-            total = torch.zeros_like(gate)
-            for k, scaled_E in enumerate(scaled_KE):
-                normed, _ = _normed(at_least_fp32(y_TKE[rows, k]), gate)
-                total.addcmul_(normed, scaled_E)
-            out_TE[rows] = total
+            normed, _ = _normed(at_least_fp32(y_TKE[rows]), gate)
+            out_TE[rows] = normed.mul_(scaled_KE).sum(1)
         return out_TE
 
     @staticmethod
@@ -61,24 +58,22 @@ class _GatedNormFunction(torch.autograd.Function):
         dy_TKE, dz_TE = y_TKE.new_empty(y_TKE.shape), gradient_memory(z_TE, ctx.dz)
         d_scaled_KE = torch.zeros_like(scaled_KE)
         for rows in slabs(z_TE.device, *z_TE.shape):
-            z, d_out = at_least_fp32(z_TE[rows]), at_least_fp32(d_out_TE[rows])
+            z, d_out, y = (at_least_fp32(value[rows]) for value in (z_TE, d_out_TE, y_TKE))
             gate = F.silu(z)
-            d_gate = torch.zeros_like(z)
-            for k, scaled_E in enumerate(scaled_KE):
-                y = at_least_fp32(y_TKE[rows, k])
-                normed, scale = _normed(y, gate)
-                d_scaled_KE[k] += (d_out * normed).sum(0)
-                d_normed = d_out * scaled_E
-                mean_dot = (d_normed * normed).mean(-1, keepdim=True)
-                d_gated = d_normed.addcmul_(normed, mean_dot, value=-1).mul_(scale)
-                d_gate.addcmul_(d_gated, y)
-                torch.mul(d_gated, gate, out=dy_TKE[rows, k])
+            normed, scale = _normed(y, gate)
+            product = normed * d_out[:, None]
+            d_scaled_KE += product.sum(0)
+            mean_dot = product.mul_(scaled_KE).mean(-1, keepdim=True)
+            d_normed = torch.mul(d_out[:, None], scaled_KE, out=product)
+            d_gated = d_normed.addcmul_(normed, mean_dot, value=-1).mul_(scale)
+            d_gate = torch.mul(d_gated, y, out=normed).sum(1)
+            torch.mul(d_gated, gate[:, None], out=dy_TKE[rows])
             dz_TE[rows] = torch.ops.aten.silu_backward(d_gate, z)
         return dy_TKE, dz_TE, (d_scaled_KE / len(weight_KE)).to(weight_KE.dtype), None
 
 
-def _normed(y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+def _normed(y_RKE: Tensor, gate_RE: Tensor) -> tuple[Tensor, Tensor]:
     """Return y * gate divided by its root mean square, and the reciprocal of that root mean square."""
-    gated = y * gate
+    gated = y_RKE * gate_RE[:, None]
     scale = (torch.linalg.vector_norm(gated, dim=-1, keepdim=True).square_() / gated.shape[-1] + EPSILON).rsqrt_()
     return gated.mul_(scale), scale

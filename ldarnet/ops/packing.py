@@ -5,6 +5,7 @@ Shapes: S sequences, T positions in total.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -78,6 +79,19 @@ class Packing:
     def host_lengths(self) -> list[int]:
         """Sequence lengths as a list; on a GPU, this synchronizes the device unless the lengths are known."""
         return self.lengths.tolist() if self.known_lengths is None else [*self.known_lengths]
+
+    @cached_property
+    def _host_starts(self) -> list[int]:
+        return self.starts.tolist()
+
+    def starts_between(self, first: int, last: int) -> Tensor:
+        """Starts of sequences after position ``first`` and before ``last``; on a GPU, of all sequences but the first.
+
+        On a GPU, the number of starts must not depend on their values, because that would synchronize the device.
+        """
+        if not self.starts.is_cpu:
+            return self.starts[1:-1]
+        return self.starts[bisect_right(self._host_starts, first) : bisect_left(self._host_starts, last)]
 
     def select(self, mask_T: Tensor) -> tuple[Tensor, Packing]:
         """Select the positions where the mask is true.

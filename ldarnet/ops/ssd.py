@@ -7,7 +7,7 @@ width. A row consists of B blocks of Q positions, and is processed in slabs of C
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +19,14 @@ from ldarnet.ops.columns import GradientBuffer, gradient_memory
 from ldarnet.ops.packing import Packing
 from ldarnet.ops.precision import at_least_fp32, full_precision
 from ldarnet.ops.registry import REFERENCE, register
+from ldarnet.ops.scan_factored import FactoredRow, FactoredSlab
+from ldarnet.ops.scan_states import pass_states, sum_up_to
 from ldarnet.ops.slabs import slabs
 
 BLOCK = 64
 
 LAST = (-1, 0)
 """Index, within a block, of the position that each direction visits last."""
-
-GROUP = 16
-"""Blocks per group when states are passed between blocks on a GPU."""
 
 MIN_LOG_DECAY = -60.0
 
@@ -113,12 +112,12 @@ class _ScanFunction(torch.autograd.Function):
         x_TKHP, b_TKN = tensors[0], tensors[3]
         y_TKHP, entering = x_TKHP.new_empty(x_TKHP.shape), []
         with full_precision(x_TKHP.device):
-            row = _BlockedArguments(tensors, ctx.packing, ctx.block)
+            row = _Row(tensors, ctx.packing, ctx.block)
             for k in range(x_TKHP.shape[1]):
                 state_NHP = at_least_fp32(x_TKHP.new_zeros(b_TKN.shape[-1], *x_TKHP.shape[2:]))
                 for rows in row.slabs(k):
                     entering.append(state_NHP)
-                    state_NHP = _write_outputs(row.slab(rows, k), state_NHP, row.blocks(y_TKHP[rows, k]))
+                    state_NHP = row.slab(rows, k).write_outputs(state_NHP, y_TKHP[rows, k])
         ctx.save_for_backward(*tensors, *entering)
         return y_TKHP
 
@@ -135,13 +134,12 @@ class _ScanFunction(torch.autograd.Function):
         ]
         d_skip_KH = entering[0].new_zeros(tensors[5].shape)
         with full_precision(dy_TKHP.device):
-            row = _BlockedArguments(tensors, ctx.packing, ctx.block)
+            row = _Row(tensors, ctx.packing, ctx.block)
             for k in reversed(range(dy_TKHP.shape[1])):
                 d_state_NHP = torch.zeros_like(entering[0])
                 for rows in reversed(row.slabs(k)):
-                    slab, state_NHP, dy = row.slab(rows, k), entering.pop(), at_least_fp32(row.blocks(dy_TKHP[rows, k]))
-                    into = [row.blocks(gradient[k, rows]) for gradient in gradients]
-                    d_state_NHP, d_skip_H = _write_gradients(slab, state_NHP, d_state_NHP, dy, into)
+                    dy, into = at_least_fp32(dy_TKHP[rows, k]), [gradient[k, rows] for gradient in gradients]
+                    d_state_NHP, d_skip_H = row.slab(rows, k).write_gradients(entering.pop(), d_state_NHP, dy, into)
                     d_skip_KH[k] += d_skip_H
         gradients = [*(gradient.transpose(0, 1) for gradient in gradients), d_skip_KH]
         gradients = [gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, tensors, strict=True)]
@@ -183,23 +181,93 @@ class _Slab(NamedTuple):
         scores_CQQ = scores_CQQ.triu_() if self.last == 0 else scores_CQQ.tril_()
         return scores_CQQ if self.cross_sequence is None else scores_CQQ.masked_fill_(self.cross_sequence, 0)
 
+    def _states(self, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states that enter each block, (C, N, HP), and the state that leaves the slab, (N, H, P)."""
+        up = self.last != 0
+        states = pass_states(self.b.mT, self.scaled * self.leave, self.enter[:, self.last], state_NHP, up)
+        return (states[:-1] if up else states[1:]).flatten(2), states[self.last].clone()
 
-class _BlockedArguments:
-    """Arguments of a scan, split into blocks, with the decays of states that enter and leave each block."""
+    def write_outputs(self, state_NHP: Tensor, into: Tensor) -> Tensor:
+        """Write y of a slab, (CQ, H, P), to ``into``; return the state that leaves the self."""
+        entering, after_NHP = self._states(state_NHP)
+        mixed = self.within.mul_(self.mask_scores(self.c @ self.b.mT)[:, None])
+        y = (self.c @ entering).view_as(self.x).mul_(self.enter)
+        y += (mixed @ self.scaled.transpose(1, 2)).transpose(1, 2)
+        torch.addcmul(y, self.x, self.skip, out=into.unflatten(0, self.x.shape[:2]))
+        return after_NHP
+
+    def write_gradients(
+        self, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Write the gradients of x, scale, log decay, b and c to ``into``.
+
+        Args:
+            state_NHP: state that enters the slab.
+            d_state_NHP: gradient of the state that leaves the slab.
+            dy: (CQ, H, P), gradient of y.
+            into: memory for the gradients.
+
+        Returns:
+            Gradients of the state that enters the slab, (N, H, P), and of the skip weights, (H,).
+        """
+        dx, d_scale, d_log_decay, db, dc = (out.unflatten(0, self.x.shape[:2]) for out in into)
+        dy = dy.unflatten(0, self.x.shape[:2])
+        last, entering = self.last, self._states(state_NHP)[0]
+        entered, left = dy * self.enter, self.scaled * self.leave
+        d_states = pass_states(self.c.mT, entered, self.enter[:, last], d_state_NHP, up=last == 0)
+        d_leaving = (d_states[:-1] if last == 0 else d_states[1:]).flatten(2)
+
+        heads, d_heads = (value.transpose(1, 2).contiguous() for value in (self.scaled, dy))
+        scores = self.mask_scores(self.c @ self.b.mT)[:, None]
+        d_within = (d_heads @ heads.mT).mul_(self.within)
+        d_scores = self.mask_scores(d_within.sum(1))
+        torch.baddbmm(d_scores @ self.b, entered.flatten(2), entering.mT, out=dc)
+        torch.baddbmm(d_scores.mT @ self.c, left.flatten(2), d_leaving.mT, out=db)
+        d_left = (self.b @ d_leaving).view_as(self.x)
+        d_scaled = (d_left * self.leave).add_(((self.within * scores).mT @ d_heads).transpose(1, 2))
+        torch.sum(d_scaled * self.x, -1, out=d_scale)
+        torch.addcmul(d_scaled.mul_(self.scale), dy, self.skip, out=dx)
+
+        d_enter = (entered * (self.c @ entering).view_as(self.x)).sum(-1)
+        d_leave = (left * d_left).sum(-1)
+        d_through = (entering * d_leaving).sum(1).view(-1, *state_NHP.shape[1:]).sum(-1) * self.enter[:, last, :, 0]
+        d_log_decay.copy_(_d_log_decay(d_within.mul_(scores), d_enter, d_leave, d_through, last))
+        return d_states[0 if last else -1].clone(), (dy * self.x).sum((0, 1, 3))
+
+
+class _Decays(NamedTuple):
+    """Cumulative log decays, (B, H, Q), and decays of states, (B, Q, H), of all blocks of a row in one direction."""
+
+    reach: Tensor
+    enter: Tensor
+    leave: Tensor
+
+
+class _Row:
+    """Arguments of a scan, split into slabs."""
 
     def __init__(self, tensors: Sequence[Tensor], packing: Packing, block: int) -> None:
-        self.tensors, self.block = tensors, block
-        fill = -packing.total % block
-        log_decay_BQKH = F.pad(at_least_fp32(tensors[2]), (0, 0, 0, 0, 0, fill)).unflatten(0, (-1, block))
-        self.sequence_BQ = sequence = F.pad(packing.sequence, (0, fill), value=-1).view(-1, block)
+        self.tensors, self.packing, self.block = tensors, packing, block
+        self.factored = FactoredRow(tensors, packing, block) if packing.starts.is_cpu else None
+
+    @cached_property
+    def sequence(self) -> Tensor:
+        """Sequence of each position, (B, Q); -1 after the end of the row."""
+        return F.pad(self.packing.sequence, (0, -self.packing.total % self.block), value=-1).view(-1, self.block)
+
+    @cached_property
+    def decays(self) -> list[_Decays]:
+        """Decays of all blocks, in each direction."""
+        padding, sequence = (0, 0, 0, 0, 0, -self.packing.total % self.block), self.sequence
+        log_decay_BQKH = F.pad(at_least_fp32(self.tensors[2]), padding).unflatten(0, (-1, self.block))
         before = F.pad(sequence[:-1, -1], (1, 0), value=-1), F.pad(sequence[1:, 0], (0, 1), value=-1)
-        self.reach_BHQ, self.enter_BQH, self.leave_BQH = [], [], []
+        decays = []
         for k, last in enumerate(LAST[: log_decay_BQKH.shape[2]]):
-            reach = _sum_up_to(log_decay_BQKH[:, :, k], k)
+            reach = sum_up_to(log_decay_BQKH[:, :, k], k)
             enters, leaves = sequence == before[k][:, None], sequence == sequence[:, last, None]
-            self.reach_BHQ.append(reach.transpose(1, 2).contiguous())
-            self.enter_BQH.append(_decay(reach) * enters[..., None])
-            self.leave_BQH.append(_decay(reach[:, last, None] - reach) * leaves[..., None])
+            enter, leave = _decay(reach) * enters[..., None], _decay(reach[:, last, None] - reach) * leaves[..., None]
+            decays.append(_Decays(reach.transpose(1, 2).contiguous(), enter, leave))
+        return decays
 
     def slabs(self, k: int) -> list[slice]:
         """Positions of each slab, in the order of direction ``k``; an incomplete last block is a slab of its own."""
@@ -208,17 +276,20 @@ class _BlockedArguments:
         rows = slabs(self.tensors[0].device, whole, H * P, self.block) + ([slice(whole, T)] if whole < T else [])
         return rows if k == 0 else rows[::-1]
 
-    def blocks(self, x: Tensor) -> Tensor:
-        """Split the positions of a slab into blocks."""
-        return x.unflatten(0, (-1, min(self.block, len(x))))
-
-    def slab(self, rows: slice, k: int) -> _Slab:
+    def slab(self, rows: slice, k: int) -> _Slab | FactoredSlab:
         """Collect the tensors of a slab in direction ``k``."""
-        x, scale, b, c = (at_least_fp32(self.blocks(self.tensors[i][rows, k])) for i in (0, 1, 3, 4))
+        factored = None if self.factored is None else self.factored.slab(rows, k)
+        return self._slab(rows, k) if factored is None else factored
+
+    def _slab(self, rows: slice, k: int) -> _Slab:
+        size = min(self.block, rows.stop - rows.start)
+        tensors = (self.tensors[i][rows, k].unflatten(0, (-1, size)) for i in (0, 1, 3, 4))
+        x, scale, b, c = map(at_least_fp32, tensors)
         scale = scale[..., None]
         blocks, inside = slice(rows.start // self.block, -(-rows.stop // self.block)), slice(0, x.shape[1])
-        reach = self.reach_BHQ[k][blocks, :, inside]
-        sequence = self.sequence_BQ[blocks, inside]
+        decays = self.decays[k]
+        reach = decays.reach[blocks, :, inside]
+        sequence = self.sequence[blocks, inside]
         single_sequence = sequence.is_cpu and bool(sequence[0, 0] == sequence[-1, -1])
         return _Slab(
             x=x,
@@ -229,15 +300,10 @@ class _BlockedArguments:
             skip=at_least_fp32(self.tensors[5][k])[:, None],
             within=_decay(reach[..., :, None] - reach[..., None, :]),
             cross_sequence=None if single_sequence else sequence[:, :, None] != sequence[:, None, :],
-            enter=self.enter_BQH[k][blocks, inside, :, None],
-            leave=self.leave_BQH[k][blocks, inside, :, None],
+            enter=decays.enter[blocks, inside, :, None],
+            leave=decays.leave[blocks, inside, :, None],
             last=LAST[k],
         )
-
-
-def _sum_up_to(value_CQH: Tensor, k: int) -> Tensor:
-    """Cumulative sum over the positions of each block, in the order of direction ``k``."""
-    return value_CQH.flip(1).cumsum(1).flip(1) if k else value_CQH.cumsum(1)
 
 
 def _decay(log_decay: Tensor) -> Tensor:
@@ -246,101 +312,6 @@ def _decay(log_decay: Tensor) -> Tensor:
     Decays below exp(-60) would not change any sum, but their products would be denormal numbers, which are slow.
     """
     return log_decay.clamp(MIN_LOG_DECAY, 0).exp_()
-
-
-def _chain(left_CNQ: Tensor, right_CQHP: Tensor, through_CH1: Tensor, start_NHP: Tensor, up: bool) -> Tensor:
-    """Pass a state through C blocks; return the states before, between and after them, (C+1, N, H, P).
-
-    If ``up``: s_0 = start and s_{i+1} = through_i s_i + left_i right_i. Otherwise: s_C = start and
-    s_i = through_i s_{i+1} + left_i right_i.
-    """
-    states = start_NHP.new_empty(len(left_CNQ) + 1, *start_NHP.shape)
-    states[0 if up else -1] = start_NHP
-    after = states[1:] if up else states[:-1]
-    torch.bmm(left_CNQ, right_CQHP.flatten(2), out=after.flatten(2))
-    _accumulate(after, through_CH1[:, None], start_NHP, up)
-    return states
-
-
-def _accumulate(states_CNHP: Tensor, through_C1H1: Tensor, start_NHP: Tensor, up: bool) -> None:
-    """Add to each block's state, in place, the decayed state of the block before it (after it if not ``up``).
-
-    On a CPU, the blocks are visited one by one. On a GPU, they are divided into groups, and each kernel launch visits
-    one block of every group. Then, this function is applied to the last states of the groups. The number of launches
-    grows with the logarithm of C.
-    """
-    C = len(states_CNHP)
-    if C <= GROUP or _visits_blocks_in_turn(states_CNHP.device):
-        before, each, through = start_NHP, states_CNHP.unbind(0), through_C1H1.unbind(0)
-        for i in range(C) if up else reversed(range(C)):
-            before = each[i].addcmul_(before, through[i])
-        return
-    whole = C - C % GROUP
-    grouped, rest = (slice(whole), slice(whole, C)) if up else (slice(C - whole, C), slice(C - whole))
-    states, through = (value[grouped].unflatten(0, (-1, GROUP)) for value in (states_CNHP, through_C1H1))
-    order = range(GROUP) if up else range(GROUP - 1, -1, -1)
-    for before, i in pairwise(order):
-        states[:, i].addcmul_(states[:, before], through[:, i])
-    reach = through.cumprod(1) if up else through.flip(1).cumprod(1).flip(1)
-    last = states[:, order[-1]]
-    _accumulate(last, reach[:, order[-1]], start_NHP, up)
-    entering = torch.cat([start_NHP[None], last[:-1]] if up else [last[1:], start_NHP[None]])
-    not_last = slice(GROUP - 1) if up else slice(1, GROUP)
-    states[:, not_last].addcmul_(entering[:, None], reach[:, not_last])
-    _accumulate(states_CNHP[rest], through_C1H1[rest], last[-1 if up else 0], up)
-
-
-def _visits_blocks_in_turn(device: torch.device) -> bool:
-    return device.type == "cpu"
-
-
-def _states(slab: _Slab, state_NHP: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the states that enter each block, (C, N, HP), and the state that leaves the slab, (N, H, P)."""
-    up = slab.last != 0
-    states = _chain(slab.b.mT, slab.scaled * slab.leave, slab.enter[:, slab.last], state_NHP, up)
-    return (states[:-1] if up else states[1:]).flatten(2), states[slab.last].clone()
-
-
-def _write_outputs(slab: _Slab, state_NHP: Tensor, into: Tensor) -> Tensor:
-    """Write y of a slab, (C, Q, H, P), to ``into``; return the state that leaves the slab."""
-    entering, after_NHP = _states(slab, state_NHP)
-    mixed = slab.within.mul_(slab.mask_scores(slab.c @ slab.b.mT)[:, None])
-    y = (slab.c @ entering).view_as(slab.x).mul_(slab.enter)
-    y += (mixed @ slab.scaled.transpose(1, 2)).transpose(1, 2)
-    torch.addcmul(y, slab.x, slab.skip, out=into)
-    return after_NHP
-
-
-def _write_gradients(
-    slab: _Slab, state_NHP: Tensor, d_state_NHP: Tensor, dy: Tensor, into: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Write a slab's gradients of x, scale, log decay, b and c to ``into``.
-
-    Returns:
-        Gradients of the state that enters the slab, (N, H, P), and of the skip weights, (H,).
-    """
-    dx, d_scale, d_log_decay, db, dc = into
-    last, entering = slab.last, _states(slab, state_NHP)[0]
-    entered, left = dy * slab.enter, slab.scaled * slab.leave
-    d_states = _chain(slab.c.mT, entered, slab.enter[:, last], d_state_NHP, up=last == 0)
-    d_leaving = (d_states[:-1] if last == 0 else d_states[1:]).flatten(2)
-
-    heads, d_heads = (value.transpose(1, 2).contiguous() for value in (slab.scaled, dy))
-    scores = slab.mask_scores(slab.c @ slab.b.mT)[:, None]
-    d_within = (d_heads @ heads.mT).mul_(slab.within)
-    d_scores = slab.mask_scores(d_within.sum(1))
-    torch.baddbmm(d_scores @ slab.b, entered.flatten(2), entering.mT, out=dc)
-    torch.baddbmm(d_scores.mT @ slab.c, left.flatten(2), d_leaving.mT, out=db)
-    d_left = (slab.b @ d_leaving).view_as(slab.x)
-    d_scaled = (d_left * slab.leave).add_(((slab.within * scores).mT @ d_heads).transpose(1, 2))
-    torch.sum(d_scaled * slab.x, -1, out=d_scale)
-    torch.addcmul(d_scaled.mul_(slab.scale), dy, slab.skip, out=dx)
-
-    d_enter = (entered * (slab.c @ entering).view_as(slab.x)).sum(-1)
-    d_leave = (left * d_left).sum(-1)
-    d_through = (entering * d_leaving).sum(1).view(-1, *state_NHP.shape[1:]).sum(-1) * slab.enter[:, last, :, 0]
-    d_log_decay.copy_(_d_log_decay(d_within.mul_(scores), d_enter, d_leave, d_through, last))
-    return d_states[0 if last else -1].clone(), (dy * slab.x).sum((0, 1, 3))
 
 
 def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, through_CH: Tensor, last: int) -> Tensor:
@@ -354,4 +325,4 @@ def _d_log_decay(within_CHQQ: Tensor, enter_CQH: Tensor, leave_CQH: Tensor, thro
     leave_CQH[:, last] = 0
     reach = (within_CHQQ.sum(-1) - within_CHQQ.sum(-2)).transpose(1, 2) + enter_CQH - leave_CQH
     reach[:, last] += leave_CQH.sum(1) + through_CH
-    return _sum_up_to(reach, k=-last)
+    return sum_up_to(reach, k=-last)

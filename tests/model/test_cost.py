@@ -30,6 +30,12 @@ TWO_ROUTERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def general_scan(monkeypatch):
+    """Compute all blocks of scans as for arbitrary decays; the cost does not depend on the decays."""
+    monkeypatch.setattr("ldarnet.ops.scan_factored.MAX_LOG_DECAY", -1.0)
+
+
 def configuration(preset, *, full_attention=False, **changes):
     """A preset, optionally with unlimited attention windows."""
     config = LDARNetConfig.preset(preset, **changes)

@@ -21,6 +21,13 @@ def slab_size(request, monkeypatch):
         monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
 
 
+@pytest.fixture(params=["moderate", "any"])
+def decays(request, monkeypatch):
+    """Compute blocks with moderate decays in their own way, as on a CPU, or all blocks in the same way, as on a GPU."""
+    if request.param == "any":
+        monkeypatch.setattr("ldarnet.ops.scan_factored.MAX_LOG_DECAY", -1.0)
+
+
 def packing_of(lengths):
     return Packing.of_lengths(torch.tensor(lengths), sum(lengths))
 
@@ -65,7 +72,7 @@ def plain_ssd(x, dt, a, b, c, d, lengths):
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("function", cpu_backends("ssd"))
-@pytest.mark.usefixtures("slab_size")
+@pytest.mark.usefixtures("slab_size", "decays")
 def test_ssd(function, lengths):
     T = sum(lengths)
     x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
@@ -75,6 +82,7 @@ def test_ssd(function, lengths):
     assert_same_with_gradients(ours, plain_ssd(x, step, -a.exp(), b, c, d, lengths), [x, dt, bias, a, b, c, d])
 
 
+@pytest.mark.usefixtures("decays")
 def test_scan_gradients_agree_with_finite_differences():
     x, log_decay, b, c = random(7, 2, 1, 2), random(7, 2, 1), random(7, 2, 2), random(7, 2, 2, seed=1)
     packing = packing_of([2, 5])
@@ -83,6 +91,7 @@ def test_scan_gradients_agree_with_finite_differences():
     )
 
 
+@pytest.mark.usefixtures("decays")
 def test_scan_does_not_depend_on_the_block_size():
     x, log_decay, b, c = random(50, 2, 1, 2), -random(50, 2, 1).abs(), random(50, 2, 2), random(50, 2, 2, seed=1)
     packing = packing_of([20, 30])

@@ -11,12 +11,14 @@ from ldarnet.ops.verify import LOW_PRECISION_ARGUMENTS, example
 LENGTHS = [90, 0, 1, 37, 200]
 
 
-@pytest.fixture(params=["ssd", "convolution", "gated_norm"])
+@pytest.fixture(params=["ssd", "ssd of any decays", "convolution", "gated_norm"])
 def operation(request, monkeypatch):
     """Name of an operation whose rows are processed in several slabs."""
+    if request.param == "ssd of any decays":
+        monkeypatch.setattr("ldarnet.ops.scan_factored.MAX_LOG_DECAY", -1.0)
     monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 64 * 64)
     monkeypatch.setattr("ldarnet.ops.slabs.MIN_ROWS", 1)
-    return request.param
+    return request.param.partition(" ")[0]
 
 
 def reference(operation):
@@ -113,7 +115,7 @@ class CountLaunches(TorchDispatchMode):
 
 
 def test_launches_of_the_scan_on_a_gpu_hardly_grow_with_the_length(monkeypatch):
-    monkeypatch.setattr("ldarnet.ops.ssd._visits_blocks_in_turn", lambda device: False)
+    monkeypatch.setattr("ldarnet.ops.scan_states._visits_blocks_in_turn", lambda device: False)
     monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 2**40)  # one slab, as on a GPU
     launches = []
     for length in (4096, 16384):
@@ -128,8 +130,8 @@ def test_launches_of_the_scan_on_a_gpu_hardly_grow_with_the_length(monkeypatch):
 def test_groups_of_blocks_on_a_gpu_do_not_change_results(lengths, monkeypatch):
     arguments = leaves("ssd", lengths, width=3, dtype=torch.float64, low=torch.float64)
     in_turn = results(reference("ssd"), arguments)
-    monkeypatch.setattr("ldarnet.ops.ssd._visits_blocks_in_turn", lambda device: False)
-    monkeypatch.setattr("ldarnet.ops.ssd.GROUP", 3)
+    monkeypatch.setattr("ldarnet.ops.scan_states._visits_blocks_in_turn", lambda device: False)
+    monkeypatch.setattr("ldarnet.ops.scan_states.GROUP", 3)
     monkeypatch.setattr("ldarnet.ops.slabs.SLAB_ELEMENTS", 2**40)
     for ours, exact in zip(results(reference("ssd"), arguments), in_turn, strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
