@@ -32,6 +32,7 @@ class ArmRecord(TypedDict):
 
     title: NotRequired[str | None]
     config: dict[str, Any]
+    bases_per_token: NotRequired[Annotated[float, Field(ge=1, le=1e6)] | None]
     parameters: NotRequired[Count | None]
     lr: NotRequired[Number]
     seeds: Annotated[dict[FileName, SeedRecord], Field(max_length=1000)]

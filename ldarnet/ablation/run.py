@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +137,10 @@ def _run(queue: AblationQueue, config: AblationConfig, root: Path, received: lis
 
 
 def write_report(folder: Path) -> None:
-    """Write the report of an ablation."""
-    if find_spec("ldarnet.ablation.report") is not None:
-        import_module("ldarnet.ablation.report").write_report(folder)
+    """Write the report of an ablation; imported late, because it needs scipy."""
+    from ldarnet.ablation import report
+
+    report.write_report(folder)
 
 
 def _print(console: Console, text: str) -> None:

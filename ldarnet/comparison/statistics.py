@@ -6,6 +6,7 @@ Each docstring states what its test can and cannot show.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -32,12 +33,69 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
     Returns:
         p, or None for fewer than MIN_FOLDS folds or if all differences are equal.
     """
-    k = len(differences)
-    if k < MIN_FOLDS or np.ptp(differences) < TOLERANCE:
+    if len(differences) < MIN_FOLDS:
         return None
-    variance = float(np.var(differences, ddof=1))
-    t = float(np.mean(differences)) / math.sqrt((1 / k + test_rows / train_rows) * variance)
-    return float(2 * stats.t.sf(abs(t), k - 1))
+    return mean_difference(differences, test_rows / train_rows).p
+
+
+POWER = 0.8
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """Mean of k paired differences; `half`, `p` and `detectable` are None for k = 1 and for equal differences.
+
+    Attributes:
+        mean: mean difference.
+        count: k.
+        half: half-width of the 95% confidence interval (Student's t).
+        p: two-sided p-value of the t-test; null hypothesis: no difference.
+        detectable: smallest true difference that the test finds at the 5% level with a power of 80%; see
+            `detectable_difference`.
+    """
+
+    mean: float
+    count: int
+    half: float | None = None
+    p: float | None = None
+    detectable: float | None = None
+
+
+def mean_difference(differences: Sequence[float], correction: float = 0.0) -> MeanDifference:
+    """Paired t-test and confidence interval of one or more differences.
+
+    Args:
+        differences: paired differences.
+        correction: added to 1/k in the variance of the mean; 0 for independent differences, such as those of runs with
+            different seeds; test rows / training rows for folds, see `corrected_t`. Repeated folds are treated the same
+            way, with the number of folds over all repetitions as k (Bouckaert and Frank 2004).
+    """
+    k, mean = len(differences), float(np.mean(differences))
+    if k < 2 or np.ptp(differences) < TOLERANCE:
+        return MeanDifference(mean, k)
+    error = math.sqrt((1 / k + correction) * float(np.var(differences, ddof=1)))
+    return MeanDifference(
+        mean=mean,
+        count=k,
+        half=float(stats.t.ppf(1 - LEVEL / 2, k - 1) * error),
+        p=float(2 * stats.t.sf(abs(mean / error), k - 1)),
+        detectable=detectable_difference(error, k - 1),
+    )
+
+
+def detectable_difference(error: float, freedom: int) -> float:
+    """Smallest true difference that a two-sided t-test at the 5% level finds with a power of 80%.
+
+    This is (t_0.975 + t_0.8) * error, where t_q is the q-quantile of Student's t (Bloom 1995, "Minimum detectable
+    effects", Evaluation Review 19). It is computed from the observed standard error, so it is an estimate itself, and a
+    rough one for few degrees of freedom. Any single test of several needs a larger difference after Holm's correction.
+
+    Args:
+        error: standard error of the mean difference.
+        freedom: degrees of freedom.
+    """
+    return float((stats.t.ppf(1 - LEVEL / 2, freedom) + stats.t.ppf(POWER, freedom)) * error)
 
 
 def signed_rank(differences: Sequence[float]) -> float | None:

@@ -36,6 +36,7 @@ class TrainLine(TypedDict):
     bases_per_chunk: Stages
     epoch: NotRequired[Number]
     seconds: NotRequired[Seconds]
+    length: NotRequired[Annotated[int, Field(ge=1, le=2**40)]]
     target_ratio: NotRequired[Number]
     boundary_histogram: NotRequired[list[Annotated[list[float], Field(min_length=1)]]]
     boundary_rate: NotRequired[Numbers]
@@ -64,6 +65,13 @@ class Region(TypedDict):
     bases_per_chunk: NotRequired[Stages]
 
 
+class MaskScores(TypedDict):
+    """Validation metrics with one mask; `marginal_loss` is that of k-mer distributions, marginalized to bases."""
+
+    mask_loss: Number
+    marginal_loss: NotRequired[Number]
+
+
 class ValidLine(TypedDict):
     """Validation line of metrics.jsonl."""
 
@@ -74,6 +82,10 @@ class ValidLine(TypedDict):
     mask_loss: NotRequired[Number]
     composition_loss: NotRequired[Number]
     accuracy: NotRequired[Number]
+    marginal_loss: NotRequired[Number]
+    bits_per_base: NotRequired[Number]
+    bases_per_token: NotRequired[Number]
+    masks: NotRequired[Annotated[dict[str, MaskScores], Field(max_length=1000)]]
     regions: NotRequired[Annotated[dict[str, Region], Field(max_length=1000)]]
 
 

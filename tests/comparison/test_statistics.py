@@ -10,7 +10,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from ldarnet.comparison.resampling import _confusion_cells, bootstrap, interval_of_difference
 from ldarnet.comparison.statistics import (
     corrected_t,
+    detectable_difference,
     holm,
+    mean_difference,
     signed_rank,
     welch,
     wins_and_ranks,
@@ -84,3 +86,35 @@ def test_interval_over_test_rows_matches_a_paired_difference() -> None:
     assert low == pytest.approx(difference.mean() - half, abs=0.01)
     assert high == pytest.approx(difference.mean() + half, abs=0.01)
     assert interval_of_difference(bootstrap(labels, ours, "mcc"), bootstrap(labels, ours, "mcc")) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("freedom", [4, 9, 29])
+def test_detectable_difference_is_found_with_a_power_of_80_percent(freedom: int) -> None:
+    """For few degrees of freedom the formula is slightly optimistic: the power is just below 0.8."""
+    detectable = detectable_difference(1.0, freedom)
+    limit = stats.t.ppf(0.975, freedom)
+    power = stats.nct.sf(limit, freedom, detectable) + stats.nct.cdf(-limit, freedom, detectable)
+    assert power == pytest.approx(0.8, abs=0.04)
+
+
+def test_mean_difference_equals_the_paired_t_test() -> None:
+    values = [0.1, 0.4, 0.25]
+    found, expected = mean_difference(values), stats.ttest_1samp(values, 0)
+    low, high = expected.confidence_interval()
+    assert found.half is not None
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.detectable == pytest.approx(detectable_difference(np.std(values, ddof=1) / 3**0.5, 2))
+
+
+@pytest.mark.parametrize("values", [[0.3], [0.2, 0.2, 0.2]])
+def test_mean_difference_without_spread_has_no_test(values: list[float]) -> None:
+    found = mean_difference(values)
+    assert (found.count, found.half, found.p, found.detectable) == (len(values), None, None, None)
+
+
+def test_correction_widens_the_interval() -> None:
+    values = [0.1, 0.4, 0.25, 0.2]
+    plain, corrected = mean_difference(values), mean_difference(values, 0.5)
+    assert plain.half is not None
+    assert corrected.half == pytest.approx(plain.half * ((1 / 4 + 0.5) / (1 / 4)) ** 0.5)
