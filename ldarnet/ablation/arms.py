@@ -1,8 +1,10 @@
 """Arms of an ablation: pretraining configurations that differ in the model, sized to equal training FLOPs per base."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +13,11 @@ from ldarnet.config import RunConfig, flatten, load_config
 from ldarnet.config.ablation import AblationConfig
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
+from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.tokenization import tokenization_or_bases
+
+if TYPE_CHECKING:
+    from ldarnet.data import Windows
 
 SAMPLE_WINDOWS = 64
 """Training windows on which the length of BPE tokens is measured."""
@@ -149,11 +155,9 @@ def _validation_masks(run: RunConfig) -> dict[int, str]:
 def _model_arm(config: AblationConfig, name: str, run: RunConfig) -> ModelArm:
     measured = config.sizing.bases_per_chunk.get(name)
     try:
-        return ModelArm(
-            run.model.build(run.ops),
-            bases_per_chunk=None if measured is None else tuple(measured),
-            bases_per_token=_bases_per_token(run),
-        )
+        shape = run.model.build(run.ops)
+        chunks = _bases_per_chunk(run, shape) if measured is None else tuple(measured)
+        return ModelArm(shape, bases_per_chunk=chunks, bases_per_token=_bases_per_token(run))
     except UserError as error:
         raise UserError(f"arms.{name}: {error}") from None
     except ValueError as error:
@@ -165,14 +169,28 @@ def _bases_per_token(run: RunConfig) -> float | None:
     tokenizer = tokenization_or_bases(None if run.model.tokenizer is None else run.model.tokenizer.settings())
     if tokenizer is None or tokenizer.token_count(run.data.length) is not None:
         return None
-    from ldarnet.data import ShardSet, Windows  # needs the extra [train]
-
-    shards = ShardSet.open(run.data.shards)
-    windows = Windows(
-        shards, "train", run.data.length, seed=run.run.seed, reverse_complement=run.data.reverse_complement
-    )
+    windows = _windows(run)
     ids, _ = windows.read(windows.locations(np.arange(min(len(windows), SAMPLE_WINDOWS))))
     return ids.size / sum(len(tokenizer.encode(row)) for row in ids)
+
+
+def _bases_per_chunk(run: RunConfig, shape: LDARNetConfig) -> tuple[float, ...] | None:
+    """Mean bases per chunk of training windows, for boundaries that come from data; None for other models."""
+    if shape.expected_ratio is not None:
+        return None
+    from ldarnet.pretraining.chunk_boundaries import boundary_source, measure_bases_per_chunk  # needs [train]
+    from ldarnet.pretraining.masks import training_masking
+
+    windows = _windows(run)
+    measured = measure_bases_per_chunk(boundary_source(run, shape, windows.shards), windows, training_masking(run))
+    return None if measured is None else (measured,)
+
+
+def _windows(run: RunConfig) -> Windows:
+    from ldarnet.data import ShardSet, Windows  # needs the extra [train]
+
+    shards, data = ShardSet.open(run.data.shards), run.data
+    return Windows(shards, "train", data.length, seed=run.run.seed, reverse_complement=data.reverse_complement)
 
 
 def _size(config: AblationConfig, name: str, arm: ModelArm, reference: ModelArm, length: int) -> SizedArm:

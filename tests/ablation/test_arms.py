@@ -16,6 +16,7 @@ from ldarnet.packaged import packaged_configs
 from ldarnet.pretraining.masks import training_masking, validation_maskings
 from ldarnet.program import call
 from ldarnet.tokenization import tokenization_or_bases
+from ldarnet.tokenization.bpe import BPE
 from tests.support.ranks import ROOT
 from tests.support.sample_ablation import load, write
 
@@ -63,6 +64,23 @@ def test_arms_are_sized_to_the_flops_of_the_reference(tmp_path: Path) -> None:
         write(tmp_path, arms=ARMS, set=SPANS, sizing={"enabled": False}), "sizing.bases_per_chunk.learned=[6.5]"
     )
     assert resolve_arms(measured)["learned"].sized.cost.bases_per_chunk == (6.5,)
+
+
+def test_chunks_whose_length_depends_on_the_data_are_measured(tmp_path: Path, shards: Path) -> None:
+    words, track = tmp_path / "words.json", tmp_path / "track.bed"
+    BPE(["A C", "G T"]).backend().save(str(words))
+    track.write_text("".join(f"first\t{at}\t{at + 5}\n" for at in range(0, 39_990, 10)))
+    arms = {
+        "learned": {},
+        "bpe": {"model.chunking.method": "bpe", "model.chunking_tokenizer": str(words)},
+        "file": {"model.chunking.method": "file", "data.boundaries": str(track)},
+    }
+    resolved = resolve_arms(load(write(tmp_path, arms=arms, set={"data.shards": str(shards)})))
+    chunks = {name: arm.sized.cost.bases_per_chunk for name, arm in resolved.items()}
+    assert chunks["learned"] == (4.0,)
+    # Each of 2 pairs occurs at 1/16 of the bases, so about 1/8 of the bases do not begin a word; masks change this.
+    assert 1.05 < chunks["bpe"][0] < 1.15
+    assert 4.5 < chunks["file"][0] < 5.1
 
 
 @pytest.mark.parametrize(
