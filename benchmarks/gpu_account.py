@@ -189,7 +189,7 @@ def report(cells: Sequence[TracedCell], note: str, made_with: str) -> str:
 
 
 def published_note(cells: Sequence[TracedCell]) -> list[str]:
-    """Explain what the published arrangement includes; empty if it was not traced."""
+    """Explain what the published implementation includes; empty if it was not traced."""
     if all(cell.workload.arrangement != PUBLISHED for cell in cells):
         return []
     return [
@@ -201,7 +201,7 @@ def published_note(cells: Sequence[TracedCell]) -> list[str]:
 
 
 def section(cell: TracedCell) -> str:
-    """Markdown section of one workload: totals by part, host waits, and callers of float32 matrix products."""
+    """Markdown section of one workload: totals by part, synchronizations, callers of float32 matrix products."""
     step, made = cell.step, rows(cell.step)
     lines = [
         (part, f"{row.launches:,}", f"{row.bytes / 1e9:.1f}", f"{row.flops / 1e12:.2f}", f"{1e3 * row.seconds:.1f}")
@@ -211,13 +211,15 @@ def section(cell: TracedCell) -> str:
         "total", f"{step.launches:,}", f"{step.bytes / 1e9:.1f}",
         f"{sum(row.flops for row in made.values()) / 1e12:.2f}", f"{1e3 * cell.seconds():.1f}",
     )  # fmt: skip
-    facts = [f"- Host waits: {listed(step.waits)}", f"- Copies from pageable memory: {listed(step.pageable_copies)}"]
+    facts = [
+        f"- Host synchronizations: {listed(step.waits)}",
+        f"- Copies from pageable memory: {listed(step.pageable_copies)}",
+    ]
     if logged := cell.trace.steps.get(LOGGED):
         more = {name: number - step.waits.get(name, 0) for name, number in logged.waits.items()}
         more = {name: number for name, number in more.items() if number > 0}
-        facts.append(
-            f"- A logged step has {logged.launches - step.launches} more launches and these waits: {listed(more)}"
-        )
+        launches = logged.launches - step.launches
+        facts.append(f"- A logged step has {launches} more launches and these synchronizations: {listed(more)}")
     exact = sorted({entry.place for entry in step.operations if entry.place and entry.dtype == "float32"})
     facts.append(f"- Matrix products in float32 are called by: {', '.join(f'`{name}`' for name in exact) or 'none'}")
     header = ("part", "launches", "GB", "TFLOP", "ms, at least")

@@ -121,7 +121,7 @@ def _method(found: Found, options: argparse.Namespace) -> str:
     return (
         f"Steps of forward, backward and AdamW in fp32 on {threads} thread{'s' * (threads != 1)}, on batches of "
         f"{options.bases:,} bases or one longer window ({source}; masked as in pretraining). Subnormal numbers are "
-        "flushed to zero. The steps of all implementations (arrangements) are interleaved; each implementation runs in "
+        "flushed to zero. The steps of all implementations are interleaved; each implementation runs in "
         f"its own process, with one warm-up step, then up to {options.steps} steps or {options.seconds:.0f} s. "
         "`speedup of ours` compares steps of the same round (median over rounds, with quartiles). Weights are "
         "untrained; the router is calibrated to about four bases per chunk.\n\n"
@@ -168,7 +168,7 @@ def _speed(found: Found, model: str) -> str:
             *(f"{result[key]:.0e}" if key in result else "" for key in ("loss_difference", "gradient_difference")),
         ])  # fmt: skip
     header = [
-        "bases per window", "windows", "arrangement", "bases/s (median)", "(best)", "speedup of ours",
+        "bases per window", "windows", "implementation", "bases/s (median)", "(best)", "speedup of ours",
         "MFLOP per base", "relative to ours", "peak MiB", "kB per base", "loss difference", "gradient difference",
     ]  # fmt: skip
     return table(header, rows) + _chunks(measured)

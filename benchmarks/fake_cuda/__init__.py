@@ -1,1 +1,1 @@
-"""Run training steps on CUDA tensors without data, and count kernels, bytes, FLOPs and host waits. Needs no GPU."""
+"""Count kernels, bytes, FLOPs and host synchronizations of steps on CUDA tensors without data. Needs no GPU."""

@@ -39,7 +39,7 @@ FP32_LINEAR = "ldarnet/model/linear.py"
 
 
 class Recorder(TorchDispatchMode):
-    """Records the device operations, host waits and host-device copies of each step.
+    """Records the device operations, host synchronizations and host-device copies of each step.
 
     Args:
         bases_per_chunk: assumed number of positions per boundary. A boundary mask has no values here, so this sets the

@@ -25,6 +25,8 @@ from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path
 from ldarnet.program import INTERRUPTED
 
+OUT, DRY_RUN_OUT = "runs/gpu-check", "runs/gpu-check-dry-run"
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -38,14 +40,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=12.0,
         help="time limit of this call (default: %(default)s)",
     )
-    add("--out", type=Path, default=Path("runs/gpu-check"), help="folder of the results (default: %(default)s)")
+    add("--out", type=Path, help=f"folder of the results (default: {OUT}; with --dry-run: {DRY_RUN_OUT})")
     add("--checks", nargs="+", default=[], metavar="TEXT", help="run only checks whose name contains one of the texts")
     add("--list", action="store_true", help="print the checks and exit")
     add("--account", type=Path, help="JSON file of benchmarks.gpu_account (default: the newest in benchmarks/results)")
     add("--note", default="", help="text at the top of the page")
     add("--page", type=Path, metavar="FILE", help="only write the page of this gpu-check.json again, next to it")
     add("--dry-run", action="store_true", help="test this program on a CPU, with tiny sizes")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.out = options.out or Path(DRY_RUN_OUT if options.dry_run else OUT)
+    return options
 
 
 def selected(checks: Sequence[Check], texts: Sequence[str]) -> list[Check]:

@@ -33,7 +33,7 @@ def render(record: Record, paper: Paper | None, note: str = "") -> str:
     entries = record.entries
     sections = {
         "Results": "\n".join(f"- {line}" for line in headline(record, paper)),
-        "Failed and not run": incomplete(entries),
+        "Failed, not run and not reached": incomplete(record),
         "Made with": "\n".join(record.made_with),
         "Speed, compared with the estimate": speed_page.comparison(entries, paper),
         "Where the time goes": speed_page.profiles(entries, paper),
@@ -41,11 +41,11 @@ def render(record: Record, paper: Paper | None, note: str = "") -> str:
         "Rates of the device": rates(entries, paper),
         "Selected backends": backends(entries),
         "Backends compared with the reference": verifications(entries),
-        "Host waits of a step without DeepSpeed": waits(entries),
+        "Host synchronizations of a step without DeepSpeed": waits(entries),
         "DeepSpeed engine": engines(entries),
         "Skipped step, save and resume": training(entries),
         "Loss": learning(entries),
-        "Equivalence of the published arrangement": equivalence(entries),
+        "Equivalence with the published implementation": equivalence(entries),
     }
     text = "\n".join(f"## {title}\n\n{section}\n" for title, section in sections.items() if section)
     device = record.identity.get("device", "unknown")
@@ -61,7 +61,11 @@ def headline(record: Record, paper: Paper | None) -> Iterator[str]:
     failed = sum(FAILURE in entry.result for entry in entries)
     left = sum(NOT_RUN in entry.result for entry in entries)
     done = len(entries) - failed - left
-    yield f"{done} checks complete, {f'**{failed} failed**' if failed else 'none failed'}, {left} not run"
+    missing = len(record.not_reached)
+    counts = (
+        f"{done} of {len(entries) + missing} checks complete, {f'**{failed} failed**' if failed else 'none failed'}"
+    )
+    yield f"{counts}, {left} not run, {missing} not reached"
     yield from speed_page.headline(entries, paper)
     tested = [found for _, found in _verified(entries) if "passed" in found]
     if tested:
@@ -81,8 +85,8 @@ def of_group(entries: Sequence[Entry], group: str) -> list[Entry]:
     return [entry for entry in entries if entry.check.group == group]
 
 
-def incomplete(entries: Sequence[Entry]) -> str:
-    """Failed checks and checks that were not run, with the reasons."""
+def incomplete(record: Record) -> str:
+    """Failed checks and checks that were not run, with the reasons; and checks that were not reached."""
     rows = [
         (
             entry.check.name,
@@ -90,9 +94,10 @@ def incomplete(entries: Sequence[Entry]) -> str:
             escape(str(entry.result.get(FAILURE) or entry.result[NOT_RUN])),
             f"{entry.seconds:.0f}",
         )
-        for entry in entries
+        for entry in record.entries
         if not entry.done
     ]
+    rows += [(name, "not reached", "", "") for name in record.not_reached]
     return table(("check", "outcome", "reason", "seconds"), rows, align_right=False) if rows else "None."
 
 
@@ -159,7 +164,7 @@ def verifications(entries: Sequence[Entry]) -> str:
 
 
 def waits(entries: Sequence[Entry]) -> str:
-    """Source lines at which the host waits for the GPU."""
+    """Source lines at which the host synchronizes with the GPU."""
     found = [entry.result for entry in of_group(entries, plan.WAITS) if entry.done]
     if not found:
         return NOTHING
@@ -202,7 +207,7 @@ def engines(entries: Sequence[Entry]) -> str:
         return NOTHING
     header = (
         "ZeRO stage 1, one rank", "ms per step", "bases/s", "time / as in training", "last loss",
-        "largest loss difference", "skipped steps", "peak GiB", "reserved GiB", "host waits of a step",
+        "largest loss difference", "skipped steps", "peak GiB", "reserved GiB", "host synchronizations of a step",
     )  # fmt: skip
     return (
         "Steps on different real windows, with guard and clipping; the median of blocks of steps, each timed with one "
@@ -220,7 +225,7 @@ def _gib(number: float | None) -> str:
 
 
 def training(entries: Sequence[Entry]) -> str:
-    """Planted NaN, save and resume."""
+    """Step with a NaN loss, save and resume."""
     lines = []
     for entry in of_group(entries, plan.TRAINING):
         lines.append(f"- {entry.check.name}: {_verdict(entry)}")
@@ -244,11 +249,11 @@ def _verdict(entry: Entry) -> str:
     if "planted_step" in result:
         if result["passed"]:
             return f"step {result['planted_step']} is skipped, weights and moments are unchanged, training continues"
-        facts = (
-            f"{name.replace('_', ' ')}: {result[name]}"
-            for name in ("planted_step", "skipped_steps", "unchanged", "continues")
-        )
-        return f"**failed** ({'; '.join(facts)})"
+        names = {
+            "planted_step": "step with the NaN", "skipped_steps": "skipped steps",
+            "unchanged": "weights and moments unchanged", "continues": "training continues",
+        }  # fmt: skip
+        return f"**failed** ({'; '.join(f'{text}: {result[name]}' for name, text in names.items())})"
     restored = "state restored bit for bit" if result["restored"] else "**state not restored bit for bit**"
     if result["identical"]:
         return f"{restored}; {result['steps']} steps later identical to the uninterrupted run, bit for bit"
@@ -280,7 +285,7 @@ def learning(entries: Sequence[Entry]) -> str:
 
 
 def equivalence(entries: Sequence[Entry]) -> str:
-    """Differences between the published arrangement and ours."""
+    """Differences between the published implementation and ours."""
     lines = [
         f"- {entry.check.settings['dtype']}: loss differs by {entry.result['loss_difference']:.1e}, gradients by "
         f"{entry.result['gradient_difference']:.1e} (norm of the difference, relative to the norm)."

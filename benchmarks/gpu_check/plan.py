@@ -121,13 +121,13 @@ def environment(sizes: CheckSizes) -> dict[str, str]:
 
 
 def first_checks(sizes: CheckSizes) -> Iterator[Check]:
-    """Rates, kernels, speed, waits and profile of the model."""
+    """Rates, kernels, speed, host synchronizations and profile of the model."""
     yield check("rates of the device", RATES, "machine:rates", {"device": sizes.device, **sizes.rates})
     yield backends("backends, first start", sizes)
     yield from verifications(sizes, BF16)
     for windows in sizes.windows:
         yield cell(f"training, {windows} windows", SPEED, sizes, limit=COMPILATION_LIMIT, windows=windows)
-    yield cell("host waits", WAITS, sizes, kind="synchronization", windows=sizes.windows[0])
+    yield cell("host synchronizations", WAITS, sizes, kind="synchronization", windows=sizes.windows[0])
     for windows in sizes.windows:
         yield cell(f"profile, {windows} windows", PROFILE, sizes, kind="kernels", windows=windows)
 
@@ -152,19 +152,19 @@ def training_checks(sizes: CheckSizes) -> Iterator[Check]:
     """Backends again, in a new process that finds the results of the first start; skipped steps, save and resume."""
     settings = {**one_rank(sizes), "steps": sizes.resume_steps}
     yield replace(backends("backends, second start", sizes), environment=environment(sizes))
-    yield check("planted NaN", TRAINING, "training:planted_nan", settings)
+    yield check("step with a NaN loss", TRAINING, "training:planted_nan", settings)
     yield check("save and resume", TRAINING, "training:resume", settings, limit=120)
 
 
 def comparisons(sizes: CheckSizes) -> Iterator[Check]:
-    """The published arrangement, and other lengths."""
+    """The published implementation, and other lengths."""
     for windows in reversed(sizes.windows):
         yield cell(f"published, {windows} windows", SPEED, sizes, windows=windows, arrangement=PUBLISHED)
     for length, windows in batches(sizes):
         yield cell(f"training, {length:,} bases", SPEED, sizes, length=length, windows=windows)
     for length, windows in batches(sizes):
         yield cell(f"published, {length:,} bases", SPEED, sizes, length=length, windows=windows, arrangement=PUBLISHED)
-    yield cell("equivalence of the published arrangement", OTHER, sizes, kind="agreement", arrangement=PUBLISHED)
+    yield cell("equivalence with the published implementation", OTHER, sizes, kind="agreement", arrangement=PUBLISHED)
 
 
 def learning_checks(sizes: CheckSizes) -> Iterator[Check]:

@@ -70,11 +70,19 @@ class Record:
         identity: code, versions and device; results are kept only if they are the same.
         made_with: lines of text about commit, hardware, versions and command.
         entries: checks and results, in the order of the plan.
+        planned: names of the checks that the last call was to run, in order.
     """
 
     identity: dict[str, Any]
     made_with: list[str]
     entries: list[Entry] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
+
+    @property
+    def not_reached(self) -> list[str]:
+        """Names of the planned checks that have no entry, because the program was interrupted or still runs."""
+        reached = {entry.check.name for entry in self.entries}
+        return [name for name in self.planned if name not in reached]
 
     def write(self, path: Path) -> None:
         """Write the record atomically."""
@@ -93,7 +101,8 @@ class Record:
                 Entry(Check(**entry["check"]), dict(entry["result"]), float(entry["seconds"]))
                 for entry in content["entries"]
             ]
-            return cls(dict(content["identity"]), list(content["made_with"]), entries)
+            planned = [str(name) for name in content.get("planned", ())]
+            return cls(dict(content["identity"]), list(content["made_with"]), entries, planned)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: not a results file of benchmarks.gpu_check ({type(error).__name__}: {error}); delete it to "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gpu_check.child import run_check
@@ -60,6 +61,7 @@ class Session:
 
     def run(self, checks: Sequence[Check], report: Callable[[str], None]) -> None:
         """Run all checks that have no result yet; `report` is called with a line about each check."""
+        self.record.planned = [check.name for check in checks]
         for check in checks:
             kept = self._kept.get(check.name)
             if kept is not None and kept.check == check and kept.done:
@@ -127,7 +129,7 @@ class Session:
         """Write the results; entries of earlier calls that are not reached yet are included."""
         names = {entry.check.name for entry in self.record.entries}
         rest = [entry for name, entry in self._kept.items() if name not in names]
-        record = Record(self.record.identity, self.record.made_with, [*self.record.entries, *rest])
+        record = replace(self.record, entries=[*self.record.entries, *rest])
         record.write(self.folder / RECORD)
         with atomic_path(self.page) as partial:
             partial.write_text(self._text(record), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checks of the model in plain PyTorch: speed, profile, host waits, and whether training reduces the loss."""
+"""Checks of the model in plain PyTorch: speed, profile, host synchronizations, decrease of the loss."""
 
 from __future__ import annotations
 

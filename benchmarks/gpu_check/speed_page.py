@@ -1,4 +1,4 @@
-"""Sections of the page about speed: MFU, bases per second, ratio to the published arrangement, profile, estimate."""
+"""Sections of the page about speed: MFU, bases per second, ratio to the published implementation, profile, estimate."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def measured(entries: Sequence[Entry]) -> list[Speed]:
 
 
 def published_of(speed: Speed, speeds: Sequence[Speed]) -> Speed | None:
-    """The published arrangement at the size of `speed`; None if it was not measured."""
+    """The published implementation at the size of `speed`; None if it was not measured."""
     if speed.arrangement != OURS or not speed.plain:
         return None
 
@@ -137,7 +137,7 @@ def headline(entries: Sequence[Entry], paper: Paper | None) -> Iterator[str]:
             bound = f"{estimate.bases / estimate.total:,.0f} and {_percent(speed.at(estimate.total))}"
             text += f" (estimate: at most {bound})"
         if published and published.seconds and speed.seconds:
-            text += f"; **{published.seconds / speed.seconds:.2f} times the published arrangement**"
+            text += f"; **{published.seconds / speed.seconds:.2f} times the published implementation**"
             if (other := published.paper(paper)) and estimate:
                 text += f" (estimate: {other.total / estimate.total:.2f})"
         yield text + _partial(speed)

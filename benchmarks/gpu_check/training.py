@@ -166,7 +166,7 @@ def engine(
     chunk_capacity: float | None = None,
     **settings: Any,
 ) -> Result:
-    """Time steps of the DeepSpeed engine, and count the host waits of a step.
+    """Time steps of the DeepSpeed engine, and count the host synchronizations of a step.
 
     Args:
         steps: timed steps, after `WARM_UP_STEPS`.
@@ -243,7 +243,7 @@ def planted_nan(steps: int, **settings: Any) -> Result:
     """Make loss and gradients of one step NaN, and check that the guard skips exactly this step.
 
     Args:
-        steps: steps before the planted NaN.
+        steps: steps before the step with the NaN.
         settings: `model`, `length`, `windows` and `zero_stage`.
     """
     trainer = Trainer(steps=steps + 2, **settings)

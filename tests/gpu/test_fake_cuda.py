@@ -1,4 +1,4 @@
-"""A training step on fake CUDA: devices, host waits, dtypes, launches and bytes, without a GPU.
+"""A training step on fake CUDA: devices, host synchronizations, dtypes, launches and bytes, without a GPU.
 
 If a change improves a number, lower its budget; if it must raise one, say why in the commit.
 """
