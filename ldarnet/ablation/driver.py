@@ -96,9 +96,7 @@ class AblationQueue:
         if self.plan.arms[run.arm].ended:
             try:
                 self._on_arm_end()
-            except (
-                Exception
-            ) as error:  # a failing report must not end the training runs; it is written again at the end
+            except Exception as error:  # must not end the training runs; written again at the end
                 self._display.warn(f"report: {' '.join(str(error).split()) or type(error).__name__}")
 
     def _write(self) -> None:

@@ -42,8 +42,7 @@ def test_arms_see_the_same_windows_and_masked_bases(tmp_path: Path, shards: Path
         tokenizer = tokenization_or_bases(arm.sized.config.tokenizer)
         masks = {"train": training_masking(config, tokenizer), **validation_maskings(config, tokenizer)}
         for key, masking in masks.items():
-            _, labels = masking(ids, np.arange(16))
-            covered = labels != IGNORE_INDEX
+            covered = masking.windows(ids, "fingerprint", np.arange(16)).labels != IGNORE_INDEX
             seen[name, key] = np.repeat(covered, 6, axis=1) if tokenizer is not None else covered
         assert arm.sized.config.to_dict() == config.model.build({}).to_dict()
     assert [key for name, key in seen if name == "6-mers"] == ["train", "span6"]
