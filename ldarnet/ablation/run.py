@@ -14,6 +14,7 @@ from ldarnet.ablation.driver import AblationQueue
 from ldarnet.ablation.folders import AblationFolders
 from ldarnet.ablation.jobs import PROGRAMS, AblationJobs
 from ldarnet.ablation.plan import AblationPlan
+from ldarnet.ablation.report import write_report
 from ldarnet.ablation.sizing import size_table
 from ldarnet.config.ablation import AblationConfig
 from ldarnet.console import make_console
@@ -134,13 +135,6 @@ def _run(queue: AblationQueue, config: AblationConfig, root: Path, received: lis
     )
     if queue.error is not None:
         raise queue.error
-
-
-def write_report(folder: Path) -> None:
-    """Write the report of an ablation; imported late, because it needs scipy."""
-    from ldarnet.ablation import report
-
-    report.write_report(folder)
 
 
 def _print(console: Console, text: str) -> None:
