@@ -247,20 +247,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(name, flush=True)
     cells = {name: one for name, (one, _) in results.items()}
     small = cells[options.models[0]]
-    method = METHOD.format(source=results[small.model][1]["source"], size=PEAK_SIZE, model=small.model)
+    method = [METHOD.format(source=results[small.model][1]["source"], size=PEAK_SIZE)]
     sections = {
         "Made with": f"{provenance(command)}\n- Load average before the start: {load:.1f}",
-        "Method": method,
+        "Method": "",
         "Share of the peak": shares_table(results),
         "Time by part, fp32": parts_table(results),
     }
     if options.seeds:
+        method.append(LOSS_METHOD.format(model=small.model))
         sections["Loss in bf16"] = losses_table(replace(small, steps=options.loss_steps), options.seeds)
     if options.busy:
+        method.append(THREADS_METHOD.format(model=small.model))
         sections["Time on two threads relative to one"] = threads_table(small, options.busy)
     if options.baseline:
-        sections["Method"] += f"\n\n{BASELINE_METHOD.format(commit=commit(options.baseline))}"
-        sections |= {"Speed relative to the baseline": baseline_table(cells, options.baseline, ROOT)}
+        method.append(BASELINE_METHOD.format(commit=commit(options.baseline)))
+        sections["Speed relative to the baseline"] = baseline_table(cells, options.baseline, ROOT)
+    sections["Method"] = "\n\n".join(method)
     if options.note:
         sections = {"Note": options.note} | sections
     write_text(file, "# Training step on a CPU\n\n" + "\n".join(f"## {k}\n\n{v}\n" for k, v in sections.items()))
@@ -272,11 +275,15 @@ Steps of forward, backward and AdamW on one thread ({source}; masked as in pretr
 Other programs may have run at the same time. The peak is that of a product of two square matrices of {size} rows. In
 each round, one product and one step are timed (CPU time) in fp32 and under bf16 autocast; ratios are medians over
 the rounds. FLOPs are those of the executed matrix products, counted by PyTorch. Time by part is that of one profiled
-step; time within a custom autograd function belongs to the function.
+step; time within a custom autograd function belongs to the function."""
 
+LOSS_METHOD = """\
 `Loss in bf16`: the same training of {model} from the same weights, on the same windows, in both precisions (small
-scale). `Time on two threads relative to one`: steps of {model} in one process per `OMP_WAIT_POLICY`, alternately on
-one and two threads; `ACTIVE` is what OpenMP does by default for some milliseconds, `PASSIVE` is what programs set."""
+scale)."""
+
+THREADS_METHOD = """\
+`Time on two threads relative to one`: steps of {model} in one process per `OMP_WAIT_POLICY`, alternately on one and
+two threads; `ACTIVE` is what OpenMP does by default for some milliseconds, `PASSIVE` is what programs set."""
 
 BASELINE_METHOD = """\
 `Speed relative to the baseline`: fp32 steps of the baseline (commit {commit}) and of this commit, alternately, each in
