@@ -91,7 +91,7 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
     expected = json.loads(model.config.to_json_string(use_diff=False))
     keys = [key for key in expected if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != expected[key]]
     if keys:
-        listed = printable("; ".join(f"{key}: {str(saved[key])[:200]} -> {expected[key]}" for key in keys))
+        listed = printable("; ".join(f"{key}: {str(saved[key])[:200]} -> {str(expected[key])[:200]}" for key in keys))
         raise UserError(
             f"{checkpoint}: model architecture differs from the configuration ({listed}); choose another run.dir"
         )
