@@ -339,7 +339,9 @@ def test_every_command_has_help(command: str, ldarnet: Run) -> None:
 
 def test_a_missing_choice_is_a_one_line_error(ldarnet: Run) -> None:
     error = ldarnet("settings").err.splitlines()[-1]
-    assert error.startswith("error: Missing argument 'COMMAND'. Choose from: pretrain, finetune, sweep; see ldarnet")
+    assert error.startswith(
+        "error: Missing argument 'COMMAND'. Choose from: pretrain, finetune, sweep, ablate; see ldarnet"
+    )
 
 
 def test_usage_shows_required_and_optional_arguments(ldarnet: Run) -> None:

@@ -110,7 +110,7 @@ class PlanSection(Section):
     flops_per_second: float | None = Field(
         None,
         gt=0,
-        le=1e20,
+        le=5e15,
         description="Training speed of one pretraining run in model FLOP/s; null to measure it on this machine.",
     )
 

@@ -145,7 +145,7 @@ def test_plan_is_printed_without_ray_and_without_running_anything(
 
 
 def test_speed_is_measured_without_a_setting(tmp_path: Path) -> None:
-    text = describe_plan(load(write(tmp_path), "downstream={}"))
+    text = describe_plan(load(write(tmp_path, downstream={})))
     assert "measured on this machine: learned, 4 windows of 60 bases" in text and "downstream: none" in text
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from ldarnet.config import FinetuneConfig, RunConfig, load_config
-from ldarnet.config.ablation import AblationConfig
+from ldarnet.config.ablation import AblationConfig, PlanSection
 from ldarnet.config.fields import field_of, item_section, known_keys, section_of
 from ldarnet.config.sections import Section
 from ldarnet.config.sweep import Range, SweepConfig
@@ -27,7 +27,11 @@ MINIMAL = {
     AblationConfig: {"ablation": {"dir": "a"}, "pretrain": "p.yaml", "arms": {"learned": {}}},
 }
 GRID = f"space={{{', '.join(f'k{n}: {[*range(10)]}' for n in range(10))}}}"
-BOUNDS = (*Range.model_fields.values(), SweepConfig.model_fields["space"])
+BOUNDS = (
+    *Range.model_fields.values(),
+    SweepConfig.model_fields["space"],
+    PlanSection.model_fields["flops_per_second"],
+)
 
 
 def numeric_fields(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

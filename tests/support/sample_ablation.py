@@ -40,7 +40,7 @@ def write(folder: Path, *, script: dict[str, Any] | None = None, **ablation: Any
         "resources": {"pretrain": {"gpus": 0}, "finetune": {"gpus": 0}},
         "tracking": {"mlflow": False},
     }
-    (folder / "ablation.yaml").write_text(yaml.safe_dump(whole | ablation))
+    (folder / "ablation.yaml").write_text(yaml.safe_dump(whole | ablation, sort_keys=False))
     return folder / "ablation.yaml"
 
 
