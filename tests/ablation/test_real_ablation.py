@@ -77,4 +77,4 @@ def test_ablation_with_two_ranks_per_pretraining_run(ablation: Path, monkeypatch
         assert found.info.run_name == f"{arm} seed 0 pretraining" and found.info.status == "FINISHED"
         assert "mlflow.parentRunId" in found.data.tags
     assert (out / "report").is_dir()
-    assert "6 runs finished, at most 0 to run" in run(ablation, *ranks)
+    assert "6 runs finished, 0 to run" in run(ablation, *ranks)
