@@ -1,6 +1,6 @@
-"""Mamba-2's short depthwise causal convolution, in both directions at once.
+"""Mamba-2's short depthwise causal convolution, in one or both directions at once.
 
-Shapes: T packed positions, C channels, K = 2 directions (0 left to right, 1 right to left), W taps, S sequence
+Shapes: T packed positions, C channels, K directions (0 left to right, 1 right to left), W taps, S sequence
 boundaries.
 """
 

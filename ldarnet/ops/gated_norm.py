@@ -1,6 +1,6 @@
-"""Mamba-2's gated RMSNorm, averaged over both directions.
+"""Mamba-2's gated RMSNorm, averaged over the directions.
 
-Shapes: T packed positions, K = 2 directions, E inner width. A row is processed in slabs of R positions.
+Shapes: T packed positions, K directions (1 or 2), E inner width. A row is processed in slabs of R positions.
 """
 
 from __future__ import annotations

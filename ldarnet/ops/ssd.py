@@ -1,6 +1,6 @@
-"""The state-space scan of Mamba-2 (SSD), in both directions at once.
+"""The state-space scan of Mamba-2 (SSD), in one or both directions at once.
 
-Shapes: T packed positions, K = 2 directions (0 left to right, 1 right to left), H heads, P head dimension, N state
+Shapes: T packed positions, K directions (0 left to right, 1 right to left), H heads, P head dimension, N state
 width. A row consists of B blocks of Q positions, and is processed in slabs of C blocks.
 """
 

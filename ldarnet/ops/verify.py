@@ -51,6 +51,7 @@ class Sizes(NamedTuple):
         attention_dim: head dimension of attention.
         rotary: rotated features per attention head.
         window: visible positions on each side; -1 for no limit.
+        directions: 2, or 1 if positions do not see those to their right.
     """
 
     width: int
@@ -67,6 +68,7 @@ class Sizes(NamedTuple):
     attention_dim: int
     rotary: int
     window: int
+    directions: int = 2
 
     @classmethod
     def uniform(cls, width: int) -> "Sizes":
@@ -80,12 +82,12 @@ class Sizes(NamedTuple):
 
 
 _SIZES_OF = {
-    "ssd": ("heads", "headdim", "d_state", "projection", "chunk_size"),
-    "convolution": ("channels", "taps", "projection"),
-    "dechunk": ("width",),
-    "attention": ("attention_heads", "attention_dim", "window"),
+    "ssd": ("heads", "headdim", "d_state", "projection", "chunk_size", "directions"),
+    "convolution": ("channels", "taps", "projection", "directions"),
+    "dechunk": ("width", "directions"),
+    "attention": ("attention_heads", "attention_dim", "window", "directions"),
     "add_norm": ("width",),
-    "gated_norm": ("inner", "projection"),
+    "gated_norm": ("inner", "projection", "directions"),
     "swiglu": ("hidden",),
     "rotary": ("attention_heads", "attention_dim", "rotary"),
     "router": ("width",),
@@ -131,7 +133,7 @@ def example(
     """
     sizes = sizes or Sizes.uniform(width)
     generator = torch.Generator().manual_seed(seed)
-    T = sum(lengths)
+    T, K = sum(lengths), sizes.directions
     packing = Packing.of_lengths(torch.tensor(lengths, device=device), T, max(lengths))
 
     def draw(*shape: int) -> Tensor:
@@ -141,26 +143,27 @@ def example(
     match operation:
         case "ssd":
             H, P, N = sizes.heads, sizes.headdim, sizes.d_state
-            xbc, d = torch.cat([draw(T, 2, columns) for columns in (H * P, N, N)], dim=-1), draw(2, H)
+            xbc, d = torch.cat([draw(T, K, columns) for columns in (H * P, N, N)], dim=-1), draw(K, H)
             x, b, c = xbc.split([H * P, N, N], dim=-1)
             x, dt = x.unflatten(-1, (H, P)), draw(T, sizes.projection)[:, -H:]
-            arguments = [x, dt, draw(2, H), draw(2, H), b, c, d, packing, sizes.chunk_size]
+            arguments = [x, dt, draw(K, H), draw(K, H), b, c, d, packing, sizes.chunk_size]
         case "convolution":
             x, C = draw(T, sizes.projection)[:, : sizes.channels], sizes.channels
-            arguments = [x, draw(2, C, sizes.taps), draw(2, C), packing]
+            arguments = [x, draw(K, C, sizes.taps), draw(K, C), packing]
         case "dechunk":
             D, chunk_of = sizes.width, torch.arange(T).repeat_interleave(torch.arange(T) % 3 + 1).to(device)
             bases = len(chunk_of)
             confidence, residual = draw(bases).sigmoid(), draw(bases, D)
-            arguments = [draw(T, D), draw(T).sigmoid(), confidence, residual, packing, chunk_of]
+            probability = draw(T).sigmoid() if K == 2 else draw(1, T).sigmoid()
+            arguments = [draw(T, D), probability, confidence, residual, packing, chunk_of]
         case "attention":
             q, k, v = draw(T, 3, sizes.attention_heads, sizes.attention_dim).unbind(1)
-            arguments = [q, k, v, packing, sizes.window]
+            arguments = [q, k, v, packing, sizes.window, *([True] if K == 1 else [])]
         case "add_norm":
             arguments = [draw(T, sizes.width), draw(T, sizes.width), draw(sizes.width), torch.float64]
         case "gated_norm":
             E = sizes.inner
-            arguments = [draw(T, 2, E), draw(T, sizes.projection)[:, :E], draw(2, E)]
+            arguments = [draw(T, K, E), draw(T, sizes.projection)[:, :E], draw(K, E)]
         case "swiglu":
             arguments = [draw(T, 2 * sizes.hidden)]
         case "rotary":

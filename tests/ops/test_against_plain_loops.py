@@ -71,12 +71,13 @@ def plain_ssd(x, dt, a, b, c, d, lengths):
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("function", cpu_backends("ssd"))
 @pytest.mark.usefixtures("slab_size", "decays")
-def test_ssd(function, lengths):
-    T = sum(lengths)
-    x, b, c, d = random(T, 2, 3, 4), random(T, 2, 5), random(T, 2, 5, seed=1), random(2, 3)
-    dt, bias, a = random(T, 3, seed=2), random(2, 3, seed=4), random(2, 3, seed=3)
+def test_ssd(function, directions, lengths):
+    T, K = sum(lengths), directions
+    x, b, c, d = random(T, K, 3, 4), random(T, K, 5), random(T, K, 5, seed=1), random(K, 3)
+    dt, bias, a = random(T, 3, seed=2), random(K, 3, seed=4), random(K, 3, seed=3)
     ours = function(x, dt, bias, a, b, c, d, packing_of(lengths), 64)
     step = F.softplus(dt[:, None] + bias)
     assert_same_with_gradients(ours, plain_ssd(x, step, -a.exp(), b, c, d, lengths), [x, dt, bias, a, b, c, d])
@@ -107,26 +108,28 @@ def plain_convolution(x, weight, bias, lengths):
     for span in spans(lengths):
         for t in span:
             for back in range(W):
-                for k, source in ((0, t - back), (1, t + back)):
+                for k, source in ((0, t - back), (1, t + back))[:K]:
                     if source in span:
                         out[k][t] = out[k][t] + weight[k, :, W - 1 - back] * x[source]
     return F.silu(torch.stack([torch.stack(row) for row in out], 1))
 
 
 @pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("function", cpu_backends("convolution"))
 @pytest.mark.usefixtures("slab_size")
-def test_convolution(function, lengths):
-    x, weight, bias = random(sum(lengths), 3), random(2, 3, 4), random(2, 3)
+def test_convolution(function, directions, lengths):
+    x, weight, bias = random(sum(lengths), 3), random(directions, 3, 4), random(directions, 3)
     ours = function(x, weight, bias, packing_of(lengths))
     assert_same_with_gradients(ours, plain_convolution(x, weight, bias, lengths), [x, weight, bias])
 
 
 @pytest.mark.parametrize("T", [1, 7])
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("function", cpu_backends("gated_norm"))
 @pytest.mark.usefixtures("slab_size")
-def test_gated_norm(function, T):
-    y, z, weight = random(T, 2, 8), random(T, 8), random(2, 8)
+def test_gated_norm(function, directions, T):
+    y, z, weight = random(T, directions, 8), random(T, 8), random(directions, 8)
     gated = y * (z * z.sigmoid())[:, None]
     plain = (gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight).mean(1)
     assert_same_with_gradients(function(y, z, weight), plain, [y, z, weight])
@@ -211,11 +214,11 @@ def test_dechunk_is_accurate_over_a_long_sequence(function):
     torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)
 
 
-def plain_attention(q, k, v, lengths, window):
+def plain_attention(q, k, v, lengths, window, causal):
     out = torch.zeros_like(q)
     for span in spans(lengths):
         for t in span:
-            visible = [s for s in span if window < 0 or abs(s - t) <= window]
+            visible = [s for s in span if (window < 0 or abs(s - t) <= window) and (s <= t or not causal)]
             score = torch.einsum("hp,shp->hs", q[t], k[visible]) / math.sqrt(q.shape[-1])
             row = torch.einsum("hs,shp->hp", score.softmax(-1), v[visible])
             out = out.index_copy(0, torch.tensor([t]), row[None])
@@ -224,12 +227,13 @@ def plain_attention(q, k, v, lengths, window):
 
 @pytest.mark.parametrize("lengths", [[1], [40], [5, 5, 1, 33], [3, 0, 20]])
 @pytest.mark.parametrize("window", [-1, 0, 3, 1000])
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("function", cpu_backends("attention"))
-def test_attention(function, lengths, window, monkeypatch):
+def test_attention(function, causal, lengths, window, monkeypatch):
     monkeypatch.setattr("ldarnet.ops.attention.BLOCK", 8, raising=False)
     q, k, v = (random(sum(lengths), 2, 4, seed=seed) for seed in range(3))
-    ours = function(q, k, v, packing_of(lengths), window)
-    assert_same_with_gradients(ours, plain_attention(q, k, v, lengths, window), [q, k, v])
+    ours = function(q, k, v, packing_of(lengths), window, causal)
+    assert_same_with_gradients(ours, plain_attention(q, k, v, lengths, window, causal), [q, k, v])
 
 
 @pytest.mark.parametrize("function", cpu_backends("add_norm"))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ldarnet.errors import UserError
 from ldarnet.ops import DEFAULT_SIZES, Packing, backends_of, external, operations
 from ldarnet.ops.external.mamba_ssm import mamba_scan
-from ldarnet.ops.verify import TOLERANCES, max_error
+from ldarnet.ops.verify import TOLERANCES, Sizes, max_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = [[17], [1000], [5, 64, 1, 200, 63], [30, 0, 70]]
@@ -31,13 +31,15 @@ NEEDS_MAMBA = (
 )
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda backend: f"{backend.operation}={backend.name}")
-def test_matches_the_reference_on_a_gpu(adapter, lengths, width):
+def test_matches_the_reference_on_a_gpu(adapter, lengths, width, directions):
     if reason := adapter.unsupported_reason(DEVICE, torch.bfloat16):
         pytest.skip(reason)
-    assert max_error(adapter, DEVICE, torch.bfloat16, lengths, width=width) <= TOLERANCES[torch.bfloat16]
+    sizes = Sizes.uniform(width)._replace(directions=directions)
+    assert max_error(adapter, DEVICE, torch.bfloat16, lengths, sizes=sizes) <= TOLERANCES[torch.bfloat16]
 
 
 @pytest.mark.parametrize("features", [12, 264])
@@ -68,11 +70,13 @@ def interpreted(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=str)
-def test_mamba_ssm_scan_under_the_interpreter(dtype, tolerance):
+def test_mamba_ssm_scan_under_the_interpreter(dtype, tolerance, directions):
     # Not bfloat16: the interpreter would multiply its raw bit patterns.
     adapter = backends_of("ssd")["mamba-ssm"]
-    assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], width=16) < tolerance
+    sizes = Sizes.uniform(16)._replace(directions=directions)
+    assert max_error(adapter, "cpu", dtype, [5, 20, 1, 0, 30], sizes=sizes) < tolerance
     assert "mamba_ssm" not in sys.modules
 
 
@@ -94,16 +98,43 @@ def plain_causal_conv(x, weight, bias, seq_idx, activation):
     return F.silu(out)
 
 
-def test_convolution_reverses_sequences_for_causal_conv1d(monkeypatch):
+@pytest.mark.parametrize("directions", [1, 2])
+def test_convolution_reverses_sequences_for_causal_conv1d(directions, monkeypatch):
     fake = ModuleType("causal_conv1d")
     fake.causal_conv1d_fn = plain_causal_conv
     monkeypatch.setitem(sys.modules, "causal_conv1d", fake)
     adapter = backends_of("convolution")["causal-conv1d"]
-    assert max_error(adapter, "cpu", torch.float64, [5, 20, 1, 0, 30], width=8) < 1e-9
+    sizes = Sizes.uniform(8)._replace(directions=directions)
+    assert max_error(adapter, "cpu", torch.float64, [5, 20, 1, 0, 30], sizes=sizes) < 1e-9
 
 
+def plain_scan(x, dt, a, b, c, chunk_size, *, D, dt_bias, dt_softplus, seq_idx):
+    """Plain scan of mamba-ssm. Shapes: x (1, T, H, P), dt (1, T, H), a (H,), b and c (1, T, groups, N)."""
+    assert dt_softplus and seq_idx.dtype == torch.int32
+    heads, (dt, x) = x.shape[2] // b.shape[2], (F.softplus(dt + dt_bias)[0], x[0])
+    b, c = (value[0].repeat_interleave(heads, 1) for value in (b, c))
+    rows, state = [], torch.zeros_like(b[0][:, :, None] * x[0][:, None])
+    for t, sequence in enumerate(seq_idx[0].tolist()):
+        if t and sequence != seq_idx[0, t - 1]:
+            state = torch.zeros_like(state)
+        step = dt[t][:, None, None]
+        state = (step * a[:, None, None]).exp() * state + step * b[t][:, :, None] * x[t][:, None]
+        rows.append((c[t][:, :, None] * state).sum(1) + D[:, None] * x[t])
+    return torch.stack(rows)[None]
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_scan_reverses_sequences_for_mamba_ssm(directions, monkeypatch):
+    monkeypatch.setattr("ldarnet.ops.external.mamba_ssm.mamba_scan", lambda: plain_scan)
+    sizes = Sizes.uniform(4)._replace(directions=directions)
+    assert max_error(backends_of("ssd")["mamba-ssm"], "cpu", torch.float64, [5, 12, 1, 0, 3], sizes=sizes) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("window", "causal", "visible"), [(3, False, (3, 3)), (3, True, (3, 0)), (-1, False, (-1, -1)), (-1, True, (-1, 0))]
+)
 @pytest.mark.parametrize(("module", "function", "name"), ATTENTION, ids=[name for *_, name in ATTENTION])
-def test_attention_passes_sequence_boundaries(module, function, name, monkeypatch):
+def test_attention_passes_sequence_boundaries_and_windows(module, function, name, window, causal, visible, monkeypatch):
     seen = {}
 
     def fake_function(q, k, v, starts_q, starts_k, longest_q, longest_k, *, window_size):
@@ -115,9 +146,9 @@ def test_attention_passes_sequence_boundaries(module, function, name, monkeypatc
     monkeypatch.setitem(sys.modules, module, fake)
     q, k, v = torch.randn(3, 12, 2, 8).unbind()
     packing = Packing(torch.tensor([0, 5, 5, 12]), total=12, max_length=10)
-    out = backends_of("attention")[name].function(q, k, v, packing, 3)
+    out = backends_of("attention")[name].function(q, k, v, packing, window, causal)
     assert torch.equal(out, q + k + v)
-    assert seen["longest"] == [10, 10] and seen["window"] == (3, 3)
+    assert seen["longest"] == [10, 10] and seen["window"] == visible
     assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
     assert packing.__dict__.keys() == {"starts", "total", "max_length", "padding"}, (
         "the adapter computed unneeded attributes"

@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from ldarnet.ops import Packing, backends_of, operations
-from ldarnet.ops.verify import example, max_error
+from ldarnet.ops.verify import Sizes, example, max_error
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LENGTHS = [[1], [7], [1, 1, 1], [130], [3, 0, 70], [5, 64, 1, 200, 63]]
 KERNELS = {name: backends_of(name)["triton"] for name in operations() if "triton" in backends_of(name)}
 needs_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+
+
+DIRECTED = [name for name in KERNELS if "directions" in Sizes.uniform(2).of(name)]
+"""Operations whose kernels run in one or two directions."""
 
 
 def packing_of(lengths):
@@ -48,18 +52,29 @@ def test_kernels_match_the_references_in_lower_precision(kernel, dtype, toleranc
     assert max_error(kernel, DEVICE, dtype, [3, 0, 40, 5], width=3) < tolerance
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+@pytest.mark.parametrize("operation", DIRECTED)
+def test_one_direction(operation, dtype, tolerance):
+    for lengths in ([7], [1, 1, 1], [5, 0, 64, 1, 63]):
+        sizes = Sizes.uniform(5)._replace(directions=1)
+        assert max_error(KERNELS[operation], DEVICE, dtype, lengths, sizes=sizes) < tolerance
+
+
 @pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 def test_width_beyond_one_tile(kernel):
     assert max_error(kernel, DEVICE, torch.float64, [5, 4], width=70) < 1e-9
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize(("lengths", "taps"), [([40, 11], 4), ([1] * 20, 3), ([2, 0, 9, 3, 22], 2)], ids=str)
-def test_convolution_gradients_across_runs_and_programs(lengths, taps, monkeypatch):
+def test_convolution_gradients_across_runs_and_programs(lengths, taps, directions, monkeypatch):
     module = import_module("ldarnet.ops.kernels.convolution")
     for name, value in {"RUNS": 2, "RUN_LENGTH": 8, "CHANNELS": 4}.items():
         monkeypatch.setattr(module, name, value)
-    x, weight, bias, packing = example("convolution", lengths, width=5, device=DEVICE)
-    assert_matches_the_reference("convolution", [x, weight[:, :, :taps].detach().requires_grad_(), bias, packing])
+    sizes = Sizes.uniform(5)._replace(directions=directions, taps=taps)
+    assert_matches_the_reference("convolution", example("convolution", lengths, sizes=sizes, device=DEVICE))
 
 
 @pytest.mark.parametrize("operation", ["add_norm", "gated_norm"])

@@ -5,7 +5,7 @@ import torch
 
 from ldarnet.errors import UserError
 from ldarnet.ops import Packing, ScanGradients, backends_of
-from ldarnet.ops.verify import example, max_error
+from ldarnet.ops.verify import Sizes, example, max_error
 
 pytest.importorskip("triton", reason="needs Triton: pip install triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,23 +26,29 @@ def assert_matches_the_reference(arguments):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("lengths", [[33], [3, 70, 0, 40], [16, 32, 64]], ids=str)
-def test_sequences_of_several_segments(lengths, monkeypatch):
+def test_sequences_of_several_segments(lengths, directions, monkeypatch):
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.SEGMENT", 32)  # two blocks
-    assert_matches_the_reference(example("ssd", lengths, width=3, device=DEVICE))
+    sizes = Sizes.uniform(3)._replace(directions=directions)
+    assert_matches_the_reference(example("ssd", lengths, sizes=sizes, device=DEVICE))
 
 
+@pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("segment", [32, 4096])
-def test_states_that_the_forward_pass_saves(segment, monkeypatch):
+def test_states_that_the_forward_pass_saves(segment, directions, monkeypatch):
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.SEGMENT", segment)
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.SAVES_STATES", (torch.float64,))
-    assert_matches_the_reference(example("ssd", [33, 0, 40], width=3, device=DEVICE))
+    sizes = Sizes.uniform(3)._replace(directions=directions)
+    assert_matches_the_reference(example("ssd", [33, 0, 40], sizes=sizes, device=DEVICE))
 
 
-def test_heads_and_states_split_over_programs(monkeypatch):
+@pytest.mark.parametrize("directions", [1, 2])
+def test_heads_and_states_split_over_programs(directions, monkeypatch):
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.COLUMNS", 16)
     monkeypatch.setattr("ldarnet.ops.kernels.ssd.STATE_BYTES", 1)  # tiles of 16 columns of N
-    assert max_error(KERNEL, DEVICE, torch.float64, [5, 20], width=21) < 1e-9
+    sizes = Sizes.uniform(21)._replace(directions=directions)
+    assert max_error(KERNEL, DEVICE, torch.float64, [5, 20], sizes=sizes) < 1e-9
 
 
 def test_number_of_heads_that_is_not_a_power_of_two(monkeypatch):

@@ -63,7 +63,7 @@ def ssd(
     chunk_size: int,
     gradients: ScanGradients = ALLOCATED,
 ) -> Tensor:
-    """Compute both directions in one call, as separate heads; each direction has its own group of B and C.
+    """Compute all directions in one call, as separate heads; each direction has its own group of B and C.
 
     The inputs of direction 1 are reversed within each sequence and its output is reversed back. Products of
     float32 inputs use TF32. ``chunk_size`` is raised to at least 16. The package allocates its gradients;
@@ -81,10 +81,11 @@ def ssd(
             f"ops.ssd=mamba-ssm: {T:,} positions of width {H * P} exceed the kernel's 32-bit offsets; reduce the "
             "micro-batch, for example by doubling training.accumulation"
         )
-    index_TK = torch.stack([torch.arange(T, device=x_TKHP.device), reversal_index(packing)], 1) * K
-    index = (index_TK + torch.arange(K, device=x_TKHP.device)).flatten()
+    index = _reversal_of_direction_1(packing) if K == 2 else None
 
     def reverse(value: Tensor) -> Tensor:
+        if index is None:
+            return value.contiguous()
         return permute_rows(value.flatten(0, 1), index).unflatten(0, (T, K))
 
     y = mamba_scan()(
@@ -100,3 +101,10 @@ def ssd(
         seq_idx=packing.sequence.int()[None],
     )
     return reverse(y.view(T, K, H, P))
+
+
+def _reversal_of_direction_1(packing: Packing) -> Tensor:
+    """Index of shape (2T,) that reverses direction 1 of a (T, 2, ...) tensor whose first dimensions are flattened."""
+    forward = torch.arange(packing.total, device=packing.starts.device)
+    index_TK = torch.stack([forward, reversal_index(packing)], 1) * 2
+    return (index_TK + torch.arange(2, device=forward.device)).flatten()

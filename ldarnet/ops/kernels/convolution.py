@@ -1,9 +1,10 @@
 # ruff: noqa: ANN001, ANN202, RUF005 (Triton supports no annotations but tl.constexpr, and no unpacking)
-"""Mamba-2's short convolution in both directions at once, without reversing the input.
+"""Mamba-2's short convolution in one or both directions at once, without reversing the input.
 
 Direction 0 reads the positions before the current one, direction 1 the positions after it. Sequences are zero-padded.
 
-Shapes: T packed positions, C channels, K = 2 directions, W taps, P programs, R = W + 1 terms (taps, then the bias).
+Shapes: T packed positions, C channels, K directions (1 or 2), W taps, P programs, R = W + 1 terms (taps, then
+the bias).
 """
 
 from typing import Any
@@ -49,10 +50,10 @@ class _TritonConvolution(torch.autograd.Function):
         sequence_T: Tensor,
         dx: GradientBuffer | None,
     ) -> Tensor:
-        T, C = x_TC.shape
+        (T, C), K = x_TC.shape, len(bias_KC)
         x_TC, bias_KC = separate_rows(x_TC, 1), bias_KC.contiguous()
         weight_KWC = weight_KCW.transpose(1, 2).contiguous()  # channels are read as vectors
-        out_TKC = x_TC.new_empty(T, 2, C)
+        out_TKC = x_TC.new_empty(T, K, C)
         channels = min(triton.next_power_of_2(C), CHANNELS)
         _forward[triton.cdiv(T, POSITIONS), triton.cdiv(C, channels)](
             x_TC,
@@ -63,6 +64,7 @@ class _TritonConvolution(torch.autograd.Function):
             out_TKC,
             T,
             x_TC.stride(0),
+            K,
             C,
             weight_KWC.shape[1],
             accumulator(x_TC.dtype),
@@ -78,12 +80,12 @@ class _TritonConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout_TKC: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         x_TC, weight_KWC, bias_KC, sequence_T = ctx.saved_tensors
-        (T, C), W = x_TC.shape, weight_KWC.shape[1]
+        (T, C), (K, W, _) = x_TC.shape, weight_KWC.shape
         channels = min(triton.next_power_of_2(C), CHANNELS)
         programs = triton.cdiv(T, RUNS * RUN_LENGTH)
         dx_TC = gradient_memory(x_TC, ctx.dx)
         acc_dtype = torch.promote_types(x_TC.dtype, torch.float32)
-        dterms_PKRC = x_TC.new_empty(programs, 2, W + 1, C, dtype=acc_dtype)
+        dterms_PKRC = x_TC.new_empty(programs, K, W + 1, C, dtype=acc_dtype)
         _backward[programs, triton.cdiv(C, channels)](
             x_TC,
             weight_KWC,
@@ -94,6 +96,7 @@ class _TritonConvolution(torch.autograd.Function):
             dterms_PKRC,
             T,
             x_TC.stride(0),
+            K,
             C,
             W,
             RUNS,
@@ -116,6 +119,7 @@ def _forward(
     out_ptr,
     T,
     X_STRIDE: tl.constexpr,
+    K: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -128,7 +132,7 @@ def _forward(
     sequence = tl.load(sequence_ptr + position, mask=position < T, other=0)
     start = tl.load(starts_ptr + sequence, mask=position < T, other=0)
     stop = tl.load(starts_ptr + sequence + 1, mask=position < T, other=0)
-    for k in tl.static_range(2):
+    for k in tl.static_range(K):
         out = tl.load(bias_ptr + k * C + channel, mask=real, other=0.0).to(DTYPE)[None, :]
         for back in tl.static_range(W):
             row = position + (2 * k - 1) * back
@@ -137,7 +141,7 @@ def _forward(
             tap = tl.load(weight_ptr + (k * W + W - 1 - back) * C + channel, mask=real, other=0.0).to(DTYPE)
             out = out + tap * x
         inside = (position < T)[:, None] & real
-        tl.store(out_ptr + position[:, None] * (2 * C) + k * C + channel, silu(out), mask=inside)
+        tl.store(out_ptr + position[:, None] * (K * C) + k * C + channel, silu(out), mask=inside)
 
 
 @triton.jit
@@ -183,27 +187,22 @@ def _inside(value, sequence, i: tl.constexpr, j: tl.constexpr, BORDERS: tl.const
 def _window_gradients(
     x,
     sequence,
-    weight_0,
-    weight_1,
-    dlinear_0,
-    dlinear_1,
-    own_0,
-    own_1,
-    dweight_0,
-    dweight_1,
+    weight,
+    dlinear,
+    own,
+    dweight,
     dx,
+    REVERSE: tl.constexpr,
     W: tl.constexpr,
     BORDERS: tl.constexpr,
 ):
-    """Add the contributions of one step of the window to the gradients of both directions' taps and of x."""
-    sums_0, sums_1, sums = (), (), ()
+    """Add the contributions of one step of the window to the gradients of one direction's taps and of x."""
+    at: tl.constexpr = 0 if REVERSE else W - 1
+    tap_sums, x_sums = (), ()
     for i in tl.static_range(W):
-        sums_0 = sums_0 + (dweight_0[i] + _inside(own_0, sequence, i, W - 1, BORDERS) * x[i],)
-        sums_1 = sums_1 + (dweight_1[i] + _inside(own_1, sequence, i, 0, BORDERS) * x[i],)
-        from_0 = weight_0[i] * _inside(dlinear_0, sequence, i, W - 1, BORDERS)
-        from_1 = weight_1[W - 1 - i] * _inside(dlinear_1, sequence, i, 0, BORDERS)
-        sums = sums + (dx[i] + from_0 + from_1,)
-    return sums_0, sums_1, sums
+        tap_sums = tap_sums + (dweight[i] + _inside(own, sequence, i, at, BORDERS) * x[i],)
+        x_sums = x_sums + (dx[i] + weight[W - 1 - i if REVERSE else i] * _inside(dlinear, sequence, i, at, BORDERS),)
+    return tap_sums, x_sums
 
 
 @triton.jit
@@ -217,6 +216,7 @@ def _slide(
     dterms_ptr,
     T,
     X_STRIDE: tl.constexpr,
+    K: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
     RUNS: tl.constexpr,
@@ -231,10 +231,13 @@ def _slide(
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH
-    weight_0, weight_1 = _terms(weight_ptr, channel, C, W, dtype), _terms(weight_ptr + W * C, channel, C, W, dtype)
-    bias_0, bias_1 = _terms(bias_ptr, channel, C, 2, dtype)
-    dweight_0, dweight_1 = _zeros(W, RUNS, CHANNELS, dtype), _zeros(W, RUNS, CHANNELS, dtype)  # in window order
-    dbias_0, dbias_1 = tl.zeros((RUNS, CHANNELS), dtype), tl.zeros((RUNS, CHANNELS), dtype)
+    weight_0, bias = _terms(weight_ptr, channel, C, W, dtype), _terms(bias_ptr, channel, C, K, dtype)
+    dweight_0 = _zeros(W, RUNS, CHANNELS, dtype)  # in window order
+    dbias_0 = tl.zeros((RUNS, CHANNELS), dtype)
+    if K == 2:
+        weight_1 = _terms(weight_ptr + W * C, channel, C, W, dtype)
+        dweight_1 = _zeros(W, RUNS, CHANNELS, dtype)
+        dbias_1 = tl.zeros((RUNS, CHANNELS), dtype)
     dx = _zeros(W - 1, RUNS, CHANNELS, dtype)
     x, sequence = (), ()
     for back in tl.static_range(W - 1, 0, -1):
@@ -247,30 +250,34 @@ def _slide(
         x = x + (_rows(x_ptr, last, channel, T, X_STRIDE, C, dtype),)
         if BORDERS:
             sequence = sequence + (_sequence_of(sequence_ptr, last, T),)
-        linear_0, linear_1 = bias_0, bias_1
+        dx = dx + (tl.zeros((RUNS, CHANNELS), dtype),)
+        linear_0 = bias[0]
         for i in tl.static_range(W):
             linear_0 += weight_0[i] * _inside(x[i], sequence, i, W - 1, BORDERS)
-            linear_1 += weight_1[W - 1 - i] * _inside(x[i], sequence, i, 0, BORDERS)
-        dlinear_0 = _rows(dout_ptr, last, channel, T, 2 * C, C, dtype) * silu_slope(linear_0)
-        dlinear_1 = _rows(dout_ptr + C, begin, channel, T, 2 * C, C, dtype) * silu_slope(linear_1)
+        dlinear_0 = _rows(dout_ptr, last, channel, T, K * C, C, dtype) * silu_slope(linear_0)
         # Positions beside the run belong to other runs, which add them to the gradients of taps and bias.
         own_0 = tl.where(step < RUN_LENGTH, dlinear_0, 0.0)
-        own_1 = tl.where(step >= W - 1, dlinear_1, 0.0)
         dbias_0 += own_0
-        dbias_1 += own_1
-        dx = dx + (tl.zeros((RUNS, CHANNELS), dtype),)
-        dweight_0, dweight_1, dx = _window_gradients(
-            x, sequence, weight_0, weight_1, dlinear_0, dlinear_1, own_0, own_1, dweight_0, dweight_1, dx, W, BORDERS
-        )
+        dweight_0, dx = _window_gradients(x, sequence, weight_0, dlinear_0, own_0, dweight_0, dx, 0, W, BORDERS)
+        if K == 2:
+            linear_1 = bias[1]
+            for i in tl.static_range(W):
+                linear_1 += weight_1[W - 1 - i] * _inside(x[i], sequence, i, 0, BORDERS)
+            dlinear_1 = _rows(dout_ptr + C, begin, channel, T, K * C, C, dtype) * silu_slope(linear_1)
+            own_1 = tl.where(step >= W - 1, dlinear_1, 0.0)
+            dbias_1 += own_1
+            dweight_1, dx = _window_gradients(x, sequence, weight_1, dlinear_1, own_1, dweight_1, dx, 1, W, BORDERS)
         inside = ((step >= W - 1) & (begin < T))[:, None] & (channel < C)
         tl.store(dx_ptr + begin[:, None] * X_STRIDE + channel, dx[0], mask=inside)
         x, sequence, dx = x[1:], sequence[1:], dx[1:]
-    target = dterms_ptr + tl.program_id(0).to(tl.int64) * (2 * (W + 1) * C) + channel
+    target = dterms_ptr + tl.program_id(0).to(tl.int64) * (K * (W + 1) * C) + channel
     for i in tl.static_range(W):
         tl.store(target + i * C, tl.sum(dweight_0[i], axis=0), mask=channel < C)
-        tl.store(target + (W + 1 + i) * C, tl.sum(dweight_1[W - 1 - i], axis=0), mask=channel < C)
+        if K == 2:
+            tl.store(target + (W + 1 + i) * C, tl.sum(dweight_1[W - 1 - i], axis=0), mask=channel < C)
     tl.store(target + W * C, tl.sum(dbias_0, axis=0), mask=channel < C)
-    tl.store(target + (2 * W + 1) * C, tl.sum(dbias_1, axis=0), mask=channel < C)
+    if K == 2:
+        tl.store(target + (2 * W + 1) * C, tl.sum(dbias_1, axis=0), mask=channel < C)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -284,6 +291,7 @@ def _backward(
     dterms_ptr,
     T,
     X_STRIDE: tl.constexpr,
+    K: tl.constexpr,
     C: tl.constexpr,
     W: tl.constexpr,
     RUNS: tl.constexpr,
@@ -312,6 +320,7 @@ def _backward(
                 dterms_ptr,
                 T,
                 X_STRIDE,
+                K,
                 C,
                 W,
                 RUNS,

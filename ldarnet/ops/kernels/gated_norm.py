@@ -1,7 +1,7 @@
 # ruff: noqa: ANN001, ANN202 (Triton supports no annotations but tl.constexpr)
-"""Fused gated RMSNorm of both directions, in one pass over the rows.
+"""Fused gated RMSNorm of one or both directions, in one pass over the rows.
 
-Shapes: T packed positions, K = 2 directions, E inner width, P programs.
+Shapes: T packed positions, K directions (1 or 2), E inner width, P programs.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def gated_norm(y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor, dz: GradientBuffe
 class _TritonGatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_TKE: Tensor, z_TE: Tensor, weight_KE: Tensor, dz: GradientBuffer | None) -> Tensor:
-        T, _, E = y_TKE.shape
+        T, K, E = y_TKE.shape
         y_TKE, weight_KE = y_TKE.contiguous(), weight_KE.contiguous()
         z_TE = separate_rows(z_TE, 1)
         out_TE = y_TKE.new_empty(T, E)
@@ -40,6 +40,7 @@ class _TritonGatedNorm(torch.autograd.Function):
             out_TE,
             T,
             z_TE.stride(0),
+            K,
             E,
             EPSILON,
             accumulator(y_TKE.dtype, z_TE.dtype),
@@ -55,7 +56,7 @@ class _TritonGatedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout_TE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyrefly: ignore[bad-override]
         y_TKE, z_TE, weight_KE = ctx.saved_tensors
-        T, _, E = y_TKE.shape
+        T, K, E = y_TKE.shape
         dy_TKE, dz_TE = torch.empty_like(y_TKE), gradient_memory(z_TE, ctx.dz)
         rows, columns, warps = row_tile(E)
         programs = min(triton.cdiv(T, rows), PROGRAMS)
@@ -71,6 +72,7 @@ class _TritonGatedNorm(torch.autograd.Function):
             dweight_PKE,
             T,
             z_TE.stride(0),
+            K,
             E,
             EPSILON,
             rows,
@@ -88,6 +90,7 @@ def _forward(
     out_ptr,
     T,
     Z_STRIDE: tl.constexpr,
+    K: tl.constexpr,
     E: tl.constexpr,
     EPSILON: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -99,13 +102,13 @@ def _forward(
     inside = (row < T)[:, None] & (column < E)
     gate = silu(tl.load(z_ptr + row[:, None] * Z_STRIDE + column, mask=inside, other=0.0).to(DTYPE))
     out = tl.zeros((ROWS, COLUMNS), DTYPE)
-    for k in tl.static_range(2):
-        y = tl.load(y_ptr + row[:, None] * (2 * E) + k * E + column, mask=inside, other=0.0).to(DTYPE)
+    for k in tl.static_range(K):
+        y = tl.load(y_ptr + row[:, None] * (K * E) + k * E + column, mask=inside, other=0.0).to(DTYPE)
         weight = tl.load(weight_ptr + k * E + column, mask=column < E, other=0.0).to(DTYPE)
         gated = y * gate
         scale = tl.rsqrt(tl.sum(gated * gated, axis=1) / E + EPSILON)[:, None]
         out += gated * scale * weight
-    tl.store(out_ptr + row[:, None] * E + column, out / 2, mask=inside)
+    tl.store(out_ptr + row[:, None] * E + column, out / K, mask=inside)
 
 
 @triton.jit
@@ -132,6 +135,7 @@ def _backward(
     dweight_ptr,
     T,
     Z_STRIDE: tl.constexpr,
+    K: tl.constexpr,
     E: tl.constexpr,
     EPSILON: tl.constexpr,
     ROWS: tl.constexpr,
@@ -140,28 +144,31 @@ def _backward(
     dtype = dweight_ptr.dtype.element_ty
     column = tl.arange(0, COLUMNS)
     weight_0 = tl.load(weight_ptr + column, mask=column < E, other=0.0).to(dtype)
-    weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(dtype)
     dweight_0 = tl.zeros((ROWS, COLUMNS), dtype)
-    dweight_1 = tl.zeros((ROWS, COLUMNS), dtype)
+    if K == 2:
+        weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(dtype)
+        dweight_1 = tl.zeros((ROWS, COLUMNS), dtype)
     for first in range(tl.program_id(0) * ROWS, T, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
         inside = (row < T)[:, None] & (column < E)
-        offset_0 = row[:, None] * (2 * E) + column
+        offset_0 = row[:, None] * (K * E) + column
         offset = row[:, None] * E + column
         y_0 = tl.load(y_ptr + offset_0, mask=inside, other=0.0).to(dtype)
-        y_1 = tl.load(y_ptr + offset_0 + E, mask=inside, other=0.0).to(dtype)
         z = tl.load(z_ptr + row[:, None] * Z_STRIDE + column, mask=inside, other=0.0).to(dtype)
-        dout = tl.load(dout_ptr + offset, mask=inside, other=0.0).to(dtype) / 2
+        dout = tl.load(dout_ptr + offset, mask=inside, other=0.0).to(dtype) / K
         gate = silu(z)
         dgated_0, row_dweight_0 = _direction(y_0, gate, dout, weight_0, E, EPSILON)
-        dgated_1, row_dweight_1 = _direction(y_1, gate, dout, weight_1, E, EPSILON)
         dweight_0 += row_dweight_0
-        dweight_1 += row_dweight_1
         tl.store(dy_ptr + offset_0, dgated_0 * gate, mask=inside)
-        tl.store(dy_ptr + offset_0 + E, dgated_1 * gate, mask=inside)
-        tl.store(
-            dz_ptr + row[:, None] * Z_STRIDE + column, (dgated_0 * y_0 + dgated_1 * y_1) * silu_slope(z), mask=inside
-        )
-    target = dweight_ptr + tl.program_id(0) * (2 * E) + column
+        dgate = dgated_0 * y_0
+        if K == 2:
+            y_1 = tl.load(y_ptr + offset_0 + E, mask=inside, other=0.0).to(dtype)
+            dgated_1, row_dweight_1 = _direction(y_1, gate, dout, weight_1, E, EPSILON)
+            dweight_1 += row_dweight_1
+            tl.store(dy_ptr + offset_0 + E, dgated_1 * gate, mask=inside)
+            dgate += dgated_1 * y_1
+        tl.store(dz_ptr + row[:, None] * Z_STRIDE + column, dgate * silu_slope(z), mask=inside)
+    target = dweight_ptr + tl.program_id(0) * (K * E) + column
     tl.store(target, tl.sum(dweight_0, axis=0), mask=column < E)
-    tl.store(target + E, tl.sum(dweight_1, axis=0), mask=column < E)
+    if K == 2:
+        tl.store(target + E, tl.sum(dweight_1, axis=0), mask=column < E)

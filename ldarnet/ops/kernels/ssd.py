@@ -1,4 +1,4 @@
-"""Mamba-2's scan (SSD) in both directions, without reversing its inputs.
+"""Mamba-2's scan (SSD) in one or both directions, without reversing its inputs.
 
 A program computes one direction; direction 1 visits the positions of each sequence from last to first. A block consists
 of consecutive steps of one sequence, so results do not depend on how sequences are packed. With the step sizes dt and
@@ -23,8 +23,8 @@ design (`benchmarks.gpu_account`).
 The arguments are saved for the backward pass and, in 2-byte dtypes, the scores and the states that enter the blocks.
 Wider dtypes compute both again, because their states would take as much memory as the rest of the layer.
 
-Shapes: T packed positions, K = 2 directions, H heads, P head dimension, N state width, Q steps per block, S sequences,
-C chunks (blocks or segments).
+Shapes: T packed positions, K directions (1 or 2), H heads, P head dimension, N state width, Q steps per block, S
+sequences, C chunks (blocks or segments).
 """
 
 from typing import Any, NamedTuple
@@ -119,7 +119,7 @@ class _TritonSSD(torch.autograd.Function):
         y_TKHP = torch.empty_like(scan.x, memory_format=torch.contiguous_format)
         segment_C = scan.chunks(SEGMENT)
         parts, constants = scan.split("P")
-        outputs[(len(segment_C) * 2 * scan.x.shape[2] * parts,)](
+        outputs[(len(segment_C) * len(scan.d) * scan.x.shape[2] * parts,)](
             *tensors,
             scores_CKQQ,
             ctx.packing.starts,
@@ -142,15 +142,15 @@ class _TritonSSD(torch.autograd.Function):
         if entering_CKHNP is None:
             scores_CKQQ, entering_CKHNP = scan.scores(), scan.states(scan.block)
         dy_TKHP = dy_TKHP.contiguous()
-        (T, _, H, _), starts = scan.x.shape, ctx.packing.starts
+        (T, K, H, _), starts = scan.x.shape, ctx.packing.starts
         dx_TKHP, d_dt_TH = gradient_memory(scan.x, memory.x), gradient_memory(scan.dt, memory.dt)
         db_TKN, dc_TKN = gradient_memory(scan.b, memory.b), gradient_memory(scan.c, memory.c)
         block_C, segment_C = scan.chunks(scan.block), scan.chunks(SEGMENT)
         d_leaving_CKHNP = torch.empty_like(entering_CKHNP)
         (p_parts, by_p), (n_parts, by_n) = scan.split("P"), scan.split("N")
         # Contributions to the gradients of dt, log decay and d; from each part of N, to those of dt and log decay.
-        partial = scan.dt_bias.new_empty(3 + 2 * n_parts, T, 2, H)
-        input_gradients[(len(segment_C) * 2 * H * p_parts,)](
+        partial = scan.dt_bias.new_empty(3 + 2 * n_parts, T, K, H)
+        input_gradients[(len(segment_C) * K * H * p_parts,)](
             *scan.tensors[1:],
             scores_CKQQ,
             starts,
@@ -164,7 +164,7 @@ class _TritonSSD(torch.autograd.Function):
             num_stages=1,
             **by_p,
         )
-        projection_gradients[(len(block_C) * 2 * n_parts,)](
+        projection_gradients[(len(block_C) * K * n_parts,)](
             *scan.tensors[:6],
             scan.score_gradients(scores_CKQQ, dy_TKHP, partial),
             starts,
@@ -208,11 +208,12 @@ class _ScanArguments(NamedTuple):
 
     def constants(self) -> dict[str, Any]:
         """Compile-time constants of most kernels. Gradients have the strides of their tensors."""
-        _, _, H, P = self.x.shape
+        _, K, H, P = self.x.shape
         N, dtype = self.b.shape[2], self.x.dtype
         # Triton's interpreter would multiply the bit patterns of bfloat16 numbers.
         compiled = isinstance(states, triton.JITFunction)
         return {
+            "K": K,
             "H": H,
             "P": P,
             "N": N,
@@ -254,10 +255,10 @@ class _ScanArguments(NamedTuple):
     def scores(self) -> Tensor:
         """Compute the products of c and b within each block, (C, K, Q, Q)."""
         block_C = self.chunks(self.block)
-        scores_CKQQ = self.dt_bias.new_empty(len(block_C), 2, self.block, self.block)
-        names = "N", "B_STRIDE", "B_STRIDE_K", "C_STRIDE", "C_STRIDE_K", "BLOCK", "N_TILE", "DOT"
+        scores_CKQQ = self.dt_bias.new_empty(len(block_C), len(self.d), self.block, self.block)
+        names = "K", "N", "B_STRIDE", "B_STRIDE_K", "C_STRIDE", "C_STRIDE_K", "BLOCK", "N_TILE", "DOT"
         constants = self.constants()
-        scores[(len(block_C) * 2,)](
+        scores[(len(block_C) * len(self.d),)](
             self.b,
             self.c,
             self.packing.starts,
@@ -293,7 +294,7 @@ class _ScanArguments(NamedTuple):
             constants |= {"X_STRIDE": dy_TKHP.stride(0), "X_STRIDE_K": dy_TKHP.stride(1)}
             constants |= {"B_STRIDE": self.c.stride(0), "B_STRIDE_K": self.c.stride(1)}
         constants = {name: value for name, value in constants.items() if not name.startswith("C_")}
-        states[((len(starts) - 1) * 2 * self.x.shape[2] * parts,)](
+        states[((len(starts) - 1) * len(self.d) * self.x.shape[2] * parts,)](
             self.x if dy_TKHP is None else dy_TKHP,
             self.dt,
             self.dt_bias,
@@ -311,9 +312,9 @@ class _ScanArguments(NamedTuple):
     def score_gradients(self, scores_CKQQ: Tensor, dy_TKHP: Tensor, partial: Tensor) -> Tensor:
         """Compute the gradient of the scores, and write contributions to other gradients to ``partial``."""
         block_C, d_scores_CKQQ = self.chunks(self.block), torch.empty_like(scores_CKQQ)
-        names = "H", "P", "X_STRIDE", "X_STRIDE_K", "DT_STRIDE", "BLOCK", "P_TILE", "DOT", "DTYPE"
+        names = "K", "H", "P", "X_STRIDE", "X_STRIDE_K", "DT_STRIDE", "BLOCK", "P_TILE", "DOT", "DTYPE"
         constants = self.constants()
-        score_gradients[(len(block_C) * 2,)](
+        score_gradients[(len(block_C) * len(self.d),)](
             *self.tensors[:4],
             scores_CKQQ,
             self.packing.starts,
@@ -330,11 +331,11 @@ class _ScanArguments(NamedTuple):
 
     def step_gradients(self, partial: Tensor, d_dt_TH: Tensor, parts: int) -> Tensor:
         """Write the gradient of dt to ``d_dt_TH``; return those of dt_bias, a_log and d, (3, K, H)."""
-        T, H = self.dt.shape
+        (T, H), K = self.dt.shape, len(self.d)
         columns = triton.next_power_of_2(H)
         rows = max(STEP_ELEMENTS // columns, 1)
         programs = triton.cdiv(T, rows)
-        d_weights = partial.new_empty(programs, 3, 2, H)
+        d_weights = partial.new_empty(programs, 3, K, H)
         step_gradients[(programs,)](
             self.dt,
             self.dt_bias,
@@ -344,6 +345,7 @@ class _ScanArguments(NamedTuple):
             d_weights,
             T,
             PARTS=parts,
+            K=K,
             H=H,
             DT_STRIDE=self.dt.stride(0),
             ROWS=rows,

@@ -26,7 +26,7 @@ def assign_chunks(starts_ptr, sequence_ptr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _find(starts_ptr, sequence_ptr, INNER: tl.constexpr, HEADS: tl.constexpr, CHUNK: tl.constexpr):
+def _find(starts_ptr, sequence_ptr, INNER: tl.constexpr, K: tl.constexpr, HEADS: tl.constexpr, CHUNK: tl.constexpr):
     """Find what this program computes; programs are numbered in the order (chunk, direction, head, inner).
 
     Returns:
@@ -34,13 +34,13 @@ def _find(starts_ptr, sequence_ptr, INNER: tl.constexpr, HEADS: tl.constexpr, CH
         In an unused chunk, the sequence has no steps.
     """
     program = tl.program_id(0)
-    chunk = (program // (INNER * HEADS * 2)).to(tl.int64)
+    chunk = (program // (INNER * HEADS * K)).to(tl.int64)
     assigned = tl.load(sequence_ptr + chunk)
     s = tl.maximum(assigned, 0)
     start = tl.load(starts_ptr + s)
     stop = tl.where(assigned < 0, start, tl.load(starts_ptr + s + 1))
     first_step = (chunk - start // CHUNK - s) * CHUNK
-    return program % INNER, program // INNER % HEADS, program // (INNER * HEADS) % 2, chunk, s, start, stop, first_step
+    return program % INNER, program // INNER % HEADS, program // (INNER * HEADS) % K, chunk, s, start, stop, first_step
 
 
 @triton.jit
@@ -105,27 +105,27 @@ def _square(ptr, BLOCK: tl.constexpr):
 
 @triton.jit
 def scores(
-    b_ptr, c_ptr, starts_ptr, sequence_ptr, scores_ptr, N: tl.constexpr, B_STRIDE: tl.constexpr,
+    b_ptr, c_ptr, starts_ptr, sequence_ptr, scores_ptr, K: tl.constexpr, N: tl.constexpr, B_STRIDE: tl.constexpr,
     B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
     N_TILE: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Compute c_t . b_s for all steps t and s of a block, at [t, s]. All heads use these products."""
-    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, 1, BLOCK)
+    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, K, 1, BLOCK)
     if first_step >= stop - start:
         return
     n = tl.arange(0, N_TILE)
     first, row, real = _rows(start, stop, k, first_step, BLOCK)
     b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
     c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
-    tl.store(_square(scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK), _dot(c, tl.trans(b), DOT))
+    tl.store(_square(scores_ptr + (block * K + k) * (BLOCK * BLOCK), BLOCK), _dot(c, tl.trans(b), DOT))
 
 
 @triton.jit
 def states(
     x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, starts_ptr, states_ptr, REVERSE: tl.constexpr, CHUNK: tl.constexpr,
-    H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr,
-    DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
-    N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+    K: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
+    X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
+    BLOCK: tl.constexpr, N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Pass P_TILE columns of the state of one head through a sequence; store the state that enters each chunk.
 
@@ -137,8 +137,8 @@ def states(
     p = program % PARTS * P_TILE + tl.arange(0, P_TILE)
     n = tl.arange(0, N_TILE)
     h = program // PARTS % H
-    k = program // (PARTS * H) % 2
-    s = program // (PARTS * H * 2)
+    k = program // (PARTS * H) % K
+    s = program // (PARTS * H * K)
     start = tl.load(starts_ptr + s)
     stop = tl.load(starts_ptr + s + 1)
     blocks = tl.cdiv(stop - start, BLOCK)
@@ -150,7 +150,7 @@ def states(
         block = blocks - 1 - i if REVERSE else i
         if ((block + 1) % (CHUNK // BLOCK) == 0) | (i == 0) if REVERSE else block % (CHUNK // BLOCK) == 0:
             chunk = start // CHUNK + s + block // (CHUNK // BLOCK)
-            target = ((chunk * 2 + k) * H + h) * (N * P)
+            target = ((chunk * K + k) * H + h) * (N * P)
             tl.store(states_ptr + target + (n[:, None] * P + p), state, mask=inside)
         first, row, real = _rows(start, stop, k, block * BLOCK, BLOCK)
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
@@ -163,17 +163,17 @@ def states(
 @triton.jit
 def outputs(
     x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, entering_ptr,
-    y_ptr, states_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr, X_STRIDE: tl.constexpr,
-    X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr, B_STRIDE_K: tl.constexpr,
-    C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr, N_TILE: tl.constexpr,
-    P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+    y_ptr, states_ptr, SEGMENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
+    N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Compute the outputs of one segment of one head, block by block, for P_TILE columns.
 
     Also store the state that enters each block, if there is memory for it.
     """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
-    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
+    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, K, H, SEGMENT)
     if begin >= stop - start:
         return
     n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
@@ -181,18 +181,18 @@ def outputs(
     x_ptr += k * X_STRIDE_K + h * P
     y_ptr += (k * H + h) * P
     skip = tl.load(d_ptr + k * H + h).to(DTYPE)
-    entering_ptr += ((segment * 2 + k) * H + h) * (N * P)
+    entering_ptr += ((segment * K + k) * H + h) * (N * P)
     state = _tile(entering_ptr, n, n < tl.where(begin > 0, N, 0), P, p, P).to(DTYPE)
     for first_step in tl.range(begin, tl.minimum(begin + SEGMENT, stop - start), BLOCK, disable_licm=True):
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
-        block = (start // BLOCK + s + first_step // BLOCK) * 2 + k
+        block = (start // BLOCK + s + first_step // BLOCK) * K + k
         mixed = tl.load(_square(scores_ptr + block * (BLOCK * BLOCK), BLOCK))
         mixed *= _within(reach, BLOCK) * dt[None, :]
         x = _tile(x_ptr + first * X_STRIDE, row, real, X_STRIDE, p, P)
         c = _tile(c_ptr + (first * C_STRIDE + k * C_STRIDE_K), row, real, C_STRIDE, n, N)
         y = _dot(mixed, x, DOT, _dot(c, state, DOT) * tl.exp(reach)[:, None]) + skip * x.to(DTYPE)
-        tl.store(y_ptr + first * (2 * H * P) + (row[:, None] * (2 * H * P) + p), y, mask=real[:, None] & (p < P))
+        tl.store(y_ptr + first * (K * H * P) + (row[:, None] * (K * H * P) + p), y, mask=real[:, None] & (p < P))
         if states_ptr is not None:
             tl.store(states_ptr + (block * H + h) * (N * P) + (n[:, None] * P + p), state, mask=inside)
         b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
@@ -203,7 +203,7 @@ def outputs(
 @triton.jit
 def input_gradients(
     dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_ptr, scores_ptr, starts_ptr, sequence_ptr, d_end_ptr, dy_ptr,
-    dx_ptr, d_leaving_ptr, SEGMENT: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
+    dx_ptr, d_leaving_ptr, SEGMENT: tl.constexpr, K: tl.constexpr, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
     N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
@@ -213,14 +213,14 @@ def input_gradients(
     Also store the gradient of the state that leaves each block.
     """
     PARTS: tl.constexpr = (P + P_TILE - 1) // P_TILE
-    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, H, SEGMENT)
+    part, h, k, segment, s, start, stop, begin = _find(starts_ptr, sequence_ptr, PARTS, K, H, SEGMENT)
     if begin >= stop - start:
         return
     n, p = tl.arange(0, N_TILE), part * P_TILE + tl.arange(0, P_TILE)
     inside = (n < N)[:, None] & (p < P)
     dx_ptr += k * X_STRIDE_K + h * P
     skip = tl.load(d_ptr + k * H + h).to(DTYPE)
-    d_end_ptr += ((segment * 2 + k) * H + h) * (N * P)
+    d_end_ptr += ((segment * K + k) * H + h) * (N * P)
     has_next = begin + SEGMENT < stop - start
     d_state = _tile(d_end_ptr, n, n < tl.where(has_next, N, 0), P, p, P).to(DTYPE)
     blocks = tl.cdiv(tl.minimum(SEGMENT, stop - start - begin), BLOCK)
@@ -228,11 +228,11 @@ def input_gradients(
         first_step = begin + (blocks - 1 - i) * BLOCK
         first, row, real = _rows(start, stop, k, first_step, BLOCK)
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
-        block = (start // BLOCK + s + first_step // BLOCK) * 2 + k
+        block = (start // BLOCK + s + first_step // BLOCK) * K + k
         tl.store(d_leaving_ptr + (block * H + h) * (N * P) + (n[:, None] * P + p), d_state, mask=inside)
         b = _tile(b_ptr + (first * B_STRIDE + k * B_STRIDE_K), row, real, B_STRIDE, n, N)
         d_scaled = _dot(b, d_state, DOT) * tl.exp(total - reach)[:, None]
-        dy = _tile(dy_ptr + ((first * 2 + k) * H + h) * P, row, real, 2 * H * P, p, P)
+        dy = _tile(dy_ptr + ((first * K + k) * H + h) * P, row, real, K * H * P, p, P)
         mixed = tl.load(_square(scores_ptr + block * (BLOCK * BLOCK), BLOCK)) * _within(reach, BLOCK)
         dx = _dot(tl.trans(mixed), dy, DOT, d_scaled) * dt[:, None] + skip * dy.to(DTYPE)
         tl.store(dx_ptr + first * X_STRIDE + (row[:, None] * X_STRIDE + p), dx, mask=real[:, None] & (p < P))
@@ -244,31 +244,31 @@ def input_gradients(
 @triton.jit(do_not_specialize=["T"])
 def score_gradients(
     x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, scores_ptr, starts_ptr, sequence_ptr, dy_ptr, d_scores_ptr, partial_ptr, T,
-    H: tl.constexpr, P: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr,
-    BLOCK: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
+    K: tl.constexpr, H: tl.constexpr, P: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr,
+    DT_STRIDE: tl.constexpr, BLOCK: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradient of the scores of one block, summed over the heads in a fixed order.
 
     Also store, for each step and head, the contribution of the block's own inputs to three other gradients: of dt at
     fixed log decays, of the log decay, and of d.
     """
-    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, 1, BLOCK)
+    _, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, 1, K, 1, BLOCK)
     if first_step >= stop - start:
         return
     p = tl.arange(0, P_TILE)
     first, row, real = _rows(start, stop, k, first_step, BLOCK)
-    slot = T.to(tl.int64) * (2 * H)
-    partial_ptr += (first * 2 + k) * H
+    slot = T.to(tl.int64) * (K * H)
+    partial_ptr += (first * K + k) * H
     x_ptr += first * X_STRIDE + k * X_STRIDE_K
-    dy_ptr += (first * 2 + k) * (H * P)
-    square = (block * 2 + k) * (BLOCK * BLOCK)
+    dy_ptr += (first * K + k) * (H * P)
+    square = (block * K + k) * (BLOCK * BLOCK)
     step = tl.arange(0, BLOCK)
     earlier = step[:, None] > step[None, :]
     d_scores = tl.zeros((BLOCK, BLOCK), DTYPE)
     for h in tl.range(H, disable_licm=True):
         dt, reach, _total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
         x = _tile(x_ptr + h * P, row, real, X_STRIDE, p, P)
-        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
+        dy = _tile(dy_ptr + h * P, row, real, K * H * P, p, P)
         scores = tl.load(_square(scores_ptr + square, BLOCK))
         d_mixed = _dot(dy, tl.trans(x), DOT) * _within(reach, BLOCK)
         direct = tl.sum(d_mixed * scores, axis=0)
@@ -276,7 +276,7 @@ def score_gradients(
         d_scores += d_mixed
         d_log = tl.where(earlier, d_mixed * scores, 0.0)  # the terms of t = s cancel
         d_log_decay = tl.cumsum(tl.sum(d_log, axis=1) - tl.sum(d_log, axis=0), axis=0, reverse=True)
-        partial = partial_ptr + h + row * (2 * H)
+        partial = partial_ptr + h + row * (K * H)
         tl.store(partial, direct, mask=real)
         tl.store(partial + slot, d_log_decay, mask=real)
         tl.store(partial + 2 * slot, tl.sum(dy.to(DTYPE) * x.to(DTYPE), axis=1), mask=real)
@@ -286,8 +286,8 @@ def score_gradients(
 @triton.jit(do_not_specialize=["T"])
 def projection_gradients(
     x_ptr, dt_ptr, dt_bias_ptr, a_log_ptr, b_ptr, c_ptr, d_scores_ptr, starts_ptr, sequence_ptr, entering_ptr,
-    d_leaving_ptr, dy_ptr, db_ptr, dc_ptr, partial_ptr, T, H: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
-    X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
+    d_leaving_ptr, dy_ptr, db_ptr, dc_ptr, partial_ptr, T, K: tl.constexpr, H: tl.constexpr, P: tl.constexpr,
+    N: tl.constexpr, X_STRIDE: tl.constexpr, X_STRIDE_K: tl.constexpr, DT_STRIDE: tl.constexpr, B_STRIDE: tl.constexpr,
     B_STRIDE_K: tl.constexpr, C_STRIDE: tl.constexpr, C_STRIDE_K: tl.constexpr, BLOCK: tl.constexpr,
     N_TILE: tl.constexpr, P_TILE: tl.constexpr, DOT: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
@@ -297,22 +297,22 @@ def projection_gradients(
     log decays, and of the log decay.
     """
     PARTS: tl.constexpr = (N + N_TILE - 1) // N_TILE
-    part, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, PARTS, 1, BLOCK)
+    part, _, k, block, _, start, stop, first_step = _find(starts_ptr, sequence_ptr, PARTS, K, 1, BLOCK)
     if first_step >= stop - start:
         return
     n, p = part * N_TILE + tl.arange(0, N_TILE), tl.arange(0, P_TILE)
     first, row, real = _rows(start, stop, k, first_step, BLOCK)
-    slot = T.to(tl.int64) * (2 * H)
-    partial_ptr += part * 2 * slot + (first * 2 + k) * H
+    slot = T.to(tl.int64) * (K * H)
+    partial_ptr += part * 2 * slot + (first * K + k) * H
     x_ptr += first * X_STRIDE + k * X_STRIDE_K
-    dy_ptr += (first * 2 + k) * (H * P)
+    dy_ptr += (first * K + k) * (H * P)
     b_offset, c_offset = first * B_STRIDE + k * B_STRIDE_K, first * C_STRIDE + k * C_STRIDE_K
     db = tl.zeros((BLOCK, N_TILE), DTYPE)
     dc = tl.zeros((BLOCK, N_TILE), DTYPE)
     for h in tl.range(H, disable_licm=True):
         dt, reach, total = _decays(dt_ptr, dt_bias_ptr, a_log_ptr, first, row, real, k, h, H, DT_STRIDE, DTYPE)
-        dy = _tile(dy_ptr + h * P, row, real, 2 * H * P, p, P)
-        chunk_head = ((block * 2 + k) * H + h) * (N * P)
+        dy = _tile(dy_ptr + h * P, row, real, K * H * P, p, P)
+        chunk_head = ((block * K + k) * H + h) * (N * P)
         state = _tile(entering_ptr + chunk_head, n, n < N, P, p, P)
         dc_state = _dot(dy, tl.trans(state), DOT) * tl.exp(reach)[:, None]
         dc += dc_state
@@ -326,10 +326,10 @@ def projection_gradients(
         direct = tl.sum(db_state * _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N).to(DTYPE), axis=1)
         d_leave = direct * dt
         d_log_decay += tl.cumsum(d_leave, axis=0) - d_leave
-        partial = partial_ptr + h + row * (2 * H)
+        partial = partial_ptr + h + row * (K * H)
         tl.store(partial, direct, mask=real)
         tl.store(partial + slot, d_log_decay, mask=real)
-    d_scores = tl.load(_square(d_scores_ptr + (block * 2 + k) * (BLOCK * BLOCK), BLOCK))
+    d_scores = tl.load(_square(d_scores_ptr + (block * K + k) * (BLOCK * BLOCK), BLOCK))
     db = _dot(tl.trans(d_scores), _tile(c_ptr + c_offset, row, real, C_STRIDE, n, N), DOT, db)
     dc = _dot(d_scores, _tile(b_ptr + b_offset, row, real, B_STRIDE, n, N), DOT, dc)
     inside = real[:, None] & (n < N)
@@ -339,19 +339,19 @@ def projection_gradients(
 
 @triton.jit(do_not_specialize=["T"])
 def step_gradients(
-    dt_ptr, dt_bias_ptr, a_log_ptr, partial_ptr, d_dt_ptr, d_weights_ptr, T, PARTS: tl.constexpr, H: tl.constexpr,
-    DT_STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
+    dt_ptr, dt_bias_ptr, a_log_ptr, partial_ptr, d_dt_ptr, d_weights_ptr, T, PARTS: tl.constexpr, K: tl.constexpr,
+    H: tl.constexpr, DT_STRIDE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DTYPE: tl.constexpr,
 ):  # fmt: skip
     """Add up the contributions to the gradient of dt, and those of ROWS positions to the gradients of the weights."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     h = tl.arange(0, COLUMNS)
     inside = (row < T)[:, None] & (h < H)
-    slot = T.to(tl.int64) * (2 * H)
-    d_weights_ptr += tl.program_id(0) * (6 * H) + h
+    slot = T.to(tl.int64) * (K * H)
+    d_weights_ptr += tl.program_id(0) * (3 * K * H) + h
     raw = tl.load(dt_ptr + (row[:, None] * DT_STRIDE + h), mask=inside, other=0.0).to(DTYPE)
     d_raw = tl.zeros((ROWS, COLUMNS), DTYPE)
-    for k in tl.static_range(2):
-        partial = partial_ptr + (row[:, None] * (2 * H) + k * H + h)
+    for k in tl.static_range(K):
+        partial = partial_ptr + (row[:, None] * (K * H) + k * H + h)
         direct = tl.load(partial, mask=inside, other=0.0)
         d_log_decay = tl.load(partial + slot, mask=inside, other=0.0)
         d_skip = tl.load(partial + 2 * slot, mask=inside, other=0.0)
@@ -364,6 +364,6 @@ def step_gradients(
         d_raw += d_biased
         d_a_log = a * d_log_decay * _softplus(biased)
         tl.store(d_weights_ptr + k * H, tl.sum(d_biased, axis=0), mask=h < H)
-        tl.store(d_weights_ptr + (2 + k) * H, tl.sum(d_a_log, axis=0), mask=h < H)
-        tl.store(d_weights_ptr + (4 + k) * H, tl.sum(d_skip, axis=0), mask=h < H)
+        tl.store(d_weights_ptr + (K + k) * H, tl.sum(d_a_log, axis=0), mask=h < H)
+        tl.store(d_weights_ptr + (2 * K + k) * H, tl.sum(d_skip, axis=0), mask=h < H)
     tl.store(d_dt_ptr + (row[:, None] * DT_STRIDE + h), d_raw, mask=inside)
