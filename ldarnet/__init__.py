@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ldarnet.model import (
         DNATokenizer,
         LDARNetConfig,
+        LDARNetForCausalLM,
         LDARNetForMaskedLM,
         LDARNetForSequenceClassification,
         LDARNetModel,
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DNATokenizer",
     "LDARNetConfig",
+    "LDARNetForCausalLM",
     "LDARNetForMaskedLM",
     "LDARNetForSequenceClassification",
     "LDARNetModel",

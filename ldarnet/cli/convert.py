@@ -26,5 +26,5 @@ def convert(
         if source.suffix == ".pt":
             models.write_model(models.load_published_checkpoint(source), with_parent(out))
         else:
-            models.save_published_checkpoint(models.load_model(source, models.LDARNetForMaskedLM), with_parent(out))
+            models.save_published_checkpoint(models.load_model(source, models.LDARNetLanguageModel), with_parent(out))
     print(f"wrote {out}")

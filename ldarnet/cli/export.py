@@ -18,5 +18,5 @@ def export(
     """Write the model and tokenizer of a checkpoint as a Hugging Face folder."""
     models = import_models()
     with busy("exporting"):
-        models.write_model(models.load_model(checkpoint, models.LDARNetForMaskedLM), with_parent(out))
+        models.write_model(models.load_model(checkpoint, models.LDARNetLanguageModel), with_parent(out))
     print(f"exported {out}; after `import ldarnet.model`, load it with AutoModelForMaskedLM.from_pretrained")

@@ -3,6 +3,7 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -11,17 +12,20 @@ from transformers import (
 from ldarnet.model.boundaries import Boundaries
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
 from ldarnet.model.folder import load_backbone, load_model, write_model
-from ldarnet.model.modeling import (
+from ldarnet.model.heads import (
+    LDARNetForCausalLM,
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
-    LDARNetModel,
+    LDARNetLanguageModel,
 )
+from ldarnet.model.modeling import LDARNetModel
 from ldarnet.model.outputs import LDARNetClassifierOutput, LDARNetHeadOutput, LDARNetOutput
 from ldarnet.model.published import load_published_checkpoint, save_published_checkpoint
 from ldarnet.model.tokenizer import DNATokenizer
 
 AutoConfig.register(LDARNetConfig.model_type, LDARNetConfig)
 AutoModel.register(LDARNetConfig, LDARNetModel)
+AutoModelForCausalLM.register(LDARNetConfig, LDARNetForCausalLM)
 AutoModelForMaskedLM.register(LDARNetConfig, LDARNetForMaskedLM)
 AutoModelForSequenceClassification.register(LDARNetConfig, LDARNetForSequenceClassification)
 AutoTokenizer.register(LDARNetConfig, fast_tokenizer_class=DNATokenizer)
@@ -32,9 +36,11 @@ __all__ = [
     "DNATokenizer",
     "LDARNetClassifierOutput",
     "LDARNetConfig",
+    "LDARNetForCausalLM",
     "LDARNetForMaskedLM",
     "LDARNetForSequenceClassification",
     "LDARNetHeadOutput",
+    "LDARNetLanguageModel",
     "LDARNetModel",
     "LDARNetOutput",
     "load_backbone",

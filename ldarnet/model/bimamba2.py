@@ -1,10 +1,10 @@
-"""BiMamba-2: a bidirectional Mamba-2 mixer whose two directions share their projections.
+"""BiMamba-2: a bidirectional Mamba-2 mixer whose two directions share their projections. Causal models have one.
 
 Because the projections are linear and shared, ``in_proj`` runs once on x and ``out_proj`` once on the mean of the
 two directions.
 
-Shapes: T packed positions, D width, K = 2 directions, E = expand * D inner width, H heads, P head dimension, N state
-width, W convolution taps.
+Shapes: T packed positions, D width, K directions (2, or 1 if causal), E = expand * D inner width, H heads, P head
+dimension, N state width, W convolution taps.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MAX_A = 16.0
 
 
 class BiMamba2(nn.Module):
-    """Bidirectional Mamba-2 mixer (arXiv 2405.21060); maps (T, D) to (T, D)."""
+    """Mamba-2 mixer (arXiv 2405.21060) in both directions, or left to right if causal; maps (T, D) to (T, D)."""
 
     def __init__(self, config: LDARNetConfig, stage: int) -> None:
         """Build the mixer for a stage; stage 0 is the outermost."""
         super().__init__()
-        ssm, width = config.ssm_cfg, config.d_model[stage]
+        ssm, width, K = config.ssm_cfg, config.d_model[stage], config.directions
         self.ops = kernel_options(config)
         self.d_state, self.headdim, self.chunk_size = ssm["d_state"], ssm["headdim"], ssm["chunk_size"]
         self.inner = ssm["expand"] * width
@@ -37,12 +37,12 @@ class BiMamba2(nn.Module):
         channels = self.inner + 2 * self.d_state
         self.in_proj = nn.Linear(width, self.inner + channels + self.heads, bias=False)
         self.out_proj = nn.Linear(self.inner, width, bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(2, channels, ssm["d_conv"]))
-        self.conv_bias = nn.Parameter(torch.empty(2, channels))
-        self.A_log = nn.Parameter(torch.empty(2, self.heads))
-        self.D = nn.Parameter(torch.empty(2, self.heads))
-        self.dt_bias = nn.Parameter(torch.empty(2, self.heads))
-        self.norm_weight = nn.Parameter(torch.empty(2, self.inner))
+        self.conv_weight = nn.Parameter(torch.empty(K, channels, ssm["d_conv"]))
+        self.conv_bias = nn.Parameter(torch.empty(K, channels))
+        self.A_log = nn.Parameter(torch.empty(K, self.heads))
+        self.D = nn.Parameter(torch.empty(K, self.heads))
+        self.dt_bias = nn.Parameter(torch.empty(K, self.heads))
+        self.norm_weight = nn.Parameter(torch.empty(K, self.inner))
 
     def matrix_rows(self) -> dict[str, tuple[int, ...]]:
         """Rows of the matrices in each projection: z, x, B, C and dt in ``in_proj``."""

@@ -38,7 +38,7 @@ class AddNorm(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Bidirectional multi-head attention within a local window; maps (T, D) to (T, D).
+    """Multi-head attention within a local window, to both sides or to the left if causal; maps (T, D) to (T, D).
 
     Uses rotary position embedding and no biases.
     """
@@ -51,6 +51,7 @@ class LocalAttention(nn.Module):
         self.heads = config.attn_cfg["num_heads"][stage]
         self.rotary = config.attn_cfg["rotary_emb_dim"][stage]
         self.window = config.attn_cfg["window_size"][stage]
+        self.options = {"causal": True} if config.causal else {}
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False)
 
@@ -63,7 +64,8 @@ class LocalAttention(nn.Module):
         """Attend within each sequence of a packed row."""
         qkv = self.qkv_proj(x_TD)
         q, k, v = kernel_for("rotary", qkv, self.ops)(qkv, packing, self.heads, self.rotary)
-        return self.out_proj(kernel_for("attention", q, self.ops)(q, k, v, packing, self.window).flatten(1))
+        attended = kernel_for("attention", q, self.ops)(q, k, v, packing, self.window, **self.options)
+        return self.out_proj(attended.flatten(1))
 
 
 class SwiGLU(nn.Module):

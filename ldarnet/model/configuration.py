@@ -18,6 +18,9 @@ SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headd
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
 """Keys of ``attn_cfg``, each with the minimum of its values."""
 
+SAVED_IF_CHANGED: dict[str, Any] = {"tokenizer": None, "causal": False}
+"""Fields that `LDARNetConfig.to_dict` leaves out if they have these values."""
+
 SAVED_BY_OTHERS = {
     *("model_type", "_name_or_path", "torch_dtype", "num_labels", "output_attentions"),
     *("use_cache", "bos_token_id", "eos_token_id", "cropped_to", "longest_trained", "strands"),
@@ -77,8 +80,11 @@ class LDARNetConfig(PretrainedConfig):
             limit).
         chunking: ``method``, and options that depend on it; see :mod:`ldarnet.model.chunking`. Options that are not
             given have their defaults; the default method is the published one.
+        causal: whether no position sees its future: layers, router and smoothing run from left to right, as in H-Net
+            (arXiv 2507.07955), and the model predicts the next base. Restricts `chunking` to what does not look ahead,
+            and changes its defaults accordingly.
         target_ratio: target compression ratio of each stage, in positions per chunk.
-        ratio_weight: weight of the ratio loss relative to the MLM loss.
+        ratio_weight: weight of the ratio loss relative to the loss of the predictions.
         tokenizer: tokens of several bases that the model reads, such as ``{"method": "kmers", "k": 6}``; None for
             bases. See :mod:`ldarnet.tokenization`. Requires a layout of a single stack. ``vocab_size`` is derived.
         ops: backend by operation, e.g. ``{"ssd": "torch"}``; for operations that are not listed, the backend is
@@ -103,6 +109,7 @@ class LDARNetConfig(PretrainedConfig):
     attn_cfg: dict[str, list[int]] = _default("attn_cfg")
     vocab_size: int = alphabet.VOCAB_SIZE
     chunking: dict[str, Option] = field(default_factory=dict)
+    causal: bool = False
     target_ratio: float = 4.0
     ratio_weight: float = 0.03
     tokenizer: dict[str, Any] | None = None
@@ -117,7 +124,7 @@ class LDARNetConfig(PretrainedConfig):
             self.ssm_cfg = SSM_DEFAULTS | self.ssm_cfg
         if self.tokenizer is not None and self.vocab_size == alphabet.VOCAB_SIZE:
             self.vocab_size = len(tokenization(self.tokenizer).tokens)
-        self.chunking = complete_options(self.chunking)
+        self.chunking = complete_options(self.chunking, causal=self.causal)
         self._check()
         super().__post_init__(**kwargs)
 
@@ -139,7 +146,7 @@ class LDARNetConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are saved with a model."""
-        left_out = {"ops", *(["tokenizer"] if self.tokenizer is None else [])}
+        left_out = {"ops", *(name for name, value in SAVED_IF_CHANGED.items() if getattr(self, name) == value)}
         return {key: value for key, value in super().to_dict().items() if key not in left_out}
 
     @classmethod
@@ -157,6 +164,11 @@ class LDARNetConfig(PretrainedConfig):
     def num_stages(self) -> int:
         """Number of stages, including the main network."""
         return depth(self.arch_layout)
+
+    @property
+    def directions(self) -> int:
+        """Number of directions of each Mamba-2 mixer."""
+        return 1 if self.causal else 2
 
     @property
     def ratio_loss(self) -> str:
@@ -187,7 +199,7 @@ class LDARNetConfig(PretrainedConfig):
         if self.tokenizer is not None:
             self._check_tokenizer()
         self.chunking_method.check(self.target_ratio)
-        if self.num_stages == 1 and self.chunking != complete_options({}):
+        if self.num_stages == 1 and self.chunking != complete_options({}, causal=self.causal):
             raise ValueError(f"chunking: a single stack, {self.arch_layout}, has no chunks; remove chunking")
         if self.num_stages > 2 and not self.chunking_method.nested:
             raise ValueError(

@@ -8,7 +8,7 @@ MLP hidden width F (rounded up to a multiple of 128):
     scan           in each direction, 2QN for the scores C.B^T (shared by the heads) within a block of Q positions,
                    2QE for the product of the scores and the inputs, and 4NE for writing and reading the states
                    (arXiv 2405.21060, section 6)
-    attention      6 D^2 for qkv_proj, 2 D^2 for out_proj, 4 D per visible key
+    attention      6 D^2 for qkv_proj, 2 D^2 for out_proj, 4 D per visible key (in causal models, only keys to the left)
     MLP            4 D F for fc1, 2 F D for fc2
     router         4 D^2 for the query and key projections
     residual path  2 D^2
@@ -206,14 +206,15 @@ def _bases_per_token(config: LDARNetConfig, length: int) -> float:
     return length / count
 
 
-def keys_per_query(length: float, window: int) -> float:
+def keys_per_query(length: float, window: int, causal: bool = False) -> float:
     """Mean number of visible keys per query, including the key at the query's position.
 
-    ``window`` is the number of visible positions on each side; -1 for no limit.
+    ``window`` is the number of visible positions on each side; -1 for no limit. If ``causal``, only positions to the
+    left are visible.
     """
-    if window < 0 or window >= length - 1:
-        return length
-    return 2 * window + 1 - window * (window + 1) / length
+    whole = window < 0 or window >= length - 1
+    keys = length if whole else 2 * window + 1 - window * (window + 1) / length
+    return (keys + 1) / 2 if causal else keys
 
 
 @dataclass(frozen=True)
@@ -300,28 +301,29 @@ class _Counter:
         ssm, D, Q = self.config.ssm_cfg, self.config.d_model[stage], SCAN_BLOCK
         E, N = ssm["expand"] * D, ssm["d_state"]
         H, C = E // ssm["headdim"], E + 2 * N
-        states = len(slabs(torch.device(self.device), LONG_ROW, E, Q)) / LONG_ROW
-        scan_bytes = 2 * FP32_BYTES * (3 * H + N * E * states)
+        states, K = len(slabs(torch.device(self.device), LONG_ROW, E, Q)) / LONG_ROW, self.config.directions
+        scan_bytes = K * FP32_BYTES * (3 * H + N * E * states)
         if self.device == "cuda" and self.size < FP32_BYTES:  # scores and states of blocks, saved by the Triton scan
-            scan_bytes = 2 * (FP32_BYTES * Q + self.size * N * E / Q)
+            scan_bytes = K * (FP32_BYTES * Q + self.size * N * E / Q)
         return [
             CostItem("projections", (E + C + H) * D, 2 * (E + C + H) * D, activation_bytes=self.size * (D + E + C + H)),
-            CostItem("convolution", 2 * (ssm["d_conv"] + 1) * C, activation_bytes=2 * self.size * C),
+            CostItem("convolution", K * (ssm["d_conv"] + 1) * C, activation_bytes=K * self.size * C),
             CostItem(
                 "scan",
-                6 * H,
-                2 * (2 * Q * N + 2 * Q * E + 4 * N * E),
-                2 * (2 * Q * N + 4 * N * E),
+                3 * K * H,
+                K * (2 * Q * N + 2 * Q * E + 4 * N * E),
+                K * (2 * Q * N + 4 * N * E),
                 scan_bytes,
             ),
-            CostItem("norms", 2 * E, activation_bytes=2 * self.size * E),
+            CostItem("norms", K * E, activation_bytes=K * self.size * E),
             CostItem("projections", E * D, 2 * E * D, activation_bytes=self.size * E),
         ]
 
     def attention(self, stage: int) -> list[CostItem]:
         """Cost items of :class:`ldarnet.model.blocks.LocalAttention`."""
         settings, D = self.config.attn_cfg, self.config.d_model[stage]
-        keys = keys_per_query(self.length / self.bases[stage], settings["window_size"][stage])
+        window, causal = settings["window_size"][stage], self.config.causal
+        keys = keys_per_query(self.length / self.bases[stage], window, causal)
         heads, angles = settings["num_heads"][stage], 2 * settings["rotary_emb_dim"][stage]
         return [
             CostItem("projections", 3 * D * D, 6 * D * D, activation_bytes=self.size * 4 * D),

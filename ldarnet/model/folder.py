@@ -12,19 +12,21 @@ from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.integrity import check_hashes, check_weights
-from ldarnet.model.modeling import (
+from ldarnet.model.heads import (
+    LDARNetForCausalLM,
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
-    LDARNetModel,
-    LDARNetPreTrainedModel,
+    LDARNetLanguageModel,
 )
+from ldarnet.model.integrity import check_hashes, check_weights
+from ldarnet.model.modeling import LDARNetModel, LDARNetPreTrainedModel
 from ldarnet.model.published import load_published_checkpoint
 from ldarnet.model.tokenizer import DNATokenizer
 
-Model = TypeVar("Model", LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
+Model = TypeVar("Model", bound=LDARNetPreTrainedModel)
 HEADS: dict[str, type[LDARNetPreTrainedModel]] = {
-    kind.__name__: kind for kind in (LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
+    kind.__name__: kind
+    for kind in (LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
 }
 FINETUNED = (run_files.EXPORT, run_files.BEST)
 """Subfolders of fine-tuning runs and folds that hold the classifier."""
@@ -72,7 +74,7 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
 
     Args:
         path: model folder, checkpoint folder or run folder.
-        kind: expected model class.
+        kind: expected model class; `LDARNetLanguageModel` for any language model.
         verify: whether to compare the files with the manifest of the folder, if there is one. The default is False
             if the environment variable `LDARNET_VERIFY` is 0, and True otherwise.
 
@@ -82,15 +84,17 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
     folder = model_folder(path)
     check_hashes(folder, verify)
     config, saved = _read_config(folder)
-    if saved is not kind:
+    if not issubclass(saved, kind):
         hint = {
             LDARNetForSequenceClassification: "fine-tune it first or choose a classifier",
-            LDARNetForMaskedLM: "choose a pretrained model",
+            LDARNetForCausalLM: "choose a pretrained causal model",
+            LDARNetForMaskedLM: "choose a pretrained model that is not causal",
+            LDARNetLanguageModel: "choose a pretrained model",
         }.get(kind, "choose another model")
         raise UserError(
             f"{folder / run_files.MODEL_CONFIG}: the model class is {saved.__name__}, not {kind.__name__}; {hint}"
         )
-    return _load(folder, config, kind)
+    return _load(folder, config, saved)
 
 
 def load_backbone(path: Path, *, verify: bool | None = None) -> LDARNetModel:
@@ -115,7 +119,7 @@ def load_backbone(path: Path, *, verify: bool | None = None) -> LDARNetModel:
 def _read_config(folder: Path) -> tuple[LDARNetConfig, type[LDARNetPreTrainedModel]]:
     """Read the configuration and the class of the model in a folder.
 
-    The class is LDARNetForMaskedLM if the configuration names none of the classes in `HEADS`.
+    If the configuration names none of the classes in `HEADS`, the class is that of a language model.
 
     Raises:
         UserError: the folder contains no LDARNet model, or the configuration is invalid.
@@ -140,7 +144,8 @@ def _read_config(folder: Path) -> tuple[LDARNetConfig, type[LDARNetPreTrainedMod
         config = LDARNetConfig.from_dict(content)
     except ValueError as error:
         raise UserError(f"{file}: {_first_line(error)}; {HINT}") from None
-    return config, HEADS.get((config.architectures or [""])[0], LDARNetForMaskedLM)
+    language_model = LDARNetForCausalLM if config.causal else LDARNetForMaskedLM
+    return config, HEADS.get((config.architectures or [""])[0], language_model)
 
 
 def _missing_model_hint(run_dir: Path) -> str:

@@ -42,4 +42,5 @@ def _stage_sizes(config: LDARNetConfig, stage: int, attends: bool) -> Sizes:
         attention_dim=width // attention_heads,
         rotary=attention["rotary_emb_dim"][stage] if attends else 0,
         window=attention["window_size"][stage] if attends else -1,
+        directions=config.directions,
     )

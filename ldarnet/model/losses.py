@@ -42,6 +42,25 @@ def cross_entropy_by_window(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits, labels).sum(1)
 
 
+def next_labels(labels: Tensor, real: Tensor, unscored: Sequence[int | None]) -> Tensor:
+    """Targets of next-token prediction: the label of the next position.
+
+    Args:
+        labels: (B, L) int64, -100 at positions that are not predicted.
+        real: (B, L) bool, False on padding.
+        unscored: tokens that are not predicted.
+
+    Returns:
+        Targets, (B, L) int64; -100 at the last position of each row, on padding and before it, and before tokens that
+        are not predicted.
+    """
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+    predicted = real & F.pad(real[:, 1:], (0, 1), value=False)
+    for token in unscored:
+        predicted = predicted & (targets != token)
+    return targets.masked_fill(~predicted, IGNORE_INDEX)
+
+
 def ratio_loss(boundary_rate: Tensor, mean_probability: Tensor, target: float) -> Tensor:
     """Ratio loss N/(N-1) ((N-1) F G + (1-F)(1-G)). It is 1 at the target F = G = 1/N.
 

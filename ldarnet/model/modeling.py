@@ -1,4 +1,4 @@
-"""Hugging Face classes: backbone, masked language model, sequence classifier.
+"""Hugging Face base class and backbone.
 
 Shapes: B sequences, L positions including padding, T packed positions, V vocabulary size, D width of the outermost
 stage.
@@ -13,32 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.blocks import AddNorm, LocalAttention, Stack, SwiGLU
 from ldarnet.model.chunking import Tokens
 from ldarnet.model.chunking.given import GivenBoundaries, count_chunks
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_saved, check_weights, update_manifest
-from ldarnet.model.linear import INITIAL_STD, Fp32Linear, initialize_linear
-from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window
+from ldarnet.model.linear import INITIAL_STD, initialize_linear
 from ldarnet.model.network import Stage
-from ldarnet.model.outputs import (
-    BatchPadding,
-    LDARNetClassifierOutput,
-    LDARNetHeadOutput,
-    LDARNetOutput,
-    as_requested,
-    padded_boundaries,
-)
+from ldarnet.model.outputs import BatchPadding, LDARNetOutput, as_requested, padded_boundaries
 from ldarnet.ops import Packing, to_device
-
-PROBLEM = "single_label_classification"
-"""The only ``problem_type`` of transformers that the classifier supports."""
 
 
 class LDARNetPreTrainedModel(PreTrainedModel):
@@ -284,109 +271,3 @@ def _check_not_exported() -> None:
             "torch.export, ONNX and torch.jit.trace do not support LDARNet: its number of chunks depends on the data, "
             "so a recorded graph is wrong for other sequences; run the model in PyTorch"
         )
-
-
-class LDARNetForMaskedLM(LDARNetPreTrainedModel):
-    """LDARNet with a linear head over the vocabulary, for masked language modeling."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embeddings.weight"}
-
-    def __init__(self, config: LDARNetConfig) -> None:
-        """Build the model with random weights; tie head and embedding if ``config.tie_word_embeddings`` is True."""
-        super().__init__(config)
-        self.model = LDARNetModel(config)
-        self.lm_head = Fp32Linear(config.d_model[0], config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """Return the language modeling head."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replace the language modeling head."""
-        self.lm_head = new_embeddings
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        boundaries: Tensor | None = None,
-    ) -> LDARNetHeadOutput | tuple[Any, ...]:
-        """Predict tokens; see :class:`LDARNetHeadOutput`.
-
-        ``labels`` are (B, L) int64, with -100 at positions without a target. The other arguments and the errors are
-        those of :class:`LDARNetModel`.
-        """
-        out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
-        )
-        logits = self.lm_head(out.last_hidden_state)
-        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
-        mlm_loss = loss = None
-        if labels is not None:
-            scored = (labels != IGNORE_INDEX).sum().clamp(min=1)
-            mlm_loss = cross_entropy_by_window(logits, labels).sum() / scored
-            loss = mlm_loss + self.config.ratio_weight * ratio_loss
-        output = LDARNetHeadOutput(loss, logits, out.last_hidden_state, out.hidden_states)
-        output.mlm_loss, output.ratio_loss, output.boundaries = mlm_loss, ratio_loss, out.boundaries
-        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
-
-
-class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
-    """LDARNet with a linear classifier on the mean hidden state over all positions except padding."""
-
-    def __init__(self, config: LDARNetConfig) -> None:
-        """Build the model with random weights for ``config.num_labels`` classes.
-
-        Raises:
-            ValueError: fewer than two classes, or an unsupported ``problem_type``.
-        """
-        if (config.num_labels or 0) < 2 or config.problem_type not in (None, PROBLEM):
-            raise ValueError(
-                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: not supported; set "
-                f"num_labels to at least 2, and problem_type to None or {PROBLEM!r}"
-            )
-        super().__init__(config)
-        self.model = LDARNetModel(config)
-        assert config.num_labels is not None
-        self.classifier = Fp32Linear(config.d_model[0], config.num_labels)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        boundaries: Tensor | None = None,
-    ) -> LDARNetClassifierOutput | tuple[Any, ...]:
-        """Classify sequences; see :class:`LDARNetClassifierOutput`.
-
-        ``labels`` are (B,) int64 class indices. The other arguments and errors are those of :class:`LDARNetModel`.
-
-        Raises:
-            ValueError: the labels are floating-point numbers.
-        """
-        out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
-        )
-        real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
-        lengths = to_device(real.sum(1, keepdim=True).clamp(min=1), out.last_hidden_state.device)
-        logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
-        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
-        loss = None
-        if labels is not None:
-            if labels.is_floating_point():
-                raise ValueError(f"labels: dtype {labels.dtype} is not supported; give int64 class indices")
-            loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
-        output = LDARNetClassifierOutput(loss, logits, out.last_hidden_state, out.hidden_states)
-        output.ratio_loss, output.boundaries = ratio_loss, out.boundaries
-        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)

@@ -71,6 +71,7 @@ class Stage(nn.Module):
             self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
             self.residual_proj.tf32_output = True  # feeds decoders only, never a router
         self.router = config.chunking_method(config.chunking, config.target_ratio, width, self.ops)
+        self.router.causal = config.causal
         self.main = Stage(config, inner, stage + 1, branches)
         self.decoder = Stack(config, stage, decoder, branches)
 

@@ -26,12 +26,16 @@ class BatchOutputs:
     model offloaded by accelerate.
 
     Attributes:
-        mlm_loss: mean cross-entropy over target positions, in nats; None without labels or without an MLM head.
+        mlm_loss: mean cross-entropy over target positions, in nats; None without labels, and from models other than
+            :class:`LDARNetForMaskedLM`.
+        next_base_loss: mean cross-entropy over predicted tokens, in nats; None without labels, and from models other
+            than :class:`LDARNetForCausalLM`.
         ratio_loss: ratio loss summed over stages; None from the backbone.
         boundaries: one entry per router, outermost first.
     """
 
     mlm_loss: Tensor | None = None
+    next_base_loss: Tensor | None = None
     ratio_loss: Tensor | None = None
     boundaries: tuple[Boundaries, ...] | None = None
 
@@ -53,11 +57,11 @@ class LDARNetOutput(ModelOutput, BatchOutputs):
 
 @dataclass
 class LDARNetHeadOutput(ModelOutput, BatchOutputs):
-    """Output of :class:`LDARNetForMaskedLM`.
+    """Output of :class:`LDARNetForMaskedLM` and :class:`LDARNetForCausalLM`.
 
     Attributes:
-        loss: mlm_loss + ratio_weight * ratio_loss; None without labels.
-        logits: (B, L, V).
+        loss: mlm_loss or next_base_loss, plus ratio_weight * ratio_loss; None without labels.
+        logits: (B, L, V); from a causal model, the logits at a position predict the next token.
         last_hidden_state: (B, L, D), zero on padding.
         hidden_states: see :class:`LDARNetOutput`.
     """

@@ -19,8 +19,8 @@ from torch import Tensor
 from ldarnet.errors import UserError
 from ldarnet.model.chunking import complete_options
 from ldarnet.model.configuration import LDARNetConfig
+from ldarnet.model.heads import LDARNetForMaskedLM
 from ldarnet.model.integrity import check_weights
-from ldarnet.model.modeling import LDARNetForMaskedLM
 
 _CONFIG_FIELDS = ("arch_layout", "d_model", "d_intermediate", "vocab_size", "ssm_cfg", "attn_cfg")
 _DIRECTIONS = ("fwd", "bwd")
@@ -179,12 +179,14 @@ def save_published_checkpoint(model: LDARNetForMaskedLM, path: str | Path, step:
     """Save a model in the published checkpoint format, with its training step.
 
     Raises:
-        UserError: the model reads tokens of several bases, or its chunking options are not the published ones; the
-            format cannot describe either.
+        UserError: the model is not an `LDARNetForMaskedLM`, reads tokens of several bases, or its chunking options are
+            not the published ones; the format cannot describe these models.
     """
     from ldarnet.io.files import atomic_path
 
     config = model.config
+    if config.causal:
+        raise UserError(f"{path}: the published format has no causal models; export a Hugging Face folder")
     if config.tokenizer is not None:
         raise UserError(f"{path}: the published format has no tokens of several bases; export a model that reads bases")
     if config.chunking != complete_options({}):

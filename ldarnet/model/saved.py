@@ -60,6 +60,7 @@ class _Config(TypedDict, total=False):
     ssm_cfg: dict[str, _Setting]
     attn_cfg: dict[str, list[Annotated[int, Field(le=2**31)]]]
     chunking: Annotated[dict[str, str | int | _Merges], Field(max_length=100)]
+    causal: bool
     vocab_size: Annotated[int, Field(le=2**20)]
     tokenizer: _TokenizerOptions | None
     target_ratio: Annotated[float, Field(le=1e6)]

@@ -19,6 +19,7 @@ from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, space_errors, write_json_atomic
 from ldarnet.io.records import read_record
 from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model.configuration import SAVED_IF_CHANGED
 from ldarnet.model.integrity import check_weights
 from ldarnet.printable import printable
 from ldarnet.runtime.checkpoint import TrainingState, read_state
@@ -87,8 +88,8 @@ def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *,
         UserError: the architecture or the data set differs.
     """
     hint = f"restore it, or delete {checkpoint} to resume from the previous checkpoint"
-    saved = read_record(checkpoint / run_files.MODEL_CONFIG, dict[str, Any], hint=hint)
-    expected = json.loads(model.config.to_json_string(use_diff=False))
+    saved = SAVED_IF_CHANGED | read_record(checkpoint / run_files.MODEL_CONFIG, dict[str, Any], hint=hint)
+    expected = SAVED_IF_CHANGED | json.loads(model.config.to_json_string(use_diff=False))
     keys = [key for key in expected if key not in IGNORED_CONFIG_KEYS and key in saved and saved[key] != expected[key]]
     if keys:
         listed = printable("; ".join(f"{key}: {str(saved[key])[:200]} -> {str(expected[key])[:200]}" for key in keys))

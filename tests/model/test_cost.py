@@ -9,16 +9,26 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM
 from ldarnet.model.chunking.learned import Router
 from ldarnet.model.cost import cost, keys_per_query
 from ldarnet.ops.attention import BLOCK as QUERY_BLOCK
 
+
+def visible(q, is_causal):
+    """Fraction of the scores that causal attention needs, or 1."""
+    return (q[2] + 1) / (2 * q[2]) if is_causal else 1
+
+
 # FlopCounterMode does not count the fused CPU kernel of attention.
 ON_CPU = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, dropout=0, is_causal=False, **__: sdpa_flop_count(q, k, v) * visible(q, is_causal)
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+        lambda gradient, q, k, v, out, logsumexp, dropout, is_causal, **__: (
+            sdpa_backward_flop_count(gradient, q, k, v) * visible(q, is_causal)
+        )
     ),
 }
 BASES_PER_CHUNK = 4
@@ -49,6 +59,7 @@ CONFIGS = {
     "tied": configuration("tiny", full_attention=True, tie_word_embeddings=True),
     "quickstart": configuration("quickstart", full_attention=True),
     "ldarnet-2m": configuration("ldarnet-2m"),
+    "causal": configuration("quickstart", full_attention=True, causal=True),
     **{
         f"{smoothing} smoothing": configuration("tiny", full_attention=True, chunking={"smoothing": smoothing})
         for smoothing in ("mirrored", "forward", "none")
@@ -92,9 +103,13 @@ def expected(config, length, **options):
     return cost(config, length, [BASES_PER_CHUNK**stage for stage in range(1, config.num_stages)], **options)
 
 
+def model_of(config):
+    return LDARNetForCausalLM(config) if config.causal else LDARNetForMaskedLM(config)
+
+
 def count_flops(config, length, windows, checkpointed=()):
     """FLOPs per base of the forward pass, and of forward and backward pass."""
-    model = LDARNetForMaskedLM(config)
+    model = model_of(config)
     model.set_activation_checkpointing(checkpointed)
     ids = torch.randint(0, 4, (windows, length))
     with FlopCounterMode(display=False, custom_mapping=ON_CPU) as forward:
@@ -121,6 +136,8 @@ def count_flops(config, length, windows, checkpointed=()):
         ("two routers", []),
         ("two routers", [1]),
         ("two routers", [0, 1, 2]),
+        ("causal", []),
+        ("causal", [0, 1]),
         ("no router", []),
         ("no router", [0]),
     ],
@@ -160,13 +177,15 @@ def test_flops_with_partial_blocks_and_windowed_attention(length):
 def test_keys_per_query_match_a_plain_count():
     for length, window in [(1, 0), (1, 7), (10, 3), (10, 9), (10, 8), (10, -1), (3, 1)]:
         reach = length if window < 0 else window
-        pairs = sum(abs(i - j) <= reach for i in range(length) for j in range(length))
-        assert keys_per_query(length, window) == pytest.approx(pairs / length)
+        pairs = [(i, j) for i in range(length) for j in range(length) if abs(i - j) <= reach]
+        assert keys_per_query(length, window) == pytest.approx(len(pairs) / length)
+        to_the_left = sum(j <= i for i, j in pairs)
+        assert keys_per_query(length, window, causal=True) == pytest.approx(to_the_left / length)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_parameters_match_the_model(config):
-    model, whole = LDARNetForMaskedLM(config), cost(config, 256)
+    model, whole = model_of(config), cost(config, 256)
     assert whole.parameters == model.num_parameters()
     for attribute in ("part", "operation"):
         assert sum(part.parameters for part in whole.group_by(attribute).values()) == whole.parameters
@@ -204,10 +223,10 @@ def saved_bytes(model, windows, length, autocast):
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("checkpointed", [[], [0], [0, 1]])
-@pytest.mark.parametrize("preset", ["quickstart", "ldarnet-2m"])
+@pytest.mark.parametrize("preset", ["quickstart", "ldarnet-2m", "causal quickstart"])
 def test_activation_bytes_match_autograd(preset, checkpointed, autocast):
-    config, length = configuration(preset), 512
-    model = LDARNetForMaskedLM(config)
+    config, length = configuration(preset.split()[-1], causal=preset.startswith("causal")), 512
+    model = model_of(config)
     model.set_activation_checkpointing(checkpointed)
     # The difference between two batch sizes cancels constants such as weight casts and window masks.
     growth = saved_bytes(model, 4, length, autocast) - saved_bytes(model, 2, length, autocast)

@@ -51,6 +51,16 @@ COMMON_OPTIONS: dict[str, Values] = {
 - ``none``: z_j = c_j.
 
 ``ratio_loss``: see :mod:`ldarnet.model.losses`."""
+CAUSAL_VALUES: dict[str, tuple[str, ...]] = {
+    "similarity": ("forward", "bidirectional"),
+    "selection": ("threshold",),
+    "mask_protection": ("none",),
+    "phase": ("fixed",),
+    "residual": ("full", "none"),
+    "smoothing": ("forward", "none"),
+}
+"""Values of options that causal models support, the default first; all values of other options. The values that are
+missing look ahead, or have an effect only at [MASK]."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,17 @@ class ChunkingMethod(nn.Module):
         has_router: whether the method has query and key projections.
         nested: whether the method works in inner stages, whose positions are chunks.
         learns_before_training: whether `fit` must be called before training.
+        supports_causal: whether causal models may use the method: with the options that `CAUSAL_VALUES` allows,
+            boundaries and probabilities must not depend on later positions.
+        causal: whether the model is causal; set by the model.
     """
 
     OPTIONS: ClassVar[dict[str, Values]] = {}
     has_router: ClassVar[bool] = False
     nested: ClassVar[bool] = True
     learns_before_training: ClassVar[bool] = False
+    supports_causal: ClassVar[bool] = False
+    causal: bool = False
 
     def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
         """Build the method for a stage.
@@ -195,16 +210,24 @@ def method_of(options: Options) -> type[ChunkingMethod]:
     return _METHODS.get(name) or chunking_methods()[name]
 
 
-def complete_options(given: Options) -> dict[str, Option]:
+def complete_options(given: Options, *, causal: bool = False) -> dict[str, Option]:
     """Add the default of each missing option, and check all options.
 
+    Args:
+        given: method and options.
+        causal: whether the model is causal.
+
     Raises:
-        ValueError: unknown method, unknown option of the method, or a value that the option does not allow.
+        ValueError: unknown method, unknown option of the method, a value that the option does not allow, or a method or
+            value that causal models do not support.
     """
     methods, name = chunking_methods(), given.get("method", PUBLISHED)
     if name not in methods:
         raise ValueError(f"chunking: no method {printable(str(name))}; {suggestion(str(name), methods)}")
     allowed = COMMON_OPTIONS | methods[str(name)].OPTIONS
+    if causal and not methods[str(name)].supports_causal:
+        supported = ", ".join(other for other, method in methods.items() if method.supports_causal)
+        raise ValueError(f"chunking: method {name} looks ahead, but causal is true; use one of {supported}")
     for key, value in given.items():
         if key == "method":
             continue
@@ -221,5 +244,10 @@ def complete_options(given: Options) -> dict[str, Option]:
             raise ValueError(f"chunking: {key}={printable(str(value))} must be a text")
         if values is list and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
             raise ValueError(f"chunking: {key} must be a list of texts")
+        if causal and value not in CAUSAL_VALUES.get(key, (value,)):
+            listed = ", ".join(CAUSAL_VALUES[key])
+            raise ValueError(f"chunking: {key}={printable(str(value))} does not work with causal=true; use {listed}")
+    if causal:
+        allowed |= {key: values for key, values in CAUSAL_VALUES.items() if key in allowed}
     defaults = {key: values[0] if isinstance(values, tuple) else values() for key, values in allowed.items()}
     return {"method": name, **defaults, **given}

@@ -35,3 +35,13 @@ def sequence_keys(ids_T: Tensor, packing: Packing, seed: int) -> Tensor:
     terms_T = random_bits(random_bits(ids_T, ids_T.new_full((), seed)), packing.position)
     before = F.pad(terms_T.cumsum(0), (1, 0))[packing.starts]  # sums of int64 wrap around, and are exact
     return random_bits(before.diff(), ids_T.new_full((), seed))
+
+
+def prefix_keys(ids_T: Tensor, packing: Packing, seed: int) -> Tensor:
+    """Hash the tokens of each sequence up to and including each position, and the seed, to a key, (T,) int64.
+
+    The key of the last position is that of `sequence_keys`.
+    """
+    sums_T = random_bits(random_bits(ids_T, ids_T.new_full((), seed)), packing.position).cumsum(0)
+    before = F.pad(sums_T, (1, 0))[packing.starts]
+    return random_bits(sums_T - before[packing.sequence], ids_T.new_full((), seed))

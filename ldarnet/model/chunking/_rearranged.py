@@ -20,6 +20,7 @@ class RearrangedRouter(Router):
     """
 
     OPTIONS = {"similarity": ("bidirectional", "forward"), "selection": ("threshold", "top_k"), "seed": int}
+    supports_causal = False
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Predict the boundaries, and move them."""

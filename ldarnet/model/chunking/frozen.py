@@ -17,6 +17,7 @@ class Frozen(ChunkingMethod):
     """
 
     OPTIONS = {"similarity": ("bidirectional", "forward"), "selection": ("top_k", "threshold")}
+    supports_causal = True
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Compute the boundaries from the similarity of neighboring encoder outputs."""

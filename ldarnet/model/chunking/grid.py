@@ -19,6 +19,7 @@ class Grid(ChunkingMethod):
     """
 
     OPTIONS = {"phase": ("fixed", "random"), "seed": int}
+    supports_causal = True
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Return the grid."""

@@ -36,6 +36,7 @@ class Router(ChunkingMethod):
         "mask_protection": ("none", "boundaries", "outside"),
     }
     has_router = True
+    supports_causal = True
 
     def __init__(self, options: Options, target_ratio: float, width: int, ops: KernelOptions) -> None:
         """Build the router with query and key projections initialized to the identity."""

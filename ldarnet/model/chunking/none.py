@@ -13,6 +13,8 @@ from ldarnet.ops import Packing
 class NoChunking(ChunkingMethod):
     """A boundary at every position; ``target_ratio`` has no effect."""
 
+    supports_causal = True
+
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Return a boundary at every position."""
         every_T = torch.ones_like(packing.position, dtype=torch.bool)

@@ -231,13 +231,12 @@ def _slide(
     dtype = dterms_ptr.dtype.element_ty
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     first = (tl.program_id(0).to(tl.int64) * RUNS + tl.arange(0, RUNS)) * RUN_LENGTH
-    weight_0, bias = _terms(weight_ptr, channel, C, W, dtype), _terms(bias_ptr, channel, C, K, dtype)
-    dweight_0 = _zeros(W, RUNS, CHANNELS, dtype)  # in window order
-    dbias_0 = tl.zeros((RUNS, CHANNELS), dtype)
-    if K == 2:
-        weight_1 = _terms(weight_ptr + W * C, channel, C, W, dtype)
-        dweight_1 = _zeros(W, RUNS, CHANNELS, dtype)
-        dbias_1 = tl.zeros((RUNS, CHANNELS), dtype)
+    # With one direction, the variables of direction 1 are unused and take no registers.
+    weight_0 = _terms(weight_ptr, channel, C, W, dtype)
+    weight_1 = _terms(weight_ptr + (K - 1) * W * C, channel, C, W, dtype)
+    bias = _terms(bias_ptr, channel, C, K, dtype)
+    dweight_0, dweight_1 = _zeros(W, RUNS, CHANNELS, dtype), _zeros(W, RUNS, CHANNELS, dtype)  # in window order
+    dbias_0, dbias_1 = tl.zeros((RUNS, CHANNELS), dtype), tl.zeros((RUNS, CHANNELS), dtype)
     dx = _zeros(W - 1, RUNS, CHANNELS, dtype)
     x, sequence = (), ()
     for back in tl.static_range(W - 1, 0, -1):

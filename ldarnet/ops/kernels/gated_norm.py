@@ -144,10 +144,10 @@ def _backward(
     dtype = dweight_ptr.dtype.element_ty
     column = tl.arange(0, COLUMNS)
     weight_0 = tl.load(weight_ptr + column, mask=column < E, other=0.0).to(dtype)
+    # With one direction, the variables of direction 1 are unused and take no registers.
+    weight_1 = tl.load(weight_ptr + (K - 1) * E + column, mask=column < E, other=0.0).to(dtype)
     dweight_0 = tl.zeros((ROWS, COLUMNS), dtype)
-    if K == 2:
-        weight_1 = tl.load(weight_ptr + E + column, mask=column < E, other=0.0).to(dtype)
-        dweight_1 = tl.zeros((ROWS, COLUMNS), dtype)
+    dweight_1 = tl.zeros((ROWS, COLUMNS), dtype)
     for first in range(tl.program_id(0) * ROWS, T, tl.num_programs(0) * ROWS):
         row = first + tl.arange(0, ROWS).to(tl.int64)
         inside = (row < T)[:, None] & (column < E)
