@@ -238,7 +238,10 @@ def validation_set(shards: ShardSet, config: RunConfig) -> tuple[Array, Array]:
 
 def run_masking(config: RunConfig) -> Masking:
     """Masking rule that a configuration uses for validation."""
-    return next(iter(validation_maskings(config).values()))
+    masking = next(iter(validation_maskings(config).values()))
+    if not isinstance(masking, Masking):
+        raise UserError(f"{config.run.dir}: a causal run has no masks; choose a run with masks")
+    return masking
 
 
 def _hold_out(train: Sequence[Array], length: int) -> tuple[list[Array], list[Array]]:

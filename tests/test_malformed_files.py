@@ -29,7 +29,7 @@ from ldarnet.genome.fasta import read_contigs
 from ldarnet.genome.sources import SequenceSource
 from ldarnet.io.retry import Retry
 from ldarnet.model import load_backbone, load_model, write_model
-from ldarnet.model.modeling import LDARNetForMaskedLM
+from ldarnet.model.heads import LDARNetForMaskedLM
 from ldarnet.pretraining.results import write_results
 from ldarnet.pretraining.run import train_on
 from ldarnet.program import call

@@ -18,5 +18,7 @@ def export(
     """Write the model and tokenizer of a checkpoint as a Hugging Face folder."""
     models = import_models()
     with busy("exporting"):
-        models.write_model(models.load_model(checkpoint, models.LDARNetLanguageModel), with_parent(out))
-    print(f"exported {out}; after `import ldarnet.model`, load it with AutoModelForMaskedLM.from_pretrained")
+        model = models.load_model(checkpoint, models.LDARNetLanguageModel)
+        models.write_model(model, with_parent(out))
+    kind = "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
+    print(f"exported {out}; after `import ldarnet.model`, load it with {kind}.from_pretrained")

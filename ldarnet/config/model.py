@@ -44,6 +44,11 @@ class ModelSection(Section):
         "where its tokens begin.",
         json_schema_extra=MAY_CHANGE,
     )
+    causal: bool | None = Field(
+        None,
+        description="Train left to right: no position sees its future, and the model predicts the next base instead of "
+        "masked bases. Mamba-2 runs in one direction, and chunking must not look ahead.",
+    )
     tie_word_embeddings: bool | None = Field(
         None, description="Share weights between the embedding and the output layer."
     )

@@ -19,6 +19,7 @@ from ldarnet.config.sections import (
     Config,
     Section,
 )
+from ldarnet.config.targets import check_causal, check_tokens
 from ldarnet.config.validation import ValidationSection
 from ldarnet.model.layout import MAX_STAGES
 
@@ -313,7 +314,8 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         self.model.check(self.ops)
-        self._check_tokens()
+        check_tokens(self)
+        check_causal(self)
         used = (self.model.chunking or {}).get("method") == "file"
         if used != (self.data.boundaries is not None):
             raise ValueError(
@@ -332,16 +334,3 @@ class RunConfig(Config):
                 f"per optimizer step, more than {MAX_STEP_BASES:,}; reduce one of them"
             )
         return self
-
-    def _check_tokens(self) -> None:
-        if self.model.tokenizer is None:
-            return
-        unit = self.model.tokenizer.span
-        spans = {"data.mask_span": [self.data.mask_span], "validation.mask_spans": self.validation.mask_spans}
-        for key, span in ((key, span) for key, values in spans.items() for span in values if span % unit):
-            raise ValueError(
-                f"{key}: tokens of {unit} bases are masked as a whole, but the span is {span}; set it to "
-                f"{unit} or a multiple of it"
-            )
-        if self.validation.regions is not None:
-            raise ValueError("validation.regions is not supported for models that read tokens; set it to null")

@@ -7,6 +7,7 @@ with optional_imports(__name__):
     from ldarnet.data.dataset import WindowDataset
     from ldarnet.data.loader import Batch, QuarantinedWindow, training_steps, validation_batches
     from ldarnet.data.masking import Masking
+    from ldarnet.data.next_base import NextBase
     from ldarnet.data.pipeline import decode_sample, shard_pattern, window_pipeline
     from ldarnet.data.reader import ShardSet
     from ldarnet.data.regions import Regions
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "CurriculumStage",
     "Masking",
+    "NextBase",
     "QuarantinedWindow",
     "Regions",
     "ShardSet",

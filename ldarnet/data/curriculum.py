@@ -12,6 +12,7 @@ from itertools import accumulate
 
 from ldarnet.data.loader import Batch, BoundarySource, training_steps
 from ldarnet.data.masking import Masking
+from ldarnet.data.next_base import NextBase
 from ldarnet.data.windows import Windows
 
 
@@ -59,7 +60,7 @@ def stage_at(stages: Sequence[CurriculumStage], step: int) -> CurriculumStage:
 def curriculum_steps(
     stages: Sequence[CurriculumStage],
     windows: Mapping[int, Windows],
-    masking: Masking,
+    masking: Masking | NextBase,
     *,
     micro_batch: int,
     first_step: int,
@@ -75,7 +76,7 @@ def curriculum_steps(
     Args:
         stages: the stages of the run.
         windows: window length -> stream of windows.
-        masking: masking probabilities and seed.
+        masking: how targets are selected.
         micro_batch: windows in one forward pass of one rank at full window length; a stage with shorter windows has
             `CurriculumStage.batch_factor` times as many.
         first_step: first step to yield; when resuming, the number of completed steps.

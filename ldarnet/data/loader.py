@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.data.masking import MaskedWindows, Masking
+from ldarnet.data.next_base import NextBase
 from ldarnet.data.reader import ShardSet
 from ldarnet.data.segments import find_segments
 from ldarnet.data.windows import Locations, Windows, window_name
@@ -102,7 +103,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
     def __init__(
         self,
         windows: Windows,
-        masking: Masking,
+        masking: Masking | NextBase,
         *,
         micro_batch: int,
         accumulation: int,
@@ -177,7 +178,7 @@ class StepDataset(Dataset["list[Batch] | UserError"]):
 
 def training_steps(
     windows: Windows,
-    masking: Masking,
+    masking: Masking | NextBase,
     *,
     micro_batch: int,
     accumulation: int,
@@ -196,7 +197,7 @@ def training_steps(
 
     Args:
         windows: the stream of windows.
-        masking: masking probabilities and seed.
+        masking: how targets are selected.
         micro_batch: windows in one forward pass of one rank.
         accumulation: micro-batches per step.
         rank: rank of this process, from 0.
@@ -315,7 +316,7 @@ def validation_batches(
     batch: int,
     rank: int,
     world: int,
-    masking: Masking,
+    masking: Masking | NextBase,
     max_n_run: int = 100,
     boundaries: BoundarySource | None = None,
 ) -> Iterator[Batch]:
@@ -333,7 +334,7 @@ def validation_batches(
         batch: windows in a batch of one rank.
         rank: rank of this process, from 0.
         world: number of ranks.
-        masking: masking probabilities and seed; masks are independent of those in training.
+        masking: how targets are selected; masks are independent of those in training.
         max_n_run: longest run of N allowed in a window.
         boundaries: source of chunk boundaries.
 
@@ -373,6 +374,6 @@ def validation_batches(
 
 
 def _token_targets(
-    masking: Masking, masked: MaskedWindows, length: int, rows: slice = slice(None)
+    masking: Masking | NextBase, masked: MaskedWindows, length: int, rows: slice = slice(None)
 ) -> TokenTargets | None:
     return None if masking.tokenizer is None else TokenTargets(masked.target_bases[rows], length)

@@ -13,7 +13,7 @@ import torch
 from ldarnet import alphabet
 from ldarnet.errors import UserError
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
-from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
+from ldarnet.model import LDARNetLanguageModel, LDARNetModel
 from ldarnet.model.chunking.selection import THRESHOLD
 from ldarnet.printable import figure_label
 from ldarnet.tokenization import tokenization_or_bases
@@ -42,7 +42,7 @@ Track = tuple[np.ndarray, np.ndarray]
 
 
 def boundary_track(
-    model: LDARNetModel | LDARNetForMaskedLM, ids: np.ndarray, given: np.ndarray | None = None
+    model: LDARNetModel | LDARNetLanguageModel, ids: np.ndarray, given: np.ndarray | None = None
 ) -> list[Track]:
     """Compute the boundary probabilities and the boundary mask of each stage along a sequence.
 
@@ -69,7 +69,11 @@ def boundary_track(
 
 
 def boundary_tracks(
-    model: LDARNetModel | LDARNetForMaskedLM, ids_WL: np.ndarray, given_WL: np.ndarray | None = None, *, batch: int = 32
+    model: LDARNetModel | LDARNetLanguageModel,
+    ids_WL: np.ndarray,
+    given_WL: np.ndarray | None = None,
+    *,
+    batch: int = 32,
 ) -> list[Track]:
     """Compute the boundary probabilities and the boundary masks of each stage in W windows of L bases.
 
@@ -95,7 +99,7 @@ def boundary_tracks(
 
 
 def _batch_tracks(
-    model: LDARNetModel | LDARNetForMaskedLM, ids_BL: np.ndarray, given_BL: np.ndarray | None
+    model: LDARNetModel | LDARNetLanguageModel, ids_BL: np.ndarray, given_BL: np.ndarray | None
 ) -> list[Track]:
     given = {} if given_BL is None else {"boundaries": torch.from_numpy(given_BL)}
     output = model(torch.from_numpy(ids_BL.astype(np.int64)).to(model.device), **given)
@@ -161,7 +165,7 @@ def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 409
 
 
 def boundary_figure(
-    model: LDARNetModel | LDARNetForMaskedLM,
+    model: LDARNetModel | LDARNetLanguageModel,
     ids: np.ndarray,
     contig: str,
     start: int,

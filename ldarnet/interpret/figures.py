@@ -17,7 +17,7 @@ import numpy as np
 
 from ldarnet.errors import UserError
 from ldarnet.io.files import atomic_path
-from ldarnet.io.run_lines import read_metrics_lines
+from ldarnet.io.run_lines import NEXT_BASE_LOSS, loss_name, loss_of, read_metrics_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,19 +109,18 @@ def training_figure(
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
     """
-    train, valid = _read_metrics(Path(metrics_jsonl))
+    train, valid, loss = _read_metrics(Path(metrics_jsonl))
+    causal = loss == NEXT_BASE_LOSS
     bases_valid = np.interp(valid.step, train.step, train.bases)
     chunked = train.ratios.shape[1] > 0
     with png_figure(out_png, 8.0, 5.6 if chunked else 3.6) as figure:
         panels = figure.subplots(1 + chunked, 1, sharex=True, squeeze=False, height_ratios=(3, 2)[: 1 + chunked])[:, 0]
-        panels[0].set_title("Loss")
-        panels[0].set_ylabel("nats per target position")
-        plot_loss(
-            panels[0], train.bases, train.mlm_loss, bases_valid, valid.mlm_loss, valid.mask_loss, baseline=entropy
-        )
+        panels[0].set_title("Next-base loss" if causal else "Loss")
+        panels[0].set_ylabel("nats per base" if causal else "nats per target position")
+        plot_loss(panels[0], train.bases, train.loss, bases_valid, valid.loss, valid.mask_loss, baseline=entropy)
         if chunked:
             targets = None if target_ratio is None else np.full(len(train.step), target_ratio)
-            panels[1].set_title("Compression (masked input)")
+            panels[1].set_title("Compression" if causal else "Compression (masked input)")
             panels[1].set_ylabel("bases per chunk")
             plot_compression(panels[1], train.bases, list(train.ratios.T), bases_valid, list(valid.ratios.T), targets)
         panels[-1].set_xmargin(0.06 if len(valid.step) else 0.02)  # room for the value labels
@@ -138,7 +137,7 @@ def plot_loss(
     x: np.ndarray,
     training: np.ndarray,
     x_valid: np.ndarray,
-    mlm_loss: np.ndarray,
+    valid_loss: np.ndarray,
     mask_loss: np.ndarray,
     *,
     baseline: float | None,
@@ -150,9 +149,9 @@ def plot_loss(
     Args:
         axes: empty axes.
         x: (T,) x coordinates of the training steps, in steps or bases.
-        training: (T,) MLM loss.
+        training: (T,) MLM loss or next-base loss.
         x_valid: (V,) x coordinates of the validations, in steps or bases.
-        mlm_loss: (V,) MLM loss over all prediction targets.
+        valid_loss: (V,) the same over all targets of the validation.
         mask_loss: (V,) loss over the targets whose input is [MASK]; NaN where missing.
         baseline: loss of the unigram baseline; None to omit the baseline.
     """
@@ -162,7 +161,7 @@ def plot_loss(
     )
     ends = []
     for values, color, label in (
-        (mlm_loss, VALID_COLOR, "validation"),
+        (valid_loss, VALID_COLOR, "validation"),
         (mask_loss, MASK_COLOR, "validation, masked positions"),
     ):
         if np.isfinite(values).any():
@@ -280,35 +279,39 @@ class _Points(NamedTuple):
 
     step: np.ndarray
     bases: np.ndarray
-    mlm_loss: np.ndarray
+    loss: np.ndarray
     mask_loss: np.ndarray
     ratios: np.ndarray
 
 
-def _read_metrics(path: Path) -> tuple[_Points, _Points]:
+def _read_metrics(path: Path) -> tuple[_Points, _Points, str]:
     """Read training and validation lines. If several lines of a split have the same step, use the last of them.
+
+    Returns:
+        Metrics of both splits, and the key of the loss.
 
     Raises:
         UserError: the file is missing, has no training line, or has an invalid line.
     """
-    values, stages = {"train": array("d"), "valid": array("d")}, 0
+    values, stages, loss = {"train": array("d"), "valid": array("d")}, 0, ""
     for line in read_metrics_lines(path):
         ratios = line["bases_per_chunk"]
         bases, mask_loss = (line["bases"], None) if line["split"] == "train" else (None, line.get("mask_loss"))
-        numbers = (line["step"], bases, line["mlm_loss"], mask_loss, *ratios)
+        loss = loss_name(line)
+        numbers = (line["step"], bases, loss_of(line), mask_loss, *ratios)
         values[line["split"]].extend(math.nan if number is None else number for number in numbers)
         stages = len(ratios)
     if not values["train"]:
         raise UserError(f"{path}: no training step logged yet; try again after the first logged step")
-    return _points(values["train"], stages), _points(values["valid"], stages)
+    return _points(values["train"], stages), _points(values["valid"], stages), loss
 
 
 def _points(values: array[float], stages: int) -> _Points:
     rows = drawable(np.frombuffer(values).reshape(-1, 4 + stages))
     _, last = np.unique(rows[::-1, 0], return_index=True)
     rows = rows[::-1][last]
-    step, bases, mlm_loss, mask_loss = rows[:, :4].T
-    return _Points(step, bases, mlm_loss, mask_loss, rows[:, 4:])
+    step, bases, loss, mask_loss = rows[:, :4].T
+    return _Points(step, bases, loss, mask_loss, rows[:, 4:])
 
 
 def drawable(values: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Keys that readers do not need are ignored, so that callbacks and later versions can add keys.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, cast
 
@@ -26,13 +26,29 @@ Stages = Annotated[list[Number], Field(max_length=64)]
 Numbers = Annotated[dict[str, Number], Field(max_length=1000)]
 
 
+NEXT_BASE_LOSS = "next_base_loss"
+LOSSES = {"mlm_loss": "MLM loss", NEXT_BASE_LOSS: "next-base loss"}
+"""Key of the loss in a line -> name of the loss. A line has one of them, and so have all lines of a run."""
+
+
+def loss_name(line: Mapping[str, Any]) -> str:
+    """Key of the loss in a training or validation line."""
+    return next(key for key in LOSSES if key in line)
+
+
+def loss_of(line: Mapping[str, Any]) -> float | None:
+    """Loss in a training or validation line."""
+    return line[loss_name(line)]
+
+
 class TrainLine(TypedDict):
     """Training line of metrics.jsonl."""
 
     split: Literal["train"]
     step: Count
     bases: Count
-    mlm_loss: Number
+    mlm_loss: NotRequired[Number]
+    next_base_loss: NotRequired[Number]
     bases_per_chunk: Stages
     epoch: NotRequired[Number]
     seconds: NotRequired[Seconds]
@@ -62,6 +78,7 @@ class Region(TypedDict):
 
     scored: Count
     mlm_loss: NotRequired[Number]
+    next_base_loss: NotRequired[Number]
     bases_per_chunk: NotRequired[Stages]
 
 
@@ -77,7 +94,8 @@ class ValidLine(TypedDict):
 
     split: Literal["valid"]
     step: Count
-    mlm_loss: Number
+    mlm_loss: NotRequired[Number]
+    next_base_loss: NotRequired[Number]
     bases_per_chunk: Stages
     mask_loss: NotRequired[Number]
     composition_loss: NotRequired[Number]
@@ -85,6 +103,7 @@ class ValidLine(TypedDict):
     marginal_loss: NotRequired[Number]
     bits_per_base: NotRequired[Number]
     bases_per_token: NotRequired[Number]
+    next_base_accuracy: NotRequired[Number]
     masks: NotRequired[Annotated[dict[str, MaskScores], Field(max_length=1000)]]
     regions: NotRequired[Annotated[dict[str, Region], Field(max_length=1000)]]
 
@@ -119,7 +138,9 @@ class LaunchLine(TypedDict):
 _PER_STAGE = ("boundary_histogram", "periodicity", "period", "chunk_imbalance")
 
 
-def _check_stages(line: Any) -> Any:
+def _check_line(line: Any) -> Any:
+    if sum(key in line for key in LOSSES) != 1:
+        raise ValueError(f"must have exactly one of {' and '.join(LOSSES)}")
     for key in _PER_STAGE:
         if key in line and len(line[key]) != len(line["bases_per_chunk"]):
             raise ValueError(f"{key} and bases_per_chunk have different numbers of stages")
@@ -136,7 +157,7 @@ def _check_window(sample: SampleLine) -> SampleLine:
 _CheckedSample = Annotated[SampleLine, AfterValidator(_check_window)]
 _MetricsLine = Annotated[
     Annotated[TrainLine | ValidLine, Field(discriminator="split")],
-    AfterValidator(_check_stages),
+    AfterValidator(_check_line),
 ]
 
 
@@ -150,14 +171,16 @@ def read_metrics_lines(
         advance: called with the number of bytes of each line.
 
     Raises:
-        UserError: the file cannot be read, a line is malformed, or the number of stages changes.
+        UserError: the file cannot be read, a line is malformed, or the number of stages or the kind of loss changes.
     """
-    stages = None
+    stages = loss = None
     kind = cast("type[TrainLine | ValidLine]", _MetricsLine)
     for number, line in read_records(path, kind, hint=HINT, advance=advance):
         found = len(line["bases_per_chunk"])
         if found != (stages := found if stages is None else stages):
             raise UserError(f"{path}: line {number}: bases_per_chunk has {found} stages, line 1 has {stages}; {HINT}")
+        if (name := loss_name(line)) != (loss := loss or name):
+            raise UserError(f"{path}: line {number}: has {name}, line 1 has {loss}; {HINT}")
         yield line
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model import LDARNetLanguageModel
 from ldarnet.runtime.checkpoint import ChunkState
 from ldarnet.runtime.host_buffers import HostBuffers
 
@@ -37,7 +37,7 @@ class ChunkCapacity:
     """
 
     def __init__(
-        self, model: LDARNetForMaskedLM, factor: float, state: ChunkState | None, warn: Callable[[str], None]
+        self, model: LDARNetLanguageModel, factor: float, state: ChunkState | None, warn: Callable[[str], None]
     ) -> None:
         self._model, self._factor, self._warn = model, factor, warn
         self._target = model.config.expected_ratio

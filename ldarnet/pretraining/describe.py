@@ -26,7 +26,8 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     dropped = f"; dropped {segments:,} segments ({bases:,} bases) shorter than a window" if segments else ""
     offload = " with CPU optimizer offload" if training.offload else ""
     return [
-        f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}",
+        f"model    {config.model.preset}, {parameters:,} parameters, layout {model.config.arch_layout}"
+        f"{', causal' if model.config.causal else ''}",
         f"data     {config.data.shards} (fingerprint {data.fingerprint[:12]}), {len(inputs.windows):,} training "
         f"windows of {length:,} bases per epoch{dropped}",
         *_describe_tokens(inputs),
@@ -57,12 +58,14 @@ def _describe_chunking(inputs: Inputs) -> list[str]:
     """Describe the chunking method and the options that are not the default; empty for the published method."""
     chosen: Any = inputs.model.config.chunking
     method = chosen["method"]
-    defaults = complete_options({"method": method})
+    causal = inputs.model.config.causal
+    defaults = complete_options({"method": method}, causal=causal)
     changed = {key: value for key, value in chosen.items() if value != defaults[key] and not isinstance(value, list)}
     options = [f"{key}={str(value)[:16]}" for key, value in changed.items()]
     if inputs.bases_per_chunk is not None:
         options.append(f"{inputs.bases_per_chunk:.2f} bases per chunk")
-    return [f"chunks   {', '.join([f'method {method}', *options])}"] if chosen != complete_options({}) else []
+    published = chosen == complete_options({}, causal=causal)
+    return [] if published else [f"chunks   {', '.join([f'method {method}', *options])}"]
 
 
 def _describe_mixture(inputs: Inputs) -> list[str]:

@@ -116,7 +116,8 @@ def _validate(
     inputs = run.inputs
     metrics = validate(run.engine, inputs.shards, run.config, run.world, inputs.regions, inputs.boundaries)
     state = checkpointer.settle(state)
-    if not math.isfinite(metrics["mlm_loss"]):
+    loss = metrics[run.inputs.model.loss_name]
+    if not math.isfinite(loss):
         raise UserError(
             f"the validation loss after step {state.step} is not finite; train in another run.dir with a lower "
             "optimizer.lr (the checkpoints of this run are unchanged)"
@@ -125,8 +126,8 @@ def _validate(
     for callback in callbacks:
         callback.on_validation(line)
     complete = "quarantined" not in metrics  # losses over different windows are not comparable
-    if complete and (state.best_loss is None or metrics["mlm_loss"] < state.best_loss):
-        return state.advanced(best_step=state.step, best_loss=metrics["mlm_loss"])
+    if complete and (state.best_loss is None or loss < state.best_loss):
+        return state.advanced(best_step=state.step, best_loss=loss)
     return state
 
 

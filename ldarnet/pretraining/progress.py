@@ -6,12 +6,18 @@ from typing import Any
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
+from ldarnet.io.run_lines import LOSSES, loss_name
 
 LINE_SECONDS = 10.0
 """Seconds between plain lines when the console is not a terminal."""
 MIN_DATA_WAIT = 0.1
 """Print the fraction of step time spent waiting for data if it is at least this value."""
-ACCURACIES = {"accuracy": "accuracy", "token_accuracy": "token accuracy"}
+ACCURACIES = {
+    "accuracy": "accuracy",
+    "token_accuracy": "token accuracy",
+    "next_base_accuracy": "accuracy",
+    "next_token_accuracy": "token accuracy",
+}
 """Keys of accuracies in a validation line, and their names. A line has one or both."""
 
 
@@ -47,7 +53,8 @@ class PretrainProgress(Printer):
         data_wait = line.get("data_wait", 0.0)
         waiting = f"  data wait {data_wait:.0%}" if data_wait >= MIN_DATA_WAIT else ""
         speed = format_speed(line["bases_per_second"])
-        numbers = f"MLM loss {line['mlm_loss']:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{mfu}{waiting}"
+        loss = loss_name(line)
+        numbers = f"{LOSSES[loss]} {line[loss]:.4f}{format_chunks(line['bases_per_chunk'])}  {speed}{mfu}{waiting}"
         self._bar.update(self._task, completed=line["step"], numbers=numbers)
         if not self.on_terminal and self._throttle.ready(force=line["step"] in (self._first + 1, self._total)):
             done = line["step"] - self._first
@@ -57,7 +64,9 @@ class PretrainProgress(Printer):
     def validation(self, line: dict[str, Any]) -> None:
         """Print a validation line of metrics.jsonl."""
         accuracies = "".join(f" {name} {line[key]:.1%}" for key, name in ACCURACIES.items() if key in line)
+        loss = loss_name(line)
+        masked = f"  masked positions: loss {line['mask_loss']:.4f}" if "mask_loss" in line else ""
         self.info(
-            f"step {line['step']}/{self._total}  validation: MLM loss {line['mlm_loss']:.4f}  masked positions: "
-            f"loss {line['mask_loss']:.4f}{accuracies}{format_chunks(line['bases_per_chunk'])}"
+            f"step {line['step']}/{self._total}  validation: {LOSSES[loss]} {line[loss]:.4f}{masked}{accuracies}"
+            f"{format_chunks(line['bases_per_chunk'])}"
         )

@@ -21,8 +21,8 @@ class RegionScores:
             bases, and number of boundaries of each stage. All-reduce this tensor before calling `metrics`.
     """
 
-    def __init__(self, regions: Regions, length: int, stages: int, device: torch.device) -> None:
-        self._regions, self._length = regions, length
+    def __init__(self, regions: Regions, length: int, stages: int, device: torch.device, loss_name: str) -> None:
+        self._regions, self._length, self._loss_name = regions, length, loss_name
         self.sums = torch.zeros(len(regions.names), 3 + stages, dtype=torch.float64, device=device)
 
     def add(self, batch: Batch, labels: Tensor, losses: Tensor, stages: Sequence[Boundaries]) -> None:
@@ -30,8 +30,8 @@ class RegionScores:
 
         Args:
             batch: validation batch; rows after the first `batch.windows` are padding and ignored.
-            labels: (B, L), true base at target positions, otherwise -100.
-            losses: (B, L), loss of each position in nats.
+            labels: (B, L), true base at positions that are predicted, otherwise -100.
+            losses: (B, L), loss of the prediction of each position in nats.
             stages: boundaries of each stage.
         """
         if not batch.windows:
@@ -48,12 +48,12 @@ class RegionScores:
         """Compute metrics per region from the all-reduced `sums`, which should be on the host.
 
         Returns:
-            Region name -> `mlm_loss`, `bases_per_chunk`, and `scored`, the number of target positions. A region without
-            target positions has only `scored`.
+            Region name -> `mlm_loss` or `next_base_loss`, `bases_per_chunk`, and `scored`, the number of targets.
+            A region without targets has only `scored`.
         """
         metrics = {}
         for name, (loss, scored, bases, *boundaries) in zip(self._regions.names, sums.tolist(), strict=True):
             chunks = [bases / max(number, 1) for number in boundaries]
-            means = {"mlm_loss": loss / scored, "bases_per_chunk": chunks} if scored else {}
+            means = {self._loss_name: loss / scored, "bases_per_chunk": chunks} if scored else {}
             metrics[name] = {**means, "scored": int(scored)}
         return metrics

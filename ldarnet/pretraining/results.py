@@ -8,13 +8,12 @@ from typing import Any
 
 import transformers
 
-from ldarnet import LDARNetForMaskedLM
 from ldarnet.alphabet import N
 from ldarnet.config import RunConfig
 from ldarnet.console import format_duration, format_speed, make_console
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
-from ldarnet.model import load_model, write_model
+from ldarnet.model import LDARNetLanguageModel, load_model, write_model
 from ldarnet.pretraining import TrainResult
 from ldarnet.pretraining.boundary_sample import middle_window
 from ldarnet.pretraining.chunk_boundaries import boundary_source
@@ -56,15 +55,15 @@ def write_results(config: RunConfig, result: TrainResult) -> None:
     console.print("\n" + summary.read_text(encoding="utf-8"), markup=False)
 
 
-def export_model(checkpoint: Path, folder: Path) -> LDARNetForMaskedLM:
+def export_model(checkpoint: Path, folder: Path) -> LDARNetLanguageModel:
     """Write model and tokenizer as a Hugging Face folder, replacing an earlier export; return the model."""
-    model = load_model(checkpoint, LDARNetForMaskedLM)
+    model = load_model(checkpoint, LDARNetLanguageModel)
     shutil.rmtree(folder, ignore_errors=True)
     write_model(model, folder)
     return model
 
 
-def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetForMaskedLM) -> list[Path]:
+def draw_figures(config: RunConfig, result: TrainResult, model: LDARNetLanguageModel) -> list[Path]:
     """Draw the training curves, and the boundaries along a held-out window if the model has chunks."""
     from ldarnet.interpret.boundaries import boundary_figure
     from ldarnet.interpret.figures import training_figure
@@ -102,19 +101,14 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
     lines = [f"{result.steps:,} steps, {bases:,} bases in {format_duration(result.seconds)} ({pace})"]
     valid = result.validation
     if valid:
-        bits = valid.get("bits_per_masked_base")
         chunks = ", ".join(f"{value:.2f}" for value in valid["bases_per_chunk"])
+        where = "of next bases" if config.model.causal else "on masked positions"
         lines += [
             f"validation of the best checkpoint (step {valid['step']:,}) on split {config.validation.split!r}: "
-            f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}"
-            f"{f' ({bits:.4f} bits)' if bits is not None else ''}",
-            f"loss of the unigram baseline on masked positions {valid['composition_loss']:.4f}",
-            *(
-                f"{name} on masked positions {valid[key]:.1%}"
-                for key, name in ACCURACIES.items()
-                if valid.get(key) is not None
-            ),
-            *([f"bases per chunk {chunks} (on masked input)"] if chunks else []),
+            f"{_losses(valid)}",
+            f"loss of the unigram baseline {where} {valid['composition_loss']:.4f}",
+            *(f"{name} {where} {valid[key]:.1%}" for key, name in ACCURACIES.items() if valid.get(key) is not None),
+            *([f"bases per chunk {chunks}{'' if config.model.causal else ' (on masked input)'}"] if chunks else []),
             *(
                 f"with masks of {name.removeprefix('span')} bases: loss on masked positions {masked['mask_loss']:.4f}"
                 for name, masked in valid.get("masks", {}).items()
@@ -134,10 +128,22 @@ def describe(config: RunConfig, result: TrainResult, export: Path, figures: list
     return "\n".join([*lines, "", "Next:", *_next_commands(config, result.run_dir, export)]) + "\n"
 
 
+def _losses(valid: dict[str, Any]) -> str:
+    """Format the losses of a validation line."""
+    if (loss := valid.get("next_base_loss")) is not None:
+        return f"next-base loss {loss:.4f} nats per base ({valid['bits_per_base']:.4f} bits)"
+    bits = valid.get("bits_per_masked_base")
+    return (
+        f"MLM loss {valid['mlm_loss']:.4f} nats per base; loss on masked positions {valid['mask_loss']:.4f}"
+        f"{f' ({bits:.4f} bits)' if bits is not None else ''}"
+    )
+
+
 def _next_commands(config: RunConfig, run_dir: Path, export: Path) -> list[str]:
     quoted = shlex.quote(str(run_dir))
     path = json.dumps(str(export), ensure_ascii=False)
-    load = f"import ldarnet; print(ldarnet.LDARNetForMaskedLM.from_pretrained({path}))"
+    kind = "LDARNetForCausalLM" if config.model.causal else "LDARNetForMaskedLM"
+    load = f"import ldarnet; print(ldarnet.{kind}.from_pretrained({path}))"
     return [
         f"  report      ldarnet report {quoted}",
         f"  load        python -c {shlex.quote(load)}",

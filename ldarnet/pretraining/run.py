@@ -3,9 +3,9 @@
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
 from typing_extensions import TypedDict
 
 from ldarnet.config import RunConfig
@@ -156,14 +156,24 @@ class _ValidLine(BaseModel):
 
     step: Count
     split: Literal["valid"]
-    mlm_loss: float
-    mask_loss: float
+    mlm_loss: float | None = None
+    mask_loss: float | None = None
     bits_per_masked_base: float | None = None
+    next_base_loss: float | None = None
+    bits_per_base: float | None = None
     composition_loss: float
     accuracy: float | None = None
     token_accuracy: float | None = None
+    next_base_accuracy: float | None = None
+    next_token_accuracy: float | None = None
     bases_per_chunk: list[float]
     masks: dict[str, _MaskMetrics] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.next_base_loss is None) == (self.mlm_loss is None or self.mask_loss is None):
+            raise ValueError("needs mlm_loss and mask_loss, or next_base_loss")
+        return self
 
 
 _Line: Any = Annotated[_TrainLine | _ValidLine, Field(discriminator="split")]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ldarnet.config import DataSection, RunConfig
-from ldarnet.data import CurriculumStage, Masking, Regions, ShardSet, Windows, curriculum_stages
+from ldarnet.data import CurriculumStage, Masking, NextBase, Regions, ShardSet, Windows, curriculum_stages
 from ldarnet.data.loader import BoundarySource
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model import LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetLanguageModel
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import choose_backends
 from ldarnet.pretraining.chunk_boundaries import boundary_source, measure_bases_per_chunk, track_hash
@@ -43,7 +43,7 @@ class Inputs:
         windows: training windows of `data.length` bases, in training order.
         parts: stages of the length curriculum, in order.
         by_length: window length -> training windows.
-        masking: masking of training windows.
+        masking: targets of training windows.
         regions: regions of the validation split for per-region metrics; None without `validation.regions`.
         model: model with weights initialized from `run.seed`, identical on all ranks.
         kernels: op -> name of the kernel in use.
@@ -57,9 +57,9 @@ class Inputs:
     windows: Windows
     parts: tuple[CurriculumStage, ...]
     by_length: dict[int, Windows]
-    masking: Masking
+    masking: Masking | NextBase
     regions: Regions | None
-    model: LDARNetForMaskedLM
+    model: LDARNetLanguageModel
     kernels: dict[str, str]
     schedule: Schedule
     bases_per_token: float = 1.0
@@ -108,7 +108,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
                 features, contigs = validation.regions_features, validation.regions_contigs
                 regions = Regions(validation.regions, shards, validation.split, features=features, contigs=contigs)
         torch.manual_seed(config.run.seed)
-        model = LDARNetForMaskedLM(model_config)
+        model = (LDARNetForCausalLM if model_config.causal else LDARNetForMaskedLM)(model_config)
         model.set_activation_checkpointing(stages)
     check_same_kernels(kernels, world)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
@@ -119,7 +119,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
     return Inputs(shards, windows, parts, by_length, masking, regions, model, kernels, schedule, *measured)
 
 
-def _bases_per_token(windows: Windows, masking: Masking) -> float:
+def _bases_per_token(windows: Windows, masking: Masking | NextBase) -> float:
     """Mean bases per token of the first training windows."""
     tokenizer = masking.tokenizer
     if tokenizer is None:

@@ -51,15 +51,15 @@ class TrainMetrics:
         """
         run, data_length = self._run, self._run.config.data.length
         length = stage_at(run.inputs.parts, state.step - 1).length
-        mlm_loss, ratio_loss = values.nll / max(scored, 1), values.ratio
+        model, target_loss, ratio_loss = run.inputs.model, values.nll / max(scored, 1), values.ratio
         stages, speed, spent = stage_metrics(values.stages), self.meter.lap(), run.timers.take()
         return {
             "step": state.step,
             "split": "train",
             "epoch": state.position / len(run.inputs.by_length[data_length]),
             "length": length,
-            "loss": mlm_loss + run.engine.model_config.ratio_weight * ratio_loss,
-            "mlm_loss": mlm_loss,
+            **({} if model.causal else {"loss": target_loss + model.config.ratio_weight * ratio_loss}),
+            model.loss_name: target_loss,
             "ratio_loss": ratio_loss,
             **stages,
             "target_ratio": run.inputs.schedule.target_ratio(state.step - 1),

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ldarnet.alphabet import IGNORE_INDEX
 from ldarnet.config import RunConfig
-from ldarnet.data import Batch, Masking, Regions, ShardSet, validation_batches
+from ldarnet.data import Batch, Masking, NextBase, Regions, ShardSet, validation_batches
 from ldarnet.data.loader import BoundarySource
 from ldarnet.model.boundaries import TOTALS
 from ldarnet.model.losses import cross_entropy, ratio_loss_of_totals
@@ -60,6 +62,10 @@ def validate(
         list is empty. Keys are `span1`, `span6` and so on.
         Losses and accuracy over zero positions are 0.
 
+        Instead of `mlm_loss` to `marginal_loss`, a causal model has `next_base_loss`, the mean loss in nats over all
+        predicted bases; `bits_per_base`, the same in bits; `composition_loss`, that of the unigram baseline; and
+        `next_base_accuracy`, or `next_token_accuracy` and `bases_per_token` if it reads tokens.
+
     Raises:
         UserError: the split is missing or too small, or a shard is damaged; raised on all ranks.
     """
@@ -77,15 +83,22 @@ def validate(
 
 
 def _validate_mask(
-    engine: Engine, batches: list[Batch], config: RunConfig, world: World, masking: Masking, regions: Regions | None
+    engine: Engine,
+    batches: list[Batch],
+    config: RunConfig,
+    world: World,
+    masking: Masking | NextBase,
+    regions: Regions | None,
 ) -> dict[str, Any]:
     """Compute the metrics of `validate` with one mask."""
-    tokenizer = masking.tokenizer
-    scores = scores_of(tokenizer, world.device)
+    model, causal = engine.model, engine.model_config.causal
+    scores = scores_of(masking.tokenizer, world.device, causal=causal)
     windows = torch.zeros(1, dtype=torch.float64, device=world.device)
     routers = engine.model_config.num_stages - 1
     stages = torch.zeros(routers, len(TOTALS), dtype=torch.float64, device=world.device)
-    by_region = RegionScores(regions, config.data.length, routers, world.device) if regions is not None else None
+    by_region = None
+    if regions is not None:
+        by_region = RegionScores(regions, config.data.length, routers, world.device, model.loss_name)
     engine.deepspeed.eval()
     with torch.no_grad():
         for batch in batches:
@@ -99,6 +112,8 @@ def _validate_mask(
             for totals, stage in zip(stages, output.boundaries, strict=True):
                 totals += torch.stack(stage.first(batch.windows).totals())
             if by_region is not None:
+                if causal:  # from the position that predicts to the predicted base
+                    labels, losses = (F.pad(x[:, :-1], (1, 0), value=IGNORE_INDEX) for x in (labels, losses))
                 by_region.add(batch, labels, losses, output.boundaries)
     engine.deepspeed.train()
     (lost,) = world.sum_on_host(sum(len(batch.quarantined) for batch in batches if batch.windows))
@@ -131,7 +146,11 @@ def stage_metrics(stages: Tensor) -> dict[str, list[float]]:
 
 
 def validation_windows(
-    shards: ShardSet, config: RunConfig, world: World, masking: Masking, boundaries: BoundarySource | None = None
+    shards: ShardSet,
+    config: RunConfig,
+    world: World,
+    masking: Masking | NextBase,
+    boundaries: BoundarySource | None = None,
 ) -> Iterator[Batch]:
     """Iterate over the validation batches of this rank.
 

@@ -38,8 +38,10 @@ class ValidationScores(Protocol):
         """Compute metrics from the global sums and the number of bases in all windows."""
 
 
-def scores_of(tokenizer: Tokenization | None, device: torch.device) -> ValidationScores:
+def scores_of(tokenizer: Tokenization | None, device: torch.device, *, causal: bool = False) -> ValidationScores:
     """Scores of a model that reads these tokens; None for bases."""
+    if causal:
+        return _NextScores(tokenizer, device)
     if tokenizer is None:
         return _BaseScores(device)
     return _KmerScores(tokenizer, device) if isinstance(tokenizer, Kmers) else _TokenScores(tokenizer, device)
@@ -56,15 +58,20 @@ def _loss_metrics(masked: float, copied: float, masked_bases: list[float], copie
     """
     scored = sum(masked_bases)
     mask_loss = masked / max(scored, 1)
-    entropy = -sum(number * math.log(number / scored) for number in masked_bases if number) / max(scored, 1)
     return {
         "mlm_loss": (masked + copied) / max(scored + copied_bases, 1),
         "mask_loss": mask_loss,
         "bits_per_masked_base": mask_loss / math.log(2),
         "copy_loss": copied / max(copied_bases, 1),
-        "composition_loss": entropy,
+        "composition_loss": _entropy(masked_bases),
         "scored": int(scored + copied_bases),
     }
+
+
+def _entropy(counts: list[float]) -> float:
+    """Entropy in nats of a distribution given by counts; 0 without counts."""
+    total = sum(counts)
+    return -sum(number * math.log(number / total) for number in counts if number) / max(total, 1)
 
 
 def _masked(input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,3 +165,36 @@ class _KmerScores(_TokenScores):
         loss, right = sums[10:].tolist()
         masked_bases = max(sums[6:10].sum().item(), 1)
         return super().metrics(sums, bases) | {"marginal_loss": loss / masked_bases, "accuracy": right / masked_bases}
+
+
+class _NextScores:
+    """Scores of a causal model, which predicts the next base or token.
+
+    Columns of `sums`: loss, number of targets, number of targets that are predicted correctly, number of input tokens,
+    and number of A, C, G and T of the targets.
+    """
+
+    def __init__(self, tokenizer: Tokenization | None, device: torch.device) -> None:
+        self.sums = torch.zeros(4 + len(BASES), dtype=torch.float64, device=device)
+        composition = torch.eye(len(BASES)) if tokenizer is None else torch.from_numpy(tokenizer.composition)
+        self._composition, self._reads_bases = to_device(composition, device), tokenizer is None
+
+    def add(self, losses: Tensor, logits: Tensor, input_ids: Tensor, labels: Tensor) -> None:
+        target = labels != alphabet.IGNORE_INDEX
+        right = (logits.argmax(-1) == labels) & target
+        composition = (self._composition[labels.clamp(min=0)] * target[..., None]).sum((0, 1))
+        sums = [losses.sum(), target.sum(), right.sum(), (input_ids != alphabet.PAD).sum(), *composition]
+        self.sums += torch.stack([value.double() for value in sums])
+
+    def metrics(self, sums: Tensor, bases: int) -> dict[str, Any]:
+        loss, targets, right, tokens, *counts = sums.tolist()
+        mean, accuracy = loss / max(sum(counts), 1), right / max(targets, 1)
+        metrics = {
+            "next_base_loss": mean,
+            "bits_per_base": mean / math.log(2),
+            "composition_loss": _entropy(counts),
+            "scored": int(sum(counts)),
+        }
+        if self._reads_bases:
+            return metrics | {"next_base_accuracy": accuracy}
+        return metrics | {"next_token_accuracy": accuracy, "bases_per_token": bases / max(tokens, 1)}

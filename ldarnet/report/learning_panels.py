@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ldarnet.interpret.figures import INK, draw_curve, drawable, log_scale, plot_compression, plot_loss, smooth
+from ldarnet.io.run_lines import NEXT_BASE_LOSS
 from ldarnet.printable import figure_label
 from ldarnet.report.panels import COLORS, NO_ROUTER, Panel, from_zero, legend_above, no_metric, one_axes, styled
 from ldarnet.report.run_record import RunRecord
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 def draw_loss(figure: Figure, run: RunRecord) -> str | None:
     """Draw training and validation loss."""
-    axes = one_axes(figure, "nats per target position")
-    mlm_loss, mask_loss = (
-        run.series(key, split="valid").get("", np.full(len(run.valid), np.nan)) for key in ("mlm_loss", "mask_loss")
+    causal = run.loss_name == NEXT_BASE_LOSS
+    axes = one_axes(figure, "nats per base" if causal else "nats per target position")
+    valid_loss, mask_loss = (
+        run.series(key, split="valid").get("", np.full(len(run.valid), np.nan)) for key in (run.loss_name, "mask_loss")
     )
     baseline = run.valid[-1].get("composition_loss") if run.valid else None
-    training = run.series("mlm_loss").get("", np.full(len(run.train), np.nan))
-    plot_loss(axes, run.steps, training, run.valid_steps, mlm_loss, mask_loss, baseline=baseline)
+    training = run.series(run.loss_name).get("", np.full(len(run.train), np.nan))
+    plot_loss(axes, run.steps, training, run.valid_steps, valid_loss, mask_loss, baseline=baseline)
     legend_above(axes)
     return None
 
@@ -46,7 +48,8 @@ def draw_regions(figure: Figure, run: RunRecord) -> str | None:
         return "validation.regions is not set" if run.valid else "no validation yet"
     at, names = [line["step"] for line in lines], list(lines[-1]["regions"])
     panels = figure.subplots(1, 1 + (run.stages > 0), squeeze=False)[0]
-    for axes, (key, label) in zip(panels, (("mlm_loss", "loss"), ("bases_per_chunk", "bases per chunk")), strict=False):
+    shown = ((run.loss_name, "loss"), ("bases_per_chunk", "bases per chunk"))
+    for axes, (key, label) in zip(panels, shown, strict=False):
         styled(axes, label)
         for number, name in enumerate(names):
             values = drawable(np.array([_first(line["regions"].get(name, {}).get(key)) for line in lines]))

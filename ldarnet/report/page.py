@@ -19,6 +19,7 @@ from ldarnet.errors import UserError
 from ldarnet.interpret.figures import short_number, styled_figure
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path
+from ldarnet.io.run_lines import LOSSES, NEXT_BASE_LOSS, loss_of
 from ldarnet.redaction import redact
 from ldarnet.report import learning_panels, machine_panels, router_panels
 from ldarnet.report.panels import Panel
@@ -69,17 +70,23 @@ def write_report(
 def facts(run: RunRecord) -> list[tuple[str, str, str]]:
     """Format the numbers at the top of the page, each as (label, value, note)."""
     last, valid = run.last, run.valid[-1] if run.valid else None
+    causal = run.loss_name == NEXT_BASE_LOSS
+    loss, unit = (LOSSES[NEXT_BASE_LOSS], "nats per base") if causal else ("loss", "nats per target position")
     total = run.config.get("training.steps")
     of = f"of {total:,}" if isinstance(total, int) else f"epoch {number(last.get('epoch'), 2)}"
     found = [
         ("step", f"{last['step']:,}", of),
         ("bases seen", _short(last["bases"]), f"in {format_duration(last.get('seconds', 0.0))}"),
-        ("training loss", number(last["mlm_loss"], 4), "nats per target position"),
+        (
+            f"training {loss}",
+            number(loss_of(last), 4),
+            unit,
+        ),
     ]
     if valid is not None:
-        found.append(("validation loss", number(valid["mlm_loss"], 4), f"at step {valid['step']:,}"))
-        if (accuracy := valid.get("accuracy")) is not None:
-            found.append(("accuracy", f"{accuracy:.1%}", "on masked positions"))
+        found.append((f"validation {loss}", number(loss_of(valid), 4), f"at step {valid['step']:,}"))
+        if (accuracy := valid.get("next_base_accuracy" if causal else "accuracy")) is not None:
+            found.append(("accuracy", f"{accuracy:.1%}", "of next bases" if causal else "on masked positions"))
     if run.stages:
         target = last.get("target_ratio")
         note = "" if target is None else f"target {target:.3g}{' per stage' * (run.stages > 1)}"

@@ -19,6 +19,7 @@ from ldarnet.io.run_lines import (
     SampleLine,
     TrainLine,
     ValidLine,
+    loss_name,
     read_launches,
     read_metrics_lines,
     read_samples,
@@ -92,6 +93,11 @@ class RunRecord:
     def last(self) -> TrainLine:
         """The last training line."""
         return self.train[-1]
+
+    @property
+    def loss_name(self) -> str:
+        """Key of the loss: `mlm_loss`, or `next_base_loss` of a causal model."""
+        return loss_name(self.last)
 
     @property
     def stages(self) -> int:

@@ -18,7 +18,7 @@ from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, space_errors, write_json_atomic
 from ldarnet.io.records import read_record
-from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet.model import LDARNetConfig, LDARNetLanguageModel
 from ldarnet.model.configuration import SAVED_IF_CHANGED
 from ldarnet.model.integrity import check_weights
 from ldarnet.printable import printable
@@ -75,7 +75,7 @@ def save_config(config: RunConfig, path: Path) -> None:
     config.model_copy(update={"training": config.training.model_copy(update={"stop_after": None})}).save(path)
 
 
-def check_fits(checkpoint: Path, model: LDARNetForMaskedLM, fingerprint: str, *, accept_other: bool = False) -> None:
+def check_fits(checkpoint: Path, model: LDARNetLanguageModel, fingerprint: str, *, accept_other: bool = False) -> None:
     """Check that a checkpoint has the architecture of `model` and was trained on the current data set.
 
     Args:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model import LDARNetLanguageModel
 from ldarnet.model.network import Stage
 from ldarnet.ops import to_device
 from ldarnet.runtime.deepspeed_internals import local_fragment
 from ldarnet.runtime.distributed import World
 
 
-def parts_of(model: LDARNetForMaskedLM) -> dict[str, str]:
+def parts_of(model: LDARNetLanguageModel) -> dict[str, str]:
     """Map each parameter to the module name used in metrics: `embeddings`, `lm_head` or `stage<index>/<module>`."""
     parts = {name: name.removeprefix("model.").partition(".")[0] for name, _ in model.named_parameters()}
     for prefix, module in model.named_modules():  # inner stages come after the stages that contain them
@@ -38,7 +38,7 @@ class GradientParts:
         zero_stage: ZeRO stage, 0 to 3.
     """
 
-    def __init__(self, model: LDARNetForMaskedLM, optimizer: Any, zero_stage: int, world: World) -> None:
+    def __init__(self, model: LDARNetLanguageModel, optimizer: Any, zero_stage: int, world: World) -> None:
         self._model, self._optimizer, self._stage, self._world = model, optimizer, zero_stage, world
         self._parts = parts_of(model)
         self.names = sorted(set(self._parts.values()))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ldarnet.config.optimization import AdamWSection, OptimizerSection
-from ldarnet.model import LDARNetForMaskedLM
+from ldarnet.model import LDARNetLanguageModel
 from ldarnet.runtime.muon import MATRIX_ROWS, MuonAdamW
 
 
@@ -32,7 +32,7 @@ def stage_multipliers(rule: str, d_model: list[int], target_ratio: float) -> lis
     return multipliers
 
 
-def parameter_groups(model: LDARNetForMaskedLM, config: OptimizerSection) -> list[dict]:
+def parameter_groups(model: LDARNetLanguageModel, config: OptimizerSection) -> list[dict]:
     """Create parameter groups, named `stage<index>/<decay|no_decay>`, and `stage<index>/muon` for the matrices of Muon.
 
     Each group has a `base_lr`, its learning rate before the schedule is applied. The group of a parameter depends only

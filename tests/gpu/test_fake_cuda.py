@@ -20,7 +20,7 @@ from ldarnet.ops.transfer import HOST_WAITS
 PRESET = "ldarnet-110m"
 FP32_PRODUCTS = {
     "ldarnet/model/chunking/learned.py _select",  # router
-    "ldarnet/model/modeling.py forward",  # head
+    "ldarnet/model/heads.py forward",
 }
 TF32_PRODUCTS = {"ldarnet/model/network.py _residual"}  # residual path
 CHUNK_COUNT = {"ldarnet/ops/packing.py select": 1}
