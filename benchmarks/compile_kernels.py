@@ -226,7 +226,9 @@ def compiler(capability: int) -> Iterator[CompileSession]:
 
 
 def train_step(session: CompileSession, preset: str, dtype: str) -> list[int]:
-    """Run the forward and backward pass of a preset on packed rows of several lengths, with each smoothing of chunks.
+    """Run the forward and backward pass of a preset on packed rows of several lengths.
+
+    All smoothings of chunks run, and then the causal model, whose kernels run in one direction.
 
     Returns:
         Number of compiled variants so far, after each entry of :data:`LENGTHS`.
@@ -241,8 +243,9 @@ def train_step(session: CompileSession, preset: str, dtype: str) -> list[int]:
     ops = {name: "triton" for name in operations() if "triton" in backends_of(name)}
     torch.manual_seed(0)
     networks = []
-    for smoothing in SMOOTHINGS:
-        config = LDARNetConfig.preset(preset, arch_layout=LAYOUT, ops=ops, chunking={"smoothing": smoothing})
+    variants: list[dict[str, Any]] = [{"chunking": {"smoothing": smoothing}} for smoothing in SMOOTHINGS]
+    for changes in [*variants, {"causal": True}]:
+        config = LDARNetConfig.preset(preset, arch_layout=LAYOUT, ops=ops, **changes)
         networks.append(Stage(config, config.arch_layout))
     session.case = f"{preset} {dtype}"
     counts = []

@@ -166,7 +166,8 @@ def triton_everywhere(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU, where kernels are interpreted")
-@pytest.mark.parametrize("layout", ["one router", pytest.param("two routers", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["one router", "two routers"])
 def test_triton_kernels(layout, triton_everywhere):
     ops = {operation: "triton" for operation in operations() if "triton" in backends_of(operation)}
     lengths, model = (2, 5, 1), model_of(**LAYOUTS[layout], ops=ops)
