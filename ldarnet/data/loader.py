@@ -60,10 +60,10 @@ class Batch:
     """A micro-batch of one rank.
 
     Attributes:
-        input_ids: (b, L) uint8, the masked windows; models require int64, see `ldarnet.ops.to_device`. With a
+        input_ids: (b, L) uint8, the input windows; models require int64, see `ldarnet.ops.to_device`. With a
             tokenizer, (b, T) int32 for the T tokens of the longest window, padded with [PAD].
         labels: (b, L) int8, the true base at target positions, -100 elsewhere; losses require int64. With a tokenizer,
-            (b, T) int32, the true token at targets.
+            (b, T) int32, the true token at targets. For next-base prediction, the target of a position is the next one.
         first_position: stream position of the first window; in validation, its index among the validation windows.
         windows: number of windows; 0 in the filler batch of a rank that has no windows in the last validation batch.
         quarantined: windows on damaged or missing blocks; their rows are all N and have no targets.

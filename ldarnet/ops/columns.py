@@ -40,11 +40,17 @@ def gradient_memory(value: Tensor, buffer: GradientBuffer | None) -> Tensor:
     """
     if buffer is not None:
         memory = buffer().view(value.shape)
-        if memory.dtype == value.dtype and memory.stride() == value.stride():
+        if memory.dtype == value.dtype and _same_strides(memory, value):
             return memory
     if 0 in value.stride():
         return torch.empty(value.shape, dtype=value.dtype, device=value.device)
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _same_strides(left: Tensor, right: Tensor) -> bool:
+    """Whether tensors of one shape have the same strides; those of dimensions of size 1 have no meaning."""
+    strides = zip(left.shape, left.stride(), right.stride(), strict=True)
+    return all(size == 1 or one == other for size, one, other in strides)
 
 
 class _SharedBuffer:
@@ -66,7 +72,7 @@ class _SharedBuffer:
             target = self.slice(index)
             if gradient is None:
                 target.zero_()
-            elif gradient.data_ptr() != target.data_ptr() or gradient.stride() != target.stride():
+            elif gradient.data_ptr() != target.data_ptr() or not _same_strides(gradient, target):
                 target.copy_(gradient)
         memory, self._memory = self._memory, None
         assert memory is not None

@@ -88,3 +88,28 @@ def test_gradients_of_a_mixer_are_not_concatenated():
     checkpoint(mixer, again, packing, use_reentrant=False).square().mean().backward()
     repeated = [again.grad, *(parameter.grad for parameter in mixer.parameters())]
     assert all(torch.equal(a, b) for a, b in zip(gradients, repeated, strict=True))
+
+
+class Restrided(torch.autograd.Function):
+    """Identity whose gradient is the given memory, with another stride in a dimension of size 1."""
+
+    @staticmethod
+    def forward(ctx, x, buffer):
+        ctx.save_for_backward(x)
+        ctx.buffer = buffer
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, d):
+        memory = gradient_memory(*ctx.saved_tensors, ctx.buffer).copy_(d)
+        Scale.written.append(memory.data_ptr())
+        return memory.as_strided(memory.shape, (memory.stride(0), 1, 1)), None
+
+
+def test_strides_of_dimensions_of_size_one_have_no_meaning():
+    Scale.written.clear()
+    value = torch.randn(5, 1, sum(WIDTHS), dtype=torch.float64, requires_grad=True)
+    (a, *_), (buffer, *_) = split_columns(value, WIDTHS)
+    (gradient,) = torch.autograd.grad((Restrided.apply(a, buffer) * 3).sum(), value)
+    assert torch.equal(gradient[:, 0], expected_gradient(3, 0, 0))
+    assert Scale.written == [gradient.data_ptr()]
