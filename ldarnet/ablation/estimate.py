@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ldarnet import LDARNetForMaskedLM, markdown
+from ldarnet import markdown
 from ldarnet.ablation.arms import AblationArm, bases_of, resolve_arms
 from ldarnet.ablation.downstream import downstream_tasks, finetune_config
 from ldarnet.ablation.sizing import size_table
@@ -16,6 +16,7 @@ from ldarnet.config import FinetuneConfig
 from ldarnet.config.ablation import AblationConfig
 from ldarnet.config.resources import TrialResources
 from ldarnet.console import format_duration, format_si
+from ldarnet.model import LDARNetLanguageModel, language_model
 from ldarnet.tasks.registry import Task
 
 CALIBRATION_STEPS = 3
@@ -103,7 +104,7 @@ def calibrate(arm: AblationArm, resources: TrialResources) -> tuple[float, str]:
     rows = max(min(arm.config.training.batch // resources.ranks, CALIBRATION_BASES // length), 1)
     torch.set_num_threads(threads)
     try:
-        model = LDARNetForMaskedLM(arm.sized.config)
+        model = language_model(arm.sized.config)
         model.to(device)  # type: ignore[arg-type]
         ids = torch.randint(4, (rows, length), device=device) % VOCAB_SIZE
         seconds = min(_step_seconds(model, ids) for _ in range(CALIBRATION_STEPS))
@@ -115,7 +116,7 @@ def calibrate(arm: AblationArm, resources: TrialResources) -> tuple[float, str]:
     return speed, f"measured on this machine: {arm.name}, {rows} windows of {length} bases, {where}{ranks}"
 
 
-def _step_seconds(model: LDARNetForMaskedLM, ids: torch.Tensor) -> float:
+def _step_seconds(model: LDARNetLanguageModel, ids: torch.Tensor) -> float:
     autocast = ids.is_cuda
 
     def synchronize() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ldarnet.alphabet import N
 from ldarnet.interpret.boundaries import boundary_tracks
-from ldarnet.model import LDARNetForMaskedLM, LDARNetModel
+from ldarnet.model import LDARNetLanguageModel, LDARNetModel
 
 KINDS = ("substitution", "insertion", "deletion")
 
@@ -41,7 +41,7 @@ class Stability:
 
 
 def stability(
-    model: LDARNetModel | LDARNetForMaskedLM,
+    model: LDARNetModel | LDARNetLanguageModel,
     ids_WL: np.ndarray,
     kind: str,
     *,

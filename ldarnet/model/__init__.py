@@ -17,6 +17,7 @@ from ldarnet.model.heads import (
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
     LDARNetLanguageModel,
+    language_model,
 )
 from ldarnet.model.modeling import LDARNetModel
 from ldarnet.model.outputs import LDARNetClassifierOutput, LDARNetHeadOutput, LDARNetOutput
@@ -43,6 +44,7 @@ __all__ = [
     "LDARNetLanguageModel",
     "LDARNetModel",
     "LDARNetOutput",
+    "language_model",
     "load_backbone",
     "load_model",
     "load_published_checkpoint",

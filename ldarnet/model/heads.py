@@ -127,6 +127,11 @@ class LDARNetForCausalLM(LDARNetLanguageModel):
         return next_labels(labels, to_device(real_BL, labels.device), unscored)
 
 
+def language_model(config: LDARNetConfig) -> LDARNetLanguageModel:
+    """Build the language model of a configuration with random weights."""
+    return LDARNetForCausalLM(config) if config.causal else LDARNetForMaskedLM(config)
+
+
 class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
     """LDARNet with a linear classifier on the mean hidden state over all positions except padding."""
 

@@ -12,7 +12,7 @@ from ldarnet.data import CurriculumStage, Masking, NextBase, Regions, ShardSet, 
 from ldarnet.data.loader import BoundarySource
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.model import LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetLanguageModel
+from ldarnet.model import LDARNetLanguageModel, language_model
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.ops import choose_backends
 from ldarnet.pretraining.chunk_boundaries import boundary_source, measure_bases_per_chunk, track_hash
@@ -108,7 +108,7 @@ def prepare_inputs(config: RunConfig, world: World) -> Inputs:
                 features, contigs = validation.regions_features, validation.regions_contigs
                 regions = Regions(validation.regions, shards, validation.split, features=features, contigs=contigs)
         torch.manual_seed(config.run.seed)
-        model = (LDARNetForCausalLM if model_config.causal else LDARNetForMaskedLM)(model_config)
+        model = language_model(model_config)
         model.set_activation_checkpointing(stages)
     check_same_kernels(kernels, world)
     schedule = Schedule(config.schedule, total_steps, model_config.target_ratio)
