@@ -314,8 +314,8 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _sizes(self) -> Self:
         self.model.check(self.ops)
-        check_tokens(self)
-        check_causal(self)
+        check_tokens(self.model, self.data, self.validation)
+        check_causal(self.model, self.data, self.validation)
         used = (self.model.chunking or {}).get("method") == "file"
         if used != (self.data.boundaries is not None):
             raise ValueError(
