@@ -21,7 +21,7 @@ import typer
 from ldarnet.ablation.records import is_finished, pretraining_folder, read_ablation
 from ldarnet.alphabet import MASK, reverse_complement
 from ldarnet.config import RunConfig, load_config
-from ldarnet.data import Masking, ShardSet, validation_batches
+from ldarnet.data import Masking, NextBase, ShardSet, validation_batches
 from ldarnet.errors import UserError
 from ldarnet.interpret.agreement import agreement, mask_leak, strand_symmetry
 from ldarnet.interpret.boundaries import Track, boundary_tracks, chunk_lengths
@@ -99,7 +99,7 @@ class _Windows:
         self.ids_WL = self._read(shards, Masking(rate=0))
         self.masked = {name: self._read(shards, masking) for name, masking in validation_maskings(config).items()}
 
-    def _read(self, shards: ShardSet, masking: Masking) -> np.ndarray:
+    def _read(self, shards: ShardSet, masking: Masking | NextBase) -> np.ndarray:
         data = self.config.data
         batches = validation_batches(
             shards,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldarnet.config import RunConfig
-from ldarnet.data import Masking, ShardSet, Windows
+from ldarnet.data import Masking, NextBase, ShardSet, Windows
 from ldarnet.data.loader import BoundarySource
 from ldarnet.data.tracks import open_track
 from ldarnet.data.windows import Locations
@@ -53,7 +53,9 @@ def track_hash(config: RunConfig, world: World) -> str | None:
     return None if path is None else world.from_main(lambda: sha256_file(path))
 
 
-def measure_bases_per_chunk(source: BoundarySource | None, windows: Windows, masking: Masking) -> float | None:
+def measure_bases_per_chunk(
+    source: BoundarySource | None, windows: Windows, masking: Masking | NextBase
+) -> float | None:
     """Mean bases per chunk of the first training windows, with their masks; None without a source.
 
     Raises:
