@@ -54,7 +54,7 @@ def no_trials() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda _: None)
         patch.setattr("ldarnet.sweeps.sweep.ray_cluster", lambda _: nullcontext())
-        patch.setattr("ldarnet.sweeps.sweep.gpus_per_trial", lambda _: 0.0)
+        patch.setattr("ldarnet.sweeps.sweep.gpus_per_trial", lambda *_: 0.0)
         patch.setattr("ldarnet.sweeps.driver.Driver.run", _first_trial)
         # The stub of fine-tuning writes less than a comparison needs.
         patch.setattr("ldarnet.sweeps.report.write_comparison", lambda *_: None)
