@@ -42,11 +42,14 @@ class ArmDifference:
 
 
 def paired(
-    values: Mapping[str, float], reference: Mapping[str, float], correction: float = 0.0
+    values: Mapping[str, float], reference: Mapping[str, float], correction: float = 0.0, *, minimum: int = 2
 ) -> MeanDifference | None:
-    """Difference of values from those of the reference with the same keys; None if there are no common keys."""
+    """Difference of values from those of the reference with the same keys; None if there are no common keys.
+
+    For `correction` and `minimum`, see :func:`ldarnet.comparison.statistics.mean_difference`.
+    """
     differences = [values[key] - reference[key] for key in values if key in reference]
-    return mean_difference(differences, correction) if differences else None
+    return mean_difference(differences, correction, minimum=minimum) if differences else None
 
 
 def with_holm(found: Sequence[ArmDifference]) -> list[ArmDifference]:

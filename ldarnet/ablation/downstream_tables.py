@@ -16,7 +16,7 @@ from ldarnet.comparison.reading import read_arms
 from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
 from ldarnet.io import run_files
 from ldarnet.markdown import escape
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
 
 POINTS = 100
 """A point is a hundredth of a metric."""
@@ -66,7 +66,7 @@ class Downstream:
                     continue
                 one = next(iter(results.values()))
                 ratio = one.test_rows / one.train_rows
-                pair = paired(self.folds(arm, task, like=self.reference), reference, ratio)
+                pair = paired(self.folds(arm, task, like=self.reference), reference, ratio, minimum=MIN_FOLDS)
                 if pair is not None:
                     found.append(ArmDifference(self.mode, task.name, arm, "points", pair))
         return with_holm(found)
@@ -81,7 +81,8 @@ class Downstream:
             means = {seed: float(np.mean([values[seed] for values in per_task])) for seed in seeds}
             pair = paired(means, dict.fromkeys(means, 0.0))
             if pair is not None:
-                found.append(ArmDifference(self.mode, f"mean of {len(per_task)} tasks", arm, "points", pair))
+                tasks = f"mean of {len(per_task)} task{'s' * (len(per_task) > 1)}"
+                found.append(ArmDifference(self.mode, tasks, arm, "points", pair))
         return with_holm(found)
 
     def _seed_differences(self, arm: str, task: ComparedTask) -> dict[str, float]:
@@ -102,7 +103,7 @@ def _files(results: AblationResults, arm: str, seed: str, mode: str) -> list[Pat
 def missing_runs(results: AblationResults) -> list[str]:
     """Fine-tuning runs that are not finished."""
     return [
-        f"arm {escape(arm)}, seed {seed}: {escape(task)}, {mode}"
+        f"arm {escape(arm)}, seed {escape(seed)}: {escape(task)}, {escape(mode)}"
         for arm, record in results.record["arms"].items()
         for seed in record["seeds"]
         for task in results.record["tasks"]
@@ -167,7 +168,7 @@ def _fold_table(downstream: Downstream, links: Links) -> str:
         [
             escape(task.name),
             escape(arm),
-            seed,
+            escape(seed),
             " ".join(
                 links.markdown(f"{POINTS * value:.1f}", fold.file.parent)
                 for fold in result.folds

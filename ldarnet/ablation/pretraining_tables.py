@@ -92,7 +92,8 @@ _NOTES = {
     EQUAL_BASES: "**Equal bases**: the loss at the end of training.",
     EQUAL_FLOPS: "**Equal FLOPs**: the loss after {flops:.4g} training FLOPs, the smallest total of all runs, "
     "computed from the logged chunk lengths. Losses are interpolated between validations. A run with a larger total is "
-    'read before its learning rate has decayed (column "of training"), which counts against it.',
+    'read before its learning rate has decayed (column "of training"), which counts against it; a run that was '
+    "first validated later has no value.",
 }
 COST_COLUMNS = ("parameters", "training MFLOP/base", "bases per chunk", "bases/s", "peak memory", "lr")
 
@@ -118,8 +119,8 @@ def _loss_cells(
 
 
 def _trained(arm: ArmResult, flops: float) -> str:
-    """Share of training after which an arm has spent `flops`, averaged over seeds."""
-    shares = [np.interp(flops, curve.flops, curve.bases) / curve.bases[-1] for curve in arm.curves.values()]
+    """Share of the FLOPs of an arm, averaged over seeds."""
+    shares = [min(1.0, flops / float(curve.flops[-1])) for curve in arm.curves.values()]
     return f"{np.mean(shares):.0%}"
 
 

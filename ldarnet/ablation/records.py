@@ -14,6 +14,9 @@ from ldarnet.printable import printable
 
 HINT = "run the same ablation again"
 
+LENGTH_BINS = 64
+"""Bins of `chunk_lengths`, from 1 base; the last bin also counts longer chunks."""
+
 Number = float | None
 """A number; null where it is undefined."""
 Numbers = Annotated[list[Number], Field(max_length=10_000)]
@@ -86,7 +89,7 @@ class StageRecord(TypedDict):
     """Statistics of one router; `chunk_lengths` counts chunks of 1, 2, ... bases, the last bin also longer ones."""
 
     bases_per_chunk: Number
-    chunk_lengths: Annotated[list[Count], Field(max_length=10_000)]
+    chunk_lengths: Annotated[list[Count], Field(min_length=LENGTH_BINS, max_length=LENGTH_BINS)]
     strands: StrandRecord
     leak: dict[str, LeakRecord]
     stability: dict[str, StabilityRecord]

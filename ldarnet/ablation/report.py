@@ -33,7 +33,9 @@ their own, because they cannot be compared with masked losses.
 - **±** after a loss is the standard deviation over seeds. **Differences** are arm minus reference, paired by seed; \
 ± is the half-width of the 95% confidence interval (Student's t). For losses, less is better; for tasks, more is better.
 - **Corrected t**: differences of folds share training rows, so their variance is multiplied by 1/k + (test rows / \
-training rows) instead of 1/k (Nadeau and Bengio 2003; Bouckaert and Frank 2004 for repeated folds).
+training rows) instead of 1/k (Nadeau and Bengio 2003; Bouckaert and Frank 2004 for repeated folds). Folds of one seed \
+start from the same pretrained model, which this test ignores, so it is too optimistic about other pretraining seeds; \
+the mean over tasks is tested over seeds alone.
 - **Holm**: p-values corrected over all rows of a table.
 - **Detectable**: smallest true difference that the test of this row finds at the 5% level with a power of 80%, from \
 the observed spread: (t_0.975 + t_0.8) times the standard error (Bloom 1995). With few seeds it is a rough estimate, \
@@ -133,7 +135,7 @@ def _range(values: Sequence[float]) -> str:
 def _missing(results: AblationResults) -> str:
     """List what the report lacks; empty if nothing is missing."""
     found = [
-        f"arm {escape(name)}, seed {one.seed}: {escape(one.missing)}"
+        f"arm {escape(name)}, seed {escape(one.seed)}: {escape(one.missing)}"
         for name, arm in results.arms.items()
         for one in arm.seeds
         if one.missing

@@ -24,10 +24,11 @@ from ldarnet.config import load_config
 from ldarnet.errors import UserError
 from ldarnet.interpret.figures import drawable
 from ldarnet.io import run_files
-from ldarnet.io.records import read_record
+from ldarnet.io.records import MAX_REASON_CHARS, read_record
 from ldarnet.io.run_lines import TrainLine, ValidLine, read_metrics_lines
 from ldarnet.model import LDARNetConfig
 from ldarnet.model.cost import cost
+from ldarnet.printable import printable
 
 NEXT_BASE = "next base"
 """Name of the loss of causal models, in bits per base."""
@@ -152,7 +153,8 @@ def _read_arm(folder: Path, name: str, record: ArmRecord) -> ArmResult:
         config = LDARNetConfig.from_dict(record["config"])
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         where = folder / run_files.ABLATION_RECORD
-        raise UserError(f"{where}: arms.{name}.config: {str(error).partition(chr(10))[0]}; {HINT}") from None
+        reason = printable(str(error).partition("\n")[0][:MAX_REASON_CHARS])
+        raise UserError(f"{where}: arms.{name}.config: {reason}; {HINT}") from None
     seeds = [
         _read_seed(pretraining_folder(folder, name, seed), seed, status, record, config)
         for seed, status in record["seeds"].items()
@@ -203,9 +205,8 @@ def _peak(line: TrainLine) -> float | None:
 
 def _losses(lines: list[ValidLine], folder: Path, config: LDARNetConfig) -> dict[str, np.ndarray]:
     """Losses in bits per base of each validation, by name; see `Curve`. A missing value is NaN."""
-    if getattr(config, "causal", False):
-        values = {NEXT_BASE: [line.get("bits_per_base") for line in lines]}
-        return {name: drawable(np.array(found, dtype=float)) for name, found in values.items()}
+    if any("bits_per_base" in line for line in lines):  # a causal model
+        return {NEXT_BASE: drawable(np.array([line.get("bits_per_base") for line in lines], dtype=float))}
     names = dict.fromkeys(name for line in lines for name in line.get("masks", {}))
     if names:
         scores = {name: [line.get("masks", {}).get(name, {}) for line in lines] for name in names}

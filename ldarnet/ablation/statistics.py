@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import typer
 
-from ldarnet.ablation.records import is_finished, pretraining_folder, read_ablation
+from ldarnet.ablation.records import LENGTH_BINS, is_finished, pretraining_folder, read_ablation
 from ldarnet.alphabet import MASK, reverse_complement
 from ldarnet.config import RunConfig, load_config
 from ldarnet.data import Masking, NextBase, ShardSet, validation_batches
@@ -29,6 +29,7 @@ from ldarnet.interpret.stability import KINDS, stability
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
 from ldarnet.model import LDARNetModel, load_backbone
+from ldarnet.model.chunking.file import TrackBoundaries
 from ldarnet.pretraining.masks import validation_maskings
 from ldarnet.pretraining.setup import open_shards
 from ldarnet.printable import printable
@@ -37,8 +38,6 @@ from ldarnet.program import run
 VERSION = 1
 WINDOWS, EDITED_WINDOWS = 128, 32
 BATCH = 32
-MAX_LENGTH = 64
-"""Chunk length of the last bin of `chunk_lengths`, in bases; this bin also counts longer chunks."""
 
 
 def write_statistics(folder: Path, arm: str) -> Path:
@@ -116,8 +115,12 @@ class _Windows:
 
 
 def _measure(model: LDARNetModel, windows: _Windows) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Statistics and boundary masks, (W, L), of each router; empty for models without routers or of tokens."""
-    if model.config.tokenizer is not None or model.config.num_stages == 1:
+    """Statistics and boundary masks, (W, L), of each router.
+
+    Both are empty for models of tokens, models without chunks, and boundaries from a track, which no model predicts.
+    """
+    config = model.config
+    if config.tokenizer is not None or config.num_stages == 1 or issubclass(config.chunking_method, TrackBoundaries):
         return [], []
     ids_WL = windows.ids_WL
     forward = boundary_tracks(model, ids_WL, batch=BATCH)
@@ -144,7 +147,7 @@ def _spread(total: int, chosen: int) -> np.ndarray:
 
 def _lengths(track: Track) -> dict[str, Any]:
     lengths = np.concatenate([chunk_lengths(mask) for mask in track[1]])
-    counts = np.bincount(np.minimum(lengths, MAX_LENGTH), minlength=MAX_LENGTH + 1)[1:]
+    counts = np.bincount(np.minimum(lengths, LENGTH_BINS), minlength=LENGTH_BINS + 1)[1:]
     return {"bases_per_chunk": float(lengths.mean()), "chunk_lengths": counts.tolist()}
 
 

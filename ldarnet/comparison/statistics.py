@@ -33,9 +33,7 @@ def corrected_t(differences: Sequence[float], train_rows: int, test_rows: int) -
     Returns:
         p, or None for fewer than MIN_FOLDS folds or if all differences are equal.
     """
-    if len(differences) < MIN_FOLDS:
-        return None
-    return mean_difference(differences, test_rows / train_rows).p
+    return mean_difference(differences, test_rows / train_rows, minimum=MIN_FOLDS).p
 
 
 POWER = 0.8
@@ -44,7 +42,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """Mean of k paired differences; `half`, `p` and `detectable` are None for k = 1 and for equal differences.
+    """Mean of k paired differences; `half`, `p` and `detectable` are None without a test; see `mean_difference`.
 
     Attributes:
         mean: mean difference.
@@ -62,17 +60,18 @@ class MeanDifference:
     detectable: float | None = None
 
 
-def mean_difference(differences: Sequence[float], correction: float = 0.0) -> MeanDifference:
-    """Paired t-test and confidence interval of one or more differences.
+def mean_difference(differences: Sequence[float], correction: float = 0.0, *, minimum: int = 2) -> MeanDifference:
+    """Paired t-test and confidence interval of one or more differences; no test if all differences are equal.
 
     Args:
         differences: paired differences.
         correction: added to 1/k in the variance of the mean; 0 for independent differences, such as those of runs with
             different seeds; test rows / training rows for folds, see `corrected_t`. Repeated folds are treated the same
             way, with the number of folds over all repetitions as k (Bouckaert and Frank 2004).
+        minimum: number of differences from which there is a test.
     """
     k, mean = len(differences), float(np.mean(differences))
-    if k < 2 or np.ptp(differences) < TOLERANCE:
+    if k < minimum or np.ptp(differences) < TOLERANCE:
         return MeanDifference(mean, k)
     error = math.sqrt((1 / k + correction) * float(np.var(differences, ddof=1)))
     return MeanDifference(

@@ -98,6 +98,23 @@ def test_marginalized_losses_of_kmers(ablation):
     assert float(row["bits_at_equal_bases"]) == pytest.approx(2 / math.log(2))
 
 
+def test_causal_arms_have_tables_of_their_own(ablation):
+    for path in (ablation / "arms/grid").glob("seed*/pretrain/metrics.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line.pop("masks", None):
+                line["bits_per_base"] = 1.9
+        write_lines(path, lines)
+    text = written(ablation)
+    *masked, causal = text.partition("## Downstream")[0].split("### Loss, ")[1:]
+    assert causal.startswith("next base (causal models)")
+    assert "| grid | 3 | 1.9000 ± 0.0000 (" in causal
+    assert "| learned |" not in causal and "**learned**" not in causal
+    assert len(masked) == 2
+    assert not any("| grid |" in one for one in masked)
+    assert {row["arm"] for row in table_rows(ablation, "differences.csv") if row["unit"] == "bits"} == {"6-mers"}
+
+
 def test_flops_follow_the_logged_chunk_lengths(tmp_path):
     """A grid with chunks of 2 bases costs more, so at equal FLOPs it is read before its end."""
     folder = make_ablation(tmp_path / "a", {"learned": [1.33], "grid": [1.34]}, ratios={"learned": 8.0, "grid": 2.0})
@@ -118,7 +135,7 @@ def test_downstream_differences_use_the_corrected_test(ablation):
     text = written(ablation)
     found = difference(ablation, table="probe", quantity="H3", arm="grid")
     pairs = [100 * (ours - theirs) for ours, theirs in zip(SCORES["grid"], SCORES["learned"], strict=True)] * 3
-    rows = json.loads((ablation / "arms/grid/seed0/H3/probe/fold0/result.json").read_text())["rows"]
+    rows = json.loads((ablation / "arms/grid/seed0/nt/H3/probe/fold0/result.json").read_text())["rows"]
     assert found["pairs"] == 9
     assert found["difference"] == pytest.approx(np.mean(pairs))
     assert found["p"] == pytest.approx(corrected_t(pairs, rows["train"], rows["test"]))
@@ -129,7 +146,7 @@ def test_downstream_differences_use_the_corrected_test(ablation):
 
 
 def test_other_rows_are_not_paired(ablation):
-    for file in (ablation / "arms/grid").glob("seed1/*/*/fold*/result.json"):
+    for file in (ablation / "arms/grid").glob("seed1/nt/*/*/fold*/result.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"data_fingerprint": "e" * 64}))
     written(ablation)
     assert difference(ablation, table="probe", quantity="H3", arm="grid")["pairs"] == 6
@@ -141,7 +158,7 @@ def test_every_run_is_linked(ablation):
     assert {(ablation / "report" / link).resolve().is_dir() for link in links} == {True}
     seeds = {f"../arms/{arm}/seed{seed}" for arm in LOSSES for seed in range(3)}
     assert {f"{seed}/pretrain" for seed in seeds} < links
-    assert {f"{seed}/{task}/probe/fold2" for seed in seeds for task in ("H3", "H4")} < links
+    assert {f"{seed}/nt/{task}/probe/fold2" for seed in seeds for task in ("H3", "H4")} < links
 
 
 @pytest.mark.parametrize(
@@ -168,13 +185,13 @@ def test_partial_ablations_say_what_is_missing(ablation):
     record = json.loads((ablation / "ablation.json").read_text())
     record["arms"]["grid"]["seeds"]["1"] = {"state": "failed", "reason": "out of | memory"}
     (ablation / "ablation.json").write_text(json.dumps(record))
-    (ablation / "arms/learned/seed0/H4/probe/summary.json").unlink()
+    (ablation / "arms/learned/seed0/nt/H4/probe/summary.json").unlink()
     (ablation / "arms/6-mers/statistics.json").unlink()
     missing = section(written(ablation), "Missing")
     assert r"- arm grid, seed 1: failed: out of \| memory" in missing
     assert "- arm random, seed 0: waiting" in missing
     assert "- arm 6-mers: statistics of boundaries" in missing
-    assert "- arm learned, seed 0: H4, probe" in missing
+    assert "- arm learned, seed 0: nt/H4, probe" in missing
     assert difference(ablation, table="equal bases", quantity="span1", arm="grid")["pairs"] == 2
 
 
@@ -222,7 +239,7 @@ def test_names_are_escaped(ablation):
 FILES = (
     "ablation.json",
     "arms/grid/statistics.json",
-    "arms/grid/seed0/H3/probe/fold0/result.json",
+    "arms/grid/seed0/nt/H3/probe/fold0/result.json",
     "arms/grid/seed0/pretrain/mlflow.json",
 )
 

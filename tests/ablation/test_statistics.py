@@ -25,6 +25,7 @@ ARMS = {
         "d_intermediate": [0, 0, 64],
     },
     "6-mers": TOKENS,
+    "track": {"chunking": {"method": "file", "track": "0" * 64}},
 }
 
 
@@ -92,8 +93,9 @@ def test_boundaries_of_another_sequence_have_no_stability(ablation):
     assert written(ablation, "swapped")["seeds"]["0"][0]["stability"] == {}
 
 
-def test_models_of_tokens_have_no_boundaries(ablation):
-    found = written(ablation, "6-mers")
+@pytest.mark.parametrize("arm", ["6-mers", "track"])
+def test_arms_that_predict_no_boundaries_have_no_statistics(ablation, arm):
+    found = written(ablation, arm)
     assert found["seeds"] == {"0": [], "1": []}
     assert found["pairs"][0]["stages"] == []
 

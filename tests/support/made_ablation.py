@@ -40,7 +40,7 @@ def make_ablation(
         tasks: names of tasks of the Nucleotide Transformer suite; their scores differ by 0.01.
         ratios: arm -> logged bases per chunk; 4 by default.
     """
-    record: dict[str, Any] = {"version": 1, "reference": "learned", "tasks": list(tasks) if scores else []}
+    record: dict[str, Any] = {"version": 1, "reference": "learned", "tasks": [f"nt/{task}" for task in tasks if scores]}
     record |= {"modes": ["probe", "finetune"] if scores else [], "arms": {}}
     for arm, values in losses.items():
         config = LDARNetConfig.preset("tiny", **CONFIGS[arm])
@@ -59,7 +59,7 @@ def make_ablation(
             for mode in record["modes"]:
                 for number, task in enumerate(tasks):
                     middle = (scores or {})[arm][seed] + 0.01 * number
-                    run = path / task / mode
+                    run = path / "nt" / task / mode
                     make_run(run, f"nt/{task}", [middle - 0.01, middle, middle + 0.01], mode="full", folds=3)
                     (run / "summary.json").write_text("{}")
         (folder / "arms" / arm / "statistics.json").write_text(json.dumps(made_statistics(arm, len(values))))
