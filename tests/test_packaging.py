@@ -152,7 +152,7 @@ NEEDS = {
     ("pretrain", "--ranks", "2", "--config", "quickstart"): "train",
     ("shard", "--out", "never"): "train",
     ("finetune", "--config", "nt", "task=H3"): "tasks",
-    ("sweep", "--config", "nt18"): "tasks",
+    ("sweep", "--config", "nt18"): "sweep",
     ("ablate", "--config", "yeast-small"): "sweep",
     ("report", "never"): "train",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ldarnet import markdown
-from ldarnet.ablation.links import Links
+from ldarnet.ablation.links import RunLinks
 from ldarnet.ablation.pretraining_tables import Row
 from ldarnet.ablation.records import AgreementRecord, Number, StageRecord, StatisticsRecord, pretraining_folder
 from ldarnet.ablation.results import AblationResults
@@ -27,7 +27,7 @@ boundary; in parentheses, the mean number of such bases. Methods that draw bound
 everywhere."""
 
 
-def boundary_section(results: AblationResults, links: Links) -> str:
+def boundary_section(results: AblationResults, links: RunLinks) -> str:
     """Two tables with one row per arm and router; means over seeds, or over pairs of seeds."""
     agreement_rows, edit_rows = [], []
     for name, arm in results.arms.items():
@@ -110,7 +110,7 @@ def _edits(stages: list[StageRecord]) -> list[object]:
     return [sum(edits) or "-", *cells]
 
 
-def csv_rows(results: AblationResults, links: Links) -> list[Row]:
+def csv_rows(results: AblationResults, links: RunLinks) -> list[Row]:
     """One row per number: agreement of each pair of seeds, and all other statistics of each seed."""
     rows: list[Row] = []
     for name, arm in results.arms.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from ldarnet import markdown
 from ldarnet.ablation.differences import ArmDifference, p_text, paired, with_holm
-from ldarnet.ablation.links import Links
+from ldarnet.ablation.links import RunLinks
 from ldarnet.ablation.pretraining_tables import Row
 from ldarnet.ablation.records import seed_folder
 from ldarnet.ablation.results import AblationResults
@@ -113,7 +113,7 @@ def missing_runs(results: AblationResults) -> list[str]:
 
 
 def downstream_section(
-    downstream: Downstream, means: list[ArmDifference], by_task: list[ArmDifference], links: Links
+    downstream: Downstream, means: list[ArmDifference], by_task: list[ArmDifference], links: RunLinks
 ) -> str:
     """Table of the mean over tasks, table of all tasks, and the value of every fold."""
     if not downstream.tasks:
@@ -163,7 +163,7 @@ def _task_row(downstream: Downstream, task: ComparedTask, arm: str, tested: ArmD
     ]
 
 
-def _fold_table(downstream: Downstream, links: Links) -> str:
+def _fold_table(downstream: Downstream, links: RunLinks) -> str:
     rows = [
         [
             escape(task.name),
@@ -183,7 +183,7 @@ def _fold_table(downstream: Downstream, links: Links) -> str:
     return f"<details><summary>Every fold, with its run</summary>\n\n{markdown.table(head, rows)}\n\n</details>"
 
 
-def csv_rows(downstream: Downstream, links: Links) -> list[Row]:
+def csv_rows(downstream: Downstream, links: RunLinks) -> list[Row]:
     """One row per arm, seed, task, fold and test set."""
     return [
         {

@@ -19,7 +19,7 @@ class TrackedRecord(TypedDict):
     tracking_uri: str | None
 
 
-class Links:
+class RunLinks:
     """Makes links for a file in `folder`, the folder of the report."""
 
     def __init__(self, folder: Path) -> None:

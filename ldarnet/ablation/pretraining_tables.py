@@ -10,7 +10,7 @@ import numpy as np
 
 from ldarnet import markdown
 from ldarnet.ablation.differences import ArmDifference, p_text, paired, with_holm
-from ldarnet.ablation.links import Links
+from ldarnet.ablation.links import RunLinks
 from ldarnet.ablation.results import NEXT_BASE, AblationResults, ArmResult, Curve
 from ldarnet.markdown import escape
 from ldarnet.printable import printable
@@ -65,7 +65,7 @@ def differences(results: AblationResults) -> list[ArmDifference]:
     return found
 
 
-def pretraining_section(results: AblationResults, found: list[ArmDifference], links: Links) -> str:
+def pretraining_section(results: AblationResults, found: list[ArmDifference], links: RunLinks) -> str:
     """Two tables for each loss, one per view."""
     parts = []
     for loss in results.losses():
@@ -99,7 +99,7 @@ COST_COLUMNS = ("parameters", "training MFLOP/base", "bases per chunk", "bases/s
 
 
 def _loss_cells(
-    results: AblationResults, arm: ArmResult, values: dict[str, float], difference: ArmDifference | None, links: Links
+    results: AblationResults, arm: ArmResult, values: dict[str, float], difference: ArmDifference | None, links: RunLinks
 ) -> list[object]:
     numbers = list(values.values())
     cell = "-"
@@ -152,7 +152,7 @@ def _mean(values: list[float], text: Callable[[float], str]) -> str:
     return text(float(np.mean(finite))) if finite else "-"
 
 
-def csv_rows(results: AblationResults, links: Links) -> list[Row]:
+def csv_rows(results: AblationResults, links: RunLinks) -> list[Row]:
     """One row per arm, seed and loss."""
     rows = []
     for loss in results.losses():

@@ -10,7 +10,7 @@ from typing import Any
 from ldarnet.ablation import boundary_tables, downstream_tables, pretraining_tables, report_figures
 from ldarnet.ablation.differences import ArmDifference
 from ldarnet.ablation.downstream_tables import Downstream, downstream_section, missing_runs
-from ldarnet.ablation.links import Links
+from ldarnet.ablation.links import RunLinks
 from ldarnet.ablation.pretraining_tables import EQUAL_BASES, loss_name, pretraining_section
 from ldarnet.ablation.results import AblationResults, read_results
 from ldarnet.io import run_files
@@ -52,7 +52,7 @@ def write_report(folder: Path) -> None:
     results = read_results(folder)
     downstream = [Downstream(results, mode) for mode in results.record["modes"]]
     out = make_folder(folder / run_files.ABLATION_REPORT)
-    links = Links(out)
+    links = RunLinks(out)
     losses = pretraining_tables.differences(results)
     means = {one.mode: one.mean_differences() for one in downstream}
     by_task = {one.mode: one.task_differences() for one in downstream}

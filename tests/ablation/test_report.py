@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from scipy import stats
 
 from ldarnet import LDARNetConfig
-from ldarnet.ablation.links import Links
+from ldarnet.ablation.links import RunLinks
 from ldarnet.ablation.report import write_report
 from ldarnet.comparison.statistics import corrected_t
 from ldarnet.errors import UserError
@@ -176,7 +176,7 @@ def test_links_lead_to_the_tracking_server(tmp_path, uri, url):
     run = tmp_path / "run (1)"
     run.mkdir()
     (run / "mlflow.json").write_text(json.dumps({"tracking_uri": uri, "run_id": "r1"}))
-    assert Links(tmp_path / "report").url(run) == url
+    assert RunLinks(tmp_path / "report").url(run) == url
 
 
 def test_partial_ablations_say_what_is_missing(ablation):

@@ -48,6 +48,8 @@ def lines(tmp_path_factory, shards, run_ranks):
             "validation": validation,
         },
     }
+    for name in arms:
+        (folder / name).mkdir()
     configs = [
         f"{write_config(folder / name, shards, **arm)} run.dir={folder}/{name}/run training.stop_after=1"
         for name, arm in arms.items()

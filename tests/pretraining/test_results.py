@@ -94,7 +94,7 @@ def test_boundary_figure_avoids_windows_without_bases(finished, tmp_path, monkey
     genome.write_text(f">train\n{decode(bases)}\n>held\n{decode(bases)}\n")
     build(tmp_path / "shards", [genome], contig_splits={"valid": ["held"]})
     drawn = []
-    monkeypatch.setattr(boundaries, "boundary_figure", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(boundaries, "boundary_figure", lambda *arguments, **options: drawn.append(arguments))
     shards = [f"data.shards={tmp_path / 'shards'}", f"data.length={length}", f"validation.windows={windows}"]
     config, result = finished("run", *shards)
     model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny"))
