@@ -15,19 +15,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 
+from benchmarks.fake_cuda.recorder import CONCATENATIONS
 from benchmarks.fake_cuda.trace import (
     PRETRAIN,
     PROGRAMS,
-    SCAN,
     STAND_IN,
-    Operation,
     StepTrace,
     Trace,
     TraceRequest,
     trace,
 )
 from benchmarks.record import add_result_options, provenance, result_file, write_text
+from benchmarks.roofline import RATES, needed_rates, rows
 from ldarnet import markdown
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
@@ -38,61 +39,14 @@ from ldarnet.model.cost import PEAK_BF16_FLOPS, cost
 PEAK = PEAK_BF16_FLOPS["H200"]
 OURS, PUBLISHED = "ours", "published"
 UNLOGGED, LOGGED = "not logged", "logged"
-ATTENTION = "attention"
-REVERSALS = ("row gathers (index_select)", "concatenations")
+REVERSALS = ("row gathers (index_select)", CONCATENATIONS)
 """Parts that the published fused kernels do not have."""
+TARGET_MFU = 0.35
+MAMBA_SSM = {"ssd": "mamba-ssm"}
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Assumed rate of an H200: its value in bytes/s or FLOP/s, the unit it is reported in, and the reason for it."""
-
-    value: float
-    unit: str
-    reason: str
-
-
-RATES = {
-    "memory": Rate(4.3e12, "TB/s", "assumed: 90% of the 4.8 TB/s in NVIDIA's data sheet"),
-    "bfloat16": Rate(650e12, "TFLOP/s", "assumed for the widths of this model: 66% of the data sheet's 989"),
-    "tf32": Rate(325e12, "TFLOP/s", "assumed: 66% of the data sheet's 495, as for bfloat16"),
-    "float32": Rate(45e12, "TFLOP/s", "assumed: two thirds of the data sheet's 67, without TF32 (PyTorch's default)"),
-    "fused": Rate(200e12, "TFLOP/s", "assumed for the scan and attention, whose tiles are small"),
-}
 SECONDS_PER_LAUNCH = 15e-6
 """Assumed host time per launch: a PyTorch operation takes 5 µs or more, a Triton kernel called from Python 20 to 50."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Totals of one part of a step; `seconds` is the lower bound of its duration."""
-
-    launches: int
-    bytes: int
-    flops: float
-    seconds: float
-
-
-def rows(step: StepTrace) -> dict[str, Row]:
-    """Totals of each part of a step, the slowest part first."""
-    made = {}
-    for part, operations in step.parts().items():
-        extra = step.part_flops.get(part, 0.0)
-        seconds = max(sum(entry.calls * lower_bound(entry) for entry in operations), extra / RATES["fused"].value)
-        made[part] = Row(
-            sum(entry.calls * entry.launches for entry in operations),
-            sum(entry.calls * entry.bytes for entry in operations),
-            sum(entry.calls * entry.flops for entry in operations) + extra,
-            seconds,
-        )
-    return dict(sorted(made.items(), key=lambda item: -item[1].seconds))
-
-
-def lower_bound(entry: Operation) -> float:
-    """Minimum seconds of a call: its bytes or its FLOPs at the assumed rate, whichever takes longer."""
-    kind = "fused" if entry.part in (SCAN, ATTENTION) else entry.dtype
-    rate = RATES.get(kind, RATES["float32"]).value
-    return max(entry.bytes / RATES["memory"].value, entry.flops / rate)
 
 
 @dataclass(frozen=True)
@@ -114,7 +68,10 @@ class TracedCell:
         unit = "windows" if work.program == PRETRAIN else "rows"
         factor = work.chunk_capacity_factor
         static = "" if factor is None else f", static number of chunks ({factor:g} x target)"
-        return f"{work.program}, {work.arrangement}, {work.windows} {unit} of {work.length:,} bases{static}"
+        ops = "".join(f", {operation}={name}" for operation, name in work.ops.items())
+        batch = f"{work.windows} {unit} of {work.length:,} bases"
+        batch = batch if work.accumulation == 1 else f"{work.accumulation} micro-steps of {batch}"
+        return f"{work.program}, {work.arrangement}{ops}, {batch}{static}"
 
     def seconds(self, without: Sequence[str] = ()) -> float:
         """Lower bound of the duration of the step in seconds; the parts in `without` are not included."""
@@ -122,10 +79,15 @@ class TracedCell:
 
     def mfu(self, seconds: float) -> float:
         """Model FLOPs of the step divided by its duration `seconds`, as a fraction of the peak FLOP/s."""
+        return self.model_flops / seconds / PEAK
+
+    @property
+    def model_flops(self) -> float:
+        """Model FLOPs of the step."""
         work = self.workload
         config = LDARNetConfig.preset(work.preset)
         chunks = [work.bases_per_chunk**stage for stage in range(1, config.num_stages)]
-        return cost(config, work.length, chunks).training_flops * self.step.bases / seconds / PEAK
+        return cost(config, work.length, chunks).training_flops * self.step.bases
 
     def summary(self, label: str = "", without: Sequence[str] = ()) -> list[str]:
         """Row of the summary table; the parts in `without` are not included."""
@@ -180,8 +142,10 @@ def report(cells: Sequence[TracedCell], note: str, made_with: str) -> str:
         "host limits the speed. MFU is an upper bound: model FLOPs (`ldarnet.model.cost`) per second of GPU time, as a "
         f"fraction of {PEAK / 1e12:.0f} TFLOP/s.",
         *published_note(cells),
+        *compared(cells),
         "## Assumed rates",
         markdown.table(("rate", "value", "source"), rates, align_right=False),
+        *target(cells[0]),
         *(section(cell) for cell in cells),
         how_counted(cells[0]),
     ]
@@ -196,7 +160,45 @@ def published_note(cells: Sequence[TracedCell]) -> list[str]:
         "`published` emulates the authors' code with our kernels (`benchmarks.baselines.arrange`): projections once "
         "per direction, reversed inputs, padded chunks. Their fused kernels need no row gathers and no concatenation "
         "of gradients; the second line of each `published` step leaves out these parts. All sequences have equally "
-        "many chunks here, so padding costs nothing."
+        "many chunks here, so padding costs nothing.",
+        "With `ssd=mamba-ssm`, the scan is that of the authors; convolution, norms, attention and products are ours. "
+        "In a step of ldarnet-110m with 8 windows, the emulation moves 5.4 GB that their code does not, to add and "
+        "halve gradients, and leaves out 6.2 GB: their code reads the input of the convolution and the gate, and "
+        "writes their gradients and the output of the norm, once per direction.",
+    ]
+
+
+def compared(cells: Sequence[TracedCell]) -> list[str]:
+    """Compare the published arrangement with ours: minimum durations of the same step."""
+
+    def work(cell: TracedCell) -> tuple[object, ...]:
+        return cell.workload.program, cell.workload.windows, cell.workload.accumulation
+
+    ours = {work(cell): cell.seconds() for cell in cells if cell.workload.arrangement == OURS}
+    lines = []
+    for cell in cells:
+        if cell.workload.arrangement == PUBLISHED and (seconds := ours.get(work(cell))):
+            ratios = (cell.seconds() / seconds, cell.seconds(REVERSALS) / seconds)
+            lines.append((cell.title, *(f"{ratio:.2f}x" for ratio in ratios)))
+    header = ("minimum GPU time, relative to ours", "all parts", "without row gathers and concatenations")
+    return [markdown.table(header, lines)] if lines else []
+
+
+def target(cell: TracedCell) -> list[str]:
+    """State what the target MFU would need; empty if the step reaches it."""
+    seconds = cell.model_flops / PEAK / TARGET_MFU
+    if cell.seconds() <= seconds:
+        return []
+    parts = list(rows(cell.step).values())
+    moving, executed = sum(row.bound.get("memory", 0.0) for row in parts), sum(row.flops for row in parts)
+    header = ("rate", "ms at this rate", "assumed", "needed, if only this rate were higher", "data sheet")
+    return [
+        f"## What {TARGET_MFU:.0%} MFU would need",
+        f"{cell.title}: at most {1e3 * seconds:.1f} ms, but the parts take {1e3 * cell.seconds():.1f} ms at the "
+        f"assumed rates. Matrix products, scan and attention take {1e3 * (cell.seconds() - moving):.1f} ms of this, "
+        f"for {executed / cell.model_flops:.2f} times the model FLOPs. Norms, convolution, gates and optimizer are "
+        "bound by the memory rate.",
+        markdown.table(header, needed_rates(parts, seconds)),
     ]
 
 
@@ -246,7 +248,8 @@ def how_counted(cell: TracedCell) -> str:
         "- Bytes: each kernel reads its inputs and writes its outputs once, gathers read the selected rows. Caches and "
         "kernels that read their inputs twice change that.\n"
         "- FLOPs are those of matrix products; those of the scan are estimated from its shapes, with its block size.\n"
-        "- One micro-step per optimizer step, ZeRO stage 0 without DeepSpeed, bf16 autocast, fused AdamW."
+        "- One micro-step per optimizer step if not stated otherwise, ZeRO stage 0 without DeepSpeed, bf16 autocast, "
+        "fused AdamW."
     )
 
 
@@ -263,7 +266,7 @@ def cell_record(cell: TracedCell) -> dict[str, object]:
         "kernels": cell.trace.kernels,
         "scan": cell.trace.scan,
         "bases": cell.step.bases,
-        "parts": {part: asdict(row) for part, row in rows(cell.step).items()},
+        "parts": {part: asdict(row) | {"seconds": row.seconds} for part, row in rows(cell.step).items()},
         "waits": {name: step.waits for name, step in cell.trace.steps.items()},
         "pageable_copies": {name: step.pageable_copies for name, step in cell.trace.steps.items()},
         "operations": [dict(zip(keys, (*key, *sums), strict=True)) for key, sums in sorted(totals.items())],
@@ -276,7 +279,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--preset", choices=sorted(PRESETS), default="ldarnet-110m", help="model preset (default: %(default)s)")
     add("--programs", nargs="+", choices=PROGRAMS, default=[PRETRAIN], help="training programs (default: pretrain)")
-    add("--windows", nargs="+", type=int, default=[8, 32], help="windows per step (default: 8 32)")
+    add(
+        "--windows",
+        nargs="+",
+        type=_batch,
+        default=[(8, 1), (32, 1)],
+        metavar="WINDOWS[xMICRO_STEPS]",
+        help="windows per step, such as 8, or windows per micro-step and number of micro-steps, such as 8x24 for the "
+        "batch of ldarnet-110m on 8 GPUs (default: 8 32)",
+    )
     add("--length", type=int, default=4096, help="bases per window (default: %(default)s)")
     add("--arrangements", nargs="+", choices=(OURS, PUBLISHED), default=[OURS, PUBLISHED])
     add(
@@ -302,15 +313,28 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def workloads(options: argparse.Namespace) -> list[TraceRequest]:
-    """The training steps to trace. Arrangements and capacity factors apply to pretraining only."""
+    """The training steps to trace. Arrangements, capacity factors and micro-steps apply to pretraining only.
+
+    If mamba-ssm is installed, the published arrangement is also traced with its scan.
+    """
     ops = dict(item.split("=", 1) for item in options.ops)
+    kernels = {OURS: [ops], PUBLISHED: [ops, ops | MAMBA_SSM] if find_spec("mamba_ssm") else [ops]}
     return [
-        TraceRequest(program, options.preset, windows, options.length, arrangement, ops, chunk_capacity_factor=factor)
+        TraceRequest(
+            program, options.preset, windows, options.length, arrangement, chosen,
+            chunk_capacity_factor=factor, accumulation=micro_steps if program == PRETRAIN else 1,
+        )
         for program in options.programs
-        for windows in options.windows
+        for windows, micro_steps in options.windows
         for arrangement in (options.arrangements if program == PRETRAIN else [OURS])
+        for chosen in kernels[arrangement]
         for factor in (options.chunk_capacity_factors if program == PRETRAIN else [None])
-    ]
+    ]  # fmt: skip
+
+
+def _batch(text: str) -> tuple[int, int]:
+    windows, _, micro_steps = text.partition("x")
+    return int(windows), int(micro_steps or 1)
 
 
 def _factor(text: str) -> float | None:

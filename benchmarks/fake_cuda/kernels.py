@@ -21,8 +21,6 @@ from ldarnet.ops.registry import REFERENCE, register
 GPU, CAPABILITY, MULTIPROCESSORS = "NVIDIA H200", (9, 0), 132
 PARTS = {"ssd": SCAN, "add_norm": "add and norm", "gated_norm": "gated norm", "swiglu": "SwiGLU"}
 """Operation -> part of the step, if the names differ."""
-SCAN_PASSES = 4
-"""FLOPs of forward and backward pass of the scan, relative to the forward pass."""
 SCAN_TILE = 32
 """Rows of the tiles in which kernels skip the upper triangle of a block."""
 STAND_IN_LAUNCHES = 5, 14
@@ -139,7 +137,9 @@ def count_scan_flops(recorder: Recorder, backend: str) -> None:
 
 
 def scan_flops(x_TKHP: Tensor, b_TKN: Tensor, block: int, backward: bool) -> float:
-    """FLOPs of the forward pass of the scan (arXiv 2405.21060, section 6), or of both passes.
+    """FLOPs of the matrix products in mamba-ssm's scan (arXiv 2405.21060, section 6).
+
+    The backward pass computes scores and states again, and the product of x and the gradient of y twice.
 
     Args:
         x_TKHP: inputs.
@@ -149,8 +149,8 @@ def scan_flops(x_TKHP: Tensor, b_TKN: Tensor, block: int, backward: bool) -> flo
     """
     E, N = x_TKHP.shape[2] * x_TKHP.shape[3], b_TKN.shape[2]
     causal = (1 + min(SCAN_TILE / block, 1)) / 2
-    forward = 2 * (block * N + causal * block * E + 2 * N * E)
-    return _visits(x_TKHP) * forward * (SCAN_PASSES if backward else 1)
+    scores, inputs, states = (4, 4, 7) if backward else (1, 1, 2)
+    return _visits(x_TKHP) * 2 * (scores * block * N + inputs * causal * block * E + states * N * E)
 
 
 def triton_scan_flops(x_TKHP: Tensor, b_TKN: Tensor, chunk_size: int, backward: bool) -> float:

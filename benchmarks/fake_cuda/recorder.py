@@ -34,6 +34,9 @@ TENSORS_PER_LAUNCH = {1: 110, 2: 64, 3: 48, 4: 36}
 BLOCK_ELEMENTS, BLOCKS_PER_LAUNCH = 65536, 320
 TF32 = "tf32"
 """Dtype of a product of float32 matrices that are rounded to TF32."""
+CONCATENATIONS = "concatenations"
+GRADIENT_COPY = "ldarnet/ops/columns.py collect"
+"""Function that copies gradients into the gradient of one wide tensor, if their kernel did not write them there."""
 FP32_LINEAR = "ldarnet/model/linear.py"
 """File of a module whose matrix products are attributed to the module that calls it."""
 
@@ -178,7 +181,10 @@ class Recorder(TorchDispatchMode):
         elif name.startswith("_varlen_attn"):
             flops = attention_flops(name, func, args, kwargs)
         moved = gathered(read, written) if name in GATHERS else sum(map(size, tensors))
-        self._add(part_of(name, dtype, self.phase), name, dtype, where, launches, moved, flops)
+        part = part_of(name, dtype, self.phase)
+        if name == "copy_" and in_backward() and place() == GRADIENT_COPY:
+            part = CONCATENATIONS
+        self._add(part, name, dtype, where, launches, moved, flops)
 
 
 def size(tensor: Tensor) -> int:
@@ -238,7 +244,7 @@ def part_of(name: str, dtype: str, phase: str) -> str:
     if name == "index_select":
         return "row gathers (index_select)"
     if name == "cat":
-        return "concatenations"
+        return CONCATENATIONS
     if name.startswith(("_varlen_attn", "_flash", "_scaled_dot")):
         return "attention"
     if name.startswith(("_foreach", "_fused")) or (phase == "update" and not in_backward()):

@@ -111,10 +111,13 @@ class OneRank(World):
 
 
 class OneRankEngine:
-    """Stand-in for DeepSpeed's engine in ZeRO stage 0, with one micro-step per optimizer step."""
+    """Stand-in for DeepSpeed's engine in ZeRO stage 0; autograd accumulates the gradients."""
 
-    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, autocast: bool) -> None:
-        self.model, self.optimizer, self.autocast = model, optimizer, autocast
+    def __init__(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, autocast: bool, accumulation: int
+    ) -> None:
+        self.model, self.optimizer, self.autocast, self.accumulation = model, optimizer, autocast, accumulation
+        self._micro_step = 1
 
     def __call__(self, **inputs: Any) -> Any:
         """Run the forward pass."""
@@ -127,17 +130,22 @@ class OneRankEngine:
 
     def is_gradient_accumulation_boundary(self) -> bool:
         """Whether the next call of `step` updates the weights."""
-        return True
+        return self._micro_step == self.accumulation
 
     def step(self) -> None:
-        """Update the weights."""
+        """End a micro-step; after the last one, update the weights."""
+        if not self.is_gradient_accumulation_boundary():
+            self._micro_step += 1
+            return
+        self._micro_step = 1
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 def one_rank_engine(*, model: torch.nn.Module, optimizer: Any, config: Any, **_: Any) -> tuple[OneRankEngine]:
     """Stand-in for `deepspeed.initialize`."""
-    return (OneRankEngine(model, optimizer, config["torch_autocast"]["enabled"]),)
+    accumulation = config["gradient_accumulation_steps"]
+    return (OneRankEngine(model, optimizer, config["torch_autocast"]["enabled"], accumulation),)
 
 
 class RecordedTimers(StepTimers):
@@ -210,8 +218,9 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
             "optimizer": {"name": workload.optimizer},
             "data": {"shards": "random", "length": workload.length},
             "training": {
-                "steps": total, "batch": workload.windows, "accumulation": 1, "zero_stage": 0, "precision": "bf16",
-                "log_every": total, "chunk_capacity_factor": workload.chunk_capacity_factor,
+                "steps": total, "batch": workload.windows * workload.accumulation,
+                "accumulation": workload.accumulation, "zero_stage": 0, "precision": "bf16", "log_every": total,
+                "chunk_capacity_factor": workload.chunk_capacity_factor,
             },
             "checkpoint": {"every": total},
             "validation": {"windows": 0},
@@ -244,7 +253,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
         resumed=state,
         warn=print,
     )
-    marker = StepMarker(context, recorder, workload.windows * workload.length)
+    marker = StepMarker(context, recorder, workload.windows * workload.accumulation * workload.length)
     checkpointer: Any = None  # the run ends before its first checkpoint
     try:
         pretraining.loop(context, checkpointer, [marker], StopRequest())

@@ -26,18 +26,19 @@ bytes."""
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """A training step to trace, with bf16 autocast and one micro-step.
+    """A training step to trace, with bf16 autocast.
 
     Attributes:
         program: one of `PROGRAMS`.
         preset: model preset.
-        windows: windows (or rows) per step.
+        windows: windows (or rows) per micro-step.
         length: bases per window; in fine-tuning, every second row is a quarter shorter.
         arrangement: implementation of the model, see `benchmarks.baselines.arrange`.
         ops: backend overrides by operation; the others use the backend that `auto` prefers on a GPU.
         bases_per_chunk: assumed number of positions per chunk at every router; fake tensors have no values.
         chunk_capacity_factor: see `training.chunk_capacity_factor`; the number of chunks is static if this is not None.
         optimizer: `optimizer.name` of pretraining.
+        accumulation: micro-steps per optimizer step of pretraining.
         chunking: `model.chunking` of pretraining.
     """
 
@@ -50,6 +51,7 @@ class TraceRequest:
     bases_per_chunk: float = 4.0
     chunk_capacity_factor: float | None = None
     optimizer: str = "adamw"
+    accumulation: int = 1
     chunking: dict[str, str] = field(default_factory=dict)
 
 

@@ -68,11 +68,16 @@ def read(path: Path | None) -> Paper | None:
     content = read_object(path, hint)
     try:
         rates = {name: float(rate) for name, rate in content["rates"].items()}
-        steps = dict(_step(cell) for cell in content["cells"] if cell["workload"]["program"] == "pretrain")
+        steps = dict(_step(cell) for cell in content["cells"] if _is_comparable(cell["workload"]))
         return Paper(path.name, rates, steps)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: not a results file of benchmarks.gpu_account ({reason}); {hint}") from None
+
+
+def _is_comparable(work: dict[str, Any]) -> bool:
+    """Whether this program measures such a step: one micro-step of pretraining with the kernels that `auto` selects."""
+    return work["program"] == "pretrain" and not work.get("ops") and work.get("accumulation", 1) == 1
 
 
 def _step(cell: dict[str, Any]) -> tuple[tuple[str, int, int, str], PaperStep]:
