@@ -29,16 +29,21 @@ def speed(name, windows, seconds, arrangement="ours", **more):
 
 @pytest.fixture
 def paper(tmp_path):
-    def cell(arrangement, seconds):
+    def cell(arrangement, seconds, **more):
         work = {"program": "pretrain", "preset": "ldarnet-110m", "windows": 8, "length": 4096}
         parts = {name: {"launches": 10, "bytes": 20, "seconds": spent} for name, spent in seconds.items()}
-        return {"workload": {**work, "arrangement": arrangement}, "bases": 32768, "parts": parts}
+        return {"workload": {**work, "arrangement": arrangement, **more}, "bases": 32768, "parts": parts}
 
     ours = {"scan": 0.01, "convolution": 0.005, "matrix products, bfloat16": 0.02, "matrix products, float32": 0.005}
     content = {
         "made_with": ["- Date: 2026-11-30 16:44 UTC"],
         "rates": {"memory": 4e12},
-        "cells": [cell("ours", ours), cell("published", {"scan": 0.06})],
+        "cells": [
+            cell("ours", ours),
+            cell("ours", {"scan": 1.0}, accumulation=24),  # not what this program measures
+            cell("published", {"scan": 0.06}),
+            cell("published", {"scan": 1.0}, ops={"ssd": "mamba-ssm"}),
+        ],
     }
     (tmp_path / "2026-12-01-gpu-account.json").write_text(json.dumps(content))
     old = content | {"made_with": ["- Date: 2026-11-29 16:44 UTC"]}
