@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.fake_cuda.trace import SCAN, Operation, StepTrace
@@ -31,6 +31,8 @@ RATES = {
     "fused": Rate(200e12, 989e12, "TFLOP/s", "assumed for the scan and attention, whose tiles are small"),
 }
 
+ASSUMED = {name: rate.value for name, rate in RATES.items()}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,16 +56,16 @@ class Row:
         return sum(self.bound.values())
 
 
-def rows(step: StepTrace) -> dict[str, Row]:
-    """Totals of each part of a step, the slowest part first."""
+def rows(step: StepTrace, rates: Mapping[str, float] = ASSUMED) -> dict[str, Row]:
+    """Totals of each part of a step at these rates, the slowest part first."""
     made = {}
     for part, operations in step.parts().items():
         bound: defaultdict[str, float] = defaultdict(float)
         for entry in operations:
-            rate, seconds = lower_bound(entry)
+            rate, seconds = lower_bound(entry, rates)
             bound[rate] += entry.calls * seconds
         extra = step.part_flops.get(part, 0.0)
-        if (seconds := extra / RATES["fused"].value) > sum(bound.values()):
+        if (seconds := extra / rates["fused"]) > sum(bound.values()):
             bound = defaultdict(float, fused=seconds)
         made[part] = Row(
             sum(entry.calls * entry.launches for entry in operations),
@@ -74,25 +76,34 @@ def rows(step: StepTrace) -> dict[str, Row]:
     return dict(sorted(made.items(), key=lambda item: -item[1].seconds))
 
 
-def lower_bound(entry: Operation) -> tuple[str, float]:
+def lower_bound(entry: Operation, rates: Mapping[str, float]) -> tuple[str, float]:
     """Minimum seconds of a call, and the rate that sets them: that of its bytes or of its FLOPs."""
     kind = "fused" if entry.part in (SCAN, ATTENTION) else entry.dtype
-    kind = kind if kind in RATES else "float32"
-    moving, computing = entry.bytes / RATES["memory"].value, entry.flops / RATES[kind].value
+    kind = kind if kind in rates else "float32"
+    moving, computing = entry.bytes / rates["memory"], entry.flops / rates[kind]
     return ("memory", moving) if moving >= computing else (kind, computing)
 
 
-def needed_rates(parts: Sequence[Row], seconds: float) -> list[tuple[str, ...]]:
-    """What each rate would have to be for the parts to take `seconds`, if only this rate were higher.
+def needed_rates(step: StepTrace, seconds: float) -> list[tuple[str, ...]]:
+    """What each rate would have to be for the step to take `seconds`, if only this rate were higher.
 
     Returns:
         One row per rate: its name, the milliseconds that it sets, its assumed, needed and data sheet values.
     """
-    excess, lines = sum(part.seconds for part in parts) - seconds, []
+
+    def duration(**changes: float) -> float:
+        return sum(row.seconds for row in rows(step, ASSUMED | changes).values())
+
+    lines = []
     for name, rate in RATES.items():
-        spent = sum(part.bound.get(name, 0.0) for part in parts)
-        needed = f"{rate.value * spent / (spent - excess) / 1e12:,.1f}" if spent > excess else "none is enough"
-        lines.append(
-            (name, f"{1e3 * spent:.1f}", f"{rate.value / 1e12:g}", needed, f"{rate.data_sheet / 1e12:g} {rate.unit}")
-        )
+        spent = sum(row.bound.get(name, 0.0) for row in rows(step).values())
+        low, high = rate.value, 1e3 * rate.value
+        text = "none is enough"
+        if duration(**{name: high}) <= seconds:
+            while high > 1.0001 * low:
+                middle = (low * high) ** 0.5
+                low, high = (low, middle) if duration(**{name: middle}) <= seconds else (middle, high)
+            text = f"{high / 1e12:,.1f}"
+        assumed, data_sheet = f"{rate.value / 1e12:g}", f"{rate.data_sheet / 1e12:g} {rate.unit}"
+        lines.append((name, f"{1e3 * spent:.1f}", assumed, text, data_sheet))
     return lines

@@ -194,10 +194,20 @@ def test_flops_of_the_scan_count_once_for_the_whole_part():
 def test_rates_that_a_target_would_need():
     memory = Operation("forward", "norm", "a", "bfloat16", "", 1, 43 * 10**9, 0)  # 10 ms
     product = Operation("forward", "product", "mm", "bfloat16", "", 1, 0, 13 * 10**12)  # 20 ms
-    parts = list(rows(made_cell(memory, product).step).values())
-    needed = {line[0]: line[1:] for line in needed_rates(parts, 0.018)}
+    step = made_cell(memory, product).step
+    needed = {line[0]: line[1:] for line in needed_rates(step, 0.018)}
     assert needed["memory"] == ("10.0", "4.3", "none is enough", "4.8 TB/s")
-    assert needed["bfloat16"] == ("20.0", "650", "1,625.0", "989 TFLOP/s")
+    spent, assumed, rate, data_sheet = needed["bfloat16"]
+    assert (spent, assumed, data_sheet) == ("20.0", "650", "989 TFLOP/s")
+    assert float(rate.replace(",", "")) == pytest.approx(1625, rel=1e-3)
+
+
+def test_a_higher_rate_does_not_help_kernels_that_become_bound_by_their_bytes():
+    scan = Operation("forward", "scan", "a", "bfloat16", "", 1, 43 * 10**9, 0)  # 10 ms of bytes
+    step = made_cell(scan, part_flops={"scan": 4e12}).step  # 20 ms of FLOPs
+    too_fast, possible = ({line[0]: line[3] for line in needed_rates(step, seconds)} for seconds in (0.009, 0.011))
+    assert too_fast["fused"] == "none is enough"
+    assert float(possible["fused"]) == pytest.approx(200 * 20 / 11, rel=1e-3)
 
 
 def test_flops_of_the_scans():
