@@ -94,7 +94,7 @@ def needed_rates(step: StepTrace, seconds: float) -> list[tuple[str, ...]]:
     def duration(**changes: float) -> float:
         return sum(row.seconds for row in rows(step, ASSUMED | changes).values())
 
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for name, rate in RATES.items():
         spent = sum(row.bound.get(name, 0.0) for row in rows(step).values())
         low, high = rate.value, 1e3 * rate.value
