@@ -99,7 +99,11 @@ COST_COLUMNS = ("parameters", "training MFLOP/base", "bases per chunk", "bases/s
 
 
 def _loss_cells(
-    results: AblationResults, arm: ArmResult, values: dict[str, float], difference: ArmDifference | None, links: RunLinks
+    results: AblationResults,
+    arm: ArmResult,
+    values: dict[str, float],
+    difference: ArmDifference | None,
+    links: RunLinks,
 ) -> list[object]:
     numbers = list(values.values())
     cell = "-"
