@@ -236,6 +236,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     chunks: ChunkState = {"settled": SETTLED_STEPS, "pending": []}
     state = TrainingState(step=0, total_steps=total, position=0, seed=SEED, fingerprint="random", chunks=chunks)
     inputs = SimpleNamespace(
+        model=model,
         boundaries=None,
         total_steps=total,
         parts=curriculum_stages([], workload.length, total),
