@@ -160,6 +160,5 @@ def test_words_are_found_on_both_strands():
     assert not in_training(np.full((1, 60), 4, np.uint8), [np.full(100, 4, np.uint8)]).any()
 
 
-def test_commit_outside_a_repository_is_unknown(monkeypatch, tmp_path):
-    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
-    assert record.commit() == "unknown"
+def test_commit_outside_a_repository_is_unknown(tmp_path):
+    assert record.commit(tmp_path) == "unknown"
