@@ -150,6 +150,6 @@ def test_attention_passes_sequence_boundaries_and_windows(module, function, name
     assert torch.equal(out, q + k + v)
     assert seen["longest"] == [10, 10] and seen["window"] == visible
     assert all(starts.dtype == torch.int32 and starts.tolist() == [0, 5, 5, 12] for starts in seen["starts"])
-    assert packing.__dict__.keys() == {"starts", "total", "max_length", "padding"}, (
+    assert packing.__dict__.keys() == {"starts", "total", "max_length", "padding", "known_lengths"}, (
         "the adapter computed unneeded attributes"
     )
