@@ -188,7 +188,7 @@ class _Slab(NamedTuple):
         return (states[:-1] if up else states[1:]).flatten(2), states[self.last].clone()
 
     def write_outputs(self, state_NHP: Tensor, into: Tensor) -> Tensor:
-        """Write y of a slab, (CQ, H, P), to ``into``; return the state that leaves the self."""
+        """Write y of the slab, (CQ, H, P), to ``into``; return the state that leaves the slab, (N, H, P)."""
         entering, after_NHP = self._states(state_NHP)
         mixed = self.within.mul_(self.mask_scores(self.c @ self.b.mT)[:, None])
         y = (self.c @ entering).view_as(self.x).mul_(self.enter)

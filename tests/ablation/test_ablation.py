@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from ldarnet.errors import UserError
 from tests.support.ranks import Ranks
 from tests.support.sample_ablation import run, starts, write
+from tests.support.waiting import wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -120,23 +120,15 @@ sample_ablation.run(pathlib.Path(sys.argv[1]))
 """
 
 
-def wait_for(path: Path, lines: int) -> None:
-    """Wait until metrics.jsonl of all runs have this many lines in total."""
-    until = time.monotonic() + 120
-    while sum(len(file.read_text().splitlines()) for file in path.parent.rglob("metrics.jsonl")) < lines:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def test_killed_and_interrupted_ablations_resume(run_ranks: Callable[..., Ranks], tmp_path: Path) -> None:
     path = write(tmp_path, script={"steps": 4, "seconds": 0.3})
     (tmp_path / "driver.py").write_text(DRIVER)
     killed = run_ranks(1, path, script=tmp_path / "driver.py", launched=False)
-    wait_for(path, 22)
+    wait_for_lines(path.parent, 22)
     killed.kill()
 
     def interrupt() -> None:
-        wait_for(path, 40)
+        wait_for_lines(path.parent, 40)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

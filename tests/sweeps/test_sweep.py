@@ -13,6 +13,7 @@ import pytest
 from ldarnet.errors import UserError
 from tests.support.ranks import Ranks
 from tests.support.sample_sweep import run, starts, write
+from tests.support.waiting import wait_for_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -181,25 +182,17 @@ run(pathlib.Path(sys.argv[1]))
 """
 
 
-def wait_for(path: Path, epochs: int) -> None:
-    """Wait until this many epochs have been trained in total."""
-    until = time.monotonic() + 120
-    while sum(len(file.read_text().splitlines()) for file in path.parent.rglob("metrics.jsonl")) < epochs:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
 def test_killed_and_interrupted_sweeps_resume(run_ranks: Callable[..., Ranks], tmp_path: Path) -> None:
     path = write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": 2.0})
     (tmp_path / "driver.py").write_text(DRIVER)
     killed = run_ranks(1, path, script=tmp_path / "driver.py", launched=False)
-    wait_for(path, 15)
+    wait_for_lines(path.parent, 15)
     killed.kill()
     saving = 14.0  # longer than the 10 seconds that Ray Tune would wait
     write(tmp_path, epochs=6, script={"seconds": 0.5, "saving": saving})
 
     def interrupt() -> None:
-        wait_for(path, 33)
+        wait_for_lines(path.parent, 33)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
