@@ -52,13 +52,13 @@ def local_factor() -> float:
     return factors.get(step, 1.0) if world.rank == world.size - 1 else 1.0
 
 
-def corrupted_forward(engine: Engine, input_ids: torch.Tensor):
+def corrupted_forward(engine: Engine, input_ids: torch.Tensor, **named):
     """Forward pass with NaN embeddings if the local factor is NaN."""
     if not math.isnan(local_factor()):
-        return forward(engine, input_ids)
+        return forward(engine, input_ids, **named)
     hook = engine.model.get_input_embeddings().register_forward_hook(lambda *arguments: arguments[-1] * local_factor())
     try:
-        return forward(engine, input_ids)
+        return forward(engine, input_ids, **named)
     finally:
         hook.remove()
 

@@ -24,12 +24,12 @@ overflows = False
 static: list[bool] = []
 
 
-def watched_forward(engine: Engine, input_ids: torch.Tensor):
+def watched_forward(engine: Engine, input_ids: torch.Tensor, **named):
     """Forward pass; in step `OVERFLOW`, the chunks of the last rank do not fit."""
     if engine.model.training and overflows and len(static) == OVERFLOW and world.rank == world.size - 1:
         assert engine.model.model.backbone.slots_per_position is not None
         engine.model.set_chunk_capacity(0.01)
-    return forward(engine, input_ids)
+    return forward(engine, input_ids, **named)
 
 
 def watched_update(engine: Engine, factor: float, loss: torch.Tensor):
