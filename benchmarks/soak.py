@@ -29,8 +29,8 @@ from ldarnet.io import run_files
 from ldarnet.io.files import make_folder
 from ldarnet.markdown import table
 from ldarnet.runtime.checkpoint import CheckpointStore
-from ldarnet.runtime.distributed import free_port
 from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,6 +15,7 @@ from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.early_stop import LAUNCHED
 from ldarnet.io.process import exit_with_parent
+from ldarnet.runtime.ports import free_port
 
 RESEND_SECONDS = 2.0
 MIN_KILLED_STATUS = 192
@@ -42,7 +43,7 @@ def launch(module: str, arguments: Sequence[str], *, gpus: int | None, ranks: in
     environment = dict(os.environ) | {LAUNCHED: "1"}
     # DeepSpeed's launcher logs the command of a failed rank as an error; the rank has already printed its own error.
     command = [sys.executable, "-m", "deepspeed.launcher.runner", "--log_level", "critical"]
-    command += ["--master_port", str(_free_port()), *_devices(environment, gpus, ranks)]
+    command += ["--master_port", str(free_port()), *_devices(environment, gpus, ranks)]
     status = _supervise([*command, "--module", module, *arguments], environment)
     if status >= MIN_KILLED_STATUS:
         reason = f"signal {256 - status} ({signal.strsignal(256 - status)})"
@@ -135,9 +136,3 @@ def _gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def _free_port() -> int:
-    from ldarnet.runtime.distributed import free_port
-
-    return free_port()

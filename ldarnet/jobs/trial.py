@@ -1,13 +1,12 @@
 """Ray Tune trial that runs a program in separate processes until it has finished, failed or been stopped.
 
-Workers import this module, so it imports only Ray and the standard library.
+Workers import this module, so it imports only Ray, the standard library and modules without other dependencies.
 """
 
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ray import tune
+
+from ldarnet.runtime.ports import free_port
 
 POLL_SECONDS = 0.5
 USER_ERROR = 1
@@ -155,9 +156,6 @@ def command_of(job: ProgramJob, environment: dict[str, str]) -> list[str]:
     is_file = job["program"].endswith(".py")
     if job["launcher"] == "python":
         return [sys.executable, *([] if is_file else ["-m"]), *arguments]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     # Given only a number of GPUs, the launcher would start at GPU 0 in every trial, so list the GPUs. To include only
     # some GPUs, it must see all of them, so remove CUDA_VISIBLE_DEVICES.
     devices = ["--num_accelerators", str(job["ranks"])]
@@ -165,4 +163,4 @@ def command_of(job: ProgramJob, environment: dict[str, str]) -> list[str]:
         devices = ["--include", f"localhost:{environment.pop('CUDA_VISIBLE_DEVICES')}"]
     if not is_file:
         devices.append("--module")
-    return [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port), *devices, *arguments]
+    return [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(free_port()), *devices, *arguments]

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import torch.distributed as dist
 from ldarnet.errors import TransientError, UserError
 from ldarnet.io.files import is_transient
 from ldarnet.runtime.deepspeed_internals import load_deepspeed
+from ldarnet.runtime.ports import free_port
 
 T = TypeVar("T")
 
@@ -271,10 +271,3 @@ def _check_restarts() -> None:
         raise UserError(
             "torchrun --max-restarts: a restarted job would hang; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on all nodes"
         )
-
-
-def free_port() -> int:
-    """Find a free TCP port on this host."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -11,7 +11,7 @@ import pytest
 
 from ldarnet.errors import UserError
 from ldarnet.runtime import distributed, tracking
-from ldarnet.runtime.distributed import free_port
+from ldarnet.runtime.ports import free_port
 from tests.support.ranks import TIMEOUT_SECONDS, Rank
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from ldarnet.program import STOPPED
-from ldarnet.runtime.distributed import free_port
 from ldarnet.runtime.metrics_file import read_metrics
+from ldarnet.runtime.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 300

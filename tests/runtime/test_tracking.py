@@ -16,8 +16,8 @@ from mlflow.utils import validation
 
 from ldarnet.config import load_config
 from ldarnet.runtime import tracking
-from ldarnet.runtime.distributed import free_port
 from ldarnet.runtime.metrics_file import MetricsFile, read_metrics
+from ldarnet.runtime.ports import free_port
 from ldarnet.runtime.tracking import Tracker
 
 TRAIN = {"split": "train", "loss": 1.5, "bases_per_chunk": [4.0, 16.0], "lr": {"stage0/decay": 0.1}}

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from ldarnet.runtime.ports import free_port
 from sharding.build import build
 
 ROOT = Path(__file__).parents[2]
@@ -110,11 +110,9 @@ class Ranks:
         launched: bool = True,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
         self._folder = tempfile.TemporaryDirectory()
         self.processes = []
+        port = str(free_port())
         for rank in range(world):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

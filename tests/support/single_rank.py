@@ -6,6 +6,7 @@ import pytest
 
 from ldarnet.runtime import distributed
 from ldarnet.runtime.distributed import World
+from ldarnet.runtime.ports import free_port
 
 RANK_OF_ONE = {
     "RANK": "0",
@@ -20,7 +21,7 @@ RANK_OF_ONE = {
 def process_group() -> Iterator[World]:
     """Process group of one rank on the CPU; DeepSpeed can be initialized once per process."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (RANK_OF_ONE | {"MASTER_PORT": str(distributed.free_port())}).items():
+        for name, value in (RANK_OF_ONE | {"MASTER_PORT": str(free_port())}).items():
             patch.setenv(name, value)
         world = distributed.start(timeout_minutes=2)
     yield world
