@@ -74,6 +74,8 @@ PACKAGES = (
     Package("pyarrow", "Parquet files"),
     Package("optuna", "hyperparameter search"),
     Package("ray", "sweeps, and sharding on several machines"),
+    Package("pyBigWig", "boundaries from bigWig files"),
+    Package("pybigtools", "bigWig and bigBed tracks"),
     Package("triton", required=False),
     Package("mamba-ssm", required=False),
     Package("causal-conv1d", required=False),

@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ldarnet.tasks",),
     ("ldarnet.config", "ldarnet.interpret", "sharding"),
     ("ldarnet.runtime", "ldarnet.report"),
-    ("ldarnet.pretraining", "ldarnet.finetuning"),
+    ("ldarnet.pretraining", "ldarnet.finetuning", "ldarnet.genomics"),
     ("ldarnet.comparison", "ldarnet.jobs"),
     ("ldarnet.sweeps", "ldarnet.ablation", "ldarnet.doctor"),
     ("ldarnet.cli", "benchmarks"),
@@ -62,6 +62,7 @@ HEAVY = (
     "mamba_ssm",
     "causal_conv1d",
     "flash_attn",
+    "pybigtools",
 )
 
 

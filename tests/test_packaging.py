@@ -155,6 +155,7 @@ NEEDS = {
     ("sweep", "--config", "nt18"): "sweep",
     ("ablate", "--config", "yeast-small"): "sweep",
     ("report", "never"): "train",
+    ("tracks", "never", "never.fa", "--out", "never"): "genomics",
 }
 """Extra that each command needs."""
 Results = dict[tuple[str, ...], subprocess.CompletedProcess[str]]

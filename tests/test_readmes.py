@@ -81,6 +81,7 @@ USE_QUICKSTART = (
     "launch/README.md",
     "ldarnet/ablation/README.md",
     "ldarnet/finetuning/README.md",
+    "ldarnet/genomics/README.md",
     "ldarnet/model/chunking/README.md",
     "ldarnet/sweeps/README.md",
     "ldarnet/tokenization/README.md",

@@ -38,11 +38,13 @@ def open_output(out: Path | None) -> Iterator[TextIO]:
 
 
 @contextmanager
-def base_progress(description: str, fasta: Path, out: Path | None) -> Iterator[Callable[[int], None]]:
+def base_progress(
+    description: str, fasta: Path, out: Path | None, bases: int | None = None
+) -> Iterator[Callable[[int], None]]:
     """Show progress through the bases of a FASTA file; yield a function that advances the bar by a number of bases.
 
-    The bar is shown if stderr is a terminal, unless the TSV output is printed on a terminal, too. Before the bar is
-    shown, the file is read once to count its bases.
+    The bar is shown if stderr is a terminal, unless the TSV output is printed on a terminal, too. If the total number
+    of bases is not given, the file is read once to count them before the bar is shown.
 
     Raises:
         UserError: the FASTA file is damaged or malformed; raised only if the bases are counted.
@@ -52,6 +54,7 @@ def base_progress(description: str, fasta: Path, out: Path | None) -> Iterator[C
     if not make_console(stderr=True).is_terminal or (out is None and sys.stdout.isatty()):
         yield lambda bases: None
         return
-    bases = sum(len(item) for item in read_fasta(fasta) if isinstance(item, bytes))
+    if bases is None:
+        bases = sum(len(item) for item in read_fasta(fasta) if isinstance(item, bytes))
     with percent_bar(description, bases, delay=PROGRESS_SECONDS) as advance:
         yield advance

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ldarnet.data.reader import ShardSet
-from ldarnet.errors import UserError
-from ldarnet.genome.sources import text_lines
-from ldarnet.printable import printable
+from ldarnet.genome.contig_names import read_contig_names
+
+_COLUMNS = "a contig name, a tab, and the name of this contig in the shard set"
 
 
 def contig_numbers(shards: ShardSet, preferred: Collection[int] = ()) -> dict[str, int]:
@@ -31,23 +31,4 @@ def translation(contigs: Path | Mapping[str, str] | None) -> Mapping[str, str]:
         UserError: the file cannot be read or has no names, a line does not have two columns, or two lines map the same
             name to different names.
     """
-    return _read(contigs) if isinstance(contigs, Path) else contigs or {}
-
-
-def _read(path: Path) -> dict[str, str]:
-    names: dict[str, str] = {}
-    columns = "a contig name, a tab, and the name of this contig in the shard set"
-    for number, line in enumerate(text_lines(path), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        fields = [field.strip() for field in line.split("\t")]
-        if len(fields) != 2 or not all(fields):
-            raise UserError(f"{path}: line {number}: not two columns; write {columns}")
-        if names.setdefault(*fields) != fields[1]:
-            raise UserError(
-                f"{path}: line {number}: {printable(fields[0])} is already mapped to another name; keep one of the "
-                "lines"
-            )
-    if not names:
-        raise UserError(f"{path}: no contig names; write one line per contig: {columns}")
-    return names
+    return read_contig_names(contigs, _COLUMNS) if isinstance(contigs, Path) else contigs or {}

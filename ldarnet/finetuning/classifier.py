@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from ldarnet.config import FinetuneConfig
-from ldarnet.config.loading import read_yaml
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import sha256_file
@@ -61,25 +60,6 @@ def checkpoint_hash(checkpoint: Path | None) -> str | None:
     if checkpoint is None:
         return None
     return sha256_file(checkpoint if checkpoint.suffix == ".pt" else model_folder(checkpoint) / run_files.WEIGHTS)
-
-
-def window_length(checkpoint: Path | None) -> int | None:
-    """Length in bases of the windows that a checkpoint was pretrained on; None if unknown.
-
-    It is read from the configuration of the pretraining run.
-    """
-    if checkpoint is None or checkpoint.suffix == ".pt":
-        return None
-    folder = model_folder(checkpoint)
-    for file in (folder / run_files.CONFIG, folder.parent / run_files.CONFIG):
-        if file.is_file():
-            try:
-                data = read_yaml(file).get("data")
-            except UserError:  # not an ldarnet configuration
-                return None
-            length = data.get("length") if isinstance(data, dict) else None
-            return length if isinstance(length, int) else None
-    return None
 
 
 def parameter_groups(model: nn.Module, config: FinetuneConfig) -> list[dict]:

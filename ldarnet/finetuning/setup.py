@@ -10,7 +10,7 @@ from ldarnet.config import FinetuneConfig
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.batches import check_batch_size, cropped, encoded
-from ldarnet.finetuning.classifier import checkpoint_hash, window_length
+from ldarnet.finetuning.classifier import checkpoint_hash
 from ldarnet.finetuning.folds import one_class, split, subset
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.finetuning.records import DataRecord
@@ -19,6 +19,7 @@ from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import read_record
 from ldarnet.io.retry import Retry
 from ldarnet.model import LDARNetConfig
+from ldarnet.model.folder import window_length
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 from ldarnet.ops import KernelOptions, choose_backends

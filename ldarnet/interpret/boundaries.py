@@ -126,42 +126,22 @@ def chunk_lengths(mask: np.ndarray) -> np.ndarray:
     return np.diff(np.append(np.flatnonzero(mask), len(mask)))
 
 
-def chunks(model: LDARNetModel, sequence: str, stage: int = 0, window: int = 4096) -> Iterator[tuple[int, int]]:
-    """Split a sequence into the chunks of a model, or into the tokens that it reads.
+def token_spans(model: LDARNetModel, sequence: str, window: int = 4096) -> Iterator[tuple[int, int]]:
+    """Split a sequence into the tokens that a model reads.
 
     Args:
-        model: a model with at least two stages, or one that reads tokens of several bases.
+        model: a model that reads tokens of several bases.
         sequence: nucleotide codes.
-        stage: stage of the hierarchy; 0 is the outermost stage and has the smallest chunks.
-        window: number of bases per forward pass; chunks and tokens never span two windows.
+        window: number of bases to encode at once; tokens never span two windows.
 
     Yields:
-        Start and end of each chunk or token, 0-based and half-open.
-
-    Raises:
-        UserError: the model reads bases and has only one stage, `stage` is too large, or a boundary probability is not
-            finite.
+        Start and end of each token, 0-based and half-open.
     """
-    routers = model.config.num_stages - 1
-    if (tokenizer := tokenization_or_bases(model.config.tokenizer)) is not None:
-        if stage:
-            raise UserError(f"stage {stage}: this model reads tokens and has no router; use stage 0")
-        for offset in range(0, len(sequence), window):
-            lengths = tokenizer.encoded_lengths(alphabet.encode(sequence[offset : offset + window]))
-            yield from pairwise([offset, *(offset + lengths.cumsum()).tolist()])
-        return
-    if routers == 0:
-        raise UserError("this model has a single stage and no chunks; use a model with at least two stages")
-    if stage >= routers:
-        stages = "stage 0; use stage 0" if routers == 1 else f"stages 0 to {routers - 1}; use one of these stages"
-        raise UserError(f"stage {stage}: this model has chunks only at {stages}")
+    tokenizer = tokenization_or_bases(model.config.tokenizer)
+    assert tokenizer is not None
     for offset in range(0, len(sequence), window):
-        ids = alphabet.encode(sequence[offset : offset + window])
-        tracks = boundary_track(model, ids)
-        if not all(np.isfinite(probability).all() for probability, _ in tracks):
-            raise UserError("a boundary probability is NaN or infinite; choose another model or checkpoint")
-        _, mask = tracks[stage]
-        yield from pairwise([*(offset + mask.nonzero()[0]).tolist(), offset + len(ids)])
+        lengths = tokenizer.encoded_lengths(alphabet.encode(sequence[offset : offset + window]))
+        yield from pairwise([offset, *(offset + lengths.cumsum()).tolist()])
 
 
 def boundary_figure(

@@ -69,6 +69,28 @@ def model_folder(path: Path) -> Path:
     return path
 
 
+def window_length(checkpoint: Path | None) -> int | None:
+    """Length in bases of the windows that a checkpoint was pretrained on; None if unknown.
+
+    It is read from the configuration of the pretraining run.
+    """
+    if checkpoint is None or checkpoint.suffix == ".pt":
+        return None
+    folder = model_folder(checkpoint)
+    for file in (folder / run_files.CONFIG, folder.parent / run_files.CONFIG):
+        if file.is_file():
+            from ldarnet.io.records import read_yaml
+
+            try:
+                content = read_yaml(file)
+            except UserError:  # not an ldarnet configuration
+                return None
+            data = content.get("data") if isinstance(content, dict) else None
+            length = data.get("length") if isinstance(data, dict) else None
+            return length if isinstance(length, int) else None
+    return None
+
+
 def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> Model:
     """Load a model from a model folder, a checkpoint, or a run (its best checkpoint).
 

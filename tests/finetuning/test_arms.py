@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.errors import UserError
-from ldarnet.finetuning.classifier import build_classifier, parameter_groups, window_length
+from ldarnet.finetuning.classifier import build_classifier, parameter_groups
 from ldarnet.model import load_backbone, write_model
+from ldarnet.model.folder import window_length
 from ldarnet.model.published import published_names
 from tests.support.planted import lines, predictions, read_config, result, run, write_config
 

@@ -12,7 +12,7 @@ from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.alphabet import encode
 from ldarnet.errors import UserError
 from ldarnet.interpret import boundary_figure, boundary_track
-from ldarnet.interpret.boundaries import chunk_lengths, chunks, draw_boundaries
+from ldarnet.interpret.boundaries import chunk_lengths, draw_boundaries, token_spans
 from ldarnet.tokenization import tokenization
 
 
@@ -83,20 +83,6 @@ def test_track_needs_a_single_nonempty_sequence(ids):
         boundary_track(Scripted([1]), ids)
 
 
-@pytest.mark.parametrize(
-    ("stages", "message"),
-    [
-        (1, "single stage and no chunks"),
-        (2, "stage 1: this model has chunks only at stage 0; use stage 0$"),
-        (3, "stage 2: this model has chunks only at stages 0 to 1; use one of these stages"),
-    ],
-)
-def test_missing_stage_is_an_error(stages, message):
-    model = SimpleNamespace(config=SimpleNamespace(num_stages=stages, tokenizer=None))
-    with pytest.raises(UserError, match=message):
-        list(chunks(model, "ACGT", stage=stages - 1))
-
-
 TOKENIZERS = [{"method": "kmers", "k": 3}, {"method": "bpe", "merges": ["A C", "AC G"]}]
 
 
@@ -104,7 +90,7 @@ TOKENIZERS = [{"method": "kmers", "k": 3}, {"method": "bpe", "merges": ["A C", "
 @given(text=st.text("ACGTN", max_size=50), window=st.integers(1, 60))
 def test_the_tokens_of_a_model_cover_the_sequence(settings, text, window):
     model = SimpleNamespace(config=SimpleNamespace(num_stages=1, tokenizer=settings))
-    found = list(chunks(model, text, window=window))
+    found = list(token_spans(model, text, window=window))
     assert "".join(text[start:end] for start, end in found) == text
     assert all(start // window == (end - 1) // window for start, end in found)
     tokenizer = tokenization(settings)
@@ -112,12 +98,6 @@ def test_the_tokens_of_a_model_cover_the_sequence(settings, text, window):
         tokens = tokenizer.encode(encode(text[offset : offset + window]))
         inside = [text[start:end] for start, end in found if offset <= start < offset + window]
         assert ["N" if "N" in piece else piece for piece in inside] == [tokenizer.tokens[token] for token in tokens]
-
-
-def test_a_model_that_reads_tokens_has_no_inner_stages():
-    model = SimpleNamespace(config=SimpleNamespace(num_stages=1, tokenizer=TOKENIZERS[0]))
-    with pytest.raises(UserError, match="stage 1: this model reads tokens and has no router; use stage 0"):
-        list(chunks(model, "ACGT", stage=1))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

@@ -1,5 +1,7 @@
 """Chunking method bpe, and boundaries that the caller passes to the model."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.alphabet import MASK, PAD, decode, encode
 from ldarnet.errors import UserError
-from ldarnet.interpret.boundaries import chunks
+from ldarnet.interpret.boundaries import boundary_track
 from ldarnet.model import load_model, write_model
 from ldarnet.model.cost import cost
 from ldarnet.model.modeling import Packing
@@ -148,7 +150,8 @@ def test_the_words_are_saved_with_the_model_and_checked(tmp_path):
 
 def test_chunks_of_a_sequence_are_words():
     sequence = "ACGTTTNGGACAC"
-    found = [sequence[start:end] for start, end in chunks(model_of().model, sequence)]
+    (_, mask), *_ = boundary_track(model_of().model, encode(sequence))
+    found = [sequence[start:end] for start, end in pairwise([*mask.nonzero()[0], len(sequence)])]
     assert found == ["ACG", "TTT", "N", "GG", "AC", "AC"]
 
 

@@ -1,0 +1,1 @@
+"""Tracks of a model along genomes: windows, stitching, chunks, likelihoods, and files for genome browsers."""
