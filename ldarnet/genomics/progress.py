@@ -7,6 +7,7 @@ import time
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ldarnet.console import Printer, Throttle, format_duration, format_speed, make_console, progress_bar
+from ldarnet.printable import printable
 
 LINE_SECONDS = 10.0
 """Seconds between plain lines when stderr is not a terminal."""
@@ -26,7 +27,7 @@ class GenomeProgress(Printer):
         console = make_console(stderr=True)
         self._bar = progress_bar(
             console,
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%  {task.fields[speed]}  ETA"),
             TimeRemainingColumn(),
@@ -49,6 +50,7 @@ class GenomeProgress(Printer):
         """Count bases of a contig; ``reused`` if an earlier run computed them."""
         self._done += bases
         self.computed += 0 if reused else bases
+        contig = printable(contig)
         self._bar.update(self._task, completed=self._done, description=contig, speed=self.speed)
         if not self.on_terminal and self._throttle.ready():
             eta = self.seconds / max(self.computed, 1) * (self._total - self._done)

@@ -162,12 +162,14 @@ class Tracks:
             if partial.discarded:
                 log(f"{out}: discarded the unfinished tracks of another model, genome or configuration")
             self._compute(partial, advance)
-            self._write_files(partial)
+            staged = self._write_files(partial)
             kept = previous.files if previous is not None and previous.key == self.key else []
             if previous is not None and previous.key != self.key:
                 log(f"{out}: replaced the tracks of another model, genome or configuration")
-                for name in {*previous.files} - {*self.files}:
+                for name in (RECORD, *previous.files):  # the record first: it never describes other files
                     (out / name).unlink(missing_ok=True)
+            for name in self.files:
+                (staged / name).replace(out / name)
             write_json_atomic(out / RECORD, asdict(record(self.key, sorted({*kept, *self.files}))), indent=2)
             partial.remove()
         return True
@@ -203,7 +205,8 @@ class Tracks:
             length = len(next(iter(piece.signals.values())))
             advance(record.contig, min(length, ends[piece.interval] - piece.start), False)
 
-    def _write_files(self, partial: PartialScores) -> None:
+    def _write_files(self, partial: PartialScores) -> Path:
+        """Write all files to a folder inside the hidden folder; return this folder."""
         staged = make_folder(partial.folder / "files")
         with space_errors(self._out):
             for form in self._formats:
@@ -219,8 +222,7 @@ class Tracks:
                         write_chunks(staged / f"{name}{suffix}", self._genome.sizes, chunks, sign)
             for name in self.files:
                 sync_path(staged / name)
-            for name in self.files:
-                (staged / name).replace(self._out / name)
+        return staged
 
     def _values(self, partial: PartialScores, name: str) -> Iterator[tuple[str, int, np.ndarray]]:
         for record in self._records:

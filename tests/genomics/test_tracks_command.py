@@ -1,6 +1,7 @@
 """`ldarnet tracks` and the regions of `ldarnet tokenize`, from files to files."""
 
 import json
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.cli import main
-from ldarnet.genomics import tracks
+from ldarnet.genomics import progress, tracks
 from ldarnet.genomics.boundaries import BoundaryScorer
 from ldarnet.genomics.partial import PartialScores
 from ldarnet.model import write_model
@@ -268,6 +269,29 @@ def test_a_folder_with_a_damaged_key_is_started_anew(tmp_path):
         (folder / "key.json").write_text(text)
         assert PartialScores(folder, "0" * 64, ["p"], []).discarded
     assert not PartialScores(folder, "0" * 64, ["p"], []).discarded
+
+
+def test_a_damaged_record_is_an_error(ldarnet, model, genome, tmp_path):
+    command = ("tracks", model, genome, "--out", tmp_path / "out", "--region", "chr2:1-100", *SMALL)
+    assert ldarnet(*command)[0] == 0
+    record = tmp_path / "out" / tracks.RECORD
+    record.write_text(record.read_text().replace("boundary_stage0.bedgraph", "../boundary_stage0.bedgraph"))
+    status, _, errors = ldarnet(*command)
+    assert status == 1 and "tracks.json: damaged (files.0: " in errors and "remove it and run" in errors
+
+
+def test_progress_shows_share_speed_and_remaining_time(ldarnet, model, tmp_path, monkeypatch):
+    genome = write_genome(tmp_path / "g.fa", {"a[red]\x1b[31m": random_bases(500)})
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    _, _, errors = ldarnet("tracks", model, genome, "--out", tmp_path / "a", *SMALL, "--batch", 2)
+    lines = errors.splitlines()
+    pattern = r"a\[red\]\\x1b\[31m  \d+% of 500 bases  .* k?bases/s  ETA \d:\d\d:\d\d"
+    assert [line for line in lines if not re.fullmatch(pattern, line)] == []
+    assert len(lines) > 2 and "  100% of 500 bases" in lines[-1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    _, _, errors = ldarnet("tracks", model, genome, "--out", tmp_path / "b", *SMALL)
+    assert "bases/s  ETA" in errors and r"a[red]\x1b[31m" in errors
 
 
 def test_bigwig_and_bigbed_are_read_by_an_independent_reader(ldarnet, model, genome, tmp_path):
