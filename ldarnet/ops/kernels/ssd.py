@@ -264,7 +264,7 @@ class _ScanArguments(NamedTuple):
             self.packing.starts,
             block_C,
             scores_CKQQ,
-            num_warps=4,
+            num_warps=8,  # with 4, ptxas spills a register on compute capability 10 in causal models
             **{name: constants[name] for name in names},
         )
         return scores_CKQQ
