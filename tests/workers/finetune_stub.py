@@ -23,6 +23,8 @@ import yaml
 
 
 def main() -> int:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     arguments = sys.argv[1:]
     config = yaml.safe_load(Path(arguments[arguments.index("--config") + 1]).read_text())
     changes = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
@@ -33,11 +35,11 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (run_dir / ".lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
+    if stopped:
+        return 75
     with (run_dir / "starts").open("a") as starts:
         starts.write(f"{time.time()} GPUs [{os.environ['CUDA_VISIBLE_DEVICES']}]\n")
     attempt = len((run_dir / "starts").read_text().splitlines())
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     fault = script.get("faults", {}).get(f"{task} {lr} fold{fold}", {})
     metrics = folder / "metrics.jsonl"
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
