@@ -174,7 +174,7 @@ class _TritonSSD(torch.autograd.Function):
             dy_TKHP,
             db_TKN,
             dc_TKN,
-            partial[3:],
+            partial,
             T,
             num_warps=8,
             num_stages=1,

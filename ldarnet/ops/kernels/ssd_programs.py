@@ -303,7 +303,7 @@ def projection_gradients(
     n, p = part * N_TILE + tl.arange(0, N_TILE), tl.arange(0, P_TILE)
     first, row, real = _rows(start, stop, k, first_step, BLOCK)
     slot = T.to(tl.int64) * (K * H)
-    partial_ptr += part * 2 * slot + (first * K + k) * H
+    partial_ptr += (3 + 2 * part) * slot + (first * K + k) * H
     x_ptr += first * X_STRIDE + k * X_STRIDE_K
     dy_ptr += (first * K + k) * (H * P)
     b_offset, c_offset = first * B_STRIDE + k * B_STRIDE_K, first * C_STRIDE + k * C_STRIDE_K
