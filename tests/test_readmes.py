@@ -82,6 +82,7 @@ USE_QUICKSTART = (
     "ldarnet/ablation/README.md",
     "ldarnet/finetuning/README.md",
     "ldarnet/genomics/README.md",
+    "ldarnet/model/README.md",
     "ldarnet/model/chunking/README.md",
     "ldarnet/sweeps/README.md",
     "ldarnet/tokenization/README.md",

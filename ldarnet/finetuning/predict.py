@@ -19,6 +19,7 @@ from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.io import run_files
 from ldarnet.io.tsv import UniqueNames, repeated_names, tsv_writer
 from ldarnet.model import LDARNetForSequenceClassification, load_model
+from ldarnet.model.classifiers import SINGLE_LABEL
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.labels import ambiguity, clean_sequence
@@ -63,6 +64,11 @@ class Classifier:
         _check_not_baseline(folder)
         model = load_model(folder, LDARNetForSequenceClassification)
         config: Any = model.config
+        if config.problem_type not in (None, SINGLE_LABEL):
+            raise UserError(
+                f"{folder}: the model has problem_type {config.problem_type!r}, but predictions are probabilities of "
+                f"classes; call the model from Python, or choose one with {SINGLE_LABEL}"
+            )
         self.classes = [config.id2label[number] for number in range(config.num_labels)]
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CROP, None)

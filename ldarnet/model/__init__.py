@@ -6,16 +6,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
 from ldarnet.model.boundaries import Boundaries
+from ldarnet.model.classifiers import LDARNetForSequenceClassification, LDARNetForTokenClassification
 from ldarnet.model.configuration import PRESETS, LDARNetConfig
 from ldarnet.model.folder import load_backbone, load_model, write_model
 from ldarnet.model.heads import (
     LDARNetForCausalLM,
     LDARNetForMaskedLM,
-    LDARNetForSequenceClassification,
     LDARNetLanguageModel,
     language_model,
 )
@@ -29,6 +30,7 @@ AutoModel.register(LDARNetConfig, LDARNetModel)
 AutoModelForCausalLM.register(LDARNetConfig, LDARNetForCausalLM)
 AutoModelForMaskedLM.register(LDARNetConfig, LDARNetForMaskedLM)
 AutoModelForSequenceClassification.register(LDARNetConfig, LDARNetForSequenceClassification)
+AutoModelForTokenClassification.register(LDARNetConfig, LDARNetForTokenClassification)
 AutoTokenizer.register(LDARNetConfig, fast_tokenizer_class=DNATokenizer)
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "LDARNetForCausalLM",
     "LDARNetForMaskedLM",
     "LDARNetForSequenceClassification",
+    "LDARNetForTokenClassification",
     "LDARNetHeadOutput",
     "LDARNetLanguageModel",
     "LDARNetModel",

@@ -18,7 +18,7 @@ SSM_DEFAULTS: dict[str, int] = {"d_state": 128, "d_conv": 4, "expand": 2, "headd
 ATTENTION_KEYS = {"num_heads": 1, "rotary_emb_dim": 0, "window_size": -1}
 """Keys of ``attn_cfg``, each with the minimum of its values."""
 
-SAVED_IF_CHANGED: dict[str, Any] = {"tokenizer": None, "causal": False}
+SAVED_IF_CHANGED: dict[str, Any] = {"tokenizer": None, "causal": False, "output_boundaries": False}
 """Fields that `LDARNetConfig.to_dict` leaves out if they have these values."""
 
 SAVED_BY_OTHERS = {
@@ -87,6 +87,7 @@ class LDARNetConfig(PretrainedConfig):
         ratio_weight: weight of the ratio loss relative to the loss of the predictions.
         tokenizer: tokens of several bases that the model reads, such as ``{"method": "kmers", "k": 6}``; None for
             bases. See :mod:`ldarnet.tokenization`. Requires a layout of a single stack. ``vocab_size`` is derived.
+        output_boundaries: whether outputs have the entries ``boundary_probability`` and ``boundary_mask``.
         ops: backend by operation, e.g. ``{"ssd": "torch"}``; for operations that are not listed, the backend is
             selected automatically. Not saved with the model, because a backend may be unavailable where the model is
             loaded.
@@ -100,7 +101,7 @@ class LDARNetConfig(PretrainedConfig):
     """
 
     model_type = "ldarnet"
-    keys_to_ignore_at_inference = ["last_hidden_state", "hidden_states"]
+    keys_to_ignore_at_inference = ["last_hidden_state", "hidden_states", "boundary_probability", "boundary_mask"]
 
     arch_layout: list[Any] = _default("arch_layout")
     d_model: list[int] = _default("d_model")
@@ -116,6 +117,7 @@ class LDARNetConfig(PretrainedConfig):
     ops: dict[str, str] = field(default_factory=dict)
     pad_token_id: int | None = alphabet.PAD
     mask_token_id: int = alphabet.MASK
+    output_boundaries: bool = False
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:

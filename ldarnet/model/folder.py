@@ -11,13 +11,9 @@ from torch import Tensor
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
+from ldarnet.model.classifiers import LDARNetForSequenceClassification, LDARNetForTokenClassification
 from ldarnet.model.configuration import LDARNetConfig
-from ldarnet.model.heads import (
-    LDARNetForCausalLM,
-    LDARNetForMaskedLM,
-    LDARNetForSequenceClassification,
-    LDARNetLanguageModel,
-)
+from ldarnet.model.heads import LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetLanguageModel
 from ldarnet.model.integrity import check_hashes, check_weights
 from ldarnet.model.modeling import LDARNetModel, LDARNetPreTrainedModel
 from ldarnet.model.published import load_published_checkpoint
@@ -26,7 +22,10 @@ from ldarnet.model.tokenizer import DNATokenizer
 Model = TypeVar("Model", bound=LDARNetPreTrainedModel)
 HEADS: dict[str, type[LDARNetPreTrainedModel]] = {
     kind.__name__: kind
-    for kind in (LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetModel)
+    for kind in (
+        *(LDARNetForCausalLM, LDARNetForMaskedLM),
+        *(LDARNetForSequenceClassification, LDARNetForTokenClassification, LDARNetModel),
+    )
 }
 FINETUNED = (run_files.EXPORT, run_files.BEST)
 """Subfolders of fine-tuning runs and folds that hold the classifier."""

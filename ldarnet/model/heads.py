@@ -1,4 +1,4 @@
-"""Hugging Face classes with a head: language models and the sequence classifier.
+"""Hugging Face classes with a head: language models.
 
 Shapes: B sequences, L positions including padding, V vocabulary size.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, NoReturn
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ldarnet.alphabet import IGNORE_INDEX, N
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.linear import Fp32Linear
 from ldarnet.model.losses import batch_ratio_loss, cross_entropy_by_window, next_labels
 from ldarnet.model.modeling import LDARNetModel, LDARNetPreTrainedModel
-from ldarnet.model.outputs import LDARNetClassifierOutput, LDARNetHeadOutput, as_requested
+from ldarnet.model.outputs import LDARNetHeadOutput, as_requested
 from ldarnet.ops import to_device
-
-PROBLEM = "single_label_classification"
-"""The only ``problem_type`` of transformers that the classifier supports."""
 
 
 class LDARNetLanguageModel(LDARNetPreTrainedModel):
@@ -66,6 +62,7 @@ class LDARNetLanguageModel(LDARNetPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Tensor | None = None,
+        output_boundaries: bool | None = None,
     ) -> LDARNetHeadOutput | tuple[Any, ...]:
         """Predict tokens; see :class:`LDARNetHeadOutput`.
 
@@ -73,7 +70,8 @@ class LDARNetLanguageModel(LDARNetPreTrainedModel):
         other arguments and the errors are those of :class:`LDARNetModel`.
         """
         out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
+            *(input_ids, attention_mask, inputs_embeds),
+            *(output_attentions, output_hidden_states, True, boundaries, output_boundaries),
         )
         logits = self.lm_head(out.last_hidden_state)
         ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
@@ -83,7 +81,7 @@ class LDARNetLanguageModel(LDARNetPreTrainedModel):
             scored = (targets != IGNORE_INDEX).sum().clamp(min=1)
             token_loss = cross_entropy_by_window(logits, targets).sum() / scored
             loss = token_loss + self.config.ratio_weight * ratio_loss
-        output = LDARNetHeadOutput(loss, logits, out.last_hidden_state, out.hidden_states)
+        output = LDARNetHeadOutput(loss, logits, **out)
         output.ratio_loss, output.boundaries = ratio_loss, out.boundaries
         setattr(output, self.loss_name, token_loss)
         return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
@@ -130,58 +128,3 @@ class LDARNetForCausalLM(LDARNetLanguageModel):
 def language_model(config: LDARNetConfig) -> LDARNetLanguageModel:
     """Build the language model of a configuration with random weights."""
     return LDARNetForCausalLM(config) if config.causal else LDARNetForMaskedLM(config)
-
-
-class LDARNetForSequenceClassification(LDARNetPreTrainedModel):
-    """LDARNet with a linear classifier on the mean hidden state over all positions except padding."""
-
-    def __init__(self, config: LDARNetConfig) -> None:
-        """Build the model with random weights for ``config.num_labels`` classes.
-
-        Raises:
-            ValueError: fewer than two classes, or an unsupported ``problem_type``.
-        """
-        if (config.num_labels or 0) < 2 or config.problem_type not in (None, PROBLEM):
-            raise ValueError(
-                f"num_labels={config.num_labels}, problem_type={config.problem_type!r}: not supported; set "
-                f"num_labels to at least 2, and problem_type to None or {PROBLEM!r}"
-            )
-        super().__init__(config)
-        self.model = LDARNetModel(config)
-        assert config.num_labels is not None
-        self.classifier = Fp32Linear(config.d_model[0], config.num_labels)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        boundaries: Tensor | None = None,
-    ) -> LDARNetClassifierOutput | tuple[Any, ...]:
-        """Classify sequences; see :class:`LDARNetClassifierOutput`.
-
-        ``labels`` are (B,) int64 class indices. The other arguments and errors are those of :class:`LDARNetModel`.
-
-        Raises:
-            ValueError: the labels are floating-point numbers.
-        """
-        out = self.model(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True, boundaries
-        )
-        real = self.model.real_positions(input_ids, attention_mask, inputs_embeds)
-        lengths = to_device(real.sum(1, keepdim=True).clamp(min=1), out.last_hidden_state.device)
-        logits = self.classifier(out.last_hidden_state.sum(1) / lengths)
-        ratio_loss, _ = batch_ratio_loss(out.boundaries, self.config.target_ratio, form=self.config.ratio_loss)
-        loss = None
-        if labels is not None:
-            if labels.is_floating_point():
-                raise ValueError(f"labels: dtype {labels.dtype} is not supported; give int64 class indices")
-            loss = F.cross_entropy(logits, labels) + self.config.ratio_weight * ratio_loss
-        output = LDARNetClassifierOutput(loss, logits, out.last_hidden_state, out.hidden_states)
-        output.ratio_loss, output.boundaries = ratio_loss, out.boundaries
-        return as_requested(output, self.config.return_dict if return_dict is None else return_dict)

@@ -24,7 +24,7 @@ from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.integrity import check_saved, check_weights, update_manifest
 from ldarnet.model.linear import INITIAL_STD, initialize_linear
 from ldarnet.model.network import Stage
-from ldarnet.model.outputs import BatchPadding, LDARNetOutput, as_requested, padded_boundaries
+from ldarnet.model.outputs import BatchPadding, LDARNetOutput, as_requested, at_positions, padded_boundaries
 from ldarnet.ops import Packing, to_device
 
 
@@ -159,6 +159,7 @@ class LDARNetModel(LDARNetPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         boundaries: Tensor | None = None,
+        output_boundaries: bool | None = None,
     ) -> LDARNetOutput | tuple[Any, ...]:
         """Encode a batch. The output for a sequence does not depend on the other sequences in the batch.
 
@@ -174,6 +175,8 @@ class LDARNetModel(LDARNetPreTrainedModel):
             boundaries: (B, L) bool, True where chunks begin; only for chunking methods whose boundaries are computed
                 outside of the network. By default, the method finds them in ``input_ids``. For ids on a GPU, boundaries
                 and mask on the CPU avoid a device synchronization.
+            output_boundaries: whether to return ``boundary_probability`` and ``boundary_mask``; by default, as in the
+                configuration. The attribute ``boundaries`` of the output is always set.
 
         Raises:
             UserError: the chunking method requires ``boundaries``.
@@ -212,6 +215,8 @@ class LDARNetModel(LDARNetPreTrainedModel):
                 for state_TD, of in states[:-1]
             )
             output.hidden_states = (padding.unpack(x_TD), *inner, last)
+        if self.config.output_boundaries if output_boundaries is None else output_boundaries:
+            output.boundary_probability, output.boundary_mask = at_positions(found, real_BL.shape, last.device)
         output.boundaries = found
         return as_requested(output, self.config.return_dict if return_dict is None else return_dict)
 

@@ -6,6 +6,7 @@ stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -49,10 +50,16 @@ class LDARNetOutput(ModelOutput, BatchOutputs):
         hidden_states: None unless requested. The first entry is the embeddings, (B, L, D). The other entries are the
             outputs of the stacks, in the order in which the stacks run; the last one is `last_hidden_state`. All
             entries are zero on padding. In inner stages, positions are chunks, and the width is that of the stage.
+        boundary_probability: (B, L, R) for R routers, outermost first; None unless requested by `output_boundaries`.
+            The probability that a chunk of the stage begins at a position; 0 at positions that are not the start of a
+            chunk of the enclosing stage, which the router does not see, and on padding.
+        boundary_mask: (B, L, R) bool, True where a chunk of the stage begins; None unless requested.
     """
 
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    boundary_probability: Tensor | None = None
+    boundary_mask: Tensor | None = None
 
 
 @dataclass
@@ -64,29 +71,37 @@ class LDARNetHeadOutput(ModelOutput, BatchOutputs):
         logits: (B, L, V); from a causal model, the logits at a position predict the next token.
         last_hidden_state: (B, L, D), zero on padding.
         hidden_states: see :class:`LDARNetOutput`.
+        boundary_probability: see :class:`LDARNetOutput`.
+        boundary_mask: see :class:`LDARNetOutput`.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    boundary_probability: Tensor | None = None
+    boundary_mask: Tensor | None = None
 
 
 @dataclass
 class LDARNetClassifierOutput(ModelOutput, BatchOutputs):
-    """Output of :class:`LDARNetForSequenceClassification`.
+    """Output of :class:`LDARNetForSequenceClassification` and :class:`LDARNetForTokenClassification`.
 
     Attributes:
-        loss: cross-entropy + ratio_weight * ratio_loss; None without labels.
-        logits: (B, num_labels).
+        loss: loss of the predictions + ratio_weight * ratio_loss; None without labels.
+        logits: (B, num_labels), or (B, L, num_labels) for each position.
         last_hidden_state: (B, L, D), zero on padding.
         hidden_states: see :class:`LDARNetOutput`.
+        boundary_probability: see :class:`LDARNetOutput`.
+        boundary_mask: see :class:`LDARNetOutput`.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    boundary_probability: Tensor | None = None
+    boundary_mask: Tensor | None = None
 
 
 Output = TypeVar("Output", LDARNetOutput, LDARNetHeadOutput, LDARNetClassifierOutput)
@@ -135,3 +150,27 @@ def padded_boundaries(routing: Routing, padding: BatchPadding) -> Boundaries:
     probability, mask = padding.unpack(routing.probability), padding.unpack(routing.boundary)
     lengths = routing.packing.lengths[: routing.packing.sequences]
     return Boundaries(probability, mask, lengths, counted)
+
+
+def at_positions(found: Sequence[Boundaries], shape: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Boundary probabilities and masks of all stages at the positions of the input, both (B, L, R).
+
+    Args:
+        found: boundaries of each stage, outermost first.
+        shape: (B, L).
+        device: device of the result if there are no stages.
+    """
+    probabilities, masks = [], []
+    for stage in found:
+        probability, mask = stage.probability, stage.mask
+        if masks:  # positions of this stage are the chunks of the enclosing one
+            begins = masks[-1]
+            chunk = (begins.cumsum(1) - 1).clamp(0, mask.shape[1] - 1)
+            probability = torch.where(begins, probability.gather(1, chunk), 0)
+            mask = begins & mask.gather(1, chunk)
+        probabilities.append(probability)
+        masks.append(mask)
+    if not masks:
+        empty = torch.zeros(*shape, 0, device=device)
+        return empty, empty.bool()
+    return torch.stack(probabilities, -1), torch.stack(masks, -1)

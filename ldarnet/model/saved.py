@@ -73,6 +73,7 @@ class _Config(TypedDict, total=False):
     transformers_version: str | None
     output_hidden_states: bool | None
     output_attentions: bool | None
+    output_boundaries: bool
     return_dict: bool | None
     dtype: _DType | None
     torch_dtype: _DType | None

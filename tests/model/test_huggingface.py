@@ -275,27 +275,6 @@ def test_output_entries_are_per_sequence():
         assert out.ratio_loss > 0
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"num_labels": 1},
-        {"problem_type": "regression"},
-        {"num_labels": 3, "problem_type": "multi_label_classification"},
-    ],
-)
-def test_unsupported_classification_problems_are_errors(changes):
-    with pytest.raises(
-        ValueError, match="set num_labels to at least 2, and problem_type to None or 'single_label_classification'"
-    ):
-        LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", **changes))
-
-
-def test_floating_point_labels_are_an_error():
-    model = LDARNetForSequenceClassification(LDARNetConfig.preset("tiny", num_labels=3))
-    with pytest.raises(ValueError, match=r"labels: dtype torch.float32 is not supported; give int64 class indices"):
-        model(torch.zeros(2, 9, dtype=torch.long), labels=torch.ones(2, 3))
-
-
 @pytest.mark.parametrize("shape", [(2, 8), (2, 10), (3, 9), (18,)])
 def test_a_mask_of_another_shape_is_an_error(shape):
     model = LDARNetModel(LDARNetConfig.preset("tiny"))

@@ -12,11 +12,12 @@ from ldarnet import (
     LDARNetConfig,
     LDARNetForMaskedLM,
     LDARNetForSequenceClassification,
+    LDARNetForTokenClassification,
     LDARNetModel,
 )
 from ldarnet.model import write_model
 
-KINDS = (LDARNetModel, LDARNetForMaskedLM, LDARNetForSequenceClassification)
+KINDS = (LDARNetModel, LDARNetForMaskedLM, LDARNetForSequenceClassification, LDARNetForTokenClassification)
 NESTED = {
     "arch_layout": ["m1", ["M1", ["M1"], "m1"], "m1"],
     "d_model": [16, 24, 32],
