@@ -59,6 +59,12 @@ class TaskDataSection(Section):
         description="File with your own labeled training sequences. On resume, its path may change, but not its rows.",
         json_schema_extra=MAY_CHANGE,
     )
+    valid: Path | None = Field(
+        None,
+        description="File with your own labeled validation sequences, which replace cross-validation: there is one "
+        "fold. On resume, its path may change, but not its rows.",
+        json_schema_extra=MAY_CHANGE,
+    )
     test: Path | None = Field(
         None,
         description="File with your own labeled test sequences. On resume, its path may change, but not its rows.",
@@ -240,7 +246,11 @@ class FinetuneConfig(Config):
     """Configuration of fine-tuning on one task; load it with `load_config(path, overrides, schema=FinetuneConfig)`."""
 
     run: FinetuneRunSection
-    task: str | None = Field(None, description="Published task (see `ldarnet tasks`), or a name for your own data.")
+    task: str | None = Field(
+        None,
+        description="Published task (see `ldarnet tasks`), or a name for your own data; null to name your own "
+        "data after data.train, or after its folder if the file is named train, training, data or dataset.",
+    )
     checkpoint: Path | None = Field(
         None,
         description="Model to fine-tune: model folder, checkpoint, run folder (for its best checkpoint) or the "

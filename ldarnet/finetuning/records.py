@@ -81,10 +81,11 @@ class EpochLine(TypedDict):
 
 
 class DataRecord(TypedDict):
-    """The part of data.json that identifies the rows and the checkpoint of a run."""
+    """The part of data.json that identifies the task, the rows and the checkpoint of a run."""
 
     fingerprint: str
     checkpoint: str | None
+    task: NotRequired[str]
 
 
 def _check_metric(record: Any) -> Any:

@@ -1,5 +1,6 @@
 """Setup of a run: task, folds, leak-free test rows, network and resolved settings."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -25,12 +26,13 @@ from ldarnet.model.modeling import LDARNetPreTrainedModel
 from ldarnet.ops import KernelOptions, choose_backends
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, check_same_kernels
-from ldarnet.tasks.dataset import Examples, TaskData, open_task
+from ldarnet.tasks.dataset import OWN, Examples, TaskData, open_task
 from ldarnet.tasks.leakage import find_leak_free
 from ldarnet.tasks.registry import find_task
 
 LR, BATCH = 1e-4, 64
 """Learning rate and global batch if neither the configuration nor the task registry sets them."""
+DATA_HINT = "choose another run.dir, or delete the run"
 
 
 def prepare(config: FinetuneConfig, world: World, retry: Retry) -> FinetuneJob:
@@ -107,9 +109,8 @@ def write_data_record(job: FinetuneJob) -> None:
     """
     path = Path(job.config.run.dir) / run_files.DATA
     now = job.record()
-    started = any(path.parent.glob(run_files.FOLD_METRICS))
-    if started and path.is_file():
-        before = read_record(path, DataRecord, hint="choose another run.dir, or delete the run")
+    if _started(path):
+        before = read_record(path, DataRecord, hint=DATA_HINT)
         for key, what in (("fingerprint", "rows of the task"), ("checkpoint", "weights in the checkpoint")):
             if before[key] != now[key]:
                 raise UserError(
@@ -121,23 +122,39 @@ def write_data_record(job: FinetuneJob) -> None:
 
 def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
     data = config.data
-    return open_task(
+    opened = open_task(
         config.task,
         folder=data.folder,
         cache=data.cache,
         retry=retry,
         train=data.train,
+        valid=data.valid,
         test=data.test,
         sequence_column=data.sequence_column,
         label_column=data.label_column,
         name_column=data.name_column,
     )
+    name = _recorded_name(config) if config.task is None else None
+    return opened if name in (None, opened.task) else replace(opened, task=name)
+
+
+def _recorded_name(config: FinetuneConfig) -> str | None:
+    """Name of the task of a run that has been started; its data may have moved since."""
+    path = Path(config.run.dir) / run_files.DATA
+    if not _started(path):
+        return None
+    return read_record(path, DataRecord, hint=DATA_HINT).get("task")
+
+
+def _started(record: Path) -> bool:
+    """Whether a run has a data.json, `record`, and has started a fold."""
+    return record.is_file() and any(record.parent.glob(run_files.FOLD_METRICS))
 
 
 def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Rows for training and validation, and their folds; a task with an official validation split has one fold."""
+    """Rows for training and validation, and their folds; a task with a validation split has one fold."""
     rows = data.train
     if config.data.limit is not None:
         rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
@@ -150,7 +167,7 @@ def _rows_and_folds(
     )
     if config.folds.only is not None and 0 not in config.folds.only:
         raise UserError(
-            f"folds.only={config.folds.only}: {data.task} has an official validation split and therefore only fold 0; "
+            f"folds.only={config.folds.only}: {data.task} has its own validation rows and therefore only fold 0; "
             "set folds.only=null"
         )
     return both, {0: (np.arange(len(rows)), np.arange(len(rows), len(both)))}
@@ -171,7 +188,8 @@ def _job(
     if longer:
         notes.append(f"{longer:,} sequences were cropped to their {max_length} central bases")
     if data.valid is not None:
-        notes.append(f"validated on the {len(data.valid):,} official validation rows, so there is only one fold")
+        origin = "rows of data.valid" if data.suite == OWN else "official validation rows"
+        notes.append(f"validated on the {len(data.valid):,} {origin}, so there is only one fold")
     longest = max(map(len, ids))
     notes += _lengths(config, [*ids, *test_ids])
     free = None

@@ -17,7 +17,7 @@ from ldarnet.tasks.registry import find_task
 
 SEARCHABLE = ("checkpoint", "model", "optimizer", "schedule", "training", "data.max_length")
 """Keys that may differ between settings of a task. Settings are comparable only with equal rows, folds and metric."""
-PATHS = ("checkpoint", "data.folder", "data.train", "data.test")
+PATHS = ("checkpoint", "data.folder", "data.train", "data.valid", "data.test")
 MAX_NAME_CHARS = 120
 
 Space = dict[str, list[Any] | Range]
@@ -131,8 +131,8 @@ def get_value(config: FinetuneConfig, key: str) -> Any:
 
 
 def folds_of(base: FinetuneConfig, task: str | None = None) -> list[int]:
-    """Folds to train. A task with official validation rows has only fold 0."""
-    if task is not None and "valid" in find_task(task).rows:
+    """Folds to train. A task with its own validation rows has only fold 0."""
+    if base.data.valid is not None if task is None else "valid" in find_task(task).rows:
         return [0]
     return list(range(base.folds.count)) if base.folds.only is None else sorted(set(base.folds.only))
 

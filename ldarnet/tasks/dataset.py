@@ -20,6 +20,8 @@ from ldarnet.tasks.rows import Columns, Records
 
 OWN = "own"
 """Suite name of user-provided data."""
+GENERIC_NAMES = ("train", "training", "data", "dataset")
+"""Names of files, without suffixes, that do not name a task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +54,12 @@ class TaskData:
     """Splits of a task, with their origin.
 
     Attributes:
-        task: name in the registry; for user-provided data, the name that the user chose.
+        task: name in the registry; for user-provided data, the name that the user chose, or `own_name`.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
         classes: class names, by label.
         train: training rows, in the order of the files.
         test: test rows; None if there is no test split.
-        valid: official validation rows; None if there are none.
+        valid: official or user-provided validation rows; None if there are none.
         source: origin and revision of the data, in one line.
         notes: caveats to report with the results, one sentence each.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
@@ -95,6 +97,7 @@ def open_task(
     cache: Path | None = None,
     retry: Retry | None = None,
     train: Path | None = None,
+    valid: Path | None = None,
     test: Path | None = None,
     sequence_column: str | None = None,
     label_column: str | None = None,
@@ -104,12 +107,14 @@ def open_task(
 
     Args:
         task: name of a published task (`H3`, `nt/H3`, `gue/prom_core_all`), or any other name for user-provided data;
-            None to name user-provided data after the file `train`.
+            None to name user-provided data after the file `train`, or after its folder if the name of the file says
+            nothing (see `own_name`).
         folder: folder with the publisher's files; None to download them.
         cache: download folder; `~/.cache/ldarnet/tasks` if None.
         retry: policy for network faults.
         train: file with user-provided training rows: Parquet, csv, tsv or FASTA with headers `>name|label`. All formats
             except Parquet may be gzipped.
+        valid: file with user-provided validation rows, which replace cross-validation.
         test: file with user-provided test rows.
         sequence_column: title of the column with sequences, in tables; None to look for common titles.
         label_column: title of the column with labels; None to look for common titles.
@@ -120,9 +125,10 @@ def open_task(
     """
     columns = Columns(sequence_column, label_column, name_column)
     if train is not None:
-        return _open_own(task, train, test, columns)
-    if test is not None:
-        raise UserError(f"data.test={test}: data.train is not set; set it to a file with training rows")
+        return _open_own(task, {"train": train, "valid": valid, "test": test}, columns)
+    for key, path in (("valid", valid), ("test", test)):
+        if path is not None:
+            raise UserError(f"data.{key}={path}: data.train is not set; set it to a file with training rows")
     if task is None:
         raise UserError(
             "task is not set; choose a published task (`ldarnet tasks` lists them), or set data.train to your own data"
@@ -146,21 +152,26 @@ def _open_published(
     return _build(task.name, task.suite, list(task.classes), found.splits, source, notes, task.key)
 
 
-def _open_own(name: str | None, train: Path, test: Path | None, columns: Columns) -> TaskData:
+def own_name(train: Path) -> str:
+    """Name of user-provided data: the file name without suffixes, or the folder if the file has a generic name."""
+    stem = file_stem(train)
+    return (stem.lower() in GENERIC_NAMES and train.absolute().parent.name) or stem
+
+
+def _open_own(name: str | None, files: dict[str, Path | None], columns: Columns) -> TaskData:
     if name is not None and any(name in (task.key, task.name) for task in all_tasks().values()):
         raise UserError(
             f"task={name} is a published task, but data.train is set; choose another name for your own data, or set "
             "data.train=null to use the published data"
         )
-    splits = {"train": read_records(train, columns)}
-    if test is not None:
-        splits["test"] = read_records(test, columns)
+    paths = {split: path for split, path in files.items() if path is not None}
+    splits = {split: read_records(path, columns) for split, path in paths.items()}
     classes = find_classes(splits["train"])
     numbers = [str(number) for number in range(len(classes))]
     named = ", ".join(f"{name}={number}" for number, name in enumerate(classes[:20]))
     notes = [f"class indices: {named}"] if classes != numbers else []
-    source = f"user-provided data: {train}" + (f", {test}" if test else "")
-    return _build(name or file_stem(train), OWN, classes, splits, source, notes, str(train))
+    source = f"user-provided data: {', '.join(map(str, paths.values()))}"
+    return _build(name or own_name(paths["train"]), OWN, classes, splits, source, notes, str(paths["train"]))
 
 
 def _build(

@@ -76,7 +76,7 @@ def test_result_matches_the_predictions(finished):
 
 def test_result_records_the_run(finished):
     left = result(finished.parent / "run")
-    assert (left["task"], left["suite"], left["arm"], left["mode"]) == ("train", "own", "random", "full")
+    assert (left["task"], left["suite"], left["arm"], left["mode"]) == (finished.parent.name, "own", "random", "full")
     assert (left["fold"], left["folds"], left["seed"]) == (0, 4, 42)
     assert left["settings"]["optimizer.lr"] == 1e-2
     assert left["settings"]["training.batch"] == 16
@@ -147,7 +147,8 @@ def test_other_rows_are_refused(world, copied):
 def test_fold_with_a_single_class_is_rejected(world, tmp_path):
     path = write_config(tmp_path, folds={"count": 30, "only": [0, 1, 2, 3], "stratified": False})
     with pytest.raises(
-        UserError, match=r"fold \d of train would validate on \d rows of the single class '(yes|no)'; set folds"
+        UserError,
+        match=rf"fold \d of {tmp_path.name} would validate on \d rows of the single class '(yes|no)'; set folds",
     ):
         run(world, path)
 
@@ -307,7 +308,7 @@ def test_mlflow_runs_of_folds_are_nested(world, tmp_path):
     kept = client.get_run(json.loads((folder / "fold0/mlflow.json").read_text())["run_id"])
     assert (kept.info.status, kept.info.run_name) == ("FINISHED", "a trial/fold0")
     assert kept.data.tags["mlflow.parentRunId"] == "0" * 32
-    assert (kept.data.tags["task"], kept.data.tags["fold"]) == ("train", "0")
+    assert (kept.data.tags["task"], kept.data.tags["fold"]) == (tmp_path.name, "0")
     assert kept.data.metrics["test/mcc"] == result(folder)["test"]["mcc"]
     assert [entry.step for entry in client.get_metric_history(kept.info.run_id, "valid/mcc")] == [0, 5]
     names = {artifact.path for artifact in client.list_artifacts(kept.info.run_id)}
