@@ -135,7 +135,7 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
         name_column=data.name_column,
     )
     name = _recorded_name(config) if config.task is None else None
-    return opened if name in (None, opened.task) else replace(opened, task=name)
+    return opened if name is None or name == opened.task else replace(opened, task=name)
 
 
 def _recorded_name(config: FinetuneConfig) -> str | None:
