@@ -176,7 +176,7 @@ class _TritonSSD(torch.autograd.Function):
             dc_TKN,
             partial,
             T,
-            num_warps=8,
+            num_warps=max(scan.block // 8, 4),  # for float32, ptxas spills registers with 8
             num_stages=1,
             **by_n,
         )
