@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-SECONDS = 120
+SECONDS = 300
 
 
 def wait_for_lines(folder: Path, lines: int) -> None:

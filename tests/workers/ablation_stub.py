@@ -8,6 +8,7 @@ seconds: 0.1                         duration of a step
 faults: {grid/seed0/pretrain: {...}} {user_error: TEXT}, or {kill: N}: killed in step 1 of N attempts
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ import yaml
 
 
 def main() -> int:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     arguments = sys.argv[1:]
     if arguments[0] != "--config":
         folder = Path(arguments[0], "arms", arguments[1])
@@ -29,6 +32,11 @@ def main() -> int:
     folder = Path(yaml.safe_load(changes["run.dir"]))
     root = next(path for path in folder.parents if (path / "script.yaml").exists())
     script, name = yaml.safe_load((root / "script.yaml").read_text()), str(folder.relative_to(root / "arms"))
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a killed ablation may not have stopped its runs yet
+    if stopped:
+        return 75
     start(folder / "starts")
     attempt = len((folder / "starts").read_text().splitlines())
     fault, pretraining = script.get("faults", {}).get(name, {}), "task" not in config
@@ -38,8 +46,6 @@ def main() -> int:
     metrics = folder / "metrics.jsonl" if pretraining else folder / "fold0" / "metrics.jsonl"
     metrics.parent.mkdir(exist_ok=True)
     done = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-    stopped: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     for step in range(done + 1, script.get("steps", 1) + 1):
         time.sleep(script.get("seconds", 0.0))
         if stopped:
