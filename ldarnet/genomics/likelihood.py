@@ -29,6 +29,16 @@ class LikelihoodScorer:
     """
 
     def __init__(self, model: LDARNetForMaskedLM, strands: Strands, masked_every: int = MASKED_EVERY) -> None:
+        """Score with a masked language model.
+
+        Raises:
+            UserError: the model is causal.
+        """
+        if model.config.causal:
+            raise UserError(
+                "this model is causal: it predicts the next base, not masked bases; use a model that is not causal, or "
+                "boundaries without likelihoods"
+            )
         self._model, self._strands, self._masked_every = model, strands, masked_every
         self.signals = tuple(
             f"{name}{suffix}" for name in ("log_likelihood", "entropy") for suffix in STRAND_NAMES[strands]

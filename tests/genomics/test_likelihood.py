@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM
 from ldarnet.errors import UserError
 from ldarnet.genomics.likelihood import LikelihoodScorer, masked_positions
 from ldarnet.genomics.scoring import WindowInput
@@ -80,6 +80,11 @@ def test_regions_give_the_values_of_the_whole_contig(network):
     expected, part = values([[0, 150]]), values([[61, 97]])
     assert {*part} == {*range(61, 97)}
     assert all(part[at] == pytest.approx(expected[at], abs=1e-6) for at in part)
+
+
+def test_causal_models_are_refused():
+    with pytest.raises(UserError, match="this model is causal: it predicts the next base, not masked bases; use"):
+        LikelihoodScorer(LDARNetForCausalLM(LDARNetConfig.preset("tiny", causal=True)), "average")
 
 
 def test_a_model_with_values_that_are_not_finite_is_an_error():

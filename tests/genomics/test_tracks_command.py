@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
+from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.cli import main
 from ldarnet.genomics import progress, tracks
 from ldarnet.genomics.boundaries import BoundaryScorer
@@ -26,7 +26,8 @@ CONTIGS = {"chr2": random_bases(900), "chr10": random_bases(300, 1) + "N" * 400 
 
 def save(folder: Path, **changes) -> Path:
     torch.manual_seed(0)
-    network = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", **changes))
+    kind = LDARNetForCausalLM if changes.get("causal") else LDARNetForMaskedLM
+    network = kind(LDARNetConfig.preset("tiny", **changes))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "q_proj" in name or "k_proj" in name:
@@ -174,6 +175,22 @@ def test_a_single_stack_has_likelihoods_only(ldarnet, genome, tmp_path):
     assert status == 1 and "single stage and no chunks" in errors
     assert ldarnet("tracks", single, genome, "--out", tmp_path / "out", "--likelihood", *options)[0] == 0
     assert {*contents(tmp_path / "out")} == {"log_likelihood.bedgraph", "entropy.bedgraph"}
+
+
+def test_causal_models_have_boundaries_but_no_masked_likelihoods(ldarnet, genome, tmp_path):
+    causal, region = save(tmp_path / "causal", causal=True), ("--region", "chr2:1-100", *SMALL)
+    status, _, errors = ldarnet("tracks", causal, genome, "--out", tmp_path / "out", "--likelihood", *region)
+    assert status == 1 and not (tmp_path / "out").exists()
+    assert errors.startswith("error: ") and errors.endswith("; choose a pretrained model that is not causal\n")
+    assert errors.count("\n") == 1
+    found = {}
+    for strands in ("both", "average"):
+        out = tmp_path / strands
+        assert ldarnet("tracks", causal, genome, "--out", out, "--strands", strands, *region)[0] == 0
+        found |= {name: values(text) for name, text in contents(out).items() if name.endswith("graph")}
+    forward, reverse = (found[f"boundary_stage0_{strand}.bedgraph"] for strand in ("forward", "reverse"))
+    mean = {at: (forward[at] + reverse[at]) / 2 for at in reverse}
+    assert {at: found["boundary_stage0.bedgraph"][at] for at in reverse} == pytest.approx(mean, abs=1.1e-4)
 
 
 class StopError(Exception):
