@@ -76,7 +76,7 @@ def pretraining_section(results: AblationResults, found: list[ArmDifference], li
             chosen = {one.arm: one for one in found if (one.table, one.quantity) == (view, loss)}
             rows = [
                 [
-                    *_loss_cells(results, arm, values_of(arm, loss, value), chosen.get(name), links),
+                    *_loss_cells(results, arm, values_of(arm, loss, value), chosen.get(name), links, view),
                     *([_trained(arm, flops)] if view == EQUAL_FLOPS else []),
                     *cost_cells(arm),
                 ]
@@ -92,8 +92,8 @@ _NOTES = {
     EQUAL_BASES: "**Equal bases**: the loss at the end of training.",
     EQUAL_FLOPS: "**Equal FLOPs**: the loss after {flops:.4g} training FLOPs, the smallest total of all runs, "
     "computed from the logged chunk lengths. Losses are interpolated between validations. A run with a larger total is "
-    'read before its learning rate has decayed (column "of training"), which counts against it; a run that was '
-    "first validated later has no value.",
+    'read before its learning rate has decayed (column "of training"), which counts against it. "later": the first '
+    "validation came more than 2% later, so there is no value; validate more often.",
 }
 COST_COLUMNS = ("parameters", "training MFLOP/base", "bases per chunk", "bases/s", "peak memory", "lr")
 
@@ -104,9 +104,10 @@ def _loss_cells(
     values: dict[str, float],
     difference: ArmDifference | None,
     links: RunLinks,
+    view: str,
 ) -> list[object]:
     numbers = list(values.values())
-    cell = "-"
+    cell = "later" if view == EQUAL_FLOPS and arm.finished else "-"
     if numbers:
         spread = f" ± {np.std(numbers, ddof=1):.4f}" if len(numbers) > 1 else ""
         cell = f"{np.mean(numbers):.4f}{spread} "

@@ -32,6 +32,8 @@ from ldarnet.printable import printable
 
 NEXT_BASE = "next base"
 """Name of the loss of causal models, in bits per base."""
+SAME_FLOPS = 0.02
+"""Relative difference up to which numbers of FLOPs count as equal."""
 MAX_POINTS = 200
 """Maximum number of training lines from which FLOPs are computed."""
 
@@ -55,8 +57,13 @@ class Curve:
         return float(self.losses[loss][-1])
 
     def at_flops(self, loss: str, flops: float) -> float:
-        """Loss after this many FLOPs, interpolated between validations; NaN outside the curve."""
+        """Loss after this many FLOPs, interpolated between validations; NaN outside the curve.
+
+        At up to `SAME_FLOPS` before the first validation, it is the loss of that validation.
+        """
         values = self.losses[loss]
+        if self.flops[0] * (1 - SAME_FLOPS) <= flops < self.flops[0]:
+            return float(values[0])
         return float(np.interp(flops, self.flops, values, left=math.nan, right=math.nan))
 
 

@@ -89,16 +89,20 @@ class _Windows:
     Attributes:
         config: configuration of the run.
         ids_WL: token ids.
-        masked: name of each validation mask -> masked token ids, (W, L).
+        masked: name of each validation mask -> masked token ids, (W, L); empty for causal models.
     """
 
     def __init__(self, config: RunConfig) -> None:
         shards = open_shards(config.data)
         self.config = config
         self.ids_WL = self._read(shards, Masking(rate=0))
-        self.masked = {name: self._read(shards, masking) for name, masking in validation_maskings(config).items()}
+        self.masked = {
+            name: self._read(shards, masking)
+            for name, masking in validation_maskings(config).items()
+            if not isinstance(masking, NextBase)
+        }
 
-    def _read(self, shards: ShardSet, masking: Masking | NextBase) -> np.ndarray:
+    def _read(self, shards: ShardSet, masking: Masking) -> np.ndarray:
         data = self.config.data
         batches = validation_batches(
             shards,

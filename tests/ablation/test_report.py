@@ -131,6 +131,23 @@ def test_flops_follow_the_logged_chunk_lengths(tmp_path):
     assert f"{share:.0%}" in text
 
 
+@pytest.mark.parametrize(("extra", "cell"), [(1.01, "1.9332"), (1.05, "later")])
+def test_runs_with_one_validation_have_a_value_at_equal_flops(tmp_path, extra, cell):
+    """Chunks of slightly different lengths give slightly different totals of FLOPs."""
+    folder = make_ablation(tmp_path / "a", {"grid": [1.33], "random": [1.34]})
+    change_record(folder, {"reference": "grid"})
+    for arm, factor in (("grid", 1.0), ("random", extra)):
+        path = folder / "arms" / arm / "seed0" / "pretrain" / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = [line | {"bases": round(line["bases"] * factor)} if "bases" in line else line for line in lines]
+        write_lines(path, [line for line in lines if line["split"] == "train" or line["step"] == STEPS])
+    _, equal_flops = written(folder).partition("### Loss, masks of 6")[0].split("**Equal FLOPs**")
+    assert f"| random | {int(cell != 'later')} | {cell} " in equal_flops
+    (row,) = [row for row in table_rows(folder, "pretraining.csv") if (row["arm"], row["loss"]) == ("random", "span1")]
+    expected = math.nan if cell == "later" else 1.34 / math.log(2)
+    assert float(row["bits_at_equal_flops"]) == pytest.approx(expected, nan_ok=True)
+
+
 def test_downstream_differences_use_the_corrected_test(ablation):
     text = written(ablation)
     found = difference(ablation, table="probe", quantity="H3", arm="grid")

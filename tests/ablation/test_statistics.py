@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetForMaskedLM
+from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM
 from ldarnet.ablation.records import StatisticsRecord
 from ldarnet.ablation.statistics import statistics, write_statistics
 from ldarnet.errors import UserError
@@ -26,6 +26,7 @@ ARMS = {
     },
     "6-mers": TOKENS,
     "track": {"chunking": {"method": "file", "track": "0" * 64}},
+    "causal": {"causal": True},
 }
 
 
@@ -41,10 +42,13 @@ def ablation(tmp_path_factory, shards):
         for seed in (0, 1):
             path = folder / "arms" / arm / f"seed{seed}" / "pretrain"
             path.mkdir(parents=True)
-            write_config(path, shards, data={"length": 60}, validation={"mask_spans": [1, 6]})
+            causal = "causal" in changes
+            validation = {} if causal else {"mask_spans": [1, 6]}
+            write_config(path, shards, model={"causal": causal}, data={"length": 60}, validation=validation)
             torch.manual_seed(seed)
             attention = {} if "arch_layout" not in changes else {"attn_cfg": {}}
-            model = LDARNetForMaskedLM(LDARNetConfig.preset("tiny", **changes, **attention))
+            kind = LDARNetForCausalLM if causal else LDARNetForMaskedLM
+            model = kind(LDARNetConfig.preset("tiny", **changes, **attention))
             write_model(model, path / "export")
             (path / "summary.txt").write_text("finished")
     return folder
@@ -91,6 +95,15 @@ def test_every_router_has_statistics(ablation):
 
 def test_boundaries_of_another_sequence_have_no_stability(ablation):
     assert written(ablation, "swapped")["seeds"]["0"][0]["stability"] == {}
+
+
+def test_causal_models_read_no_masks(ablation):
+    found = written(ablation, "causal")
+    (stage,) = found["seeds"]["0"]
+    assert stage["leak"] == {}
+    assert stage["bases_per_chunk"] > 1 and stage["strands"]["jaccard"] < 1
+    assert set(stage["stability"]) == {"substitution", "insertion", "deletion"}
+    assert len(found["pairs"][0]["stages"]) == 1
 
 
 @pytest.mark.parametrize("arm", ["6-mers", "track"])
