@@ -156,6 +156,7 @@ NEEDS = {
     ("ablate", "--config", "yeast-small"): "sweep",
     ("report", "never"): "train",
     ("tracks", "never", "never.fa", "--out", "never"): "genomics",
+    ("enrich", "never", "never.fa", "--out", "never"): "train",
 }
 """Extra that each command needs."""
 Results = dict[tuple[str, ...], subprocess.CompletedProcess[str]]

@@ -36,6 +36,7 @@ COMMANDS = {
     "predict": ("ldarnet.cli.predict:predict", "Classify sequences with a fine-tuned model."),
     "tokenize": ("ldarnet.cli.tokenize:tokenize", "Print the chunks or tokens that a model cuts sequences into."),
     "tracks": ("ldarnet.cli.tracks:tracks", "Write boundary and likelihood tracks for genome browsers."),
+    "enrich": ("ldarnet.cli.enrich:enrich", "Compare boundaries at genes and motifs with null models."),
     "export": ("ldarnet.cli.export:export", "Write a checkpoint as a Hugging Face folder."),
     "convert": ("ldarnet.cli.convert:convert", "Convert between published .pt checkpoints and model folders."),
     "report": ("ldarnet.cli.report:report", "Write an HTML report of a training run."),

@@ -71,9 +71,9 @@ def tracks(
     if {*formats} & {*INDEXED}:
         with optional_imports("ldarnet tracks"):
             import pybigtools  # noqa: F401
-    network = _load(model, likelihood, device)
+    network = load_network(model, likelihood, device)
     scorer = _scorer(network, strands, masked_every if likelihood else None)
-    grid = _grid(model, window, margin)
+    grid = window_grid(model, window, margin)
     place = network.device.type
     source = open_genome(genome, rename)
     selection = select(source, region or (), bed)
@@ -117,7 +117,7 @@ def tracks(
     )
 
 
-def _load(path: Path, likelihood: bool, device: str | None) -> Any:
+def load_network(path: Path, likelihood: bool, device: str | None) -> Any:
     """Load a model with its head if likelihoods are requested, or a backbone, to a device."""
     models = import_models()
     import torch
@@ -153,7 +153,8 @@ def _scorer(network: Any, strands: Any, masked_every: int | None) -> WindowScore
     return CombinedScorer(scorers)
 
 
-def _grid(model: Path, window: int | None, margin: int | None) -> Any:
+def window_grid(model: Path, window: int | None, margin: int | None) -> Any:
+    """Build the grid of windows; by default, of the length in pretraining."""
     from ldarnet.genomics.windows import UNKNOWN_WINDOW, WindowGrid
     from ldarnet.model.folder import window_length
 

@@ -46,7 +46,7 @@ def select(genome: Genome, regions: Sequence[str] = (), bed: Path | None = None)
 
     def add(where: str, contig: str, start: int, end: int) -> None:
         if contig not in records:
-            raise UserError(f"{where}: no contig {printable(contig)} in {genome.path}; {_name_hint(contig, genome)}")
+            raise UserError(f"{where}: no contig {printable(contig)} in {genome.path}; {name_hint(contig, genome)}")
         inside = [record for record in records[contig] if record.start <= start and end <= record.end]
         if not inside:
             raise UserError(
@@ -92,7 +92,7 @@ def _outside(contig: str, start: int, end: int, records: Sequence[GenomeRecord])
     return f"{place} is not within one of the parts of this contig ({parts}) in"
 
 
-def _name_hint(contig: str, genome: Genome) -> str:
+def name_hint(contig: str, genome: Genome) -> str:
     """Hint for an unknown contig name, such as the same name with or without ``chr``."""
     other = contig[3:] if contig.startswith("chr") else f"chr{contig}"
     mitochondrion = {"MT": "chrM", "chrM": "MT", "chrMT": "MT", "M": "chrM"}.get(contig)

@@ -1,0 +1,1 @@
+"""Enrichment of boundaries at annotated features, with null models."""

@@ -1,0 +1,166 @@
+"""Files of an enrichment study: tables, figure and report."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldarnet.genomics.enrichment.features import Loci
+from ldarnet.genomics.enrichment.nulls import NULLS
+from ldarnet.genomics.enrichment.nulls.base import NullContext
+from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow, enrichment_rows, kmer_r2, profile_rows
+from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
+from ldarnet.io.files import atomic_path
+from ldarnet.markdown import escape, table
+from ldarnet.printable import figure_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ENRICHMENT, PROFILES, REPORT, FIGURE = (
+    "enrichment.csv",
+    "profiles.csv",
+    "report.md",
+    "profiles.png",
+)
+COLUMNS = 3
+MAX_PANELS = 24
+"""Kinds in the figure; the tables have all of them."""
+
+
+def write_rows(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    """Write dataclass instances as CSV, one column per field; NaN becomes an empty cell, numbers have six digits."""
+    names = [field.name for field in fields(kind)]
+    with atomic_path(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            values = asdict(row)
+            writer.writerow([_cell(values[name]) for name in names])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return str(value)
+
+
+def draw_profiles(path: Path, rows: Sequence[ProfileRow]) -> None:
+    """Plot mean boundary probability by offset, one panel per kind, with its interval and the mean at matched loci."""
+    kinds = list(dict.fromkeys(row.feature for row in rows))[:MAX_PANELS]
+    columns = min(COLUMNS, len(kinds))
+    lines = math.ceil(len(kinds) / columns)
+    with png_figure(path, 3.4 * columns + 0.4, 2.4 * lines + 0.6) as figure:
+        panels = figure.subplots(lines, columns, squeeze=False)
+        for axes in panels.ravel()[len(kinds) :]:
+            axes.set_axis_off()
+        for kind, axes in zip(kinds, panels.ravel(), strict=False):
+            _draw_panel(axes, kind, [row for row in rows if row.feature == kind])
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+
+
+def _draw_panel(axes: Axes, kind: str, rows: Sequence[ProfileRow]) -> None:
+    offset = np.array([row.offset for row in rows])
+    mean, low, high, matched = (
+        np.array([getattr(row, name) for row in rows])
+        for name in ("probability", "probability_low", "probability_high", "matched")
+    )
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.fill_between(offset, low, high, color=STAGE_COLORS[0], alpha=0.25, linewidth=0, label="95% interval")
+    axes.plot(offset, mean, color=STAGE_COLORS[0], linewidth=1.2, label="at the feature")
+    axes.plot(offset, matched, color=MUTED, linewidth=1.0, label="at matched loci")
+    axes.set_title(f"{figure_label(kind)} (n = {max(row.n for row in rows):,})", color=INK)
+    axes.set_xlabel("bases from the 5' end")
+    axes.set_ylabel("boundary probability")
+
+
+def report_text(
+    facts: Mapping[str, str],
+    rows: Sequence[EnrichmentRow],
+    r2: Mapping[int, float],
+    notes: Sequence[str],
+) -> str:
+    """Report in Markdown.
+
+    Args:
+        facts: name -> value: model, genome and settings.
+        rows: the comparisons.
+        r2: k -> share of the variance that k-mers explain.
+        notes: remarks, such as kinds that were not compared.
+    """
+    alpha = 0.05
+    kinds = list(dict.fromkeys(row.feature for row in rows))
+    parts = [
+        "# Boundaries at features\n",
+        table(("", ""), [(escape(k), escape(v)) for k, v in facts.items()], align_right=False),
+    ]
+    parts += ["\n" + "\n".join(f"- {note}" for note in notes)] if notes else []
+    parts.append(
+        "\n## Effects\n\nDifference between the mean at the loci and the mean under each null model, with its 95% "
+        "interval (bootstrap over blocks of the contigs). Bold: q below 0.05. Boundaries that follow composition or "
+        "local sequence are enriched too: only features with an effect under every null model are more than that.\n"
+    )
+    by_key = {(row.feature, row.null): row for row in rows}
+    body = [[escape(kind), *(_effect(by_key[kind, null], alpha) for null in NULLS)] for kind in kinds]
+    parts.append(table(("feature", *(null.replace("_", " ") for null in NULLS)), body))
+    parts.append(f"\n![Profiles]({FIGURE})\n\nMean boundary probability by distance, in the direction of the strand.")
+    parts.append("\n## Null models\n")
+    parts.append(
+        table(
+            ("null model", "compared with"),
+            [(n.replace("_", " "), w) for n, (_, w, _) in NULLS.items()],
+            align_right=False,
+        )
+    )
+    parts.append(
+        "\n## Local sequence\n\nShare of the variance of the boundary probability that a linear regression on k-mers "
+        "explains, on bases that it was not fitted to. The rest is longer context, or effects that are not additive.\n"
+    )
+    parts.append(table(("k", *map(str, r2)), [("share", *map(float, r2.values()))]))
+    return "\n".join(parts) + "\n"
+
+
+def _effect(row: EnrichmentRow, alpha: float) -> str:
+    if math.isnan(row.effect):
+        return "-"
+    interval = "" if math.isnan(row.effect_low) else f" ({row.effect_low:+.4f} to {row.effect_high:+.4f})"
+    effect = f"{row.effect:+.4f}"
+    return (f"**{effect}**" if row.q < alpha else effect) + interval
+
+
+def write_study(
+    out: Path,
+    context: NullContext,
+    kinds: Sequence[Loci],
+    flank: int,
+    facts: Mapping[str, str],
+    notes: Sequence[str],
+    advance: Callable[[str], None],
+) -> list[str]:
+    """Compute and write all files of a study; returns their names.
+
+    Args:
+        out: folder to write.
+        context: inputs of the null models.
+        kinds: loci of each kind.
+        flank: bases on both sides in profiles.
+        facts: see `report_text`.
+        notes: see `report_text`.
+        advance: called with the name of each null model, before it is computed.
+    """
+    rows = enrichment_rows(context, kinds, advance)
+    profiles = [row for loci in kinds for row in profile_rows(context, loci, flank)]
+    r2 = kmer_r2(context)
+    write_rows(out / ENRICHMENT, EnrichmentRow, rows)
+    write_rows(out / PROFILES, ProfileRow, profiles)
+    draw_profiles(out / FIGURE, profiles)
+    with atomic_path(out / REPORT) as partial:
+        partial.write_text(report_text(facts, rows, r2, notes), encoding="utf-8")
+    return [ENRICHMENT, PROFILES, FIGURE, REPORT]
