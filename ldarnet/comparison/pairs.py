@@ -7,12 +7,13 @@ from itertools import combinations
 import numpy as np
 
 from ldarnet.comparison.formatting import table, with_holm
-from ldarnet.comparison.resampling import Predictions, bootstrap, interval_of_difference, read_predictions
+from ldarnet.comparison.resampling import Predictions, interval_of_difference, read_predictions
 from ldarnet.comparison.results import Comparison, FoldScores, TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
+from ldarnet.tasks.resampling import bootstrap
 
 NO_TEST = f"Pairs of arms with fewer than {MIN_FOLDS} common folds are not tested over folds."
 OVER_TASKS = (
@@ -90,17 +91,19 @@ def _resample(result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray]
         SHA-256 of the names of the test rows, and the mean metric over folds on each resample (R,). None if predictions
         are missing or the metric cannot be resampled.
     """
-    if METRICS[result.task.metric].from_confusion is None:
+    metric = METRICS[result.task.metric]
+    if not metric.resampled:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
     found: list[Predictions] = []
     for fold in selected:
-        if (predictions := read_predictions(fold)) is None:
+        predictions = read_predictions(fold, probabilities=metric.from_weights is not None)
+        if predictions is None:
             return None
         found.append(predictions)
         _check_same_rows(selected[0], found[0].rows, fold, predictions.rows)
-    predicted_KN = np.stack([predictions.predicted for predictions in found])
-    return found[0].rows, bootstrap(found[0].labels, predicted_KN, result.task.metric)
+    outputs = [one.predicted if one.probabilities is None else one.probabilities for one in found]
+    return found[0].rows, bootstrap(found[0].labels, outputs, result.task.metric)
 
 
 def _check_same_rows(first: FoldScores, rows: bytes, other: FoldScores, other_rows: bytes) -> None:

@@ -1,6 +1,6 @@
-"""Bootstrap over test rows: how much a difference between two models depends on the sampled test set.
+"""Predictions of fine-tuned models for test rows, and intervals of differences on resampled test rows.
 
-Shapes: R resamples, K folds, N test rows, C classes.
+Shapes: R resamples, N test rows, C classes.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ from array import array
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from ldarnet.comparison.results import FoldScores
 from ldarnet.errors import UserError
@@ -16,11 +15,8 @@ from ldarnet.io import run_files
 from ldarnet.io.files import read_errors
 from ldarnet.io.records import MAX_LINE_BYTES
 from ldarnet.printable import printable
-from ldarnet.tasks.metrics import METRICS
 
 HINT = "delete the folder of the fold and fine-tune it again"
-RESAMPLES = 2000
-RESAMPLES_IN_MEMORY = 100
 
 
 class Predictions(NamedTuple):
@@ -30,15 +26,21 @@ class Predictions(NamedTuple):
         rows: SHA-256 of the names of the rows.
         labels: (N,) int32 class indices.
         predicted: (N,) int32 predicted class indices.
+        probabilities: (N, C) float64; None unless requested.
     """
 
     rows: bytes
     labels: np.ndarray
     predicted: np.ndarray
+    probabilities: np.ndarray | None = None
 
 
-def read_predictions(fold: FoldScores) -> Predictions | None:
+def read_predictions(fold: FoldScores, *, probabilities: bool = False) -> Predictions | None:
     """Read predictions.tsv of a fold, line by line; None if there is no such file.
+
+    Args:
+        fold: the fold.
+        probabilities: whether to read class probabilities as well.
 
     Raises:
         UserError: the file cannot be read or is malformed, or does not have one line per test row.
@@ -47,65 +49,45 @@ def read_predictions(fold: FoldScores) -> Predictions | None:
     if not path.is_file():
         return None
     label_of = {printable(name): label for label, name in enumerate(content["classes"])}
-    names, labels, predicted = hashlib.sha256(), array("i"), array("i")
+    names, labels, predicted, values = hashlib.sha256(), array("i"), array("i"), array("d")
+    wanted = [f"p_{name}".encode() for name in label_of] if probabilities else []
     with read_errors(path), path.open("rb") as file:
         columns = _cells(file.readline(MAX_LINE_BYTES))
         try:
-            name, label, guess = (columns.index(column) for column in (b"name", b"label", b"predicted"))
+            name, label, guess, *scored = map(columns.index, (b"name", b"label", b"predicted", *wanted))
         except ValueError:
-            raise UserError(f"{path}: does not have the columns name, label and predicted; {HINT}") from None
+            named = "name, label, predicted and p_<class>" if probabilities else "name, label and predicted"
+            raise UserError(f"{path}: does not have the columns {named}; {HINT}") from None
         for index, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), start=2):
             cells = _cells(line)
             try:
                 classes = [label_of[cells[column].decode()] for column in (label, guess)]
-            except (IndexError, KeyError, UnicodeDecodeError):
+                values.extend(float(cells[column]) for column in scored)
+            except (IndexError, KeyError, ValueError):  # UnicodeDecodeError is a ValueError
                 raise UserError(f"{path}: line {index}: damaged; {HINT}") from None
             names.update(cells[name] + b"\n")
             labels.append(classes[0])
             predicted.append(classes[1])
     if len(labels) != content["rows"]["test"] or not labels:
         raise UserError(f"{path}: {len(labels):,} rows instead of {content['rows']['test']:,}; {HINT}")
-    return Predictions(names.digest(), np.frombuffer(labels, np.int32), np.frombuffer(predicted, np.int32))
+    found = np.frombuffer(values).reshape(len(labels), -1) if probabilities else None
+    if found is not None and not np.isfinite(found).all():
+        raise UserError(f"{path}: a probability is not finite; {HINT}")
+    return Predictions(names.digest(), np.frombuffer(labels, np.int32), np.frombuffer(predicted, np.int32), found)
 
 
 def _cells(line: bytes) -> list[bytes]:
     return line.rstrip(b"\n").split(b"\t")
 
 
-def bootstrap(labels_N: np.ndarray, predicted_KN: np.ndarray, metric: str, seed: int = 0) -> np.ndarray:
-    """Draw 2,000 bootstrap resamples of the test rows, and compute the mean metric over folds on each of them.
+def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[float, float] | None:
+    """95% confidence interval (bootstrap percentiles) of the difference between two models on the same resamples.
 
-    A resample uses the same rows for all folds, and for all models with the same labels and seed (paired bootstrap).
-    Models are not retrained, so the result does not include variation between training runs.
-
-    Args:
-        labels_N: class indices, 0..C-1.
-        predicted_KN: predicted class indices.
-        metric: a metric with `from_confusion`.
-        seed: seed of the resamples.
-
-    Returns:
-        The mean metric on each resample, (R,).
+    Resamples in which a value is undefined (NaN) are skipped; None if there are no others.
     """
-    classes, rows = int(max(labels_N.max(), predicted_KN.max())) + 1, len(labels_N)
-    cells = sparse.hstack([_confusion_cells(labels_N, fold, classes) for fold in predicted_KN], format="csr")
-    values_of = METRICS[metric].from_confusion
-    assert values_of is not None
-    rng, means = np.random.default_rng(seed), []
-    for _ in range(RESAMPLES // RESAMPLES_IN_MEMORY):
-        weights_RN = rng.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES_IN_MEMORY)
-        counts_KRCC = (weights_RN @ cells).reshape(RESAMPLES_IN_MEMORY, -1, classes, classes).swapaxes(0, 1)
-        means.append(np.mean([values_of(counts_RCC) for counts_RCC in counts_KRCC], axis=0))
-    return np.concatenate(means)
-
-
-def interval_of_difference(ours_R: np.ndarray, theirs_R: np.ndarray) -> tuple[float, float]:
-    """95% confidence interval (bootstrap percentiles) of the difference between two models on the same resamples."""
-    low, high = np.quantile(ours_R - theirs_R, [0.025, 0.975])
+    differences_R = ours_R - theirs_R
+    defined_R = differences_R[~np.isnan(differences_R)]  # a resample may have rows of a single class
+    if not len(defined_R):
+        return None
+    low, high = np.quantile(defined_R, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
-    """For each test row, the confusion matrix cell that counts it, one-hot encoded, (N, C * C)."""
-    cell = labels_N.astype(np.int64) * classes + predicted_N
-    return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))

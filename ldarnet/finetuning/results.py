@@ -24,6 +24,7 @@ from ldarnet.model import LDARNetForSequenceClassification, write_model
 from ldarnet.printable import figure_label, printable
 from ldarnet.runtime.checkpoint_files import code_commit, save_tensors
 from ldarnet.tasks.metrics import METRICS, scores, undefined
+from ldarnet.tasks.resampling import row_intervals
 from ldarnet.version import __version__
 
 RESULT_HINT = "delete it and rerun the command that wrote it"
@@ -48,7 +49,7 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
     title = f"{figure_label(job.data.task)}, fold {fold}: {len(rows):,} {split} rows"
     draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
     drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
-    result = _result(job, fold, trained, rows.labels, None if job.test is None else probabilities)
+    result = _result(job, fold, trained, rows.labels, probabilities)
     write_json_atomic(folder / run_files.RESULT, result, indent=2)
     warnings = _nothing_learned(probabilities, job, fold, trained.best)
     warnings += [] if drawn else [f"fold {fold}: no ROC curve, because the {split} rows have a single class"]
@@ -81,9 +82,10 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def _result(
-    job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, probabilities: np.ndarray | None
+    job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, reported: np.ndarray
 ) -> dict[str, Any]:
-    """Content of result.json. `probabilities` are predictions for the test rows; None without a test split."""
+    """Content of result.json. `reported` are class probabilities for the rows of `FinetuneJob.reported`."""
+    probabilities = None if job.test is None else reported
     config, (train, valid) = job.config, job.folds[fold]
     free = job.free if probabilities is not None else None
     settings = flatten(config)
@@ -116,6 +118,7 @@ def _result(
             if probabilities is None or free is None or not free.any()
             else _metrics(labels[free], probabilities[free])
         ),
+        "intervals": row_intervals(labels, reported),
         "bases_per_chunk": {"before": trained.before, "after": best["bases_per_chunk"]},
         "seconds": trained.seconds,
         "checkpoint": None if config.checkpoint is None else str(config.checkpoint),

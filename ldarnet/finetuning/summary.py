@@ -32,7 +32,7 @@ def summarize(job: FinetuneJob, display: FinetuneProgress) -> None:
     results = list(finished.values())
     summary = summary_of(results, job.config.evaluation.metric) | {"export": _export(job, results)}
     write_json_atomic(run_dir / run_files.SUMMARY, summary, indent=2)
-    lines = render_lines(_table(results, summary), WIDTH) + _lines(job, summary)
+    lines = render_lines(_table(results, summary), WIDTH) + _lines(job, results, summary)
     with atomic_path(run_dir / run_files.SUMMARY_TEXT) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     display.info("\n" + "\n".join(lines))
@@ -142,11 +142,13 @@ def _drift(bases_per_chunk: BasesPerChunk) -> list[str]:
     return [", ".join(parts)] if parts[0] else []
 
 
-def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
+def _lines(job: FinetuneJob, results: list[FoldRecord], summary: dict[str, Any]) -> list[str]:
     """Lines below the table: notes and paths."""
     run_dir, missing = job.config.run.dir, len(job.folds) - len(summary["numbers"])
     lines = (
-        ["±: half-width of the 95% confidence interval over folds (Student's t)"] if len(summary["numbers"]) > 1 else []
+        ["±: half-width of the 95% confidence interval over folds (Student's t)"]
+        if len(results) > 1
+        else _intervals(results[0], summary["split"])
     )
     if summary["split"] == "valid":
         selection = arm_of(job.config).selection
@@ -163,6 +165,15 @@ def _lines(job: FinetuneJob, summary: dict[str, Any]) -> list[str]:
             f"predict      ldarnet predict {run_dir / run_files.EXPORT} my.fa --out predictions.tsv",
         ]
     return lines
+
+
+def _intervals(result: FoldRecord, split: str) -> list[str]:
+    """Line with the 95% intervals of one fold over its rows; empty for results of earlier versions."""
+    found = {name: limits for name, limits in result.get("intervals", {}).items() if limits and name in METRICS}
+    if not found:
+        return []
+    values = ", ".join(f"{METRICS[name].name} {number(low)} to {number(high)}" for name, (low, high) in found.items())
+    return [f"95% interval over {split} rows (bootstrap): {values}"]
 
 
 def _export(job: FinetuneJob, results: list[FoldRecord]) -> dict[str, Any] | None:

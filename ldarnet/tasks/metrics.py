@@ -12,6 +12,8 @@ from functools import partial
 
 import numpy as np
 
+from ldarnet.tasks.ranking import auroc, average_precision, weighted_ranking
+
 MIN_FOLDS = 3
 """Minimum number of folds for an interval or a test over folds; two folds have only one degree of freedom."""
 TOLERANCE = 1e-9
@@ -28,12 +30,20 @@ class Metric:
         minimum: lowest possible value.
         from_confusion: computes values (R,) from confusion matrices (R, C, C), indexed by label and prediction; used to
             bootstrap the metric over test rows. None for metrics that need probabilities.
+        from_weights: computes values (R,) from labels (n,), probabilities (n, C) and how often each row occurs in each
+            resample (R, n), NaN where undefined; used instead of `from_confusion` for metrics that need probabilities.
     """
 
     name: str
     score: Callable[[np.ndarray, np.ndarray], float | None]
     minimum: float = 0.0
     from_confusion: Callable[[np.ndarray], np.ndarray] | None = None
+    from_weights: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the metric can be bootstrapped over test rows."""
+        return self.from_confusion is not None or self.from_weights is not None
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
@@ -129,7 +139,11 @@ METRICS: dict[str, Metric] = {
     "mcc": Metric("MCC", _mcc, minimum=-1.0, from_confusion=_mcc_from_confusion),
     "f1": Metric("F1 (weighted)", _f1, from_confusion=_f1_from_confusion),
     "accuracy": Metric("accuracy", _accuracy, from_confusion=_accuracy_from_confusion),
-    "auroc": Metric("AUROC", partial(_ranking, "roc_auc_score")),
-    "auprc": Metric("AUPRC", partial(_ranking, "average_precision_score")),
+    "auroc": Metric("AUROC", partial(_ranking, "roc_auc_score"), from_weights=partial(weighted_ranking, auroc)),
+    "auprc": Metric(
+        "AUPRC",
+        partial(_ranking, "average_precision_score"),
+        from_weights=partial(weighted_ranking, average_precision),
+    ),
 }
 """Metrics by configuration key, in the order in which results list them."""

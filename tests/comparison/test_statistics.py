@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ldarnet.comparison.resampling import _confusion_cells, bootstrap, interval_of_difference
+from ldarnet.comparison.resampling import interval_of_difference
 from ldarnet.comparison.statistics import (
     corrected_t,
     detectable_difference,
@@ -18,6 +18,7 @@ from ldarnet.comparison.statistics import (
     wins_and_ranks,
 )
 from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.resampling import _confusion_cells, bootstrap
 
 
 def test_corrected_t_on_a_worked_example() -> None:
@@ -80,7 +81,9 @@ def test_interval_over_test_rows_matches_a_paired_difference() -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 400)
     ours, theirs = (np.stack([np.where(rng.random(400) < right, labels, 1 - labels)] * 2) for right in (0.9, 0.7))
-    low, high = interval_of_difference(bootstrap(labels, ours, "accuracy"), bootstrap(labels, theirs, "accuracy"))
+    found = interval_of_difference(bootstrap(labels, ours, "accuracy"), bootstrap(labels, theirs, "accuracy"))
+    assert found is not None
+    low, high = found
     difference = (ours[0] == labels).astype(float) - (theirs[0] == labels)
     half = 1.96 * difference.std() / math.sqrt(400)
     assert low == pytest.approx(difference.mean() - half, abs=0.01)

@@ -1,0 +1,82 @@
+"""Bootstrap over test rows: how much a metric depends on the sampled test set.
+
+Shapes: R resamples, K folds, N rows, C classes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import sparse
+
+from ldarnet.tasks.metrics import METRICS, Metric
+
+RESAMPLES = 2000
+RESAMPLES_IN_MEMORY = 100
+MAX_WEIGHTS = 2**24
+"""Maximum number of weights in memory, unless a single resample has more rows."""
+
+Predictions = Sequence[np.ndarray] | np.ndarray
+"""For each of K models: predicted class indices (N,), or class probabilities (N, C)."""
+
+
+def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed: int = 0) -> np.ndarray:
+    """Draw 2,000 bootstrap resamples of the rows, and compute the mean metric over K models on each of them.
+
+    A resample uses the same rows for all models, and for all calls with the same labels and seed (paired bootstrap).
+    Models are not retrained, so the result does not include variation between training runs.
+
+    Args:
+        labels_N: class indices, 0..C-1.
+        predictions: predictions of each model; predicted classes suffice for metrics with `from_confusion`.
+        metric: a metric with `from_confusion` or `from_weights`.
+        seed: seed of the resamples.
+
+    Returns:
+        The mean metric on each resample, (R,); NaN where it is undefined.
+    """
+    parts = [_mean_over_models(METRICS[metric], labels_N, predictions, w) for w in resamples(len(labels_N), seed)]
+    return np.concatenate(parts)
+
+
+def row_intervals(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, list[float] | None]:
+    """95% confidence interval (bootstrap percentiles) of every metric that can be resampled.
+
+    Resamples in which a metric is undefined are skipped; the interval is None if it is undefined in all of them.
+    """
+    names = [name for name, metric in METRICS.items() if metric.resampled]
+    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for weights_RN in resamples(len(labels_N)):
+        for name in names:
+            values[name].append(_mean_over_models(METRICS[name], labels_N, [probabilities_NC], weights_RN))
+    return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
+
+
+def resamples(rows: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield how often each row occurs in each bootstrap resample, (R, N), a few resamples at a time."""
+    rng, at_once = np.random.default_rng(seed), max(1, min(RESAMPLES_IN_MEMORY, MAX_WEIGHTS // rows))
+    for done in range(0, RESAMPLES, at_once):
+        yield rng.multinomial(rows, np.full(rows, 1 / rows), size=min(at_once, RESAMPLES - done))
+
+
+def _percentiles(values: np.ndarray) -> list[float] | None:
+    defined = values[~np.isnan(values)]
+    return [float(value) for value in np.quantile(defined, [0.025, 0.975])] if len(defined) else None
+
+
+def _mean_over_models(
+    metric: Metric, labels_N: np.ndarray, predictions: Predictions, weights_RN: np.ndarray
+) -> np.ndarray:
+    if metric.from_weights is not None:
+        return np.mean([metric.from_weights(labels_N, one, weights_RN) for one in predictions], axis=0)
+    assert metric.from_confusion is not None
+    predicted_KN = [one.argmax(axis=1) if one.ndim == 2 else one for one in predictions]
+    classes = int(max(labels_N.max(), *(one.max() for one in predicted_KN))) + 1
+    cells = sparse.hstack([_confusion_cells(labels_N, one, classes) for one in predicted_KN], format="csr")
+    counts_KRCC = (weights_RN @ cells).reshape(len(weights_RN), -1, classes, classes).swapaxes(0, 1)
+    return np.mean([metric.from_confusion(counts_RCC) for counts_RCC in counts_KRCC], axis=0)
+
+
+def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:
+    """For each row, the confusion matrix cell that counts it, one-hot encoded, (N, C * C)."""
+    cell = labels_N.astype(np.int64) * classes + predicted_N
+    return sparse.csr_array((np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), classes**2))
