@@ -37,6 +37,7 @@ COMMANDS = {
     "tokenize": ("ldarnet.cli.tokenize:tokenize", "Print the chunks or tokens that a model cuts sequences into."),
     "tracks": ("ldarnet.cli.tracks:tracks", "Write boundary and likelihood tracks for genome browsers."),
     "enrich": ("ldarnet.cli.enrich:enrich", "Compare boundaries at genes and motifs with null models."),
+    "browse": ("ldarnet.cli.browse:browse", "Browse a genome with tracks on a local web page."),
     "export": ("ldarnet.cli.export:export", "Write a checkpoint as a Hugging Face folder."),
     "convert": ("ldarnet.cli.convert:convert", "Convert between published .pt checkpoints and model folders."),
     "report": ("ldarnet.cli.report:report", "Write an HTML report of a training run."),

@@ -155,7 +155,7 @@ class Tracks:
         """
         out = make_folder(self._out)
         with acquire(out, f"{out}: another process writes this folder; wait for it or choose another folder"):
-            previous = _read_record(out)
+            previous = read_track_record(out)
             if previous is not None and previous.key == self.key and self._complete(previous):
                 return False
             partial = PartialScores(out / PARTIAL, self.key, self._scorer.signals, self._scorer.chunks)
@@ -270,7 +270,12 @@ def _bases(intervals: Intervals) -> int:
     return int((intervals[:, 1] - intervals[:, 0]).sum())
 
 
-def _read_record(folder: Path) -> TrackRecord | None:
+def read_track_record(folder: Path) -> TrackRecord | None:
+    """Read the record of a folder of tracks; None if there is none.
+
+    Raises:
+        UserError: the record is malformed.
+    """
     file = folder / RECORD
     if not file.is_file():
         return None
