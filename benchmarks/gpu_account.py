@@ -13,7 +13,7 @@ import argparse
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
@@ -28,7 +28,7 @@ from benchmarks.fake_cuda.trace import (
     trace,
 )
 from benchmarks.record import add_result_options, provenance, result_file, write_text
-from benchmarks.roofline import RATES, needed_rates, rows
+from benchmarks.roofline import ASSUMED, DATA_SHEET, RATES, needed_rates, rows
 from ldarnet import markdown
 from ldarnet.errors import UserError
 from ldarnet.io.files import write_json_atomic
@@ -73,9 +73,9 @@ class TracedCell:
         batch = batch if work.accumulation == 1 else f"{work.accumulation} micro-steps of {batch}"
         return f"{work.program}, {work.arrangement}{ops}, {batch}{static}"
 
-    def seconds(self, without: Sequence[str] = ()) -> float:
+    def seconds(self, without: Sequence[str] = (), rates: Mapping[str, float] = ASSUMED) -> float:
         """Lower bound of the duration of the step in seconds; the parts in `without` are not included."""
-        return sum(row.seconds for part, row in rows(self.step).items() if part not in without)
+        return sum(row.seconds for part, row in rows(self.step, rates).items() if part not in without)
 
     def mfu(self, seconds: float) -> float:
         """Model FLOPs of the step divided by its duration `seconds`, as a fraction of the peak FLOP/s."""
@@ -145,6 +145,7 @@ def report(cells: Sequence[TracedCell], note: str, made_with: str) -> str:
         *compared(cells),
         "## Assumed rates",
         markdown.table(("rate", "value", "source"), rates, align_right=False),
+        *two_bounds(cells),
         *target(cells[0]),
         *(section(cell) for cell in cells),
         how_counted(cells[0]),
@@ -183,6 +184,24 @@ def compared(cells: Sequence[TracedCell]) -> list[str]:
             lines.append((cell.title, *(f"{ratio:.2f}x" for ratio in ratios)))
     header = ("minimum GPU time, relative to ours", "all parts", "without row gathers and concatenations")
     return [markdown.table(header, lines)] if lines else []
+
+
+def two_bounds(cells: Sequence[TracedCell]) -> list[str]:
+    """State the MFU at the assumed rates and at those of the data sheet."""
+    lines = []
+    for cell in cells:
+        assumed, fastest = cell.seconds(), cell.seconds(rates=DATA_SHEET)
+        times = f"{1e3 * assumed:.1f}", f"{1e3 * fastest:.1f}"
+        lines.append((cell.title, times[0], f"{cell.mfu(assumed):.1%}", times[1], f"{cell.mfu(fastest):.1%}"))
+    header = ("step", "ms, assumed rates", "MFU, assumed rates", "ms, data sheet", "MFU, data sheet")
+    return [
+        "## MFU at assumed rates and at the data sheet's rates",
+        f"At the assumed rates, a kernel takes as long as its bytes or its FLOPs at the rates above, whichever is "
+        f"longer; the target of {TARGET_MFU:.0%} MFU refers to these. At the data sheet's rates "
+        f"({', '.join(f'{name} {rate.data_sheet / 1e12:g} {rate.unit}' for name, rate in RATES.items())}), it takes "
+        "as long as the hardware needs at its peak: no real kernel is as fast.",
+        markdown.table(header, lines),
+    ]
 
 
 def target(cell: TracedCell) -> list[str]:

@@ -32,6 +32,7 @@ RATES = {
 }
 
 ASSUMED = {name: rate.value for name, rate in RATES.items()}
+DATA_SHEET = {name: rate.data_sheet for name, rate in RATES.items()}
 
 
 @dataclass(frozen=True)

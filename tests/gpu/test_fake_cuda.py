@@ -15,7 +15,7 @@ from benchmarks.fake_cuda.kernels import scan_flops, triton_scan_flops
 from benchmarks.fake_cuda.recorder import attention_flops, gathered, multi_tensor_launches, size, traffic
 from benchmarks.fake_cuda.trace import FINETUNE, STAND_IN, Operation, StepTrace, Trace, TraceRequest, trace
 from benchmarks.gpu_account import LOGGED, UNLOGGED, TracedCell, rows
-from benchmarks.roofline import needed_rates
+from benchmarks.roofline import DATA_SHEET, needed_rates
 from ldarnet.model import LDARNetConfig
 from ldarnet.ops.transfer import HOST_WAITS
 
@@ -182,6 +182,16 @@ def test_time_is_that_of_bytes_or_flops_whichever_is_longer():
     assert made["product"].seconds == pytest.approx(0.010)
     assert cell.seconds() == pytest.approx(0.030)
     assert list(made) == ["norm", "product"] and cell.step.launches == 3
+
+
+def test_time_at_the_rates_of_the_data_sheet():
+    scan = Operation("forward", "scan", "a", "bfloat16", "", 1, 48 * 10**8, 0)  # 1 ms of bytes
+    product = Operation("forward", "product", "mm", "float32", "", 1, 0, 67 * 10**10)  # 10 ms
+    cell = made_cell(scan, product, part_flops={"scan": 989e10})  # 10 ms of FLOPs
+    assert cell.seconds(rates=DATA_SHEET) == pytest.approx(0.020)
+    assert cell.seconds() > 3 * cell.seconds(rates=DATA_SHEET)
+    *_, table = gpu_account.two_bounds([cell])
+    assert f"| {1e3 * cell.seconds():.1f} |" in table and "| 20.0 |" in table
 
 
 def test_flops_of_the_scan_count_once_for_the_whole_part():
