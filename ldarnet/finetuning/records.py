@@ -65,6 +65,7 @@ class FoldRecord(Outcome):
     bases_per_chunk: BasesPerChunk
     seconds: Annotated[float, Field(ge=0, le=1e12)]
     commit: NotRequired[str | None]
+    notes: NotRequired[list[str]]
     intervals: NotRequired[dict[str, Annotated[list[Score], Field(min_length=2, max_length=2)] | None]]
 
 

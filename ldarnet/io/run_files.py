@@ -7,7 +7,7 @@ Pretraining run, in <run.dir>:
     checkpoints/step-00000100/  model.safetensors  config.json  optimizer.safetensors  state.json  config.yaml
                                 manifest.json
 Fine-tuning run, in <run.dir>:
-    config.yaml  data.json  summary.json  summary.txt  logs/  export/  threads.json
+    config.yaml  data.json  summary.json  summary.txt  report.html  logs/  export/  threads.json
     fold0/       config.yaml  metrics.jsonl  result.json  predictions.tsv  confusion.png  roc.png
     fold0/best/  best weights
     fold0/last/  checkpoints, while the fold is training

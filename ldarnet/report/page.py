@@ -53,14 +53,14 @@ def write_report(
     """
     run = RunRecord.read(folder, advance=advance)
     with atomic_path(out) as partial:
-        page = _template().render(
+        page = template("page.html.jinja").render(
             run=run,
             name=folder.resolve().name,
             facts=facts(run),
             groups={group: _draw_panels(panels, run) for group, panels in PANELS.items()},
             regions=(run.valid[-1].get("regions", {}) if run.valid else {}),
-            written=_time((folder / run_files.METRICS).stat().st_mtime),
-            now=_time(time.time()),
+            written=format_time((folder / run_files.METRICS).stat().st_mtime),
+            now=format_time(time.time()),
             refresh=refresh,
         )
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -131,10 +131,15 @@ def _draw_panels(panels: list[Panel], run: RunRecord) -> dict[str, Any]:
             if reason:
                 empty.setdefault(reason, []).append(panel.title)
                 continue
-            text = io.BytesIO()
-            figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
-        figures.append({"panel": panel, "figure": base64.b64encode(text.getvalue()).decode("ascii")})
+            figures.append({"panel": panel, "figure": as_svg(figure)})
     return {"figures": figures, "empty": empty}
+
+
+def as_svg(figure: Figure) -> str:
+    """Save a figure as base64-encoded SVG; call it inside `styled_figure`."""
+    text = io.BytesIO()
+    figure.savefig(text, format="svg", dpi=160, metadata={"Date": None})
+    return base64.b64encode(text.getvalue()).decode("ascii")
 
 
 def _has_values(figure: Figure) -> bool:
@@ -145,12 +150,13 @@ def _has_values(figure: Figure) -> bool:
     )
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """Load a template of this folder."""
     environment = Environment(
         loader=PackageLoader("ldarnet.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"yaml": _yaml, "number": number}
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(name)
 
 
 def _yaml(value: Any) -> str:
@@ -162,5 +168,6 @@ def _yaml(value: Any) -> str:
         raise UserError(f"{run_files.CONFIG}: a value is too large or nested too deeply; fix the file") from None
 
 
-def _time(seconds: float) -> str:
+def format_time(seconds: float) -> str:
+    """Format a time in seconds since the epoch, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -77,7 +77,7 @@ class RunRecord:
         _check_run_folder(folder)
         train, valid, warnings = _metrics(folder / run_files.METRICS, advance)
         samples, launches = read_samples(folder), read_launches(folder)
-        return cls(folder, train, valid, samples, launches, _config(folder / run_files.CONFIG), warnings)
+        return cls(folder, train, valid, samples, launches, read_flat_config(folder / run_files.CONFIG), warnings)
 
     @property
     def steps(self) -> np.ndarray:
@@ -138,11 +138,10 @@ def _check_run_folder(folder: Path) -> None:
         UserError: the folder does not contain a pretraining run.
     """
     path = folder.resolve()
-    if _is_finetuning_run(path) or (path.match(run_files.fold_name("*")) and _is_finetuning_run(path.parent)):
+    if is_finetuning_run(path) or (path.match(run_files.fold_name("*")) and is_finetuning_run(path.parent)):
         raise UserError(
-            f"{folder}: not a pretraining run but a fine-tuning run; its results are in {run_files.SUMMARY_TEXT}, its "
-            f"figures in {run_files.fold_name('*')}/{run_files.CONFUSION_FIGURE} and {run_files.ROC_FIGURE}; to write "
-            "a report, run ldarnet compare NAME=FOLDER --out DIR"
+            f"{folder}: the folder of a fold or of a fine-tuning run; pass the run folder to ldarnet report, or "
+            "compare runs with ldarnet compare NAME=FOLDER --out DIR"
         )
     if (folder / run_files.SWEEP_CONFIG).is_file():
         raise UserError(
@@ -155,7 +154,8 @@ def _check_run_folder(folder: Path) -> None:
         )
 
 
-def _is_finetuning_run(folder: Path) -> bool:
+def is_finetuning_run(folder: Path) -> bool:
+    """Whether a folder holds a fine-tuning run that has started."""
     return (folder / run_files.DATA).is_file() or any(folder.glob(run_files.FOLD_METRICS))
 
 
@@ -221,7 +221,7 @@ class _WarningSpans:
         self._before = active
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_flat_config(path: Path) -> dict[str, Any]:
     """Read config.yaml as a flat dict, `section.key` -> value; empty if the file is missing.
 
     Raises:

@@ -119,7 +119,7 @@ def merged(found: list[tuple[str, str, dict[str, Any]]]) -> list[dict[str, list[
 
 @pytest.mark.parametrize(("values", "pages"), [(60, 1), pytest.param(600, 3, marks=pytest.mark.slow)])
 def test_wrong_values(run, tmp_path, monkeypatch, values, pages):  # noqa: F811
-    monkeypatch.setattr(page, "_template", cache(page._template))
+    monkeypatch.setattr(page, "template", cache(page.template))
     folder, out = run(steps=20, stages=2), tmp_path / "page.html"
     chosen = random.Random(0).sample(cases(), values)
     with monkeypatch.context() as patch:

@@ -267,7 +267,7 @@ def test_fine_tuning_runs_are_named(tmp_path, below):
     for folder in (run / below, tmp_path / "sweep"):
         folder.mkdir(exist_ok=True)
     (tmp_path / "sweep" / "sweep.yaml").touch()
-    with pytest.raises(UserError, match=r"a fine-tuning run; its results are in summary.txt.*fold\*/confusion.png"):
+    with pytest.raises(UserError, match=r"of a fold or of a fine-tuning run; pass the run folder to ldarnet report"):
         write_report(run / below, tmp_path / "page.html")
     with pytest.raises(UserError, match=r"a sweep; read summary.txt and comparison/results.md"):
         write_report(tmp_path / "sweep", tmp_path / "page.html")
