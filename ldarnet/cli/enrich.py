@@ -40,6 +40,9 @@ def enrich(
         list[str] | None, typer.Option(metavar="NAME", help="Motif to use; may be repeated. Default: all.")
     ] = None,
     motif_p: Annotated[float, typer.Option(min=1e-9, max=0.1, metavar="P", help="p-value of motif hits.")] = 1e-4,
+    bpe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Byte-pair encoding to compare with, a tokenizer.json.")
+    ] = None,
     region: RegionNames = None,
     rename: RenameFile = None,
     stage: Annotated[int, typer.Option(min=0, metavar="N", help="Stage whose boundaries are compared.")] = 0,
@@ -78,6 +81,7 @@ def enrich(
     """
     with optional_imports("ldarnet enrich"):
         import matplotlib  # noqa: F401
+    from ldarnet.config.tokenizer import read_tokenizer
     from ldarnet.genomics.boundaries import BoundaryScorer, check_reads_bases
     from ldarnet.genomics.enrichment.features import check_contigs
     from ldarnet.genomics.enrichment.landscape import read_landscape
@@ -95,6 +99,7 @@ def enrich(
     wanted = None if features is None else [name.strip() for name in features.split(",")]
     _check_kinds(annotations, wanted)
     matrices = read_motifs(motifs, motif or []) if motifs is not None else []
+    encoding = None if bpe is None else read_tokenizer(bpe, "bpe")
     source = open_genome(genome, rename)
     for each in annotations:
         check_contigs(each, source)
@@ -122,7 +127,12 @@ def enrich(
         }
         notes = [f"{loci.name}: not compared, because only {len(loci)} loci are in the regions" for loci in small]
         notes += ["For more hits of motifs, choose a larger --motif-p."] if matrices and small else []
-        files = write_study(out, context, kinds, flank, facts, notes, lambda null: progress.info(f"null model: {null}"))
+        transcripts = [transcript for each in annotations for transcript in each.transcripts]
+
+        def advance(null: str) -> None:
+            progress.info(f"null model: {null}")
+
+        files = write_study(out, context, kinds, transcripts, encoding, flank, facts, notes, advance)
     print(f"wrote {out}: {', '.join(files)}")
 
 

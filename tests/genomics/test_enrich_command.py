@@ -94,12 +94,22 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     )
     out = tmp_path / "out"
     assert status == 0
-    assert printed == f"wrote {out}: enrichment.csv, profiles.csv, profiles.png, report.md\n"
+    assert printed == (
+        f"wrote {out}: enrichment.csv, profiles.csv, classes.csv, fragmentation.csv, profiles.png, report.md\n"
+    )
     rows = rows_of(out / "enrichment.csv")
     assert {row["feature"] for row in rows} == {"box", "motif TATA"}
     assert len(rows) == 12
     assert all(0 < float(row["p"]) <= float(row["q"]) <= 1 for row in rows)
     assert rows[0]["n"] == "20"
+    classes = {row["region"]: row for row in rows_of(out / "classes.csv")}
+    assert {"all", "homopolymer"} <= classes.keys()
+    assert float(classes["all"]["bases_per_chunk"]) == pytest.approx(
+        int(classes["all"]["bases"]) / int(classes["all"]["boundaries"]), rel=1e-4
+    )
+    fragments = rows_of(out / "fragmentation.csv")
+    assert [(row["feature"], row["tokens"]) for row in fragments[:2]] == [("box", "model"), ("box", "6-mers")]
+    assert [row["bases"] for row in fragments] == ["8", "8", "4", "4"]
     profile = [row for row in rows_of(out / "profiles.csv") if row["feature"] == "box"]
     assert [int(row["offset"]) for row in profile] == list(range(-20, 21))
     assert (out / "profiles.png").read_bytes().startswith(b"\x89PNG")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldarnet.genomics.enrichment.features import Loci
+from ldarnet.genomics.enrichment.classes import ClassRow, class_rows
+from ldarnet.genomics.enrichment.features import Loci, Transcript
+from ldarnet.genomics.enrichment.fragmentation import FragmentationRow, fragmentation_rows
 from ldarnet.genomics.enrichment.nulls import NULLS
 from ldarnet.genomics.enrichment.nulls.base import NullContext
 from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow, enrichment_rows, kmer_r2, profile_rows
@@ -23,9 +25,13 @@ from ldarnet.printable import figure_label
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENRICHMENT, PROFILES, REPORT, FIGURE = (
+    from ldarnet.tokenization.base import Tokenization
+
+ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, REPORT, FIGURE = (
     "enrichment.csv",
     "profiles.csv",
+    "classes.csv",
+    "fragmentation.csv",
     "report.md",
     "profiles.png",
 )
@@ -135,10 +141,63 @@ def _effect(row: EnrichmentRow, alpha: float) -> str:
     return (f"**{effect}**" if row.q < alpha else effect) + interval
 
 
+def class_text(rows: Sequence[ClassRow]) -> str:
+    """Section of the report on chunk lengths by class."""
+    header = (
+        "class",
+        "bases",
+        "bases per chunk",
+        "95% interval",
+        "boundary probability",
+        "predicted from k-mers",
+        "GC",
+    )
+    body = [
+        (
+            row.region,
+            f"{row.bases:,}",
+            f"{row.bases_per_chunk:.2f}",
+            "-" if math.isnan(row.low) else f"{row.low:.2f} to {row.high:.2f}",
+            row.probability,
+            row.kmers,
+            row.gc,
+        )
+        for row in rows
+    ]
+    return f"\n## Chunk length by class of bases\n\nClasses may overlap.\n\n{table(header, body)}\n"
+
+
+def fragmentation_text(rows: Sequence[FragmentationRow]) -> str:
+    """Section of the report on the chunks of elements; empty without elements."""
+    if not rows:
+        return ""
+    header = ("feature", "tokens", "n", "bases", "chunks", "in random windows", "difference", "95% interval", "q")
+    body = [
+        (
+            escape(row.feature),
+            row.tokens,
+            f"{row.n:,}",
+            f"{row.bases:.1f}",
+            f"{row.chunks:.2f}",
+            f"{row.random:.2f}",
+            f"{row.effect:+.2f}",
+            "-" if math.isnan(row.effect_low) else f"{row.effect_low:+.2f} to {row.effect_high:+.2f}",
+            row.q,
+        )
+        for row in rows
+    ]
+    text = (
+        "Mean number of chunks or tokens that an element overlaps, and that random windows of the same length overlap."
+    )
+    return f"\n## Fragmentation of elements\n\n{text}\n\n{table(header, body)}\n"
+
+
 def write_study(
     out: Path,
     context: NullContext,
     kinds: Sequence[Loci],
+    transcripts: Sequence[Transcript],
+    bpe: Tokenization | None,
     flank: int,
     facts: Mapping[str, str],
     notes: Sequence[str],
@@ -150,6 +209,8 @@ def write_study(
         out: folder to write.
         context: inputs of the null models.
         kinds: loci of each kind.
+        transcripts: transcripts of all annotations, for the classes of bases.
+        bpe: byte-pair encoding to compare with.
         flank: bases on both sides in profiles.
         facts: see `report_text`.
         notes: see `report_text`.
@@ -158,9 +219,14 @@ def write_study(
     rows = enrichment_rows(context, kinds, advance)
     profiles = [row for loci in kinds for row in profile_rows(context, loci, flank)]
     r2 = kmer_r2(context)
+    classes, fragments = class_rows(context, transcripts), fragmentation_rows(context, kinds, bpe)
+    write_rows(out / CLASSES, ClassRow, classes)
+    write_rows(out / FRAGMENTATION, FragmentationRow, fragments)
     write_rows(out / ENRICHMENT, EnrichmentRow, rows)
     write_rows(out / PROFILES, ProfileRow, profiles)
     draw_profiles(out / FIGURE, profiles)
     with atomic_path(out / REPORT) as partial:
-        partial.write_text(report_text(facts, rows, r2, notes), encoding="utf-8")
-    return [ENRICHMENT, PROFILES, FIGURE, REPORT]
+        partial.write_text(
+            report_text(facts, rows, r2, notes) + class_text(classes) + fragmentation_text(fragments), encoding="utf-8"
+        )
+    return [ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, FIGURE, REPORT]
