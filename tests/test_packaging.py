@@ -157,6 +157,8 @@ NEEDS = {
     ("report", "never"): "train",
     ("tracks", "never", "never.fa", "--out", "never"): "genomics",
     ("enrich", "never", "never.fa", "--out", "never"): "train",
+    ("score-variants", "never", "never.vcf", "never.fa", "--out", "never.vcf.gz"): "genomics",
+    ("evaluate-variants", "never.tsv", "--out", "never"): "tasks",
 }
 """Extra that each command needs."""
 Results = dict[tuple[str, ...], subprocess.CompletedProcess[str]]

@@ -38,6 +38,14 @@ COMMANDS = {
     "tracks": ("ldarnet.cli.tracks:tracks", "Write boundary and likelihood tracks for genome browsers."),
     "enrich": ("ldarnet.cli.enrich:enrich", "Compare boundaries at genes and motifs with null models."),
     "browse": ("ldarnet.cli.browse:browse", "Browse a genome with tracks on a local web page."),
+    "score-variants": (
+        "ldarnet.cli.score_variants:score_variants",
+        "Score the variants of a VCF file or table.",
+    ),
+    "evaluate-variants": (
+        "ldarnet.cli.evaluate_variants:evaluate_variants",
+        "Evaluate variant scores on labeled variants.",
+    ),
     "export": ("ldarnet.cli.export:export", "Write a checkpoint as a Hugging Face folder."),
     "convert": ("ldarnet.cli.convert:convert", "Convert between published .pt checkpoints and model folders."),
     "report": ("ldarnet.cli.report:report", "Write an HTML report of a training run."),

@@ -13,7 +13,7 @@ import numpy as np
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
-from ldarnet.genomics.forward import StageBoundaries, batch_boundaries
+from ldarnet.genomics.forward import StageBoundaries, run_model, stage_boundaries
 from ldarnet.genomics.scoring import WindowInput, WindowScores
 from ldarnet.model import LDARNetModel
 from ldarnet.model.chunking.given import GivenBoundaries
@@ -61,27 +61,39 @@ class BoundaryScorer:
             UserError: a boundary probability is not finite.
         """
         batch = [window.ids for window in windows]
-        forward = self._run(batch)
+        forward = self._run(batch, reverse=False)
         if self._strands == "forward":
             return [self._scores([track]) for track in forward]
-        reverse = [
-            [_flipped(*track) for track in tracks]
-            for tracks in self._run([alphabet.reverse_complement(ids) for ids in batch])
-        ]
+        reverse = self._run([alphabet.reverse_complement(ids) for ids in batch], reverse=True)
         if self._strands == "both":
             return [self._scores(pair) for pair in zip(forward, reverse, strict=True)]
         return [self._scores([average(self._model.config, *pair)]) for pair in zip(forward, reverse, strict=True)]
 
-    def _run(self, batch: Sequence[np.ndarray]) -> list[list[Placed]]:
-        found = batch_boundaries(self._model, batch)
-        if not all(np.isfinite(stage.probability).all() for stages in found for stage in stages):
-            raise UserError("a boundary probability is NaN or infinite; choose another model or checkpoint")
-        return [[_placed(stage, len(ids)) for stage in stages] for ids, stages in zip(batch, found, strict=True)]
+    def _run(self, batch: Sequence[np.ndarray], *, reverse: bool) -> list[list[Placed]]:
+        return placed_boundaries(run_model(self._model, batch), batch, reverse=reverse)
 
     def _scores(self, strands: Sequence[list[Placed]]) -> WindowScores:
         tracks = [strand[stage] for stage in self._stages for strand in strands]
         signals = {name: p for name, (p, _) in zip(self.signals, tracks, strict=True)}
         return WindowScores(signals, {name: starts for name, (_, starts) in zip(self.chunks, tracks, strict=True)})
+
+
+def placed_boundaries(output: Any, batch: Sequence[np.ndarray], *, reverse: bool) -> list[list[Placed]]:
+    """Boundaries of each window and stage from the output of the model, at positions on the forward strand.
+
+    Args:
+        output: output of the model.
+        batch: token ids that the model read, without padding.
+        reverse: whether it read the reverse complements.
+
+    Raises:
+        UserError: a boundary probability is not finite.
+    """
+    found = stage_boundaries(output, batch)
+    if not all(np.isfinite(stage.probability).all() for stages in found for stage in stages):
+        raise UserError("a boundary probability is NaN or infinite; choose another model or checkpoint")
+    placed = [[_placed(stage, len(ids)) for stage in stages] for ids, stages in zip(batch, found, strict=True)]
+    return [[_flipped(*track) for track in tracks] for tracks in placed] if reverse else placed
 
 
 def check_stages(model: LDARNetModel, stages: Sequence[int] | None = None) -> Sequence[int]:

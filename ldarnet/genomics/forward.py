@@ -43,7 +43,11 @@ def batch_boundaries(
     Returns:
         For each sequence, the boundaries of each stage with a router, outermost first; empty without routers.
     """
-    output = run_model(model, batch)
+    return stage_boundaries(run_model(model, batch), batch)
+
+
+def stage_boundaries(output: Any, batch: Sequence[np.ndarray]) -> list[list[StageBoundaries]]:
+    """Boundaries of a batch from the output of the model; see `batch_boundaries`."""
     tracks: list[list[StageBoundaries]] = [[] for _ in batch]
     positions = [np.arange(len(ids)) for ids in batch]
     for stage in output.boundaries:

@@ -1,0 +1,1 @@
+"""Scores of variants: what a model predicts for the reference and the alternate allele."""

@@ -1,0 +1,1 @@
+"""Scores of variants, one per module; see `ldarnet.genomics.variants.score`."""
