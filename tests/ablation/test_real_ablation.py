@@ -1,5 +1,6 @@
 """Ablations with real training, through the command line."""
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -78,3 +79,30 @@ def test_ablation_with_two_ranks_per_pretraining_run(ablation: Path, monkeypatch
         assert "mlflow.parentRunId" in found.data.tags
     assert (out / "report").is_dir()
     assert "6 runs finished, 0 to run" in run(ablation, *ranks)
+
+
+def test_boundaries_from_files_and_from_a_context_model(ablation: Path, shards: Path) -> None:
+    """Arms with `bpe`, `entropy` and `file`, each one line of the configuration."""
+    folder = ablation.parent
+    words, track = folder / "words.json", folder / "track.bed"
+    program = ["train-tokenizer", str(shards), "--vocab", "12", "--out", str(words)]
+    Ranks(1, ROOT / "ldarnet" / "__main__.py", program, launched=False).succeed()
+    track.write_text("".join(f"first\t{start}\t{start + 3}\n" for start in range(0, 39_990, 7)))
+    config = yaml.safe_load(ablation.read_text())
+    config["downstream"] = {}
+    config["arms"] = {
+        "learned": {},
+        "bpe": {"model.chunking.method": "bpe", "model.chunking_tokenizer": str(words)},
+        "entropy": {"model.chunking.method": "entropy", "model.chunking.order": 3},
+        "file": {"model.chunking.method": "file", "data.boundaries": str(track)},
+    }
+    ablation.write_text(yaml.safe_dump(config, sort_keys=False))
+    printed = run(ablation, "resources.pretrain.gpus=0", "resources.finetune.gpus=0")
+    assert "[8/8]" in printed
+    rows = list(csv.DictReader((folder / "out" / "report" / "pretraining.csv").open()))
+    found = {row["arm"]: float(row["bases_per_chunk"]) for row in rows if row["loss"] == "span6"}
+    assert found.keys() == config["arms"].keys()
+    assert 1 < found["bpe"] < 4 and found["entropy"] == pytest.approx(4, abs=0.3)
+    statistics = {arm: json.loads((folder / "out" / "arms" / arm / "statistics.json").read_text()) for arm in found}
+    routers = {arm: len(content["seeds"]["0"]) for arm, content in statistics.items()}
+    assert routers == {"learned": 1, "bpe": 1, "entropy": 1, "file": 0}
