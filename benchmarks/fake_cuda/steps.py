@@ -27,6 +27,7 @@ from ldarnet.finetuning.fold import FoldTraining
 from ldarnet.model import LDARNetForMaskedLM, LDARNetForSequenceClassification
 from ldarnet.pretraining import loop as pretraining
 from ldarnet.pretraining.callbacks.base import Callback
+from ldarnet.pretraining.chunk_boundaries import boundary_source
 from ldarnet.pretraining.chunk_capacity import SETTLED_STEPS
 from ldarnet.pretraining.masks import training_masking
 from ldarnet.pretraining.schedule import Schedule
@@ -214,7 +215,10 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     config = RunConfig.model_validate(
         {
             "run": {"dir": folder},
-            "model": {"preset": workload.preset, "chunking": workload.chunking},
+            "model": {
+                "preset": workload.preset, "chunking": workload.chunking,
+                "chunking_tokenizer": workload.chunking_tokenizer,
+            },
             "optimizer": {"name": workload.optimizer},
             "data": {"shards": "random", "length": workload.length},
             "training": {
@@ -230,6 +234,9 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     with DEVICE:
         model = LDARNetForMaskedLM(config.model.build(config.ops))
     arrange(model, workload.arrangement)
+    windows: Any = RandomWindows(workload.length)
+    if model.config.chunking_method.learns_before_training:
+        model.model.backbone.router.fit(windows.read(windows.locations(np.arange(1)))[0])
     world, timers = OneRank.alone(DEVICE), RecordedTimers(recorder)
     options = EngineOptions.of(config, world)
     groups = parameter_groups(model, config.optimizer)
@@ -237,10 +244,10 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     state = TrainingState(step=0, total_steps=total, position=0, seed=SEED, fingerprint="random", chunks=chunks)
     inputs = SimpleNamespace(
         model=model,
-        boundaries=None,
+        boundaries=boundary_source(config, model.config, windows.shards),
         total_steps=total,
         parts=curriculum_stages([], workload.length, total),
-        by_length={workload.length: RandomWindows(workload.length)},
+        by_length={workload.length: windows},
         masking=training_masking(config),
         schedule=Schedule(config.schedule, total, model.config.target_ratio),
         bases_per_token=1.0,

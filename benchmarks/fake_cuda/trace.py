@@ -40,6 +40,7 @@ class TraceRequest:
         optimizer: `optimizer.name` of pretraining.
         accumulation: micro-steps per optimizer step of pretraining.
         chunking: `model.chunking` of pretraining.
+        chunking_tokenizer: `model.chunking_tokenizer` of pretraining.
     """
 
     program: str = PRETRAIN
@@ -53,6 +54,7 @@ class TraceRequest:
     optimizer: str = "adamw"
     accumulation: int = 1
     chunking: dict[str, str] = field(default_factory=dict)
+    chunking_tokenizer: str | None = None
 
 
 @dataclass(frozen=True)

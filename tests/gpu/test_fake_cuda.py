@@ -18,6 +18,7 @@ from benchmarks.gpu_account import LOGGED, UNLOGGED, TracedCell, rows
 from benchmarks.roofline import DATA_SHEET, needed_rates
 from ldarnet.model import LDARNetConfig
 from ldarnet.ops.transfer import HOST_WAITS
+from ldarnet.tokenization.bpe import BPE
 
 PRESET = "ldarnet-110m"
 FP32_PRODUCTS = {
@@ -103,9 +104,14 @@ def test_step_with_a_static_number_of_chunks_never_waits(library):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunking", [{"selection": "top_k"}, {"method": "grid"}], ids=str)
-def test_boundaries_whose_number_depends_only_on_lengths_are_not_counted(library, chunking):
-    steps = trace(TraceRequest(preset="tiny", windows=8, length=256, chunking=chunking), library=library).steps
+@pytest.mark.parametrize(
+    "chunking", [{"selection": "top_k"}, {"method": "grid"}, {"method": "entropy"}, {"method": "bpe"}], ids=str
+)
+def test_boundaries_whose_number_the_host_knows_are_not_counted(library, chunking, tmp_path):
+    BPE(("A C", "AC G")).backend().save(str(tmp_path / "words.json"))
+    words = str(tmp_path / "words.json") if chunking == {"method": "bpe"} else None
+    request = TraceRequest(preset="tiny", windows=8, length=256, chunking=chunking, chunking_tokenizer=words)
+    steps = trace(request, library=library).steps
     assert steps[UNLOGGED].waits == {} and steps[LOGGED].waits == LOGGED_WAITS
     assert all(step.mixed_devices == [] and step.pageable_copies == {} for step in steps.values())
 

@@ -48,6 +48,7 @@ class Entropy(ChunkingMethod):
     def fit(self, ids_bL: np.ndarray) -> None:
         """Learn the table from windows, (b, L) uint8."""
         self.table.copy_(torch.from_numpy(surprisal_table(ids_bL, self._order)))
+        self._has_table = True
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Select the most surprising positions."""
@@ -69,7 +70,7 @@ class Entropy(ChunkingMethod):
         return torch.where(known_T, self.table[row_T, ids_T.clamp(max=N - 1)], UNKNOWN)
 
     def _check_table(self) -> None:
-        """Refuse to run without a table; at the first call, this waits for the device."""
+        """Refuse to run without a table; at the first call after loading, this waits for the device."""
         if not self._has_table:
             if not self.table.any():
                 raise UserError(
