@@ -4,12 +4,12 @@ For every order k from 1 to 8, four models are fitted to the training bases:
 
 * ``left k`` and ``right k`` predict a base from the k bases on one side.
 * ``joint k`` predicts it from the k bases on each side, used as one context of 2k bases.
-* ``mixed k`` is a log-linear combination of the base composition and of these models up to order k: the probabilities
+* ``mixed k`` is a log-linear combination of the unigram model and of these models up to order k: the probabilities
   are raised to fitted powers, multiplied and normalized.
 
 The models ``left``, ``right`` and ``joint`` count how often each base occurs in each context. They smooth the counts of
 a context towards the prediction of the context that is one base shorter (Dirichlet prior, one concentration per context
-length). The shortest context has no bases; its prediction is the base composition. Both strands are counted. If a
+length). The context without bases is the unigram model, the share of each base. Both strands are counted. If a
 neighbor is unknown ([MASK], N or outside the window), counts are summed over all four bases, so that known neighbors
 farther away can still be used. A context of at most ten bases may have any number of unknown bases, a longer one at
 most three.
@@ -314,7 +314,7 @@ def _single_models(chains: dict[str, list[Array]]) -> dict[str, Array]:
 def _mixed_features(chains: dict[str, list[Array]], order: int) -> Array:
     """Stack the log-probabilities of the m models that ``mixed`` combines: (n, 4, m).
 
-    The models are the base composition, ``left`` and ``right`` with contexts of 1 to `order` bases, and ``joint`` with
+    The models are the unigram model, ``left`` and ``right`` with contexts of 1 to `order` bases, and ``joint`` with
     contexts of 2 to 2 * `order` bases.
     """
     one_sided = [chains[family][k] for family in ("left", "right") for k in range(1, order + 1)]

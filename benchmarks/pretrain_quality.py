@@ -22,15 +22,7 @@ import yaml
 from torch.nn import functional as F
 
 from benchmarks.context_counts import Array
-from benchmarks.context_model import (
-    ContextModel,
-    Scores,
-    fit,
-    run_masking,
-    score,
-    training_bases,
-    validation_set,
-)
+from benchmarks.context_model import ContextModel, Scores, fit, run_masking, score, training_bases, validation_set
 from benchmarks.record import provenance, write_result
 from benchmarks.repeats import KMER_LENGTH, in_training
 from ldarnet import LDARNetForMaskedLM
@@ -376,11 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the results file and print its path."""
     parser = argparse.ArgumentParser(description="Compare pretraining runs with context-mixing baselines.")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders that differ only in seed")
-    parser.add_argument(
-        "--name",
-        required=True,
-        help="the results file is YYYY-MM-DD-pretrain-quality-NAME.md",
-    )
+    parser.add_argument("--name", required=True, help="the results file is YYYY-MM-DD-pretrain-quality-NAME.md")
     parser.add_argument("--shards", help="shard set of the runs (default: data.shards of their configuration)")
     parser.add_argument("--note", default="", help="text at the top of the results file, for example about failed runs")
     parser.add_argument("--out", type=Path, help="folder of the results file (default: benchmarks/results)")

@@ -231,11 +231,12 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
             "ops": kernels,
         }
     )  # fmt: skip
+    model_config = config.model.build(config.ops)
     with DEVICE:
-        model = LDARNetForMaskedLM(config.model.build(config.ops))
+        model = LDARNetForMaskedLM(model_config)
     arrange(model, workload.arrangement)
     windows: Any = RandomWindows(workload.length)
-    if model.config.chunking_method.learns_before_training:
+    if model_config.chunking_method.learns_before_training:
         model.model.backbone.router.fit(windows.read(windows.locations(np.arange(1)))[0])
     world, timers = OneRank.alone(DEVICE), RecordedTimers(recorder)
     options = EngineOptions.of(config, world)
@@ -244,7 +245,7 @@ def pretrain(workload: TraceRequest, kernels: dict[str, str], recorder: Recorder
     state = TrainingState(step=0, total_steps=total, position=0, seed=SEED, fingerprint="random", chunks=chunks)
     inputs = SimpleNamespace(
         model=model,
-        boundaries=boundary_source(config, model.config, windows.shards),
+        boundaries=boundary_source(config, model_config, windows.shards),
         total_steps=total,
         parts=curriculum_stages([], workload.length, total),
         by_length={workload.length: windows},

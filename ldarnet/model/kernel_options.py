@@ -22,6 +22,11 @@ def kernel_options(config: LDARNetConfig) -> KernelOptions:
     return KernelOptions(config.ops, {operation: found for operation, found in sizes.items() if found})
 
 
+def unused_operations(config: LDARNetConfig) -> set[str]:
+    """Operations that no layer of a model contains, for example `dechunk` in a single stack."""
+    return {*_LETTERS, "dechunk", "router"} - kernel_options(config).sizes.keys()
+
+
 def _stage_sizes(config: LDARNetConfig, stage: int, attends: bool) -> Sizes:
     width, ssm, attention = config.d_model[stage], config.ssm_cfg, config.attn_cfg
     inner = ssm["expand"] * width

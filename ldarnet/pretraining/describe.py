@@ -6,6 +6,7 @@ from ldarnet.config import RunConfig
 from ldarnet.console import format_si
 from ldarnet.model.chunking import complete_options
 from ldarnet.model.cost import cost
+from ldarnet.model.kernel_options import unused_operations
 from ldarnet.pretraining.setup import Inputs
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.engine import autocast, micro_batch
@@ -19,8 +20,10 @@ def describe(config: RunConfig, inputs: Inputs, world: World) -> list[str]:
     model: Any = inputs.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     training, length, data = config.training, config.data.length, inputs.shards
-    kernels = {name: [op for op, used in inputs.kernels.items() if used == name] for name in inputs.kernels.values()}
-    listed = "; ".join(f"{name}: {', '.join(ops)}" for name, ops in kernels.items())
+    unused = unused_operations(model.config)
+    chosen = {operation: name for operation, name in inputs.kernels.items() if operation not in unused}
+    kernels = {name: [operation for operation in chosen if chosen[operation] == name] for name in chosen.values()}
+    listed = "; ".join(f"{name}: {', '.join(operations)}" for name, operations in kernels.items())
     precision = "bf16 autocast with fp32 weights" if autocast(training.precision, world) else "fp32"
     segments, bases = inputs.windows.skipped
     dropped = f"; dropped {segments:,} segments ({bases:,} bases) shorter than a window" if segments else ""

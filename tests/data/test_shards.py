@@ -22,11 +22,7 @@ from ldarnet.io.files import sha256_file
 from sharding.build import build
 
 OUTSIDE = ["../shard.tar", "/etc/passwd", "a/b.tar", "..", "", ".", "a\0b", "a\nb", "C:x", "a\\b", "x" * 300]
-CONTIGS = {
-    "one": "ACGTNNNNacgtRYKM" * 20 + "ACG",
-    "two": "ttNNnnA",
-    "three": "G" * 999,
-}
+CONTIGS = {"one": "ACGTNNNNacgtRYKM" * 20 + "ACG", "two": "ttNNnnA", "three": "G" * 999}
 
 
 @pytest.fixture(scope="module")
