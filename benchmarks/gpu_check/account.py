@@ -76,8 +76,9 @@ def read(path: Path | None) -> Paper | None:
 
 
 def _is_comparable(work: dict[str, Any]) -> bool:
-    """Whether this program measures such a step: one micro-step of pretraining with the kernels that `auto` selects."""
-    return work["program"] == "pretrain" and not work.get("ops") and work.get("accumulation", 1) == 1
+    """Whether this program measures such a step: one micro-step of pretraining, kernels of `auto`, counted chunks."""
+    static = work.get("chunk_capacity_factor") is not None
+    return work["program"] == "pretrain" and not work.get("ops") and work.get("accumulation", 1) == 1 and not static
 
 
 def _step(cell: dict[str, Any]) -> tuple[tuple[str, int, int, str], PaperStep]:
