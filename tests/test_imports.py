@@ -66,11 +66,17 @@ HEAVY = (
 )
 
 
+REFERENCE_CODE = ROOT / "ldarnet/model/remote"
+"""Copied into exported models, where it runs without this package; nothing imports it here."""
+
+
 def modules() -> dict[str, ast.Module]:
     """Parse all modules of the project; returns syntax trees by dotted module name."""
     trees = {}
     for package in ("ldarnet", "sharding", *PROGRAMS):
         for path in sorted((ROOT / package).rglob("*.py")):
+            if path.parent == REFERENCE_CODE:
+                continue
             parts = path.relative_to(ROOT).with_suffix("").parts
             trees[".".join(parts).removesuffix(".__init__")] = ast.parse(path.read_text(encoding="utf-8"))
     return trees

@@ -64,7 +64,7 @@ def flip(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "files"),
-    [("run", 12), ("run/checkpoints/step-00000002", 4), ("run/export", 4), ("classifier", 4), (".", 16)],
+    [("run", 21), ("run/checkpoints/step-00000002", 7), ("run/export", 7), ("classifier", 7), (".", 28)],
 )
 def test_an_undamaged_folder_is_ok(place, files, made, ldarnet):
     status, out, err = ldarnet("verify", made / place)

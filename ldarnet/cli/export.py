@@ -9,6 +9,7 @@ import typer
 
 from ldarnet.cli.arguments import ModelFolder, import_models, with_parent
 from ldarnet.console import busy
+from ldarnet.io import run_files
 
 
 def export(
@@ -22,3 +23,4 @@ def export(
         models.write_model(model, with_parent(out))
     kind = "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
     print(f"exported {out}; after `import ldarnet.model`, load it with {kind}.from_pretrained")
+    print(f"{run_files.MODEL_CARD} in this folder describes the model, and how to load it without this package")

@@ -27,6 +27,9 @@ SAVED_BY_OTHERS = {
 }
 """Keys of ``config.json`` besides the fields of the class: written by transformers, ``Trainer`` and our fine-tuning."""
 
+REFERENCE_MODULE = "modeling_ldarnet"
+"""Module in exports that runs the model without this package; see :mod:`ldarnet.model.hub`."""
+
 MAX_PARAMETERS = 20 * 10**9
 """Maximum estimated number of parameters; every rank initializes all of them in fp32."""
 
@@ -64,6 +67,13 @@ def _default(name: str) -> Any:
     return field(default_factory=lambda: deepcopy(PRESETS["ldarnet-2m"][name]))
 
 
+def _names_reference_code(auto_map: object) -> bool:
+    """Whether an ``auto_map`` names only classes of the code that we write into exports."""
+    return isinstance(auto_map, dict) and all(
+        str(name).startswith(f"{REFERENCE_MODULE}.") for name in auto_map.values()
+    )
+
+
 class LDARNetConfig(PretrainedConfig):
     """Configuration of an LDARNet model (arXiv 2606.04552).
 
@@ -93,7 +103,8 @@ class LDARNetConfig(PretrainedConfig):
             loaded.
 
     Unknown keys of a ``config.json`` are ignored with a warning, so that a downloaded file cannot select other
-    attention kernels, quantization or remote code.
+    attention kernels, quantization or remote code. An ``auto_map`` that names `REFERENCE_MODULE`, as in our exports, is
+    ignored without a warning.
 
     Raises:
         ValueError: a field is invalid, out of range or inconsistent with another field. The message starts with the
@@ -140,7 +151,10 @@ class LDARNetConfig(PretrainedConfig):
         from ldarnet.model.saved import check_config
 
         known = {one.name for one in fields(cls)} - {"ops"} | SAVED_BY_OTHERS
-        if unknown := sorted(map(str, config_dict.keys() - known)):
+        unknown = config_dict.keys() - known
+        if _names_reference_code(config_dict.get("auto_map")):
+            unknown -= {"auto_map"}
+        if unknown := sorted(map(str, unknown)):
             warnings.warn(f"config.json: ignored unknown keys {', '.join(unknown)[:200]!r}", stacklevel=2)
         content = {key: value for key, value in config_dict.items() if key in known}
         check_config(content | kwargs)

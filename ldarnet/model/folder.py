@@ -14,6 +14,7 @@ from ldarnet.io.files import read_errors, staged_folder
 from ldarnet.model.classifiers import LDARNetForSequenceClassification, LDARNetForTokenClassification
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.heads import LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetLanguageModel
+from ldarnet.model.hub import write_hub_files
 from ldarnet.model.integrity import check_hashes, check_weights
 from ldarnet.model.modeling import LDARNetModel, LDARNetPreTrainedModel
 from ldarnet.model.published import load_published_checkpoint
@@ -35,6 +36,8 @@ HINT = "save or download it again"
 def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     """Atomically save a model and its tokenizer as a Hugging Face folder with a manifest of file hashes.
 
+    The folder contains a model card, and code that runs the model without this package; see `ldarnet.model.hub`.
+
     Raises:
         UserError: the folder already exists, or the disk is full.
     """
@@ -45,6 +48,7 @@ def write_model(model: LDARNetPreTrainedModel, out: Path) -> None:
     with staged_folder(out) as staged:
         model.save_pretrained(staged)
         DNATokenizer.of(model.config).save_pretrained(staged)
+        write_hub_files(model, staged)
         for file in staged.iterdir():  # safetensors writes files with mode 0600
             file.chmod(staged.stat().st_mode & 0o666)
         write_manifest(staged)

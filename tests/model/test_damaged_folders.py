@@ -22,6 +22,7 @@ from ldarnet.model import load_backbone, load_model, write_model
 
 IDS = torch.arange(24).remainder(4)[None]
 FILES = ("config.json", "manifest.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+CODE = ("README.md", "layers_ldarnet.py", "modeling_ldarnet.py")
 LOADERS = {
     "load_model": lambda folder, **options: load_model(folder, LDARNetForMaskedLM, **options),
     "load_backbone": load_backbone,
@@ -69,8 +70,8 @@ def change_weights(folder: Path, name: str, change) -> None:
 
 
 def test_an_export_lists_the_hashes_of_its_files(folder):
-    assert {path.name for path in folder.iterdir()} == set(FILES)
-    assert json.loads((folder / "manifest.json").read_text())["files"].keys() == set(FILES) - {"manifest.json"}
+    assert {path.name for path in folder.iterdir()} == {*FILES, *CODE}
+    assert json.loads((folder / "manifest.json").read_text())["files"].keys() == {*FILES, *CODE} - {"manifest.json"}
 
 
 @every_loader
