@@ -43,6 +43,15 @@ def enrich(
     bpe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Byte-pair encoding to compare with, a tokenizer.json.")
     ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="Model to compare boundaries with, such as one of another seed; may be repeated."
+        ),
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Random windows for strand symmetry, edits and --other; 0 for none.")
+    ] = 16,
     region: RegionNames = None,
     rename: RenameFile = None,
     stage: Annotated[int, typer.Option(min=0, metavar="N", help="Stage whose boundaries are compared.")] = 0,
@@ -82,12 +91,13 @@ def enrich(
     with optional_imports("ldarnet enrich"):
         import matplotlib  # noqa: F401
     from ldarnet.config.tokenizer import read_tokenizer
-    from ldarnet.genomics.boundaries import BoundaryScorer, check_reads_bases
+    from ldarnet.genomics.boundaries import BoundaryScorer, check_reads_bases, check_stages
     from ldarnet.genomics.enrichment.features import check_contigs
     from ldarnet.genomics.enrichment.landscape import read_landscape
     from ldarnet.genomics.enrichment.motifs import read_motifs
     from ldarnet.genomics.enrichment.nulls.base import NullContext
     from ldarnet.genomics.enrichment.report import write_study
+    from ldarnet.genomics.enrichment.robustness import random_windows, robustness_rows
     from ldarnet.genomics.enrichment.study import check_loci
     from ldarnet.genomics.progress import GenomeProgress
     from ldarnet.genomics.regions import select, selected_bases
@@ -108,7 +118,14 @@ def enrich(
     check_reads_bases(network.config)
     grid = window_grid(model, window, margin)
     batch = batch or max(BATCH_BASES.get(network.device.type, BATCH_BASES["cpu"]) // grid.window, 1)
-    scorer = BoundaryScorer(getattr(network, "model", network), "average", [stage])
+    backbone = getattr(network, "model", network)
+    scorer = BoundaryScorer(backbone, "average", [stage])
+    others = {}
+    for name in other or []:
+        loaded = load_network(Path(name), False, device)
+        check_reads_bases(loaded.config)
+        others[name] = getattr(loaded, "model", loaded)
+        check_stages(others[name], [stage])
     make_folder(out)
     with GenomeProgress(selected_bases(selection)) as progress:
         landscape = read_landscape(source, selection, scorer, grid, batch, progress.advance)
@@ -127,12 +144,16 @@ def enrich(
         }
         notes = [f"{loci.name}: not compared, because only {len(loci)} loci are in the regions" for loci in small]
         notes += ["For more hits of motifs, choose a larger --motif-p."] if matrices and small else []
+        progress.info("robustness")
+        ids = random_windows(landscape, grid.window, windows, context.rng("windows"))
+        notes += [] if len(ids) == windows else [f"robustness: only {len(ids)} windows without unknown bases"]
+        robustness = robustness_rows(backbone, others, ids, stage, seed, batch) if len(ids) else []
         transcripts = [transcript for each in annotations for transcript in each.transcripts]
 
         def advance(null: str) -> None:
             progress.info(f"null model: {null}")
 
-        files = write_study(out, context, kinds, transcripts, encoding, flank, facts, notes, advance)
+        files = write_study(out, context, kinds, transcripts, encoding, robustness, flank, facts, notes, advance)
     print(f"wrote {out}: {', '.join(files)}")
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from ldarnet import LDARNetForMaskedLM
 from ldarnet.cli import main
 from ldarnet.errors import UserError
 from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.enrichment.motifs import motif_hits, read_motifs
+from ldarnet.model import load_model, write_model
 from tests.genomics.test_enrichment import context_of, random_rule
 from tests.genomics.test_tracks_command import save
 from tests.support.genomics import random_bases, write_genome
@@ -95,7 +98,8 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     out = tmp_path / "out"
     assert status == 0
     assert printed == (
-        f"wrote {out}: enrichment.csv, profiles.csv, classes.csv, fragmentation.csv, profiles.png, report.md\n"
+        f"wrote {out}: enrichment.csv, profiles.csv, classes.csv, fragmentation.csv, robustness.csv, "
+        "profiles.png, report.md\n"
     )
     rows = rows_of(out / "enrichment.csv")
     assert {row["feature"] for row in rows} == {"box", "motif TATA"}
@@ -119,6 +123,25 @@ def test_a_study_has_tables_a_figure_and_a_report(enrich, sites, tmp_path):
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".png"}
     enrich("--annotation", f"box={sites}", "--motifs", tmp_path / "m.meme", "--motif", "TATA", "--motif-p", "0.01")
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".png"} == before
+
+
+def test_robustness_compares_strands_edits_and_models(enrich, sites, model, tmp_path):
+    network = load_model(model, LDARNetForMaskedLM)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "q_proj" in name:
+                parameter += torch.randn_like(parameter)
+    write_model(network, other := tmp_path / "other")
+    assert enrich("--annotation", sites, "--other", model, "--other", other, "--windows", "4")[0] == 0
+    rows = {row["measure"]: row for row in rows_of(tmp_path / "out" / "robustness.csv")}
+    assert float(rows[f"{model}: Jaccard index"]["value"]) == 1
+    different = rows[f"{other}: Jaccard index"]
+    assert 0 <= float(different["low"]) <= float(different["value"]) <= float(different["high"]) < 1
+    assert rows["deletion: boundaries that change at other bases"]["n"] == "8"
+    assert {"strands: Jaccard index", "strands: correlation of probabilities"} <= rows.keys()
+    enrich("--annotation", sites, "--windows", "0")
+    assert rows_of(tmp_path / "out" / "robustness.csv") == []
 
 
 def test_kinds_with_few_loci_are_named_and_not_compared(enrich, sites, tmp_path):

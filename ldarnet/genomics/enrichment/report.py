@@ -16,6 +16,7 @@ from ldarnet.genomics.enrichment.features import Loci, Transcript
 from ldarnet.genomics.enrichment.fragmentation import FragmentationRow, fragmentation_rows
 from ldarnet.genomics.enrichment.nulls import NULLS
 from ldarnet.genomics.enrichment.nulls.base import NullContext
+from ldarnet.genomics.enrichment.robustness import RobustnessRow
 from ldarnet.genomics.enrichment.study import EnrichmentRow, ProfileRow, enrichment_rows, kmer_r2, profile_rows
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.io.files import atomic_path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from ldarnet.tokenization.base import Tokenization
 
+ROBUSTNESS = "robustness.csv"
 ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, REPORT, FIGURE = (
     "enrichment.csv",
     "profiles.csv",
@@ -192,12 +194,32 @@ def fragmentation_text(rows: Sequence[FragmentationRow]) -> str:
     return f"\n## Fragmentation of elements\n\n{text}\n\n{table(header, body)}\n"
 
 
+def robustness_text(rows: Sequence[RobustnessRow]) -> str:
+    """Section of the report on strands, edits and other models; empty without rows."""
+    if not rows:
+        return ""
+    header = ("measure", "n", "value", "95% interval", "by chance")
+    body = [
+        (
+            escape(row.measure),
+            f"{row.n:,}",
+            row.value,
+            "-" if math.isnan(row.low) else f"{row.low:.4f} to {row.high:.4f}",
+            row.chance,
+        )
+        for row in rows
+    ]
+    text = "Random windows of one strand. A Jaccard index of 1 means equal boundaries."
+    return f"\n## Robustness\n\n{text}\n\n{table(header, body)}\n"
+
+
 def write_study(
     out: Path,
     context: NullContext,
     kinds: Sequence[Loci],
     transcripts: Sequence[Transcript],
     bpe: Tokenization | None,
+    robustness: Sequence[RobustnessRow],
     flank: int,
     facts: Mapping[str, str],
     notes: Sequence[str],
@@ -211,6 +233,7 @@ def write_study(
         kinds: loci of each kind.
         transcripts: transcripts of all annotations, for the classes of bases.
         bpe: byte-pair encoding to compare with.
+        robustness: measures of robustness.
         flank: bases on both sides in profiles.
         facts: see `report_text`.
         notes: see `report_text`.
@@ -220,13 +243,13 @@ def write_study(
     profiles = [row for loci in kinds for row in profile_rows(context, loci, flank)]
     r2 = kmer_r2(context)
     classes, fragments = class_rows(context, transcripts), fragmentation_rows(context, kinds, bpe)
+    write_rows(out / ROBUSTNESS, RobustnessRow, robustness)
     write_rows(out / CLASSES, ClassRow, classes)
     write_rows(out / FRAGMENTATION, FragmentationRow, fragments)
     write_rows(out / ENRICHMENT, EnrichmentRow, rows)
     write_rows(out / PROFILES, ProfileRow, profiles)
     draw_profiles(out / FIGURE, profiles)
+    text = report_text(facts, rows, r2, notes) + class_text(classes) + fragmentation_text(fragments)
     with atomic_path(out / REPORT) as partial:
-        partial.write_text(
-            report_text(facts, rows, r2, notes) + class_text(classes) + fragmentation_text(fragments), encoding="utf-8"
-        )
-    return [ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, FIGURE, REPORT]
+        partial.write_text(text + robustness_text(robustness), encoding="utf-8")
+    return [ENRICHMENT, PROFILES, CLASSES, FRAGMENTATION, ROBUSTNESS, FIGURE, REPORT]
