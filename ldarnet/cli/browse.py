@@ -48,7 +48,7 @@ def browse(
     """
     from ldarnet.console import busy, format_count
     from ldarnet.genome.contig_names import read_contig_names
-    from ldarnet.genomics.browser.annotation import Annotation
+    from ldarnet.genomics.browser.annotation import GeneTrack
     from ldarnet.genomics.browser.sequence import SequenceStore
     from ldarnet.genomics.browser.server import SiteServer
     from ldarnet.genomics.browser.site import build_site, first_locus
@@ -61,7 +61,7 @@ def browse(
     if annotation is not None:
         names = None if rename is None else read_contig_names(rename, "two contig names, separated by a tab")
         with busy("reading annotation"):
-            genes = Annotation(annotation, source.sizes, names)
+            genes = GeneTrack(annotation, source.sizes, names)
         print(f"{annotation}: {format_count(genes.count, 'feature')}{_skipped(genes.skipped)}")
     if region is not None:
         select(source, [region])

@@ -8,7 +8,7 @@ import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.errors import UserError
-from ldarnet.genomics.browser.annotation import Annotation
+from ldarnet.genomics.browser.annotation import GeneTrack
 from ldarnet.genomics.browser.features import BigBedRows, SortedRows, chunk_features, first_position, value_features
 from ldarnet.genomics.browser.predictions import MAX_PASTED_BASES, BasePredictor, clean_sequence
 from ldarnet.genomics.browser.sequence import SequenceStore
@@ -131,7 +131,7 @@ def gff(tmp_path):
 
 
 def test_transcripts_have_exons_and_the_names_of_their_genes(gff):
-    annotation = Annotation(gff, ["chr10", "chrI"])
+    annotation = GeneTrack(gff, ["chr10", "chrI"])
     assert (annotation.count, dict(annotation.skipped)) == (2, {"Mito": 1})
     gene, pseudogene = annotation.query(region("chrI", 0, 400))
     assert (gene["name"], gene["start"], gene["end"], gene["strand"]) == ("ACT 1", 10, 200, "-")
@@ -146,18 +146,18 @@ def test_transcripts_have_exons_and_the_names_of_their_genes(gff):
 
 
 def test_names_of_contigs_of_an_annotation(gff):
-    assert Annotation(gff, ["I", "chrM"]).skipped == {}
-    assert Annotation(gff, ["one"], {"I": "one"}).count == 2
+    assert GeneTrack(gff, ["I", "chrM"]).skipped == {}
+    assert GeneTrack(gff, ["one"], {"I": "one"}).count == 2
     with pytest.raises(
         UserError, match=r"no contig of the genome \(this file has I, Mito\); map its names .* --rename"
     ):
-        Annotation(gff, ["NC_001133"])
+        GeneTrack(gff, ["NC_001133"])
 
 
 def test_intervals_of_a_bed_file(tmp_path):
     path = tmp_path / "sites.bed"
     path.write_text("# TATA\nchr2\t50\t58\nchr2\t5\t9\tTBP\t0\t-\n")
-    found = Annotation(path, SIZES).query(region("chr2", 0, 300))
+    found = GeneTrack(path, SIZES).query(region("chr2", 0, 300))
     assert [(row["start"], row["end"], row["name"], row["strand"]) for row in found] == [
         (5, 9, "TBP", "-"),
         (50, 58, "", "."),
@@ -168,7 +168,7 @@ def test_an_annotation_without_genes_is_refused(tmp_path):
     path = tmp_path / "genes.gtf"
     path.write_text('I\tx\tgene\t1\t9\t.\t+\t.\tgene_id "a";\n')
     with pytest.raises(UserError, match="no genes; choose a GFF3 file with genes and exons, or a BED file"):
-        Annotation(path, ["I"])
+        GeneTrack(path, ["I"])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldarnet.genomics.browser.annotation import Annotation
+from ldarnet.genomics.browser.annotation import GeneTrack
 from ldarnet.genomics.browser.site import PAGE_FILES
 from tests.genomics.test_tracks_command import save
 from tests.support.chromium import find_chromium, visit
@@ -127,7 +127,7 @@ def test_the_bundled_library_is_the_documented_one():
 
 
 def test_a_real_annotation_has_the_known_exons(shared):
-    genes = Annotation(shared / YEAST, ["chrVI"])
+    genes = GeneTrack(shared / YEAST, ["chrVI"])
     (act1,) = genes.query({"contig": "chrVI", "start": "54000", "end": "54001"})
     assert (act1["name"], act1["strand"]) == ("ACT1", "-")
     assert [(exon["start"], exon["end"]) for exon in act1["exons"]] == [(53259, 54377), (54686, 54696)]

@@ -42,7 +42,7 @@ class DrawnGene:
     coding: tuple[int, int] | None = None
 
 
-class Annotation:
+class GeneTrack:
     """Genes by contig.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ldarnet.errors import UserError
-from ldarnet.genomics.browser.annotation import Annotation
+from ldarnet.genomics.browser.annotation import GeneTrack
 from ldarnet.genomics.browser.features import (
     BigBedRows,
     SortedRows,
@@ -71,7 +71,7 @@ def build_site(
     store: SequenceStore,
     folders: Sequence[Path],
     models: Sequence[BasePredictor],
-    annotation: Annotation | None,
+    annotation: GeneTrack | None,
     locus: str,
 ) -> WebSite:
     """Build the site.
@@ -113,7 +113,7 @@ def build_site(
     return site
 
 
-def first_locus(store: SequenceStore, folders: Sequence[Path], annotation: Annotation | None) -> str:
+def first_locus(store: SequenceStore, folders: Sequence[Path], annotation: GeneTrack | None) -> str:
     """Region to show first: where the tracks begin, or the first gene, or the beginning of the first contig."""
     for folder in folders:
         for path in _listed_files(folder):

@@ -4,7 +4,7 @@ const COLORS = { boundary: "#c05621", log_likelihood: "#2b6cb0", entropy: "#6b46
 const CHUNK_COLORS = ["#2c5282", "#90b4d8"];
 const LEGEND = {
   boundary: ["boundary probability", COLORS.boundary],
-  chunks: ["chunks, alternating", `linear-gradient(90deg, ${CHUNK_COLORS[0]} 50%, ${CHUNK_COLORS[1]} 50%)`],
+  chunks: ["chunks in alternating colors, with lengths", `linear-gradient(90deg, ${CHUNK_COLORS[0]} 50%, ${CHUNK_COLORS[1]} 50%)`],
   log_likelihood: ["log-likelihood", COLORS.log_likelihood],
   entropy: ["entropy", COLORS.entropy],
   genes: ["genes: blocks are exons, thick where coding", COLORS.genes],
@@ -58,7 +58,7 @@ function trackOptions(track, order) {
   }
   if (track.kind === "chunks") {
     return {
-      ...common, type: "annotation", displayMode: "COLLAPSED", height: 48, margin: 26, labelDisplayMode: "NONE",
+      ...common, type: "annotation", displayMode: "COLLAPSED", height: 66, margin: 26,
       visibilityWindow: VISIBLE.chunks, reader: reader(track.url, chunk), color: (feature) => feature.color,
     };
   }
