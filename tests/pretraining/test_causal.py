@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ldarnet import LDARNetForCausalLM, LDARNetForMaskedLM
@@ -18,8 +17,9 @@ from ldarnet.pretraining.masks import validation_maskings
 from ldarnet.report.page import write_report
 from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tokenization.kmers import Kmers
-from tests.pretraining.test_tokens import SHAPE, lines
+from tests.pretraining.test_tokens import SHAPE
 from tests.support.ranks import WORKERS, write_config
+from tests.support.two_runs import assert_same, metrics_lines, unbroken_and_resumed
 
 MASKED_KEYS = {"loss", "mlm_loss", "mask_loss", "copy_loss", "bits_per_masked_base", "accuracy", "token_accuracy"}
 """Metrics of masked models; values over next bases must not appear under these names."""
@@ -33,25 +33,15 @@ def config_file(tmp_path_factory, shards):
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["1 rank", "2 ranks"])
 def runs(request, config_file, run_ranks):
-    """Folder with an uninterrupted run of 10 steps, and a run that was stopped after 6 steps and resumed."""
-    folder = config_file.parent / f"{request.param}-ranks"
-    resumed = f"{config_file} run.dir={folder}/resumed"
-    arguments = (f"{config_file} run.dir={folder}/unbroken", f"{resumed} training.stop_after=6", resumed)
-    run_ranks(request.param, *arguments, script=WORKERS / "several_runs.py").succeed()
-    return folder
+    return unbroken_and_resumed(run_ranks, request.param, config_file)
 
 
 def test_stop_and_resume_is_exact(runs):
-    first, second = (
-        load_file(runs / name / "checkpoints/step-00000010/model.safetensors") for name in ("unbroken", "resumed")
-    )
-    assert all(first[name].equal(second[name]) for name in first)
-    for split in ("train", "valid"):
-        assert lines(runs / "unbroken", split) == lines(runs / "resumed", split)
+    assert_same(runs)
 
 
 def test_metrics_have_their_own_names_and_match_the_saved_model(config_file, runs):
-    config, train = load_config(config_file), lines(runs / "unbroken", "train")
+    config, train = load_config(config_file), metrics_lines(runs / "unbroken", "train")
     assert not MASKED_KEYS & {key for line in read_metrics(runs / "unbroken/metrics.jsonl") for key in line}
     assert len({line["next_base_loss"] for line in train}) == 10
     model = load_model(runs / "unbroken/checkpoints/step-00000010", LDARNetForCausalLM)
@@ -79,7 +69,7 @@ def test_metrics_have_their_own_names_and_match_the_saved_model(config_file, run
         "composition_loss": torch.distributions.Categorical(shares).entropy().item(),
         "scored": int(target.sum()),
     }
-    line = lines(runs / "unbroken", "valid")[-1]
+    line = metrics_lines(runs / "unbroken", "valid")[-1]
     assert {key: line[key] for key in expected} == pytest.approx(expected, rel=1e-5)
     assert model(ids, labels=ids).next_base_loss.item() == pytest.approx(loss, rel=1e-5)
 
@@ -115,7 +105,7 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(config_file, run_rank
     for world in (1, 2):
         run = config_file.parent / f"alone-{world}"
         run_ranks(world, f"{config_file} run.dir={run}", script=WORKERS / "several_runs.py").succeed()
-        losses.append([line["next_base_loss"] for line in lines(run, "train")])
+        losses.append([line["next_base_loss"] for line in metrics_lines(run, "train")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -124,7 +114,7 @@ def test_a_causal_model_of_tokens(tmp_path, shards, run_ranks):
     model = SHAPE | {"causal": True, "tokenizer": {"method": "kmers", "k": 3}}
     config = write_config(tmp_path, shards, model=model, optimizer={"lr": 0.02})
     run_ranks(1, f"{config} run.dir={tmp_path}/run", script=WORKERS / "several_runs.py").succeed()
-    line = lines(tmp_path / "run", "valid")[-1]
+    line = metrics_lines(tmp_path / "run", "valid")[-1]
     assert 1 < line["next_base_loss"] < 2 and "next_token_accuracy" in line and "next_base_accuracy" not in line
     assert not MASKED_KEYS & line.keys()
 

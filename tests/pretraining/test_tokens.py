@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ldarnet import LDARNetForMaskedLM
@@ -18,10 +17,9 @@ from ldarnet.errors import UserError
 from ldarnet.model import load_model
 from ldarnet.model.token_losses import base_log_probabilities, bases_of
 from ldarnet.pretraining.masks import validation_maskings
-from ldarnet.runtime.metrics_file import read_metrics
 from ldarnet.tokenization.kmers import Kmers
-from tests.pretraining.test_resume import TIMING_KEYS
 from tests.support.ranks import WORKERS, write_config
+from tests.support.two_runs import assert_same, metrics_lines, unbroken_and_resumed
 
 KMERS = Kmers(3)
 SHAPE = {"preset": "tiny", "arch_layout": ["M1"], "d_model": [16], "d_intermediate": [32]}
@@ -40,31 +38,16 @@ def config_file(tmp_path_factory, shards):
 
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)], ids=["1 rank", "2 ranks"])
 def runs(request, config_file, run_ranks):
-    """Folder with an uninterrupted run of 10 steps, and a run that was stopped after 6 steps and resumed."""
-    folder = config_file.parent / f"{request.param}-ranks"
-    resumed = f"{config_file} run.dir={folder}/resumed"
-    arguments = (f"{config_file} run.dir={folder}/unbroken", f"{resumed} training.stop_after=6", resumed)
-    run_ranks(request.param, *arguments, script=WORKERS / "several_runs.py").succeed()
-    return folder
-
-
-def lines(run, split):
-    found = [line for line in read_metrics(run / "metrics.jsonl") if line["split"] == split]
-    return [{key: line[key] for key in line if key not in TIMING_KEYS} for line in found]
+    return unbroken_and_resumed(run_ranks, request.param, config_file)
 
 
 def test_stop_and_resume_is_exact(runs):
-    first, second = (
-        load_file(runs / name / "checkpoints/step-00000010/model.safetensors") for name in ("unbroken", "resumed")
-    )
-    assert all(first[name].equal(second[name]) for name in first)
-    for split in ("train", "valid"):
-        assert lines(runs / "unbroken", split) == lines(runs / "resumed", split)
+    assert_same(runs)
 
 
 def test_losses_are_per_base_and_match_the_saved_model(config_file, runs):
     model = load_model(runs / "unbroken/checkpoints/step-00000010", LDARNetForMaskedLM)
-    line = lines(runs / "unbroken", "valid")[-1]
+    line = metrics_lines(runs / "unbroken", "valid")[-1]
     shards = ShardSet.open(load_config(config_file).data.shards)
     for name, masking in validation_maskings(load_config(config_file), KMERS).items():
         (batch,) = validation_batches(
@@ -96,7 +79,7 @@ def test_losses_are_per_base_and_match_the_saved_model(config_file, runs):
 
 
 def test_training_lines_have_losses_per_base_and_no_router_metrics(runs):
-    train = lines(runs / "unbroken", "train")
+    train = metrics_lines(runs / "unbroken", "train")
     assert [line["step"] for line in train] == list(range(1, 11))
     assert all(1 < line["mlm_loss"] < 2 for line in train)
     assert len({line["mlm_loss"] for line in train}) == 10
@@ -114,7 +97,7 @@ def test_the_result_does_not_depend_on_the_number_of_ranks(config_file, run_rank
     for world in (1, 2):
         run = config_file.parent / f"alone-{world}"
         run_ranks(world, f"{config_file} run.dir={run}", script=WORKERS / "several_runs.py").succeed()
-        losses.append([line["mlm_loss"] for line in lines(run, "train")])
+        losses.append([line["mlm_loss"] for line in metrics_lines(run, "train")])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -148,7 +131,7 @@ def test_a_byte_pair_encoding_trains_and_resumes(tmp_path, shards, run_ranks):
     runs = (f"{config} run.dir={tmp_path}/unbroken", f"{resumed} training.stop_after=6", resumed)
     run_ranks(2, *runs, script=WORKERS / "several_runs.py").succeed()
     for split in ("train", "valid"):
-        assert lines(tmp_path / "unbroken", split) == lines(tmp_path / "resumed", split)
+        assert metrics_lines(tmp_path / "unbroken", split) == metrics_lines(tmp_path / "resumed", split)
     checkpoint = tmp_path / "unbroken/checkpoints/step-00000010"
     model = load_model(checkpoint, LDARNetForMaskedLM)
     assert model.config.tokenizer == bpe.settings
@@ -156,7 +139,7 @@ def test_a_byte_pair_encoding_trains_and_resumes(tmp_path, shards, run_ranks):
     again = load_config(config, [f"model.tokenizer.file={moved}"])
     assert differences(load_config(config), again) == []
     load_config(tmp_path / "unbroken/config.yaml")  # reports read it where the file may not exist
-    line = lines(tmp_path / "unbroken", "valid")[-1]
+    line = metrics_lines(tmp_path / "unbroken", "valid")[-1]
     assert "accuracy" not in line
     for name, masking in validation_maskings(load_config(config), bpe).items():
         (batch,) = validation_batches(
