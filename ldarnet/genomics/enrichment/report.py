@@ -85,7 +85,7 @@ def _draw_panel(axes: Axes, kind: str, rows: Sequence[ProfileRow]) -> None:
     axes.plot(offset, mean, color=STAGE_COLORS[0], linewidth=1.2, label="at the feature")
     axes.plot(offset, matched, color=MUTED, linewidth=1.0, label="at matched loci")
     axes.set_title(f"{figure_label(kind)} (n = {max(row.n for row in rows):,})", color=INK)
-    axes.set_xlabel("bases from the 5' end")
+    axes.set_xlabel("bases from the feature")
     axes.set_ylabel("boundary probability")
 
 

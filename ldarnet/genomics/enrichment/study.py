@@ -67,7 +67,7 @@ class ProfileRow:
 
     Attributes:
         feature: kind.
-        offset: bases from the locus; the boundary at offset 0 is the one at the 5' end.
+        offset: bases from the locus; the boundary at offset 0 is the one at its anchor.
         n: loci with a probability there.
         probability: mean boundary probability.
         probability_low: lower end of its 95% interval, from the bootstrap over blocks.
