@@ -160,6 +160,7 @@ def _curves(folder: Path, results: list[FoldRecord], metric: str) -> dict[str, A
                 axes.plot(epochs, values, color=color, marker="o", markersize=3, label=f"fold {fold}")
         for axes, label in zip(panels, ("validation loss (nats)", f"validation {METRICS[metric].name}"), strict=True):
             _style(axes, "epoch", label)
+            axes.xaxis.get_major_locator().set_params(integer=True)
         legend_above(panels[0])
 
     note = "Validation loss and metric after each epoch; 0 is before training. Arms without epochs have one point."

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import sparse
 
-from ldarnet.tasks.metrics import METRICS, Metric
+from ldarnet.tasks.metrics import METRICS, TOLERANCE, Metric
 
 RESAMPLES = 2000
 RESAMPLES_IN_MEMORY = 100
@@ -41,7 +41,8 @@ def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed:
 def row_intervals(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, list[float] | None]:
     """95% confidence interval (bootstrap percentiles) of every metric that can be resampled.
 
-    Resamples in which a metric is undefined are skipped; the interval is None if it is undefined in all of them.
+    Resamples in which a metric is undefined are skipped. The interval is None if all values are undefined or equal: a
+    model that predicts one class for every row has an MCC of 0 in every resample, and 0 to 0 would look precise.
     """
     names = [name for name, metric in METRICS.items() if metric.resampled]
     values: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -60,7 +61,9 @@ def resamples(rows: int, seed: int = 0) -> Iterator[np.ndarray]:
 
 def _percentiles(values: np.ndarray) -> list[float] | None:
     defined = values[~np.isnan(values)]
-    return [float(value) for value in np.quantile(defined, [0.025, 0.975])] if len(defined) else None
+    if not len(defined) or np.ptp(defined) <= TOLERANCE:
+        return None
+    return [float(value) for value in np.quantile(defined, [0.025, 0.975])]
 
 
 def _mean_over_models(

@@ -25,10 +25,10 @@ def test_validation_rows_replace_the_folds(world: World, tmp_path: Path) -> None
     assert [row["name"] for row in predictions(folder)] == [f"row3-{row}" for row in range(24)]
     assert "validated on the 24 rows of data.valid, so there is only one fold" in left["notes"]
     assert set(left["intervals"]) >= {"auroc", "auprc"}
-    low, high = left["intervals"]["auroc"]
-    assert low <= left["valid"]["auroc"] <= high
+    low, high = left["intervals"]["mcc"]
+    assert low <= left["valid"]["mcc"] <= high
     text = (folder / "summary.txt").read_text()
-    assert "95% interval over valid rows (bootstrap): MCC " in text and f"AUROC {low:.4f} to {high:.4f}" in text
+    assert f"95% interval over valid rows (bootstrap): MCC {low:.4f} to {high:.4f}, F1" in text
     with pytest.raises(UserError, match=r"folds\.only=\[2\]: .* has its own validation rows and therefore only fold 0"):
         run(world, path, *QUICK, f"data.valid={valid}", "folds.only=[2]", f"run.dir={tmp_path / 'other'}")
 

@@ -15,7 +15,7 @@ from ldarnet.finetuning.report import write_finetuning_report
 from ldarnet.runtime.distributed import World
 from tests.support.planted import result, run, write_config
 
-KMERS = "model.baseline=kmers"
+CNN = ("model.baseline=cnn", "training.epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def runs(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a run of two folds and a run on half of the rows; task data beside them."""
     folder = tmp_path_factory.mktemp("enhancers")
     path = write_config(folder)
-    run(world, path, KMERS, "task=a <b> & c")
-    run(world, path, KMERS, "task=a <b> & c", "data.limit=48", f"run.dir={folder / 'half'}")
+    run(world, path, *CNN, "task=a <b> & c")
+    run(world, path, *CNN, "task=a <b> & c", "data.limit=48", f"run.dir={folder / 'half'}")
     return folder
 
 
@@ -43,8 +43,8 @@ def test_the_page_is_complete_and_self_contained(runs: Path, tmp_path: Path) -> 
     assert "a &lt;b&gt; &amp; c" in page and "a <b>" not in page
     for fold in (0, 2):
         left = result(runs / "run", fold)
-        low, high = left["intervals"]["auroc"]
-        assert f"{left['test']['auroc']:.4f} [{low:.4f}, {high:.4f}]" in page
+        low, high = left["intervals"]["accuracy"]
+        assert f"{left['test']['accuracy']:.4f} [{low:.4f}, {high:.4f}]" in page
         png = (runs / f"run/fold{fold}/roc.png").read_bytes()
         assert base64.b64encode(png).decode() in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -54,7 +54,7 @@ def test_the_page_is_complete_and_self_contained(runs: Path, tmp_path: Path) -> 
 def test_a_learning_curve_needs_runs_on_the_same_rows(runs: Path, world: World, tmp_path: Path) -> None:
     write_finetuning_report(runs / "run", tmp_path / "page.html", [runs / "half"])
     assert "Learning curve" in titles((tmp_path / "page.html").read_text())
-    other = run(world, write_config(tmp_path / "other"), KMERS, "folds.only=[0]", "evaluation.metric=auroc")
+    other = run(world, write_config(tmp_path / "other"), *CNN, "folds.only=[0]", "evaluation.metric=auroc")
     with pytest.raises(UserError, match=r"other/run: another evaluation\.metric than in the run of the report"):
         write_finetuning_report(runs / "run", tmp_path / "page.html", [other])
 

@@ -62,9 +62,12 @@ def test_intervals_contain_the_metric_and_narrow_with_more_rows() -> None:
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.4)
 
 
-def test_intervals_of_a_single_class_are_undefined() -> None:
-    found = row_intervals(np.ones(9, dtype=np.int64), np.full((9, 2), 0.5))
+def test_undefined_and_constant_metrics_have_no_interval() -> None:
+    probabilities = np.eye(2)[[0, 1, 1, 1, 0, 1, 1, 1, 1]]
+    found = row_intervals(np.ones(9, dtype=np.int64), probabilities)
     assert found["auroc"] is None and found["auprc"] is None and found["accuracy"] is not None
+    constant = row_intervals(np.arange(10) % 2, np.tile([0.4, 0.6], (10, 1)))
+    assert constant["mcc"] is None and constant["auroc"] is None and constant["accuracy"] is not None
 
 
 def test_resamples_do_not_depend_on_memory(monkeypatch: pytest.MonkeyPatch) -> None:
