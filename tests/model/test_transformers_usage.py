@@ -182,10 +182,16 @@ def test_a_fresh_lora_adapter_changes_nothing(task_type):
     assert torch.equal(peft.get_peft_model(base, config).eval()(**inputs)[0], expected)
 
 
-def test_lora_trains_every_linear_layer_and_can_be_saved_and_merged(tmp_path):
+@pytest.mark.parametrize(
+    ("task_type", "kind"), [("SEQ_CLS", LDARNetForSequenceClassification), ("TOKEN_CLS", LDARNetForTokenClassification)]
+)
+def test_lora_trains_every_linear_layer_and_can_be_saved_and_merged(task_type, kind, tmp_path):
     peft = pytest.importorskip("peft", reason="peft is not installed")
-    base, inputs = build(LDARNetForSequenceClassification), batch(labels=True)
-    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear")).train()
+    layers = ["in_proj", "out_proj", "qkv_proj", "fc1", "fc2", "q_proj", "k_proj", "residual_proj"]
+    targets = "all-linear" if task_type == "SEQ_CLS" else layers
+    base, inputs = build(kind), batch(labels=kind is LDARNetForSequenceClassification)
+    inputs.setdefault("labels", (inputs["input_ids"] > 1).long().masked_fill(inputs["attention_mask"] == 0, -100))
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type=task_type, r=2, target_modules=targets)).train()
     optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.05)
     for _ in range(4):
         optimizer.zero_grad()
@@ -194,7 +200,7 @@ def test_lora_trains_every_linear_layer_and_can_be_saved_and_merged(tmp_path):
     assert [name for name, weight in model.named_parameters() if "lora_" in name and not weight.grad.any()] == []
     expected = model.eval()(**inputs).logits
     model.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(build(LDARNetForSequenceClassification), tmp_path).eval()
+    again = peft.PeftModel.from_pretrained(build(kind), tmp_path).eval()
     torch.testing.assert_close(again(**inputs).logits, expected)
     torch.testing.assert_close(again.merge_and_unload()(**inputs).logits, expected)
 
