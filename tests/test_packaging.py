@@ -159,6 +159,7 @@ NEEDS = {
     ("enrich", "never", "never.fa", "--out", "never"): "train",
     ("score-variants", "never", "never.vcf", "never.fa", "--out", "never.vcf.gz"): "genomics",
     ("evaluate-variants", "never.tsv", "--out", "never"): "tasks",
+    ("embed", "never", "never.fa", "--out", "never.parquet"): "tasks",
 }
 """Extra that each command needs."""
 Results = dict[tuple[str, ...], subprocess.CompletedProcess[str]]

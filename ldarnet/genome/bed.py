@@ -20,7 +20,7 @@ class BedInterval:
         start: column 2.
         end: column 3.
         line: line number, from 1.
-        name: column 4; empty if not requested.
+        name: column 4; empty if not requested, or if there is none.
     """
 
     contig: str
@@ -30,14 +30,17 @@ class BedInterval:
     name: str = ""
 
 
-def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = None) -> Iterator[BedInterval]:
+def read_bed(
+    path: Path, *, name: str | None = None, optional_name: bool = False, delimiter: str | None = None
+) -> Iterator[BedInterval]:
     """Read the intervals of a BED file in file order.
 
     Comments, ``track`` lines, ``browser`` lines and extra columns are ignored.
 
     Args:
         path: path of the file.
-        name: what column 4 contains, for error messages. If None, column 4 is ignored and may be missing.
+        name: what column 4 contains, for error messages. If None, column 4 may be missing.
+        optional_name: if ``name`` is None, whether to read column 4 where there is one.
         delimiter: column delimiter; any whitespace by default.
 
     Raises:
@@ -47,17 +50,20 @@ def read_bed(path: Path, *, name: str | None = None, delimiter: str | None = Non
     for number, line in enumerate(text_lines(path), start=1):
         if not _is_comment(line):
             found = True
-            yield _parse(f"{path}: line {number}", line, number, name, delimiter)
+            yield _parse(f"{path}: line {number}", line, number, name, optional_name, delimiter)
     if not found:
         raise UserError(f"{path}: no intervals; write one line per interval: {_columns(name)}")
 
 
-def _parse(place: str, line: str, number: int, name: str | None, delimiter: str | None) -> BedInterval:
+def _parse(
+    place: str, line: str, number: int, name: str | None, optional_name: bool, delimiter: str | None
+) -> BedInterval:
     fields = [field.strip() for field in line.split(delimiter)]
     required = 3 if name is None else 4
     if len(fields) < required or not all(fields[:required]) or not all(map(is_position, fields[1:3])):
         raise UserError(f"{place}: not a BED line; write {_columns(name)}, separated by tabs")
-    interval = BedInterval(fields[0], int(fields[1]), int(fields[2]), number, "" if name is None else fields[3])
+    has_name = name is not None or (optional_name and len(fields) > 3)
+    interval = BedInterval(fields[0], int(fields[1]), int(fields[2]), number, fields[3] if has_name else "")
     if interval.start >= interval.end:
         raise UserError(
             f"{place}: {printable(interval.contig)}:{interval.start}-{interval.end} is empty; start must be < end"

@@ -59,8 +59,11 @@ def stage_boundaries(output: Any, batch: Sequence[np.ndarray]) -> list[list[Stag
     return tracks
 
 
-def run_model(model: Any, batch: Sequence[np.ndarray]) -> Any:
-    """Run a model on sequences of token ids, padded; in evaluation mode and without gradients. Return its output."""
+def run_model(model: Any, batch: Sequence[np.ndarray], **options: Any) -> Any:
+    """Run a model on sequences of token ids, padded; in evaluation mode and without gradients. Return its output.
+
+    ``options`` are arguments of the model's ``forward``.
+    """
     padded = np.full((len(batch), max(map(len, batch))), alphabet.PAD, np.int64)
     for row, ids in zip(padded, batch, strict=True):
         row[: len(ids)] = ids
@@ -68,6 +71,6 @@ def run_model(model: Any, batch: Sequence[np.ndarray]) -> Any:
     model.eval()
     try:
         with torch.no_grad():
-            return model(torch.from_numpy(padded).to(model.device))
+            return model(torch.from_numpy(padded).to(model.device), **options)
     finally:
         model.train(was_training)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -40,11 +41,41 @@ def select(genome: Genome, regions: Sequence[str] = (), bed: Path | None = None)
     if not regions and bed is None:
         return {record.number: np.array([[record.start, record.end]]) for record in genome.records}
     found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    for region in locate(genome, regions, bed):
+        found[region.record].append((0, region.start, region.end))
+    return {number: merge(np.array(rows, dtype=np.int64))[:, 1:] for number, rows in sorted(found.items())}
+
+
+@dataclass(frozen=True, slots=True)
+class GenomeRegion:
+    """A region of a genome.
+
+    Attributes:
+        name: column 4 of the BED file; the region itself if there is none.
+        contig: name of the contig.
+        start: position of the first base, 0-based.
+        end: position after the last base.
+        record: number of the record that contains it.
+    """
+
+    name: str
+    contig: str
+    start: int
+    end: int
+    record: int
+
+
+def locate(genome: Genome, regions: Sequence[str] = (), bed: Path | None = None) -> Iterator[GenomeRegion]:
+    """Yield the regions, and then the intervals of a BED file, in the order given; for arguments, see `select`.
+
+    Raises:
+        UserError: as in `select`.
+    """
     records: dict[str, list[GenomeRecord]] = defaultdict(list)
     for record in genome.records:
         records[record.contig].append(record)
 
-    def add(where: str, contig: str, start: int, end: int) -> None:
+    def located(where: str, name: str, contig: str, start: int, end: int) -> GenomeRegion:
         if contig not in records:
             raise UserError(f"{where}: no contig {printable(contig)} in {genome.path}; {name_hint(contig, genome)}")
         inside = [record for record in records[contig] if record.start <= start and end <= record.end]
@@ -52,18 +83,17 @@ def select(genome: Genome, regions: Sequence[str] = (), bed: Path | None = None)
             raise UserError(
                 f"{where}: {_outside(contig, start, end, records[contig])} {genome.path}; is it of another assembly?"
             )
-        found[inside[0].number].append((0, start, end))
+        return GenomeRegion(name or f"{contig}:{start + 1}-{end}", contig, start, end, inside[0].number)
 
     for text in regions:
         where = f"--region {printable(text)}"
         if text in records:
             for record in records[text]:
-                add(where, text, record.start, record.end)
+                yield located(where, text if len(records[text]) == 1 else "", text, record.start, record.end)
         else:
-            add(where, *_parse(where, text))
-    for interval in read_bed(bed) if bed is not None else ():
-        add(f"{bed}: line {interval.line}", interval.contig, interval.start, interval.end)
-    return {number: merge(np.array(rows, dtype=np.int64))[:, 1:] for number, rows in sorted(found.items())}
+            yield located(where, text, *_parse(where, text))
+    for interval in read_bed(bed, optional_name=True) if bed is not None else ():
+        yield located(f"{bed}: line {interval.line}", interval.name, interval.contig, interval.start, interval.end)
 
 
 def selected_bases(selection: Selection) -> int:
