@@ -149,7 +149,7 @@ def _write_indexed(path: Path, sizes: Mapping[str, int], rows: Iterable[Any], co
     if source.error is not None:
         raise source.error
     if first is None:
-        raise UserError(f"{path.name}: nothing to write; choose longer regions with A, C, G or T")
+        raise UserError(f"{path.name}: no base with a value, or no whole chunk, in the regions; choose longer regions")
     used = dict(sorted(sizes.items()))
     arguments = () if columns is None else (columns,)
     try:

@@ -101,5 +101,5 @@ def test_a_file_that_cannot_be_written_completely_is_an_error(tmp_path):
 
 
 def test_a_file_without_values_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"x\.bw: nothing to write; choose longer regions with A, C, G or T"):
+    with pytest.raises(UserError, match=r"x\.bw: no base with a value, or no whole chunk, in the regions"):
         writers.write_bigwig(tmp_path / "x.bw", SIZES, [("chr2", 0, np.full(9, np.nan, np.float32))])
