@@ -120,7 +120,7 @@ class Sandbox:
         (folder / "my.fa").write_text((folder / "new.fa").read_text())
         rows = "".join(f"{bases(48)},{('no', 'yes')[row % 2]}\n" for row in range(60))
         (folder / "my.csv").write_text(f"sequence,label\n{rows}")
-        for name in ("my_train.tsv", "my_test.tsv"):
+        for name in ("my_train.tsv", "my_valid.tsv", "my_test.tsv"):
             (folder / name).write_text(f"sequence\tlabel\n{rows}".replace(",", "\t"))
         task = folder / "tasks/H3"
         task.mkdir(parents=True)

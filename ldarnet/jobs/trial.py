@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from ray import tune
 
-from ldarnet.runtime.ports import free_port
+from ldarnet.runtime.ports import RANK_VARIABLES, free_port
 
 POLL_SECONDS = 0.5
 USER_ERROR = 1
@@ -108,7 +108,7 @@ class ProgramTrial(tune.Trainable):
         job = self._program
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        environment = {**job["defaults"], **os.environ, **job["variables"]}
+        environment = environment_of(job)
         command = [sys.executable, "-I", job["supervisor"], str(self._log), *command_of(job, environment)]
         pipe = subprocess.PIPE
         started = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=job["cwd"], env=environment)
@@ -148,6 +148,12 @@ class ProgramTrial(tune.Trainable):
 def configured(config: str | Path, overrides: Mapping[str, Any]) -> list[str]:
     """Command-line arguments of a program with a configuration file; `overrides` are values by dotted key."""
     return ["--config", str(config), *(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())]
+
+
+def environment_of(job: ProgramJob) -> dict[str, str]:
+    """Environment of a program. If a launcher started the driver, its ranks are not those of the program."""
+    inherited = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    return {**job["defaults"], **inherited, **job["variables"]}
 
 
 def command_of(job: ProgramJob, environment: dict[str, str]) -> list[str]:

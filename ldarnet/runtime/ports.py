@@ -1,4 +1,4 @@
-"""Ports for the connection between the ranks of a job."""
+"""Ports and environment variables for the connection between the ranks of a job."""
 
 import random
 import socket
@@ -8,6 +8,9 @@ EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 """First and last port that Linux gives to outgoing connections."""
 FIRST, LAST = 20_000, 32_767
 ATTEMPTS = 100
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that a launcher sets for each rank."""
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ from ldarnet.io import run_files
 from ldarnet.printable import printable_lines
 from ldarnet.redaction import redact
 from ldarnet.runtime.distributed import World
+from ldarnet.runtime.ports import RANK_VARIABLES
 from ldarnet.version import __version__
 
 LOG = logging.getLogger("ldarnet.rank")
@@ -28,15 +29,7 @@ LOG.addHandler(logging.NullHandler())
 LOG.setLevel(logging.INFO)
 LOG.propagate = False
 
-LOGGED_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "OMP_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-)
+LOGGED_VARIABLES = (*RANK_VARIABLES, "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 LOGGED_PREFIXES = ("NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "TORCHELASTIC_", "SLURM_JOB_ID", "DS_")
 
 

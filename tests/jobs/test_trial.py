@@ -1,6 +1,8 @@
-"""Command line of a trial."""
+"""Command line and environment of a trial."""
 
-from ldarnet.jobs.trial import ProgramJob, command_of, configured
+import pytest
+
+from ldarnet.jobs.trial import ProgramJob, command_of, configured, environment_of
 
 
 def job(**fields: object) -> ProgramJob:
@@ -21,3 +23,11 @@ def test_deepspeed_job_uses_the_gpus_assigned_by_ray():
     assert "--num_accelerators" not in command and not environment
     command = command_of(job(), {})
     assert command[command.index("--num_accelerators") + 1] == "2"
+
+
+def test_programs_are_not_ranks_of_the_job_that_started_the_driver(monkeypatch: pytest.MonkeyPatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    environment = environment_of(job(defaults={"NODE": "0", "URI": "a"}, variables={"OMP_NUM_THREADS": "4"}))
+    assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & environment.keys()
+    assert (environment["NODE"], environment["URI"], environment["OMP_NUM_THREADS"]) == ("1", "a", "4")
