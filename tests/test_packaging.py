@@ -229,8 +229,8 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert wheel.name.startswith(f"ldarnet-{__version__}-")
     names = ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ldarnet", "sharding", f"ldarnet-{__version__}.dist-info"}
-    for folder in ("sharding/genomes", "ldarnet/genomics/browser/static"):
-        for path in (ROOT / folder).rglob("*"):
+    for shipped in ("sharding/genomes", "ldarnet/genomics/browser/static"):
+        for path in (ROOT / shipped).rglob("*"):
             if path.is_file() and not GENERATED & set(path.parts):
                 assert path.relative_to(ROOT).as_posix() in names
     venv.create(folder / "venv", with_pip=False)
