@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification, threads
-from ldarnet.cli import main, sequences
+from ldarnet.cli import sequences
 from ldarnet.finetuning.predict import Classifier
 from ldarnet.io.tsv import UniqueNames
 from ldarnet.model import write_model
@@ -29,18 +29,6 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("classifier") / "model"
     write_model(LDARNetForSequenceClassification(config), folder)
     return folder
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
 
 
 def write_fasta(path: Path, *names: str, bases: str = "ACGTACGTAACC") -> Path:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, LDARNetForSequenceClassification
-from ldarnet.cli import main
 from ldarnet.config import FinetuneConfig
 from ldarnet.config.loading import load_config
 from ldarnet.errors import UserError
@@ -18,18 +16,6 @@ from ldarnet.finetuning.classifier import build_classifier
 from ldarnet.io.manifest import write_manifest
 from ldarnet.model import write_model
 from sharding.build import build
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ldarnet.cli.regions import GenomeFile, RenameFile, open_genome
+from ldarnet.cli.regions import DeviceName, GenomeFile, RenameFile, open_genome
 from ldarnet.errors import UserError
 from ldarnet.extras import optional_imports
 
@@ -37,9 +37,7 @@ def browse(
     port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port on this machine; 0 selects a free one.")
     ] = 8765,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
-    ] = None,
+    device: DeviceName = None,
 ) -> None:
     """Browse a genome with the tracks of models and an annotation, on a local web page.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ldarnet.cli.arguments import ModelFolder, with_parent
-from ldarnet.cli.regions import BedFile, RegionNames, RenameFile, open_genome
+from ldarnet.cli.regions import BedFile, DeviceName, RegionNames, RenameFile, WindowLength, WindowMargin, open_genome
 from ldarnet.cli.tracks import BATCH_BASES, load_network, window_grid
 from ldarnet.errors import UserError
 
@@ -41,18 +41,12 @@ def embed(
     region: RegionNames = None,
     bed: BedFile = None,
     rename: RenameFile = None,
-    window: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Window length. Default: the length in pretraining.")
-    ] = None,
-    margin: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Overlap on both sides of a window. Default: an eighth of it.")
-    ] = None,
+    window: WindowLength = None,
+    margin: WindowMargin = None,
     batch: Annotated[
         int | None, typer.Option(min=1, metavar="BASES", help="Bases per forward pass. Default: by device.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
-    ] = None,
+    device: DeviceName = None,
 ) -> None:
     """Write embeddings of sequences, or of regions of a genome, to a Parquet or npy file.
 

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ldarnet.cli.arguments import ModelFolder
-from ldarnet.cli.regions import GenomeFile, RegionNames, RenameFile, open_genome
+from ldarnet.cli.regions import (
+    DeviceName,
+    GenomeFile,
+    RegionNames,
+    RenameFile,
+    WindowBatch,
+    WindowLength,
+    WindowMargin,
+    open_genome,
+)
 from ldarnet.cli.tracks import BATCH_BASES, load_network, window_grid
 from ldarnet.errors import UserError
 from ldarnet.extras import optional_imports
@@ -70,18 +79,10 @@ def enrich(
         int, typer.Option(min=1, metavar="BASES", help="Length of the blocks that intervals are resampled by.")
     ] = 50_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of permutations and resamples.")] = 0,
-    window: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Window length. Default: the length in pretraining.")
-    ] = None,
-    margin: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Overlap on both sides of a window. Default: an eighth of it.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Windows per forward pass. Default: by length and device.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
-    ] = None,
+    window: WindowLength = None,
+    margin: WindowMargin = None,
+    batch: WindowBatch = None,
+    device: DeviceName = None,
 ) -> None:
     """Compare boundaries at genes, motifs and other features with null models.
 

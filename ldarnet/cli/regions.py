@@ -20,6 +20,18 @@ RenameFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Table of contig names: name in the genome file, tab, name to use instead."),
 ]
+WindowLength = Annotated[
+    int | None, typer.Option(metavar="BASES", help="Window length. Default: the length in pretraining.")
+]
+WindowMargin = Annotated[
+    int | None, typer.Option(metavar="BASES", help="Overlap on both sides of a window. Default: an eighth of it.")
+]
+WindowBatch = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Windows per forward pass. Default: by length and device.")
+]
+DeviceName = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
+]
 
 
 def open_genome(path: Path, rename: Path | None) -> Genome:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ldarnet.cli.arguments import ModelFolder, with_parent
-from ldarnet.cli.regions import GenomeFile, RenameFile, open_genome
+from ldarnet.cli.regions import DeviceName, GenomeFile, RenameFile, WindowLength, open_genome
 from ldarnet.cli.tracks import BATCH_BASES, load_network
 from ldarnet.errors import UserError
 
@@ -34,15 +34,11 @@ def score_variants(
         typer.Option(metavar="FILE", help="File to write: .vcf, .vcf.gz (bgzip) or .parquet; may be repeated."),
     ],
     rename: RenameFile = None,
-    window: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Window length. Default: the length in pretraining.")
-    ] = None,
+    window: WindowLength = None,
     batch: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Alleles per forward pass. Default: by length and device.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
-    ] = None,
+    device: DeviceName = None,
 ) -> None:
     """Score variants: log-likelihood ratios of ALT minus REF, embedding distance and changed boundaries.
 

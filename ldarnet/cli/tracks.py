@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ldarnet.cli.arguments import ModelFolder, import_models
-from ldarnet.cli.regions import BedFile, GenomeFile, RegionNames, RenameFile, open_genome
+from ldarnet.cli.regions import (
+    BedFile,
+    DeviceName,
+    GenomeFile,
+    RegionNames,
+    RenameFile,
+    WindowBatch,
+    WindowLength,
+    WindowMargin,
+    open_genome,
+)
 from ldarnet.errors import UserError
 from ldarnet.extras import optional_imports
 
@@ -41,18 +51,10 @@ def tracks(
     format: Annotated[
         str, typer.Option(metavar="LIST", help="Formats: bigwig or bedgraph for values, bed or bigbed for chunks.")
     ] = "bigwig,bed",
-    window: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Window length. Default: the length in pretraining.")
-    ] = None,
-    margin: Annotated[
-        int | None, typer.Option(metavar="BASES", help="Overlap on both sides of a window. Default: an eighth of it.")
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Windows per forward pass. Default: by length and device.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Device, such as cpu or cuda:1. Default: cuda if available.")
-    ] = None,
+    window: WindowLength = None,
+    margin: WindowMargin = None,
+    batch: WindowBatch = None,
+    device: DeviceName = None,
 ) -> None:
     """Write boundary probabilities, chunks and likelihoods along a genome, for genome browsers.
 

@@ -1,7 +1,6 @@
 """`ldarnet embed`, from files to files."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetModel, alphabet
-from ldarnet.cli import main
 from ldarnet.genomics.embeddings import Embedder
 from ldarnet.model import load_backbone, write_model
 from tests.support.genomics import random_bases, write_genome
@@ -39,18 +37,6 @@ def save(folder: Path, **changes) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "model", **THREE_STAGES)
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import gzip
 import math
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM
-from ldarnet.cli import main
 from ldarnet.model import write_model
 from tests.support.genomics import random_bases, write_genome
 
@@ -61,18 +59,6 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def genome(tmp_path) -> Path:
     return write_genome(tmp_path / "g.fa", CONTIGS)
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
 
 
 @pytest.fixture

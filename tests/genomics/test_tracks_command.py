@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetForSequenceClassification
-from ldarnet.cli import main
 from ldarnet.genomics import progress, tracks
 from ldarnet.genomics.boundaries import BoundaryScorer
 from ldarnet.genomics.partial import PartialScores
@@ -44,18 +42,6 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture
 def genome(tmp_path) -> Path:
     return write_genome(tmp_path / "g.fa", CONTIGS)
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
 
 
 def contents(folder: Path) -> dict[str, str]:

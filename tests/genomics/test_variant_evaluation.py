@@ -2,28 +2,13 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ldarnet.cli import main
-
 pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")
-
-
-@pytest.fixture
-def ldarnet(monkeypatch, capsys):
-    def command(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
 
 
 def write(path: Path, header: str, rows: list[tuple]) -> Path:
