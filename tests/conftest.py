@@ -10,6 +10,7 @@ from hypothesis import settings
 from tests.support.command import ldarnet  # noqa: F401
 from tests.support.make_set import make_set  # noqa: F401
 from tests.support.ranks import config_file, other_shards, run_ranks, shards, shards_of  # noqa: F401
+from tests.support.ray_cluster import cluster  # noqa: F401
 from tests.support.single_rank import process_group, world  # noqa: F401
 
 settings.register_profile("ldarnet", deadline=None)  # a slow machine must not fail a test

@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests in this folder, since it takes seconds to start."""
+"""One Ray cluster for all tests of a process, since it takes seconds to start and a process can have only one."""
 
 import os
 from collections.abc import Iterator
