@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from ldarnet.errors import TransientError
@@ -24,6 +25,12 @@ sweep, printed, _ = sample_sweep.run(pathlib.Path(sys.argv[1]), *sys.argv[2:])
 print(printed)
 sys.exit(not sweep.done)
 """
+
+
+@pytest.fixture(autouse=True)
+def disconnected() -> None:
+    """Shut down the cluster of earlier tests."""
+    ray.shutdown()
 
 
 @pytest.fixture
