@@ -93,7 +93,7 @@ def placed_boundaries(output: Any, batch: Sequence[np.ndarray], *, reverse: bool
     if not all(np.isfinite(stage.probability).all() for stages in found for stage in stages):
         raise UserError("a boundary probability is NaN or infinite; choose another model or checkpoint")
     placed = [[_placed(stage, len(ids)) for stage in stages] for ids, stages in zip(batch, found, strict=True)]
-    return [[_flipped(*track) for track in tracks] for tracks in placed] if reverse else placed
+    return [[flipped(*track) for track in tracks] for tracks in placed] if reverse else placed
 
 
 def check_stages(model: LDARNetModel, stages: Sequence[int] | None = None) -> Sequence[int]:
@@ -167,6 +167,6 @@ def _placed(stage: StageBoundaries, length: int) -> Placed:
     return probability, mask
 
 
-def _flipped(probability: np.ndarray, mask: np.ndarray) -> Placed:
+def flipped(probability: np.ndarray, mask: np.ndarray) -> Placed:
     """Move boundaries of the reverse complement to positions on the forward strand; position 0 has none."""
     return np.append(np.float32(np.nan), probability[:0:-1]), np.append(False, mask[:0:-1])

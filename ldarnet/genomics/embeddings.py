@@ -16,7 +16,7 @@ import torch
 
 from ldarnet import alphabet
 from ldarnet.errors import UserError
-from ldarnet.genomics.boundaries import Placed, average, check_reads_bases, check_stages, placed_boundaries
+from ldarnet.genomics.boundaries import Placed, average, check_reads_bases, check_stages, flipped, placed_boundaries
 from ldarnet.genomics.forward import run_model
 from ldarnet.model import LDARNetModel
 
@@ -104,7 +104,7 @@ class Embedder:
             raise UserError("a hidden state is NaN or infinite; choose another model or checkpoint")
         if reverse:
             states = [values[::-1] for values in states]
-            tracks = placed_boundaries(output, batch, reverse=True)
+            tracks = [[flipped(*track) for track in window] for window in tracks]
         return list(zip(states, tracks, strict=True))
 
     def _positions(self, length: int, tracks: Sequence[Placed]) -> np.ndarray:

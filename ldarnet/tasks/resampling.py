@@ -3,7 +3,7 @@
 Shapes: R resamples, K folds, N rows, C classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -34,8 +34,8 @@ def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed:
     Returns:
         The mean metric on each resample, (R,); NaN where it is undefined.
     """
-    parts = [_mean_over_models(METRICS[metric], labels_N, predictions, w) for w in resamples(len(labels_N), seed)]
-    return np.concatenate(parts)
+    mean = _mean_over_models(METRICS[metric], labels_N, predictions)
+    return np.concatenate([mean(weights_RN) for weights_RN in resamples(len(labels_N), seed)])
 
 
 def row_intervals(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, list[float] | None]:
@@ -44,11 +44,15 @@ def row_intervals(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[st
     Resamples in which a metric is undefined are skipped. The interval is None if all values are undefined or equal: a
     model that predicts one class for every row has an MCC of 0 in every resample, and 0 to 0 would look precise.
     """
-    names = [name for name, metric in METRICS.items() if metric.resampled]
-    values: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    means = {
+        name: _mean_over_models(metric, labels_N, [probabilities_NC])
+        for name, metric in METRICS.items()
+        if metric.resampled
+    }
+    values: dict[str, list[np.ndarray]] = {name: [] for name in means}
     for weights_RN in resamples(len(labels_N)):
-        for name in names:
-            values[name].append(_mean_over_models(METRICS[name], labels_N, [probabilities_NC], weights_RN))
+        for name, mean in means.items():
+            values[name].append(mean(weights_RN))
     return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
 
 
@@ -67,16 +71,22 @@ def _percentiles(values: np.ndarray) -> list[float] | None:
 
 
 def _mean_over_models(
-    metric: Metric, labels_N: np.ndarray, predictions: Predictions, weights_RN: np.ndarray
-) -> np.ndarray:
-    if metric.from_weights is not None:
-        return np.mean([metric.from_weights(labels_N, one, weights_RN) for one in predictions], axis=0)
-    assert metric.from_confusion is not None
+    metric: Metric, labels_N: np.ndarray, predictions: Predictions
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Function from the weights of resamples (R, N) to the mean metric over models (R,)."""
+    from_weights, from_confusion = metric.from_weights, metric.from_confusion
+    if from_weights is not None:
+        return lambda weights_RN: np.mean([from_weights(labels_N, one, weights_RN) for one in predictions], axis=0)
+    assert from_confusion is not None
     predicted_KN = [one.argmax(axis=1) if one.ndim == 2 else one for one in predictions]
     classes = int(max(labels_N.max(), *(one.max() for one in predicted_KN))) + 1
     cells = sparse.hstack([_confusion_cells(labels_N, one, classes) for one in predicted_KN], format="csr")
-    counts_KRCC = (weights_RN @ cells).reshape(len(weights_RN), -1, classes, classes).swapaxes(0, 1)
-    return np.mean([metric.from_confusion(counts_RCC) for counts_RCC in counts_KRCC], axis=0)
+
+    def mean(weights_RN: np.ndarray) -> np.ndarray:
+        counts_KRCC = (weights_RN @ cells).reshape(len(weights_RN), -1, classes, classes).swapaxes(0, 1)
+        return np.mean([from_confusion(counts_RCC) for counts_RCC in counts_KRCC], axis=0)
+
+    return mean
 
 
 def _confusion_cells(labels_N: np.ndarray, predicted_N: np.ndarray, classes: int) -> sparse.csr_array:

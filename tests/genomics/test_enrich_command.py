@@ -2,7 +2,7 @@
 
 import csv
 import gzip
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from ldarnet import LDARNetForMaskedLM
-from ldarnet.cli import main
 from ldarnet.errors import UserError
 from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.enrichment.motifs import motif_hits, read_motifs
@@ -73,16 +72,8 @@ def sites(tmp_path) -> Path:
 
 
 @pytest.fixture
-def enrich(monkeypatch, capsys, tmp_path, model, genome):
-    def command(*arguments) -> tuple[int, str, str]:
-        words = ["ldarnet", "enrich", model, genome, "--out", tmp_path / "out", *SMALL, *arguments]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
+def enrich(ldarnet, tmp_path, model, genome):
+    return partial(ldarnet, "enrich", model, genome, "--out", tmp_path / "out", *SMALL)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
