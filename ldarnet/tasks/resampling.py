@@ -74,10 +74,10 @@ def _mean_over_models(
     metric: Metric, labels_N: np.ndarray, predictions: Predictions
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Function from the weights of resamples (R, N) to the mean metric over models (R,)."""
-    from_weights, from_confusion = metric.from_weights, metric.from_confusion
-    if from_weights is not None:
+    if (from_weights := metric.from_weights) is not None:
         return lambda weights_RN: np.mean([from_weights(labels_N, one, weights_RN) for one in predictions], axis=0)
-    assert from_confusion is not None
+    assert metric.from_confusion is not None
+    from_confusion = metric.from_confusion
     predicted_KN = [one.argmax(axis=1) if one.ndim == 2 else one for one in predictions]
     classes = int(max(labels_N.max(), *(one.max() for one in predicted_KN))) + 1
     cells = sparse.hstack([_confusion_cells(labels_N, one, classes) for one in predicted_KN], format="csr")

@@ -14,9 +14,8 @@ import pytest
 
 from ldarnet.genomics.browser.annotation import GeneTrack
 from ldarnet.genomics.browser.site import PAGE_FILES
-from tests.genomics.test_tracks_command import save
 from tests.support.chromium import find_chromium, visit
-from tests.support.genomics import random_bases, write_genome
+from tests.support.genomics import random_bases, save, write_genome
 
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = ROOT / "ldarnet/genomics/browser/static"

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from ldarnet import LDARNetConfig, LDARNetModel, alphabet
+from ldarnet import LDARNetModel, alphabet
 from ldarnet.genomics.embeddings import Embedder
-from ldarnet.model import load_backbone, write_model
-from tests.support.genomics import random_bases, write_genome
+from ldarnet.model import load_backbone
+from tests.support.genomics import random_bases, save, write_genome
 
 THREE_STAGES = {
     "arch_layout": ["m1", ["m1", ["M1"], "m1"], "m1"],
@@ -23,20 +23,9 @@ GENOME = {"chr2": random_bases(500), "chr10": random_bases(150, 1) + "N" * 200 +
 SMALL = ("--window", 64, "--device", "cpu")
 
 
-def save(folder: Path, **changes) -> Path:
-    torch.manual_seed(0)
-    network = LDARNetModel(LDARNetConfig.preset("tiny", **changes))
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "q_proj" in name or "k_proj" in name:
-                parameter += 0.5 * torch.randn_like(parameter)
-    write_model(network, folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    return save(tmp_path_factory.mktemp("models") / "model", **THREE_STAGES)
+    return save(tmp_path_factory.mktemp("models") / "model", LDARNetModel, **THREE_STAGES)
 
 
 @pytest.fixture
@@ -222,7 +211,7 @@ def test_unusable_options_are_errors(ldarnet, model, tmp_path, out, options, mes
 
 
 def test_a_single_stack_has_sequences_but_no_chunks(ldarnet, tmp_path):
-    single = save(tmp_path / "single", arch_layout=["m1"], d_model=[16], d_intermediate=[0])
+    single = save(tmp_path / "single", LDARNetModel, arch_layout=["m1"], d_model=[16], d_intermediate=[0])
     command = ("embed", single, write_genome(tmp_path / "s.fa", SHORT), "--out", tmp_path / "out.npy", *SMALL)
     assert ldarnet(*command)[0] == 0
     status, _, errors = ldarnet(*command, "--level", "chunk")

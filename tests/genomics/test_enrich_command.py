@@ -15,8 +15,7 @@ from ldarnet.genomics.enrichment.features import load_annotation
 from ldarnet.genomics.enrichment.motifs import motif_hits, read_motifs
 from ldarnet.model import load_model, write_model
 from tests.genomics.test_enrichment import context_of, random_rule
-from tests.genomics.test_tracks_command import save
-from tests.support.genomics import random_bases, write_genome
+from tests.support.genomics import random_bases, save, write_genome
 
 pytest.importorskip("matplotlib")
 

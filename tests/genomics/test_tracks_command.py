@@ -7,31 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetForSequenceClassification
+from ldarnet import LDARNetConfig, LDARNetForCausalLM, LDARNetForSequenceClassification
 from ldarnet.genomics import progress, tracks
 from ldarnet.genomics.boundaries import BoundaryScorer
 from ldarnet.genomics.partial import PartialScores
 from ldarnet.model import write_model
-from tests.support.genomics import random_bases, write_genome
+from tests.support.genomics import random_bases, save, write_genome
 from tests.support.twobit_writer import write_2bit
 
 TEXT = ("--format", "bedgraph,bed")
 SMALL = (*TEXT, "--window", "64", "--device", "cpu")
 CONTIGS = {"chr2": random_bases(900), "chr10": random_bases(300, 1) + "N" * 400 + random_bases(150, 2)}
-
-
-def save(folder: Path, **changes) -> Path:
-    torch.manual_seed(0)
-    kind = LDARNetForCausalLM if changes.get("causal") else LDARNetForMaskedLM
-    network = kind(LDARNetConfig.preset("tiny", **changes))
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "q_proj" in name or "k_proj" in name:
-                parameter += 0.5 * torch.randn_like(parameter)
-    write_model(network, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +151,7 @@ def test_a_single_stack_has_likelihoods_only(ldarnet, genome, tmp_path):
 
 
 def test_causal_models_have_boundaries_but_no_masked_likelihoods(ldarnet, genome, tmp_path):
-    causal, region = save(tmp_path / "causal", causal=True), ("--region", "chr2:1-100", *SMALL)
+    causal, region = save(tmp_path / "causal", LDARNetForCausalLM, causal=True), ("--region", "chr2:1-100", *SMALL)
     status, _, errors = ldarnet("tracks", causal, genome, "--out", tmp_path / "out", "--likelihood", *region)
     assert status == 1 and not (tmp_path / "out").exists()
     assert errors.startswith("error: ") and errors.endswith("; choose a pretrained model that is not causal\n")

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ldarnet import alphabet
+from ldarnet import LDARNetConfig, LDARNetForMaskedLM, alphabet
 from ldarnet.genomics.genome import GenomeRecord
 from ldarnet.genomics.scoring import WindowInput, WindowScores
+from ldarnet.model import write_model
 
 
 def random_bases(length: int, seed: int = 0) -> str:
@@ -21,6 +23,18 @@ def write_genome(path: Path, contigs: dict[str, str]) -> Path:
         for name, bases in contigs.items():
             file.write(f">{name}\n" + "".join(f"{bases[at : at + 60]}\n" for at in range(0, len(bases), 60)))
     return path
+
+
+def save(folder: Path, kind: type = LDARNetForMaskedLM, **changes) -> Path:
+    """Write a tiny model whose router does not have its initial weights."""
+    torch.manual_seed(0)
+    network = kind(LDARNetConfig.preset("tiny", **changes))
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "q_proj" in name or "k_proj" in name:
+                parameter += 0.5 * torch.randn_like(parameter)
+    write_model(network, folder)
+    return folder
 
 
 def whole(bases: str, start: int = 0) -> GenomeRecord:
