@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,31 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ldarnet import LDARNetConfig, LDARNetForMaskedLM, __version__, doctor, load_published_checkpoint
-from ldarnet.cli import COMMANDS, main
+from ldarnet.cli import COMMANDS
 from ldarnet.ops import operations as all_operations
+from tests.support.command import CommandResult, Run
 
 SEQUENCE = "ACGTTTTTGGGNNNNACGACGTAGCTAGCATCGACTAC"
-
-
-class CommandResult(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., CommandResult]
-
-
-@pytest.fixture
-def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> CommandResult:
-        monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()  # discard earlier output
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return CommandResult(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +113,12 @@ def test_doctor_reports_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("of_a_run", [False, True])
 def test_export_writes_a_folder_that_transformers_loads(
-    of_a_run: bool, ldarnet: Run, model: LDARNetForMaskedLM, folder: Path, tmp_path: Path
+    of_a_run: bool,
+    ldarnet: Run,
+    model: LDARNetForMaskedLM,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = folder
     if of_a_run:
@@ -142,7 +126,9 @@ def test_export_writes_a_folder_that_transformers_loads(
         (source / "checkpoints").mkdir(parents=True)
         folder.rename(source / "checkpoints" / "step-2")
         (source / "checkpoints" / "pointers.json").write_text('{"latest": "step-3", "best": "step-2"}')
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     assert ldarnet("export", source, tmp_path / "out").status == 0
+    assert "DS_ACCELERATOR" in os.environ  # otherwise DeepSpeed, which accelerate imports, prints a warning
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")([SEQUENCE], return_tensors="pt")
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():

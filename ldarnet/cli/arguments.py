@@ -19,11 +19,13 @@ FastaFile = Annotated[Path, typer.Argument(metavar="FASTA", help="FASTA file, pl
 
 
 def import_models() -> ModuleType:
-    """Import the model package, set the number of CPU threads, and disable transformers' progress bars."""
+    """Import the model package, set the number of CPU threads, and keep transformers and DeepSpeed quiet."""
     from transformers.utils.logging import disable_progress_bar
 
     from ldarnet import model
+    from ldarnet.runtime.deepspeed_internals import set_accelerator
 
+    set_accelerator()
     if (chosen := set_threads()).busy:
         print(f"using {chosen}", file=sys.stderr)
     disable_progress_bar()

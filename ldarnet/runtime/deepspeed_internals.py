@@ -39,6 +39,14 @@ _NEEDED = {0: (), 1: _PARTITIONED, 2: _PARTITIONED, 3: _STAGE_3}
 """Required private attributes of DeepSpeed's optimizer, by ZeRO stage."""
 
 
+def set_accelerator() -> None:
+    """Tell DeepSpeed which device it will use; otherwise its import warns if there is no GPU.
+
+    accelerate imports DeepSpeed whenever transformers saves a model.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+
 @functools.cache
 def load_deepspeed() -> ModuleType:
     """Import DeepSpeed without log output and without its slow optional dependencies.
@@ -47,7 +55,7 @@ def load_deepspeed() -> ModuleType:
     On CPU, DeepSpeed would also compile a shared-memory op for inference, which takes a minute and needs a C++
     compiler.
     """
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    set_accelerator()
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -2,21 +2,31 @@
 
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
 from ldarnet.cli import main
 
 
+class CommandResult(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., CommandResult]
+
+
 @pytest.fixture
-def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def ldarnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Function that runs a command and returns its exit status, stdout and stderr."""
 
-    def command(*arguments: object) -> tuple[int, str, str]:
+    def run(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["ldarnet", *map(str, arguments)])
-        capsys.readouterr()
+        capsys.readouterr()  # discard earlier output
         with pytest.raises(SystemExit) as ended:
             main()
-        return int(ended.value.code or 0), *capsys.readouterr()
+        return CommandResult(int(ended.value.code or 0), *capsys.readouterr())
 
-    return command
+    return run
