@@ -22,6 +22,7 @@ from ldarnet.model import LDARNetConfig, LDARNetForMaskedLM
 from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.chunking import Routing, Tokens
 from ldarnet.model.chunking.learned import Router
+from ldarnet.model.linear import AutocastLinear
 from ldarnet.model.network import Stage, State
 from ldarnet.ops import Packing, at_least_fp32
 
@@ -45,7 +46,7 @@ def _uncompressed(preset: str, stack: str, width: int, hidden: int = 0, heads: i
     )
 
 
-class PerDirectionLinear(nn.Linear):
+class PerDirectionLinear(AutocastLinear):
     """BiMamba-2 projection that is computed once per scan direction, as in the published code.
 
     The directions share their weights. LDARNet computes the projection once, and its kernel scans the result in both

@@ -17,6 +17,7 @@ from transformers import initialization as init
 
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.kernel_options import kernel_options
+from ldarnet.model.linear import AutocastLinear
 from ldarnet.ops import Packing, ScanGradients, kernel_for, split_columns
 
 MIN_DT, MAX_DT, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -35,8 +36,8 @@ class BiMamba2(nn.Module):
         self.inner = ssm["expand"] * width
         self.heads = self.inner // self.headdim
         channels = self.inner + 2 * self.d_state
-        self.in_proj = nn.Linear(width, self.inner + channels + self.heads, bias=False)
-        self.out_proj = nn.Linear(self.inner, width, bias=False)
+        self.in_proj = AutocastLinear(width, self.inner + channels + self.heads, bias=False)
+        self.out_proj = AutocastLinear(self.inner, width, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(K, channels, ssm["d_conv"]))
         self.conv_bias = nn.Parameter(torch.empty(K, channels))
         self.A_log = nn.Parameter(torch.empty(K, self.heads))

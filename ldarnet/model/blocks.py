@@ -16,7 +16,7 @@ from ldarnet.model.bimamba2 import BiMamba2
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.kernel_options import kernel_options
 from ldarnet.model.layout import layer_letters, mlp_width
-from ldarnet.model.linear import INITIAL_STD, init_weight
+from ldarnet.model.linear import INITIAL_STD, AutocastLinear, init_weight
 from ldarnet.ops import KernelOptions, Packing, at_least_fp32, kernel_for, matmul_dtype
 
 
@@ -52,8 +52,8 @@ class LocalAttention(nn.Module):
         self.rotary = config.attn_cfg["rotary_emb_dim"][stage]
         self.window = config.attn_cfg["window_size"][stage]
         self.options = {"causal": True} if config.causal else {}
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.qkv_proj = AutocastLinear(width, 3 * width, bias=False)
+        self.out_proj = AutocastLinear(width, width, bias=False)
 
     def matrix_rows(self) -> dict[str, tuple[int, ...]]:
         """Rows of the matrices in each projection: q, k and v in ``qkv_proj``."""
@@ -76,8 +76,8 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.ops = ops
         hidden = mlp_width(hidden)
-        self.fc1 = nn.Linear(width, 2 * hidden, bias=False)
-        self.fc2 = nn.Linear(hidden, width, bias=False)
+        self.fc1 = AutocastLinear(width, 2 * hidden, bias=False)
+        self.fc2 = AutocastLinear(hidden, width, bias=False)
 
     def matrix_rows(self) -> dict[str, tuple[int, ...]]:
         """Rows of the matrices in each layer: value and gate in ``fc1``."""

@@ -69,7 +69,7 @@ class Stage(nn.Module):
         self.residual, self.smoothing = config.chunking["residual"], config.chunking["smoothing"]
         if self.residual != "none":
             self.residual_proj = init_weight(Fp32Linear(width, width), init.zeros_)
-            self.residual_proj.tf32_output = True  # feeds decoders only, never a router
+            self.residual_proj.gpu_output = "tf32"  # feeds decoders only, never a router
         self.router = config.chunking_method(config.chunking, config.target_ratio, width, self.ops)
         self.router.causal = config.causal
         self.main = Stage(config, inner, stage + 1, branches)

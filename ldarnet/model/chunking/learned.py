@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 from ldarnet.model.chunking import ChunkingMethod, Options, Routing, Tokens, register
 from ldarnet.model.chunking.selection import boundary_probability, select_boundaries
-from ldarnet.model.linear import Fp32Linear, init_weight
+from ldarnet.model.linear import Fp32Linear, Tf32Terms, init_weight, uses_tf32
 from ldarnet.ops import KernelOptions, Packing
 
 
@@ -27,7 +27,8 @@ class Router(ChunkingMethod):
       masked bases are never boundaries, and the router compares each other base with the last base to its left that
       is not masked. The ratio loss does not count positions whose boundaries are fixed in this way.
 
-    The computation is in at least float32, even under autocast.
+    The computation is in at least float32, even under autocast. On a GPU, autocast replaces each float32 product by
+    three products in TF32 that have the same error.
     """
 
     OPTIONS = {
@@ -43,6 +44,7 @@ class Router(ChunkingMethod):
         super().__init__(options, target_ratio, width, ops)
         self.q_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
         self.k_proj = init_weight(Fp32Linear(width, width, bias=False), init.eye_)
+        self.q_proj.gpu_output = self.k_proj.gpu_output = "tf32x3"
 
     def forward(self, h_TD: Tensor, packing: Packing, tokens: Tokens) -> Routing:
         """Predict the boundaries."""
@@ -54,7 +56,9 @@ class Router(ChunkingMethod):
         return self._skip(h_TD, packing, tokens.masked("mask_protection"))
 
     def _select(self, h_TD: Tensor, packing: Packing) -> Routing:
-        p_T = boundary_probability(self.q_proj(h_TD), self.k_proj(h_TD), packing, self.options["similarity"], self.ops)
+        terms = Tf32Terms.of(h_TD) if uses_tf32(h_TD) and h_TD.dtype == torch.float32 else None
+        q_TD, k_TD = self.q_proj(h_TD, terms), self.k_proj(h_TD, terms)
+        p_T = boundary_probability(q_TD, k_TD, packing, self.options["similarity"], self.ops)
         return select_boundaries(p_T, packing, self.options["selection"], self.target_ratio)
 
     def _isolate(self, routing: Routing, masked_T: Tensor) -> Routing:
