@@ -16,7 +16,7 @@ from ldarnet.comparison.reading import read_arms
 from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
 from ldarnet.io import run_files
 from ldarnet.markdown import escape
-from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
+from ldarnet.tasks.metrics import MIN_FOLDS, metric_name
 
 POINTS = 100
 """A point is a hundredth of a metric."""
@@ -153,7 +153,7 @@ def _task_row(downstream: Downstream, task: ComparedTask, arm: str, tested: ArmD
     return [
         escape(task.name),
         f"**{escape(arm)}**" if reference else escape(arm),
-        METRICS[task.metric].name,
+        metric_name(task.metric),
         f"{len(results)}, {len(values)}",
         f"{np.mean(values):.2f}",
         f"{np.mean(leak_free):.2f}" if leak_free else "-",

@@ -20,7 +20,7 @@ def finetune(
     ranks: Ranks = None,
     local_rank: LocalRank = None,
 ) -> int:
-    """Fine-tune a model on a classification task with cross-validation.
+    """Fine-tune a model on classes or values of sequences, or classes of bases, with cross-validation.
 
     Run the same command again to resume: finished folds are kept, an unfinished fold resumes from its last checkpoint.
     The folder of a finished run contains the best fold's classifier and a summary of all folds.

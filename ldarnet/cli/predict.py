@@ -14,7 +14,7 @@ from ldarnet.cli.sequences import OutFile, base_progress, open_output
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned classifier, or of its fine-tuning run.")
+        Path, typer.Argument(metavar="MODEL", help="Folder of a fine-tuned model, or of its fine-tuning run.")
     ],
     fasta: FastaFile,
     out: OutFile = None,
@@ -34,7 +34,7 @@ def predict(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences per batch.")] = 64,
 ) -> None:
-    """Classify sequences; write their names, predicted classes and class probabilities as TSV."""
+    """Predict classes and their probabilities, or values; write one line per sequence as TSV."""
     from ldarnet.finetuning.predict import Classifier
     from ldarnet.genome.fasta import read_contigs
 

@@ -9,7 +9,7 @@ from ldarnet.comparison.formatting import AUTHORS, cell, model_label, table, wit
 from ldarnet.comparison.published import PublishedResult
 from ldarnet.comparison.results import ComparedTask, Comparison, Key, TaskResults
 from ldarnet.comparison.statistics import corrected_t, welch, wins_and_ranks
-from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
+from ldarnet.tasks.metrics import MIN_FOLDS, interval, metric_name
 
 HOW_TO_READ = """\
 - **Intervals** (95%, Student's t over folds) reflect variation in training rows, order and initialization. Folds \
@@ -72,7 +72,7 @@ def _ranking(tasks: list[ComparedTask], values: dict[str, dict[Key, float]], amo
     by_model = {model: [by_task[task.key] for task in tasks] for model, by_task in values.items()}
     rows = [[model, wins, f"{rank:.2f}"] for model, (wins, rank) in wins_and_ranks(by_model).items()]
     names = ", ".join(task.name for task in tasks)
-    metrics = " and ".join(dict.fromkeys(METRICS[task.metric].name for task in tasks))
+    metrics = " and ".join(dict.fromkeys(metric_name(task.metric) for task in tasks))
     return f"Over {len(tasks)} tasks by {metrics}, among {among}: {names}.\n\n" + table(
         ["model", "wins", "mean rank"], rows
     )

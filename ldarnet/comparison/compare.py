@@ -9,9 +9,10 @@ from ldarnet.comparison.published import FOLDS_SOURCE, published
 from ldarnet.comparison.reading import find_results, read_arms
 from ldarnet.comparison.report import report
 from ldarnet.comparison.results import Comparison, TaskResults
+from ldarnet.finetuning.records import task_type_of
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, make_folder
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import metrics_of
 
 __all__ = ["find_results", "write_comparison"]
 
@@ -86,7 +87,7 @@ def _our_rows(comparison: Comparison) -> list[dict[str, object]]:
         for result in comparison.results
         for fold in result.folds
         for test_set, scores in (("all", fold.test), ("leak_free", fold.leak_free))
-        for metric in METRICS
+        for metric in metrics_of(task_type_of(fold.content))
         if (value := (scores or {}).get(metric)) is not None
     ]
 

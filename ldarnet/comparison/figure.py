@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from ldarnet.comparison.formatting import AUTHORS, SUITES
 from ldarnet.comparison.results import ComparedTask, Comparison, TaskResults
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.printable import figure_label
-from ldarnet.tasks.metrics import METRICS, interval
+from ldarnet.tasks.metrics import find_metric, interval, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ def draw(comparison: Comparison, out: Path) -> None:
             _draw_published(axes, tasks)
             axes.set_title(SUITES.get(suite, suite))
             notes = _notes(comparison.of(tasks).results)
-            axes.set_xlabel(METRICS[metric].name + (f"   ({notes})" if notes else ""))
+            axes.set_xlabel(metric_name(metric) + (f"   ({notes})" if notes else ""))
         _draw_legend(figure, arms)
 
 
@@ -133,7 +134,11 @@ def _interval_ends(result: TaskResults) -> tuple[tuple[float, float], tuple[floa
     if mean is None or mean[1] is None:
         return None
     low, high = mean[0] - mean[1], mean[0] + mean[1]
-    return (max(low, METRICS[result.task.metric].minimum), low), (min(high, 1.0), high)
+    return (max(low, _minimum(result.task.metric)), low), (min(high, 1.0), high)
+
+
+def _minimum(metric: str) -> float:
+    return -math.inf if (known := find_metric(metric)) is None else known.minimum
 
 
 def _dots(result: TaskResults) -> list[float]:

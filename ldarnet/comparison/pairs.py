@@ -12,7 +12,7 @@ from ldarnet.comparison.results import Comparison, FoldScores, TaskResults
 from ldarnet.comparison.statistics import corrected_t, signed_rank
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
-from ldarnet.tasks.metrics import METRICS, MIN_FOLDS
+from ldarnet.tasks.metrics import MIN_FOLDS, find_metric, metric_name
 from ldarnet.tasks.resampling import bootstrap
 
 NO_TEST = f"Pairs of arms with fewer than {MIN_FOLDS} common folds are not tested over folds."
@@ -91,8 +91,8 @@ def _resample(result: TaskResults, folds: list[int]) -> tuple[bytes, np.ndarray]
         SHA-256 of the names of the test rows, and the mean metric over folds on each resample (R,). None if predictions
         are missing or the metric cannot be resampled.
     """
-    metric = METRICS[result.task.metric]
-    if not metric.resampled:
+    metric = find_metric(result.task.metric)
+    if metric is None or not metric.resampled:
         return None
     selected = [fold for fold in result.folds if fold.number in folds]
     found: list[Predictions] = []
@@ -173,7 +173,7 @@ def _over_tasks(found: list[Pair]) -> str:
         means = [pair.mean for pair in group]
         sides = ([p for p in group if p.mean > 0], [p for p in group if p.mean < 0])
         extent = f"{min(means):+.3f} to {max(means):+.3f}"
-        rows.append([arms, METRICS[metric].name, len(group), f"{np.mean(means):+.3f}", extent, *map(_count, sides)])
+        rows.append([arms, metric_name(metric), len(group), f"{np.mean(means):+.3f}", extent, *map(_count, sides)])
     return table(head, rows)
 
 

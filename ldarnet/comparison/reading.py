@@ -10,13 +10,13 @@ from typing_extensions import TypedDict
 from ldarnet.comparison.results import ComparedTask, Comparison, FoldScores, Key, TaskResults
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of_result
-from ldarnet.finetuning.records import RESULT, FoldRecord, stages_of
+from ldarnet.finetuning.records import RESULT, FoldRecord, stages_of, task_type_of
 from ldarnet.finetuning.results import RESULT_HINT
 from ldarnet.io import run_files
 from ldarnet.io.names import RelativePath
 from ldarnet.io.records import read_record
 from ldarnet.printable import printable
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import metrics_of
 from ldarnet.tasks.registry import all_tasks
 
 _RUN_FIELDS = ("arm", "checkpoint_sha256", "mode", "metric", "folds", "seed", "data_fingerprint", "classes")
@@ -93,7 +93,7 @@ def _read(file: Path) -> FoldScores:
         raise UserError(
             f"{file}: task {printable(content['task'])} was run without test rows; set data.test and fine-tune again"
         )
-    if content["metric"] not in METRICS:
+    if content["metric"] not in metrics_of(task_type_of(content)):
         raise UserError(f"{file}: metric {printable(content['metric'])} is unknown; {RESULT_HINT}")
     try:
         arm_of_result(content["arm"], content["mode"])
@@ -126,16 +126,22 @@ def _check_one_run(arm: str, folds: list[FoldScores]) -> None:
 def _of_run(content: FoldRecord) -> dict[str, object]:
     """Fields and settings that all folds of a run share."""
     shared = {key: content.get(key) for key in _RUN_FIELDS}
-    return content["settings"] | shared | {"number of stages": stages_of(content)}
+    return content["settings"] | shared | {"task_type": task_type_of(content), "number of stages": stages_of(content)}
 
 
 def _check_same_data(fold: FoldScores, first: tuple[str, FoldScores], arm: str, official: bool) -> None:
     """Check that two arms used the same rows of a user-provided task, since different data can have the same task name.
 
     Raises:
-        UserError: the rows differ.
+        UserError: the types of the tasks or the rows differ.
     """
     before, other = first
+    types = [task_type_of(one.content) for one in (other, fold)]
+    if types[0] != types[1]:
+        raise UserError(
+            f"arms {before!r} and {arm!r} have different types of task {fold.content['task']!r}, "
+            f"{' and '.join(types)}: {other.file}, {fold.file}; compare runs with the same task_type"
+        )
     if not official and fold.content["data_fingerprint"] != other.content["data_fingerprint"]:
         raise UserError(
             f"arms {arm!r} and {before!r} have different rows of task {fold.content['task']!r}: {fold.file}, "

@@ -10,7 +10,7 @@ from ldarnet.comparison.results import ComparedTask, Comparison
 from ldarnet.comparison.runs import runs_section
 from ldarnet.comparison.zero_mcc import zero_mcc_note
 from ldarnet.markdown import escape
-from ldarnet.tasks.metrics import METRICS, MIN_FOLDS, interval
+from ldarnet.tasks.metrics import MIN_FOLDS, find_metric, interval, metric_name
 
 INTERVALS = {
     "t95": "half-width of the 95% confidence interval (Student's t over folds)",
@@ -97,7 +97,7 @@ def _means(comparison: Comparison) -> str:
             cell(mean, bold=len(means) > 1 and mean is not None and mean[0] == best) for mean in map(means.get, arms)
         ]
         folds = dict.fromkeys(str(len(result.folds)) for result in found)
-        row = [task.name, METRICS[task.metric].name, " or ".join(folds)]
+        row = [task.name, metric_name(task.metric), " or ".join(folds)]
         rows.append([*row, *cells, _authors(task), _best_published(task)])
     shown = [AUTHORS, "best other published"] if any(row[-2] != "-" or row[-1] != "-" for row in rows) else []
     return table(["task", "metric", "folds", *arms, *shown], [row if shown else row[:-2] for row in rows])
@@ -168,7 +168,7 @@ def _publication(source: Publication, numbers: list[PublishedResult]) -> str:
 
 def _metric_name(metric: str) -> str:
     """Display name of a registered metric, or of a metric that only publications use, such as `f1_binary`."""
-    return METRICS[metric].name if metric in METRICS else metric.replace("_", ", ")
+    return metric.replace("_", ", ") if find_metric(metric) is None else metric_name(metric)
 
 
 def _cells(found: dict[str, PublishedResult], models: list[str], one_each: bool) -> list[str]:

@@ -1,7 +1,7 @@
 """Typed, frozen configuration of fine-tuning on one task."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,9 +20,10 @@ from ldarnet.config.sections import (
     Section,
 )
 from ldarnet.plugins import suggestion
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import CLASSIFICATION, REGISTRIES, find_metric, metrics_of
 
 MAX_FOLDS = 10_000
+_CHOICES = "; ".join(f"{task_type}: {', '.join(metrics)}" for task_type, metrics in REGISTRIES.items())
 
 
 class FinetuneRunSection(RunSection):
@@ -70,8 +71,19 @@ class TaskDataSection(Section):
         description="File with your own labeled test sequences. On resume, its path may change, but not its rows.",
         json_schema_extra=MAY_CHANGE,
     )
+    bed: Path | None = Field(
+        None,
+        description="With task_type=base_classification: BED file with names of sequences in column 1 and classes in "
+        "column 4; other bases have the class none. The other files are then FASTA without labels. On resume, its path "
+        "may change, but not its labels.",
+        json_schema_extra=MAY_CHANGE,
+    )
     sequence_column: str | None = Field(None, description="Sequence column in your files; null to detect it.")
-    label_column: str | None = Field(None, description="Label column in your files; null to detect it.")
+    label_column: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None,
+        description="Label column in your files; null to detect it. With task_type=regression, a list of columns gives "
+        "several targets.",
+    )
     name_column: str | None = Field(
         None, description="Name column in your files; null to detect it. Without a name column, rows are numbered."
     )
@@ -202,7 +214,7 @@ class EvaluationSection(Section):
     metric: str = Field(
         "mcc",
         description="Validation metric that selects the best epoch, and controls early stopping and the learning rate. "
-        f"Choices: {', '.join(METRICS)}. If several epochs have the highest metric, the one with the lowest loss is "
+        f"Choices: {_CHOICES}. If several epochs have the highest metric, the one with the lowest loss is "
         "the best; with schedule.plateau=published, the earliest is the best.",
     )
     batch: int = Field(
@@ -222,8 +234,8 @@ class EvaluationSection(Section):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, name: str) -> str:
-        if name not in METRICS:
-            raise ValueError(f"{name!r} is not a metric; {suggestion(name, METRICS)}")
+        if find_metric(name) is None:
+            raise ValueError(f"{name!r} is not a metric; {suggestion(name, metrics_of(CLASSIFICATION))}")
         return name
 
 
@@ -251,6 +263,12 @@ class FinetuneConfig(Config):
         description="Published task (see `ldarnet tasks`), or a name for your own data; null to name your own "
         "data after data.train, or after its folder if the file is named train, training, data or dataset.",
     )
+    task_type: Literal["classification", "regression", "base_classification"] = Field(
+        CLASSIFICATION,
+        description="Type of the labels. classification: one class per sequence. regression: one or several numbers "
+        "per sequence. base_classification: one class per base; labels have one character per base, `.` where the "
+        "class is unknown.",
+    )
     checkpoint: Path | None = Field(
         None,
         description="Model to fine-tune: model folder, checkpoint, run folder (for its best checkpoint) or the "
@@ -270,6 +288,27 @@ class FinetuneConfig(Config):
     ops: dict[str, str] = Field(
         {}, description="Kernel overrides by operation, such as {ssd: torch}.", json_schema_extra=MAY_CHANGE
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_metric(cls, tree: Any) -> Any:
+        """Set `evaluation.metric` to the default of the type of task, unless it is set."""
+        task_type = tree.get("task_type") if isinstance(tree, dict) else None
+        if task_type == CLASSIFICATION or not isinstance(task_type, str) or task_type not in REGISTRIES:
+            return tree
+        evaluation = tree.get("evaluation", {})
+        if not isinstance(evaluation, dict):
+            return tree
+        return tree | {"evaluation": {"metric": next(iter(metrics_of(task_type)))} | evaluation}
+
+    @model_validator(mode="after")
+    def _metric_of_task_type(self) -> Self:
+        if self.evaluation.metric not in (known := metrics_of(self.task_type)):
+            raise ValueError(
+                f"evaluation.metric={self.evaluation.metric} is not a metric of task_type={self.task_type}; use one of "
+                f"{', '.join(known)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

@@ -10,10 +10,12 @@ from torch import nn
 
 from ldarnet.config import FinetuneConfig
 from ldarnet.errors import UserError
+from ldarnet.finetuning.targets import TARGETS
 from ldarnet.io import run_files
 from ldarnet.io.files import sha256_file
-from ldarnet.model import LDARNetForSequenceClassification, load_backbone
+from ldarnet.model import load_backbone
 from ldarnet.model.chunking.given import GivenBoundaries
+from ldarnet.model.classifiers import SINGLE_LABEL
 from ldarnet.model.folder import model_folder
 from ldarnet.model.modeling import LDARNetPreTrainedModel
 from ldarnet.ops import to_device
@@ -28,7 +30,7 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
 
     Args:
         config: configuration of the run.
-        classes: class names, by label.
+        classes: class names, by label; in regression, names of the targets.
         longest: length of the longest training sequence in bases.
 
     Raises:
@@ -48,8 +50,16 @@ def build_classifier(config: FinetuneConfig, classes: list[str], longest: int) -
     setattr(shape, LONGEST, longest)
     setattr(shape, CROP, config.data.max_length)
     setattr(shape, STRANDS, config.evaluation.strands)
+    kind = TARGETS[config.task_type]
+    if kind.per_base and tokenization_or_bases(shape.tokenizer) is not None:
+        raise UserError(
+            f"{config.checkpoint or 'model.tokenizer'}: a token has several bases, so that the model cannot learn "
+            f"task_type={config.task_type}; choose a model that reads bases"
+        )
+    if kind.problem_type != SINGLE_LABEL:  # the default, which config.json omits
+        shape.problem_type = kind.problem_type
     torch.manual_seed(config.run.seed)
-    model = LDARNetForSequenceClassification(shape)
+    model = kind.model_class(shape)
     if backbone is not None:
         model.model.load_state_dict(backbone.state_dict())
     return model

@@ -2,29 +2,25 @@
 
 from typing import Any
 
-import numpy as np
-
 from ldarnet.console import format_count
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.runtime.distributed import World
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import metric_name
 
 
 def describe(job: FinetuneJob, world: World) -> list[str]:
     """Summarize a run line by line: task, source, classes, model, protocol, engine and run folder, then notes."""
     config, data = job.config, job.data
-    fractions = np.bincount(job.rows.labels, minlength=len(data.classes)) / len(job.rows)
-    classes = ", ".join(f"{name} {fraction:.0%}" for name, fraction in zip(data.classes, fractions, strict=True))
     lengths = [len(row) for row in job.ids]
     spread = f"{min(lengths):,}" if min(lengths) == max(lengths) else f"{min(lengths):,} to {max(lengths):,}"
     tested = f"{len(job.test):,} test rows" if job.test is not None else "no test rows"
     folds = f"{len(job.selected_folds)} of {format_count(len(job.folds), 'fold')}"
-    selection = f"{arm_of(config).selection} selected by validation {METRICS[config.evaluation.metric].name}"
+    selection = f"{arm_of(config).selection} selected by validation {metric_name(config.evaluation.metric)}"
     return [
         f"task     {data.task} ({data.suite}), {len(job.rows):,} train/validation rows, {tested}, {spread} bases",
         f"source   {data.source}",
-        f"classes  {classes}",
+        job.targets.describe(job.rows.labels),
         f"model    {_model(job)}",
         f"protocol {folds}, {selection}; {_schedule(job)}",
         f"engine   {_engine(job, world)}",

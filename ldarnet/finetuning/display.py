@@ -6,7 +6,7 @@ from typing import Any
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from ldarnet.console import Printer, Throttle, format_chunks, format_duration, format_speed, make_console, progress_bar
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import metric_name
 
 LOG_SECONDS = 60.0
 """Interval between progress lines within an epoch."""
@@ -53,7 +53,7 @@ class FinetuneProgress(Printer):
         chunks = format_chunks(line["bases_per_chunk"])
         self.info(
             f"fold {fold}  epoch {line['epoch']}/{epochs}{trained}  validation: loss {line['loss']:.4f}  "
-            f"{METRICS[metric].name} {number(line[metric])}{chunks}{pace}{'  best' if best else ''}"
+            f"{metric_name(metric)} {number(line[metric])}{chunks}{pace}{'  best' if best else ''}"
         )
 
 

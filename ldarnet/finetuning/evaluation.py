@@ -25,15 +25,18 @@ Forward = Callable[[Tensor, Tensor], tuple[Tensor, tuple[Any, ...]]]
 
 @dataclass(frozen=True)
 class Outputs:
-    """Model outputs for n rows, identical on every rank.
+    """Model outputs for n rows, identical on every rank; `ldarnet.finetuning.targets` interprets them.
 
     Attributes:
         values: (strands, n, width) float32; strand 0 is the sequence as given, strand 1 its reverse complement.
         bases_per_chunk: mean bases per chunk of each router stage, outermost first; empty for models without a router.
+        lengths: number of bases of each row if there is one output per base; `values` then has the bases of all rows,
+            one row after the other, in the order of strand 0. None if there is one output per row.
     """
 
     values: np.ndarray
     bases_per_chunk: list[float]
+    lengths: list[int] | None = None
 
     @property
     def log_probabilities(self) -> np.ndarray:
@@ -66,6 +69,7 @@ def run_over(
     world: World,
     timers: StepTimers,
     tokenizer: Tokenization | None = None,
+    per_base: bool = False,
 ) -> Outputs:
     """Run a model on rows, distributed over ranks. Collective: every rank makes the same number of forward passes.
 
@@ -78,12 +82,15 @@ def run_over(
         world: ranks to distribute the rows over.
         timers: step timers of this rank.
         tokenizer: tokens of the model; None for a model that reads bases.
+        per_base: whether outputs are (B, L, width) instead of (B, width).
     """
     # Longest rows first: batches need little padding, and an out-of-memory error occurs in the first pass.
     by_length = np.argsort([-len(row) for row in rows], kind="stable")
     passes = -(-len(rows) // (batch * world.size))
     parts = np.array_split(by_length, passes * world.size)
-    values = np.zeros((strands, len(rows), width), dtype=np.float32)
+    lengths = list(map(len, rows))
+    ends = np.cumsum(lengths)
+    values = np.zeros((strands, ends[-1] if per_base else len(rows), width), dtype=np.float32)
     totals = torch.zeros(0, dtype=torch.float64, device=world.device)
     with torch.no_grad():  # inference_mode breaks tensors that ZeRO stage 3 keeps between passes
         for part in parts[world.rank :: world.size]:
@@ -96,10 +103,14 @@ def run_over(
                     output, boundaries = forward(to_device(ids, world.device, torch.int64), mask)
                     if not len(totals) and boundaries:
                         totals = totals.new_zeros(len(boundaries), 2)
-                    if len(part):
+                    if len(part) and not per_base:
                         values[strand, part] = output.float().cpu().numpy()
+                    elif len(part):
+                        for row, of_row in zip(part, output.float().cpu().numpy(), strict=True):
+                            found = of_row[: len(rows[row])]
+                            values[strand, ends[row] - len(found) : ends[row]] = found if strand == 0 else found[::-1]
                     for total, stage in zip(totals, boundaries if len(part) else (), strict=False):
                         total += torch.stack([stage.mask.sum(), stage.lengths.sum()])
     values = world.sum_array(values)
     chunks = world.sum_array(totals.cpu().numpy())
-    return Outputs(values, [float(chunks[0, 1] / number) for number, _ in chunks])
+    return Outputs(values, [float(chunks[0, 1] / number) for number, _ in chunks], lengths if per_base else None)

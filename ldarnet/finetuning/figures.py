@@ -1,4 +1,4 @@
-"""Figures of a fold: confusion matrix and ROC curves."""
+"""Figures of a fold: confusion matrix and ROC curves of classes, scatter plots of values."""
 
 from pathlib import Path
 
@@ -7,9 +7,15 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from ldarnet.interpret.figures import FAINT, INK, MUTED, STAGE_COLORS, png_figure
 from ldarnet.printable import figure_label
+from ldarnet.tasks.regression_metrics import pearson
 
 MAX_NAMED = 30
 """Maximum number of classes labeled in a figure."""
+MAX_PANELS = 12
+"""Maximum number of targets in a figure."""
+MAX_DOTS = 5000
+"""Maximum number of rows in a panel; of more rows, evenly spaced ones are drawn."""
+PANELS_PER_ROW = 3
 
 
 def draw_confusion(labels: np.ndarray, predicted: np.ndarray, classes: list[str], title: str, out: Path) -> None:
@@ -79,3 +85,33 @@ def draw_roc(labels: np.ndarray, probabilities: np.ndarray, classes: list[str], 
         axes.set_aspect("equal")
         axes.legend(loc="lower right")
     return True
+
+
+def draw_scatter(labels: np.ndarray, predictions: np.ndarray, targets: list[str], title: str, out: Path) -> None:
+    """Draw predictions against labels, one panel for each of the first `MAX_PANELS` targets.
+
+    Args:
+        labels: (n, targets).
+        predictions: (n, targets).
+        targets: names of the targets.
+        title: figure title.
+        out: PNG file to write.
+    """
+    names = targets[:MAX_PANELS]
+    columns = min(len(names), PANELS_PER_ROW)
+    rows = -(-len(names) // columns)
+    shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), MAX_DOTS)).astype(int))
+    with png_figure(out, 4.2 * columns + 0.4, 4.0 * rows + 0.4) as figure:
+        figure.suptitle(title)
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, name, x, y in zip(panels, names, labels.T, predictions.T, strict=False):
+            low, high = min(x.min(), y.min()), max(x.max(), y.max())
+            axes.plot([low, high], [low, high], color=MUTED, linestyle=(0, (5, 3)), linewidth=1.0)
+            axes.scatter(x[shown], y[shown], s=8, color=STAGE_COLORS[0], alpha=0.4, linewidths=0)
+            value = pearson(x[:, None], y[:, None])
+            axes.set_title(figure_label(name) + ("" if value is None else f", Pearson r {value:.3f}"))
+            axes.set_xlabel("label")
+            axes.set_ylabel("predicted")
+            axes.grid(color=FAINT, linewidth=0.6)
+        for axes in panels[len(names) :]:
+            axes.set_visible(False)

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ldarnet.config.schema import GuardSection
 from ldarnet.console import format_count, format_duration
@@ -67,7 +67,8 @@ class FoldTraining:
             self._display.info(f"fold {fold}  resumes after step {self.state.step}, in epoch {self.schedule.epoch + 1}")
         train, self._valid = job.folds[fold]
         self._ids = [job.ids[row] for row in train]
-        self._labels = torch.from_numpy(job.rows.labels[train])
+        self._targets = job.fitted_targets(fold)
+        self._labels = self._targets.tensor(job.rows.labels[train])
         self._tokenizer = tokenizer_of(job.network)
         self._engine = _engine(job, checkpoint, self.state, self.world)
         self._loss, self._skipped = torch.tensor(
@@ -139,22 +140,22 @@ class FoldTraining:
     def _step(self, epoch: Epoch) -> None:
         """Run one optimizer step; skip the update if the loss or gradient is not finite."""
         accumulation, size, device = self.job.config.training.accumulation, self.world.size, self.world.device
-        rows = len(epoch.batches[self.state.batch])
+        count = max(1, self._targets.count(self._labels, epoch.batches[self.state.batch]))
         weight, total = self._ratio_weight, torch.zeros((), dtype=torch.float64, device=device)
         for micro_step in range(accumulation):
             local = epoch.local_rows(self.state.batch, micro_step, accumulation, self.world.rank, size)
             ids, mask = padded(epoch.oriented(self._ids, local), self._tokenizer)
             output = self._engine.forward(to_device(ids, device, torch.int64), mask)
-            labels = to_device(self._labels[local], device)
-            nll = F.cross_entropy(output.logits.float(), labels, reduction="sum")
+            labels = to_device(self._targets.batch(self._labels, local, epoch.flipped), device)
+            label_loss = self._targets.loss(output.logits.float(), labels)
             ratio = self._ratio_loss(output.boundaries) if weight else None
             loss = micro_step_loss(
-                nll, rows, accumulation=accumulation, world=self.world, ratio_loss=ratio, ratio_weight=weight
+                label_loss, count, accumulation=accumulation, world=self.world, ratio_loss=ratio, ratio_weight=weight
             )
             self._engine.backward(loss)
-            total += nll.detach()
+            total += label_loss.detach()
         total = self.world.sum_on_device(total)
-        _, norm = self._engine.update(self.schedule.factor, total / rows)
+        _, norm = self._engine.update(self.schedule.factor, total / count)
         skipped = self._engine.guard.skips(norm).bool()
         self._loss += torch.where(skipped, 0.0, total)
         self._skipped += skipped
@@ -190,9 +191,10 @@ class FoldTraining:
                 f"fold {self.fold}: skipped {skipped} of {steps} steps because of a non-finite loss or gradient"
             )
         self.state.taken += steps - skipped
-        # Number of rows in steps that were not skipped, up to rounding: batch sizes differ by at most one.
-        trained_rows = (steps - skipped) / steps * len(self._ids)
-        line = self._line(float(self._loss) / trained_rows)
+        # Number of labels in steps that were not skipped, up to rounding: batch sizes differ by at most one.
+        labels = self._targets.count(self._labels, np.arange(len(self._ids)))
+        trained = (steps - skipped) / steps * labels
+        line = self._line(float(self._loss) / max(trained, 1))
         self.schedule.update(line[self.job.config.evaluation.metric], line["loss"])
         if self.schedule.best_epoch == self.schedule.epoch:
             self.state.best_step, self.state.best = self.state.step, line
@@ -210,7 +212,7 @@ class FoldTraining:
         seconds = self._count_seconds()
         bases = sum(map(len, self._ids))
         config = self.job.config
-        metrics = run_over(
+        outputs = run_over(
             [self.job.ids[row] for row in self._valid],
             self._forward,
             len(self.job.data.classes),
@@ -219,7 +221,9 @@ class FoldTraining:
             world=self.world,
             timers=self._timers,
             tokenizer=self._tokenizer,
-        ).metrics(self.job.rows.labels[self._valid])
+            per_base=self._targets.per_base,
+        )
+        metrics = self._targets.evaluate(outputs, self.job.rows.labels[self._valid])
         epoch = self.schedule.epoch + (train_loss is not None)
         if not math.isfinite(metrics["loss"]):
             raise UserError(

@@ -39,11 +39,6 @@ def split(labels: np.ndarray, classes: list[str], config: FoldsSection) -> list[
     return list(StratifiedKFold(config.count, shuffle=True, random_state=config.seed).split(np.empty(rows), labels))
 
 
-def one_class(labels: np.ndarray, classes: list[str]) -> str | None:
-    """Name of the only class; None if the rows have several classes."""
-    return classes[labels[0]] if len(np.unique(labels)) == 1 else None
-
-
 def subset(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
     """Draw a stratified sample of `limit` rows with at least one row per class; return ascending row indices.
 

@@ -10,6 +10,7 @@ from torch import nn
 from ldarnet.config import FinetuneConfig
 from ldarnet.finetuning.display import FinetuneProgress
 from ldarnet.finetuning.evaluation import Outputs
+from ldarnet.finetuning.targets import Targets, targets_of
 from ldarnet.io import run_files
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.signals import StopRequest
@@ -54,6 +55,15 @@ class FinetuneJob:
     checkpoint: str | None
 
     @property
+    def targets(self) -> Targets:
+        """Targets of the task."""
+        return targets_of(self.data.task_type, self.data.classes)
+
+    def fitted_targets(self, fold: int) -> Targets:
+        """Targets with the statistics of the training rows of a fold."""
+        return self.targets.fitted(self.rows.labels[self.folds[fold][0]])
+
+    @property
     def selected_folds(self) -> list[int]:
         """Folds to train (folds.only), in ascending order."""
         return [fold for fold in self.folds if self.config.folds.only is None or fold in self.config.folds.only]
@@ -77,6 +87,7 @@ class FinetuneJob:
             "suite": data.suite,
             "source": data.source,
             "fingerprint": data.fingerprint,
+            "task_type": data.task_type,
             "classes": data.classes,
             "rows": {
                 "train": len(data.train),

@@ -41,6 +41,7 @@ def _train(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
         world=world,
         timers=context.timers,
         tokenizer=tokenizer_of(network),
+        per_base=job.targets.per_base,
     )
     return FoldResult(network, epochs, state.best, state.first["bases_per_chunk"], state.seconds["all"], outputs)
 

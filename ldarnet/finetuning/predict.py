@@ -1,4 +1,4 @@
-"""Predictions of a fine-tuned classifier for sequences of any length."""
+"""Predictions of a fine-tuned model for sequences of any length."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +15,11 @@ from ldarnet.errors import UserError
 from ldarnet.finetuning.batches import cropped, encoded
 from ldarnet.finetuning.classifier import CROP, LONGEST, STRANDS, scorer, tokenizer_of
 from ldarnet.finetuning.evaluation import run_over
-from ldarnet.finetuning.predictions import cells, columns
+from ldarnet.finetuning.targets import TARGETS, ClassTargets, targets_of_model
 from ldarnet.io import run_files
 from ldarnet.io.tsv import UniqueNames, repeated_names, tsv_writer
-from ldarnet.model import LDARNetForSequenceClassification, load_model
-from ldarnet.model.classifiers import SINGLE_LABEL
+from ldarnet.model import load_model
+from ldarnet.model.classifiers import LDARNetClassifier
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
 from ldarnet.tasks.labels import ambiguity, clean_sequence
@@ -35,16 +35,17 @@ Advance = Callable[[int], None]
 
 
 class Classifier:
-    """A fine-tuned classifier, on the GPU if available.
+    """A fine-tuned classifier or regression model, on the GPU if available.
 
     Args:
         folder: folder of a model, a fine-tuning run or a fold.
         max_length: crop longer sequences to this many central bases. By default, the value saved with the model.
-        strands: 1, or 2 to average the probabilities of both strands. By default, the value saved with the model.
+        strands: 1, or 2 to average the predictions of both strands. By default, the value saved with the model.
         batch: sequences per forward pass.
 
     Attributes:
-        classes: class names, in the order of the probabilities.
+        targets: type and names of the predictions.
+        classes: class names, or names of the values of a regression, in the order of the predictions.
         longest: length of the longest training sequence in bases; None if unknown.
         max_length: crop length in bases; None if sequences are not cropped.
         seen: number of sequences predicted so far.
@@ -55,21 +56,22 @@ class Classifier:
         unknown: number of sequences so far that consist of N alone.
 
     Raises:
-        UserError: `folder` contains no classifier, or a file is damaged.
+        UserError: `folder` contains no fine-tuned model, or a file is damaged.
     """
 
     def __init__(
         self, folder: Path, *, max_length: int | None = None, strands: int | None = None, batch: int = 64
     ) -> None:
         _check_not_baseline(folder)
-        model = load_model(folder, LDARNetForSequenceClassification)
+        model = load_model(folder, LDARNetClassifier)
         config: Any = model.config
-        if config.problem_type not in (None, SINGLE_LABEL):
+        if (targets := targets_of_model(model)) is None:
+            known = sorted({f"{kind.model_class.__name__} with {kind.problem_type}" for kind in TARGETS.values()})
             raise UserError(
-                f"{folder}: the model has problem_type {config.problem_type!r}, but predictions are probabilities of "
-                f"classes; call the model from Python, or choose one with {SINGLE_LABEL}"
+                f"{folder}: {type(model).__name__} with problem_type {model.problem!r} has no table of predictions; "
+                f"call the model from Python, or choose one of {', '.join(known)}"
             )
-        self.classes = [config.id2label[number] for number in range(config.num_labels)]
+        self.targets, self.classes = targets, targets.names
         self.longest: int | None = getattr(config, LONGEST, None)
         self.max_length: int | None = max_length or getattr(config, CROP, None)
         self.seen = self.cropped = self.beyond = self.ambiguous = self.repeated = self.unknown = 0
@@ -83,9 +85,11 @@ class Classifier:
     def predict(
         self, records: Iterable[Record], source: str | Path = "sequences", advance: Advance = lambda bases: None
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the name and the class probabilities of each sequence, in order.
+        """Yield the name and the prediction of each sequence, in order.
 
-        Names are made unique and printable (see `ldarnet.io.tsv.UniqueNames`). Probabilities are (classes,) float64.
+        Names are made unique and printable (see `ldarnet.io.tsv.UniqueNames`). A prediction is (classes,) float64: the
+        probability of each class, or the values of a regression; for a model of bases, the class probabilities of
+        each base, (L, classes).
 
         Args:
             records: names and sequences.
@@ -94,7 +98,7 @@ class Classifier:
 
         Raises:
             UserError: a sequence is empty or contains a character that is not a nucleotide code, or a predicted
-                probability is not finite.
+                value is not finite.
         """
 
         def forward(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[Any, ...]]:
@@ -118,14 +122,15 @@ class Classifier:
                 world=self._world,
                 timers=StepTimers(),
                 tokenizer=self._tokenizer,
+                per_base=self.targets.per_base,
             )
             if self._tokenizer is not None:
                 advance(sum(map(len, used)))
-            probabilities = np.exp(outputs.log_probabilities)
-            if len(wrong := np.flatnonzero(~np.isfinite(probabilities).all(1))):
-                problem = "its probabilities are NaN or infinite; choose another model or checkpoint"
+            predicted = self.targets.predictions(outputs)
+            if len(wrong := np.flatnonzero(~self.targets.finite(predicted))):
+                problem = "its predictions are NaN or infinite; choose another model or checkpoint"
                 raise _error(source, names[wrong[0]], problem)
-            yield from zip(names, probabilities, strict=True)
+            yield from zip(names, predicted, strict=True)
 
     def _checked(self, records: Iterable[Record], source: str | Path) -> Iterator[Record]:
         """Make names unique and printable, and clean sequences in the same way as training data."""
@@ -148,11 +153,12 @@ class Classifier:
         """Predict and write a TSV table incrementally; arguments and errors as in `predict`."""
         predictions, write_row = self.predict(records, source, advance), tsv_writer(file)
         first = list(islice(predictions, 1))  # fail before anything is written
-        write_row(("name", *columns(self.classes)))
-        for name, probabilities in chain(first, predictions):
-            predicted, *row = cells(self.classes, probabilities)
-            self._written[predicted] += 1
-            write_row((name, predicted, *row))
+        write_row(("name", *self.targets.columns()))
+        for name, prediction in chain(first, predictions):
+            row = self.targets.cells(prediction)
+            if isinstance(self.targets, ClassTargets):
+                self._written[row[0]] += 1
+            write_row((name, *row))
 
     def note(self) -> str:
         """Summarize predictions in one line: number of sequences in total and per predicted class, and caveats."""

@@ -6,6 +6,14 @@ from pydantic import AfterValidator, ConfigDict, Field
 from typing_extensions import TypeAliasType, TypedDict
 
 from ldarnet.io.records import Count
+from ldarnet.tasks.metrics import CLASSIFICATION, REGISTRIES
+
+
+def _check_task_type(name: str) -> str:
+    if name not in REGISTRIES:
+        raise ValueError(f"unknown type of task; use one of {', '.join(REGISTRIES)}")
+    return name
+
 
 Score = Annotated[float, Field(ge=-1e9, le=1e9)] | None
 """A metric or a loss; null where it is undefined."""
@@ -17,6 +25,10 @@ Value = TypeAliasType(  # pyrefly: ignore
 """Value of a setting."""
 Chunks = Annotated[list[Annotated[float, Field(ge=0, le=1e12)]], Field(max_length=64)]
 """Bases per chunk of each stage; empty for models without chunks."""
+
+
+TaskType = Annotated[str, AfterValidator(_check_task_type)]
+"""Key of `REGISTRIES`."""
 
 
 class Outcome(TypedDict):
@@ -67,6 +79,9 @@ class FoldRecord(Outcome):
     commit: NotRequired[str | None]
     notes: NotRequired[list[str]]
     intervals: NotRequired[dict[str, Annotated[list[Score], Field(min_length=2, max_length=2)] | None]]
+    task_type: NotRequired[TaskType]
+    by_target: NotRequired[dict[str, Scores] | None]
+    by_class: NotRequired[dict[str, Scores] | None]
 
 
 class EpochLine(TypedDict):
@@ -77,8 +92,8 @@ class EpochLine(TypedDict):
     epoch: Count
     step: Count
     loss: Score
-    mcc: Score
-    auroc: Score
+    mcc: NotRequired[Score]
+    auroc: NotRequired[Score]
     bases_per_chunk: Chunks
 
 
@@ -107,6 +122,11 @@ def scores_of(result: FoldRecord, split: Literal["valid", "test", "test_leak_fre
     """Scores of a split; empty if there are none."""
     found = {"valid": result["valid"], "test": result.get("test"), "test_leak_free": result["test_leak_free"]}[split]
     return found or {}
+
+
+def task_type_of(result: FoldRecord) -> str:
+    """Type of the task; results of earlier versions are of classification tasks."""
+    return result.get("task_type", CLASSIFICATION)
 
 
 def stages_of(result: FoldRecord) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldarnet.errors import UserError
 from ldarnet.finetuning.display import number
-from ldarnet.finetuning.records import EpochLine, FoldRecord, scores_of, stages_of
+from ldarnet.finetuning.records import EpochLine, FoldRecord, scores_of, stages_of, task_type_of
 from ldarnet.finetuning.results import RESULT_HINT, read_result
 from ldarnet.finetuning.summary import summary_of
 from ldarnet.interpret.figures import FAINT, short_number, styled_figure
@@ -21,15 +21,26 @@ from ldarnet.printable import printable
 from ldarnet.report.page import NARROW, WIDE, as_svg, format_time, template
 from ldarnet.report.panels import COLORS, legend_above
 from ldarnet.report.run_record import read_flat_config
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import BASES, CLASSIFICATION, REGRESSION, metric_name, metrics_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FIGURES = {
+    run_files.CONFUSION_FIGURE: "confusion matrix",
+    run_files.ROC_FIGURE: "ROC",
+    run_files.SCATTER_FIGURE: "predictions and labels",
+}
 MAX_FIGURE_BYTES = 2**24
 MAX_FOLDS_WITH_FIGURES = 10
 MAX_VALUE = 1e9
 CURVES_HINT = "delete the folder of the fold to train it again"
+NAMES = {CLASSIFICATION: "classes", REGRESSION: "targets", BASES: "classes of bases"}
+LOSSES = {
+    CLASSIFICATION: "validation loss (nats)",
+    REGRESSION: "validation loss (standardized MSE)",
+    BASES: "validation loss (nats)",
+}
 INTERVALS = {
     True: "In brackets: 95% interval over the {split} rows of the fold (bootstrap). ±: half-width of the 95% "
     "confidence interval over folds (Student's t).",
@@ -68,7 +79,7 @@ def write_finetuning_report(folder: Path, out: Path, others: Sequence[Path] = ()
         now=format_time(time.time()),
         facts=_facts(results, summary),
         notes=first.get("notes", []),
-        head=["fold", "best epoch", *(one.name for one in METRICS.values())],
+        head=["fold", "best epoch", *(one.name for one in metrics_of(task_type_of(first)).values())],
         rows=_rows(results, summary, split),
         legend=INTERVALS[len(results) > 1].format(split=split),
         figures=figures,
@@ -84,7 +95,9 @@ def _finished(folder: Path) -> list[FoldRecord]:
     results = [result for path in paths if (result := read_result(path.parent)) is not None]
     if not results:
         raise UserError(f"{folder}: no finished fold to report; finish a fold, or choose another folder")
-    if results[0]["metric"] not in METRICS or any(one["metric"] != results[0]["metric"] for one in results):
+    if results[0]["metric"] not in metrics_of(task_type_of(results[0])) or any(
+        one["metric"] != results[0]["metric"] for one in results
+    ):
         raise UserError(f"{folder}: the folds have unknown or different metrics; {RESULT_HINT}")
     if len({stages_of(result) for result in results}) > 1:
         raise UserError(f"{folder}: the folds have different numbers of stages; {RESULT_HINT}")
@@ -114,14 +127,14 @@ def _comparable(folder: Path, first: FoldRecord) -> list[FoldRecord]:
 
 
 def _facts(results: list[FoldRecord], summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    first, name = results[0], METRICS[summary["metric"]].name
+    first, name = results[0], metric_name(summary["metric"])
     rows, interval = first["rows"], summary["interval"]
     spread = f"± {interval:.4f} over folds" if interval is not None else f"{summary['split']} rows"
     facts = [
         (name, number(summary["mean"]), spread),
         ("folds", str(len(results)), f"of {first['folds']}"),
         ("rows", f"{rows['train']:,}", f"training; {rows['valid']:,} validation, {rows['test']:,} test"),
-        ("classes", str(len(first["classes"])), ", ".join(map(printable, first["classes"][:4]))),
+        (NAMES[task_type_of(first)], str(len(first["classes"])), ", ".join(map(printable, first["classes"][:4]))),
     ]
     if (free := summary["leak_free"]) is not None:
         facts.insert(1, (f"leak-free {name}", number(free["mean"]), f"{free['rows']:,} test rows"))
@@ -129,13 +142,13 @@ def _facts(results: list[FoldRecord], summary: dict[str, Any]) -> list[tuple[str
 
 
 def _rows(results: list[FoldRecord], summary: dict[str, Any], split: Literal["test", "valid"]) -> list[list[str]]:
-    rows = []
+    rows, metrics = [], metrics_of(task_type_of(results[0]))
     for result in results:
         scores, limits = scores_of(result, split), result.get("intervals", {})
-        cells = [f"{number(scores.get(name))}{_brackets(limits.get(name))}" for name in METRICS]
+        cells = [f"{number(scores.get(name))}{_brackets(limits.get(name))}" for name in metrics]
         rows.append([str(result["fold"]), str(result["best_epoch"]), *cells])
     if len(results) > 1:
-        means = [summary["metrics"][name] for name in METRICS]
+        means = [summary["metrics"][name] for name in metrics]
         cells = [number(one["mean"]) + (f" ± {one['interval']:.4f}" if one["interval"] else "") for one in means]
         rows.append(["mean", "", *cells])
     return rows
@@ -158,7 +171,8 @@ def _curves(folder: Path, results: list[FoldRecord], metric: str) -> dict[str, A
             for axes, key in zip(panels, ("loss", metric), strict=True):
                 values = np.array([_value(line.get(key), path, key) for line in lines])
                 axes.plot(epochs, values, color=color, marker="o", markersize=3, label=f"fold {fold}")
-        for axes, label in zip(panels, ("validation loss (nats)", f"validation {METRICS[metric].name}"), strict=True):
+        labels = (LOSSES[task_type_of(results[0])], f"validation {metric_name(metric)}")
+        for axes, label in zip(panels, labels, strict=True):
             _style(axes, "epoch", label)
             axes.xaxis.get_major_locator().set_params(integer=True)
         legend_above(panels[0])
@@ -193,16 +207,16 @@ def _learning_curve(runs: list[list[FoldRecord]], split: Literal["test", "valid"
         axes.set_xscale("log")
         axes.set_xticks(sorted(set(rows)), labels=[short_number(value) for value in sorted(set(rows))])
         axes.minorticks_off()
-        _style(axes, "training rows", f"{split} {METRICS[metric].name}")
+        _style(axes, "training rows", f"{split} {metric_name(metric)}")
 
-    note = f"Mean {split} {METRICS[metric].name} of runs with different data.limit. Bars: 95% interval over folds."
+    note = f"Mean {split} {metric_name(metric)} of runs with different data.limit. Bars: 95% interval over folds."
     return _figure("Learning curve", note, draw)
 
 
 def _fold_figures(folder: Path, results: list[FoldRecord]) -> list[dict[str, Any]]:
     found = []
     for result in results:
-        for file, title in ((run_files.CONFUSION_FIGURE, "confusion matrix"), (run_files.ROC_FIGURE, "ROC")):
+        for file, title in FIGURES.items():
             path = folder / run_files.fold_name(result["fold"]) / file
             if path.is_file():
                 content = read_bytes(path, hint="delete it to write the report without it", max_bytes=MAX_FIGURE_BYTES)

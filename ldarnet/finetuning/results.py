@@ -12,19 +12,18 @@ from torch import nn
 from ldarnet.config import fixed_keys, flatten
 from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
-from ldarnet.finetuning.figures import draw_confusion, draw_roc
 from ldarnet.finetuning.job import FinetuneJob, FoldResult
-from ldarnet.finetuning.predictions import cells, columns
 from ldarnet.finetuning.records import RESULT, FoldRecord, Outcome
+from ldarnet.finetuning.targets import Targets, targets_of
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
 from ldarnet.io.manifest import write_manifest
 from ldarnet.io.records import read_record
-from ldarnet.model import LDARNetForSequenceClassification, write_model
+from ldarnet.model import write_model
+from ldarnet.model.classifiers import LDARNetClassifier
 from ldarnet.printable import figure_label, printable
 from ldarnet.runtime.checkpoint_files import code_commit, save_tensors
-from ldarnet.tasks.metrics import METRICS, scores, undefined
-from ldarnet.tasks.resampling import row_intervals
+from ldarnet.tasks.metrics import undefined
 from ldarnet.version import __version__
 
 RESULT_HINT = "delete it and rerun the command that wrote it"
@@ -37,26 +36,27 @@ def write_result(job: FinetuneJob, fold: int, trained: FoldResult) -> list[str]:
         Warnings, one sentence each.
 
     Raises:
-        UserError: a probability is not finite.
+        UserError: a prediction is not finite.
     """
     folder, split = job.folder(fold), "validation" if job.test is None else "test"
     rows, _ = job.reported(fold)
+    targets = job.fitted_targets(fold)
+    predicted = targets.predictions(trained.outputs)
     if trained.network is not None:
+        targets.finish(trained.network)
         _write_weights(trained.network, folder / run_files.BEST)
-    probabilities = np.exp(trained.outputs.log_probabilities)
-    _check_finite(probabilities, rows.names, f"fold {fold}")
-    _write_predictions(job, rows.names, rows.labels, probabilities, folder / run_files.PREDICTIONS)
+    _check_finite(targets.finite(predicted), rows.names, f"fold {fold}")
+    _write_predictions(job, rows.names, rows.labels, predicted, folder / run_files.PREDICTIONS)
     title = f"{figure_label(job.data.task)}, fold {fold}: {len(rows):,} {split} rows"
-    draw_confusion(rows.labels, probabilities.argmax(1), job.data.classes, title, folder / run_files.CONFUSION_FIGURE)
-    drawn = draw_roc(rows.labels, probabilities, job.data.classes, title, folder / run_files.ROC_FIGURE)
-    result = _result(job, fold, trained, rows.labels, probabilities)
+    problem = targets.draw(rows.labels, predicted, title, folder)
+    result = _result(job, fold, trained, targets, rows.labels, predicted)
     write_json_atomic(folder / run_files.RESULT, result, indent=2)
-    warnings = _nothing_learned(probabilities, job, fold, trained.best)
-    warnings += [] if drawn else [f"fold {fold}: no ROC curve, because the {split} rows have a single class"]
+    warnings = _nothing_learned(predicted, job, fold, trained.best)
+    warnings += [] if problem is None else [f"fold {fold}: {problem.format(split=split)}"]
     warnings += [
-        f"fold {fold}: {' and '.join(missing)} of {name} are undefined for rows of a single class"
+        f"fold {fold}: {' and '.join(missing)} of {name} are undefined for {targets.undefined_for}"
         for name in ("test", "test_leak_free")
-        if result[name] and (missing := undefined(result[name]))
+        if result[name] and (missing := undefined(result[name], targets.task_type))
     ]
     return warnings
 
@@ -82,12 +82,12 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 
 def _result(
-    job: FinetuneJob, fold: int, trained: FoldResult, labels: np.ndarray, reported: np.ndarray
+    job: FinetuneJob, fold: int, trained: FoldResult, targets: Targets, labels: np.ndarray, reported: np.ndarray
 ) -> dict[str, Any]:
-    """Content of result.json. `reported` are class probabilities for the rows of `FinetuneJob.reported`."""
-    probabilities = None if job.test is None else reported
+    """Content of result.json. `reported` are predictions for the rows of `FinetuneJob.reported`."""
+    tested = job.test is not None
     config, (train, valid) = job.config, job.folds[fold]
-    free = job.free if probabilities is not None else None
+    free = job.free if tested else None
     settings = flatten(config)
     best = trained.best
     return {
@@ -98,27 +98,25 @@ def _result(
         "arm": config.arm,
         "mode": config.training.mode,
         "metric": config.evaluation.metric,
-        "settings": {key: settings[key] for key in fixed_keys(config)},
+        "settings": {key: settings[key] for key in fixed_keys(config) if key != "task_type"},
         "seed": config.run.seed,
         "data_fingerprint": job.data.fingerprint,
+        "task_type": job.data.task_type,
         "classes": job.data.classes,
         "rows": {
             "train": len(train),
             "valid": len(valid),
-            "test": 0 if probabilities is None else len(labels),
+            "test": len(labels) if tested else 0,
             "test_leak_free": None if free is None else int(free.sum()),
         },
         "best_epoch": best["epoch"],
         "best_step": best["step"],
         "epochs": trained.epochs,
-        "valid": {key: best.get(key) for key in ("loss", *METRICS)},
-        "test": None if probabilities is None else _metrics(labels, probabilities),
-        "test_leak_free": (
-            None
-            if probabilities is None or free is None or not free.any()
-            else _metrics(labels[free], probabilities[free])
-        ),
-        "intervals": row_intervals(labels, reported),
+        "valid": {key: best.get(key) for key in ("loss", *targets.metrics)},
+        "test": targets.scores(labels, reported) if tested else None,
+        "test_leak_free": (None if free is None or not free.any() else targets.scores(labels[free], reported[free])),
+        "intervals": targets.intervals(labels, reported),
+        **targets.details(labels, reported),
         "bases_per_chunk": {"before": trained.before, "after": best["bases_per_chunk"]},
         "seconds": trained.seconds,
         "checkpoint": None if config.checkpoint is None else str(config.checkpoint),
@@ -136,32 +134,19 @@ def versions(job: FinetuneJob) -> dict[str, Any]:
     return own | {name: metadata.version(name) for name in packages}
 
 
-def _check_finite(probabilities: np.ndarray, names: list[str], fold: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+def _check_finite(finite: np.ndarray, names: list[str], fold: str) -> None:
+    wrong = np.flatnonzero(~finite)
     if len(wrong):
         raise UserError(
-            f"{fold}: {len(wrong):,} rows have non-finite probabilities (first: {names[wrong[0]]!r}); "
+            f"{fold}: {len(wrong):,} rows have non-finite predictions (first: {names[wrong[0]]!r}); "
             "start over with a lower optimizer.lr and a new run.dir"
         )
 
 
-def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
-    """Return a warning if predictions are no better than predicting one class for all rows.
-
-    `best` is the line of metrics.jsonl for the best epoch.
-    """
-    mcc, auroc = best["mcc"], best["auroc"]
-    predicted = np.unique(probabilities.argmax(1))
-    if len(predicted) == 1 and len(probabilities) > 1:
-        found = f"every row is predicted as {job.data.classes[predicted[0]]!r}"
-    elif mcc is not None and mcc <= 0:
-        found = f"validation MCC of the best epoch is {mcc:.4f}, no better than predicting one class"
-    else:
+def _nothing_learned(predicted: np.ndarray, job: FinetuneJob, fold: int, best: dict[str, Any]) -> list[str]:
+    """Return a warning if predictions are no better than a constant; see `Targets.nothing_learned`."""
+    if (found := job.targets.nothing_learned(predicted, best)) is None:
         return []
-    if auroc is None or auroc <= 0.5:
-        found += ": nothing was learned"
-    else:
-        found += f", though validation AUROC is {auroc:.2f} (0.5: random ranking)"
     hint = (
         "; try a higher optimizer.lr, a smaller training.batch or more epochs, and compare with model.baseline=kmers, "
         "which takes seconds"
@@ -169,27 +154,21 @@ def _nothing_learned(probabilities: np.ndarray, job: FinetuneJob, fold: int, bes
     return [f"fold {fold}: {found}{hint if arm_of(job.config).trains_epochs else ''}"]
 
 
-def _metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Any]:
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    loss = -float(np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean())
-    return {"loss": loss, **scores(labels, probabilities)}
-
-
 def _write_predictions(
-    job: FinetuneJob, names: list[str], labels: np.ndarray, probabilities: np.ndarray, out: Path
+    job: FinetuneJob, names: list[str], labels: np.ndarray, predicted: np.ndarray, out: Path
 ) -> None:
-    classes = list(map(printable, job.data.classes))
+    targets = targets_of(job.data.task_type, list(map(printable, job.data.classes)))
     free = ["" for _ in names] if job.free is None else [str(int(one)) for one in job.free]
     with atomic_path(out) as partial, partial.open("w", encoding="utf-8") as file:
-        print("name", "label", *columns(classes), "leak_free", sep="\t", file=file)
-        for name, label, row, leak_free in zip(names, labels, probabilities, free, strict=True):
-            print(printable(name), classes[label], *cells(classes, row), leak_free, sep="\t", file=file)
+        print("name", *targets.label_columns(), *targets.columns(), "leak_free", sep="\t", file=file)
+        for name, label, row, leak_free in zip(names, labels, predicted, free, strict=True):
+            print(printable(name), *targets.label_cells(label), *targets.cells(row), leak_free, sep="\t", file=file)
 
 
 def _write_weights(network: nn.Module, out: Path) -> None:
     """Write LDARNet classifiers as a Hugging Face model folder, and other networks as a weight file with a manifest."""
     shutil.rmtree(out, ignore_errors=True)
-    if isinstance(network, LDARNetForSequenceClassification):
+    if isinstance(network, LDARNetClassifier):
         write_model(network, out)
         return
     with staged_folder(out) as staged:

@@ -12,9 +12,10 @@ from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.batches import check_batch_size, cropped, encoded
 from ldarnet.finetuning.classifier import checkpoint_hash
-from ldarnet.finetuning.folds import one_class, split, subset
+from ldarnet.finetuning.folds import split, subset
 from ldarnet.finetuning.job import FinetuneJob
 from ldarnet.finetuning.records import DataRecord
+from ldarnet.finetuning.targets import Targets, targets_of
 from ldarnet.io import run_files
 from ldarnet.io.files import write_json_atomic
 from ldarnet.io.records import read_record
@@ -83,19 +84,16 @@ def resolve(config: FinetuneConfig, data: TaskData, in_bf16: bool) -> FinetuneCo
 
 
 def check_fold(job: FinetuneJob, fold: int, ranks: int) -> None:
-    """Check that training rows and validation rows of a fold have at least two classes each, and check the batch size.
+    """Check that training rows and validation rows of a fold have different labels, and check the batch size.
 
     Raises:
-        UserError: training or validation rows have a single class, or a batch is too small for the ranks.
+        UserError: all training or all validation rows have the same label, or a batch is too small for the ranks.
     """
     train, valid = job.folds[fold]
     for index, use in ((train, "train"), (valid, "validate")):
-        alone = one_class(job.rows.labels[index], job.data.classes)
-        if alone is not None:
-            raise UserError(
-                f"fold {fold} of {job.data.task} would {use} on {len(index)} rows of the single class {alone!r}; set "
-                "folds.stratified=true, use fewer folds, or provide rows of every class"
-            )
+        if (constant := job.targets.constant(job.rows.labels[index])) is not None:
+            what, hint = constant
+            raise UserError(f"fold {fold} of {job.data.task} would {use} on {len(index)} rows {what}; {hint}")
     if arm_of(job.config).trains_epochs:
         assert job.config.training.batch is not None
         check_batch_size(len(train), job.config.training.batch, job.config.training.accumulation, ranks)
@@ -133,6 +131,8 @@ def _open(config: FinetuneConfig, retry: Retry) -> TaskData:
         sequence_column=data.sequence_column,
         label_column=data.label_column,
         name_column=data.name_column,
+        task_type=config.task_type,
+        bed=data.bed,
     )
     name = _recorded_name(config) if config.task is None else None
     return opened if name is None or name == opened.task else replace(opened, task=name)
@@ -155,11 +155,16 @@ def _rows_and_folds(
     config: FinetuneConfig, data: TaskData
 ) -> tuple[Examples, dict[int, tuple[np.ndarray, np.ndarray]]]:
     """Rows for training and validation, and their folds; a task with a validation split has one fold."""
-    rows = data.train
+    rows, targets = data.train, targets_of(data.task_type, data.classes)
     if config.data.limit is not None:
-        rows = rows.subset(subset(rows.labels, config.data.limit, config.run.seed))
+        rows = rows.subset(subset(_strata(targets, rows), config.data.limit, config.run.seed))
     if data.valid is None:
-        return rows, dict(enumerate(split(rows.labels, data.classes, config.folds)))
+        if config.folds.stratified and targets.strata(rows.labels) is None:
+            raise UserError(
+                f"folds.stratified=true: labels of task_type={data.task_type} have no classes to stratify by; set "
+                "folds.stratified=false"
+            )
+        return rows, dict(enumerate(split(_strata(targets, rows), data.classes, config.folds)))
     both = Examples(
         [*rows.names, *data.valid.names],
         [*rows.sequences, *data.valid.sequences],
@@ -173,6 +178,12 @@ def _rows_and_folds(
     return both, {0: (np.arange(len(rows)), np.arange(len(rows), len(both)))}
 
 
+def _strata(targets: Targets, rows: Examples) -> np.ndarray:
+    """Stratum of each row; all rows have the same stratum if labels have none."""
+    strata = targets.strata(rows.labels)
+    return np.zeros(len(rows), dtype=np.int64) if strata is None else strata
+
+
 def _job(
     config: FinetuneConfig,
     data: TaskData,
@@ -182,7 +193,8 @@ def _job(
     in_bf16: bool,
 ) -> FinetuneJob:
     notes, max_length = list(data.notes), config.data.max_length
-    rows, test = _cropped(rows, max_length), data.test and _cropped(data.test, max_length)
+    targets = targets_of(data.task_type, data.classes)
+    rows, test = _cropped(rows, targets, max_length), data.test and _cropped(data.test, targets, max_length)
     ids, test_ids = encoded(rows.sequences), encoded(test.sequences if test else [])
     longer = sum(max_length is not None and len(sequence) > max_length for sequence in _all_sequences(data))
     if longer:
@@ -208,8 +220,9 @@ def _job(
     return FinetuneJob(config, data, rows, ids, test, test_ids, folds, free, network, kernels, in_bf16, notes, initial)
 
 
-def _cropped(rows: Examples, max_length: int | None) -> Examples:
-    return Examples(rows.names, [cropped(sequence, max_length) for sequence in rows.sequences], rows.labels)
+def _cropped(rows: Examples, targets: Targets, max_length: int | None) -> Examples:
+    sequences = [cropped(sequence, max_length) for sequence in rows.sequences]
+    return Examples(rows.names, sequences, targets.cropped(rows.labels, max_length))
 
 
 def _all_sequences(data: TaskData) -> list[str]:

@@ -14,12 +14,12 @@ from ldarnet.errors import UserError
 from ldarnet.finetuning.arms import arm_of
 from ldarnet.finetuning.display import FinetuneProgress, number
 from ldarnet.finetuning.job import FinetuneJob
-from ldarnet.finetuning.records import BasesPerChunk, FoldRecord, scores_of, stages_of
+from ldarnet.finetuning.records import BasesPerChunk, FoldRecord, scores_of, stages_of, task_type_of
 from ldarnet.finetuning.results import read_result
 from ldarnet.io import run_files
 from ldarnet.io.files import atomic_path, staged_folder, write_json_atomic
-from ldarnet.model import LDARNetForSequenceClassification
-from ldarnet.tasks.metrics import METRICS, interval
+from ldarnet.model.classifiers import LDARNetClassifier
+from ldarnet.tasks.metrics import interval, metric_name, metrics_of
 
 WIDTH = 118
 
@@ -48,11 +48,12 @@ def summary_of(results: list[FoldRecord], metric: str) -> dict[str, Any]:
     """
     first = results[0]
     split = "test" if first.get("test") else "valid"
-    metrics = {name: _over_folds([scores_of(result, split).get(name) for result in results]) for name in METRICS}
+    known = metrics_of(task_type_of(first))
+    metrics = {name: _over_folds([scores_of(result, split).get(name) for result in results]) for name in known}
     free = None
     if all(result["test_leak_free"] for result in results):
         leak_free = [scores_of(result, "test_leak_free") for result in results]
-        of_free = {name: _over_folds([scores.get(name) for scores in leak_free]) for name in METRICS}
+        of_free = {name: _over_folds([scores.get(name) for scores in leak_free]) for name in known}
         free = {"rows": first["rows"]["test_leak_free"], **of_free[metric], "metrics": of_free}
     return {
         "task": first["task"],
@@ -104,13 +105,13 @@ def _table(results: list[FoldRecord], summary: dict[str, Any]) -> Table:
     """Table with one row per fold, a row of means over folds, and a row of half-widths of confidence intervals."""
     metric, free = summary["metric"], summary["leak_free"]
     split: Literal["test", "valid"] = summary["split"]
-    others = [name for name in METRICS if name != metric]
+    others = [name for name in metrics_of(task_type_of(results[0])) if name != metric]
     title = f"{summary['task']}, {split} rows" + (f"; leak-free: {free['rows']:,} of them" if free else "")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    tested = [f"valid {METRICS[metric].name}"] if split == "test" else []
-    for name in ("fold", "best epoch", *tested, METRICS[metric].name):
+    tested = [f"valid {metric_name(metric)}"] if split == "test" else []
+    for name in ("fold", "best epoch", *tested, metric_name(metric)):
         table.add_column(name, justify="right")
-    for name in ([f"leak-free {METRICS[metric].name}"] if free else []) + [METRICS[name].name for name in others]:
+    for name in ([f"leak-free {metric_name(metric)}"] if free else []) + [metric_name(name) for name in others]:
         table.add_column(name, justify="right")
     if summary["bases_per_chunk"]["after"]:
         table.add_column("bases/chunk before, after", justify="right")
@@ -169,16 +170,16 @@ def _lines(job: FinetuneJob, results: list[FoldRecord], summary: dict[str, Any])
 
 def _intervals(result: FoldRecord, split: str) -> list[str]:
     """Line with the 95% intervals of one fold over its rows; empty for results of earlier versions."""
-    found = {name: limits for name, limits in result.get("intervals", {}).items() if limits and name in METRICS}
+    found = {name: limits for name, limits in result.get("intervals", {}).items() if limits}
     if not found:
         return []
-    values = ", ".join(f"{METRICS[name].name} {number(low)} to {number(high)}" for name, (low, high) in found.items())
+    values = ", ".join(f"{metric_name(name)} {number(low)} to {number(high)}" for name, (low, high) in found.items())
     return [f"95% interval over {split} rows (bootstrap): {values}"]
 
 
 def _export(job: FinetuneJob, results: list[FoldRecord]) -> dict[str, Any] | None:
     """Export the classifier of the fold with the best validation metric, among folds whose weights exist."""
-    if not isinstance(job.network, LDARNetForSequenceClassification):
+    if not isinstance(job.network, LDARNetClassifier):
         return None
     metric, out = job.config.evaluation.metric, Path(job.config.run.dir) / run_files.EXPORT
     candidates = [result for result in results if (job.folder(result["fold"]) / run_files.BEST).is_dir()]

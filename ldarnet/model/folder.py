@@ -11,7 +11,7 @@ from torch import Tensor
 from ldarnet.errors import UserError
 from ldarnet.io import run_files
 from ldarnet.io.files import read_errors, staged_folder
-from ldarnet.model.classifiers import LDARNetForSequenceClassification, LDARNetForTokenClassification
+from ldarnet.model.classifiers import LDARNetClassifier, LDARNetForSequenceClassification, LDARNetForTokenClassification
 from ldarnet.model.configuration import LDARNetConfig
 from ldarnet.model.heads import LDARNetForCausalLM, LDARNetForMaskedLM, LDARNetLanguageModel
 from ldarnet.model.hub import write_hub_files
@@ -111,6 +111,7 @@ def load_model(path: Path, kind: type[Model], *, verify: bool | None = None) -> 
     config, saved = _read_config(folder)
     if not issubclass(saved, kind):
         hint = {
+            LDARNetClassifier: "fine-tune it first or choose a classifier",
             LDARNetForSequenceClassification: "fine-tune it first or choose a classifier",
             LDARNetForCausalLM: "choose a pretrained causal model",
             LDARNetForMaskedLM: "choose a pretrained model that is not causal",

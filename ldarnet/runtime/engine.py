@@ -173,8 +173,8 @@ def deepspeed_config(options: EngineOptions, world: World, parameters: int) -> M
     stage = options.zero_stage
     zero: dict[str, Any] = {"stage": stage}
     if stage:
-        # The default buffers of 500 million elements are too large for small models.
-        bucket = min(parameters, 500_000_000)
+        # The default buffers of 500 million elements are too large for small models. DeepSpeed needs an even number.
+        bucket = min(parameters + parameters % 2, 500_000_000)
         zero |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if options.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": world.device.type == "cuda"}

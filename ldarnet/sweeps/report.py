@@ -10,7 +10,7 @@ from ldarnet.io import run_files
 from ldarnet.sweeps.folders import Folders
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import Setting
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import find_metric, metric_name
 
 
 def sweep_json(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def describe_search(config: SweepConfig) -> str:
 
 def summary(config: SweepConfig, plan: SweepPlan, folders: Folders, metric: str) -> str:
     """Write a text summary: the search, and for each task the chosen setting, the classifier and the failed folds."""
-    lines = [f"search: {describe_search(config)}; compared by validation {METRICS[metric].name}", ""]
+    lines = [f"search: {describe_search(config)}; compared by validation {metric_name(metric)}", ""]
     for task in plan.tasks.values():
         lines.append(f"{task.task}: {_choice(task, metric)}")
         if task.chosen is not None and (best := folders.classifier(task)) is not None:
@@ -115,11 +115,11 @@ def _choice(task: TaskPlan, metric: str) -> str:
         return "no setting finished all search folds" if search_ended and settings else "search not finished"
     best, mean = ranking[0]
     folds = f"{len(task.search_folds)} fold{'s' if len(task.search_folds) > 1 else ''}"
-    text = f"{best.name}, mean validation {METRICS[metric].name} {mean:.4f} over {folds}"
+    text = f"{best.name}, mean validation {metric_name(metric)} {mean:.4f} over {folds}"
     text += f", best of {len(ranking)}" if settings > 1 else ""
     text += f"; runner-up {ranking[1][0].name} with {ranking[1][1]:.4f}" if len(ranking) > 1 else ""
     at_chance = 0
-    if METRICS[metric].minimum < 0:
+    if (known := find_metric(metric)) is not None and known.minimum < 0:
         at_chance = sum((status.score or 0) <= 0 for status in _search_folds(task, best))
     text += f"; no better than chance on {at_chance} of {len(task.search_folds)} folds" if at_chance else ""
     states = [{status.state for status in _search_folds(task, setting)} for setting in task.settings]

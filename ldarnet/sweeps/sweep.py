@@ -22,7 +22,7 @@ from ldarnet.sweeps.jobs import JobFactory
 from ldarnet.sweeps.plan import SweepPlan, TaskPlan
 from ldarnet.sweeps.settings import check_sweep, folds_of, grid, trial_config
 from ldarnet.sweeps.study import Study
-from ldarnet.tasks.metrics import METRICS
+from ldarnet.tasks.metrics import metric_name
 from ldarnet.tasks.registry import find_task, find_tasks
 
 PROGRAM = "ldarnet.cli.finetune"
@@ -91,7 +91,7 @@ def run_sweep(config: SweepConfig, program: str = PROGRAM, console: Console | No
                     if config.ray.address is not None:
                         check_shared(folders.root, "sweep.dir")
                     make_job = JobFactory(config, metric, tasks, folders, program, gpus, parent)
-                    with catch_signals(received), SweepProgress(plan, METRICS[metric].name, console) as display:
+                    with catch_signals(received), SweepProgress(plan, metric_name(metric), console) as display:
                         Driver(config, plan, folders, display, make_job).run(base, gpus, lambda: bool(received))
             if received:
                 wait_for_saving(folders.running(plan))
@@ -157,7 +157,7 @@ def _header(config: SweepConfig, base: FinetuneConfig, plan: SweepPlan) -> str:
     resumed = f", {done} already done" if done else ""
     folds = ", ".join(map(str, next(iter(plan.tasks.values())).search_folds))
     tasks = f"{len(plan.tasks)} task{'s' if len(plan.tasks) > 1 else ''}"
-    metric = METRICS[base.evaluation.metric].name
+    metric = metric_name(base.evaluation.metric)
     return (
         f"sweep: {config.sweep.dir}: {tasks}, at most {done + plan.max_remaining()} trials{resumed}\n"
         f"search: {report.describe_search(config)}; compared by mean validation {metric} over folds {folds}"

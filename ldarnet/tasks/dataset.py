@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ import numpy as np
 from ldarnet.console import format_count
 from ldarnet.errors import UserError
 from ldarnet.io.retry import Retry
+from ldarnet.tasks.base_labels import find_base_classes, read_base_labels
+from ldarnet.tasks.bed_labels import labels_from_bed, read_sequences
 from ldarnet.tasks.downloads import fetch_task
 from ldarnet.tasks.formats import read_records
 from ldarnet.tasks.labels import ambiguity, clean_sequences, file_stem, find_classes, number_labels, unique_names
 from ldarnet.tasks.leakage import count_duplicates
+from ldarnet.tasks.metrics import BASES, CLASSIFICATION, REGRESSION
 from ldarnet.tasks.publishers import read_task
 from ldarnet.tasks.registry import Task, all_tasks, find_task
 from ldarnet.tasks.rows import Columns, Records
+from ldarnet.tasks.values import find_targets, read_values
 
 OWN = "own"
 """Suite name of user-provided data."""
@@ -31,7 +36,8 @@ class Examples:
     Attributes:
         names: n unique names.
         sequences: n upper-case sequences of A, C, G, T and N.
-        labels: (n,) int64 class indices.
+        labels: (n,) int64 class indices; in regression, (n, targets) float64; of bases, (n,) objects,
+            bytes (L,) with class indices each.
     """
 
     names: list[str]
@@ -56,12 +62,13 @@ class TaskData:
     Attributes:
         task: name in the registry; for user-provided data, the name that the user chose, or `own_name`.
         suite: nucleotide_transformer, genomic_benchmarks, gue or own.
-        classes: class names, by label.
+        classes: class names, by label; in regression, names of the targets.
         train: training rows, in the order of the files.
         test: test rows; None if there is no test split.
         valid: official or user-provided validation rows; None if there are none.
         source: origin and revision of the data, in one line.
         notes: caveats to report with the results, one sentence each.
+        task_type: classification, regression or base_classification.
         fingerprint: SHA-256 over the names, sequences and labels of all splits.
     """
 
@@ -73,6 +80,7 @@ class TaskData:
     valid: Examples | None
     source: str
     notes: list[str] = field(default_factory=list)
+    task_type: str = CLASSIFICATION
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,8 +108,10 @@ def open_task(
     valid: Path | None = None,
     test: Path | None = None,
     sequence_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     name_column: str | None = None,
+    task_type: str = CLASSIFICATION,
+    bed: Path | None = None,
 ) -> TaskData:
     """Read a published task, or user-provided data.
 
@@ -117,15 +127,31 @@ def open_task(
         valid: file with user-provided validation rows, which replace cross-validation.
         test: file with user-provided test rows.
         sequence_column: title of the column with sequences, in tables; None to look for common titles.
-        label_column: title of the column with labels; None to look for common titles.
+        label_column: title of the column with labels; None to look for common titles. Several titles are the targets
+            of a regression.
         name_column: title of the column with names; None to look for common titles. Rows without names are numbered.
+        task_type: classification, regression or base_classification; published tasks are classification.
+        bed: BED file with the classes of bases, for base_classification; the other files then are FASTA or .2bit files
+            without labels (see `ldarnet.tasks.bed_labels`).
 
     Raises:
         UserError: the task does not exist, or a file is missing, damaged or malformed.
     """
     columns = Columns(sequence_column, label_column, name_column)
+    if task_type != REGRESSION and not isinstance(label_column, str | None):
+        raise UserError(
+            f"data.label_column={list(label_column)}: a task of type {task_type} has one label column; choose "
+            "one, or set task_type=regression"
+        )
+    if bed is not None and (task_type != BASES or train is None):
+        raise UserError(f"data.bed={bed}: only used with data.train and task_type={BASES}; set both, or data.bed=null")
     if train is not None:
-        return _open_own(task, {"train": train, "valid": valid, "test": test}, columns)
+        return _open_own(task, {"train": train, "valid": valid, "test": test}, columns, task_type, bed)
+    if task is not None and task_type != CLASSIFICATION:
+        raise UserError(
+            f"task_type={task_type}: the published task {task} is a classification task; set "
+            f"task_type={CLASSIFICATION}, or set data.train to your own data"
+        )
     for key, path in (("valid", valid), ("test", test)):
         if path is not None:
             raise UserError(f"data.{key}={path}: data.train is not set; set it to a file with training rows")
@@ -158,20 +184,28 @@ def own_name(train: Path) -> str:
     return (stem.lower() in GENERIC_NAMES and train.absolute().parent.name) or stem
 
 
-def _open_own(name: str | None, files: dict[str, Path | None], columns: Columns) -> TaskData:
+def _open_own(
+    name: str | None, files: dict[str, Path | None], columns: Columns, task_type: str, bed: Path | None
+) -> TaskData:
     if name is not None and any(name in (task.key, task.name) for task in all_tasks().values()):
         raise UserError(
             f"task={name} is a published task, but data.train is set; choose another name for your own data, or set "
             "data.train=null to use the published data"
         )
     paths = {split: path for split, path in files.items() if path is not None}
-    splits = {split: read_records(path, columns) for split, path in paths.items()}
+    read = partial(read_records, columns=columns) if bed is None else read_sequences
+    splits = {split: read(path) for split, path in paths.items()}
+    source = f"user-provided data: {', '.join(map(str, paths.values()))}"
+    name = name or own_name(paths["train"])
+    if task_type == REGRESSION:
+        return _build_regression(name, splits, source)
+    if task_type == BASES:
+        return _build_bases(name, splits, source, bed)
     classes = find_classes(splits["train"])
     numbers = [str(number) for number in range(len(classes))]
     named = ", ".join(f"{name}={number}" for number, name in enumerate(classes[:20]))
     notes = [f"class indices: {named}"] if classes != numbers else []
-    source = f"user-provided data: {', '.join(map(str, paths.values()))}"
-    return _build(name or own_name(paths["train"]), OWN, classes, splits, source, notes, str(paths["train"]))
+    return _build(name, OWN, classes, splits, source, notes, str(paths["train"]))
 
 
 def _build(
@@ -189,8 +223,7 @@ def _build(
         labels = number_labels(records, classes, known_from, numbers=suite != OWN)
         examples[split] = Examples(unique_names(records), sequences, labels)
         ambiguous += replaced
-        if mostly_n := sum(2 * sequence.count("N") > len(sequence) for sequence in sequences):
-            notes.append(f"{mostly_n:,} {split} sequences have more than 50% N")
+        notes += _mostly_n(split, sequences)
         present = np.bincount(labels, minlength=len(classes))
         if missing := [kind for kind, count in zip(classes, present, strict=True) if not count]:
             if split == "train" and len(classes) - len(missing) < 2:
@@ -206,6 +239,51 @@ def _build(
     return TaskData(name, suite, classes, train, test, valid, source, notes)
 
 
+def _build_regression(name: str, splits: dict[str, Records], source: str) -> TaskData:
+    targets = find_targets(splits["train"])
+    examples, notes, ambiguous = {}, list[str](), 0
+    for split, records in splits.items():
+        found = find_targets(records)
+        if len(found) != len(targets) or (found != targets and len(targets) > 1):
+            raise UserError(
+                f"{records.path}: the label columns are {', '.join(map(repr, found))}, but "
+                f"{', '.join(map(repr, targets))} in {splits['train'].path}; set data.label_column"
+            )
+        sequences, replaced = clean_sequences(records)
+        examples[split] = Examples(unique_names(records), sequences, read_values(records, targets))
+        ambiguous += replaced
+        notes += _mostly_n(split, sequences)
+    notes += [*ambiguity(ambiguous), *_duplicates(examples)]
+    train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
+    assert train is not None
+    return TaskData(name, OWN, targets, train, test, valid, source, notes, REGRESSION)
+
+
+def _build_bases(name: str, splits: dict[str, Records], source: str, bed: Path | None) -> TaskData:
+    labels, notes = dict[str, np.ndarray](), list[str]()
+    if bed is None:
+        classes = find_base_classes(splits["train"])
+    else:
+        classes, labels, notes = labels_from_bed(bed, splits)
+        source += f", {bed}"
+    examples, ambiguous = {}, 0
+    for split, records in splits.items():
+        sequences, replaced = clean_sequences(records)
+        of_split = read_base_labels(records, sequences, classes) if bed is None else labels[split]
+        examples[split] = Examples(unique_names(records), sequences, of_split)
+        ambiguous += replaced
+        notes += _mostly_n(split, sequences)
+    notes += [*ambiguity(ambiguous), *_duplicates(examples)]
+    train, valid, test = (examples.get(split) for split in ("train", "valid", "test"))
+    assert train is not None
+    return TaskData(name, OWN, classes, train, test, valid, source, notes, BASES)
+
+
+def _mostly_n(split: str, sequences: list[str]) -> list[str]:
+    count = sum(2 * sequence.count("N") > len(sequence) for sequence in sequences)
+    return [f"{count:,} {split} sequences have more than 50% N"] if count else []
+
+
 def _compare_rows(task: Task, splits: dict[str, Records]) -> list[str]:
     counts = ((split, len(splits[split]) if split in splits else 0, rows) for split, rows in task.rows.items())
     return [
@@ -216,9 +294,20 @@ def _compare_rows(task: Task, splits: dict[str, Records]) -> list[str]:
 
 
 def _duplicates(examples: dict[str, Examples]) -> list[str]:
+    keys = _label_keys({split: part.labels for split, part in examples.items()})
+
     def pooled(splits: Sequence[str]) -> tuple[list[str], np.ndarray]:
         parts = [examples[split] for split in splits if split in examples]
-        labels = np.concatenate([part.labels for part in parts]) if parts else np.empty(0, np.int64)
+        labels = np.concatenate([keys[split] for split in splits if split in keys] or [np.empty(0, np.int64)])
         return [sequence for part in parts for sequence in part.sequences], labels
 
     return count_duplicates(*pooled(("train", "valid")), *pooled(("test",))).sentences()
+
+
+def _label_keys(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One number per row, equal for rows with equal labels; class indices stay as they are."""
+    parts = list(labels.values())
+    if parts[0].ndim == 1:
+        return labels
+    keys = np.unique(np.concatenate(parts), axis=0, return_inverse=True)[1].ravel()
+    return dict(zip(labels, np.split(keys, np.cumsum(list(map(len, parts)))[:-1]), strict=True))

@@ -24,7 +24,7 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)(e[+-]?\d+)?|nan|inf", re.IGNORECASE)
 
 MAX_CLASSES = 10_000
-_MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NULL", "null", "None", "NaT"))
+MISSING = frozenset(("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NULL", "null", "None", "NaT"))
 """Spellings of a missing value, as written by R, pandas, spreadsheets and databases."""
 _BOOLEANS = ("false", "true")
 _CONTROL = frozenset(("Cc", "Cf", "Zl", "Zp"))
@@ -42,7 +42,7 @@ def clean_sequences(records: Records) -> tuple[list[str], int]:
     """
     sequences, ambiguous = [], 0
     for row, text in enumerate(records.sequences):
-        if (word := text[:8].strip()) in _MISSING and word:  # "NA" and "NaN" consist of nucleotide codes
+        if (word := text[:8].strip()) in MISSING and word:  # "NA" and "NaN" consist of nucleotide codes
             raise records.error(row, f"the sequence is missing ({word!r}); fill it in or remove the row")
         sequence, others = clean_sequence(text, partial(records.error, row))
         sequences.append(sequence)
@@ -184,7 +184,7 @@ def _one_spelling(label: str) -> str:
 
 def _checked(records: Records, row: int, label: str) -> str:
     label = label.strip()
-    if label in _MISSING:
+    if label in MISSING:
         value = f" ({label!r})" if label else ""
         raise records.error(row, f"the label is missing{value}; fill it in or remove the row")
     if _NUMBER.fullmatch(label) and not _INTEGER.fullmatch(label):

@@ -1,19 +1,23 @@
-"""The registry of classification metrics, and the confidence interval over folds.
+"""The registries of metrics, one per type of task, and the confidence interval over folds.
 
-To add a metric, add an entry to `METRICS`: configuration, results, summaries, sweeps and comparisons all use it.
+To add a metric, add an entry to `METRICS` (classification) or to another registry: configuration, results, summaries,
+sweeps and comparisons all use it.
 
-Shapes: n rows, C classes, R resamples.
+Shapes: n rows, C classes, T targets, R resamples.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from ldarnet.tasks import regression_metrics as regression
 from ldarnet.tasks.ranking import auroc, average_precision, weighted_ranking
 
+CLASSIFICATION, REGRESSION, BASES = "classification", "regression", "base_classification"
+"""Types of tasks: one class per sequence; one or several numbers per sequence; one class per base."""
 MIN_FOLDS = 3
 """Minimum number of folds for an interval or a test over folds; two folds have only one degree of freedom."""
 TOLERANCE = 1e-9
@@ -22,7 +26,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class Metric:
-    """A classification metric; higher is better, 1 is perfect.
+    """A metric; higher is better, 1 is perfect. `probabilities` are predicted values (n, T) in regression.
 
     Attributes:
         name: display name, used in tables and figures.
@@ -46,19 +50,35 @@ class Metric:
         return self.from_confusion is not None or self.from_weights is not None
 
 
-def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """Compute every registered metric; undefined metrics are None.
+def metrics_of(task_type: str) -> Mapping[str, Metric]:
+    """Metrics of a type of task, by configuration key; the first one is the default of `evaluation.metric`."""
+    return REGISTRIES[task_type]
+
+
+def find_metric(key: str) -> Metric | None:
+    """Metric by its configuration key, for any type of task; None if there is no such metric."""
+    return next((metrics[key] for metrics in REGISTRIES.values() if key in metrics), None)
+
+
+def metric_name(key: str) -> str:
+    """Display name of a metric; the key itself if there is no such metric."""
+    return key if (metric := find_metric(key)) is None else metric.name
+
+
+def scores(labels: np.ndarray, probabilities: np.ndarray, task_type: str = CLASSIFICATION) -> dict[str, float | None]:
+    """Compute every metric of a type of task; undefined metrics are None.
 
     Args:
-        labels: (n,) int64, class indices from 0 to C - 1; n >= 1.
-        probabilities: (n, C), rows sum to 1.
+        labels: (n,) int64, class indices from 0 to C - 1; in regression, (n, T) float64; n >= 1.
+        probabilities: (n, C), rows sum to 1; in regression, predicted values (n, T).
+        task_type: a key of `REGISTRIES`.
     """
-    return {key: metric.score(labels, probabilities) for key, metric in METRICS.items()}
+    return {key: metric.score(labels, probabilities) for key, metric in metrics_of(task_type).items()}
 
 
-def undefined(values: dict[str, float | None]) -> list[str]:
+def undefined(values: dict[str, float | None], task_type: str = CLASSIFICATION) -> list[str]:
     """Display names of the metrics whose value is None."""
-    return [metric.name for key, metric in METRICS.items() if values.get(key) is None]
+    return [metric.name for key, metric in metrics_of(task_type).items() if values.get(key) is None]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -135,6 +155,48 @@ def _accuracy_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:
     return np.trace(counts_RCC, axis1=1, axis2=2) / counts_RCC.sum(axis=(1, 2))
 
 
+def _macro_f1(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """F1 averaged over the classes that have labels."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, probabilities.argmax(1), labels=np.unique(labels), average="macro", zero_division=0))
+
+
+def _macro_f1_from_confusion(counts_RCC: np.ndarray) -> np.ndarray:
+    true_RC, predicted_RC = counts_RCC.sum(axis=2), counts_RCC.sum(axis=1)
+    both_RC = true_RC + predicted_RC
+    hits_RC = np.diagonal(counts_RCC, axis1=1, axis2=2)
+    f1_RC = np.divide(2 * hits_RC, both_RC, out=np.zeros_like(both_RC), where=both_RC > 0)
+    return (f1_RC * (true_RC > 0)).sum(axis=1) / np.maximum((true_RC > 0).sum(axis=1), 1)
+
+
+def _macro_ranking(function: str, labels: np.ndarray, probabilities: np.ndarray) -> float | None:
+    """Ranking metric of class 1 of two, or the mean of one-vs-rest scores over the classes that have labels."""
+    import sklearn.metrics
+
+    rank = getattr(sklearn.metrics, function)
+    present = np.unique(labels)
+    if len(present) < 2 or not np.isfinite(probabilities).all():
+        return None
+    shown = [1] if probabilities.shape[1] == 2 else present
+    return float(np.mean([rank(labels == label, probabilities[:, label]) for label in shown]))
+
+
+def class_scores(labels: np.ndarray, probabilities: np.ndarray, label: int) -> dict[str, float | None]:
+    """Number of labels of a class, and its precision, recall, F1 and AUPRC against the rest; None where undefined."""
+    from sklearn.metrics import average_precision_score
+
+    true, predicted = labels == label, probabilities.argmax(1) == label
+    hits, found, present = (int(one.sum()) for one in (true & predicted, predicted, true))
+    return {
+        "bases": present,
+        "precision": hits / found if found else None,
+        "recall": hits / present if present else None,
+        "f1": 2 * hits / (found + present) if present else None,
+        "auprc": float(average_precision_score(true, probabilities[:, label])) if present else None,
+    }
+
+
 METRICS: dict[str, Metric] = {
     "mcc": Metric("MCC", _mcc, minimum=-1.0, from_confusion=_mcc_from_confusion),
     "f1": Metric("F1 (weighted)", _f1, from_confusion=_f1_from_confusion),
@@ -146,4 +208,27 @@ METRICS: dict[str, Metric] = {
         from_weights=partial(weighted_ranking, average_precision),
     ),
 }
-"""Metrics by configuration key, in the order in which results list them."""
+"""Metrics of classification by configuration key, in the order in which results list them."""
+
+REGRESSION_METRICS: dict[str, Metric] = {
+    "pearson": Metric("Pearson r", regression.pearson, minimum=-1.0, from_weights=regression.weighted_pearson),
+    "spearman": Metric("Spearman rho", regression.spearman, minimum=-1.0),
+    "r2": Metric("R2", regression.r2, minimum=-math.inf, from_weights=regression.weighted_r2),
+}
+"""Metrics of regression, averaged over targets."""
+
+BASE_METRICS: dict[str, Metric] = {
+    "mcc": METRICS["mcc"],
+    "macro_f1": Metric("F1 (macro)", _macro_f1, from_confusion=_macro_f1_from_confusion),
+    "accuracy": METRICS["accuracy"],
+    "macro_auroc": Metric("AUROC (macro)", partial(_macro_ranking, "roc_auc_score")),
+    "macro_auprc": Metric("AUPRC (macro)", partial(_macro_ranking, "average_precision_score")),
+}
+"""Metrics of labeled bases. Macro averages give rare classes, such as splice sites, the weight of frequent ones."""
+
+REGISTRIES: dict[str, dict[str, Metric]] = {
+    CLASSIFICATION: METRICS,
+    REGRESSION: REGRESSION_METRICS,
+    BASES: BASE_METRICS,
+}
+"""Metrics by type of task. A key has the same meaning in every registry."""

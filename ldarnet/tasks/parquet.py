@@ -33,8 +33,8 @@ def read_parquet(path: Path, columns: Columns) -> Records:
     with damage():
         schema = parquet.read_schema(path)
         header = list(schema.names)
-    sequence, label, name = find_columns(str(path), header, columns)
-    used = [header[column] for column in (sequence, label, name) if column is not None]
+    sequence, label_columns, name = find_columns(str(path), header, columns)
+    used = [header[column] for column in (sequence, *label_columns, name) if column is not None]
     for title in used:
         _check_type(path, title, schema.field(title).type)
     with damage(), parquet.ParquetFile(path, read_dictionary=used) as file:
@@ -51,7 +51,10 @@ def read_parquet(path: Path, columns: Columns) -> Records:
             check_size(path, size)
     rows = len(texts[header[sequence]])
     names = texts[header[name]] if name is not None else [""] * rows
-    return Records(path, "row", range(1, rows + 1), names, texts[header[sequence]], texts[header[label]])
+    targets = tuple(header[label] for label in label_columns)
+    cells = [texts[target] for target in targets]
+    labels = cells[0] if len(cells) == 1 else ["\t".join(row) for row in zip(*cells, strict=True)]
+    return Records(path, "row", range(1, rows + 1), names, texts[header[sequence]], labels, targets)
 
 
 def _check_type(path: Path, title: str, kind: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy import sparse
 
-from ldarnet.tasks.metrics import METRICS, TOLERANCE, Metric
+from ldarnet.tasks.metrics import CLASSIFICATION, TOLERANCE, Metric, find_metric, metrics_of
 
 RESAMPLES = 2000
 RESAMPLES_IN_MEMORY = 100
@@ -34,25 +34,56 @@ def bootstrap(labels_N: np.ndarray, predictions: Predictions, metric: str, seed:
     Returns:
         The mean metric on each resample, (R,); NaN where it is undefined.
     """
-    mean = _mean_over_models(METRICS[metric], labels_N, predictions)
+    found = find_metric(metric)
+    assert found is not None
+    mean = _mean_over_models(found, labels_N, predictions)
     return np.concatenate([mean(weights_RN) for weights_RN in resamples(len(labels_N), seed)])
 
 
-def row_intervals(labels_N: np.ndarray, probabilities_NC: np.ndarray) -> dict[str, list[float] | None]:
+def row_intervals(
+    labels_N: np.ndarray, probabilities_NC: np.ndarray, task_type: str = CLASSIFICATION
+) -> dict[str, list[float] | None]:
     """95% confidence interval (bootstrap percentiles) of every metric that can be resampled.
 
     Resamples in which a metric is undefined are skipped. The interval is None if all values are undefined or equal: a
     model that predicts one class for every row has an MCC of 0 in every resample, and 0 to 0 would look precise.
+    In regression, labels and predictions are (N, T).
     """
     means = {
         name: _mean_over_models(metric, labels_N, [probabilities_NC])
-        for name, metric in METRICS.items()
+        for name, metric in metrics_of(task_type).items()
         if metric.resampled
     }
     values: dict[str, list[np.ndarray]] = {name: [] for name in means}
     for weights_RN in resamples(len(labels_N)):
         for name, mean in means.items():
             values[name].append(mean(weights_RN))
+    return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
+
+
+def grouped_intervals(
+    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, count: int, classes: int, task_type: str
+) -> dict[str, list[float] | None]:
+    """`row_intervals` for rows with several labels each, which are resampled together.
+
+    Only metrics with `from_confusion` have intervals.
+
+    Args:
+        labels: class index of each label.
+        predicted: predicted class index of each label.
+        groups: row of each label.
+        count: number of rows, N.
+        classes: number of classes, C.
+        task_type: type of the task.
+    """
+    cell = (groups * classes + labels) * classes + predicted
+    counts = np.bincount(cell, minlength=count * classes**2).reshape(count, -1).astype(np.float64)
+    metrics = {name: one.from_confusion for name, one in metrics_of(task_type).items() if one.from_confusion}
+    values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for weights_RN in resamples(count):
+        counts_RCC = (weights_RN @ counts).reshape(-1, classes, classes)
+        for name, from_confusion in metrics.items():
+            values[name].append(from_confusion(counts_RCC[counts_RCC.any(axis=(1, 2))]))
     return {name: _percentiles(np.concatenate(found)) for name, found in values.items()}
 
 

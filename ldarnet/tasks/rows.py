@@ -24,10 +24,13 @@ NAME_COLUMNS = ("name", "id")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Titles of the columns with sequences, labels and row names; None to look for common titles."""
+    """Titles of the columns with sequences, labels and row names; None to look for common titles.
+
+    Several label columns are the targets of a regression.
+    """
 
     sequence: str | None = None
-    label: str | None = None
+    label: str | Sequence[str] | None = None
     name: str | None = None
 
 
@@ -44,7 +47,9 @@ class Records:
         locations: location of each row in `path`.
         names: name of each row; an empty string if the row has no name.
         sequences: sequence of each row.
-        labels: label of each row; an empty string if the row has no label.
+        labels: label of each row; an empty string if the row has no label; the cells of several label columns are
+            joined by tabs.
+        targets: titles of the label columns; empty for files without titles.
     """
 
     path: Path
@@ -53,6 +58,7 @@ class Records:
     names: list[str]
     sequences: list[str]
     labels: list[str]
+    targets: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -62,7 +68,7 @@ class Records:
         return UserError(f"{self.path}: {f'{self.unit} {self.locations[row]}'.strip()}: {message}")
 
 
-def find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[int, int, int | None]:
+def find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[int, list[int], int | None]:
     """Indices of the sequence, label and name columns; the last is None if there is no name column.
 
     Raises:
@@ -82,15 +88,16 @@ def find_columns(where: str, header: Sequence[str], columns: Columns) -> tuple[i
         return next((lower.index(title) for title in common if title in lower), None)
 
     sequence = find("sequence", columns.sequence, SEQUENCE_COLUMNS)
-    label = find("label", columns.label, LABEL_COLUMNS)
-    for what, column in (("sequence", sequence), ("label", label)):
+    given = [columns.label] if isinstance(columns.label, str | None) else columns.label
+    labels = [find("label", title, LABEL_COLUMNS) for title in given]
+    for what, column in (("sequence", sequence), *(("label", label) for label in labels)):
         if column is None:
             raise UserError(
                 f"{where}: no {what} column among {present}; the first line must contain the column names; set "
                 f"data.{what}_column to choose a column"
             )
-    assert sequence is not None and label is not None
-    return sequence, label, find("name", columns.name, NAME_COLUMNS)
+    assert sequence is not None
+    return sequence, [label for label in labels if label is not None], find("name", columns.name, NAME_COLUMNS)
 
 
 def check_size(path: Path, size: int) -> None:

@@ -39,15 +39,16 @@ def read_table(path: Path, separator: str, columns: Columns) -> Records:
         return Records(path, "line", [], [], [], [])
     where = f"{path}: line 1"
     _check_separator(where, header)
-    sequence, label, name = find_columns(where, header, columns)
+    sequence, label_columns, name = find_columns(where, header, columns)
     locations: list[int | str] = []
     names, sequences, labels = list[str](), list[str](), list[str]()
     for line, row in rows:
         locations.append(line)
         names.append("" if name is None else row[name])
         sequences.append(row[sequence])
-        labels.append(sys.intern(row[label]))
-    return Records(path, "line", locations, names, sequences, labels)
+        labels.append(sys.intern("\t".join([row[label] for label in label_columns])))
+    targets = tuple(header[label] for label in label_columns)
+    return Records(path, "line", locations, names, sequences, labels, targets)
 
 
 def read_rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:

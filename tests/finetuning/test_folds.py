@@ -6,7 +6,8 @@ from sklearn.model_selection import KFold
 
 from ldarnet.config.finetune import FoldsSection
 from ldarnet.errors import UserError
-from ldarnet.finetuning.folds import one_class, split, subset
+from ldarnet.finetuning.folds import split, subset
+from ldarnet.finetuning.targets import ClassTargets
 
 LABELS = np.arange(203) % 5 // 4  # four of five rows have label 0
 
@@ -54,8 +55,10 @@ def test_too_few_rows_are_rejected(labels, settings, message):
 
 
 def test_single_class_is_detected():
-    assert one_class(np.array([1, 1]), ["no", "yes"]) == "yes"
-    assert one_class(np.array([0, 1]), ["no", "yes"]) is None
+    targets = ClassTargets(["no", "yes"])
+    found = targets.constant(np.array([1, 1]))
+    assert found is not None and found[0] == "of the single class 'yes'"
+    assert targets.constant(np.array([0, 1])) is None
 
 
 def test_subset_keeps_class_proportions_and_order():

@@ -115,7 +115,7 @@ def test_model_without_classifier_is_rejected(tmp_path, fasta, monkeypatch, caps
     status, _, errors = command(monkeypatch, capsys, "predict", tmp_path / "model", fasta)
     assert status == 1
     assert errors.startswith("error: ")
-    assert "the model class is LDARNetForMaskedLM, not LDARNetForSequenceClassification; fine-tune it first" in errors
+    assert "the model class is LDARNetForMaskedLM, not LDARNetClassifier; fine-tune it first" in errors
     (tmp_path / "config.yaml").write_text("model: {baseline: kmers}\n")
     with pytest.raises(UserError, match=r"this run has no saved model; it has not written a checkpoint yet; run its"):
         load_backbone(tmp_path)

@@ -16,6 +16,7 @@ from ldarnet.finetuning.folds import split
 from ldarnet.finetuning.results import _nothing_learned
 from ldarnet.finetuning.run import finetune_on
 from ldarnet.finetuning.summary import _over_folds
+from ldarnet.finetuning.targets import ClassTargets
 from ldarnet.model import load_backbone
 from ldarnet.tasks.metrics import interval, scores
 from tests.support.planted import lines, predictions, read_config, result, run, write_config, write_rows
@@ -277,7 +278,7 @@ def test_warning_distinguishes_ranking_from_nothing_learned(tmp_path, mcc, auroc
     warnings = {}
     for arm, change in (("network", "task=own"), ("kmers", "model.baseline=kmers")):
         config = read_config(write_config(tmp_path), change)
-        job = SimpleNamespace(config=config, data=SimpleNamespace(classes=["no", "yes"]))
+        job = SimpleNamespace(config=config, targets=ClassTargets(["no", "yes"]))
         warnings[arm] = _nothing_learned(np.eye(2), job, 3, {"mcc": mcc, "auroc": auroc})
     assert len(warnings["network"]) == len(warnings["kmers"]) == (message is not None)
     if message is not None:

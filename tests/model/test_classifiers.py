@@ -180,9 +180,10 @@ def test_trainer_fine_tunes_positions(tmp_path: Path):
     assert out.predictions.shape == (4, 16, 2)
 
 
-def test_predict_refuses_a_regression_model(tmp_path):
-    write_model(build(LDARNetForSequenceClassification, num_labels=1), tmp_path / "model")
-    with pytest.raises(UserError, match="problem_type 'regression', but predictions are probabilities of classes"):
+def test_predict_refuses_a_multi_label_model(tmp_path):
+    model = build(LDARNetForSequenceClassification, num_labels=2, problem_type="multi_label_classification")
+    write_model(model, tmp_path / "model")
+    with pytest.raises(UserError, match="problem_type 'multi_label_classification' has no table of predictions"):
         Classifier(tmp_path / "model")
 
 

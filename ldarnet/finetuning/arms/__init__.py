@@ -15,6 +15,7 @@ from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.plugins import load_folder, suggestion
 from ldarnet.printable import printable
 from ldarnet.runtime.tracking import Tracker
+from ldarnet.tasks.metrics import CLASSIFICATION
 
 Learner = Callable[[int, Tracker | None], FoldResult | None]
 """Trains or resumes a fold, given its number and tracker. Returns None if a signal stops training. Collective."""
@@ -36,6 +37,7 @@ class Arm:
             training sequence in bases; None for arms without a network.
         fit: description of the fit for the console, for arms that train without epochs; None for all other arms.
         selection: what is selected on the validation rows, such as `best epoch` or `penalty`.
+        task_types: types of tasks that the arm can learn.
         takes_checkpoint: whether the arm can start from a checkpoint.
         ignored: prefixes of configuration keys without effect on this arm.
         ignored_with_checkpoint: prefixes of further keys, which have no effect if the weights come from a checkpoint.
@@ -48,6 +50,7 @@ class Arm:
     build: Callable[[FinetuneConfig, list[str], int], nn.Module] | None = None
     fit: str | None = None
     selection: str = "best epoch"
+    task_types: tuple[str, ...] = (CLASSIFICATION,)
     takes_checkpoint: bool = False
     ignored: tuple[str, ...] = ()
     ignored_with_checkpoint: tuple[str, ...] = ()
@@ -79,6 +82,11 @@ def arm_of(config: FinetuneConfig) -> Arm:
         raise UserError(
             f"training.mode={config.training.mode} cannot be combined with model.baseline={config.model.baseline}; "
             "remove one of them"
+        )
+    if config.task_type not in arm.task_types:
+        raise UserError(
+            f"{arm.option}={arm.name} cannot learn task_type={config.task_type}, only {', '.join(arm.task_types)}; "
+            "choose another arm"
         )
     if config.checkpoint is not None and not arm.takes_checkpoint:
         raise UserError(f"{arm.option}={arm.name} cannot start from a checkpoint; set checkpoint=null")

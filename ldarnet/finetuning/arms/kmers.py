@@ -1,14 +1,14 @@
-"""Baseline: logistic regression on 6-mer counts."""
+"""Baseline on 6-mer counts: logistic regression for classes, ridge regression for values."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import sparse
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.alphabet import PAD, T, decode, encode, reverse_complement
@@ -16,13 +16,19 @@ from ldarnet.finetuning.arms import BASELINE, Arm, Learner, register
 from ldarnet.finetuning.evaluation import Outputs, best_by
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
+from ldarnet.finetuning.targets import ValueTargets
 from ldarnet.runtime.tracking import Tracker
 from ldarnet.tasks.dataset import Examples
 from ldarnet.tasks.leakage import blocks
+from ldarnet.tasks.metrics import CLASSIFICATION, REGRESSION
+
+Result = TypeVar("Result")
 
 K = 6
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2)
-"""Inverse regularization strengths (scikit-learn's C); the validation rows select one."""
+"""Inverse regularization strengths (scikit-learn's C) of logistic regression; the validation rows select one."""
+PENALTIES = (1e1, 1e2, 1e3, 1e4, 1e5)
+"""Penalties of ridge regression (scikit-learn's alpha); the validation rows select one."""
 MAX_ITERATIONS = 1000
 BLOCK_BASES = 2**20
 """Bases per block of rows whose 6-mers are counted at once."""
@@ -54,7 +60,31 @@ class KmerModel:
         return found
 
 
+@dataclass(frozen=True)
+class KmerRidge:
+    """Ridge regression on 6-mer counts.
+
+    Attributes:
+        strands: as in `KmerModel`.
+        penalty: penalty on the squared weights (scikit-learn's alpha).
+    """
+
+    strands: str
+    penalty: float
+    scaler: StandardScaler
+    regression: Ridge
+
+    def values(self, sequences: list[str]) -> np.ndarray:
+        """Predicted values, (n, targets) float64."""
+        parts = [
+            self.regression.predict(self.scaler.transform(kmer_counts(sequences[begin:end], self.strands)))
+            for begin, end in blocks(sequences, BLOCK_BASES)
+        ]
+        return np.concatenate(parts).reshape(len(sequences), -1)
+
+
 Fitted = tuple[KmerModel, dict[str, Any]]
+FittedRidge = tuple[KmerRidge, dict[str, Any]]
 
 
 def fit_kmers(
@@ -86,14 +116,40 @@ def fit_kmers(
         return model, validate(model)
 
     def fits(strands: str) -> list[Fitted]:
-        features = kmer_counts(train.sequences, strands)
-        scaler = StandardScaler(with_mean=False).fit(features)  # centering would make the matrix dense
-        for begin, end in blocks(train.sequences, BLOCK_BASES):  # at once, it takes three times the memory
-            entries = slice(features.indptr[begin], features.indptr[end])
-            features.data[entries] = scaler.transform(features[begin:end]).data
+        scaler, features = _scaled_counts(train.sequences, strands)
         return [run(partial(one, strands, strength, scaler, features)) for strength in STRENGTHS]
 
     return best_by(metric, [*fits("one"), *fits("both")])
+
+
+def fit_ridges(
+    sequences: list[str],
+    values: np.ndarray,
+    validate: Callable[[KmerRidge], dict[str, Any]],
+    metric: str,
+    run: Callable[[Callable[[], FittedRidge]], FittedRidge],
+) -> FittedRidge:
+    """Fit ridge regressions to standardized values (n, targets); selection and other arguments as in `fit_kmers`."""
+
+    def one(strands: str, penalty: float, scaler: StandardScaler, features: Any) -> FittedRidge:
+        model = KmerRidge(strands, penalty, scaler, Ridge(alpha=penalty).fit(features, values))
+        return model, validate(model)
+
+    def fits(strands: str) -> list[FittedRidge]:
+        scaler, features = _scaled_counts(sequences, strands)
+        return [run(partial(one, strands, penalty, scaler, features)) for penalty in PENALTIES]
+
+    return best_by(metric, [*fits("one"), *fits("both")])
+
+
+def _scaled_counts(sequences: list[str], strands: str) -> tuple[StandardScaler, Any]:
+    """6-mer counts divided by their standard deviations, and the scaler that divides them."""
+    features = kmer_counts(sequences, strands)
+    scaler = StandardScaler(with_mean=False).fit(features)  # centering would make the matrix dense
+    for begin, end in blocks(sequences, BLOCK_BASES):  # at once, it takes three times the memory
+        entries = slice(features.indptr[begin], features.indptr[end])
+        features.data[entries] = scaler.transform(features[begin:end]).data
+    return scaler, features
 
 
 def kmer_counts(sequences: list[str], strands: str = "one") -> sparse.csr_array:
@@ -148,19 +204,31 @@ def _learn(job: FinetuneJob, fold: int, context: LaunchContext, tracker: Tracker
     valid_ids = [job.ids[row] for row in job.folds[fold][1]]
     metric, strands = job.config.evaluation.metric, job.config.evaluation.strands
 
-    def validate(model: KmerModel) -> dict[str, Any]:
-        return _outputs(model, valid_ids, strands).metrics(valid.labels)
+    targets = job.fitted_targets(fold)
 
-    model, metrics = fit_kmers(train, len(job.data.classes), validate, metric, lambda work: on_main(context, work))
+    def validate(model: KmerModel | KmerRidge) -> dict[str, Any]:
+        return targets.evaluate(_outputs(model, valid_ids, strands), valid.labels)
+
+    def run(work: Callable[[], Result]) -> Result:
+        return on_main(context, work)
+
+    model: KmerModel | KmerRidge
+    if isinstance(targets, ValueTargets):
+        values = targets.standardized(train.labels)
+        model, metrics = fit_ridges(train.sequences, values, validate, metric, run)
+    else:
+        model, metrics = fit_kmers(train, len(job.data.classes), validate, metric, run)
     line = log_fit(job, fold, metrics, time.perf_counter() - begin, context, tracker)
     outputs = on_main(context, lambda: _outputs(model, job.reported(fold)[1], strands))
     return FoldResult(None, 1, line, [], line["seconds"], outputs)
 
 
-def _outputs(model: KmerModel, ids: list[np.ndarray], strands: int) -> Outputs:
-    """Class log-probabilities of rows on the forward strand or, with `strands=2`, on both strands."""
-    both = [ids, [reverse_complement(row) for row in ids]][:strands]
-    probabilities = [model.probabilities([decode(row) for row in strand]) for strand in both]
+def _outputs(model: KmerModel | KmerRidge, ids: list[np.ndarray], strands: int) -> Outputs:
+    """Class log-probabilities or values of rows on the forward strand or, with `strands=2`, on both strands."""
+    both = [[decode(row) for row in strand] for strand in [ids, [reverse_complement(row) for row in ids]][:strands]]
+    if isinstance(model, KmerRidge):
+        return Outputs(np.stack([model.values(strand) for strand in both]).astype(np.float32), [])
+    probabilities = [model.probabilities(strand) for strand in both]
     return Outputs(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32), [])
 
 
@@ -168,6 +236,7 @@ register(
     Arm(
         option=BASELINE,
         name="kmers",
+        task_types=(CLASSIFICATION, REGRESSION),
         description="logistic regression on 6-mer counts",
         learner=_learner,
         fit="no epochs",

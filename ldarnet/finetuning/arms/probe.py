@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on the mean-pooled last hidden state of the frozen LDARNet.
+"""Linear probe on the mean-pooled last hidden state of the frozen LDARNet: logistic or ridge regression.
 
 Shapes: n rows, D features, C classes.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from ldarnet.finetuning.arms import MODE, Arm, Learner, register
@@ -20,12 +20,16 @@ from ldarnet.finetuning.classifier import build_classifier, pooler, tokenizer_of
 from ldarnet.finetuning.evaluation import Outputs, best_by, run_over
 from ldarnet.finetuning.job import FinetuneJob, FoldResult, LaunchContext
 from ldarnet.finetuning.learning import log_fit, on_main
+from ldarnet.finetuning.targets import ValueTargets
 from ldarnet.runtime.distributed import World
 from ldarnet.runtime.timers import StepTimers
 from ldarnet.runtime.tracking import Tracker
+from ldarnet.tasks.metrics import CLASSIFICATION, REGRESSION
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse regularization strengths (scikit-learn's C); the validation rows select one."""
+PENALTIES = (1000.0, 100.0, 10.0, 1.0, 0.1)
+"""Penalties of ridge regression (scikit-learn's alpha); the validation rows select one."""
 MAX_ITERATIONS = 1000
 ABSENT_LOGIT = -30.0
 """Logit of a class without training rows in a fold."""
@@ -33,12 +37,12 @@ ABSENT_LOGIT = -30.0
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classification layer on features.
+    """A linear layer on features.
 
     Attributes:
         weight: (C, D) float32.
         bias: (C,) float32.
-        strength: selected inverse regularization strength.
+        strength: selected inverse regularization strength; in regression, the inverse of the penalty.
     """
 
     weight: np.ndarray
@@ -46,11 +50,11 @@ class Probe:
     strength: float
 
     def scores(self, features: Outputs, index: np.ndarray | slice) -> Outputs:
-        """Class logits of the rows in `index`."""
+        """Class logits or standardized values of the rows in `index`."""
         return Outputs(features.values[:, index] @ self.weight.T + self.bias, features.bases_per_chunk)
 
     def into(self, network: Any) -> Any:
-        """Return a copy of the network with the probe as its classification head."""
+        """Return a copy of the network with the probe as its head."""
         whole = copy.deepcopy(network)
         with torch.no_grad():
             whole.classifier.weight.copy_(torch.from_numpy(self.weight))
@@ -117,17 +121,32 @@ def fit(job: FinetuneJob, fold: int, features: Outputs, run: Callable[[Callable[
     """
     config, (train, valid) = job.config, job.folds[fold]
     strands = len(features.values) if config.training.reverse_complement else 1
-    x, y = features.values[:strands, train].reshape(-1, features.values.shape[2]), job.rows.labels[train]
+    x = features.values[:strands, train].reshape(-1, features.values.shape[2])
+    targets, labels = job.fitted_targets(fold), job.rows.labels
     scaler = StandardScaler().fit(x)
     seen = Outputs(features.values[: config.evaluation.strands], features.bases_per_chunk)
 
     def one(strength: float) -> Fitted:
-        regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=config.run.seed)
-        regression.fit(scaler.transform(x), np.tile(y, strands))
-        probe = _as_layer(regression, scaler, len(job.data.classes), strength)
-        return probe, probe.scores(seen, valid).metrics(job.rows.labels[valid])
+        if isinstance(targets, ValueTargets):
+            ridge = Ridge(alpha=1 / strength)
+            ridge.fit(scaler.transform(x), np.tile(targets.standardized(labels[train]), (strands, 1)))
+            probe = Probe(*_unscaled(ridge.coef_, ridge.intercept_, scaler), strength)
+        else:
+            regression = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, random_state=config.run.seed)
+            regression.fit(scaler.transform(x), np.tile(labels[train], strands))
+            probe = _as_layer(regression, scaler, len(job.data.classes), strength)
+        return probe, targets.evaluate(probe.scores(seen, valid), labels[valid])
 
-    return best_by(config.evaluation.metric, [run(partial(one, strength)) for strength in STRENGTHS])
+    strengths = [1 / penalty for penalty in PENALTIES] if isinstance(targets, ValueTargets) else STRENGTHS
+    return best_by(config.evaluation.metric, [run(partial(one, strength)) for strength in strengths])
+
+
+def _unscaled(slopes: np.ndarray, offsets: np.ndarray | float, scaler: StandardScaler) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (T, D) and bias (T,), float32, of a regression on scaled features, for unscaled features."""
+    assert scaler.scale_ is not None and scaler.mean_ is not None
+    weight = np.atleast_2d(slopes) / scaler.scale_
+    bias = np.atleast_1d(offsets) - weight @ scaler.mean_
+    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def _as_layer(regression: LogisticRegression, scaler: StandardScaler, classes: int, strength: float) -> Probe:
@@ -166,6 +185,7 @@ register(
     Arm(
         option=MODE,
         name="probe",
+        task_types=(CLASSIFICATION, REGRESSION),
         description="LDARNet",
         learner=_learner,
         build=build_classifier,
